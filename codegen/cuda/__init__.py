@@ -1,0 +1,1 @@
+"""CUDA kernels as Numba source text."""

@@ -1,0 +1,1 @@
+"""Native CPU code through llvmlite."""

@@ -1,0 +1,1 @@
+"""Programs as SymPy expressions and printed formulas."""

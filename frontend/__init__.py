@@ -1,0 +1,1 @@
+"""Text to tensor IR: grammar, syntax tree, names, shapes, diagnostics, lowering."""

@@ -1,0 +1,50 @@
+"""gradc, a differentiation compiler: the public names.
+
+`import gradc` loads nothing but this file; each name is fetched from `gradc.runtime.api` when it is
+first used, so that the command line starts fast and tools can import the package cheaply.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from gradc._version import __version__
+
+if TYPE_CHECKING:
+    from gradc.ir.diagnostics import Diagnostic, DiagnosticError
+    from gradc.runtime.api import Model, load, loads, value_and_grad
+
+__all__ = [
+    "Diagnostic",
+    "DiagnosticError",
+    "Model",
+    "__version__",
+    "load",
+    "loads",
+    "value_and_grad",
+]
+
+_HOMES = {
+    "Diagnostic": "gradc.ir.diagnostics",
+    "DiagnosticError": "gradc.ir.diagnostics",
+    "Model": "gradc.runtime.api",
+    "load": "gradc.runtime.api",
+    "loads": "gradc.runtime.api",
+    "value_and_grad": "gradc.runtime.api",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Fetch a public name from the module that defines it, once.
+
+    Raises AttributeError for a name that is not public.
+    """
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'gradc' has no attribute {name!r}")
+    found: object = getattr(import_module(home), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

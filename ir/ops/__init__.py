@@ -1,0 +1,1 @@
+"""Op definitions: one op, one place, one meaning."""

@@ -1,0 +1,1 @@
+"""Programs to programs: differentiate, simplify, rematerialise, fuse, place, prove."""

@@ -1,0 +1,1 @@
+"""What users run: models, compiled functions, command line, cache, training, reports."""
