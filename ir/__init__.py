@@ -1,1 +1,1 @@
-"""The tensor IR: types, values, ops, blocks, functions, their text form and meaning."""
+"""The tensor IR, the loop IR, the Plan, and the op registry. Imports only the standard library and NumPy."""
