@@ -1,0 +1,115 @@
+"""The Plan: a program as data. Kernels, tensors, ordered steps, entry signature; every backend executes this.
+
+``to_loops`` makes a Plan whose arena tensors have no offset (``Tensor.offset is None``, ``arena_bytes == 0``);
+``place`` orders the steps, shares storage and sets offsets. After that the Plan is complete: whatever a call
+touches is an argument of the entry or lies in ``[0, arena_bytes)``.
+
+Steps run in order. ``Repeat`` runs its body ``trips`` times, innermost counters last; an argument's address is
+``offset + sum(strides[l] * counter[l])`` elements into its tensor, one stride per enclosing Repeat (outer first),
+with ``parity`` added as ``parity[l] * (counter[l] % 2)`` for double-buffered carries. ``counter_cell`` is an i64[1]
+arena tensor that the executor sets to the counter before each trip, for kernels that need it as data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, Union
+
+from gradc.ir.core import DType, Role, Span
+from gradc.ir.loops import Kernel
+
+ALIGNMENT = 64  # bytes; every arena tensor starts on a cache line
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Dense row-major storage. ``space`` says whose: an entry argument (``argument`` is its number) or the arena.
+
+    ``root`` names another tensor of which this one is a view (same bytes from ``root_offset`` elements on).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+    space: Literal["argument", "arena"]
+    argument: int | None = None
+    offset: int | None = None  # bytes into the arena
+    root: int | None = None  # index of the tensor this one aliases (in-place reuse or view)
+    root_offset: int = 0  # bytes from the root's start
+    span: Span | None = None
+    scope: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        total = 1
+        for dim in self.shape:
+            total *= dim
+        return total
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """Where one kernel buffer points: ``tensor`` plus ``offset`` elements plus a stride per enclosing Repeat."""
+
+    tensor: int
+    offset: int = 0
+    strides: tuple[int, ...] = ()
+    parity: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Runs ``Plan.kernels[kernel]``; ``arguments`` match its non-scratch buffers in order."""
+
+    kernel: int
+    arguments: tuple[Argument, ...]
+    span: Span | None = None
+    scope: str = ""
+    replica: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A rolled loop (one ``scan``)."""
+
+    trips: int
+    body: tuple[Step, ...]
+    counter_cell: int | None = None
+    span: Span | None = None
+
+
+Step: TypeAlias = Union[Launch, Repeat]
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One entry argument: what the caller hands in (`in`), receives (`out`), or has updated in place (`inout`)."""
+
+    name: str
+    role: Role
+    shape: tuple[int, ...]
+    dtype: DType
+    direction: Literal["in", "out", "inout"]
+    tensor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A complete program. Entry argument number i is ``ports[i]``; the arena is one aligned block of the caller's."""
+
+    name: str
+    ports: tuple[Port, ...]
+    tensors: tuple[Tensor, ...]
+    kernels: tuple[Kernel, ...]
+    steps: tuple[Step, ...]
+    arena_bytes: int = 0
+
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes a call touches: entry arguments plus the arena."""
+        return self.arena_bytes + sum(self.tensors[port.tensor].nbytes for port in self.ports)

@@ -1,0 +1,144 @@
+"""The op registry: everything gradc knows of an op stands in one ``OpDef``, defined in one file of ``ir/ops``.
+
+An op states its type rule, its meaning (``evaluate``, generic over the array domain), its derivative rules and its
+loop form. Elementwise ops state a scalar meaning and partial derivatives instead; the rest follows
+(``ir/ops/elementwise.py``). Absence of a derivative rule is a declaration, never an omission: ``ZERO`` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+from gradc.ir.core import Attrs, Op, TensorType, Value
+
+if TYPE_CHECKING:
+    from gradc.ir.builder import Builder
+    from gradc.ir.loopbuilder import IndexAlgebra, NestContext
+    from gradc.ir.loops import Affine
+
+
+class TypeRuleError(Exception):
+    """Operand types or attributes that an op does not accept; the message names both operands' types."""
+
+
+TypeRule: TypeAlias = Callable[[Sequence[TensorType], Attrs], tuple[TensorType, ...]]
+# evaluate(arrays, op, operands) -> results, in the domain of the array algebra `arrays` (ir/domains.py).
+Evaluate: TypeAlias = Callable[[Any, Op, Sequence[Any]], tuple[Any, ...]]
+# Tangents and cotangents that are identically zero are None and stay None.
+JvpRule: TypeAlias = Callable[
+    ["Builder", Op, Sequence[Value | None]], Sequence[Value | None]
+]
+# vjp(builder, op, cotangents of results, which operands need one) -> cotangents of operands.
+VjpRule: TypeAlias = Callable[
+    ["Builder", Op, Sequence[Value | None], Sequence[bool]], Sequence[Value | None]
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Pointwise:
+    """Loop form: the result at an index is ``meaning(k, *operands at that index, **attributes)``."""
+
+    meaning: Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Loop form of a view, gather or iota: ``element(k, op, index, read)`` computes the result at ``index``.
+
+    ``read(operand number, index)`` gives an operand's element; ``k`` is an ``IndexAlgebra``.
+    """
+
+    element: Callable[
+        ["IndexAlgebra", Op, Sequence["Affine"], Callable[[int, Sequence["Affine"]], Any]], Any
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """Loop form: fold over the axes in attribute ``axes`` with ``combine``."""
+
+    combine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """Loop form: a (batched) matrix product, described by attributes ``batch`` and ``contract``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nest:
+    """Loop form: the op builds its own kernel body (scatter, cumsum, convolution, pooling, ...)."""
+
+    build: Callable[["NestContext", Op], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Loop form: region ops, which ``to_loops`` handles itself."""
+
+
+LoopForm: TypeAlias = Union[Pointwise, Access, Reduction, Contraction, Nest, Control]
+
+
+@dataclass(frozen=True, slots=True)
+class OpDef:
+    """One op. ``sample`` gives example operand types, attributes and ranges from which tests are generated."""
+
+    name: str
+    doc: str
+    infer: TypeRule
+    evaluate: Evaluate
+    jvp: JvpRule
+    vjp: VjpRule
+    loop: LoopForm
+    samples: tuple[Sample, ...] = ()
+    commutative: bool = False
+    # True if the VJP can hand an operand an exact zero where another path was taken (select, max, relu):
+    # cotangents below it are applied with `gate`.
+    masks: bool = False
+    # Views move elements without computing; they cost nothing inside a fusion.
+    is_view: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One example application for generated tests: operand types, attributes, and the range operands are drawn from."""
+
+    operands: tuple[TensorType, ...]
+    attributes: Attrs
+    ranges: tuple[tuple[float, float], ...]
+
+
+_REGISTRY: dict[str, OpDef] = {}
+
+
+def register(definition: OpDef) -> OpDef:
+    """Adds ``definition``. Raises ValueError if the name is taken."""
+    if definition.name in _REGISTRY:
+        raise ValueError(f"op {definition.name!r} is defined twice")
+    _REGISTRY[definition.name] = definition
+    return definition
+
+
+def lookup(name: str) -> OpDef:
+    """The definition of op ``name``. Raises KeyError."""
+    return _REGISTRY[name]
+
+
+def all_ops() -> tuple[OpDef, ...]:
+    """Every registered op, in order of definition."""
+    return tuple(_REGISTRY.values())
+
+
+def zero_jvp(_b: Builder, op: Op, _tangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    """The op is locally constant: every tangent is zero."""
+    return (None,) * len(op.results)
+
+
+def zero_vjp(
+    _b: Builder, op: Op, _cts: Sequence[Value | None], _needed: Sequence[bool]
+) -> Sequence[Value | None]:
+    """The op is locally constant: no operand gets a cotangent."""
+    return (None,) * len(op.operands)
