@@ -1,62 +1,90 @@
-"""Source text: decoded files, their lines, and spans of places in them.
+"""Reading source files: bytes to text, with everything that could mislead a reader refused.
 
-A :class:`Source` keeps the text exactly as decoded (after one leading byte order mark is dropped and
-line ends are made ``\\n``), so columns count characters of the user's own lines. ``Sources`` is the set
-of texts that diagnostics may quote.
+A :class:`Source` keeps the text as decoded: UTF-8, one leading byte order mark dropped, line ends made
+``\\n``. Columns therefore count characters of the user's own lines.
 
-Non-goals: lexing (``frontend.lexer``), following imports (``frontend.project``).
+Invariants: a Source made here is at most ``MAX_FILE_BYTES`` long.
+Non-goals: following imports (``frontend.project``), characters within the text (``frontend.lexer``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from pathlib import Path
 
-from gradc.ir.core import Span
+from gradc.frontend.diagnostics import DiagnosticError, error
+from gradc.frontend.limits import MAX_FILE_BYTES
+from gradc.ir.source import Source, Sources
 
+__all__ = ["Source", "Sources", "decode", "from_text", "read"]
 
-@dataclass(frozen=True)
-class Source:
-    """One text. ``name`` is what spans and messages call it: the path as the user gave it."""
-
-    name: str
-    text: str
-
-    @cached_property
-    def lines(self) -> tuple[str, ...]:
-        """The lines without their ends; a text ending in a newline has a last, empty line."""
-        return tuple(self.text.split("\n"))
-
-    def line(self, number: int) -> str:
-        """Line ``number``, counted from 1, or an empty string beyond the end."""
-        return self.lines[number - 1] if 1 <= number <= len(self.lines) else ""
-
-    def span(self, line: int, column: int, end_line: int, end_column: int) -> Span:
-        """A span in this text."""
-        return Span(self.name, line, column, end_line, end_column)
-
-    @cached_property
-    def end(self) -> Span:
-        """The empty place after the last character."""
-        line, column = len(self.lines), len(self.lines[-1]) + 1
-        return Span(self.name, line, column, line, column)
+_UTF8_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-@dataclass
-class Sources:
-    """The texts of one run by name; later texts of one name replace earlier ones."""
+def from_text(text: str, name: str = "<string>") -> Source:
+    """A Source of text that is already decoded, such as an argument of ``gradc.loads``.
 
-    by_name: dict[str, Source] = field(default_factory=dict)
+    Raises:
+        DiagnosticError: GC0002 when it is too long, GC0003 when it holds lone surrogates.
+    """
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError as problem:
+        source = Source(name, text)
+        found = text[problem.start]
+        raise DiagnosticError(
+            [error("GC0003", f"the text holds a lone surrogate, \\u{ord(found):04x}", None)],
+            Sources({name: source}),
+        ) from None
+    return decode(data, name)
 
-    def add(self, source: Source) -> Source:
-        """Remember ``source`` and return it."""
-        self.by_name[source.name] = source
-        return source
 
-    def get(self, name: str) -> Source | None:
-        """The text called ``name``."""
-        return self.by_name.get(name)
+def read(path: Path, name: str | None = None) -> Source:
+    """The Source in the file at ``path``; ``name`` is what messages call it.
 
-    def __iter__(self) -> Iterator[Source]:
-        return iter(self.by_name.values())
+    Raises:
+        DiagnosticError: GC0001 when it cannot be read, GC0002 when it is too long, GC0003 when it is
+            not UTF-8.
+    """
+    shown = str(path) if name is None else name
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "not a valid path"
+        message = f"cannot read `{shown}`: {reason or problem}"
+        raise DiagnosticError([error("GC0001", message, None)]) from None
+    return decode(data, shown)
+
+
+def decode(data: bytes, name: str) -> Source:
+    """The Source that ``data`` encodes.
+
+    Raises:
+        DiagnosticError: GC0002 when it is too long, GC0003 when it is not UTF-8.
+    """
+    if len(data) > MAX_FILE_BYTES:
+        message = f"`{name}` is larger than {MAX_FILE_BYTES} bytes"
+        help = "split the program over several files and `import` them"
+        raise DiagnosticError([error("GC0002", message, None, help=help)])
+    if data.startswith(_UTF16_MARKS):
+        message = f"`{name}` is UTF-16; programs are UTF-8"
+        raise DiagnosticError([error("GC0003", message, None, help="save the file as UTF-8")])
+    data = data.removeprefix(_UTF8_MARK)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise _undecodable(data, problem, name) from None
+    return Source(name, text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _undecodable(data: bytes, problem: UnicodeDecodeError, name: str) -> DiagnosticError:
+    """GC0003 at the place of the first byte that is not UTF-8, in the text with such bytes replaced."""
+    source = Source(name, data.decode("utf-8", errors="replace"))
+    before = data[: problem.start].decode("utf-8", errors="replace")
+    line = before.count("\n") + 1
+    column = len(before) - (before.rfind("\n") + 1) + 1
+    span = source.span(line, column, line, column + 1)
+    message = f"byte 0x{data[problem.start]:02x} is not UTF-8"
+    found = error("GC0003", message, span, help="save the file as UTF-8")
+    return DiagnosticError([found], Sources({name: source}))

@@ -1,0 +1,17 @@
+"""How large a program may be. Beyond a limit the answer is a diagnostic with its own code, never a crash.
+
+The figures leave an ample margin over real programs (a GPT of a hundred layers is 2 kB of text) and keep
+the time and memory of checking hostile text bounded.
+"""
+
+from typing import Final
+
+MAX_FILE_BYTES: Final = 1 << 20
+MAX_TOKENS: Final = 200_000
+# Brackets, blocks, and chains of unary operators, powers and postfixes, counted as levels of the tree.
+MAX_NESTING: Final = 200
+MAX_NUMBER_LENGTH: Final = 400
+MAX_INTEGER: Final = 2**63 - 1
+MAX_NAME_LENGTH: Final = 255
+MAX_IMPORT_DEPTH: Final = 16
+MAX_IMPORTED_FILES: Final = 256
