@@ -1,0 +1,47 @@
+"""What all tests share: the markers `gpu` and `mpi` skip where the machine lacks the thing, saying so."""
+
+import ctypes
+import importlib.util
+import shutil
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The folder that holds pyproject.toml."""
+    return ROOT
+
+
+@cache
+def missing_gpu() -> str:
+    """Why no CUDA device can be used, or an empty string; asks the driver and loads nothing else."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no CUDA driver on this machine"
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return "the CUDA driver does not start"
+    if count.value == 0:
+        return "no CUDA device on this machine"
+    return "" if importlib.util.find_spec("numba_cuda") else "numba-cuda is not installed"
+
+
+@cache
+def missing_mpi() -> str:
+    """Why mpirun cannot be started, or an empty string."""
+    if importlib.util.find_spec("mpi4py") is None:
+        return "mpi4py is not installed (pip install 'gradc[mpi]')"
+    return "" if shutil.which("mpirun") else "mpirun is not on the path"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests whose marker names something this machine lacks."""
+    for marker, missing in (("gpu", missing_gpu), ("mpi", missing_mpi)):
+        if item.get_closest_marker(marker) is not None and missing():
+            pytest.skip(missing())

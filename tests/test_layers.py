@@ -1,0 +1,233 @@
+"""The architecture, enforced on the source text: who may import whom, what is banned, how long is long."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("codegen", "frontend", "ir", "passes", "runtime")
+FACE = "gradc"
+MAX_FILE_LINES = 600
+MAX_FUNCTION_LINES = 60
+
+# Folder -> the folders of gradc that it may import.
+MAY_IMPORT = {
+    "ir": {"ir"},
+    "frontend": {"ir", "frontend"},
+    "passes": {"ir", "passes"},
+    "codegen": {"ir", "codegen"},
+    "runtime": {"ir", "frontend", "passes", "codegen", "runtime"},
+    FACE: {"ir", "runtime"},
+}
+# The version belongs to everyone: cache keys and manifests carry it.
+FOR_ALL = {"_version"}
+
+# Third party -> the places (path prefixes) that may import it. NumPy may be imported everywhere.
+THIRD_PARTY = {
+    "lark": ("frontend/",),
+    "llvmlite": ("codegen/llvm/", "runtime/"),
+    "numba": ("runtime/",),
+    "sympy": ("codegen/symbolic/", "passes/prove"),
+    "flint": ("codegen/symbolic/", "passes/prove"),
+    "rich": ("runtime/",),
+    "safetensors": ("runtime/",),
+    "mpi4py": ("runtime/",),
+    "jax": ("runtime/bench",),
+    "torch": ("runtime/bench",),
+    "matplotlib": ("runtime/",),
+}
+# Imports inside functions are for what would make every start slower. These may be imported late anywhere.
+LATE = {*THIRD_PARTY, "numpy", "difflib"}
+# And these modules of our own, by the files that import them late; each with its reason.
+LATE_OWN = {
+    "gradc/__main__.py": "the command line is the program",
+    "ir/diagnostics.py": "rendering is needed only once something is wrong",
+    "runtime/cli": "each subcommand loads what it uses",
+    "runtime/api": "importing gradc must stay cheap; verification and plans load on use",
+}
+
+Import = tuple[str, int, bool]  # module, line, whether it stands inside a function
+
+
+def library_files() -> list[Path]:
+    """Every Python file of the package, by its real folder (not through the links in gradc/)."""
+    found = sorted((ROOT / FACE).glob("*.py"))
+    for folder in FOLDERS:
+        found += sorted((ROOT / folder).rglob("*.py"))
+    return found
+
+
+def all_files() -> list[Path]:
+    """The library, its tests, examples and benchmarks."""
+    found = library_files()
+    for folder in ("tests", "examples", "benchmarks"):
+        found += sorted((ROOT / folder).rglob("*.py"))
+    return found
+
+
+def place(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports(tree: ast.AST, inside: bool = False) -> Iterator[Import]:
+    """Every import of a syntax tree, with whether it runs only when a function is called."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno, inside
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or ""), node.lineno, inside
+        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from imports(node, inside or is_function)
+
+
+def layer_faults(name: str, found: Iterator[Import]) -> list[str]:
+    """What a file imports against the layering; `name` is its path from the root."""
+    layer = name.split("/")[0]
+    allowed = MAY_IMPORT[layer] | FOR_ALL
+    faults = []
+    for module, line, _ in found:
+        parts = module.split(".")
+        if parts[0] in {*FOLDERS, ""}:
+            faults.append(f"{name}:{line}: {module}: import gradc.* by its full name")
+        elif parts[0] == "gradc" and len(parts) > 1 and parts[1] not in allowed:
+            faults.append(f"{name}:{line}: {layer} may not import {module}")
+        elif parts[0] in THIRD_PARTY and not name.startswith(THIRD_PARTY[parts[0]]):
+            faults.append(f"{name}:{line}: {parts[0]} may not be imported here")
+        elif layer == "ir" and parts[0] not in {*sys.stdlib_module_names, "numpy", "gradc"}:
+            faults.append(f"{name}:{line}: ir imports only the standard library and NumPy")
+    return faults
+
+
+def late_faults(name: str, found: Iterator[Import]) -> list[str]:
+    """Imports inside functions that no entry of LATE or LATE_OWN excuses."""
+    excused = name.startswith(tuple(LATE_OWN))
+    return [
+        f"{name}:{line}: {module} is imported inside a function"
+        for module, line, inside in found
+        if inside
+        and module.split(".")[0] not in LATE
+        and not (excused and module.split(".")[0] == "gradc")
+    ]
+
+
+def test_layers_import_downwards_only() -> None:
+    faults = [f for p in library_files() for f in layer_faults(place(p), imports(parse(p)))]
+    assert not faults, "\n".join(faults)
+
+
+def test_imports_inside_functions_are_only_the_heavy_ones() -> None:
+    faults = [f for p in library_files() for f in late_faults(place(p), imports(parse(p)))]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "faults"),
+    [
+        ("ir/x.py", "from gradc.passes import y", 1),
+        ("ir/x.py", "import requests", 1),
+        ("ir/x.py", "import numpy as np\nfrom gradc.ir.core import Op\nimport math", 0),
+        ("passes/x.py", "from gradc.frontend.tree import Node", 1),
+        ("codegen/x.py", "def f():\n    import gradc.runtime.api", 1),
+        ("frontend/x.py", "import lark", 0),
+        ("passes/x.py", "import lark", 1),
+        ("passes/prove_rules.py", "import sympy", 0),
+        ("runtime/x.py", "import ir.core", 1),
+        ("runtime/x.py", "from .api import load", 1),
+        ("runtime/x.py", "import gradc.passes.place, gradc._version", 0),
+    ],
+)
+def test_planted_imports_are_judged(name: str, text: str, faults: int) -> None:
+    """The checker itself: what it must refuse and what it must let pass."""
+    assert len(layer_faults(name, imports(ast.parse(text)))) == faults
+
+
+def test_planted_late_imports_are_judged() -> None:
+    text = "import json\ndef f():\n    import numpy\n    import json\n    import gradc.ir.core\n"
+    assert len(late_faults("passes/x.py", imports(ast.parse(text)))) == 2
+    assert len(late_faults("runtime/cli.py", imports(ast.parse(text)))) == 1
+
+
+def test_files_are_short() -> None:
+    long = {
+        place(p): n for p in all_files() if (n := len(p.read_text().splitlines())) > MAX_FILE_LINES
+    }
+    assert not long
+
+
+def test_functions_are_short() -> None:
+    long = []
+    for path in all_files():
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    long.append(f"{place(path)}:{node.lineno}: {node.name} has {lines} lines")
+    assert not long, "\n".join(long)
+
+
+def banned(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and reason of every construct that the library must not contain."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in {"eval", "exec", "compile"}:
+                yield node.lineno, f"{node.func.id}() runs text"
+            if node.func.id == "hash":
+                yield node.lineno, "hash() of a string differs from run to run"
+        elif isinstance(node, ast.Raise):
+            raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            if isinstance(raised, ast.Name) and raised.id == "NotImplementedError":
+                yield node.lineno, "NotImplementedError: nothing is left for later"
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+            for name in names:
+                if name is not None and name.split(".")[0] in {
+                    "pickle",
+                    "marshal",
+                    "shelve",
+                    "dill",
+                }:
+                    yield node.lineno, f"{name}: loading such data runs it"
+        elif isinstance(node, ast.ExceptHandler) and node.type is None:
+            yield node.lineno, "a bare except hides faults"
+
+
+def test_library_has_nothing_banned() -> None:
+    found = [f"{place(p)}:{n}: {why}" for p in library_files() for n, why in banned(parse(p))]
+    assert not found, "\n".join(found)
+
+
+def test_planted_bans_are_found() -> None:
+    text = "import pickle\ntry:\n    eval('1')\nexcept:\n    raise NotImplementedError\nhash('a')\n"
+    assert sorted(line for line, _ in banned(ast.parse(text))) == [1, 3, 4, 5, 6]
+
+
+def test_every_file_says_what_it_is_for() -> None:
+    silent = [place(p) for p in all_files() if ast.get_docstring(parse(p)) is None]
+    assert not silent
+
+
+def test_folders_do_not_become_top_level_modules() -> None:
+    """Importing gradc through and through leaves no module called `ir`, `frontend`, ... behind."""
+    modules = [
+        place(p)[:-3].replace("/", ".") for p in library_files() if not p.name.startswith("__")
+    ]
+    wanted = [m if m.startswith("gradc.") else f"gradc.{m}" for m in modules]
+    script = (
+        "import importlib, sys\n"
+        f"for name in {wanted!r}: importlib.import_module(name)\n"
+        f"print(sorted(set({FOLDERS!r}) & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
