@@ -1,0 +1,108 @@
+"""The benchmark models in JAX: the fastest plain form of each, on the same parameters.
+
+A twin is a function (params, inputs) -> loss, compiled with jit together with its gradient.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.cases import GPT_HEADS, GPT_LAYERS
+
+Tensor = Any  # jax.Array, or a tracer of one
+Tensors = dict[str, Tensor]
+Twin = Callable[[Tensors, Tensors], Tensor]
+
+
+def dense(p: Tensors, name: str, x: Tensor) -> Tensor:
+    return x @ p[f"{name}.w"] + p[f"{name}.b"]
+
+
+def layernorm(p: Tensors, name: str, x: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdims=True)
+    spread = jnp.square(centred).mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(spread + 1e-5) * p[f"{name}.gain"] + p[f"{name}.bias"]
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[..., None], -1).mean()
+
+
+def mlp_tiny(p: Tensors, d: Tensors) -> Tensor:
+    h = jnp.tanh(dense(p, "fc2", jnp.tanh(dense(p, "fc1", d["x"]))))
+    return jnp.square(dense(p, "fc3", h) - d["y"]).mean()
+
+
+def classifier(p: Tensors, d: Tensors) -> Tensor:
+    h = jax.nn.relu(dense(p, "fc2", jax.nn.relu(dense(p, "fc1", d["x"]))))
+    return cross_entropy(dense(p, "fc3", h), d["y"])
+
+
+def rows(p: Tensors, d: Tensors) -> Tensor:
+    x = p["x"]
+    return jnp.square(jnp.tanh(x + jax.nn.gelu(layernorm(p, "ln", x), approximate=False))).mean()
+
+
+def attention(p: Tensors, name: str, x: Tensor) -> Tensor:
+    batch, steps, width = x.shape
+    qkv = dense(p, f"{name}.qkv", x).reshape(batch, steps, 3, GPT_HEADS, width // GPT_HEADS)
+    q, k, v = (qkv[:, :, i] for i in range(3))
+    scores = jnp.einsum("bqnd,bknd->bnqk", q, k) / (width // GPT_HEADS) ** 0.5
+    seen = jnp.tril(jnp.ones((steps, steps), bool))
+    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
+    mixed = jnp.einsum("bnqk,bknd->bqnd", weights, v).reshape(batch, steps, width)
+    return dense(p, f"{name}.proj", mixed)
+
+
+def gpt(p: Tensors, d: Tensors) -> Tensor:
+    h = p["wte"][d["tokens"]] + p["wpe"]
+    for i in range(GPT_LAYERS):
+        b = f"blocks.{i}"
+        h = h + attention(p, f"{b}.attn", layernorm(p, f"{b}.ln1", h))
+        inner = jax.nn.gelu(dense(p, f"{b}.up", layernorm(p, f"{b}.ln2", h)), approximate=False)
+        h = h + dense(p, f"{b}.down", inner)
+    return cross_entropy(layernorm(p, "lnf", h) @ p["wte"].T, d["targets"])
+
+
+def lstm(p: Tensors, d: Tensors) -> Tensor:
+    inner = d["xs"] @ p["rnn.wx"] + p["rnn.b"]
+    start = jnp.zeros((inner.shape[1], p["rnn.wh"].shape[0]), inner.dtype)
+
+    def step(carry: tuple[Tensor, Tensor], x: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        h, c = carry
+        i, f, g, o = jnp.split(x + h @ p["rnn.wh"], 4, axis=-1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    _, hs = jax.lax.scan(step, (start, start), inner)
+    return jnp.square(hs - d["ys"]).mean()
+
+
+def conv(x: Tensor, w: Tensor, b: Tensor, padding: int) -> Tensor:
+    both = ((padding, padding), (padding, padding))
+    return jax.lax.conv_general_dilated(x, w, (1, 1), both) + b
+
+
+def pool(x: Tensor) -> Tensor:
+    shape = (1, 1, 2, 2)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, shape, shape, "VALID")
+
+
+def lenet(p: Tensors, d: Tensors) -> Tensor:
+    h = pool(jax.nn.relu(conv(d["x"], p["c1"], p["b1"], 2)))
+    h = pool(jax.nn.relu(conv(h, p["c2"], p["b2"], 0)))
+    return classifier(p, {"x": h.reshape(h.shape[0], -1), "y": d["y"]})
+
+
+TWINS: dict[str, Twin] = {
+    "mlp_tiny": mlp_tiny,
+    "mlp_small": classifier,
+    "mlp_wide": classifier,
+    "rows": rows,
+    "gpt": gpt,
+    "lstm": lstm,
+    "lenet": lenet,
+}

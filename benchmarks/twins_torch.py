@@ -1,0 +1,86 @@
+"""The benchmark models in PyTorch: the fastest plain form of each, on the same parameters.
+
+A twin is a function (params, inputs) -> loss. `TRANSPOSED` names parameters that PyTorch keeps the
+other way round; they are handed over transposed once, outside the timing.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as fn
+
+from benchmarks.cases import GPT_HEADS, GPT_LAYERS
+
+Tensors = dict[str, torch.Tensor]
+Twin = Callable[[Tensors, Tensors], torch.Tensor]
+
+
+def dense(p: Tensors, name: str, x: torch.Tensor) -> torch.Tensor:
+    return fn.linear(x, p[f"{name}.w"], p[f"{name}.b"])
+
+
+def layernorm(p: Tensors, name: str, x: torch.Tensor) -> torch.Tensor:
+    return fn.layer_norm(x, x.shape[-1:], p[f"{name}.gain"], p[f"{name}.bias"], 1e-5)
+
+
+def mlp_tiny(p: Tensors, d: Tensors) -> torch.Tensor:
+    h = torch.tanh(dense(p, "fc2", torch.tanh(dense(p, "fc1", d["x"]))))
+    return fn.mse_loss(dense(p, "fc3", h), d["y"])
+
+
+def classifier(p: Tensors, d: Tensors) -> torch.Tensor:
+    h = torch.relu(dense(p, "fc2", torch.relu(dense(p, "fc1", d["x"]))))
+    return fn.cross_entropy(dense(p, "fc3", h), d["y"])
+
+
+def rows(p: Tensors, d: Tensors) -> torch.Tensor:
+    x = p["x"]
+    return torch.tanh(x + fn.gelu(layernorm(p, "ln", x))).square().mean()
+
+
+def attention(p: Tensors, name: str, x: torch.Tensor) -> torch.Tensor:
+    batch, steps, width = x.shape
+    qkv = dense(p, f"{name}.qkv", x).view(batch, steps, 3, GPT_HEADS, width // GPT_HEADS)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    mixed = fn.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return dense(p, f"{name}.proj", mixed.transpose(1, 2).reshape(batch, steps, width))
+
+
+def gpt(p: Tensors, d: Tensors) -> torch.Tensor:
+    h = fn.embedding(d["tokens"], p["wte"]) + p["wpe"]
+    for i in range(GPT_LAYERS):
+        b = f"blocks.{i}"
+        h = h + attention(p, f"{b}.attn", layernorm(p, f"{b}.ln1", h))
+        h = h + dense(p, f"{b}.down", fn.gelu(dense(p, f"{b}.up", layernorm(p, f"{b}.ln2", h))))
+    logits = fn.linear(layernorm(p, "lnf", h), p["wte"])
+    return fn.cross_entropy(logits.flatten(0, 1), d["targets"].flatten())
+
+
+def lstm(p: Tensors, d: Tensors) -> torch.Tensor:
+    start = d["xs"].new_zeros(1, d["xs"].shape[1], p["rnn.wh"].shape[1])
+    weights = [p["rnn.wx"], p["rnn.wh"], p["rnn.b"], torch.zeros_like(p["rnn.b"])]
+    out = torch.lstm(d["xs"], (start, start), weights, True, 1, 0.0, True, False, False)
+    return fn.mse_loss(out[0], d["ys"])
+
+
+def lenet(p: Tensors, d: Tensors) -> torch.Tensor:
+    h = fn.conv2d(d["x"], p["c1"], p["b1"].flatten(), padding=2)
+    h = fn.max_pool2d(torch.relu(h), 2)
+    h = fn.max_pool2d(torch.relu(fn.conv2d(h, p["c2"], p["b2"].flatten())), 2)
+    return classifier(p, {"x": h.flatten(1), "y": d["y"]})
+
+
+TWINS: dict[str, Twin] = {
+    "mlp_tiny": mlp_tiny,
+    "mlp_small": classifier,
+    "mlp_wide": classifier,
+    "rows": rows,
+    "gpt": gpt,
+    "lstm": lstm,
+    "lenet": lenet,
+}
+
+
+def is_transposed(name: str) -> bool:
+    """Whether PyTorch's layers keep this parameter as (out, in)."""
+    return name.endswith((".w", ".wx", ".wh"))
