@@ -1,0 +1,247 @@
+"""Composing one training step: gradients, clipping, schedule and update of every parameter as one Function.
+
+    from  value_and_grad of a model (results LOSS, OUTPUTs, new STATEs, COTANGENTs), an update per parameter,
+          and optionally a schedule (step number -> learning rate)
+    to    parameters: PARAM, STATE, SLOT ``<parameter>/<slot>``, HYPER ``step`` (i32), INPUTs
+          results:    LOSS, OUTPUTs, new PARAM, new STATE, new SLOT, new HYPER, OUTPUT ``grad_norm`` when clipping by norm
+
+The step number that updates and schedules see counts from 1, as in Adam's bias correction (Kingma and Ba 2015,
+algorithm 1). Clipping by norm scales all gradients by min(1, limit / ||g||) with the L2 norm over all of them (Pascanu
+et al. 2013); it comes after clipping by value.
+
+Invariants: results that replace a parameter carry its name and role, so the Plan can update in place.
+Non-goals: differentiation, accumulation over micro-batches (``passes.accumulate``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gradc.ir.builder import Builder
+from gradc.ir.core import DType, Function, Role, Slot, TensorType, Value
+from gradc.passes.rewrite import copy_ops
+
+STEP = "step"
+GRAD_NORM = "grad_norm"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """How one parameter is updated.
+
+    ``function`` takes the parameter (PARAM), its gradient (COTANGENT), the step number as a float (HYPER ``t``), the
+    scheduled learning rate where it has a HYPER ``lr``, and its slots (SLOT); it returns the new parameter and slots.
+    """
+
+    function: Function
+
+    @property
+    def slots(self) -> tuple[tuple[str, TensorType], ...]:
+        """Name and type of each slot, in order."""
+        pairs = zip(self.function.parameters, self.function.block.parameters, strict=True)
+        return tuple((s.name, v.type) for s, v in pairs if s.role is Role.SLOT)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Limits on the gradient; None means no limit."""
+
+    norm: float | None = None
+    value: float | None = None
+
+
+def inline(builder: Builder, function: Function, arguments: Sequence[Value]) -> tuple[Value, ...]:
+    """Copies the body of ``function`` into ``builder`` and returns the values of its results."""
+    mapping = dict(zip(function.block.parameters, arguments, strict=True))
+    builder.ops.extend(copy_ops(function.block.body, mapping))
+    return tuple(mapping[v] for v in function.block.outputs)
+
+
+def train_step(
+    gradient: Function,
+    updates: Mapping[str, Update],
+    *,
+    schedule: Function | None = None,
+    clip: Clip | None = None,
+) -> Function:
+    """The step as one Function. ``updates`` names every parameter that ``gradient`` has a COTANGENT for.
+
+    Raises:
+        KeyError: if a COTANGENT has no update.
+    """
+    return _Composer(gradient, updates, schedule, clip or Clip()).compose()
+
+
+class _Composer:
+    """Builds the step in the order of its results."""
+
+    def __init__(
+        self,
+        gradient: Function,
+        updates: Mapping[str, Update],
+        schedule: Function | None,
+        clip: Clip,
+    ) -> None:
+        self.gradient = gradient
+        self.updates = updates
+        self.schedule = schedule
+        self.clip = clip
+        self.b = Builder()
+        self.parameters: list[Slot] = []
+        self.results: list[Slot] = []
+        self.outputs: list[Value] = []
+
+    def compose(self) -> Function:
+        model_values = self._declare_model()
+        slots = self._declare_slots()
+        step = self._parameter(Slot(STEP, Role.HYPER), TensorType((), DType.I32))
+        inputs = self._declare_inputs()
+        arguments = [
+            inputs[s.name] if s.role is Role.INPUT else model_values[s.name]
+            for s in self.gradient.parameters
+        ]
+        found = inline(self.b, self.gradient, arguments)
+        cts = self._pass_results_on(found)
+        cts = self._clipped(cts)
+        next_step = self.b.one("add", step, self.b.constant(1, DType.I32))
+        self._update_all(model_values, slots, cts, next_step)
+        self._result(Slot(STEP, Role.HYPER), next_step)
+        name = f"{self.gradient.name}_step"
+        return self.b.function(name, self.outputs, self.parameters, self.results)
+
+    def _parameter(self, slot: Slot, type_: TensorType) -> Value:
+        self.parameters.append(slot)
+        return self.b.parameter(type_, slot.name)
+
+    def _result(self, slot: Slot, value: Value) -> None:
+        self.results.append(slot)
+        self.outputs.append(value)
+
+    def _declare_model(self) -> dict[str, Value]:
+        pairs = zip(self.gradient.parameters, self.gradient.block.parameters, strict=True)
+        return {s.name: self._parameter(s, v.type) for s, v in pairs if s.role is not Role.INPUT}
+
+    def _declare_slots(self) -> dict[str, list[Value]]:
+        return {
+            name: [
+                self._parameter(Slot(f"{name}/{slot}", Role.SLOT), type_)
+                for slot, type_ in update.slots
+            ]
+            for name, update in self.updates.items()
+        }
+
+    def _declare_inputs(self) -> dict[str, Value]:
+        pairs = zip(self.gradient.parameters, self.gradient.block.parameters, strict=True)
+        return {s.name: self._parameter(s, v.type) for s, v in pairs if s.role is Role.INPUT}
+
+    def _pass_results_on(self, found: Sequence[Value]) -> dict[str, Value]:
+        """Loss, outputs and new state become results of the step; returns the cotangents by name."""
+        cts: dict[str, Value] = {}
+        for slot, value in zip(self.gradient.results, found, strict=True):
+            if slot.role is Role.COTANGENT:
+                cts[slot.name] = value
+            else:
+                self._result(slot, value)
+        return cts
+
+    def _clipped(self, cts: Mapping[str, Value]) -> dict[str, Value]:
+        limited = dict(cts)
+        if self.clip.value is not None:
+            limited = {name: self._by_value(ct, self.clip.value) for name, ct in limited.items()}
+        if self.clip.norm is not None and limited:
+            limited = self._by_norm(limited, self.clip.norm)
+        return limited
+
+    def _by_value(self, ct: Value, limit: float) -> Value:
+        high = self.b.constant(limit, ct.type.dtype, ct.type.shape)
+        low = self.b.constant(-limit, ct.type.dtype, ct.type.shape)
+        return self.b.one("max", self.b.one("min", ct, high), low)
+
+    def _by_norm(self, cts: Mapping[str, Value], limit: float) -> dict[str, Value]:
+        """Scales every gradient by min(1, limit / norm); the norm is a result of the step."""
+        b = self.b
+        wide = _widest(cts.values())
+        total: Value | None = None
+        for ct in cts.values():
+            raised = ct if ct.type.dtype is wide else b.one("cast", ct, dtype=wide)
+            square = b.one("mul", raised, raised)
+            part = b.one("sum", square, axes=tuple(range(ct.type.rank))) if ct.type.rank else square
+            total = part if total is None else b.one("add", total, part)
+        assert total is not None
+        norm = b.one("sqrt", total, hint=GRAD_NORM)
+        bound = b.constant(limit, wide)
+        # limit / max(norm, limit) is min(1, limit / norm) without a division by zero.
+        scale = b.one("div", bound, b.one("max", norm, bound))
+        self._result(Slot(GRAD_NORM, Role.OUTPUT), norm)
+        return {name: self._scaled(ct, scale) for name, ct in cts.items()}
+
+    def _scaled(self, ct: Value, scale: Value) -> Value:
+        b, type_ = self.b, ct.type
+        factor = (
+            scale if scale.type.dtype is type_.dtype else b.one("cast", scale, dtype=type_.dtype)
+        )
+        if type_.rank:
+            factor = b.one("broadcast", factor, shape=type_.shape, dims=())
+        return b.one("mul", ct, factor)
+
+    def _update_all(
+        self,
+        primals: Mapping[str, Value],
+        slots: Mapping[str, list[Value]],
+        cts: Mapping[str, Value],
+        step: Value,
+    ) -> None:
+        rate = self._rate(step)
+        finished: list[tuple[Slot, Value]] = []
+        for name, ct in cts.items():
+            update = self.updates[name].function
+            given = {"p": primals[name], "g": ct}
+            arguments = self._arguments(update, given, slots[name], step, rate)
+            new, *new_slots = inline(self.b, update, arguments)
+            self._result(Slot(name, Role.PARAM), new)
+            names = [slot for slot, _ in self.updates[name].slots]
+            finished += [
+                (Slot(f"{name}/{slot}", Role.SLOT), value)
+                for slot, value in zip(names, new_slots, strict=True)
+            ]
+        for slot, value in finished:
+            self._result(slot, value)
+
+    def _arguments(
+        self,
+        update: Function,
+        given: Mapping[str, Value],
+        slots: Sequence[Value],
+        step: Value,
+        rate: Value | None,
+    ) -> list[Value]:
+        """The operands of one update, in the order it declares them."""
+        remaining = iter(slots)
+        by_role: dict[Role, Callable[[Slot, TensorType], Value]] = {
+            Role.PARAM: lambda _slot, _type: given["p"],
+            Role.COTANGENT: lambda _slot, _type: given["g"],
+            Role.SLOT: lambda _slot, _type: next(remaining),
+            Role.HYPER: lambda slot, type_: self._hyper(slot, type_, step, rate),
+        }
+        pairs = zip(update.parameters, update.block.parameters, strict=True)
+        return [by_role[slot.role](slot, value.type) for slot, value in pairs]
+
+    def _hyper(self, slot: Slot, type_: TensorType, step: Value, rate: Value | None) -> Value:
+        if slot.name == "lr":
+            assert rate is not None, "an update with a free learning rate needs a schedule"
+            return rate if rate.type == type_ else self.b.one("cast", rate, dtype=type_.dtype)
+        return self.b.one("cast", step, dtype=type_.dtype)
+
+    def _rate(self, step: Value) -> Value | None:
+        if self.schedule is None:
+            return None
+        (parameter,) = self.schedule.block.parameters
+        t = self.b.one("cast", step, dtype=parameter.type.dtype)
+        (rate,) = inline(self.b, self.schedule, [t])
+        return rate
+
+
+def _widest(values: Iterable[Value]) -> DType:
+    """The type in which norms are summed: f64 if any value is, else f32."""
+    return DType.F64 if any(v.type.dtype is DType.F64 for v in values) else DType.F32
