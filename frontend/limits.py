@@ -8,10 +8,12 @@ from typing import Final
 
 MAX_FILE_BYTES: Final = 1 << 20
 MAX_TOKENS: Final = 200_000
-# Brackets, blocks, and chains of unary operators, powers and postfixes, counted as levels of the tree.
+# Brackets and blocks that are open at once.
 MAX_NESTING: Final = 200
 MAX_NUMBER_LENGTH: Final = 400
 MAX_INTEGER: Final = 2**63 - 1
 MAX_NAME_LENGTH: Final = 255
 MAX_IMPORT_DEPTH: Final = 16
 MAX_IMPORTED_FILES: Final = 256
+# Nodes from the root of a syntax tree to a leaf: a level of brackets takes two of them, or four.
+MAX_TREE_DEPTH: Final = 400

@@ -1,0 +1,204 @@
+"""Text to syntax tree: drives Lark's LALR parser token by token, and goes on after errors.
+
+Recovery has two steps. A token that is plainly missing (``,`` ``:`` ``=`` ...) is supplied when the next
+tokens then fit. Otherwise the rest of the innermost statement or declaration that the parser can
+abandon is skipped, as the ``error`` token of yacc does it: states are popped until one takes ERROR.
+
+Invariants: a Program is returned only if nothing was reported as an error; no recursion anywhere, so
+the input decides neither the depth of the stack nor an exception other than DiagnosticError.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+from lark import Lark, Token, Tree, UnexpectedToken
+
+from gradc.frontend import syntax
+from gradc.frontend.build import build
+from gradc.frontend.diagnostics import DiagnosticError, Report, error
+from gradc.frontend.lexer import Tokens, lex, span_of
+from gradc.frontend.limits import MAX_TREE_DEPTH
+from gradc.frontend.source import Source, from_text
+from gradc.frontend.structure import check_structure
+from gradc.frontend.syntax_errors import Context, explain
+from gradc.frontend.walk import children
+
+# Tokens whose absence is guessed, and how many tokens must fit after one of them to believe the guess.
+_GUESSES: Final = (("COMMA", ","), ("COLON", ":"), ("EQUAL", "="), ("ARROW", "->"), ("IN", "in"))
+_LOOKAHEAD: Final = 4
+_MAX_SYNTAX_ERRORS: Final = 20
+
+
+@cache
+def grammar() -> Lark:
+    """The parser; building its tables takes about 70 ms, once per process."""
+    text = files("gradc.frontend").joinpath("grammar.lark").read_text(encoding="utf-8")
+    return Lark(
+        text,
+        parser="lalr",
+        lexer="basic",
+        start="program",
+        keep_all_tokens=True,
+        maybe_placeholders=True,
+    )
+
+
+def parse(source: Source, report: Report) -> syntax.Program:
+    """The syntax tree of ``source``.
+
+    Raises:
+        DiagnosticError: with everything in ``report`` if that holds an error by now.
+    """
+    report.sources.add(source)
+    try:
+        tokens = lex(grammar(), source, report)
+        tree = _Driver(tokens, source, report).run()
+        program = build(tree, source, report)
+        _check_depth(program, report)
+        check_structure(program, report)
+    except DiagnosticError as problem:
+        for diagnostic in problem.diagnostics:
+            report.add(diagnostic)
+    report.raise_errors()
+    return program
+
+
+def parse_text(text: str, name: str = "<string>") -> syntax.Program:
+    """The syntax tree of ``text``.
+
+    Raises:
+        DiagnosticError: if it is not a well-formed program.
+    """
+    return parse(from_text(text, name), Report())
+
+
+def _check_depth(program: syntax.Program, report: Report) -> None:
+    """Chains of unary operators, powers and postfixes nest without brackets; bound them as well.
+
+    Raises:
+        DiagnosticError: GC0007.
+    """
+    level: list[syntax.Node] = [program]
+    for _ in range(MAX_TREE_DEPTH):
+        level = [child for node in level for child in children(node)]
+        if not level:
+            return
+    message = "expressions nest too deeply here"
+    help = "give parts of it names"
+    raise DiagnosticError([error("GC0007", message, level[0].span, help=help)], report.sources)
+
+
+class _Driver:
+    """One parse of one file."""
+
+    def __init__(self, tokens: Tokens, source: Source, report: Report) -> None:
+        self.tokens = tokens
+        self.source = source
+        self.report = report
+        self.parser = grammar().parse_interactive()
+        self.errors = 0
+
+    def run(self) -> Tree[Token]:
+        """The parse tree, with ``broken`` nodes where text was skipped."""
+        parsed = self.tokens.parsed
+        position = 0
+        while position < len(parsed):
+            try:
+                self.parser.feed_token(parsed[position])
+                position += 1
+            except UnexpectedToken as problem:
+                position = self._recover(position, problem)
+        try:
+            tree: Tree[Token] = self.parser.feed_token(self._end())
+        except UnexpectedToken as problem:
+            self._recover(position, problem)
+            tree = self.parser.feed_token(self._end())
+        return tree
+
+    def _end(self) -> Token:
+        end, size = self.source.end, len(self.source.text)
+        return Token("$END", "", size, end.line, end.column, end.line, end.column, size)
+
+    def _recover(self, position: int, problem: UnexpectedToken) -> int:
+        """Report ``problem`` at token ``position`` and return the token to go on with."""
+        guess = self._missing_token(position, problem)
+        token = self.tokens.parsed[position] if position < len(self.tokens.parsed) else self._end()
+        if not self._is_damaged(token):
+            self._explain(position, token, problem, guess)
+        if guess is not None:
+            self.parser.feed_token(guess)
+            return position
+        return self._skip(position)
+
+    def _is_damaged(self, token: Token) -> bool:
+        """Whether a bracket was supplied around or on the line of ``token``."""
+        start = token.start_pos or 0
+        text = self.source.text
+        return any(a <= start <= b or "\n" not in text[b:start] for a, b in self.tokens.damaged)
+
+    def _explain(
+        self, position: int, token: Token, problem: UnexpectedToken, guess: Token | None
+    ) -> None:
+        self.errors += 1
+        if self.errors > _MAX_SYNTAX_ERRORS:
+            raise DiagnosticError(self.report.diagnostics, self.report.sources)
+        parsed = self.tokens.parsed
+        open_brackets = [
+            value.type
+            for value in self.parser.parser_state.value_stack
+            if isinstance(value, Token) and value.type in ("LPAR", "LSQB", "LBRACE")
+        ]
+        context = Context(
+            tokens=parsed,
+            position=position,
+            token=token,
+            expected=frozenset(problem.expected),
+            open_brackets=tuple(open_brackets),
+            missing=guess.value if guess is not None else "",
+            span_of=lambda t: span_of(t, self.source),
+        )
+        self.report.add(explain(context))
+
+    def _missing_token(self, position: int, problem: UnexpectedToken) -> Token | None:
+        """A token that, supplied before ``position``, lets the parser go on for a while."""
+        following = self.tokens.parsed[position : position + _LOOKAHEAD]
+        for kind, text in _GUESSES:
+            if kind not in problem.expected or not following:
+                continue
+            at = following[0]
+            start, line, column = at.start_pos or 0, at.line or 1, at.column or 1
+            guess = Token(kind, text, start, line, column, line, column, start)
+            if self._fits([guess, *following]):
+                return guess
+        return None
+
+    def _fits(self, tokens: list[Token]) -> bool:
+        state = self.parser.parser_state.copy(deepcopy_values=False)
+        for token in tokens:
+            try:
+                state.feed_token(token)
+            except UnexpectedToken:
+                return False
+        return True
+
+    def _skip(self, position: int) -> int:
+        """Abandon the innermost statement or declaration; return the token after it."""
+        state = self.parser.parser_state
+        states = state.parse_conf.states
+        while "ERROR" not in states[state.position]:
+            state.state_stack.pop()
+            state.value_stack.pop()
+        depth = sum(isinstance(v, Token) and v.type == "LBRACE" for v in state.value_stack)
+        parsed, depths = self.tokens.parsed, self.tokens.depths
+        start = position
+        while position < len(parsed):
+            is_end = parsed[position].type in ("NEWLINE", "RBRACE")
+            if is_end and depths[position] <= depth:
+                break
+            position += 1
+        last = parsed[min(start, len(parsed) - 1)] if parsed else self._end()
+        self.parser.feed_token(Token.new_borrow_pos("ERROR", "", last))
+        return position
