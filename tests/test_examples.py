@@ -1,0 +1,66 @@
+"""Every example does what it says: its programs check, and the digits reach the accuracy promised."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+PROGRAMS = sorted(EXAMPLES.rglob("*.grad")) + sorted((ROOT / "benchmarks").rglob("*.grad"))
+DIGITS = EXAMPLES / "digits"
+
+
+def gradc_command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    command = [sys.executable, "-m", "gradc", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_program_checks_without_a_word(path: Path) -> None:
+    done = gradc_command("check", path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_program_formats_and_still_checks(path: Path, tmp_path: Path) -> None:
+    """`fmt` loses nothing: formatting the formatted program changes nothing more."""
+    copy = tmp_path / path.name
+    copy.write_text(path.read_text())
+    assert gradc_command("fmt", copy).returncode == 0
+    once = copy.read_text()
+    assert gradc_command("check", copy).returncode == 0
+    assert gradc_command("fmt", copy).returncode == 0
+    assert copy.read_text() == once
+
+
+def test_digits_are_the_published_ones() -> None:
+    """Shapes, range, classes; the held-out fifth of every digit; nothing in both parts."""
+    parts = {}
+    for name, count in (("train", 1438), ("valid", 359)):
+        with np.load(DIGITS / f"digits_{name}.npz", allow_pickle=False) as data:
+            assert sorted(data.files) == ["x", "y"]
+            x, y = data["x"], data["y"]
+        assert (x.shape, x.dtype, y.shape, y.dtype) == ((count, 64), np.float32, (count,), np.int32)
+        np.testing.assert_array_equal(x * 16, np.round(x * 16))
+        assert (x.min(), x.max()) == (0.0, 1.0)
+        parts[name] = (x, np.bincount(y, minlength=10))
+    shares = parts["valid"][1] / (parts["valid"][1] + parts["train"][1])
+    np.testing.assert_allclose(shares, 0.2, atol=0.005)
+    seen = {row.tobytes() for row in parts["train"][0]}
+    assert not [row for row in parts["valid"][0] if row.tobytes() in seen]
+
+
+def test_digits_reach_97_percent(tmp_path: Path) -> None:
+    """The command of README, to the same end."""
+    done = gradc_command(
+        "train", DIGITS / "mlp.grad", "--data", DIGITS / "digits_train.npz",
+        "--valid", DIGITS / "digits_valid.npz", "--optimizer", "adamw(lr=3e-3)",
+        "--epochs", "30", "--out", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["valid_accuracy"] >= 0.97
