@@ -68,6 +68,7 @@ class _Scope:
     is_floor: bool
     statements: list[Stmt] = field(default_factory=list)
     known: dict[_Key, Var] = field(default_factory=dict)
+    memo: dict[_Key, Scalar] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,15 @@ class LoopBuilder:
     def guard(self) -> Var | None:
         """The condition under which loads happen now."""
         return self._guards[-1] if self._guards else None
+
+    @property
+    def memo(self) -> dict[_Key, Scalar]:
+        """A table for the users of the builder; what it holds is visible exactly as long as the open loop."""
+        return self._scopes[-1].memo
+
+    def index_key(self, index: Sequence[Affine]) -> _Key:
+        """Equal for equal multi-indices."""
+        return tuple(_affine_key(self._join(position)) for position in index)
 
     def body(self) -> tuple[Stmt, ...]:
         """The finished statements. Raises ValueError while a loop is open."""
@@ -464,6 +474,17 @@ class IndexAlgebra:
             else:
                 found = self.builder.let("logical_and", (found, condition), DType.BOOL)
         return found
+
+    @contextmanager
+    def guard(self, condition: Scalar) -> Iterator[None]:
+        """Loads inside happen only where ``condition`` (and every outer guard) holds; elsewhere they give 0."""
+        if isinstance(condition, Const) and condition.value:
+            yield
+            return
+        if isinstance(condition, Const):
+            condition = self.builder.let("copy", (condition,), DType.BOOL)
+        with self.builder.guarded(condition):
+            yield
 
     def guarded(
         self, condition: Scalar, read: Callable[[], Scalar], otherwise: Scalar | None = None
