@@ -13,25 +13,9 @@ from typing import Any
 
 from gradc.ir.core import DType
 
-_AVX2 = tuple(
-    [
-        "avx",
-        "avx2",
-        "fma",
-        "f16c",
-        "bmi",
-        "bmi2",
-        "lzcnt",
-        "movbe",
-        "popcnt",
-        "sse3",
-        "ssse3",
-        "sse4.1",
-        "sse4.2",
-        "xsave",
-    ]
-)
-_AVX512 = (*_AVX2, *["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
+_AVX = ("avx", "avx2", "fma", "f16c", "sse3", "ssse3", "sse4.1", "sse4.2")
+_AVX2 = (*_AVX, "bmi", "bmi2", "lzcnt", "movbe", "popcnt", "xsave")
+_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 COMPUTE_BYTES = {
     DType.F64: 8,
     DType.F32: 4,
