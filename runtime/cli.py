@@ -1,0 +1,134 @@
+"""The command line: finds the subcommand, loads only its module, and turns every outcome into an exit status.
+
+Results go to stdout, messages to stderr. Status: 0 ok, 1 diagnostics, 2 usage, 3 verification failed, 4 internal
+error (one line and a report file, never a bare traceback), 130/143 interrupted.
+
+Invariants: nothing beyond the standard library is imported until a subcommand runs.
+Non-goals: what the subcommands do (``runtime.commands``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn, Protocol, cast
+
+from gradc._version import __version__
+from gradc.runtime.console import Console
+
+OK, DIAGNOSTICS, USAGE, REFUTED, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+# Name, one line of help. The module is runtime.commands.<name>.
+COMMANDS = (
+    ("check", "parse and check a program; several diagnostics at once"),
+    ("compile", "compile to a shared object, header and manifest, or show any stage"),
+    ("run", "outputs of a model for given data"),
+    ("grad", "loss and gradients for given data"),
+    ("train", "train a model with a natively compiled step"),
+    ("verify", "check that the compiled gradients are the gradients of the program"),
+    ("plan", "memory: peak bytes, what is kept and recomputed, and why"),
+    ("explain", "the whiteboard: forward and backward tables; or a diagnostic code"),
+    ("diagnose", "vanishing, exploding, dead, symmetric, underflowing gradients"),
+    ("bisect", "the first pass, op and line where a result goes wrong"),
+    ("bench", "time a step, side by side with other frameworks"),
+    ("fmt", "print a program canonically"),
+    ("doctor", "what this machine offers: versions, CPU features, cache"),
+    ("cache", "the compiled-object cache: info, clear"),
+)
+
+
+class Command(Protocol):
+    """What a module of ``runtime.commands`` offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser, /) -> None: ...
+    def run(self, options: argparse.Namespace, console: Console, /) -> int: ...
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with our exit status and a did-you-mean for subcommands."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command line and returns the exit status."""
+    try:
+        status = _dispatch(list(arguments))
+        sys.stdout.flush()
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else USAGE
+    except KeyboardInterrupt:
+        print("gradc: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away; there is nobody to tell. Keep the interpreter from flushing again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    return status
+
+
+def _dispatch(arguments: list[str]) -> int:
+    name = next((a for a in arguments if not a.startswith("-")), None)
+    if name is None or arguments[0].startswith("-"):
+        _overview().parse_args(arguments)
+        _overview().print_help()
+        return OK if not arguments else USAGE
+    if name not in dict(COMMANDS):
+        return _unknown(name)
+    command = cast("Command", import_module(f"gradc.runtime.commands.{name}"))
+    parser = _Parser(prog=f"gradc {name}", description=dict(COMMANDS)[name], allow_abbrev=False)
+    _add_common(parser)
+    command.add_arguments(parser)
+    options = parser.parse_args(arguments[1:])
+    console = Console(color=options.color, error_format=options.error_format)
+    return run_guarded(command, options, console)
+
+
+def run_guarded(command: Command, options: argparse.Namespace, console: Console) -> int:
+    """Runs a subcommand; diagnostics and internal errors become messages and a status."""
+    from gradc.ir.diagnostics import DiagnosticError
+
+    try:
+        return command.run(options, console)
+    except DiagnosticError as found:
+        console.diagnostics(found)
+        return DIAGNOSTICS
+    except (BrokenPipeError, KeyboardInterrupt):
+        raise
+    except Exception as problem:  # the last resort: whatever is left is our fault, and said so
+        console.internal_error(problem)
+        return INTERNAL
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("common options")
+    group.add_argument("--color", choices=("auto", "always", "never"), default="auto")
+    group.add_argument("--error-format", choices=("human", "json"), default="human")
+
+
+def _overview() -> argparse.ArgumentParser:
+    width = max(len(name) for name, _ in COMMANDS)
+    lines = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS)
+    parser = _Parser(
+        prog="gradc",
+        description="A differentiation compiler: from a typed network to native forward+backward code.",
+        epilog=f"commands:\n{lines}\n\n`gradc COMMAND --help` says more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="gradc COMMAND [options]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"gradc {__version__}")
+    return parser
+
+
+def _unknown(name: str) -> int:
+    from gradc.ir.diagnostics import did_you_mean
+
+    hint = did_you_mean(name, [known for known, _ in COMMANDS]) or "`gradc --help` lists them"
+    print(f"gradc: error: there is no command `{name}`; {hint}", file=sys.stderr)
+    return USAGE
