@@ -457,6 +457,9 @@ def _not_assignable(target: s.Expr) -> tuple[str, Span, str]:
     if isinstance(target, s.Index):
         help = "make a new value, for example with `where(mask, new, old)` or `concat`"
         return "an element cannot be assigned to: values are immutable", target.span, help
+    if isinstance(target, s.Attribute) and _is_self(target.base):
+        help = "name the parts of a layer directly: `param w: ...`, then `w`"
+        return "there is no `self`", target.span, help
     if isinstance(target, s.Attribute):
         help = "parameters are declared with `param`, stored values are written `state name = ...`"
         return "an attribute cannot be assigned to", target.span, help
@@ -466,3 +469,7 @@ def _not_assignable(target: s.Expr) -> tuple[str, Span, str]:
         help = "write one `state name = ...` per line"
         return "a stored value is written on its own", target.span, help
     return "only a name can stand on the left of `=`", target.span, "write `name = value`"
+
+
+def _is_self(expr: s.Expr) -> bool:
+    return isinstance(expr, s.Name) and expr.text in ("self", "this")

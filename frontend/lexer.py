@@ -346,7 +346,7 @@ class _Arranger:
             return
         starts_line = self.indents[token.line or 1] == token.column
         kind = token.type
-        if kind == "LBRACE" or (starts_line and kind in _LINE_STARTS):
+        if kind in ("LBRACE", "ARROW", "TILDE") or (starts_line and kind in _LINE_STARTS):
             self._supply_closers(0, token, inside_braces=True)
         if starts_line and kind in _TOP_LEVEL and self.open:
             indent = self.indents[self.open[0].line or 1]

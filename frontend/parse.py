@@ -137,7 +137,10 @@ class _Driver:
         """Whether a bracket was supplied around or on the line of ``token``."""
         start = token.start_pos or 0
         text = self.source.text
-        return any(a <= start <= b or "\n" not in text[b:start] for a, b in self.tokens.damaged)
+        return any(
+            a <= start <= b or (b < start and "\n" not in text[b:start])
+            for a, b in self.tokens.damaged
+        )
 
     def _explain(
         self, position: int, token: Token, problem: UnexpectedToken, guess: Token | None
@@ -168,12 +171,23 @@ class _Driver:
         for kind, text in _GUESSES:
             if kind not in problem.expected or not following:
                 continue
+            if kind == "COMMA" and not self._is_list():
+                continue
             at = following[0]
             start, line, column = at.start_pos or 0, at.line or 1, at.column or 1
             guess = Token(kind, text, start, line, column, line, column, start)
             if self._fits([guess, *following]):
                 return guess
         return None
+
+    def _is_list(self) -> bool:
+        """Whether a comma may be guessed: inside brackets, or in a list of dimensions."""
+        for value in reversed(self.parser.parser_state.value_stack):
+            if isinstance(value, Token) and value.type in ("LPAR", "LSQB", "DIM"):
+                return True
+            if isinstance(value, Token) and value.type in ("LBRACE", "NEWLINE"):
+                return False
+        return False
 
     def _fits(self, tokens: list[Token]) -> bool:
         state = self.parser.parser_state.copy(deepcopy_values=False)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from lark import Token
 
-from gradc.frontend.diagnostics import Diagnostic, Label, error
+from gradc.frontend.diagnostics import Diagnostic, error
 from gradc.ir.core import Span
 from gradc.ir.render import escape
 
@@ -248,6 +248,14 @@ def _assignment(context: Context) -> Diagnostic | None:
     return None
 
 
+def _initializer(context: Context) -> Diagnostic | None:
+    """`param w: float[3] = zeros`."""
+    if context.token.type != "EQUAL" or "TILDE" not in context.expected:
+        return None
+    message = "an initializer stands after `~`"
+    return error("GC0109", message, context.span, help="write `~` instead of `=`")
+
+
 def _comparison(context: Context) -> Diagnostic | None:
     """`a < b < c`."""
     if context.token.type != "COMPARISON" or "AND" not in context.expected:
@@ -300,8 +308,7 @@ def _ended_early(context: Context) -> Diagnostic | None:
     help = ""
     if token.type == "NEWLINE" and context.next is not None and previous.type in _BINARY:
         help = "a newline ends a statement; put a long expression in brackets ( )"
-    labels = [Label(context.span_of(previous), "after this")]
-    return error("GC0107", message, context.span, labels=labels, help=help)
+    return error("GC0107", message, context.span, help=help)
 
 
 def _two_values(context: Context) -> Diagnostic | None:
@@ -309,9 +316,7 @@ def _two_values(context: Context) -> Diagnostic | None:
     token, previous = context.token, context.previous
     if previous is None or previous.type not in _OPERANDS or token.type not in _STARTS_OPERAND:
         return None
-    if "PLUS" not in context.expected and "EQUAL" not in context.expected:
-        return None
-    if previous.type == "NAME" and token.type == "STRING":
+    if "PLUS" not in context.expected:
         return None
     message = f"an operator is missing between {shown(previous)} and {shown(token)}"
     help = "write `*` to multiply" if "STAR" in context.expected else ""
@@ -404,6 +409,7 @@ _RULES: tuple[Callable[[Context], Diagnostic | None], ...] = (
     _habit,
     _inner_habit,
     _equality,
+    _initializer,
     _assignment,
     _reserved,
     _declared_inside,

@@ -103,10 +103,10 @@ def render(diagnostic: Diagnostic, sources: Sources, paint: Paint = plain) -> st
     lines = [head + paint("title", f": {escape(diagnostic.message)}")]
     snippets = _snippets(diagnostic)
     gutter = max((len(str(span.end_line)) for span, _, _ in snippets), default=1)
-    previous_file = None
+    previous: Span | None = None
     for span, text, role in snippets:
-        lines += _render_place(span, text, role, gutter, previous_file, sources, paint)
-        previous_file = span.file
+        lines += _render_place(span, text, role, gutter, previous, sources, paint)
+        previous = span
     margin = " " * (gutter + 1)
     if diagnostic.help:
         lines += _remark("help", diagnostic.help, margin, paint)
@@ -148,28 +148,29 @@ def _render_place(
     text: str,
     role: Role,
     gutter: int,
-    previous_file: str | None,
+    previous: Span | None,
     sources: Sources,
     paint: Paint,
 ) -> list[str]:
-    """The arrow line (when the file changes), the source line and the carets of one place."""
+    """The arrow (when the file changes), the source line (when it does) and the carets of a place."""
     lines: list[str] = []
     margin = " " * (gutter + 1)
     bar = paint("gutter", "|")
-    if span.file != previous_file:
-        arrow = "-->" if previous_file is None else ":::"
+    if previous is None or span.file != previous.file:
+        arrow = "-->" if previous is None else ":::"
         place = f"{escape(span.file)}:{span.line}:{span.column}"
         lines += [f"{' ' * gutter}{paint('gutter', arrow)} {place}"]
     source = sources.get(span.file)
     if source is None:
         return lines + ([f"{margin}{bar} {escape(text)}"] if text else [])
-    if span.file != previous_file:
+    if previous is None or span.file != previous.file:
         lines.append(f"{margin}{bar}")
     line = source.line(span.line)
     end_column = span.end_column if span.end_line == span.line else len(line) + 1
     shown, before, width = _window(line, span.column, end_column)
-    number = paint("gutter", f"{span.line:>{gutter}} |")
-    lines.append(f"{number} {shown}".rstrip())
+    if previous is None or (span.file, span.line) != (previous.file, previous.line):
+        number = paint("gutter", f"{span.line:>{gutter}} |")
+        lines.append(f"{number} {shown}".rstrip())
     mark = ("^" if role == "primary" else "-") * max(1, width)
     remark = f" {escape(text)}" if text else ""
     carets = paint(role, mark + remark)
