@@ -1,12 +1,14 @@
 """How long a user waits for the first result: `python -m benchmarks.first_call MODEL CONTENDER THREADS`.
 
 Prints JSON: seconds from the model to its first loss and gradients, in a fresh process, imports not
-counted, with an empty cache and again with the cache that the first left behind. JAX keeps no cache on
-disk unless asked, so it is asked.
+counted, with an empty cache and again with the cache that the first left behind (JAX keeps no cache on
+disk unless asked, so it is asked); and by how many MiB the peak of resident memory grew from after the
+imports to after three steps, in the second of these processes.
 """
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -18,16 +20,26 @@ from benchmarks.cases import CASES
 LIBRARY = {"gradc": "gradc.runtime.api", "torch": "torch", "torch.compile": "torch", "jax": "jax"}
 
 
-def first_result(model: str, contender: str, threads: int) -> float:
-    """Seconds from the model to its first result, in this process."""
+def peak_mib() -> float:
+    """The largest resident size this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def first_result(model: str, contender: str, threads: int) -> tuple[float, float]:
+    """Seconds from the model to its first result in this process, and growth of the peak in MiB."""
     import_module(LIBRARY[contender])
     makers = import_module("benchmarks.contenders").MAKERS
+    before = peak_mib()
     started = time.perf_counter()
-    makers[contender](CASES[model], threads).step()
-    return time.perf_counter() - started
+    made = makers[contender](CASES[model], threads)
+    made.step()
+    seconds = time.perf_counter() - started
+    for _ in range(2):
+        made.step()
+    return seconds, peak_mib() - before
 
 
-def in_fresh_process(model: str, contender: str, threads: str, cache: str) -> float:
+def in_fresh_process(model: str, contender: str, threads: str, cache: str) -> list[float]:
     """The same in a process of its own whose caches lie in the folder `cache`."""
     environment = os.environ | {
         "XDG_CACHE_HOME": cache,
@@ -37,18 +49,19 @@ def in_fresh_process(model: str, contender: str, threads: str, cache: str) -> fl
     }
     command = [sys.executable, "-m", "benchmarks.first_call", model, contender, threads, "here"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
+    found: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def main(arguments: list[str]) -> None:
     model, contender, threads = arguments[:3]
     if arguments[3:] == ["here"]:
-        print(first_result(model, contender, int(threads)))
+        print(json.dumps(first_result(model, contender, int(threads))))
         return
     with tempfile.TemporaryDirectory() as cache:
-        cold = in_fresh_process(model, contender, threads, cache)
-        warm = in_fresh_process(model, contender, threads, cache)
-    print(json.dumps({"cold_seconds": cold, "warm_seconds": warm}))
+        cold, _ = in_fresh_process(model, contender, threads, cache)
+        warm, peak = in_fresh_process(model, contender, threads, cache)
+    print(json.dumps({"cold_seconds": cold, "warm_seconds": warm, "peak_mib": peak}))
 
 
 if __name__ == "__main__":
