@@ -1,0 +1,135 @@
+"""The reverse sweep of one block: cotangents flow from results to operands, in reverse order of the ops.
+
+From-stage and to-stage: tensor. What comes out is ordinary IR, so it can be differentiated again.
+
+Invariants:
+- a missing cotangent is a symbolic zero; nothing adds zeros;
+- contributions to one value are added in the reverse order of its uses, so the result is deterministic;
+- every op carries the span and scope of the primal op it belongs to, and its replica number, so that the sweep of a
+  recomputed region is recomputed as well;
+- the work is linear in the number of ops; recursion follows the nesting of regions only.
+
+Masking: a cotangent that may be exactly zero because another path was taken is *marked*, and so is whatever is
+derived from it. Marked cotangents meet partial derivatives through ``gate``, so an infinite or NaN derivative on
+the untaken side contributes nothing.
+
+Non-goals: which functions are differentiated by what (``differentiate``); recomputing anything but checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from gradc.ir.builder import Builder
+from gradc.ir.core import Op, Value, walk
+from gradc.ir.ops.elementwise import elementwise_vjp
+from gradc.ir.registry import lookup
+from gradc.passes.differentiate_activity import varied
+from gradc.passes.differentiate_scan import reverse_scan
+from gradc.passes.differentiate_values import Cotangents, Numbers, zeros
+from gradc.passes.rewrite import copy_ops
+
+
+def reverse_ops(
+    b: Builder,
+    ops: Sequence[Op],
+    cts: Cotangents,
+    wanted: Collection[Value],
+    numbers: Numbers,
+) -> list[Op]:
+    """Emits the reverse sweep of ``ops`` into ``b``, starting from what ``cts`` holds.
+
+    ``wanted`` are the values that depend on what is differentiated by; only they get cotangents. Returns
+    the primal ops to run in place of ``ops``: the same ones, but scans also hand out what the sweep reads.
+    """
+    primal: list[Op] = []
+    for op in reversed(ops):
+        result_cts = cts.take(op.results)
+        needed = [v in wanted for v in op.operands]
+        if any(needed) and any(ct is not None for ct in result_cts):
+            with b.at(op.span, op.scope, op.replica):
+                op = _reverse_op(b, op, result_cts, needed, cts, numbers)
+        primal.append(op)
+    primal.reverse()
+    return primal
+
+
+def _reverse_op(
+    b: Builder,
+    op: Op,
+    result_cts: Sequence[Value | None],
+    needed: Sequence[bool],
+    cts: Cotangents,
+    numbers: Numbers,
+) -> Op:
+    """Adds the contributions of one op; returns the op to run in the forward sweep."""
+    is_marked = cts.any_marked(result_cts)
+    forward = op
+    found: Sequence[Value | None]
+    if op.name == "scan":
+        is_marked = is_marked or _has_mask(op)
+        found, forward = reverse_scan(b, op, result_cts, needed, is_marked, numbers, reverse_ops)
+    elif op.name == "checkpoint":
+        found, is_marked = _reverse_region(b, op, result_cts, needed, is_marked, numbers)
+    elif op.name == "custom":
+        found = pull_back(b, op, result_cts)
+    else:
+        definition = lookup(op.name)
+        if definition.is_elementwise:
+            found = elementwise_vjp(b, op, result_cts, needed, is_marked)
+        else:
+            found = definition.vjp(b, op, result_cts, needed)
+        is_marked = is_marked or definition.masks
+    for value, ct, is_needed in zip(op.operands, found, needed, strict=True):
+        if is_needed:
+            cts.add(b, value, ct, is_marked)
+    return forward
+
+
+def _has_mask(op: Op) -> bool:
+    return any(lookup(inner.name).masks for region in op.regions for inner in walk(region))
+
+
+def _reverse_region(
+    b: Builder,
+    op: Op,
+    result_cts: Sequence[Value | None],
+    needed: Sequence[bool],
+    is_marked: bool,
+    numbers: Numbers,
+) -> tuple[list[Value | None], bool]:
+    """A ``checkpoint``: runs its region again under a new replica number, then reverses that copy."""
+    region = op.regions[0]
+    mapping = dict(zip(region.parameters, op.operands, strict=True))
+    with b.at(op.span, op.scope, numbers.take()):
+        copies = copy_ops(region.body, mapping, b.replica)
+        sources = [v for v, is_needed in zip(op.operands, needed, strict=True) if is_needed]
+        inner = Cotangents()
+        sweep = Builder()
+        with sweep.at(op.span, op.scope, b.replica):
+            for output, ct in zip(region.outputs, result_cts, strict=True):
+                inner.add(sweep, mapping.get(output, output), ct, is_marked)
+            # The copy is complete before its sweep begins: scans inside are known only after it.
+            recomputed = reverse_ops(sweep, copies, inner, varied(copies, sources), numbers)
+    b.ops += [*recomputed, *sweep.ops]
+    found = inner.take(op.operands)
+    # An operand given twice gets its whole cotangent once.
+    seen: set[Value] = set()
+    for number, value in enumerate(op.operands):
+        if value in seen:
+            found[number] = None
+        seen.add(value)
+    return found, inner.any_marked(found)
+
+
+def pull_back(b: Builder, op: Op, result_cts: Sequence[Value | None]) -> list[Value | None]:
+    """A ``custom`` op: its own pullback, inlined. It yields one cotangent per operand."""
+    region = op.regions[1]
+    seeds = [
+        zeros(b, value) if ct is None else ct
+        for value, ct in zip(op.results, result_cts, strict=True)
+    ]
+    arguments = (*op.operands, *op.results, *seeds)
+    mapping = dict(zip(region.parameters, arguments, strict=True))
+    b.ops += copy_ops(region.body, mapping, op.replica)
+    return [mapping.get(v, v) for v in region.outputs]

@@ -1,0 +1,83 @@
+"""What the sweeps carry along: tangents, cotangents and their marks, replica numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from gradc.ir.builder import Builder
+from gradc.ir.core import Value
+
+
+@dataclass
+class Numbers:
+    """The next replica number of the function that is being built."""
+
+    replica: int
+
+    def take(self) -> int:
+        """A replica number not handed out before."""
+        self.replica += 1
+        return self.replica - 1
+
+
+@dataclass
+class Tangents:
+    """The tangents found so far; a value without one has tangent zero."""
+
+    of: dict[Value, Value] = field(default_factory=dict)
+
+    def put(self, value: Value, tangent: Value | None) -> None:
+        """Remembers a tangent. Raises TypeError if its type is not the type of ``value``."""
+        if tangent is None:
+            return
+        if tangent.type != value.type:
+            raise TypeError(f"tangent of {value.type} has type {tangent.type}")
+        self.of[value] = tangent
+
+    def take(self, values: Iterable[Value]) -> list[Value | None]:
+        """The tangents of ``values``."""
+        return [self.of.get(v) for v in values]
+
+
+@dataclass
+class Cotangents:
+    """The cotangents found so far. ``marked`` are those that come from a masking op."""
+
+    of: dict[Value, Value] = field(default_factory=dict)
+    marked: set[Value] = field(default_factory=set)
+
+    def add(self, b: Builder, value: Value, ct: Value | None, is_marked: bool) -> None:
+        """Adds a contribution. Raises TypeError if its type is not the type of ``value``."""
+        if ct is None:
+            return
+        if ct.type != value.type:
+            raise TypeError(f"cotangent of {value.type} has type {ct.type}")
+        known = self.of.get(value)
+        is_marked = is_marked or (known is not None and known in self.marked)
+        total = ct if known is None else b.one("add", known, ct, hint=_named(value, "ct"))
+        self.of[value] = total
+        if is_marked:
+            self.marked.add(total)
+
+    def take(self, values: Iterable[Value]) -> list[Value | None]:
+        """The final cotangents of ``values``."""
+        return [self.of.get(v) for v in values]
+
+    def any_marked(self, cts: Iterable[Value | None]) -> bool:
+        """Whether any of ``cts`` comes from a masking op."""
+        return any(ct in self.marked for ct in cts if ct is not None)
+
+
+def zeros(b: Builder, like: Value) -> Value:
+    """Zeros of the type of ``like``."""
+    return b.constant(0.0, like.type.dtype, like.type.shape)
+
+
+def companion(value: Value, kind: str) -> Value:
+    """A new value of the type of ``value``, named after it: ``h_ct``, ``h_dot``."""
+    return Value(value.type, _named(value, kind))
+
+
+def _named(value: Value, kind: str) -> str:
+    return f"{value.hint}_{kind}" if value.hint else ""
