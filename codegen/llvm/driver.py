@@ -1,0 +1,424 @@
+"""From a Plan to one LLVM module: kernels, launch records, and an entry that walks the records.
+
+``i32 @NAME(ptr ports, ptr arena, i64 threads)`` runs the steps in order. Launches are constant data, read by one
+small loop: compile time is linear in the number of launches with a tiny constant, however deep the network, and a
+``Repeat`` costs what its body costs once. A record is i64 words:
+
+    launch  [kernel, arguments, extent, parts] + per argument [base, byte offset, (stride, parity) per Repeat]
+    repeat  [-1, trips, words of the body, byte offset of the counter cell or -1] + body
+
+``base`` is a port's number or, for the arena, the number of ports. ``extent`` is the trip count of the parallel
+loop; ``parts`` is in how many ranges it is worth cutting, from the kernel's flops and bytes alone. A kernel is
+called as ``kernel(ptr arguments, i64 begin, i64 end)``.
+
+Invariants: all addresses are checked against the Plan here, before any code is made; nothing is allocated; results
+do not depend on ``threads``.
+Non-goals: making kernels (``nest``, ``gemm``), choosing the order or the placement (the Plan has both).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from gradc.codegen.llvm import gemm, nest
+from gradc.codegen.llvm.isa import Isa
+from gradc.codegen.llvm.pool import pool_text
+from gradc.codegen.llvm.text import Module
+from gradc.ir.loops import For, Gemm, Kernel
+from gradc.ir.plan import ALIGNMENT, Argument, Launch, Plan, Repeat, Step
+
+# Estimated cost in microseconds: below SERIAL a launch is not cut; each part gets at least PART.
+SERIAL = 24.0
+PART = 12.0
+_MAX_PARTS = 64
+_BYTES_PER_US = 12e3
+_FLOPS_PER_US = 8e3
+_GEMM_FLOPS_PER_US = 100e3
+
+
+class PlanError(ValueError):
+    """The Plan is not complete or contradicts itself: a bug of the pass that made it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A generated module: its text, and what loading and reporting need to know about it."""
+
+    name: str
+    text: str
+    launches: int
+    kernels: int
+    stack_bytes: int  # scratch of one thread, at most
+
+
+def extent(kernel: Kernel, isa: Isa) -> int:
+    """How many independent pieces a launch of ``kernel`` has."""
+    if len(kernel.body) != 1:
+        return 1
+    (statement,) = kernel.body
+    if isinstance(statement, Gemm):
+        return gemm.units(statement, isa)
+    if isinstance(statement, For) and statement.kind == "parallel" and statement.limit is None:
+        return statement.extent
+    return 1
+
+
+def microseconds(kernel: Kernel) -> float:
+    """A rough cost of one launch on one core."""
+    rate = _FLOPS_PER_US
+    if any(isinstance(statement, Gemm) for statement in kernel.body):
+        rate = _GEMM_FLOPS_PER_US
+    return max(kernel.flops / rate, kernel.bytes / _BYTES_PER_US)
+
+
+def worthwhile_parts(kernel: Kernel) -> int:
+    """In how many ranges a launch is worth cutting, whatever the number of threads."""
+    cost = microseconds(kernel)
+    return 1 if cost < SERIAL else max(1, min(_MAX_PARTS, int(cost / PART)))
+
+
+def generate(plan: Plan, isa: Isa, *, standalone: bool = False) -> Program:
+    """The module of ``plan`` for ``isa``; ``standalone`` takes the thread pool in (artifacts).
+
+    Raises:
+        PlanError: if the Plan is not placed or an address leaves its tensor.
+    """
+    check(plan)
+    module = Module(isa.triple, "", isa.attributes)
+    table = ", ".join(f"ptr @{_emit(module, k, n, isa)}" for n, k in enumerate(plan.kernels))
+    parts = tuple(worthwhile_parts(kernel) for kernel in plan.kernels)
+    extents = tuple(extent(kernel, isa) for kernel in plan.kernels)
+    words = list(_Records(plan, extents, parts).steps(plan.steps, 0))
+    count = len(plan.kernels)
+    module.add_global("kernels", f"internal unnamed_addr constant [{count} x ptr] [{table}]")
+    body = ", ".join(f"i64 {word}" for word in words)
+    module.add_global("records", f"internal unnamed_addr constant [{len(words)} x i64] [{body}]")
+    most = max((len(kernel.buffers) for kernel in plan.kernels), default=0)
+    text = module.text() + _WALK + _entry(plan, len(words), most)
+    if standalone:
+        text += pool_text(isa.triple.split("-")[0], "linux" in isa.triple, exported=False)
+    else:
+        text += "declare void @gradc_parallel(ptr, ptr, i64, i64)\n"
+    launches = sum(1 for _ in launches_of(plan.steps))
+    stack = max((stack_bytes(kernel, isa) for kernel in plan.kernels), default=0)
+    return Program(plan.name, text, launches, count, stack)
+
+
+def stack_bytes(kernel: Kernel, isa: Isa) -> int:
+    """Scratch that one thread needs on its stack for ``kernel``."""
+    scratch = sum(b.size * b.dtype.itemsize for b in kernel.buffers if b.access == "scratch")
+    gemms = (s for s in kernel.body if isinstance(s, Gemm))
+    return scratch + max((gemm.scratch_bytes(g, isa) for g in gemms), default=0)
+
+
+def launches_of(steps: Sequence[Step]) -> Iterator[Launch]:
+    """Every launch, in order, each once."""
+    for step in steps:
+        if isinstance(step, Launch):
+            yield step
+        else:
+            yield from launches_of(step.body)
+
+
+def _emit(module: Module, kernel: Kernel, number: int, isa: Isa) -> str:
+    """Emits a kernel and the adapter that takes its pointers from an array; returns the adapter's name."""
+    name = f"kernel{number}"
+    only = kernel.body[0] if len(kernel.body) == 1 else None
+    if isinstance(only, Gemm):
+        gemm.emit_kernel(module, kernel, only, name, isa)
+    else:
+        nest.emit_kernel(module, kernel, name, isa)
+    function = module.function(
+        f"launch{number}", "void", (("ptr", "args"), ("i64", "begin"), ("i64", "end"))
+    )
+    args, begin, end = function.parameters
+    pointers = []
+    for position in range(sum(b.access != "scratch" for b in kernel.buffers)):
+        cell = function.op(f"getelementptr ptr, {args}, i64 {position}", "ptr")
+        pointers.append(function.load(cell, "ptr", 8))
+    given = ", ".join(str(v) for v in (*pointers, begin, end))
+    function.line(f"tail call void @{name}({given})")
+    function.ret()
+    return f"launch{number}"
+
+
+class _Records:
+    """Writes the steps of one Plan as record words."""
+
+    def __init__(self, plan: Plan, extents: Sequence[int], parts: Sequence[int]) -> None:
+        self.plan = plan
+        self.extents = extents
+        self.parts = parts
+        self.places = tuple(_place(plan, n) for n in range(len(plan.tensors)))
+
+    def steps(self, steps: Sequence[Step], depth: int) -> Iterator[int]:
+        for step in steps:
+            if isinstance(step, Repeat):
+                body = list(self.steps(step.body, depth + 1))
+                cell = -1 if step.counter_cell is None else self.places[step.counter_cell][1]
+                yield from (-1, step.trips, len(body), cell)
+                yield from body
+            else:
+                yield from self._launch(step, depth)
+
+    def _launch(self, launch: Launch, depth: int) -> Iterator[int]:
+        number = launch.kernel
+        yield from (number, len(launch.arguments), self.extents[number], self.parts[number])
+        for argument in launch.arguments:
+            size = self.plan.tensors[argument.tensor].dtype.itemsize
+            base, offset = self.places[argument.tensor]
+            yield from (base, offset + argument.offset * size)
+            for level in range(depth):
+                yield _at(argument.strides, level) * size
+                yield _at(argument.parity, level) * size
+
+
+def _at(values: Sequence[int], level: int) -> int:
+    return values[level] if level < len(values) else 0
+
+
+def _place(plan: Plan, number: int) -> tuple[int, int]:
+    """Base and byte offset of a tensor's first element, through the tensors it is a view of."""
+    offset = 0
+    tensor = plan.tensors[number]
+    while tensor.root is not None:
+        offset += tensor.root_offset
+        tensor = plan.tensors[tensor.root]
+    if tensor.space == "argument":
+        return (tensor.argument if tensor.argument is not None else -1, offset)
+    return (len(plan.ports), offset + (tensor.offset if tensor.offset is not None else -1))
+
+
+# ---- checks -------------------------------------------------------------------------------------
+
+
+def check(plan: Plan) -> None:
+    """Checks that ``plan`` is complete and that every address stays inside its storage.
+
+    Raises:
+        PlanError: naming the tensor or the launch.
+    """
+    if not plan.name.isidentifier() or not plan.name.isascii():
+        raise PlanError(f"{plan.name!r} cannot be the name of an entry")
+    for number, tensor in enumerate(plan.tensors):
+        _check_tensor(plan, number)
+        if tensor.root is None and tensor.space == "arena" and (tensor.offset or 0) % ALIGNMENT:
+            raise PlanError(f"tensor {tensor.name} is not aligned")
+    for number, port in enumerate(plan.ports):
+        if plan.tensors[port.tensor].argument != number:
+            raise PlanError(f"port {port.name} is not entry argument {number}")
+    _check_steps(plan, plan.steps, ())
+
+
+def _check_tensor(plan: Plan, number: int) -> None:
+    tensor = plan.tensors[number]
+    seen, root = {number}, tensor
+    while root.root is not None:
+        if root.root in seen:
+            raise PlanError(f"tensor {tensor.name} is a view of itself")
+        seen.add(root.root)
+        root = plan.tensors[root.root]
+    base, offset = _place(plan, number)
+    if root.space == "argument":
+        if not 0 <= base < len(plan.ports):
+            raise PlanError(f"tensor {tensor.name} names no entry argument")
+        limit = root.nbytes
+    else:
+        if root.offset is None:
+            raise PlanError(f"tensor {tensor.name} has no place in the arena")
+        limit = plan.arena_bytes
+    if tensor.nbytes and not 0 <= offset <= limit - tensor.nbytes:
+        raise PlanError(f"tensor {tensor.name} leaves its storage")
+
+
+def _check_steps(plan: Plan, steps: Sequence[Step], trips: tuple[int, ...]) -> None:
+    for step in steps:
+        if isinstance(step, Repeat):
+            if step.trips < 0:
+                raise PlanError("a Repeat has negative trips")
+            _check_steps(plan, step.body, (*trips, step.trips))
+        else:
+            _check_launch(plan, step, trips)
+
+
+def _check_launch(plan: Plan, launch: Launch, trips: tuple[int, ...]) -> None:
+    kernel = plan.kernels[launch.kernel]
+    buffers = tuple(b for b in kernel.buffers if b.access != "scratch")
+    if len(buffers) != len(launch.arguments):
+        raise PlanError(f"launch of {kernel.name} has {len(launch.arguments)} arguments")
+    if 0 in trips:
+        return
+    for buffer, argument in zip(buffers, launch.arguments, strict=True):
+        tensor = plan.tensors[argument.tensor]
+        if buffer.dtype != tensor.dtype:
+            raise PlanError(f"{kernel.name}: {buffer.name} is {buffer.dtype}, {tensor.name} is not")
+        low, high = _reach(argument, trips)
+        if buffer.size and not (low >= 0 and high + buffer.size <= tensor.size):
+            raise PlanError(f"{kernel.name}: {buffer.name} leaves tensor {tensor.name}")
+
+
+def _reach(argument: Argument, trips: tuple[int, ...]) -> tuple[int, int]:
+    """The least and the greatest first element that an argument takes."""
+    low = high = argument.offset
+    for level, count in enumerate(trips):
+        stride, parity = _at(argument.strides, level), _at(argument.parity, level)
+        # Extremes lie at the first two and the last two trips.
+        ends = {0, min(1, count - 1), max(0, count - 2), count - 1}
+        reached = [c * stride + c % 2 * parity for c in sorted(ends)]
+        low, high = low + min(reached), high + max(reached)
+    return low, high
+
+
+# ---- text ---------------------------------------------------------------------------------------
+
+_WALK = """
+define internal void @walk(ptr %code, ptr %stop, ptr %bases, ptr %counters, i64 %depth, ptr %args, \
+i64 %threads) #0 {
+entry:
+  %arena_steps = icmp eq ptr %code, %stop
+  br i1 %arena_steps, label %out, label %step
+step:
+  %at = phi ptr [ %code, %entry ], [ %next, %advance ]
+  %op = load i64, ptr %at
+  %c1 = getelementptr i64, ptr %at, i64 1
+  %w1 = load i64, ptr %c1
+  %c2 = getelementptr i64, ptr %at, i64 2
+  %w2 = load i64, ptr %c2
+  %c3 = getelementptr i64, ptr %at, i64 3
+  %w3 = load i64, ptr %c3
+  %rest = getelementptr i64, ptr %at, i64 4
+  %repeats = icmp slt i64 %op, 0
+  br i1 %repeats, label %repeat, label %launch
+launch:
+  %bare = icmp eq i64 %w1, 0
+  br i1 %bare, label %fire, label %argument
+argument:
+  %a = phi i64 [ 0, %launch ], [ %a.next, %placed ]
+  %word = phi ptr [ %rest, %launch ], [ %word.next, %placed ]
+  %base = load i64, ptr %word
+  %slot = getelementptr ptr, ptr %bases, i64 %base
+  %start = load ptr, ptr %slot
+  %offset_cell = getelementptr i64, ptr %word, i64 1
+  %offset = load i64, ptr %offset_cell
+  %word2 = getelementptr i64, ptr %word, i64 2
+  %flat = icmp eq i64 %depth, 0
+  br i1 %flat, label %placed, label %level
+level:
+  %l = phi i64 [ 0, %argument ], [ %l.next, %level ]
+  %sum = phi i64 [ %offset, %argument ], [ %sum2, %level ]
+  %lword = phi ptr [ %word2, %argument ], [ %lword.next, %level ]
+  %counter_cell = getelementptr i64, ptr %counters, i64 %l
+  %counter = load i64, ptr %counter_cell
+  %stride = load i64, ptr %lword
+  %parity_cell = getelementptr i64, ptr %lword, i64 1
+  %parity = load i64, ptr %parity_cell
+  %moved = mul i64 %stride, %counter
+  %sum1 = add i64 %sum, %moved
+  %odd = and i64 %counter, 1
+  %flipped = mul i64 %parity, %odd
+  %sum2 = add i64 %sum1, %flipped
+  %lword.next = getelementptr i64, ptr %lword, i64 2
+  %l.next = add i64 %l, 1
+  %deeper = icmp ult i64 %l.next, %depth
+  br i1 %deeper, label %level, label %placed
+placed:
+  %bytes = phi i64 [ %offset, %argument ], [ %sum2, %level ]
+  %word.next = phi ptr [ %word2, %argument ], [ %lword.next, %level ]
+  %pointer = getelementptr i8, ptr %start, i64 %bytes
+  %arg_cell = getelementptr ptr, ptr %args, i64 %a
+  store ptr %pointer, ptr %arg_cell
+  %a.next = add i64 %a, 1
+  %more = icmp ult i64 %a.next, %w1
+  br i1 %more, label %argument, label %fire
+fire:
+  %after = phi ptr [ %rest, %launch ], [ %word.next, %placed ]
+  %fn_cell = getelementptr ptr, ptr @kernels, i64 %op
+  %fn = load ptr, ptr %fn_cell
+  %fewer = icmp ult i64 %threads, %w3
+  %parts = select i1 %fewer, i64 %threads, i64 %w3
+  %serial = icmp ule i64 %parts, 1
+  br i1 %serial, label %alone, label %together
+alone:
+  call void %fn(ptr %args, i64 0, i64 %w2)
+  br label %advance
+together:
+  call void @gradc_parallel(ptr %fn, ptr %args, i64 %w2, i64 %parts)
+  br label %advance
+repeat:
+  %body_end = getelementptr i64, ptr %rest, i64 %w2
+  %own_counter = getelementptr i64, ptr %counters, i64 %depth
+  %below = add i64 %depth, 1
+  %idle = icmp eq i64 %w1, 0
+  br i1 %idle, label %advance, label %trip
+trip:
+  %t = phi i64 [ 0, %repeat ], [ %t.next, %ran ]
+  store i64 %t, ptr %own_counter
+  %unseen = icmp slt i64 %w3, 0
+  br i1 %unseen, label %run, label %show
+show:
+  %arena_slot = getelementptr ptr, ptr %bases, i64 PORTS
+  %arena = load ptr, ptr %arena_slot
+  %cell = getelementptr i8, ptr %arena, i64 %w3
+  store i64 %t, ptr %cell
+  br label %run
+run:
+  call void @walk(ptr %rest, ptr %body_end, ptr %bases, ptr %counters, i64 %below, ptr %args, i64 %threads)
+  br label %ran
+ran:
+  %t.next = add i64 %t, 1
+  %again = icmp ult i64 %t.next, %w1
+  br i1 %again, label %trip, label %advance
+advance:
+  %next = phi ptr [ %after, %alone ], [ %after, %together ], [ %body_end, %repeat ], [ %body_end, %ran ]
+  %end = icmp eq ptr %next, %stop
+  br i1 %end, label %out, label %step
+out:
+  ret void
+}
+"""
+
+_ENTRY = """
+define i32 @NAME(ptr %ports, ptr %arena, i64 %threads) #0 {
+entry:
+  %bases = alloca ptr, i64 BASES, align 16
+  %args = alloca ptr, i64 ARGS, align 16
+  %counters = alloca i64, i64 DEPTH, align 16
+  %none = icmp eq i64 PORTS, 0
+  br i1 %none, label %go, label %copy
+copy:
+  %i = phi i64 [ 0, %entry ], [ %n, %copy ]
+  %from = getelementptr ptr, ptr %ports, i64 %i
+  %p = load ptr, ptr %from
+  %to = getelementptr ptr, ptr %bases, i64 %i
+  store ptr %p, ptr %to
+  %n = add i64 %i, 1
+  %more = icmp ult i64 %n, PORTS
+  br i1 %more, label %copy, label %go
+go:
+  %last = getelementptr ptr, ptr %bases, i64 PORTS
+  store ptr %arena, ptr %last
+  %stop = getelementptr i64, ptr @records, i64 WORDS
+  call void @walk(ptr @records, ptr %stop, ptr %bases, ptr %counters, i64 0, ptr %args, i64 %threads)
+  ret i32 0
+}
+"""
+
+
+def _depth(steps: Sequence[Step]) -> int:
+    return max((1 + _depth(s.body) for s in steps if isinstance(s, Repeat)), default=0)
+
+
+def _entry(plan: Plan, words: int, most_arguments: int) -> str:
+    numbers = {
+        "NAME": plan.name,
+        "BASES": str(len(plan.ports) + 1),
+        "ARGS": str(max(1, most_arguments)),
+        "DEPTH": str(max(1, _depth(plan.steps))),
+        "PORTS": str(len(plan.ports)),
+        "WORDS": str(words),
+    }
+    text = _ENTRY
+    for word, value in numbers.items():
+        text = text.replace(word, value)
+    return text

@@ -1,0 +1,352 @@
+"""Matrix products: a ``Gemm`` statement becomes a blocked, register-tiled kernel with its epilogue fused in.
+
+Loops, outer to inner: column block, chunk of strips, block of k, strip, panel. A column block of the right factor
+and a strip of the left one are packed when their layout asks for it; the tile adds one block of k to parked
+accumulators; after the last block the epilogue runs over the rows of the tile, vector lanes along j.
+
+Invariants: sums run over k in order (``gemm_blocking``); ``[begin, end)`` counts units (a strip of a column block
+of a batch element), so any cut into ranges gives the same bits; all scratch is on the stack and counted.
+Non-goals: sizes that are not static, choosing the blocking (``gemm_blocking``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gradc.codegen.llvm import gemm_pack
+from gradc.codegen.llvm.gemm_blocking import blocking
+from gradc.codegen.llvm.gemm_pack import i64, memory_type, offset
+from gradc.codegen.llvm.gemm_tile import Tile, emit_tile, tail_mask
+from gradc.codegen.llvm.isa import Isa
+from gradc.codegen.llvm.text import Function, Module, Value, vector
+from gradc.ir.loops import Buffer, Factor, Gemm, Kernel
+
+# emit(function, gemm, pointers, batch indices, i, first j, acc, mask): the epilogue of ``acc``'s lanes.
+Epilogue = Callable[
+    [Function, Gemm, dict[Buffer, Value], Sequence[Value], Value, Value, Value, Value | None], None
+]
+
+
+def units(gemm: Gemm, isa: Isa) -> int:
+    """How many independent pieces ``[begin, end)`` counts."""
+    return blocking(gemm, isa).units if 0 not in (gemm.m, gemm.n, *gemm.batch) else 0
+
+
+def scratch_bytes(gemm: Gemm, isa: Isa) -> int:
+    """Stack that one thread needs for packed factors and parked accumulators."""
+    cut = blocking(gemm, isa)
+    return sum(-(-size * cut.dtype.itemsize // 64) * 64 for size in cut.scratch_sizes)
+
+
+def emit_kernel(
+    module: Module, kernel: Kernel, gemm: Gemm, name: str, isa: Isa, epilogue: Epilogue
+) -> None:
+    """Defines ``void @name(ptr buffer..., i64 begin, i64 end)`` for a kernel that is one Gemm."""
+    _Emitter(module, kernel, gemm, name, isa, epilogue).emit()
+
+
+@dataclass
+class _Scratch:
+    """Addresses of the packed strip, the packed column block, and the parked accumulators."""
+
+    left: Value
+    right: Value
+    parked: Value
+
+
+class _Emitter:
+    """Emits one Gemm kernel: the tiles it needs, its epilogues, and the loops around them."""
+
+    def __init__(
+        self,
+        module: Module,
+        kernel: Kernel,
+        gemm: Gemm,
+        name: str,
+        isa: Isa,
+        epilogue: Epilogue,
+    ) -> None:
+        self.module = module
+        self.buffers = tuple(b for b in kernel.buffers if b.access != "scratch")
+        self.gemm = gemm
+        self.name = name
+        self.isa = isa
+        self.epilogue = epilogue
+        self.cut = blocking(gemm, isa)
+        self.element = memory_type(self.cut.dtype)
+        # A packed strip keeps the direction in which the left factor is contiguous.
+        self.left_by_rows = gemm.left.column == 1
+        cut = self.cut
+        self.left_pitch = cut.left_pitch if self.left_by_rows else cut.rows + cut.lanes
+
+    # ---- instances --------------------------------------------------------------------------
+
+    def _tile_of(self, rows: int, columns: int) -> Tile:
+        cut, gemm = self.cut, self.gemm
+        vectors = -(-columns // cut.lanes)
+        if cut.pack_left:
+            strides = (self.left_pitch, 1) if self.left_by_rows else (1, self.left_pitch)
+        else:
+            strides = (gemm.left.row, gemm.left.column)
+        return Tile(
+            cut.dtype,
+            cut.lanes,
+            rows,
+            vectors,
+            columns - (vectors - 1) * cut.lanes,
+            not cut.pack_right and columns < vectors * cut.lanes,
+            *strides,
+            cut.width if cut.pack_right else gemm.right.row,
+            cut.width,
+        )
+
+    def _emit_epilogue(self, columns: int) -> str:
+        """``void @epilogue(parked, rows, i, j, batch..., buffers...)`` for panels of ``columns`` columns."""
+        cut, gemm = self.cut, self.gemm
+        name = f"{self.name}.epilogue{columns}"
+        names = [("i64", f"b{n}") for n in range(len(gemm.batch))]
+        pointers = [("ptr", f"p{n}") for n in range(len(self.buffers))]
+        f = self.module.function(
+            name,
+            "void",
+            (("ptr", "parked"), ("i64", "rows"), ("i64", "i"), ("i64", "j"), *names, *pointers),
+            attributes="noinline",
+        )
+        parked, rows, i, j, *others = f.parameters
+        batch = others[: len(gemm.batch)]
+        places = dict(zip(self.buffers, others[len(gemm.batch) :], strict=True))
+        type_ = vector(self.element, cut.lanes)
+        with f.loop(i64(0), rows, 1, nonempty=True) as row:
+            line = offset(f, parked, self.element, (row.index, cut.width))
+            index = f.binary("add", i, row.index)
+            for first in range(0, columns, cut.lanes):
+                left = columns - first
+                mask = tail_mask(cut.lanes, left) if left < cut.lanes else None
+                acc = f.load(f.address(line, self.element, i64(first)), type_, 4)
+                column = f.binary("add", j, i64(first))
+                self.epilogue(f, gemm, places, batch, index, column, acc, mask)
+        f.ret()
+        return name
+
+    # ---- the kernel -------------------------------------------------------------------------
+
+    def emit(self) -> None:
+        cut = self.cut
+        pointers = [("ptr", f"p{n}") for n in range(len(self.buffers))]
+        f = self.module.function(
+            self.name,
+            "void",
+            (*pointers, ("i64", "begin"), ("i64", "end")),
+            attributes="noinline",
+        )
+        *given, begin, end = f.parameters
+        self.places = dict(zip(self.buffers, given, strict=True))
+        if units(self.gemm, self.isa) == 0:
+            f.ret()
+            return
+        sizes = cut.scratch_sizes
+        scratch = _Scratch(*(f.alloca(self.element, max(size, 1)) for size in sizes))
+        per_block = i64(cut.strips)
+        first = f.binary("sdiv", begin, per_block)
+        last = f.binary("sdiv", f.binary("add", end, i64(cut.strips - 1)), per_block)
+        with f.loop(first, last, 1) as loop:
+            start = f.binary("mul", loop.index, per_block)
+            low = _maximum(f, f.binary("sub", begin, start), i64(0))
+            high = _minimum(f, f.binary("sub", end, start), per_block)
+            block = f.binary("srem", loop.index, i64(cut.blocks))
+            linear = f.binary("sdiv", loop.index, i64(cut.blocks))
+            self._column_block(f, scratch, self._batch(f, linear), block, low, high)
+        f.ret()
+
+    def _batch(self, f: Function, linear: Value) -> list[Value]:
+        """The batch indices of a linear batch number."""
+        indices: list[Value] = []
+        for size in reversed(self.gemm.batch):
+            indices.append(f.binary("srem", linear, i64(size)))
+            linear = f.binary("sdiv", linear, i64(size))
+        return indices[::-1]
+
+    def _base(self, f: Function, factor: Factor, batch: Sequence[Value]) -> Value:
+        element = memory_type(factor.buffer.dtype)
+        start = f.address(self.places[factor.buffer], element, i64(factor.offset))
+        return offset(f, start, element, *zip(batch, factor.batch_strides, strict=True))
+
+    def _column_block(
+        self,
+        f: Function,
+        scratch: _Scratch,
+        batch: list[Value],
+        block: Value,
+        low: Value,
+        high: Value,
+    ) -> None:
+        cut = self.cut
+        left = self._base(f, self.gemm.left, batch)
+        right = self._base(f, self.gemm.right, batch)
+        first_panel = f.binary("mul", block, i64(cut.panels))
+        beyond = _minimum(f, f.binary("add", first_panel, i64(cut.panels)), i64(cut.panels_total))
+        bounds = (first_panel, beyond)
+        # Packed once per column block if k is one block; else once per chunk, whose accumulators are parked.
+        step = cut.parked_strips if cut.k_blocks > 1 else max(cut.strips, 1)
+        with f.loop(low, high, step) as chunk:
+            stop = _minimum(f, f.binary("add", chunk.index, i64(step)), high)
+            with f.loop(i64(0), i64(max(cut.k, 1)), cut.k_block, nonempty=True) as k:
+                rest = f.binary("sub", i64(cut.k), k.index)
+                depth = _minimum(f, rest, i64(cut.k_block))
+                columns = self._pack_right(f, scratch, right, bounds, k.index, depth)
+                with f.loop(chunk.index, stop, 1) as strip:
+                    rows = self._pack_left(f, scratch, left, strip.index, k.index, depth)
+                    place = f.binary("sub", strip.index, chunk.index)
+                    self._panels(
+                        f, scratch, batch, bounds, rows, columns, strip.index, place, k.index, depth
+                    )
+
+    def _pack_right(
+        self,
+        f: Function,
+        scratch: _Scratch,
+        right: Value,
+        bounds: tuple[Value, Value],
+        k: Value,
+        depth: Value,
+    ) -> Value:
+        """Where the panels of this block start: packed scratch, or the factor itself."""
+        cut, factor = self.cut, self.gemm.right
+        dtype = factor.buffer.dtype
+        j = f.binary("mul", bounds[0], i64(cut.width))
+        source = offset(f, right, memory_type(dtype), (k, factor.row), (j, factor.column))
+        if not cut.pack_right:
+            return source
+        edge = _minimum(f, f.binary("mul", bounds[1], i64(cut.width)), i64(cut.n))
+        columns = f.binary("sub", edge, j)
+        name = f"{self.name}.pack_right"
+        if name not in self.module.functions:
+            g = self.module.function(
+                name,
+                "void",
+                (("ptr", "source"), ("ptr", "target"), ("i64", "depth"), ("i64", "columns")),
+                attributes="noinline",
+            )
+            shape = (factor.row, factor.column, cut.lanes, cut.vectors)
+            source_, target, deep, wide = g.parameters
+            gemm_pack.emit_pack_right(g, source_, target, deep, wide, shape, dtype, self.isa)
+            g.ret()
+        f.line(f"call void @{name}({source}, {scratch.right}, {depth}, {columns})")
+        return scratch.right
+
+    def _pack_left(
+        self, f: Function, scratch: _Scratch, left: Value, strip: Value, k: Value, depth: Value
+    ) -> Value:
+        """Where the rows of this strip start: packed scratch, or the factor itself."""
+        cut, factor = self.cut, self.gemm.left
+        dtype = factor.buffer.dtype
+        i = f.binary("mul", strip, i64(cut.rows))
+        source = offset(f, left, memory_type(dtype), (i, factor.row), (k, factor.column))
+        if not cut.pack_left:
+            return source
+        height = _minimum(f, f.binary("sub", i64(cut.m), i), i64(cut.rows))
+        name = f"{self.name}.pack_left"
+        if name not in self.module.functions:
+            g = self.module.function(
+                name,
+                "void",
+                (("ptr", "source"), ("ptr", "target"), ("i64", "height"), ("i64", "depth")),
+                attributes="noinline",
+            )
+            shape = (factor.row, factor.column, cut.lanes, self.left_pitch)
+            source_, target, tall, deep = g.parameters
+            gemm_pack.emit_pack_left(g, source_, target, tall, deep, shape, dtype, self.isa)
+            g.ret()
+        f.line(f"call void @{name}({source}, {scratch.left}, {height}, {depth})")
+        return scratch.left
+
+    def _panels(
+        self,
+        f: Function,
+        scratch: _Scratch,
+        batch: list[Value],
+        bounds: tuple[Value, Value],
+        rows: Value,
+        columns: Value,
+        strip: Value,
+        place: Value,
+        k: Value,
+        depth: Value,
+    ) -> None:
+        """All panels of one strip for one block of k."""
+        cut = self.cut
+        tall, wide = cut.m // cut.rows, cut.n // cut.width
+        height, over = cut.m % cut.rows, cut.n % cut.width
+        fresh = f.compare("icmp eq", k, i64(0))
+        done = f.compare("icmp sge", f.binary("add", k, i64(cut.k_block)), i64(cut.k))
+        with f.loop(bounds[0], bounds[1], 1, nonempty=True) as panel:
+            near = f.binary("sub", panel.index, bounds[0])
+            if cut.pack_right:
+                step = f.binary("mul", depth, i64(cut.width))
+                source = offset(f, columns, self.element, (f.binary("mul", near, step), 1))
+            else:
+                source = offset(f, columns, self.element, (near, cut.width))
+            parked = scratch.parked
+            if cut.k_blocks > 1:
+                number = f.binary("add", f.binary("mul", place, i64(cut.panels)), near)
+                parked = offset(f, parked, self.element, (number, cut.tile_size))
+            given = f"{rows}, {source}, {parked}, {depth}, {fresh}"
+            whole_strip = f.compare("icmp slt", strip, i64(tall))
+            whole_panel = f.compare("icmp slt", panel.index, i64(wide))
+            for tile_rows, in_row in _cases(f, whole_strip, tall, cut.rows, height):
+                for tile_columns, in_column in _cases(f, whole_panel, wide, cut.width, over):
+                    both = f.binary("and", in_row, in_column)
+                    with f.branch(both):
+                        f.line(f"call void @{self._tile(tile_rows, tile_columns)}({given})")
+            with f.branch(done):
+                self._finish(f, parked, batch, strip, panel.index, whole_panel, (wide, over))
+
+    def _tile(self, rows: int, columns: int) -> str:
+        tile = self._tile_of(rows, columns)
+        name = f"{self.name}.{tile.name}"
+        if name not in self.module.functions:
+            emit_tile(self.module, name, tile, self.isa)
+        return name
+
+    def _finish(
+        self,
+        f: Function,
+        parked: Value,
+        batch: list[Value],
+        strip: Value,
+        panel: Value,
+        whole_panel: Value,
+        counts: tuple[int, int],
+    ) -> None:
+        """Calls the epilogue of one finished tile."""
+        cut = self.cut
+        i = f.binary("mul", strip, i64(cut.rows))
+        j = f.binary("mul", panel, i64(cut.width))
+        height = _minimum(f, f.binary("sub", i64(cut.m), i), i64(cut.rows))
+        given = ", ".join(map(str, (parked, height, i, j, *batch, *self.places.values())))
+        wide, over = counts
+        for columns, here in _cases(f, whole_panel, wide, cut.width, over):
+            name = f"{self.name}.epilogue{columns}"
+            if name not in self.module.functions:
+                self._emit_epilogue(columns)
+            with f.branch(here):
+                f.line(f"call void @{name}({given})")
+
+
+def _cases(f: Function, whole: Value, count: int, size: int, rest: int) -> list[tuple[int, Value]]:
+    """The sizes that occur along one axis, each with the condition under which it does."""
+    true = Value("i1", "true")
+    if not rest:
+        return [(size, true)]
+    if not count:
+        return [(rest, true)]
+    return [(size, whole), (rest, f.op(f"xor {whole}, true", "i1"))]
+
+
+def _minimum(f: Function, a: Value, b: Value) -> Value:
+    return f.select(f.compare("icmp slt", a, b), a, b)
+
+
+def _maximum(f: Function, a: Value, b: Value) -> Value:
+    return f.select(f.compare("icmp sgt", a, b), a, b)

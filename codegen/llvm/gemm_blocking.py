@@ -1,0 +1,174 @@
+"""How a matrix product is cut: register tile, packing, blocks of k. A function of shapes, strides and ISA only.
+
+The register tile has ``rows`` x ``vectors`` accumulators. A *panel* is ``vectors`` registers of columns; a *strip*
+is ``rows`` rows. Work is cut into units, one strip of one column block (``panels`` panels) of one batch element;
+strips are the innermost unit so that a packed column block serves many of them.
+
+Sums run over k in order, one accumulator per element, whatever the blocking: blocks of k only park accumulators
+in memory. So results depend on K alone, not on tile, packing, threads or position.
+
+Non-goals: emitting anything (``gemm``, ``gemm_tile``, ``gemm_pack``).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from gradc.codegen.llvm.isa import Isa
+from gradc.ir.core import DType
+from gradc.ir.loops import Factor, Gemm
+
+PAGE = 4096  # strides from here on fall into the same few cache sets and a new page each
+K_BLOCK = 256
+B_BLOCK_BYTES = 1 << 18  # a packed column block stays in L2
+PARKED_STRIPS = 8  # strips whose accumulators are parked between blocks of k
+K_UNBLOCKED = 1024  # up to here k is not blocked when nothing is packed
+
+
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """All choices for one Gemm. ``strips``, ``blocks`` and ``panels_total`` count what M and N are cut into."""
+
+    dtype: DType  # of the accumulators: f32 or f64
+    lanes: int
+    rows: int
+    vectors: int
+    panels: int  # per column block
+    k_block: int
+    pack_left: bool
+    pack_right: bool
+    m: int
+    n: int
+    k: int
+    batch: int
+
+    @property
+    def width(self) -> int:
+        """Columns of a panel."""
+        return self.lanes * self.vectors
+
+    @property
+    def strips(self) -> int:
+        return -(-self.m // self.rows)
+
+    @property
+    def panels_total(self) -> int:
+        return -(-self.n // self.width)
+
+    @property
+    def blocks(self) -> int:
+        """Column blocks."""
+        return -(-self.panels_total // self.panels)
+
+    @property
+    def k_blocks(self) -> int:
+        return max(1, -(-self.k // self.k_block))
+
+    @property
+    def units(self) -> int:
+        return self.batch * self.blocks * self.strips
+
+    @property
+    def parked_strips(self) -> int:
+        """Strips whose accumulators exist at once."""
+        return PARKED_STRIPS if self.k_blocks > 1 else 1
+
+    @property
+    def parked_panels(self) -> int:
+        return self.panels if self.k_blocks > 1 else 1
+
+    @property
+    def tile_size(self) -> int:
+        """Elements of a parked tile."""
+        return self.rows * self.width
+
+    @property
+    def left_pitch(self) -> int:
+        """Elements between the rows (or, packed by columns, the columns) of a packed strip."""
+        return min(self.k, self.k_block) + self.lanes
+
+    @property
+    def scratch_sizes(self) -> tuple[int, int, int]:
+        """Elements of the packed strip, the packed column block, and the parked accumulators."""
+        depth = min(self.k, self.k_block)
+        by_rows = self.rows * self.left_pitch
+        by_columns = depth * (self.rows + self.lanes)
+        left = max(by_rows, by_columns) + self.lanes if self.pack_left else 0
+        right = depth * self.panels * self.width if self.pack_right else 0
+        return left, right, self.parked_strips * self.parked_panels * self.tile_size
+
+
+def factor_is_half(factor: Factor) -> bool:
+    """Whether elements must be converted before they are multiplied."""
+    return factor.buffer.dtype in (DType.BF16, DType.F16)
+
+
+def _tiles(isa: Isa, lanes: int) -> list[tuple[int, int]]:
+    """Register tiles that fit: accumulators, one row of the right factor, and what a broadcast needs."""
+    spare = 2 if isa.masks else 3  # AVX-512 broadcasts from memory in the multiplication itself
+    if not isa.fma:
+        spare += 1
+    found = []
+    for vectors in (1, 2, 3, 4):
+        most = (isa.registers - spare) // vectors - 1
+        found += [(rows, vectors) for rows in range(1, min(most, 24) + 1)]
+    return found
+
+
+def _cycles(rows: int, vectors: int) -> float:
+    """Modelled cycles of one k step of a tile: two multiplications and two loads a cycle, latency four."""
+    return max(rows * vectors / 2, (rows + vectors) / 2, 4.0) + 0.5
+
+
+def _cost(m: int, n: int, k: int, rows: int, vectors: int, lanes: int) -> float:
+    """Modelled cycles of the whole product with this tile; the rest strip has its own height."""
+    full, rest = divmod(m, rows)
+    panels, over = divmod(n, vectors * lanes)
+    edge = -(-over // lanes)
+    total = 0.0
+    for height, strips in ((rows, full), (rest, 1 if rest else 0)):
+        for width, count in ((vectors, panels), (vectors if edge else 0, 1 if edge else 0)):
+            if strips and count:
+                total += strips * count * (_cycles(height, width) * k + 20 + 2.0 * height * width)
+    return total
+
+
+@functools.lru_cache(maxsize=4096)
+def _tile(m: int, n: int, k: int, lanes: int, isa: Isa) -> tuple[int, int]:
+    """The cheapest register tile under the model; the larger of equals."""
+    return min(
+        _tiles(isa, lanes),
+        key=lambda t: (_cost(m, n, max(k, 1), t[0], t[1], lanes), -t[0] * t[1], t),
+    )
+
+
+def blocking(gemm: Gemm, isa: Isa) -> Blocking:
+    """The cut of ``gemm`` on ``isa``."""
+    dtype = gemm.acc.dtype
+    lanes = isa.lanes(dtype)
+    m, n, k = max(gemm.m, 1), max(gemm.n, 1), gemm.k
+    batch = 1
+    for size in gemm.batch:
+        batch *= size
+    rows, vectors = _tile(m, n, k, lanes, isa)
+    rows = -(-m // -(-m // rows))  # even strips
+    width = lanes * vectors
+    panels_total = -(-n // width)
+    size = dtype.itemsize
+    reused_down, reused_across = m > 2 * rows, panels_total > 2
+    far_right = gemm.right.row * size >= PAGE and reused_down
+    far_left = max(gemm.left.row, gemm.left.column) * size >= PAGE and reused_across
+    pack_right = gemm.right.column != 1 or factor_is_half(gemm.right) or far_right
+    pack_left = factor_is_half(gemm.left) or far_left
+    if k <= (K_BLOCK * 2 if pack_right or pack_left else K_UNBLOCKED):
+        k_block = max(k, 1)
+    else:
+        count = -(-k // K_BLOCK)
+        k_block = (k + count * lanes - 1) // (count * lanes) * lanes
+    panel_bytes = k_block * width * size
+    panels = max(1, min(panels_total, B_BLOCK_BYTES // panel_bytes))
+    panels = -(-panels_total // -(-panels_total // panels))
+    return Blocking(
+        dtype, lanes, rows, vectors, panels, k_block, pack_left, pack_right, m, n, k, batch
+    )
