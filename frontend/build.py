@@ -74,6 +74,7 @@ def build(tree: Tree[Token], source: Source, report: Report) -> s.Program:
         children = [next(built) if isinstance(c, Tree) else c for c in node.children]
         del results[start:]
         results.append(builder.make(str(node.data), children))
+    builder.finish()
     return cast(s.Program, results[0])
 
 
@@ -91,6 +92,14 @@ class Builder:
     def __init__(self, source: Source, report: Report) -> None:
         self.source = source
         self.report = report
+        # `None` may stand in an index only; the places where it does are taken out again.
+        self.nones: list[Span] = []
+
+    def finish(self) -> None:
+        """Report what only the whole tree shows to be wrong."""
+        for place in self.nones:
+            message = "`None` stands in an index only, where it makes an axis of size one"
+            self._error("GC0120", message, place, "leave the argument out")
 
     def make(self, rule: str, children: list[Child]) -> Child:
         """The node for ``rule`` over ``children``."""
@@ -374,6 +383,7 @@ class Builder:
 
     def _index_item(self, item: Child) -> s.IndexItem:
         if isinstance(item, s.Name) and item.text == "None":
+            self.nones.remove(item.span)
             return s.NewAxis(item.span)
         return cast(s.IndexItem, item)
 
@@ -393,6 +403,8 @@ class Builder:
             message = f"`{text}` is not a constant of this language"
             self._error("GC0120", message, span, f"write `{_CONSTANTS[text]}`")
             return s.BoolLiteral(span, text == "True")
+        if text == "None":
+            self.nones.append(span)
         return s.Name(span, text)
 
     def _number(self, span: Span, children: list[Child]) -> s.Expr:

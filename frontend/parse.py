@@ -151,7 +151,7 @@ class _Driver:
         parsed = self.tokens.parsed
         open_brackets = [
             value.type
-            for value in self.parser.parser_state.value_stack
+            for value in self._values()
             if isinstance(value, Token) and value.type in ("LPAR", "LSQB", "LBRACE")
         ]
         context = Context(
@@ -171,7 +171,8 @@ class _Driver:
         for kind, text in _GUESSES:
             if kind not in problem.expected or not following:
                 continue
-            if kind == "COMMA" and not self._is_list():
+            before = self.tokens.parsed[position - 1].type if position else ""
+            if not self._is_plausible(kind, before, following[0].type):
                 continue
             at = following[0]
             start, line, column = at.start_pos or 0, at.line or 1, at.column or 1
@@ -180,9 +181,23 @@ class _Driver:
                 return guess
         return None
 
+    def _is_plausible(self, kind: str, before: str, after: str) -> bool:
+        """Whether ``kind`` may be guessed between tokens of the kinds ``before`` and ``after``."""
+        if kind == "COMMA":
+            return self._is_list()
+        if kind == "COLON":
+            return before == after == "NAME"
+        if kind == "EQUAL":
+            return "OUTPUT" not in [getattr(v, "type", "") for v in self._values()[-2:]]
+        return True
+
+    def _values(self) -> list[object]:
+        """What the parser holds, the latest last."""
+        return list(self.parser.parser_state.value_stack)
+
     def _is_list(self) -> bool:
-        """Whether a comma may be guessed: inside brackets, or in a list of dimensions."""
-        for value in reversed(self.parser.parser_state.value_stack):
+        """Whether the parser is inside brackets, or in a list of dimensions."""
+        for value in reversed(self._values()):
             if isinstance(value, Token) and value.type in ("LPAR", "LSQB", "DIM"):
                 return True
             if isinstance(value, Token) and value.type in ("LBRACE", "NEWLINE"):
