@@ -59,7 +59,7 @@ def vjp(
     ``of`` defaults to every floating result that is not a new state. Raises DerivativeError if something named
     does not exist or is not floating.
     """
-    parameters = _chosen(function.parameters, function.block.parameters, wrt, "parameter")
+    parameters = chosen_slots(function.parameters, function.block.parameters, wrt, "parameter")
     results = _results(function, of)
     seeds = [companion(function.block.outputs[i], "ct") for i in results]
     cts = Cotangents()
@@ -72,7 +72,7 @@ def vjp(
 
 def value_and_grad(function: Function, wrt: Sequence[Selector]) -> Function:
     """Results and gradients of the scalar LOSS. Raises DerivativeError if there is no such loss."""
-    parameters = _chosen(function.parameters, function.block.parameters, wrt, "parameter")
+    parameters = chosen_slots(function.parameters, function.block.parameters, wrt, "parameter")
     found = [i for i, slot in enumerate(function.results) if slot.role is Role.LOSS]
     if not found:
         raise DerivativeError("GC0521", f"`{function.name}` has no loss to differentiate", None)
@@ -94,7 +94,7 @@ def jvp(
 
     Raises DerivativeError as ``vjp`` does, and for a ``custom`` pullback that is not linear in its cotangent.
     """
-    parameters = _chosen(function.parameters, function.block.parameters, wrt, "parameter")
+    parameters = chosen_slots(function.parameters, function.block.parameters, wrt, "parameter")
     results = _results(function, of)
     b, tangents = Builder(), Tangents()
     for number in parameters:
@@ -120,7 +120,7 @@ def jvp(
 def hvp(function: Function, wrt: Sequence[Selector]) -> Function:
     """Hessian-vector products of the loss, forward over reverse."""
     gradient = value_and_grad(function, wrt)
-    chosen = _chosen(gradient.parameters, gradient.block.parameters, wrt, "parameter")
+    chosen = chosen_slots(gradient.parameters, gradient.block.parameters, wrt, "parameter")
     first = len(function.results)
     return jvp(gradient, chosen, range(first, len(gradient.results)))
 
@@ -129,7 +129,7 @@ def unreached(
     function: Function, wrt: Sequence[Selector], of: Sequence[Selector] | None = None
 ) -> tuple[Slot, ...]:
     """The parameters of ``wrt`` on which no result of ``of`` depends differentiably."""
-    parameters = _chosen(function.parameters, function.block.parameters, wrt, "parameter")
+    parameters = chosen_slots(function.parameters, function.block.parameters, wrt, "parameter")
     targets = [function.block.outputs[i] for i in _results(function, of)]
     reaching = useful(function.block.body, targets)
     return tuple(
@@ -151,7 +151,8 @@ def _reversed(
     wanted = varied(block.body, sources)
     numbers = Numbers(next_replica(block))
     primal = reverse_ops(b, block.body, cts, wanted, numbers)
-    found = [cts.of.get(v) or zeros(b, v) for v in sources]
+    taken = cts.take(b, sources)
+    found = [ct or zeros(b, v) for ct, v in zip(taken, sources, strict=True)]
     b.ops[:0] = primal
     slots = [function.parameters[i] for i in parameters]
     return _joined(function, b, (seeds, seed_slots), (found, slots, Role.COTANGENT))
@@ -189,7 +190,7 @@ def _extended(known: Sequence[Slot], more: Sequence[Slot], role: Role) -> tuple[
 def _results(function: Function, of: Sequence[Selector] | None) -> list[int]:
     outputs = function.block.outputs
     if of is not None:
-        return _chosen(function.results, outputs, of, "result")
+        return chosen_slots(function.results, outputs, of, "result")
     return [
         i
         for i, (slot, value) in enumerate(zip(function.results, outputs, strict=True))
@@ -197,7 +198,7 @@ def _results(function: Function, of: Sequence[Selector] | None) -> list[int]:
     ]
 
 
-def _chosen(
+def chosen_slots(
     slots: Sequence[Slot], values: Sequence[Value], selectors: Sequence[Selector], kind: str
 ) -> list[int]:
     """Positions of ``selectors``, each floating. Raises DerivativeError."""

@@ -98,5 +98,6 @@ def _push_forward(
             if tangent is not None and output.type == tangent.type:
                 cts.add(sweep, mapping.get(output, output), tangent, False)
         primal = reverse_ops(sweep, copies, cts, varied(copies, points), numbers)
+        found = cts.take(sweep, points)
     b.ops += [*primal, *sweep.ops]
-    return cts.take(points)
+    return found

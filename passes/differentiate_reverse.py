@@ -25,6 +25,7 @@ from gradc.ir.core import Op, Value, walk
 from gradc.ir.ops.elementwise import elementwise_vjp
 from gradc.ir.registry import lookup
 from gradc.passes.differentiate_activity import varied
+from gradc.passes.differentiate_parts import part_of
 from gradc.passes.differentiate_scan import reverse_scan
 from gradc.passes.differentiate_values import Cotangents, Numbers, zeros
 from gradc.passes.rewrite import copy_ops
@@ -44,11 +45,12 @@ def reverse_ops(
     """
     primal: list[Op] = []
     for op in reversed(ops):
-        result_cts = cts.take(op.results)
         needed = [v in wanted for v in op.operands]
-        if any(needed) and any(ct is not None for ct in result_cts):
+        if any(needed):
             with b.at(op.span, op.scope, op.replica):
-                op = _reverse_op(b, op, result_cts, needed, cts, numbers)
+                result_cts = cts.take(b, op.results)
+                if any(ct is not None for ct in result_cts):
+                    op = _reverse_op(b, op, result_cts, needed, cts, numbers)
         primal.append(op)
     primal.reverse()
     return primal
@@ -64,6 +66,11 @@ def _reverse_op(
 ) -> Op:
     """Adds the contributions of one op; returns the op to run in the forward sweep."""
     is_marked = cts.any_marked(result_cts)
+    if op.name == "slice" and result_cts[0] is not None:
+        part = part_of(op, result_cts[0])
+        if part is not None:
+            cts.add_part(op.operands[0], part, is_marked)
+            return op
     forward = op
     found: Sequence[Value | None]
     if op.name == "scan":
@@ -111,15 +118,16 @@ def _reverse_region(
                 inner.add(sweep, mapping.get(output, output), ct, is_marked)
             # The copy is complete before its sweep begins: scans inside are known only after it.
             recomputed = reverse_ops(sweep, copies, inner, varied(copies, sources), numbers)
+            found = inner.take(sweep, op.operands)
     b.ops += [*recomputed, *sweep.ops]
-    found = inner.take(op.operands)
+    is_marked = inner.any_marked(found)
     # An operand given twice gets its whole cotangent once.
     seen: set[Value] = set()
     for number, value in enumerate(op.operands):
         if value in seen:
             found[number] = None
         seen.add(value)
-    return found, inner.any_marked(found)
+    return found, is_marked
 
 
 def pull_back(b: Builder, op: Op, result_cts: Sequence[Value | None]) -> list[Value | None]:

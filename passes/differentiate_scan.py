@@ -105,15 +105,16 @@ class _ReverseBody:
         """What the body yields: next cotangents of the carries, sums, cotangents of slices."""
         scan, inner = self.scan, self.inner
         parameters = scan.body.parameters
+        found = self.cts.take(inner, parameters)
         for number, is_active in enumerate(self.active):
             if is_active:
-                ct = self.cts.of.get(parameters[number]) or zeros(inner, parameters[number])
+                ct = found[number] or zeros(inner, parameters[number])
                 self.next_carries.append(cut(inner, ct, self.keep))
         for number, total in self.sums.items():
-            term = self.cts.of.get(parameters[number])
+            term = found[number]
             self.next_carries.append(total if term is None else inner.one("add", total, term))
         for number in range(scan.carried, scan.carried + scan.stacked):
-            step = self.cts.of.get(parameters[number])
+            step = found[number]
             if needed[number] and step is not None:
                 self.step_cts[number] = step
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from gradc.ir.builder import Builder
 from gradc.ir.core import Value
+from gradc.passes.differentiate_parts import Part, joined
 
 
 @dataclass
@@ -46,6 +47,8 @@ class Cotangents:
 
     of: dict[Value, Value] = field(default_factory=dict)
     marked: set[Value] = field(default_factory=set)
+    # Cotangents of slices, put together when the whole is needed.
+    parts: dict[Value, list[Part]] = field(default_factory=dict)
 
     def add(self, b: Builder, value: Value, ct: Value | None, is_marked: bool) -> None:
         """Adds a contribution. Raises TypeError if its type is not the type of ``value``."""
@@ -60,9 +63,22 @@ class Cotangents:
         if is_marked:
             self.marked.add(total)
 
-    def take(self, values: Iterable[Value]) -> list[Value | None]:
-        """The final cotangents of ``values``."""
-        return [self.of.get(v) for v in values]
+    def add_part(self, value: Value, part: Part, is_marked: bool) -> None:
+        """Adds the contribution of a slice."""
+        self.parts.setdefault(value, []).append(part)
+        if is_marked:
+            self.marked.add(part.ct)
+
+    def take(self, b: Builder, values: Iterable[Value]) -> list[Value | None]:
+        """The cotangents of ``values``, all contributions added."""
+        found: list[Value | None] = []
+        for value in values:
+            parts = self.parts.pop(value, None)
+            if parts is not None:
+                is_marked = any(part.ct in self.marked for part in parts)
+                self.add(b, value, joined(b, value, parts), is_marked)
+            found.append(self.of.get(value))
+        return found
 
     def any_marked(self, cts: Iterable[Value | None]) -> bool:
         """Whether any of ``cts`` comes from a masking op."""

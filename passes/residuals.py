@@ -1,0 +1,78 @@
+"""What the reverse sweep reads of the forward sweep: derived from the program, not remembered from making it.
+
+The forward sweep is what the results other than COTANGENTs depend on; the rest is the reverse sweep. A residual is a
+value that crosses: computed by the forward sweep, read by the reverse one. Values that the reverse sweep computes again
+carry a replica number and are listed as recomputed. Parameters cross for nothing: they are there anyway.
+
+The list is about the program it is given: ask before and after ``rematerialise`` to see the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from gradc.ir.core import Function, Op, Role, Span, Value
+from gradc.ir.dims import Dim
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """One value that the reverse sweep reads, or computes again.
+
+    ``nbytes`` is symbolic while dimensions are; ``op`` is the name of the op that computes it, ``readers`` how many ops
+    of the reverse sweep read it.
+    """
+
+    name: str
+    op: str
+    nbytes: Dim
+    span: Span | None
+    scope: str
+    decision: Literal["saved", "recomputed"]
+    readers: int
+
+
+def residuals(function: Function) -> tuple[Residual, ...]:
+    """The residuals of a joint function, in the order in which they are computed."""
+    forward = forward_values(function)
+    readers: dict[Value, int] = {}
+    for op in function.block.body:
+        if op.results[0] not in forward:
+            for value in dict.fromkeys(op.operands):
+                readers[value] = readers.get(value, 0) + 1
+    found: list[Residual] = []
+    for op in function.block.body:
+        for value in op.results:
+            is_recomputed = op.replica > 0 and value not in forward
+            if op.name != "constant" and value in readers and (value in forward or is_recomputed):
+                found.append(_residual(op, value, is_recomputed, readers[value]))
+    return tuple(found)
+
+
+def forward_values(function: Function) -> set[Value]:
+    """The values that the results other than cotangents depend on."""
+    block = function.block
+    slots = zip(function.results, block.outputs, strict=True)
+    needed = {v for slot, v in slots if slot.role is not Role.COTANGENT}
+    for op in reversed(block.body):
+        if any(v in needed for v in op.results):
+            needed.update(op.results)
+            needed.update(op.operands)
+    return needed
+
+
+def total_bytes(found: Iterable[Residual]) -> Dim:
+    """The bytes of the residuals that are saved."""
+    total: Dim = 0
+    for residual in found:
+        if residual.decision == "saved":
+            total = total + residual.nbytes
+    return total
+
+
+def _residual(op: Op, value: Value, is_recomputed: bool, readers: int) -> Residual:
+    nbytes = value.type.size * value.type.dtype.itemsize
+    decision: Literal["saved", "recomputed"] = "recomputed" if is_recomputed else "saved"
+    return Residual(value.hint, op.name, nbytes, op.span, op.scope, decision, readers)
