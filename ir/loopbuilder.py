@@ -66,6 +66,7 @@ class _Scope:
     """The statements of one open loop (or of the kernel), with what is known there."""
 
     is_floor: bool
+    is_vector: bool = False
     statements: list[Stmt] = field(default_factory=list)
     known: dict[_Key, Var] = field(default_factory=dict)
     memo: dict[_Key, Scalar] = field(default_factory=dict)
@@ -109,6 +110,11 @@ class LoopBuilder:
         return self._guards[-1] if self._guards else None
 
     @property
+    def vector_is_free(self) -> bool:
+        """Whether no vector loop is open."""
+        return not any(scope.is_vector for scope in self._scopes)
+
+    @property
     def memo(self) -> dict[_Key, Scalar]:
         """A table for the users of the builder; what it holds is visible exactly as long as the open loop."""
         return self._scopes[-1].memo
@@ -142,7 +148,7 @@ class LoopBuilder:
     def loop(self, extent: int, kind: LoopKind, limit: Affine | None = None) -> Iterator[Loop]:
         """Opens ``for index in range(extent)``; ``limit`` cuts it short."""
         bound = None if limit is None else self.resolve(limit)
-        self._scopes.append(_Scope(is_floor=kind == "parallel"))
+        self._scopes.append(_Scope(is_floor=kind == "parallel", is_vector=kind == "vector"))
         opened = Loop(self.var(DType.I64, extent), extent, self)
         try:
             yield opened
@@ -427,6 +433,10 @@ class IndexAlgebra:
 
         return emit
 
+    def stop_gradient(self, x: Scalar) -> Scalar:
+        """The identity: derivatives have been taken by now."""
+        return x
+
     # ---- indices
 
     def divmod(self, index: Affine, divisor: int) -> tuple[Affine, Affine]:
@@ -534,6 +544,15 @@ class NestContext:
         """``with ctx.loop(n, "vector") as i:``, then ``i.at`` is the index and ``i.fold("add", value)`` folds."""
         return self.builder.loop(extent, kind, limit)
 
+    @contextmanager
+    def parallel(self, extents: Sequence[int]) -> Iterator[list[Affine]]:
+        """One parallel loop over all of ``extents``; gives the multi-index."""
+        total = 1
+        for extent in extents:
+            total *= extent
+        with self.loop(total, "parallel") as loop:
+            yield self.k.unflatten(loop.at, extents)
+
     def read(self, operand: int, index: Sequence[Affine]) -> Scalar:
         """The element of an operand."""
         return self._read(operand, index)
@@ -544,12 +563,19 @@ class NestContext:
         value: Scalar,
         combine: Literal["", "add", "max", "min", "mul"] = "",
         result: int = 0,
-        guard: Var | None = None,
+        guard: Scalar | None = None,
     ) -> None:
-        """Stores an element of a result; ``combine`` updates what was written before."""
+        """Stores an element of a result; ``combine`` updates what was written before.
+
+        Skipped where ``guard`` is false; a literal guard is decided now.
+        """
         shape = self._op.results[result].type.static_shape
-        buffer = self._results[result]
-        self.builder.store(buffer, row_major_offset(index, shape), value, combine, guard)
+        if isinstance(guard, Const):
+            if not guard.value:
+                return
+            guard = None
+        offset = row_major_offset(index, shape)
+        self.builder.store(self._results[result], offset, value, combine, guard)
 
     def written(self, index: Sequence[Affine], result: int = 0) -> Scalar:
         """Reads back an element of a result that this kernel wrote before."""

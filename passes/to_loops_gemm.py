@@ -1,0 +1,197 @@
+"""Contractions with what follows them, as matrix products with an epilogue. From a block to loop IR.
+
+Axes of the operands that lie in proportion in memory are taken together; free axes of the left operand that do not,
+become batch axes of the product. Operands may be views (transposes, slices, broadcasts, reshapes) of the group's
+parameters: they are folded into strides. Everything after the contraction is its epilogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradc.ir.core import Block, DType, Op, Value
+from gradc.ir.loopbuilder import IndexAlgebra
+from gradc.ir.loops import Affine, Factor, Gemm, Load, row_major_offset
+from gradc.ir.registry import Contraction, lookup
+from gradc.passes.to_loops_cost import flops, size_of
+from gradc.passes.to_loops_element import LoweringError, accumulator
+from gradc.passes.to_loops_piece import Draft, Lowered, block_spans
+
+
+@dataclass(frozen=True, slots=True)
+class Strided:
+    """A view of a parameter of a block: element (i...) lies at ``offset + sum(i * strides)``."""
+
+    parameter: int
+    offset: int
+    strides: tuple[int, ...]
+
+
+def strided_view(block: Block, value: Value) -> Strided | None:
+    """``value`` as a strided view of a parameter of ``block``, or None if it is not one."""
+    draft = Draft(block)
+    shape = value.type.static_shape
+    index = [Affine.of(draft.builder.var(DType.I64, extent)) for extent in shape]
+    try:
+        draft.elements.at(value, index)
+    except LoweringError:
+        return None
+    body = draft.builder.body()
+    if len(body) != 1 or not isinstance(body[0], Load) or body[0].guard is not None:
+        return None
+    load = body[0]
+    known = {position.terms[0][0] for position in index}
+    if any(var not in known for var, _ in load.offset.terms):
+        return None
+    strides = tuple(load.offset.coefficient(position.terms[0][0]) for position in index)
+    return Strided(int(load.buffer.name[1:]), load.offset.constant, strides)
+
+
+def contraction_of(block: Block) -> Op | None:
+    """The contraction in ``block``, if there is exactly one."""
+    found = [op for op in block.body if isinstance(lookup(op.name).loop, Contraction)]
+    return found[0] if len(found) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Axes:
+    """The axes of both operands by role, as (axis of left, axis of right) or one axis."""
+
+    batch: tuple[tuple[int, int], ...]
+    contract: tuple[tuple[int, int], ...]
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+
+
+def contraction_axes(op: Op) -> _Axes:
+    """The roles of the axes of a ``contract`` op."""
+    batch, contract = _pairs(op, "batch"), _pairs(op, "contract")
+    used_left = {a for a, _ in (*batch, *contract)}
+    used_right = {b for _, b in (*batch, *contract)}
+    left = tuple(a for a in range(op.operands[0].type.rank) if a not in used_left)
+    right = tuple(b for b in range(op.operands[1].type.rank) if b not in used_right)
+    return _Axes(batch, contract, left, right)
+
+
+def _pairs(op: Op, name: str) -> tuple[tuple[int, int], ...]:
+    pairs = op.attributes[name]
+    assert isinstance(pairs, tuple)
+    found = []
+    for pair in pairs:
+        assert isinstance(pair, tuple)
+        a, b = pair
+        assert isinstance(a, int) and isinstance(b, int)
+        found.append((a, b))
+    return tuple(found)
+
+
+def _merges(extents: Sequence[int], strides: Sequence[int]) -> int:
+    """How many trailing axes are one axis in memory."""
+    count = min(1, len(extents))
+    while count < len(extents):
+        inner = len(extents) - count
+        # An axis of one element lies anywhere.
+        if extents[inner - 1] != 1 and strides[inner - 1] != strides[inner] * extents[inner]:
+            break
+        count += 1
+    return count
+
+
+def gemm_operands(block: Block, op: Op) -> tuple[Strided, Strided] | None:
+    """The operands of contraction ``op`` as views that a matrix product can read, or None."""
+    left, right = strided_view(block, op.operands[0]), strided_view(block, op.operands[1])
+    if left is None or right is None:
+        return None
+    axes = contraction_axes(op)
+    shape = op.operands[0].type.static_shape
+    extents = [shape[a] for a, _ in axes.contract]
+    ways = (
+        [left.strides[a] for a, _ in axes.contract],
+        [right.strides[b] for _, b in axes.contract],
+    )
+    if any(_merges(extents, strides) != len(extents) for strides in ways):
+        return None
+    extents = [op.operands[1].type.static_shape[b] for b in axes.right]
+    if _merges(extents, [right.strides[b] for b in axes.right]) != len(extents):
+        return None
+    return left, right
+
+
+def lower_gemm(block: Block, name: str) -> Lowered:
+    """Lowers a group around one contraction. Raises LoweringError if its operands are not views of parameters."""
+    op = contraction_of(block)
+    views = gemm_operands(block, op) if op is not None else None
+    if op is None or views is None:
+        raise LoweringError("a contraction whose operands are not strided views")
+    draft = Draft(block)
+    statement = _product(draft, block, op, views)
+    draft.builder.gemm(statement)
+    return Lowered((draft.finish(name, flops(block), block_spans(block)),))
+
+
+def _stride(extents: Sequence[int], strides: Sequence[int]) -> int:
+    """The stride of merged axes: that of the last one with more than one element."""
+    for extent, stride in reversed(list(zip(extents, strides, strict=True))):
+        if extent != 1:
+            return stride
+    return strides[-1] if strides else 0
+
+
+def _product(draft: Draft, block: Block, op: Op, views: tuple[Strided, Strided]) -> Gemm:
+    left, right = views
+    axes = contraction_axes(op)
+    left_shape = op.operands[0].type.static_shape
+    right_shape = op.operands[1].type.static_shape
+    free = [left_shape[a] for a in axes.left]
+    merged = _merges(free, [left.strides[a] for a in axes.left])
+    outer, inner = axes.left[: len(free) - merged], axes.left[len(free) - merged :]
+    batch = [left_shape[a] for a, _ in axes.batch] + [left_shape[a] for a in outer]
+    left_batch = [left.strides[a] for a, _ in axes.batch] + [left.strides[a] for a in outer]
+    right_batch = [right.strides[b] for _, b in axes.batch] + [0] * len(outer)
+    depth = [left_shape[a] for a, _ in axes.contract]
+    rows, columns = [left_shape[a] for a in inner], [right_shape[b] for b in axes.right]
+    left_factor = Factor(
+        draft.operands[left.parameter],
+        tuple(left_batch),
+        _stride(rows, [left.strides[a] for a in inner]),
+        _stride(depth, [left.strides[a] for a, _ in axes.contract]),
+        left.offset,
+    )
+    right_factor = Factor(
+        draft.operands[right.parameter],
+        tuple(right_batch),
+        _stride(depth, [right.strides[b] for _, b in axes.contract]),
+        _stride(columns, [right.strides[b] for b in axes.right]),
+        right.offset,
+    )
+    # The epilogue is built by itself: its indices are free in it.
+    tail = draft.aside()
+    builder = tail.builder
+    batch_index = tuple(builder.var(DType.I64, extent) for extent in batch)
+    i, j = (
+        builder.var(DType.I64, size_of(tuple(rows))),
+        builder.var(DType.I64, size_of(tuple(columns))),
+    )
+    dtype = op.result.type.dtype
+    acc = builder.var(accumulator(dtype))
+    index = [Affine.of(v) for v in batch_index]
+    index += builder.unflatten(Affine.of(i), rows) + builder.unflatten(Affine.of(j), columns)
+    tail.bind_scalar(op.result, index, IndexAlgebra(builder, dtype).cast(acc, dtype))
+    for number, value in enumerate(block.outputs):
+        element = tail.at(value, index)
+        offset = row_major_offset(index, value.type.static_shape)
+        builder.store(draft.result(number), offset, element)
+    return Gemm(
+        tuple(batch),
+        batch_index,
+        size_of(tuple(rows)),
+        size_of(tuple(columns)),
+        size_of(tuple(depth)),
+        left_factor,
+        right_factor,
+        i,
+        j,
+        acc,
+        builder.body(),
+    )

@@ -1,0 +1,459 @@
+"""Groups of elementwise ops, views and reductions as row kernels. From a block to loop IR.
+
+The main kernel walks chunks of rows (in parallel where it pays), the rows of a chunk, and in each row the stages: one
+loop over the columns per level of row reductions, in which everything that is known by then is computed,
+folded or stored. Transcendentals needed in several stages are kept in a scratch row, all else is recomputed. Tails
+are summed per chunk and finished in a small second kernel (or at once, where there is one chunk) from the first chunk
+to the last, whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from gradc.ir.core import Block, DType, Op, Value
+from gradc.ir.loopbuilder import Combine, IndexAlgebra, Loop
+from gradc.ir.loops import (
+    Affine,
+    Buffer,
+    For,
+    Index,
+    Let,
+    Load,
+    Scalar,
+    Store,
+    Var,
+    row_major_offset,
+)
+from gradc.ir.registry import Reduction, lookup
+from gradc.passes.to_loops_cost import PARALLEL_NS, element_ns, flops, size_of, verbs
+from gradc.passes.to_loops_element import (
+    Indices,
+    LoweringError,
+    Place,
+    accumulator,
+    identity,
+    reduced_axes,
+)
+from gradc.passes.to_loops_piece import (
+    Draft,
+    Lowered,
+    Piece,
+    Temp,
+    block_spans,
+    statements,
+)
+from gradc.passes.to_loops_space import (
+    CHUNKED_ELEMENTS,
+    CHUNKS,
+    Kind,
+    Layout,
+    Space,
+    chunk_count,
+    cone,
+    group_space,
+    is_reduction,
+    layout,
+)
+
+# Row scratch up to this size lies on the stack of the thread; beyond, in the arena, one row per chunk.
+SCRATCH_BYTES = 16_384
+# Parallel iterations of kernels without tails.
+_PARALLEL_CHUNKS = 32
+
+
+def lower_rows(block: Block, name: str) -> Lowered:
+    """Lowers a group. Raises LoweringError if its values do not fit one space."""
+    space = group_space(block)
+    if space is None:
+        space = elementwise_space(block)
+    return _RowKernel(block, name, layout(block, space)).lower()
+
+
+def elementwise_space(block: Block) -> Space:
+    """The space of a group without row and tail reductions: as many columns as memory allows to be walked as one loop."""
+    shape = block.outputs[0].type.static_shape
+    for op in block.body:
+        # The fold gets the vector loop where it runs along memory.
+        rank = op.operands[0].type.rank if op.operands else 0
+        if is_reduction(op) and rank - 1 in reduced_axes(op):
+            return Space(shape, 0)
+    return Space(shape, _mergeable(block, shape))
+
+
+def _mergeable(block: Block, shape: tuple[int, ...]) -> int:
+    """How many trailing axes every access of ``block`` treats as one."""
+    if len(shape) <= 1:
+        return len(shape)
+    draft = Draft(block)
+    with ExitStack() as stack:
+        loops = [stack.enter_context(draft.builder.loop(n, "serial")) for n in shape]
+        index = [loop.at for loop in loops]
+        for number, value in enumerate(block.outputs):
+            element = draft.elements.at(value, index)
+            buffer = draft.result(number)
+            draft.builder.store(buffer, row_major_offset(index, shape), element)
+    affine: list[Affine] = []
+    for statement in statements(draft.builder.body()):
+        if isinstance(statement, (Load, Store)):
+            affine.append(statement.offset)
+        elif isinstance(statement, Index):
+            affine.append(statement.value)
+        elif isinstance(statement, For) and statement.limit is not None:
+            affine.append(statement.limit)
+        elif isinstance(statement, Let):
+            # An index used as a number outside an address.
+            affine += [Affine.of(x) for x in statement.operands if isinstance(x, Var)]
+    merged = 1
+    for axis in range(len(shape) - 2, -1, -1):
+        outer, inner = loops[axis].index, loops[axis + 1].index
+        factor = shape[axis + 1]
+        if any(a.coefficient(outer) != a.coefficient(inner) * factor for a in affine):
+            break
+        merged += 1
+    return merged
+
+
+@dataclass(eq=False)
+class _RowKernel:
+    """One lowering in progress."""
+
+    block: Block
+    name: str
+    place: Layout
+    temps: list[Temp] = field(default_factory=list)
+    # Where each tail is accumulated: for column tails a buffer, for others the folded scalar per chunk.
+    partial: dict[Value, int] = field(default_factory=dict)
+    folded: dict[Value, Scalar] = field(default_factory=dict)
+    scratch: dict[Value, tuple[Buffer, Affine]] = field(default_factory=dict)
+
+    def lower(self) -> Lowered:
+        space = self.place.space
+        self.draft = Draft(self.block)
+        self.builder = self.draft.builder
+        self.elements = self.draft.elements
+        self.stages = 1 + max(
+            [self.place.levels[v] for v in self._main_outputs()]
+            + [self.place.levels[op.operands[0]] for op in self._tail_ops()]
+            + [self.place.levels[v] - 1 for v in self.place.of_kind(Kind.ROW)],
+            default=0,
+        )
+        work = space.rows * space.columns * element_ns(self.block)
+        self.is_parallel = work > PARALLEL_NS
+        if self._tail_ops():
+            self.chunks = chunk_count(space)
+        elif self.is_parallel:
+            self.chunks = _PARALLEL_CHUNKS
+        else:
+            self.chunks = 1
+        # One row, or no rows to speak of: the columns are cut instead.
+        self.is_flat = (
+            space.rows == 1
+            and not self.place.of_kind(Kind.ROW)
+            and not self.place.of_kind(Kind.COLUMN_TAIL)
+            and (self.is_parallel or space.columns >= CHUNKED_ELEMENTS)
+        )
+        if self.is_flat and self._tail_ops():
+            self.chunks = CHUNKS
+        if not self.is_flat:
+            self.chunks = max(1, min(self.chunks, space.rows))
+        self._declare_tails()
+        self._emit_main()
+        pieces = []
+        if self.chunks == 1:
+            self._emit_post(self.draft)
+            pieces.append(self._finish(self.draft, self.name))
+        else:
+            pieces.append(self._finish(self.draft, self.name))
+            if self._tail_ops():
+                pieces.append(self._combine())
+        return Lowered(tuple(pieces), tuple(self.temps))
+
+    # ---- what there is to do
+
+    def _op(self, value: Value) -> Op:
+        return self.elements.makers[value]
+
+    def _combine_of(self, value: Value) -> str:
+        form = lookup(self._op(value).name).loop
+        assert isinstance(form, Reduction)
+        return form.combine
+
+    def _tail_ops(self) -> list[Op]:
+        return [self._op(v) for v in self.place.tails]
+
+    def _main_outputs(self) -> list[Value]:
+        return [v for v in self.block.outputs if not self.place.post[v]]
+
+    def _post_outputs(self) -> list[tuple[int, Value]]:
+        return [(n, v) for n, v in enumerate(self.block.outputs) if self.place.post[v]]
+
+    def _declare_tails(self) -> None:
+        for value in self.place.tails:
+            if self.chunks == 1 and self.place.kinds[value] is not Kind.COLUMN_TAIL:
+                continue
+            width = size_of(value.type.static_shape)
+            self.partial[value] = self._temp(self.chunks * width, accumulator(value.type.dtype))
+
+    def _temp(self, size: int, dtype: DType) -> int:
+        self.temps.append(Temp(size, dtype))
+        return len(self.temps) - 1
+
+    def _finish(self, draft: Draft, name: str) -> Piece:
+        return draft.finish(
+            name, flops(self.block) if draft is self.draft else 0, block_spans(self.block)
+        )
+
+    # ---- the main kernel
+
+    def _emit_main(self) -> None:
+        self.buffers = {
+            v: self.draft.temp(n, self.temps[n], "write") for v, n in self.partial.items()
+        }
+        if self.chunks == 1:
+            self._chunk(Affine())
+            return
+        with self.builder.loop(self.chunks, "parallel" if self.is_parallel else "serial") as chunk:
+            self._chunk(chunk.at)
+
+    def _chunk(self, chunk: Affine) -> None:
+        space = self.place.space
+        for value in self.place.of_kind(Kind.COLUMN_TAIL):
+            self._clear(value, chunk)
+        if self.is_flat:
+            size = -(-space.columns // self.chunks)
+            self._row(chunk, self._unflat_rows(Affine()), chunk * size, size, None)
+        elif space.rows == 1:
+            self._row(chunk, self._unflat_rows(Affine()), Affine(), space.columns, None)
+        else:
+            size = -(-space.rows // self.chunks)
+            left = chunk * -size + space.rows
+            cut = left if space.rows % self.chunks else None
+            with self.builder.loop(size, "serial", cut) as row:
+                at = chunk * size + row.at
+                self._row(chunk, self._unflat_rows(at), Affine(), space.columns, row)
+        for value, scalar in self.folded.items():
+            if self.chunks > 1:
+                self.builder.store(self.buffers[value], chunk, scalar)
+
+    def _unflat_rows(self, row: Affine) -> list[Affine]:
+        return self.builder.unflatten(row, self.place.space.rows_shape)
+
+    def _clear(self, value: Value, chunk: Affine) -> None:
+        width = self.place.space.columns
+        neutral = identity(self._combine_of(value), accumulator(value.type.dtype))
+        with self.builder.loop(width, "vector") as column:
+            self.builder.store(self.buffers[value], chunk * width + column.at, neutral)
+
+    def _row(
+        self, chunk: Affine, row: list[Affine], first: Affine, size: int, loop: Loop | None
+    ) -> None:
+        """One row (or, if flat, one chunk of the columns): its stages, then what is kept per row."""
+        totals: dict[Value, Scalar] = {}
+        for stage in range(self.stages):
+            self._store_rows(stage, row)
+            self._stage(stage, chunk, row, first, size, totals)
+        self._store_rows(self.stages, row)
+        for value in self.place.of_kind(Kind.ROW_TAIL):
+            totals[value] = self.elements.fold_input(self._op(value), row)
+        for value, scalar in totals.items():
+            combine = self._combine_of(value)
+            self.folded[value] = scalar if loop is None else loop.fold(combine, scalar)
+
+    def _store_rows(self, level: int, row: list[Affine]) -> None:
+        space = self.place.space
+        if space.shape == space.rows_shape:
+            return
+        for value in self._main_outputs():
+            shape = value.type.static_shape
+            is_row = shape == space.rows_shape and shape != space.shape
+            if is_row and self.place.levels[value] == level:
+                element = self.elements.at(value, row)
+                buffer = self._result(self.block.outputs.index(value))
+                self.builder.store(buffer, row_major_offset(row, shape), element)
+
+    def _result(self, number: int) -> Buffer:
+        key = self.block.outputs[number]
+        if key not in self.buffers:
+            self.buffers[key] = self.draft.result(number)
+        return self.buffers[key]
+
+    def _stage(
+        self,
+        stage: int,
+        chunk: Affine,
+        row: list[Affine],
+        first: Affine,
+        size: int,
+        totals: dict[Value, Scalar],
+    ) -> None:
+        """The loop over the columns in which everything of level ``stage`` is done."""
+        space, levels = self.place.space, self.place.levels
+        folds = [
+            v
+            for kind in (Kind.ROW, Kind.FULL_TAIL)
+            for v in self.place.of_kind(kind)
+            if levels[self._op(v).operands[0]] == stage
+        ]
+        columns = [
+            v
+            for v in self.place.of_kind(Kind.COLUMN_TAIL)
+            if levels[self._op(v).operands[0]] == stage
+        ]
+        stores = [
+            v
+            for v in self._main_outputs()
+            if v.type.static_shape == space.shape and levels[v] == stage
+        ]
+        if not (folds or columns or stores):
+            return
+        roots = [self._op(v).operands[0] for v in (*folds, *columns)] + stores
+        kept = self._kept(stage, roots)
+        results: dict[Value, Scalar] = {}
+        with ExitStack() as stack:
+            cut = None
+            if self.is_flat and space.columns % self.chunks:
+                cut = first * -1 + space.columns
+            loop = None
+            if size != 1 or self.is_flat:
+                loop = stack.enter_context(self.builder.loop(size, "vector", cut))
+            column = first + (loop.at if loop is not None else Affine())
+            at = row + self.builder.unflatten(column, space.columns_shape)
+            for value in folds:
+                element = self.elements.fold_input(self._op(value), at)
+                combine = self._combine_of(value)
+                results[value] = loop.fold(combine, element) if loop is not None else element
+            for value in kept:
+                self._keep(value, chunk, column, at)
+            for value in columns:
+                offset = chunk * space.columns + column
+                element = self.elements.fold_input(self._op(value), at)
+                self.builder.store(
+                    self.buffers[value], offset, element, _store_combine(self._combine_of(value))
+                )
+            for value in stores:
+                element = self.elements.at(value, at)
+                number = self.block.outputs.index(value)
+                self.builder.store(self._result(number), row_major_offset(at, space.shape), element)
+        for value in folds:
+            if self.place.kinds[value] is Kind.FULL_TAIL:
+                totals[value] = results[value]
+                continue
+            algebra = IndexAlgebra(self.builder, value.type.dtype)
+            self.elements.bind_scalar(value, row, algebra.cast(results[value], value.type.dtype))
+        for value in kept:
+            self.elements.bind_place(value, self._recall(value, row))
+
+    # ---- scratch rows
+
+    def _kept(self, stage: int, roots: Sequence[Value]) -> list[Value]:
+        """Transcendentals computed in this stage that a later stage needs again."""
+        if self.is_flat or stage + 1 >= self.stages:
+            return []
+        bound = {v: None for v in self.place.kinds} | {v: None for v in self.scratch}
+        later = [
+            self._op(v).operands[0]
+            for v in self.place.kinds
+            if self.place.levels[self._op(v).operands[0]] > stage
+        ] + [v for v in self._main_outputs() if self.place.levels[v] > stage]
+        again = {op.results[0] for op in cone(self.block, later, bound)}
+        found = []
+        for op in cone(self.block, roots, bound):
+            value = op.results[0]
+            if (
+                value in again
+                and verbs(op).transcendental
+                and value.type.static_shape == self.place.space.shape
+                and self.place.levels[value] == stage
+            ):
+                found.append(value)
+        return found
+
+    def _keep(self, value: Value, chunk: Affine, column: Affine, at: Indices) -> None:
+        width = self.place.space.columns
+        taken = sum(
+            b.size * b.dtype.itemsize for b in self.builder.buffers if b.access == "scratch"
+        )
+        dtype = value.type.dtype
+        if taken + width * dtype.itemsize <= SCRATCH_BYTES:
+            buffer = self.builder.buffer(f"s{len(self.scratch)}", dtype, width, "scratch")
+            base = Affine()
+        else:
+            number = self._temp(self.chunks * width, dtype)
+            buffer = self.draft.temp(number, self.temps[number], "write")
+            base = chunk * width
+        self.builder.store(buffer, base + column, self.elements.at(value, at))
+        self.scratch[value] = (buffer, base)
+
+    def _recall(self, value: Value, row: Indices) -> Place:
+        buffer, base = self.scratch[value]
+        rank = len(row)
+        expected = self.builder.index_key(row)
+        shape = self.place.space.columns_shape
+
+        def read(index: Indices) -> Scalar | None:
+            if self.builder.index_key(index[:rank]) != expected:
+                return None
+            return self.builder.load(buffer, base + row_major_offset(index[rank:], shape))
+
+        return read
+
+    # ---- tails
+
+    def _combine(self) -> Piece:
+        """The second kernel: partial results from the first chunk to the last, then what follows from them."""
+        draft = Draft(self.block)
+        self.buffers = {v: draft.temp(n, self.temps[n], "read") for v, n in self.partial.items()}
+        self._emit_post(draft)
+        return self._finish(draft, f"{self.name}_combine")
+
+    def _emit_post(self, draft: Draft) -> None:
+        elements = draft.elements
+        for value in (*self.place.of_kind(Kind.ROW), *self.scratch):
+            elements.unbind(value)
+        for value in self.place.tails:
+            self._bind_tail(draft, value)
+        groups: dict[tuple[int, ...], list[tuple[int, Value]]] = {}
+        for number, value in self._post_outputs():
+            groups.setdefault(value.type.static_shape, []).append((number, value))
+        for shape, outputs in groups.items():
+            with ExitStack() as stack:
+                at = Affine()
+                if size_of(shape) != 1:
+                    at = stack.enter_context(draft.builder.loop(size_of(shape), "vector")).at
+                index = draft.builder.unflatten(at, shape)
+                for number, value in outputs:
+                    draft.builder.store(draft.result(number), at, elements.at(value, index))
+
+    def _bind_tail(self, draft: Draft, value: Value) -> None:
+        algebra = IndexAlgebra(draft.builder, value.type.dtype)
+        combine = self._combine_of(value)
+        shape = value.type.static_shape
+        if value not in self.partial:
+            scalar = algebra.cast(self.folded[value], value.type.dtype)
+            draft.elements.bind_scalar(value, [], scalar)
+            return
+        buffer, width = self.buffers[value], size_of(shape)
+
+        def read(index: Indices) -> Scalar:
+            at = row_major_offset(index, shape)
+            if self.chunks == 1:
+                return algebra.cast(draft.builder.load(buffer, at), value.type.dtype)
+            with draft.builder.loop(self.chunks, "serial") as chunk:
+                element = draft.builder.load(buffer, chunk.at * width + at)
+                total = chunk.fold(combine, element)
+            return algebra.cast(total, value.type.dtype)
+
+        if shape == ():
+            draft.elements.bind_scalar(value, [], read([]))
+        else:
+            draft.elements.bind_place(value, read)
+
+
+def _store_combine(combine: str) -> Combine:
+    match combine:
+        case "add" | "max" | "min" | "mul":
+            return combine
+    raise LoweringError(f"no such combination: {combine}")

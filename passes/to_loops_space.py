@@ -1,0 +1,188 @@
+"""The iteration space of a group of elementwise ops, views and reductions, and the place of every value in it.
+
+A space is rows x columns: a shape cut once. Values of the group are
+
+* full: one element per row and column (shape of the space);
+* row: one per row; such are the results of reductions over all columns, which split the work into stages;
+* tail: results of reductions over the rows (of full values, per column or whole, or of row values). They are summed in
+  chunks of rows and finished afterwards, so nothing in the main loops can use them;
+* post: computed from tails.
+
+What kind a reduction is depends on its shape and axes alone, so its order of summation does not depend on
+what it is fused with. Everything else in a group is computed where it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from gradc.ir.core import Block, Op, Value
+from gradc.ir.registry import Reduction, lookup
+from gradc.passes.to_loops_cost import size_of
+from gradc.passes.to_loops_element import reduced_axes
+
+# Reductions of at least this many elements are summed in chunks, one partial result each.
+CHUNKED_ELEMENTS = 32_768
+CHUNKS = 16
+
+
+class Kind(Enum):
+    """How a reduction relates to the space."""
+
+    ROW = "row"  # over all columns of a full value
+    COLUMN_TAIL = "column tail"  # over all rows of a full value
+    FULL_TAIL = "full tail"  # over everything of a full value
+    ROW_TAIL = "row tail"  # over everything of a row value
+    MIXED = "mixed"  # anything else: folded where it stands
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """``shape`` cut into ``rows`` and ``columns``; ``is_flat`` means one row cut into chunks of columns."""
+
+    shape: tuple[int, ...]
+    columns_rank: int
+
+    @property
+    def rows_shape(self) -> tuple[int, ...]:
+        return self.shape[: len(self.shape) - self.columns_rank]
+
+    @property
+    def columns_shape(self) -> tuple[int, ...]:
+        return self.shape[len(self.shape) - self.columns_rank :]
+
+    @property
+    def rows(self) -> int:
+        return size_of(self.rows_shape)
+
+    @property
+    def columns(self) -> int:
+        return size_of(self.columns_shape)
+
+
+def is_reduction(op: Op) -> bool:
+    """Whether ``op`` folds over axes."""
+    return isinstance(lookup(op.name).loop, Reduction)
+
+
+def natural_space(op: Op) -> Space | None:
+    """The space in which a reduction is a row or a tail reduction; None for a mixed one."""
+    shape = op.operands[0].type.static_shape
+    axes = reduced_axes(op)
+    rank = len(shape)
+    if not axes:
+        return None
+    if axes == tuple(range(rank)):
+        return Space(shape, 1)
+    if axes == tuple(range(rank - len(axes), rank)):
+        return Space(shape, len(axes))
+    if axes == tuple(range(len(axes))):
+        return Space(shape, rank - len(axes))
+    return None
+
+
+def kind_in(op: Op, space: Space) -> Kind:
+    """What reduction ``op`` is in ``space``."""
+    shape = op.operands[0].type.static_shape
+    axes = reduced_axes(op)
+    rank = len(shape)
+    if shape == space.shape and axes:
+        rows = tuple(range(rank - space.columns_rank))
+        columns = tuple(range(rank - space.columns_rank, rank))
+        if axes == tuple(range(rank)):
+            if rank == 1 and size_of(shape) < CHUNKED_ELEMENTS:
+                return Kind.ROW
+            return Kind.FULL_TAIL if space.columns_rank == 1 else Kind.MIXED
+        if axes == columns:
+            return Kind.ROW
+        if axes == rows:
+            return Kind.COLUMN_TAIL
+        return Kind.MIXED
+    if shape == space.rows_shape and axes == tuple(range(rank)) and axes:
+        return Kind.ROW_TAIL
+    return Kind.MIXED
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the values of a group stand: reductions by kind, levels (number of stages before), post values."""
+
+    space: Space
+    kinds: Mapping[Value, Kind]
+    levels: Mapping[Value, int]
+    post: Mapping[Value, bool]
+
+    @property
+    def tails(self) -> tuple[Value, ...]:
+        """The tail reductions in order."""
+        return tuple(v for v, k in self.kinds.items() if k not in (Kind.ROW, Kind.MIXED))
+
+    def of_kind(self, kind: Kind) -> tuple[Value, ...]:
+        """The reductions of one kind in order."""
+        return tuple(v for v, k in self.kinds.items() if k is kind)
+
+
+def layout(block: Block, space: Space) -> Layout:
+    """The place of every value of ``block`` in ``space``."""
+    kinds: dict[Value, Kind] = {}
+    levels: dict[Value, int] = dict.fromkeys(block.parameters, 0)
+    post: dict[Value, bool] = dict.fromkeys(block.parameters, False)
+    for op in block.body:
+        level = max((levels[x] for x in op.operands), default=0)
+        is_post = any(post[x] for x in op.operands)
+        for value in op.results:
+            if is_reduction(op):
+                kind = Kind.MIXED if is_post else kind_in(op, space)
+                kinds[value] = kind
+                is_post = is_post or kind in (Kind.COLUMN_TAIL, Kind.FULL_TAIL, Kind.ROW_TAIL)
+                level += kind is Kind.ROW
+            levels[value] = level
+            post[value] = is_post
+    return Layout(space, kinds, levels, post)
+
+
+def group_space(block: Block) -> Space | None:
+    """The space that a group is computed in: that of its reductions, of row ones first; None if it has none."""
+    first: Space | None = None
+    for op in block.body:
+        if not is_reduction(op):
+            continue
+        space = natural_space(op)
+        if space is None:
+            continue
+        if kind_in(op, space) is Kind.ROW:
+            return space
+        if first is None or size_of(space.shape) > size_of(first.shape):
+            first = space
+    return first
+
+
+def chunk_count(space: Space) -> int:
+    """How many partial results the tails of ``space`` have: a function of its shape alone."""
+    if space.rows * space.columns < CHUNKED_ELEMENTS:
+        return 1
+    return max(1, min(CHUNKS, space.rows))
+
+
+def outputs_fit(block: Block, place: Layout) -> bool:
+    """Whether every output of ``block`` is full, row, tail or post in its space."""
+    space = place.space
+    for value in block.outputs:
+        if place.post[value]:
+            continue
+        if value.type.static_shape not in (space.shape, space.rows_shape):
+            return False
+    return True
+
+
+def cone(block: Block, roots: Sequence[Value], stop: Mapping[Value, object]) -> list[Op]:
+    """The ops that compute ``roots``, not looking beyond values in ``stop``, in program order."""
+    wanted = dict.fromkeys(roots)
+    found: list[Op] = []
+    for op in reversed(block.body):
+        if any(v in wanted and v not in stop for v in op.results):
+            found.append(op)
+            wanted.update(dict.fromkeys(op.operands))
+    return found[::-1]
