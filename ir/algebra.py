@@ -8,7 +8,10 @@ every interpreter; ``tests`` list missing rows.
 Semantics (IEEE unless said): ``max``/``min`` propagate NaN; ``round`` is half to even; ``floordiv``/``mod`` on
 integers round toward minus infinity; ``pow(x, y)`` is C's; comparisons give booleans; ``select`` evaluates
 both sides and takes one; ``gate(ct, p)`` is ``ct * p`` but exactly 0 where ``ct`` is exactly 0, whatever ``p``
-(it keeps the untaken side of a ``where`` silent); ``mulhi`` is the high half of the u32 product.
+(it keeps the untaken side of a ``where`` silent); ``mulhi`` is the high half of the u32 product. Integers wrap;
+``floordiv(a, 0)`` and ``mod(a, 0)`` are 0, and the least integer divided by -1 is itself; shift counts are taken modulo
+the width; ``shr`` is arithmetic for signed types. ``cast`` from float to integer truncates and saturates, NaN giving
+0; to bool it asks whether the number differs from 0. ``fma`` is rounded once where the machine can.
 """
 
 from __future__ import annotations
@@ -36,7 +39,10 @@ VERBS: dict[str, Verb] = {
         *(Verb(n, 2) for n in ("add", "sub", "mul", "div", "pow", "max", "min", "gate")),
         *(Verb(n, 1) for n in ("neg", "abs", "sign", "floor", "round", "sqrt", "rsqrt")),
         *(Verb(n, 1) for n in ("exp", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "erf")),
-        *(Verb(n, 2) for n in ("floordiv", "mod", "bitand", "bitor", "bitxor", "shl", "shr", "mulhi")),
+        *(
+            Verb(n, 2)
+            for n in ("floordiv", "mod", "bitand", "bitor", "bitxor", "shl", "shr", "mulhi")
+        ),
         *(Verb(n, 2, "bool") for n in ("eq", "ne", "lt", "le", "gt", "ge")),
         *(Verb(n, 2) for n in ("logical_and", "logical_or")),
         Verb("logical_not", 1),
@@ -49,7 +55,7 @@ VERBS: dict[str, Verb] = {
 class Algebra(Protocol[S]):
     """The verbs over one domain ``S``. ``const`` takes the element type of the op at hand from the context."""
 
-    def const(self, value: float | int | bool, dtype: DType | None = None, /) -> S: ...
+    def const(self, value: float | bool, dtype: DType | None = None, /) -> S: ...
     def cast(self, x: S, dtype: DType, /) -> S: ...
     def add(self, a: S, b: S, /) -> S: ...
     def sub(self, a: S, b: S, /) -> S: ...
@@ -94,3 +100,5 @@ class Algebra(Protocol[S]):
     def logical_or(self, a: S, b: S, /) -> S: ...
     def logical_not(self, x: S, /) -> S: ...
     def select(self, condition: S, a: S, b: S, /) -> S: ...
+    # The identity, except to dual numbers; not a verb, because no backend ever sees it.
+    def stop_gradient(self, x: S, /) -> S: ...

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import gradc.ir.ops  # noqa: F401  (fills the registry)
 from gradc.ir.core import (
     Attr,
+    Attrs,
     Block,
     DType,
     Function,
@@ -22,6 +23,7 @@ from gradc.ir.core import (
     Value,
 )
 from gradc.ir.dims import Dim
+from gradc.ir.ops.control import region_result_types
 from gradc.ir.registry import lookup
 
 
@@ -50,6 +52,17 @@ class Builder:
         **attributes: Attr,
     ) -> tuple[Value, ...]:
         """Emits one op and returns its results. Raises TypeRuleError, or KeyError for an unknown op."""
+        return self.apply(name, operands, attributes, regions, hint)
+
+    def apply(
+        self,
+        name: str,
+        operands: Sequence[Value],
+        attributes: Attrs,
+        regions: tuple[Block, ...] = (),
+        hint: str = "",
+    ) -> tuple[Value, ...]:
+        """``emit`` with operands and attributes given as they stand in another op."""
         definition = lookup(name)
         if regions:
             types = region_result_types(name, operands, regions, attributes)
@@ -59,12 +72,17 @@ class Builder:
         self.append(name, operands, results, attributes, regions)
         return results
 
+    def same(self, op: Op, *operands: Value) -> Value:
+        """Emits ``op`` once more on other operands, with its attributes, and returns the only result."""
+        (value,) = self.apply(op.name, operands, op.attributes)
+        return value
+
     def append(
         self,
         name: str,
         operands: Sequence[Value],
         results: tuple[Value, ...],
-        attributes: dict[str, Attr],
+        attributes: Attrs,
         regions: tuple[Block, ...] = (),
     ) -> None:
         """Appends an op whose result values are given."""
@@ -83,14 +101,16 @@ class Builder:
 
     def one(self, name: str, *operands: Value, hint: str = "", **attributes: Attr) -> Value:
         """Emits an op with exactly one result and returns it."""
-        (value,) = self.emit(name, *operands, hint=hint, **attributes)
+        (value,) = self.apply(name, operands, attributes, (), hint)
         return value
 
-    def constant(
-        self, value: float | int | bool, dtype: DType, shape: tuple[Dim, ...] = ()
-    ) -> Value:
+    def constant(self, value: float | bool, dtype: DType, shape: tuple[Dim, ...] = ()) -> Value:
         """A tensor all of whose elements are ``value``."""
         return self.one("constant", value=value, dtype=dtype, shape=shape)
+
+    def algebra(self, like: TensorType) -> BuilderAlgebra:
+        """The scalar algebra that emits ops here; constants get the shape and element type of ``like``."""
+        return BuilderAlgebra(self, like)
 
     def block(self, outputs: Sequence[Value], terminator: str = "yield") -> Block:
         """Closes the block with a terminator."""
@@ -122,19 +142,6 @@ class Builder:
             self.span, self.scope, self.replica = saved
 
 
-def region_result_types(
-    name: str, operands: Sequence[Value], regions: Sequence[Block], attributes: dict[str, Attr]
-) -> tuple[TensorType, ...]:
-    """Result types of a region op, read off its regions (``scan`` stacks what its body yields)."""
-    outputs = [v.type for v in regions[0].outputs]
-    if name != "scan":
-        return tuple(outputs)
-    carried, trips = attributes["carried"], attributes["trips"]
-    assert isinstance(carried, int) and not isinstance(trips, (str, float, tuple, DType))
-    stacked = [t.with_shape((trips, *t.shape)) for t in outputs[carried:]]
-    return (*outputs[:carried], *stacked)
-
-
 class BuilderAlgebra:
     """The algebra whose values are IR values: a scalar meaning applied to it emits ops.
 
@@ -145,7 +152,7 @@ class BuilderAlgebra:
         self._builder = builder
         self._like = like
 
-    def const(self, value: float | int | bool, dtype: DType | None = None) -> Value:
+    def const(self, value: float | bool, dtype: DType | None = None) -> Value:
         """A constant of the op's shape."""
         return self._builder.constant(value, dtype or self._like.dtype, self._like.shape)
 

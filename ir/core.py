@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 from gradc.ir.dims import Dim, DimExpr, product
 
@@ -39,6 +39,11 @@ class DType(Enum):
     def itemsize(self) -> int:
         """Bytes per element."""
         return _ITEMSIZE[self]
+
+    @property
+    def accumulator(self) -> DType:
+        """The type in which sums and products of many elements are accumulated."""
+        return DType.F32 if self in (DType.BF16, DType.F16) else self
 
     def __str__(self) -> str:
         return str(self.value)
@@ -121,7 +126,7 @@ class Span:
         return f"{self.file}:{self.line}:{self.column}"
 
 
-Attr: TypeAlias = Union[bool, int, float, str, DType, DimExpr, tuple["Attr", ...]]
+Attr: TypeAlias = bool | int | float | str | DType | DimExpr | tuple["Attr", ...]
 Attrs: TypeAlias = Mapping[str, Attr]
 
 

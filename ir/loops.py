@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, Union
+from typing import Literal, TypeAlias
 
 from gradc.ir.core import DType, Span
 
@@ -183,7 +183,7 @@ class Gemm:
     epilogue: tuple[Stmt, ...]
 
 
-Stmt: TypeAlias = Union[Let, Index, Load, Store, For, Gemm]
+Stmt: TypeAlias = Let | Index | Load | Store | For | Gemm
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ arena tensor that the executor sets to the counter before each trip, for kernels
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, Union
+from typing import Literal, TypeAlias
 
 from gradc.ir.core import DType, Role, Span
 from gradc.ir.loops import Kernel
@@ -83,7 +83,7 @@ class Repeat:
     span: Span | None = None
 
 
-Step: TypeAlias = Union[Launch, Repeat]
+Step: TypeAlias = Launch | Repeat
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gradc.ir.core import Attrs, Op, TensorType, Value
+from gradc.ir.loops import Scalar
 
 if TYPE_CHECKING:
     from gradc.ir.builder import Builder
@@ -27,13 +28,30 @@ TypeRule: TypeAlias = Callable[[Sequence[TensorType], Attrs], tuple[TensorType, 
 # evaluate(arrays, op, operands) -> results, in the domain of the array algebra `arrays` (ir/domains.py).
 Evaluate: TypeAlias = Callable[[Any, Op, Sequence[Any]], tuple[Any, ...]]
 # Tangents and cotangents that are identically zero are None and stay None.
-JvpRule: TypeAlias = Callable[
-    ["Builder", Op, Sequence[Value | None]], Sequence[Value | None]
-]
+JvpRule: TypeAlias = Callable[["Builder", Op, Sequence[Value | None]], Sequence[Value | None]]
 # vjp(builder, op, cotangents of results, which operands need one) -> cotangents of operands.
 VjpRule: TypeAlias = Callable[
     ["Builder", Op, Sequence[Value | None], Sequence[bool]], Sequence[Value | None]
 ]
+
+
+# read(operand number, index) -> that element of that operand, inside a kernel.
+Read: TypeAlias = Callable[[int, Sequence["Affine"]], Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The derivative of an elementwise op's result with respect to one operand.
+
+    ``value(k, y, *operands, **attributes)`` computes it from the result ``y`` and the operands, in verbs. The kind
+    saves work where the shape of the derivative is known: ``one`` and ``minus_one`` are constant; ``mask`` is 1
+    where ``condition(k, y, *operands, **attributes)`` holds and 0 elsewhere, so it is applied by ``select``;
+    ``gated`` is always applied by ``gate(ct, value)``, and ``gates`` by ``gate(value, ct)``.
+    """
+
+    value: Callable[..., Any]
+    kind: Literal["general", "one", "minus_one", "mask", "gated", "gates"] = "general"
+    condition: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +65,12 @@ class Pointwise:
 class Access:
     """Loop form of a view, gather or iota: ``element(k, op, index, read)`` computes the result at ``index``.
 
-    ``read(operand number, index)`` gives an operand's element; ``k`` is an ``IndexAlgebra``.
+    ``read(operand number, index)`` gives an operand's element; ``k`` is an ``IndexAlgebra``. Where an index may
+    lie outside the operand, the read happens inside ``with k.guard(condition):``, which guards every load
+    below it, and the value is selected by the same condition afterwards.
     """
 
-    element: Callable[
-        ["IndexAlgebra", Op, Sequence["Affine"], Callable[[int, Sequence["Affine"]], Any]], Any
-    ]
+    element: Callable[[IndexAlgebra, Op, Sequence[Affine], Read], Scalar]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +89,7 @@ class Contraction:
 class Nest:
     """Loop form: the op builds its own kernel body (scatter, cumsum, convolution, pooling, ...)."""
 
-    build: Callable[["NestContext", Op], None]
+    build: Callable[[NestContext, Op], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +97,7 @@ class Control:
     """Loop form: region ops, which ``to_loops`` handles itself."""
 
 
-LoopForm: TypeAlias = Union[Pointwise, Access, Reduction, Contraction, Nest, Control]
+LoopForm: TypeAlias = Pointwise | Access | Reduction | Contraction | Nest | Control
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +118,23 @@ class OpDef:
     masks: bool = False
     # Views move elements without computing; they cost nothing inside a fusion.
     is_view: bool = False
+    # Elementwise ops only: one partial per operand, None where the derivative is identically zero.
+    # `elementwise_vjp(b, op, cts, needed, masked)` in ops/elementwise.py applies them; `vjp` is the same with
+    # masked=False, and passes that know a cotangent to be masked call it with True (`gate` instead of `mul`).
+    partials: tuple[Partial | None, ...] | None = None
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether the op computes each element of its result from the same element of its operands."""
+        return self.partials is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One example application for generated tests: operand types, attributes, and the range operands are drawn from."""
+    """One example application for generated tests.
+
+    ``ranges`` has one interval per operand, from which its elements are drawn (kept away from kinks and poles).
+    """
 
     operands: tuple[TensorType, ...]
     attributes: Attrs

@@ -1,1 +1,27 @@
-"""Op definitions: one op, one place, one meaning."""
+"""Op definitions: one op, one place, one meaning. Importing this package fills the registry."""
+
+from gradc.ir.ops import (
+    activation,
+    contraction,
+    control,
+    convolution,
+    elementwise,
+    indexing,
+    pooling,
+    randomness,
+    reduction,
+    structural,
+)
+
+__all__ = [
+    "activation",
+    "contraction",
+    "control",
+    "convolution",
+    "elementwise",
+    "indexing",
+    "pooling",
+    "randomness",
+    "reduction",
+    "structural",
+]

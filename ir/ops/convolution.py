@@ -1,0 +1,433 @@
+"""2-D convolution (cross-correlation, NCHW and OIHW) and its two transposes.
+
+``conv2d(x, w)`` is bilinear; with the trilinear form <ct, conv2d(x, w)>, ``conv2d_input(ct, w)`` is its derivative with
+respect to x and ``conv2d_filter(x, ct)`` with respect to w. The three are closed under differentiation: each one's
+transposes are the other two. Output element (n, o, i, j) is the sum over c, p, q of
+x[n, c, i*stride + p*dilation - top, j*stride + q*dilation - left] * w[o, c, p, q], zeros outside, c in o's group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gradc.ir.attributes import get_dims, get_int, get_pair, get_pairs
+from gradc.ir.core import Attrs, DType, Op, TensorType, Value
+from gradc.ir.dims import Dim, floordiv
+from gradc.ir.loops import Affine, Scalar
+from gradc.ir.ops.contraction import bilinear_jvp
+from gradc.ir.registry import Nest, OpDef, Sample, TypeRuleError, VjpRule, register
+
+if TYPE_CHECKING:
+    from gradc.ir.builder import Builder
+    from gradc.ir.loopbuilder import IndexAlgebra, NestContext
+
+_UNROLLED_TAPS = 32  # filters up to this size are written out tap by tap
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Stride, dilation and low/high padding per spatial axis, and the number of groups."""
+
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[tuple[int, int], ...]
+    groups: int
+
+    def output(self, axis: int, size: Dim, taps: Dim) -> Dim:
+        """How many places a filter of ``taps`` has along an input of ``size``."""
+        low, high = self.padding[axis]
+        span = (taps - 1) * self.dilation[axis] + 1
+        return floordiv(size + low + high - span, self.stride[axis]) + 1
+
+
+def geometry(name: str, attributes: Attrs) -> Geometry:
+    """Reads and checks the attributes that the three ops share. Raises TypeRuleError."""
+    found = Geometry(
+        get_pair(attributes, "stride"),
+        get_pair(attributes, "dilation"),
+        get_pairs(attributes, "padding"),
+        get_int(attributes, "groups"),
+    )
+    if min(*found.stride, *found.dilation, found.groups) < 1:
+        raise TypeRuleError(f"{name}: stride, dilation and groups must be positive")
+    if len(found.padding) != 2 or any(min(pair) < 0 for pair in found.padding):
+        raise TypeRuleError(f"{name}: padding must be two pairs that are not negative")
+    return found
+
+
+def _pair_types(name: str, types: Sequence[TensorType]) -> tuple[TensorType, TensorType]:
+    if len(types) != 2:
+        raise TypeRuleError(f"{name}: takes 2 operands, got {len(types)}")
+    a, b = types
+    if a.rank != 4 or b.rank != 4 or a.dtype is not b.dtype or not a.dtype.is_float:
+        raise TypeRuleError(f"{name}: takes two floating arrays of 4 axes, not {a} and {b}")
+    return a, b
+
+
+def _check(name: str, holds: bool, what: str, a: TensorType, b: TensorType) -> None:
+    if not holds:
+        raise TypeRuleError(f"{name}: {what}, {a} and {b}")
+
+
+def _is_divisible(size: Dim, by: int) -> bool:
+    return not isinstance(size, int) or size % by == 0
+
+
+def _infer_conv2d(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
+    x, w = _pair_types("conv2d", types)
+    g = geometry("conv2d", attributes)
+    _check("conv2d", x.shape[1] == w.shape[1] * g.groups, "channels differ", x, w)
+    _check("conv2d", _is_divisible(w.shape[0], g.groups), "groups do not divide outputs", x, w)
+    sizes = tuple(g.output(axis, x.shape[2 + axis], w.shape[2 + axis]) for axis in (0, 1))
+    fits = all(not isinstance(size, int) or size >= 0 for size in sizes)
+    _check("conv2d", fits, "the filter is larger than the padded input", x, w)
+    return (x.with_shape((x.shape[0], w.shape[0], *sizes)),)
+
+
+def _infer_input(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
+    ct, w = _pair_types("conv2d_input", types)
+    g, size = geometry("conv2d_input", attributes), get_dims(attributes, "size")
+    _check("conv2d_input", len(size) == 2, "size must be (height, width)", ct, w)
+    _check("conv2d_input", ct.shape[1] == w.shape[0], "channels differ", ct, w)
+    for axis in (0, 1):
+        fits = g.output(axis, size[axis], w.shape[2 + axis]) == ct.shape[2 + axis]
+        _check("conv2d_input", fits, f"size {size[axis]} does not fit", ct, w)
+    return (ct.with_shape((ct.shape[0], w.shape[1] * g.groups, *size)),)
+
+
+def _infer_filter(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
+    x, ct = _pair_types("conv2d_filter", types)
+    g, size = geometry("conv2d_filter", attributes), get_dims(attributes, "size")
+    _check("conv2d_filter", len(size) == 2, "size must be (height, width)", x, ct)
+    _check("conv2d_filter", x.shape[0] == ct.shape[0], "batch sizes differ", x, ct)
+    _check("conv2d_filter", _is_divisible(x.shape[1], g.groups), "groups do not divide", x, ct)
+    for axis in (0, 1):
+        fits = g.output(axis, x.shape[2 + axis], size[axis]) == ct.shape[2 + axis]
+        _check("conv2d_filter", fits, f"size {size[axis]} does not fit", x, ct)
+    return (x.with_shape((ct.shape[1], floordiv(x.shape[1], g.groups), *size)),)
+
+
+# --- evaluation, one contraction per tap ---------------------------------------------------------------------------
+
+
+def _window(g: Geometry, tap: tuple[int, int], out: tuple[int, int]) -> tuple[Any, Any, Any]:
+    """start, limit, stride (spatial) of the padded input elements that one tap meets."""
+    start = tuple(t * d for t, d in zip(tap, g.dilation, strict=True))
+    limit = tuple(
+        s + (n - 1) * step + 1 if n else s for s, n, step in zip(start, out, g.stride, strict=True)
+    )
+    return start, limit, g.stride
+
+
+def _grouped(arrays: Any, x: Any, groups: int, axis: int) -> Any:
+    shape = x.shape
+    split = (*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :])
+    return arrays.reshape(x, split)
+
+
+def _padded(arrays: Any, x: Any, g: Geometry) -> Any:
+    low = (0, 0, g.padding[0][0], g.padding[1][0])
+    high = (0, 0, g.padding[0][1], g.padding[1][1])
+    return arrays.pad(x, low, high, (0, 0, 0, 0))
+
+
+def _tap_of_input(arrays: Any, grouped: Any, g: Geometry, tap: Any, out: Any) -> Any:
+    start, limit, stride = _window(g, tap, out)
+    n, groups, channels = grouped.shape[:3]
+    return arrays.slice(
+        grouped, (0, 0, 0, *start), (n, groups, channels, *limit), (1, 1, 1, *stride)
+    )
+
+
+def _tap_of_filter(arrays: Any, grouped: Any, tap: tuple[int, int]) -> Any:
+    groups, outputs, channels = grouped.shape[:3]
+    limit = (groups, outputs, channels, tap[0] + 1, tap[1] + 1)
+    taken = arrays.slice(grouped, (0, 0, 0, *tap), limit, (1,) * 5)
+    return arrays.reshape(taken, (groups, outputs, channels))
+
+
+def _taps(shape: Sequence[int]) -> list[tuple[int, int]]:
+    return [(p, q) for p in range(shape[0]) for q in range(shape[1])]
+
+
+def _evaluate_conv2d(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
+    x, w = operands
+    g, result = geometry(op.name, op.attributes), op.result.type
+    n, o, *out = result.static_shape
+    k = arrays.at(result.dtype)
+    xs = _grouped(arrays, _padded(arrays, x, g), g.groups, 1)
+    ws = _grouped(arrays, w, g.groups, 0)
+    total = arrays.full(0.0, (g.groups, n, *out, o // g.groups), result.dtype)
+    for tap in _taps(w.shape[2:]):
+        taken, weights = _tap_of_input(arrays, xs, g, tap, out), _tap_of_filter(arrays, ws, tap)
+        term = arrays.contract(taken, weights, ((1, 0),), ((2, 2),), result.dtype)
+        total = k.add(total, term)
+    ordered = arrays.transpose(total, (1, 0, 4, 2, 3))
+    return (arrays.reshape(ordered, result.static_shape),)
+
+
+def _evaluate_input(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
+    ct, w = operands
+    g, result = geometry(op.name, op.attributes), op.result.type
+    n, c, *size = result.static_shape
+    out = ct.shape[2:]
+    k = arrays.at(result.dtype)
+    cts = _grouped(arrays, ct, g.groups, 1)
+    ws = _grouped(arrays, w, g.groups, 0)
+    whole = [s + low + high for s, (low, high) in zip(size, g.padding, strict=True)]
+    total = arrays.full(0.0, (g.groups, n, *whole, c // g.groups), result.dtype)
+    for tap in _taps(w.shape[2:]) if 0 not in out else []:
+        weights = _tap_of_filter(arrays, ws, tap)
+        term = arrays.contract(cts, weights, ((1, 0),), ((2, 1),), result.dtype)
+        start, limit, stride = _window(g, tap, out)
+        high = tuple(m - end for m, end in zip(whole, limit, strict=True))
+        gaps = (0, 0, stride[0] - 1, stride[1] - 1, 0)
+        total = k.add(total, arrays.pad(term, (0, 0, *start, 0), (0, 0, *high, 0), gaps))
+    low = tuple(pair[0] for pair in g.padding)
+    limit = (g.groups, n, low[0] + size[0], low[1] + size[1], c // g.groups)
+    inner = arrays.slice(total, (0, 0, *low, 0), limit, (1,) * 5)
+    return (arrays.reshape(arrays.transpose(inner, (1, 0, 4, 2, 3)), result.static_shape),)
+
+
+def _evaluate_filter(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
+    x, ct = operands
+    g, result = geometry(op.name, op.attributes), op.result.type
+    o, c, *size = result.static_shape
+    xs = _grouped(arrays, _padded(arrays, x, g), g.groups, 1)
+    cts = _grouped(arrays, ct, g.groups, 1)
+    if 0 in size:
+        return (arrays.full(0.0, result.static_shape, result.dtype),)
+    columns = []
+    for tap in _taps(size):
+        taken = _tap_of_input(arrays, xs, g, tap, ct.shape[2:])
+        inner = ((0, 0), (3, 3), (4, 4))
+        term = arrays.contract(cts, taken, ((1, 1),), inner, result.dtype)
+        columns.append(arrays.reshape(term, (o, c, 1)))
+    return (arrays.reshape(arrays.concat(columns, 2), result.static_shape),)
+
+
+# --- loops ---------------------------------------------------------------------------------------------------------
+
+
+def _multiply_add(k: IndexAlgebra, wide: Any, pairs: Sequence[tuple[Scalar, Scalar]]) -> Scalar:
+    """The sum of products, accumulated in ``wide``."""
+    total: Scalar | None = None
+    for a, b in pairs:
+        a, b = k.cast(a, wide), k.cast(b, wide)
+        total = k.mul(a, b) if total is None else k.fma(a, b, total)
+    return k.const(0, wide) if total is None else total
+
+
+def _fold_taps(k: IndexAlgebra, channels: int, size: tuple[int, ...], wide: Any, term: Any) -> Any:
+    """The sum of ``term(channel, p, q)`` (pairs of factors) over channels and taps."""
+    taps = _taps(size)
+    if len(taps) <= _UNROLLED_TAPS:
+        with k.builder.loop(channels, "serial") as c:
+            pairs = [term(c.at, Affine(p), Affine(q)) for p, q in taps]
+            return c.fold("add", _multiply_add(k, wide, pairs))
+    with k.builder.loop(channels, "serial") as c:
+        with k.builder.loop(size[0], "serial") as p:
+            with k.builder.loop(size[1], "serial") as q:
+                one = _multiply_add(k, wide, [term(c.at, p.at, q.at)])
+                row = q.fold("add", one)
+            plane = p.fold("add", row)
+        return c.fold("add", plane)
+
+
+def _conv2d_nest(nest: NestContext, op: Op) -> None:
+    """Parallel over images and outputs, vectors along the output row."""
+    k, g = nest.k, geometry(op.name, op.attributes)
+    dtype = op.result.type.dtype
+    n, o, height, width = op.result.type.static_shape
+    _, _, x_height, x_width = op.operands[0].type.static_shape
+    _, channels, *size = op.operands[1].type.static_shape
+    wide = dtype.accumulator
+    per_group = o // g.groups
+    with nest.parallel((n, o)) as (image, output):
+        first = k.divmod(output, per_group)[0] * channels
+        with nest.loop(height, "serial") as i, nest.loop(width, "vector") as j:
+
+            def term(c: Affine, p: Affine, q: Affine) -> tuple[Scalar, Scalar]:
+                y = i.at * g.stride[0] + p * g.dilation[0] + (-g.padding[0][0])
+                x = j.at * g.stride[1] + q * g.dilation[1] + (-g.padding[1][0])
+                inside = k.both(k.inside(y, x_height), k.inside(x, x_width))
+                with k.guard(inside):
+                    value = nest.read(0, [image, first + c, y, x])
+                return value, nest.read(1, [output, c, p, q])
+
+            total = _fold_taps(k, channels, tuple(size), wide, term)
+            nest.write([image, output, i.at, j.at], k.cast(total, dtype))
+
+
+def _input_nest(nest: NestContext, op: Op) -> None:
+    """Parallel over images and input channels, vectors along the input row."""
+    k, g = nest.k, geometry(op.name, op.attributes)
+    dtype = op.result.type.dtype
+    n, c, height, width = op.result.type.static_shape
+    _, o, out_height, out_width = op.operands[0].type.static_shape
+    _, channels, *size = op.operands[1].type.static_shape
+    wide = dtype.accumulator
+    per_group = o // g.groups
+    with nest.parallel((n, c)) as (image, channel):
+        group, local = k.divmod(channel, channels)
+        with nest.loop(height, "serial") as i, nest.loop(width, "vector") as j:
+
+            def place(axis: int, at: Affine, tap: Affine, extent: int) -> tuple[Affine, Any]:
+                numerator = at + tap * -g.dilation[axis] + g.padding[axis][0]
+                found, rest = k.divmod(numerator, g.stride[axis])
+                return found, k.both(k.inside(rest, 1), k.inside(found, extent))
+
+            def term(output: Affine, p: Affine, q: Affine) -> tuple[Scalar, Scalar]:
+                y, y_inside = place(0, i.at, p, out_height)
+                x, x_inside = place(1, j.at, q, out_width)
+                row = group * per_group + output
+                with k.guard(k.both(y_inside, x_inside)):
+                    value = nest.read(0, [image, row, y, x])
+                return value, nest.read(1, [row, local, p, q])
+
+            total = _fold_taps(k, per_group, tuple(size), wide, term)
+            nest.write([image, channel, i.at, j.at], k.cast(total, dtype))
+
+
+def _filter_nest(nest: NestContext, op: Op) -> None:
+    """Parallel over output and input channels; per tap a row of accumulators along the output row."""
+    k, g = nest.k, geometry(op.name, op.attributes)
+    dtype = op.result.type.dtype
+    o, channels, *size = op.result.type.static_shape
+    n, _, x_height, x_width = op.operands[0].type.static_shape
+    _, _, height, width = op.operands[1].type.static_shape
+    wide = dtype.accumulator
+    per_group = o // g.groups
+    sums = nest.scratch(width, wide)
+    with nest.parallel((o, channels)) as (output, c):
+        channel = k.divmod(output, per_group)[0] * channels + c
+        for p, q in _taps(size):
+            with nest.loop(width, "vector") as j:
+                nest.store(sums, j.at, k.const(0, wide))
+            with (
+                nest.loop(n, "serial") as image,
+                nest.loop(height, "serial") as i,
+                nest.loop(width, "vector") as j,
+            ):
+                y = i.at * g.stride[0] + (p * g.dilation[0] - g.padding[0][0])
+                x = j.at * g.stride[1] + (q * g.dilation[1] - g.padding[1][0])
+                inside = k.both(k.inside(y, x_height), k.inside(x, x_width))
+                with k.guard(inside):
+                    value = nest.read(0, [image.at, channel, y, x])
+                ct = nest.read(1, [image.at, output, i.at, j.at])
+                old = nest.load(sums, j.at)
+                nest.store(sums, j.at, k.fma(k.cast(value, wide), k.cast(ct, wide), old))
+            with nest.loop(width, "vector") as j:
+                total = j.fold("add", nest.load(sums, j.at))
+            nest.write([output, c, Affine(p), Affine(q)], k.cast(total, dtype))
+
+
+# --- derivatives and registration ----------------------------------------------------------------------------------
+
+
+def _spatial(x: Value) -> tuple[Dim, ...]:
+    return x.type.shape[2:]
+
+
+def _bilinear_vjp(left: Any, right: Any) -> VjpRule:
+    """``left(b, op, ct, shared)`` and ``right`` give the cotangent of the first and the second operand."""
+
+    def vjp(
+        b: Builder, op: Op, cts: Sequence[Value | None], needed: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        (ct,) = cts
+        if ct is None:
+            return (None, None)
+        names = ("stride", "padding", "dilation", "groups")
+        shared = {name: op.attributes[name] for name in names}
+        return (
+            left(b, op, ct, shared) if needed[0] else None,
+            right(b, op, ct, shared) if needed[1] else None,
+        )
+
+    return vjp
+
+
+def _conv2d_of(b: Builder, x: Value, w: Value, shared: Attrs) -> Value:
+    return b.apply("conv2d", (x, w), shared)[0]
+
+
+def _input_of(b: Builder, ct: Value, w: Value, like: Value, shared: Attrs) -> Value:
+    return b.apply("conv2d_input", (ct, w), {"size": _spatial(like), **shared})[0]
+
+
+def _filter_of(b: Builder, x: Value, ct: Value, like: Value, shared: Attrs) -> Value:
+    return b.apply("conv2d_filter", (x, ct), {"size": _spatial(like), **shared})[0]
+
+
+# (stride, padding, dilation, groups, x shape, w shape) of generated tests
+_CASES: tuple[tuple[Any, ...], ...] = (
+    ((1, 1), ((0, 0), (0, 0)), (1, 1), 1, (2, 2, 4, 5), (3, 2, 3, 2)),
+    ((2, 1), ((1, 1), (0, 2)), (1, 2), 1, (1, 2, 5, 4), (2, 2, 3, 2)),
+    ((2, 3), ((0, 1), (2, 1)), (2, 1), 2, (1, 4, 6, 5), (4, 2, 2, 3)),
+)
+
+
+def _samples(which: str) -> tuple[Sample, ...]:
+    found = []
+    for stride, padding, dilation, groups, x, w in _CASES:
+        shared = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        types = [TensorType(x, DType.F64), TensorType(w, DType.F64)]
+        (out,) = _infer_conv2d(types, shared)
+        by_name = {
+            "conv2d": (types, {}),
+            "conv2d_input": ([out, types[1]], {"size": x[2:]}),
+            "conv2d_filter": ([types[0], out], {"size": w[2:]}),
+        }
+        operands, extra = by_name[which]
+        found.append(Sample(tuple(operands), {**shared, **extra}, ((-2.0, 2.0), (-2.0, 2.0))))
+    return tuple(found)
+
+
+register(
+    OpDef(
+        "conv2d",
+        "cross-correlation of NCHW images with OIHW filters",
+        _infer_conv2d,
+        _evaluate_conv2d,
+        bilinear_jvp,
+        _bilinear_vjp(
+            lambda b, op, ct, s: _input_of(b, ct, op.operands[1], op.operands[0], s),
+            lambda b, op, ct, s: _filter_of(b, op.operands[0], ct, op.operands[1], s),
+        ),
+        Nest(_conv2d_nest),
+        _samples("conv2d"),
+    )
+)
+register(
+    OpDef(
+        "conv2d_input",
+        "the transpose of conv2d in its image: (ct, w) to an image of spatial `size`",
+        _infer_input,
+        _evaluate_input,
+        bilinear_jvp,
+        _bilinear_vjp(
+            lambda b, op, ct, s: _conv2d_of(b, ct, op.operands[1], s),
+            lambda b, op, ct, s: _filter_of(b, ct, op.operands[0], op.operands[1], s),
+        ),
+        Nest(_input_nest),
+        _samples("conv2d_input"),
+    )
+)
+register(
+    OpDef(
+        "conv2d_filter",
+        "the transpose of conv2d in its filter: (x, ct) to a filter of spatial `size`",
+        _infer_filter,
+        _evaluate_filter,
+        bilinear_jvp,
+        _bilinear_vjp(
+            lambda b, op, ct, s: _input_of(b, op.operands[1], ct, op.operands[0], s),
+            lambda b, op, ct, s: _conv2d_of(b, op.operands[0], ct, s),
+        ),
+        Nest(_filter_nest),
+        _samples("conv2d_filter"),
+    )
+)

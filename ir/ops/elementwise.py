@@ -1,0 +1,452 @@
+"""Elementwise ops: the factory that derives everything from a scalar meaning and its partials, and the verbs.
+
+An elementwise op states ``meaning(k, *operands, **attributes)`` and one ``Partial`` per operand, both in the verbs of
+``ir/algebra.py``. Type rule, evaluation, JVP, VJP and loop form follow here. Operands have equal types: broadcasting
+is an op of its own. Every verb is registered as an op of the same name, and so are ``cast``, ``select`` and
+``stop_gradient``.
+
+Conventions at kinks: ``max`` and ``min`` give each of two equal operands half of the cotangent; ``abs`` and ``sign``
+have derivative 0 at 0. Formulas of derivatives: any table (Abramowitz and Stegun 4.2-4.5, 7.1.19 for erf).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from gradc.ir.algebra import VERBS
+from gradc.ir.attributes import get_dtype
+from gradc.ir.core import Attr, Attrs, DType, Op, TensorType, Value
+from gradc.ir.registry import (
+    OpDef,
+    Partial,
+    Pointwise,
+    Sample,
+    TypeRule,
+    TypeRuleError,
+    lookup,
+    register,
+    zero_jvp,
+    zero_vjp,
+)
+
+if TYPE_CHECKING:
+    from gradc.ir.builder import Builder
+
+Meaning: TypeAlias = Callable[..., Any]
+Accepts: TypeAlias = Literal["float", "number", "integer", "u32", "bool", "any"]
+
+ONE = Partial(lambda k, y, *xs: k.const(1.0), "one")
+MINUS_ONE = Partial(lambda k, y, *xs: k.const(-1.0), "minus_one")
+
+_ACCEPTED: Mapping[Accepts, str] = {
+    "float": "a floating type",
+    "number": "numbers",
+    "integer": "integers",
+    "u32": "u32",
+    "bool": "bool",
+    "any": "any type",
+}
+
+
+def accepts_dtype(accepts: Accepts, dtype: DType) -> bool:
+    """Whether ``dtype`` is in the class of element types called ``accepts``."""
+    if accepts == "any":
+        return True
+    if accepts == "float":
+        return dtype.is_float
+    if accepts == "bool":
+        return dtype is DType.BOOL
+    if accepts == "u32":
+        return dtype is DType.U32
+    if accepts == "integer":
+        return not dtype.is_float and dtype is not DType.BOOL
+    return dtype is not DType.BOOL
+
+
+def same_types(
+    name: str, arity: int, accepts: Accepts, result: Literal["same", "bool"] = "same"
+) -> TypeRule:
+    """The type rule of an elementwise op: ``arity`` operands of one accepted type."""
+
+    def infer(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
+        if len(types) != arity:
+            raise TypeRuleError(f"{name}: takes {arity} operands, got {len(types)}")
+        first = types[0]
+        for other in types[1:]:
+            if other != first:
+                raise TypeRuleError(f"{name}: operand types differ, {first} and {other}")
+        if not accepts_dtype(accepts, first.dtype):
+            shown = " and ".join(str(t) for t in types)
+            raise TypeRuleError(f"{name}: takes {_ACCEPTED[accepts]}, not {shown}")
+        return (first.with_dtype(DType.BOOL) if result == "bool" else first,)
+
+    return infer
+
+
+def elementwise(
+    name: str,
+    doc: str,
+    meaning: Meaning,
+    partials: tuple[Partial | None, ...],
+    *,
+    accepts: Accepts = "float",
+    result: Literal["same", "bool"] = "same",
+    ranges: tuple[tuple[float, float], ...] | None = None,
+    attributes: Mapping[str, Attr] | None = None,
+    infer: TypeRule | None = None,
+    samples: tuple[Sample, ...] | None = None,
+    commutative: bool = False,
+    masks: bool = False,
+) -> OpDef:
+    """Registers an elementwise op; ``partials`` has one entry per operand, None for an identically zero one."""
+    arity = len(partials)
+    is_smooth = any(partial is not None for partial in partials)
+    if samples is None:
+        samples = default_samples(accepts, ranges or ((-2.0, 2.0),) * arity, attributes or {})
+
+    def evaluate(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
+        k = arrays.at(op.result.type.dtype)
+        return (meaning(k, *operands, **op.attributes),)
+
+    return register(
+        OpDef(
+            name,
+            doc,
+            infer or same_types(name, arity, accepts, result),
+            evaluate,
+            elementwise_jvp if is_smooth else zero_jvp,
+            elementwise_vjp if is_smooth else zero_vjp,
+            Pointwise(meaning),
+            samples,
+            commutative,
+            masks,
+            partials=partials,
+        )
+    )
+
+
+def default_samples(
+    accepts: Accepts, ranges: tuple[tuple[float, float], ...], attributes: Mapping[str, Attr]
+) -> tuple[Sample, ...]:
+    """A matrix, a scalar and an empty array of a type that ``accepts`` names."""
+    dtypes = {"integer": DType.I32, "u32": DType.U32, "bool": DType.BOOL}
+    dtype = dtypes.get(accepts, DType.F64)
+    types = (TensorType((2, 3), dtype), TensorType((), dtype), TensorType((0, 2), dtype))
+    return tuple(Sample((t,) * len(ranges), attributes, ranges) for t in types)
+
+
+def elementwise_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    """The sum over operands of partial times tangent; zero tangents contribute nothing."""
+    total: Value | None = None
+    for partial, tangent in zip(_partials(op), tangents, strict=True):
+        if partial is None or tangent is None:
+            continue
+        term = apply_partial(b, op, partial, tangent, masked=False)
+        total = term if total is None else b.one("add", total, term)
+    return (total,)
+
+
+def elementwise_vjp(
+    b: Builder,
+    op: Op,
+    cts: Sequence[Value | None],
+    needed: Sequence[bool],
+    masked: bool = False,
+) -> Sequence[Value | None]:
+    """Per operand, partial times cotangent; with ``masked`` an exactly zero cotangent stays zero (``gate``)."""
+    (ct,) = cts
+    if ct is None:
+        return (None,) * len(op.operands)
+    return tuple(
+        apply_partial(b, op, partial, ct, masked) if wanted and partial is not None else None
+        for partial, wanted in zip(_partials(op), needed, strict=True)
+    )
+
+
+def _partials(op: Op) -> tuple[Partial | None, ...]:
+    partials = lookup(op.name).partials
+    assert partials is not None, f"{op.name} is not elementwise"
+    return partials
+
+
+def apply_partial(b: Builder, op: Op, partial: Partial, ct: Value, masked: bool) -> Value:
+    """``ct`` (or a tangent) times ``partial`` at ``op``, in as few ops as its kind allows."""
+    if partial.kind == "one":
+        return ct
+    if partial.kind == "minus_one":
+        return b.one("neg", ct)
+    k = b.algebra(op.result.type)
+    if partial.kind == "mask" and partial.condition is not None:
+        condition = partial.condition(k, op.result, *op.operands, **op.attributes)
+        return b.one("select", condition, ct, k.const(0.0))
+    value = partial.value(k, op.result, *op.operands, **op.attributes)
+    if partial.kind == "gates":
+        return b.one("gate", value, ct)
+    return b.one("gate" if masked or partial.kind == "gated" else "mul", ct, value)
+
+
+def _verb(name: str) -> Meaning:
+    """The meaning of the op called like a verb: that verb."""
+
+    def meaning(k: Any, *operands: Any) -> Any:
+        return getattr(k, name)(*operands)
+
+    return meaning
+
+
+def _smooth(
+    name: str,
+    doc: str,
+    *partials: Callable[..., Any] | Partial,
+    accepts: Accepts = "float",
+    ranges: tuple[tuple[float, float], ...] | None = None,
+    commutative: bool = False,
+) -> OpDef:
+    wrapped = tuple(p if isinstance(p, Partial) else Partial(p) for p in partials)
+    return elementwise(
+        name,
+        doc,
+        _verb(name),
+        wrapped,
+        accepts=accepts,
+        ranges=ranges,
+        commutative=commutative,
+    )
+
+
+def _flat(name: str, doc: str, accepts: Accepts = "number", commutative: bool = False) -> OpDef:
+    """A verb whose derivative is zero wherever it has one."""
+    verb = VERBS[name]
+    result: Literal["same", "bool"] = "bool" if verb.result == "bool" else "same"
+    partials = (None,) * verb.arity
+    # Shift counts and divisors are drawn from small positive numbers.
+    ranges: tuple[tuple[float, float], ...] | None
+    ranges = ((-9.0, 9.0), (1.0, 9.0)) if accepts == "integer" and verb.arity == 2 else None
+    if accepts == "u32":
+        ranges = ((0.0, 4e9),) * verb.arity
+    return elementwise(
+        name,
+        doc,
+        _verb(name),
+        partials,
+        accepts=accepts,
+        result=result,
+        ranges=ranges,
+        commutative=commutative,
+    )
+
+
+def _tie(name: str) -> tuple[Partial, Partial]:
+    """Partials of max or min: 1 for the winner, 1/2 for each of two equals."""
+    wins = {"max": "gt", "min": "lt"}[name]
+
+    def share(k: Any, mine: Any, other: Any) -> Any:
+        tied = k.select(k.eq(mine, other), k.const(0.5), k.const(0.0))
+        return k.select(getattr(k, wins)(mine, other), k.const(1.0), tied)
+
+    return (
+        Partial(lambda k, y, a, b: share(k, a, b)),
+        Partial(lambda k, y, a, b: share(k, b, a)),
+    )
+
+
+def _pow_base(k: Any, y: Any, x: Any, p: Any) -> Any:
+    # p * x**(p-1), but 0 where p is 0: 0**0 is 1 in every direction of x.
+    slope = k.mul(p, k.pow(x, k.sub(p, k.const(1.0))))
+    return k.select(k.eq(p, k.const(0.0)), k.const(0.0), slope)
+
+
+def _pow_exponent(k: Any, y: Any, x: Any, p: Any) -> Any:
+    # y * log(x), whose limit at x = 0 is 0 for p > 0; p = 0 there is given 0 as well.
+    at_zero = k.logical_and(k.eq(x, k.const(0.0)), k.ge(p, k.const(0.0)))
+    safe = k.select(at_zero, k.const(1.0), x)
+    return k.select(at_zero, k.const(0.0), k.mul(y, k.log(safe)))
+
+
+_POSITIVE = (0.3, 2.0)
+_ANY = (-2.0, 2.0)
+
+_smooth("add", "a + b", ONE, ONE, accepts="number", commutative=True)
+_smooth("sub", "a - b", ONE, MINUS_ONE, accepts="number")
+_smooth(
+    "mul", "a * b", lambda k, y, a, b: b, lambda k, y, a, b: a, accepts="number", commutative=True
+)
+_smooth(
+    "div",
+    "a / b",
+    lambda k, y, a, b: k.div(k.const(1.0), b),
+    lambda k, y, a, b: k.neg(k.mul(y, k.div(k.const(1.0), b))),
+    ranges=(_ANY, _POSITIVE),
+)
+_smooth("pow", "a ** b as in C", _pow_base, _pow_exponent, ranges=(_POSITIVE, _ANY))
+for _name in ("max", "min"):
+    elementwise(
+        _name,
+        f"the {_name}imum of a and b; NaN if either is",
+        _verb(_name),
+        _tie(_name),
+        accepts="number",
+        commutative=True,
+        masks=True,
+    )
+# gate is linear in ct and in the partial; both of its own derivatives stay silent where ct is 0.
+_smooth(
+    "gate",
+    "ct * partial, exactly 0 where ct is exactly 0",
+    Partial(lambda k, y, ct, p: p, "gated"),
+    Partial(lambda k, y, ct, p: ct, "gates"),
+    ranges=(_POSITIVE, _ANY),
+)
+_smooth(
+    "fma",
+    "a * b + c, rounded once",
+    lambda k, y, a, b, c: b,
+    lambda k, y, a, b, c: a,
+    ONE,
+    ranges=(_ANY, _ANY, _ANY),
+)
+_smooth("neg", "-x", MINUS_ONE, accepts="number")
+_smooth("abs", "|x|", lambda k, y, x: k.sign(x), accepts="number", ranges=((0.2, 2.0),))
+_flat("sign", "-1, 0 or 1; NaN of NaN")
+_flat("floor", "the greatest integer not above x", accepts="float")
+_flat("round", "the nearest integer, half to even", accepts="float")
+_smooth("sqrt", "square root", lambda k, y, x: k.div(k.const(0.5), y), ranges=(_POSITIVE,))
+_smooth(
+    "rsqrt",
+    "1 / sqrt(x)",
+    lambda k, y, x: k.mul(k.const(-0.5), k.mul(y, k.mul(y, y))),
+    ranges=(_POSITIVE,),
+)
+_smooth("exp", "e ** x", lambda k, y, x: y)
+_smooth("expm1", "e ** x - 1 without cancellation", lambda k, y, x: k.add(y, k.const(1.0)))
+_smooth("log", "natural logarithm", lambda k, y, x: k.div(k.const(1.0), x), ranges=(_POSITIVE,))
+_smooth(
+    "log1p",
+    "log(1 + x) without cancellation",
+    lambda k, y, x: k.div(k.const(1.0), k.add(k.const(1.0), x)),
+    ranges=((-0.7, 2.0),),
+)
+_smooth("sin", "sine", lambda k, y, x: k.cos(x))
+_smooth("cos", "cosine", lambda k, y, x: k.neg(k.sin(x)))
+_smooth("tan", "tangent", lambda k, y, x: k.add(k.const(1.0), k.mul(y, y)), ranges=((-1.2, 1.2),))
+_smooth("tanh", "hyperbolic tangent", lambda k, y, x: k.sub(k.const(1.0), k.mul(y, y)))
+_smooth(
+    "erf",
+    "2/sqrt(pi) times the integral of exp(-t**2) from 0 to x",
+    lambda k, y, x: k.mul(k.const(2.0 / math.sqrt(math.pi)), k.exp(k.neg(k.mul(x, x)))),
+)
+_flat("floordiv", "integer quotient toward minus infinity; 0 where b is 0", accepts="integer")
+_flat("mod", "a - b * floordiv(a, b)", accepts="integer")
+_flat("bitand", "bitwise and", accepts="integer", commutative=True)
+_flat("bitor", "bitwise or", accepts="integer", commutative=True)
+_flat("bitxor", "bitwise exclusive or", accepts="integer", commutative=True)
+_flat("shl", "a * 2**b, modulo the width", accepts="integer")
+_flat("shr", "a shifted right by b, arithmetically for signed types", accepts="integer")
+_flat("mulhi", "the high 32 bits of the 64-bit product", accepts="u32", commutative=True)
+_flat("eq", "a = b", accepts="any", commutative=True)
+_flat("ne", "a differs from b", accepts="any", commutative=True)
+_flat("lt", "a < b")
+_flat("le", "a <= b")
+_flat("gt", "a > b")
+_flat("ge", "a >= b")
+_flat("logical_and", "both hold", accepts="bool", commutative=True)
+_flat("logical_or", "at least one holds", accepts="bool", commutative=True)
+_flat("logical_not", "it does not hold", accepts="bool")
+
+
+def _infer_select(types: Sequence[TensorType], _attributes: Attrs) -> tuple[TensorType, ...]:
+    if len(types) != 3:
+        raise TypeRuleError(f"select: takes 3 operands, got {len(types)}")
+    condition, a, b = types
+    if condition.dtype is not DType.BOOL:
+        raise TypeRuleError(f"select: the condition must be bool, not {condition}")
+    if a != b or condition.shape != a.shape:
+        raise TypeRuleError(f"select: operand types differ, {condition}, {a} and {b}")
+    return (a,)
+
+
+def _select_samples() -> tuple[Sample, ...]:
+    shapes: tuple[tuple[int, ...], ...] = ((2, 3), (), (0, 2))
+    return tuple(
+        Sample(
+            (TensorType(s, DType.BOOL), TensorType(s, DType.F64), TensorType(s, DType.F64)),
+            {},
+            ((0.0, 1.0), _ANY, _ANY),
+        )
+        for s in shapes
+    )
+
+
+elementwise(
+    "select",
+    "a where the condition holds, else b",
+    _verb("select"),
+    (
+        None,
+        Partial(
+            lambda k, y, c, a, b: k.select(c, k.const(1.0), k.const(0.0)),
+            "mask",
+            lambda k, y, c, a, b: c,
+        ),
+        Partial(
+            lambda k, y, c, a, b: k.select(c, k.const(0.0), k.const(1.0)),
+            "mask",
+            lambda k, y, c, a, b: k.logical_not(c),
+        ),
+    ),
+    infer=_infer_select,
+    samples=_select_samples(),
+    masks=True,
+)
+
+
+def _infer_cast(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
+    if len(types) != 1:
+        raise TypeRuleError(f"cast: takes 1 operand, got {len(types)}")
+    return (types[0].with_dtype(get_dtype(attributes)),)
+
+
+def _cast_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    (tangent,) = tangents
+    to = op.result.type.dtype
+    if tangent is None or not to.is_float:
+        return (None,)
+    return (b.one("cast", tangent, dtype=to),)
+
+
+def _cast_vjp(
+    b: Builder, op: Op, cts: Sequence[Value | None], needed: Sequence[bool]
+) -> Sequence[Value | None]:
+    (ct,) = cts
+    origin = op.operands[0].type.dtype
+    if ct is None or not needed[0] or not origin.is_float:
+        return (None,)
+    return (b.one("cast", ct, dtype=origin),)
+
+
+register(
+    OpDef(
+        "cast",
+        "the same numbers in another element type; float to integer truncates and saturates, NaN gives 0",
+        _infer_cast,
+        lambda arrays, op, operands: (arrays.cast(operands[0], op.result.type.dtype),),
+        _cast_jvp,
+        _cast_vjp,
+        Pointwise(lambda k, x, dtype: k.cast(x, dtype)),
+        (
+            Sample((TensorType((2, 3), DType.F64),), {"dtype": DType.F64}, (_ANY,)),
+            Sample((TensorType((2, 3), DType.F64),), {"dtype": DType.I32}, ((-9.0, 9.0),)),
+            Sample((TensorType((3,), DType.I32),), {"dtype": DType.F64}, ((-9.0, 9.0),)),
+        ),
+    )
+)
+
+elementwise(
+    "stop_gradient",
+    "x, whose derivative counts as zero",
+    lambda k, x: k.stop_gradient(x),
+    (None,),
+    accepts="any",
+)

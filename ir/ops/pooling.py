@@ -1,0 +1,341 @@
+"""Max and average pooling over NCHW images.
+
+``padding`` never wins a maximum and counts as zeros in an average, which always divides by the window's size. Equal
+greatest elements of a window share its cotangent with total weight 1. Derivatives are compositions: windows that do
+not overlap are a reshape; otherwise there is one strided slice of the image per place in the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal
+
+from gradc.ir.attributes import get_pair, get_pairs
+from gradc.ir.core import Attrs, DType, Op, TensorType, Value
+from gradc.ir.dims import Dim, floordiv
+from gradc.ir.loops import Affine, Scalar
+from gradc.ir.ops.structural import one_operand, sample
+from gradc.ir.registry import Access, OpDef, Read, TypeRuleError, register
+
+if TYPE_CHECKING:
+    from gradc.ir.builder import Builder
+    from gradc.ir.loopbuilder import IndexAlgebra
+
+_UNROLLED = 16  # windows up to this size are written out
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Size, stride and (low, high) padding per spatial axis."""
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[tuple[int, int], ...]
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """The places in a window, row by row."""
+        return list(product(range(self.size[0]), range(self.size[1])))
+
+    @property
+    def is_tiling(self) -> bool:
+        """Whether every element lies in at most one window and no window in the padding."""
+        return self.size == self.stride and self.padding == ((0, 0), (0, 0))
+
+
+def _window(name: str, attributes: Attrs) -> Window:
+    found = Window(
+        get_pair(attributes, "size"),
+        get_pair(attributes, "stride"),
+        get_pairs(attributes, "padding"),
+    )
+    if min(*found.size, *found.stride) < 1 or len(found.padding) != 2:
+        raise TypeRuleError(f"{name}: size and stride must be positive, padding two pairs")
+    for size, pair in zip(found.size, found.padding, strict=True):
+        if min(pair) < 0 or max(pair) >= size:
+            raise TypeRuleError(f"{name}: padding {pair} must be less than the window's {size}")
+    return found
+
+
+def _rule(name: str) -> Any:
+    def infer(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
+        x, window = one_operand(name, types), _window(name, attributes)
+        if x.rank != 4 or not x.dtype.is_float:
+            raise TypeRuleError(f"{name}: takes a floating array of 4 axes, not {x}")
+        sizes: list[Dim] = []
+        rows = zip(x.shape[2:], window.size, window.stride, window.padding, strict=True)
+        for size, taken, stride, (low, high) in rows:
+            room = size + low + high - taken
+            if isinstance(room, int) and (room < 0 or size == 0):
+                raise TypeRuleError(f"{name}: the window {window.size} is larger than {x}")
+            sizes.append(floordiv(room, stride) + 1)
+        return (x.with_shape((*x.shape[:2], *sizes)),)
+
+    return infer
+
+
+# --- evaluation ----------------------------------------------------------------------------------------------------
+
+
+def _evaluate_max(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
+    """The running maximum over places; a place outside the image repeats the nearest place inside."""
+    window = _window(op.name, op.attributes)
+    k = arrays.at(op.result.type.dtype)
+    size, out = op.operands[0].type.static_shape[2:], op.result.type.static_shape[2:]
+    found = None
+    for place in window.places:
+        taken = operands[0]
+        for axis in (0, 1):
+            at = [i * window.stride[axis] + place[axis] for i in range(out[axis])]
+            low = window.padding[axis][0]
+            ids = arrays.integers([min(max(i - low, 0), size[axis] - 1) for i in at])
+            taken = arrays.take(taken, ids, 2 + axis, 0)
+        found = taken if found is None else k.max(found, taken)
+    return (found,)
+
+
+def _evaluate_avg(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
+    window = _window(op.name, op.attributes)
+    k = arrays.at(op.result.type.dtype)
+    low, high = (tuple(pair[end] for pair in window.padding) for end in (0, 1))
+    x = arrays.pad(operands[0], (0, 0, *low), (0, 0, *high), (0, 0, 0, 0))
+    total = None
+    for place in window.places:
+        start, limit, stride = _place(window, place, op)
+        taken = arrays.slice(x, start, limit, stride)
+        total = taken if total is None else k.add(total, taken)
+    return (k.mul(total, k.const(1.0 / (window.size[0] * window.size[1]))),)
+
+
+def _place(
+    window: Window, place: tuple[int, int], op: Op
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """The slice of the padded image that holds this place of every window."""
+    n, c, *out = op.result.type.static_shape
+    steps = zip(place, out, window.stride, strict=True)
+    limit = tuple(at + (count - 1) * stride + 1 for at, count, stride in steps)
+    return (0, 0, *place), (n, c, *limit), (1, 1, *window.stride)
+
+
+# --- windows as values ---------------------------------------------------------------------------------------------
+
+
+def _windows(b: Builder, op: Op, x: Value, outside: float) -> list[Value]:
+    """Per place in the window, that element of every window; ``outside`` where it lies in the padding."""
+    window = _window(op.name, op.attributes)
+    if window.padding != ((0, 0), (0, 0)):
+        low, high = (tuple(pair[end] for pair in window.padding) for end in (0, 1))
+        margins: dict[str, Any] = {
+            "low": (0, 0, *low),
+            "high": (0, 0, *high),
+            "interior": (0, 0, 0, 0),
+        }
+        inside = b.one("pad", b.constant(True, DType.BOOL, x.type.shape), **margins)
+        x = b.one("pad", x, **margins)
+        if outside != 0.0:
+            fill = b.constant(outside, x.type.dtype, x.type.shape)
+            x = b.one("select", inside, x, fill)
+    found = []
+    for place in window.places:
+        start, limit, stride = _place(window, place, op)
+        found.append(b.one("slice", x, start=start, limit=limit, stride=stride))
+    return found
+
+
+def _unwindow(b: Builder, op: Op, pieces: Sequence[Value]) -> Value:
+    """The transpose of ``_windows``: every piece added back at its place."""
+    window = _window(op.name, op.attributes)
+    shape = op.operands[0].type.static_shape
+    low, high = (tuple(pair[end] for pair in window.padding) for end in (0, 1))
+    padded = (*shape[:2], *(s + a + z for s, a, z in zip(shape[2:], low, high, strict=True)))
+    total: Value | None = None
+    for place, piece in zip(window.places, pieces, strict=True):
+        start, limit, stride = _place(window, place, op)
+        after = tuple(size - end for size, end in zip(padded, limit, strict=True))
+        gaps = tuple(step - 1 for step in stride)
+        wide = b.one("pad", piece, low=start, high=after, interior=gaps)
+        total = wide if total is None else b.one("add", total, wide)
+    assert total is not None, "a window has at least one place"
+    if padded == shape:
+        return total
+    limit = (*shape[:2], *(a + s for s, a in zip(shape[2:], low, strict=True)))
+    return b.one("slice", total, start=(0, 0, *low), limit=limit, stride=(1, 1, 1, 1))
+
+
+def _tiles(b: Builder, op: Op, x: Value) -> Value:
+    """``x`` cut into windows that do not overlap: axes (n, c, row, in row, column, in column)."""
+    size = _window(op.name, op.attributes).size
+    n, c, rows, columns = op.result.type.static_shape
+    limit = (n, c, rows * size[0], columns * size[1])
+    if limit != x.type.shape:
+        x = b.one("slice", x, start=(0, 0, 0, 0), limit=limit, stride=(1, 1, 1, 1))
+    return b.one("reshape", x, shape=(n, c, rows, size[0], columns, size[1]))
+
+
+def _untile(b: Builder, op: Op, tiles: Value) -> Value:
+    """The transpose of ``_tiles``."""
+    size = _window(op.name, op.attributes).size
+    n, c, rows, columns = op.result.type.static_shape
+    whole = op.operands[0].type.static_shape
+    image = b.one("reshape", tiles, shape=(n, c, rows * size[0], columns * size[1]))
+    if image.type.shape == whole:
+        return image
+    high = (0, 0, whole[2] - rows * size[0], whole[3] - columns * size[1])
+    return b.one("pad", image, low=(0, 0, 0, 0), high=high, interior=(0, 0, 0, 0))
+
+
+def _over_tiles(b: Builder, op: Op, x: Value) -> Value:
+    """``x``, one element per window, repeated over its window."""
+    n, c, rows, columns = op.result.type.static_shape
+    size = _window(op.name, op.attributes).size
+    return b.one("broadcast", x, shape=(n, c, rows, size[0], columns, size[1]), dims=(0, 1, 2, 4))
+
+
+# --- derivatives ---------------------------------------------------------------------------------------------------
+
+
+def _sum_of(b: Builder, terms: Sequence[Value]) -> Value:
+    total = terms[0]
+    for term in terms[1:]:
+        total = b.one("add", total, term)
+    return total
+
+
+def _masks(b: Builder, op: Op) -> tuple[list[Value], Value]:
+    """Per place, where it attains its window's maximum; and how many places of each window do."""
+    pieces = _windows(b, op, op.operands[0], float("-inf"))
+    masks = [b.one("eq", piece, op.result) for piece in pieces]
+    dtype = op.result.type.dtype
+    return masks, _sum_of(b, [b.one("cast", mask, dtype=dtype) for mask in masks])
+
+
+def _tile_mask(b: Builder, op: Op) -> tuple[Value, Value]:
+    mask = b.one("eq", _tiles(b, op, op.operands[0]), _over_tiles(b, op, op.result))
+    count = b.one("sum", b.one("cast", mask, dtype=op.result.type.dtype), axes=(3, 5))
+    return mask, count
+
+
+def _max_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    (tangent,) = tangents
+    if tangent is None:
+        return (None,)
+    if _window(op.name, op.attributes).is_tiling:
+        mask, count = _tile_mask(b, op)
+        zero = b.constant(0.0, tangent.type.dtype, mask.type.shape)
+        taken = b.one("select", mask, _tiles(b, op, tangent), zero)
+        return (b.one("div", b.one("sum", taken, axes=(3, 5)), count),)
+    masks, count = _masks(b, op)
+    zero = b.constant(0.0, tangent.type.dtype, op.result.type.shape)
+    pieces = _windows(b, op, tangent, 0.0)
+    terms = [b.one("select", m, piece, zero) for m, piece in zip(masks, pieces, strict=True)]
+    return (b.one("div", _sum_of(b, terms), count),)
+
+
+def _max_vjp(
+    b: Builder, op: Op, cts: Sequence[Value | None], needed: Sequence[bool]
+) -> Sequence[Value | None]:
+    (ct,) = cts
+    if ct is None or not needed[0]:
+        return (None,)
+    if _window(op.name, op.attributes).is_tiling:
+        mask, count = _tile_mask(b, op)
+        share = _over_tiles(b, op, b.one("div", ct, count))
+        zero = b.constant(0.0, ct.type.dtype, mask.type.shape)
+        return (_untile(b, op, b.one("select", mask, share, zero)),)
+    masks, count = _masks(b, op)
+    share = b.one("div", ct, count)
+    zero = b.constant(0.0, ct.type.dtype, ct.type.shape)
+    return (_unwindow(b, op, [b.one("select", mask, share, zero) for mask in masks]),)
+
+
+def _avg_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    (tangent,) = tangents
+    return (None if tangent is None else b.same(op, tangent),)
+
+
+def _avg_vjp(
+    b: Builder, op: Op, cts: Sequence[Value | None], needed: Sequence[bool]
+) -> Sequence[Value | None]:
+    (ct,) = cts
+    if ct is None or not needed[0]:
+        return (None,)
+    window = _window(op.name, op.attributes)
+    weight = b.constant(1.0 / (window.size[0] * window.size[1]), ct.type.dtype, ct.type.shape)
+    share = b.one("mul", ct, weight)
+    if window.is_tiling:
+        return (_untile(b, op, _over_tiles(b, op, share)),)
+    return (_unwindow(b, op, [share] * len(window.places)),)
+
+
+# --- loops and registration ----------------------------------------------------------------------------------------
+
+
+def _element(combine: Literal["max", "add"]) -> Any:
+    def element(k: IndexAlgebra, op: Op, index: Sequence[Affine], read: Read) -> Scalar:
+        window = _window(op.name, op.attributes)
+        dtype = op.result.type.dtype
+        height, width = op.operands[0].type.static_shape[2:]
+        fill = float("-inf") if combine == "max" else 0.0
+
+        def place(p: Affine, q: Affine) -> Scalar:
+            y = index[2] * window.stride[0] + p + (-window.padding[0][0])
+            x = index[3] * window.stride[1] + q + (-window.padding[1][0])
+            inside = k.both(k.inside(y, height), k.inside(x, width))
+            return k.guarded(inside, lambda: read(0, [*index[:2], y, x]), k.const(fill, dtype))
+
+        wide = dtype.accumulator
+        found = _fold(k, window, combine, lambda p, q: k.cast(place(p, q), wide))
+        if combine == "add":
+            found = k.mul(found, k.const(1.0 / (window.size[0] * window.size[1]), wide))
+        return k.cast(found, dtype)
+
+    return element
+
+
+def _fold(k: IndexAlgebra, window: Window, combine: Literal["max", "add"], place: Any) -> Scalar:
+    if len(window.places) > _UNROLLED:
+        with k.builder.loop(window.size[0], "serial") as p:
+            with k.builder.loop(window.size[1], "serial") as q:
+                row = q.fold(combine, place(p.at, q.at))
+            return p.fold(combine, row)
+    found: Scalar | None = None
+    for p_at, q_at in window.places:
+        value: Scalar = place(Affine(p_at), Affine(q_at))
+        found = value if found is None else getattr(k, combine)(found, value)
+    assert found is not None, "a window has at least one place"
+    return found
+
+
+_SAMPLES = (
+    sample((2, 1, 4, 6), size=(2, 3), stride=(2, 3), padding=((0, 0), (0, 0))),
+    sample((1, 2, 5, 5), size=(2, 2), stride=(2, 2), padding=((0, 0), (0, 0))),
+    sample((1, 1, 5, 4), size=(3, 2), stride=(2, 1), padding=((1, 2), (0, 1))),
+)
+
+register(
+    OpDef(
+        "max_pool",
+        "the greatest of each window; padding never wins",
+        _rule("max_pool"),
+        _evaluate_max,
+        _max_jvp,
+        _max_vjp,
+        Access(_element("max")),
+        _SAMPLES,
+        masks=True,
+    )
+)
+register(
+    OpDef(
+        "avg_pool",
+        "the mean of each window, padding counting as zeros",
+        _rule("avg_pool"),
+        _evaluate_avg,
+        _avg_jvp,
+        _avg_vjp,
+        Access(_element("add")),
+        _SAMPLES,
+    )
+)

@@ -1,0 +1,334 @@
+"""Reductions: sum, reduce_max, reduce_min, prod, argmax, and the running sum (max and min are the verbs of two operands).
+
+Over no elements, sum is 0, prod 1, max -inf and min +inf (the least and greatest integer); argmax refuses. Ties of
+max and min share the cotangent with total weight 1. The derivative of prod multiplies the other factors, found by a
+product tree, and never divides, so zeros are no exception and it can be differentiated again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gradc.ir.attributes import get_bool, get_int, get_ints
+from gradc.ir.core import Attrs, DType, Op, TensorType, Value
+from gradc.ir.dims import Dim, product
+from gradc.ir.loops import Affine
+from gradc.ir.ops.structural import check_axes, one_operand, sample, slice_axis
+from gradc.ir.registry import (
+    JvpRule,
+    Nest,
+    OpDef,
+    Reduction,
+    Sample,
+    TypeRuleError,
+    VjpRule,
+    register,
+    zero_jvp,
+    zero_vjp,
+)
+
+if TYPE_CHECKING:
+    from gradc.ir.builder import Builder
+    from gradc.ir.loopbuilder import NestContext
+
+
+def _infer_reduction(
+    name: str,
+) -> Callable[[Sequence[TensorType], Attrs], tuple[TensorType, ...]]:
+    def infer(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
+        operand, axes = one_operand(name, types), get_ints(attributes, "axes")
+        check_axes(name, axes, operand)
+        if operand.dtype is DType.BOOL:
+            raise TypeRuleError(f"{name}: takes numbers, not {operand}")
+        kept = tuple(d for axis, d in enumerate(operand.shape) if axis not in axes)
+        return (operand.with_shape(kept),)
+
+    return infer
+
+
+def spread(b: Builder, x: Value, axes: Sequence[int], shape: tuple[Dim, ...]) -> Value:
+    """``x`` broadcast to ``shape`` along ``axes``: the transpose of a sum over them."""
+    if not axes:
+        return x
+    dims = tuple(axis for axis in range(len(shape)) if axis not in axes)
+    return b.one("broadcast", x, shape=shape, dims=dims)
+
+
+def _reduction(
+    name: str, doc: str, combine: str, jvp: JvpRule, vjp: VjpRule, masks: bool = False
+) -> OpDef:
+    return register(
+        OpDef(
+            name,
+            doc,
+            _infer_reduction(name),
+            lambda arrays, op, operands: (
+                arrays.reduce(name, operands[0], op.attributes["axes"], op.result.type.dtype),
+            ),
+            jvp,
+            vjp,
+            Reduction(combine),
+            (
+                sample((2, 3), axes=(1,)),
+                sample((2, 3), axes=(0, 1)),
+                sample((2, 5, 2), axes=(1,)),
+                sample((2, 3), axes=()),
+                sample((), axes=()),
+            ),
+            masks=masks,
+        )
+    )
+
+
+# --- sum -----------------------------------------------------------------------------------------------------------
+
+
+def _sum_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    (tangent,) = tangents
+    return (None if tangent is None else b.same(op, tangent),)
+
+
+def _sum_vjp(
+    b: Builder, op: Op, cts: Sequence[Value | None], needed: Sequence[bool]
+) -> Sequence[Value | None]:
+    (ct,) = cts
+    if ct is None or not needed[0]:
+        return (None,)
+    return (spread(b, ct, get_ints(op.attributes, "axes"), op.operands[0].type.shape),)
+
+
+_reduction("sum", "the sum over `axes`", "add", _sum_jvp, _sum_vjp)
+
+# --- max and min ---------------------------------------------------------------------------------------------------
+
+
+def _winners(b: Builder, op: Op) -> tuple[Value, Value]:
+    """Where the extremum is attained, and how often (in the result's shape)."""
+    axes = get_ints(op.attributes, "axes")
+    x = op.operands[0]
+    mask = b.one("eq", x, spread(b, op.result, axes, x.type.shape))
+    count = b.one("sum", b.one("cast", mask, dtype=x.type.dtype), axes=axes)
+    return mask, count
+
+
+def _extremum_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    (tangent,) = tangents
+    if tangent is None:
+        return (None,)
+    mask, count = _winners(b, op)
+    zero = b.constant(0.0, tangent.type.dtype, tangent.type.shape)
+    total = b.one("sum", b.one("select", mask, tangent, zero), axes=get_ints(op.attributes, "axes"))
+    return (b.one("div", total, count),)
+
+
+def _extremum_vjp(
+    b: Builder, op: Op, cts: Sequence[Value | None], needed: Sequence[bool]
+) -> Sequence[Value | None]:
+    (ct,) = cts
+    if ct is None or not needed[0]:
+        return (None,)
+    mask, count = _winners(b, op)
+    shape = op.operands[0].type.shape
+    share = spread(b, b.one("div", ct, count), get_ints(op.attributes, "axes"), shape)
+    return (b.one("select", mask, share, b.constant(0.0, ct.type.dtype, shape)),)
+
+
+_reduction(
+    "reduce_max",
+    "the greatest over `axes`; NaN if any is",
+    "max",
+    _extremum_jvp,
+    _extremum_vjp,
+    True,
+)
+_reduction(
+    "reduce_min", "the least over `axes`; NaN if any is", "min", _extremum_jvp, _extremum_vjp, True
+)
+
+# --- prod ----------------------------------------------------------------------------------------------------------
+
+
+def _others(b: Builder, op: Op) -> Value:
+    """At each element of the operand, the product of all the other elements that it is multiplied with.
+
+    A product tree: upwards, products of pairs; downwards, each node's outside product is its parent's times
+    its sibling. Logarithmic depth, no division.
+    """
+    x, axes = op.operands[0], get_ints(op.attributes, "axes")
+    kept = tuple(axis for axis in range(x.type.rank) if axis not in axes)
+    perm = (*kept, *axes)
+    outer = tuple(x.type.shape[axis] for axis in kept)
+    count = product(tuple(x.type.shape[axis] for axis in axes))
+    if not isinstance(count, int):
+        raise TypeRuleError(f"prod: differentiating needs bound dimensions, not {x.type}")
+    ordered = b.one("transpose", x, perm=perm)
+    flat = _outside(b, b.one("reshape", ordered, shape=(*outer, count)), count)
+    back = b.one("reshape", flat, shape=ordered.type.shape)
+    return b.one("transpose", back, perm=tuple(perm.index(axis) for axis in range(len(perm))))
+
+
+def _outside(b: Builder, level: Value, count: int) -> Value:
+    axis = level.type.rank - 1
+    outer, dtype = level.type.shape[:-1], level.type.dtype
+    levels: list[tuple[Value, Value, int]] = []
+    while count > 1:
+        if count % 2:
+            level = b.one("concat", level, b.constant(1.0, dtype, (*outer, 1)), axis=axis)
+        padded = count + count % 2
+        even = slice_axis(b, level, axis, 0, padded, 2)
+        odd = slice_axis(b, level, axis, 1, padded, 2)
+        levels.append((even, odd, count))
+        level, count = b.one("mul", even, odd), padded // 2
+    outside = b.constant(1.0, dtype, (*outer, count))
+    for even, odd, width in reversed(levels):
+        pair = [
+            b.one("reshape", b.one("mul", outside, sibling), shape=(*sibling.type.shape, 1))
+            for sibling in (odd, even)
+        ]
+        merged = b.one("concat", *pair, axis=axis + 1)
+        flat = b.one("reshape", merged, shape=(*outer, width + width % 2))
+        outside = slice_axis(b, flat, axis, 0, width) if width % 2 else flat
+    return outside
+
+
+def _prod_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    (tangent,) = tangents
+    if tangent is None:
+        return (None,)
+    return (
+        b.one("sum", b.one("mul", tangent, _others(b, op)), axes=get_ints(op.attributes, "axes")),
+    )
+
+
+def _prod_vjp(
+    b: Builder, op: Op, cts: Sequence[Value | None], needed: Sequence[bool]
+) -> Sequence[Value | None]:
+    (ct,) = cts
+    if ct is None or not needed[0]:
+        return (None,)
+    wide = spread(b, ct, get_ints(op.attributes, "axes"), op.operands[0].type.shape)
+    return (b.one("mul", wide, _others(b, op)),)
+
+
+_reduction("prod", "the product over `axes`", "mul", _prod_jvp, _prod_vjp)
+
+# --- argmax --------------------------------------------------------------------------------------------------------
+
+
+def _infer_argmax(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
+    operand, axis = one_operand("argmax", types), get_int(attributes, "axis")
+    check_axes("argmax", (axis,), operand)
+    if operand.dtype is DType.BOOL:
+        raise TypeRuleError(f"argmax: takes numbers, not {operand}")
+    if operand.shape[axis] == 0:
+        raise TypeRuleError(f"argmax: axis {axis} of {operand} is empty")
+    kept = (*operand.shape[:axis], *operand.shape[axis + 1 :])
+    return (TensorType(kept, DType.I32),)
+
+
+def _argmax_nest(nest: NestContext, op: Op) -> None:
+    """Two folds per row: the greatest value, then the least index that attains it. A NaN counts as greatest."""
+    k, axis = nest.k, get_int(op.attributes, "axis")
+    shape = op.operands[0].type.static_shape
+    dtype = op.operands[0].type.dtype
+    with nest.parallel((*shape[:axis], *shape[axis + 1 :])) as outer:
+
+        def element(i: Affine) -> Any:
+            return nest.read(0, [*outer[:axis], i, *outer[axis:]])
+
+        with nest.loop(shape[axis], "serial") as scan:
+            best = scan.fold("max", element(scan.at))
+        with nest.loop(shape[axis], "serial") as search:
+            value = element(search.at)
+            hit = k.eq(value, best)
+            if dtype.is_float:
+                both_nan = k.logical_and(k.ne(value, value), k.ne(best, best))
+                hit = k.logical_or(hit, both_nan)
+            here = k.number(search.at, DType.I32)
+            first = search.fold("min", k.select(hit, here, k.const(shape[axis], DType.I32)))
+        nest.write(outer, first)
+
+
+register(
+    OpDef(
+        "argmax",
+        "the index (i32) of the greatest along `axis`, the first of ties; NaN counts as greatest",
+        _infer_argmax,
+        lambda arrays, op, operands: (arrays.argmax(operands[0], op.attributes["axis"]),),
+        zero_jvp,
+        zero_vjp,
+        Nest(_argmax_nest),
+        (sample((2, 3), axis=1), sample((4,), axis=0), sample((2, 1, 3), axis=1)),
+    )
+)
+
+# --- cumsum --------------------------------------------------------------------------------------------------------
+
+
+def _infer_cumsum(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
+    operand = one_operand("cumsum", types)
+    check_axes("cumsum", (get_int(attributes, "axis"),), operand)
+    get_bool(attributes, "reverse", False)
+    if operand.dtype is DType.BOOL:
+        raise TypeRuleError(f"cumsum: takes numbers, not {operand}")
+    return (operand,)
+
+
+def _cumsum_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    (tangent,) = tangents
+    return (None if tangent is None else b.same(op, tangent),)
+
+
+def _cumsum_vjp(
+    b: Builder, op: Op, cts: Sequence[Value | None], needed: Sequence[bool]
+) -> Sequence[Value | None]:
+    (ct,) = cts
+    if ct is None or not needed[0]:
+        return (None,)
+    is_reverse = get_bool(op.attributes, "reverse", False)
+    axis = get_int(op.attributes, "axis")
+    return (b.one("cumsum", ct, axis=axis, reverse=not is_reverse),)
+
+
+def _cumsum_nest(nest: NestContext, op: Op) -> None:
+    """A row of accumulators walks along the axis; the inner axes are the vector direction."""
+    k, axis = nest.k, get_int(op.attributes, "axis")
+    shape, dtype = op.result.type.static_shape, op.result.type.dtype
+    wide = dtype.accumulator
+    inner = shape[axis + 1 :]
+    extent = 1
+    for size in inner:
+        extent *= size
+    sums = nest.scratch(extent, wide)
+    with nest.parallel(shape[:axis]) as outer:
+        with nest.loop(extent, "vector") as column:
+            nest.store(sums, column.at, k.const(0, wide))
+        with nest.loop(shape[axis], "serial") as row, nest.loop(extent, "vector") as column:
+            position = row.at
+            if get_bool(op.attributes, "reverse", False):
+                position = position * -1 + (shape[axis] - 1)
+            index = [*outer, position, *k.unflatten(column.at, inner)]
+            total = k.add(nest.load(sums, column.at), k.cast(nest.read(0, index), wide))
+            nest.store(sums, column.at, total)
+            nest.write(index, k.cast(total, dtype))
+
+
+register(
+    OpDef(
+        "cumsum",
+        "running sums along `axis`, from the end if `reverse`",
+        _infer_cumsum,
+        lambda arrays, op, operands: (
+            arrays.cumsum(operands[0], op.attributes["axis"], op.attributes.get("reverse", False)),
+        ),
+        _cumsum_jvp,
+        _cumsum_vjp,
+        Nest(_cumsum_nest),
+        (
+            Sample((TensorType((2, 3), DType.F64),), {"axis": 1, "reverse": False}, ((-2.0, 2.0),)),
+            sample((2, 3, 2), axis=1, reverse=True),
+            sample((0, 2), axis=0, reverse=False),
+        ),
+    )
+)
