@@ -344,7 +344,7 @@ VIEW_RULES: Mapping[str, tuple[tuple[str, ViewRule], ...]] = {
             (f"{name} of axes of size 1", _reduce_ones),
             (f"{name} of transpose", _reduce_of_transpose),
         )
-        for name in ("sum", "max", "min", "prod")
+        for name in ("sum", "reduce_max", "reduce_min", "prod")
     },
     "contract": (("contract of transpose", _contract_of_transpose),),
     "select": (("select by a constant", _select_by_constant),),
