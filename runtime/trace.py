@@ -1,0 +1,290 @@
+"""Tracing: a function written with NumPy becomes a Function of the tensor IR.
+
+The function is run once on ``Traced`` arrays, which record what is done to them. NumPy's own functions reach us
+through ``__array_ufunc__`` and ``__array_function__``; what is not supported, and any attempt to branch on or convert
+a traced value, is a diagnostic that names the function and what to use instead. Arrays that the function closes
+over become parameters of their own, so nothing large is baked into code.
+
+Types follow the caller's arrays by NumPy's rules: float64 stays f64, Python numbers adapt to the array beside them.
+
+Non-goals: Python control flow on values (use ``numpy.where``), mutation of traced arrays.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from gradc.ir.builder import Builder
+from gradc.ir.core import Attr, DType, Span, TensorType, Value
+from gradc.ir.diagnostics import DiagnosticError, closest, error
+from gradc.ir.dims import Dim
+from gradc.ir.registry import TypeRuleError
+from gradc.runtime.arrays import Array, as_array, listed
+
+DTYPES = {
+    "float64": DType.F64,
+    "float32": DType.F32,
+    "float16": DType.F16,
+    "int64": DType.I64,
+    "int32": DType.I32,
+    "uint32": DType.U32,
+    "bool": DType.BOOL,
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+_WHY_TRACED = (
+    "the function is recorded once, without numbers; choose with numpy.where(condition, a, b), and "
+    "keep Python's `if` for shapes and options"
+)
+
+# A rule takes the trace and the caller's arguments; ufuncs give one value, functions any result.
+UfuncRule = Callable[..., Value]
+FunctionRule = Callable[..., object]
+UFUNCS: dict[str, UfuncRule] = {}
+FUNCTIONS: dict[str, FunctionRule] = {}
+
+
+def dtype_of(name: str, array: Array) -> DType:
+    """The element type of an array. Raises DiagnosticError GC0507 for widths that programs do not have."""
+    found = DTYPES.get(array.dtype.name)
+    if found is None:
+        help = "convert it to one of " + ", ".join(DTYPES)
+        raise refuse("GC0507", f"`{name}` has dtype {array.dtype}, which is not supported", help)
+    return found
+
+
+def refuse(code: str, message: str, help: str = "") -> DiagnosticError:
+    """A DiagnosticError that names the line of the traced function that is running."""
+    span = user_span()
+    return DiagnosticError([error(code, message, None, help=help, notes=(f"at {span}",))])
+
+
+def user_span() -> Span:
+    """The nearest frame outside gradc and NumPy: the user's own code."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        if not str(frame.f_globals.get("__name__", "")).startswith(("gradc.", "numpy")):
+            break
+        frame = frame.f_back
+    line = frame.f_lineno
+    return Span(frame.f_code.co_filename, line, 1, line, 1)
+
+
+class Trace:
+    """One tracing in progress: the Builder, and the arrays found in closures."""
+
+    def __init__(self) -> None:
+        self.builder = Builder()
+        self.captured: list[tuple[Value, Array]] = []
+
+    def parameter(self, name: str, array: Array) -> Value:
+        """A parameter with the shape and type of ``array``."""
+        return self.builder.parameter(TensorType(array.shape, dtype_of(name, array)), name)
+
+    def emit(self, name: str, *operands: Value, **attributes: Attr) -> Value:
+        """One op with one result at the user's line; a refused type becomes a diagnostic."""
+        try:
+            with self.builder.at(user_span()):
+                return self.builder.one(name, *operands, hint="", **attributes)
+        except TypeRuleError as problem:
+            raise refuse("GC0508", str(problem)) from None
+
+    def constant(self, value: float | bool, dtype: DType, shape: tuple[Dim, ...] = ()) -> Value:
+        """A splat."""
+        return self.emit("constant", value=value, dtype=dtype, shape=shape)
+
+    def capture(self, array: Array) -> Value:
+        """The value of an array that the function closes over; the same array is captured once."""
+        for value, known in self.captured:
+            if known is array:
+                return value
+        value = self.parameter(f"captured{len(self.captured)}", array)
+        self.captured.append((value, array))
+        return value
+
+    def lift(self, item: object, like: DType | None = None) -> Value:
+        """Anything an operation may meet, as a value: traced, number, or array."""
+        if isinstance(item, Traced):
+            if item.trace is not self:
+                raise refuse("GC0509", "a value of another, outer trace was used inside a function")
+            return item.value
+        if isinstance(item, (bool, np.bool_)):
+            return self.constant(bool(item), DType.BOOL)
+        if isinstance(item, (int, float, np.number)):
+            return self._number(item.item() if isinstance(item, np.number) else item, like)
+        array = as_array("a constant", item)
+        return self.capture(array) if array.ndim else self._number(array.item(), like)
+
+    def _number(self, number: float, like: DType | None) -> Value:
+        """A Python number takes the type beside it unless that would lose its fraction."""
+        is_whole = isinstance(number, int)
+        if like is not None and like is not DType.BOOL and (like.is_float or is_whole):
+            return self.constant(number, like)
+        return self.constant(number, DType.I64 if is_whole else DType.F64)
+
+    def promote(self, items: Sequence[object]) -> list[Value]:
+        """Operands of one operation in their common type and shape, by NumPy's rules."""
+        like = next((i.value.type.dtype for i in items if isinstance(i, Traced)), None)
+        values = [self.lift(item, like) for item in items]
+        common = np.result_type(*(np.dtype(NAMES[v.type.dtype]) for v in values))
+        dtype = DTYPES[common.name]
+        shape = self.broadcast_shape(values)
+        return [self.broadcast(self.cast(v, dtype), shape) for v in values]
+
+    def broadcast_shape(self, values: Sequence[Value]) -> tuple[int, ...]:
+        """The common shape. Raises DiagnosticError GC0508 if there is none."""
+        try:
+            return np.broadcast_shapes(*(v.type.static_shape for v in values))
+        except ValueError:
+            shown = " and ".join(str(v.type) for v in values)
+            raise refuse("GC0508", f"shapes do not broadcast: {shown}") from None
+
+    def broadcast(self, value: Value, shape: tuple[int, ...]) -> Value:
+        """``value`` stretched to ``shape``, trailing axes aligned."""
+        if value.type.shape == shape:
+            return value
+        dims = tuple(range(len(shape) - value.type.rank, len(shape)))
+        return self.emit("broadcast", value, shape=shape, dims=dims)
+
+    def cast(self, value: Value, dtype: DType) -> Value:
+        """``value`` in another element type."""
+        return value if value.type.dtype is dtype else self.emit("cast", value, dtype=dtype)
+
+    def as_float(self, value: Value) -> Value:
+        """``value`` as NumPy's mathematical functions see it: integers and booleans become f64."""
+        return value if value.type.dtype.is_float else self.cast(value, DType.F64)
+
+    def wrap(self, value: Value) -> Traced:
+        """The array that stands for ``value`` in the user's function."""
+        return Traced(self, value)
+
+
+def unsupported(name: str, known: dict[str, Any], how: str = "") -> DiagnosticError:
+    """GC0510, with the nearest supported name or all of them."""
+    near = closest(name, known)
+    help = f"did you mean `numpy.{near}`?" if near else f"supported: {listed(sorted(known), 60)}"
+    return refuse("GC0510", f"numpy.{name}{how} cannot be traced", help)
+
+
+class Traced(np.lib.mixins.NDArrayOperatorsMixin):
+    """An array whose operations are recorded. It has a shape and a type, but no numbers."""
+
+    def __init__(self, trace: Trace, value: Value) -> None:
+        self.trace = trace
+        self.value = value
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.type.static_shape
+
+    @property
+    def ndim(self) -> int:
+        return self.value.type.rank
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(NAMES[self.value.type.dtype])
+
+    @property
+    def T(self) -> object:
+        return self._call("transpose")
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise refuse("GC0511", "a scalar has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[object]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, key: object) -> object:
+        return self._call("getitem", key)
+
+    def __array_ufunc__(
+        self, ufunc: np.ufunc, method: str, *inputs: object, **options: object
+    ) -> object:
+        rule = UFUNCS.get(ufunc.__name__)
+        if method != "__call__":
+            raise unsupported(f"{ufunc.__name__}.{method}", FUNCTIONS)
+        if rule is None or options:
+            raise unsupported(
+                ufunc.__name__, UFUNCS, f" with {listed(list(options))}" if rule else ""
+            )
+        return self.trace.wrap(rule(self.trace, *inputs))
+
+    def __array_function__(
+        self,
+        function: Callable[..., object],
+        _types: object,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> object:
+        return self._apply(function.__name__, args, kwargs)
+
+    def _apply(self, name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        rule = FUNCTIONS.get(name)
+        if rule is None:
+            raise unsupported(name, FUNCTIONS)
+        try:
+            return rule(self.trace, *args, **kwargs)
+        except TypeError as problem:
+            detail = str(problem).replace("_function()", "").strip()
+            raise refuse(
+                "GC0510", f"numpy.{name} cannot be traced with these arguments: {detail}"
+            ) from None
+
+    def _call(self, name: str, *args: object, **kwargs: object) -> object:
+        return self._apply(name, (self, *args), kwargs)
+
+    def __array__(self, *_args: object, **_kwargs: object) -> NoReturn:
+        raise refuse("GC0511", "a traced array has no numbers to convert", _WHY_TRACED)
+
+    def __bool__(self) -> NoReturn:
+        raise refuse("GC0511", "a traced value cannot decide an `if` or `while`", _WHY_TRACED)
+
+    def __float__(self) -> NoReturn:
+        raise refuse("GC0511", "a traced value cannot become a Python number", _WHY_TRACED)
+
+    def __int__(self) -> NoReturn:
+        raise refuse("GC0511", "a traced value cannot become a Python number", _WHY_TRACED)
+
+    def __index__(self) -> NoReturn:
+        raise refuse("GC0511", "a traced value cannot be an index of Python's own", _WHY_TRACED)
+
+    def __setitem__(self, _key: object, _value: object) -> NoReturn:
+        raise refuse("GC0511", "traced arrays cannot be assigned into", "build a new array instead")
+
+    def sum(self, axis: object = None, keepdims: bool = False) -> object:
+        return self._call("sum", axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: object = None, keepdims: bool = False) -> object:
+        return self._call("mean", axis=axis, keepdims=keepdims)
+
+    def max(self, axis: object = None, keepdims: bool = False) -> object:
+        return self._call("max", axis=axis, keepdims=keepdims)
+
+    def min(self, axis: object = None, keepdims: bool = False) -> object:
+        return self._call("min", axis=axis, keepdims=keepdims)
+
+    def reshape(self, *shape: object) -> object:
+        return self._call("reshape", shape[0] if len(shape) == 1 else shape)
+
+    def transpose(self, *axes: object) -> object:
+        return self._call("transpose", (axes[0] if len(axes) == 1 else axes) or None)
+
+    def astype(self, dtype: object) -> object:
+        return self._call("astype", dtype)
+
+    def ravel(self) -> object:
+        return self._call("reshape", -1)
+
+    def dot(self, other: object) -> object:
+        return self._call("dot", other)

@@ -1,0 +1,422 @@
+"""The NumPy functions that can be traced, each as the tensor IR it means.
+
+Importing this module fills ``trace.UFUNCS`` and ``trace.FUNCTIONS``. The meaning of every entry is NumPy's own; a test
+compares each with NumPy on random arrays.
+
+Non-goals: keyword arguments that change nothing of the mathematics (``out``, ``order``, ``casting``).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsIndex, cast
+
+import numpy as np
+
+from gradc.ir.core import DType, Value
+from gradc.runtime.trace import DTYPES, FUNCTIONS, NAMES, UFUNCS, Trace, Traced, refuse
+
+_FLOAT_UNARY = {
+    name: name for name in ("exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "tan", "tanh")
+}
+_UNARY = {"negative": "neg", "absolute": "abs", "floor": "floor", "rint": "round", "sign": "sign"}
+_BINARY = {"add": "add", "subtract": "sub", "multiply": "mul", "maximum": "max", "minimum": "min"}
+_COMPARE = {
+    "equal": "eq",
+    "not_equal": "ne",
+    "less": "lt",
+    "less_equal": "le",
+    "greater": "gt",
+    "greater_equal": "ge",
+}
+_LOGICAL = {"logical_and": "logical_and", "logical_or": "logical_or"}
+
+
+def _unary(verb: str, is_float: bool) -> Callable[[Trace, object], Value]:
+    def rule(t: Trace, x: object) -> Value:
+        value = t.lift(x)
+        return t.emit(verb, t.as_float(value) if is_float else value)
+
+    return rule
+
+
+def _binary(verb: str) -> Callable[[Trace, object, object], Value]:
+    def rule(t: Trace, a: object, b: object) -> Value:
+        return t.emit(verb, *t.promote([a, b]))
+
+    return rule
+
+
+def _logical(verb: str) -> Callable[[Trace, object, object], Value]:
+    def rule(t: Trace, a: object, b: object) -> Value:
+        x, y = (_truth(t, v) for v in t.promote([a, b]))
+        return t.emit(verb, x, y)
+
+    return rule
+
+
+def _truth(t: Trace, value: Value) -> Value:
+    """A boolean: itself, or whether a number is not zero."""
+    if value.type.dtype is DType.BOOL:
+        return value
+    return t.emit("ne", value, t.constant(0, value.type.dtype, value.type.shape))
+
+
+def _true_divide(t: Trace, a: object, b: object) -> Value:
+    x, y = t.promote([a, b])
+    return t.emit("div", t.as_float(x), t.as_float(y))
+
+
+def _power(t: Trace, a: object, b: object) -> Value:
+    x, y = t.promote([a, b])
+    return t.emit("pow", t.as_float(x), t.as_float(y))
+
+
+def _square(t: Trace, x: object) -> Value:
+    value = t.lift(x)
+    return t.emit("mul", value, value)
+
+
+def _reciprocal(t: Trace, x: object) -> Value:
+    value = t.as_float(t.lift(x))
+    return t.emit("div", t.constant(1.0, value.type.dtype, value.type.shape), value)
+
+
+def _logical_not(t: Trace, x: object) -> Value:
+    return t.emit("logical_not", _truth(t, t.lift(x)))
+
+
+def _logaddexp(t: Trace, a: object, b: object) -> Value:
+    """max + softplus(-|a - b|): stable at any size."""
+    x, y = (t.as_float(v) for v in t.promote([a, b]))
+    gap = t.emit("neg", t.emit("abs", t.emit("sub", x, y)))
+    return t.emit("add", t.emit("max", x, y), t.emit("log1p", t.emit("exp", gap)))
+
+
+def _matmul(t: Trace, a: object, b: object) -> Value:
+    """numpy.matmul: vectors are promoted, leading axes broadcast."""
+    x, y = _pair(t, a, b)
+    if x.type.rank == 0 or y.type.rank == 0:
+        raise refuse("GC0508", "matmul takes no scalars; use *")
+    left_is_vector, right_is_vector = x.type.rank == 1, y.type.rank == 1
+    if left_is_vector:
+        x = _reshape(t, x, (1, *x.type.static_shape))
+    if right_is_vector:
+        y = _reshape(t, y, (*y.type.static_shape, 1))
+    shape = _batch_shape(t, x, y)
+    rank = len(shape)
+    x = t.broadcast(x, (*shape, *x.type.static_shape[-2:]))
+    y = t.broadcast(y, (*shape, *y.type.static_shape[-2:]))
+    pairs = tuple((i, i) for i in range(rank))
+    out = t.emit("contract", x, y, batch=pairs, contract=((rank + 1, rank),))
+    kept = list(out.type.static_shape)
+    if right_is_vector:
+        del kept[-1]
+    if left_is_vector:
+        del kept[rank]
+    return _reshape(t, out, tuple(kept))
+
+
+def _pair(t: Trace, a: object, b: object) -> tuple[Value, Value]:
+    """Two operands in their common type, shapes as they are."""
+    like = next((i.value.type.dtype for i in (a, b) if isinstance(i, Traced)), None)
+    x, y = t.lift(a, like), t.lift(b, like)
+    dtype = DTYPES[np.result_type(NAMES[x.type.dtype], NAMES[y.type.dtype]).name]
+    return t.cast(x, dtype), t.cast(y, dtype)
+
+
+def _batch_shape(t: Trace, x: Value, y: Value) -> tuple[int, ...]:
+    try:
+        return np.broadcast_shapes(x.type.static_shape[:-2], y.type.static_shape[:-2])
+    except ValueError:
+        message = f"leading axes do not broadcast: {x.type} @ {y.type}"
+        raise refuse("GC0508", message) from None
+
+
+def _reshape(t: Trace, value: Value, shape: tuple[int, ...]) -> Value:
+    return value if value.type.shape == shape else t.emit("reshape", value, shape=shape)
+
+
+UFUNCS.update({name: _unary(verb, True) for name, verb in _FLOAT_UNARY.items()})
+UFUNCS.update({name: _unary(verb, False) for name, verb in _UNARY.items()})
+UFUNCS.update({name: _binary(verb) for name, verb in (_BINARY | _COMPARE).items()})
+UFUNCS.update({name: _logical(verb) for name, verb in _LOGICAL.items()})
+UFUNCS.update(
+    {
+        "divide": _true_divide,
+        "power": _power,
+        "float_power": _power,
+        "square": _square,
+        "reciprocal": _reciprocal,
+        "logical_not": _logical_not,
+        "logaddexp": _logaddexp,
+        "matmul": _matmul,
+        "fabs": _unary("abs", True),
+        "positive": lambda t, x: t.lift(x),
+    }
+)
+
+
+def _axes(value: Value, axis: object) -> tuple[int, ...]:
+    """``axis`` as sorted, non-negative axes; None means all."""
+    rank = value.type.rank
+    if axis is None:
+        return tuple(range(rank))
+    given = axis if isinstance(axis, (tuple, list)) else (axis,)
+    found = [operator.index(cast("SupportsIndex", a)) for a in given]
+    if any(not -rank <= a < rank for a in found) or len({a % rank for a in found}) != len(found):
+        raise refuse("GC0508", f"axis {axis} does not suit an array of {rank} axes")
+    return tuple(sorted(a % rank for a in found))
+
+
+def _restore(t: Trace, reduced: Value, like: Value, axes: tuple[int, ...], keep: bool) -> Value:
+    if not keep:
+        return reduced
+    shape = tuple(1 if i in axes else n for i, n in enumerate(like.type.static_shape))
+    return _reshape(t, reduced, shape)
+
+
+def _reduction(verb: str) -> Callable[..., Traced]:
+    def rule(t: Trace, a: object, axis: object = None, keepdims: bool = False) -> Traced:
+        value = t.lift(a)
+        if verb in ("sum", "prod") and value.type.dtype in (DType.BOOL, DType.I32):
+            value = t.cast(value, DType.I64)
+        axes = _axes(value, axis)
+        reduced = t.emit(verb, value, axes=axes) if axes else value
+        return t.wrap(_restore(t, reduced, value, axes, keepdims))
+
+    return rule
+
+
+def _count(value: Value, axes: tuple[int, ...]) -> int:
+    total = 1
+    for axis in axes:
+        total *= value.type.static_shape[axis]
+    return total
+
+
+def _mean_value(t: Trace, value: Value, axes: tuple[int, ...]) -> Value:
+    total = t.emit("sum", value, axes=axes) if axes else value
+    count = t.constant(float(_count(value, axes)), total.type.dtype, total.type.shape)
+    return t.emit("div", total, count)
+
+
+def _mean(t: Trace, a: object, axis: object = None, keepdims: bool = False) -> Traced:
+    value = t.as_float(t.lift(a))
+    axes = _axes(value, axis)
+    return t.wrap(_restore(t, _mean_value(t, value, axes), value, axes, keepdims))
+
+
+def _variance(t: Trace, a: object, axis: object = None, keepdims: bool = False) -> Traced:
+    value = t.as_float(t.lift(a))
+    axes = _axes(value, axis)
+    centre = _restore(t, _mean_value(t, value, axes), value, axes, True)
+    gap = t.emit("sub", value, t.broadcast(centre, value.type.static_shape))
+    spread = _mean_value(t, t.emit("mul", gap, gap), axes)
+    return t.wrap(_restore(t, spread, value, axes, keepdims))
+
+
+def _deviation(t: Trace, a: object, axis: object = None, keepdims: bool = False) -> Traced:
+    return t.wrap(t.emit("sqrt", _variance(t, a, axis, keepdims).value))
+
+
+def _getitem(t: Trace, a: object, key: object) -> Traced:
+    value = t.lift(a)
+    parts = list(key) if isinstance(key, tuple) else [key]
+    if any(isinstance(p, (Traced, np.ndarray, list)) for p in parts):
+        return _gather(t, value, parts)
+    consumed = sum(p is not None and p is not Ellipsis for p in parts)
+    if Ellipsis not in parts:
+        parts.append(Ellipsis)
+    at = parts.index(Ellipsis)
+    parts[at : at + 1] = [slice(None)] * (value.type.rank - consumed)
+    return t.wrap(_basic_index(t, value, parts, key))
+
+
+def _basic_index(t: Trace, value: Value, parts: Sequence[object], key: object) -> Value:
+    """Slices and integers; negative steps reverse the axis first."""
+    start, limit, stride, shape, flipped = [], [], [], [], []
+    sizes = iter(enumerate(value.type.static_shape))
+    for part in parts:
+        if part is None:
+            shape.append(1)
+            continue
+        axis, size = next(sizes, (-1, 0))
+        if axis < 0:
+            raise refuse("GC0508", f"too many indices for {value.type}: {key!r}")
+        span = _as_range(part, size, key)
+        if span.step < 0:
+            flipped.append(axis)
+            span = range(size - 1 - span.start, size - 1 - span.stop, -span.step)
+        start.append(min(span.start, size))
+        limit.append(max(min(span.start, size), min(span.stop, size)))
+        stride.append(span.step)
+        if isinstance(part, slice):
+            shape.append(len(span))
+    if flipped:
+        value = t.emit("reverse", value, axes=tuple(flipped))
+    low, high, step = tuple(start), tuple(limit), tuple(stride)
+    return _reshape(t, t.emit("slice", value, start=low, limit=high, stride=step), tuple(shape))
+
+
+def _as_range(part: object, size: int, key: object) -> range:
+    if isinstance(part, slice):
+        return range(*part.indices(size))
+    index = operator.index(cast("SupportsIndex", part))
+    if not -size <= index < size:
+        raise refuse("GC0508", f"index {index} is out of range for an axis of {size}: {key!r}")
+    return range(index % size, index % size + 1)
+
+
+def _gather(t: Trace, value: Value, parts: Sequence[object]) -> Traced:
+    """``table[ids]``: one array of integers on the first axis."""
+    if len(parts) != 1:
+        raise refuse(
+            "GC0510", "indexing by several arrays cannot be traced", "use one array of ids"
+        )
+    ids = t.lift(parts[0])
+    if ids.type.dtype is DType.BOOL or ids.type.dtype.is_float:
+        raise refuse(
+            "GC0510", f"an index must be integers, not {ids.type}", "use numpy.where for masks"
+        )
+    return t.wrap(t.emit("take", value, t.cast(ids, DType.I32), axis=0))
+
+
+def _where(t: Trace, condition: object, a: object, b: object) -> Traced:
+    x, y = t.promote([a, b])
+    chosen = _truth(t, t.lift(condition))
+    shape = t.broadcast_shape([chosen, x])
+    return t.wrap(t.emit("select", *(t.broadcast(v, shape) for v in (chosen, x, y))))
+
+
+def _transpose(t: Trace, a: object, axes: object = None) -> Traced:
+    value = t.lift(a)
+    if axes is None:
+        perm = tuple(reversed(range(value.type.rank)))
+    else:
+        given = cast("Sequence[SupportsIndex]", axes)
+        perm = tuple(operator.index(x) % value.type.rank for x in given)
+    return t.wrap(t.emit("transpose", value, perm=perm))
+
+
+def _swapaxes(t: Trace, a: object, axis1: int, axis2: int) -> Traced:
+    perm = list(range(t.lift(a).type.rank))
+    perm[axis1], perm[axis2] = perm[axis2], perm[axis1]
+    return _transpose(t, a, perm)
+
+
+def _reshaped(t: Trace, a: object, shape: object) -> Traced:
+    value = t.lift(a)
+    given = shape if isinstance(shape, (tuple, list)) else (shape,)
+    extents = [operator.index(cast("SupportsIndex", n)) for n in given]
+    size = _count(value, tuple(range(value.type.rank)))
+    known = int(np.prod([n for n in extents if n != -1], dtype=np.int64))
+    if extents.count(-1) == 1 and known and size % known == 0:
+        extents[extents.index(-1)] = size // known
+    if int(np.prod(extents, dtype=np.int64)) != size or min(extents, default=0) < 0:
+        raise refuse("GC0508", f"{value.type} cannot be reshaped to {list(given)}")
+    return t.wrap(_reshape(t, value, tuple(extents)))
+
+
+def _concatenate(t: Trace, arrays: Sequence[object], axis: int = 0) -> Traced:
+    like = next((i.value.type.dtype for i in arrays if isinstance(i, Traced)), None)
+    values = [t.lift(item, like) for item in arrays]
+    common = DTYPES[np.result_type(*(NAMES[v.type.dtype] for v in values)).name]
+    (where,) = _axes(values[0], axis)
+    return t.wrap(t.emit("concat", *(t.cast(v, common) for v in values), axis=where))
+
+
+def _stack(t: Trace, arrays: Sequence[object], axis: int = 0) -> Traced:
+    return _concatenate(t, [_expand_dims(t, a, axis) for a in arrays], axis)
+
+
+def _expand_dims(t: Trace, a: object, axis: int) -> Traced:
+    value = t.lift(a)
+    shape = list(value.type.static_shape)
+    shape.insert(axis if axis >= 0 else len(shape) + 1 + axis, 1)
+    return t.wrap(_reshape(t, value, tuple(shape)))
+
+
+def _broadcast_to(t: Trace, a: object, shape: Sequence[int]) -> Traced:
+    return t.wrap(t.broadcast(t.lift(a), tuple(shape)))
+
+
+def _dot(t: Trace, a: object, b: object) -> Traced:
+    """numpy.dot, for which more than two axes contract the last with the last but one."""
+    x, y = _pair(t, a, b)
+    if x.type.rank == 0 or y.type.rank == 0:
+        return t.wrap(t.emit("mul", *t.promote([a, b])))
+    axes = ((x.type.rank - 1, max(y.type.rank - 2, 0)),)
+    return t.wrap(t.emit("contract", x, y, batch=(), contract=axes))
+
+
+def _clip(t: Trace, a: object, a_min: object = None, a_max: object = None) -> Traced:
+    value: object = a
+    if a_min is not None:
+        value = t.wrap(t.emit("max", *t.promote([value, a_min])))
+    if a_max is not None:
+        value = t.wrap(t.emit("min", *t.promote([value, a_max])))
+    return t.wrap(t.lift(value))
+
+
+def _zeros_like(t: Trace, a: object) -> Traced:
+    value = t.lift(a)
+    return t.wrap(t.constant(0, value.type.dtype, value.type.shape))
+
+
+def _ones_like(t: Trace, a: object) -> Traced:
+    value = t.lift(a)
+    return t.wrap(t.constant(1, value.type.dtype, value.type.shape))
+
+
+def _astype(t: Trace, a: object, dtype: Any) -> Traced:
+    name = np.dtype(dtype).name
+    if name not in DTYPES:
+        raise refuse("GC0507", f"dtype {name} is not supported")
+    return t.wrap(t.cast(t.lift(a), DTYPES[name]))
+
+
+def _argmax(t: Trace, a: object, axis: int | None = None) -> Traced:
+    value = t.lift(a)
+    if axis is None:
+        value, axis = _reshaped(t, a, -1).value, 0
+    (where,) = _axes(value, axis)
+    return t.wrap(t.emit("argmax", value, axis=where))
+
+
+def _cumsum(t: Trace, a: object, axis: int | None = None) -> Traced:
+    value = t.lift(a)
+    if axis is None:
+        value, axis = _reshaped(t, a, -1).value, 0
+    (where,) = _axes(value, axis)
+    return t.wrap(t.emit("cumsum", value, axis=where, reverse=False))
+
+
+FUNCTIONS.update(
+    {
+        **{name: _reduction(name) for name in ("sum", "prod", "max", "min")},
+        "amax": _reduction("max"),
+        "amin": _reduction("min"),
+        "mean": _mean,
+        "var": _variance,
+        "std": _deviation,
+        "getitem": _getitem,
+        "where": _where,
+        "transpose": _transpose,
+        "swapaxes": _swapaxes,
+        "reshape": _reshaped,
+        "ravel": lambda t, a: _reshaped(t, a, -1),
+        "concatenate": _concatenate,
+        "stack": _stack,
+        "expand_dims": _expand_dims,
+        "broadcast_to": _broadcast_to,
+        "dot": _dot,
+        "clip": _clip,
+        "zeros_like": _zeros_like,
+        "ones_like": _ones_like,
+        "astype": _astype,
+        "argmax": _argmax,
+        "cumsum": _cumsum,
+    }
+)
