@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from string import Template
 
 from gradc.codegen.llvm import gemm, nest
 from gradc.codegen.llvm.isa import Isa
@@ -91,11 +92,13 @@ def generate(plan: Plan, isa: Isa, *, standalone: bool = False) -> Program:
     extents = tuple(extent(kernel, isa) for kernel in plan.kernels)
     words = list(_Records(plan, extents, parts).steps(plan.steps, 0))
     count = len(plan.kernels)
-    module.add_global("kernels", f"internal unnamed_addr constant [{count} x ptr] [{table}]")
+    module.add_global("gradc.kernels", f"internal unnamed_addr constant [{count} x ptr] [{table}]")
     body = ", ".join(f"i64 {word}" for word in words)
-    module.add_global("records", f"internal unnamed_addr constant [{len(words)} x i64] [{body}]")
+    module.add_global(
+        "gradc.records", f"internal unnamed_addr constant [{len(words)} x i64] [{body}]"
+    )
     most = max((len(kernel.buffers) for kernel in plan.kernels), default=0)
-    text = module.text() + _WALK + _entry(plan, len(words), most)
+    text = module.text() + _entry(plan, len(words), most)
     if standalone:
         text += pool_text(isa.triple.split("-")[0], "linux" in isa.triple, exported=False)
     else:
@@ -123,14 +126,14 @@ def launches_of(steps: Sequence[Step]) -> Iterator[Launch]:
 
 def _emit(module: Module, kernel: Kernel, number: int, isa: Isa) -> str:
     """Emits a kernel and the adapter that takes its pointers from an array; returns the adapter's name."""
-    name = f"kernel{number}"
+    name = f"gradc.kernel{number}"
     only = kernel.body[0] if len(kernel.body) == 1 else None
     if isinstance(only, Gemm):
         gemm.emit_kernel(module, kernel, only, name, isa)
     else:
         nest.emit_kernel(module, kernel, name, isa)
     function = module.function(
-        f"launch{number}", "void", (("ptr", "args"), ("i64", "begin"), ("i64", "end"))
+        f"gradc.launch{number}", "void", (("ptr", "args"), ("i64", "begin"), ("i64", "end"))
     )
     args, begin, end = function.parameters
     pointers = []
@@ -140,7 +143,7 @@ def _emit(module: Module, kernel: Kernel, number: int, isa: Isa) -> str:
     given = ", ".join(str(v) for v in (*pointers, begin, end))
     function.line(f"tail call void @{name}({given})")
     function.ret()
-    return f"launch{number}"
+    return f"gradc.launch{number}"
 
 
 class _Records:
@@ -199,7 +202,8 @@ def check(plan: Plan) -> None:
     Raises:
         PlanError: naming the tensor or the launch.
     """
-    if not plan.name.isidentifier() or not plan.name.isascii():
+    # Generated names have a dot or begin with gradc_, so an identifier that does not cannot collide.
+    if not plan.name.isidentifier() or not plan.name.isascii() or plan.name.startswith("gradc_"):
         raise PlanError(f"{plan.name!r} cannot be the name of an entry")
     for number, tensor in enumerate(plan.tensors):
         _check_tensor(plan, number)
@@ -273,11 +277,11 @@ def _reach(argument: Argument, trips: tuple[int, ...]) -> tuple[int, int]:
 # ---- text ---------------------------------------------------------------------------------------
 
 _WALK = """
-define internal void @walk(ptr %code, ptr %stop, ptr %bases, ptr %counters, i64 %depth, ptr %args, \
+define internal void @gradc.walk(ptr %code, ptr %stop, ptr %bases, ptr %counters, i64 %depth, ptr %args, \
 i64 %threads) #0 {
 entry:
-  %arena_steps = icmp eq ptr %code, %stop
-  br i1 %arena_steps, label %out, label %step
+  %nothing = icmp eq ptr %code, %stop
+  br i1 %nothing, label %out, label %step
 step:
   %at = phi ptr [ %code, %entry ], [ %next, %advance ]
   %op = load i64, ptr %at
@@ -333,7 +337,7 @@ placed:
   br i1 %more, label %argument, label %fire
 fire:
   %after = phi ptr [ %rest, %launch ], [ %word.next, %placed ]
-  %fn_cell = getelementptr ptr, ptr @kernels, i64 %op
+  %fn_cell = getelementptr ptr, ptr @gradc.kernels, i64 %op
   %fn = load ptr, ptr %fn_cell
   %fewer = icmp ult i64 %threads, %w3
   %parts = select i1 %fewer, i64 %threads, i64 %w3
@@ -357,13 +361,13 @@ trip:
   %unseen = icmp slt i64 %w3, 0
   br i1 %unseen, label %run, label %show
 show:
-  %arena_slot = getelementptr ptr, ptr %bases, i64 PORTS
+  %arena_slot = getelementptr ptr, ptr %bases, i64 $ports
   %arena = load ptr, ptr %arena_slot
   %cell = getelementptr i8, ptr %arena, i64 %w3
   store i64 %t, ptr %cell
   br label %run
 run:
-  call void @walk(ptr %rest, ptr %body_end, ptr %bases, ptr %counters, i64 %below, ptr %args, i64 %threads)
+  call void @gradc.walk(ptr %rest, ptr %body_end, ptr %bases, ptr %counters, i64 %below, ptr %args, i64 %threads)
   br label %ran
 ran:
   %t.next = add i64 %t, 1
@@ -379,12 +383,12 @@ out:
 """
 
 _ENTRY = """
-define i32 @NAME(ptr %ports, ptr %arena, i64 %threads) #0 {
+define i32 @$name(ptr %ports, ptr %arena, i64 %threads) #0 {
 entry:
-  %bases = alloca ptr, i64 BASES, align 16
-  %args = alloca ptr, i64 ARGS, align 16
-  %counters = alloca i64, i64 DEPTH, align 16
-  %none = icmp eq i64 PORTS, 0
+  %bases = alloca ptr, i64 $bases, align 16
+  %args = alloca ptr, i64 $args, align 16
+  %counters = alloca i64, i64 $depth, align 16
+  %none = icmp eq i64 $ports, 0
   br i1 %none, label %go, label %copy
 copy:
   %i = phi i64 [ 0, %entry ], [ %n, %copy ]
@@ -393,13 +397,13 @@ copy:
   %to = getelementptr ptr, ptr %bases, i64 %i
   store ptr %p, ptr %to
   %n = add i64 %i, 1
-  %more = icmp ult i64 %n, PORTS
+  %more = icmp ult i64 %n, $ports
   br i1 %more, label %copy, label %go
 go:
-  %last = getelementptr ptr, ptr %bases, i64 PORTS
+  %last = getelementptr ptr, ptr %bases, i64 $ports
   store ptr %arena, ptr %last
-  %stop = getelementptr i64, ptr @records, i64 WORDS
-  call void @walk(ptr @records, ptr %stop, ptr %bases, ptr %counters, i64 0, ptr %args, i64 %threads)
+  %stop = getelementptr i64, ptr @gradc.records, i64 $words
+  call void @gradc.walk(ptr @gradc.records, ptr %stop, ptr %bases, ptr %counters, i64 0, ptr %args, i64 %threads)
   ret i32 0
 }
 """
@@ -410,15 +414,11 @@ def _depth(steps: Sequence[Step]) -> int:
 
 
 def _entry(plan: Plan, words: int, most_arguments: int) -> str:
-    numbers = {
-        "NAME": plan.name,
-        "BASES": str(len(plan.ports) + 1),
-        "ARGS": str(max(1, most_arguments)),
-        "DEPTH": str(max(1, _depth(plan.steps))),
-        "PORTS": str(len(plan.ports)),
-        "WORDS": str(words),
-    }
-    text = _ENTRY
-    for word, value in numbers.items():
-        text = text.replace(word, value)
-    return text
+    return Template(_WALK + _ENTRY).substitute(
+        name=plan.name,
+        bases=len(plan.ports) + 1,
+        args=max(1, most_arguments),
+        depth=max(1, _depth(plan.steps)),
+        ports=len(plan.ports),
+        words=words,
+    )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,16 @@ LONG_FUNCTION = 20_000
 
 class CodegenError(Exception):
     """Generated code was refused by LLVM's parser or verifier, or asks for a symbol outside the list: our bug."""
+
+
+def environment() -> tuple[str, ...]:
+    """What object code depends on besides its source: versions of Python and LLVM, and the processor."""
+    import llvmlite
+    from llvmlite import binding
+
+    native = host()
+    llvm = ".".join(str(n) for n in binding.llvm_version_info)
+    return (sys.version, llvmlite.__version__, llvm, native.triple, native.cpu, native.features)
 
 
 def parse(text: str) -> Any:
