@@ -41,6 +41,7 @@ class Isa:
     fma: bool
     masks: bool  # masked loads and stores cost nothing
     half: bool  # conversion between f16 and f32
+    rounds: bool  # floor and rint
 
     def lanes(self, dtype: DType) -> int:
         """Elements of one register, as computed (bf16 and f16 compute in f32)."""
@@ -90,7 +91,7 @@ def host() -> Isa:
     names = ",".join(f"{'+' if on else '-'}{name}" for name, on in sorted(found.items()))
     triple, cpu = binding.get_process_triple(), binding.get_host_cpu_name()
     if platform.machine() not in ("x86_64", "AMD64"):
-        return Isa("native", triple, cpu, names, 16, 32, True, False, True)
+        return Isa("native", triple, cpu, names, 16, 32, True, False, True, True)
     wide = all(found.get(name) for name in ("avx512f", "avx512bw", "avx512dq", "avx512vl"))
     middle = bool(found.get("avx2") and found.get("fma"))
     return Isa(
@@ -103,6 +104,7 @@ def host() -> Isa:
         middle,
         wide,
         bool(found.get("f16c")),
+        bool(found.get("sse4.1")),
     )
 
 
@@ -131,15 +133,7 @@ def select(name: str = "native") -> Isa:
         return native
     features, width = {"sse2": ((), 16), "avx2": (_AVX2, 32), "avx512": (_AVX512, 64)}[name]
     text = ",".join(f"+{feature}" for feature in features)
-    wide = name == "avx512"
+    wide, modern = name == "avx512", name != "sse2"
     return Isa(
-        name,
-        native.triple,
-        "x86-64",
-        text,
-        width,
-        32 if wide else 16,
-        bool(features),
-        wide,
-        bool(features),
+        name, native.triple, "x86-64", text, width, 32 if wide else 16, modern, wide, modern, modern
     )

@@ -1,0 +1,267 @@
+"""Loads and stores of loop IR: scalar, contiguous, reversed, broadcast, gathered; whole or masked.
+
+``Lanes`` says how a vector body stands to its loop: lane l is iteration ``base + l``. An address is cut into a scalar
+part, a stride per lane, and a vector part (offsets from data); from these the cheapest instruction follows.
+Masked-off lanes read nothing, are 0, and write nothing.
+
+Invariants: within one vector body the order of loads and stores is the order of the statements. Non-goals: aliasing
+analysis; the Plan promises that an element is read before it is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gradc.codegen.llvm.scalars import STORED, Scalars
+from gradc.codegen.llvm.text import (
+    Function,
+    Value,
+    bits_suffix,
+    constant,
+    element_of,
+    lanes_of,
+    vector,
+    with_element,
+)
+from gradc.ir.core import DType
+from gradc.ir.loops import Affine, Var
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """A vector body: ``index`` is ``base + lane`` for ``count`` lanes; ``mask`` says which are alive (None: all)."""
+
+    index: Var
+    base: Value
+    count: int
+    mask: Value | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An address: elements from the buffer's start, elements per lane, and per-lane offsets."""
+
+    start: Value
+    stride: int
+    offsets: Value | None
+
+    @property
+    def is_uniform(self) -> bool:
+        return self.stride == 0 and self.offsets is None
+
+
+def i64(value: int) -> Value:
+    return Value("i64", str(value))
+
+
+def lane_numbers(count: int, step: int = 1) -> Value:
+    """The constant ``<0, step, 2 step, ...>`` of i64."""
+    return Value(vector("i64", count), f"<{', '.join(f'i64 {n * step}' for n in range(count))}>")
+
+
+def first_lanes(count: int, alive: int) -> Value:
+    """The constant mask of the first ``alive`` lanes."""
+    bits = ", ".join(f"i1 {'true' if n < alive else 'false'}" for n in range(count))
+    return Value(vector("i1", count), f"<{bits}>")
+
+
+def both(fn: Function, a: Value | None, b: Value | None, lanes: int) -> Value | None:
+    """The conjunction of two conditions of which either may be absent (true)."""
+    if a is None or b is None:
+        found = b if a is None else a
+        return None if found is None else fn.splat(found, lanes)
+    return fn.binary("and", fn.splat(a, lanes), fn.splat(b, lanes))
+
+
+class Memory:
+    """Emits the loads and stores of one function."""
+
+    def __init__(self, fn: Function, scalars: Scalars) -> None:
+        self.fn = fn
+        self.scalars = scalars
+
+    def place(self, offset: Affine, env: dict[Var, Value], lanes: Lanes | None) -> Place:
+        """Cuts an affine offset into its parts."""
+        fn = self.fn
+        start = i64(offset.constant)
+        stride, offsets = 0, None
+        for var, factor in offset.terms:
+            if lanes is not None and var is lanes.index:
+                term, stride = lanes.base, factor
+            else:
+                term = env[var]
+            scaled = term if factor == 1 else fn.binary("mul", term, constant(term.type, factor))
+            if lanes_of(term.type):
+                offsets = scaled if offsets is None else fn.binary("add", offsets, scaled)
+            elif start.name == "0":
+                start = scaled
+            else:
+                start = fn.binary("add", start, scaled)
+        return Place(start, stride, offsets)
+
+    def number(self, place: Place, lanes: Lanes | None) -> Value:
+        """A place as an i64 scalar, or as one per lane."""
+        if lanes is None or place.is_uniform:
+            return place.start
+        total = self.fn.splat(place.start, lanes.count)
+        for part in self._offsets(place, lanes):
+            total = self.fn.binary("add", total, part)
+        return total
+
+    def _offsets(self, place: Place, lanes: Lanes) -> list[Value]:
+        parts = [] if place.offsets is None else [place.offsets]
+        if place.stride:
+            parts.append(lane_numbers(lanes.count, place.stride))
+        return parts
+
+    # ---- loads ----------------------------------------------------------------------------------
+
+    def load(
+        self, base: Value, dtype: DType, place: Place, lanes: Lanes | None, guard: Value | None
+    ) -> Value:
+        """The element, or one per lane; 0 where ``guard`` is false."""
+        fn, element = self.fn, STORED[dtype]
+        pointer = fn.address(base, element, place.start)
+        uniform = guard is None or not lanes_of(guard.type)
+        if lanes is None or (place.is_uniform and uniform):
+            return self.scalars.widen(self._load_scalar(pointer, element, dtype, guard), dtype)
+        mask = both(fn, lanes.mask, guard, lanes.count)
+        return self.scalars.widen(self._load_lanes(pointer, dtype, place, lanes, mask), dtype)
+
+    def _load_scalar(
+        self, pointer: Value, element: str, dtype: DType, guard: Value | None
+    ) -> Value:
+        if guard is None:
+            return self.fn.load(pointer, element, dtype.itemsize)
+        zero = constant(element, 0.0 if element in ("float", "double") else 0)
+        with self.fn.branch(guard, [zero]) as arm:
+            arm.next = [self.fn.load(pointer, element, dtype.itemsize)]
+        return arm.results[0]
+
+    def _load_lanes(
+        self, pointer: Value, dtype: DType, place: Place, lanes: Lanes, mask: Value | None
+    ) -> Value:
+        type_ = vector(STORED[dtype], lanes.count)
+        if place.offsets is None and place.stride == 1:
+            return self._load_run(pointer, type_, dtype, mask)
+        if place.offsets is None and place.stride == -1:
+            low = self.fn.address(pointer, STORED[dtype], i64(1 - lanes.count))
+            turned = None if mask is None else self._reverse(mask)
+            return self._reverse(self._load_run(low, type_, dtype, turned))
+        return self._gather(self._pointers(pointer, dtype, place, lanes), type_, dtype, mask)
+
+    def _load_run(self, pointer: Value, type_: str, dtype: DType, mask: Value | None) -> Value:
+        if mask is None:
+            return self.fn.load(pointer, type_, dtype.itemsize)
+        name = f"llvm.masked.load.{bits_suffix(type_)}.p0"
+        self.fn.module.declare(name, type_, ["ptr", "i32", mask.type, type_])
+        text = f"{pointer}, i32 {dtype.itemsize}, {mask}, {type_} zeroinitializer"
+        return self.fn.effect(f"call {type_} @{name}({text})", type_)
+
+    def _gather(self, pointers: Value, type_: str, dtype: DType, mask: Value | None) -> Value:
+        mask = mask or constant(with_element(type_, "i1"), True)
+        name = f"llvm.masked.gather.{bits_suffix(type_)}.{bits_suffix(pointers.type)}"
+        self.fn.module.declare(name, type_, [pointers.type, "i32", mask.type, type_])
+        text = f"{pointers}, i32 {dtype.itemsize}, {mask}, {type_} zeroinitializer"
+        return self.fn.effect(f"call {type_} @{name}({text})", type_)
+
+    def _pointers(self, pointer: Value, dtype: DType, place: Place, lanes: Lanes) -> Value:
+        fn = self.fn
+        parts = self._offsets(place, lanes)
+        index = parts[0] if len(parts) == 1 else fn.binary("add", *parts) if parts else None
+        if index is None:
+            return fn.splat(pointer, lanes.count)
+        return fn.address(pointer, STORED[dtype], index)
+
+    def _reverse(self, x: Value) -> Value:
+        return self.fn.shuffle(x, None, range(lanes_of(x.type) - 1, -1, -1))
+
+    # ---- stores ---------------------------------------------------------------------------------
+
+    def store(
+        self,
+        base: Value,
+        dtype: DType,
+        place: Place,
+        lanes: Lanes | None,
+        guard: Value | None,
+        value: Value,
+        combine: str,
+    ) -> None:
+        """Stores ``value``, or combines it with what is there."""
+        fn, element = self.fn, STORED[dtype]
+        pointer = fn.address(base, element, place.start)
+        if lanes is None:
+            self._store_scalar(pointer, dtype, guard, value, combine)
+            return
+        if place.is_uniform:
+            self._store_in_turn(pointer, dtype, lanes, guard, value, combine)
+            return
+        mask = both(fn, lanes.mask, guard, lanes.count)
+        if combine:
+            there = self._load_lanes(pointer, dtype, place, lanes, mask)
+            old = self.scalars.widen(there, dtype)
+            value = self.scalars.combine(combine, old, value, dtype)
+        value = self.scalars.narrow(fn.splat(value, lanes.count), dtype)
+        self._store_lanes(pointer, dtype, place, lanes, mask, value)
+
+    def _store_scalar(
+        self, pointer: Value, dtype: DType, guard: Value | None, value: Value, combine: str
+    ) -> None:
+        if guard is not None:
+            with self.fn.branch(guard):
+                self._store_scalar(pointer, dtype, None, value, combine)
+            return
+        if combine:
+            old = self.fn.load(pointer, STORED[dtype], dtype.itemsize)
+            value = self.scalars.combine(combine, self.scalars.widen(old, dtype), value, dtype)
+        self.fn.store(self.scalars.narrow(value, dtype), pointer, dtype.itemsize)
+
+    def _store_in_turn(
+        self,
+        pointer: Value,
+        dtype: DType,
+        lanes: Lanes,
+        guard: Value | None,
+        value: Value,
+        combine: str,
+    ) -> None:
+        """One address for all lanes: they store in order."""
+        fn = self.fn
+        mask = both(fn, lanes.mask, guard, lanes.count)
+        for lane in range(lanes.count):
+            alive = None if mask is None else fn.extract(mask, lane)
+            one = fn.extract(value, lane) if lanes_of(value.type) else value
+            self._store_scalar(pointer, dtype, alive, one, combine)
+
+    def _store_lanes(
+        self,
+        pointer: Value,
+        dtype: DType,
+        place: Place,
+        lanes: Lanes,
+        mask: Value | None,
+        value: Value,
+    ) -> None:
+        if place.offsets is None and place.stride == 1:
+            self._store_run(pointer, dtype, mask, value)
+        elif place.offsets is None and place.stride == -1:
+            low = self.fn.address(pointer, element_of(value.type), i64(1 - lanes.count))
+            turned = None if mask is None else self._reverse(mask)
+            self._store_run(low, dtype, turned, self._reverse(value))
+        else:
+            self._scatter(self._pointers(pointer, dtype, place, lanes), dtype, mask, value)
+
+    def _store_run(self, pointer: Value, dtype: DType, mask: Value | None, value: Value) -> None:
+        if mask is None:
+            self.fn.store(value, pointer, dtype.itemsize)
+            return
+        name = f"llvm.masked.store.{bits_suffix(value.type)}.p0"
+        self.fn.module.declare(name, "void", [value.type, "ptr", "i32", mask.type])
+        self.fn.line(f"call void @{name}({value}, {pointer}, i32 {dtype.itemsize}, {mask})")
+
+    def _scatter(self, pointers: Value, dtype: DType, mask: Value | None, value: Value) -> None:
+        mask = mask or constant(with_element(value.type, "i1"), True)
+        name = f"llvm.masked.scatter.{bits_suffix(value.type)}.{bits_suffix(pointers.type)}"
+        self.fn.module.declare(name, "void", [value.type, pointers.type, "i32", mask.type])
+        self.fn.line(f"call void @{name}({value}, {pointers}, i32 {dtype.itemsize}, {mask})")

@@ -1,0 +1,498 @@
+"""Loop nests to LLVM: a ``Kernel`` becomes one function of its buffers and a range of its parallel loop.
+
+``void @name(ptr buffer..., i64 begin, i64 end)``: scratch buffers lie on the stack; ``[begin, end)`` counts the
+iterations of the outermost ``parallel`` loop, or is (0, 1) where the kernel is not one such loop.
+
+A ``vector`` loop is emitted with explicit vectors: values that do not depend on its index stay scalars, the rest are
+vectors of ``width`` iterations; the last, incomplete one is masked. Serial loops inside a vector loop are
+run once for all lanes (outer-loop vectorisation, several registers wide). A vector loop that cannot be vectorised
+(it holds another one, or an inner trip count differs from lane to lane) runs as a scalar loop.
+
+Invariants: the bits are those of ``ir.loops`` whatever the width. Non-goals: hoisting and common subexpressions of
+the loop IR (its builder did that), scheduling, alias analysis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from gradc.codegen.llvm import gemm as matrix
+from gradc.codegen.llvm.folds import Pieces, is_ordered, neutral, period, zero_trips
+from gradc.codegen.llvm.isa import COMPUTE_BYTES, Isa
+from gradc.codegen.llvm.memory import Lanes, Memory, Place, first_lanes, i64, lane_numbers
+from gradc.codegen.llvm.scalars import COMPUTE, STORED, Scalars
+from gradc.codegen.llvm.text import Function, Module, Value, lanes_of, vector
+from gradc.codegen.llvm.vecmath import UNARY
+from gradc.ir.core import DType
+from gradc.ir.loops import (
+    LANE_BYTES,
+    Affine,
+    Buffer,
+    Const,
+    Factor,
+    Fold,
+    For,
+    Gemm,
+    Index,
+    Kernel,
+    Let,
+    Load,
+    Scalar,
+    Stmt,
+    Store,
+    Var,
+)
+
+_HEAVY = {*UNARY, "pow", "div", "floordiv", "mod", "sqrt", "rsqrt"}
+
+
+def emit_kernel(module: Module, kernel: Kernel, name: str, isa: Isa) -> None:
+    """Defines ``@name`` for ``kernel``. Raises ValueError for a verb its operands do not have."""
+    only = kernel.body[0] if len(kernel.body) == 1 else None
+    if isinstance(only, Gemm):
+        epilogue = functools.partial(emit_epilogue, isa)
+        matrix.emit_kernel(module, kernel, only, name, isa, epilogue)
+        return
+    given = [b for b in kernel.buffers if b.access != "scratch"]
+    fn = module.function(
+        name,
+        "void",
+        [*(("ptr", f"b{n}") for n in range(len(given))), ("i64", "begin"), ("i64", "end")],
+        attributes="noinline",
+    )
+    *pointers, begin, end = fn.parameters
+    places = dict(zip(given, pointers, strict=True))
+    for buffer in kernel.buffers:
+        if buffer.access == "scratch":
+            places[buffer] = fn.alloca(STORED[buffer.dtype], max(1, buffer.size))
+    nest = Nest(fn, isa, places)
+    if isinstance(only, For) and only.kind == "parallel" and only.limit is None:
+        nest.run(only, begin, end)
+    else:
+        nest.body(kernel.body)
+    fn.ret()
+
+
+def emit_epilogue(
+    isa: Isa,
+    fn: Function,
+    gemm: Gemm,
+    pointers: dict[Buffer, Value],
+    batch: Sequence[Value],
+    i: Value,
+    j: Value,
+    acc: Value,
+    mask: Value | None,
+) -> None:
+    """Emits the epilogue of ``gemm`` for the lanes of ``acc``, which are columns ``j``, ``j + 1``, ..."""
+    nest = Nest(fn, isa, pointers)
+    nest.env.update(zip(gemm.batch_index, batch, strict=True))
+    nest.env[gemm.i] = i
+    nest.env[gemm.acc] = acc
+    nest.vector_body(gemm.epilogue, Lanes(gemm.j, j, lanes_of(acc.type), mask))
+
+
+class Nest:
+    """Emits statements into one function. ``env`` holds the values of the variables in sight."""
+
+    def __init__(self, fn: Function, isa: Isa, places: dict[Buffer, Value]) -> None:
+        self.fn = fn
+        self.isa = isa
+        self.places = places
+        self.scalars = Scalars(fn, isa)
+        self.memory = Memory(fn, self.scalars)
+        self.env: dict[Var, Value] = {}
+        self.lanes: Lanes | None = None
+        self.varying: set[Var] = set()
+        self._gemms = 0
+
+    # ---- statements -----------------------------------------------------------------------------
+
+    def body(self, statements: Iterable[Stmt]) -> None:
+        """Emits statements in order."""
+        for statement in statements:
+            if isinstance(statement, Let):
+                self._let(statement)
+            elif isinstance(statement, Index):
+                place = self._place(statement.value)
+                self.env[statement.var] = self.memory.number(place, self.lanes)
+            elif isinstance(statement, Load):
+                self._load(statement)
+            elif isinstance(statement, Store):
+                self._store(statement)
+            elif isinstance(statement, For):
+                self._for(statement)
+            else:
+                self._gemm(statement)
+
+    def vector_body(self, statements: Sequence[Stmt], lanes: Lanes) -> None:
+        """Emits statements for the iterations that ``lanes`` says."""
+        before, self.lanes = self.lanes, lanes
+        self.varying.update(_varying(statements, {lanes.index}))
+        self.body(statements)
+        self.lanes = before
+
+    def value(self, scalar: Scalar) -> Value:
+        """An operand: a literal, a loop index, or a variable."""
+        if isinstance(scalar, Const):
+            return self.scalars.const(scalar.value, scalar.dtype)
+        if self.lanes is not None and scalar is self.lanes.index:
+            return self.memory.number(Place(self.lanes.base, 1, None), self.lanes)
+        return self.env[scalar]
+
+    def _place(self, offset: Affine) -> Place:
+        return self.memory.place(offset, self.env, self.lanes)
+
+    def _let(self, statement: Let) -> None:
+        operands = [self.value(x) for x in statement.operands]
+        dtypes = [x.dtype for x in statement.operands]
+        result = self.scalars.verb(statement.verb, statement.var.dtype, operands, dtypes)
+        self.env[statement.var] = result
+
+    def _load(self, statement: Load) -> None:
+        guard = None if statement.guard is None else self.value(statement.guard)
+        base, dtype = self.places[statement.buffer], statement.buffer.dtype
+        place = self._place(statement.offset)
+        self.env[statement.var] = self.memory.load(base, dtype, place, self.lanes, guard)
+
+    def _store(self, statement: Store) -> None:
+        guard = None if statement.guard is None else self.value(statement.guard)
+        base, dtype = self.places[statement.buffer], statement.buffer.dtype
+        place, value = self._place(statement.offset), self.value(statement.value)
+        self.memory.store(base, dtype, place, self.lanes, guard, value, statement.combine)
+
+    def _gemm(self, statement: Gemm) -> None:
+        """A product among other statements: a function of its own, called for all its pieces."""
+        if self.env or self.lanes is not None:
+            raise ValueError("a Gemm must stand at the top of its kernel")
+        name = f"{self.fn.name}.gemm{self._gemms}"
+        self._gemms += 1
+        # To the function of the product, this kernel's scratch is memory like any other.
+        shared = {b: Buffer(b.name, b.dtype, b.size, "update") for b in self.places}
+        product = _rebind(statement, shared)
+        kernel = Kernel(name, tuple(shared.values()), (product,))
+        emit_epilogue_here = functools.partial(emit_epilogue, self.isa)
+        matrix.emit_kernel(self.fn.module, kernel, product, name, self.isa, emit_epilogue_here)
+        pointers = ", ".join(map(str, self.places.values()))
+        end = matrix.units(product, self.isa)
+        self.fn.line(f"call void @{name}({pointers}, i64 0, i64 {end})")
+
+    # ---- loops ----------------------------------------------------------------------------------
+
+    def _for(self, loop: For) -> None:
+        if loop.kind != "vector" or self.lanes is not None:
+            self.run(loop, i64(0), self._trips(loop))
+        elif not _can_vectorise(loop):
+            self._one_by_one(loop)
+        elif loop.extent == 1 and loop.limit is None:
+            self._once(loop)
+        else:
+            VectorLoop(self, loop).emit()
+
+    def _trips(self, loop: For) -> Value:
+        """The trip count, never negative."""
+        extent = i64(loop.extent)
+        if loop.limit is None:
+            return extent
+        limit = self.memory.number(self._place(loop.limit), None)
+        bounded = self.fn.intrinsic("llvm.smin", limit, extent)
+        return self.fn.intrinsic("llvm.smax", bounded, i64(0))
+
+    def metadata(self) -> str:
+        """A ``!llvm.loop`` node that keeps LLVM from unrolling or vectorising again."""
+        module = self.fn.module
+        return module.metadata(
+            '{self}, !{!"llvm.loop.unroll.disable"}, !{!"llvm.loop.vectorize.enable", i1 false}',
+            distinct=True,
+        )
+
+    def run(self, loop: For, begin: Value, end: Value) -> None:
+        """The loop over [begin, end) in order, its folds from the left; for all lanes at once in a vector body."""
+        static = loop.limit is None and begin.name == "0" and not end.name.startswith("%")
+        if static and end.name in ("0", "1"):
+            self._few(loop, int(end.name))
+            return
+        first = [self._neutral(fold) for fold in loop.folds]
+        with self.fn.loop(begin, end, 1, first, nonempty=static, metadata=self.metadata()) as open_:
+            self.env[loop.index] = open_.index
+            self.body(loop.body)
+            for fold, total in zip(loop.folds, open_.carried, strict=True):
+                value = self.value(fold.value)
+                open_.next.append(
+                    self.scalars.combine(fold.combine, total, value, fold.result.dtype)
+                )
+        for fold, result in zip(loop.folds, open_.results, strict=True):
+            if not static:
+                some = self.fn.compare("icmp slt", begin, end)
+                none = self.fn.splat(zero_trips(fold, self.scalars), lanes_of(result.type))
+                result = self.fn.select(some, result, none)
+            self.env[fold.result] = result
+
+    def _neutral(self, fold: Fold) -> Value:
+        value = neutral(fold.combine, fold.result.dtype)
+        wide = self.lanes is not None and fold.result in self.varying
+        lanes = self.lanes.count if wide and self.lanes else 0
+        return self.scalars.const(value, fold.result.dtype, lanes)
+
+    def _few(self, loop: For, trips: int) -> None:
+        """No trip or one: no loop."""
+        if trips:
+            self.env[loop.index] = i64(0)
+            self.body(loop.body)
+        for fold in loop.folds:
+            value = self.value(fold.value) if trips else zero_trips(fold, self.scalars)
+            if trips and fold.result in self.varying and self.lanes is not None:
+                value = self.fn.splat(value, self.lanes.count)
+            self.env[fold.result] = value
+
+    def _once(self, loop: For) -> None:
+        """A vector loop of one iteration: scalars, folded onto the identity as the vector loop would."""
+        self.env[loop.index] = i64(0)
+        self.body(loop.body)
+        for fold in loop.folds:
+            start = zero_trips(fold, self.scalars)
+            value = self.value(fold.value)
+            result = self.scalars.combine(fold.combine, start, value, fold.result.dtype)
+            self.env[fold.result] = result
+
+    def _one_by_one(self, loop: For) -> None:
+        """A vector loop as a scalar one; its accumulators lie in memory, where iteration i finds its own."""
+        fn, trips = self.fn, self._trips(loop)
+        cells: list[tuple[Fold, Value, int]] = []
+        for fold in loop.folds:
+            count = period(fold) if is_ordered(fold) else 1
+            cell = fn.alloca(COMPUTE[fold.result.dtype], count)
+            start = zero_trips(fold, self.scalars)
+            with fn.loop(i64(0), i64(count), 1, nonempty=True, metadata=self.metadata()) as clear:
+                self._put(start, cell, clear.index)
+            cells.append((fold, cell, count))
+        with fn.loop(i64(0), trips, 1, metadata=self.metadata()) as open_:
+            self.env[loop.index] = open_.index
+            self.body(loop.body)
+            for fold, cell, count in cells:
+                slot = fn.binary("and", open_.index, i64(count - 1))
+                old = self._get(fold, cell, slot)
+                value = self.value(fold.value)
+                dtype = fold.result.dtype
+                self._put(self.scalars.combine(fold.combine, old, value, dtype), cell, slot)
+        for fold, cell, count in cells:
+            self.env[fold.result] = self._collect(fold, cell, count)
+
+    def _collect(self, fold: Fold, cell: Value, count: int) -> Value:
+        """The accumulators in memory, combined."""
+        if count == 1:
+            return self._get(fold, cell, i64(0))
+        pieces = Pieces(fold, self.scalars, LANE_BYTES // fold.result.dtype.itemsize, 1)
+        element = COMPUTE[fold.result.dtype]
+        for n in range(len(pieces.values)):
+            at = self.fn.address(cell, element, i64(n * pieces.width))
+            pieces.values[n] = self.fn.load(at, vector(element, pieces.width), 4)
+        return pieces.result()
+
+    def _put(self, value: Value, cell: Value, slot: Value) -> None:
+        self.fn.store(value, self.fn.address(cell, value.type, slot), 1)
+
+    def _get(self, fold: Fold, cell: Value, slot: Value) -> Value:
+        element = COMPUTE[fold.result.dtype]
+        return self.fn.load(self.fn.address(cell, element, slot), element, 1)
+
+
+class VectorLoop:
+    """A vector loop being emitted: rounds of ``unroll`` vectors of ``width``, then what is left, masked."""
+
+    def __init__(self, nest: Nest, loop: For) -> None:
+        self.nest = nest
+        self.fn = nest.fn
+        self.loop = loop
+        self.extent = loop.extent if loop.limit is None else None
+        self.width = _width(loop, nest.isa)
+        ordered = [period(fold) for fold in loop.folds if is_ordered(fold)]
+        free = self.width * _unroll(loop)
+        self.round = max([*ordered, self.width]) if ordered else free
+        self.unroll = self.round // self.width
+        nest.varying.update(_varying(loop.body, {loop.index}))
+
+    def emit(self) -> None:
+        """Emits the loop; the results of its folds are in the environment afterwards."""
+        pieces = [
+            Pieces(fold, self.nest.scalars, self.width, self.unroll) for fold in self.loop.folds
+        ]
+        if self.extent is None:
+            self._dynamic(pieces)
+        else:
+            self._static(pieces, self.extent)
+        for fold, piece in zip(self.loop.folds, pieces, strict=True):
+            self.nest.env[fold.result] = piece.result()
+
+    def _static(self, pieces: list[Pieces], extent: int) -> None:
+        rounds = extent // self.round
+        if rounds > 1:
+            self._rounds(pieces, i64(rounds * self.round), nonempty=True)
+        elif rounds:
+            self._vectors(pieces, i64(0))
+        for start in range(rounds * self.round, extent, self.width):
+            alive = extent - start
+            mask = first_lanes(self.width, alive) if alive < self.width else None
+            self._vector(pieces, i64(start), start % self.round, mask)
+
+    def _dynamic(self, pieces: list[Pieces]) -> None:
+        fn = self.fn
+        trips = self.nest._trips(self.loop)
+        whole = fn.binary("and", trips, i64(-self.round))
+        self._rounds(pieces, whole, nonempty=False)
+        for n in range(self.unroll):
+            base = fn.binary("add", whole, i64(n * self.width)) if n else whole
+            before = _flat(pieces)
+            with fn.branch(fn.compare("icmp slt", base, trips), before) as arm:
+                numbers = fn.binary("add", fn.splat(base, self.width), lane_numbers(self.width))
+                mask = fn.compare("icmp slt", numbers, fn.splat(trips, self.width))
+                self._vector(pieces, base, n * self.width, mask)
+                arm.next = _flat(pieces)
+            _refill(pieces, arm.results)
+
+    def _rounds(self, pieces: list[Pieces], end: Value, nonempty: bool) -> None:
+        first = _flat(pieces)
+        with self.fn.loop(
+            i64(0), end, self.round, first, nonempty=nonempty, metadata=self.nest.metadata()
+        ) as open_:
+            _refill(pieces, open_.carried)
+            self._vectors(pieces, open_.index)
+            open_.next = _flat(pieces)
+        _refill(pieces, open_.results)
+
+    def _vectors(self, pieces: list[Pieces], index: Value) -> None:
+        """One whole round."""
+        for n in range(self.unroll):
+            if index.name.startswith("%"):
+                base = self.fn.binary("add", index, i64(n * self.width)) if n else index
+            else:
+                base = i64(int(index.name) + n * self.width)
+            self._vector(pieces, base, n * self.width, None)
+
+    def _vector(self, pieces: list[Pieces], base: Value, position: int, mask: Value | None) -> None:
+        """``width`` iterations from ``base`` on."""
+        lanes = Lanes(self.loop.index, base, self.width, mask)
+        before, self.nest.lanes = self.nest.lanes, lanes
+        self.nest.body(self.loop.body)
+        for piece in pieces:
+            value = self.fn.splat(self.nest.value(piece.fold.value), self.width)
+            piece.add(position, value, mask)
+        self.nest.lanes = before
+
+
+def _flat(pieces: Iterable[Pieces]) -> list[Value]:
+    return [value for piece in pieces for value in piece.values]
+
+
+def _refill(pieces: Iterable[Pieces], values: Iterable[Value]) -> None:
+    source: Iterator[Value] = iter(values)
+    for piece in pieces:
+        piece.values = [next(source) for _ in piece.values]
+
+
+# ---- what a loop is like ----------------------------------------------------------------------------
+
+
+def _walk(statements: Iterable[Stmt]) -> Iterator[Stmt]:
+    for statement in statements:
+        yield statement
+        if isinstance(statement, For):
+            yield from _walk(statement.body)
+
+
+def _reads(statement: Stmt) -> Iterator[Var]:
+    """The variables that decide what a statement computes."""
+    scalars: list[Scalar | None] = []
+    if isinstance(statement, Let):
+        scalars += statement.operands
+    elif isinstance(statement, Index):
+        scalars += [var for var, _ in statement.value.terms]
+    elif isinstance(statement, Load):
+        scalars += [statement.guard, *(var for var, _ in statement.offset.terms)]
+    elif isinstance(statement, For) and statement.limit is not None:
+        scalars += [var for var, _ in statement.limit.terms]
+    yield from (x for x in scalars if isinstance(x, Var))
+
+
+def _varying(statements: Iterable[Stmt], sources: set[Var]) -> set[Var]:
+    """The variables that differ from lane to lane, given those that do."""
+    known = set(sources)
+    for statement in statements:
+        if isinstance(statement, (Let, Index, Load)):
+            if any(var in known for var in _reads(statement)):
+                known.add(statement.var)
+        elif isinstance(statement, For):
+            known |= _varying(statement.body, known)
+            known |= {fold.result for fold in statement.folds if fold.value in known}
+    return known
+
+
+def _can_vectorise(loop: For) -> bool:
+    """Whether all lanes can run the body together."""
+    varying = _varying(loop.body, {loop.index})
+    for statement in _walk(loop.body):
+        if isinstance(statement, Gemm):
+            return False
+        uneven = isinstance(statement, For) and any(var in varying for var in _reads(statement))
+        if uneven or (isinstance(statement, For) and statement.kind == "vector"):
+            return False
+    return True
+
+
+def _types(loop: For) -> set[DType]:
+    """The element types that a body computes in, addresses aside."""
+    found = {fold.result.dtype for fold in loop.folds}
+    for statement in _walk(loop.body):
+        if isinstance(statement, (Let, Load)):
+            found.add(statement.var.dtype)
+        elif isinstance(statement, Store):
+            found.add(statement.buffer.dtype)
+        elif isinstance(statement, For):
+            found |= {fold.result.dtype for fold in statement.folds}
+    return found - {DType.BOOL, DType.I64} or {DType.F32}
+
+
+def _width(loop: For, isa: Isa) -> int:
+    """Iterations per vector: LANE_BYTES of the narrowest type; more around inner loops; fewer if there are fewer."""
+    width = LANE_BYTES // min(COMPUTE_BYTES[dtype] for dtype in _types(loop))
+    inner = [s for s in loop.body if isinstance(s, For)]
+    if inner:
+        weight = max(sum(1 for _ in _walk(s.body)) for s in inner)
+        spare = isa.registers * isa.vector_bytes // LANE_BYTES
+        if weight <= 12 and spare >= 8:
+            width *= 4 if spare >= 16 and weight <= 6 else 2
+    if loop.limit is None and loop.extent < width:
+        width = max(2, 1 << math.ceil(math.log2(max(loop.extent, 1))))
+    return width
+
+
+def _unroll(loop: For) -> int:
+    """Vectors per round of a loop whose folds do not ask for a number of them."""
+    statements = list(_walk(loop.body))
+    if any(isinstance(s, For) or (isinstance(s, Let) and s.verb in _HEAVY) for s in statements):
+        return 1
+    if len(statements) <= 8:
+        return 4
+    return 2 if len(statements) <= 16 else 1
+
+
+def _rebind(product: Gemm, buffers: dict[Buffer, Buffer]) -> Gemm:
+    """The same product with other buffers."""
+
+    def factor(old: Factor) -> Factor:
+        return dataclasses.replace(old, buffer=buffers[old.buffer])
+
+    def statement(old: Stmt) -> Stmt:
+        if isinstance(old, (Load, Store)):
+            return dataclasses.replace(old, buffer=buffers[old.buffer])
+        return old
+
+    return dataclasses.replace(
+        product,
+        left=factor(product.left),
+        right=factor(product.right),
+        epilogue=tuple(statement(s) for s in product.epilogue),
+    )
