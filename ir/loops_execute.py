@@ -1,0 +1,301 @@
+"""The reference executor of loop IR over NumPy buffers: the meaning of ``ir/loops.py`` to the last bit of a fold.
+
+``parallel`` and ``vector`` loops become array axes, ``serial`` loops run one iteration after the other. Every
+address is checked. Sums of a ``Gemm`` are taken in float64 and rounded once, so they are not bitwise those of
+a backend; everything else is, but for the last bits of transcendentals and fused multiply-adds.
+
+Non-goals: speed beyond what tests need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradc.ir.core import DType
+from gradc.ir.loops import (
+    LANE_BYTES,
+    WAYS,
+    Affine,
+    Buffer,
+    Const,
+    Factor,
+    Fold,
+    For,
+    Gemm,
+    Index,
+    Kernel,
+    Let,
+    Load,
+    Scalar,
+    Stmt,
+    Store,
+    Var,
+)
+from gradc.ir.loops_verbs import (
+    Array,
+    apply_verb,
+    combine,
+    computed_dtype,
+    from_memory,
+    stored_dtype,
+    to_memory,
+)
+
+
+class ExecutionError(Exception):
+    """A kernel does what no kernel may: an address outside its buffer, a variable without a value."""
+
+
+def execute_kernel(kernel: Kernel, buffers: Sequence[Array]) -> None:
+    """Runs ``kernel`` on flat arrays that match its non-scratch buffers in order (bf16 as uint16).
+
+    Raises:
+        ExecutionError: an address lies outside its buffer, or the arrays do not match.
+    """
+    named = [b for b in kernel.buffers if b.access != "scratch"]
+    if len(named) != len(buffers):
+        raise ExecutionError(f"{kernel.name} takes {len(named)} buffers, got {len(buffers)}")
+    for buffer, array in zip(named, buffers, strict=True):
+        if array.dtype != stored_dtype(buffer.dtype) or array.shape != (buffer.size,):
+            raise ExecutionError(f"{kernel.name}: {buffer.name} does not fit {array.shape}")
+    _Run(kernel, dict(zip(named, buffers, strict=True))).block(kernel.body)
+
+
+class _Run:
+    """One launch: values of variables, the open axes, which of their points are active."""
+
+    def __init__(self, kernel: Kernel, buffers: Mapping[Buffer, Array]) -> None:
+        self.kernel = kernel
+        self.buffers = dict(buffers)
+        self.scratch = [b for b in kernel.buffers if b.access == "scratch"]
+        self.values: dict[Var, Array] = {}
+        self.axes: tuple[int, ...] = ()
+        self.active: Array = np.ones((), bool)
+        self._reset_scratch(())
+
+    def _reset_scratch(self, outer: tuple[int, ...]) -> None:
+        """Fresh scratch per point of ``outer``, full of NaN or of a large number."""
+        for buffer in self.scratch:
+            poison: Any = np.nan if buffer.dtype.is_float else 1
+            filled = np.full((*outer, buffer.size), poison, computed_dtype(buffer.dtype))
+            self.buffers[buffer] = to_memory(filled, buffer.dtype)
+
+    # ---- values
+
+    def _spread(self, x: Array) -> Array:
+        """``x`` with one dimension per open axis."""
+        return x.reshape(x.shape + (1,) * (len(self.axes) - x.ndim))
+
+    def value(self, x: Scalar) -> Array:
+        if isinstance(x, Const):
+            plain = np.asarray(x.value, computed_dtype(x.dtype))
+            return self._spread(plain)
+        if x not in self.values:
+            raise ExecutionError(f"{self.kernel.name}: {x.name} has no value")
+        return self._spread(self.values[x])
+
+    def address(self, affine: Affine) -> Array:
+        total = self._spread(np.asarray(affine.constant, np.int64))
+        for var, coefficient in affine.terms:
+            total = total + self.value(var) * coefficient
+        return total
+
+    def _mask(self, guard: Var | None) -> Array:
+        mask = self._spread(self.active)
+        return mask if guard is None else mask & self.value(guard)
+
+    def _located(self, buffer: Buffer, offset: Affine, mask: Array) -> tuple[Array, Array]:
+        """Flat positions in the buffer's array, checked where ``mask`` holds, 0 elsewhere."""
+        at, mask = np.broadcast_arrays(self.address(offset), mask)
+        outside = mask & ((at < 0) | (at >= buffer.size))
+        if outside.any():
+            raise ExecutionError(
+                f"{self.kernel.name}: {buffer.name}[{int(at[outside][0])}] of {buffer.size}"
+            )
+        at = np.where(mask, at, 0)
+        if buffer.access == "scratch" and self.buffers[buffer].ndim > 1:
+            own = np.arange(self.buffers[buffer].shape[0]) * buffer.size
+            at = at + own.reshape(-1, *(1,) * (at.ndim - 1))
+        return at, mask
+
+    # ---- statements
+
+    def block(self, body: Sequence[Stmt]) -> None:
+        for statement in body:
+            if isinstance(statement, Let):
+                operands = [self.value(x) for x in statement.operands]
+                self.values[statement.var] = apply_verb(
+                    statement.verb, operands, statement.var.dtype
+                )
+            elif isinstance(statement, Index):
+                self.values[statement.var] = self.address(statement.value)
+            elif isinstance(statement, Load):
+                self._load(statement)
+            elif isinstance(statement, Store):
+                self._store(statement)
+            elif isinstance(statement, For):
+                self._loop(statement)
+            else:
+                self._gemm(statement)
+
+    def _load(self, load: Load) -> None:
+        buffer = load.buffer
+        at, mask = self._located(buffer, load.offset, self._mask(load.guard))
+        flat = self.buffers[buffer].reshape(-1)
+        dtype = buffer.dtype
+        if flat.size == 0:
+            found = np.zeros(at.shape, computed_dtype(dtype))
+        else:
+            found = from_memory(flat[at], dtype)
+        zero = np.zeros((), computed_dtype(dtype))
+        self.values[load.var] = np.where(mask, found, zero)
+
+    def _store(self, store: Store) -> None:
+        buffer = store.buffer
+        shape = self.axes
+        at, mask = self._located(buffer, store.offset, self._mask(store.guard))
+        value = np.broadcast_to(self.value(store.value), shape)[np.broadcast_to(mask, shape)]
+        where = np.broadcast_to(at, shape)[np.broadcast_to(mask, shape)]
+        flat = self.buffers[buffer].reshape(-1)
+        if store.combine:
+            value = combine(store.combine, from_memory(flat[where], buffer.dtype), value)
+        flat[where] = to_memory(value, buffer.dtype)
+
+    # ---- loops
+
+    def _loop(self, loop: For) -> None:
+        if loop.kind == "serial":
+            self._serial(loop)
+            return
+        outer_axes, outer_active = self.axes, self.active
+        limit = self._limit(loop)
+        self.axes = (*outer_axes, loop.extent)
+        positions = np.arange(loop.extent, dtype=np.int64)
+        self.values[loop.index] = positions.reshape((1,) * len(outer_axes) + (-1,))
+        self.active = self._spread(outer_active)
+        if limit is not None:
+            self.active = self.active & (self.values[loop.index] < self._spread(limit))
+        if loop.kind == "parallel":
+            self._reset_scratch(self.axes)
+        self.block(loop.body)
+        folded = [
+            _fold_lanes(f, self.value(f.value), self._spread(self.active), self.axes)
+            for f in loop.folds
+        ]
+        self.axes, self.active = outer_axes, outer_active
+        for fold, result in zip(loop.folds, folded, strict=True):
+            self.values[fold.result] = result
+
+    def _limit(self, loop: For) -> Array | None:
+        return None if loop.limit is None else self.address(loop.limit)
+
+    def _serial(self, loop: For) -> None:
+        outer_active = self.active
+        limit = self._limit(loop)
+        totals: list[Array | None] = [None] * len(loop.folds)
+        started = np.zeros((1,) * len(self.axes), bool)
+        for trip in range(loop.extent):
+            if limit is not None:
+                self.active = self._spread(outer_active) & (trip < limit)
+                if not self.active.any():
+                    break
+            self.values[loop.index] = np.full((1,) * len(self.axes), trip, np.int64)
+            self.block(loop.body)
+            active = self._spread(self.active)
+            for n, fold in enumerate(loop.folds):
+                totals[n] = _accumulate(fold, totals[n], self.value(fold.value), active, started)
+            started = started | active
+        self.active = outer_active
+        for fold, total in zip(loop.folds, totals, strict=True):
+            empty = np.full((1,) * len(self.axes), _neutral(fold), _fold_dtype(fold))
+            self.values[fold.result] = empty if total is None else total
+
+    # ---- matrix products
+
+    def _gemm(self, gemm: Gemm) -> None:
+        left = self._matrix(gemm.left, gemm.batch, gemm.m, gemm.k)
+        right = self._matrix(gemm.right, gemm.batch, gemm.k, gemm.n)
+        with np.errstate(all="ignore"):
+            product = np.matmul(left.astype(np.float64), right.astype(np.float64))
+        outer_axes, outer_active = self.axes, self.active
+        self.axes = (*outer_axes, *gemm.batch, gemm.m, gemm.n)
+        rank = len(self.axes)
+        for position, var in enumerate((*gemm.batch_index, gemm.i, gemm.j)):
+            shape = [1] * rank
+            shape[len(outer_axes) + position] = -1
+            extent = self.axes[len(outer_axes) + position]
+            self.values[var] = np.arange(extent, dtype=np.int64).reshape(shape)
+        self.active = self._spread(outer_active)
+        total = product.reshape((1,) * len(outer_axes) + product.shape)
+        self.values[gemm.acc] = total.astype(computed_dtype(gemm.acc.dtype))
+        self.block(gemm.epilogue)
+        self.axes, self.active = outer_axes, outer_active
+
+    def _matrix(self, factor: Factor, batch: Sequence[int], rows: int, columns: int) -> Array:
+        shape = (*batch, rows, columns)
+        at = np.full(shape, factor.offset, np.int64)
+        strides = (*factor.batch_strides, factor.row, factor.column)
+        for axis, (extent, stride) in enumerate(zip(shape, strides, strict=True)):
+            steps = np.arange(extent, dtype=np.int64) * stride
+            at += steps.reshape((1,) * axis + (-1,) + (1,) * (len(shape) - axis - 1))
+        if at.size and (at.min() < 0 or at.max() >= factor.buffer.size):
+            raise ExecutionError(f"{self.kernel.name}: a factor reads outside {factor.buffer.name}")
+        return from_memory(self.buffers[factor.buffer].reshape(-1)[at], factor.buffer.dtype)
+
+
+def _fold_dtype(fold: Fold) -> np.dtype[Any]:
+    return computed_dtype(fold.result.dtype)
+
+
+def _neutral(fold: Fold) -> Any:
+    """The identity of a fold."""
+    dtype = fold.result.dtype
+    if fold.combine == "add":
+        return 0
+    if fold.combine == "mul":
+        return 1
+    if dtype is DType.BOOL:
+        return fold.combine == "min"
+    if dtype.is_float:
+        return -np.inf if fold.combine == "max" else np.inf
+    limits = np.iinfo(computed_dtype(dtype))
+    return limits.min if fold.combine == "max" else limits.max
+
+
+def _accumulate(
+    fold: Fold, total: Array | None, value: Array, active: Array, started: Array
+) -> Array:
+    """One serial step; lanes that are not active keep what they had."""
+    neutral = np.asarray(_neutral(fold), _fold_dtype(fold))
+    if total is None:
+        return np.where(active, value, neutral)
+    combined = np.where(started, combine(fold.combine, total, value), value)
+    return np.where(active, combined, total).astype(_fold_dtype(fold), copy=False)
+
+
+def _fold_lanes(fold: Fold, value: Array, active: Array, axes: tuple[int, ...]) -> Array:
+    """A vector fold over the last axis in the order that ``ir/loops.py`` fixes."""
+    neutral = np.asarray(_neutral(fold), _fold_dtype(fold))
+    head = np.broadcast_shapes(value.shape[:-1], active.shape[:-1])
+    full = np.broadcast_to(np.where(active, value, neutral), (*head, axes[-1]))
+    lanes = LANE_BYTES // fold.result.dtype.itemsize
+    block = lanes * WAYS
+    blocks = -(-axes[-1] // block)
+    padded = np.full((*head, blocks * block), neutral)
+    padded[..., : axes[-1]] = full
+    padded = padded.reshape(*head, blocks, WAYS, lanes)
+    total = np.full((*head, WAYS, lanes), neutral)
+    for n in range(blocks):
+        total = combine(fold.combine, total, padded[..., n, :, :])
+    ways = combine(
+        fold.combine,
+        combine(fold.combine, total[..., 0, :], total[..., 1, :]),
+        combine(fold.combine, total[..., 2, :], total[..., 3, :]),
+    )
+    while ways.shape[-1] > 1:
+        half = ways.shape[-1] // 2
+        ways = combine(fold.combine, ways[..., :half], ways[..., half:])
+    return ways[..., 0].astype(_fold_dtype(fold), copy=False)
