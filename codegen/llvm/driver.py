@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from string import Template
 
 from gradc.codegen.llvm import gemm, nest
@@ -129,7 +130,7 @@ def _emit(module: Module, kernel: Kernel, number: int, isa: Isa) -> str:
     name = f"gradc.kernel{number}"
     only = kernel.body[0] if len(kernel.body) == 1 else None
     if isinstance(only, Gemm):
-        gemm.emit_kernel(module, kernel, only, name, isa)
+        gemm.emit_kernel(module, kernel, only, name, isa, partial(nest.emit_epilogue, isa))
     else:
         nest.emit_kernel(module, kernel, name, isa)
     function = module.function(
