@@ -38,7 +38,7 @@ _LINEAR_IN: dict[str, tuple[tuple[int, ...], ...]] = {
     "fma": ((0, 2), (1, 2)),
     "select": ((1, 2),),
     "contract": ((0,), (1,)),
-    "conv2d": ((0,), (1,)),
+    **{name: ((0,), (1,)) for name in ("conv2d", "conv2d_input", "conv2d_filter")},
     "take": ((0,),),
     "scatter_add": ((1,),),
 }

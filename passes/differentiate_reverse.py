@@ -94,7 +94,8 @@ def _reverse_op(
 
 
 def _has_mask(op: Op) -> bool:
-    return any(lookup(inner.name).masks for region in op.regions for inner in walk(region))
+    ops = (inner for region in op.regions for inner in walk(region) if inner.results)
+    return any(lookup(inner.name).masks for inner in ops)
 
 
 def _reverse_region(

@@ -1,13 +1,13 @@
 """Peephole rules as data: ``"mul(x, 1) => x"`` is the rule, its name and its documentation.
 
 A pattern is an op name with patterns in brackets, a variable, or a number. A number stands for a ``constant`` op of
-that value, its sign of zero included, and of the operands' type; a variable named ``c``, ``c1``, ``c2`` matches
-constants only; the same variable twice means the same value. On the right, ops on constants alone are folded when
+that value; ``0.0`` and ``-0.0`` are one zero each, ``0`` is both. A variable named ``c``, ``c1``, ``c2`` matches
+constants only, ``f`` finite constants; the same variable twice means the same value. On the right, ops on constants alone are folded when
 the rule is applied. Variants that swap the operands of commutative ops are generated.
 
 Three sets:
 - EXACT: both sides give the same bits for every operand, infinities, NaN and both zeros included (the
-  sign and payload of a NaN aside);
+  sign and payload of a NaN aside, and the sign of a zero that ``gate`` lets through, which it does not promise);
 - CLOSE: exact on special values, elsewhere within two units in the last place; applied too, because the left side is a
   library function whose last digit means nothing;
 - FAST: equal over the reals, but not for NaN, infinities, signed zeros, overflow or rounding. ``--fast-math`` only.
@@ -33,13 +33,17 @@ _TOKEN = re.compile(r"\s*(?:(?P<name>[a-z_][a-z_0-9]*)|(?P<number>-?[0-9.]+)|(?P
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """Matches any value, or any constant if ``is_constant``."""
+    """Matches any value, or any constant if ``is_constant``, or any finite constant if ``is_finite``."""
 
     name: str
 
     @property
     def is_constant(self) -> bool:
-        return re.fullmatch(r"c[0-9]?", self.name) is not None
+        return re.fullmatch(r"c[0-9]?|f", self.name) is not None
+
+    @property
+    def is_finite(self) -> bool:
+        return self.name == "f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +194,8 @@ EXACT = (
         "pow(x, 1) => x",
         "pow(x, 0) => 1",
         "pow(1, x) => 1",
-        "gate(x, 1) => x",
+        "gate(x, f) => mul(x, f)",
         "gate(1, x) => x",
-        "gate(x, -1) => neg(x)",
         "gate(neg(x), neg(y)) => gate(x, y)",
         "relu(relu(x)) => relu(x)",
         "floor(floor(x)) => floor(x)",

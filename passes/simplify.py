@@ -13,6 +13,7 @@ Non-goals: merging equal ops (``cse``), anything that depends on how often a val
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -163,7 +164,7 @@ class Rewriter:
             if isinstance(part, Variable):
                 if bound.setdefault(part.name, operand) is not operand:
                     return False
-                if part.is_constant and self.splat(operand) is None:
+                if part.is_constant and not _is_constant(self.splat(operand), part):
                     return False
             elif isinstance(part, Number):
                 if not _is_number(self.splat(operand), part):
@@ -211,6 +212,10 @@ def _fits(rule: Rule, op: Op) -> bool:
     if rule.kind == "floats":
         return dtype.is_float
     return rule.kind == "any" or (not dtype.is_float and dtype.itemsize > 1)
+
+
+def _is_constant(splat: float | int | bool | None, variable: Variable) -> bool:
+    return splat is not None and (not variable.is_finite or math.isfinite(splat))
 
 
 def _is_number(splat: float | bool | None, number: Number) -> bool:
