@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gradc.frontend.codes import Code
 from gradc.frontend.limits import (
+    MAX_BLOCKS,
     MAX_FILE_BYTES,
     MAX_IMPORT_DEPTH,
     MAX_IMPORTED_FILES,
@@ -61,9 +62,9 @@ _FILES = (
     Code(
         "GC0007",
         "nesting is too deep",
-        f"At most {MAX_NESTING} brackets may be open at once, and an expression may be at most\n"
-        f"{MAX_TREE_DEPTH} levels deep counting operators, calls and arguments. Long sums and products do\n"
-        "not nest. Give parts of the expression names.",
+        f"At most {MAX_NESTING} brackets, {MAX_BLOCKS} of them braces, may be open at once, and the syntax\n"
+        f"tree may be {MAX_TREE_DEPTH} levels deep, counting operators, calls and arguments. Long sums and\n"
+        "products do not nest. Give parts of the expression names.",
         "fn f(x: float) -> float { return " + "(" * 201 + "x" + ")" * 201 + " }",
     ),
     Code(
@@ -236,10 +237,10 @@ _SYNTAX = (
     Code(
         "GC0118",
         "an argument without a type",
-        "Arguments of models, functions and `apply` hold arrays and say which: `x: float[B, D]`, or\n"
-        "`x: float` for a scalar. Arguments of layers, optimizers and schedules are dimensions and\n"
-        "numbers and have no type.",
-        "fn f(x, y: float) -> float { return x + y }",
+        "Arguments of models and of `apply` hold arrays and say which: `x: float[B, D]`, or `x: float`\n"
+        "for a scalar. Arguments of layers, optimizers and schedules are dimensions and numbers and\n"
+        "have no type; those of functions may do without, and then take anything.",
+        "model m(x, y: float) -> float { return x + y }",
     ),
     Code(
         "GC0119",

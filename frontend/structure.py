@@ -136,10 +136,11 @@ _DESCRIPTIONS = {
 def _check_signatures(declaration: s.Declaration, report: Report) -> None:
     """Arguments that hold arrays have types; methods that the compiler calls have none to give."""
     match declaration:
-        case s.Model(parameters=parameters) | s.Function(parameters=parameters):
+        case s.Model(parameters=parameters):
             _require_types(parameters, report)
         case s.Layer(apply=method):
-            _require_types(method.parameters, report)
+            # An option such as `axis = -1` is known when the layer is applied, like those of functions.
+            _require_types(tuple(p for p in method.parameters if p.default is None), report)
         case _:
             return
 

@@ -1,1 +1,1 @@
-"""The standard library, written in the language itself (`*.grad`)."""
+"""The standard library of the language: layers, losses, initialisers, optimisers and schedules as programs."""

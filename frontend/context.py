@@ -1,0 +1,314 @@
+"""The state of one elaboration: dimensions, the region being built, the frame being read, what was declared.
+
+Invariants: every op is emitted by ``op``, which stamps it with the place in the text (through all callers) and
+the layer instance, and turns a refusal of a type rule into a diagnostic. Diagnostics about one place are
+reported once, however often a layer is instantiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gradc.frontend import syntax
+from gradc.frontend.names import Names
+from gradc.frontend.regions import Region
+from gradc.frontend.values import POISON, Binding, Frame, Item, Poison
+from gradc.ir.builder import Builder
+from gradc.ir.core import Attr, Block, DType, Role, Span, TensorType, Value
+from gradc.ir.diagnostics import Diagnostic, Label, Report, error, warning
+from gradc.ir.dims import Dim, DimExpr, Quotient, substitute, symbols
+from gradc.ir.registry import TypeRuleError
+
+# What a dimension without a default counts as where checking needs a number; it has many divisors.
+SAMPLE_SIZE = 12
+# Calls of functions and layers within each other, and levels of expressions through all of them.
+MAX_INLINING = 64
+MAX_DEPTH = 2000
+MAX_OPS = 400_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Declared:
+    """A parameter or state that a declaration has made."""
+
+    path: str
+    role: Role
+    value: Value
+    statement: syntax.ParamDeclaration | syntax.StateDeclaration
+    span: Span
+    initializer: syntax.Expr | None
+    frame: Frame
+
+
+@dataclass(slots=True, eq=False)
+class ScanScope:
+    """A scan whose body is being built. Each trip has a random key of its own, made where one is drawn from."""
+
+    region: Region
+    trips: Dim
+    keys: list[Value] = field(default_factory=list)
+    key: Value | None = None
+
+
+class Interpreter(Protocol):
+    """What gives expressions and statements their meaning (``frontend.elaborate``)."""
+
+    def evaluate(self, ctx: Context, node: syntax.Expr) -> Item: ...
+    def execute(self, ctx: Context, block: syntax.Block) -> None: ...
+
+
+@dataclass
+class Context:
+    """One elaboration of one model, function or other declaration."""
+
+    interpreter: Interpreter
+    names: Names
+    report: Report
+    dims: dict[str, Dim]
+    sample: dict[str, Dim]
+    floating: DType
+    training: bool
+    region: Region = field(default_factory=lambda: Region(None))
+    frames: list[Frame] = field(default_factory=list)
+    declared: dict[str, Declared] = field(default_factory=dict)
+    paths: dict[str, Span] = field(default_factory=dict)
+    state_values: dict[str, Value] = field(default_factory=dict)
+    written: dict[str, Span] = field(default_factory=dict)
+    outputs: dict[str, tuple[Value, Span]] = field(default_factory=dict)
+    seen: set[tuple[object, ...]] = field(default_factory=set)
+    used_dims: dict[str, None] = field(default_factory=dict)
+    depth: int = 0
+    emitted: int = 0
+    reads_training: bool = False
+    random_key: Value | None = None
+    streams: int = 0
+    scans: list[ScanScope] = field(default_factory=list)
+    # Draws of the initialiser being elaborated: (kind, value) in the order of the text.
+    draws: list[tuple[str, Value]] | None = None
+
+    def sibling(self, floating: DType) -> Context:
+        """A fresh elaboration of the same program that reports to the same place."""
+        return Context(
+            self.interpreter,
+            self.names,
+            self.report,
+            self.dims,
+            self.sample,
+            floating,
+            self.training,
+            seen=self.seen,
+        )
+
+    @property
+    def frame(self) -> Frame:
+        return self.frames[-1]
+
+    def evaluate(self, node: syntax.Expr) -> Item:
+        """What ``node`` stands for, in the current frame."""
+        if self.depth >= MAX_DEPTH:
+            message = "functions and expressions are nested too deeply here"
+            return self.error("GC0404", message, node, help="name intermediate results")
+        self.depth += 1
+        try:
+            return self.interpreter.evaluate(self, node)
+        finally:
+            self.depth -= 1
+
+    def execute(self, block: syntax.Block) -> None:
+        """Runs statements in the current frame, until one returns."""
+        self.interpreter.execute(self, block)
+
+    # --- places and diagnostics
+
+    def span(self, node: syntax.Node | Span) -> Span:
+        """The place of ``node`` with the places it was inlined at."""
+        span = node if isinstance(node, Span) else node.span
+        caller = self.frames[-1].caller if self.frames else None
+        if caller is None or span.caller is not None:
+            return span
+        return Span(span.file, span.line, span.column, span.end_line, span.end_column, caller)
+
+    def text_of(self, span: Span) -> str:
+        """The text at ``span``, which lies on one line; what follows on other lines is left out."""
+        source = self.report.sources.get(span.file)
+        if source is None:
+            return "..."
+        line = source.line(span.line)
+        end = span.end_column - 1 if span.end_line == span.line else len(line)
+        return line[span.column - 1 : end]
+
+    def error(
+        self,
+        code: str,
+        message: str,
+        node: syntax.Node | Span,
+        *,
+        label: str = "",
+        labels: Sequence[Label] = (),
+        help: str = "",
+        notes: Sequence[str] = (),
+    ) -> Poison:
+        """Reports an error at ``node`` and returns the value that stands for what it spoilt."""
+        span = self.span(node)
+        self._add(
+            error(code, message, span, label=label, labels=labels, help=help, notes=notes), span
+        )
+        return POISON
+
+    def warn(self, code: str, message: str, span: Span, *, label: str = "", help: str = "") -> None:
+        """Reports a warning."""
+        self._add(warning(code, message, span, label=label, help=help), span)
+
+    def _add(self, diagnostic: Diagnostic, span: Span) -> None:
+        key = (diagnostic.code, span.file, span.line, span.column)
+        if key not in self.seen:
+            self.seen.add(key)
+            self.report.add(diagnostic)
+
+    # --- ops
+
+    def emit(
+        self, node: syntax.Node, name: str, *operands: Value, **attributes: Attr
+    ) -> tuple[Value, ...] | Poison:
+        """Emits an op at ``node``; a refusal of its type rule is reported there."""
+        builder = self.stamp(node)
+        inner = [self.region.bring(value) for value in operands]
+        try:
+            results = builder.emit(name, *inner, **attributes)
+        except TypeRuleError as refusal:
+            return self.error("GC0312", str(refusal), node)
+        self.emitted += 1
+        self.region.own(results)
+        return results
+
+    def op(
+        self, node: syntax.Node, name: str, *operands: Value, **attributes: Attr
+    ) -> Value | Poison:
+        """Emits an op with one result."""
+        results = self.emit(node, name, *operands, **attributes)
+        return results if isinstance(results, Poison) else results[0]
+
+    def append(
+        self,
+        node: syntax.Node,
+        name: str,
+        operands: Sequence[Value],
+        types: Sequence[TensorType],
+        attributes: dict[str, Attr],
+        regions: tuple[Block, ...] = (),
+    ) -> tuple[Value, ...]:
+        """Emits an op whose result types are known to the caller."""
+        builder = self.stamp(node)
+        inner = [self.region.bring(value) for value in operands]
+        results = tuple(Value(type_) for type_ in types)
+        builder.append(name, inner, results, attributes, regions)
+        self.emitted += 1
+        self.region.own(results)
+        return results
+
+    def too_large(self, node: syntax.Node) -> bool:
+        """Whether unrolling has made more ops or parameters than anyone can mean; reports it."""
+        if self.emitted + len(self.declared) <= MAX_OPS:
+            return False
+        message = f"this program unrolls to more than {MAX_OPS} operations"
+        self.error("GC0404", message, node, help="roll loops over time with `scan`")
+        return True
+
+    def stamp(self, node: syntax.Node) -> Builder:
+        """The current builder, set to the place of ``node``."""
+        builder = self.region.builder
+        builder.span = self.span(node)
+        builder.scope = self.frame.scope
+        return builder
+
+    def constant(
+        self,
+        node: syntax.Node,
+        value: float | bool | DimExpr,
+        dtype: DType,
+        shape: tuple[Dim, ...] = (),
+    ) -> Value:
+        """A splat of a compile-time number."""
+        known = self.number(value)
+        builder = self.stamp(node)
+        if dtype is DType.BOOL:
+            known = bool(known)
+        result = builder.constant(float(known) if dtype.is_float else known, dtype, shape)
+        self.emitted += 1
+        self.region.own((result,))
+        return result
+
+    @contextmanager
+    def inside(self, region: Region) -> Iterator[Region]:
+        """Builds ``region`` while open."""
+        saved = self.region
+        self.region = region
+        try:
+            yield region
+        finally:
+            self.region = saved
+
+    @contextmanager
+    def entered(self, frame: Frame) -> Iterator[Frame]:
+        """Reads ``frame`` while open."""
+        self.frames.append(frame)
+        try:
+            yield frame
+        finally:
+            self.frames.pop()
+
+    # --- dimensions
+
+    def number(self, value: float | DimExpr) -> float | int:
+        """The compile-time number that ``value`` is; symbols count as their sample."""
+        if isinstance(value, DimExpr):
+            bound = self.sampled(value)
+            return bound if bound is not None else 0
+        return value
+
+    def sampled(self, dim: Dim) -> int | None:
+        """``dim`` with every symbol at its default (or sample), or None where that divides by zero."""
+        if isinstance(dim, int):
+            return dim
+        values = {name: self.sample.get(name, SAMPLE_SIZE) for name in symbols(dim)}
+        try:
+            bound = substitute(dim, values)
+        except ZeroDivisionError:
+            return None
+        return bound if isinstance(bound, int) else None
+
+    def defaulted(self, dim: Dim) -> int | None:
+        """``dim`` with every symbol at its default, or None if one has none."""
+        if all(name in self.sample for name in symbols(dim)):
+            return self.sampled(dim)
+        return None
+
+    def same(self, a: Dim, b: Dim) -> bool:
+        """Whether two dimensions are equal, as far as can be known now.
+
+        Where an inexact quotient is involved, equality of the samples counts: binding checks again.
+        """
+        if a == b:
+            return True
+        if not (has_quotient(a) or has_quotient(b)):
+            return False
+        known = self.sampled(a)
+        return known is not None and known == self.sampled(b)
+
+    def same_shape(self, a: Sequence[Dim], b: Sequence[Dim]) -> bool:
+        """Whether two shapes are equal, as far as can be known now."""
+        return len(a) == len(b) and all(self.same(x, y) for x, y in zip(a, b, strict=True))
+
+    def bind(self, name: str, item: Item, span: Span | None) -> None:
+        """Gives ``name`` a meaning in the current frame."""
+        self.frame.names[name] = Binding(item, span)
+
+
+def has_quotient(dim: Dim) -> bool:
+    """Whether ``dim`` holds a division that is not known to be exact."""
+    if isinstance(dim, int):
+        return False
+    return any(isinstance(atom, Quotient) for monomial, _ in dim.terms for atom in monomial)

@@ -1,0 +1,250 @@
+"""Initialisers: how a parameter starts, as a tensor-IR Function of random draws.
+
+``sample(shape, fan_in, fan_out)`` is elaborated in f64 with the parameter's shape; ``random_normal``,
+``random_uniform`` and ``random_orthogonal`` become inputs of the Function. The draws come from NumPy's Philox,
+whose key is made of the seed, the parameter's path and the number of the draw. So a parameter starts the same
+whatever the other parameters are, in whatever order they are declared, and in every precision up to rounding.
+
+Fans: a matrix ``[I, O]`` has fan-in I and fan-out O; a kernel ``[O, I, h, w]`` has I*h*w and O*h*w; a vector its
+length twice; a scalar 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from gradc.frontend import calls, syntax
+from gradc.frontend.context import Context, Declared
+from gradc.frontend.library import names as library_names
+from gradc.frontend.shapes import tensor
+from gradc.frontend.signatures import formals_of, match
+from gradc.frontend.values import (
+    POISON,
+    Argument,
+    Binding,
+    Frame,
+    Item,
+    Poison,
+    describe,
+    is_number,
+)
+from gradc.frontend.words import Arguments, shape, word
+from gradc.ir.core import DType, Function, Role, Slot, Span, TensorType, Value
+from gradc.ir.diagnostics import did_you_mean
+from gradc.ir.dims import Dim, product
+
+DRAWS: Final = ("normal", "uniform", "orthogonal")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InitializerIR:
+    """One start: name and arguments as written, and the Function that computes it from its draws.
+
+    ``draws[i]`` is the kind of parameter i of ``function``: ``normal`` (mean 0, deviation 1), ``uniform`` (in
+    [0, 1)) or ``orthogonal`` (rows or columns orthonormal, first axis against all others).
+    """
+
+    name: str
+    arguments: tuple[tuple[str, float], ...]
+    function: Function
+    draws: tuple[str, ...]
+
+
+def fans(sizes: Sequence[Dim]) -> tuple[Dim, Dim]:
+    """Fan-in and fan-out of a parameter of this shape."""
+    if not sizes:
+        return 1, 1
+    if len(sizes) == 1:
+        return sizes[0], sizes[0]
+    if len(sizes) == 2:
+        return sizes[0], sizes[1]
+    field = product(tuple(sizes[2:]))
+    return sizes[1] * field, sizes[0] * field
+
+
+def elaborate_initializer(ctx: Context, declared: Declared) -> InitializerIR | None:
+    """The start of a declared parameter or state, or None after reporting."""
+    node = declared.initializer
+    assert node is not None
+    call = node if isinstance(node, syntax.Call) else syntax.Call(node.span, node, ())
+    if not isinstance(call.callee, syntax.Name):
+        message = "after `~` stands an initializer, such as `zeros` or `normal(0.02)`"
+        help = "a number is written `constant(0.5)`"
+        ctx.error("GC0308", message, node, help=help)
+        return None
+    name = call.callee.text
+    found = ctx.names.initializer(name, declared.frame.is_library)
+    if found is None:
+        known = [*ctx.names.initializers, *library_names("initializer")]
+        help = did_you_mean(name, known) or f"there are {', '.join(known)}"
+        ctx.error("GC0201", f"there is no initializer `{name}`", call.callee, help=help)
+        return None
+    declaration, is_library = found
+    with ctx.entered(declared.frame):
+        formals = formals_of(declaration.parameters)
+        given = match(ctx, call, name, formals, declaration.name.span)
+        caller = ctx.span(node)
+    if given is None or not _are_numbers(ctx, given, name):
+        return None
+    return _elaborate(ctx, declaration, is_library, given, declared, caller)
+
+
+def _are_numbers(ctx: Context, given: Arguments, name: str) -> bool:
+    is_good = True
+    for argument in given.values():
+        if not is_number(argument.item) and not isinstance(argument.item, (bool, Poison)):
+            message = f"`{name}` takes numbers, not {describe(argument.item)}"
+            ctx.error("GC0308", message, argument.node)
+            is_good = False
+        is_good = is_good and not isinstance(argument.item, Poison)
+    return is_good
+
+
+def _elaborate(
+    ctx: Context,
+    declaration: syntax.Initializer,
+    is_library: bool,
+    given: dict[str, Argument],
+    declared: Declared,
+    caller: Span,
+) -> InitializerIR | None:
+    sizes = declared.value.type.shape
+    inner = ctx.sibling(DType.F64)
+    inner.draws = []
+    fan_in, fan_out = fans(sizes)
+    frame = Frame(
+        "sample",
+        declaration.name.text,
+        is_library,
+        caller=caller,
+        floating=DType.F64,
+        body=declaration.sample.body,
+        declaration=declaration,
+    )
+    with inner.entered(frame):
+        arguments: list[tuple[str, float]] = []
+        for parameter in declaration.parameters:
+            argument = given.get(parameter.name.text)
+            if argument is not None:
+                item = argument.item
+            else:
+                assert parameter.default is not None
+                item = inner.evaluate(parameter.default)
+            inner.bind(parameter.name.text, item, parameter.name.span)
+            if isinstance(item, (int, float)):
+                arguments.append((parameter.name.text, float(item)))
+        method: tuple[Item, ...] = (sizes, fan_in, fan_out)
+        _bind_method(inner, declaration, method)
+        item = calls.run_body(inner, frame, "initializer", declaration.name, ())
+        value = _result(inner, item, declaration, sizes)
+    if value is None:
+        return None
+    builder = inner.region.builder
+    builder.parameters.extend(draw for _, draw in inner.draws)
+    slots = [Slot(f"draw{i}", Role.INPUT) for i in range(len(inner.draws))]
+    function = builder.function(
+        declaration.name.text, [value], slots, [Slot(declared.path, Role.OUTPUT, declared.span)]
+    )
+    kinds = tuple(kind for kind, _ in inner.draws)
+    return InitializerIR(declaration.name.text, tuple(arguments), function, kinds)
+
+
+def _bind_method(ctx: Context, declaration: syntax.Initializer, items: tuple[Item, ...]) -> None:
+    """Binds the parameters of ``sample``, by position: shape, fan-in, fan-out."""
+    parameters = declaration.sample.parameters
+    if len(parameters) > len(items):
+        message = "`sample` takes the shape, the fan-in and the fan-out"
+        ctx.error("GC0203", message, parameters[len(items)], help="`sample(shape, fan_in, fan_out)`")
+    for position, parameter in enumerate(parameters):
+        item = items[position] if position < len(items) else POISON
+        ctx.frame.names[parameter.name.text] = Binding(item, parameter.name.span)
+
+
+def _result(
+    ctx: Context, item: Item, declaration: syntax.Initializer, sizes: tuple[Dim, ...]
+) -> Value | None:
+    at = declaration.name
+    value = tensor(ctx, item, at, DType.F64 if is_number(item) else None)
+    if isinstance(value, Poison):
+        return None
+    if value.type.rank == 0 and sizes:
+        made = ctx.op(at, "broadcast", value, shape=sizes, dims=())
+        return made if isinstance(made, Value) else None
+    if value.type.shape != sizes:
+        found = f"`{value.type}`"
+        wanted = f"`{TensorType(sizes, DType.F64)}`"
+        message = f"initializer `{at.text}` gives {found} for a parameter of shape {wanted}"
+        ctx.error("GC0305", message, at)
+        return None
+    return value
+
+
+def _draw(ctx: Context, call: syntax.Call, given: Arguments, kind: str) -> Item:
+    sizes = shape(ctx, given["shape"])
+    if sizes is None:
+        return POISON
+    if ctx.draws is None:
+        message = f"`random_{kind}` draws a start, and stands in `sample` of an initializer only"
+        return ctx.error("GC0207", message, call, help="`dropout` is what is random in a model")
+    value = Value(TensorType(sizes, DType.F64), kind)
+    ctx.draws.append((kind, value))
+    return value
+
+
+@word("random_normal shape")
+def _random_normal(ctx: Context, call: syntax.Call, given: Arguments) -> Item:
+    return _draw(ctx, call, given, "normal")
+
+
+@word("random_uniform shape")
+def _random_uniform(ctx: Context, call: syntax.Call, given: Arguments) -> Item:
+    return _draw(ctx, call, given, "uniform")
+
+
+@word("random_orthogonal shape")
+def _random_orthogonal(ctx: Context, call: syntax.Call, given: Arguments) -> Item:
+    return _draw(ctx, call, given, "orthogonal")
+
+
+# --- drawing
+
+
+def generator(seed: int, path: str, draw: int) -> np.random.Generator:
+    """The generator of one draw: Philox keyed by the seed, the parameter's path and the draw's number."""
+    digest = hashlib.blake2b(f"{seed}/{draw}/{path}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def draw(
+    kind: str, sizes: tuple[int, ...], random: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """One array of f64 draws."""
+    if kind == "normal":
+        return random.standard_normal(sizes)
+    if kind == "uniform":
+        return random.random(sizes)
+    return _orthogonal(sizes, random)
+
+
+def _orthogonal(sizes: tuple[int, ...], random: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Uniform (Haar) over matrices with orthonormal rows or columns, whichever are fewer.
+
+    QR of a Gaussian matrix, with the signs of R's diagonal moved into Q (Mezzadri 2007).
+    """
+    rows = sizes[0] if sizes else 1
+    columns = 1
+    for size in sizes[1:]:
+        columns *= size
+    if rows == 0 or columns == 0:
+        return np.zeros(sizes)
+    tall = random.standard_normal((max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(tall)
+    q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
+    matrix = q if rows >= columns else q.T
+    return np.ascontiguousarray(matrix).reshape(sizes)

@@ -1,0 +1,224 @@
+"""The public face of the front end: a program that has been read, and what can be made of it.
+
+    program = load(Path("mlp.grad"))           # or loads(text)
+    program.check()                            # warnings; raises DiagnosticError
+    signature = program.signature()            # inputs and dimensions of a model, symbolic
+    dims = bind_dims(signature, {"x": (32, 784), "y": (32,)}, {})
+    model = program.lower(dims=dims)           # ModelIR: the tensor-IR Function and all about its parameters
+    params = initialize(model, seed=0)
+
+Invariants: everything here raises DiagnosticError, and nothing else, for whatever a user can get wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gradc.frontend import syntax
+from gradc.frontend.models import (
+    PRECISIONS,
+    InputSpec,
+    ModelIR,
+    Signature,
+    assemble,
+    default_dims,
+    elaborate_model,
+    specifications,
+    symbolic_dims,
+)
+from gradc.frontend.names import Names
+from gradc.frontend.project import load_program, load_text
+from gradc.ir.core import DType, Role
+from gradc.ir.diagnostics import Diagnostic, DiagnosticError, Report, did_you_mean, error
+from gradc.ir.dims import symbols
+
+
+@dataclass
+class Program:
+    """A program with all its files."""
+
+    files: tuple[syntax.Program, ...]
+    names: Names
+    report: Report
+    _signatures: dict[str, Signature] = field(default_factory=dict)
+    _is_checked: bool = False
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of its models, in the order of the text."""
+        return tuple(self.names.models)
+
+    def model(self, entry: str | None = None) -> syntax.Model:
+        """The model called ``entry``; the only one (or only one of the main file) if there is no name.
+
+        Raises:
+            DiagnosticError: GC0213.
+        """
+        models = self.names.models
+        if entry is not None and entry in models:
+            return models[entry]
+        own = [d for d in self.files[-1].declarations if isinstance(d, syntax.Model)]
+        if entry is None and len(own) == 1:
+            return own[0]
+        known = ", ".join(f"`{name}`" for name in models)
+        if entry is not None:
+            message = f"there is no model `{entry}`"
+            help = did_you_mean(entry, models) or (f"the models are {known}" if known else "")
+        elif not models:
+            message, help = "this program declares no model", "write `model name(x: float) -> float`"
+        else:
+            message, help = "this program declares several models", f"choose one of {known}"
+        raise self._failure(error("GC0213", message, None, help=help))
+
+    def _failure(self, *diagnostics: Diagnostic) -> DiagnosticError:
+        return DiagnosticError(diagnostics, self.report.sources)
+
+    def signature(self, entry: str | None = None) -> Signature:
+        """Inputs, parameters and dimensions of a model, with symbols.
+
+        Raises:
+            DiagnosticError: with everything that checking the model finds.
+        """
+        model = self.model(entry)
+        name = model.name.text
+        if name not in self._signatures:
+            self._signatures[name] = self._check_model(model)
+            self.report.raise_errors()
+        return self._signatures[name]
+
+    def _check_model(self, model: syntax.Model) -> Signature:
+        dims, sample = symbolic_dims(self.names, self.report, {})
+        made = elaborate_model(self.names, self.report, model, dims, sample, DType.F32, True)
+        ctx = made.ctx
+        if made.loss is not None and not self.report.has_errors:
+            specifications(made)
+            assemble(made, model.name.text)
+        if ctx.reads_training:
+            elaborate_model(self.names, self.report, model, dims, sample, DType.F32, False)
+        used = dict.fromkeys((*ctx.used_dims, *made.implicit))
+        for spec in made.inputs:
+            for dim in spec.type.shape:
+                used.update(dict.fromkeys(symbols(dim)))
+        known = default_dims(self.names, self.report, {})
+        parameters = tuple(
+            InputSpec(d.path, d.value.type, d.span) for d in ctx.declared.values()
+        )
+        order = [*(n for n in self.names.dims if n in used), *made.implicit]
+        return Signature(
+            model.name.text,
+            tuple(made.inputs),
+            parameters,
+            {dim: known.get(dim) for dim in order},
+            model.name.span,
+        )
+
+    def check(self) -> tuple[Diagnostic, ...]:
+        """Checks every declaration. Returns the warnings.
+
+        Raises:
+            DiagnosticError: with everything found.
+        """
+        if not self._is_checked:
+            self._is_checked = True
+            for model in self.names.models.values():
+                self._signatures[model.name.text] = self._check_model(model)
+        self.report.raise_errors()
+        return tuple(self.report.diagnostics)
+
+    def lower(
+        self,
+        entry: str | None = None,
+        dims: Mapping[str, int] | None = None,
+        precision: str = "f32",
+        training: bool = True,
+    ) -> ModelIR:
+        """The model with its dimensions bound to ``dims`` and the defaults.
+
+        Raises:
+            DiagnosticError: with what checking finds; GC0501 for dimensions without a value; what only shows with
+                these values, such as a division that leaves a rest.
+        """
+        signature = self.signature(entry)
+        model = self.model(entry)
+        bound = self._bound(signature, dims or {})
+        report = Report(self.report.sources)
+        floating = PRECISIONS.get(precision)
+        if floating is None:
+            known = ", ".join(f"`{name}`" for name in PRECISIONS)
+            message = f"there is no precision `{precision}`"
+            help = did_you_mean(precision, PRECISIONS) or f"choose one of {known}"
+            raise self._failure(error("GC0506", message, None, help=help))
+        names = Names.of(self.files, report)
+        made = elaborate_model(names, report, model, bound, bound, floating, training)
+        report.raise_errors()
+        parameters = specifications(made)
+        report.raise_errors()
+        function = assemble(made, model.name.text)
+        assert made.loss is not None
+        outputs = [
+            (slot.name, value.type)
+            for slot, value in zip(function.results, function.block.outputs, strict=True)
+            if slot.role is Role.OUTPUT
+        ]
+        return ModelIR(
+            model.name.text,
+            function,
+            parameters,
+            tuple(made.inputs),
+            tuple(outputs),
+            made.loss.type,
+            {name: bound[name] for name in signature.dims},
+            floating,
+            training,
+        )
+
+    def _bound(self, signature: Signature, dims: Mapping[str, int]) -> dict[str, int]:
+        """All dimensions of the program that have a value, those of the model among them."""
+        for name, value in dims.items():
+            if name not in self.names.dims and name not in signature.dims:
+                known = (*self.names.dims, *signature.dims)
+                help = did_you_mean(name, known)
+                raise self._failure(
+                    error("GC0503", f"there is no dimension `{name}`", None, help=help)
+                )
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                message = f"dimension `{name}` must be an integer of at least 0, not {value!r}"
+                raise self._failure(error("GC0504", message, None))
+        bound = {**default_dims(self.names, self.report, dims), **dims}
+        self.report.raise_errors()
+        missing = [name for name in signature.dims if name not in bound]
+        if missing:
+            listed = ", ".join(f"`{name}`" for name in missing)
+            noun = "dimension has" if len(missing) == 1 else "dimensions have"
+            message = f"{noun} no value: {listed}"
+            help = f"give {'it' if len(missing) == 1 else 'them'} with `-D {missing[0]}=32`, "
+            help += "by the arrays of a call, or a default in the program"
+            raise self._failure(error("GC0501", message, signature.span, help=help))
+        return bound
+
+
+def load(path: Path) -> Program:
+    """The program in a file and all it imports.
+
+    Raises:
+        DiagnosticError: if it cannot be read or is not well formed.
+    """
+    report = Report()
+    return _program(load_program(path, report), report)
+
+
+def loads(text: str, name: str = "<string>", directory: Path | None = None) -> Program:
+    """The program in ``text``; it can import files of ``directory``.
+
+    Raises:
+        DiagnosticError: if it is not well formed.
+    """
+    report = Report()
+    return _program(load_text(text, report, name, directory), report)
+
+
+def _program(files: tuple[syntax.Program, ...], report: Report) -> Program:
+    names = Names.of(files, report)
+    return Program(files, names, report)
