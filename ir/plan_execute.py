@@ -50,7 +50,7 @@ class _Execution:
                 self.ports.append(np.full(size, POISON if self.poison else 0, np.uint8))
                 continue
             array = arguments[port.name] if isinstance(arguments, Mapping) else next(given)
-            stored = to_memory(np.ascontiguousarray(array), port.dtype)
+            stored = to_memory(np.asarray(array), port.dtype)
             if stored.shape != port.shape:
                 raise ExecutionError(f"{port.name} is {stored.shape}, not {port.shape}")
             self.ports.append(np.frombuffer(stored.tobytes(), np.uint8).copy())
