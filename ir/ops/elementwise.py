@@ -203,6 +203,7 @@ def _smooth(
     accepts: Accepts = "float",
     ranges: tuple[tuple[float, float], ...] | None = None,
     commutative: bool = False,
+    masks: bool = False,
 ) -> OpDef:
     wrapped = tuple(p if isinstance(p, Partial) else Partial(p) for p in partials)
     return elementwise(
@@ -213,6 +214,7 @@ def _smooth(
         accepts=accepts,
         ranges=ranges,
         commutative=commutative,
+        masks=masks,
     )
 
 
@@ -298,6 +300,7 @@ _smooth(
     Partial(lambda k, y, ct, p: p, "gated"),
     Partial(lambda k, y, ct, p: ct, "gates"),
     ranges=(_POSITIVE, _ANY),
+    masks=True,
 )
 _smooth(
     "fma",
