@@ -63,9 +63,9 @@ def load_lanes(
     if mask is None:
         return widen(f, f.load(pointer, type_, dtype.itemsize), dtype, isa)
     name = f"llvm.masked.load.{bits_suffix(type_)}.p0"
-    f.module.declare(name, type_, ("ptr", mask.type, type_))
-    align = f"ptr align {dtype.itemsize} {pointer.name}"
-    text = f"call {type_} @{name}({align}, {mask}, {type_} zeroinitializer)"
+    f.module.declare(name, type_, ("ptr", "i32", mask.type, type_))
+    place = f"{pointer}, i32 {dtype.itemsize}"
+    text = f"call {type_} @{name}({place}, {mask}, {type_} zeroinitializer)"
     return widen(f, f.effect(text, type_), dtype, isa)
 
 
@@ -147,9 +147,9 @@ def _gather(
     )
     type_ = vector(element, lanes)
     name = f"llvm.masked.gather.{bits_suffix(type_)}.v{lanes}p0"
-    f.module.declare(name, type_, (pointers.type, mask.type, type_))
-    given = pointers.type, f"align {dtype.itemsize}", pointers.name
-    text = f"call {type_} @{name}({' '.join(given)}, {mask}, {type_} zeroinitializer)"
+    f.module.declare(name, type_, (pointers.type, "i32", mask.type, type_))
+    place = f"{pointers}, i32 {dtype.itemsize}"
+    text = f"call {type_} @{name}({place}, {mask}, {type_} zeroinitializer)"
     return widen(f, f.effect(text, type_), dtype, isa)
 
 
