@@ -1,0 +1,545 @@
+"""Plans run natively: launches, rolled repeats, threads, both ways to call, refusals, concurrency, forks."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gradc.codegen.llvm import driver, wrapper
+from gradc.codegen.llvm.driver import PlanError
+from gradc.codegen.llvm.isa import available, select
+from gradc.ir.core import DType, Role
+from gradc.ir.diagnostics import DiagnosticError
+from gradc.ir.loops import (
+    Affine,
+    Buffer,
+    Const,
+    Factor,
+    For,
+    Gemm,
+    Kernel,
+    Let,
+    Load,
+    Scalar,
+    Store,
+    Var,
+)
+from gradc.ir.plan import Argument, Launch, Plan, Port, Repeat, Tensor
+from gradc.runtime import native
+from gradc.runtime.cache import ObjectCache
+
+Array = NDArray[Any]
+F32, I64 = DType.F32, DType.I64
+
+
+def product(m: int, n: int, k: int, relu: bool) -> Kernel:
+    """``c = left @ right + bias``, cut off at zero if ``relu``."""
+    a, b = Buffer("a", F32, m * k, "read"), Buffer("b", F32, k * n, "read")
+    bias, c = Buffer("bias", F32, n, "read"), Buffer("c", F32, m * n, "write")
+    i, j, acc = Var("i", I64), Var("j", I64), Var("acc", F32)
+    row, total, cut = Var("row", F32), Var("total", F32), Var("cut", F32)
+    epilogue = (
+        Load(row, bias, Affine.of(j)),
+        Let(total, "add", (acc, row)),
+        Let(cut, "max", (total, Const(0.0, F32))),
+        Store(c, Affine.of(i) * n + Affine.of(j), cut if relu else total),
+    )
+    factors = Factor(a, (), k, 1), Factor(b, (), n, 1)
+    gemm = Gemm((), (), m, n, k, *factors, i, j, acc, epilogue)
+    return Kernel("product", (a, b, bias, c), (gemm,), 2 * m * n * k, 4 * (m * k + k * n + m * n))
+
+
+def mlp(m: int, k: int, h: int, n: int) -> Plan:
+    """Two dense layers, the hidden one in the arena."""
+    shapes = {"x": (m, k), "w1": (k, h), "b1": (h,), "w2": (h, n), "b2": (n,), "y": (m, n)}
+    tensors = [
+        Tensor(name, shape, F32, "argument", number)
+        for number, (name, shape) in enumerate(shapes.items())
+    ]
+    ports = tuple(
+        Port(t.name, Role.INPUT, t.shape, F32, "out" if t.name == "y" else "in", number)
+        for number, t in enumerate(tensors)
+    )
+    hidden = Tensor("h", (m, h), F32, "arena", offset=0)
+    kernels = (product(m, h, k, True), product(m, n, h, False))
+    steps = tuple(
+        Launch(kernel, tuple(map(Argument, tensors_)))
+        for kernel, tensors_ in enumerate([(0, 1, 2, 6), (6, 3, 4, 5)])
+    )
+    size = -(-hidden.nbytes // 64) * 64
+    return Plan("mlp", ports, (*tensors, hidden), kernels, steps, size)
+
+
+def mlp_arrays(plan: Plan, seed: int = 0) -> list[Array]:
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(port.shape).astype(np.float32) for port in plan.ports]
+
+
+def mlp_reference(arrays: list[Array]) -> Array:
+    x, w1, b1, w2, b2, _ = (a.astype(np.float64) for a in arrays)
+    result: Array = np.maximum(x @ w1 + b1, 0) @ w2 + b2
+    return result
+
+
+def elementwise(name: str, size: int, how: str, kind: str = "vector") -> Kernel:
+    """``c[i] = a[i] how b[i]``."""
+    a, b = Buffer("a", F32, size, "read"), Buffer("b", F32, size, "read")
+    c = Buffer("c", F32, size, "write")
+    i, x, y, z = Var("i", I64), Var("x", F32), Var("y", F32), Var("z", F32)
+    body = (
+        Load(x, a, Affine.of(i)),
+        Load(y, b, Affine.of(i)),
+        Let(z, how, (x, y)),
+        Store(c, Affine.of(i), z),
+    )
+    loop = For(i, size, "parallel" if kind == "parallel" else "vector", body)
+    return Kernel(name, (a, b, c), (loop,), flops=size, bytes=12 * size)
+
+
+def plus_counter(size: int) -> Kernel:
+    """``c[i] = a[i] + counter``."""
+    a, c = Buffer("a", F32, size, "read"), Buffer("c", F32, size, "write")
+    cell = Buffer("cell", I64, 1, "read")
+    i, x, n, nf, z = Var("i", I64), Var("x", F32), Var("n", I64), Var("nf", F32), Var("z", F32)
+    operands: tuple[Scalar, ...] = (x, nf)
+    body = (
+        Load(x, a, Affine.of(i)),
+        Load(n, cell, Affine()),
+        Let(nf, "cast", (n,)),
+        Let(z, "add", operands),
+        Store(c, Affine.of(i), z),
+    )
+    return Kernel("plus_counter", (a, cell, c), (For(i, size, "vector", body),))
+
+
+def scan(trips: int, size: int) -> Plan:
+    """``h[t+1] = h[t] * x[t]; y[t] = h[t+1] + t``: h alternates between two halves of one arena tensor."""
+    tensors = (
+        Tensor("h0", (2, size), F32, "argument", 0),
+        Tensor("x", (trips, size), F32, "argument", 1),
+        Tensor("y", (trips, size), F32, "argument", 2),
+        Tensor("cell", (1,), I64, "arena", offset=0),
+    )
+    ports = (
+        Port("h0", Role.STATE, (2, size), F32, "inout", 0),
+        Port("x", Role.INPUT, (trips, size), F32, "in", 1),
+        Port("y", Role.OUTPUT, (trips, size), F32, "out", 2),
+    )
+    times = Launch(
+        0,
+        (
+            Argument(0, 0, (0,), (size,)),
+            Argument(1, 0, (size,)),
+            Argument(0, size, (0,), (-size,)),
+        ),
+    )
+    shown = Launch(1, (Argument(0, size, (0,), (-size,)), Argument(3), Argument(2, 0, (size,))))
+    kernels = (elementwise("times", size, "mul"), plus_counter(size))
+    return Plan("scan", ports, tensors, kernels, (Repeat(trips, (times, shown), 3),), 64)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ObjectCache:
+    return ObjectCache(tmp_path / "cache")
+
+
+def load(plan: Plan, cache: ObjectCache, threads: int = 1, isa: str | None = None) -> Any:
+    return native.compile_plan(plan, threads=threads, isa=isa, cache=cache)
+
+
+@pytest.mark.parametrize("isa", available())
+def test_a_plan_computes_what_it_says(cache: ObjectCache, isa: str) -> None:
+    plan = mlp(9, 7, 20, 5)
+    function = load(plan, cache, isa=isa)
+    arrays = mlp_arrays(plan)
+    expected = mlp_reference(arrays)
+    function.call(arrays)
+    np.testing.assert_allclose(arrays[-1], expected, rtol=1e-5, atol=1e-5)
+    assert function.measured_bytes == plan.peak_bytes
+
+
+@pytest.mark.parametrize("trips", [0, 1, 2, 7])
+def test_repeats_stay_rolled_with_strides_parity_and_counter(
+    cache: ObjectCache, trips: int
+) -> None:
+    plan = scan(trips, 5)
+    rng = np.random.default_rng(trips)
+    h = rng.standard_normal((2, 5)).astype(np.float32)
+    x = rng.standard_normal((trips, 5)).astype(np.float32)
+    y = np.zeros((trips, 5), np.float32)
+    state, expected = h[0].copy(), []
+    for t in range(trips):
+        state = state * x[t]
+        expected.append(state + np.float32(t))
+    load(plan, cache).call([h, x, y])
+    assert np.array_equal(y, np.array(expected, np.float32).reshape(trips, 5))
+    assert driver.generate(plan, select()).launches == 2
+
+
+def test_nested_repeats_add_their_strides(cache: ObjectCache) -> None:
+    """y[i, j] = a[i] * b[j], three by four, by one launch inside two loops."""
+    shapes = ((3, 2), (4, 2), (3, 4, 2))
+    tensors = tuple(Tensor(f"t{n}", shape, F32, "argument", n) for n, shape in enumerate(shapes))
+    ports = (
+        Port("a", Role.INPUT, shapes[0], F32, "in", 0),
+        Port("b", Role.INPUT, shapes[1], F32, "in", 1),
+        Port("y", Role.OUTPUT, shapes[2], F32, "out", 2),
+    )
+    launch = Launch(0, (Argument(0, 0, (2, 0)), Argument(1, 0, (0, 2)), Argument(2, 0, (8, 2))))
+    steps = (Repeat(3, (Repeat(4, (launch,)),)),)
+    plan = Plan("outer", ports, tensors, (elementwise("times", 2, "mul"),), steps, 0)
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(s).astype(np.float32) for s in shapes[:2])
+    y = np.zeros(shapes[2], np.float32)
+    load(plan, cache).call([a, b, y])
+    assert np.array_equal(y, a[:, None, :] * b[None, :, :])
+
+
+def test_views_are_addressed_through_their_roots(cache: ObjectCache) -> None:
+    """A view at an offset inside another arena tensor, and one inside an argument."""
+    tensors = (
+        Tensor("x", (4, 3), F32, "argument", 0),
+        Tensor("y", (3,), F32, "argument", 1),
+        Tensor("row", (3,), F32, "argument", 0, root=0, root_offset=24),
+        Tensor("pool", (32,), F32, "arena", offset=64),
+        Tensor("part", (3,), F32, "arena", root=3, root_offset=40),
+    )
+    ports = (
+        Port("x", Role.INPUT, (4, 3), F32, "in", 0),
+        Port("y", Role.OUTPUT, (3,), F32, "out", 1),
+    )
+    add = elementwise("plus", 3, "add")
+    steps = (
+        Launch(0, (Argument(0, 3), Argument(2), Argument(4))),
+        Launch(0, (Argument(3, 10), Argument(0), Argument(1))),
+    )
+    plan = Plan("views", ports, tensors, (add,), steps, 192)
+    x = np.arange(12, dtype=np.float32).reshape(4, 3) ** 2
+    y = np.zeros(3, np.float32)
+    load(plan, cache).call([x, y])
+    assert np.array_equal(y, x[1] + x[2] + x[0])
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_bits_do_not_depend_on_the_number_of_threads(cache: ObjectCache, threads: int) -> None:
+    plan = mlp(150, 200, 190, 170)
+    assert all(driver.worthwhile_parts(kernel) > 1 for kernel in plan.kernels)
+    one, many = mlp_arrays(plan), mlp_arrays(plan)
+    many[-1][:] = np.nan
+    load(plan, cache, 1).call(one)
+    function = load(plan, cache, threads)
+    for _ in range(20):
+        function.call(many)
+        assert np.array_equal(one[-1], many[-1])
+    assert native.pool_workers() >= 1
+
+
+def test_parallel_loops_are_cut_into_ranges_that_cover_all(cache: ObjectCache) -> None:
+    size = 100_003
+    kernel = replace(elementwise("plus", size, "add", "parallel"), flops=10**9)
+    tensors = tuple(Tensor(n, (size,), F32, "argument", p) for p, n in enumerate("abc"))
+    ports = tuple(
+        Port(t.name, Role.INPUT, t.shape, F32, "out" if t.name == "c" else "in", p)
+        for p, t in enumerate(tensors)
+    )
+    launch = Launch(0, tuple(map(Argument, range(3))))
+    plan = Plan("plus", ports, tensors, (kernel,), (launch,), 0)
+    a, b = np.arange(size, dtype=np.float32), np.full(size, 0.5, np.float32)
+    c = np.full(size, np.nan, np.float32)
+    load(plan, cache, 5).call([a, b, c])
+    assert np.array_equal(c, a + b)
+
+
+def test_nothing_outside_the_arena_is_touched(cache: ObjectCache) -> None:
+    plan = mlp(23, 31, 45, 6)
+    function = load(plan, cache)
+    arrays = mlp_arrays(plan)
+    block = np.full(plan.arena_bytes + 2 * 4096, 0xA5, np.uint8)
+    start = 2048 + (-(block.ctypes.data + 2048)) % 64
+    pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
+    function._entry(pointers, block.ctypes.data + start, 1)
+    np.testing.assert_allclose(arrays[-1], mlp_reference(arrays), rtol=1e-4, atol=1e-4)
+    assert np.all(block[:start] == 0xA5)
+    assert np.all(block[start + plan.arena_bytes :] == 0xA5)
+    assert not np.all(block[start : start + plan.arena_bytes] == 0xA5)
+
+
+# ---- the two ways to call -------------------------------------------------------------------------
+
+
+def test_the_machine_code_call_and_ctypes_agree(cache: ObjectCache) -> None:
+    plan = mlp(9, 7, 20, 5)
+    function = load(plan, cache)
+    fast, slow = mlp_arrays(plan), mlp_arrays(plan)
+    assert function.fast(*fast) is None
+    function.call_checked(slow)
+    assert np.array_equal(fast[-1], slow[-1])
+
+
+def _bad(arrays: list[Array], number: int, how: str) -> list[Any]:
+    changed: list[Any] = list(arrays)
+    array = arrays[number]
+    if how == "list":
+        changed[number] = array.tolist()
+    elif how == "dtype":
+        changed[number] = array.astype(np.float64)
+    elif how == "swapped":
+        changed[number] = array.astype(">f4")
+    elif how == "rank":
+        changed[number] = array[None]
+    elif how == "shape":
+        changed[number] = np.concatenate([array, array])
+    elif how == "fortran":
+        changed[number] = np.asfortranarray(array)
+    elif how == "strided":
+        changed[number] = np.repeat(array, 2, axis=-1)[..., ::2]
+    elif how == "misaligned":
+        room = np.zeros(array.nbytes + 1, np.uint8)[1:]
+        changed[number] = room.view(np.float32).reshape(array.shape)
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "words"),
+    [
+        ("list", "GC0501", "list"),
+        ("dtype", "GC0502", "float64"),
+        ("swapped", "GC0502", ">f4"),
+        ("rank", "GC0505", "[1, 9, 7]"),
+        ("shape", "GC0505", "[18, 7]"),
+        ("fortran", "GC0507", "row-major"),
+        ("strided", "GC0507", "row-major"),
+        ("misaligned", "GC0507", "aligned"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_both_and_named(
+    cache: ObjectCache, how: str, code: str, words: str
+) -> None:
+    plan = mlp(9, 7, 20, 5)
+    function = load(plan, cache)
+    arrays = mlp_arrays(plan)
+    before = arrays[-1].copy()
+    bad = _bad(arrays, 0, how)
+    assert function.fast(*bad) == 0
+    with pytest.raises(DiagnosticError) as caught:
+        function.call(bad)
+    (found,) = caught.value.diagnostics
+    assert found.code == code
+    assert "`x`" in found.message and words in found.message
+    assert np.array_equal(arrays[-1], before)
+
+
+def test_a_read_only_result_and_a_wrong_count_are_refused(cache: ObjectCache) -> None:
+    plan = mlp(9, 7, 20, 5)
+    function = load(plan, cache)
+    arrays = mlp_arrays(plan)
+    assert function.fast(*arrays[:-1]) == wrapper.WRONG_COUNT
+    with pytest.raises(DiagnosticError, match="takes 6 arrays"):
+        function.call(arrays[:-1])
+    arrays[0].flags.writeable = False  # an input may be read-only
+    assert function.fast(*arrays) is None
+    arrays[-1].flags.writeable = False
+    assert function.fast(*arrays) == 5
+    with pytest.raises(DiagnosticError, match="read-only"):
+        function.call(arrays)
+
+
+def test_every_misfit_is_reported_at_once(cache: ObjectCache) -> None:
+    plan = mlp(9, 7, 20, 5)
+    function = load(plan, cache)
+    bad = _bad(_bad(mlp_arrays(plan), 0, "dtype"), 3, "shape")
+    with pytest.raises(DiagnosticError) as caught:
+        function.call(bad)
+    assert [d.code for d in caught.value.diagnostics] == ["GC0502", "GC0505"]
+
+
+def test_equal_dtypes_that_are_other_objects_are_accepted(cache: ObjectCache) -> None:
+    """An unpickled or renamed dtype is not the same object; the ctypes way takes it."""
+    plan = mlp(9, 7, 20, 5)
+    function = load(plan, cache)
+    arrays = mlp_arrays(plan)
+    arrays[0] = arrays[0].view(np.dtype(np.float32, metadata={"unit": "m"}))
+    function.call(arrays)
+    np.testing.assert_allclose(arrays[-1], mlp_reference(arrays), rtol=1e-5, atol=1e-5)
+
+
+def test_many_threads_call_the_same_function(cache: ObjectCache) -> None:
+    plan = mlp(120, 130, 140, 150)
+    function = load(plan, cache, 2)
+    sets = [mlp_arrays(plan, seed) for seed in range(6)]
+    expected = []
+    for arrays in sets:
+        function.call(arrays)
+        expected.append(arrays[-1].copy())
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        arrays = [a.copy() for a in sets[number]]
+        for _ in range(30):
+            arrays[-1][:] = np.nan
+            function.call(arrays)
+            if not np.array_equal(arrays[-1], expected[number]):
+                wrong.append(number)
+
+    workers = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert wrong == []
+    assert 1 <= function.arenas <= 7
+
+
+def test_functions_come_from_the_cache_with_or_without_their_plan(cache: ObjectCache) -> None:
+    plan = mlp(9, 7, 20, 5)
+    key = native.native_key("mlp", "9 7 20 5")
+    assert native.load_native(key, threads=1, cache=cache) is None
+    first = native.compile_plan(plan, threads=1, cache=cache, key=key)
+    again = native.load_native(key, threads=1, cache=cache)
+    assert again is not None
+    assert again.plan is None and again.signature == first.signature
+    assert again.object_bytes == first.object_bytes
+    one, two = mlp_arrays(plan), mlp_arrays(plan)
+    first.call(one)
+    again.call(two)
+    assert np.array_equal(one[-1], two[-1])
+    assert native.compile_plan(plan, threads=1, cache=False).object_bytes == first.object_bytes
+
+
+# ---- Plans that contradict themselves --------------------------------------------------------------
+
+
+def test_incomplete_or_contradictory_plans_are_refused() -> None:
+    plan = mlp(9, 7, 20, 5)
+    hidden = plan.tensors[-1]
+
+    def changed(**fields: Any) -> Plan:
+        return replace(plan, tensors=(*plan.tensors[:-1], replace(hidden, **fields)))
+
+    launch = plan.steps[0]
+    assert isinstance(launch, Launch)
+    far = replace(launch, arguments=(Argument(0, 1), *launch.arguments[1:]))
+    repeated = replace(launch, arguments=(Argument(0, 0, (1,)), *launch.arguments[1:]))
+    bad = {
+        "no place": changed(offset=None),
+        "leaves its storage": changed(offset=64),
+        "not aligned": changed(offset=8),
+        "a view of itself": changed(root=6),
+        "leaves tensor x": replace(plan, steps=(far,)),
+        "leaves tensor": replace(plan, steps=(Repeat(2, (repeated,)),)),
+        "arguments": replace(plan, steps=(replace(launch, arguments=launch.arguments[:2]),)),
+        "cannot be the name": replace(plan, name="two words"),
+    }
+    for words, broken in bad.items():
+        with pytest.raises(PlanError, match=words):
+            driver.generate(broken, select())
+
+
+# ---- processes ------------------------------------------------------------------------------------
+
+_SCRIPT = """
+import sys, os, faulthandler
+sys.path[:0] = [{tests!r}]
+faulthandler.enable()
+import numpy as np
+import test_native_calls as t
+from pathlib import Path
+from gradc.runtime import native
+from gradc.runtime.cache import ObjectCache
+cache = ObjectCache(Path({cache!r}))
+plan = t.mlp(150, 200, 190, 170)
+arrays = t.mlp_arrays(plan)
+function = native.compile_plan(plan, threads=2, cache=cache)
+function.call(arrays)
+expected = arrays[-1].copy()
+"""
+
+
+def _run(script: str, cache: ObjectCache, timeout: float = 120) -> str:
+    text = _SCRIPT.format(tests=str(Path(__file__).parent), cache=str(cache.directory)) + script
+    environment = {**os.environ, "GRADC_CACHE": str(cache.directory)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", text],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=timeout,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_pool_survives_forks_and_ends_with_the_process(cache: ObjectCache) -> None:
+    out = _run(
+        """
+assert native.pool_workers() == 1
+children = []
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        assert native.pool_workers() == 0
+        arrays[-1][:] = 0
+        function.call(arrays)
+        assert native.pool_workers() == 1
+        os._exit(0 if np.array_equal(arrays[-1], expected) else 1)
+    children.append(child)
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+function.call(arrays)
+assert np.array_equal(arrays[-1], expected)
+print("ok")
+""",
+        cache,
+    )
+    assert out == "ok\n"
+
+
+def test_workers_do_not_take_the_signals_of_the_main_thread(cache: ObjectCache) -> None:
+    out = _run(
+        f"""
+import time
+def handler(number, frame):
+    raise KeyboardInterrupt
+import signal
+signal.signal({int(signal.SIGUSR1)}, handler)
+import threading
+threading.Timer(0.2, lambda: os.kill(os.getpid(), {int(signal.SIGUSR1)})).start()
+start = time.monotonic()
+try:
+    time.sleep(30)
+except KeyboardInterrupt:
+    print("interrupted", time.monotonic() - start < 10)
+""",
+        cache,
+    )
+    assert out == "interrupted True\n"
+
+
+def test_a_damaged_entry_is_compiled_again(cache: ObjectCache) -> None:
+    plan = mlp(9, 7, 20, 5)
+    key = native.native_key("damaged")
+    good = native.compile_plan(plan, threads=1, cache=cache, key=key)
+    path = cache.directory / f"{key}.gco"
+    data = bytearray(path.read_bytes())
+    data[-2000] ^= 1
+    path.write_bytes(data)
+    with pytest.warns(RuntimeWarning, match="damaged"):
+        again = native.compile_plan(plan, threads=1, cache=cache, key=key)
+    assert again.object_bytes == good.object_bytes
+    arrays = mlp_arrays(plan)
+    again.call(arrays)
+    np.testing.assert_allclose(arrays[-1], mlp_reference(arrays), rtol=1e-5, atol=1e-5)
+    assert native.load_native(key, threads=1, cache=cache) is not None
