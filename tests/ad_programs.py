@@ -79,7 +79,22 @@ class Maker:
 
     def unary(self) -> Value:
         name = self.random.choice(
-            ["sin", "cos", "tanh", "sigmoid", "softplus", "gelu", "silu", "erf", "neg", "exp", "expm1", "relu", "leaky_relu", "abs"]
+            [
+                "sin",
+                "cos",
+                "tanh",
+                "sigmoid",
+                "softplus",
+                "gelu",
+                "silu",
+                "erf",
+                "neg",
+                "exp",
+                "expm1",
+                "relu",
+                "leaky_relu",
+                "abs",
+            ]
         )
         x = self.pick()
         operand = self.tame(x) if name in ("exp", "expm1") else x
