@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import struct
 from collections.abc import Collection, Mapping
 from enum import Enum
-from functools import cache
 from typing import Any
 
 from gradc.ir.core import Value
@@ -25,10 +23,14 @@ _NAMED: dict[type, str] = {Value: "hint", Var: "name", Buffer: "name"}
 PLACES = frozenset({"span", "spans", "scope"})
 
 
-@cache
+_FIELDS: dict[type, tuple[str, ...]] = {}
+
+
 def _fields(kind: type) -> tuple[str, ...]:
-    name = _NAMED.get(kind)
-    return tuple(f.name for f in dataclasses.fields(kind) if f.name != name)
+    if kind not in _FIELDS:
+        name = _NAMED.get(kind)
+        _FIELDS[kind] = tuple(f.name for f in dataclasses.fields(kind) if f.name != name)
+    return _FIELDS[kind]
 
 
 def _is_record(item: object) -> bool:
@@ -80,8 +82,9 @@ def _paired(
     return [] if _atom(x) == _atom(y) else None
 
 
-def _atom(item: object) -> object:
-    return struct.pack("<d", item) if isinstance(item, float) and item == item else repr(item)
+def _atom(item: object) -> str:
+    # repr tells -0.0 from 0.0 and 1 from 1.0 and True, writes floats exactly, and all NaN alike.
+    return repr(item)
 
 
 def fingerprint(item: object, ignore: Collection[str] = ()) -> str:
