@@ -177,7 +177,7 @@ class Context:
         builder = self.stamp(node)
         inner = [self.region.bring(value) for value in operands]
         try:
-            results = builder.emit(name, *inner, **attributes)
+            results = builder.apply(name, inner, attributes)
         except TypeRuleError as refusal:
             return self.error("GC0312", str(refusal), node)
         self.emitted += 1

@@ -248,3 +248,27 @@ def _orthogonal(sizes: tuple[int, ...], random: np.random.Generator) -> npt.NDAr
     q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
     matrix = q if rows >= columns else q.T
     return np.ascontiguousarray(matrix).reshape(sizes)
+
+
+def start_value(
+    path: str, type_: TensorType, start: InitializerIR | None, seed: int
+) -> npt.NDArray[np.generic]:
+    """What a parameter or state of a bound type starts as. ``None`` is the random counter: (seed, 0).
+
+    The array has the element type of ``type_``; f16 and bf16 come as f32 rounded to them.
+    """
+    from gradc.ir.domains import NumpyArrays
+    from gradc.ir.interpret import run
+
+    if start is None:
+        return np.array([seed & 0xFFFFFFFF, 0], np.uint32)
+    draws = [
+        draw(kind, value.type.static_shape, generator(seed, path, number))
+        for number, (kind, value) in enumerate(
+            zip(start.draws, start.function.block.parameters, strict=True)
+        )
+    ]
+    arrays = NumpyArrays()
+    (found,) = run(arrays, start.function, draws)
+    settled = arrays.settle(arrays.cast(found, type_.dtype), type_.dtype)
+    return np.ascontiguousarray(np.broadcast_to(settled, type_.static_shape))

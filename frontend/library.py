@@ -73,5 +73,5 @@ def declaration(kind: str, name: str) -> Declared | None:
     lines_before = whole.text.count("\n", 0, start)
     cut = Source(whole.name, "\n" * lines_before + whole.text[start:end] + "\n")
     (found,) = parse(cut, Report()).declarations
-    assert not isinstance(found, (syntax.Import, syntax.DimDeclaration, syntax.Model))
+    assert isinstance(found, Declared)
     return found

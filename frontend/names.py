@@ -11,7 +11,7 @@ Non-goals: what names inside bodies mean (``frontend.elaborate``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from gradc.frontend import library, syntax
@@ -49,6 +49,10 @@ class Names:
             for declaration in program.declarations:
                 names._add(declaration)
         return names
+
+    def reporting_to(self, report: Report) -> Names:
+        """The same declarations with another place for what is found."""
+        return replace(self, report=report)
 
     def _add(self, declaration: syntax.Declaration) -> None:
         if isinstance(declaration, syntax.DimDeclaration):

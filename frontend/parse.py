@@ -75,6 +75,34 @@ def parse_text(text: str, name: str = "<string>") -> syntax.Program:
     return parse(from_text(text, name), Report())
 
 
+def parse_expression(text: str, name: str, report: Report) -> syntax.Expr:
+    """The expression that ``text`` is, such as ``adamw(lr=1e-3)`` of a command line.
+
+    It is read as the default of a dimension, whose first words are supplied in front of the text.
+
+    Raises:
+        DiagnosticError: if it is not one well-formed expression.
+    """
+    source = from_text(text.strip(), name)
+    report.sources.add(source)
+    tokens = lex(grammar(), source, report)
+    words = (("DIM", "dim"), ("NAME", "value"), ("EQUAL", "="))
+    front = [Token(kind, word, 0, 1, 1, 1, 1, 0) for kind, word in words]
+    tokens.parsed[:0] = front
+    tokens.depths[:0] = [0] * len(front)
+    tree = _Driver(tokens, source, report).run()
+    program = build(tree, source, report)
+    _check_depth(program, report)
+    report.raise_errors()
+    (first, *others) = program.declarations
+    if isinstance(first, syntax.DimDeclaration) and not others and len(first.entries) == 1:
+        expression = first.entries[0].default
+        if expression is not None:
+            return expression
+    message = f"one expression is expected here, not `{source.text}`"
+    raise DiagnosticError([error("GC0101", message, program.span)], report.sources)
+
+
 def _check_depth(program: syntax.Program, report: Report) -> None:
     """Chains of unary operators, powers and postfixes nest without brackets; bound them as well.
 

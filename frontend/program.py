@@ -16,7 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from gradc.frontend import syntax
+from gradc.frontend.initial import start_value
 from gradc.frontend.models import (
     PRECISIONS,
     InputSpec,
@@ -103,7 +107,7 @@ class Program:
                 used.update(dict.fromkeys(symbols(dim)))
         known = default_dims(self.names, self.report, {})
         parameters = tuple(
-            InputSpec(d.path, d.value.type, d.span) for d in ctx.declared.values()
+            InputSpec(d.path, d.value.type, d.span, d.role) for d in ctx.declared.values()
         )
         order = [*(n for n in self.names.dims if n in used), *made.implicit]
         return Signature(
@@ -222,3 +226,11 @@ def loads(text: str, name: str = "<string>", directory: Path | None = None) -> P
 def _program(files: tuple[syntax.Program, ...], report: Report) -> Program:
     names = Names.of(files, report)
     return Program(files, names, report)
+
+
+def initialize(model: ModelIR, seed: int = 0) -> dict[str, npt.NDArray[np.generic]]:
+    """How every parameter and state of ``model`` starts, by path, in the order of declaration."""
+    return {
+        spec.path: start_value(spec.path, spec.type, spec.initializer, seed)
+        for spec in model.parameters
+    }

@@ -1,0 +1,406 @@
+"""Optimisers and schedules as tensor-IR Functions.
+
+``adamw(lr = 1e-3)`` is read with the language's own parser and matched with the declaration of that name, the
+program's own first. The first argument called ``lr`` stays a run-time scalar, so that a schedule can set it at each
+step; the others are constants of the Function.
+
+Results: an ``OptimizerIR`` makes one Function per parameter type: p (PARAM), g (COTANGENT), t and lr (HYPER), slots
+(SLOT) to p and slots. A ``ScheduleIR`` holds one Function from t (HYPER) to the rate (OUTPUT). ``t`` counts steps
+from 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gradc.frontend import library, syntax
+from gradc.frontend.calls import run_body
+from gradc.frontend.context import Context
+from gradc.frontend.elaborate import Elaborator, deepen_stack
+from gradc.frontend.names import Names
+from gradc.frontend.parse import parse_expression
+from gradc.frontend.shapes import element_type, stretch, tensor
+from gradc.frontend.signatures import dimension, formals_of, match, unknown_type
+from gradc.frontend.values import (
+    Argument,
+    Binding,
+    Frame,
+    Item,
+    Poison,
+    describe,
+    is_number,
+)
+from gradc.ir.core import DType, Function, Role, Slot, Span, TensorType, Value
+from gradc.ir.diagnostics import DiagnosticError, Report, did_you_mean, error
+from gradc.ir.dims import Dim
+
+RATE = "lr"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlotSpec:
+    """State that an optimiser keeps for one parameter; it starts as a splat of ``start``."""
+
+    name: str
+    type: TensorType
+    start: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UpdateIR:
+    """The update of one parameter: (p, g, t, lr, slots...) to (p, slots...); ``lr`` only if the optimiser has it."""
+
+    function: Function
+    slots: tuple[SlotSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OptimizerIR:
+    """An optimiser with its arguments. ``rate`` is the value of ``lr``, None if it has no such argument."""
+
+    name: str
+    text: str
+    rate: float | None
+    arguments: Mapping[str, float | bool]
+    declaration: syntax.Optimizer
+    is_library: bool
+    names: Names
+
+    def update(self, type_: TensorType) -> UpdateIR:
+        """The update of a parameter of this type (its gradient has the same one).
+
+        Raises:
+            DiagnosticError: where the update does not fit a parameter of this type.
+        """
+        report = Report(self.names.report.sources)
+        made = _update(self, type_, report)
+        report.raise_errors()
+        assert made is not None
+        return made
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScheduleIR:
+    """A schedule with its arguments: a Function from the step's number to the learning rate."""
+
+    name: str
+    text: str
+    function: Function
+
+
+def lower_optimizer(
+    text: str, names: Names | None = None, origin: str = "<optimizer>"
+) -> OptimizerIR:
+    """The optimiser that ``text`` names or calls, with its arguments checked.
+
+    Raises:
+        DiagnosticError: for text that is not a call, unknown names, arguments that do not fit, and updates that are
+            wrong for every parameter.
+    """
+    report = Report()
+    names = _with_report(names, report)
+    call = _call(text, origin, report)
+    name = _callee(call)
+    found = names.optimizer(name)
+    if found is None:
+        known = [*names.optimizers, *library.names("optimizer")]
+        raise _unknown("optimizer", name, known, call, report)
+    declaration, is_library = found
+    ctx = _context(names, report, DType.F64)
+    arguments = _arguments(ctx, call, declaration.parameters, declaration.name)
+    report.raise_errors()
+    assert arguments is not None
+    rate = arguments.get(RATE)
+    optimizer = OptimizerIR(
+        name,
+        text,
+        None if rate is None else float(rate),
+        {key: value for key, value in arguments.items() if key != RATE},
+        declaration,
+        is_library,
+        names,
+    )
+    optimizer.update(TensorType((3,), DType.F32))
+    return optimizer
+
+
+def lower_schedule(
+    text: str, names: Names | None = None, origin: str = "<schedule>", dtype: DType = DType.F64
+) -> ScheduleIR:
+    """The schedule that ``text`` calls, as a Function from t to the rate, both scalars of ``dtype``.
+
+    Raises:
+        DiagnosticError: for text that is not a call, unknown names, and arguments that do not fit.
+    """
+    report = Report()
+    names = _with_report(names, report)
+    call = _call(text, origin, report)
+    name = _callee(call)
+    found = names.schedule(name)
+    if found is None:
+        known = [*names.schedules, *library.names("schedule")]
+        raise _unknown("schedule", name, known, call, report)
+    declaration, is_library = found
+    ctx = _context(names, report, dtype)
+    arguments = _arguments(ctx, call, declaration.parameters, declaration.name)
+    report.raise_errors()
+    assert arguments is not None
+    function = _schedule(ctx, declaration, is_library, arguments)
+    report.raise_errors()
+    assert function is not None
+    return ScheduleIR(name, text, function)
+
+
+def _with_report(names: Names | None, report: Report) -> Names:
+    """The same names, reporting elsewhere; the texts of the program stay quotable."""
+    if names is None:
+        return Names(report)
+    report.sources.by_name.update(names.report.sources.by_name)
+    return names.reporting_to(report)
+
+
+def _context(names: Names, report: Report, floating: DType) -> Context:
+    deepen_stack()
+    return Context(Elaborator(), names, report, {}, {}, floating, True)
+
+
+def _call(text: str, origin: str, report: Report) -> syntax.Call:
+    node = parse_expression(text, origin, report)
+    if isinstance(node, syntax.Name):
+        return syntax.Call(node.span, node, ())
+    if isinstance(node, syntax.Call) and isinstance(node.callee, syntax.Name):
+        return node
+    message = f"a name with arguments is expected, such as `adamw(lr=1e-3)`, not `{text.strip()}`"
+    raise DiagnosticError([error("GC0217", message, node.span)], report.sources)
+
+
+def _callee(call: syntax.Call) -> str:
+    assert isinstance(call.callee, syntax.Name)
+    return call.callee.text
+
+
+def _unknown(
+    kind: str, name: str, known: list[str], call: syntax.Call, report: Report
+) -> DiagnosticError:
+    help = did_you_mean(name, known) or f"there are {', '.join(known)}"
+    found = error("GC0201", f"there is no {kind} `{name}`", call.callee.span, help=help)
+    return DiagnosticError([found], report.sources)
+
+
+def _arguments(
+    ctx: Context,
+    call: syntax.Call,
+    parameters: tuple[syntax.Parameter, ...],
+    declared: syntax.Name,
+) -> dict[str, float | bool] | None:
+    """All arguments as numbers, defaults among them; None after reporting."""
+    with ctx.entered(Frame("call", declared.text, True)):
+        given = match(ctx, call, declared.text, formals_of(parameters), declared.span)
+        if given is None:
+            return None
+        values: dict[str, float | bool] = {}
+        for parameter in parameters:
+            name = parameter.name.text
+            argument = given.get(name)
+            if argument is None:
+                assert parameter.default is not None
+                argument = Argument(ctx.evaluate(parameter.default), parameter.default, False)
+            item = argument.item
+            if isinstance(item, (bool, int, float)):
+                values[name] = item
+                ctx.bind(name, item, parameter.name.span)
+            elif not isinstance(item, Poison):
+                message = f"`{declared.text}` takes numbers, and `{name}` is {describe(item)}"
+                ctx.error("GC0308", message, argument.node)
+    return values
+
+
+# --- optimisers
+
+
+def _update(optimizer: OptimizerIR, type_: TensorType, report: Report) -> UpdateIR | None:
+    declaration = optimizer.declaration
+    ctx = _context(optimizer.names.reporting_to(report), report, type_.dtype)
+    frame = Frame(
+        "update",
+        optimizer.name,
+        optimizer.is_library,
+        floating=type_.dtype,
+        body=declaration.update.body,
+        declaration=declaration,
+    )
+    builder = ctx.region.builder
+    scalar = TensorType((), type_.dtype)
+    with ctx.entered(frame):
+        for key, number in optimizer.arguments.items():
+            ctx.bind(key, number, None)
+        slots = _slots(ctx, declaration, type_)
+        rate = builder.parameter(scalar, RATE) if optimizer.rate is not None else None
+        if rate is not None:
+            ctx.bind(RATE, rate, None)
+        p, g, t = Value(type_, "p"), Value(type_, "g"), Value(scalar, "t")
+        if not _bind_method(ctx, declaration.update, (p, g, t), "p, g, t"):
+            return None
+        state = [Value(spec.type, spec.name) for spec in slots]
+        for spec, value in zip(slots, state, strict=True):
+            ctx.bind(spec.name, value, None)
+        item = run_body(ctx, frame, "optimizer", declaration.name, declaration.update.results)
+        span = frame.result_span or declaration.name.span
+        results = [_like(ctx, item, type_, span, "the new parameter")]
+        for spec in slots:
+            found = frame.names[spec.name]
+            results.append(
+                _like(ctx, found.item, spec.type, found.span or span, f"state `{spec.name}`")
+            )
+    outputs = [value for value in results if value is not None]
+    if len(outputs) != len(results):
+        return None
+    hyper = [t] if rate is None else [t, rate]
+    builder.parameters[:] = [p, g, *hyper, *state]
+    names = [spec.name for spec in slots]
+    parameters = [
+        Slot("p", Role.PARAM),
+        Slot("g", Role.COTANGENT),
+        *(Slot(value.hint, Role.HYPER) for value in hyper),
+        *(Slot(name, Role.SLOT) for name in names),
+    ]
+    kept = [Slot("p", Role.PARAM), *(Slot(name, Role.SLOT) for name in names)]
+    builder.span = declaration.span
+    function = builder.function(optimizer.name, outputs, parameters, kept)
+    return UpdateIR(function, tuple(slots))
+
+
+def _bind_method(
+    ctx: Context, method: syntax.Method, items: tuple[Item, ...], shown: str
+) -> bool:
+    """Binds the parameters that the compiler hands to a method, by position."""
+    parameters = method.parameters
+    if len(parameters) != len(items):
+        message = f"`{method.name.text}` takes ({shown}), and {len(parameters)} are declared"
+        ctx.error("GC0203", message, method.name, help=f"write `{method.name.text}({shown})`")
+        return False
+    for parameter, item in zip(parameters, items, strict=True):
+        ctx.frame.names[parameter.name.text] = Binding(item, parameter.name.span)
+    return True
+
+
+def _slots(
+    ctx: Context, declaration: syntax.Optimizer, type_: TensorType
+) -> list[SlotSpec]:
+    """The states that the members declare for this parameter, under the conditions that hold."""
+    members = [m for m in declaration.members if not isinstance(m, syntax.StateDeclaration)]
+    found: list[SlotSpec] = []
+    for member in declaration.members:
+        if isinstance(member, syntax.StateDeclaration):
+            spec = _slot(ctx, member, type_)
+            if spec is not None:
+                found.append(spec)
+        elif isinstance(member, syntax.If):
+            condition = ctx.evaluate(member.condition)
+            branch = member.then if condition is True else member.otherwise
+            for inner in branch:
+                if isinstance(inner, syntax.StateDeclaration):
+                    spec = _slot(ctx, inner, type_)
+                    if spec is not None:
+                        found.append(spec)
+    ctx.execute(tuple(m for m in members if isinstance(m, syntax.LocalDim)))
+    return found
+
+
+def _slot(
+    ctx: Context, member: syntax.StateDeclaration, type_: TensorType
+) -> SlotSpec | None:
+    slot_type = type_
+    if member.type is not None:
+        dtype = element_type(ctx, member.type.element.text)
+        if dtype is None:
+            unknown_type(ctx, member.type)
+            return None
+        sizes: list[Dim] = []
+        for dim in member.type.dims:
+            size = None if isinstance(dim, syntax.Ellipsis) else dimension(ctx, dim)
+            if size is None:
+                return None
+            sizes.append(size)
+        slot_type = TensorType(tuple(sizes), dtype)
+    start = _start(ctx, member)
+    return None if start is None else SlotSpec(member.name.text, slot_type, start)
+
+
+def _start(ctx: Context, member: syntax.StateDeclaration) -> float | None:
+    """Where a slot starts: zeros, ones, or constant(x)."""
+    node = member.initializer
+    name = node.text if isinstance(node, syntax.Name) else ""
+    if node is None or name == "zeros":
+        return 0.0
+    if name == "ones":
+        return 1.0
+    if (
+        isinstance(node, syntax.Call)
+        and isinstance(node.callee, syntax.Name)
+        and node.callee.text == "constant"
+        and len(node.arguments) == 1
+    ):
+        item = ctx.evaluate(node.arguments[0].value)
+        if isinstance(item, (int, float)):
+            return float(item)
+    message = "the state of an optimizer starts as `zeros`, `ones` or `constant(...)`"
+    ctx.error("GC0208", message, node)
+    return None
+
+
+def _like(
+    ctx: Context, item: Item, type_: TensorType, span: Span, what: str
+) -> Value | None:
+    """``item`` as a value of ``type_``; scalars stretch."""
+    at = syntax.Node(span)
+    if isinstance(item, Poison):
+        return None
+    value = tensor(ctx, item, at, type_.dtype if is_number(item) else None)
+    if isinstance(value, Value) and value.type.dtype is type_.dtype:
+        if value.type.shape == type_.shape:
+            return value
+        if not value.type.shape:
+            made = stretch(ctx, value, type_.shape, at)
+            return made if isinstance(made, Value) else None
+    if isinstance(value, Value):
+        ctx.error("GC0305", f"{what} must be `{type_}`, and `{value.type}` is computed", span)
+    return None
+
+
+# --- schedules
+
+
+def _schedule(
+    ctx: Context,
+    declaration: syntax.Schedule,
+    is_library: bool,
+    arguments: Mapping[str, float | bool],
+) -> Function | None:
+    frame = Frame(
+        "at",
+        declaration.name.text,
+        is_library,
+        floating=ctx.floating,
+        body=declaration.at.body,
+        declaration=declaration,
+    )
+    scalar = TensorType((), ctx.floating)
+    step = Value(scalar, "t")
+    with ctx.entered(frame):
+        for key, value in arguments.items():
+            ctx.bind(key, value, None)
+        if not _bind_method(ctx, declaration.at, (step,), "t"):
+            return None
+        item = run_body(ctx, frame, "schedule", declaration.name, declaration.at.results)
+        span = frame.result_span or declaration.name.span
+        rate = _like(ctx, item, scalar, span, "a learning rate")
+    if rate is None:
+        return None
+    builder = ctx.region.builder
+    builder.parameters[:] = [step]
+    builder.span = declaration.span
+    return builder.function(
+        declaration.name.text, [rate], [Slot("t", Role.HYPER)], [Slot(RATE, Role.OUTPUT)]
+    )
