@@ -419,7 +419,7 @@ def _pool() -> jit.Library:
     target: Isa = host()
     architecture, linux = target.triple.split("-")[0], "linux" in target.triple
     text = f'target triple = "{target.triple}"\n'
-    text += pool.pool_text(architecture, linux, exported=True)
+    text += pool.pool_text(architecture, linux)
     key = make_key(*jit.environment(), text)
     entry = default_cache().get(key)
     code = jit.compile_object(text, target) if entry is None else entry.code

@@ -25,7 +25,6 @@ from string import Template
 
 from gradc.codegen.llvm import gemm, nest
 from gradc.codegen.llvm.isa import Isa
-from gradc.codegen.llvm.pool import pool_text
 from gradc.codegen.llvm.text import Module
 from gradc.ir.loops import For, Gemm, Kernel
 from gradc.ir.plan import ALIGNMENT, Argument, Launch, Plan, Repeat, Step
@@ -80,8 +79,8 @@ def worthwhile_parts(kernel: Kernel) -> int:
     return 1 if cost < SERIAL else max(1, min(_MAX_PARTS, int(cost / PART)))
 
 
-def generate(plan: Plan, isa: Isa, *, standalone: bool = False) -> Program:
-    """The module of ``plan`` for ``isa``; ``standalone`` takes the thread pool in (artifacts).
+def generate(plan: Plan, isa: Isa) -> Program:
+    """The module of ``plan`` for ``isa``; it calls ``gradc_parallel`` (``pool``) for what is worth cutting.
 
     Raises:
         PlanError: if the Plan is not placed or an address leaves its tensor.
@@ -100,10 +99,7 @@ def generate(plan: Plan, isa: Isa, *, standalone: bool = False) -> Program:
     )
     most = max((len(kernel.buffers) for kernel in plan.kernels), default=0)
     text = module.text() + _entry(plan, len(words), most)
-    if standalone:
-        text += pool_text(isa.triple.split("-")[0], "linux" in isa.triple, exported=False)
-    else:
-        text += "declare void @gradc_parallel(ptr, ptr, i64, i64)\n"
+    text += "declare void @gradc_parallel(ptr, ptr, i64, i64)\n"
     launches = sum(1 for _ in launches_of(plan.steps))
     stack = max((stack_bytes(kernel, isa) for kernel in plan.kernels), default=0)
     return Program(plan.name, text, launches, count, stack)

@@ -70,6 +70,25 @@ def parse(text: str) -> Any:
     return module
 
 
+def linked(texts: Sequence[str]) -> str:
+    """Several modules as one; what is internal to each is renamed where it collides.
+
+    Raises:
+        CodegenError: if one is not valid or two define the same symbol.
+    """
+    from llvmlite import binding
+
+    host()
+    context = binding.create_context()
+    try:
+        whole, *others = [binding.parse_assembly(text, context) for text in texts]
+        for other in others:
+            whole.link_in(other)
+    except RuntimeError as problem:
+        raise CodegenError(f"{problem}".strip()) from None
+    return str(whole)
+
+
 def optimise(module: Any, machine: Any, level: int) -> None:
     """LLVM's own pass pipeline at ``level`` 1..3; nothing at 0. Unrolling and vectorising stay off."""
     if level == 0:

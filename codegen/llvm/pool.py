@@ -310,9 +310,8 @@ define $linkage i64 @gradc_pool_workers() nounwind {
 """
 
 
-def pool_text(architecture: str, linux: bool, *, exported: bool) -> str:
-    """The pool's IR for one target: ``exported`` for the process-wide library, internal inside an artifact."""
-    linkage = "" if exported else "internal"
+def pool_text(architecture: str, linux: bool, *, linkage: str = "") -> str:
+    """The pool's IR for one target: exported for the process-wide library, or ``weak hidden`` in an artifact."""
     if not linux or architecture not in _FUTEX_CALL:
         return Template(_SERIAL).substitute(linkage=linkage)
     return Template(_POOL).substitute(
