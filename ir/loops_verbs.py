@@ -110,7 +110,8 @@ def _rsqrt(x: Array) -> Array:
 def _shift(
     function: Callable[[Array, Array], Array],
 ) -> Callable[[Array, Array], Array]:
-    return lambda a, b: function(a, b.astype(a.dtype))
+    """A shift whose count is taken modulo the width."""
+    return lambda a, b: function(a, b.astype(a.dtype) & a.dtype.type(8 * a.dtype.itemsize - 1))
 
 
 def _erf(x: Array) -> Array:
@@ -175,6 +176,8 @@ def apply_verb(verb: str, operands: list[Array], dtype: DType) -> Array:
     if verb == "cast":
         return convert(operands[0], dtype)
     function = _VERBS[verb]
+    if dtype is DType.F16:  # computed in f32 and rounded once, like bf16
+        operands = [x.astype(np.float32) if x.dtype == np.float16 else x for x in operands]
     with np.errstate(all="ignore"):
         result = np.asarray(function(*operands))
     if dtype is DType.BF16:

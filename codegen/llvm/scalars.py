@@ -258,23 +258,9 @@ class Scalars:
         return k.select(k.compare("uno", a, a), a, larger)
 
     def _float_quotient(self, k: Floats, name: str, a: Value, b: Value) -> Value:
-        """Python's floor division and remainder of floats: the remainder has the sign of b."""
-        fn = self.fn
-        rest = fn.binary("frem", a, b)
-        zero = k.c(0.0)
-        unlike = fn.binary("xor", k.compare("olt", rest, zero), k.compare("olt", b, zero))
-        is_rest = k.compare("une", rest, zero)
-        moved = fn.binary("and", unlike, is_rest)
-        mod = k.select(moved, k.add(rest, b), k.select(is_rest, rest, k.copysign(zero, b)))
-        if name == "mod":
-            return mod
-        near = k.div(k.sub(a, rest), b)
-        near = k.select(moved, k.sub(near, k.c(1.0)), near)
-        low = k.floor(near)
-        low = k.select(k.compare("ogt", k.sub(near, low), k.c(0.5)), k.add(low, k.c(1.0)), low)
-        quotient = k.div(a, b)
-        low = k.select(k.compare("oeq", near, zero), k.copysign(zero, quotient), low)
-        return k.select(k.compare("oeq", b, zero), quotient, low)
+        """floor(a/b), and a - floor(a/b) b."""
+        quotient = k.floor(k.div(a, b))
+        return quotient if name == "floordiv" else k.sub(a, k.mul(quotient, b))
 
     def _power(self, dtype: DType, operands: Sequence[Value]) -> Value | None:
         """x to a literal power of which products or one square root are right in every case."""

@@ -83,6 +83,13 @@ def bits_suffix(type_: str) -> str:
     return f"v{lanes}{element}" if lanes else element
 
 
+def _bare(parameter: str) -> str:
+    """The type of a parameter without its attributes."""
+    if parameter[0] == "<":
+        return parameter[: parameter.index(">") + 1]
+    return parameter.split(" ", 1)[0]
+
+
 class Module:
     """Globals, declarations and functions, in the order of first mention."""
 
@@ -168,7 +175,7 @@ class Function:
     ) -> None:
         self.module = module
         self.name = name
-        self.parameters = tuple(Value(t.split(" ", 1)[0], f"%{n}") for t, n in parameters)
+        self.parameters = tuple(Value(_bare(t), f"%{n}") for t, n in parameters)
         signature = ", ".join(f"{t} %{n}" for t, n in parameters)
         head = f"define {linkage} {result} @{name}({signature}) #0 {attributes}".rstrip()
         self._head = head + " {"
