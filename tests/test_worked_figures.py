@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 
 import gradc
+from gradc.passes.differentiate_jacobian import jacobian_plan
 
 WORKED = Path(__file__).resolve().parent.parent / "examples" / "worked"
 
@@ -46,6 +47,16 @@ def test_w1_to_w6(
     assert found == pytest.approx(value, rel=1e-14)
     for name, expected in gradient.items():
         assert grads[name] == pytest.approx(expected, rel=1e-14), name
+
+
+def test_w5_forward_mode() -> None:
+    f = model(5).jvp(wrt="inputs")
+    seed = {"x1": f64(1), "x2": f64(0)}
+    values, tangents = f({}, seed, x1=f64(2), x2=f64(3))
+    assert float(values["loss"]) == pytest.approx(6 + np.sin(2), rel=1e-14)
+    assert float(values["loss"]) == pytest.approx(6.909, abs=5e-4)
+    assert float(tangents["loss"]) == pytest.approx(3 + np.cos(2), rel=1e-14)
+    assert float(tangents["loss"]) == pytest.approx(2.584, abs=5e-4)
 
 
 def test_w7_two_layers_squared_error() -> None:
@@ -236,6 +247,23 @@ def test_w20_many_inputs_one_result() -> None:
     value, grads = model(20, "many_to_one").value_and_grad(wrt="inputs")({}, x=x)
     np.testing.assert_allclose(grads["x"], 2 * x, rtol=1e-15)
     assert float(value) == pytest.approx(float(x @ x), rel=1e-12)
+
+
+def test_w20_one_input_a_thousand_results() -> None:
+    net = model(20, "one_to_many")
+    jacobian = net.jacobian(wrt=["x"], of="loss")({}, x=f64(0.3))["x"]
+    steps = np.arange(1000)
+    np.testing.assert_allclose(jacobian, steps * np.cos(0.3 * steps), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("entry", "mode", "forward", "reverse"),
+    [("many_to_one", "reverse", 1_000_000, 1), ("one_to_many", "forward", 1, 1000)],
+)
+def test_w20_counts_the_passes(entry: str, mode: str, forward: int, reverse: int) -> None:
+    plan = jacobian_plan(model(20, entry).lower().function, ["x"], "loss")
+    assert (plan.mode, plan.passes) == (mode, 1)
+    assert (plan.forward_passes, plan.reverse_passes) == (forward, reverse)
 
 
 def test_w21_the_gradient_of_a_bias_has_its_shape() -> None:
