@@ -274,14 +274,13 @@ class LoopBuilder:
 
     def unflatten(self, index: Affine, shape: Sequence[int]) -> list[Affine]:
         """The multi-index of flat position ``index`` in a row-major array of ``shape``."""
-        found: list[Affine] = []
-        for position, extent in reversed(list(enumerate(shape))):
-            if position == 0:
-                found.append(index)
-                break
-            index, rest = self.divmod(index, max(extent, 1))
-            found.append(rest)
-        return found[::-1]
+        found: list[Affine] = [Affine()] * len(shape)
+        wide = [position for position, extent in enumerate(shape) if extent != 1]
+        for position in reversed(wide[1:]):
+            index, found[position] = self.divmod(index, max(shape[position], 1))
+        if wide:
+            found[wide[0]] = index
+        return found
 
     def _as_var(self, index: Affine) -> Var:
         if index.constant == 0 and len(index.terms) == 1 and index.terms[0][1] == 1:

@@ -199,7 +199,7 @@ class _Lowering:
 
     def _alias(self, op: Op) -> bool:
         """Makes the result another name of the operand's bytes, if it can be one."""
-        if not op.results or op.result in self.wanted:
+        if len(op.results) != 1 or op.result in self.wanted:
             return False
         offset = contiguous_offset(op)
         if offset is None:

@@ -66,7 +66,7 @@ class _Axes:
 
 def contraction_axes(op: Op) -> _Axes:
     """The roles of the axes of a ``contract`` op."""
-    batch, contract = _pairs(op, "batch"), _pairs(op, "contract")
+    batch, contract = axis_pairs(op, "batch"), axis_pairs(op, "contract")
     used_left = {a for a, _ in (*batch, *contract)}
     used_right = {b for _, b in (*batch, *contract)}
     left = tuple(a for a in range(op.operands[0].type.rank) if a not in used_left)
@@ -74,7 +74,8 @@ def contraction_axes(op: Op) -> _Axes:
     return _Axes(batch, contract, left, right)
 
 
-def _pairs(op: Op, name: str) -> tuple[tuple[int, int], ...]:
+def axis_pairs(op: Op, name: str) -> tuple[tuple[int, int], ...]:
+    """The pairs of axes in attribute ``name`` of a contraction."""
     pairs = op.attributes[name]
     assert isinstance(pairs, tuple)
     found = []

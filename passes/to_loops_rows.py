@@ -55,6 +55,7 @@ from gradc.passes.to_loops_space import (
     cone,
     group_space,
     is_reduction,
+    is_row_shape,
     layout,
 )
 
@@ -264,15 +265,17 @@ class _RowKernel:
 
     def _store_rows(self, level: int, row: list[Affine]) -> None:
         space = self.place.space
-        if space.shape == space.rows_shape:
-            return
         for value in self._main_outputs():
             shape = value.type.static_shape
-            is_row = shape == space.rows_shape and shape != space.shape
-            if is_row and self.place.levels[value] == level:
-                element = self.elements.at(value, row)
-                buffer = self._result(self.block.outputs.index(value))
-                self.builder.store(buffer, row_major_offset(row, shape), element)
+            if shape == space.shape or self.place.levels[value] != level:
+                continue
+            if not is_row_shape(shape, space):
+                raise LoweringError(f"{value.type} is no value of a group over {space.shape}")
+            wide = iter([x for x, extent in zip(row, space.rows_shape, strict=True) if extent != 1])
+            index = [Affine() if extent == 1 else next(wide) for extent in shape]
+            element = self.elements.at(value, index)
+            buffer = self._result(self.block.outputs.index(value))
+            self.builder.store(buffer, row_major_offset(index, shape), element)
 
     def _result(self, number: int) -> Buffer:
         key = self.block.outputs[number]

@@ -159,6 +159,12 @@ def group_space(block: Block) -> Space | None:
     return first
 
 
+def is_row_shape(shape: Sequence[int], space: Space) -> bool:
+    """Whether a value of ``shape`` has one element per row, up to axes of one element."""
+    wide = [extent for extent in shape if extent != 1]
+    return wide == [extent for extent in space.rows_shape if extent != 1]
+
+
 def chunk_count(space: Space) -> int:
     """How many partial results the tails of ``space`` have: a function of its shape alone."""
     if space.rows * space.columns < CHUNKED_ELEMENTS:
@@ -172,7 +178,8 @@ def outputs_fit(block: Block, place: Layout) -> bool:
     for value in block.outputs:
         if place.post[value]:
             continue
-        if value.type.static_shape not in (space.shape, space.rows_shape):
+        shape = value.type.static_shape
+        if shape != space.shape and not is_row_shape(shape, space):
             return False
     return True
 

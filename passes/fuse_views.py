@@ -1,0 +1,133 @@
+"""Views in fusion: which values are never stored, and how their elements lie in the values that are.
+
+A value made by a view, an iota or a constant is virtual: it is recomputed inside whatever uses it. Its bases are the
+stored values it is made from. A virtual value with one base whose elements lie at a fixed stride per axis has a ``Strided``
+form, which matrix products read directly and which shows whether an index is passed on unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradc.ir.core import Block, Op, Value
+from gradc.ir.registry import Access, lookup
+from gradc.passes.to_loops_gemm import Strided, strided_view
+from gradc.passes.to_loops_space import Space
+
+# Chains of views longer than this are stored in between: every link is a level of recursion when it becomes loops.
+MAX_CHAIN = 24
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """``value`` as a strided view of ``base``."""
+
+    base: Value
+    offset: int
+    strides: tuple[int, ...]
+
+
+class Views:
+    """The virtual values of one block. ``stored`` lists values that are to be stored although they could be virtual."""
+
+    def __init__(self, ops: Sequence[Op], stored: frozenset[Value] = frozenset()) -> None:
+        self.makers: dict[Value, Op] = {value: op for op in ops for value in op.results}
+        self._bases: dict[Value, tuple[Value, ...]] = {}
+        self._chains: dict[Value, tuple[Op, ...]] = {}
+        self._views: dict[Value, View | None] = {}
+        self._virtual: dict[Value, bool] = {}
+        depth: dict[Value, int] = {}
+        for op in ops:
+            length = 1 + max((depth.get(x, 0) for x in op.operands), default=0)
+            fits = is_view(op) and length <= MAX_CHAIN
+            for value in op.results:
+                self._virtual[value] = fits and value not in stored
+                depth[value] = length if self._virtual[value] else 0
+
+    def is_virtual(self, value: Value) -> bool:
+        """Whether ``value`` is recomputed where it is used."""
+        return self._virtual.get(value, False)
+
+    def bases(self, value: Value) -> tuple[Value, ...]:
+        """The stored values that ``value`` is made from; itself if it is stored."""
+        if not self.is_virtual(value):
+            return (value,)
+        found = self._bases.get(value)
+        if found is None:
+            bases: dict[Value, None] = {}
+            for operand in self.makers[value].operands:
+                bases.update(dict.fromkeys(self.bases(operand)))
+            found = self._bases[value] = tuple(bases)
+        return found
+
+    def chain(self, value: Value) -> tuple[Op, ...]:
+        """The ops that make ``value`` from its bases, in order."""
+        if not self.is_virtual(value):
+            return ()
+        found = self._chains.get(value)
+        if found is None:
+            op = self.makers[value]
+            ops: dict[Op, None] = {}
+            for operand in op.operands:
+                ops.update(dict.fromkeys(self.chain(operand)))
+            ops[op] = None
+            found = self._chains[value] = tuple(ops)
+        return found
+
+    def view(self, value: Value) -> View | None:
+        """``value`` as a strided view of its only base, if it is one."""
+        if value not in self._views:
+            self._views[value] = self._view(value)
+        return self._views[value]
+
+    def _view(self, value: Value) -> View | None:
+        if not self.is_virtual(value):
+            return View(value, 0, dense_strides(value.type.static_shape))
+        bases = self.bases(value)
+        if len(bases) != 1:
+            return None
+        block = Block(bases, (*self.chain(value), Op("yield", (value,), ())))
+        strided: Strided | None = strided_view(block, value)
+        return None if strided is None else View(bases[0], strided.offset, strided.strides)
+
+
+def is_view(op: Op) -> bool:
+    """Whether ``op`` moves or makes elements without computing them from others."""
+    definition = lookup(op.name)
+    return isinstance(definition.loop, Access) and (definition.is_view or not op.operands)
+
+
+def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Row-major strides in elements."""
+    strides: list[int] = []
+    step = 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= max(extent, 1)
+    return tuple(reversed(strides))
+
+
+def passes_index(view: View, shape: Sequence[int]) -> bool:
+    """Whether the element of a value of ``shape`` at an index is the base's element at the same flat index."""
+    if view.offset or _size(shape) != _size(view.base.type.static_shape):
+        return False
+    pairs = zip(shape, view.strides, dense_strides(shape), strict=True)
+    return all(extent == 1 or stride == wanted for extent, stride, wanted in pairs)
+
+
+def passes_row(view: View, space: Space) -> bool:
+    """Whether an element of a full value in ``space`` is its row's element of the base."""
+    if view.offset:
+        return False
+    rows = space.rows_shape
+    wanted = dense_strides(rows) + (0,) * space.columns_rank
+    pairs = zip(space.shape, view.strides, wanted, strict=True)
+    return all(extent == 1 or stride == expected for extent, stride, expected in pairs)
+
+
+def _size(shape: Sequence[int]) -> int:
+    total = 1
+    for extent in shape:
+        total *= extent
+    return total
