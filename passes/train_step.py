@@ -23,6 +23,7 @@ from gradc.ir.core import DType, Function, Role, Slot, TensorType, Value
 from gradc.passes.rewrite import copy_ops
 
 STEP = "step"
+RATE = "lr"
 GRAD_NORM = "grad_norm"
 
 
@@ -31,10 +32,12 @@ class Update:
     """How one parameter is updated.
 
     ``function`` takes the parameter (PARAM), its gradient (COTANGENT), the step number as a float (HYPER ``t``), the
-    scheduled learning rate where it has a HYPER ``lr``, and its slots (SLOT); it returns the new parameter and slots.
+    learning rate where it has a HYPER ``lr``, and its slots (SLOT); it returns the new parameter and slots. ``rate``
+    is the learning rate where no schedule sets it.
     """
 
     function: Function
+    rate: float | None = None
 
     @property
     def slots(self) -> tuple[tuple[str, TensorType], ...]:
@@ -197,7 +200,7 @@ class _Composer:
         for name, ct in cts.items():
             update = self.updates[name].function
             given = {"p": primals[name], "g": ct}
-            arguments = self._arguments(update, given, slots[name], step, rate)
+            arguments = self._arguments(self.updates[name], given, slots[name], step, rate)
             new, *new_slots = inline(self.b, update, arguments)
             self._result(Slot(name, Role.PARAM), new)
             names = [slot for slot, _ in self.updates[name].slots]
@@ -210,7 +213,7 @@ class _Composer:
 
     def _arguments(
         self,
-        update: Function,
+        update: Update,
         given: Mapping[str, Value],
         slots: Sequence[Value],
         step: Value,
@@ -222,16 +225,22 @@ class _Composer:
             Role.PARAM: lambda _slot, _type: given["p"],
             Role.COTANGENT: lambda _slot, _type: given["g"],
             Role.SLOT: lambda _slot, _type: next(remaining),
-            Role.HYPER: lambda slot, type_: self._hyper(slot, type_, step, rate),
+            Role.HYPER: lambda slot, type_: self._hyper(slot, type_, step, rate, update.rate),
         }
-        pairs = zip(update.parameters, update.block.parameters, strict=True)
+        function = update.function
+        pairs = zip(function.parameters, function.block.parameters, strict=True)
         return [by_role[slot.role](slot, value.type) for slot, value in pairs]
 
-    def _hyper(self, slot: Slot, type_: TensorType, step: Value, rate: Value | None) -> Value:
-        if slot.name == "lr":
-            assert rate is not None, "an update with a free learning rate needs a schedule"
+    def _hyper(
+        self, slot: Slot, type_: TensorType, step: Value, rate: Value | None, fixed: float | None
+    ) -> Value:
+        """The step number, or the learning rate of the schedule or, without one, of the optimiser."""
+        if slot.name != RATE:
+            return self.b.one("cast", step, dtype=type_.dtype)
+        if rate is not None:
             return rate if rate.type == type_ else self.b.one("cast", rate, dtype=type_.dtype)
-        return self.b.one("cast", step, dtype=type_.dtype)
+        assert fixed is not None, "an optimiser without a learning rate takes none"
+        return self.b.constant(fixed, type_.dtype)
 
     def _rate(self, step: Value) -> Value | None:
         if self.schedule is None:

@@ -100,7 +100,7 @@ def run_guarded(command: Command, options: argparse.Namespace, console: Console)
         return DIAGNOSTICS
     except (BrokenPipeError, KeyboardInterrupt):
         raise
-    except Exception as problem:  # the last resort: whatever is left is our fault, and said so
+    except Exception as problem:  # noqa: BLE001  (the last resort: whatever is left is our fault)
         console.internal_error(problem)
         return INTERNAL
 

@@ -1,0 +1,52 @@
+"""The Python interface: what ``import gradc`` offers.
+
+    net = gradc.load("mlp.grad", dims={"H": 64}, precision="f32")
+    params = net.init(seed=0)
+    f = net.value_and_grad()
+    loss, grads = f(params, x=x, y=y)
+
+Non-goals: what the objects do (``runtime.model``, ``runtime.traced``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from gradc.frontend import program as programs
+from gradc.runtime.model import Compiled, Model
+
+__all__ = ["Compiled", "Model", "load", "loads"]
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    dims: Mapping[str, int] | None = None,
+    precision: str = "f32",
+    entry: str | None = None,
+) -> Model:
+    """The model in a ``.grad`` file.
+
+    Args:
+        dims: values of dimensions, over the defaults of the program.
+        precision: what ``float`` means: ``f64``, ``f32``, ``bf16`` or ``f16``.
+        entry: which model, where the file declares several.
+
+    Raises:
+        DiagnosticError: with everything that is wrong with the program.
+    """
+    return Model(programs.load(Path(path)), entry, dims, precision)
+
+
+def loads(
+    text: str,
+    *,
+    name: str = "<string>",
+    dims: Mapping[str, int] | None = None,
+    precision: str = "f32",
+    entry: str | None = None,
+) -> Model:
+    """The model in ``text``; arguments and errors as for ``load``."""
+    return Model(programs.loads(text, name), entry, dims, precision)

@@ -1,0 +1,87 @@
+"""Calling a compiled function with names: from dictionaries of arrays to ports and back.
+
+One ``Entry`` is one compiled specialisation. The fast path looks names up, makes the results and calls the machine
+code, which checks every array itself; only what it refuses is converted and explained (``runtime.arrays``).
+
+Invariants: the caller's arrays are never written to unless they are `inout` ports of a training step; results are
+fresh arrays, or the caller's own where ``out`` names them.
+Non-goals: choosing the specialisation (``runtime.model``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradc.ir.core import Role
+from gradc.ir.plan import Port
+from gradc.runtime.arrays import NUMPY_DTYPE, Array, as_array, check_names, check_shape, convert
+from gradc.runtime.native import NativeFunction
+
+Arrays = Mapping[str, Any]
+# Which of the caller's dictionaries holds the arrays of a role.
+PARAMS, INPUTS, SEEDS = "params", "inputs", "seeds"
+_HOLDER = {
+    Role.PARAM: PARAMS,
+    Role.STATE: PARAMS,
+    Role.SLOT: PARAMS,
+    Role.HYPER: PARAMS,
+    Role.INPUT: INPUTS,
+    Role.SEED: SEEDS,
+}
+_WHAT = {PARAMS: "parameter", INPUTS: "input", SEEDS: "seed"}
+
+
+class Entry:
+    """One compiled specialisation and how its ports are named."""
+
+    def __init__(self, native: NativeFunction) -> None:
+        self.native = native
+        self.fast: Callable[..., int | None] = native.fast
+        self.ports = native.signature.ports
+        self.given = tuple(p for p in self.ports if p.direction != "out")
+        self.made = tuple(p for p in self.ports if p.direction == "out")
+        self._sources = tuple((_HOLDER[p.role], p.name) for p in self.given)
+        self._makers = tuple((p.shape, NUMPY_DTYPE[p.dtype]) for p in self.made)
+
+    def names(self, holder: str) -> list[str]:
+        """The names that ``holder`` must give, in order."""
+        return [p.name for p in self.given if _HOLDER[p.role] == holder]
+
+    def call(self, holders: Mapping[str, Arrays]) -> list[Array]:
+        """Runs on the arrays of ``holders``; returns the arrays of the `out` ports in order.
+
+        Raises:
+            DiagnosticError: with every name, type and shape that does not fit.
+        """
+        empty = np.empty
+        results = [empty(shape, dtype) for shape, dtype in self._makers]
+        try:
+            arrays = [holders[holder][name] for holder, name in self._sources]
+        except (KeyError, TypeError):
+            arrays = []
+        # Unknown extra names must not pass: the counts differ then.
+        is_complete = len(arrays) == sum(len(holder) for holder in holders.values())
+        if is_complete and self.fast(*arrays, *results) is None:
+            return results
+        self.native.call_checked([*self._converted(holders), *results])
+        return results
+
+    def _converted(self, holders: Mapping[str, Arrays]) -> list[Array]:
+        for holder, given in holders.items():
+            check_names(_WHAT[holder], given, self.names(holder))
+        arrays = []
+        for (holder, name), port in zip(self._sources, self.given, strict=True):
+            array = as_array(name, holders[holder][name])
+            check_shape(name, array, port.shape)
+            arrays.append(convert(name, array, port.dtype))
+        return arrays
+
+
+def by_role(
+    ports: Sequence[Port], arrays: Sequence[Array], roles: Sequence[Role]
+) -> dict[str, Array]:
+    """The results of the given roles by name, in order of ports."""
+    return {p.name: a for p, a in zip(ports, arrays, strict=True) if p.role in roles}

@@ -1,0 +1,132 @@
+"""From a Function to a loaded native function: passes, Plan, code, cache.
+
+Two ways in. ``compile_function`` starts from a Function. ``compile_cached`` first asks the object cache under a key
+made of everything the Function will be made from, so that a warm start runs no front end and no pass at all.
+
+Non-goals: deciding which Function (``runtime.model``), calling it (``runtime.call``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gradc.ir.core import Function
+from gradc.ir.diagnostics import DiagnosticError, error
+from gradc.ir.plan import Plan
+from gradc.passes.cse import cse
+from gradc.passes.dce import dce
+from gradc.passes.place import place
+from gradc.passes.simplify import simplify
+from gradc.passes.to_loops import to_loops
+from gradc.runtime.native import NativeFunction, compile_plan, load_native, native_key
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to compile. ``budget`` is in bytes of peak memory; None means no limit."""
+
+    threads: int | None = None
+    budget: int | None = None
+    fast_math: bool = False
+    use_cache: bool = True
+
+    @property
+    def thread_count(self) -> int:
+        """Threads to use; by default one per core this process may run on, at most eight."""
+        return self.threads if self.threads is not None else min(8, usable_cores())
+
+    @property
+    def key(self) -> str:
+        """What of the options changes the code."""
+        return f"budget={self.budget} fast_math={self.fast_math}"
+
+
+_UNITS = {"": 1, "B": 1}
+_UNITS.update({f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGT")})
+_UNITS.update({f"{p}iB": 1024 ** (i + 1) for i, p in enumerate("KMGT")})
+
+
+def parse_bytes(text: int | str) -> int:
+    """A number of bytes: an integer, or text such as ``64MiB``, ``1.5GB``, ``4096``.
+
+    Raises:
+        DiagnosticError: GC0601 unless it is a positive amount.
+    """
+    if isinstance(text, int) and not isinstance(text, bool):
+        number, unit = float(text), ""
+    else:
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", str(text))
+        units = {name.lower(): size for name, size in _UNITS.items()}
+        if match is None or match[2].lower() not in units:
+            help = "write a number of bytes with an optional unit, such as 64MiB, 1.5GB or 4096"
+            raise DiagnosticError(
+                [error("GC0601", f"`{text}` is not a memory size", None, help=help)]
+            )
+        number, unit = float(match[1]), match[2].lower()
+        number *= units[unit]
+    if not 1 <= number < 2**63:
+        message = f"a memory budget must be between 1 byte and 2^63, not {text}"
+        raise DiagnosticError([error("GC0601", message, None)])
+    return int(number)
+
+
+def compile_options(
+    *,
+    budget: int | str | None = None,
+    threads: int | None = None,
+    target: str = "cpu",
+    fast_math: bool = False,
+    use_cache: bool = True,
+) -> Options:
+    """Options from what users write.
+
+    Raises:
+        DiagnosticError: GC0601 for a budget, GC0513 for a target or number of threads, that cannot be.
+    """
+    if target != "cpu":
+        message = f"there is no target `{target}`; this build compiles for `cpu`"
+        raise DiagnosticError([error("GC0513", message, None)])
+    if threads is not None and not (
+        isinstance(threads, int) and not isinstance(threads, bool) and 1 <= threads <= 1024
+    ):
+        message = f"threads must be a whole number from 1 to 1024, not {threads!r}"
+        raise DiagnosticError([error("GC0513", message, None)])
+    size = None if budget is None else parse_bytes(budget)
+    return Options(threads, size, fast_math, use_cache)
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def plan_of(function: Function, options: Options) -> Plan:
+    """The Plan of ``function``.
+
+    Raises:
+        DiagnosticError: if the budget cannot be kept.
+    """
+    return place(to_loops(dce(cse(simplify(function)))))
+
+
+def compile_function(function: Function, options: Options) -> NativeFunction:
+    """Compiles ``function`` and loads it."""
+    plan = plan_of(function, options)
+    return compile_plan(plan, threads=options.thread_count, cache=options.use_cache)
+
+
+def compile_cached(
+    parts: tuple[str, ...], make: Callable[[], Function], options: Options
+) -> NativeFunction:
+    """The function that ``parts`` determine: from the cache, or made, compiled and stored there."""
+    key = native_key(*parts, options.key)
+    found = load_native(key, threads=options.thread_count, cache=options.use_cache)
+    if found is not None:
+        return found
+    plan = plan_of(make(), options)
+    return compile_plan(plan, threads=options.thread_count, cache=options.use_cache, key=key)

@@ -1,0 +1,376 @@
+"""A model: one entry of a program, and everything that can be compiled from it.
+
+Each method that compiles returns a callable that specialises itself: the first call with arrays of new shapes binds
+the dimensions, compiles (or loads from the cache) and remembers; later calls go straight to machine code.
+
+Invariants: callables may be shared by threads; arrays handed in are not changed. Names are paths, such as ``fc1.w``.
+Non-goals: training loops (``runtime.training``), the command line.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gradc.frontend.binding import bind_dims
+from gradc.frontend.models import ModelIR, Signature
+from gradc.frontend.program import Program, initialize
+from gradc.ir.core import Function, Role, Slot, TensorType
+from gradc.ir.diagnostics import DiagnosticError, did_you_mean, error
+from gradc.ir.dims import substitute, symbols
+from gradc.passes.differentiate import hvp, jvp, value_and_grad, vjp
+from gradc.passes.differentiate_jacobian import jacobian
+from gradc.runtime.arrays import Array, as_array, check_names, listed
+from gradc.runtime.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, by_role
+from gradc.runtime.compile import Options, compile_cached, compile_options
+from gradc.runtime.step import Recipe, TrainStep
+
+Wrt = str | Sequence[str]
+Derive = Callable[[Function], Function]
+
+
+class Model:
+    """One model of a program, its free dimensions bound by the arrays of each call."""
+
+    def __init__(
+        self,
+        program: Program,
+        entry: str | None = None,
+        dims: Mapping[str, int] | None = None,
+        precision: str = "f32",
+    ) -> None:
+        self.program = program
+        self.signature: Signature = program.signature(entry)
+        self.name = self.signature.name
+        self.dims: dict[str, int] = dict(dims or {})
+        self.precision = precision
+        self._lowered: dict[tuple[object, ...], ModelIR] = {}
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{name}: {type_}" for name, type_ in self.inputs.items())
+        return f"<gradc model {self.name}({inputs}), {len(self.params)} parameters>"
+
+    # --- what it is
+
+    def _known(self) -> dict[str, int]:
+        """Dimensions that have a value without any array."""
+        defaults = {name: n for name, n in self.signature.dims.items() if n is not None}
+        return {**defaults, **self.dims}
+
+    def _shown(self, type_: TensorType) -> TensorType:
+        known = self._known()
+        return type_.with_shape(tuple(substitute(d, known) for d in type_.shape))
+
+    @property
+    def params(self) -> dict[str, TensorType]:
+        """Parameters and states by path, in the order of declaration; free dimensions stay symbols."""
+        return {p.name: self._shown(p.type) for p in self.signature.parameters}
+
+    @property
+    def inputs(self) -> dict[str, TensorType]:
+        """The arrays of a call, in order."""
+        return {i.name: self._shown(i.type) for i in self.signature.inputs}
+
+    @property
+    def outputs(self) -> dict[str, TensorType]:
+        """The results: the loss, then the named outputs. All dimensions must have a value."""
+        model = self.lower(self.dims)
+        return {"loss": model.loss, **dict(model.outputs)}
+
+    # --- from text to IR
+
+    def lower(self, dims: Mapping[str, int] | None = None, training: bool = True) -> ModelIR:
+        """The tensor IR with every dimension bound.
+
+        Raises:
+            DiagnosticError: GC0501 for dimensions without a value, and what only shows with these values.
+        """
+        bound = {**self.dims, **(dims or {})}
+        key = (tuple(sorted(bound.items())), training)
+        with self._lock:
+            found = self._lowered.get(key)
+            if found is None:
+                found = self.program.lower(self.name, bound, self.precision, training)
+                self._lowered[key] = found
+        return found
+
+    def bind(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """All dimensions, from the shapes of arrays and from what was given.
+
+        Raises:
+            DiagnosticError: for arrays that contradict each other or the program.
+        """
+        return bind_dims(self.signature, shapes, self.dims)
+
+    def init(self, seed: int = 0, dims: Mapping[str, int] | None = None) -> dict[str, Array]:
+        """Fresh parameters and states by path.
+
+        The numbers depend on ``seed`` and each parameter's path and shape only.
+        """
+        return initialize(self.lower({**self._free(), **(dims or {})}), seed)
+
+    def _free(self) -> dict[str, int]:
+        """A stand-in for every dimension that no parameter depends on."""
+        needed = {name for t in self.params.values() for d in t.shape for name in symbols(d)}
+        known = {*self._known(), *needed}
+        return {name: 1 for name in self.signature.dims if name not in known}
+
+    # --- what can be compiled
+
+    def forward(self, *, training: bool = False, **options: Any) -> Compiled:
+        """``f(params, **inputs) -> {"loss": ..., outputs...}``; without training by default."""
+        return Compiled(
+            self, "forward", lambda f: f, _results, training, compile_options(**options)
+        )
+
+    def value_and_grad(
+        self,
+        wrt: Wrt = "params",
+        budget: int | str | None = None,
+        threads: int | None = None,
+        target: str = "cpu",
+        *,
+        aux: bool = False,
+        training: bool = True,
+    ) -> Compiled:
+        """``f(params, **inputs) -> (loss, grads)``, with ``aux`` ``((loss, outputs), grads)``.
+
+        Args:
+            wrt: ``"params"``, ``"inputs"`` (the floating ones), or names.
+            budget: most bytes the call may touch, as a number or text such as ``"64MiB"``.
+            threads: by default one per usable core.
+        """
+        names = self.select(wrt)
+        options = compile_options(budget=budget, threads=threads, target=target)
+        finish = _loss_outputs_grads if aux else _loss_grads
+
+        def derive(function: Function) -> Function:
+            return value_and_grad(function, names)
+
+        return Compiled(self, f"value_and_grad {names}", derive, finish, training, options)
+
+    def vjp(self, wrt: Wrt = "params", *, training: bool = True, **options: Any) -> Compiled:
+        """``f(params, seeds, **inputs) -> (results, cotangents)``; one seed per floating result."""
+        names = self.select(wrt)
+
+        def derive(function: Function) -> Function:
+            return vjp(function, names)
+
+        return Compiled(
+            self, f"vjp {names}", derive, _results_cts, training, compile_options(**options), True
+        )
+
+    def jvp(self, wrt: Wrt = "params", *, training: bool = True, **options: Any) -> Compiled:
+        """``f(params, tangents, **inputs) -> (results, tangents of results)``."""
+        names = self.select(wrt)
+
+        def derive(function: Function) -> Function:
+            return jvp(function, names)
+
+        return Compiled(
+            self, f"jvp {names}", derive, _results_dots, training, compile_options(**options), True
+        )
+
+    def hvp(self, wrt: Wrt = "params", *, training: bool = True, **options: Any) -> Compiled:
+        """``f(params, vector, **inputs) -> (loss, grads, Hessian times vector)``."""
+        names = self.select(wrt)
+
+        def derive(function: Function) -> Function:
+            return hvp(function, names)
+
+        return Compiled(
+            self,
+            f"hvp {names}",
+            derive,
+            _loss_grads_dots,
+            training,
+            compile_options(**options),
+            True,
+        )
+
+    def jacobian(
+        self, wrt: Wrt = "inputs", of: str = "loss", *, training: bool = True, **options: Any
+    ) -> Compiled:
+        """``f(params, **inputs) -> {name: array of shape of.shape + name.shape}``."""
+        names = self.select(wrt)
+
+        def derive(function: Function) -> Function:
+            return jacobian(function, names, of)
+
+        key = f"jacobian {names} {of}"
+        return Compiled(self, key, derive, _cotangents, training, compile_options(**options))
+
+    def train_step(
+        self,
+        optimizer: str,
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        schedule: str | None = None,
+        decay_on: str = "matrices",
+        **options: Any,
+    ) -> TrainStep:
+        """One native call that computes the loss, the gradients and the update.
+
+        Args:
+            optimizer: a call in the language, such as ``"adamw(lr=1e-3)"``.
+            schedule: sets the learning rate at each step, such as ``"cosine(peak=1e-3, total=1000)"``.
+            clip_norm, clip_value: limits on the gradients' global L2 norm and on each value.
+            decay_on: ``matrices`` or ``all``: which parameters weight decay falls on.
+        """
+        recipe = Recipe(optimizer, schedule, clip_norm, clip_value, decay_on)
+        return TrainStep(self, recipe, compile_options(**options))
+
+    def param_types(self) -> dict[str, TensorType]:
+        """Parameters and states with every dimension bound.
+
+        Raises:
+            DiagnosticError: GC0501 for dimensions that only the arrays of a call would bind.
+        """
+        return {spec.path: spec.type for spec in self.lower(self._free()).parameters}
+
+    def select(self, wrt: Wrt) -> tuple[str, ...]:
+        """The names that ``wrt`` stands for.
+
+        Raises:
+            DiagnosticError: GC0504 for an unknown name, GC0512 for one without a derivative.
+        """
+        floats = {name: t for name, t in self.inputs.items() if t.dtype.is_float}
+        trained = [s.name for s in self._trained()]
+        if wrt == "params":
+            return tuple(trained)
+        if wrt == "inputs":
+            return tuple(floats)
+        names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+        found = []
+        for name in names:
+            if name not in (*trained, *floats):
+                found.append(self._not_selectable(name, [*trained, *floats]))
+        if found:
+            raise DiagnosticError(found)
+        return names
+
+    def _not_selectable(self, name: str, known: list[str]) -> Any:
+        if name in self.inputs or name in self.params:
+            kind = "a state" if name in self.params else "not floating"
+            return error("GC0512", f"`{name}` has no derivative: it is {kind}", None)
+        help = did_you_mean(name, known) or f"there are {listed(known)}"
+        return error("GC0504", f"there is no parameter or input `{name}`", None, help=help)
+
+    def _trained(self) -> list[Slot]:
+        return [
+            Slot(p.name, Role.PARAM, p.span)
+            for p in self.signature.parameters
+            if p.role is Role.PARAM
+        ]
+
+
+class Compiled:
+    """A compiled program that specialises on the shapes of its inputs. Safe to call from several threads."""
+
+    def __init__(
+        self,
+        model: Model,
+        key: str,
+        derive: Derive,
+        finish: Callable[[Entry, list[Array]], Any],
+        training: bool,
+        options: Options,
+        takes_seeds: bool = False,
+    ) -> None:
+        self.model = model
+        self.options = options
+        self._key = key
+        self._derive = derive
+        self._finish = finish
+        self._training = training
+        self._takes_seeds = takes_seeds
+        self._inputs = tuple(model.inputs)
+        self._entries: dict[tuple[tuple[int, ...], ...], Entry] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any:
+        holders: dict[str, Arrays] = {PARAMS: params, INPUTS: inputs}
+        if self._takes_seeds:
+            (holders[SEEDS],) = seeds
+        try:
+            key = tuple([inputs[name].shape for name in self._inputs])
+            entry = self._entries[key]
+        except (KeyError, AttributeError):
+            entry = self.entry(inputs)
+        return self._finish(entry, entry.call(holders))
+
+    def entry(self, inputs: Mapping[str, Any]) -> Entry:
+        """The specialisation for arrays like ``inputs``, compiled if it is new."""
+        check_names("input", inputs, self._inputs)
+        shapes = {name: as_array(name, inputs[name]).shape for name in self._inputs}
+        key = tuple(shapes[name] for name in self._inputs)
+        with self._lock:
+            found = self._entries.get(key)
+            if found is None:
+                found = self._entries[key] = self._compile(self.model.bind(shapes))
+        return found
+
+    def function(self, dims: Mapping[str, int] | None = None) -> Function:
+        """The tensor IR that is compiled, before optimisation."""
+        return self._derive(self.model.lower(dims, self._training).function)
+
+    def _compile(self, dims: Mapping[str, int]) -> Entry:
+        model = self.model
+        parts = (
+            model.program.digest,
+            model.name,
+            repr(sorted(dims.items())),
+            model.precision,
+            f"training={self._training}",
+            self._key,
+        )
+        return Entry(compile_cached(parts, lambda: self.function(dims), self.options))
+
+
+# --- what a call returns
+
+
+def _split(entry: Entry, arrays: list[Array], *roles: Role) -> dict[str, Any]:
+    return by_role(entry.made, arrays, roles)
+
+
+def _loss(arrays: list[Array]) -> Any:
+    """The loss is always the first result; as a scalar where it is one."""
+    return arrays[0][()]
+
+
+def _results(entry: Entry, arrays: list[Array]) -> dict[str, Any]:
+    return {"loss": _loss(arrays), **_split(entry, arrays, Role.OUTPUT, Role.STATE)}
+
+
+def _loss_grads(entry: Entry, arrays: list[Array]) -> tuple[Any, dict[str, Array]]:
+    return _loss(arrays), _split(entry, arrays, Role.COTANGENT)
+
+
+def _loss_outputs_grads(
+    entry: Entry, arrays: list[Array]
+) -> tuple[tuple[Any, dict[str, Array]], dict[str, Array]]:
+    outputs = _split(entry, arrays, Role.OUTPUT, Role.STATE)
+    return (_loss(arrays), outputs), _split(entry, arrays, Role.COTANGENT)
+
+
+def _results_cts(entry: Entry, arrays: list[Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+    return _results(entry, arrays), _split(entry, arrays, Role.COTANGENT)
+
+
+def _results_dots(entry: Entry, arrays: list[Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+    return _results(entry, arrays), _split(entry, arrays, Role.TANGENT)
+
+
+def _loss_grads_dots(
+    entry: Entry, arrays: list[Array]
+) -> tuple[Any, dict[str, Array], dict[str, Array]]:
+    dots = _split(entry, arrays, Role.TANGENT)
+    return _loss(arrays), _split(entry, arrays, Role.COTANGENT), dots
+
+
+def _cotangents(entry: Entry, arrays: list[Array]) -> dict[str, Array]:
+    return _split(entry, arrays, Role.COTANGENT)

@@ -1,0 +1,169 @@
+"""A compiled training step: forward, backward, clipping, schedule and update in one native call.
+
+    step = net.train_step("adamw(lr=1e-3)", clip_norm=1.0)
+    state = step.init(params)
+    loss, state = step(state, x=x, y=y)
+
+The state is updated in place: ``step`` returns the object it was given. ``init`` copies, so the caller's parameters
+stay as they are.
+
+Weight decay (an optimiser's ``decay``) falls on matrices only by default: parameters of fewer than two axes, biases and
+gains, are left out, as is usual for networks with normalisation (``decay_on="all"`` includes them).
+
+Non-goals: loops over data, files (``runtime.training``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradc.frontend.models import ModelIR
+from gradc.frontend.training import OptimizerIR, ScheduleIR, lower_optimizer, lower_schedule
+from gradc.ir.core import Function, Role, TensorType
+from gradc.ir.diagnostics import DiagnosticError, error
+from gradc.passes.differentiate import value_and_grad
+from gradc.passes.train_step import STEP, Clip, Update, train_step
+from gradc.runtime.arrays import NUMPY_DTYPE, Array, as_array, check_names, check_shape, convert
+from gradc.runtime.call import INPUTS, PARAMS, Entry, by_role
+from gradc.runtime.compile import Options, compile_cached
+
+if TYPE_CHECKING:
+    from gradc.runtime.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train, as the user wrote it; everything that the step's code depends on."""
+
+    optimizer: str
+    schedule: str | None = None
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    decay_on: str = "matrices"
+
+    def __post_init__(self) -> None:
+        for name in ("clip_norm", "clip_value"):
+            limit = getattr(self, name)
+            if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
+                message = f"{name} must be a positive number, not {limit!r}"
+                raise DiagnosticError([error("GC0801", message, None)])
+        if self.decay_on not in ("matrices", "all"):
+            message = f"decay_on is `matrices` or `all`, not {self.decay_on!r}"
+            raise DiagnosticError([error("GC0801", message, None)])
+
+
+@dataclass
+class TrainState:
+    """Everything a step reads and writes: parameters, model state, optimiser slots, the number of steps done."""
+
+    arrays: dict[str, Array]
+    trained: tuple[str, ...]
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def params(self) -> dict[str, Array]:
+        """Parameters and states of the model by path; the arrays themselves, not copies."""
+        return {name: self.arrays[name] for name in self.trained}
+
+    @property
+    def slots(self) -> dict[str, Array]:
+        """Optimiser state, ``fc1.w/m`` and so on."""
+        skip = {*self.trained, STEP}
+        return {name: a for name, a in self.arrays.items() if name not in skip}
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self.arrays[STEP])
+
+
+class TrainStep:
+    """A training step that specialises on the shapes of its inputs."""
+
+    def __init__(self, model: Model, recipe: Recipe, options: Options) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.options = options
+        names = model.program.names
+        self.optimizer: OptimizerIR = lower_optimizer(recipe.optimizer, names)
+        self.schedule: ScheduleIR | None = (
+            None if recipe.schedule is None else lower_schedule(recipe.schedule, names)
+        )
+        self._entries: dict[tuple[tuple[int, ...], ...], Entry] = {}
+        self._inputs = tuple(model.inputs)
+        self._lock = threading.Lock()
+
+    def init(self, params: Mapping[str, Any]) -> TrainState:
+        """A fresh state that starts from a copy of ``params``.
+
+        Raises:
+            DiagnosticError: if names, shapes or types are not the model's.
+        """
+        types = self.model.param_types()
+        check_names("parameter", params, list(types))
+        arrays: dict[str, Array] = {}
+        for name, type_ in types.items():
+            array = as_array(name, params[name])
+            check_shape(name, array, type_.static_shape)
+            arrays[name] = np.array(convert(name, array, type_.dtype), order="C")
+        for name in self.model.select("params"):
+            for spec in self.optimizer.update(types[name]).slots:
+                dtype = NUMPY_DTYPE[spec.type.dtype]
+                arrays[f"{name}/{spec.name}"] = np.full(spec.type.static_shape, spec.start, dtype)
+        arrays[STEP] = np.zeros((), np.int32)
+        return TrainState(arrays, tuple(types))
+
+    def __call__(self, state: TrainState, **inputs: Any) -> tuple[Any, TrainState]:
+        """One step on ``inputs``. Returns the loss before the update, and ``state``, updated."""
+        try:
+            key = tuple([inputs[name].shape for name in self._inputs])
+            entry = self._entries[key]
+        except (KeyError, AttributeError):
+            entry = self.entry(inputs)
+        results = entry.call({PARAMS: state.arrays, INPUTS: inputs})
+        state.metrics = by_role(entry.made, results, (Role.OUTPUT,))
+        return results[0][()], state
+
+    def entry(self, inputs: Mapping[str, Any]) -> Entry:
+        """The specialisation for arrays like ``inputs``, compiled if it is new."""
+        check_names("input", inputs, self._inputs)
+        shapes = {name: as_array(name, inputs[name]).shape for name in self._inputs}
+        key = tuple(shapes[name] for name in self._inputs)
+        with self._lock:
+            found = self._entries.get(key)
+            if found is None:
+                found = self._entries[key] = self._compile(self.model.bind(shapes))
+        return found
+
+    def function(self, dims: Mapping[str, int] | None = None) -> Function:
+        """The whole step in tensor IR, before optimisation."""
+        lowered: ModelIR = self.model.lower(dims, training=True)
+        names = [spec.path for spec in lowered.parameters if spec.role is Role.PARAM]
+        gradient = value_and_grad(lowered.function, names)
+        types = {spec.path: spec.type for spec in lowered.parameters}
+        updates = {name: self._update(types[name]) for name in names}
+        clip = Clip(self.recipe.clip_norm, self.recipe.clip_value)
+        schedule = None if self.schedule is None else self.schedule.function
+        return train_step(gradient, updates, schedule=schedule, clip=clip)
+
+    def _update(self, type_: TensorType) -> Update:
+        optimizer = self.optimizer
+        if self.recipe.decay_on == "matrices" and type_.rank < 2 and "decay" in optimizer.arguments:
+            optimizer = replace(optimizer, arguments={**optimizer.arguments, "decay": 0})
+        return Update(optimizer.update(type_).function, optimizer.rate)
+
+    def _compile(self, dims: Mapping[str, int]) -> Entry:
+        model = self.model
+        parts = (
+            model.program.digest,
+            model.name,
+            repr(sorted(dims.items())),
+            model.precision,
+            f"step {self.recipe!r}",
+        )
+        return Entry(compile_cached(parts, lambda: self.function(dims), self.options))
