@@ -50,6 +50,7 @@ class InputSpec:
     name: str
     type: TensorType
     span: Span | None
+    role: Role = Role.INPUT
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,6 +12,7 @@ Invariants: everything here raises DiagnosticError, and nothing else, for whatev
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,14 @@ class Program:
     report: Report
     _signatures: dict[str, Signature] = field(default_factory=dict)
     _is_checked: bool = False
+
+    @property
+    def digest(self) -> str:
+        """BLAKE2 of all texts of the program: what a cache of its compiled forms is keyed by."""
+        found = hashlib.blake2b(digest_size=32)
+        for source in self.report.sources:
+            found.update(f"{source.name}\0{len(source.text)}\0{source.text}".encode())
+        return found.hexdigest()
 
     @property
     def models(self) -> tuple[str, ...]:
