@@ -9,7 +9,8 @@ Ops
   T5  Its result types are those its type rule gives; ops with regions follow from their regions.
   T6  Its replica number is not negative and its span, if any, does not end before it starts.
 Functions
-  T7  There is one slot per parameter and per result; no two parameters share a name.
+  T7  There is one slot per parameter and per result; no two parameters share role and name
+      (the tangent handed in for `w` is the SEED `w`).
   T8  The loss, if there is one, is the only result of that role, comes first, and is a floating type.
   T9  A new state and a cotangent have the type of the parameter they are named after.
 Stage ``static`` (code is about to be made)
@@ -188,11 +189,12 @@ def _check_slots(function: Function) -> Iterator[Violation]:
     for what, slots, values in counts:
         if slots != values:
             yield Violation("T7", f"{slots} slots describe {values} {what}")
-    seen: set[str] = set()
+    seen: set[tuple[Role, str]] = set()
     for slot in function.parameters:
-        if slot.name in seen:
-            yield Violation("T7", f"two parameters are called {slot.name!r}", "", slot.span)
-        seen.add(slot.name)
+        if (slot.role, slot.name) in seen:
+            message = f"two parameters of role {slot.role.value} are called {slot.name!r}"
+            yield Violation("T7", message, "", slot.span)
+        seen.add((slot.role, slot.name))
 
 
 def _check_loss(function: Function) -> Iterator[Violation]:
@@ -210,7 +212,7 @@ def _check_loss(function: Function) -> Iterator[Violation]:
 def _check_named_results(function: Function) -> Iterator[Violation]:
     """T9."""
     rows = zip(function.parameters, function.block.parameters, strict=False)
-    parameters = {slot.name: value.type for slot, value in rows}
+    parameters = {slot.name: value.type for slot, value in rows if slot.role is not Role.SEED}
     for slot, value in zip(function.results, function.block.outputs, strict=False):
         if slot.role not in (Role.STATE, Role.COTANGENT) or slot.name not in parameters:
             continue

@@ -9,7 +9,7 @@ them, in this order:
 | ``value_and_grad`` | none | a COTANGENT per parameter of ``wrt`` |
 | ``jvp`` | a tangent per parameter of ``wrt`` | a TANGENT per result of ``of`` |
 | ``hvp`` | a tangent per parameter of ``wrt`` | a COTANGENT and then a TANGENT (of the gradient) per parameter |
-| ``jacobian`` | none | one array ``of.shape + wrt.shape`` per parameter (role COTANGENT) |
+| ``jacobian`` (``differentiate_jacobian``) | none | an OUTPUT ``of/p`` of shape ``of.shape + p.shape`` per parameter |
 
 Names stay those of the parameter or result; where role and name are taken already (higher derivatives), primes
 are added. Parameters that do not reach a result get zeros, and ``unreached`` names them. Only what ``wrt`` asks for is

@@ -51,7 +51,8 @@ def jacobian(
     of: Selector,
     mode: Literal["forward", "reverse"] | None = None,
 ) -> Function:
-    """The results of ``function``, then ``d of / d p`` of shape ``of.shape + p.shape`` for each p of ``wrt``.
+    """The results of ``function``, then ``d of / d p`` of shape ``of.shape + p.shape`` for each p of ``wrt``: OUTPUTs
+    named ``of/p``.
 
     ``mode`` overrides the choice of ``jacobian_plan``. Raises DerivativeError as ``vjp`` does.
     """
@@ -74,7 +75,7 @@ def jacobian(
         ]
     else:
         arrays = _columns(b, rows[0], target, sources)
-    return _function(function, derivative, b, arrays, inputs)
+    return _function(function, derivative, b, arrays, inputs, function.results[result].name)
 
 
 def _size(type_: TensorType) -> int:
@@ -176,9 +177,10 @@ def _function(
     b: Builder,
     arrays: Sequence[Value],
     inputs: Sequence[int],
+    of: str,
 ) -> Function:
     primal = derivative.block.outputs[: len(function.results)]
     block = replace(b.block((*primal, *arrays), "return"), parameters=function.block.parameters)
     slots = [function.parameters[i] for i in inputs]
-    results = (*function.results, *(Slot(s.name, Role.COTANGENT, s.span) for s in slots))
+    results = (*function.results, *(Slot(f"{of}/{s.name}", Role.OUTPUT, s.span) for s in slots))
     return dce(Function(function.name, block, function.parameters, results))

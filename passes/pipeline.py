@@ -1,0 +1,289 @@
+"""The way from a checked program to a complete Plan: one table of steps, each with its reason.
+
+Every step has a stage it starts from and one it leads to; steps and ordering constraints are checked when the table is
+built, so a wrong order cannot be imported. ``run_pipeline`` runs the table and keeps what every step made, how long it
+took and whether it changed anything (a pass that changed nothing returns the object it was given).
+
+Stages: ``tensor`` (value semantics, any op), ``loop`` (a Plan without places), ``plan`` (complete).
+
+``Options.verify``: 0 nothing; 1 where the stage changes; 2 after every step (the default); 3 also parses the text of
+every tensor-stage program back and compares, and reorders independent ops from a seed before every step, which
+exposes passes that depend on the order by accident.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from gradc.ir.core import Function
+from gradc.ir.equal import difference
+from gradc.ir.plan import Plan
+from gradc.ir.text import parse_function, print_function
+from gradc.ir.verify import verify_function
+from gradc.passes.cse import cse
+from gradc.passes.dce import dce
+from gradc.passes.flatten import flatten
+from gradc.passes.fuse import fuse
+from gradc.passes.hoist import hoist
+from gradc.passes.place import place
+from gradc.passes.shuffle import shuffle
+from gradc.passes.simplify import simplify
+from gradc.passes.to_loops import to_loops
+
+Stage: TypeAlias = Literal["tensor", "loop", "plan"]
+Artifact: TypeAlias = Function | Plan
+Derivative: TypeAlias = Callable[[Function], Function]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a compilation asks of the pipeline.
+
+    ``derivative`` turns the model into the function to be compiled (``value_and_grad`` and the like, a training step);
+    None compiles the model itself. ``dump_after`` names steps, or ``all``; files go to ``dump_to``. ``skip`` leaves out
+    steps that keep the stage. ``stop_after`` ends early.
+    """
+
+    derivative: Derivative | None = None
+    fast_math: bool = False
+    verify: int = 2
+    stop_after: str | None = None
+    skip: tuple[str, ...] = ()
+    dump_after: tuple[str, ...] = ()
+    dump_to: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One row of the table. ``run`` gets the artifact, the options, and a counter for rule hits."""
+
+    name: str
+    start: Stage
+    end: Stage
+    run: Callable[[Artifact, Options, Counter[str]], Artifact]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """``first`` must come before ``second``."""
+
+    first: str
+    second: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one step did."""
+
+    step: str
+    seconds: float
+    is_changed: bool
+    artifact: Artifact
+    hits: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The outcome of a pipeline: the last artifact and a record per step."""
+
+    source: Function
+    records: tuple[Record, ...]
+
+    @property
+    def result(self) -> Artifact:
+        """What the last step made."""
+        return self.records[-1].artifact if self.records else self.source
+
+    @property
+    def plan(self) -> Plan:
+        """The complete Plan. Raises ValueError if the pipeline stopped before it."""
+        if not isinstance(self.result, Plan):
+            raise ValueError(f"the pipeline stopped after `{self.records[-1].step}`")
+        return self.result
+
+    def after(self, step: str) -> Artifact:
+        """What ``step`` made. Raises KeyError if it did not run."""
+        for record in self.records:
+            if record.step == step:
+                return record.artifact
+        raise KeyError(step)
+
+    def timing(self) -> str:
+        """Milliseconds and change per step, as a table in plain text."""
+        return "\n".join(
+            f"{r.seconds * 1e3:9.2f} ms  {r.step}{'' if r.is_changed else ' (unchanged)'}"
+            for r in self.records
+        )
+
+
+class PipelineError(Exception):
+    """The table or the options make no sense; the message says what."""
+
+
+def _on_function(
+    change: Callable[[Function, Options, Counter[str]], Artifact],
+) -> Callable[[Artifact, Options, Counter[str]], Artifact]:
+    def run(artifact: Artifact, options: Options, hits: Counter[str]) -> Artifact:
+        assert isinstance(artifact, Function), "tensor-stage steps get functions"
+        return change(artifact, options, hits)
+
+    return run
+
+
+def _on_plan(
+    change: Callable[[Plan], Plan],
+) -> Callable[[Artifact, Options, Counter[str]], Artifact]:
+    def run(artifact: Artifact, _options: Options, _hits: Counter[str]) -> Artifact:
+        assert isinstance(artifact, Plan), "loop-stage steps get plans"
+        return change(artifact)
+
+    return run
+
+
+def _tensor(name: str, change: Callable[[Function], Function], reason: str) -> Step:
+    return Step(name, "tensor", "tensor", _on_function(lambda f, _o, _h: change(f)), reason)
+
+
+def _simplify(function: Function, options: Options, hits: Counter[str]) -> Function:
+    return simplify(function, fast_math=options.fast_math, hits=hits)
+
+
+def _differentiate(function: Function, options: Options, _hits: Counter[str]) -> Function:
+    return function if options.derivative is None else options.derivative(function)
+
+
+STEPS = (
+    Step("simplify-source", "tensor", "tensor", _on_function(_simplify),
+         "a smaller program has a smaller derivative"),
+    _tensor("hoist-source", hoist,
+            "x @ wx outside the forward loop puts its weight gradient outside the reverse loop"),
+    Step("differentiate", "tensor", "tensor", _on_function(_differentiate),
+         "rules of single ops see the program as the user wrote it"),
+    _tensor("flatten", flatten, "checkpoint and custom have served their purpose and hide ops"),
+    Step("simplify", "tensor", "tensor", _on_function(_simplify),
+         "derivatives are full of ones, negations and views"),
+    _tensor("cse", cse, "the reverse sweep computes again what the forward sweep has"),
+    _tensor("hoist", hoist, "what the sweeps of a loop compute without its carries leaves it"),
+    Step("simplify-again", "tensor", "tensor", _on_function(_simplify),
+         "merged values and hoisted products meet new neighbours"),
+    _tensor("cse-again", cse, "what became equal by simplification"),
+    _tensor("dce", dce, "nothing dead is planned, fused or placed"),
+    _tensor("fuse", fuse, "one kernel per group: what is in a kernel is not in memory"),
+    Step("to-loops", "tensor", "loop", _on_function(lambda f, _o, _h: to_loops(f)),
+         "backends know loops and buffers only"),
+    Step("place", "loop", "plan", _on_plan(place), "offsets need every buffer and its lifetime"),
+)  # fmt: skip
+
+CONSTRAINTS = (
+    Constraint("hoist-source", "differentiate", "stacked products differentiate outside the loop"),
+    Constraint("differentiate", "flatten", "regions carry what differentiation must know"),
+    Constraint("flatten", "simplify", "rules do not look into regions"),
+    Constraint("flatten", "cse", "equal ops on both sides of a region border are found"),
+    Constraint("simplify", "cse", "canonical operand order makes equal ops look equal"),
+    Constraint("differentiate", "hoist", "running sums of gradients leave the reverse loop"),
+    Constraint("hoist", "dce", "hoisting leaves dead yields behind"),
+    Constraint("dce", "fuse", "dead ops would be fused and computed"),
+    Constraint("fuse", "to-loops", "every group becomes one kernel"),
+    Constraint("to-loops", "place", "offsets need every buffer"),
+)
+
+
+def check_table(steps: Sequence[Step], constraints: Sequence[Constraint]) -> None:
+    """Names are unique, stages fit together, constraints hold. Raises PipelineError."""
+    position = {step.name: i for i, step in enumerate(steps)}
+    if len(position) != len(steps):
+        raise PipelineError("two steps have the same name")
+    for before, after in pairwise(steps):
+        if before.end != after.start:
+            raise PipelineError(
+                f"`{before.name}` ends at {before.end}, `{after.name}` needs {after.start}"
+            )
+    for rule in constraints:
+        for name in (rule.first, rule.second):
+            if name not in position:
+                raise PipelineError(f"a constraint names the unknown step `{name}`")
+        if position[rule.first] >= position[rule.second]:
+            raise PipelineError(f"`{rule.first}` must precede `{rule.second}`: {rule.reason}")
+
+
+check_table(STEPS, CONSTRAINTS)
+
+
+def run_pipeline(function: Function, options: Options | None = None) -> Run:
+    """Runs the steps on ``function``.
+
+    Raises PipelineError for unknown step names in the options, and whatever a step or the verifier raises.
+    """
+    options = options or Options()
+    _check_options(options)
+    artifact: Artifact = function
+    records: list[Record] = []
+    _verify(None, artifact, options)
+    for number, step in enumerate(STEPS, 1):
+        if step.name in options.skip:
+            continue
+        hits: Counter[str] = Counter()
+        if options.verify >= 3 and isinstance(artifact, Function):
+            artifact = shuffle(artifact, seed=number)
+        start = time.perf_counter()
+        made = step.run(artifact, options, hits)
+        seconds = time.perf_counter() - start
+        record = Record(step.name, seconds, made is not artifact, made, hits)
+        records.append(record)
+        _verify(step, made, options)
+        _dump(number, record, options)
+        artifact = made
+        if step.name == options.stop_after:
+            break
+    return Run(function, tuple(records))
+
+
+def _check_options(options: Options) -> None:
+    known = {step.name: step for step in STEPS}
+    named = [*options.skip, *(d for d in options.dump_after if d != "all")]
+    if options.stop_after is not None:
+        named.append(options.stop_after)
+    for name in named:
+        if name not in known:
+            steps = ", ".join(known)
+            raise PipelineError(f"there is no step `{name}`; the steps are {steps}")
+    for name in options.skip:
+        if known[name].start != known[name].end:
+            raise PipelineError(f"`{name}` leads to another stage and cannot be skipped")
+
+
+def _verify(step: Step | None, artifact: Artifact, options: Options) -> None:
+    """Checks what ``step`` made (the source program if None), as far as the options ask."""
+    level = options.verify
+    is_border = step is None or step.start != step.end
+    if isinstance(artifact, Function) and (level >= 2 or (level == 1 and is_border)):
+        verify_function(artifact)
+        if level >= 3:
+            again = parse_function(print_function(artifact))
+            found = difference(artifact, again)
+            if found is not None:
+                name = "the source" if step is None else f"`{step.name}`"
+                raise PipelineError(f"the text of {name} does not read back: {found}")
+
+
+def _dump(number: int, record: Record, options: Options) -> None:
+    """Writes what a step made to its numbered file, or that it changed nothing."""
+    if options.dump_to is None or not {"all", record.step} & set(options.dump_after):
+        return
+    options.dump_to.mkdir(parents=True, exist_ok=True)
+    kind = "ir" if isinstance(record.artifact, Function) else "plan"
+    text = text_of(record.artifact) if record.is_changed else "unchanged\n"
+    (options.dump_to / f"{number:02d}_{record.step}.{kind}").write_text(text, encoding="utf-8")
+
+
+def text_of(artifact: Artifact) -> str:
+    """The text form of a function or a Plan."""
+    return print_function(artifact) if isinstance(artifact, Function) else str(artifact)
