@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 
 def specials(dtype: DType) -> Array:
     info = np.finfo(FLOAT[dtype])
-    sizes = [0, 1, 0.5, 2, 3, 20, 1e-30, 88.9, 103.9, 709.9, 745.2, np.inf, np.nan]
+    sizes: list[Any] = [0, 1, 0.5, 2, 3, 20, 1e-30, 88.9, 103.9, 709.9, 745.2, np.inf, np.nan]
     sizes += [info.tiny, info.smallest_subnormal, info.max, info.eps, 1 + info.eps, 1 - info.epsneg]
     sizes += [TRIG_LIMIT, np.pi, np.pi / 2, np.pi / 4, 1e22]
     positive = np.array(sizes, np.float64).astype(FLOAT[dtype])

@@ -75,31 +75,26 @@ class _Emitter:
         self.epilogue = epilogue
         self.cut = blocking(gemm, isa)
         self.element = memory_type(self.cut.dtype)
+        cut, size = self.cut, self.cut.dtype.itemsize
         # A packed strip keeps the direction in which the left factor is contiguous.
         self.left_by_rows = gemm.left.column == 1
-        cut = self.cut
         self.left_pitch = cut.left_pitch if self.left_by_rows else cut.rows + cut.lanes
+        left_row = self.left_pitch if cut.pack_left else gemm.left.row
+        left_column = self.left_pitch if cut.pack_left else gemm.left.column
+        self.left_row = max(left_row, 1) if self.left_by_rows else 0
+        self.left_step = i64(0 if self.left_by_rows else left_column * size)
+        self.right_step = i64((cut.width if cut.pack_right else gemm.right.row) * size)
 
     # ---- instances --------------------------------------------------------------------------
 
-    def _tile_of(self, rows: int, columns: int) -> Tile:
-        cut, gemm = self.cut, self.gemm
+    def _tile(self, rows: int, columns: int) -> str:
+        """The name of the tile for so many rows and columns."""
+        cut = self.cut
         vectors = -(-columns // cut.lanes)
-        if cut.pack_left:
-            strides = (self.left_pitch, 1) if self.left_by_rows else (1, self.left_pitch)
-        else:
-            strides = (gemm.left.row, gemm.left.column)
-        return Tile(
-            cut.dtype,
-            cut.lanes,
-            rows,
-            vectors,
-            columns - (vectors - 1) * cut.lanes,
-            not cut.pack_right and columns < vectors * cut.lanes,
-            *strides,
-            cut.width if cut.pack_right else gemm.right.row,
-            cut.width,
-        )
+        # A packed edge is padded with zeros; an unpacked one must not be read past.
+        tail = cut.lanes if cut.pack_right else columns - (vectors - 1) * cut.lanes
+        tile = Tile(cut.dtype, cut.lanes, rows, vectors, cut.width, tail, self.left_row)
+        return emit_tile(self.module, tile, self.isa)
 
     def _emit_epilogue(self, columns: int) -> str:
         """``void @epilogue(parked, rows, i, j, batch..., buffers...)`` for panels of ``columns`` columns."""
@@ -291,7 +286,8 @@ class _Emitter:
             if cut.k_blocks > 1:
                 number = f.binary("add", f.binary("mul", place, i64(cut.panels)), near)
                 parked = offset(f, parked, self.element, (number, cut.tile_size))
-            given = f"{rows}, {source}, {parked}, {depth}, {fresh}"
+            steps = self.left_step, self.right_step
+            given = f"{rows}, {steps[0]}, {source}, {steps[1]}, {parked}, {depth}, {fresh}"
             whole_strip = f.compare("icmp slt", strip, i64(tall))
             whole_panel = f.compare("icmp slt", panel.index, i64(wide))
             for tile_rows, in_row in _cases(f, whole_strip, tall, cut.rows, height):
@@ -301,13 +297,6 @@ class _Emitter:
                         f.line(f"call void @{self._tile(tile_rows, tile_columns)}({given})")
             with f.branch(done):
                 self._finish(f, parked, batch, strip, panel.index, whole_panel, (wide, over))
-
-    def _tile(self, rows: int, columns: int) -> str:
-        tile = self._tile_of(rows, columns)
-        name = f"{self.name}.{tile.name}"
-        if name not in self.module.functions:
-            emit_tile(self.module, name, tile, self.isa)
-        return name
 
     def _finish(
         self,

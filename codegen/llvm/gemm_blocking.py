@@ -86,7 +86,7 @@ class Blocking:
     @property
     def left_pitch(self) -> int:
         """Elements between the rows (or, packed by columns, the columns) of a packed strip."""
-        return min(self.k, self.k_block) + self.lanes
+        return 2 * K_BLOCK + self.lanes  # whatever k: products share their tiles
 
     @property
     def scratch_sizes(self) -> tuple[int, int, int]:
@@ -160,7 +160,8 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     far_right = gemm.right.row * size >= PAGE and reused_down
     far_left = max(gemm.left.row, gemm.left.column) * size >= PAGE and reused_across
     pack_right = gemm.right.column != 1 or factor_is_half(gemm.right) or far_right
-    pack_left = factor_is_half(gemm.left) or far_left
+    scattered = 1 not in (gemm.left.row, gemm.left.column)
+    pack_left = factor_is_half(gemm.left) or far_left or scattered
     if k <= (K_BLOCK * 2 if pack_right or pack_left else K_UNBLOCKED):
         k_block = max(k, 1)
     else:

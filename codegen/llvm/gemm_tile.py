@@ -1,8 +1,12 @@
 """The register tile: a strip of rows times a panel of columns, accumulated over one block of k.
 
-``void @tile(ptr left, ptr right, ptr parked, i64 depth, i1 fresh)``: accumulators start at zero or at what is
-parked, take ``depth`` steps of k in order, and are parked again (rows of ``width`` elements). Every row reads its
-own broadcast, every vector of the panel one load; nothing else happens in the loop.
+``void @tile(ptr left, i64 left_step, ptr right, i64 right_step, ptr parked, i64 depth, i1 fresh)``: accumulators
+start at zero or at what is parked, take ``depth`` steps of k in order, and are parked again (rows of ``width``
+elements). Every row reads its own broadcast, every vector of the panel one load; nothing else happens in the loop.
+
+The left factor is contiguous along k, its rows ``left_row`` elements apart (a constant of the tile, so that every
+broadcast is one addressing mode), or along the rows, ``left_step`` bytes from k to k. ``right_step`` is bytes from k
+to k. Products of a module share the tiles that fit them.
 
 Non-goals: what becomes of the sums (the epilogue, ``gemm``).
 """
@@ -21,22 +25,21 @@ UNROLL = 4
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One instance: its size and how its operands lie in memory (strides in elements)."""
+    """One instance: its size and how its operands lie in memory."""
 
     dtype: DType
     lanes: int
     rows: int
     vectors: int
-    tail: int  # columns of the last vector; ``lanes`` if it is whole
-    masked: bool  # whether the right factor must not be read past ``tail``
-    left_row: int
-    left_column: int
-    right_row: int
-    parked_row: int
+    width: int  # of a parked row
+    tail: int  # columns of the last vector that may be read; ``lanes`` if all
+    left_row: int  # elements from row to row; 0 if the rows are the contiguous axis
 
     @property
     def name(self) -> str:
-        return f"tile{self.rows}x{self.vectors}" + (f"_{self.tail}" if self.masked else "")
+        edge = f"_{self.tail}" if self.tail < self.lanes else ""
+        way = f"rows{self.left_row}" if self.left_row else "columns"
+        return f"gradc.tile.{self.dtype}.{way}.{self.rows}x{self.vectors}of{self.width}{edge}"
 
 
 def tail_mask(lanes: int, count: int) -> Value:
@@ -45,69 +48,89 @@ def tail_mask(lanes: int, count: int) -> Value:
     return Value(vector("i1", lanes), f"<{bits}>")
 
 
-def emit_tile(module: Module, name: str, tile: Tile, isa: Isa) -> None:
-    """Defines ``@name`` for ``tile``."""
+def emit_tile(module: Module, tile: Tile, isa: Isa) -> str:
+    """Defines the function of ``tile`` unless the module has it; returns its name."""
+    if tile.name in module.functions:
+        return tile.name
     f = module.function(
-        name,
+        tile.name,
         "void",
         (
             ("ptr noalias readonly", "left"),
+            ("i64", "left_step"),
             ("ptr noalias readonly", "right"),
+            ("i64", "right_step"),
             ("ptr noalias", "parked"),
             ("i64", "depth"),
             ("i1", "fresh"),
         ),
         attributes="noinline",
     )
-    left, right, parked, depth, _ = f.parameters
+    left, left_step, right, right_step, parked, depth, _ = f.parameters
     type_ = vector(memory_type(tile.dtype), tile.lanes)
     zeros = [constant(type_, 0.0)] * (tile.rows * tile.vectors)
     with f.branch(f.op("xor i1 %fresh, true", "i1"), zeros) as resumed:
         resumed.next = [
             f.load(pointer, type_, tile.dtype.itemsize) for pointer in _cells(f, parked, tile)
         ]
+    steps = _Steps(f, tile, isa, left_step, right_step)
     sums = [left, right, *resumed.results]
     unrolled = f.binary("and", depth, i64(-UNROLL))
     with f.loop(i64(0), unrolled, UNROLL, sums) as loop:
-        loop.next = _steps(f, tile, isa, loop.carried, UNROLL)
+        loop.next = steps.emit(loop.carried, UNROLL)
     with f.loop(unrolled, depth, 1, loop.results) as rest:
-        rest.next = _steps(f, tile, isa, rest.carried, 1)
+        rest.next = steps.emit(rest.carried, 1)
     for pointer, value in zip(_cells(f, parked, tile), rest.results[2:], strict=True):
         f.store(value, pointer, tile.dtype.itemsize)
     f.ret()
+    return tile.name
 
 
 def _cells(f: Function, parked: Value, tile: Tile) -> list[Value]:
     """Where the accumulators are parked."""
     element = memory_type(tile.dtype)
     return [
-        f.address(parked, element, i64(r * tile.parked_row + v * tile.lanes))
+        f.address(parked, element, i64(r * tile.width + v * tile.lanes))
         for r in range(tile.rows)
         for v in range(tile.vectors)
     ]
 
 
-def _steps(f: Function, tile: Tile, isa: Isa, carried: list[Value], count: int) -> list[Value]:
-    """``count`` steps of k from the carried pointers and sums."""
-    left, right, *sums = carried
-    element = memory_type(tile.dtype)
-    size = tile.dtype.itemsize
-    multiply_add = "llvm.fma" if isa.fma else "llvm.fmuladd"
-    for step in range(count):
-        columns = []
-        for v in range(tile.vectors):
-            at = f.address(right, element, i64(step * tile.right_row + v * tile.lanes))
-            edge = tile.masked and v == tile.vectors - 1 and tile.tail < tile.lanes
-            mask = tail_mask(tile.lanes, tile.tail) if edge else None
-            columns.append(load_lanes(f, at, tile.dtype, tile.lanes, mask, isa))
-        for r in range(tile.rows):
-            at = f.address(left, element, i64(r * tile.left_row + step * tile.left_column))
-            scalar = f.splat(f.load(at, element, size), tile.lanes)
-            for v, column in enumerate(columns):
-                n = r * tile.vectors + v
-                sums[n] = f.intrinsic(multiply_add, scalar, column, sums[n])
-    return [
-        f.address(left, element, i64(count * tile.left_column)),
-        f.address(right, element, i64(count * tile.right_row)),
-        *sums,
-    ]
+@dataclass
+class _Steps:
+    """Emits steps of k."""
+
+    f: Function
+    tile: Tile
+    isa: Isa
+    left_step: Value
+    right_step: Value
+
+    def emit(self, carried: list[Value], count: int) -> list[Value]:
+        """``count`` steps of k from the carried pointers and sums."""
+        f, tile = self.f, self.tile
+        left, right, *sums = carried
+        multiply_add = "llvm.fma" if self.isa.fma else "llvm.fmuladd"
+        element = memory_type(tile.dtype)
+        for step in range(count):
+            columns = [self._column(right, v) for v in range(tile.vectors)]
+            for r in range(tile.rows):
+                number = r * tile.left_row + step if tile.left_row else r
+                at = f.address(left, element, i64(number))
+                scalar = f.splat(f.load(at, element, tile.dtype.itemsize), tile.lanes)
+                for v, column in enumerate(columns):
+                    n = r * tile.vectors + v
+                    sums[n] = f.intrinsic(multiply_add, scalar, column, sums[n])
+            right = f.address(right, "i8", self.right_step)
+            if not tile.left_row:
+                left = f.address(left, "i8", self.left_step)
+        if tile.left_row:
+            left = f.address(left, element, i64(count))
+        return [left, right, *sums]
+
+    def _column(self, right: Value, v: int) -> Value:
+        f, tile = self.f, self.tile
+        at = f.address(right, memory_type(tile.dtype), i64(v * tile.lanes))
+        edge = v == tile.vectors - 1 and tile.tail < tile.lanes
+        mask = tail_mask(tile.lanes, tile.tail) if edge else None
+        return load_lanes(f, at, tile.dtype, tile.lanes, mask, self.isa)
