@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from gradc.ir.core import Block, Function, Op, Value
+from gradc.ir.core import Attr, Block, Function, Op, Value
 from gradc.ir.registry import Contraction, lookup
 from gradc.passes.fuse_groups import Group, Grouping
 from gradc.passes.fuse_sink import Sinking
@@ -189,7 +189,7 @@ class _Emission:
                     self.emitted.append(op)
             return
         self.done[chain[-1]] = None
-        self._fusion("map", list(chain), [value], chain[-1])
+        self._fusion({"kind": "map"}, list(chain), [value], chain[-1])
 
     def _group(self, group: Group, ops: list[Op]) -> None:
         results = [v for op in ops for v in op.results]
@@ -202,13 +202,23 @@ class _Emission:
         if len(body) == 1 and tuple(outputs) == body[0].results:
             self.emitted.append(body[0])
             return
-        self._fusion(LABELS[group.kind], body, outputs, ops[0])
+        attributes: dict[str, Attr] = {"kind": LABELS[group.kind]}
+        if group.space is not None:
+            attributes["space"] = group.space.shape
+            attributes["columns"] = group.space.columns_rank
+        self._fusion(attributes, body, outputs, ops[0])
 
     def _is_needed(self, value: Value, group: Group) -> bool:
         maker = self.views.makers[value]
         return group in self.sinking.homes[maker] and self.sinking.escapes(value)
 
-    def _fusion(self, kind: str, body: Sequence[Op], outputs: Sequence[Value], like: Op) -> None:
+    def _fusion(
+        self,
+        attributes: dict[str, Attr],
+        body: Sequence[Op],
+        outputs: Sequence[Value],
+        like: Op,
+    ) -> None:
         made = {v: None for op in body for v in op.results}
         inputs = dict.fromkeys(x for op in body for x in op.operands if x not in made)
         mapping = {x: Value(x.type, x.hint) for x in inputs}
@@ -220,7 +230,7 @@ class _Emission:
                 "fusion",
                 tuple(inputs),
                 tuple(outputs),
-                {"kind": kind},
+                attributes,
                 (region,),
                 like.span,
                 like.scope,

@@ -104,9 +104,9 @@ class Run:
 
     @property
     def plan(self) -> Plan:
-        """The complete Plan. Raises ValueError if the pipeline stopped before it."""
+        """The complete Plan. Raises PipelineError if the pipeline stopped before it."""
         if not isinstance(self.result, Plan):
-            raise ValueError(f"the pipeline stopped after `{self.records[-1].step}`")
+            raise PipelineError(f"the pipeline stopped after `{self.records[-1].step}`")
         return self.result
 
     def after(self, step: str) -> Artifact:

@@ -21,7 +21,7 @@ from gradc.ir.plan import Argument, Launch, Plan, Port, Repeat, Step, Tensor
 from gradc.ir.registry import Access, lookup
 from gradc.passes.to_loops_element import LoweringError
 from gradc.passes.to_loops_gemm import strided_view
-from gradc.passes.to_loops_group import Groups, as_block, copy_block, group_operands
+from gradc.passes.to_loops_group import Groups, as_block, copy_block, group_operands, group_space
 from gradc.passes.to_loops_piece import Piece
 
 # Results of these roles are written over the parameter of the same name and role.
@@ -214,7 +214,7 @@ class _Lowering:
         results = [self._target(value, op) for value in op.results]
         if all(_size(value) == 0 for value in op.results):
             return
-        lowered = self.groups.lower(block)
+        lowered = self.groups.lower(block, group_space(op))
         temps = [
             Argument(self._tensor("temp", (t.size,), t.dtype, op.span, op.scope))
             for t in lowered.temps

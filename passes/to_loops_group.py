@@ -13,6 +13,7 @@ from gradc.passes.to_loops_gemm import contraction_of, gemm_operands, lower_gemm
 from gradc.passes.to_loops_nest import lower_contraction_loops, lower_nest, nest_of
 from gradc.passes.to_loops_piece import Lowered
 from gradc.passes.to_loops_rows import lower_rows
+from gradc.passes.to_loops_space import Space
 
 
 def as_block(op: Op) -> Block:
@@ -75,25 +76,33 @@ class Groups:
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], Lowered] = {}
 
-    def lower(self, block: Block) -> Lowered:
+    def lower(self, block: Block, space: Space | None = None) -> Lowered:
         """The kernels of ``block``; the same objects for isomorphic blocks."""
-        key = block_key(block)
+        key = (space, block_key(block))
         found = self._known.get(key)
         if found is None:
-            found = lower_block(block, f"k{len(self._known)}_{label(block)}")
+            found = lower_block(block, f"k{len(self._known)}_{label(block)}", space)
             self._known[key] = found
         return found
 
 
-def lower_block(block: Block, name: str) -> Lowered:
-    """Lowers one group. Raises LoweringError if no loop form fits."""
+def group_space(op: Op) -> Space | None:
+    """The space that fusion chose for a group, if it chose one."""
+    shape, columns = op.attributes.get("space"), op.attributes.get("columns")
+    if op.name != "fusion" or not isinstance(shape, tuple) or not isinstance(columns, int):
+        return None
+    return Space(tuple(extent for extent in shape if isinstance(extent, int)), columns)
+
+
+def lower_block(block: Block, name: str, space: Space | None = None) -> Lowered:
+    """Lowers one group, in ``space`` where that was chosen. Raises LoweringError if no loop form fits."""
     contraction = contraction_of(block)
     if contraction is not None:
         fits = contraction.result.type.dtype.is_float and gemm_operands(block, contraction)
         return lower_gemm(block, name) if fits else lower_contraction_loops(block, name)
     if nest_of(block) is not None:
         return lower_nest(block, name)
-    return lower_rows(block, name)
+    return lower_rows(block, name, space)
 
 
 def copy_block(source: Value) -> Block:

@@ -65,11 +65,9 @@ SCRATCH_BYTES = 16_384
 _PARALLEL_CHUNKS = 32
 
 
-def lower_rows(block: Block, name: str) -> Lowered:
-    """Lowers a group. Raises LoweringError if its values do not fit one space."""
-    space = group_space(block)
-    if space is None:
-        space = elementwise_space(block)
+def lower_rows(block: Block, name: str, space: Space | None = None) -> Lowered:
+    """Lowers a group, in ``space`` if given. Raises LoweringError if its values do not fit it."""
+    space = space or group_space(block) or elementwise_space(block)
     return _RowKernel(block, name, layout(block, space)).lower()
 
 
