@@ -110,6 +110,7 @@ def enter(
         message = f"calls are nested more than {MAX_INLINING} deep"
         ctx.error("GC0404", message, node)
         return False
+    ctx.names.reached.add(id(declaration))
     return True
 
 
@@ -216,9 +217,14 @@ def inline(
     with ctx.entered(frame):
         if not bind_parameters(ctx, declaration.parameters, given, frame.name):
             return POISON
-        if declaration.pullback is not None:
-            return call_custom(ctx, declaration, declaration.pullback, run_body)
-        return run_body(ctx, frame, "function", declaration.name, declaration.results)
+        return call_custom_or_body(ctx, declaration)
+
+
+def call_custom_or_body(ctx: Context, declaration: syntax.Function) -> Item:
+    """Runs a function whose parameters are bound in the current frame."""
+    if declaration.pullback is not None:
+        return call_custom(ctx, declaration, declaration.pullback, run_body)
+    return run_body(ctx, ctx.frame, "function", declaration.name, declaration.results)
 
 
 def apply(ctx: Context, instance: Instance, node: syntax.Call) -> Item:

@@ -15,9 +15,11 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+import gradc.frontend.words_einsum
 import gradc.frontend.words_elementwise
+import gradc.frontend.words_network
 import gradc.frontend.words_reduce
-import gradc.frontend.words_shape  # noqa: F401  (all three fill the table of words)
+import gradc.frontend.words_shape  # noqa: F401  (all of them fill the table of words)
 from gradc.frontend import syntax
 from gradc.frontend.arithmetic import binary, invert, negate
 from gradc.frontend.calls import call, global_callable, similar
@@ -82,6 +84,9 @@ def _name(ctx: Context, node: syntax.Expr) -> Item:
     binding = ctx.frame.names.get(text)
     if binding is not None:
         return binding.item
+    if text in ctx.frame.states:
+        # A state's bare name is its stored value, except where it is called: `mean(x)` is the function.
+        return ctx.state_values.get(ctx.frame.states[text], POISON)
     if not ctx.frame.is_library and text in ctx.names.dims:
         ctx.used_dims[text] = None
         return ctx.dims[text]
@@ -96,9 +101,6 @@ def _name(ctx: Context, node: syntax.Expr) -> Item:
     found = global_callable(ctx, text)
     if found is not None:
         return found
-    if text in ctx.frame.states:
-        message = f"`{text}` is a state, which is read as `state {text}`"
-        return ctx.error("GC0201", message, node, help=f"write `state {text}`")
     return ctx.error("GC0201", f"there is no `{text}` here", node, help=similar(ctx, text))
 
 
@@ -276,9 +278,12 @@ def _stored(
         item = made
     if isinstance(item, Poison):
         return None
-    if isinstance(item, Value) and item.type.dtype is type_.dtype:
-        if ctx.same_shape(item.type.shape, type_.shape):
-            return item
+    if (
+        isinstance(item, Value)
+        and item.type.dtype is type_.dtype
+        and ctx.same_shape(item.type.shape, type_.shape)
+    ):
+        return item
     shown = f"`{show_type(item)}`" if isinstance(item, Value) else describe(item)
     declared = ctx.declared.get(ctx.frame.states[node.name.text])
     labels = [Label(declared.span, "declared here")] if declared is not None else []

@@ -140,7 +140,7 @@ def _elaborate(
             if isinstance(item, (int, float)):
                 arguments.append((parameter.name.text, float(item)))
         method: tuple[Item, ...] = (sizes, fan_in, fan_out)
-        _bind_method(inner, declaration, method)
+        bind_sample(inner, declaration, method)
         item = calls.run_body(inner, frame, "initializer", declaration.name, ())
         value = _result(inner, item, declaration, sizes)
     if value is None:
@@ -155,7 +155,7 @@ def _elaborate(
     return InitializerIR(declaration.name.text, tuple(arguments), function, kinds)
 
 
-def _bind_method(ctx: Context, declaration: syntax.Initializer, items: tuple[Item, ...]) -> None:
+def bind_sample(ctx: Context, declaration: syntax.Initializer, items: tuple[Item, ...]) -> None:
     """Binds the parameters of ``sample``, by position: shape, fan-in, fan-out."""
     parameters = declaration.sample.parameters
     if len(parameters) > len(items):

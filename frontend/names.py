@@ -40,6 +40,8 @@ class Names:
     schedules: dict[str, syntax.Schedule] = field(default_factory=dict)
     initializers: dict[str, syntax.Initializer] = field(default_factory=dict)
     dims: dict[str, syntax.DimEntry] = field(default_factory=dict)
+    # Identities of the declarations that some elaboration has used.
+    reached: set[int] = field(default_factory=set)
 
     @staticmethod
     def of(programs: Sequence[syntax.Program], report: Report) -> Names:
@@ -111,6 +113,7 @@ class Names:
         """The optimiser called ``name`` and whether it is the library's."""
         own = self.optimizers.get(name)
         if own is not None:
+            self.reached.add(id(own))
             return own, False
         found = self._from_library("optimizer", name)
         return (found, True) if isinstance(found, syntax.Optimizer) else None
@@ -119,6 +122,7 @@ class Names:
         """The schedule called ``name`` and whether it is the library's."""
         own = self.schedules.get(name)
         if own is not None:
+            self.reached.add(id(own))
             return own, False
         found = self._from_library("schedule", name)
         return (found, True) if isinstance(found, syntax.Schedule) else None
@@ -127,6 +131,7 @@ class Names:
         """The initialiser called ``name`` and whether it is the library's."""
         own = None if in_library else self.initializers.get(name)
         if own is not None:
+            self.reached.add(id(own))
             return own, False
         found = self._from_library("initializer", name)
         return (found, True) if isinstance(found, syntax.Initializer) else None

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradc.frontend import syntax
+from gradc.frontend.checks import check_unused
 from gradc.frontend.initial import start_value
 from gradc.frontend.models import (
     PRECISIONS,
@@ -35,6 +36,7 @@ from gradc.frontend.models import (
 )
 from gradc.frontend.names import Names
 from gradc.frontend.project import load_program, load_text
+from gradc.frontend.reach import warn_unreached
 from gradc.ir.core import DType, Role
 from gradc.ir.diagnostics import Diagnostic, DiagnosticError, Report, did_you_mean, error
 from gradc.ir.dims import symbols
@@ -107,7 +109,8 @@ class Program:
         ctx = made.ctx
         if made.loss is not None and not self.report.has_errors:
             specifications(made)
-            assemble(made, model.name.text)
+        if made.loss is not None and not self.report.has_errors:
+            warn_unreached(ctx, assemble(made, model.name.text))
         if ctx.reads_training:
             elaborate_model(self.names, self.report, model, dims, sample, DType.F32, False)
         used = dict.fromkeys((*ctx.used_dims, *made.implicit))
@@ -136,7 +139,10 @@ class Program:
         if not self._is_checked:
             self._is_checked = True
             for model in self.names.models.values():
-                self._signatures[model.name.text] = self._check_model(model)
+                name = model.name.text
+                if name not in self._signatures:
+                    self._signatures[name] = self._check_model(model)
+            check_unused(self.names, self.report)
         self.report.raise_errors()
         return tuple(self.report.diagnostics)
 

@@ -33,7 +33,7 @@ from gradc.frontend.values import (
 )
 from gradc.ir.core import DType, Function, Role, Slot, Span, TensorType, Value
 from gradc.ir.diagnostics import DiagnosticError, Report, did_you_mean, error
-from gradc.ir.dims import Dim
+from gradc.ir.dims import Dim, symbol
 
 RATE = "lr"
 
@@ -219,13 +219,59 @@ def _arguments(
 # --- optimisers
 
 
+def check_update(ctx: Context, declaration: syntax.Optimizer) -> None:
+    """Checks an optimiser on its own, for a vector; arguments without a default count as 0.5."""
+    arguments = _sampled(ctx, declaration.parameters)
+    has_rate = RATE in arguments
+    numbers = {name: value for name, value in arguments.items() if name != RATE}
+    type_ = TensorType((symbol("n"),), ctx.floating)
+    _elaborate_update(ctx, declaration, False, numbers, has_rate, type_)
+
+
+def check_schedule(ctx: Context, declaration: syntax.Schedule) -> None:
+    """Checks a schedule on its own; arguments without a default count as 0.5."""
+    _schedule(ctx, declaration, False, _sampled(ctx, declaration.parameters))
+
+
+def _sampled(
+    ctx: Context, parameters: tuple[syntax.Parameter, ...]
+) -> dict[str, float | bool]:
+    values: dict[str, float | bool] = {}
+    with ctx.entered(Frame("call", "call", False)):
+        for parameter in parameters:
+            item: Item = 0.5
+            if parameter.default is not None:
+                item = ctx.evaluate(parameter.default)
+            number = item if isinstance(item, (bool, int, float)) else 0.5
+            values[parameter.name.text] = number
+            ctx.bind(parameter.name.text, number, parameter.name.span)
+    return values
+
+
 def _update(optimizer: OptimizerIR, type_: TensorType, report: Report) -> UpdateIR | None:
-    declaration = optimizer.declaration
     ctx = _context(optimizer.names.reporting_to(report), report, type_.dtype)
+    return _elaborate_update(
+        ctx,
+        optimizer.declaration,
+        optimizer.is_library,
+        optimizer.arguments,
+        optimizer.rate is not None,
+        type_,
+    )
+
+
+def _elaborate_update(
+    ctx: Context,
+    declaration: syntax.Optimizer,
+    is_library: bool,
+    numbers: Mapping[str, float | bool],
+    has_rate: bool,
+    type_: TensorType,
+) -> UpdateIR | None:
     frame = Frame(
         "update",
-        optimizer.name,
-        optimizer.is_library,
+        declaration.name.text,
+        is_library,
         floating=type_.dtype,
         body=declaration.update.body,
         declaration=declaration,
@@ -233,10 +279,10 @@ def _update(optimizer: OptimizerIR, type_: TensorType, report: Report) -> Update
     builder = ctx.region.builder
     scalar = TensorType((), type_.dtype)
     with ctx.entered(frame):
-        for key, number in optimizer.arguments.items():
+        for key, number in numbers.items():
             ctx.bind(key, number, None)
         slots = _slots(ctx, declaration, type_)
-        rate = builder.parameter(scalar, RATE) if optimizer.rate is not None else None
+        rate = Value(scalar, RATE) if has_rate else None
         if rate is not None:
             ctx.bind(RATE, rate, None)
         p, g, t = Value(type_, "p"), Value(type_, "g"), Value(scalar, "t")
@@ -267,7 +313,7 @@ def _update(optimizer: OptimizerIR, type_: TensorType, report: Report) -> Update
     ]
     kept = [Slot("p", Role.PARAM), *(Slot(name, Role.SLOT) for name in names)]
     builder.span = declaration.span
-    function = builder.function(optimizer.name, outputs, parameters, kept)
+    function = builder.function(declaration.name.text, outputs, parameters, kept)
     return UpdateIR(function, tuple(slots))
 
 

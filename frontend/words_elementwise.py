@@ -77,7 +77,7 @@ def _fold_number(name: str, x: float) -> int | float:
         return abs(x)
     if name == "relu":
         return x if x > 0 else x * 0
-    return math.nan if x != x else (x > 0) - (x < 0)
+    return math.nan if math.isnan(x) else (x > 0) - (x < 0)
 
 
 for _name in _FLOAT_ONLY:
@@ -168,7 +168,7 @@ def extremum(ctx: Context, call: syntax.Call, name: str, pair: tuple[Argument, A
     a, b = pair[0].item, pair[1].item
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):
         # Python's own would depend on the order where one is NaN.
-        return math.nan if a != a or b != b else (max if name == "max" else min)(a, b)
+        return math.nan if math.isnan(a) or math.isnan(b) else (max if name == "max" else min)(a, b)
     operands = aligned(ctx, (a, b), (pair[0].node, pair[1].node), f"`{name}`", call)
     if isinstance(operands, Poison):
         return POISON
