@@ -68,7 +68,11 @@ def random_array(dtype: DType, size: int, rng: np.random.Generator) -> Array:
 
 
 def check(
-    kernels: Sequence[Kernel], isa: str, seed: int = 0, given: dict[str, Array] | None = None
+    kernels: Sequence[Kernel],
+    isa: str,
+    seed: int = 0,
+    given: dict[str, Array] | None = None,
+    code: Compiled | None = None,
 ) -> None:
     """Runs kernels both ways on the same random buffers and compares every buffer."""
     code = code or Compiled(kernels, isa)
