@@ -134,6 +134,7 @@ class Model:
         *,
         aux: bool = False,
         training: bool = True,
+        **options: Any,
     ) -> Compiled:
         """``f(params, **inputs) -> (loss, grads)``, with ``aux`` ``((loss, outputs), grads)``.
 
@@ -143,13 +144,13 @@ class Model:
             threads: by default one per usable core.
         """
         names = self.select(wrt)
-        options = compile_options(budget=budget, threads=threads, target=target)
+        chosen = compile_options(budget=budget, threads=threads, target=target, **options)
         finish = _loss_outputs_grads if aux else _loss_grads
 
         def derive(function: Function) -> Function:
             return value_and_grad(function, names)
 
-        return Compiled(self, f"value_and_grad {names}", derive, finish, training, options)
+        return Compiled(self, f"value_and_grad {names}", derive, finish, training, chosen)
 
     def vjp(self, wrt: Wrt = "params", *, training: bool = True, **options: Any) -> Compiled:
         """``f(params, seeds, **inputs) -> (results, cotangents)``; one seed per floating result."""

@@ -1,0 +1,122 @@
+"""What subcommands share: the model's arguments, data and parameters from files, the compile options.
+
+Non-goals: anything only one subcommand needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from gradc.ir.diagnostics import DiagnosticError, error
+from gradc.runtime.arrays import Array, check_names
+from gradc.runtime.data import fail, load_npz, load_safetensors
+from gradc.runtime.model import Model
+from gradc.runtime.read import read_program
+
+PRECISIONS = ("f64", "f32", "bf16", "f16")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """FILE and what chooses and binds the model in it."""
+    parser.add_argument("file", metavar="FILE", help="a .grad program; - reads it from stdin")
+    parser.add_argument("--entry", metavar="NAME", help="which model, where there are several")
+    parser.add_argument(
+        "-D",
+        dest="dims",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="the value of a dimension; may be given several times",
+    )
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="f32", help="what `float` means (f32)"
+    )
+
+
+def add_compile(parser: argparse.ArgumentParser) -> None:
+    """How to compile."""
+    parser.add_argument("--budget", metavar="SIZE", help="most memory, e.g. 64MiB")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads (one per core)")
+    parser.add_argument(
+        "--no-cache", action="store_true", help="neither read nor write the object cache"
+    )
+
+
+def add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Arrays of the call, and where parameters come from."""
+    parser.add_argument(
+        "--data", metavar="IN.npz", required=required, help="the model's inputs by name"
+    )
+    parser.add_argument("--params", metavar="P.safetensors", help="parameters to use")
+    parser.add_argument("--seed", type=int, default=0, help="seed of fresh parameters (0)")
+
+
+def parse_dims(items: list[str]) -> dict[str, int]:
+    """``B=32`` and so on. Raises DiagnosticError GC0514 for anything else."""
+    dims: dict[str, int] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name.isidentifier() or not value.isdecimal() or len(value) > 18:
+            help = "write -D NAME=N with a whole number, such as -D B=32"
+            raise fail("GC0514", f"-D {item}: not a dimension and its value", help)
+        dims[name] = int(value)
+    return dims
+
+
+def load_model(options: argparse.Namespace) -> Model:
+    """The model that the arguments name."""
+    program = read_program(options.file)
+    return Model(program, options.entry, parse_dims(options.dims), options.precision)
+
+
+def compile_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of ``Model``'s compiling methods."""
+    return {
+        "budget": options.budget,
+        "threads": options.threads,
+        "use_cache": not options.no_cache,
+    }
+
+
+def load_inputs(model: Model, path: str, partial: bool = False) -> dict[str, Array]:
+    """The model's inputs from an .npz file; further arrays in it are left alone with ``partial``.
+
+    Raises:
+        DiagnosticError: GC0503/GC0504 for names that are missing or too many.
+    """
+    found = load_npz(path)
+    if not partial:
+        check_names("input", found, list(model.inputs))
+    return {name: found[name] for name in model.inputs if name in found}
+
+
+def load_params(
+    model: Model, options: argparse.Namespace, dims: Mapping[str, int]
+) -> dict[str, Array]:
+    """Parameters from ``--params``, or fresh ones from ``--seed``."""
+    if options.params is None:
+        return model.init(options.seed, dims)
+    arrays, _ = load_safetensors(options.params)
+    names = [spec.path for spec in model.lower({**dims}).parameters]
+    if not set(names) <= set(arrays):
+        check_names("parameter", arrays, names)
+    return {name: arrays[name] for name in names}
+
+
+def shapes_of(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, for ``Model.bind``."""
+    return {name: array.shape for name, array in arrays.items()}
+
+
+def whole_number(text: str, least: int, what: str) -> int:
+    """A flag's number. Raises DiagnosticError GC0514."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        message = f"{what} must be a whole number of at least {least}, not {text}"
+        raise DiagnosticError([error("GC0514", message, None)])
+    return number

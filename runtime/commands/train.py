@@ -1,0 +1,153 @@
+"""``gradc train FILE --data TRAIN.npz --out RUN``: training with a natively compiled step."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from gradc.runtime.arrays import finite_or_fail
+from gradc.runtime.batches import samples_of
+from gradc.runtime.commands.common import (
+    add_compile,
+    add_model,
+    compile_arguments,
+    load_inputs,
+    load_model,
+    whole_number,
+)
+from gradc.runtime.console import Console
+from gradc.runtime.training import PARAMS_FILE, Interrupted, Progress, Run, Settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_compile(parser)
+    add = parser.add_argument
+    add("--data", metavar="TRAIN.npz", required=True, help="the inputs, one sample per row")
+    add("--valid", metavar="VALID.npz", help="data to validate on after each epoch")
+    add("--optimizer", default="adamw(lr=1e-3)", help="a call, e.g. 'sgd(lr=0.1, momentum=0.9)'")
+    add("--schedule", help="of the learning rate, e.g. 'cosine(peak=1e-3, total=1000)'")
+    add("--batch", default="64", metavar="N", help="samples per step (64)")
+    add("--epochs", default="5", metavar="N", help="times through the data (5)")
+    add("--clip-norm", type=float, metavar="X", help="limit on the gradients' global L2 norm")
+    add("--clip-value", type=float, metavar="X", help="limit on each gradient value")
+    add("--decay-on", choices=("matrices", "all"), default="matrices", help="where decay falls")
+    add("--seed", type=int, default=0, help="seed of parameters and shuffling (0)")
+    add("--out", metavar="RUN", required=True, help="folder for metrics, checkpoints, weights")
+    add("--resume", action="store_true", help="continue the run in --out")
+    add("--json", action="store_true", help="the summary as JSON")
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Trains, prints a line per epoch, and a summary."""
+    training = _prepare(options)
+    if options.resume:
+        console.findings(training.resume(), training.model.program.report.sources)
+    else:
+        training.begin()
+    started, first = time.perf_counter(), training.progress.step
+    try:
+        with _reporting(training, console) as report:
+            training.run(report)
+    except Interrupted as stop:
+        console.message(f"stopped by {stop}; continue with --resume")
+        return 128 + stop.signum
+    _summary(training, console, options, time.perf_counter() - started, first)
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> Run:
+    model = load_model(options)
+    step = model.train_step(
+        options.optimizer,
+        schedule=options.schedule,
+        clip_norm=options.clip_norm,
+        clip_value=options.clip_value,
+        decay_on=options.decay_on,
+        **compile_arguments(options),
+    )
+    batch = whole_number(options.batch, 1, "--batch")
+    epochs = whole_number(options.epochs, 0, "--epochs")
+    arrays = load_inputs(model, options.data)
+    finite_or_fail(arrays)
+    train = samples_of(model, arrays, f"`{options.data}`")
+    valid = None
+    if options.valid is not None:
+        held_out = load_inputs(model, options.valid)
+        finite_or_fail(held_out)
+        valid = samples_of(model, held_out, f"`{options.valid}`")
+    settings = Settings(
+        model.program.digest,
+        model.name,
+        model.dims,
+        model.precision,
+        asdict(step.recipe),
+        batch,
+        epochs,
+        options.seed,
+        train.count,
+    )
+    return Run(step, settings, train, valid, Path(options.out))
+
+
+@contextmanager
+def _reporting(training: Run, console: Console) -> Iterator[Callable[[Progress], None]]:
+    """A bar on a terminal; a line per epoch everywhere."""
+    shown = training.progress.epoch
+    total = training.settings.epochs * training.train.count
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task("", total=total, epoch=shown, loss=float("nan"))
+
+        def report(progress: Progress) -> None:
+            nonlocal shown
+            done = progress.epoch * training.train.count + progress.position
+            bar.update(task, completed=done, epoch=progress.epoch, loss=progress.loss)
+            if progress.epoch > shown:
+                shown = progress.epoch
+                bar.console.file = sys.stderr
+                console.message(_epoch_line(progress))
+
+        yield report
+
+
+def _epoch_line(progress: Progress) -> str:
+    line = f"epoch {progress.epoch:>3}  step {progress.step:>6}  loss {progress.loss:.5f}"
+    for name, value in (progress.valid or {}).items():
+        line += (
+            f"  valid {name} {value:.2%}" if name == "accuracy" else f"  valid {name} {value:.5f}"
+        )
+    return line
+
+
+def _summary(
+    training: Run, console: Console, options: argparse.Namespace, seconds: float, first: int
+) -> None:
+    progress = training.progress
+    steps = progress.step - first
+    path = training.folder / PARAMS_FILE
+    if options.json:
+        found = {"steps": progress.step, "loss": progress.loss, "seconds": seconds}
+        valid = {f"valid_{k}": v for k, v in (progress.valid or {}).items()}
+        console.json({**found, **valid, "params": str(path)})
+        return
+    rate = f", {steps / seconds:.0f} steps/s" if steps and seconds > 0 else ""
+    console.result(f"{steps} steps in {seconds:.2f} s{rate}; last loss {progress.loss:.5f}")
+    for name, value in (progress.valid or {}).items():
+        shown = f"{value:.2%}" if name == "accuracy" else f"{value:.5f}"
+        console.result(f"validation {name} {shown}")
+    console.result(f"weights: {path}")

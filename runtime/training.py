@@ -1,0 +1,323 @@
+"""The training loop: epochs of minibatches, validation, metrics, checkpoints, signals, resuming.
+
+A run lives in a folder: ``run.json`` (what was asked for), ``metrics.jsonl`` (one object per step and per epoch),
+checkpoints, and at the end ``params.safetensors``. Resuming continues from the newest intact checkpoint and gives the
+same bits as not having stopped: the state holds the step's arrays and the position in the epoch, the order of samples is
+a function of seed and epoch, and metrics beyond the checkpoint are cut off and written again.
+
+Signals: the first SIGINT or SIGTERM finishes the step, saves and stops; SIGUSR1 saves and goes on.
+
+Non-goals: the command line and what it prints (``runtime.commands.train``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import numpy as np
+
+from gradc.ir.diagnostics import Diagnostic, DiagnosticError, error
+from gradc.runtime import checkpoint
+from gradc.runtime.arrays import Array
+from gradc.runtime.batches import Samples, permutation
+from gradc.runtime.checkpoint import Checkpoint
+from gradc.runtime.data import fail, save_safetensors, write_atomically
+from gradc.runtime.model import Model
+from gradc.runtime.step import TrainState, TrainStep
+
+PARAMS_FILE = "params.safetensors"
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a run was asked for; a resumed run must agree in all but ``epochs``."""
+
+    program: str
+    entry: str
+    dims: dict[str, int]
+    precision: str
+    recipe: dict[str, Any]
+    batch: int
+    epochs: int
+    seed: int
+    samples: int
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands. ``position`` counts samples done in ``epoch``."""
+
+    epoch: int = 0
+    position: int = 0
+    step: int = 0
+    loss: float = math.nan
+    valid: dict[str, float] | None = None
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; everything is saved."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+        super().__init__(signal.Signals(signum).name)
+
+
+class Run:
+    """One training run in one folder."""
+
+    def __init__(
+        self,
+        step: TrainStep,
+        settings: Settings,
+        train: Samples,
+        valid: Samples | None,
+        folder: Path,
+        save_every: float = 60.0,
+    ) -> None:
+        self.step = step
+        self.model: Model = step.model
+        self.settings = settings
+        self.train = train
+        self.valid = valid
+        self.folder = folder
+        self.save_every = save_every
+        self.progress = Progress()
+        self.state: TrainState | None = None
+        self._forward = self.model.forward(**_compile_keywords(step))
+        self._saved_at = time.monotonic()
+
+    # --- starting
+
+    def begin(self) -> None:
+        """Fresh parameters in an empty folder. Raises DiagnosticError GC0804 if it holds a run already."""
+        if (self.folder / RUN_FILE).exists():
+            help = "give another folder, or --resume to continue this run"
+            raise fail("GC0804", f"`{self.folder}` already holds a run", help)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            message = f"cannot make the folder `{self.folder}`: {problem.strerror}"
+            raise fail("GC0523", message) from None
+        self.state = self.step.init(self.model.init(self.settings.seed))
+        (self.folder / METRICS_FILE).write_text("", encoding="utf-8")
+        self._write_settings()
+        self.save()
+
+    def resume(self) -> tuple[Diagnostic, ...]:
+        """Continues from the newest intact checkpoint; returns warnings about damaged ones.
+
+        Raises:
+            DiagnosticError: GC0805 if the folder holds another run, GC0525 if it holds no checkpoint.
+        """
+        self._compare_settings()
+        checkpoint.sweep(self.folder)
+        found, warnings = checkpoint.load_newest(self.folder)
+        fresh = self.step.init(self.model.init(self.settings.seed))
+        if set(found.arrays) != set(fresh.arrays):
+            raise fail("GC0805", f"`{self.folder}` holds other parameters than the program")
+        self.state = TrainState(
+            {name: np.array(found.arrays[name]) for name in fresh.arrays}, fresh.trained
+        )
+        self.progress = Progress(**cast("dict[str, Any]", found.state))
+        self._cut_metrics()
+        self._write_settings()
+        return warnings
+
+    def _write_settings(self) -> None:
+        text = json.dumps(asdict(self.settings), indent=2) + "\n"
+        write_atomically(self.folder / RUN_FILE, lambda stream: _write(stream, text.encode()))
+
+    def _compare_settings(self) -> None:
+        path = self.folder / RUN_FILE
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            help = "give --out the folder of an earlier `gradc train`"
+            raise fail("GC0805", f"`{self.folder}` holds no run to resume", help) from None
+        wanted = asdict(self.settings)
+        differing = [k for k in wanted if k != "epochs" and known.get(k) != wanted[k]]
+        if differing:
+            shown = "; ".join(f"{k} was {known.get(k)!r}, now {wanted[k]!r}" for k in differing)
+            raise fail("GC0805", f"this is another run than the one to resume: {shown}")
+
+    def _cut_metrics(self) -> None:
+        """Drops what was written after the checkpoint; a line that a kill cut short goes too."""
+        path = self.folder / METRICS_FILE
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                break
+            if record["step"] > self.progress.step or (
+                record["step"] == self.progress.step
+                and record.get("epoch_done", -1) >= self.progress.epoch
+            ):
+                break
+            kept.append(line)
+        data = "".join(line + "\n" for line in kept).encode()
+        write_atomically(path, lambda stream: _write(stream, data))
+
+    # --- running
+
+    def run(self, report: Callable[[Progress], None]) -> None:
+        """Trains until the last epoch is done. ``report`` is called after each step and each epoch.
+
+        Raises:
+            Interrupted: after a signal, everything saved.
+            DiagnosticError: GC0806 when the loss stops being finite; the last good checkpoint stays.
+        """
+        with _signals() as pending, self._metrics() as metrics:
+            while self.progress.epoch < self.settings.epochs:
+                self._epoch(pending, metrics, report)
+            self.save()
+        self.write_params()
+
+    def _epoch(
+        self,
+        pending: list[int],
+        metrics: Callable[[Mapping[str, Any]], None],
+        report: Callable[[Progress], None],
+    ) -> None:
+        progress, size = self.progress, self.settings.batch
+        order = permutation(self.settings.seed, progress.epoch, self.train.count)
+        while progress.position < self.train.count:
+            rows = order[progress.position : progress.position + size]
+            self._one_step(rows, metrics)
+            report(progress)
+            self._between_steps(pending)
+        progress.valid = self.validate()
+        done = {"step": progress.step, "epoch_done": progress.epoch}
+        metrics({**done, **{f"valid_{k}": v for k, v in (progress.valid or {}).items()}})
+        progress.epoch += 1
+        progress.position = 0
+        report(progress)
+        self.save()
+
+    def _one_step(self, rows: Array, metrics: Callable[[Mapping[str, Any]], None]) -> None:
+        progress = self.progress
+        assert self.state is not None
+        loss, _ = self.step(self.state, **self.train.take(rows))
+        progress.step += 1
+        progress.position += len(rows)
+        progress.loss = float(loss)
+        if not math.isfinite(progress.loss):
+            raise self._diverged()
+        record = {"step": progress.step, "epoch": progress.epoch, "loss": progress.loss}
+        if "grad_norm" in self.state.metrics:
+            record["grad_norm"] = float(self.state.metrics["grad_norm"])
+        metrics(record)
+
+    def _diverged(self) -> DiagnosticError:
+        message = f"the loss became {self.progress.loss} at step {self.progress.step}"
+        help = (
+            "lower the learning rate, clip the gradients with --clip-norm, or look at the data; "
+            "`gradc diagnose` shows where values grow"
+        )
+        notes = (f"the last good checkpoint in `{self.folder}` is untouched",)
+        return DiagnosticError([error("GC0806", message, None, help=help, notes=notes)])
+
+    def _between_steps(self, pending: list[int]) -> None:
+        if not pending:
+            if time.monotonic() - self._saved_at >= self.save_every:
+                self.save()
+            return
+        signum = pending.pop(0)
+        self.save()
+        if signum != signal.SIGUSR1:
+            raise Interrupted(signum)
+
+    def validate(self) -> dict[str, float] | None:
+        """Loss, and accuracy where the model outputs ``logits`` for class ids; None without data."""
+        if self.valid is None:
+            return None
+        assert self.state is not None
+        total, right, rated = 0.0, 0, 0
+        for inputs in self.valid.batches(self.settings.batch):
+            results = self._forward(self.state.params, **inputs)
+            count = len(next(iter(inputs[name] for name in self.valid.batched)))
+            total += float(results["loss"]) * count
+            labels = _labels(inputs, results.get("logits"))
+            if labels is not None:
+                right += int((results["logits"].argmax(-1) == labels).sum())
+                rated += labels.size
+        found = {"loss": total / self.valid.count}
+        if rated:
+            found["accuracy"] = right / rated
+        return found
+
+    # --- files
+
+    def save(self) -> None:
+        """A checkpoint of everything."""
+        assert self.state is not None
+        state = asdict(self.progress)
+        if not math.isfinite(self.progress.loss):
+            state["loss"] = 0.0
+        checkpoint.save(self.folder, Checkpoint(self.progress.step, self.state.arrays, state))
+        self._saved_at = time.monotonic()
+
+    def write_params(self) -> Path:
+        """The trained parameters, for ``--params`` and other programs."""
+        assert self.state is not None
+        path = self.folder / PARAMS_FILE
+        metadata = {"model": self.settings.entry, "precision": self.settings.precision}
+        save_safetensors(path, self.state.params, metadata)
+        return path
+
+    @contextmanager
+    def _metrics(self) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as stream:
+
+            def write(record: Mapping[str, Any]) -> None:
+                stream.write(json.dumps(record) + "\n")
+                stream.flush()
+
+            yield write
+
+
+def _write(stream: Any, data: bytes) -> None:
+    stream.write(data)
+
+
+def _labels(inputs: Mapping[str, Array], logits: Array | None) -> Array | None:
+    """The class ids that ``logits`` are for: the one integer input of the logits' shape without its last axis."""
+    if logits is None or logits.ndim < 1:
+        return None
+    fitting = [a for a in inputs.values() if a.dtype.kind in "iu" and a.shape == logits.shape[:-1]]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _compile_keywords(step: TrainStep) -> dict[str, Any]:
+    return {"threads": step.options.threads, "use_cache": step.options.use_cache}
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects signals instead of acting on them; a second one of a kind acts at once. Main thread only."""
+    pending: list[int] = []
+    caught = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+
+    def note(signum: int, _frame: FrameType | None) -> None:
+        if signum in pending and signum != signal.SIGUSR1:
+            os._exit(128 + signum)
+        pending.append(signum)
+
+    previous = {s: signal.signal(s, note) for s in caught}
+    try:
+        yield pending
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)
