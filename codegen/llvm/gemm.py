@@ -215,19 +215,10 @@ class _Emitter:
             return source
         edge = _minimum(f, f.binary("mul", bounds[1], i64(cut.width)), i64(cut.n))
         columns = f.binary("sub", edge, j)
-        name = f"{self.name}.pack_right"
-        if name not in self.module.functions:
-            g = self.module.function(
-                name,
-                "void",
-                (("ptr", "source"), ("ptr", "target"), ("i64", "depth"), ("i64", "columns")),
-                attributes="noinline",
-            )
-            shape = (factor.row, factor.column, cut.lanes, cut.vectors)
-            source_, target, deep, wide = g.parameters
-            gemm_pack.emit_pack_right(g, source_, target, deep, wide, shape, dtype, self.isa)
-            g.ret()
-        f.line(f"call void @{name}({source}, {scratch.right}, {depth}, {columns})")
+        strides = factor.row, factor.column
+        name = gemm_pack.pack_right(self.module, strides, cut.lanes, cut.vectors, dtype, self.isa)
+        given = f"{source}, i64 {factor.row}, i64 {factor.column}, {scratch.right}"
+        f.line(f"call void @{name}({given}, {depth}, {columns})")
         return scratch.right
 
     def _pack_left(
@@ -241,19 +232,12 @@ class _Emitter:
         if not cut.pack_left:
             return source
         height = _minimum(f, f.binary("sub", i64(cut.m), i), i64(cut.rows))
-        name = f"{self.name}.pack_left"
-        if name not in self.module.functions:
-            g = self.module.function(
-                name,
-                "void",
-                (("ptr", "source"), ("ptr", "target"), ("i64", "height"), ("i64", "depth")),
-                attributes="noinline",
-            )
-            shape = (factor.row, factor.column, cut.lanes, self.left_pitch)
-            source_, target, tall, deep = g.parameters
-            gemm_pack.emit_pack_left(g, source_, target, tall, deep, shape, dtype, self.isa)
-            g.ret()
-        f.line(f"call void @{name}({source}, {scratch.left}, {height}, {depth})")
+        strides = factor.row, factor.column
+        name = gemm_pack.pack_left(
+            self.module, strides, cut.lanes, self.left_pitch, dtype, self.isa
+        )
+        given = f"{source}, i64 {factor.row}, i64 {factor.column}, {scratch.left}"
+        f.line(f"call void @{name}({given}, {height}, {depth})")
         return scratch.left
 
     def _panels(

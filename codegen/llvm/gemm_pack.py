@@ -8,8 +8,10 @@ Non-goals: deciding when to pack (``gemm_blocking``).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from gradc.codegen.llvm.isa import Isa
-from gradc.codegen.llvm.text import Function, Value, bits_suffix, constant, lanes_of, vector
+from gradc.codegen.llvm.text import Function, Module, Value, bits_suffix, constant, lanes_of, vector
 from gradc.ir.core import DType
 
 _MEMORY = {DType.F64: "double", DType.F32: "float", DType.BF16: "i16", DType.F16: "i16"}
@@ -94,57 +96,109 @@ def transpose(f: Function, rows: list[Value]) -> list[Value]:
     return rows
 
 
-def emit_pack_right(
-    f: Function,
-    source: Value,
-    target: Value,
-    depth: Value,
-    columns: Value,
-    shape: tuple[int, int, int, int],
-    dtype: DType,
-    isa: Isa,
-) -> None:
-    """Packs ``depth x columns`` elements from ``source`` into panels at ``target``.
+def pack_right(
+    module: Module, strides: tuple[int, int], lanes: int, vectors: int, dtype: DType, isa: Isa
+) -> str:
+    """Defines, once per module, the packing of a column block; returns its name.
 
-    ``shape`` is (row stride, column stride, lanes, vectors per panel); columns beyond ``columns`` become zero.
+    ``void (ptr source, i64 row, i64 column, ptr target, i64 depth, i64 columns)`` packs ``depth x columns`` elements
+    into panels of ``lanes * vectors`` columns; columns beyond ``columns`` become zero. Strides are in elements;
+    which of ``strides`` (row, column) is 1 chooses the way to read.
     """
-    row, column, lanes, vectors = shape
-    width = lanes * vectors
-    wide = isa.lanes(dtype)
-    accumulator = _COMPUTE[dtype]
-    size = 8 if accumulator == "double" else 4
-    if row == 1 and lanes == wide and lanes > 1:
-        _pack_transposed(f, source, target, depth, columns, shape, dtype, isa)
-        return
-    panel_bytes = f.binary("mul", depth, i64(width))
-    panels = f.binary("sdiv", f.binary("add", columns, i64(width - 1)), i64(width))
-    with f.loop(i64(0), panels, 1) as panel:
-        first = f.binary("mul", panel.index, i64(width))
-        base = f.address(target, accumulator, f.binary("mul", panel.index, panel_bytes))
-        left = f.binary("sub", columns, first)
-        masks = [lane_mask(f, f.binary("sub", left, i64(v * lanes)), lanes) for v in range(vectors)]
-        with f.loop(i64(0), depth, 1) as k:
-            line = offset(f, source, memory_type(dtype), (k.index, row), (first, column))
-            out = offset(f, base, accumulator, (k.index, width))
-            for v in range(vectors):
-                if column == 1:
-                    at = f.address(line, memory_type(dtype), i64(v * lanes))
-                    value = load_lanes(f, at, dtype, lanes, masks[v], isa)
-                else:
-                    value = _gather(f, line, dtype, column, v * lanes, masks[v], isa)
-                f.store(value, f.address(out, accumulator, i64(v * lanes)), size)
-
-
-def _gather(
-    f: Function, line: Value, dtype: DType, stride: int, first: int, mask: Value, isa: Isa
-) -> Value:
-    """Lanes ``first..`` of a strided row."""
-    lanes = lanes_of(mask.type)
-    steps = ", ".join(f"i64 {(first + n) * stride}" for n in range(lanes))
-    element = memory_type(dtype)
-    pointers = f.op(
-        f"getelementptr {element}, {line}, <{lanes} x i64> <{steps}>", vector("ptr", lanes)
+    row, column = strides
+    way = "rows" if column == 1 else "columns" if row == 1 and lanes > 1 else "scattered"
+    name = f"gradc.pack_right.{dtype}.{way}.{lanes}x{vectors}"
+    if name in module.functions:
+        return name
+    sizes = ("source", "row", "column", "target", "depth", "columns")
+    f = module.function(
+        name,
+        "void",
+        [("ptr" if n in ("source", "target") else I64, n) for n in sizes],
+        attributes="noinline",
     )
+    source, row_stride, column_stride, target, depth, columns = f.parameters
+    shape = _Panels(f, dtype, isa, lanes, vectors, target, depth, columns)
+    if way == "columns":
+        _pack_transposed(shape, source, column_stride)
+    else:
+        _pack_straight(shape, source, row_stride, None if way == "rows" else column_stride)
+    f.ret()
+    return name
+
+
+@dataclass
+class _Panels:
+    """A column block being packed."""
+
+    f: Function
+    dtype: DType
+    isa: Isa
+    lanes: int
+    vectors: int
+    target: Value
+    depth: Value
+    columns: Value
+
+    @property
+    def width(self) -> int:
+        return self.lanes * self.vectors
+
+    @property
+    def element(self) -> str:
+        return memory_type(self.dtype)
+
+    @property
+    def compute(self) -> str:
+        return _COMPUTE[self.dtype]
+
+    @property
+    def size(self) -> int:
+        return 8 if self.compute == "double" else 4
+
+    def count(self) -> Value:
+        """How many panels there are."""
+        f = self.f
+        return f.binary("sdiv", f.binary("add", self.columns, i64(self.width - 1)), i64(self.width))
+
+    def panel(self, number: Value) -> Value:
+        """Where a panel starts."""
+        f = self.f
+        step = f.binary("mul", self.depth, i64(self.width))
+        return f.address(self.target, self.compute, f.binary("mul", number, step))
+
+
+def _pack_straight(p: _Panels, source: Value, row: Value, column: Value | None) -> None:
+    """Row by row; ``column`` is None where the elements of a row are contiguous."""
+    f = p.f
+    with f.loop(i64(0), p.count(), 1) as panel:
+        first = f.binary("mul", panel.index, i64(p.width))
+        base = p.panel(panel.index)
+        left = f.binary("sub", p.columns, first)
+        masks = [
+            lane_mask(f, f.binary("sub", left, i64(v * p.lanes)), p.lanes) for v in range(p.vectors)
+        ]
+        start = f.binary("mul", first, column) if column else first
+        with f.loop(i64(0), p.depth, 1) as k:
+            line = f.address(source, p.element, f.binary("mul", k.index, row))
+            line = f.address(line, p.element, start)
+            out = offset(f, base, p.compute, (k.index, p.width))
+            for v, mask in enumerate(masks):
+                if column is None:
+                    at = f.address(line, p.element, i64(v * p.lanes))
+                    value = load_lanes(f, at, p.dtype, p.lanes, mask, p.isa)
+                else:
+                    at = f.address(line, p.element, f.binary("mul", column, i64(v * p.lanes)))
+                    value = _gather(f, at, p.dtype, column, mask, p.isa)
+                f.store(value, f.address(out, p.compute, i64(v * p.lanes)), p.size)
+
+
+def _gather(f: Function, line: Value, dtype: DType, stride: Value, mask: Value, isa: Isa) -> Value:
+    """Lanes of a strided row."""
+    lanes = lanes_of(mask.type)
+    numbers = Value(vector(I64, lanes), f"<{', '.join(f'i64 {n}' for n in range(lanes))}>")
+    element = memory_type(dtype)
+    pointers = f.address(line, element, f.binary("mul", numbers, f.splat(stride, lanes)))
     type_ = vector(element, lanes)
     name = f"llvm.masked.gather.{bits_suffix(type_)}.v{lanes}p0"
     f.module.declare(name, type_, (pointers.type, "i32", mask.type, type_))
@@ -153,81 +207,84 @@ def _gather(
     return widen(f, f.effect(text, type_), dtype, isa)
 
 
-def _pack_transposed(
-    f: Function,
-    source: Value,
-    target: Value,
-    depth: Value,
-    columns: Value,
-    shape: tuple[int, int, int, int],
-    dtype: DType,
-    isa: Isa,
-) -> None:
+def _pack_transposed(p: _Panels, source: Value, column: Value) -> None:
     """The case of contiguous k: square blocks are loaded along k and transposed in registers."""
-    _, column, lanes, vectors = shape
-    width = lanes * vectors
-    accumulator = _COMPUTE[dtype]
-    size = 8 if accumulator == "double" else 4
-    element = memory_type(dtype)
-    groups = f.binary(
-        "mul",
-        f.binary("sdiv", f.binary("add", columns, i64(width - 1)), i64(width)),
-        i64(vectors),
-    )
-    last = f.binary("sub", columns, i64(1))
+    f, lanes = p.f, p.lanes
+    groups = f.binary("mul", p.count(), i64(p.vectors))
+    last = f.binary("sub", p.columns, i64(1))
+    whole = f.binary("and", p.depth, i64(-lanes))
     with f.loop(i64(0), groups, 1) as group:
-        panel = f.binary("sdiv", group.index, i64(vectors))
-        part = f.binary("srem", group.index, i64(vectors))
-        base = f.address(
-            target, accumulator, f.binary("mul", panel, f.binary("mul", depth, i64(width)))
-        )
-        base = offset(f, base, accumulator, (part, lanes))
+        base = p.panel(f.binary("sdiv", group.index, i64(p.vectors)))
+        part = f.binary("srem", group.index, i64(p.vectors))
+        base = offset(f, base, p.compute, (part, lanes))
         first = f.binary("mul", group.index, i64(lanes))
-        with f.loop(i64(0), depth, lanes) as k:
-            here = f.binary("sub", depth, k.index)
-            mask = lane_mask(f, here, lanes)
-            lines = []
-            for n in range(lanes):
-                # Columns past the edge repeat the last one: never read outside, never multiplied into a result.
-                wanted = f.binary("add", first, i64(n))
-                inside = f.select(f.compare("icmp slt", wanted, last), wanted, last)
-                at = offset(f, source, element, (inside, column), (k.index, 1))
-                lines.append(load_lanes(f, at, dtype, lanes, mask, isa))
-            for n, value in enumerate(transpose(f, lines)):
-                index = f.binary("add", k.index, i64(n))
-                with f.branch(f.compare("icmp slt", index, depth)):
-                    f.store(value, offset(f, base, accumulator, (index, width)), size)
+        starts = []
+        for n in range(lanes):
+            # Columns past the edge repeat the last one: never read outside, never part of a result.
+            wanted = f.binary("add", first, i64(n))
+            inside = f.select(f.compare("icmp slt", wanted, last), wanted, last)
+            starts.append(f.binary("mul", inside, column))
+        with f.loop(i64(0), whole, lanes) as k:
+            _transposed_block(p, source, starts, base, k.index, None)
+        with f.loop(whole, p.depth, lanes) as k:
+            _transposed_block(p, source, starts, base, k.index, f.binary("sub", p.depth, whole))
 
 
-def emit_pack_left(
-    f: Function,
-    source: Value,
-    target: Value,
-    height: Value,
-    depth: Value,
-    shape: tuple[int, int, int, int],
-    dtype: DType,
-    isa: Isa,
+def _transposed_block(
+    p: _Panels, source: Value, starts: list[Value], base: Value, k: Value, rest: Value | None
 ) -> None:
-    """Packs ``height x depth`` elements; ``shape`` is (row stride, column stride, lanes, pitch of the result).
+    """``lanes`` steps of k of ``lanes`` columns; only the first ``rest`` of the steps exist, if given."""
+    f = p.f
+    mask = None if rest is None else lane_mask(f, rest, p.lanes)
+    lines = []
+    for start in starts:
+        at = f.address(f.address(source, p.element, start), p.element, k)
+        lines.append(load_lanes(f, at, p.dtype, p.lanes, mask, p.isa))
+    out = offset(f, base, p.compute, (k, p.width))
+    for n, value in enumerate(transpose(f, lines)):
+        at = f.address(out, p.compute, i64(n * p.width))
+        if rest is None:
+            f.store(value, at, p.size)
+            continue
+        with f.branch(f.compare("icmp sgt", rest, i64(n))):
+            f.store(value, at, p.size)
 
-    Contiguous columns give ``target[row * pitch + k]``, anything else ``target[k * pitch + row]``.
+
+def pack_left(
+    module: Module, strides: tuple[int, int], lanes: int, pitch: int, dtype: DType, isa: Isa
+) -> str:
+    """Defines, once per module, the packing of a strip; returns its name.
+
+    ``void (ptr source, i64 row, i64 column, ptr target, i64 height, i64 depth)``. Contiguous columns give
+    ``target[row * pitch + k]``, anything else ``target[k * pitch + row]``.
     """
-    row, column, lanes, pitch = shape
-    accumulator = _COMPUTE[dtype]
-    size = 8 if accumulator == "double" else 4
-    by_rows = column == 1
+    by_rows = strides[1] == 1
+    way = "rows" if by_rows else "columns" if strides[0] == 1 else "scattered"
+    name = f"gradc.pack_left.{dtype}.{way}.{lanes}.{pitch}"
+    if name in module.functions:
+        return name
+    sizes = ("source", "row", "column", "target", "height", "depth")
+    f = module.function(
+        name,
+        "void",
+        [("ptr" if n in ("source", "target") else I64, n) for n in sizes],
+        attributes="noinline",
+    )
+    source, row, column, target, height, depth = f.parameters
     outer, inner = (height, depth) if by_rows else (depth, height)
-    outer_stride, inner_stride = (row, column) if by_rows else (column, row)
-    element = memory_type(dtype)
+    outer_stride = row if by_rows else column
+    element, compute = memory_type(dtype), _COMPUTE[dtype]
     with f.loop(i64(0), outer, 1) as o:
-        line = offset(f, source, element, (o.index, outer_stride))
-        out = offset(f, target, accumulator, (o.index, pitch))
+        line = f.address(source, element, f.binary("mul", o.index, outer_stride))
+        out = offset(f, target, compute, (o.index, pitch))
         with f.loop(i64(0), inner, lanes) as n:
             mask = lane_mask(f, f.binary("sub", inner, n.index), lanes)
-            if inner_stride == 1:
-                value = load_lanes(f, f.address(line, element, n.index), dtype, lanes, mask, isa)
+            if way == "scattered":
+                at = f.address(line, element, f.binary("mul", n.index, row))
+                value = _gather(f, at, dtype, row, mask, isa)
             else:
-                at = offset(f, line, element, (n.index, inner_stride))
-                value = _gather(f, at, dtype, inner_stride, 0, mask, isa)
-            f.store(value, f.address(out, accumulator, n.index), size)
+                at = f.address(line, element, n.index)
+                value = load_lanes(f, at, dtype, lanes, mask, isa)
+            f.store(value, f.address(out, compute, n.index), 8 if compute == "double" else 4)
+    f.ret()
+    return name
