@@ -1,6 +1,7 @@
 """Views in fusion: which values are never stored, and how their elements lie in the values that are.
 
-A value made by a view, an iota or a constant is virtual: it is recomputed inside whatever uses it. Its bases are the
+A value made by a view, an iota or a constant is virtual: it is recomputed inside whatever uses it. So is the result of
+a few cheap elementwise ops on parameters of the block alone, and any scalar computed from them. Its bases are the
 stored values it is made from. A virtual value with one base whose elements lie at a fixed stride per axis has a ``Strided``
 form, which matrix products read directly and which shows whether an index is passed on unchanged.
 """
@@ -11,12 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradc.ir.core import Block, Op, Value
-from gradc.ir.registry import Access, lookup
+from gradc.ir.registry import Access, Pointwise, lookup
+from gradc.passes.to_loops_cost import verbs
 from gradc.passes.to_loops_gemm import Strided, strided_view
 from gradc.passes.to_loops_space import Space
 
 # Chains of views longer than this are stored in between: every link is a level of recursion when it becomes loops.
 MAX_CHAIN = 24
+# Verbs in a value computed from parameters alone that is not stored.
+MAX_VERBS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +41,21 @@ class Views:
         self._chains: dict[Value, tuple[Op, ...]] = {}
         self._views: dict[Value, View | None] = {}
         self._virtual: dict[Value, bool] = {}
+        # Length of the chain of a virtual value; and, for values from outside the block, the verbs in it.
         depth: dict[Value, int] = {}
+        outside: dict[Value, int] = {}
         for op in ops:
             length = 1 + max((depth.get(x, 0) for x in op.operands), default=0)
-            fits = is_view(op) and length <= MAX_CHAIN
+            known = [outside.get(x, None if x in self.makers else 0) for x in op.operands]
+            count = sum(n or 0 for n in known) + _cheap_verbs(op)
+            is_outside = None not in known and count <= MAX_VERBS
+            fits = is_view(op) or (is_outside and isinstance(lookup(op.name).loop, Pointwise))
             for value in op.results:
-                self._virtual[value] = fits and value not in stored
-                depth[value] = length if self._virtual[value] else 0
+                self._virtual[value] = fits and length <= MAX_CHAIN and value not in stored
+                if self._virtual[value]:
+                    depth[value] = length
+                    if is_outside:
+                        outside[value] = count
 
     def is_virtual(self, value: Value) -> bool:
         """Whether ``value`` is recomputed where it is used."""
@@ -90,6 +102,16 @@ class Views:
         block = Block(bases, (*self.chain(value), Op("yield", (value,), ())))
         strided: Strided | None = strided_view(block, value)
         return None if strided is None else View(bases[0], strided.offset, strided.strides)
+
+
+def _cheap_verbs(op: Op) -> int:
+    """Verbs of an elementwise op that is cheap enough to be computed in every user; more than any bound otherwise."""
+    count = verbs(op)
+    if op.results and op.results[0].type.size == 1:
+        return 1
+    if count.slow or count.transcendental:
+        return MAX_VERBS + 1
+    return count.plain
 
 
 def is_view(op: Op) -> bool:
