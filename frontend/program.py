@@ -16,13 +16,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from gradc.frontend import syntax
 from gradc.frontend.checks import check_unused
-from gradc.frontend.initial import start_value
 from gradc.frontend.models import (
     PRECISIONS,
     InputSpec,
@@ -40,6 +37,10 @@ from gradc.frontend.reach import warn_unreached
 from gradc.ir.core import DType, Role
 from gradc.ir.diagnostics import Diagnostic, DiagnosticError, Report, did_you_mean, error
 from gradc.ir.dims import symbols
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass
@@ -243,9 +244,8 @@ def _program(files: tuple[syntax.Program, ...], report: Report) -> Program:
     return Program(files, names, report)
 
 
-def initialize(model: ModelIR, seed: int = 0) -> dict[str, npt.NDArray[np.generic]]:
+def initialize(model: ModelIR, seed: int = 0) -> dict[str, NDArray[np.generic]]:
     """How every parameter and state of ``model`` starts, by path, in the order of declaration."""
-    return {
-        spec.path: start_value(spec.path, spec.type, spec.initializer, seed)
-        for spec in model.parameters
-    }
+    from gradc.frontend import draws  # NumPy is not needed to check a program
+
+    return draws.initialize(model, seed)
