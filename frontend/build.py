@@ -383,7 +383,7 @@ class Builder:
 
     def _index_item(self, item: Child) -> s.IndexItem:
         if isinstance(item, s.Name) and item.text == "None":
-            self.nones.remove(item.span)
+            self.nones = [place for place in self.nones if not _is_within(place, item.span)]
             return s.NewAxis(item.span)
         return cast(s.IndexItem, item)
 
@@ -434,6 +434,12 @@ class Builder:
 
     def _list(self, span: Span, children: list[Child]) -> s.ListExpr:
         return s.ListExpr(span, _of(children, s.Expr))
+
+
+def _is_within(inner: Span, outer: Span) -> bool:
+    return (outer.line, outer.column) <= (inner.line, inner.column) and (
+        (inner.end_line, inner.end_column) <= (outer.end_line, outer.end_column)
+    )
 
 
 # What the one method of a declaration usually takes, for a help line.

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradc.frontend.diagnostics import Report
-from gradc.frontend.format_tokens import Block, Line, Piece, Remark, Run, gather, pieces
+from gradc.frontend.format_tokens import CALLABLE, Block, Line, Piece, Remark, Run, gather, pieces
 from gradc.frontend.lexer import lex
 from gradc.frontend.parse import grammar, parse
 from gradc.frontend.source import Source, from_text
@@ -216,7 +216,7 @@ def _keeps_comma(run: Sequence[Piece], opener: int) -> bool:
 
 def _is_call(run: Sequence[Piece], opener: int) -> bool:
     """Whether the bracket at ``opener`` follows a value or a declared name directly."""
-    return opener > 0 and not run[opener].has_space and run[opener - 1].kind not in _OPENERS
+    return opener > 0 and run[opener - 1].kind in CALLABLE
 
 
 _OPENERS = ("LPAR", "LSQB")
@@ -293,32 +293,44 @@ def _bracket_to_split(run: Sequence[Piece]) -> int | None:
 def _body(run: Sequence[Piece], opener: int, closer: int, indent: int) -> list[_Row]:
     """What stands between two brackets, on rows of its own."""
     inside = list(run[opener + 1 : closer])
-    if inside and inside[-1].kind == "COMMA" and not _keeps_comma(run, opener):
-        inside.pop()
+    last = max((p for p, piece in enumerate(inside) if piece.kind != "COMMENT"), default=-1)
+    if last >= 0 and inside[last].kind == "COMMA" and not _keeps_comma(run, opener):
+        del inside[last]
     if not _has_comment(inside):
         flat = " " * indent + _flat(inside)
         if len(flat) <= WIDTH:
             return [_Row(flat)]
     commas = _commas(inside)
     takes_comma = bool(commas) or run[opener].kind == "LSQB" or _is_call(run, opener)
-    is_list = bool(commas)
-    segments = _segments(inside, commas if is_list else _operators(inside))
+    segments = _segments(inside, commas)
+    if not commas:
+        segments = [part for segment in segments for part in _broken(segment, indent)]
     rows: list[_Row] = []
-    last = max((i for i, s in enumerate(segments) if s[0].kind != "COMMENT"), default=-1)
-    for position, segment in enumerate(segments):
-        comment = ""
-        if segment[0].kind == "COMMENT":
-            rows.append(_Row(" " * indent + segment[0].text))
-            continue
-        if segment[-1].kind == "COMMENT":
-            comment = segment[-1].text
-            segment = segment[:-1]
-        if position == last and takes_comma and segment[-1].kind != "COMMA":
-            segment = [*segment, Piece("COMMA", ",", False, 0)]
-        found = _sequence(segment, indent)
-        found[-1].comment = comment
-        rows += found
+    for segment in segments:
+        rows += _segment_rows(segment, indent)
+    ends = [row for row in rows if row.text.strip() and not row.text.lstrip().startswith("#")]
+    if takes_comma and ends and not ends[-1].text.endswith(","):
+        ends[-1].text += ","
     return rows
+
+
+def _segment_rows(segment: list[Piece], indent: int) -> list[_Row]:
+    """The rows of one item, or of a comment between items."""
+    if segment[0].kind == "COMMENT":
+        return [_Row(" " * indent + segment[0].text)]
+    if segment[-1].kind != "COMMENT":
+        return _sequence(segment, indent)
+    rows = _sequence(segment[:-1], indent)
+    rows[-1].comment = segment[-1].text
+    return rows
+
+
+def _broken(segment: list[Piece], indent: int) -> list[list[Piece]]:
+    """``segment`` cut before its loosest binary operators if it is too long for a row."""
+    code = [piece for piece in segment if piece.kind != "COMMENT"]
+    if not code or indent + len(_flat(code)) <= WIDTH:
+        return [segment]
+    return _segments(segment, _operators(segment))
 
 
 def _operators(inside: Sequence[Piece]) -> list[int]:

@@ -34,6 +34,8 @@ _BINARY = frozenset(
     ]
 )
 _OPERAND_END = frozenset(["NAME", "NUMBER", "STRING", "RPAR", "RSQB", "TRUE", "FALSE", "ELLIPSIS"])
+# What a bracket after it calls or indexes.
+CALLABLE = frozenset(["NAME", "RPAR", "RSQB", "PULLBACK", "STRING", "NUMBER", "TRUE", "FALSE"])
 _NO_SPACE_BEFORE = frozenset(["RPAR", "RSQB", "COMMA", "COLON", "DOT", "CIRCUMFLEX"])
 _NO_SPACE_AFTER = frozenset(["LPAR", "LSQB", "DOT", "CIRCUMFLEX"])
 
@@ -92,8 +94,9 @@ def pieces(tokens: Sequence[Token]) -> list[Piece]:
     result: list[Piece] = []
     brackets: list[str] = []
     starts_line = True
-    significant: list[Token] = []
-    for position, token in enumerate(tokens):
+    words = [token for token in tokens if token.type not in ("NEWLINE", "COMMENT")]
+    seen = 0
+    for token in tokens:
         kind, line = token.type, token.line or 1
         if kind == "NEWLINE":
             starts_line = starts_line or token.value == "\n"
@@ -104,11 +107,11 @@ def pieces(tokens: Sequence[Token]) -> list[Piece]:
             text = token.value.rstrip()
             result.append(Piece(kind, text, True, line, starts_line))
             continue
-        has_space = _has_space(significant, token, brackets)
-        if has_space and _is_tight_product(significant, token, tokens, position, brackets):
-            has_space = False
+        has_space = _has_space(words, seen, brackets)
+        if has_space and brackets and brackets[-1] != "LBRACE":
+            has_space = not _is_tight_product(words, seen)
         result.append(Piece(kind, token.value, has_space, line))
-        significant.append(token)
+        seen += 1
         if kind in ("LPAR", "LSQB", "LBRACE"):
             brackets.append(kind)
         elif kind in ("RPAR", "RSQB", "RBRACE"):
@@ -117,49 +120,32 @@ def pieces(tokens: Sequence[Token]) -> list[Piece]:
     return result
 
 
-def _has_space(before: Sequence[Token], token: Token, brackets: Sequence[str]) -> bool:
-    """Whether ``token`` is set off from what stands before it on the line."""
-    if not before:
+def _has_space(words: Sequence[Token], position: int, brackets: Sequence[str]) -> bool:
+    """Whether the token at ``position`` is set off from the one before it."""
+    if position == 0:
         return False
-    left, kind = before[-1].type, token.type
+    left, kind = words[position - 1].type, words[position].type
     if left in _NO_SPACE_AFTER or kind in _NO_SPACE_BEFORE:
         return False
     if left == "COLON" and brackets and brackets[-1] == "LSQB":
         return False
-    if left in ("MINUS", "PLUS") and _is_prefix(before):
-        return False
+    if left in ("MINUS", "PLUS"):
+        # A sign is a prefix unless an operand stands before it.
+        return position >= 2 and words[position - 2].type in _OPERAND_END
     if kind in ("LPAR", "LSQB"):
-        return left not in ("NAME", "RPAR", "RSQB", "PULLBACK", "STRING")
+        return left not in CALLABLE
     return True
 
 
-def _is_prefix(before: Sequence[Token]) -> bool:
-    """Whether the last of ``before``, a sign, is a prefix and not between two operands."""
-    return len(before) < 2 or before[-2].type not in _OPERAND_END
-
-
-def _is_tight_product(
-    before: Sequence[Token],
-    token: Token,
-    tokens: Sequence[Token],
-    position: int,
-    brackets: Sequence[str],
-) -> bool:
-    """Whether a space would stand inside ``4*D``: a whole number times a name, all of one item."""
-    if not brackets or brackets[-1] == "LBRACE":
+def _is_tight_product(words: Sequence[Token], position: int) -> bool:
+    """Whether a space here would stand inside ``4*D``: a whole number times a name, all of an item."""
+    star = position if words[position].type == "STAR" else position - 1
+    if star < 2 or star + 2 >= len(words):
         return False
-    if token.type == "STAR":
-        number, after = before[-1:], tokens[position + 1 : position + 3]
-        outside = before[-2:-1]
-    elif before[-1].type == "STAR":
-        number, after = before[-2:-1], tokens[position : position + 2]
-        outside = before[-3:-2]
-    else:
-        return False
-    if len(after) < 2 or not number or not outside or number[0].type != "NUMBER":
-        return False
-    is_item = outside[0].type in ("LPAR", "LSQB", "COMMA") and after[0].type == "NAME"
-    return is_item and number[0].isdecimal() and after[1].type in ("RPAR", "RSQB", "COMMA")
+    before, number, operator, name, after = words[star - 2 : star + 3]
+    is_product = operator.type == "STAR" and number.type == "NUMBER" and name.type == "NAME"
+    is_item = before.type in ("LPAR", "LSQB", "COMMA") and after.type in ("RPAR", "RSQB", "COMMA")
+    return is_product and is_item and number.isdecimal()
 
 
 @dataclass

@@ -22,6 +22,7 @@ from lark import Lark, Token
 
 from gradc.frontend.diagnostics import Diagnostic, DiagnosticError, Label, Report, error
 from gradc.frontend.limits import (
+    MAX_BLOCKS,
     MAX_INTEGER,
     MAX_NAME_LENGTH,
     MAX_NESTING,
@@ -121,6 +122,9 @@ class _Checker:
     report: Report
 
     def check(self, token: Token) -> Token | None:
+        """``token``, repaired if need be. Raises DiagnosticError once too much was wrong."""
+        if self.report.is_full:
+            raise DiagnosticError(self.report.diagnostics, self.report.sources)
         kind = token.type
         if kind == "NAME":
             self._check_name(token)
@@ -291,6 +295,9 @@ class _Arranger:
         self.braces += token.type == "LBRACE"
         if len(self.open) > MAX_NESTING:
             message = f"brackets nest more than {MAX_NESTING} deep"
+            raise _stop(self.report, error("GC0007", message, span_of(token, self.source)))
+        if self.braces > MAX_BLOCKS:
+            message = f"blocks nest more than {MAX_BLOCKS} deep"
             raise _stop(self.report, error("GC0007", message, span_of(token, self.source)))
 
     def _pop(self, token: Token) -> None:

@@ -8,8 +8,9 @@ from typing import Final
 
 MAX_FILE_BYTES: Final = 1 << 20
 MAX_TOKENS: Final = 200_000
-# Brackets and blocks that are open at once.
+# Brackets of all kinds, and blocks, that are open at once.
 MAX_NESTING: Final = 200
+MAX_BLOCKS: Final = 64
 MAX_NUMBER_LENGTH: Final = 400
 MAX_INTEGER: Final = 2**63 - 1
 MAX_NAME_LENGTH: Final = 255

@@ -104,22 +104,28 @@ class Report:
 
     sources: Sources = field(default_factory=Sources)
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    error_count: int = 0
+    _seen: set[tuple[str, Span]] = field(default_factory=set)
 
     def add(self, diagnostic: Diagnostic) -> None:
         """Remember a finding; one with the same code at the same place is kept once."""
-        same = (diagnostic.code, diagnostic.span)
-        if diagnostic.span is None or all((d.code, d.span) != same for d in self.diagnostics):
-            self.diagnostics.append(diagnostic)
+        if diagnostic.span is not None:
+            same = (diagnostic.code, diagnostic.span)
+            if same in self._seen:
+                return
+            self._seen.add(same)
+        self.error_count += diagnostic.severity == "error"
+        self.diagnostics.append(diagnostic)
 
     @property
     def has_errors(self) -> bool:
         """Whether any finding is an error."""
-        return any(d.severity == "error" for d in self.diagnostics)
+        return self.error_count > 0
 
     @property
     def is_full(self) -> bool:
         """Whether so many errors were found that looking for more helps nobody."""
-        return sum(d.severity == "error" for d in self.diagnostics) >= MAX_DIAGNOSTICS
+        return self.error_count >= MAX_DIAGNOSTICS
 
     def raise_errors(self) -> None:
         """Raise everything found if any of it is an error.
