@@ -131,7 +131,16 @@ def floordiv(a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
         return a // b
     exact = divide_exactly(a, b)
-    return exact if exact is not None else DimExpr((((Quotient(a, b),), 1),))
+    if exact is not None:
+        return exact
+    whole: Dim = 0
+    if isinstance(b, int) and b > 0:
+        # (b * q + r) // b = q + r // b: what is divisible comes out, so (4*B + 1) // 2 is 2*B.
+        whole = _from_terms([(m, c // b) for m, c in _terms(a)])
+        a = _from_terms([(m, c % b) for m, c in _terms(a)])
+        if isinstance(a, int):
+            return whole + a // b
+    return whole + DimExpr((((Quotient(a, b),), 1),))
 
 
 def divide_exactly(a: Dim, b: Dim) -> Dim | None:

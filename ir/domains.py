@@ -456,11 +456,12 @@ class ObjectArrays(NumpyArrays):
         if dtype.is_float:
             convert = np.frompyfunc(lambda number: self.scalars.const(number.item()), 1, 1)
             flat = [convert(number) for number in array.reshape(-1)]
-            return self._objects(flat, array.shape)
+            return self.objects(flat, array.shape)
         return super().cast(array, dtype)
 
     @staticmethod
-    def _objects(flat: Sequence[Any], shape: Sequence[int]) -> Array:
+    def objects(flat: Sequence[Any], shape: Sequence[int]) -> Array:
+        """An object array of ``shape`` from its elements in row-major order."""
         found = np.empty(len(flat), dtype=object)
         found[:] = list(flat)
         return found.reshape(tuple(shape))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import gradc.ir.ops  # noqa: F401  (fills the registry)
 from gradc.ir.core import Block, Function, Op, Value
 from gradc.ir.registry import lookup
 

@@ -81,7 +81,7 @@ def _infer_conv2d(types: Sequence[TensorType], attributes: Attrs) -> tuple[Tenso
     _check("conv2d", x.shape[1] == w.shape[1] * g.groups, "channels differ", x, w)
     _check("conv2d", _is_divisible(w.shape[0], g.groups), "groups do not divide outputs", x, w)
     sizes = tuple(g.output(axis, x.shape[2 + axis], w.shape[2 + axis]) for axis in (0, 1))
-    fits = all(not isinstance(size, int) or size >= 0 for size in sizes)
+    fits = all(not isinstance(size, int) or size >= 1 for size in sizes)
     _check("conv2d", fits, "the filter is larger than the padded input", x, w)
     return (x.with_shape((x.shape[0], w.shape[0], *sizes)),)
 
