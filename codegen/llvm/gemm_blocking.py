@@ -95,7 +95,8 @@ class Blocking:
         by_rows = self.rows * self.left_pitch
         by_columns = depth * (self.rows + self.lanes)
         left = max(by_rows, by_columns) + self.lanes if self.pack_left else 0
-        right = depth * self.panels * self.width if self.pack_right else 0
+        spill = self.lanes * self.width  # transposed blocks are written whole
+        right = depth * self.panels * self.width + spill if self.pack_right else 0
         return left, right, self.parked_strips * self.parked_panels * self.tile_size
 
 

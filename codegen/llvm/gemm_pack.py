@@ -224,30 +224,31 @@ def _pack_transposed(p: _Panels, source: Value, column: Value) -> None:
             wanted = f.binary("add", first, i64(n))
             inside = f.select(f.compare("icmp slt", wanted, last), wanted, last)
             starts.append(f.binary("mul", inside, column))
-        with f.loop(i64(0), whole, lanes) as k:
-            _transposed_block(p, source, starts, base, k.index, None)
-        with f.loop(whole, p.depth, lanes) as k:
-            _transposed_block(p, source, starts, base, k.index, f.binary("sub", p.depth, whole))
+        if not p.isa.masks:  # where masks cost, whole blocks do without
+            with f.loop(i64(0), whole, lanes) as k:
+                _transposed_block(p, source, starts, base, k.index, None)
+        begin = i64(0) if p.isa.masks else whole
+        with f.loop(begin, p.depth, lanes) as k:
+            mask = lane_mask(f, f.binary("sub", p.depth, k.index), lanes)
+            _transposed_block(p, source, starts, base, k.index, mask)
 
 
 def _transposed_block(
-    p: _Panels, source: Value, starts: list[Value], base: Value, k: Value, rest: Value | None
+    p: _Panels, source: Value, starts: list[Value], base: Value, k: Value, mask: Value | None
 ) -> None:
-    """``lanes`` steps of k of ``lanes`` columns; only the first ``rest`` of the steps exist, if given."""
+    """``lanes`` steps of k of ``lanes`` columns.
+
+    Steps that ``mask`` leaves out are written as zeros past the end of the panel, where the next one is packed
+    later; the last panel has room for them.
+    """
     f = p.f
-    mask = None if rest is None else lane_mask(f, rest, p.lanes)
     lines = []
     for start in starts:
         at = f.address(f.address(source, p.element, start), p.element, k)
         lines.append(load_lanes(f, at, p.dtype, p.lanes, mask, p.isa))
     out = offset(f, base, p.compute, (k, p.width))
     for n, value in enumerate(transpose(f, lines)):
-        at = f.address(out, p.compute, i64(n * p.width))
-        if rest is None:
-            f.store(value, at, p.size)
-            continue
-        with f.branch(f.compare("icmp sgt", rest, i64(n))):
-            f.store(value, at, p.size)
+        f.store(value, f.address(out, p.compute, i64(n * p.width)), p.size)
 
 
 def pack_left(

@@ -20,7 +20,7 @@ from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.text import Function, Module, Value, constant, vector
 from gradc.ir.core import DType
 
-UNROLL = 4
+SMALL = 12  # accumulators up to which a step of k is too short for a loop of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,13 @@ def emit_tile(module: Module, tile: Tile, isa: Isa) -> str:
         ]
     steps = _Steps(f, tile, isa, left_step, right_step)
     sums = [left, right, *resumed.results]
-    unrolled = f.binary("and", depth, i64(-UNROLL))
-    with f.loop(i64(0), unrolled, UNROLL, sums) as loop:
-        loop.next = steps.emit(loop.carried, UNROLL)
-    with f.loop(unrolled, depth, 1, loop.results) as rest:
+    unroll = 4 if tile.rows * tile.vectors <= SMALL else 1
+    unrolled = f.binary("and", depth, i64(-unroll))
+    if unroll > 1:
+        with f.loop(i64(0), unrolled, unroll, sums) as loop:
+            loop.next = steps.emit(loop.carried, unroll)
+        sums = loop.results
+    with f.loop(unrolled if unroll > 1 else i64(0), depth, 1, sums) as rest:
         rest.next = steps.emit(rest.carried, 1)
     for pointer, value in zip(_cells(f, parked, tile), rest.results[2:], strict=True):
         f.store(value, pointer, tile.dtype.itemsize)
