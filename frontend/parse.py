@@ -11,12 +11,11 @@ the input decides neither the depth of the stack nor an exception other than Dia
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
 from typing import Final
 
 from lark import Lark, Token, Tree, UnexpectedToken
 
-from gradc.frontend import syntax
+from gradc.frontend import syntax, tables
 from gradc.frontend.build import build
 from gradc.frontend.diagnostics import DiagnosticError, Report, error
 from gradc.frontend.lexer import Tokens, lex, span_of
@@ -34,16 +33,8 @@ _MAX_SYNTAX_ERRORS: Final = 20
 
 @cache
 def grammar() -> Lark:
-    """The parser; building its tables takes about 70 ms, once per process."""
-    text = files("gradc.frontend").joinpath("grammar.lark").read_text(encoding="utf-8")
-    return Lark(
-        text,
-        parser="lalr",
-        lexer="basic",
-        start="program",
-        keep_all_tokens=True,
-        maybe_placeholders=True,
-    )
+    """The parser, once per process."""
+    return tables.parser()
 
 
 def parse(source: Source, report: Report) -> syntax.Program:
