@@ -14,6 +14,7 @@ Non-goals: trusting anything in an entry beyond its digest, sharing between user
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -68,11 +69,25 @@ def default_directory() -> Path:
 
 
 def make_key(*parts: str | bytes) -> str:
-    """The name of an entry: a digest of ``parts`` and of the versions of gradc and of this format."""
+    """The name of an entry: a digest of ``parts``, of this format, and of the gradc that asks."""
     digest = hashlib.blake2b(digest_size=20)
-    for part in (__version__, str(FORMAT), *parts):
+    for part in (__version__, source_stamp(), str(FORMAT), *parts):
         data = part.encode() if isinstance(part, str) else part
         digest.update(_LENGTH.pack(len(data)) + data)
+    return digest.hexdigest()
+
+
+@functools.cache
+def source_stamp() -> str:
+    """Sizes and times of gradc's own files: one that was edited must not find what it made before."""
+    folder = Path(__file__).resolve().parent.parent
+    digest = hashlib.blake2b(digest_size=16)
+    for part in ("codegen", "frontend", "ir", "passes", "runtime"):
+        for root, folders, files in os.walk(folder / part):
+            folders[:] = sorted(f for f in folders if f != "__pycache__")
+            for name in sorted(files):
+                found = os.stat(os.path.join(root, name))
+                digest.update(f"{name} {found.st_size} {found.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
