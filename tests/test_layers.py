@@ -46,7 +46,10 @@ LATE = {*THIRD_PARTY, "numpy", "difflib"}
 LATE_OWN = {
     "gradc/__main__.py": "the command line is the program",
     "ir/diagnostics.py": "rendering is needed only once something is wrong",
+    "frontend/program.py": "the checks of a whole file are for `gradc check`",
     "runtime/cli": "each subcommand loads what it uses",
+    "runtime/console.py": "rendering is needed only once something is wrong",
+    "runtime/commands/": "a subcommand's options are parsed before anything heavy loads",
     "runtime/api": "importing gradc must stay cheap; verification and plans load on use",
 }
 
