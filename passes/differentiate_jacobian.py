@@ -59,22 +59,21 @@ def jacobian(
     plan = jacobian_plan(function, wrt, of)
     (result,) = chosen_slots(function.results, function.block.outputs, [of], "result")
     inputs = chosen_slots(function.parameters, function.block.parameters, wrt, "parameter")
-    if (mode or plan.mode) == "reverse":
-        derivative, passes = vjp(function, inputs, [result]), plan.reverse_passes
-    else:
-        derivative, passes = jvp(function, inputs, [result]), plan.forward_passes
+    is_forward = (mode or plan.mode) == "forward"
+    derivative = (jvp if is_forward else vjp)(function, inputs, [result])
+    passes = plan.forward_passes if is_forward else plan.reverse_passes
     target = function.block.outputs[result].type
     sources = [function.block.parameters[i].type for i in inputs]
     b = Builder()
     b.span = function.results[result].span
-    rows = _passes(b, function, derivative, passes)
-    if (mode or plan.mode) == "reverse":
+    rows = _passes(b, function, derivative, passes, is_forward)
+    if is_forward:
+        arrays = _columns(b, rows[0], target, sources)
+    else:
         arrays = [
             b.one("reshape", row, shape=(*target.shape, *source.shape))
             for row, source in zip(rows, sources, strict=True)
         ]
-    else:
-        arrays = _columns(b, rows[0], target, sources)
     return _function(function, derivative, b, arrays, inputs, function.results[result].name)
 
 
@@ -85,18 +84,24 @@ def _size(type_: TensorType) -> int:
     return size
 
 
-def _passes(b: Builder, function: Function, derivative: Function, passes: int) -> list[Value]:
+def _passes(
+    b: Builder, function: Function, derivative: Function, passes: int, is_forward: bool
+) -> list[Value]:
     """The derivative results of every pass, stacked; seed-independent ops go to ``b`` directly."""
     fixed = len(function.parameters)
     seeds = derivative.block.parameters[fixed:]
     outputs = derivative.block.outputs[len(function.results) :]
+    # In forward mode a scan computes values and tangents together; the values are needed outside as well.
+    primal = list(function.block.body) if is_forward else []
+    b.ops += primal
+    known = {v for op in primal for v in op.results}
     dependent = set(seeds)
     varying: list[Op] = []
     for op in derivative.block.body:
         if any(v in dependent for v in op.operands):
             dependent.update(op.results)
             varying.append(op)
-        else:
+        elif op.results[0] not in known:
             b.ops.append(op)
     if passes == 1:
         mapping = dict(zip(seeds, _basis(b, seeds, None), strict=True))

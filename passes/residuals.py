@@ -1,20 +1,21 @@
 """What the reverse sweep reads of the forward sweep: derived from the program, not remembered from making it.
 
 The forward sweep is what the results other than COTANGENTs depend on; the rest is the reverse sweep. A residual is a
-value that crosses: computed by the forward sweep, read by the reverse one. Values that the reverse sweep computes again
-carry a replica number and are listed as recomputed. Parameters cross for nothing: they are there anyway.
+value that crosses: computed by the forward sweep, read by the reverse one. What the reverse sweep computes again
+is listed as recomputed: ops with a replica number whose name, attributes and place are those of a forward op. Parameters cross for nothing: they are there anyway.
 
 The list is about the program it is given: ask before and after ``rematerialise`` to see the difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from gradc.ir.core import Function, Op, Role, Span, Value
 from gradc.ir.dims import Dim
+from gradc.passes.cse import attributes_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,21 @@ def residuals(function: Function) -> tuple[Residual, ...]:
         if op.results[0] not in forward:
             for value in dict.fromkeys(op.operands):
                 readers[value] = readers.get(value, 0) + 1
+    originals = {_identity(op) for op in function.block.body if op.results[0] in forward}
     found: list[Residual] = []
     for op in function.block.body:
+        is_copy = op.replica > 0 and _identity(op) in originals
         for value in op.results:
-            is_recomputed = op.replica > 0 and value not in forward
+            is_recomputed = is_copy and value not in forward
             if op.name != "constant" and value in readers and (value in forward or is_recomputed):
                 found.append(_residual(op, value, is_recomputed, readers[value]))
     return tuple(found)
+
+
+def _identity(op: Op) -> Hashable:
+    """What a recomputed op has in common with its original."""
+    types = tuple(v.type for v in op.results)
+    return (op.name, attributes_key(op.attributes), types, op.span, op.scope)
 
 
 def forward_values(function: Function) -> set[Value]:
