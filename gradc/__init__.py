@@ -11,13 +11,26 @@ from gradc._version import __version__
 
 if TYPE_CHECKING:
     from gradc.ir.diagnostics import Diagnostic, DiagnosticError
-    from gradc.runtime.api import Model, load, loads, value_and_grad
+    from gradc.runtime.api import (
+        Model,
+        grad,
+        hessian,
+        jacobian,
+        jvp,
+        load,
+        loads,
+        value_and_grad,
+    )
 
 __all__ = [
     "Diagnostic",
     "DiagnosticError",
     "Model",
     "__version__",
+    "grad",
+    "hessian",
+    "jacobian",
+    "jvp",
     "load",
     "loads",
     "value_and_grad",
@@ -27,6 +40,10 @@ _HOMES = {
     "Diagnostic": "gradc.ir.diagnostics",
     "DiagnosticError": "gradc.ir.diagnostics",
     "Model": "gradc.runtime.api",
+    "grad": "gradc.runtime.api",
+    "hessian": "gradc.runtime.api",
+    "jacobian": "gradc.runtime.api",
+    "jvp": "gradc.runtime.api",
     "load": "gradc.runtime.api",
     "loads": "gradc.runtime.api",
     "value_and_grad": "gradc.runtime.api",

@@ -16,8 +16,19 @@ from pathlib import Path
 
 from gradc.frontend import program as programs
 from gradc.runtime.model import Compiled, Model
+from gradc.runtime.traced import grad, hessian, jacobian, jvp, value_and_grad
 
-__all__ = ["Compiled", "Model", "load", "loads"]
+__all__ = [
+    "Compiled",
+    "Model",
+    "grad",
+    "hessian",
+    "jacobian",
+    "jvp",
+    "load",
+    "loads",
+    "value_and_grad",
+]
 
 
 def load(
