@@ -10,12 +10,13 @@ Non-goals: deciding what to recompute for memory's sake; order of groups (``plac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 from gradc.ir.core import Attr, Block, Function, Op, Value
 from gradc.ir.registry import Contraction, lookup
+from gradc.passes.fuse_demand import values_in_memory
 from gradc.passes.fuse_groups import Group, Grouping
 from gradc.passes.fuse_sink import Sinking
 from gradc.passes.fuse_views import View, Views, dense_strides
@@ -149,11 +150,10 @@ class _Emission:
         self, ops: Sequence[Op], outputs: Sequence[Value], stored: frozenset[Value]
     ) -> None:
         self.ops = ops
-        self.views = Views(ops, stored)
-        self.grouping = Grouping(ops, self.views)
+        self.views = Views(ops, stored, values_in_memory(ops, outputs))
+        self.grouping = Grouping(ops, self.views, outputs)
         self.outputs = outputs
         self.sinking = Sinking(ops, self.grouping, self.views, outputs)
-        self.order = {op: n for n, op in enumerate(ops)}
         self.emitted: list[Op] = []
         self.done: dict[Op, None] = {}
 
@@ -198,7 +198,7 @@ class _Emission:
         for op in ops:
             for operand in op.operands:
                 inside.update(dict.fromkeys(self.views.chain(operand)))
-        body = sorted(inside, key=lambda op: self.order[op])
+        body = _in_order_of_need(inside, outputs)
         if len(body) == 1 and tuple(outputs) == body[0].results:
             self.emitted.append(body[0])
             return
@@ -237,6 +237,25 @@ class _Emission:
                 like.replica,
             )
         )
+
+
+def _in_order_of_need(ops: Iterable[Op], outputs: Sequence[Value]) -> list[Op]:
+    """``ops`` in the order in which ``outputs`` need them: the same for isomorphic groups, however they were written."""
+    makers = {value: op for op in ops for value in op.results}
+    found: dict[Op, None] = {}
+    stack = [(makers[v], 0) for v in reversed(outputs)]
+    while stack:
+        op, position = stack.pop()
+        if op in found:
+            continue
+        if position == len(op.operands):
+            found[op] = None
+            continue
+        stack.append((op, position + 1))
+        maker = makers.get(op.operands[position])
+        if maker is not None and maker not in found:
+            stack.append((maker, 0))
+    return list(found)
 
 
 def _is_contiguous(view: View, value: Value) -> bool:

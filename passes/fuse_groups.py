@@ -13,13 +13,14 @@ run in the order of their numbers. Whether an op fits a group is decided by shap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from gradc.ir.core import Op, Value
 from gradc.ir.registry import Access, Contraction, Pointwise, Reduction, lookup
-from gradc.passes.fuse_views import Views, passes_index, passes_row
+from gradc.passes.fuse_demand import epilogue_values
+from gradc.passes.fuse_views import View, Views, passes_index, passes_row
 from gradc.passes.to_loops_cost import size_of, verbs
 from gradc.passes.to_loops_space import Kind, Space, is_row_shape, kind_in, natural_space
 
@@ -59,11 +60,20 @@ class Group:
 class Grouping:
     """Grows the groups of one block."""
 
-    def __init__(self, ops: Sequence[Op], views: Views) -> None:
+    def __init__(self, ops: Sequence[Op], views: Views, outputs: Iterable[Value]) -> None:
         self.views = views
+        self.epilogues = epilogue_values(ops, views, outputs)
         self.groups: list[Group] = []
         self.home: dict[Value, Group] = {}
         self.readers: dict[Value, list[Group]] = {}
+        self.users: dict[Value, list[Op]] = {}
+        for op in ops:
+            if not op.results or not all(views.is_virtual(v) for v in op.results):
+                for base in self._bases(op):
+                    self.users.setdefault(base, []).append(op)
+        for value in outputs:
+            for base in views.bases(value):
+                self.users.setdefault(base, []).append(ops[-1])
         for op in ops:
             if not all(views.is_virtual(v) for v in op.results) or not op.results:
                 self._add(op)
@@ -163,13 +173,26 @@ class Grouping:
     def _joins_epilogue(self, op: Op, group: Group) -> bool:
         if op.result.type.static_shape != group.shape or len(group.ops) > MAX_EPILOGUE:
             return False
+        if not self._rides(op, group):
+            return False
         for operand in op.operands:
-            if any(group.holds(b) for b in self.views.bases(operand)):
-                view = self.views.view(operand)
-                if view is None or not passes_index(view, group.shape):
+            for base, view in self.views.reads(operand):
+                if group.holds(base) and (view is None or not passes_index(view, group.shape)):
                     return False
         self._place(op, group, Place.FULL, True)
         return True
+
+    def _rides(self, op: Op, group: Group) -> bool:
+        """Whether ``op`` is better computed with a product than with what uses it later."""
+        if op.result in self.epilogues or verbs(op).transcendental:
+            return True
+        held = [b for b in self._bases(op) if group.holds(b)]
+        if any(group.heavy[b] for b in held):
+            size = size_of(group.shape)
+            others = [b for b in self._bases(op) if not group.holds(b)]
+            return all(size_of(b.type.static_shape) < size for b in others)
+        # It takes the place of the only value it is made from.
+        return all(user is op or user in group.ops for b in held for user in self.users.get(b, ()))
 
     def _joins_as_gather(self, op: Op, group: Group) -> bool:
         """Gathers and windows read anywhere, so what they read must come from outside."""
@@ -244,12 +267,12 @@ class Grouping:
 
     def _reads(self, operand: Value, group: Group, place: Place) -> bool:
         """Whether an op at ``place`` can have the elements of ``operand``."""
-        for base in self.views.bases(operand):
+        for base, view in self.views.reads(operand):
             if not group.holds(base):
                 continue
             if group.places[base] is Place.POST:
                 return False
-            if self._same_index(operand, base, group, place):
+            if view is not None and self._same_index(operand, view, group, place):
                 continue
             # At another index it is computed again there.
             if group.anchored[base] or group.heavy[base]:
@@ -258,11 +281,8 @@ class Grouping:
                 return False
         return True
 
-    def _same_index(self, operand: Value, base: Value, group: Group, place: Place) -> bool:
-        view = self.views.view(operand)
-        if view is None:
-            return False
-        source = group.places[base]
+    def _same_index(self, operand: Value, view: View, group: Group, place: Place) -> bool:
+        source = group.places[view.base]
         if place is source:
             return passes_index(view, operand.type.static_shape)
         if place is Place.FULL and source is Place.ROW and group.space is not None:

@@ -17,6 +17,8 @@ from gradc.passes.to_loops_cost import size_of, verbs
 
 # An op is computed again in at most this many groups.
 MAX_COPIES = 4
+# At most this many ops move along with one.
+MAX_CHAIN_MOVED = 8
 
 
 class Sinking:
@@ -85,6 +87,8 @@ class Sinking:
             self._move(op, ([group] if is_used_here else []) + list(targets.values()))
 
     def _is_movable(self, op: Op, group: Group) -> bool:
+        if self.homes.get(op) != [group]:
+            return False
         if group.kind == "opaque" or not isinstance(lookup(op.name).loop, Pointwise):
             return False
         if op.result in self.kept or verbs(op).transcendental:
@@ -97,17 +101,33 @@ class Sinking:
             found.update(dict.fromkeys(self.views.bases(operand)))
         return list(found)
 
+    def _frontier(self, op: Op, group: Group) -> list[Value]:
+        """What a group that computes ``op`` itself has to read, if cheap operands move along with it."""
+        found: dict[Value, None] = {}
+        stack = self._bases(op)[::-1]
+        expanded = 0
+        while stack:
+            value = stack.pop()
+            maker = self.views.makers.get(value)
+            inner = group.holds(value) and not self.escapes(value)
+            inner = inner and maker is not None and expanded < MAX_CHAIN_MOVED
+            if inner and maker is not None and self._is_movable(maker, group):
+                expanded += 1
+                stack += self._bases(maker)[::-1]
+                continue
+            found[value] = None
+        return list(found)
+
     def _pays(self, op: Op, group: Group, targets: Sequence[Group]) -> bool:
         """Whether fewer bytes are stored, and no more are moved."""
         gain = op.result.type.nbytes
-        stored = sum(
-            b.type.nbytes for b in self._bases(op) if group.holds(b) and not self.escapes(b)
-        )
+        frontier = self._frontier(op, group)
+        stored = sum(b.type.nbytes for b in frontier if group.holds(b) and not self.escapes(b))
         if stored and stored >= gain:
             return False
         read = 0
         for target in targets:
-            fresh = [b for b in self._bases(op) if b not in target.inputs]
+            fresh = [b for b in frontier if b not in target.inputs]
             if len(target.inputs) + len(fresh) > MAX_BUFFERS or len(target.ops) >= MAX_OPS:
                 return False
             read += sum(b.type.nbytes for b in fresh)

@@ -1,9 +1,9 @@
 """Views in fusion: which values are never stored, and how their elements lie in the values that are.
 
 A value made by a view, an iota or a constant is virtual: it is recomputed inside whatever uses it. So is the result of
-a few cheap elementwise ops on parameters of the block alone, and any scalar computed from them. Its bases are the
-stored values it is made from. A virtual value with one base whose elements lie at a fixed stride per axis has a ``Strided``
-form, which matrix products read directly and which shows whether an index is passed on unchanged.
+a few cheap elementwise ops on values that are in memory anyway (parameters of the block, operands of contractions), and
+any scalar computed from parameters. Its bases are the stored values it is made from. A virtual value that is a
+strided view of one base can be read by matrix products directly.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gradc.ir.core import Block, Op, Value
 from gradc.ir.registry import Access, Pointwise, lookup
 from gradc.passes.to_loops_cost import verbs
-from gradc.passes.to_loops_gemm import Strided, strided_view
+from gradc.passes.to_loops_gemm import Strided, strided_reads, strided_view
 from gradc.passes.to_loops_space import Space
 
 # Chains of views longer than this are stored in between: every link is a level of recursion when it becomes loops.
@@ -33,20 +33,33 @@ class View:
 
 
 class Views:
-    """The virtual values of one block. ``stored`` lists values that are to be stored although they could be virtual."""
+    """The virtual values of one block.
 
-    def __init__(self, ops: Sequence[Op], stored: frozenset[Value] = frozenset()) -> None:
+    ``stored`` lists values that are to be stored although they could be virtual, ``in_memory`` values of which it is
+    known that they will be stored for other reasons.
+    """
+
+    def __init__(
+        self,
+        ops: Sequence[Op],
+        stored: frozenset[Value] = frozenset(),
+        in_memory: frozenset[Value] = frozenset(),
+    ) -> None:
         self.makers: dict[Value, Op] = {value: op for op in ops for value in op.results}
         self._bases: dict[Value, tuple[Value, ...]] = {}
         self._chains: dict[Value, tuple[Op, ...]] = {}
         self._views: dict[Value, View | None] = {}
+        self._reads: dict[Value, tuple[tuple[Value, View | None], ...]] = {}
         self._virtual: dict[Value, bool] = {}
         # Length of the chain of a virtual value; and, for values from outside the block, the verbs in it.
         depth: dict[Value, int] = {}
         outside: dict[Value, int] = {}
         for op in ops:
             length = 1 + max((depth.get(x, 0) for x in op.operands), default=0)
-            known = [outside.get(x, None if x in self.makers else 0) for x in op.operands]
+            known = [
+                outside.get(x, None if x in self.makers and x not in in_memory else 0)
+                for x in op.operands
+            ]
             count = sum(n or 0 for n in known) + _cheap_verbs(op)
             is_outside = None not in known and count <= MAX_VERBS
             fits = is_view(op) or (is_outside and isinstance(lookup(op.name).loop, Pointwise))
@@ -85,6 +98,22 @@ class Views:
                 ops.update(dict.fromkeys(self.chain(operand)))
             ops[op] = None
             found = self._chains[value] = tuple(ops)
+        return found
+
+    def reads(self, value: Value) -> tuple[tuple[Value, View | None], ...]:
+        """Every way in which an element of ``value`` reads a base: a strided view, or None for any other address."""
+        found = self._reads.get(value)
+        if found is None:
+            if self.is_virtual(value):
+                bases = self.bases(value)
+                block = Block(bases, (*self.chain(value), Op("yield", (value,), ())))
+                found = tuple(
+                    (bases[n], None if s is None else View(bases[n], s.offset, s.strides))
+                    for n, s in strided_reads(block, value)
+                )
+            else:
+                found = ((value, self.view(value)),)
+            self._reads[value] = found
         return found
 
     def view(self, value: Value) -> View | None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from gradc.ir.core import Block, DType, Op, Value
 from gradc.ir.loopbuilder import IndexAlgebra
-from gradc.ir.loops import Affine, Factor, Gemm, Load, row_major_offset
+from gradc.ir.loops import Affine, Factor, Gemm, Load, Stmt, Var, row_major_offset
 from gradc.ir.registry import Contraction, lookup
 from gradc.passes.to_loops_cost import flops, size_of
 from gradc.passes.to_loops_element import LoweringError, accumulator
-from gradc.passes.to_loops_piece import Draft, Lowered, block_spans
+from gradc.passes.to_loops_piece import Draft, Lowered, block_spans, statements
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +28,41 @@ class Strided:
     strides: tuple[int, ...]
 
 
+def strided_reads(block: Block, value: Value) -> list[tuple[int, Strided | None]]:
+    """Every load of an element of ``value``: the parameter it reads, and its strides if it has them."""
+    draft, body, variables = _element(block, value)
+    found: list[tuple[int, Strided | None]] = []
+    for statement in statements(body):
+        if isinstance(statement, Load):
+            number = draft.operands.index(statement.buffer)
+            found.append((number, _strided(number, statement, variables)))
+    return found
+
+
 def strided_view(block: Block, value: Value) -> Strided | None:
     """``value`` as a strided view of a parameter of ``block``, or None if it is not one."""
+    draft, body, variables = _element(block, value)
+    if len(body) != 1 or not isinstance(body[0], Load):
+        return None
+    return _strided(draft.operands.index(body[0].buffer), body[0], variables)
+
+
+def _element(block: Block, value: Value) -> tuple[Draft, tuple[Stmt, ...], list[Var]]:
+    """The statements that compute one element of ``value`` at free index variables."""
     draft = Draft(block)
-    shape = value.type.static_shape
-    index = [Affine.of(draft.builder.var(DType.I64, extent)) for extent in shape]
+    variables = [draft.builder.var(DType.I64, extent) for extent in value.type.static_shape]
     try:
-        draft.elements.at(value, index)
+        draft.elements.at(value, [Affine.of(v) for v in variables])
     except LoweringError:
+        return draft, (), variables
+    return draft, draft.builder.body(), variables
+
+
+def _strided(number: int, load: Load, variables: Sequence[Var]) -> Strided | None:
+    if load.guard is not None or any(var not in variables for var, _ in load.offset.terms):
         return None
-    body = draft.builder.body()
-    if len(body) != 1 or not isinstance(body[0], Load) or body[0].guard is not None:
-        return None
-    load = body[0]
-    known = {position.terms[0][0] for position in index}
-    if any(var not in known for var, _ in load.offset.terms):
-        return None
-    strides = tuple(load.offset.coefficient(position.terms[0][0]) for position in index)
-    return Strided(int(load.buffer.name[1:]), load.offset.constant, strides)
+    strides = tuple(load.offset.coefficient(var) for var in variables)
+    return Strided(number, load.offset.constant, strides)
 
 
 def contraction_of(block: Block) -> Op | None:
