@@ -94,6 +94,7 @@ class Builder:
         self.report = report
         # `None` may stand in an index only; the places where it does are taken out again.
         self.nones: list[Span] = []
+        self.has_misplaced_method = False
 
     def finish(self) -> None:
         """Report what only the whole tree shows to be wrong."""
@@ -199,7 +200,7 @@ class Builder:
                 message = f"{_a(word)} has one `{expected}`"
                 self._error("GC0117", message, method.name.span, "keep one of them")
         if not right:
-            if not found and not _of(members.items, Broken):
+            if not (found or _of(members.items, Broken) or self.has_misplaced_method):
                 message = f"{word} `{name}` has no `{expected}`"
                 help = f"add {expected}({_USUAL[expected]}) {{ ... }}"
                 self._error("GC0117", message, span_of(name, self.source), help)
@@ -325,6 +326,7 @@ class Builder:
         for method in _of([m for branch in branches for m in branch], MethodMember):
             message = f"`{method.method.name.text}` stands outside `if`; put the `if` inside it"
             self._error("GC0117", message, method.span)
+            self.has_misplaced_method = True
         then_, else_ = (_kept(branch) for branch in branches)
         return s.If(span, condition, then_, else_)
 

@@ -43,7 +43,6 @@ _FILES = (
         "Characters that look like operators, such as a typographic minus or quotation mark, come\n"
         "from copying out of a document: type them again.",
         "fn f(β: float) -> float { return 2 × β }",
-        also=("GC0101", "GC0108"),
     ),
     Code(
         "GC0005",
@@ -102,12 +101,14 @@ _FILES = (
     Code(
         "GC0013",
         "too many imports",
-        f"Imports may be {MAX_IMPORT_DEPTH} levels deep and {MAX_IMPORTED_FILES} files in all.",
+        f"Imports may be {MAX_IMPORT_DEPTH} levels deep and {MAX_IMPORTED_FILES} files in all. Put\n"
+        "declarations that belong together into one file.",
     ),
     Code(
         "GC0014",
         "a name is too long",
-        f"Names have at most {MAX_NAME_LENGTH} characters.",
+        f"Names have at most {MAX_NAME_LENGTH} characters, so that they fit into the names of C symbols\n"
+        "and of the entries of weight files.",
         "dim " + "B" * 256,
     ),
 )
@@ -204,13 +205,15 @@ _SYNTAX = (
     Code(
         "GC0113",
         "a block without braces",
-        "Blocks stand in braces. Indentation is free.",
+        "Blocks stand in braces; a colon and indentation do not make one. Indentation is free, and\n"
+        "`gradc fmt` sets it.",
         "fn f(x: float) -> float {\n    if training:\n        x = 2 * x\n    return x\n}",
     ),
     Code(
         "GC0114",
         "comparisons do not chain",
-        "`a < b < c` is not written here; say `a < b and b < c`.",
+        "A comparison gives a boolean, and booleans are not ordered, so `a < b < c` is not a program.\n"
+        "Say `a < b and b < c`.",
         "fn f(x: float) -> float { return where(0 < x < 1, x, 0.0) }",
     ),
     Code(

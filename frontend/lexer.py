@@ -54,10 +54,13 @@ _FOREIGN = {
     "===": ("==", "COMPARISON"),
     ":=": ("=", "EQUAL"),
 }
+# Characters that look like operators, what they look like, and the token that lets parsing go on.
 _LOOKALIKES = {
-    "\u00d7": "*", "\u00b7": "*", "\u2212": "-", "\u2013": "-", "\u00f7": "/", "\u2264": "<=",
-    "\u2265": ">=", "\u2260": "!=", "\u201c": '"', "\u201d": '"', "\u2018": '"', "\u2019": '"',
-    "\u2026": "...", "\u2192": "->", "\u00a0": "a space",
+    "\u00d7": ("*", "STAR"), "\u00b7": ("*", "STAR"), "\u2212": ("-", "MINUS"),
+    "\u2013": ("-", "MINUS"), "\u00f7": ("/", "SLASH"), "\u2264": ("<=", "COMPARISON"),
+    "\u2265": (">=", "COMPARISON"), "\u2260": ("!=", "COMPARISON"), "\u2192": ("->", "ARROW"),
+    "\u2026": ("...", "ELLIPSIS"), "\u201c": ('"', ""), "\u201d": ('"', ""), "\u2018": ('"', ""),
+    "\u2019": ('"', ""), "\u00a0": ("a space", ""),
 }  # fmt: skip
 _CLOSER = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _OPENER = {closer: opener for opener, closer in _CLOSER.items()}
@@ -137,8 +140,7 @@ class _Checker:
         elif kind == "BAD_OPERATOR":
             return self._repair_operator(token)
         elif kind == "BAD_CHARACTER":
-            self._check_character(token)
-            return None
+            return self._repair_character(token)
         return token
 
     def _error(
@@ -191,18 +193,18 @@ class _Checker:
                 self.report.add(_invisible(character, place))
                 return
 
-    def _check_character(self, token: Token) -> None:
+    def _repair_character(self, token: Token) -> Token | None:
         character = token.value
         if character in _INVISIBLE or (not character.isprintable() and character != "\u00a0"):
             self.report.add(_invisible(character, span_of(token, self.source)))
-            return
-        meant = _LOOKALIKES.get(character)
-        help = f"did you mean `{meant}`?" if meant else ""
+            return None
+        meant, kind = _LOOKALIKES.get(character, ("", ""))
+        help = f"did you mean `{meant}`?" if kind else f"write {meant}" if meant else ""
+        message = f"`{character}` has no meaning in a program"
         if character == "\u00a0":
             message = "a no-break space; only spaces and tabs separate words"
-        else:
-            message = f"`{character}` has no meaning in a program"
         self._error(token, "GC0004", message, help)
+        return token.update(kind, meant) if kind else None
 
     def _repair_string(self, token: Token) -> Token:
         text = token.value

@@ -26,7 +26,7 @@ from gradc.frontend.syntax_errors import Context, explain
 from gradc.frontend.walk import children
 
 # Tokens whose absence is guessed, and how many tokens must fit after one of them to believe the guess.
-_GUESSES: Final = (("COMMA", ","), ("COLON", ":"), ("EQUAL", "="), ("ARROW", "->"), ("IN", "in"))
+_GUESSES: Final = (("COLON", ":"), ("COMMA", ","), ("EQUAL", "="), ("ARROW", "->"), ("IN", "in"))
 _LOOKAHEAD: Final = 4
 _MAX_SYNTAX_ERRORS: Final = 20
 
@@ -168,17 +168,12 @@ class _Driver:
         if self.errors > _MAX_SYNTAX_ERRORS:
             raise DiagnosticError(self.report.diagnostics, self.report.sources)
         parsed = self.tokens.parsed
-        open_brackets = [
-            value.type
-            for value in self._values()
-            if isinstance(value, Token) and value.type in ("LPAR", "LSQB", "LBRACE")
-        ]
         context = Context(
             tokens=parsed,
             position=position,
             token=token,
             expected=frozenset(problem.expected),
-            open_brackets=tuple(open_brackets),
+            open_brackets=self._open_brackets(),
             missing=guess.value if guess is not None else "",
             span_of=lambda t: span_of(t, self.source),
         )
@@ -205,7 +200,7 @@ class _Driver:
         if kind == "COMMA":
             return self._is_list()
         if kind == "COLON":
-            return before == after == "NAME"
+            return before == after == "NAME" and self._open_brackets()[-1:] != ("LSQB",)
         if kind == "EQUAL":
             return "OUTPUT" not in [getattr(v, "type", "") for v in self._values()[-2:]]
         return True
@@ -213,6 +208,14 @@ class _Driver:
     def _values(self) -> list[object]:
         """What the parser holds, the latest last."""
         return list(self.parser.parser_state.value_stack)
+
+    def _open_brackets(self) -> tuple[str, ...]:
+        """The kinds of the brackets around the place where the parser is, the innermost last."""
+        return tuple(
+            value.type
+            for value in self._values()
+            if isinstance(value, Token) and value.type in ("LPAR", "LSQB", "LBRACE")
+        )
 
     def _is_list(self) -> bool:
         """Whether the parser is inside brackets, or in a list of dimensions."""

@@ -207,7 +207,7 @@ def _inner_habit(context: Context) -> Diagnostic | None:
         message = "`if` stands on its own, not inside an expression"
         help = "write `where(condition, a, b)` to choose between values"
         return error("GC0112", message, context.span, help=help)
-    if token.type == "SCAN":
+    if token.type == "SCAN" and (context.next is None or context.next.type != "EQUAL"):
         message = "`scan` stands alone on the right of `=`"
         help = "write `hs = scan x in xs carry ... { ... }` on its own line"
         return error("GC0101", message, context.span, help=help)
@@ -226,6 +226,13 @@ def _reserved(context: Context) -> Diagnostic | None:
         return None
     message = f"`{token}` is a reserved word and cannot be a name"
     return error("GC0102", message, context.span, help=f"for example `{token}_`")
+
+
+def _else(context: Context) -> Diagnostic | None:
+    """`else` on its own; one on the line after a block has been joined to it."""
+    if context.token.type != "ELSE":
+        return None
+    return error("GC0101", "`else` without an `if` before it", context.span)
 
 
 def _equality(context: Context) -> Diagnostic | None:
@@ -300,7 +307,12 @@ def _missing_help(context: Context) -> str:
 def _ended_early(context: Context) -> Diagnostic | None:
     """A line, block or bracket that ends where a value should follow."""
     token, previous = context.token, context.previous
-    if token.type not in _CLOSERS or "NUMBER" not in context.expected or previous is None:
+    if "NUMBER" not in context.expected or previous is None:
+        return None
+    if token.type in _BINARY and context.statement:
+        message = f"a value is missing before {shown(token)}"
+        return error("GC0107", message, context.span)
+    if token.type not in _CLOSERS:
         return None
     if previous.type in _CLOSERS - {"COMMA"} and not context.statement:
         return None
@@ -328,9 +340,9 @@ def _one_per_line(context: Context) -> Diagnostic | None:
     can_end = "NEWLINE" in context.expected or "RBRACE" in context.expected
     if not can_end or context.token.type not in _KEYWORD_KINDS or context.is_in_brackets:
         return None
+    if not context.statement:
+        return None
     message = f"{shown(context.token)} starts a new statement on the same line"
-    if context.token.type == "ELSE":
-        return error("GC0101", "`else` without an `if` before it", context.span)
     return error("GC0108", message, context.span, help="start a new line, or separate with `;`")
 
 
@@ -408,6 +420,7 @@ def describe(kinds: frozenset[str]) -> str:
 _RULES: tuple[Callable[[Context], Diagnostic | None], ...] = (
     _habit,
     _inner_habit,
+    _else,
     _equality,
     _initializer,
     _assignment,

@@ -40,6 +40,11 @@ def missing_mpi() -> str:
     return "" if shutil.which("mpirun") else "mpirun is not on the path"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--bless` rewrites the golden files (tests/golden) from what the tests see."""
+    parser.addoption("--bless", action="store_true", default=False, help="rewrite golden files")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests whose marker names something this machine lacks."""
     for marker, missing in (("gpu", missing_gpu), ("mpi", missing_mpi)):
