@@ -16,11 +16,8 @@ from dataclasses import dataclass
 from gradc.ir.core import Function
 from gradc.ir.diagnostics import DiagnosticError, error
 from gradc.ir.plan import Plan
-from gradc.passes.cse import cse
-from gradc.passes.dce import dce
-from gradc.passes.place import place
-from gradc.passes.simplify import simplify
-from gradc.passes.to_loops import to_loops
+from gradc.passes import pipeline
+from gradc.passes.pipeline import Derivative, run_pipeline
 from gradc.runtime.native import NativeFunction, compile_plan, load_native, native_key
 
 
@@ -105,28 +102,38 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def plan_of(function: Function, options: Options) -> Plan:
-    """The Plan of ``function``.
+def plan_of(function: Function, derivative: Derivative | None, options: Options) -> Plan:
+    """The Plan of what ``derivative`` makes of ``function`` (of ``function`` itself for None).
 
     Raises:
         DiagnosticError: if the budget cannot be kept.
     """
-    return place(to_loops(dce(cse(simplify(function)))))
+    return run_pipeline(function, pipeline_options(derivative, options)).plan
 
 
-def compile_function(function: Function, options: Options) -> NativeFunction:
-    """Compiles ``function`` and loads it."""
-    plan = plan_of(function, options)
+def pipeline_options(derivative: Derivative | None, options: Options) -> pipeline.Options:
+    """The pipeline's options; checks of the IR run where the stage changes."""
+    return pipeline.Options(derivative, fast_math=options.fast_math, verify=1)
+
+
+def compile_function(
+    function: Function, derivative: Derivative | None, options: Options
+) -> NativeFunction:
+    """Compiles what ``derivative`` makes of ``function`` and loads it."""
+    plan = plan_of(function, derivative, options)
     return compile_plan(plan, threads=options.thread_count, cache=options.use_cache)
 
 
 def compile_cached(
-    parts: tuple[str, ...], make: Callable[[], Function], options: Options
+    parts: tuple[str, ...],
+    make: Callable[[], Function],
+    derivative: Derivative | None,
+    options: Options,
 ) -> NativeFunction:
     """The function that ``parts`` determine: from the cache, or made, compiled and stored there."""
     key = native_key(*parts, options.key)
     found = load_native(key, threads=options.thread_count, cache=options.use_cache)
     if found is not None:
         return found
-    plan = plan_of(make(), options)
+    plan = plan_of(make(), derivative, options)
     return compile_plan(plan, threads=options.thread_count, cache=options.use_cache, key=key)

@@ -316,7 +316,11 @@ class Compiled:
 
     def function(self, dims: Mapping[str, int] | None = None) -> Function:
         """The tensor IR that is compiled, before optimisation."""
-        return self._derive(self.model.lower(dims, self._training).function)
+        return self._derive(self.lowered(dims))
+
+    def lowered(self, dims: Mapping[str, int] | None = None) -> Function:
+        """The model itself in tensor IR, before anything is derived from it."""
+        return self.model.lower(dims, self._training).function
 
     def _compile(self, dims: Mapping[str, int]) -> Entry:
         model = self.model
@@ -328,7 +332,7 @@ class Compiled:
             f"training={self._training}",
             self._key,
         )
-        return Entry(compile_cached(parts, lambda: self.function(dims), self.options))
+        return Entry(compile_cached(parts, lambda: self.lowered(dims), self._derive, self.options))
 
 
 # --- what a call returns

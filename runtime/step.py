@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradc.frontend.models import ModelIR
 from gradc.frontend.training import OptimizerIR, ScheduleIR, lower_optimizer, lower_schedule
 from gradc.ir.core import Function, Role, TensorType
 from gradc.ir.diagnostics import DiagnosticError, error
@@ -142,11 +141,14 @@ class TrainStep:
 
     def function(self, dims: Mapping[str, int] | None = None) -> Function:
         """The whole step in tensor IR, before optimisation."""
-        lowered: ModelIR = self.model.lower(dims, training=True)
-        names = [spec.path for spec in lowered.parameters if spec.role is Role.PARAM]
-        gradient = value_and_grad(lowered.function, names)
-        types = {spec.path: spec.type for spec in lowered.parameters}
-        updates = {name: self._update(types[name]) for name in names}
+        return self.derive(self.model.lower(dims, training=True).function)
+
+    def derive(self, function: Function) -> Function:
+        """The step of a model's function."""
+        pairs = zip(function.parameters, function.block.parameters, strict=True)
+        types = {slot.name: value.type for slot, value in pairs if slot.role is Role.PARAM}
+        gradient = value_and_grad(function, list(types))
+        updates = {name: self._update(type_) for name, type_ in types.items()}
         clip = Clip(self.recipe.clip_norm, self.recipe.clip_value)
         schedule = None if self.schedule is None else self.schedule.function
         return train_step(gradient, updates, schedule=schedule, clip=clip)
@@ -166,4 +168,8 @@ class TrainStep:
             model.precision,
             f"step {self.recipe!r}",
         )
-        return Entry(compile_cached(parts, lambda: self.function(dims), self.options))
+
+        def make() -> Function:
+            return model.lower(dims, training=True).function
+
+        return Entry(compile_cached(parts, make, self.derive, self.options))

@@ -22,7 +22,7 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,7 +38,13 @@ from gradc.runtime.call import INPUTS, SEEDS, Entry
 from gradc.runtime.compile import Options, compile_function
 from gradc.runtime.trace import Trace, Traced, dtype_of
 
-Transform: TypeAlias = Callable[[Function, list[str]], Function]
+
+class Transform(Protocol):
+    """A function of IR to be compiled in place of the traced one."""
+
+    def __call__(self, function: Function, wrt: list[str]) -> Function: ...
+
+
 LOSS = "result"
 
 
@@ -264,8 +270,8 @@ class Derivative:
             found = self._entries.get(key)
             if found is None:
                 traced = trace_function(self.__wrapped__, structure, arrays)
-                derived = self._transform(traced.function, wrt)
-                entry = Entry(compile_function(derived, self.options))
+                transform = functools.partial(self._transform, wrt=wrt)
+                entry = Entry(compile_function(traced.function, transform, self.options))
                 found = self._entries[key] = (entry, traced.captured)
         return found
 
