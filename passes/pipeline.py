@@ -246,16 +246,6 @@ def run_pipeline(function: Function, options: Options | None = None) -> Run:
     return Run(function, tuple(records))
 
 
-def prepare(function: Function, fast_math: bool = False) -> Function:
-    """What the steps before ``differentiate`` make of a source program, for callers that differentiate themselves."""
-    names = [step.name for step in STEPS]
-    last = names[names.index("differentiate") - 1]
-    options = Options(fast_math=fast_math, verify=0, stop_after=last)
-    prepared = run_pipeline(function, options).result
-    assert isinstance(prepared, Function), "the steps before `differentiate` keep the stage"
-    return prepared
-
-
 def _check_options(options: Options) -> None:
     known = {step.name: step for step in STEPS}
     named = [*options.skip, *(d for d in options.dump_after if d != "all")]
