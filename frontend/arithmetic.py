@@ -147,7 +147,9 @@ def _fold(ctx: Context, symbol: str, a: Item, b: Item, node: syntax.Node) -> Ite
         return (a == b) == (symbol == "==")
     if not (is_number(a) and is_number(b)):
         wrong = b if is_number(a) else a
-        return ctx.error("GC0308", f"`{symbol}` takes numbers and arrays, not {describe(wrong)}", node)
+        return ctx.error(
+            "GC0308", f"`{symbol}` takes numbers and arrays, not {describe(wrong)}", node
+        )
     assert isinstance(a, (int, float, DimExpr)) and isinstance(b, (int, float, DimExpr))
     if symbol in _COMPARISONS:
         return _compare(symbol, ctx.number(a), ctx.number(b))

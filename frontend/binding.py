@@ -129,7 +129,9 @@ class _Binder:
         message = f"axis {axis} of input `{spec.name}` has {size} elements, and `{wanted}`"
         others = [reason.spec for reason in reasons if reason.spec is not None]
         labels = [
-            Label(other.span, f"{because}") for other in others if other.span not in (None, spec.span)
+            Label(other.span, f"{because}")
+            for other in others
+            if other.span not in (None, spec.span)
         ]
         help = "" if labels else because
         self.problems.append(

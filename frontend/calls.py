@@ -153,9 +153,7 @@ def check_results(ctx: Context, frame: Frame, results: Sequence[syntax.TypeExpr]
     return checked[0] if len(checked) == 1 else tuple(checked)
 
 
-def _check_result(
-    ctx: Context, item: Item, declared: syntax.TypeExpr, frame: Frame
-) -> Item:
+def _check_result(ctx: Context, item: Item, declared: syntax.TypeExpr, frame: Frame) -> Item:
     dtype = element_type(ctx, declared.element.text)
     span = frame.result_span
     assert span is not None
@@ -266,8 +264,12 @@ def instantiate(ctx: Context, use: syntax.UseDeclaration, path: str) -> Instance
         help = ""
         if isinstance(callee, (Callee, Word)):
             help = "functions have no parameters; call them without `use`"
-        return ctx.error("GC0206", f"`use` makes an instance of a layer, not of {shown}",
-                         use.layer.callee, help=help)
+        return ctx.error(
+            "GC0206",
+            f"`use` makes an instance of a layer, not of {shown}",
+            use.layer.callee,
+            help=help,
+        )
     layer = callee.declaration
     name = layer.name.text
     given = match(ctx, use.layer, name, formals_of(layer.parameters), layer.name.span)

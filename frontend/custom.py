@@ -19,9 +19,7 @@ from gradc.frontend.values import POISON, Binding, Frame, Item, Poison, is_numbe
 from gradc.ir.core import Block, Op, TensorType, Value
 from gradc.ir.diagnostics import Label
 
-RunBody: TypeAlias = Callable[
-    [Context, Frame, str, syntax.Name, Sequence[syntax.TypeExpr]], Item
-]
+RunBody: TypeAlias = Callable[[Context, Frame, str, syntax.Name, Sequence[syntax.TypeExpr]], Item]
 
 
 def call_custom(
@@ -142,7 +140,9 @@ def _cotangents(
     result: list[Value] = []
     position = 0
     for parameter in function.parameters:
-        if not isinstance(frame.names[parameter.name.text].item, Value) or position >= len(operands):
+        if not isinstance(frame.names[parameter.name.text].item, Value) or position >= len(
+            operands
+        ):
             continue
         type_ = operands[position].type
         position += 1
@@ -170,7 +170,9 @@ def _cotangent(
     at: syntax.Node,
 ) -> Value | None:
     if item is None or not type_.dtype.is_float:
-        return ctx.constant(at, False if type_.dtype.value == "bool" else 0, type_.dtype, type_.shape)
+        return ctx.constant(
+            at, False if type_.dtype.value == "bool" else 0, type_.dtype, type_.shape
+        )
     if isinstance(item, (int, float)) and not isinstance(item, bool):
         made = literal(ctx, item, at, type_)
         return made if isinstance(made, Value) else None

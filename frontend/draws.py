@@ -35,9 +35,7 @@ def generator(seed: int, path: str, draw: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
-def draw(
-    kind: str, sizes: tuple[int, ...], random: np.random.Generator
-) -> npt.NDArray[np.float64]:
+def draw(kind: str, sizes: tuple[int, ...], random: np.random.Generator) -> npt.NDArray[np.float64]:
     """One array of f64 draws."""
     if kind == "normal":
         return random.standard_normal(sizes)
@@ -82,4 +80,4 @@ def start_value(
     arrays = NumpyArrays()
     (found,) = run(arrays, start.function, draws)
     settled = arrays.settle(arrays.cast(found, type_.dtype), type_.dtype)
-    return np.ascontiguousarray(np.broadcast_to(settled, type_.static_shape))
+    return np.array(np.broadcast_to(settled, type_.static_shape), order="C")

@@ -267,9 +267,7 @@ def _state_write(ctx: Context, node: syntax.Statement) -> None:
         ctx.written.setdefault(path, ctx.span(node))
 
 
-def _stored(
-    ctx: Context, item: Item, type_: TensorType, node: syntax.StateWrite
-) -> Value | None:
+def _stored(ctx: Context, item: Item, type_: TensorType, node: syntax.StateWrite) -> Value | None:
     """``item`` as what the state holds."""
     if is_number(item):
         made = tensor(ctx, item, node.value, type_.dtype)
@@ -398,4 +396,3 @@ _STATEMENTS: Final[dict[type[syntax.Statement], Callable[[Context, syntax.Statem
     syntax.Checkpoint: _checkpoint,
     syntax.Scan: _scan,
 }
-

@@ -72,9 +72,7 @@ def _part(ctx: Context, parts: Sequence[Item], base: Item, node: syntax.Index) -
     return parts[known]
 
 
-def _expanded(
-    ctx: Context, node: syntax.Index, rank: int
-) -> list[syntax.IndexItem] | None:
+def _expanded(ctx: Context, node: syntax.Index, rank: int) -> list[syntax.IndexItem] | None:
     """The items with ``...`` (or the missing rest) written out as full slices."""
     used = sum(not isinstance(i, (syntax.Ellipsis, syntax.NewAxis)) for i in node.items)
     if used > rank:
@@ -142,9 +140,7 @@ def _read_position(
     return True
 
 
-def _read_ids(
-    ctx: Context, node: syntax.Expr, ids: Value, size: Dim, axis: int, cut: _Cut
-) -> bool:
+def _read_ids(ctx: Context, node: syntax.Expr, ids: Value, size: Dim, axis: int, cut: _Cut) -> bool:
     if ids.type.dtype not in (DType.I32, DType.I64):
         help = "choose elements by a condition with `where(mask, x, 0)`"
         if ids.type.dtype is not DType.BOOL:
@@ -187,7 +183,9 @@ def _read_slice(ctx: Context, node: syntax.Slice, size: Dim, axis: int, cut: _Cu
     if step < 0:
         if node.start is not None or node.stop is not None or step != -1:
             help = "reverse with `x[::-1]` first, then take a slice"
-            ctx.error("GC0311", "a slice that runs backwards covers the whole axis", node, help=help)
+            ctx.error(
+                "GC0311", "a slice that runs backwards covers the whole axis", node, help=help
+            )
             return False
         cut.reverse.append(axis)
         _whole(size, cut)

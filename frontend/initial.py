@@ -154,7 +154,9 @@ def bind_sample(ctx: Context, declaration: syntax.Initializer, items: tuple[Item
     parameters = declaration.sample.parameters
     if len(parameters) > len(items):
         message = "`sample` takes the shape, the fan-in and the fan-out"
-        ctx.error("GC0203", message, parameters[len(items)], help="`sample(shape, fan_in, fan_out)`")
+        ctx.error(
+            "GC0203", message, parameters[len(items)], help="`sample(shape, fan_in, fan_out)`"
+        )
     for position, parameter in enumerate(parameters):
         item = items[position] if position < len(items) else POISON
         ctx.frame.names[parameter.name.text] = Binding(item, parameter.name.span)

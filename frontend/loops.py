@@ -220,9 +220,7 @@ def _window(ctx: Context, node: syntax.Scan) -> int | None:
     return known
 
 
-def _next_carries(
-    ctx: Context, node: syntax.Scan, carries: Sequence[Value]
-) -> list[Value] | None:
+def _next_carries(ctx: Context, node: syntax.Scan, carries: Sequence[Value]) -> list[Value] | None:
     """The carried names' values at the end of the body, which must have the types they began with."""
     nexts: list[Value] = []
     is_good = True

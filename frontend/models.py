@@ -105,9 +105,7 @@ def elaborate_model(
 ) -> Elaborated:
     """Elaborates ``model``; problems go to ``report``."""
     deepen_stack()
-    ctx = Context(
-        Elaborator(), names, report, dict(dims), dict(sample), floating, training
-    )
+    ctx = Context(Elaborator(), names, report, dict(dims), dict(sample), floating, training)
     made = Elaborated(ctx, model)
     frame = Frame(
         "model", model.name.text, False, floating=floating, body=model.body, declaration=model
@@ -317,4 +315,3 @@ def symbolic_dims(
                 if dim is not None:
                     ctx.dims[name] = dim
     return ctx.dims, dict(known)
-

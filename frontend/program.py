@@ -83,7 +83,10 @@ class Program:
             message = f"there is no model `{entry}`"
             help = did_you_mean(entry, models) or (f"the models are {known}" if known else "")
         elif not models:
-            message, help = "this program declares no model", "write `model name(x: float) -> float`"
+            message, help = (
+                "this program declares no model",
+                "write `model name(x: float) -> float`",
+            )
         else:
             message, help = "this program declares several models", f"choose one of {known}"
         raise self._failure(error("GC0213", message, None, help=help))

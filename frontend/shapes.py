@@ -77,9 +77,7 @@ def _cast_help(dtype: DType) -> str:
     return f"the other side holds `{dtype}`; convert it with `cast(..., float)`"
 
 
-def literal(
-    ctx: Context, item: Item, node: syntax.Node, like: TensorType
-) -> Value | Poison:
+def literal(ctx: Context, item: Item, node: syntax.Node, like: TensorType) -> Value | Poison:
     """A compile-time number as a tensor of the shape and element type ``like``, to which it adapts."""
     assert isinstance(item, (bool, int, float, DimExpr))
     dtype = like.dtype
@@ -130,9 +128,7 @@ def stretch(
     ):
         return retype(ctx, value, shape, node)
     # Dimensions equal only in the sample are renamed first, so that the op sees equal ones.
-    own = tuple(
-        d if d == 1 else shape[offset + axis] for axis, d in enumerate(value.type.shape)
-    )
+    own = tuple(d if d == 1 else shape[offset + axis] for axis, d in enumerate(value.type.shape))
     if own != value.type.shape:
         value = retype(ctx, value, own, node)
     dims = tuple(range(offset, len(shape)))
@@ -200,8 +196,7 @@ def _scalars(
     elif not any(isinstance(item, float) for item in items):
         dtype = DType.I32
     made = [
-        literal(ctx, item, at, TensorType((), dtype))
-        for item, at in zip(items, nodes, strict=True)
+        literal(ctx, item, at, TensorType((), dtype)) for item, at in zip(items, nodes, strict=True)
     ]
     values = [value for value in made if isinstance(value, Value)]
     return values if len(values) == len(made) else POISON
@@ -246,7 +241,9 @@ def types_differ(
     if a.is_float != b.is_float and DType.BOOL not in (a, b):
         help = "convert the integers with `cast(x, float)`"
     elif DType.BOOL in (a, b):
-        help = "choose between values with `where(condition, a, b)`, or convert with `cast(x, float)`"
+        help = (
+            "choose between values with `where(condition, a, b)`, or convert with `cast(x, float)`"
+        )
     else:
         help = f"convert one of them, as in `cast(x, {a})`"
     return ctx.error(

@@ -233,9 +233,7 @@ def check_schedule(ctx: Context, declaration: syntax.Schedule) -> None:
     _schedule(ctx, declaration, False, _sampled(ctx, declaration.parameters))
 
 
-def _sampled(
-    ctx: Context, parameters: tuple[syntax.Parameter, ...]
-) -> dict[str, float | bool]:
+def _sampled(ctx: Context, parameters: tuple[syntax.Parameter, ...]) -> dict[str, float | bool]:
     values: dict[str, float | bool] = {}
     with ctx.entered(Frame("call", "call", False)):
         for parameter in parameters:
@@ -317,9 +315,7 @@ def _elaborate_update(
     return UpdateIR(function, tuple(slots))
 
 
-def _bind_method(
-    ctx: Context, method: syntax.Method, items: tuple[Item, ...], shown: str
-) -> bool:
+def _bind_method(ctx: Context, method: syntax.Method, items: tuple[Item, ...], shown: str) -> bool:
     """Binds the parameters that the compiler hands to a method, by position."""
     parameters = method.parameters
     if len(parameters) != len(items):
@@ -331,9 +327,7 @@ def _bind_method(
     return True
 
 
-def _slots(
-    ctx: Context, declaration: syntax.Optimizer, type_: TensorType
-) -> list[SlotSpec]:
+def _slots(ctx: Context, declaration: syntax.Optimizer, type_: TensorType) -> list[SlotSpec]:
     """The states that the members declare for this parameter, under the conditions that hold."""
     members = [m for m in declaration.members if not isinstance(m, syntax.StateDeclaration)]
     found: list[SlotSpec] = []
@@ -354,9 +348,7 @@ def _slots(
     return found
 
 
-def _slot(
-    ctx: Context, member: syntax.StateDeclaration, type_: TensorType
-) -> SlotSpec | None:
+def _slot(ctx: Context, member: syntax.StateDeclaration, type_: TensorType) -> SlotSpec | None:
     slot_type = type_
     if member.type is not None:
         dtype = element_type(ctx, member.type.element.text)
@@ -396,9 +388,7 @@ def _start(ctx: Context, member: syntax.StateDeclaration) -> float | None:
     return None
 
 
-def _like(
-    ctx: Context, item: Item, type_: TensorType, span: Span, what: str
-) -> Value | None:
+def _like(ctx: Context, item: Item, type_: TensorType, span: Span, what: str) -> Value | None:
     """``item`` as a value of ``type_``; scalars stretch."""
     at = syntax.Node(span)
     if isinstance(item, Poison):

@@ -148,9 +148,7 @@ def _contract_all(
     return ctx.op(call, "transpose", first.value, perm=perm)
 
 
-def _pair(
-    ctx: Context, call: syntax.Call, a: _Term, b: _Term, needed: str
-) -> _Term | None:
+def _pair(ctx: Context, call: syntax.Call, a: _Term, b: _Term, needed: str) -> _Term | None:
     shared = [label for label in a.labels if label in b.labels]
     batch = [label for label in shared if label in needed]
     summed = [label for label in shared if label not in needed]

@@ -176,4 +176,3 @@ def extremum(ctx: Context, call: syntax.Call, name: str, pair: tuple[Argument, A
         help = "use `and` and `or` on conditions"
         return ctx.error("GC0303", f"`{name}` does not take `bool`", call, help=help)
     return ctx.op(call, name, *operands)
-

@@ -106,9 +106,7 @@ def _conv2d(ctx: Context, call: syntax.Call, given: Arguments) -> Item:
 def _pool(ctx: Context, call: syntax.Call, given: Arguments, name: str) -> Item:
     x = _images(ctx, given["x"], name, "[batch, channels, height, width]")
     size = _pair(ctx, given["size"], "the window", 1)
-    stride = (
-        _pair(ctx, given["stride"], "the stride", 1) if given["stride"].is_given else size
-    )
+    stride = _pair(ctx, given["stride"], "the stride", 1) if given["stride"].is_given else size
     padding = _padding(ctx, given["padding"])
     if x is None or size is None or stride is None or padding is None:
         return POISON

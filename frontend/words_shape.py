@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradc.frontend import syntax
-from gradc.frontend.context import Context, has_quotient
+from gradc.frontend.context import Context
 from gradc.frontend.shapes import broadcast_shapes, origin, retype, stretch, tensor, types_differ
 from gradc.frontend.values import (
     POISON,
@@ -17,6 +17,7 @@ from gradc.frontend.values import (
     is_number,
     show_type,
 )
+from gradc.frontend.walk import walk
 from gradc.frontend.words import Arguments, array, axis, dtype, integer, shape, word
 from gradc.ir.core import DType, Value
 from gradc.ir.dims import Dim, floordiv, product
@@ -52,8 +53,8 @@ def reshape(
         return retype(ctx, value, sizes, node)
     wanted = ", ".join(str(d) for d in sizes)
     help = ""
-    if has_quotient(new) or has_quotient(old):
-        help = "a division of dimensions here leaves a rest with these sizes"
+    if any(isinstance(part, syntax.Link) and part.operator == "//" for part in walk(node)):
+        help = "does a division of dimensions here leave a rest?"
     return ctx.error(
         "GC0307",
         f"`{show_type(value)}` does not fit into the shape [{wanted}]",
@@ -110,9 +111,7 @@ def _split(ctx: Context, call: syntax.Call, given: Arguments) -> Item:
     return POISON if any(isinstance(p, Poison) for p in pieces) else tuple(pieces)
 
 
-def _parts(
-    ctx: Context, argument: Argument, size: Dim, call: syntax.Call
-) -> list[Dim] | None:
+def _parts(ctx: Context, argument: Argument, size: Dim, call: syntax.Call) -> list[Dim] | None:
     """The sizes of the pieces: a number of equal ones, or a list of sizes."""
     if isinstance(argument.item, tuple):
         sizes = shape(ctx, argument)
