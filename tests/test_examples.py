@@ -21,9 +21,11 @@ def gradc_command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_program_checks_without_a_word(path: Path) -> None:
+def test_program_checks_without_a_warning(path: Path) -> None:
     done = gradc_command("check", path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith(f"{path}: ok (")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: p.relative_to(ROOT).as_posix())
