@@ -147,6 +147,7 @@ class Case:
 
 
 SHAPES = [(1, 1, 1), (3, 5, 7), (14, 32, 16), (15, 33, 17), (29, 47, 31), (64, 10, 20), (1, 70, 9)]
+SHAPES += [(200, 1, 64), (130, 3, 41)]  # computed as their transposes
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gradc.codegen.llvm import gemm_pack
-from gradc.codegen.llvm.gemm_blocking import blocking
+from gradc.codegen.llvm.gemm_blocking import blocking, oriented
 from gradc.codegen.llvm.gemm_pack import i64, memory_type, offset
 from gradc.codegen.llvm.gemm_tile import Tile, emit_tile, tail_mask
 from gradc.codegen.llvm.isa import Isa
@@ -30,12 +30,13 @@ Epilogue = Callable[
 
 def units(gemm: Gemm, isa: Isa) -> int:
     """How many independent pieces ``[begin, end)`` counts."""
+    gemm = oriented(gemm, isa)
     return blocking(gemm, isa).units if 0 not in (gemm.m, gemm.n, *gemm.batch) else 0
 
 
 def scratch_bytes(gemm: Gemm, isa: Isa) -> int:
     """Stack that one thread needs for packed factors and parked accumulators."""
-    cut = blocking(gemm, isa)
+    cut = blocking(oriented(gemm, isa), isa)
     return sum(-(-size * cut.dtype.itemsize // 64) * 64 for size in cut.scratch_sizes)
 
 
@@ -43,7 +44,7 @@ def emit_kernel(
     module: Module, kernel: Kernel, gemm: Gemm, name: str, isa: Isa, epilogue: Epilogue
 ) -> None:
     """Defines ``void @name(ptr buffer..., i64 begin, i64 end)`` for a kernel that is one Gemm."""
-    _Emitter(module, kernel, gemm, name, isa, epilogue).emit()
+    _Emitter(module, kernel, oriented(gemm, isa), name, isa, epilogue).emit()
 
 
 @dataclass

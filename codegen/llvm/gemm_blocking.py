@@ -13,11 +13,11 @@ Non-goals: emitting anything (``gemm``, ``gemm_tile``, ``gemm_pack``).
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradc.codegen.llvm.isa import Isa
 from gradc.ir.core import DType
-from gradc.ir.loops import Factor, Gemm
+from gradc.ir.loops import Factor, Gemm, Load, Store
 
 PAGE = 4096  # strides from here on fall into the same few cache sets and a new page each
 K_BLOCK = 256
@@ -142,6 +142,44 @@ def _tile(m: int, n: int, k: int, lanes: int, isa: Isa) -> tuple[int, int]:
         _tiles(isa, lanes),
         key=lambda t: (_cost(m, n, max(k, 1), t[0], t[1], lanes), -t[0] * t[1], t),
     )
+
+
+def _orientation_cost(gemm: Gemm, isa: Isa) -> float:
+    """Modelled cycles of ``gemm`` as it stands: tiles, transposing the right factor, a scattered epilogue."""
+    lanes = isa.lanes(gemm.acc.dtype)
+    m, n, k = max(gemm.m, 1), max(gemm.n, 1), max(gemm.k, 1)
+    cost = _cost(m, n, k, *_tile(m, n, k, lanes, isa), lanes)
+    if gemm.right.column != 1:
+        cost += 0.25 * n * k
+    for statement in gemm.epilogue:
+        if isinstance(statement, (Load, Store)):
+            near = statement.offset.coefficient(gemm.j) in (0, 1)
+            cost += (1.0 if near else 12.0) * m * n / lanes
+    return cost
+
+
+def oriented(gemm: Gemm, isa: Isa) -> Gemm:
+    """``gemm``, or its transpose where vectors along i fill better than vectors along j (few columns, many rows).
+
+    The sums and the epilogue of each element are the same, so are the bits.
+    """
+    if gemm.m <= gemm.n:
+        return gemm
+
+    def turned(factor: Factor) -> Factor:
+        return replace(factor, row=factor.column, column=factor.row)
+
+    other = replace(
+        gemm,
+        m=gemm.n,
+        n=gemm.m,
+        left=turned(gemm.right),
+        right=turned(gemm.left),
+        i=gemm.j,
+        j=gemm.i,
+    )
+    worth = _orientation_cost(other, isa) < 0.75 * _orientation_cost(gemm, isa)
+    return other if worth else gemm
 
 
 def blocking(gemm: Gemm, isa: Isa) -> Blocking:
