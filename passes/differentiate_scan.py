@@ -82,7 +82,7 @@ class _ReverseBody:
                 self._seed(output, self.carries, ct)
             elif number >= scan.carried and ct is not None:
                 self._seed(output, self.slices, ct)
-        if scan.truncate and self.carries:
+        if scan.is_truncated and self.carries:
             border = borders(self.b, scan)
             self.keep = Value(border.type.with_shape(()), "keep")
             self.slices.append((self.keep, border))

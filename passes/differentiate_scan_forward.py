@@ -53,7 +53,7 @@ def forward_scan(
                 own.of[parameter] = companion(parameter, "dot")
                 group.append((own.of[parameter], source))
         groups.append(group)
-    if scan.truncate and groups[0]:
+    if scan.is_truncated and groups[0]:
         groups[1].append(_cut_tangents(b, scan, inner, own))
     forward(inner, scan.body.body, own, numbers)
     return _emit(b, scan, inner, own, groups, carries_vary)

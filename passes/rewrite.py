@@ -110,6 +110,13 @@ class Scan:
         return values[:c], values[c:s], values[s:]
 
     @property
+    def is_truncated(self) -> bool:
+        """Whether ``truncate`` cuts anything."""
+        return self.truncate > 0 and not (
+            isinstance(self.trips, int) and self.trips <= self.truncate
+        )
+
+    @property
     def step_outputs(self) -> tuple[Value, ...]:
         """What the body yields besides the next carries."""
         return self.body.outputs[self.carried :]
