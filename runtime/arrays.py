@@ -40,7 +40,7 @@ def as_array(name: str, value: object) -> Array:
     Accepts ndarrays, Python numbers and nested lists, anything with ``__dlpack__`` on the CPU or ``__array__``.
 
     Raises:
-        DiagnosticError: GC0501 if it is not an array of booleans, integers or real numbers.
+        DiagnosticError: GC0551 if it is not an array of booleans, integers or real numbers.
     """
     if isinstance(value, np.ndarray):
         array = value
@@ -68,14 +68,14 @@ def _imported(name: str, value: object) -> Array:
 
 def _refused(name: str, found: str, help: str) -> DiagnosticError:
     message = f"`{name}` is not an array of numbers: found {found}"
-    return DiagnosticError([error("GC0501", message, None, help=help)])
+    return DiagnosticError([error("GC0551", message, None, help=help)])
 
 
 def convert(name: str, array: Array, dtype: DType) -> Array:
     """``array`` dense, aligned, native, of type ``dtype``; itself if it already is.
 
     Raises:
-        DiagnosticError: GC0502 if its numbers cannot be had in ``dtype``.
+        DiagnosticError: GC0552 if its numbers cannot be had in ``dtype``.
     """
     wanted = NUMPY_DTYPE[dtype]
     if array.dtype != wanted or not array.dtype.isnative:
@@ -111,7 +111,7 @@ def _recast(name: str, array: Array, dtype: DType, wanted: np.dtype[Any]) -> Arr
 
 def _wrong_type(name: str, found: np.dtype[Any], expected: DType, help: str) -> DiagnosticError:
     message = f"`{name}` is {found.name}; the program expects {expected}"
-    return DiagnosticError([error("GC0502", message, None, help=help)])
+    return DiagnosticError([error("GC0552", message, None, help=help)])
 
 
 def as_bf16(name: str, array: Array) -> Array:
@@ -139,29 +139,29 @@ def check_names(
     """Every expected name given, and no other.
 
     Raises:
-        DiagnosticError: GC0503 for missing and GC0504 for unknown names, all at once.
+        DiagnosticError: GC0553 for missing and GC0554 for unknown names, all at once.
     """
     names = list(given)
     known = [*expected, *optional]
     found = [
-        error("GC0503", f"{what} `{name}` is missing", None, help=f"expected: {listed(expected)}")
+        error("GC0553", f"{what} `{name}` is missing", None, help=f"expected: {listed(expected)}")
         for name in expected
         if name not in names
     ]
     for name in names:
         if name not in known:
             help = did_you_mean(name, known) or f"expected: {listed(expected)}"
-            found.append(error("GC0504", f"there is no {what} `{name}`", None, help=help))
+            found.append(error("GC0554", f"there is no {what} `{name}`", None, help=help))
     if found:
         raise DiagnosticError(found)
 
 
 def check_shape(name: str, array: Array, shape: Sequence[int]) -> None:
-    """Raises DiagnosticError GC0505 unless ``array`` has exactly ``shape``."""
+    """Raises DiagnosticError GC0555 unless ``array`` has exactly ``shape``."""
     if array.shape == tuple(shape):
         return
     message = f"`{name}` has shape {list(array.shape)}; the program expects {list(shape)}"
-    raise DiagnosticError([error("GC0505", message, None)])
+    raise DiagnosticError([error("GC0555", message, None)])
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:
@@ -173,7 +173,7 @@ def listed(names: Sequence[str], most: int = 12) -> str:
 
 
 def finite_or_fail(arrays: Mapping[str, Array]) -> None:
-    """Raises DiagnosticError GC0506 naming every float array that holds NaN or infinity."""
+    """Raises DiagnosticError GC0556 naming every float array that holds NaN or infinity."""
     found = []
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -183,7 +183,7 @@ def finite_or_fail(arrays: Mapping[str, Array]) -> None:
                 f"`{name}` holds {count} values that are NaN or infinite, the first at {where}"
             )
             found.append(
-                error("GC0506", message, None, help="clean the data before training on it")
+                error("GC0556", message, None, help="clean the data before training on it")
             )
     if found:
         raise DiagnosticError(found)

@@ -38,7 +38,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Writes a checkpoint and drops all but the newest two. Durable when it returns.
 
     Raises:
-        DiagnosticError: GC0523 if it cannot be written; earlier checkpoints are then untouched.
+        DiagnosticError: GC0573 if it cannot be written; earlier checkpoints are then untouched.
     """
     state = json.dumps(checkpoint.state, sort_keys=True)
     metadata = {"format": str(FORMAT), "step": str(checkpoint.step), "state": state}
@@ -61,7 +61,7 @@ def load_newest(folder: Path) -> tuple[Checkpoint, tuple[Diagnostic, ...]]:
     """The newest intact checkpoint, and a warning for each damaged newer one that was passed over.
 
     Raises:
-        DiagnosticError: GC0525 if the folder holds no intact checkpoint.
+        DiagnosticError: GC0575 if the folder holds no intact checkpoint.
     """
     passed_over: list[Diagnostic] = []
     for path in _newest_first(folder):
@@ -70,18 +70,18 @@ def load_newest(folder: Path) -> tuple[Checkpoint, tuple[Diagnostic, ...]]:
         except DiagnosticError as problem:
             reason = problem.diagnostics[0].message
             message = f"{reason}; falling back to the checkpoint before it"
-            passed_over.append(warning("GC0526", message, None))
+            passed_over.append(warning("GC0576", message, None))
     found = f"{len(passed_over)} damaged ones" if passed_over else "none"
     help = "give --resume the --out folder of an earlier `gradc train`"
-    raise fail("GC0525", f"no intact checkpoint in `{folder}` (found {found})", help)
+    raise fail("GC0575", f"no intact checkpoint in `{folder}` (found {found})", help)
 
 
 def load(path: Path) -> Checkpoint:
-    """One checkpoint. Raises DiagnosticError GC0524 if it is damaged or of an unknown format."""
+    """One checkpoint. Raises DiagnosticError GC0574 if it is damaged or of an unknown format."""
     arrays, metadata = load_safetensors(path)
     digest = metadata.pop("digest", "")
     if metadata.get("format") != str(FORMAT) or digest != _digest(arrays, metadata):
-        raise fail("GC0524", f"`{path}` is not an intact checkpoint: its digest does not match")
+        raise fail("GC0574", f"`{path}` is not an intact checkpoint: its digest does not match")
     state = json.loads(metadata["state"])
     return Checkpoint(int(metadata["step"]), arrays, state)
 

@@ -81,16 +81,16 @@ def compile_options(
     """Options from what users write.
 
     Raises:
-        DiagnosticError: GC0601 for a budget, GC0513 for a target or number of threads, that cannot be.
+        DiagnosticError: GC0601 for a budget, GC0563 for a target or number of threads, that cannot be.
     """
     if target != "cpu":
         message = f"there is no target `{target}`; this build compiles for `cpu`"
-        raise DiagnosticError([error("GC0513", message, None)])
+        raise DiagnosticError([error("GC0563", message, None)])
     if threads is not None and not (
         isinstance(threads, int) and not isinstance(threads, bool) and 1 <= threads <= 1024
     ):
         message = f"threads must be a whole number from 1 to 1024, not {threads!r}"
-        raise DiagnosticError([error("GC0513", message, None)])
+        raise DiagnosticError([error("GC0563", message, None)])
     size = None if budget is None else parse_bytes(budget)
     return Options(threads, size, fast_math, use_cache)
 

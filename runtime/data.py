@@ -39,24 +39,24 @@ def load_npz(path: str | Path) -> dict[str, Array]:
     """The arrays of an ``.npz`` file, in the order they are stored.
 
     Raises:
-        DiagnosticError: GC0520 if it cannot be read or is not an npz archive, GC0521 if an array is not plain
-            numbers (object arrays hold pickles, which are never read), GC0522 if it is larger than allowed.
+        DiagnosticError: GC0570 if it cannot be read or is not an npz archive, GC0571 if an array is not plain
+            numbers (object arrays hold pickles, which are never read), GC0572 if it is larger than allowed.
     """
     shown = str(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if len(members) > MAX_ARRAYS:
-                raise fail("GC0522", f"`{shown}` holds {len(members)} arrays; at most {MAX_ARRAYS}")
+                raise fail("GC0572", f"`{shown}` holds {len(members)} arrays; at most {MAX_ARRAYS}")
             total = sum(member.file_size for member in members)
             if total > MAX_ARRAY_BYTES:
-                raise fail("GC0522", f"`{shown}` unpacks to {total} bytes, over {MAX_ARRAY_BYTES}")
+                raise fail("GC0572", f"`{shown}` unpacks to {total} bytes, over {MAX_ARRAY_BYTES}")
             return {_member_name(m): _read_member(archive, m, shown) for m in members}
     except OSError as problem:
-        raise fail("GC0520", f"cannot read `{shown}`: {problem.strerror or problem}") from None
+        raise fail("GC0570", f"cannot read `{shown}`: {problem.strerror or problem}") from None
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError) as problem:
         help = "write it with numpy.savez(FILE, x=..., y=...)"
-        raise fail("GC0520", f"`{shown}` is not a readable .npz file: {problem}", help) from None
+        raise fail("GC0570", f"`{shown}` is not a readable .npz file: {problem}", help) from None
 
 
 def _member_name(member: zipfile.ZipInfo) -> str:
@@ -84,24 +84,24 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shown: str) 
             if len(data) != count * dtype.itemsize:
                 raise ValueError(f"it declares {count * dtype.itemsize} bytes and holds others")
     except (ValueError, EOFError, OverflowError, MemoryError, zipfile.BadZipFile) as problem:
-        raise fail("GC0520", f"array `{name}` of `{shown}` is damaged: {problem}") from None
+        raise fail("GC0570", f"array `{name}` of `{shown}` is damaged: {problem}") from None
     array = np.frombuffer(data, dtype).reshape(shape[::-1] if fortran else shape)
     return array.T if fortran else array
 
 
 def refuse_dtype(name: str, dtype: np.dtype[np.generic], where: str) -> None:
-    """Raises DiagnosticError GC0521 unless ``dtype`` is a boolean, integer or real number."""
+    """Raises DiagnosticError GC0571 unless ``dtype`` is a boolean, integer or real number."""
     if dtype.kind in _SUPPORTED_KINDS and not dtype.hasobject:
         return
     kind = "Python objects" if dtype.hasobject else str(dtype)
     help = (
         "convert it to numbers, e.g. numpy.asarray(values, dtype=numpy.float32), and save it again"
     )
-    raise fail("GC0521", f"array `{name}` of `{where}` holds {kind}, not numbers", help)
+    raise fail("GC0571", f"array `{name}` of `{where}` holds {kind}, not numbers", help)
 
 
 def save_npz(path: str | Path, arrays: Mapping[str, Array]) -> None:
-    """Writes an ``.npz`` file atomically. Raises DiagnosticError GC0523 if it cannot be written."""
+    """Writes an ``.npz`` file atomically. Raises DiagnosticError GC0573 if it cannot be written."""
 
     def write(stream: BinaryIO) -> None:
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
@@ -118,7 +118,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Writes beside ``path``, syncs, and renames; on any failure the old file stays.
 
     Raises:
-        DiagnosticError: GC0523 if the folder is missing or the disk refuses.
+        DiagnosticError: GC0573 if the folder is missing or the disk refuses.
     """
     temporary = ""
     try:
@@ -133,7 +133,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as problem:
-        raise fail("GC0523", f"cannot write `{path}`: {problem.strerror or problem}") from None
+        raise fail("GC0573", f"cannot write `{path}`: {problem.strerror or problem}") from None
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
@@ -161,7 +161,7 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]
     too and repeats are refused.
 
     Raises:
-        DiagnosticError: GC0524 if the file is unreadable, damaged, or names an array twice.
+        DiagnosticError: GC0574 if the file is unreadable, damaged, or names an array twice.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -170,12 +170,12 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]
     try:
         data = Path(path).read_bytes()
     except OSError as problem:
-        raise fail("GC0520", f"cannot read `{shown}`: {problem.strerror or problem}") from None
+        raise fail("GC0570", f"cannot read `{shown}`: {problem.strerror or problem}") from None
     try:
         metadata = _checked_header(data)
         arrays = load(data)
     except (SafetensorError, ValueError, TypeError) as problem:
-        raise fail("GC0524", f"`{shown}` is not a valid .safetensors file: {problem}") from None
+        raise fail("GC0574", f"`{shown}` is not a valid .safetensors file: {problem}") from None
     order = [name for name in metadata.pop("__order__").split("\0") if name]
     return {name: arrays[name] for name in order}, metadata
 
@@ -208,7 +208,7 @@ def _checked_header(data: bytes) -> dict[str, str]:
 def save_safetensors(
     path: str | Path, arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes a ``.safetensors`` file atomically. Raises DiagnosticError GC0523 if it cannot be written."""
+    """Writes a ``.safetensors`` file atomically. Raises DiagnosticError GC0573 if it cannot be written."""
     from safetensors.numpy import save
 
     dense = {

@@ -85,7 +85,7 @@ class Model:
         """The tensor IR with every dimension bound.
 
         Raises:
-            DiagnosticError: GC0501 for dimensions without a value, and what only shows with these values.
+            DiagnosticError: GC0551 for dimensions without a value, and what only shows with these values.
         """
         bound = {**self.dims, **(dims or {})}
         key = (tuple(sorted(bound.items())), training)
@@ -228,7 +228,7 @@ class Model:
         """Parameters and states with every dimension bound.
 
         Raises:
-            DiagnosticError: GC0501 for dimensions that only the arrays of a call would bind.
+            DiagnosticError: GC0551 for dimensions that only the arrays of a call would bind.
         """
         return {spec.path: spec.type for spec in self.lower(self._free()).parameters}
 
@@ -236,7 +236,7 @@ class Model:
         """The names that ``wrt`` stands for.
 
         Raises:
-            DiagnosticError: GC0504 for an unknown name, GC0512 for one without a derivative.
+            DiagnosticError: GC0554 for an unknown name, GC0562 for one without a derivative.
         """
         floats = {name: t for name, t in self.inputs.items() if t.dtype.is_float}
         trained = [s.name for s in self._trained()]
@@ -256,9 +256,9 @@ class Model:
     def _not_selectable(self, name: str, known: list[str]) -> Any:
         if name in self.inputs or name in self.params:
             kind = "a state" if name in self.params else "not floating"
-            return error("GC0512", f"`{name}` has no derivative: it is {kind}", None)
+            return error("GC0562", f"`{name}` has no derivative: it is {kind}", None)
         help = did_you_mean(name, known) or f"there are {listed(known)}"
-        return error("GC0504", f"there is no parameter or input `{name}`", None, help=help)
+        return error("GC0554", f"there is no parameter or input `{name}`", None, help=help)
 
     def _trained(self) -> list[Slot]:
         return [

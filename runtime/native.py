@@ -116,7 +116,7 @@ class NativeFunction:
         """Runs the program on ``arrays``, writing to those of the ``out`` and ``inout`` ports.
 
         Raises:
-            DiagnosticError: GC0502, GC0505 or GC0507, naming every array that does not fit.
+            DiagnosticError: GC0552, GC0555 or GC0557, naming every array that does not fit.
         """
         if self.fast(*arrays) is not None:
             self.call_checked(arrays)
@@ -138,7 +138,7 @@ class NativeFunction:
         ports = self.signature.ports
         if len(arrays) != len(ports):
             message = f"{self.signature.name} takes {len(ports)} arrays; {len(arrays)} were given"
-            return [error("GC0503", message, None)]
+            return [error("GC0553", message, None)]
         found = []
         for port, array in zip(ports, arrays, strict=True):
             problem = _misfit(port, array)
@@ -166,22 +166,22 @@ def _misfit(port: Port, array: object) -> Diagnostic | None:
     """What keeps ``array`` from being handed to ``port`` as it is."""
     if not isinstance(array, np.ndarray):
         message = f"`{port.name}` is {type(array).__name__}; the program expects a numpy array"
-        return error("GC0501", message, None)
+        return error("GC0551", message, None)
     wanted = NUMPY_DTYPE[port.dtype]
     if array.dtype != wanted or not array.dtype.isnative:
         message = f"`{port.name}` is {array.dtype}; the program expects {port.dtype}"
-        return error("GC0502", message, None, help=f"convert it: .astype(numpy.{wanted.name})")
+        return error("GC0552", message, None, help=f"convert it: .astype(numpy.{wanted.name})")
     if array.shape != port.shape:
         message = (
             f"`{port.name}` has shape {list(array.shape)}; the program expects {list(port.shape)}"
         )
-        return error("GC0505", message, None)
+        return error("GC0555", message, None)
     flags = array.flags
     if not (flags.c_contiguous and flags.aligned):
         message = f"`{port.name}` is not a dense, aligned array in row-major order"
-        return error("GC0507", message, None, help="numpy.ascontiguousarray makes one")
+        return error("GC0557", message, None, help="numpy.ascontiguousarray makes one")
     if port.direction != "in" and not flags.writeable:
-        return error("GC0507", f"`{port.name}` is read-only; the program writes to it", None)
+        return error("GC0557", f"`{port.name}` is read-only; the program writes to it", None)
     return None
 
 

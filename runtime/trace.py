@@ -49,11 +49,11 @@ FUNCTIONS: dict[str, FunctionRule] = {}
 
 
 def dtype_of(name: str, array: Array) -> DType:
-    """The element type of an array. Raises DiagnosticError GC0507 for widths that programs do not have."""
+    """The element type of an array. Raises DiagnosticError GC0557 for widths that programs do not have."""
     found = DTYPES.get(array.dtype.name)
     if found is None:
         help = "convert it to one of " + ", ".join(DTYPES)
-        raise refuse("GC0507", f"`{name}` has dtype {array.dtype}, which is not supported", help)
+        raise refuse("GC0557", f"`{name}` has dtype {array.dtype}, which is not supported", help)
     return found
 
 
@@ -91,7 +91,7 @@ class Trace:
             with self.builder.at(user_span()):
                 return self.builder.one(name, *operands, hint="", **attributes)
         except TypeRuleError as problem:
-            raise refuse("GC0508", str(problem)) from None
+            raise refuse("GC0558", str(problem)) from None
 
     def constant(self, value: float | bool, dtype: DType, shape: tuple[Dim, ...] = ()) -> Value:
         """A splat."""
@@ -110,7 +110,7 @@ class Trace:
         """Anything an operation may meet, as a value: traced, number, or array."""
         if isinstance(item, Traced):
             if item.trace is not self:
-                raise refuse("GC0509", "a value of another, outer trace was used inside a function")
+                raise refuse("GC0559", "a value of another, outer trace was used inside a function")
             return item.value
         if isinstance(item, (bool, np.bool_)):
             return self.constant(bool(item), DType.BOOL)
@@ -136,12 +136,12 @@ class Trace:
         return [self.broadcast(self.cast(v, dtype), shape) for v in values]
 
     def broadcast_shape(self, values: Sequence[Value]) -> tuple[int, ...]:
-        """The common shape. Raises DiagnosticError GC0508 if there is none."""
+        """The common shape. Raises DiagnosticError GC0558 if there is none."""
         try:
             return np.broadcast_shapes(*(v.type.static_shape for v in values))
         except ValueError:
             shown = " and ".join(str(v.type) for v in values)
-            raise refuse("GC0508", f"shapes do not broadcast: {shown}") from None
+            raise refuse("GC0558", f"shapes do not broadcast: {shown}") from None
 
     def broadcast(self, value: Value, shape: tuple[int, ...]) -> Value:
         """``value`` stretched to ``shape``, trailing axes aligned."""
@@ -164,10 +164,10 @@ class Trace:
 
 
 def unsupported(name: str, known: dict[str, Any], how: str = "") -> DiagnosticError:
-    """GC0510, with the nearest supported name or all of them."""
+    """GC0560, with the nearest supported name or all of them."""
     near = closest(name, known)
     help = f"did you mean `numpy.{near}`?" if near else f"supported: {listed(sorted(known), 60)}"
-    return refuse("GC0510", f"numpy.{name}{how} cannot be traced", help)
+    return refuse("GC0560", f"numpy.{name}{how} cannot be traced", help)
 
 
 class Traced(np.lib.mixins.NDArrayOperatorsMixin):
@@ -199,7 +199,7 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __len__(self) -> int:
         if not self.shape:
-            raise refuse("GC0511", "a scalar has no length")
+            raise refuse("GC0561", "a scalar has no length")
         return self.shape[0]
 
     def __iter__(self) -> Iterator[object]:
@@ -238,29 +238,29 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
         except TypeError as problem:
             detail = str(problem).replace("_function()", "").strip()
             raise refuse(
-                "GC0510", f"numpy.{name} cannot be traced with these arguments: {detail}"
+                "GC0560", f"numpy.{name} cannot be traced with these arguments: {detail}"
             ) from None
 
     def _call(self, name: str, *args: object, **kwargs: object) -> object:
         return self._apply(name, (self, *args), kwargs)
 
     def __array__(self, *_args: object, **_kwargs: object) -> NoReturn:
-        raise refuse("GC0511", "a traced array has no numbers to convert", _WHY_TRACED)
+        raise refuse("GC0561", "a traced array has no numbers to convert", _WHY_TRACED)
 
     def __bool__(self) -> NoReturn:
-        raise refuse("GC0511", "a traced value cannot decide an `if` or `while`", _WHY_TRACED)
+        raise refuse("GC0561", "a traced value cannot decide an `if` or `while`", _WHY_TRACED)
 
     def __float__(self) -> NoReturn:
-        raise refuse("GC0511", "a traced value cannot become a Python number", _WHY_TRACED)
+        raise refuse("GC0561", "a traced value cannot become a Python number", _WHY_TRACED)
 
     def __int__(self) -> NoReturn:
-        raise refuse("GC0511", "a traced value cannot become a Python number", _WHY_TRACED)
+        raise refuse("GC0561", "a traced value cannot become a Python number", _WHY_TRACED)
 
     def __index__(self) -> NoReturn:
-        raise refuse("GC0511", "a traced value cannot be an index of Python's own", _WHY_TRACED)
+        raise refuse("GC0561", "a traced value cannot be an index of Python's own", _WHY_TRACED)
 
     def __setitem__(self, _key: object, _value: object) -> NoReturn:
-        raise refuse("GC0511", "traced arrays cannot be assigned into", "build a new array instead")
+        raise refuse("GC0561", "traced arrays cannot be assigned into", "build a new array instead")
 
     def sum(self, axis: object = None, keepdims: bool = False) -> object:
         return self._call("sum", axis=axis, keepdims=keepdims)

@@ -98,7 +98,7 @@ def _matmul(t: Trace, a: object, b: object) -> Value:
     """numpy.matmul: vectors are promoted, leading axes broadcast."""
     x, y = _pair(t, a, b)
     if x.type.rank == 0 or y.type.rank == 0:
-        raise refuse("GC0508", "matmul takes no scalars; use *")
+        raise refuse("GC0558", "matmul takes no scalars; use *")
     left_is_vector, right_is_vector = x.type.rank == 1, y.type.rank == 1
     if left_is_vector:
         x = _reshape(t, x, (1, *x.type.static_shape))
@@ -131,7 +131,7 @@ def _batch_shape(t: Trace, x: Value, y: Value) -> tuple[int, ...]:
         return np.broadcast_shapes(x.type.static_shape[:-2], y.type.static_shape[:-2])
     except ValueError:
         message = f"leading axes do not broadcast: {x.type} @ {y.type}"
-        raise refuse("GC0508", message) from None
+        raise refuse("GC0558", message) from None
 
 
 def _reshape(t: Trace, value: Value, shape: tuple[int, ...]) -> Value:
@@ -166,7 +166,7 @@ def _axes(value: Value, axis: object) -> tuple[int, ...]:
     given = axis if isinstance(axis, (tuple, list)) else (axis,)
     found = [operator.index(cast("SupportsIndex", a)) for a in given]
     if any(not -rank <= a < rank for a in found) or len({a % rank for a in found}) != len(found):
-        raise refuse("GC0508", f"axis {axis} does not suit an array of {rank} axes")
+        raise refuse("GC0558", f"axis {axis} does not suit an array of {rank} axes")
     return tuple(sorted(a % rank for a in found))
 
 
@@ -244,7 +244,7 @@ def _basic_index(t: Trace, value: Value, parts: Sequence[object], key: object) -
             continue
         axis, size = next(sizes, (-1, 0))
         if axis < 0:
-            raise refuse("GC0508", f"too many indices for {value.type}: {key!r}")
+            raise refuse("GC0558", f"too many indices for {value.type}: {key!r}")
         span = _as_range(part, size, key)
         if span.step < 0:
             flipped.append(axis)
@@ -265,7 +265,7 @@ def _as_range(part: object, size: int, key: object) -> range:
         return range(*part.indices(size))
     index = operator.index(cast("SupportsIndex", part))
     if not -size <= index < size:
-        raise refuse("GC0508", f"index {index} is out of range for an axis of {size}: {key!r}")
+        raise refuse("GC0558", f"index {index} is out of range for an axis of {size}: {key!r}")
     return range(index % size, index % size + 1)
 
 
@@ -273,12 +273,12 @@ def _gather(t: Trace, value: Value, parts: Sequence[object]) -> Traced:
     """``table[ids]``: one array of integers on the first axis."""
     if len(parts) != 1:
         raise refuse(
-            "GC0510", "indexing by several arrays cannot be traced", "use one array of ids"
+            "GC0560", "indexing by several arrays cannot be traced", "use one array of ids"
         )
     ids = t.lift(parts[0])
     if ids.type.dtype is DType.BOOL or ids.type.dtype.is_float:
         raise refuse(
-            "GC0510", f"an index must be integers, not {ids.type}", "use numpy.where for masks"
+            "GC0560", f"an index must be integers, not {ids.type}", "use numpy.where for masks"
         )
     return t.wrap(t.emit("take", value, t.cast(ids, DType.I32), axis=0))
 
@@ -315,7 +315,7 @@ def _reshaped(t: Trace, a: object, shape: object) -> Traced:
     if extents.count(-1) == 1 and known and size % known == 0:
         extents[extents.index(-1)] = size // known
     if int(np.prod(extents, dtype=np.int64)) != size or min(extents, default=0) < 0:
-        raise refuse("GC0508", f"{value.type} cannot be reshaped to {list(given)}")
+        raise refuse("GC0558", f"{value.type} cannot be reshaped to {list(given)}")
     return t.wrap(_reshape(t, value, tuple(extents)))
 
 
@@ -373,7 +373,7 @@ def _ones_like(t: Trace, a: object) -> Traced:
 def _astype(t: Trace, a: object, dtype: Any) -> Traced:
     name = np.dtype(dtype).name
     if name not in DTYPES:
-        raise refuse("GC0507", f"dtype {name} is not supported")
+        raise refuse("GC0557", f"dtype {name} is not supported")
     return t.wrap(t.cast(t.lift(a), DTYPES[name]))
 
 

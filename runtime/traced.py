@@ -118,7 +118,7 @@ def _one_result(result: object) -> object:
     if isinstance(result, (Traced, int, float, np.ndarray, np.number)):
         return result
     message = f"the function must return one array or number, not {type(result).__name__}"
-    raise DiagnosticError([error("GC0515", message, None)])
+    raise DiagnosticError([error("GC0565", message, None)])
 
 
 # --- the public transformations
@@ -191,7 +191,7 @@ def _hessian(function: Function, wrt: list[str]) -> Function:
     gradient = value_and_grad_of(function, wrt)
     if len(wrt) != 1:
         message = "a Hessian is taken in one array; give argnums an array argument"
-        raise DiagnosticError([error("GC0516", message, None)])
+        raise DiagnosticError([error("GC0566", message, None)])
     return jacobian_of(gradient, wrt, len(gradient.results) - 1)
 
 
@@ -233,7 +233,7 @@ class Derivative:
         flatten(tangents, "args", seeds)
         if [path for path, _ in seeds] != [path for path, _ in leaves]:
             message = "tangents must have the structure of the arguments"
-            raise DiagnosticError([error("GC0516", message, None)])
+            raise DiagnosticError([error("GC0566", message, None)])
         wrt = self._wrt(structure, len(args))
         arrays = [(path, _floating(path, item, True)) for path, item in leaves]
         given = {p: _floating(p, s, True) for p, s in seeds}
@@ -255,7 +255,7 @@ class Derivative:
         for number in numbers:
             if not -count <= number < count:
                 message = f"argnums {number} is not one of the {count} arguments"
-                raise DiagnosticError([error("GC0516", message, None)])
+                raise DiagnosticError([error("GC0566", message, None)])
             found: list[tuple[str, Any]] = []
             flatten(structure[number], "", found)
             paths += [item.path for _, item in found if isinstance(item, Leaf)]
@@ -302,7 +302,7 @@ def _floating(path: str, item: Any, is_differentiated: bool) -> Array:
             return np.asarray(item, np.float64)
         message = f"`{path}` holds integers, which have no derivative"
         help = f"convert it: {path}.astype(float)"
-        raise DiagnosticError([error("GC0512", message, None, help=help)])
+        raise DiagnosticError([error("GC0562", message, None, help=help)])
     return convert(path, array, dtype_of(path, array))
 
 

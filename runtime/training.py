@@ -109,7 +109,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             message = f"cannot make the folder `{self.folder}`: {problem.strerror}"
-            raise fail("GC0523", message) from None
+            raise fail("GC0573", message) from None
         self.state = self.step.init(self.model.init(self.settings.seed))
         (self.folder / METRICS_FILE).write_text("", encoding="utf-8")
         self._write_settings()
@@ -119,7 +119,7 @@ class Run:
         """Continues from the newest intact checkpoint; returns warnings about damaged ones.
 
         Raises:
-            DiagnosticError: GC0805 if the folder holds another run, GC0525 if it holds no checkpoint.
+            DiagnosticError: GC0805 if the folder holds another run, GC0575 if it holds no checkpoint.
         """
         self._compare_settings()
         checkpoint.sweep(self.folder)

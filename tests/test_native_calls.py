@@ -198,14 +198,14 @@ def _bad(arrays: list[Array], number: int, how: str) -> list[Any]:
 @pytest.mark.parametrize(
     ("how", "code", "words"),
     [
-        ("list", "GC0501", "list"),
-        ("dtype", "GC0502", "float64"),
-        ("swapped", "GC0502", ">f4"),
-        ("rank", "GC0505", "[1, 9, 7]"),
-        ("shape", "GC0505", "[18, 7]"),
-        ("fortran", "GC0507", "row-major"),
-        ("strided", "GC0507", "row-major"),
-        ("misaligned", "GC0507", "aligned"),
+        ("list", "GC0551", "list"),
+        ("dtype", "GC0552", "float64"),
+        ("swapped", "GC0552", ">f4"),
+        ("rank", "GC0555", "[1, 9, 7]"),
+        ("shape", "GC0555", "[18, 7]"),
+        ("fortran", "GC0557", "row-major"),
+        ("strided", "GC0557", "row-major"),
+        ("misaligned", "GC0557", "aligned"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_both_and_named(
@@ -246,7 +246,7 @@ def test_every_misfit_is_reported_at_once(cache: ObjectCache) -> None:
     bad = _bad(_bad(mlp_arrays(plan), 0, "dtype"), 3, "shape")
     with pytest.raises(DiagnosticError) as caught:
         function.call(bad)
-    assert [d.code for d in caught.value.diagnostics] == ["GC0502", "GC0505"]
+    assert [d.code for d in caught.value.diagnostics] == ["GC0552", "GC0555"]
 
 
 def test_equal_dtypes_that_are_other_objects_are_accepted(cache: ObjectCache) -> None:

@@ -36,7 +36,7 @@ def target_of(name: str | None) -> Isa:
     """The instruction set called ``name``: one of the host's, or a foreign one.
 
     Raises:
-        DiagnosticError: GC0508 if there is none of that name.
+        DiagnosticError: GC0577 if there is none of that name.
     """
     if name in isolate.FOREIGN:
         return isolate.FOREIGN[name]
@@ -44,7 +44,7 @@ def target_of(name: str | None) -> Isa:
         return select(name or "native")
     except ValueError as problem:
         help = f"other machines: {', '.join(sorted(isolate.FOREIGN))}"
-        raise DiagnosticError([error("GC0508", str(problem), None, help=help)]) from None
+        raise DiagnosticError([error("GC0577", str(problem), None, help=help)]) from None
 
 
 def write_artifact(
@@ -63,7 +63,7 @@ def write_artifact(
     compiler to link and is left out, with a note in the manifest, where there is none or the target is foreign.
 
     Raises:
-        DiagnosticError: GC0508 for an unknown instruction set, GC0509 if linking fails.
+        DiagnosticError: GC0577 for an unknown instruction set, GC0578 if linking fails.
         PlanError: if a Plan is not complete.
     """
     target = target_of(isa)
@@ -131,7 +131,7 @@ def link_shared(code: bytes, name: str) -> bytes:
     """The shared library of an object.
 
     Raises:
-        DiagnosticError: GC0509 with the linker's message.
+        DiagnosticError: GC0578 with the linker's message.
     """
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / f"{name}.o", Path(folder) / f"{name}.so"
@@ -142,7 +142,7 @@ def link_shared(code: bytes, name: str) -> bytes:
         if done.returncode != 0:
             notes = tuple(done.stderr.strip().splitlines()[-5:])
             message = f"the linker failed: {' '.join(command[:1])}"
-            raise DiagnosticError([error("GC0509", message, None, notes=notes)])
+            raise DiagnosticError([error("GC0578", message, None, notes=notes)])
         return target.read_bytes()
 
 

@@ -54,13 +54,13 @@ def add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 
 def parse_dims(items: list[str]) -> dict[str, int]:
-    """``B=32`` and so on. Raises DiagnosticError GC0514 for anything else."""
+    """``B=32`` and so on. Raises DiagnosticError GC0564 for anything else."""
     dims: dict[str, int] = {}
     for item in items:
         name, equals, value = item.partition("=")
         if not equals or not name.isidentifier() or not value.isdecimal() or len(value) > 18:
             help = "write -D NAME=N with a whole number, such as -D B=32"
-            raise fail("GC0514", f"-D {item}: not a dimension and its value", help)
+            raise fail("GC0564", f"-D {item}: not a dimension and its value", help)
         dims[name] = int(value)
     return dims
 
@@ -84,7 +84,7 @@ def load_inputs(model: Model, path: str, partial: bool = False) -> dict[str, Arr
     """The model's inputs from an .npz file; further arrays in it are left alone with ``partial``.
 
     Raises:
-        DiagnosticError: GC0503/GC0504 for names that are missing or too many.
+        DiagnosticError: GC0553/GC0554 for names that are missing or too many.
     """
     found = load_npz(path)
     if not partial:
@@ -111,12 +111,12 @@ def shapes_of(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
 
 
 def whole_number(text: str, least: int, what: str) -> int:
-    """A flag's number. Raises DiagnosticError GC0514."""
+    """A flag's number. Raises DiagnosticError GC0564."""
     try:
         number = int(text)
     except ValueError:
         number = least - 1
     if number < least:
         message = f"{what} must be a whole number of at least {least}, not {text}"
-        raise DiagnosticError([error("GC0514", message, None)])
+        raise DiagnosticError([error("GC0564", message, None)])
     return number
