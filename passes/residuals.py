@@ -2,20 +2,24 @@
 
 The forward sweep is what the results other than COTANGENTs depend on; the rest is the reverse sweep. A residual is a
 value that crosses: computed by the forward sweep, read by the reverse one. What the reverse sweep computes again
-is listed as recomputed: ops with a replica number whose name, attributes and place are those of a forward op. Parameters cross for nothing: they are there anyway.
+is listed as recomputed: ops with a replica number whose name, attributes and place are those of a forward op. Parameters cross for nothing: they are there anyway. A view counts as what it is a view of.
 
 The list is about the program it is given: ask before and after ``rematerialise`` to see the difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from gradc.ir.core import Function, Op, Role, Span, Value
 from gradc.ir.dims import Dim
 from gradc.passes.cse import attributes_key
+
+_VIEWS = ("broadcast", "reshape", "transpose", "reverse", "slice")
+# Made where they are read.
+_FREE = ("constant", "iota")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +43,10 @@ def residuals(function: Function) -> tuple[Residual, ...]:
     """The residuals of a joint function, in the order in which they are computed."""
     forward = forward_values(function)
     readers: dict[Value, int] = {}
+    viewed = {op.result: op.operands[0] for op in function.block.body if op.name in _VIEWS}
     for op in function.block.body:
-        if op.results[0] not in forward:
-            for value in dict.fromkeys(op.operands):
+        if op.results[0] not in forward and op.name not in _VIEWS:
+            for value in dict.fromkeys(_root(v, viewed) for v in op.operands):
                 readers[value] = readers.get(value, 0) + 1
     originals = {_identity(op) for op in function.block.body if op.results[0] in forward}
     found: list[Residual] = []
@@ -49,9 +54,16 @@ def residuals(function: Function) -> tuple[Residual, ...]:
         is_copy = op.replica > 0 and _identity(op) in originals
         for value in op.results:
             is_recomputed = is_copy and value not in forward
-            if op.name != "constant" and value in readers and (value in forward or is_recomputed):
+            if op.name not in _FREE and value in readers and (value in forward or is_recomputed):
                 found.append(_residual(op, value, is_recomputed, readers[value]))
     return tuple(found)
+
+
+def _root(value: Value, viewed: Mapping[Value, Value]) -> Value:
+    """What is kept in memory so that ``value`` can be read: views and broadcasts cost nothing."""
+    while value in viewed:
+        value = viewed[value]
+    return value
 
 
 def _identity(op: Op) -> Hashable:

@@ -2,7 +2,7 @@
 
 A pattern is an op name with patterns in brackets, a variable, or a number. A number stands for a ``constant`` op of
 that value; ``0.0`` and ``-0.0`` are one zero each, ``0`` is both. A variable named ``c``, ``c1``, ``c2`` matches
-constants only, ``f`` finite constants; the same variable twice means the same value. On the right, ops on constants alone are folded when
+constants only, ``f`` finite constants, ``t`` powers of two whose inverse is one as well; the same variable twice means the same value. On the right, ops on constants alone are folded when
 the rule is applied. Variants that swap the operands of commutative ops are generated.
 
 Three sets:
@@ -19,6 +19,7 @@ reals (over the integers where it says so), and try EXACT and CLOSE on special f
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,17 +34,23 @@ _TOKEN = re.compile(r"\s*(?:(?P<name>[a-z_][a-z_0-9]*)|(?P<number>-?[0-9.]+)|(?P
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """Matches any value, or any constant if ``is_constant``, or any finite constant if ``is_finite``."""
+    """Matches any value; one called c, c1, c2, f or t only constants, of which ``accepts`` says more."""
 
     name: str
 
     @property
     def is_constant(self) -> bool:
-        return re.fullmatch(r"c[0-9]?|f", self.name) is not None
+        return re.fullmatch(r"c[0-9]?|f|t", self.name) is not None
 
-    @property
-    def is_finite(self) -> bool:
-        return self.name == "f"
+    def accepts(self, constant: float | bool) -> bool:
+        """Whether a variable for constants may stand for this one."""
+        if self.name == "f":
+            return math.isfinite(constant)
+        if self.name == "t":
+            # The exponents that f16 and all wider types have, in both directions.
+            fraction, exponent = math.frexp(constant)
+            return abs(fraction) == 0.5 and -13 <= exponent <= 14
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +195,7 @@ EXACT = (
         "div(neg(x), neg(y)) => div(x, y)",
         "div(neg(x), y) => neg(div(x, y))",
         "div(x, neg(y)) => neg(div(x, y))",
-        "div(x, 2) => mul(x, 0.5)",
-        "div(x, 4) => mul(x, 0.25)",
-        "div(x, 0.5) => mul(x, 2)",
+        "div(x, t) => mul(x, div(1, t))",
         "pow(x, 1) => x",
         "pow(x, 0) => 1",
         "pow(1, x) => 1",

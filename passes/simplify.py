@@ -13,7 +13,6 @@ Non-goals: merging equal ops (``cse``), anything that depends on how often a val
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -215,7 +214,7 @@ def _fits(rule: Rule, op: Op) -> bool:
 
 
 def _is_constant(splat: float | int | bool | None, variable: Variable) -> bool:
-    return splat is not None and (not variable.is_finite or math.isfinite(splat))
+    return splat is not None and variable.accepts(splat)
 
 
 def _is_number(splat: float | bool | None, number: Number) -> bool:

@@ -152,6 +152,10 @@ def same_bits(a: Any, b: Any, ulps: int, zero_sign_counts: bool) -> bool:
     return bool(abs(a - b) <= ulps * np.spacing(np.maximum(abs(a), abs(b))))
 
 
+CONSTANTS = {
+    "f": st.floats(-1e3, 1e3),
+    "t": st.builds(lambda e, s: s * 2.0**e, st.integers(-14, 13), st.sampled_from([1.0, -1.0])),
+}
 numbers = st.one_of(st.sampled_from(SPECIAL), st.floats(width=64), st.floats(-10, 10))
 
 
@@ -171,7 +175,7 @@ def test_exact_on_special_floats(rule: Rule, data: st.DataObject, dtype: DType) 
         if name in conditions:
             values[name] = np.asarray(data.draw(st.booleans()))
         else:
-            drawn = data.draw(st.floats(-1e3, 1e3) if name == "f" else numbers)
+            drawn = data.draw(CONSTANTS.get(name, numbers))
             with np.errstate(all="ignore"):
                 values[name] = np.asarray(drawn).astype(kind)
     left, right = (evaluate(side, values, dtype) for side in (rule.left, rule.right))
