@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, Union
 
+import gradc.ir.ops  # noqa: F401  (fills the registry)
 from gradc.ir.registry import lookup
 
 Kind: TypeAlias = Literal["any", "floats", "integers"]

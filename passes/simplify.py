@@ -213,7 +213,7 @@ def _fits(rule: Rule, op: Op) -> bool:
     return rule.kind == "any" or (not dtype.is_float and dtype.itemsize > 1)
 
 
-def _is_constant(splat: float | int | bool | None, variable: Variable) -> bool:
+def _is_constant(splat: float | bool | None, variable: Variable) -> bool:
     return splat is not None and variable.accepts(splat)
 
 

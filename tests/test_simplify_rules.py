@@ -213,9 +213,8 @@ def left_as_function(rule: Rule) -> tuple[Function, list[Any]]:
     slots: list[Slot] = []
     for number, name in enumerate(variables(rule.left)):
         if Variable(name).is_constant:
-            values[name] = b.constant(
-                number + 2 if dtype is DType.I32 else number + 1.5, dtype, (4,)
-            )
+            constant = 8.0 if name == "t" else number + 1.5
+            values[name] = b.constant(number + 2 if dtype is DType.I32 else constant, dtype, (4,))
             continue
         own = DType.BOOL if name in conditions else dtype
         values[name] = b.parameter(TensorType((4,), own), name)
