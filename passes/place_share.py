@@ -1,0 +1,224 @@
+"""Shared storage: results written over operands that die, and new parameters written over the old ones.
+
+Both need that the kernel reads each element before it writes it (``place_alias``). A copy into an `inout` port
+disappears if the step that makes the value may write the port itself: every other reader of the old value
+then has to come before it, which ``reorder`` sees to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gradc.ir.loops import For, Kernel, Load, Store
+from gradc.ir.plan import Argument, Launch, Plan, Repeat, Step
+from gradc.passes.place_alias import shareable
+from gradc.passes.place_lifetime import lifetimes
+from gradc.passes.schedule import Uses, dependences, root_of, step_uses
+
+
+class Sharing:
+    """Answers for one Plan, kernels analysed once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._pairs: dict[int, frozenset[tuple[int, int]]] = {}
+
+    def pairs(self, kernel: int) -> frozenset[tuple[int, int]]:
+        """``shareable`` of kernel number ``kernel``."""
+        if kernel not in self._pairs:
+            self._pairs[kernel] = shareable(self.plan.kernels[kernel])
+        return self._pairs[kernel]
+
+    def may_overwrite(self, launch: Launch, tensor: int, target: int) -> bool:
+        """Whether ``launch`` may find ``target``, which it writes, in the storage of ``tensor``, which it reads."""
+        roots = [root_of(self.plan, a.tensor) for a in launch.arguments]
+        reads = [n for n, root in enumerate(roots) if root == tensor]
+        writes = [n for n, a in enumerate(launch.arguments) if a.tensor == target]
+        named = [b for b in self.plan.kernels[launch.kernel].buffers if b.access != "scratch"]
+        if any(named[n].access != "read" for n in reads):
+            return False
+        if any(not is_whole(launch.arguments[n]) for n in (*reads, *writes)):
+            return False
+        known = self.pairs(launch.kernel)
+        return all((r, w) in known for r in reads for w in writes)
+
+
+def is_whole(argument: Argument) -> bool:
+    """Whether ``argument`` is its tensor from the start in every trip."""
+    return not argument.offset and not any(argument.strides) and not any(argument.parity)
+
+
+def is_copy(kernel: Kernel) -> bool:
+    """Whether ``kernel`` only copies its first buffer to its second."""
+    if len(kernel.buffers) != 2 or kernel.buffers[0].size != kernel.buffers[1].size:
+        return False
+    body = kernel.body
+    while len(body) == 1 and isinstance(body[0], For):
+        body = body[0].body
+    if len(body) != 2:
+        return False
+    load, store = body
+    return (
+        isinstance(load, Load)
+        and isinstance(store, Store)
+        and store.value is load.var
+        and not store.combine
+        and store.offset == load.offset
+        and load.guard is store.guard is None
+    )
+
+
+def write_ports(plan: Plan) -> Plan:
+    """``plan`` with copies into `inout` ports replaced by writing the ports where that is safe."""
+    ports = {port.tensor: None for port in plan.ports if port.direction == "inout"}
+    steps = list(plan.steps)
+    position = len(steps) - 1
+    while position >= 0:
+        step = steps[position]
+        if isinstance(step, Launch) and len(step.arguments) == 2:
+            source, target = step.arguments
+            into_port = target.tensor in ports and is_copy(plan.kernels[step.kernel])
+            if into_port and is_whole(source) and is_whole(target):
+                changed = _redirected(plan, steps, position, source.tensor, target.tensor)
+                if changed is not None:
+                    steps = changed
+        position -= 1
+    return replace(plan, steps=tuple(steps))
+
+
+def _redirected(
+    plan: Plan, steps: list[Step], copy: int, source: int, target: int
+) -> list[Step] | None:
+    """``steps`` without the copy, ``source`` being ``target`` everywhere; None if that is not safe."""
+    if plan.tensors[source].space != "arena" or plan.tensors[source].root is not None:
+        return None
+    if plan.tensors[source].nbytes != plan.tensors[target].nbytes:
+        return None
+    if any(tensor.root == source for tensor in plan.tensors):
+        return None
+    uses = [step_uses(plan, step) for step in steps]
+    makers = [n for n, use in enumerate(uses) if source in use.writes]
+    if len(makers) != 1:
+        return None
+    (maker,) = makers
+    launch = steps[maker]
+    if not isinstance(launch, Launch):
+        return None
+    if any(n != copy and target in use.writes for n, use in enumerate(uses)):
+        return None
+    if target in uses[maker].reads and not Sharing(plan).may_overwrite(launch, target, source):
+        return None
+    if not all(is_whole(a) for a in launch.arguments if a.tensor == source):
+        return None
+    readers = [n for n, use in enumerate(uses) if target in use.reads and n != maker]
+    if any(n > maker for n in readers) and not _may_precede(uses, readers, maker):
+        return None
+    renamed = [_rename(step, source, target) for step in steps]
+    late = [n for n in readers if n > maker]
+    order = _before(uses, late, maker, len(steps)) if late else list(range(len(steps)))
+    return [renamed[n] for n in order if n != copy]
+
+
+def _may_precede(uses: Sequence[Uses], readers: Sequence[int], maker: int) -> bool:
+    """Whether no reader depends on ``maker``."""
+    before = dependences(uses)
+    reached = {maker}
+    for number in range(maker + 1, len(uses)):
+        if any(n in reached for n in before[number]):
+            reached.add(number)
+    return not any(reader in reached for reader in readers)
+
+
+def _before(uses: Sequence[Uses], late: Sequence[int], maker: int, count: int) -> list[int]:
+    """Program order with ``late`` and what they depend on moved before ``maker``."""
+    before = dependences(uses)
+    needed = set(late)
+    for number in range(count - 1, maker, -1):
+        if number in needed:
+            needed.update(n for n in before[number] if n > maker)
+    moved = [n for n in range(maker + 1, count) if n in needed]
+    rest = [n for n in range(maker, count) if n not in needed]
+    return [*range(maker), *moved, *rest]
+
+
+def _rename(step: Step, source: int, target: int) -> Step:
+    if isinstance(step, Repeat):
+        return replace(step, body=tuple(_rename(s, source, target) for s in step.body))
+    arguments = tuple(
+        replace(a, tensor=target) if a.tensor == source else a for a in step.arguments
+    )
+    return replace(step, arguments=arguments)
+
+
+def share(plan: Plan) -> Plan:
+    """``plan`` with results in the storage of operands that are used for the last time, where that is safe."""
+    times = lifetimes(plan)
+    sharing = Sharing(plan)
+    tensors = list(plan.tensors)
+    last = {n: time.last for n, time in times.items()}
+    roots: dict[int, int] = {}
+    for number, step in enumerate(_top_level(plan.steps)):
+        if step is None:
+            continue
+        taken: dict[int, None] = {}
+        kernel = plan.kernels[step.kernel]
+        named = [b for b in kernel.buffers if b.access != "scratch"]
+        for w, written in enumerate(step.arguments):
+            target = written.tensor
+            if named[w].access != "write" or target not in times or target in roots:
+                continue
+            if times[target].first != number or tensors[target].root is not None:
+                continue
+            for r, read in enumerate(step.arguments):
+                root = roots.get(read.tensor, read.tensor)
+                if named[r].access != "read" or root in taken or read.tensor not in times:
+                    continue
+                if last[root] != number or tensors[root].nbytes < tensors[target].nbytes:
+                    continue
+                if not _clear(sharing, step, roots, root, target):
+                    continue
+                taken[root] = None
+                roots[target] = root
+                last[root] = times[target].last
+                tensors[target] = replace(tensors[target], root=root)
+                break
+    return replace(plan, tensors=tuple(tensors))
+
+
+def _clear(sharing: Sharing, launch: Launch, roots: dict[int, int], root: int, target: int) -> bool:
+    """Whether every read of the storage ``root`` in ``launch`` may share with the write of ``target``."""
+    known = sharing.pairs(launch.kernel)
+    writes = [n for n, a in enumerate(launch.arguments) if a.tensor == target]
+    named = [b for b in sharing.plan.kernels[launch.kernel].buffers if b.access != "scratch"]
+    for n, argument in enumerate(launch.arguments):
+        if n in writes:
+            if not is_whole(argument):
+                return False
+            continue
+        if roots.get(argument.tensor, argument.tensor) != root:
+            continue
+        if named[n].access != "read" or not is_whole(argument):
+            return False
+        if any((n, w) not in known for w in writes):
+            return False
+    return True
+
+
+def _top_level(steps: Sequence[Step]) -> list[Launch | None]:
+    """The launch of every number; None for launches inside a Repeat."""
+    found: list[Launch | None] = []
+    for step in steps:
+        if isinstance(step, Launch):
+            found.append(step)
+            continue
+        stack: list[Step] = [step]
+        inner = 0
+        while stack:
+            item = stack.pop()
+            if isinstance(item, Repeat):
+                stack.extend(item.body)
+            else:
+                inner += 1
+        found += [None] * inner
+    return found
