@@ -8,8 +8,9 @@ import pytest
 
 from gradc.ir.core import DType, TensorType
 from gradc.ir.dims import symbol
+from gradc.ir.interpret import run
 from gradc.ir.registry import OpDef, TypeRuleError, lookup
-from tests.op_cases import CASES, PLAIN_OPS, Case
+from tests.op_cases import ARRAYS, CASES, PLAIN_OPS, Case
 
 F = DType.F64
 B, D = symbol("B"), symbol("D")
@@ -27,9 +28,6 @@ POOL = {"size": (2, 2), "stride": (2, 2), "padding": ((0, 0), (0, 0))}
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_result_type_is_that_of_the_value(case: Case) -> None:
     """The type rule and the evaluation agree on shape and element type."""
-    from gradc.ir.interpret import run
-    from tests.op_cases import ARRAYS
-
     function = case.function()
     (value,) = run(ARRAYS, function, case.operands(0))
     expected = function.block.outputs[0].type
