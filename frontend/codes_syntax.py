@@ -248,7 +248,8 @@ _SYNTAX = (
     Code(
         "GC0119",
         "an index that says nothing, or too much",
-        "An index has at least one item and at most one `...`.",
+        "An index has at least one item and at most one `...`, which stands for as many `:` as there are\n"
+        "axes left.",
         "fn f(x: float[3, 3]) -> float { return sum(x[]) + sum(x[..., 0, ...]) }",
     ),
     Code(

@@ -126,7 +126,7 @@ def _has_space(words: Sequence[Token], position: int, brackets: Sequence[str]) -
         return False
     left, kind = words[position - 1].type, words[position].type
     if left in _NO_SPACE_AFTER or kind in _NO_SPACE_BEFORE:
-        return False
+        return left == "COMMA" and kind == "COLON"
     if left == "COLON" and brackets and brackets[-1] == "LSQB":
         return False
     if left in ("MINUS", "PLUS"):
