@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from gradc.ir.core import Function
 from gradc.ir.diagnostics import DiagnosticError, error
@@ -111,9 +112,12 @@ def plan_of(function: Function, derivative: Derivative | None, options: Options)
     return run_pipeline(function, pipeline_options(derivative, options)).plan
 
 
-def pipeline_options(derivative: Derivative | None, options: Options) -> pipeline.Options:
-    """The pipeline's options; checks of the IR run where the stage changes."""
-    return pipeline.Options(derivative, fast_math=options.fast_math, verify=1)
+def pipeline_options(
+    derivative: Derivative | None, options: Options, **more: Any
+) -> pipeline.Options:
+    """The pipeline's options; unless asked for more, checks of the IR run where the stage changes."""
+    chosen = {"verify": 1, **more}
+    return pipeline.Options(derivative, fast_math=options.fast_math, **chosen)
 
 
 def compile_function(

@@ -114,7 +114,7 @@ def save_npz(path: str | Path, arrays: Mapping[str, Array]) -> None:
     write_atomically(Path(path), write)
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Writes beside ``path``, syncs, and renames; on any failure the old file stays.
 
     Raises:
@@ -137,6 +137,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically, as UTF-8. Raises DiagnosticError GC0573 if it cannot be written."""
+    write_atomically(path, lambda stream: stream.write(text.encode()))
 
 
 def _umask() -> int:

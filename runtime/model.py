@@ -143,14 +143,19 @@ class Model:
             budget: most bytes the call may touch, as a number or text such as ``"64MiB"``.
             threads: by default one per usable core.
         """
-        names = self.select(wrt)
         chosen = compile_options(budget=budget, threads=threads, target=target, **options)
         finish = _loss_outputs_grads if aux else _loss_grads
+        key = f"value_and_grad {self.select(wrt)}"
+        return Compiled(self, key, self.gradient_of(wrt), finish, training, chosen)
+
+    def gradient_of(self, wrt: Wrt = "params") -> Derive:
+        """What turns this model's function into the one that also computes gradients."""
+        names = self.select(wrt)
 
         def derive(function: Function) -> Function:
             return value_and_grad(function, names)
 
-        return Compiled(self, f"value_and_grad {names}", derive, finish, training, chosen)
+        return derive
 
     def vjp(self, wrt: Wrt = "params", *, training: bool = True, **options: Any) -> Compiled:
         """``f(params, seeds, **inputs) -> (results, cotangents)``; one seed per floating result."""

@@ -1,0 +1,166 @@
+"""``gradc compile FILE``: a shared object with header and manifest, or the text of any stage on the way."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from gradc.codegen.llvm import artifact, driver, jit
+from gradc.frontend.unparse import dump
+from gradc.ir.core import Function
+from gradc.passes.pipeline import Run, run_pipeline, text_of
+from gradc.runtime.commands.common import add_compile, add_model, load_model
+from gradc.runtime.compile import compile_options, pipeline_options
+from gradc.runtime.console import Console
+from gradc.runtime.data import fail, write_text
+from gradc.runtime.graph import graph_dot, graph_svg
+from gradc.runtime.model import Model
+from gradc.runtime.read import read_program
+
+ARTIFACT = ("object", "shared", "header")
+TEXTS = ("ast", "ir", "adjoint", "opt", "loops", "plan", "llvm", "asm", "dot", "svg")
+SUFFIX = {"llvm": "ll", "asm": "s", "loops": "loops", "plan": "plan", "dot": "dot", "svg": "svg"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_compile(parser)
+    add = parser.add_argument
+    add("-o", "--out", metavar="DIR", help="where to write; without it, --emit prints to stdout")
+    add("--name", metavar="NAME", help="base name of the files (the model's)")
+    add(
+        "--emit",
+        default="",
+        metavar="KINDS",
+        help=f"comma-separated: {', '.join((*TEXTS, *ARTIFACT))} (object,shared,header)",
+    )
+    add("--wrt", default="params", help="params, inputs, or names separated by commas")
+    add("--forward", action="store_true", help="the forward program only")
+    add("--optimizer", metavar="CALL", help="compile a whole training step with this optimiser")
+    add("--schedule", metavar="CALL", help="learning-rate schedule of the step")
+    add("--clip-norm", type=float, metavar="X", help="limit on the gradients' norm in the step")
+    add("--isa", metavar="NAME", help="instruction set to compile for (this machine's)")
+    add("--dump-after", metavar="PASS", action="append", default=[], help="a pass, or all")
+    add("--dump-dir", metavar="DIR", default="gradc-dump", help="for --dump-after (gradc-dump)")
+    add("--verify-each", action="store_true", help="check the IR after every pass")
+    add("--time-passes", action="store_true", help="milliseconds per pass, on stderr")
+    add("--json", action="store_true", help="the manifest on stdout")
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Runs the pipeline and emits what is asked for."""
+    kinds = [k.strip() for k in options.emit.split(",") if k.strip()]
+    unknown = [k for k in kinds if k not in (*TEXTS, *ARTIFACT)]
+    if unknown:
+        help = f"kinds are {', '.join((*TEXTS, *ARTIFACT))}"
+        raise fail("GC0564", f"--emit {unknown[0]}: there is no such kind", help)
+    if not kinds:
+        kinds = list(ARTIFACT)
+    if options.out is None and any(k in ARTIFACT for k in kinds):
+        raise fail("GC0564", "give -o DIR to write objects, or --emit a stage of text to print")
+    model = load_model(options)
+    source, derive = _programs(model, options)
+    done = _pipeline(source, derive, options)
+    if options.time_passes:
+        console.message(done.timing())
+    for kind in kinds:
+        if kind in TEXTS:
+            _emit_text(kind, _text(kind, model, source, derive, done, options), options, console)
+    if any(k in ARTIFACT for k in kinds):
+        _emit_artifact(model, done, kinds, options, console)
+    return 0
+
+
+Derive = Callable[[Function], Function]
+
+
+def _programs(model: Model, options: argparse.Namespace) -> tuple[Function, Derive]:
+    """The model's function, and what turns it into the one to compile."""
+    if options.forward:
+        return model.lower(training=False).function, lambda f: f
+    function = model.lower(training=True).function
+    if options.optimizer:
+        step = model.train_step(
+            options.optimizer, schedule=options.schedule, clip_norm=options.clip_norm
+        )
+        return function, step.derive
+    wrt = options.wrt if options.wrt in ("params", "inputs") else options.wrt.split(",")
+    return function, model.gradient_of(wrt)
+
+
+def _pipeline(source: Function, derive: Derive, options: argparse.Namespace) -> Run:
+    chosen = compile_options(budget=options.budget, threads=options.threads)
+    asked = pipeline_options(
+        derive,
+        chosen,
+        verify=2 if options.verify_each else 1,
+        dump_after=tuple(options.dump_after),
+        dump_to=Path(options.dump_dir) if options.dump_after else None,
+    )
+    return run_pipeline(source, asked)
+
+
+def _text(
+    kind: str,
+    model: Model,
+    source: Function,
+    derive: Derive,
+    done: Run,
+    options: argparse.Namespace,
+) -> str:
+    if kind == "ast":
+        return dump(read_program(options.file).files[-1]) + "\n"
+    if kind == "ir":
+        return text_of(source)
+    if kind == "adjoint":
+        return text_of(derive(source))
+    if kind == "opt":
+        return text_of(done.after("dce"))
+    if kind in ("loops", "plan"):
+        return text_of(done.after("to-loops" if kind == "loops" else "place"))
+    if kind in ("dot", "svg"):
+        return graph_dot(source) if kind == "dot" else graph_svg(source, model.name)
+    target = artifact.target_of(options.isa)
+    text = driver.generate(done.plan, target).text
+    return text if kind == "llvm" else jit.assembly(text, target)
+
+
+def _emit_text(kind: str, text: str, options: argparse.Namespace, console: Console) -> None:
+    if options.out is None:
+        console.result(text.rstrip("\n"))
+        return
+    folder = Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = options.name or options.entry or Path(options.file).stem
+    suffix = SUFFIX.get(kind, f"{kind}.txt")
+    path = folder / f"{name}.{suffix}"
+    write_text(path, text)
+    console.message(f"wrote {path}")
+
+
+def _emit_artifact(
+    model: Model, done: Run, kinds: list[str], options: argparse.Namespace, console: Console
+) -> None:
+    name = options.name or model.name
+    if not name.isidentifier():
+        raise fail("GC0564", f"--name {name}: must be a C identifier")
+    wanted = (*(k for k in kinds if k in ARTIFACT), "manifest")
+    text = "".join(source.text for source in model.program.report.sources)
+    written = artifact.write_artifact(
+        [done.plan],
+        name,
+        Path(options.out),
+        isa=options.isa,
+        kinds=wanted,
+        source=text.encode(),
+        extra={"model": model.name, "precision": model.precision},
+    )
+    for path in written.values():
+        console.message(f"wrote {path}")
+    manifest = json.loads(written["manifest"].read_text(encoding="utf-8"))
+    for note in manifest["notes"]:
+        console.message(f"note: {note}")
+    if options.json:
+        console.json(manifest)

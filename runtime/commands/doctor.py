@@ -1,0 +1,74 @@
+"""``gradc doctor``: what this machine offers, and whether compiling works here."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shutil
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+
+from gradc._version import __version__
+from gradc.codegen.llvm.isa import available, host
+from gradc.runtime.api import value_and_grad
+from gradc.runtime.cache import ObjectCache
+from gradc.runtime.compile import usable_cores
+from gradc.runtime.console import Console
+
+NEEDED = ("numpy", "llvmlite", "numba", "lark", "sympy", "python-flint", "rich", "safetensors")
+OPTIONAL = ("torch", "jax", "mpi4py", "numba-cuda", "onnx", "matplotlib")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="the findings as JSON")
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Prints versions and features; compiles and runs a small gradient. Status 1 if that fails."""
+    works, detail = _self_test()
+    isa = host()
+    info = ObjectCache().info()
+    facts = {
+        "gradc": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpu": f"{isa.cpu}, instruction sets {', '.join(available())}",
+        "cores": str(usable_cores()),
+        "C compiler": shutil.which("cc") or "none (gradc compile then gives objects only)",
+        "GPU": _gpu(),
+        "cache": info.problem or f"{info.directory}, {info.entries} entries, {info.nbytes} bytes",
+        "self-test": detail,
+        **{name: _version(name) for name in NEEDED},
+        **{f"{name} (optional)": _version(name) for name in OPTIONAL},
+    }
+    if options.json:
+        console.json({"ok": works, **facts})
+    else:
+        for name, value in facts.items():
+            console.result(f"{name:<22} {value}")
+    return 0 if works else 1
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _gpu() -> str:
+    return "nvidia-smi found" if shutil.which("nvidia-smi") else "none found"
+
+
+def _self_test() -> tuple[bool, str]:
+    """Compiles d(x^2)/dx and evaluates it at 3, past the cache."""
+    started = time.perf_counter()
+    try:
+        value, slope = value_and_grad(lambda x: x * x, use_cache=False)(3.0)
+    except Exception as problem:  # noqa: BLE001  (whatever is wrong here is the finding)
+        return False, f"FAILED: {type(problem).__name__}: {problem}"
+    milliseconds = 1e3 * (time.perf_counter() - started)
+    works = (float(value), float(slope)) == (9.0, 6.0)
+    shown = f"x*x at 3 gives {float(value):g} and {float(slope):g}"
+    return works, f"{shown}, compiled in {milliseconds:.0f} ms" if works else f"FAILED: {shown}"
