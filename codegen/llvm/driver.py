@@ -30,8 +30,8 @@ from gradc.ir.loops import For, Gemm, Kernel
 from gradc.ir.plan import ALIGNMENT, Argument, Launch, Plan, Repeat, Step
 
 # Estimated cost in microseconds: below SERIAL a launch is not cut; each part gets at least PART.
-SERIAL = 24.0
-PART = 12.0
+SERIAL = 8.0
+PART = 4.0
 _MAX_PARTS = 64
 _BYTES_PER_US = 12e3
 _FLOPS_PER_US = 8e3

@@ -1,18 +1,20 @@
 """The fork-join thread pool, as LLVM IR text that needs nothing but libc.
 
-``@gradc_parallel(fn, args, total, parts)`` runs ``fn(args, begin, end)`` over ``parts`` contiguous ranges of
-``[0, total)``: the caller takes the first, workers 1.. the others. How the range is cut depends on ``total`` and
-``parts`` only, and kernels give the same bits however they are cut.
+``@gradc_parallel(fn, args, total, parts)`` runs ``fn(args, begin, end)`` over contiguous ranges of ``[0, total)``,
+two per part. How the range is cut depends on ``total`` and ``parts`` only, and kernels give the same bits however
+they are cut, so it does not matter who runs what: ranges are claimed one by one by whoever is free, the caller
+included. A worker that the system has put aside therefore holds up nothing that it has not begun.
 
 Invariants:
-* Every worker has its own mailbox (two cache lines). The caller writes job then ``ticket``; the worker writes ``done``.
+* One 64-bit word says which job is on: ticket (32 bits), number of ranges (16), next range (16). A range belongs to
+  whoever increments the word; the caller returns when all are done, so a claimed range's job is always alive.
 * One caller at a time owns the pool (``@gradc_pool.lock``); another, or a nested one, runs its whole range itself.
-* Workers spin about a millisecond, then sleep on a futex. All signals are blocked in them.
+* Workers spin about a millisecond, then sleep on a futex (the ticket). All signals are blocked in them.
 * Workers run under the caller's MXCSR, so rounding and denormal modes do not depend on the thread.
 * ``@gradc_pool_stop`` ends and joins the workers; ``@gradc_pool_forget`` is for the child after a fork, where they
   are gone. If a thread cannot be started the ranges are run by fewer.
 
-Non-goals: nested parallelism, work stealing, systems without futexes (there ``parts`` is always 1).
+Non-goals: nested parallelism, systems without futexes (there the caller runs everything).
 """
 
 from __future__ import annotations
@@ -63,12 +65,16 @@ define internal i32 @gradc_pool.mode() nounwind { ret i32 0 }
 define internal void @gradc_pool.set_mode(i32 %mode) nounwind { ret void }
 """
 
-# A mailbox: 0 ticket, 4 asleep, 8 fn, 16 args, 24 begin, 32 end, 40 mode, 48 thread; 64 done (its own line).
+# A job: 0 fn, 8 args, 16 total, 24 parts, 32 mode.
 _POOL = """
-%gradc_box = type { i32, i32, ptr, ptr, i64, i64, i32, i32, i64, i64, i32, [60 x i8] }
-@gradc_pool.boxes = internal global [$slots x %gradc_box] zeroinitializer, align 64
+@gradc_pool.word = internal global i64 0, align 64
+@gradc_pool.job = internal global [8 x i64] zeroinitializer, align 64
+@gradc_pool.done = internal global i64 0, align 64
+@gradc_pool.asleep = internal global i32 0, align 64
 @gradc_pool.lock = internal global i32 0, align 64
+@gradc_pool.quit = internal global i32 0, align 64
 @gradc_pool.workers = internal global i64 0, align 64
+@gradc_pool.threads = internal global [$most x i64] zeroinitializer, align 64
 
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_join(i64, ptr)
@@ -78,23 +84,57 @@ declare i32 @sched_yield()
 declare i64 @syscall(i64, ...)
 $pause_declare
 $modes
-define internal ptr @gradc_pool.worker(ptr %box) nounwind {
+define internal void @gradc_pool.help() nounwind {
 entry:
-  %asleep = getelementptr i8, ptr %box, i64 4
-  %fn_cell = getelementptr i8, ptr %box, i64 8
-  %args_cell = getelementptr i8, ptr %box, i64 16
-  %begin_cell = getelementptr i8, ptr %box, i64 24
-  %end_cell = getelementptr i8, ptr %box, i64 32
-  %mode_cell = getelementptr i8, ptr %box, i64 40
-  %done = getelementptr i8, ptr %box, i64 64
+  br label %look
+look:
+  %word = load atomic i64, ptr @gradc_pool.word acquire, align 8
+  %next = and i64 %word, 65535
+  %shifted = lshr i64 %word, 16
+  %count = and i64 %shifted, 65535
+  %free = icmp ult i64 %next, %count
+  br i1 %free, label %claim, label %out
+claim:
+  %bumped = add i64 %word, 1
+  %took = cmpxchg ptr @gradc_pool.word, i64 %word, i64 %bumped acq_rel monotonic
+  %mine = extractvalue { i64, i1 } %took, 1
+  br i1 %mine, label %run, label %look
+run:
+  %fn = load ptr, ptr @gradc_pool.job
+  %args_cell = getelementptr i8, ptr @gradc_pool.job, i64 8
+  %args = load ptr, ptr %args_cell
+  %total_cell = getelementptr i8, ptr @gradc_pool.job, i64 16
+  %total = load i64, ptr %total_cell
+  %mode_cell = getelementptr i8, ptr @gradc_pool.job, i64 32
+  %mode = load i32, ptr %mode_cell
+  call void @gradc_pool.set_mode(i32 %mode)
+  %b0 = mul i64 %total, %next
+  %begin = udiv i64 %b0, %count
+  %after = add i64 %next, 1
+  %e0 = mul i64 %total, %after
+  %end = udiv i64 %e0, %count
+  call void %fn(ptr %args, i64 %begin, i64 %end)
+  %ignored = atomicrmw add ptr @gradc_pool.done, i64 1 acq_rel
+  br label %look
+out:
+  ret void
+}
+
+define internal ptr @gradc_pool.worker(ptr %number) nounwind {
+entry:
+  %index = ptrtoint ptr %number to i64
+  %futex = getelementptr i8, ptr @gradc_pool.word, i64 4
+  %parts_cell = getelementptr i8, ptr @gradc_pool.job, i64 24
   br label %wait
 wait:
-  %last = phi i32 [ 0, %entry ], [ %now, %finish ]
+  %last = phi i32 [ 0, %entry ], [ %ticket, %helped ]
   br label %spin
 spin:
   %spins = phi i32 [ 0, %wait ], [ %spins.next, %spun ], [ 0, %woken ]
-  %now = load atomic i32, ptr %box acquire, align 4
-  %fresh = icmp ne i32 %now, %last
+  %word = load atomic i64, ptr @gradc_pool.word acquire, align 8
+  %high = lshr i64 %word, 32
+  %ticket = trunc i64 %high to i32
+  %fresh = icmp ne i32 %ticket, %last
   br i1 %fresh, label %go, label %idle
 idle:
   $pause
@@ -109,45 +149,43 @@ spun:
   %tired = icmp uge i32 %spins.next, $spins
   br i1 %tired, label %doze, label %spin
 doze:
-  store atomic i32 1, ptr %asleep seq_cst, align 4
-  %again = load atomic i32, ptr %box seq_cst, align 4
-  %same = icmp eq i32 %again, %last
-  br i1 %same, label %sleep, label %woken
-sleep:
-  %r = call i64 (i64, ...) @syscall(i64 $futex, ptr %box, i32 128, i32 %last, ptr null)
+  %n0 = atomicrmw add ptr @gradc_pool.asleep, i32 1 seq_cst
+  %r = call i64 (i64, ...) @syscall(i64 $futex, ptr %futex, i32 128, i32 %last, ptr null)
+  %n1 = atomicrmw sub ptr @gradc_pool.asleep, i32 1 seq_cst
   br label %woken
 woken:
-  store atomic i32 0, ptr %asleep seq_cst, align 4
   br label %spin
 go:
-  %fn = load ptr, ptr %fn_cell
-  %quit = icmp eq ptr %fn, null
-  br i1 %quit, label %leave, label %run
-run:
-  %args = load ptr, ptr %args_cell
-  %begin = load i64, ptr %begin_cell
-  %end = load i64, ptr %end_cell
-  %mode = load i32, ptr %mode_cell
-  call void @gradc_pool.set_mode(i32 %mode)
-  call void %fn(ptr %args, i64 %begin, i64 %end)
-  br label %finish
-finish:
-  store atomic i32 %now, ptr %done release, align 4
+  %quit = load atomic i32, ptr @gradc_pool.quit acquire, align 4
+  %leaves = icmp ne i32 %quit, 0
+  br i1 %leaves, label %leave, label %stay
+stay:
+  %parts = load atomic i64, ptr %parts_cell monotonic, align 8
+  %needed = icmp ult i64 %index, %parts
+  br i1 %needed, label %help, label %helped
+help:
+  call void @gradc_pool.help()
+  br label %helped
+helped:
   br label %wait
 leave:
   ret ptr null
 }
 
-define internal void @gradc_pool.post(ptr %box) nounwind {
-  %ticket = load i32, ptr %box
-  %next = add i32 %ticket, 1
-  store atomic i32 %next, ptr %box seq_cst, align 4
-  %asleep = getelementptr i8, ptr %box, i64 4
-  %s = load atomic i32, ptr %asleep seq_cst, align 4
-  %sleeping = icmp ne i32 %s, 0
+define internal void @gradc_pool.post(i64 %ranges) nounwind {
+  %word = load atomic i64, ptr @gradc_pool.word monotonic, align 8
+  %ticket = lshr i64 %word, 32
+  %next = add i64 %ticket, 1
+  %high = shl i64 %next, 32
+  %low = shl i64 %ranges, 16
+  %new = or i64 %high, %low
+  store atomic i64 %new, ptr @gradc_pool.word seq_cst, align 8
+  %asleep = load atomic i32, ptr @gradc_pool.asleep seq_cst, align 4
+  %sleeping = icmp ne i32 %asleep, 0
   br i1 %sleeping, label %wake, label %out
 wake:
-  %r = call i64 (i64, ...) @syscall(i64 $futex, ptr %box, i32 129, i32 1)
+  %futex = getelementptr i8, ptr @gradc_pool.word, i64 4
+  %r = call i64 (i64, ...) @syscall(i64 $futex, ptr %futex, i32 129, i32 2147483647)
   br label %out
 out:
   ret void
@@ -166,16 +204,13 @@ block:
   br label %start
 start:
   %i = phi i64 [ %have, %block ], [ %i.next, %started ]
-  %box = getelementptr %gradc_box, ptr @gradc_pool.boxes, i64 %i
-  store atomic i32 0, ptr %box monotonic, align 4
-  %done = getelementptr i8, ptr %box, i64 64
-  store atomic i32 0, ptr %done monotonic, align 4
-  %thread = getelementptr i8, ptr %box, i64 48
-  %r = call i32 @pthread_create(ptr %thread, ptr null, ptr @gradc_pool.worker, ptr %box)
+  %thread = getelementptr i64, ptr @gradc_pool.threads, i64 %i
+  %i.next = add i64 %i, 1
+  %number = inttoptr i64 %i.next to ptr
+  %r = call i32 @pthread_create(ptr %thread, ptr null, ptr @gradc_pool.worker, ptr %number)
   %ok = icmp eq i32 %r, 0
   br i1 %ok, label %started, label %unblock
 started:
-  %i.next = add i64 %i, 1
   store i64 %i.next, ptr @gradc_pool.workers
   %more = icmp ult i64 %i.next, %wanted
   br i1 %more, label %start, label %unblock
@@ -191,8 +226,8 @@ entry:
   %c0 = icmp ult i64 %parts, %total
   %p0 = select i1 %c0, i64 %parts, i64 %total
   %c1 = icmp ult i64 %p0, $most
-  %p1 = select i1 %c1, i64 %p0, i64 $most
-  %single = icmp ule i64 %p1, 1
+  %p = select i1 %c1, i64 %p0, i64 $most
+  %single = icmp ule i64 %p, 1
   br i1 %single, label %alone, label %take
 take:
   %took = cmpxchg ptr @gradc_pool.lock, i32 0, i32 1 acquire monotonic
@@ -202,52 +237,30 @@ alone:
   call void %fn(ptr %args, i64 0, i64 %total)
   ret void
 owner:
-  %helpers = sub i64 %p1, 1
+  %helpers = sub i64 %p, 1
   call void @gradc_pool.grow(i64 %helpers)
-  %have = load i64, ptr @gradc_pool.workers
-  %c2 = icmp ult i64 %helpers, %have
-  %h = select i1 %c2, i64 %helpers, i64 %have
-  %p = add i64 %h, 1
-  %mode = call i32 @gradc_pool.mode()
-  %none = icmp eq i64 %h, 0
-  br i1 %none, label %own, label %send
-send:
-  %i = phi i64 [ 1, %owner ], [ %i.next, %send ]
-  %slot = sub i64 %i, 1
-  %box = getelementptr %gradc_box, ptr @gradc_pool.boxes, i64 %slot
-  %i.next = add i64 %i, 1
-  %b0 = mul i64 %total, %i
-  %b = udiv i64 %b0, %p
-  %e0 = mul i64 %total, %i.next
-  %e = udiv i64 %e0, %p
-  %fn_cell = getelementptr i8, ptr %box, i64 8
-  store ptr %fn, ptr %fn_cell
-  %args_cell = getelementptr i8, ptr %box, i64 16
+  store ptr %fn, ptr @gradc_pool.job
+  %args_cell = getelementptr i8, ptr @gradc_pool.job, i64 8
   store ptr %args, ptr %args_cell
-  %begin_cell = getelementptr i8, ptr %box, i64 24
-  store i64 %b, ptr %begin_cell
-  %end_cell = getelementptr i8, ptr %box, i64 32
-  store i64 %e, ptr %end_cell
-  %mode_cell = getelementptr i8, ptr %box, i64 40
+  %total_cell = getelementptr i8, ptr @gradc_pool.job, i64 16
+  store i64 %total, ptr %total_cell
+  %parts_cell = getelementptr i8, ptr @gradc_pool.job, i64 24
+  store atomic i64 %p, ptr %parts_cell monotonic, align 8
+  %mode = call i32 @gradc_pool.mode()
+  %mode_cell = getelementptr i8, ptr @gradc_pool.job, i64 32
   store i32 %mode, ptr %mode_cell
-  call void @gradc_pool.post(ptr %box)
-  %more = icmp ult i64 %i.next, %p
-  br i1 %more, label %send, label %own
-own:
-  %e1 = udiv i64 %total, %p
-  call void %fn(ptr %args, i64 0, i64 %e1)
-  br i1 %none, label %free, label %join
-join:
-  %k = phi i64 [ 0, %own ], [ %k.next, %joined ]
-  %kbox = getelementptr %gradc_box, ptr @gradc_pool.boxes, i64 %k
-  %kticket = load i32, ptr %kbox
-  %kdone = getelementptr i8, ptr %kbox, i64 64
+  store atomic i64 0, ptr @gradc_pool.done monotonic, align 8
+  %twice = shl i64 %p, 1
+  %c2 = icmp ult i64 %twice, %total
+  %ranges = select i1 %c2, i64 %twice, i64 %total
+  call void @gradc_pool.post(i64 %ranges)
+  call void @gradc_pool.help()
   br label %poll
 poll:
-  %n = phi i32 [ 0, %join ], [ %n.next, %polled ]
-  %d = load atomic i32, ptr %kdone acquire, align 4
-  %ready = icmp eq i32 %d, %kticket
-  br i1 %ready, label %joined, label %unready
+  %n = phi i32 [ 0, %owner ], [ %n.next, %polled ]
+  %d = load atomic i64, ptr @gradc_pool.done acquire, align 8
+  %ready = icmp eq i64 %d, %ranges
+  br i1 %ready, label %free, label %unready
 unready:
   $pause
   %n.next = add i32 %n, 1
@@ -259,10 +272,6 @@ give:
   br label %polled
 polled:
   br label %poll
-joined:
-  %k.next = add i64 %k, 1
-  %left = icmp ult i64 %k.next, %h
-  br i1 %left, label %join, label %free
 free:
   store atomic i32 0, ptr @gradc_pool.lock release, align 4
   ret void
@@ -276,16 +285,14 @@ entry:
 busy:
   ret void
 owner:
+  store atomic i32 1, ptr @gradc_pool.quit release, align 4
+  call void @gradc_pool.post(i64 0)
   %n = load i64, ptr @gradc_pool.workers
   %none = icmp eq i64 %n, 0
   br i1 %none, label %out, label %each
 each:
   %i = phi i64 [ 0, %owner ], [ %i.next, %each ]
-  %box = getelementptr %gradc_box, ptr @gradc_pool.boxes, i64 %i
-  %fn_cell = getelementptr i8, ptr %box, i64 8
-  store ptr null, ptr %fn_cell
-  call void @gradc_pool.post(ptr %box)
-  %thread_cell = getelementptr i8, ptr %box, i64 48
+  %thread_cell = getelementptr i64, ptr @gradc_pool.threads, i64 %i
   %thread = load i64, ptr %thread_cell
   %r = call i32 @pthread_join(i64 %thread, ptr null)
   %i.next = add i64 %i, 1
@@ -293,12 +300,15 @@ each:
   br i1 %more, label %each, label %out
 out:
   store i64 0, ptr @gradc_pool.workers
+  store atomic i32 0, ptr @gradc_pool.quit release, align 4
   store atomic i32 0, ptr @gradc_pool.lock release, align 4
   ret void
 }
 
 define $linkage void @gradc_pool_forget() nounwind {
   store i64 0, ptr @gradc_pool.workers
+  store atomic i32 0, ptr @gradc_pool.asleep monotonic, align 4
+  store atomic i32 0, ptr @gradc_pool.quit monotonic, align 4
   store atomic i32 0, ptr @gradc_pool.lock release, align 4
   ret void
 }
@@ -316,7 +326,6 @@ def pool_text(architecture: str, linux: bool, *, linkage: str = "") -> str:
         return Template(_SERIAL).substitute(linkage=linkage)
     return Template(_POOL).substitute(
         linkage=linkage,
-        slots=MAX_WORKERS,
         most=MAX_WORKERS + 1,
         spins=_SPINS,
         futex=_FUTEX_CALL[architecture],
