@@ -62,7 +62,7 @@ def test_digits_reach_97_percent(tmp_path: Path) -> None:
     done = gradc_command(
         "train", DIGITS / "mlp.grad", "--data", DIGITS / "digits_train.npz",
         "--valid", DIGITS / "digits_valid.npz", "--optimizer", "adamw(lr=3e-3)",
-        "--epochs", "30", "--out", tmp_path / "run", "--json",
+        "--epochs", "20", "-D", "H=256", "--out", tmp_path / "run", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["valid_accuracy"] >= 0.97
