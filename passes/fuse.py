@@ -35,8 +35,23 @@ def fuse_block(block: Block) -> Block:
     """``block`` with fusion ops; terminator and parameters stay."""
     *opened, end = _open_regions(block)
     ops, stored = _legal_contractions(opened)
-    emitted = _Emission(ops, end.operands, stored).run()
+    emitted = _Emission(_scalars_first(ops, block), end.operands, stored).run()
     return Block(block.parameters, (*emitted, end))
+
+
+def _scalars_first(ops: Sequence[Op], block: Block) -> list[Op]:
+    """``ops`` with scalars computed from parameters alone at the front, so that every group can read them."""
+    early: dict[Value, None] = dict.fromkeys(v for v in block.parameters if v.type.size == 1)
+    first: list[Op] = []
+    rest: list[Op] = []
+    for op in ops:
+        is_small = all(v.type.size == 1 for v in op.results) and not op.regions
+        if is_small and all(x in early for x in op.operands):
+            early.update(dict.fromkeys(op.results))
+            first.append(op)
+        else:
+            rest.append(op)
+    return first + rest
 
 
 def _open_regions(block: Block) -> list[Op]:

@@ -1,8 +1,7 @@
 """Views in fusion: which values are never stored, and how their elements lie in the values that are.
 
 A value made by a view, an iota or a constant is virtual: it is recomputed inside whatever uses it. So is the result of
-a few cheap elementwise ops on values that are in memory anyway (parameters of the block, operands of contractions), and
-any scalar computed from parameters. Its bases are the stored values it is made from. A virtual value that is a
+a few cheap elementwise ops on values that are in memory anyway (parameters of the block, operands of contractions). Its bases are the stored values it is made from. A virtual value that is a
 strided view of one base can be read by matrix products directly.
 """
 
@@ -136,11 +135,9 @@ class Views:
 def _cheap_verbs(op: Op) -> int:
     """Verbs of an elementwise op that is cheap enough to be computed in every user; more than any bound otherwise."""
     count = verbs(op)
-    if op.results and op.results[0].type.size == 1:
-        return 1
     if count.slow or count.transcendental:
         return MAX_VERBS + 1
-    return count.plain
+    return 1 if op.results and op.results[0].type.size == 1 else count.plain
 
 
 def is_view(op: Op) -> bool:
