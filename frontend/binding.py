@@ -35,7 +35,7 @@ def bind_dims(
     Inputs that ``shapes`` lacks are left out; dimensions may then stay unbound, and lowering will say so.
 
     Raises:
-        DiagnosticError: GC0502 where arrays contradict each other, a default or ``dims``; GC0505 for inputs that
+        DiagnosticError: GC0542 where arrays contradict each other, a default or ``dims``; GC0545 for inputs that
             do not exist and wrong numbers of axes.
     """
     binder = _Binder(signature, dims or {})
@@ -68,7 +68,7 @@ class _Binder:
             if name not in known:
                 help = did_you_mean(name, known) or f"the inputs are {', '.join(known)}"
                 message = f"the model has no input `{name}`"
-                self.problems.append(error("GC0505", message, self.signature.span, help=help))
+                self.problems.append(error("GC0545", message, self.signature.span, help=help))
         equations: list[tuple[InputSpec, int, Dim, int]] = []
         for spec in self.signature.inputs:
             if spec.name not in shapes:
@@ -84,7 +84,7 @@ class _Binder:
     def _wrong_rank(self, spec: InputSpec, shape: tuple[int, ...]) -> None:
         message = f"input `{spec.name}` is `{spec.type}`, and the array has shape {_shown(shape)}"
         label = f"{spec.type.rank} axes, found {len(shape)}"
-        self.problems.append(error("GC0505", message, spec.span, label=label))
+        self.problems.append(error("GC0545", message, spec.span, label=label))
 
     def _solve(self, equations: list[tuple[InputSpec, int, Dim, int]]) -> None:
         pending = equations
@@ -116,7 +116,7 @@ class _Binder:
         if not isinstance(solved, int) or solved < 0:
             message = f"axis {axis} of input `{spec.name}` has {size} elements"
             label = f"no `{name}` makes `{dim}` equal to {size}"
-            self.problems.append(error("GC0502", message, spec.span, label=label))
+            self.problems.append(error("GC0542", message, spec.span, label=label))
             return True
         text = f"`{name}` is {solved} by axis {axis} of `{spec.name}`"
         self._set(name, solved, _Source(text, spec))
@@ -135,7 +135,7 @@ class _Binder:
         ]
         help = "" if labels else because
         self.problems.append(
-            error("GC0502", message, spec.span, label=f"`{spec.type}`", labels=labels, help=help)
+            error("GC0542", message, spec.span, label=f"`{spec.type}`", labels=labels, help=help)
         )
 
 

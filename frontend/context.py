@@ -22,12 +22,14 @@ from gradc.ir.diagnostics import Diagnostic, Label, Report, error, warning
 from gradc.ir.dims import Dim, DimExpr, Quotient, substitute, symbols
 from gradc.ir.registry import TypeRuleError
 
+# What the names of the library's files start with.
+LIBRARY = "stdlib/"
 # What a dimension without a default counts as where checking needs a number; it has many divisors.
 SAMPLE_SIZE = 12
 # Calls of functions and layers within each other, and levels of expressions through all of them.
 MAX_INLINING = 64
 MAX_DEPTH = 2000
-MAX_OPS = 400_000
+MAX_OPS = 100_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,8 +153,16 @@ class Context:
         help: str = "",
         notes: Sequence[str] = (),
     ) -> Poison:
-        """Reports an error at ``node`` and returns the value that stands for what it spoilt."""
+        """Reports an error at ``node`` and returns the value that stands for what it spoilt.
+
+        What goes wrong inside the library is reported where the program calls it.
+        """
         span = self.span(node)
+        if self.frames and self.frame.is_library and span.file.startswith(LIBRARY):
+            outside = _outside(span)
+            if outside is not None:
+                notes = [*notes, f"inside `{self.frame.name}` of the standard library"]
+                span, labels = outside, [label for label in labels if _is_own(label.span)]
         self._add(
             error(code, message, span, label=label, labels=labels, help=help, notes=notes), span
         )
@@ -305,6 +315,18 @@ class Context:
     def bind(self, name: str, item: Item, span: Span | None) -> None:
         """Gives ``name`` a meaning in the current frame."""
         self.frame.names[name] = Binding(item, span)
+
+
+def _is_own(span: Span) -> bool:
+    return not span.file.startswith(LIBRARY)
+
+
+def _outside(span: Span) -> Span | None:
+    """The innermost place of the program itself that led to ``span`` in the library."""
+    place: Span | None = span
+    while place is not None and not _is_own(place):
+        place = place.caller
+    return place
 
 
 def has_quotient(dim: Dim) -> bool:

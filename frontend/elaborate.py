@@ -257,6 +257,7 @@ def _state_write(ctx: Context, node: syntax.Statement) -> None:
         help = f"carry it instead: `scan ... carry {name} = state {name}`, and write it after"
         ctx.error("GC0207", "a state cannot be written inside a `scan`", node, help=help)
         return
+    ctx.reads_training = True
     if not ctx.training and ctx.frame.kind != "update":
         help = "put it under `if training { ... }`"
         ctx.error("GC0214", f"`state {name}` is written outside of training", node, help=help)

@@ -239,9 +239,12 @@ class _Driver:
         """Abandon the innermost statement or declaration; return the token after it."""
         state = self.parser.parser_state
         states = state.parse_conf.states
-        while "ERROR" not in states[state.position]:
+        # A brace that was just closed is still on the stack; its block is over and not to be reopened.
+        closed = 0
+        while closed or "ERROR" not in states[state.position]:
             state.state_stack.pop()
-            state.value_stack.pop()
+            kind = getattr(state.value_stack.pop(), "type", "")
+            closed += (kind == "RBRACE") - (kind == "LBRACE")
         depth = sum(isinstance(v, Token) and v.type == "LBRACE" for v in state.value_stack)
         parsed, depths = self.tokens.parsed, self.tokens.depths
         start = position

@@ -113,10 +113,10 @@ class Program:
         ctx = made.ctx
         if made.loss is not None and not self.report.has_errors:
             specifications(made)
-        if made.loss is not None and not self.report.has_errors:
-            warn_unreached(ctx, assemble(made, model.name.text))
         if ctx.reads_training:
             elaborate_model(self.names, self.report, model, dims, sample, DType.F32, False)
+        if made.loss is not None and not self.report.has_errors:
+            warn_unreached(ctx, assemble(made, model.name.text))
         used = dict.fromkeys((*ctx.used_dims, *made.implicit))
         for spec in made.inputs:
             for dim in spec.type.shape:
@@ -160,7 +160,7 @@ class Program:
         """The model with its dimensions bound to ``dims`` and the defaults.
 
         Raises:
-            DiagnosticError: with what checking finds; GC0501 for dimensions without a value; what only shows with
+            DiagnosticError: with what checking finds; GC0541 for dimensions without a value; what only shows with
                 these values, such as a division that leaves a rest.
         """
         signature = self.signature(entry)
@@ -172,7 +172,7 @@ class Program:
             known = ", ".join(f"`{name}`" for name in PRECISIONS)
             message = f"there is no precision `{precision}`"
             help = did_you_mean(precision, PRECISIONS) or f"choose one of {known}"
-            raise self._failure(error("GC0506", message, None, help=help))
+            raise self._failure(error("GC0546", message, None, help=help))
         names = Names.of(self.files, report)
         made = elaborate_model(names, report, model, bound, bound, floating, training)
         report.raise_errors()
@@ -204,11 +204,11 @@ class Program:
                 known = (*self.names.dims, *signature.dims)
                 help = did_you_mean(name, known)
                 raise self._failure(
-                    error("GC0503", f"there is no dimension `{name}`", None, help=help)
+                    error("GC0543", f"there is no dimension `{name}`", None, help=help)
                 )
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 message = f"dimension `{name}` must be an integer of at least 0, not {value!r}"
-                raise self._failure(error("GC0504", message, None))
+                raise self._failure(error("GC0544", message, None))
         bound = {**default_dims(self.names, self.report, dims), **dims}
         self.report.raise_errors()
         missing = [name for name in signature.dims if name not in bound]
@@ -218,7 +218,7 @@ class Program:
             message = f"{noun} no value: {listed}"
             help = f"give {'it' if len(missing) == 1 else 'them'} with `-D {missing[0]}=32`, "
             help += "by the arrays of a call, or a default in the program"
-            raise self._failure(error("GC0501", message, signature.span, help=help))
+            raise self._failure(error("GC0541", message, signature.span, help=help))
         return bound
 
 
