@@ -13,7 +13,7 @@ from gradc.codegen.llvm import jit, nest
 from gradc.codegen.llvm.isa import select
 from gradc.codegen.llvm.text import Module
 from gradc.ir.core import DType
-from gradc.ir.loops import Affine, Buffer, For, Kernel, Let, Load, Store, Var
+from gradc.ir.loops import Affine, Buffer, For, Kernel, Let, Load, Stmt, Store, Var
 from gradc.ir.loops_verbs import stored_dtype
 
 Array = npt.NDArray[Any]
@@ -59,7 +59,7 @@ def elementwise(
     output = Buffer("y", result, size, "write")
     index, out = Var("i", DType.I64), Var("r", result)
     loaded = [Var(f"a{n}", dtype) for n, dtype in enumerate(operands)]
-    body = (
+    body: tuple[Stmt, ...] = (
         *(Load(v, b, Affine.of(index)) for v, b in zip(loaded, inputs, strict=True)),
         Let(out, verb, tuple(loaded)),
         Store(output, Affine.of(index), out),

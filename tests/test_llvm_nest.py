@@ -290,6 +290,44 @@ def test_columns(limited: bool, isa: str) -> None:
     check([columns_kernel(r, c, kind, limited) for r, c, kind in sizes], isa)
 
 
+def taps_kernel(rows: int, columns: int, taps: int, step: int) -> Kernel:
+    """Sums of shifted rows in scratch, ``step`` elements apart: in registers unless they overlap."""
+    size = rows * columns
+    x, y = Buffer("x", F32, size + taps, "read"), Buffer("y", F32, 2 * taps, "write")
+    sums = Buffer("sums", F32, step * taps + columns, "scratch")
+    body: list[Stmt] = []
+    r = Var("r", I64)
+    for tap in range(taps):
+        j = Var(f"zero{tap}", I64)
+        body.append(
+            For(j, columns, "vector", (Store(sums, at((j, 1), tap * step), Const(0, F32)),))
+        )
+    i, j = Var("i", I64), Var("j", I64)
+    inner: list[Stmt] = []
+    for tap in range(taps):
+        a, b, c = (Var(f"{n}{tap}", F32) for n in "abc")
+        inner += [
+            Load(a, x, at((i, columns), (j, 1), tap)),
+            Load(b, sums, at((j, 1), tap * step)),
+            Let(c, "add", (a, b)),
+            Store(sums, at((j, 1), tap * step), c),
+        ]
+    body.append(For(i, rows, "serial", (For(j, columns, "vector", tuple(inner)),)))
+    for tap in range(taps):
+        j, a, t = Var(f"j{tap}", I64), Var(f"s{tap}", F32), Var(f"t{tap}", F32)
+        loads = (Load(a, sums, at((j, 1), tap * step)),)
+        body.append(For(j, columns, "vector", loads, (Fold(t, "add", a),)))
+        body.append(Store(y, at((r, taps), tap), t))
+    whole = For(r, 2, "parallel", tuple(body))
+    return Kernel(f"taps{rows}x{columns}x{taps}by{step}", (x, y, sums), (whole,))
+
+
+def test_scratch_rows_in_registers(isa: str) -> None:
+    cases = [(3, 10, 5, 10), (2, 16, 3, 20), (4, 17, 2, 17), (1, 40, 2, 41), (3, 10, 30, 10)]
+    cases += [(3, 10, 4, 7), (3, 70, 2, 70), (0, 5, 2, 5)]  # overlapping, long, never stored
+    check([taps_kernel(*case) for case in cases], isa)
+
+
 def test_a_vector_loop_that_holds_another_keeps_its_folds(isa: str) -> None:
     kernels = []
     for rows, columns in ((1, 5), (7, 20), (70, 3), (130, 17)):

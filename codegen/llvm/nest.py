@@ -20,6 +20,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from gradc.codegen.llvm import gemm as matrix
+from gradc.codegen.llvm import rows
 from gradc.codegen.llvm.folds import Pieces, is_ordered, neutral, period, zero_trips
 from gradc.codegen.llvm.isa import COMPUTE_BYTES, Isa
 from gradc.codegen.llvm.memory import Lanes, Memory, Place, first_lanes, i64, lane_numbers
@@ -69,6 +70,7 @@ def emit_kernel(module: Module, kernel: Kernel, name: str, isa: Isa) -> None:
         if buffer.access == "scratch":
             places[buffer] = fn.alloca(STORED[buffer.dtype], max(1, buffer.size))
     nest = Nest(fn, isa, places)
+    nest.keep_rows(kernel.body)
     if isinstance(only, For) and only.kind == "parallel" and only.limit is None:
         nest.run(only, begin, end)
     else:
@@ -107,7 +109,36 @@ class Nest:
         self.env: dict[Var, Value] = {}
         self.lanes: Lanes | None = None
         self.varying: set[Var] = set()
+        self.rows: dict[rows.Row, list[Value]] = {}
+        self._row_vectors: dict[rows.Row, int] = {}
         self._gemms = 0
+
+    def keep_rows(self, body: Sequence[Stmt]) -> None:
+        """Decides which scratch rows live in registers; their contents are anything until stored."""
+        width_of = functools.partial(_width, isa=self.isa)
+        self._row_vectors = rows.find(body, self.isa, width_of, _can_vectorise)
+        widths = {
+            statement.buffer: width_of(loop)
+            for loop in _walk(body)
+            if isinstance(loop, For) and loop.kind == "vector"
+            for statement in loop.body
+            if isinstance(statement, (Load, Store))
+        }
+        for row, count in self._row_vectors.items():
+            dtype = row.buffer.dtype
+            nothing = self.scalars.const(0, dtype, widths[row.buffer])
+            self.rows[row] = [nothing] * count
+
+    def row_of(self, statement: Load | Store) -> tuple[list[Value], int] | None:
+        """The register row that a statement of a vector body accesses, and which vector of it."""
+        row = self.rows.get(rows.Row(statement.buffer, statement.offset.constant))
+        if row is None or self.lanes is None:
+            return None
+        return row, int(self.lanes.base.name) // self.lanes.count
+
+    def uses_rows(self, loop: For) -> bool:
+        """Whether a vector loop works on register rows, so that it must be written out."""
+        return rows.touched(loop, self._row_vectors)
 
     # ---- statements -----------------------------------------------------------------------------
 
@@ -153,12 +184,22 @@ class Nest:
         self.env[statement.var] = result
 
     def _load(self, statement: Load) -> None:
+        row = self.row_of(statement)
+        if row is not None:
+            vectors, number = row
+            self.env[statement.var] = vectors[number]
+            return
         guard = None if statement.guard is None else self.value(statement.guard)
         base, dtype = self.places[statement.buffer], statement.buffer.dtype
         place = self._place(statement.offset)
         self.env[statement.var] = self.memory.load(base, dtype, place, self.lanes, guard)
 
     def _store(self, statement: Store) -> None:
+        row = self.row_of(statement)
+        if row is not None and self.lanes is not None:
+            vectors, number = row
+            vectors[number] = self.fn.splat(self.value(statement.value), self.lanes.count)
+            return
         guard = None if statement.guard is None else self.value(statement.guard)
         base, dtype = self.places[statement.buffer], statement.buffer.dtype
         place, value = self._place(statement.offset), self.value(statement.value)
@@ -215,21 +256,34 @@ class Nest:
         if static and end.name in ("0", "1"):
             self._few(loop, int(end.name))
             return
+        before = dict(self.rows)
+        kept = [] if loop.kind == "parallel" else rows.stored(loop.body, self._row_vectors)
         first = [self._neutral(fold) for fold in loop.folds]
+        first += [vector for row in kept for vector in self.rows[row]]
         with self.fn.loop(begin, end, 1, first, nonempty=static, metadata=self.metadata()) as open_:
             self.env[loop.index] = open_.index
+            self._refill_rows(kept, open_.carried[len(loop.folds) :])
             self.body(loop.body)
-            for fold, total in zip(loop.folds, open_.carried, strict=True):
+            for fold, total in zip(loop.folds, open_.carried, strict=False):
                 value = self.value(fold.value)
                 open_.next.append(
                     self.scalars.combine(fold.combine, total, value, fold.result.dtype)
                 )
-        for fold, result in zip(loop.folds, open_.results, strict=True):
+            open_.next += [vector for row in kept for vector in self.rows[row]]
+        if loop.kind == "parallel":
+            self.rows = before
+        self._refill_rows(kept, open_.results[len(loop.folds) :])
+        for fold, result in zip(loop.folds, open_.results, strict=False):
             if not static:
                 some = self.fn.compare("icmp slt", begin, end)
                 none = self.fn.splat(zero_trips(fold, self.scalars), lanes_of(result.type))
                 result = self.fn.select(some, result, none)
             self.env[fold.result] = result
+
+    def _refill_rows(self, kept: Sequence[rows.Row], values: Sequence[Value]) -> None:
+        source = iter(values)
+        for row in kept:
+            self.rows[row] = [next(source) for _ in self.rows[row]]
 
     def _neutral(self, fold: Fold) -> Value:
         value = neutral(fold.combine, fold.result.dtype)
@@ -329,6 +383,8 @@ class VectorLoop:
 
     def _static(self, pieces: list[Pieces], extent: int) -> None:
         rounds = extent // self.round
+        if self.nest.uses_rows(self.loop):
+            rounds = 0
         if rounds > 1:
             self._rounds(pieces, i64(rounds * self.round), nonempty=True)
         elif rounds:

@@ -151,6 +151,14 @@ class Module:
         return "\n".join(out) + "\n"
 
 
+_COMMUTATIVE = frozenset(("fadd", "fmul", "add", "mul", "and", "or", "xor"))
+
+
+def _rank(value: Value) -> tuple[bool, int, str]:
+    """Older values first, literals last."""
+    return value.name[0] != "%", len(value.name), value.name
+
+
 class Loop:
     """An open counting loop: ``index``, the carried values inside, and after the end ``results``."""
 
@@ -217,7 +225,9 @@ class Function:
         self.lines.append(f"  {text}")
 
     def binary(self, opcode: str, a: Value, b: Value) -> Value:
-        """``opcode type a, b``."""
+        """``opcode type a, b``; operands of commutative ones in one order, so that both orders are one value."""
+        if opcode in _COMMUTATIVE and _rank(b) < _rank(a):
+            a, b = b, a
         return self.op(f"{opcode} {a}, {b.name}", a.type)
 
     def compare(self, predicate: str, a: Value, b: Value) -> Value:

@@ -8,6 +8,7 @@ x[n, c, i*stride + p*dilation - top, j*stride + q*dilation - left] * w[o, c, p, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gradc.ir.attributes import get_dims, get_int, get_pair, get_pairs
 from gradc.ir.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.dims import Dim, floordiv
-from gradc.ir.loops import Affine, Scalar
+from gradc.ir.loops import Affine, Buffer, Scalar
 from gradc.ir.ops.contraction import bilinear_jvp
 from gradc.ir.registry import Nest, OpDef, Sample, TypeRuleError, VjpRule, register
 
@@ -211,6 +212,11 @@ def _evaluate_filter(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any,
 # --- loops ---------------------------------------------------------------------------------------------------------
 
 
+def _block(count: int) -> int:
+    """How many of ``count`` channels one nest computes together: what it reads of the other operand serves all."""
+    return next(b for b in (4, 3, 2, 1) if count % b == 0)
+
+
 def _multiply_add(k: IndexAlgebra, wide: Any, pairs: Sequence[tuple[Scalar, Scalar]]) -> Scalar:
     """The sum of products, accumulated in ``wide``."""
     total: Scalar | None = None
@@ -220,24 +226,27 @@ def _multiply_add(k: IndexAlgebra, wide: Any, pairs: Sequence[tuple[Scalar, Scal
     return k.const(0, wide) if total is None else total
 
 
-def _fold_taps(k: IndexAlgebra, channels: int, size: tuple[int, ...], wide: Any, term: Any) -> Any:
-    """The sum of ``term(channel, p, q)`` (pairs of factors) over channels and taps."""
+def _fold_taps(
+    k: IndexAlgebra, channels: int, size: tuple[int, ...], wide: Any, terms: Sequence[Any]
+) -> list[Scalar]:
+    """For each of ``terms`` the sum of ``term(channel, p, q)`` (pairs of factors) over channels and taps."""
     taps = _taps(size)
     if len(taps) <= _UNROLLED_TAPS:
         with k.builder.loop(channels, "serial") as c:
-            pairs = [term(c.at, Affine(p), Affine(q)) for p, q in taps]
-            return c.fold("add", _multiply_add(k, wide, pairs))
+            places = [(c.at, Affine(p), Affine(q)) for p, q in taps]
+            sums = [_multiply_add(k, wide, [term(*at) for at in places]) for term in terms]
+            return [c.fold("add", total) for total in sums]
     with k.builder.loop(channels, "serial") as c:
         with k.builder.loop(size[0], "serial") as p:
             with k.builder.loop(size[1], "serial") as q:
-                one = _multiply_add(k, wide, [term(c.at, p.at, q.at)])
-                row = q.fold("add", one)
-            plane = p.fold("add", row)
-        return c.fold("add", plane)
+                ones = [_multiply_add(k, wide, [term(c.at, p.at, q.at)]) for term in terms]
+                rows = [q.fold("add", one) for one in ones]
+            planes = [p.fold("add", row) for row in rows]
+        return [c.fold("add", plane) for plane in planes]
 
 
 def _conv2d_nest(nest: NestContext, op: Op) -> None:
-    """Parallel over images and outputs, vectors along the output row."""
+    """Parallel over images and blocks of outputs, vectors along the output row."""
     k, g = nest.k, geometry(op.name, op.attributes)
     dtype = op.result.type.dtype
     n, o, height, width = op.result.type.static_shape
@@ -245,11 +254,12 @@ def _conv2d_nest(nest: NestContext, op: Op) -> None:
     _, channels, *size = op.operands[1].type.static_shape
     wide = dtype.accumulator
     per_group = o // g.groups
-    with nest.parallel((n, o)) as (image, output):
-        first = k.divmod(output, per_group)[0] * channels
+    block = _block(per_group)
+    with nest.parallel((n, o // block)) as (image, part):
+        first = k.divmod(part, per_group // block)[0] * channels
         with nest.loop(height, "serial") as i, nest.loop(width, "vector") as j:
 
-            def term(c: Affine, p: Affine, q: Affine) -> tuple[Scalar, Scalar]:
+            def term(output: Affine, c: Affine, p: Affine, q: Affine) -> tuple[Scalar, Scalar]:
                 y = i.at * g.stride[0] + p * g.dilation[0] + (-g.padding[0][0])
                 x = j.at * g.stride[1] + q * g.dilation[1] + (-g.padding[1][0])
                 inside = k.both(k.inside(y, x_height), k.inside(x, x_width))
@@ -257,12 +267,15 @@ def _conv2d_nest(nest: NestContext, op: Op) -> None:
                     value = nest.read(0, [image, first + c, y, x])
                 return value, nest.read(1, [output, c, p, q])
 
-            total = _fold_taps(k, channels, tuple(size), wide, term)
-            nest.write([image, output, i.at, j.at], k.cast(total, dtype))
+            outputs = [part * block + b for b in range(block)]
+            terms = [functools.partial(term, output) for output in outputs]
+            totals = _fold_taps(k, channels, tuple(size), wide, terms)
+            for output, total in zip(outputs, totals, strict=True):
+                nest.write([image, output, i.at, j.at], k.cast(total, dtype))
 
 
 def _input_nest(nest: NestContext, op: Op) -> None:
-    """Parallel over images and input channels, vectors along the input row."""
+    """Parallel over images and blocks of input channels, vectors along the input row."""
     k, g = nest.k, geometry(op.name, op.attributes)
     dtype = op.result.type.dtype
     n, c, height, width = op.result.type.static_shape
@@ -270,8 +283,9 @@ def _input_nest(nest: NestContext, op: Op) -> None:
     _, channels, *size = op.operands[1].type.static_shape
     wide = dtype.accumulator
     per_group = o // g.groups
-    with nest.parallel((n, c)) as (image, channel):
-        group, local = k.divmod(channel, channels)
+    block = _block(channels)
+    with nest.parallel((n, c // block)) as (image, part):
+        group, local = k.divmod(part, channels // block)
         with nest.loop(height, "serial") as i, nest.loop(width, "vector") as j:
 
             def place(axis: int, at: Affine, tap: Affine, extent: int) -> tuple[Affine, Any]:
@@ -279,49 +293,73 @@ def _input_nest(nest: NestContext, op: Op) -> None:
                 found, rest = k.divmod(numerator, g.stride[axis])
                 return found, k.both(k.inside(rest, 1), k.inside(found, extent))
 
-            def term(output: Affine, p: Affine, q: Affine) -> tuple[Scalar, Scalar]:
+            def term(
+                channel: Affine, output: Affine, p: Affine, q: Affine
+            ) -> tuple[Scalar, Scalar]:
                 y, y_inside = place(0, i.at, p, out_height)
                 x, x_inside = place(1, j.at, q, out_width)
                 row = group * per_group + output
                 with k.guard(k.both(y_inside, x_inside)):
                     value = nest.read(0, [image, row, y, x])
-                return value, nest.read(1, [row, local, p, q])
+                return value, nest.read(1, [row, channel, p, q])
 
-            total = _fold_taps(k, per_group, tuple(size), wide, term)
-            nest.write([image, channel, i.at, j.at], k.cast(total, dtype))
+            terms = [functools.partial(term, local * block + b) for b in range(block)]
+            totals = _fold_taps(k, per_group, tuple(size), wide, terms)
+            for b, total in enumerate(totals):
+                nest.write([image, part * block + b, i.at, j.at], k.cast(total, dtype))
 
 
 def _filter_nest(nest: NestContext, op: Op) -> None:
-    """Parallel over output and input channels; per tap a row of accumulators along the output row."""
+    """Parallel over output and input channels; per tap a row of accumulators along the output row.
+
+    All taps (in groups, if there are many) take their share of a row while it is at hand, each with a sum of its own.
+    """
+    k, g = nest.k, geometry(op.name, op.attributes)
+    o, channels, *size = op.result.type.static_shape
+    width = op.operands[1].type.static_shape[3]
+    per_group = o // g.groups
+    taps = _taps(size)
+    sums = nest.scratch(width * min(len(taps), _UNROLLED_TAPS), op.result.type.dtype.accumulator)
+    with nest.parallel((o, channels)) as (output, c):
+        channel = k.divmod(output, per_group)[0] * channels + c
+        for first in range(0, len(taps), _UNROLLED_TAPS):
+            _filter_taps(nest, op, sums, (output, c, channel), taps[first : first + _UNROLLED_TAPS])
+
+
+def _filter_taps(
+    nest: NestContext,
+    op: Op,
+    sums: Buffer,
+    place: tuple[Affine, Affine, Affine],
+    taps: Sequence[tuple[int, int]],
+) -> None:
+    """Some taps of one pair of channels."""
     k, g = nest.k, geometry(op.name, op.attributes)
     dtype = op.result.type.dtype
-    o, channels, *size = op.result.type.static_shape
     n, _, x_height, x_width = op.operands[0].type.static_shape
     _, _, height, width = op.operands[1].type.static_shape
     wide = dtype.accumulator
-    per_group = o // g.groups
-    sums = nest.scratch(width, wide)
-    with nest.parallel((o, channels)) as (output, c):
-        channel = k.divmod(output, per_group)[0] * channels + c
-        for p, q in _taps(size):
-            with nest.loop(width, "vector") as j:
-                nest.store(sums, j.at, k.const(0, wide))
-            with (
-                nest.loop(n, "serial") as image,
-                nest.loop(height, "serial") as i,
-                nest.loop(width, "vector") as j,
-            ):
-                y = i.at * g.stride[0] + (p * g.dilation[0] - g.padding[0][0])
-                x = j.at * g.stride[1] + (q * g.dilation[1] - g.padding[1][0])
-                inside = k.both(k.inside(y, x_height), k.inside(x, x_width))
-                with k.guard(inside):
-                    value = nest.read(0, [image.at, channel, y, x])
-                ct = nest.read(1, [image.at, output, i.at, j.at])
-                old = nest.load(sums, j.at)
-                nest.store(sums, j.at, k.fma(k.cast(value, wide), k.cast(ct, wide), old))
-            with nest.loop(width, "vector") as j:
-                total = j.fold("add", nest.load(sums, j.at))
-            nest.write([output, c, Affine(p), Affine(q)], k.cast(total, dtype))
+    output, c, channel = place
+    for row in range(len(taps)):
+        with nest.loop(width, "vector") as j:
+            nest.store(sums, j.at + row * width, k.const(0, wide))
+    with (
+        nest.loop(n, "serial") as image,
+        nest.loop(height, "serial") as i,
+        nest.loop(width, "vector") as j,
+    ):
+        ct = k.cast(nest.read(1, [image.at, output, i.at, j.at]), wide)
+        for row, (p, q) in enumerate(taps):
+            y = i.at * g.stride[0] + (p * g.dilation[0] - g.padding[0][0])
+            x = j.at * g.stride[1] + (q * g.dilation[1] - g.padding[1][0])
+            with k.guard(k.both(k.inside(y, x_height), k.inside(x, x_width))):
+                value = nest.read(0, [image.at, channel, y, x])
+            at = j.at + row * width
+            nest.store(sums, at, k.fma(k.cast(value, wide), ct, nest.load(sums, at)))
+    for row, (p, q) in enumerate(taps):
+        with nest.loop(width, "vector") as j:
+            total = j.fold("add", nest.load(sums, j.at + row * width))
+        nest.write([output, c, Affine(p), Affine(q)], k.cast(total, dtype))
 
 
 # --- derivatives and registration ----------------------------------------------------------------------------------
