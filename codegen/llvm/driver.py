@@ -18,6 +18,7 @@ Non-goals: making kernels (``nest``, ``gemm``), choosing the order or the placem
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from string import Template
 from gradc.codegen.llvm import gemm, nest
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.text import Module
-from gradc.ir.loops import For, Gemm, Kernel
+from gradc.ir.loops import For, Gemm, Kernel, Let, Stmt
 from gradc.ir.plan import ALIGNMENT, Argument, Launch, Plan, Repeat, Step
 
 # Estimated cost in microseconds: below SERIAL a launch is not cut; each part gets at least PART.
@@ -34,8 +35,14 @@ SERIAL = 8.0
 PART = 4.0
 _MAX_PARTS = 64
 _BYTES_PER_US = 12e3
-_FLOPS_PER_US = 8e3
-_GEMM_FLOPS_PER_US = 100e3
+_WORK_PER_US = 3e3
+_LANES = 8
+_PRODUCTS_PER_CYCLE = 24
+_CYCLES = {verb: 4.0 for verb in ("div", "sqrt", "rsqrt", "floordiv", "mod", "mulhi")}
+_CYCLES.update(
+    {verb: 15.0 for verb in ("exp", "expm1", "log", "log1p", "tanh", "erf", "sin", "cos")}
+)
+_CYCLES.update({"tan": 30.0, "pow": 40.0})
 
 
 class PlanError(ValueError):
@@ -66,11 +73,26 @@ def extent(kernel: Kernel, isa: Isa) -> int:
 
 
 def microseconds(kernel: Kernel) -> float:
-    """A rough cost of one launch on one core."""
-    rate = _FLOPS_PER_US
-    if any(isinstance(statement, Gemm) for statement in kernel.body):
-        rate = _GEMM_FLOPS_PER_US
-    return max(kernel.flops / rate, kernel.bytes / _BYTES_PER_US)
+    """A rough cost of one launch on one core: its statements, counted, or its bytes."""
+    return max(_work(kernel.body, 1.0) / _WORK_PER_US, kernel.bytes / _BYTES_PER_US)
+
+
+def _work(statements: Sequence[Stmt], times: float) -> float:
+    """Cycles, roughly, of statements that run ``times`` times."""
+    total = 0.0
+    for statement in statements:
+        if isinstance(statement, For):
+            lanes = _LANES if statement.kind == "vector" else 1
+            total += _work(statement.body, times * statement.extent / lanes)
+        elif isinstance(statement, Gemm):
+            count = math.prod(statement.batch) * statement.m * statement.n
+            total += count * statement.k / _PRODUCTS_PER_CYCLE
+            total += _work(statement.epilogue, count / _LANES)
+        elif isinstance(statement, Let):
+            total += times * _CYCLES.get(statement.verb, 1.0)
+        else:
+            total += times
+    return total
 
 
 def worthwhile_parts(kernel: Kernel) -> int:
