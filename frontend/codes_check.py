@@ -262,6 +262,36 @@ _VALUES: Final = (
     ),
 )
 
+_DERIVATIVES: Final = (
+    Code(
+        "GC0521",
+        "a program without a loss",
+        "Gradients are those of the loss, which is what the model returns. A function without one has\n"
+        "Jacobians and products with them (`vjp`, `jvp`), but no gradient.",
+    ),
+    Code(
+        "GC0522",
+        "a loss that is not one number",
+        "A gradient is the derivative of a single floating number: reduce an array with `sum` or `mean`.",
+    ),
+    Code(
+        "GC0523",
+        "a derivative by or of something unknown",
+        "Derivatives are asked for by the names of parameters, inputs and results.",
+    ),
+    Code(
+        "GC0524",
+        "a derivative of integers or booleans",
+        "Only floating numbers have derivatives. The answer for an integer is not zero, it does not exist.",
+    ),
+    Code(
+        "GC0525",
+        "no forward derivative",
+        "Forward mode through a function with a `pullback` of its own needs that pullback to be linear in\n"
+        "its cotangent, so that it can be transposed. One that clips the cotangent works in reverse mode only.",
+    ),
+)
+
 _BINDING: Final = (
     Code(
         "GC0541",
@@ -297,4 +327,4 @@ _BINDING: Final = (
     ),
 )
 
-CODES = (*_NAMES, *_TYPES, *_VALUES, *_BINDING)
+CODES = (*_NAMES, *_TYPES, *_VALUES, *_DERIVATIVES, *_BINDING)
