@@ -25,7 +25,9 @@ from gradc.ir.core import Function
 from gradc.ir.equal import difference
 from gradc.ir.plan import Plan
 from gradc.ir.text import parse_function, print_function
+from gradc.ir.text_plan import parse_plan, print_plan
 from gradc.ir.verify import verify_function
+from gradc.ir.verify_loops import verify_kernel
 from gradc.passes.cse import cse
 from gradc.passes.dce import dce
 from gradc.passes.flatten import flatten
@@ -264,14 +266,20 @@ def _verify(step: Step | None, artifact: Artifact, options: Options) -> None:
     """Checks what ``step`` made (the source program if None), as far as the options ask."""
     level = options.verify
     is_border = step is None or step.start != step.end
-    if isinstance(artifact, Function) and (level >= 2 or (level == 1 and is_border)):
+    if level == 0 or (level == 1 and not is_border):
+        return
+    again: Artifact
+    if isinstance(artifact, Function):
         verify_function(artifact)
-        if level >= 3:
-            again = parse_function(print_function(artifact))
-            found = difference(artifact, again)
-            if found is not None:
-                name = "the source" if step is None else f"`{step.name}`"
-                raise PipelineError(f"the text of {name} does not read back: {found}")
+        again = parse_function(print_function(artifact)) if level >= 3 else artifact
+    else:
+        for kernel in artifact.kernels:
+            verify_kernel(kernel)
+        again = parse_plan(print_plan(artifact)) if level >= 3 else artifact
+    found = None if again is artifact else difference(artifact, again)
+    if found is not None:
+        name = "the source" if step is None else f"`{step.name}`"
+        raise PipelineError(f"the text of {name} does not read back: {found}")
 
 
 def _dump(number: int, record: Record, options: Options) -> None:
@@ -286,4 +294,4 @@ def _dump(number: int, record: Record, options: Options) -> None:
 
 def text_of(artifact: Artifact) -> str:
     """The text form of a function or a Plan."""
-    return print_function(artifact) if isinstance(artifact, Function) else str(artifact)
+    return print_function(artifact) if isinstance(artifact, Function) else print_plan(artifact)
