@@ -59,7 +59,7 @@ def _context(names: Names, training: bool) -> Context:
     report = Report(names.report.sources)
     inner = names.reporting_to(report)
     dims, sample = symbolic_dims(inner, report, {})
-    report.diagnostics.clear()
+    report.clear()
     return Context(Elaborator(), inner, report, dims, sample, DType.F32, training)
 
 

@@ -117,6 +117,12 @@ class Report:
         self.error_count += diagnostic.severity == "error"
         self.diagnostics.append(diagnostic)
 
+    def clear(self) -> None:
+        """Forget every finding."""
+        self.diagnostics.clear()
+        self._seen.clear()
+        self.error_count = 0
+
     @property
     def has_errors(self) -> bool:
         """Whether any finding is an error."""
