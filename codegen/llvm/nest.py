@@ -25,6 +25,7 @@ from gradc.codegen.llvm.folds import Pieces, is_ordered, neutral, period, zero_t
 from gradc.codegen.llvm.isa import COMPUTE_BYTES, Isa
 from gradc.codegen.llvm.memory import Lanes, Memory, Place, first_lanes, i64, lane_numbers
 from gradc.codegen.llvm.scalars import COMPUTE, STORED, Scalars
+from gradc.codegen.llvm.split import split
 from gradc.codegen.llvm.text import Function, Module, Value, lanes_of, vector
 from gradc.codegen.llvm.vecmath import UNARY
 from gradc.ir.core import DType
@@ -231,7 +232,8 @@ class Nest:
         elif loop.extent == 1 and loop.limit is None:
             self._once(loop)
         else:
-            VectorLoop(self, loop).emit()
+            for piece in split(loop):
+                VectorLoop(self, piece).emit()
 
     def _trips(self, loop: For) -> Value:
         """The trip count, never negative."""
