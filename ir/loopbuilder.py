@@ -3,7 +3,7 @@
 ``LoopBuilder`` emits statements into nested loops. A pure statement lands in the outermost loop in which its operands
 are known (never above a ``parallel`` loop), and equal statements are emitted once, so a kernel written naively
 comes out hoisted and without repetition. ``IndexAlgebra`` is the algebra in which ops state scalar meanings and
-element maps; ``NestContext`` is what an op with a nest of its own writes its kernel with.
+element maps; ``NestContext`` (``ir/nestcontext.py``) is what an op with a nest of its own writes its kernel with.
 
 Index arithmetic is lazy: ``divmod`` of an index by a constant makes virtual variables that are emitted only when an
 address needs them, and an address that needs both ``m // n`` and ``m % n`` in the right proportion is put together to
@@ -15,12 +15,12 @@ Non-goals: parallelisation and fusion decisions (``passes``); instruction select
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from gradc.ir.algebra import VERBS
-from gradc.ir.core import DType, Op
+from gradc.ir.core import DType
 from gradc.ir.loops import (
     Affine,
     Buffer,
@@ -35,7 +35,6 @@ from gradc.ir.loops import (
     Stmt,
     Store,
     Var,
-    row_major_offset,
 )
 
 LoopKind: TypeAlias = Literal["parallel", "serial", "vector"]
@@ -120,8 +119,12 @@ class LoopBuilder:
         return self._scopes[-1].memo
 
     def index_key(self, index: Sequence[Affine]) -> _Key:
-        """Equal for equal multi-indices."""
-        return tuple(_affine_key(self._join(position)) for position in index)
+        """Equal for equal multi-indices; an index that can have one value only is that value."""
+        return tuple(_affine_key(self._narrowed(self._join(position))) for position in index)
+
+    def _narrowed(self, index: Affine) -> Affine:
+        fixed = [(v, c) for v, c in index.terms if self._ranges.get(v, (0, 1)) == (0, 0)]
+        return index + Affine(0, tuple((v, -c) for v, c in fixed)) if fixed else index
 
     def body(self) -> tuple[Stmt, ...]:
         """The finished statements. Raises ValueError while a loop is open."""
@@ -148,7 +151,9 @@ class LoopBuilder:
     def loop(self, extent: int, kind: LoopKind, limit: Affine | None = None) -> Iterator[Loop]:
         """Opens ``for index in range(extent)``; ``limit`` cuts it short."""
         bound = None if limit is None else self.resolve(limit)
-        self._scopes.append(_Scope(is_floor=kind == "parallel", is_vector=kind == "vector"))
+        # Nothing is hoisted out of a loop that never runs: its addresses may not exist.
+        is_floor = kind == "parallel" or extent <= 0
+        self._scopes.append(_Scope(is_floor=is_floor, is_vector=kind == "vector"))
         opened = Loop(self.var(DType.I64, extent), extent, self)
         try:
             yield opened
@@ -513,89 +518,3 @@ def _apply(builder: LoopBuilder, verb: str, operands: tuple[Scalar, ...]) -> Sca
     if VERBS[verb].result == "bool":
         return builder.let(verb, operands, DType.BOOL)
     return builder.let(verb, operands, operands[1 if verb == "select" else 0].dtype)
-
-
-Read: TypeAlias = Callable[[int, Sequence[Affine]], Scalar]
-
-
-class NestContext:
-    """What ``Nest.build`` writes a kernel with: loops, reads of operands, writes of results, scratch.
-
-    Every element of every result must be written before the kernel ends. ``parallel`` loops come outermost only and
-    their iterations must not touch the same result element. Scratch is private to one iteration of the
-    parallel loop and starts uninitialised.
-    """
-
-    def __init__(self, builder: LoopBuilder, op: Op, read: Read, results: Sequence[Buffer]) -> None:
-        self.builder = builder
-        self.k = IndexAlgebra(builder, op.results[0].type.dtype)
-        self._op = op
-        self._read = read
-        self._results = tuple(results)
-
-    def algebra(self, dtype: DType) -> IndexAlgebra:
-        """The algebra whose literals have ``dtype``."""
-        return IndexAlgebra(self.builder, dtype)
-
-    def loop(
-        self, extent: int, kind: LoopKind, limit: Affine | None = None
-    ) -> AbstractContextManager[Loop]:
-        """``with ctx.loop(n, "vector") as i:``, then ``i.at`` is the index and ``i.fold("add", value)`` folds."""
-        return self.builder.loop(extent, kind, limit)
-
-    @contextmanager
-    def parallel(self, extents: Sequence[int]) -> Iterator[list[Affine]]:
-        """One parallel loop over all of ``extents``; gives the multi-index."""
-        total = 1
-        for extent in extents:
-            total *= extent
-        with self.loop(total, "parallel") as loop:
-            yield self.k.unflatten(loop.at, extents)
-
-    def read(self, operand: int, index: Sequence[Affine]) -> Scalar:
-        """The element of an operand."""
-        return self._read(operand, index)
-
-    def write(
-        self,
-        index: Sequence[Affine],
-        value: Scalar,
-        combine: Literal["", "add", "max", "min", "mul"] = "",
-        result: int = 0,
-        guard: Scalar | None = None,
-    ) -> None:
-        """Stores an element of a result; ``combine`` updates what was written before.
-
-        Skipped where ``guard`` is false; a literal guard is decided now.
-        """
-        shape = self._op.results[result].type.static_shape
-        if isinstance(guard, Const):
-            if not guard.value:
-                return
-            guard = None
-        offset = row_major_offset(index, shape)
-        self.builder.store(self._results[result], offset, value, combine, guard)
-
-    def written(self, index: Sequence[Affine], result: int = 0) -> Scalar:
-        """Reads back an element of a result that this kernel wrote before."""
-        shape = self._op.results[result].type.static_shape
-        return self.builder.load(self._results[result], row_major_offset(index, shape))
-
-    def scratch(self, size: int, dtype: DType) -> Buffer:
-        """Working memory of ``size`` elements."""
-        return self.builder.buffer(f"s{len(self.builder.buffers)}", dtype, size, "scratch")
-
-    def load(self, buffer: Buffer, offset: Affine) -> Var:
-        """Reads scratch."""
-        return self.builder.load(buffer, offset)
-
-    def store(
-        self,
-        buffer: Buffer,
-        offset: Affine,
-        value: Scalar,
-        combine: Literal["", "add", "max", "min", "mul"] = "",
-        guard: Var | None = None,
-    ) -> None:
-        """Writes scratch."""
-        self.builder.store(buffer, offset, value, combine, guard)

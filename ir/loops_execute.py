@@ -167,7 +167,7 @@ class _Run:
     # ---- loops
 
     def _loop(self, loop: For) -> None:
-        if loop.kind == "serial":
+        if loop.kind == "serial" or loop.extent == 0:
             self._serial(loop)
             return
         outer_axes, outer_active = self.axes, self.active

@@ -16,8 +16,9 @@ from gradc.ir.loops import Scalar
 
 if TYPE_CHECKING:
     from gradc.ir.builder import Builder
-    from gradc.ir.loopbuilder import IndexAlgebra, NestContext
+    from gradc.ir.loopbuilder import IndexAlgebra
     from gradc.ir.loops import Affine
+    from gradc.ir.nestcontext import NestContext
 
 
 class TypeRuleError(Exception):

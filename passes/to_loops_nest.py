@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from gradc.ir.core import Block, Op
-from gradc.ir.loopbuilder import IndexAlgebra, NestContext
+from gradc.ir.loopbuilder import IndexAlgebra
 from gradc.ir.loops import Affine, Scalar, row_major_offset
+from gradc.ir.nestcontext import NestContext
 from gradc.ir.registry import Nest, lookup
 from gradc.passes.to_loops_cost import flops, size_of
 from gradc.passes.to_loops_element import Elements, LoweringError, accumulator

@@ -22,7 +22,8 @@ from gradc.ir.registry import Nest, OpDef, Sample, TypeRuleError, VjpRule, regis
 
 if TYPE_CHECKING:
     from gradc.ir.builder import Builder
-    from gradc.ir.loopbuilder import IndexAlgebra, NestContext
+    from gradc.ir.loopbuilder import IndexAlgebra
+    from gradc.ir.nestcontext import NestContext
 
 _UNROLLED_TAPS = 32  # filters up to this size are written out tap by tap
 

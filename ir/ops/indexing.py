@@ -16,7 +16,8 @@ from gradc.ir.registry import Access, Nest, OpDef, Read, Sample, TypeRuleError, 
 
 if TYPE_CHECKING:
     from gradc.ir.builder import Builder
-    from gradc.ir.loopbuilder import IndexAlgebra, NestContext
+    from gradc.ir.loopbuilder import IndexAlgebra
+    from gradc.ir.nestcontext import NestContext
 
 _COLUMNS = 256  # how many columns one parallel iteration of scatter_add owns
 

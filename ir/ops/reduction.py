@@ -30,7 +30,7 @@ from gradc.ir.registry import (
 
 if TYPE_CHECKING:
     from gradc.ir.builder import Builder
-    from gradc.ir.loopbuilder import NestContext
+    from gradc.ir.nestcontext import NestContext
 
 
 def _infer_reduction(
