@@ -173,5 +173,9 @@ def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     folded = {candidate.lower(): candidate for candidate in reversed(candidates)}
     if name.lower() in folded:
         return folded[name.lower()]
-    found = difflib.get_close_matches(name, candidates, n=1, cutoff=cutoff)
-    return found[0] if found else ""
+    found = difflib.get_close_matches(name, candidates, n=4, cutoff=cutoff)
+    if not found:
+        return ""
+    # Of equally close ones difflib puts the last of the alphabet first.
+    ratios = {one: difflib.SequenceMatcher(a=one, b=name).ratio() for one in found}
+    return min(found, key=lambda one: (-ratios[one], candidates.index(one)))
