@@ -67,7 +67,8 @@ def to_memory(values: Array, dtype: DType) -> Array:
 def convert(x: Array, dtype: DType) -> Array:
     """The verb ``cast``: floats to integers toward zero, saturating, NaN to 0; to bool by ``!= 0``."""
     if dtype is DType.BOOL:
-        return np.asarray(x) != 0
+        differs: Array = np.not_equal(np.asarray(x), 0)
+        return differs
     if dtype is DType.BF16:
         return round_bf16(np.asarray(x).astype(np.float32))
     target = computed_dtype(dtype)
@@ -95,7 +96,8 @@ def _floordiv(a: Array, b: Array) -> Array:
 
 def _mod(a: Array, b: Array) -> Array:
     if np.issubdtype(np.asarray(a).dtype, np.floating):
-        return a - np.floor(a / b) * b
+        rest: Array = a - np.floor(a / b) * b
+        return rest
     return np.where(b == 0, 0, a % np.where(b == 0, 1, b)).astype(np.asarray(a).dtype)
 
 

@@ -64,8 +64,10 @@ def _evaluated(op: Op, splats: Sequence[float | int | bool]) -> float | int | bo
     operands = tuple(Value(TensorType((), v.type.dtype)) for v in op.operands)
     result = Value(TensorType((), op.result.type.dtype))
     scalar_op = Op(op.name, operands, (result,), op.attributes)
-    with np.errstate(all="ignore"):
-        (found,) = lookup(op.name).evaluate(NumpyArrays(), scalar_op, scalars)
-    item = np.asarray(found).item()
+    arrays = NumpyArrays()
+    with arrays.quiet():
+        (found,) = lookup(op.name).evaluate(arrays, scalar_op, scalars)
+        # bf16 and f16 are computed in f32: round as a store would.
+        item = arrays.settle(found, op.result.type.dtype).item()
     assert isinstance(item, (bool, int, float))
     return item
