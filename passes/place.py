@@ -14,6 +14,7 @@ from dataclasses import replace
 from gradc.ir.plan import Plan
 from gradc.passes.place_lifetime import Lifetime, lifetimes
 from gradc.passes.place_pack import aligned, lower_bound, pack
+from gradc.passes.place_prune import prune
 from gradc.passes.place_share import share, write_ports
 from gradc.passes.schedule import dependences, schedule, step_uses
 
@@ -30,7 +31,7 @@ def place(plan: Plan) -> Plan:
         other = assign(share(reordered))
         if other.arena_bytes < placed.arena_bytes * WORTH:
             placed = other
-    return placed
+    return prune(placed)
 
 
 def reorder(plan: Plan) -> Plan:
