@@ -19,7 +19,7 @@ Non-goals: making kernels (``nest``, ``gemm``), choosing the order or the placem
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from string import Template
@@ -109,11 +109,14 @@ def generate(plan: Plan, isa: Isa) -> Program:
     """
     check(plan)
     module = Module(isa.triple, "", isa.attributes)
-    table = ", ".join(f"ptr @{_emit(module, k, n, isa)}" for n, k in enumerate(plan.kernels))
-    parts = tuple(worthwhile_parts(kernel) for kernel in plan.kernels)
-    extents = tuple(extent(kernel, isa) for kernel in plan.kernels)
-    words = list(_Records(plan, extents, parts).steps(plan.steps, 0))
-    count = len(plan.kernels)
+    used = sorted({launch.kernel for launch in launches_of(plan.steps)})
+    table = ", ".join(f"ptr @{_emit(module, plan.kernels[n], n, isa)}" for n in used)
+    work = {
+        n: (row, extent(plan.kernels[n], isa), worthwhile_parts(plan.kernels[n]))
+        for row, n in enumerate(used)
+    }
+    words = list(_Records(plan, work).steps(plan.steps, 0))
+    count = len(used)
     module.add_global("gradc.kernels", f"internal unnamed_addr constant [{count} x ptr] [{table}]")
     body = ", ".join(f"i64 {word}" for word in words)
     module.add_global(
@@ -168,10 +171,10 @@ def _emit(module: Module, kernel: Kernel, number: int, isa: Isa) -> str:
 class _Records:
     """Writes the steps of one Plan as record words."""
 
-    def __init__(self, plan: Plan, extents: Sequence[int], parts: Sequence[int]) -> None:
+    def __init__(self, plan: Plan, work: Mapping[int, tuple[int, int, int]]) -> None:
+        """``work`` gives a kernel's row in the table of kernels, its extent and its parts."""
         self.plan = plan
-        self.extents = extents
-        self.parts = parts
+        self.work = work
         self.places = tuple(_place(plan, n) for n in range(len(plan.tensors)))
 
     def steps(self, steps: Sequence[Step], depth: int) -> Iterator[int]:
@@ -185,8 +188,8 @@ class _Records:
                 yield from self._launch(step, depth)
 
     def _launch(self, launch: Launch, depth: int) -> Iterator[int]:
-        number = launch.kernel
-        yield from (number, len(launch.arguments), self.extents[number], self.parts[number])
+        row, pieces, parts = self.work[launch.kernel]
+        yield from (row, len(launch.arguments), pieces, parts)
         for argument in launch.arguments:
             size = self.plan.tensors[argument.tensor].dtype.itemsize
             base, offset = self.places[argument.tensor]
@@ -201,7 +204,7 @@ def _at(values: Sequence[int], level: int) -> int:
 
 
 def _place(plan: Plan, number: int) -> tuple[int, int]:
-    """Base and byte offset of a tensor's first element, through the tensors it is a view of."""
+    """Base and byte offset of a tensor's first element, through the tensors it is a view of; -1 if it has none."""
     offset = 0
     tensor = plan.tensors[number]
     while tensor.root is not None:
@@ -224,14 +227,24 @@ def check(plan: Plan) -> None:
     # Generated names have a dot or begin with gradc_, so an identifier that does not cannot collide.
     if not plan.name.isidentifier() or not plan.name.isascii() or plan.name.startswith("gradc_"):
         raise PlanError(f"{plan.name!r} cannot be the name of an entry")
-    for number, tensor in enumerate(plan.tensors):
+    for number in sorted(_used_tensors(plan, plan.steps)):
         _check_tensor(plan, number)
-        if tensor.root is None and tensor.space == "arena" and (tensor.offset or 0) % ALIGNMENT:
-            raise PlanError(f"tensor {tensor.name} is not aligned")
     for number, port in enumerate(plan.ports):
         if plan.tensors[port.tensor].argument != number:
             raise PlanError(f"port {port.name} is not entry argument {number}")
     _check_steps(plan, plan.steps, ())
+
+
+def _used_tensors(plan: Plan, steps: Sequence[Step]) -> set[int]:
+    """The tensors that ports, launches and counters name."""
+    found = {port.tensor for port in plan.ports}
+    for step in steps:
+        if isinstance(step, Launch):
+            found |= {argument.tensor for argument in step.arguments}
+        else:
+            found |= _used_tensors(plan, step.body)
+            found |= set() if step.counter_cell is None else {step.counter_cell}
+    return found
 
 
 def _check_tensor(plan: Plan, number: int) -> None:
@@ -250,6 +263,8 @@ def _check_tensor(plan: Plan, number: int) -> None:
     else:
         if root.offset is None:
             raise PlanError(f"tensor {tensor.name} has no place in the arena")
+        if root.offset % ALIGNMENT:
+            raise PlanError(f"tensor {root.name} is not aligned")
         limit = plan.arena_bytes
     if tensor.nbytes and not 0 <= offset <= limit - tensor.nbytes:
         raise PlanError(f"tensor {tensor.name} leaves its storage")
