@@ -6,14 +6,16 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+import gradc.ir.ops  # noqa: F401  (fills the registry)
 from gradc.frontend import syntax
 from gradc.frontend.arithmetic import divide, negate
 from gradc.frontend.context import Context
 from gradc.frontend.shapes import aligned, broadcast_shapes, shapes_differ, stretch
 from gradc.frontend.values import POISON, Argument, Item, Poison, describe, is_number
-from gradc.frontend.words import Arguments, array, dtype, floats, number, word
+from gradc.frontend.words import WORDS, Arguments, array, dtype, floats, number, word
 from gradc.ir.core import DType, Value
 from gradc.ir.dims import DimExpr
+from gradc.ir.registry import OpDef, all_ops
 
 # Meanings on compile-time numbers. Domain errors give what IEEE gives.
 _FOLDS: Final[dict[str, Callable[[float], float]]] = {
@@ -84,6 +86,19 @@ for _name in _FLOAT_ONLY:
     _float_word(_name)
 for _name in _ANY_NUMBER:
     _number_word(_name)
+
+
+def _is_plain(definition: OpDef) -> bool:
+    """Whether an op is elementwise on one floating array, without attributes: then it is a word as it stands."""
+    first = definition.samples[0] if definition.samples else None
+    if first is None or not definition.is_elementwise or len(first.operands) != 1:
+        return False
+    return first.operands[0].dtype.is_float and not first.attributes
+
+
+for _definition in all_ops():
+    if _is_plain(_definition) and _definition.name not in WORDS:
+        _float_word(_definition.name)
 
 
 @word("neg x")
