@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from gradc.frontend import syntax
 from gradc.frontend.context import Context
@@ -21,6 +22,9 @@ from gradc.frontend.walk import walk
 from gradc.frontend.words import Arguments, array, axis, dtype, integer, shape, word
 from gradc.ir.core import DType, Value
 from gradc.ir.dims import Dim, floordiv, product
+
+# What `split` may cut an axis into; each part is an operation.
+MAX_PARTS: Final = 10_000
 
 
 @word("reshape x shape")
@@ -127,6 +131,10 @@ def _parts(ctx: Context, argument: Argument, size: Dim, call: syntax.Call) -> li
         return list(sizes)
     count = integer(ctx, argument, "the number of parts", 1)
     if count is None:
+        return None
+    if count > MAX_PARTS:
+        message = f"`split` makes at most {MAX_PARTS} parts, not {count}"
+        ctx.error("GC0405", message, argument.node)
         return None
     known = ctx.sampled(size)
     if known is not None and known % count and ctx.defaulted(size) is not None:
