@@ -25,6 +25,7 @@ from gradc.frontend.arithmetic import binary, invert, negate
 from gradc.frontend.calls import call, global_callable, similar
 from gradc.frontend.context import Context
 from gradc.frontend.declare import declare_param, declare_state, declare_use
+from gradc.frontend.glance import check_names
 from gradc.frontend.indexing import index
 from gradc.frontend.loops import checkpoint, scan
 from gradc.frontend.shapes import element_type, tensor
@@ -331,6 +332,7 @@ def _if(ctx: Context, node: syntax.Statement) -> None:
     condition = ctx.evaluate(node.condition)
     if isinstance(condition, bool):
         ctx.execute(node.then if condition else node.otherwise)
+        check_names(ctx, node.otherwise if condition else node.then)
         return
     if isinstance(condition, Poison):
         # Either branch may be the one meant; its own mistakes are worth knowing.

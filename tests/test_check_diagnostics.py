@@ -268,6 +268,24 @@ def test_mistakes_are_called_by_their_name(text: str, code: str, words: str) -> 
     assert words in shown
 
 
+def test_names_in_the_branch_not_taken_are_looked_at() -> None:
+    text = """
+    if D > 9 {
+        a, b = split(x, 2, axis = num)
+        use fc = dens(D, H)
+        for f in fcs { c = f(a, axes = b) }
+        ys = scan r in rows carry h = v { yield r + h }
+        state s = e
+        output missing
+    } else { x = x }
+    """
+    found, shown = findings(body(text))
+    names = [d.message.split("`")[1] for d in found if d.code == "GC0201"]
+    assert names == ["num", "dens", "fcs", "rows", "e"], shown
+    quiet = "if D > 9 { a = fancy + 1\nfancy = a.T\nparam p: float[D] ~ odd(D)\nb = state s } else { a = x }"
+    assert [d for d in findings(body(quiet))[0] if d.severity == "error"] == []
+
+
 def test_several_mistakes_are_found_in_one_run() -> None:
     text = body(
         "a = x + y\nb = a * 2\nc = sofmax(b)\nd = x @ y\nuse e = dense(D)\nf = e(x)\ng = sum(n, axis = 3)"
