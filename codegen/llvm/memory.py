@@ -80,24 +80,45 @@ class Memory:
         self.fn = fn
         self.scalars = scalars
 
-    def place(self, offset: Affine, env: dict[Var, Value], lanes: Lanes | None) -> Place:
-        """Cuts an affine offset into its parts."""
-        fn = self.fn
-        start = i64(offset.constant)
-        stride, offsets = 0, None
+    def place(
+        self,
+        offset: Affine,
+        env: dict[Var, Value],
+        lanes: Lanes | None,
+        runs: dict[Var, Place] | None = None,
+    ) -> Place:
+        """Cuts an affine offset into its parts; ``runs`` are variables of a vector body that are cut already."""
+        start, stride = i64(offset.constant), 0
+        offsets: Value | None = None
         for var, factor in offset.terms:
             if lanes is not None and var is lanes.index:
-                term, stride = lanes.base, factor
+                term = Place(lanes.base, 1, None)
+            elif runs is not None and var in runs:
+                term = runs[var]
+            elif lanes_of(env[var].type):
+                term = Place(i64(0), 0, env[var])
             else:
-                term = env[var]
-            scaled = term if factor == 1 else fn.binary("mul", term, constant(term.type, factor))
-            if lanes_of(term.type):
-                offsets = scaled if offsets is None else fn.binary("add", offsets, scaled)
-            elif start.name == "0":
-                start = scaled
-            else:
-                start = fn.binary("add", start, scaled)
+                term = Place(env[var], 0, None)
+            start = self._sum(start, self._times(term.start, factor))
+            stride += term.stride * factor
+            if term.offsets is not None:
+                scaled = self._times(term.offsets, factor)
+                offsets = scaled if offsets is None else self.fn.binary("add", offsets, scaled)
         return Place(start, stride, offsets)
+
+    def _times(self, x: Value, factor: int) -> Value:
+        if factor == 1 or x.name == "0":
+            return x
+        if not lanes_of(x.type) and not x.name.startswith("%"):
+            return i64(int(x.name) * factor)
+        return self.fn.binary("mul", x, constant(x.type, factor))
+
+    def _sum(self, a: Value, b: Value) -> Value:
+        if a.name == "0" or b.name == "0":
+            return b if a.name == "0" else a
+        if not a.name.startswith("%") and not b.name.startswith("%"):
+            return i64(int(a.name) + int(b.name))
+        return self.fn.binary("add", a, b)
 
     def number(self, place: Place, lanes: Lanes | None) -> Value:
         """A place as an i64 scalar, or as one per lane."""

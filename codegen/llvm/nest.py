@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from gradc.codegen.llvm import gemm as matrix
 from gradc.codegen.llvm import rows
 from gradc.codegen.llvm.folds import Pieces, is_ordered, neutral, period, zero_trips
+from gradc.codegen.llvm.indices import Indices
 from gradc.codegen.llvm.isa import COMPUTE_BYTES, Isa
 from gradc.codegen.llvm.memory import Lanes, Memory, Place, first_lanes, i64, lane_numbers
 from gradc.codegen.llvm.scalars import COMPUTE, STORED, Scalars
@@ -107,7 +108,9 @@ class Nest:
         self.places = places
         self.scalars = Scalars(fn, isa)
         self.memory = Memory(fn, self.scalars)
+        self.indices = Indices(fn, self.memory)
         self.env: dict[Var, Value] = {}
+        self.runs: dict[Var, Place] = {}
         self.lanes: Lanes | None = None
         self.varying: set[Var] = set()
         self.rows: dict[rows.Row, list[Value]] = {}
@@ -149,8 +152,8 @@ class Nest:
             if isinstance(statement, Let):
                 self._let(statement)
             elif isinstance(statement, Index):
-                place = self._place(statement.value)
-                self.env[statement.var] = self.memory.number(place, self.lanes)
+                self.indices.define(statement.var, statement.value)
+                self._set_place(statement.var, self._place(statement.value))
             elif isinstance(statement, Load):
                 self._load(statement)
             elif isinstance(statement, Store):
@@ -173,12 +176,36 @@ class Nest:
             return self.scalars.const(scalar.value, scalar.dtype)
         if self.lanes is not None and scalar is self.lanes.index:
             return self.memory.number(Place(self.lanes.base, 1, None), self.lanes)
-        return self.env[scalar]
+        run = self.runs.get(scalar)
+        return self.env[scalar] if run is None else self.memory.number(run, self.lanes)
 
     def _place(self, offset: Affine) -> Place:
-        return self.memory.place(offset, self.env, self.lanes)
+        return self.memory.place(offset, self.env, self.lanes, self.runs)
+
+    def _set_place(self, var: Var, place: Place) -> None:
+        """Defines an index variable; a run of numbers stays one as long as it is only added to."""
+        self.runs.pop(var, None)
+        if self.lanes is not None and place.stride and place.offsets is None:
+            self.runs[var] = place
+        else:
+            self.env[var] = self.memory.number(place, self.lanes)
+
+    def _divides(self, statement: Let) -> bool:
+        """Emits a quotient or remainder of an index by a positive literal; False if the statement is not one."""
+        if statement.verb not in ("floordiv", "mod") or statement.var.dtype is not DType.I64:
+            return False
+        source, by = statement.operands
+        if isinstance(source, Const) or not isinstance(by, Const) or by.value <= 0:
+            return False
+        place = self._place(Affine.of(source))
+        divisor = int(by.value)
+        var, verb = statement.var, statement.verb
+        self._set_place(var, self.indices.divide(var, verb, source, place, divisor, self.lanes))
+        return True
 
     def _let(self, statement: Let) -> None:
+        if self._divides(statement):
+            return
         operands = [self.value(x) for x in statement.operands]
         dtypes = [x.dtype for x in statement.operands]
         result = self.scalars.verb(statement.verb, statement.var.dtype, operands, dtypes)
@@ -264,6 +291,7 @@ class Nest:
         first += [vector for row in kept for vector in self.rows[row]]
         with self.fn.loop(begin, end, 1, first, nonempty=static, metadata=self.metadata()) as open_:
             self.env[loop.index] = open_.index
+            self.indices.enter(loop.index, loop.extent)
             self._refill_rows(kept, open_.carried[len(loop.folds) :])
             self.body(loop.body)
             for fold, total in zip(loop.folds, open_.carried, strict=False):
@@ -297,6 +325,7 @@ class Nest:
         """No trip or one: no loop."""
         if trips:
             self.env[loop.index] = i64(0)
+            self.indices.enter(loop.index, 1, 0)
             self.body(loop.body)
         for fold in loop.folds:
             value = self.value(fold.value) if trips else zero_trips(fold, self.scalars)
@@ -307,6 +336,7 @@ class Nest:
     def _once(self, loop: For) -> None:
         """A vector loop of one iteration: scalars, folded onto the identity as the vector loop would."""
         self.env[loop.index] = i64(0)
+        self.indices.enter(loop.index, 1, 0)
         self.body(loop.body)
         for fold in loop.folds:
             start = zero_trips(fold, self.scalars)
@@ -327,6 +357,7 @@ class Nest:
             cells.append((fold, cell, count))
         with fn.loop(i64(0), trips, 1, metadata=self.metadata()) as open_:
             self.env[loop.index] = open_.index
+            self.indices.enter(loop.index, loop.extent)
             self.body(loop.body)
             for fold, cell, count in cells:
                 slot = fn.binary("and", open_.index, i64(count - 1))
@@ -434,6 +465,8 @@ class VectorLoop:
         """``width`` iterations from ``base`` on."""
         lanes = Lanes(self.loop.index, base, self.width, mask)
         before, self.nest.lanes = self.nest.lanes, lanes
+        step, start = (self.width, 0) if base.name.startswith("%") else (0, int(base.name))
+        self.nest.indices.enter(self.loop.index, self.loop.extent, step, start)
         self.nest.body(self.loop.body)
         for piece in pieces:
             value = self.fn.splat(self.nest.value(piece.fold.value), self.width)
