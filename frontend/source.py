@@ -30,8 +30,11 @@ def from_text(text: str, name: str = "<string>") -> Source:
     try:
         data = text.encode("utf-8")
     except UnicodeEncodeError as problem:
-        source = Source(name, text)
         found = text[problem.start]
+        if "\udc80" <= found <= "\udcff":
+            # A byte that was not UTF-8, as Python's standard input hands it on.
+            return decode(text.encode("utf-8", errors="surrogateescape"), name)
+        source = Source(name, text)
         raise DiagnosticError(
             [error("GC0003", f"the text holds a lone surrogate, \\u{ord(found):04x}", None)],
             Sources({name: source}),

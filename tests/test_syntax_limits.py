@@ -123,6 +123,11 @@ def test_utf16_is_named() -> None:
 def test_lone_surrogates_in_a_string_are_refused() -> None:
     (found,) = refused(lambda: from_text("dim B # \ud800"))
     assert found.code == "GC0003"
+    (found,) = refused(lambda: from_text("dim B # \udcff"))
+    assert found.code == "GC0003"
+    assert "0xff" in found.message
+    assert found.span is not None
+    assert found.span.column == 9
 
 
 def test_too_large_a_file(tmp_path: Path) -> None:
