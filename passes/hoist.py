@@ -84,6 +84,8 @@ def _hoist_invariants(b: Builder, op: Op) -> Op:
     for inner in scan.body.body:
         kind = kinds[inner.results[0]] if inner.results else "carry"
         is_worthy = _is_invariant(inner, kind) or _is_product_of_slices(inner, kinds)
+        # What is recomputed per trip was asked to take no memory outside the loop.
+        is_worthy = is_worthy and inner.replica == op.replica
         if is_worthy and lifter.lift(inner.result) is not None:
             (constants if kind == "constant" else slices).append(inner.result)
         else:

@@ -93,14 +93,19 @@ class _Loop:
                 stack += [(v, []) for v in reversed(op.operands)]
             elif op.name in _VIEWS:
                 stack.append((op.operands[0], [op, *views]))
-            elif op.name in ("contract", "sum") and not self._has_constant(op):
+            elif op.name in ("contract", "sum") and self._can_move(op):
                 found.append(_Term(op, views))
             else:
                 return None
         return found
 
-    def _has_constant(self, op: Op) -> bool:
-        return any(v in self._constants for v in op.operands)
+    def _can_move(self, op: Op) -> bool:
+        """Not with a constant as operand, and not what a recomputation of each trip leads to.
+
+        The operands of a recomputed product would have to be kept for all trips, which is what was to be avoided.
+        """
+        is_same_sweep = op.replica == self.scan.op.replica
+        return is_same_sweep and not any(v in self._constants for v in op.operands)
 
     def is_out(self, value: Value) -> bool:
         """Whether the stack of ``value`` is there outside the loop."""
