@@ -219,6 +219,84 @@ def test_gather_scatter_and_indices_as_numbers(isa: str) -> None:
     check(kernels, isa)
 
 
+def division_kernel(size: int, divisor: int, form: int) -> Kernel:
+    """Quotients and remainders of positions, as numbers and as addresses, in a row loop and a vector loop."""
+    rows = 3
+    table = Buffer("table", F32, 4 * rows * size + 200, "read")
+    outs = [Buffer(name, I64, rows * size, "write") for name in ("q", "m", "both")]
+    y = Buffer("y", F32, rows * size, "write")
+    r, i, x = Var("r", I64), Var("i", I64), Var("x", I64)
+    q, m, again, a = Var("q", I64), Var("m", I64), Var("again", I64), Var("a", F32)
+    source = (
+        at((i, 1)),
+        at((r, size), (i, 1)),
+        at((i, 1), -5),
+        at((i, 2), (r, 16), 3),
+        at((i, -3), -1),
+    )
+    by = Const(divisor, I64)
+    where = at((r, size), (i, 1))
+    body = (
+        Index(x, source[form]),
+        Let(q, "floordiv", (x, by)),
+        Let(m, "mod", (x, by)),
+        Let(again, "mod", (q, Const(4, I64))),
+        Store(outs[0], where, q),
+        Store(outs[1], where, m),
+        Store(outs[2], where, again),
+        Load(a, table, at((again, 1), (m, 1), min(0, -divisor) + divisor)),
+        Store(y, where, a),
+    )
+    loop = For(r, rows, "parallel", (For(i, size, "vector", body),))
+    return Kernel(f"divide{size}by{divisor}form{form}", (table, *outs, y), (loop,))
+
+
+@pytest.mark.parametrize("form", range(5))
+def test_index_arithmetic(form: int, isa: str) -> None:
+    sizes = itertools.product((7, 64, 130), (1, 2, 3, 7, 16, 32, 96, 100, 190))
+    check([division_kernel(size, divisor, form) for size, divisor in sizes], isa)
+
+
+def concat_kernel(parts: tuple[int, ...], kind: Any = "vector") -> Kernel:
+    """Several arrays one after the other, by conditions on the index, and whether each side was taken."""
+    size = sum(parts)
+    i = Var("i", I64)
+    out, flags = Buffer("out", F32, size, "write"), Buffer("flags", BOOL, size, "write")
+    buffers: list[Buffer] = []
+    body: list[Stmt] = []
+    chosen: Scalar = Const(0.0, F32)
+    start, inside = 0, Var("none", BOOL)
+    for n, part in enumerate(parts):
+        place, low, high = Var(f"p{n}", I64), Var(f"low{n}", BOOL), Var(f"high{n}", BOOL)
+        inside, a, b, c = (
+            Var(f"in{n}", BOOL),
+            Var(f"a{n}", F32),
+            Var(f"b{n}", F32),
+            Var(f"c{n}", F32),
+        )
+        source = Buffer(f"x{n}", F32, part, "read")
+        buffers.append(source)
+        body += [
+            Index(place, at((i, 1), -start)),
+            Let(low, "ge", (place, Const(0, I64))),
+            Let(high, "gt", (Const(part, I64), place)),
+            Let(inside, "logical_and", (low, high)),
+            Load(a, source, at((i, 1), -start), inside),
+            Let(b, "neg", (a,)),
+            Let(c, "select", (inside, b, chosen)),
+        ]
+        chosen, start = c, start + part
+    body += [Store(out, at((i, 1)), chosen), Store(flags, at((i, 1)), inside)]
+    body.append(Store(out, at((i, 1)), Const(9.0, F32), "add", inside))
+    loop = For(i, size, kind, tuple(body))
+    return Kernel(f"concat{parts}{kind}", (*buffers, out, flags), (loop,))
+
+
+def test_loops_are_cut_where_conditions_change(isa: str) -> None:
+    cases = [(16, 16), (128, 40, 20), (3, 50), (64,), (17, 33, 65), (1, 1, 1), (20,) * 9]
+    check([concat_kernel(parts, kind) for parts in cases for kind in ("vector", "serial")], isa)
+
+
 # ---- nests ---------------------------------------------------------------------------------------
 
 
