@@ -10,6 +10,7 @@ Imported where parameters are made and nowhere else: checking a program needs no
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from gradc.ir.domains import NumpyArrays
 from gradc.ir.interpret import run
 
 
-def initialize(model: ModelIR, seed: int = 0) -> dict[str, npt.NDArray[np.generic]]:
+def initialize(model: ModelIR, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
     """How every parameter and state of ``model`` starts, by path, in the order of declaration."""
     return {
         spec.path: start_value(spec.path, spec.type, spec.initializer, seed)
@@ -64,7 +65,7 @@ def _orthogonal(sizes: tuple[int, ...], random: np.random.Generator) -> npt.NDAr
 
 def start_value(
     path: str, type_: TensorType, start: InitializerIR | None, seed: int
-) -> npt.NDArray[np.generic]:
+) -> npt.NDArray[Any]:
     """What a parameter or state of a bound type starts as. ``None`` is the random counter: (seed, 0).
 
     The array has the element type of ``type_``; f16 and bf16 come as f32 rounded to them.

@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradc.frontend import syntax
 from gradc.frontend.checks import check_unused
@@ -39,7 +39,6 @@ from gradc.ir.diagnostics import Diagnostic, DiagnosticError, Report, did_you_me
 from gradc.ir.dims import symbols
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -247,7 +246,7 @@ def _program(files: tuple[syntax.Program, ...], report: Report) -> Program:
     return Program(files, names, report)
 
 
-def initialize(model: ModelIR, seed: int = 0) -> dict[str, NDArray[np.generic]]:
+def initialize(model: ModelIR, seed: int = 0) -> dict[str, NDArray[Any]]:
     """How every parameter and state of ``model`` starts, by path, in the order of declaration."""
     from gradc.frontend import draws  # NumPy is not needed to check a program
 

@@ -20,12 +20,14 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 def sigmoid(x: NDArray[Any]) -> NDArray[Any]:
-    return 1 / (1 + np.exp(-x))
+    y: NDArray[Any] = 1 / (1 + np.exp(-x))
+    return y
 
 
 def softmax(x: NDArray[Any]) -> NDArray[Any]:
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+    e: NDArray[Any] = np.exp(x - x.max(-1, keepdims=True))
+    e /= e.sum(-1, keepdims=True)
+    return e
 
 
 @pytest.mark.parametrize(
@@ -83,13 +85,13 @@ def test_transformer_equals_numpy_and_keeps_its_checkpoints() -> None:
 
     def norm(h: NDArray[Any], name: str) -> NDArray[Any]:
         c = h - h.mean(-1, keepdims=True)
-        return (
-            c / np.sqrt((c**2).mean(-1, keepdims=True) + 1e-5) * p[f"{name}.gain"]
-            + p[f"{name}.bias"]
-        )
+        y: NDArray[Any] = c / np.sqrt((c**2).mean(-1, keepdims=True) + 1e-5)
+        y = y * p[f"{name}.gain"] + p[f"{name}.bias"]
+        return y
 
     def dense(h: NDArray[Any], name: str) -> NDArray[Any]:
-        return h @ p[f"{name}.w"] + p[f"{name}.b"]
+        y: NDArray[Any] = h @ p[f"{name}.w"] + p[f"{name}.b"]
+        return y
 
     h = p["wte"][tokens] + p["wpe"]
     for i in range(2):

@@ -27,7 +27,7 @@ def start(kind: str, shape: tuple[int, ...], seed: int = 0, **dims: int) -> NDAr
     sizes = ", ".join(str(size) for size in shape)
     dims_ = f"[{sizes}]" if shape else ""
     text = f"dim K = 4\nmodel m(x: float) -> float {{ param w: float{dims_} ~ {kind}\n return sum(w) * x }}"
-    return initialize(lowered(text, **dims), seed)["w"]
+    return initialize(lowered(text, True, None, **dims), seed)["w"]
 
 
 MOMENTS: dict[str, tuple[float, float]] = {
