@@ -14,7 +14,22 @@ from gradc.frontend import syntax as s
 from gradc.ir.core import Span
 
 HERE = Span("tree", 1, 1, 1, 1)
-NAMES = ("x", "y", "w", "h", "batch", "q_1", "_t", "apply", "at", "update", "pi", "mean", "zeros", "T")
+NAMES = (
+    "x",
+    "y",
+    "w",
+    "h",
+    "batch",
+    "q_1",
+    "_t",
+    "apply",
+    "at",
+    "update",
+    "pi",
+    "mean",
+    "zeros",
+    "T",
+)
 TYPES = ("float", "int", "f64", "bool", "bf16")
 Item = TypeVar("Item")
 
@@ -70,14 +85,23 @@ class TreeMaker:
         if kind == 2:
             return s.BoolLiteral(HERE, self.random.random() < 0.5)
         if kind == 3:
-            return s.StringLiteral(HERE, self.random.choice(("", "ij,jk->ik", "# not a comment", "ü")))
+            return s.StringLiteral(
+                HERE, self.random.choice(("", "ij,jk->ik", "# not a comment", "ü"))
+            )
         if kind == 4:
             return s.StateRead(HERE, self._name())
         return self._name()
 
     def _chain(self, depth: int) -> s.Expr:
         operators, high = self.random.choice(
-            ((_SUMS, 4), (_PRODUCTS, 3), (_COMPARISONS, 1), (("^",), 1), (("and",), 3), (("or",), 3))
+            (
+                (_SUMS, 4),
+                (_PRODUCTS, 3),
+                (_COMPARISONS, 1),
+                (("^",), 1),
+                (("and",), 3),
+                (("or",), 3),
+            )
         )
         count = self.random.randint(1, high)
         links = [self._link(self.random.choice(operators), depth) for _ in range(count)]
@@ -115,7 +139,9 @@ class TreeMaker:
         return self.expr(depth)
 
     def _attribute(self, depth: int) -> s.Expr:
-        return s.Attribute(HERE, self.expr(depth), s.Name(HERE, self.random.choice(("T", "w", "b"))))
+        return s.Attribute(
+            HERE, self.expr(depth), s.Name(HERE, self.random.choice(("T", "w", "b")))
+        )
 
     def _list(self, depth: int) -> s.Expr:
         return s.ListExpr(HERE, self._some(lambda: self.expr(depth)))
@@ -166,7 +192,7 @@ class TreeMaker:
     def _scan(self, depth: int) -> s.Statement:
         inputs = self._some(lambda: s.ScanInput(HERE, self._name(), self.expr(2)), 1, 2)
         carries = self._some(lambda: s.Carry(HERE, self._name(), self.expr(2)), 0, 2)
-        body = self._body(depth - 1) + (s.Yield(HERE, self._some(self.expr, 1, 2)),)
+        body = (*self._body(depth - 1), s.Yield(HERE, self._some(self.expr, 1, 2)))
         targets = self._some(self._name, 0, 2)
         return s.Scan(HERE, targets, inputs, carries, self._maybe(lambda: self.expr(1)), body)
 
