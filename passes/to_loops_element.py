@@ -17,6 +17,8 @@ from gradc.ir.loopbuilder import IndexAlgebra, LoopBuilder, LoopKind
 from gradc.ir.loops import Affine, Buffer, Const, Scalar, row_major_offset
 from gradc.ir.registry import Access, Pointwise, Reduction, lookup
 
+# Folds over fewer elements than this are taken in order, so that vectors are free to run across them.
+_SHORT_RUN = 16
 Indices: TypeAlias = Sequence[Affine]
 # Reads a value where it was kept; None where it was not kept at that index and must be computed.
 Place: TypeAlias = Callable[[Indices], Scalar | None]
@@ -125,7 +127,7 @@ class Elements:
         """The reduction at ``index`` by loops of its own: the innermost a vector loop where that is possible."""
         shape = op.operands[0].type.static_shape
         axes = reduced_axes(op)
-        vector = len(shape) - 1 in axes and self.builder.vector_is_free
+        vector = folds_along_memory(op) and self.builder.vector_is_free
         groups = adjacent_groups(axes)
         at: list[Affine | None] = [None] * len(shape)
         kept = iter(index)
@@ -177,6 +179,18 @@ def reduced_axes(op: Op) -> tuple[int, ...]:
     axes = op.attributes["axes"]
     assert isinstance(axes, tuple)
     return tuple(sorted(axis for axis in axes if isinstance(axis, int)))
+
+
+def folds_along_memory(op: Op) -> bool:
+    """Whether a reduction ends in a run of memory long enough to be folded as a vector: a matter of its shape alone."""
+    shape = op.operands[0].type.static_shape
+    groups = adjacent_groups(reduced_axes(op))
+    if not groups or groups[-1][-1] != len(shape) - 1:
+        return False
+    run = 1
+    for axis in groups[-1]:
+        run *= shape[axis]
+    return run >= _SHORT_RUN
 
 
 def adjacent_groups(axes: Sequence[int]) -> list[list[int]]:

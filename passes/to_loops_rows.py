@@ -34,8 +34,8 @@ from gradc.passes.to_loops_element import (
     LoweringError,
     Place,
     accumulator,
+    folds_along_memory,
     identity,
-    reduced_axes,
 )
 from gradc.passes.to_loops_piece import (
     Draft,
@@ -61,6 +61,8 @@ from gradc.passes.to_loops_space import (
 
 # Row scratch up to this size lies on the stack of the thread; beyond, in the arena, one row per chunk.
 SCRATCH_BYTES = 16_384
+# Rows of elementwise groups are made at least this long by merging axes.
+_SHORT_ROW = 16
 # Parallel iterations of kernels without tails.
 _PARALLEL_CHUNKS = 32
 
@@ -76,10 +78,13 @@ def elementwise_space(block: Block) -> Space:
     shape = block.outputs[0].type.static_shape
     for op in block.body:
         # The fold gets the vector loop where it runs along memory.
-        rank = op.operands[0].type.rank if op.operands else 0
-        if is_reduction(op) and rank - 1 in reduced_axes(op):
+        if is_reduction(op) and folds_along_memory(op):
             return Space(shape, 0)
-    return Space(shape, _mergeable(block, shape))
+    merged = _mergeable(block, shape)
+    # Rows shorter than a vector cost more than finding each element's place by division.
+    while merged < len(shape) and size_of(shape[len(shape) - merged :]) < _SHORT_ROW:
+        merged += 1
+    return Space(shape, merged)
 
 
 def _mergeable(block: Block, shape: tuple[int, ...]) -> int:
