@@ -9,6 +9,9 @@ From-stage and to-stage: tensor. Inner loops first, so work can leave several lo
 The first two leave every element's arithmetic as it is. The third adds in another order than the loop did; it applies
 to sums that differentiation made, before any order has been promised.
 
+A scan with the attribute ``saves_memory`` exists so that its trips need not be in memory together (accumulation over parts
+of a batch); it is left as it is.
+
 Non-goals: ops that depend on carries; making loops out of anything.
 """
 
@@ -56,7 +59,7 @@ def _block(block: Block) -> Block:
         ):
             op = replace(op, operands=operands, regions=regions)
             is_changed = True
-        if op.name == "scan":
+        if op.name == "scan" and not op.attributes.get("saves_memory"):
             before = op
             with b.at(op.span, op.scope, op.replica):
                 op = _hoist_invariants(b, op)

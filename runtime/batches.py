@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradc.frontend.models import Signature
 from gradc.ir.diagnostics import DiagnosticError, error
 from gradc.ir.dims import DimExpr, symbols
 from gradc.runtime.arrays import Array, listed
-from gradc.runtime.model import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,36 +38,37 @@ class Samples:
             yield self.take(np.arange(start, min(start + size, self.count)))
 
 
-def batch_dim(model: Model) -> str:
+def batch_dim(signature: Signature) -> str:
     """The dimension that counts samples: free, and first of at least one input.
 
     Raises:
         DiagnosticError: GC0802 if there is none, or more than one.
     """
     leading = []
-    for type_ in model.inputs.values():
-        if type_.shape and isinstance(type_.shape[0], DimExpr):
-            leading += list(symbols(type_.shape[0]))
+    for spec in signature.inputs:
+        if spec.type.shape and isinstance(spec.type.shape[0], DimExpr):
+            free = [n for n in symbols(spec.type.shape[0]) if signature.dims.get(n) is None]
+            leading += free
     names = list(dict.fromkeys(leading))
     if len(names) == 1:
         return names[0]
     found = f"there are {listed(names)}" if names else "there is none"
     message = f"training needs one free dimension that counts samples; {found}"
     help = "declare it without a default, as in `dim B`, first in the inputs: x: float[B, D]"
-    raise DiagnosticError([error("GC0802", message, model.signature.span, help=help)])
+    raise DiagnosticError([error("GC0802", message, signature.span, help=help)])
 
 
-def samples_of(model: Model, inputs: Mapping[str, Array], what: str) -> Samples:
+def samples_of(signature: Signature, inputs: Mapping[str, Array], what: str) -> Samples:
     """``inputs`` split into samples and shared arrays.
 
     Raises:
         DiagnosticError: GC0803 if the arrays disagree on the number of samples, or there are none.
     """
-    name = batch_dim(model)
+    name = batch_dim(signature)
     batched = {}
-    for key, type_ in model.inputs.items():
-        if type_.shape and name in symbols(type_.shape[0]):
-            batched[key] = inputs[key]
+    for spec in signature.inputs:
+        if spec.type.shape and name in symbols(spec.type.shape[0]):
+            batched[spec.name] = inputs[spec.name]
     counts = {key: a.shape[0] if a.ndim else 0 for key, a in batched.items()}
     if len(set(counts.values())) != 1 or not min(counts.values()):
         shown = ", ".join(f"{key} has {n}" for key, n in counts.items())

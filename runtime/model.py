@@ -215,6 +215,7 @@ class Model:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         schedule: str | None = None,
+        accumulate: int = 1,
         decay_on: str = "matrices",
         **options: Any,
     ) -> TrainStep:
@@ -224,9 +225,11 @@ class Model:
             optimizer: a call in the language, such as ``"adamw(lr=1e-3)"``.
             schedule: sets the learning rate at each step, such as ``"cosine(peak=1e-3, total=1000)"``.
             clip_norm, clip_value: limits on the gradients' global L2 norm and on each value.
+            accumulate: cut the batch into this many equal parts, one after another; the update is that of the
+                whole batch, the memory that of a part.
             decay_on: ``matrices`` or ``all``: which parameters weight decay falls on.
         """
-        recipe = Recipe(optimizer, schedule, clip_norm, clip_value, decay_on)
+        recipe = Recipe(optimizer, schedule, clip_norm, clip_value, decay_on, accumulate)
         return TrainStep(self, recipe, compile_options(**options))
 
     def param_types(self) -> dict[str, TensorType]:

@@ -25,9 +25,11 @@ import numpy as np
 from gradc.frontend.training import OptimizerIR, ScheduleIR, lower_optimizer, lower_schedule
 from gradc.ir.core import Function, Role, TensorType
 from gradc.ir.diagnostics import DiagnosticError, error
+from gradc.passes.accumulate import accumulate
 from gradc.passes.differentiate import value_and_grad
 from gradc.passes.train_step import STEP, Clip, Update, train_step
 from gradc.runtime.arrays import NUMPY_DTYPE, Array, as_array, check_names, check_shape, convert
+from gradc.runtime.batches import batch_dim
 from gradc.runtime.call import INPUTS, PARAMS, Entry, by_role
 from gradc.runtime.compile import Options, compile_cached
 
@@ -44,6 +46,7 @@ class Recipe:
     clip_norm: float | None = None
     clip_value: float | None = None
     decay_on: str = "matrices"
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         for name in ("clip_norm", "clip_value"):
@@ -51,6 +54,9 @@ class Recipe:
             if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
                 message = f"{name} must be a positive number, not {limit!r}"
                 raise DiagnosticError([error("GC0801", message, None)])
+        if not isinstance(self.accumulate, int) or self.accumulate < 1:
+            message = f"accumulate must be a whole number of at least 1, not {self.accumulate!r}"
+            raise DiagnosticError([error("GC0801", message, None)])
         if self.decay_on not in ("matrices", "all"):
             message = f"decay_on is `matrices` or `all`, not {self.decay_on!r}"
             raise DiagnosticError([error("GC0801", message, None)])
@@ -141,13 +147,32 @@ class TrainStep:
 
     def function(self, dims: Mapping[str, int] | None = None) -> Function:
         """The whole step in tensor IR, before optimisation."""
-        return self.derive(self.model.lower(dims, training=True).function)
+        return self.derive(self.source(dims))
+
+    def source(self, dims: Mapping[str, int] | None = None) -> Function:
+        """What ``derive`` starts from: the model, or its gradients accumulated over parts of the batch.
+
+        Raises:
+            DiagnosticError: GC0807 if samples are coupled, GC0808 if the batch cannot be cut evenly.
+        """
+        whole = self.model.lower(dims, training=True)
+        parts = self.recipe.accumulate
+        if parts == 1:
+            return whole.function
+        name = batch_dim(self.model.signature)
+        size = whole.dims[name]
+        if size % parts:
+            message = f"a batch of {name} = {size} cannot be cut into {parts} equal parts"
+            raise DiagnosticError([error("GC0808", message, None)])
+        part = self.model.lower({**whole.dims, name: size // parts}, training=True)
+        return accumulate(whole.function, part.function, self.model.select("params"), parts)
 
     def derive(self, function: Function) -> Function:
-        """The step of a model's function."""
+        """The step of a model's function (of its gradients, if accumulated)."""
         pairs = zip(function.parameters, function.block.parameters, strict=True)
         types = {slot.name: value.type for slot, value in pairs if slot.role is Role.PARAM}
-        gradient = value_and_grad(function, list(types))
+        is_gradient = self.recipe.accumulate > 1
+        gradient = function if is_gradient else value_and_grad(function, list(types))
         updates = {name: self._update(type_) for name, type_ in types.items()}
         clip = Clip(self.recipe.clip_norm, self.recipe.clip_value)
         schedule = None if self.schedule is None else self.schedule.function
@@ -168,8 +193,5 @@ class TrainStep:
             model.precision,
             f"step {self.recipe!r}",
         )
-
-        def make() -> Function:
-            return model.lower(dims, training=True).function
-
-        return Entry(compile_cached(parts, make, self.derive, self.options))
+        made = compile_cached(parts, lambda: self.source(dims), self.derive, self.options)
+        return Entry(made)

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--epochs", default="5", metavar="N", help="times through the data (5)")
     add("--clip-norm", type=float, metavar="X", help="limit on the gradients' global L2 norm")
     add("--clip-value", type=float, metavar="X", help="limit on each gradient value")
+    add("--accumulate", default="1", metavar="K", help="cut each batch into K parts (1)")
     add("--decay-on", choices=("matrices", "all"), default="matrices", help="where decay falls")
     add("--seed", type=int, default=0, help="seed of parameters and shuffling (0)")
     add("--out", metavar="RUN", required=True, help="folder for metrics, checkpoints, weights")
@@ -72,18 +73,19 @@ def _prepare(options: argparse.Namespace) -> Run:
         clip_norm=options.clip_norm,
         clip_value=options.clip_value,
         decay_on=options.decay_on,
+        accumulate=whole_number(options.accumulate, 1, "--accumulate"),
         **compile_arguments(options),
     )
     batch = whole_number(options.batch, 1, "--batch")
     epochs = whole_number(options.epochs, 0, "--epochs")
     arrays = load_inputs(model, options.data)
     finite_or_fail(arrays)
-    train = samples_of(model, arrays, f"`{options.data}`")
+    train = samples_of(model.signature, arrays, f"`{options.data}`")
     valid = None
     if options.valid is not None:
         held_out = load_inputs(model, options.valid)
         finite_or_fail(held_out)
-        valid = samples_of(model, held_out, f"`{options.valid}`")
+        valid = samples_of(model.signature, held_out, f"`{options.valid}`")
     settings = Settings(
         model.program.digest,
         model.name,

@@ -1,0 +1,381 @@
+"""Gradient accumulation that equals the big batch: one function that cuts its batch and adds up exact gradients.
+
+    from  a model's function at the whole batch and at a part of it (``parts`` times smaller)
+    to    a function like ``value_and_grad`` of the first, whose memory is that of the second
+
+The loss is L = h(S, p) with S the sums over samples (``accumulate_batch``), so
+
+    dL/dp = sum_j dh/dS_j dS_j/dp + dh/dp,    S_j = sum over parts of S_j(part)
+
+and the parts' pullbacks are seeded with dh/dS_j. Where dh/dS_j needs sums that only the whole batch knows (the number of
+tokens that count, say), a first loop over the parts computes just those. This is why ragged token counts are exact,
+where the mean of means is not (huggingface/transformers #34191).
+
+Random draws: part i uses the counter ``step * parts + i``.
+
+Invariants: loops stay rolled (``scan``), so code size does not depend on ``parts``. Non-goals: clipping, updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from gradc.ir.builder import Builder
+from gradc.ir.core import Block, DType, Function, Op, Role, Slot, TensorType, Value
+from gradc.ir.diagnostics import DiagnosticError, error
+from gradc.ir.inline import inline_function
+from gradc.passes.accumulate_batch import Samples, constants_of, separate
+from gradc.passes.dce import dce
+from gradc.passes.differentiate import value_and_grad, vjp
+from gradc.passes.rewrite import copy_ops, renamed
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The program in two functions: ``inner`` per part (parameters to sums and per-sample outputs), ``outer`` after."""
+
+    inner: Function
+    outer: Function
+    sums: tuple[str, ...]
+    per_sample: tuple[tuple[int, int], ...]  # (result number of the model, batch axis)
+
+
+def accumulate(big: Function, micro: Function, wrt: Sequence[str], parts: int) -> Function:
+    """Results and gradients of ``big``, computed in ``parts`` parts.
+
+    Parameters and results are those of ``value_and_grad(big, wrt)``.
+
+    Raises:
+        DiagnosticError: GC0807 if samples are coupled, GC0808 if ``parts`` is not positive.
+    """
+    if parts < 1:
+        raise DiagnosticError(
+            [error("GC0808", f"accumulate must be at least 1, not {parts}", None)]
+        )
+    if parts == 1:
+        return value_and_grad(big, wrt)
+    samples = separate(big, micro, parts)
+    return _Composer(big, _cut(big, micro, samples), samples, micro, wrt, parts).compose()
+
+
+# --- cutting the program
+
+
+def _cut(big: Function, micro: Function, samples: Samples) -> _Parts:
+    names = tuple(f"sum{i}" for i in range(len(samples.sums)))
+    corrected = [
+        replace(small, attributes=constants_of(large, small))
+        for large, small in zip(big.block.body, micro.block.body, strict=True)
+    ]
+    inner_ops = [op for op in corrected if not any(v in samples.reduced for v in op.operands)]
+    per_sample = tuple(
+        (number, samples.axis[value])
+        for number, value in enumerate(micro.block.outputs)
+        if value in samples.axis
+    )
+    outputs = [*samples.sums, *(micro.block.outputs[n] for n, _ in per_sample)]
+    slots = [Slot(name, Role.OUTPUT) for name in names]
+    slots += [micro.results[n] for n, _ in per_sample]
+    inner = _closed(f"{big.name}_part", micro, inner_ops, outputs, slots)
+    return _Parts(inner, _outer(big, micro, samples, names), names, per_sample)
+
+
+def _closed(
+    name: str, like: Function, ops: Iterable[Op], outputs: Sequence[Value], slots: Sequence[Slot]
+) -> Function:
+    """A function over the parameters of ``like``, with values of its own."""
+    parameters = tuple(Value(v.type, v.hint) for v in like.block.parameters)
+    mapping = dict(zip(like.block.parameters, parameters, strict=True))
+    copies = copy_ops(ops, mapping)
+    end = Op("return", renamed(outputs, mapping), ())
+    block = Block(parameters, (*copies, end))
+    return dce(Function(name, block, like.parameters, tuple(slots)))
+
+
+def _outer(big: Function, micro: Function, samples: Samples, names: Sequence[str]) -> Function:
+    """What comes after the sums, from the big program, so that sizes and means are the whole batch's."""
+    pairs = list(zip(big.block.body, micro.block.body, strict=True))
+    large_sums = [
+        value for position in samples.sum_positions for value in big.block.body[position].results
+    ]
+    b = Builder()
+    kept = [
+        (slot, value)
+        for slot, value in zip(big.parameters, big.block.parameters, strict=True)
+        if slot.role is not Role.INPUT
+    ]
+    mapping = {value: b.parameter(value.type, slot.name) for slot, value in kept}
+    mapping.update({v: b.parameter(v.type, n) for v, n in zip(large_sums, names, strict=True)})
+    shared = {v for v in micro.block.parameters if v not in samples.axis}
+    for large, small in pairs:
+        is_after = any(v in samples.reduced for v in small.results)
+        is_shared = all(v in shared for v in small.operands) and not any(
+            v in samples.axis for v in small.results
+        )
+        if is_shared:
+            shared.update(small.results)
+        is_sum = any(v in mapping for v in large.results)
+        if (is_after or is_shared) and not is_sum and all(v in mapping for v in large.operands):
+            b.ops += copy_ops([large], mapping)
+    wanted = [
+        (slot, mapping[value])
+        for slot, value in zip(big.results, big.block.outputs, strict=True)
+        if value in mapping
+    ]
+    slots = [slot for slot, _ in kept] + [Slot(name, Role.INPUT) for name in names]
+    made = b.function(f"{big.name}_sums", [v for _, v in wanted], slots, [s for s, _ in wanted])
+    return dce(made)
+
+
+# --- composing
+
+
+class _Composer:
+    def __init__(
+        self,
+        big: Function,
+        parts: _Parts,
+        samples: Samples,
+        micro: Function,
+        wrt: Sequence[str],
+        count: int,
+    ) -> None:
+        self.big = big
+        self.parts = parts
+        self.samples = samples
+        self.micro = micro
+        self.wrt = tuple(wrt)
+        self.count = count
+        self.b = Builder()
+        self.values: dict[str, Value] = {}
+        self.rng: str | None = None
+
+    def compose(self) -> Function:
+        for slot, value in zip(self.big.parameters, self.big.block.parameters, strict=True):
+            self.values[slot.name] = self.b.parameter(value.type, slot.name)
+            if slot.role is Role.STATE and value.type == TensorType((2,), DType.U32):
+                self.rng = slot.name
+        early = self._early_sums()
+        seeds = self._seeds(early)
+        sums, cts, outputs = self._main_loop(seeds)
+        results, direct = self._after(sums)
+        return self._finish(results, direct, cts, outputs)
+
+    # The seeds: cotangents of the sums, which may need some sums beforehand.
+
+    def _outer_pullback(self) -> Function:
+        """(parameters, sums, seed) to (results, cotangents of float sums, cotangents of ``wrt``)."""
+        floats = [n for n in self.parts.sums if self._sum_type(n).dtype.is_float]
+        return vjp(self.parts.outer, [*floats, *self.wrt], of=["loss"])
+
+    def _sum_type(self, name: str) -> TensorType:
+        return self.parts.outer.parameter(name).type
+
+    def _seed_cts(self, pullback: Function) -> dict[str, Value]:
+        """The pullback's cotangent of each float sum."""
+        return {
+            slot.name: value
+            for slot, value in zip(pullback.results, pullback.block.outputs, strict=True)
+            if slot.role is Role.COTANGENT and slot.name in self.parts.sums
+        }
+
+    def _early_sums(self) -> dict[str, Value]:
+        """The sums that the seeds depend on, from a loop of their own; often none."""
+        pullback = self._outer_pullback()
+        needed = _dependences(pullback, self._seed_cts(pullback).values(), self.parts.sums)
+        if not needed:
+            return {}
+        kept = [n for n, slot in enumerate(self.parts.inner.results) if slot.name in needed]
+        outputs = [self.parts.inner.block.outputs[n] for n in kept]
+        slots = [self.parts.inner.results[n] for n in kept]
+        body = dce(_closed("early", self.parts.inner, self.parts.inner.block.body, outputs, slots))
+        totals, _, _ = self._loop(body, {}, [s.name for s in slots])
+        return totals
+
+    def _seeds(self, early: Mapping[str, Value]) -> dict[str, Value]:
+        pullback = self._outer_pullback()
+        found = self._call_outer(pullback, early)
+        names = [(slot.role, slot.name) for slot in pullback.results]
+        return {n: found[names.index((Role.COTANGENT, n))] for n in self._seed_cts(pullback)}
+
+    def _call_outer(self, pullback: Function, sums: Mapping[str, Value]) -> tuple[Value, ...]:
+        """Inlines the pullback; sums that are not known are zero, and do not matter to what is used."""
+        operands = []
+        for slot, value in zip(pullback.parameters, pullback.block.parameters, strict=True):
+            type_ = value.type
+            if slot.role is Role.SEED:
+                operands.append(self.b.constant(1.0, type_.dtype, type_.shape))
+            elif slot.name in self.parts.sums:
+                known = sums.get(slot.name)
+                operands.append(known or self.b.constant(0, type_.dtype, type_.shape))
+            else:
+                operands.append(self.values[slot.name])
+        return inline_function(self.b, pullback, operands)
+
+    # The loop over parts.
+
+    def _main_loop(
+        self, seeds: Mapping[str, Value]
+    ) -> tuple[dict[str, Value], dict[str, Value], list[Value]]:
+        pullback = vjp(self.parts.inner, self.wrt, of=list(seeds))
+        return self._loop(pullback, seeds, self.parts.sums)
+
+    def _loop(
+        self, body: Function, seeds: Mapping[str, Value], sums: Sequence[str]
+    ) -> tuple[dict[str, Value], dict[str, Value], list[Value]]:
+        """Runs ``body`` on every part. Returns total sums, total cotangents, stacked per-sample outputs."""
+        carried = [
+            (slot, value)
+            for slot, value in zip(body.results, body.block.outputs, strict=True)
+            if slot.name in sums or slot.role is Role.COTANGENT
+        ]
+        stacked = [
+            value
+            for slot, value in zip(body.results, body.block.outputs, strict=True)
+            if (slot, value) not in carried
+        ]
+        inputs = [
+            (slot, value)
+            for slot, value in zip(body.parameters, body.block.parameters, strict=True)
+            if self._is_cut(slot)
+        ]
+        constants = [
+            (slot, value)
+            for slot, value in zip(body.parameters, body.block.parameters, strict=True)
+            if not self._is_cut(slot)
+        ]
+        region, has_counter = self._region(body, carried, inputs, constants, stacked)
+        zeros = [self.b.constant(0, v.type.dtype, v.type.shape) for _, v in carried]
+        counter = [self._first_key()] if has_counter else []
+        cut = [self._cut_input(slot.name, value.type) for slot, value in inputs]
+        given = [self._constant(slot, seeds) for slot, _ in constants]
+        attributes = {
+            "trips": self.count,
+            "carried": len(carried) + len(counter),
+            "stacked": len(cut),
+            "reverse": False,
+            "truncate": 0,
+            "saves_memory": True,
+        }
+        found = self.b.emit(
+            "scan", *zeros, *counter, *cut, *given, regions=(region,), hint="", **attributes
+        )
+        totals = dict(zip([slot for slot, _ in carried], found, strict=False))
+        return (
+            {s.name: v for s, v in totals.items() if s.role is not Role.COTANGENT},
+            {s.name: v for s, v in totals.items() if s.role is Role.COTANGENT},
+            list(found[len(carried) + len(counter) :]),
+        )
+
+    def _is_cut(self, slot: Slot) -> bool:
+        return slot.role is Role.INPUT and self.micro.parameter(slot.name) in self.samples.axis
+
+    def _cut_input(self, name: str, part: TensorType) -> Value:
+        """[B, ...] as [parts, B / parts, ...], the batch axis first."""
+        value = self.values[name]
+        axis = self.samples.axis[self.micro.parameter(name)]
+        shape = part.static_shape
+        split = (*shape[:axis], self.count, *shape[axis:])
+        value = self.b.one("reshape", value, shape=split)
+        if axis == 0:
+            return value
+        perm = (axis, *(i for i in range(len(split)) if i != axis))
+        return self.b.one("transpose", value, perm=perm)
+
+    def _constant(self, slot: Slot, seeds: Mapping[str, Value]) -> Value:
+        return seeds[slot.name] if slot.role is Role.SEED else self.values[slot.name]
+
+    def _first_key(self) -> Value:
+        """(seed, step * parts): part i adds i to the step."""
+        assert self.rng is not None
+        key = self.values[self.rng]
+        factor = self.b.one("iota", axis=0, dtype=DType.U32, shape=(2,))
+        most = self.b.constant(self.count - 1, DType.U32, (2,))
+        one = self.b.constant(1, DType.U32, (2,))
+        scale = self.b.one("add", one, self.b.one("mul", factor, most))
+        return self.b.one("mul", key, scale)
+
+    def _region(
+        self,
+        body: Function,
+        carried: Sequence[tuple[Slot, Value]],
+        inputs: Sequence[tuple[Slot, Value]],
+        constants: Sequence[tuple[Slot, Value]],
+        stacked: Sequence[Value],
+    ) -> tuple[Block, bool]:
+        """The loop's body: run one part, add to the totals, hand on per-sample outputs."""
+        b = Builder()
+        totals = [b.parameter(v.type) for _, v in carried]
+        has_counter = any(slot.name == self.rng for slot, _ in constants)
+        key = b.parameter(TensorType((2,), DType.U32), "key") if has_counter else None
+        operands: dict[Value, Value] = {v: b.parameter(v.type, s.name) for s, v in inputs}
+        for slot, value in constants:
+            passed = b.parameter(value.type, slot.name)
+            operands[value] = key if key is not None and slot.name == self.rng else passed
+        mapping = {v: operands[v] for v in body.block.parameters}
+        b.ops += copy_ops(body.block.body, mapping)
+        sums = [
+            b.one("add", total, mapping[v]) for total, (_, v) in zip(totals, carried, strict=True)
+        ]
+        following = []
+        if key is not None:
+            step = b.one("iota", axis=0, dtype=DType.U32, shape=(2,))
+            following = [b.one("add", key, step)]
+        return b.block([*sums, *following, *(mapping[v] for v in stacked)]), has_counter
+
+    # After the loop.
+
+    def _after(self, sums: Mapping[str, Value]) -> tuple[dict[Slot, Value], dict[str, Value]]:
+        """Results that follow from the sums, and the gradients that do not go through them."""
+        pullback = self._outer_pullback()
+        found = self._call_outer(pullback, sums)
+        pairs = list(zip(pullback.results, found, strict=True))
+        results = {slot: v for slot, v in pairs if slot.role is not Role.COTANGENT}
+        direct = {slot.name: v for slot, v in pairs if slot.role is Role.COTANGENT}
+        return results, direct
+
+    def _finish(
+        self,
+        results: Mapping[Slot, Value],
+        direct: Mapping[str, Value],
+        cts: Mapping[str, Value],
+        outputs: Sequence[Value],
+    ) -> Function:
+        joined = {
+            n: self._joined(stacked, axis)
+            for (n, axis), stacked in zip(self.parts.per_sample, outputs, strict=True)
+        }
+        values = [
+            joined[n] if n in joined else results[slot] for n, slot in enumerate(self.big.results)
+        ]
+        gradients = [self.b.one("add", cts[n], direct[n]) for n in self.wrt]
+        spans = {slot.name: slot.span for slot in self.big.parameters}
+        slots = [Slot(n, Role.COTANGENT, spans[n]) for n in self.wrt]
+        name = f"{self.big.name}_accumulated"
+        made = self.b.function(
+            name, [*values, *gradients], self.big.parameters, [*self.big.results, *slots]
+        )
+        return dce(made)
+
+    def _joined(self, stacked: Value, axis: int) -> Value:
+        """[parts, ..., B / parts, ...] as [..., B, ...]."""
+        shape = stacked.type.static_shape
+        if axis:
+            perm = (*range(1, axis + 1), 0, *range(axis + 1, len(shape)))
+            stacked = self.b.one("transpose", stacked, perm=perm)
+        part = shape[1:]
+        whole = (*part[:axis], self.count * part[axis], *part[axis + 1 :])
+        return self.b.one("reshape", stacked, shape=whole)
+
+
+def _dependences(
+    function: Function, targets: Iterable[Value], names: Sequence[str]
+) -> tuple[str, ...]:
+    """The parameters of ``names`` that ``targets`` depend on in any way."""
+    live = set(targets)
+    for op in reversed(function.block.body):
+        if any(v in live for v in op.results):
+            live.update(op.operands)
+    pairs = zip(function.parameters, function.block.parameters, strict=True)
+    return tuple(s.name for s, v in pairs if v in live and s.name in names)
