@@ -19,10 +19,11 @@ import functools
 import json
 import os
 import struct
+import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -37,6 +38,29 @@ from gradc.runtime.cache import Json, ObjectCache, make_key
 # Entries cheaper than this (microseconds) keep the GIL: giving it up and back costs a tenth of that.
 RELEASE_ABOVE = 2.0
 _HUGE_PAGE = 1 << 21
+
+
+# Loss, outputs and states, cotangents, tangents of one call.
+Results: TypeAlias = "tuple[Array | None, dict[str, Array], dict[str, Array], dict[str, Array]]"
+
+# Which dictionary of a named call holds the arrays of a role: parameters, inputs, seeds.
+HOLDER = {
+    Role.PARAM: 0,
+    Role.STATE: 0,
+    Role.SLOT: 0,
+    Role.HYPER: 0,
+    Role.INPUT: 1,
+    Role.SEED: 2,
+}
+_GROUP = {Role.LOSS: 0, Role.OUTPUT: 1, Role.STATE: 1, Role.COTANGENT: 2, Role.TANGENT: 3}
+
+
+def named_ports(ports: Sequence[Port]) -> wrapper.Named:
+    """Where a named call finds the ports it is given, and puts those it makes."""
+    return wrapper.Named(
+        tuple(-1 if p.direction == "out" else HOLDER.get(p.role, 0) for p in ports),
+        tuple(_GROUP.get(p.role, 1) for p in ports),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +110,7 @@ class NativeFunction:
 
     def __init__(self, signature: Signature, code: bytes, threads: int, plan: Plan | None) -> None:
         name = signature.name
-        exports = (name, f"{name}_call", f"{name}_state")
+        exports = (name, f"{name}_call", f"{name}_named", f"{name}_state")
         library = jit.Library(code, exports, {"gradc_parallel": _pool()["gradc_parallel"]})
         self.signature = signature
         self.plan = plan
@@ -100,17 +124,39 @@ class NativeFunction:
             ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
         )
         self._entry = prototype(library[name])
-        self._fill_state(library[f"{name}_state"])
+        kept = [library, self._arenas, *self._fill_state(library[f"{name}_state"])]
         #: The function in machine code: None after a call, else an int (see ``codegen.llvm.wrapper``).
-        self.fast = _fastcall(library[f"{name}_call"], name, library)
+        self.fast: Callable[..., int | None] = _fastcall(library[f"{name}_call"], name, kept)
+        #: The same from dictionaries of arrays (see ``named_call``).
+        self.fast_named: Callable[..., Any] = _fastcall(library[f"{name}_named"], name, kept)
 
-    def _fill_state(self, address: int) -> None:
-        """Writes what only this process knows into the wrapper's state."""
+    def _fill_state(self, address: int) -> list[object]:
+        """Writes what only this process knows into the wrapper's state; returns what must be kept alive."""
         self._first = self._arenas.take()
-        dtypes = [id(NUMPY_DTYPE[kind]) for kind in wrapper.kinds(self.signature.ports)]
-        words = (id(np.ndarray), id(None), self._first, self.threads, *dtypes)
+        dtypes = [NUMPY_DTYPE[kind] for kind in wrapper.kinds(self.signature.ports)]
+        names = [sys.intern(port.name) for port in self.signature.ports]
+        fields = {
+            "ndarray": id(np.ndarray),
+            "none": id(None),
+            "arena": self._first,
+            "threads": self.threads,
+            "dict": id(dict),
+            "new_array": _new_array(),
+        }
+        words = [fields[field] for field in wrapper.FIELDS]
+        words += [id(item) for item in (*dtypes, *names)]
         data = struct.pack(f"{len(words)}Q", *words)
         ctypes.memmove(address, data, len(data))
+        return [*dtypes, *names]
+
+    def named_call(self, params: object, inputs: object, seeds: object) -> Results | None:
+        """Runs the program on dictionaries of arrays by name; makes the arrays of the ``out`` ports.
+
+        Returns (loss or None, outputs and states, cotangents, tangents), or None if something does not fit: then
+        nothing was run, and ``call_checked`` says what is wrong or does it beside other callers.
+        """
+        found = self.fast_named(params, inputs, seeds)
+        return cast(Results, found) if type(found) is tuple else None
 
     def call(self, arrays: Sequence[Array]) -> None:
         """Runs the program on ``arrays``, writing to those of the ``out`` and ``inout`` ports.
@@ -209,7 +255,9 @@ def compile_plan(
     program = driver.generate(plan, target)
     cost = sum(driver.microseconds(plan.kernels[n.kernel]) for n in driver.launches_of(plan.steps))
     release = cost > RELEASE_ABOVE
-    text = program.text + wrapper.wrapper_text(plan.name, plan.ports, ndarray_layout(), release)
+    text = program.text + wrapper.wrapper_text(
+        plan.name, plan.ports, ndarray_layout(), named_ports(plan.ports), release
+    )
     signature = Signature(
         plan.name,
         plan.ports,
@@ -393,21 +441,39 @@ _FASTCALL = 0x80
 
 
 class _Keeper:
-    """``self`` of a machine-code function: keeps its code and its definition in memory."""
+    """``self`` of a machine-code function: keeps all it refers to in memory."""
 
-    def __init__(self, library: jit.Library, definition: _MethodDef) -> None:
-        self.library = library
+    def __init__(self, definition: _MethodDef, kept: list[object]) -> None:
         self.definition = definition
+        self.kept = kept
 
 
-def _fastcall(address: int, name: str, library: jit.Library) -> Callable[..., int | None]:
+def _fastcall(address: int, name: str, kept: list[object]) -> Callable[..., Any]:
     """A Python callable for the METH_FASTCALL function at ``address``."""
     definition = _MethodDef(name.encode(), address, _FASTCALL, None)
     make = ctypes.pythonapi.PyCFunction_NewEx
     make.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
     make.restype = ctypes.py_object
-    keeper = _Keeper(library, definition)
-    return cast("Callable[..., int | None]", make(ctypes.addressof(definition), keeper, None))
+    keeper = _Keeper(definition, kept)
+    return cast("Callable[..., Any]", make(ctypes.addressof(definition), keeper, None))
+
+
+_NEW_FROM_DESCR = 94  # its number in NumPy's C interface, which never changes
+
+
+@functools.cache
+def _new_array() -> int:
+    """The address of NumPy's ``PyArray_NewFromDescr``."""
+    from importlib import import_module
+
+    package = "numpy._core" if hasattr(np, "_core") else "numpy.core"
+    table = getattr(import_module(f"{package}._multiarray_umath"), "_ARRAY_API")  # noqa: B009
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+    pointer.restype = ctypes.c_void_p
+    size = ctypes.sizeof(ctypes.c_void_p)
+    entry = ctypes.c_size_t.from_address(pointer(table, None) + _NEW_FROM_DESCR * size)
+    return int(entry.value)
 
 
 # ---- the thread pool ------------------------------------------------------------------------------

@@ -172,6 +172,63 @@ def test_the_machine_code_call_and_ctypes_agree(cache: ObjectCache) -> None:
     assert np.array_equal(fast[-1], slow[-1])
 
 
+NOTHING: dict[str, Array] = {}
+
+
+def test_a_named_call_finds_its_arrays_and_makes_the_results(cache: ObjectCache) -> None:
+    plan = mlp(9, 7, 20, 5)
+    roles = (*[Role.PARAM] * 5, Role.COTANGENT)
+    roles = (Role.INPUT, *roles[1:])
+    ports = tuple(replace(p, role=r) for p, r in zip(plan.ports, roles, strict=True))
+    function = load(replace(plan, ports=ports), cache)
+    arrays = mlp_arrays(plan)
+    given = dict(zip(("w1", "b1", "w2", "b2"), arrays[1:5], strict=True))
+    function.call(arrays)
+    found = function.named_call(given, {"x": arrays[0]}, NOTHING)
+    assert found is not None
+    loss, outputs, cotangents, tangents = found
+    assert loss is None and outputs == {} and tangents == {}
+    assert list(cotangents) == ["y"]
+    y = cotangents["y"]
+    assert np.array_equal(y, arrays[-1])
+    assert y.flags.c_contiguous and y.flags.owndata and y.flags.writeable
+    # A second call makes new arrays; nothing is held on to and nothing is lost.
+    held = [sys.getrefcount(x) for x in (*arrays, y, *given)]
+    for _ in range(50):
+        again = function.named_call(given, {"x": arrays[0]}, NOTHING)
+        assert again is not None and again[2]["y"] is not y
+    for bad in (
+        {k: v for k, v in given.items() if k != "b2"},
+        {**given, "more": arrays[1]},
+        {**{k: v for k, v in given.items() if k != "b2"}, "b3": given["b2"]},
+        {**given, "w2": given["w2"].astype(np.float64)},
+        {**given, "w2": 3},
+        [given],
+        None,
+    ):
+        for _ in range(20):
+            assert function.named_call(bad, {"x": arrays[0]}, NOTHING) is None
+    del again
+    assert held == [sys.getrefcount(x) for x in (*arrays, y, *given)]
+
+
+def test_a_named_call_returns_the_loss_alone(cache: ObjectCache) -> None:
+    kernel = elementwise("plus", 1, "add")
+    tensors = tuple(Tensor(n, (), F32, "argument", p) for p, n in enumerate("abc"))
+    ports = (
+        Port("a", Role.PARAM, (), F32, "in", 0),
+        Port("b", Role.SEED, (), F32, "in", 1),
+        Port("loss", Role.LOSS, (), F32, "out", 2),
+    )
+    launch = Launch(0, tuple(map(Argument, range(3))))
+    function = load(Plan("plus", ports, tensors, (kernel,), (launch,), 0), cache)
+    two, three = np.array(2, np.float32), np.array(3, np.float32)
+    found = function.named_call({"a": two}, NOTHING, {"b": three})
+    assert found is not None and found[0] is not None
+    assert found[0].shape == () and found[0] == 5
+    assert found[1:] == ({}, {}, {})
+
+
 def _bad(arrays: list[Array], number: int, how: str) -> list[Any]:
     changed: list[Any] = list(arrays)
     array = arrays[number]

@@ -24,7 +24,10 @@ _THREADS = ("pthread_create", "pthread_join", "pthread_sigmask", "sigfillset", "
 LIBC = frozenset((*_THREADS, "syscall", "memcpy", "memmove", "memset"))
 _FUNCTIONS = "exp expm1 log log1p sin cos tan tanh erf pow fmod floor rint roundeven trunc sqrt fma"
 LIBM = frozenset(f"{name}{suffix}" for name in _FUNCTIONS.split(" ") for suffix in ("", "f"))
-PYTHON = frozenset(("PyEval_SaveThread", "PyEval_RestoreThread", "PyLong_FromLong", "Py_IncRef"))
+_OBJECTS = ("Py_IncRef", "Py_DecRef", "PyLong_FromLong", "PyErr_Clear")
+_DICTS = ("PyDict_Size", "PyDict_GetItemWithError", "PyDict_New", "PyDict_SetItem")
+_TUPLES = ("PyTuple_New", "PyTuple_SetItem")
+PYTHON = frozenset(("PyEval_SaveThread", "PyEval_RestoreThread", *_OBJECTS, *_DICTS, *_TUPLES))
 OUTSIDE = LIBC | LIBM | PYTHON | {"gradc_parallel"}
 
 # Functions longer than this (lines) get the fast register allocator: the good one is superlinear.
