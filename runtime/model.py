@@ -205,8 +205,14 @@ class Model:
         def derive(function: Function) -> Function:
             return jacobian(function, names, of)
 
+        prefix = f"{of}/"
+
+        def finish(entry: Entry, arrays: list[Array]) -> dict[str, Array]:
+            outputs = _split(entry, arrays, Role.OUTPUT)
+            return {n.removeprefix(prefix): a for n, a in outputs.items() if n.startswith(prefix)}
+
         key = f"jacobian {names} {of}"
-        return Compiled(self, key, derive, _cotangents, training, compile_options(**options))
+        return Compiled(self, key, derive, finish, training, compile_options(**options))
 
     def train_step(
         self,
@@ -383,7 +389,3 @@ def _loss_grads_dots(
 ) -> tuple[Any, dict[str, Array], dict[str, Array]]:
     dots = _split(entry, arrays, Role.TANGENT)
     return _loss(arrays), _split(entry, arrays, Role.COTANGENT), dots
-
-
-def _cotangents(entry: Entry, arrays: list[Array]) -> dict[str, Array]:
-    return _split(entry, arrays, Role.COTANGENT)

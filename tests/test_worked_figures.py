@@ -161,7 +161,7 @@ def trained(number: int, optimizer: str, start: float, gradients: list[float]) -
 
 def test_w12_sgd_and_momentum() -> None:
     assert trained(12, "sgd(lr=0.1)", 2.0, [0.4]) == pytest.approx([1.96], rel=1e-14)
-    weights = trained(12, "momentum(lr=0.1, beta=0.9)", 1.0, [0.5, -0.3])
+    weights = trained(12, "momentum(lr=0.1, momentum=0.9)", 1.0, [0.5, -0.3])
     assert weights == pytest.approx([0.95, 0.935], rel=1e-14)
 
 
