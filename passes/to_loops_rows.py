@@ -2,14 +2,14 @@
 
 The main kernel walks chunks of rows (in parallel where it pays), the rows of a chunk, and in each row the stages: one
 loop over the columns per level of row reductions, in which everything that is known by then is computed,
-folded or stored. Transcendentals needed in several stages are kept in a scratch row, all else is recomputed. Tails
+folded or stored. What later stages take from a stage is kept in a scratch row if it is dear, else recomputed. Tails
 are summed per chunk and finished in a small second kernel (or at once, where there is one chunk) from the first chunk
 to the last, whatever the number of threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -63,6 +63,8 @@ from gradc.passes.to_loops_space import (
 SCRATCH_BYTES = 16_384
 # Rows of elementwise groups are made at least this long by merging axes.
 _SHORT_ROW = 16
+# Values that cost at least this much per element are kept for later stages rather than computed again.
+_KEPT_NS = 0.12
 # Parallel iterations of kernels without tails.
 _PARALLEL_CHUNKS = 32
 
@@ -355,27 +357,35 @@ class _RowKernel:
     # ---- scratch rows
 
     def _kept(self, stage: int, roots: Sequence[Value]) -> list[Value]:
-        """Transcendentals computed in this stage that a later stage needs again."""
+        """What a later stage takes from this one, where computing it again costs more than reading it."""
         if self.is_flat or stage + 1 >= self.stages:
             return []
+        levels, shape = self.place.levels, self.place.space.shape
         bound = {v: None for v in self.place.kinds} | {v: None for v in self.scratch}
         later = [
             self._op(v).operands[0]
             for v in self.place.kinds
-            if self.place.levels[self._op(v).operands[0]] > stage
-        ] + [v for v in self._main_outputs() if self.place.levels[v] > stage]
-        again = {op.results[0] for op in cone(self.block, later, bound)}
-        found = []
-        for op in cone(self.block, roots, bound):
-            value = op.results[0]
-            if (
-                value in again
-                and verbs(op).transcendental
-                and value.type.static_shape == self.place.space.shape
-                and self.place.levels[value] == stage
-            ):
-                found.append(value)
-        return found
+            if levels[self._op(v).operands[0]] > stage
+        ] + [v for v in self._main_outputs() if levels[v] > stage]
+        here = {op.results[0]: op for op in cone(self.block, roots, bound)}
+        taken = {
+            x: None
+            for op in cone(self.block, later, bound)
+            if op.results[0] not in here
+            for x in op.operands
+        }
+        return [
+            value
+            for value in here
+            if value in taken
+            and value.type.static_shape == shape
+            and levels[value] == stage
+            and self._again_ns(value, bound) >= _KEPT_NS
+        ]
+
+    def _again_ns(self, value: Value, bound: Mapping[Value, object]) -> float:
+        """What computing an element of ``value`` again costs."""
+        return sum(verbs(op).ns for op in cone(self.block, [value], bound))
 
     def _keep(self, value: Value, chunk: Affine, column: Affine, at: Indices) -> None:
         width = self.place.space.columns
