@@ -249,8 +249,10 @@ class _Arranger:
     open: list[Token] = field(default_factory=list)
     newline: Token | None = None
     braces: int = 0
-    # The column of the first token of each line, by line: tells a nested from a following declaration.
+    # The column of the first token of each line, by line: tells nested from following declarations.
     indents: dict[int, int] = field(default_factory=dict)
+    # Braces whose closing one starts a line and is indented otherwise than the line of the opening.
+    suspects: list[tuple[Token, Token]] = field(default_factory=list)
 
     def arrange(self, checked: Iterable[Token | None]) -> None:
         for token in checked:
@@ -317,6 +319,11 @@ class _Arranger:
             self.tokens.damaged.append((token.start_pos or 0, token.end_pos or 0))
             return
         self._supply_closers(position + 1, token)
+        opener = self.open[-1]
+        starts_line = self.indents[token.line or 1] == token.column
+        is_elsewhere = self.indents[opener.line or 1] != token.column
+        if token.type == "RBRACE" and starts_line and is_elsewhere:
+            self.suspects.append((opener, token))
         self._finish(token)
 
     def _innermost(self, kind: str, through_braces: bool) -> int | None:
@@ -335,19 +342,31 @@ class _Arranger:
         self.braces -= opener.type == "LBRACE"
 
     def _supply_closers(self, keep: int, at: Token, inside_braces: bool = False) -> None:
-        """Report and close the brackets open beyond ``keep`` (those inside a brace only, if asked)."""
+        """Report and close the brackets open beyond ``keep``, but no brace if ``inside_braces``."""
         while len(self.open) > keep:
             opener = self.open[-1]
             if inside_braces and opener.type == "LBRACE":
                 return
-            message = f"`{opener}` is never closed"
+            self.report.add(self._unclosed(opener, at))
+            # An open brace spoils nothing but the place where its block ends.
+            first = at if opener.type == "LBRACE" else opener
+            self.tokens.damaged.append((first.start_pos or 0, at.end_pos or 0))
             closer = _TEXT[_CLOSER[opener.type]]
-            here = span_of(at, self.source)
-            labels = [Label(here, f"`{closer}` is missing before this")]
-            place = span_of(opener, self.source)
-            self.report.add(error("GC0104", message, place, labels=labels))
-            self.tokens.damaged.append((opener.start_pos or 0, at.end_pos or 0))
             self._finish(Token.new_borrow_pos(_CLOSER[opener.type], closer, _before(at)))
+
+    def _unclosed(self, opener: Token, at: Token) -> Diagnostic:
+        """GC0104 for ``opener``, or for a brace inside it whose end is indented like another's."""
+        here = span_of(at, self.source)
+        closer = _TEXT[_CLOSER[opener.type]]
+        label = Label(here, f"`{closer}` is missing before this")
+        start = opener.start_pos or 0
+        inner = next((pair for pair in self.suspects if (pair[0].start_pos or 0) > start), None)
+        if opener.type == "LBRACE" and inner is not None:
+            self.suspects.remove(inner)
+            opener, end = inner
+            label = Label(span_of(end, self.source), "this closes it, but is indented like another")
+        message = f"`{opener}` is never closed"
+        return error("GC0104", message, span_of(opener, self.source), labels=[label])
 
     def _close_unclosed_before(self, token: Token) -> None:
         """Close what must have been meant to end before ``token``: it cannot stand inside."""

@@ -49,7 +49,9 @@ def parse(source: Source, report: Report) -> syntax.Program:
         tree = _Driver(tokens, source, report).run()
         program = build(tree, source, report)
         _check_depth(program, report)
-        check_structure(program, report)
+        # Where brackets were supplied, what stands where is a guess.
+        if not tokens.damaged:
+            check_structure(program, report)
     except DiagnosticError as problem:
         for diagnostic in problem.diagnostics:
             report.add(diagnostic)
@@ -150,7 +152,7 @@ class _Driver:
         if guess is not None:
             self.parser.feed_token(guess)
             return position
-        return self._skip(position)
+        return self._skip(position, is_indented=token.type == "COLON")
 
     def _is_damaged(self, token: Token) -> bool:
         """Whether a bracket was supplied around or on the line of ``token``."""
@@ -211,19 +213,24 @@ class _Driver:
 
     def _open_brackets(self) -> tuple[str, ...]:
         """The kinds of the brackets around the place where the parser is, the innermost last."""
-        return tuple(
-            value.type
-            for value in self._values()
-            if isinstance(value, Token) and value.type in ("LPAR", "LSQB", "LBRACE")
-        )
+        kinds: list[str] = []
+        for value in self._values():
+            kind = value.type if isinstance(value, Token) else ""
+            if kind in ("LPAR", "LSQB", "LBRACE"):
+                kinds.append(kind)
+            elif kind in ("RPAR", "RSQB", "RBRACE"):
+                kinds.pop()
+        return tuple(kinds)
 
     def _is_list(self) -> bool:
         """Whether the parser is inside brackets, or in a list of dimensions."""
+        if self._open_brackets()[-1:] not in ((), ("LBRACE",)):
+            return True
         for value in reversed(self._values()):
-            if isinstance(value, Token) and value.type in ("LPAR", "LSQB", "DIM"):
-                return True
             if isinstance(value, Token) and value.type in ("LBRACE", "NEWLINE"):
                 return False
+            if isinstance(value, Token) and value.type == "DIM":
+                return True
         return False
 
     def _fits(self, tokens: list[Token]) -> bool:
@@ -235,8 +242,28 @@ class _Driver:
                 return False
         return True
 
-    def _skip(self, position: int) -> int:
-        """Abandon the innermost statement or declaration; return the token after it."""
+    def _indent_at(self, position: int) -> int:
+        """The column of the first token on the line of the token at ``position``."""
+        parsed = self.tokens.parsed
+        line = parsed[position].line
+        while position > 0 and parsed[position - 1].line == line:
+            position -= 1
+            if parsed[position].type == "NEWLINE":
+                return parsed[position + 1].column or 1
+        return parsed[position].column or 1
+
+    def _is_further(self, position: int, indent: int | None) -> bool:
+        """Whether the line after the NEWLINE at ``position`` is indented further than ``indent``."""
+        parsed = self.tokens.parsed
+        if indent is None or parsed[position].type != "NEWLINE" or position + 1 >= len(parsed):
+            return False
+        return (parsed[position + 1].column or 1) > indent
+
+    def _skip(self, position: int, is_indented: bool = False) -> int:
+        """Abandon the innermost statement or declaration; return the token after it.
+
+        ``is_indented``: after a colon, lines that are indented further belong to what is abandoned.
+        """
         state = self.parser.parser_state
         states = state.parse_conf.states
         # A brace that was just closed is still on the stack; its block is over and not to be reopened.
@@ -248,9 +275,10 @@ class _Driver:
         depth = sum(isinstance(v, Token) and v.type == "LBRACE" for v in state.value_stack)
         parsed, depths = self.tokens.parsed, self.tokens.depths
         start = position
+        indent = self._indent_at(position) if is_indented else None
         while position < len(parsed):
             is_end = parsed[position].type in ("NEWLINE", "RBRACE")
-            if is_end and depths[position] <= depth:
+            if is_end and depths[position] <= depth and not self._is_further(position, indent):
                 break
             position += 1
         last = parsed[min(start, len(parsed) - 1)] if parsed else self._end()

@@ -149,6 +149,10 @@ def _require_types(parameters: tuple[s.Parameter, ...], report: Report) -> None:
     for parameter in parameters:
         if parameter.type is None:
             name = parameter.name.text
+            if name in ("self", "this"):
+                message = f"there is no `{name}`: a layer's parts are called by their own names"
+                report.add(error("GC0112", message, parameter.span, help="leave it out"))
+                continue
             message = f"argument `{name}` has no type"
             help = f"write `{name}: float[B, D]`, or `{name}: float` for a scalar"
             report.add(error("GC0118", message, parameter.span, help=help))

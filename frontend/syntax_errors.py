@@ -71,6 +71,7 @@ _DECLARATIONS = frozenset(
     ["IMPORT", "DIM", "MODEL", "LAYER", "FN", "OPTIMIZER", "SCHEDULE", "INITIALIZER"]
 )
 
+_NEW_LINE = "start a new line, or separate with `;`"
 # First words of a line that come from other languages, and what to write here.
 _HABITS = {
     "def": "functions are declared with `fn name(x: float[...]) -> float[...] { ... }`",
@@ -194,8 +195,15 @@ def _habit(context: Context) -> Diagnostic | None:
 
 
 def _inner_habit(context: Context) -> Diagnostic | None:
-    """`lambda`, comprehensions, conditional expressions, `is`."""
+    """`then`, annotations, comprehensions, `lambda`, conditional expressions, a nested `scan`."""
     token, previous = context.token, context.previous
+    if token.value in ("then", "do") and "LBRACE" in context.expected:
+        message = f"there is no `{token}`"
+        return error("GC0112", message, context.span, help="leave it out")
+    if token.type == "COLON" and [t.type for t in context.statement] == ["NAME"]:
+        message = "a name in a body has no declared type"
+        help = f"write `{context.statement[0]} = ...`; types and shapes are worked out and checked"
+        return error("GC0112", message, context.span, help=help)
     if token.type == "FOR" and context.is_in_brackets:
         message = "there are no comprehensions"
         help = "use array operations, or `scan` over the first axis"
@@ -323,6 +331,17 @@ def _ended_early(context: Context) -> Diagnostic | None:
     return error("GC0107", message, context.span, help=help)
 
 
+def _type(context: Context) -> Diagnostic | None:
+    """`->` or `x:` with no type behind it."""
+    previous = context.previous
+    if previous is None or previous.type not in ("ARROW", "COLON") or context.token.type == "NAME":
+        return None
+    if "NUMBER" in context.expected or "NAME" not in context.expected:
+        return None
+    message = f"a type is missing after {shown(previous)}"
+    return error("GC0107", message, context.span, help="for example `float` or `float[B, D]`")
+
+
 def _two_values(context: Context) -> Diagnostic | None:
     """Two values side by side."""
     token, previous = context.token, context.previous
@@ -330,6 +349,10 @@ def _two_values(context: Context) -> Diagnostic | None:
         return None
     if "PLUS" not in context.expected:
         return None
+    follows = context.next.type if context.next is not None else ""
+    if token.type == "NAME" and follows == "EQUAL" and not context.is_in_brackets:
+        message = f"{shown(token)} starts a new statement on the same line"
+        return error("GC0108", message, context.span, help=_NEW_LINE)
     message = f"an operator is missing between {shown(previous)} and {shown(token)}"
     help = "write `*` to multiply" if "STAR" in context.expected else ""
     return error("GC0108", message, context.span, help=help)
@@ -343,7 +366,7 @@ def _one_per_line(context: Context) -> Diagnostic | None:
     if not context.statement:
         return None
     message = f"{shown(context.token)} starts a new statement on the same line"
-    return error("GC0108", message, context.span, help="start a new line, or separate with `;`")
+    return error("GC0108", message, context.span, help=_NEW_LINE)
 
 
 def _declared_inside(context: Context) -> Diagnostic | None:
@@ -429,6 +452,7 @@ _RULES: tuple[Callable[[Context], Diagnostic | None], ...] = (
     _comparison,
     _missing,
     _braces,
+    _type,
     _ended_early,
     _member_statement,
     _two_values,

@@ -101,6 +101,9 @@ def test_explanations_read_well() -> None:
         (body("y = 'a'"), "GC0106", "double quotes"),
         (body("if x > 0:\n y = 1"), "GC0113", "braces"),
         (body("for b in blocks:\n y = 1"), "GC0113", "braces"),
+        (body("h: float = 3"), "GC0112", "no declared type"),
+        (body("if x == 1 then { y = 2 }"), "GC0112", "`then`"),
+        ("layer l(I) { apply(self, x: float) { return x } }", "GC0112", "`self`"),
         # operators
         (body("y = x ** 2"), "GC0103", "`**`"),
         (body("y = x && x"), "GC0103", "`&&`"),
@@ -129,6 +132,10 @@ def test_explanations_read_well() -> None:
         (body("y = f(, x)"), "GC0107", "after `(`"),
         ("fn f(x: float) -> float { return }", "GC0107", "after `return`"),
         ("fn f(x: float) -> float", "GC0113", "block"),
+        ("fn f(x: float) -> { return x }", "GC0107", "a type is missing after `->`"),
+        ("fn f(x:) -> float { return x }", "GC0107", "a type is missing after `:`"),
+        (body("y = 1 z = 2"), "GC0108", "`z` starts a new statement"),
+        (body("use f = g(1) use h = g(2)"), "GC0108", "`use` starts a new statement"),
         (body("if x"), "GC0113", "`if`"),
         (body("else { }"), "GC0101", "`else` without"),
         # brackets
@@ -204,6 +211,30 @@ def test_a_slip_does_not_drag_others_along() -> None:
         "layer l(I) { param w float[I] ~ zeros\napply(x: float) { return x } }",
     ):  # fmt: skip
         assert len(findings(text)) == 1, text
+
+
+def test_a_block_without_braces_is_one_error() -> None:
+    (found,) = findings("model m(x: float) -> float:\n    y = x\n    return y\n\ndim B\n")
+    assert found.code == "GC0113"
+    found, other = findings(body("if a:\n    y = 1\n    z = 2\nx[0] = 1"))
+    assert (found.code, other.code) == ("GC0113", "GC0110")
+
+
+def test_the_unclosed_brace_is_found_by_indentation() -> None:
+    text = "fn f(x: float) -> float {\n    if a {\n        y = x\n    return y\n}\nfn g(x: float) { return x }"
+    (found,) = findings(text)
+    assert found.code == "GC0104"
+    assert found.span is not None
+    assert (found.span.line, found.span.column) == (2, 10)
+    assert found.labels[0].span.line == 5
+
+
+def test_an_unclosed_brace_does_not_hide_what_is_inside() -> None:
+    codes = [
+        d.code
+        for d in findings("fn f(x: float) -> float {\n    y = 2 x\n    z = x +\n    return y\n")
+    ]
+    assert codes == ["GC0104", "GC0108", "GC0107"]
 
 
 def test_several_errors_are_found_in_one_run_in_the_order_of_the_text() -> None:
