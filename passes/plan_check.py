@@ -7,6 +7,9 @@ Rules, each with the word that begins its findings:
 * bounds: every argument lies within its tensor in every trip, every access of a kernel within its buffer;
 * reading: every byte that is read was last written through the same tensor (or is an input): nothing is
   uninitialised, overwritten too early, or freed too early;
+* losing: what a trip writes for others is not overwritten by a later trip before anything has read it (a carry that
+  is read from the wrong buffer);
+* order: a carry in two buffers is read where it was written last: always in this trip, or always in the one before;
 * sharing: two arguments of one launch share bytes only if one tensor is declared the root of the other (or they are one
   tensor), and then each element is read before it is written, in the same iteration;
 * writing: inputs are never written; every `out` port is written whole, every `inout` port at least in part;
@@ -86,6 +89,13 @@ class _Checker:
     prints: dict[int, Footprint] = field(default_factory=dict)
     owners: dict[int, Array] = field(default_factory=dict)
     unit: int = 1
+    unread: dict[int, Array] = field(default_factory=dict)
+    read_somewhere: dict[int, None] = field(default_factory=dict)
+    # Tensors in two buffers: what was written to them in the current trip, and in the latest one before it.
+    doubled: dict[int, None] = field(default_factory=dict)
+    current: dict[int, list[_Stretch]] = field(default_factory=dict)
+    previous: dict[int, list[_Stretch]] = field(default_factory=dict)
+    ages: dict[tuple[tuple[int, ...], Argument], int] = field(default_factory=dict)
     written_ports: dict[int, None] = field(default_factory=dict)
     sharing_known: dict[tuple[int, int, int, int], bool] = field(default_factory=dict)
 
@@ -141,6 +151,10 @@ class _Checker:
                 continue
             tensor = plan.tensors[argument.tensor]
             used[argument.tensor] = None
+            if buffer.access != "write":
+                self.read_somewhere[argument.tensor] = None
+            if any(argument.parity):
+                self.doubled[argument.tensor] = None
             if tensor.dtype is not buffer.dtype:
                 self.fault("structure", f"{buffer.name} of {buffer.dtype} is {tensor.name}", at)
             for name in (argument.strides, argument.parity):
@@ -213,6 +227,7 @@ class _Checker:
         for port in plan.ports:
             owner = port.tensor if port.direction != "out" else _UNOWNED
             self.owners[port.tensor] = self._fresh(plan.tensors[port.tensor].nbytes, owner)
+        self.unread = {space: np.zeros(o.shape, bool) for space, o in self.owners.items()}
         self._run(plan.steps, (), ())
         for port in plan.ports:
             if port.direction == "out" and (self.owners[port.tensor] != port.tensor).any():
@@ -250,9 +265,23 @@ class _Checker:
                 self._launch(step, counters, at)
                 continue
             for trip in range(step.trips):
+                self._next_trip()
                 if step.counter_cell is not None:
                     self._own(self._whole(step.counter_cell), step.counter_cell)
                 self._run(step.body, (*counters, trip), at)
+
+    def _age(self, tensor: int, part: _Stretch) -> int:
+        """Whether a carry at ``part`` is of the current trip (0), the one before (1), or older (-1)."""
+        for age, writes in enumerate((self.current, self.previous)):
+            for written in writes.get(tensor, ()):
+                if written.start <= part.start and part.end <= written.end:
+                    return age
+        return -1
+
+    def _next_trip(self) -> None:
+        for tensor, parts in self.current.items():
+            self.previous[tensor] = parts
+        self.current = {}
 
     def _whole(self, number: int) -> _Stretch:
         tensor = self.plan.tensors[number]
@@ -299,6 +328,11 @@ class _Checker:
 
     def _own(self, part: _Stretch, tensor: int) -> None:
         self._owner(part)[:] = tensor
+        self._unread(part)[:] = True
+
+    def _unread(self, part: _Stretch) -> Array:
+        found: Array = self.unread[part.space][part.start // self.unit : -(-part.end // self.unit)]
+        return found
 
     def _read(
         self,
@@ -309,6 +343,12 @@ class _Checker:
         at: tuple[int, ...],
     ) -> None:
         owners = self._owner(part)
+        self._unread(part)[:] = False
+        if argument.tensor in self.doubled:
+            age = self._age(argument.tensor, part)
+            if age < 0 or self.ages.setdefault((at, argument), age) != age:
+                name = self.plan.tensors[argument.tensor].name
+                self.fault("order", f"{kernel.name} reads {name} where it is out of date", at)
         wrong = owners != argument.tensor
         if not wrong.any():
             return
@@ -331,6 +371,13 @@ class _Checker:
             if port.direction == "in":
                 self.fault("writing", f"{kernel.name} writes input {port.name}", at)
             self.written_ports[argument.tensor] = None
+        elif buffer.access == "write" and argument.tensor in self.read_somewhere:
+            lost = self._unread(part) & (self._owner(part) == argument.tensor)
+            if lost.size and lost.all():
+                message = f"{kernel.name} overwrites {tensor.name}, which nothing has read"
+                self.fault("losing", message, at)
+        if argument.tensor in self.doubled:
+            self.current.setdefault(argument.tensor, []).append(part)
         self._own(part, argument.tensor)
 
     # ---- sharing

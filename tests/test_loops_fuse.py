@@ -1,0 +1,187 @@
+"""Fusion: known programs become the known number of kernels, and every program keeps its meaning."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gradc.ir.builder import Builder
+from gradc.ir.core import DType, Function, Role, Slot, TensorType, walk
+from gradc.ir.domains import NumpyArrays
+from gradc.ir.interpret import run
+from gradc.ir.loops import For, Gemm
+from gradc.ir.plan_execute import execute_plan
+from gradc.ir.text_plan import parse_plan, print_plan
+from gradc.ir.verify import verify_function
+from gradc.ir.verify_loops import violations_of
+from gradc.passes.differentiate import value_and_grad
+from gradc.passes.fuse import fuse
+from gradc.passes.place import place
+from gradc.passes.plan_check import check_plan
+from gradc.passes.to_loops import to_loops
+from tests.generate import random_program
+from tests.loops_models import (
+    Array,
+    compare,
+    gradient,
+    launches,
+    lstm,
+    mlp,
+    planned,
+    row_model,
+    tidy,
+    transformer,
+)
+
+ARRAYS = NumpyArrays()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_programs_keep_their_meaning(seed: int) -> None:
+    """interpreter(f) == interpreter(fuse(f)) == executor(plan of either); checker and verifiers find nothing."""
+    program = random_program(
+        seed,
+        steps=8 + seed % 17,
+        dtype=DType.F32 if seed % 4 == 3 else DType.F64,
+        regions=seed % 2 == 0,
+        images=seed % 5 == 1,
+    )
+    tolerance = 1e-3 if seed % 4 == 3 else 1e-9
+    derived = tidy(value_and_grad(program.function, program.differentiable))
+    for function in (program.function, derived):
+        with np.errstate(all="ignore"):
+            expected = run(ARRAYS, function, program.inputs)
+            fused = fuse(function)
+            verify_function(fused, static=True)
+            again = run(ARRAYS, fused, program.inputs)
+        for ours, theirs in zip(again, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        for form in (function, fused):
+            plan = place(to_loops(form))
+            assert [str(v) for v in violations_of(plan.kernels)] == []
+            assert [str(finding) for finding in check_plan(plan)] == []
+            found = execute_plan(plan, program.inputs, poison=True)
+            for ours, theirs in zip(found, expected, strict=True):
+                scale = max(1.0, float(np.abs(np.asarray(theirs, np.float64)).max(initial=0.0)))
+                np.testing.assert_allclose(ours / scale, theirs / scale, tolerance, tolerance / 10)
+
+
+def test_normalisation_forward_and_backward_is_one_pass() -> None:
+    """Everything rides in one row kernel; large ones add the kernel that finishes the partial sums."""
+    small = planned(gradient(row_model(300, 48), inputs=True))
+    assert len(small.steps) == 1
+    compare(gradient(row_model(300, 48), inputs=True), small, 0, 2e-5)
+    function = gradient(row_model(1024, 96), inputs=True)
+    large = planned(function)
+    assert len(large.steps) == 2
+    # Only partial sums are stored in between.
+    assert large.arena_bytes <= 16 * (2 * 96 + 1) * 4 + 3 * 64
+    compare(function, large, 1, 2e-5)
+
+
+def test_large_row_kernels_are_parallel_over_chunks() -> None:
+    plan = planned(gradient(row_model(8192, 512)))
+    main = plan.kernels[launches(plan)[0].kernel]
+    assert [type(s) for s in main.body] == [For]
+    assert isinstance(main.body[0], For)
+    assert (main.body[0].kind, main.body[0].extent) == ("parallel", 16)
+    # One read of x, nothing of its size written.
+    assert main.bytes < 8192 * 512 * 4 * 1.1
+
+
+def test_mlp_launches() -> None:
+    """Per layer: one product forward; the product of the cotangent with its mask; two gradients."""
+    function = gradient(mlp(32, [64, 128, 64, 10]))
+    plan = planned(function)
+    products = [s for s in launches(plan) if isinstance(plan.kernels[s.kernel].body[0], Gemm)]
+    assert len(products) == 3 + 2 + 3
+    # Cross-entropy forward and backward with the gradient of the last bias; two other bias gradients.
+    assert len(plan.steps) == len(products) + 3
+    compare(function, plan, 2, 1e-5)
+
+
+def test_transformer_kernels_do_not_grow_with_depth() -> None:
+    counts = {}
+    for layers in (3, 5):
+        function = gradient(transformer(layers, 2, 16, 32, 4, 48))
+        plan = planned(function)
+        counts[layers] = (len(plan.kernels), len(plan.steps))
+        assert [str(f) for f in check_plan(plan)] == []
+    assert counts[3][0] == counts[5][0]
+    assert counts[5][1] > counts[3][1] + 50
+
+
+def test_transformer_gradients() -> None:
+    function = gradient(transformer(2, 2, 16, 32, 4, 48))
+    compare(function, planned(function), 3, 2e-5)
+
+
+def test_lstm_stays_rolled() -> None:
+    function = gradient(lstm(7, 4, 5, 6))
+    plan = planned(function)
+    longer = planned(gradient(lstm(40, 4, 5, 6)))
+    assert len(launches(plan)) == len(launches(longer))
+    compare(function, plan, 4, 1e-5)
+
+
+def test_fused_groups_do_not_hold_what_must_be_stored() -> None:
+    """Contractions inside fusions read parameters of the group through views only."""
+    fused = fuse(gradient(transformer(1, 2, 8, 16, 2, 20)))
+    for op in walk(fused.block):
+        if op.name != "fusion":
+            continue
+        makers = {v: inner for inner in op.regions[0].body for v in inner.results}
+        for inner in op.regions[0].body:
+            if inner.name == "contract":
+                names = {makers[x].name for x in inner.operands if x in makers}
+                assert names <= {"transpose", "reshape", "slice", "broadcast"}
+
+
+def _function(outputs: int) -> Function:
+    """Values of one reduction used several times over."""
+    b = Builder()
+    x = b.parameter(TensorType((3, 4, 5), DType.F64), "x")
+    total = b.one("sum", x, axes=(1,))
+    wide = b.one("broadcast", total, shape=(3, 4, 5), dims=(0, 2))
+    values = [b.one("exp", b.one("sub", x, wide)), b.one("transpose", wide, perm=(2, 0, 1))]
+    slots = [Slot(f"o{n}", Role.OUTPUT) for n in range(outputs)]
+    return b.function("f", values[:outputs], [Slot("x", Role.INPUT)], slots)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_reductions_over_middle_axes(outputs: int) -> None:
+    function = _function(outputs)
+    x = np.random.default_rng(0).standard_normal((3, 4, 5))
+    found = execute_plan(planned(function), [x], poison=True)
+    total = x.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found[0], np.exp(x - total), 1e-12)
+    if outputs == 2:
+        wide = np.broadcast_to(total, x.shape).transpose(2, 0, 1)
+        np.testing.assert_allclose(found[1], wide, 1e-12)
+
+
+def test_sums_of_chunks_have_a_fixed_order() -> None:
+    """The bits of a large sum do not depend on what it is fused with."""
+
+    def total(with_more: bool) -> Array:
+        b = Builder()
+        x = b.parameter(TensorType((700, 100), DType.F32), "x")
+        outputs = [b.one("sum", x, axes=(0,))]
+        if with_more:
+            rows = b.one("sum", x, axes=(1,))
+            wide = b.one("broadcast", rows, shape=(700, 100), dims=(0,))
+            outputs.append(b.one("sum", b.one("mul", wide, x), axes=(0,)))
+        slots = [Slot(f"o{n}", Role.OUTPUT) for n in range(len(outputs))]
+        function = b.function("f", outputs, [Slot("x", Role.INPUT)], slots)
+        values = np.random.default_rng(5).standard_normal((700, 100)).astype(np.float32)
+        found: Array = execute_plan(planned(function), [values])[0]
+        return found
+
+    np.testing.assert_array_equal(total(False), total(True))
+
+
+@pytest.mark.parametrize("function", [row_model(40, 24), mlp(8, [4, 6, 3]), lstm(3, 2, 3, 4)])
+def test_plan_text_round_trip(function: Function) -> None:
+    plan = planned(gradient(function))
+    text = print_plan(plan)
+    assert print_plan(parse_plan(text)) == text
