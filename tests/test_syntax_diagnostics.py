@@ -11,6 +11,7 @@ from gradc.frontend.codes import Code, all_codes, explain, similar_code
 from gradc.frontend.diagnostics import Diagnostic, DiagnosticError
 from gradc.frontend.parse import parse_text
 from gradc.ir.render import render_all
+from gradc.runtime.cli import main
 from tests.golden_files import check_golden
 
 FRONTEND = Path(__file__).parent.parent / "frontend"
@@ -78,6 +79,13 @@ def test_explanations_read_well() -> None:
     assert explain("gc0103") == explain("GC0103")
     assert explain("GC9999") is None
     assert similar_code("GC01o3") == "GC0103"
+
+
+def test_the_command_explains_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "gc0104"]) == 0
+    assert capsys.readouterr().out.startswith("GC0104: a bracket is never closed\n")
+    assert main(["explain", "GC01o4"]) == 1
+    assert "did you mean `GC0104`?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,225 @@
+"""The codes of calls and data (GC055. to GC057.), memory (GC06..) and training (GC08..)."""
+
+from __future__ import annotations
+
+from gradc.frontend.codes import Code
+
+_CALLS = (
+    Code(
+        "GC0551",
+        "not an array of numbers",
+        "Inputs and parameters are NumPy arrays, or anything that NumPy or DLPack makes one of without\n"
+        "looking inside Python objects. Lists of unequal length, strings and objects are not.",
+    ),
+    Code(
+        "GC0552",
+        "an array of another element type",
+        "The element types of a call are those of the program: `float` is f32 unless another precision\n"
+        "was chosen, `int` is i32. Types are not converted silently where values could be lost: use\n"
+        "`astype`.",
+    ),
+    Code(
+        "GC0553",
+        "an array is missing",
+        "A call hands in every input that the results need, by its name in the program, and every\n"
+        "parameter and state, by its path.",
+    ),
+    Code(
+        "GC0554",
+        "an unknown name",
+        "There is no input, parameter or result of this name. Parameters are called by their paths, such\n"
+        "as `fc1.w` or `blocks.3.attn.qkv.b`.",
+    ),
+    Code(
+        "GC0555",
+        "an array of another shape",
+        "The dimensions of an array are those that the program declares, with what the other arrays, the\n"
+        "defaults and `dims=` have bound.",
+    ),
+    Code(
+        "GC0556",
+        "values that are not finite",
+        "An array that must hold finite numbers holds NaN or infinity. The message counts them and\n"
+        "names the first.",
+    ),
+    Code(
+        "GC0557",
+        "an array that cannot be used in place",
+        "Compiled code reads dense, aligned, row-major arrays and writes to writable ones.\n"
+        "`numpy.ascontiguousarray` makes such an array.",
+    ),
+    Code(
+        "GC0558",
+        "an operation that refuses its operands",
+        "While a NumPy function was traced, an operation got operands whose types or shapes it does not\n"
+        "take. The message is the operation's own, the place the line of the function.",
+    ),
+    Code(
+        "GC0559",
+        "a value of another trace",
+        "A function that is being traced used a value of a function around it that is being traced too.\n"
+        "Pass it as an argument instead.",
+    ),
+    Code(
+        "GC0560",
+        "a function that cannot be traced",
+        "The function calls something of NumPy, or with options, for which there is no equivalent in the\n"
+        "tensor IR. The message lists what is supported, or the nearest name.",
+    ),
+    Code(
+        "GC0561",
+        "a value that is not known while tracing",
+        "A traced value has a type and a shape but no numbers: it cannot decide an `if`, become a Python\n"
+        "number, or be changed in place. Choose with `numpy.where`.",
+    ),
+    Code(
+        "GC0562",
+        "no derivative",
+        "Derivatives are taken of and by floating-point values. Integers and booleans have none, and states\n"
+        "are not differentiated.",
+    ),
+    Code(
+        "GC0563",
+        "an unknown target or number of threads",
+        "The target is one that this build compiles for, and `threads` a whole number of at least 1.",
+    ),
+    Code(
+        "GC0564",
+        "a command-line option that does not fit",
+        "`-D NAME=N` binds a dimension to a whole number; counts and sizes are numbers in their range.",
+    ),
+    Code(
+        "GC0565",
+        "a function that returns something else than an array",
+        "A traced function returns one array or number. `value_and_grad` and `grad` need a single number.",
+    ),
+    Code(
+        "GC0566",
+        "derivatives that do not fit the arguments",
+        "Tangents and cotangents have the structure and shapes of what they belong to; a Hessian is taken\n"
+        "in one array.",
+    ),
+    Code(
+        "GC0567",
+        "an unknown diagnostic code",
+        "`gradc explain` takes a code as diagnostics show it: `GC` and four digits.",
+    ),
+)
+
+_FILES = (
+    Code(
+        "GC0570",
+        "a data file cannot be read",
+        "Data are read from .npz files, as `numpy.savez(FILE, x=..., y=...)` writes them. The file is\n"
+        "missing, is not such an archive, or is damaged.",
+    ),
+    Code(
+        "GC0571",
+        "data that are not numbers",
+        "Arrays of Python objects, strings or structures are refused: reading them could run code. Convert\n"
+        "the values to numbers and save the file again.",
+    ),
+    Code(
+        "GC0572",
+        "too much data in a file",
+        "The number of arrays in a file and the bytes they unpack to are limited, so that a small file\n"
+        "cannot fill the memory.",
+    ),
+    Code(
+        "GC0573",
+        "a file or folder cannot be written",
+        "The operating system refused; the message gives its reason. Files are written beside their place\n"
+        "and then moved, so what was there before is untouched.",
+    ),
+    Code(
+        "GC0574",
+        "a weight file that is not valid",
+        "Weights are .safetensors files. The header or the sizes contradict the content, a name stands\n"
+        "twice, or the file was cut short.",
+    ),
+    Code(
+        "GC0575",
+        "no checkpoint to resume from",
+        "The folder holds no intact checkpoint of an earlier `gradc train`.",
+    ),
+    Code(
+        "GC0576",
+        "a damaged checkpoint was passed over",
+        "A warning: the newest checkpoint fails its digest, so the one before it is used. The steps between\n"
+        "them are repeated.",
+    ),
+    Code(
+        "GC0577",
+        "an unknown machine",
+        "Code is compiled for this machine or for one of the named others. The message lists them.",
+    ),
+    Code(
+        "GC0578",
+        "the linker failed",
+        "A shared object is linked with the system's C compiler; its last words are given. The object file\n"
+        "can be linked by other means.",
+    ),
+)
+
+_MEMORY = (
+    Code(
+        "GC0601",
+        "not a memory size",
+        "A budget is a number of bytes with an optional unit: 64MiB, 1.5GB, 4096.",
+    ),
+    Code(
+        "GC0602",
+        "a budget that cannot be kept",
+        "Even with everything recomputed that can be, the program needs more memory than the budget. The\n"
+        "message gives the smallest peak that was found, and the tensors that are alive at it.",
+    ),
+)
+
+_TRAINING = (
+    Code(
+        "GC0801",
+        "an option of training that does not fit",
+        "`clip_norm` and `clip_value` are positive, `accumulate` is a whole number of at least 1.",
+    ),
+    Code(
+        "GC0802",
+        "no dimension that counts samples",
+        "Training cuts the data into batches along one free dimension, which stands first in the inputs\n"
+        "that hold one entry per sample and has no default: `dim B`, `x: float[B, D]`.",
+    ),
+    Code(
+        "GC0803",
+        "arrays of different numbers of samples",
+        "All arrays that hold one entry per sample have the same, positive length.",
+    ),
+    Code(
+        "GC0804",
+        "a folder that holds a run already",
+        "A run is not overwritten. Give another folder, or `--resume` to go on with this one.",
+    ),
+    Code(
+        "GC0805",
+        "a run of another program",
+        "The run in the folder was started with another program or other settings, so going on with it\n"
+        "would not be the same training.",
+    ),
+    Code(
+        "GC0806",
+        "the loss is not finite any more",
+        "Training stopped because the loss became NaN or infinite. The last good checkpoint is untouched.\n"
+        "Lower the learning rate, clip the gradients, or look at the data.",
+    ),
+    Code(
+        "GC0807",
+        "samples that depend on each other",
+        "Accumulating gradients over parts of a batch equals the whole batch only if no operation mixes\n"
+        "samples, as batch normalisation does.",
+    ),
+    Code(
+        "GC0808",
+        "a batch that cannot be cut",
+        "The size of the batch must be a multiple of the number of parts.",
+    ),
+)
+
+CODES = (*_CALLS, *_FILES, *_MEMORY, *_TRAINING)
