@@ -34,6 +34,7 @@ from gradc.passes.flatten import flatten
 from gradc.passes.fuse import fuse
 from gradc.passes.hoist import hoist
 from gradc.passes.place import place
+from gradc.passes.rematerialise import NOTHING, Policy, rematerialise
 from gradc.passes.shuffle import shuffle
 from gradc.passes.simplify import simplify
 from gradc.passes.to_loops import to_loops
@@ -48,11 +49,12 @@ class Options:
     """What a compilation asks of the pipeline.
 
     ``derivative`` turns the model into the function to be compiled (``value_and_grad`` and the like, a training step);
-    None compiles the model itself. ``dump_after`` names steps, or ``all``; files go to ``dump_to``. ``skip`` leaves out
+    None compiles the model itself. ``policy`` says what the reverse sweep recomputes. ``dump_after`` names steps, or ``all``; files go to ``dump_to``. ``skip`` leaves out
     steps that keep the stage. ``stop_after`` ends early.
     """
 
     derivative: Derivative | None = None
+    policy: Policy = NOTHING
     fast_math: bool = False
     verify: int = 2
     stop_after: str | None = None
@@ -165,6 +167,9 @@ def _differentiate(function: Function, options: Options, _hits: Counter[str]) ->
 STEPS = (
     Step("simplify-source", "tensor", "tensor", _on_function(_simplify),
          "a smaller program has a smaller derivative"),
+    Step("rematerialise", "tensor", "tensor",
+         _on_function(lambda f, o, _h: rematerialise(f, o.policy)),
+         "checkpoints are recomputed by the reverse sweep, so they must be there before it"),
     _tensor("hoist-source", hoist,
             "x @ wx outside the forward loop puts its weight gradient outside the reverse loop"),
     Step("differentiate", "tensor", "tensor", _on_function(_differentiate),
@@ -185,6 +190,8 @@ STEPS = (
 )  # fmt: skip
 
 CONSTRAINTS = (
+    Constraint("rematerialise", "hoist-source", "a loop in chunks hoists within a chunk"),
+    Constraint("rematerialise", "differentiate", "the reverse sweep obeys checkpoints"),
     Constraint("hoist-source", "differentiate", "stacked products differentiate outside the loop"),
     Constraint("differentiate", "flatten", "regions carry what differentiation must know"),
     Constraint("hoist", "flatten", "work of a checkpoint must not leave the loop it is in"),

@@ -72,6 +72,23 @@ def _identity(op: Op) -> Hashable:
     return (op.name, attributes_key(op.attributes), types, op.span, op.scope)
 
 
+def saved_values(function: Function) -> list[tuple[Op, Value]]:
+    """The values of the forward sweep that are kept for the reverse sweep of a joint function, and their ops."""
+    forward = forward_values(function)
+    viewed = {op.result: op.operands[0] for op in function.block.body if op.name in _VIEWS}
+    read: set[Value] = set()
+    for op in function.block.body:
+        if op.results[0] not in forward and op.name not in _VIEWS:
+            read.update(_root(v, viewed) for v in op.operands)
+    return [
+        (op, v)
+        for op in function.block.body
+        if op.name not in _FREE
+        for v in op.results
+        if v in forward and v in read
+    ]
+
+
 def forward_values(function: Function) -> set[Value]:
     """The values that the results other than cotangents depend on."""
     block = function.block
