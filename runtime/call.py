@@ -18,7 +18,7 @@ import numpy as np
 from gradc.ir.core import Role
 from gradc.ir.plan import Port
 from gradc.runtime.arrays import NUMPY_DTYPE, Array, as_array, check_names, check_shape, convert
-from gradc.runtime.native import NativeFunction
+from gradc.runtime.native import NativeFunction, Results
 
 Arrays = Mapping[str, Any]
 # Which of the caller's dictionaries holds the arrays of a role.
@@ -85,3 +85,15 @@ def by_role(
 ) -> dict[str, Array]:
     """The results of the given roles by name, in order of ports."""
     return {p.name: a for p, a in zip(ports, arrays, strict=True) if p.role in roles}
+
+
+def grouped(ports: Sequence[Port], arrays: Sequence[Array]) -> Results:
+    """The results as a named call in machine code returns them."""
+    pairs = zip(ports, arrays, strict=True)
+    loss = [array for port, array in pairs if port.role is Role.LOSS]
+    return (
+        loss[0] if loss else None,
+        by_role(ports, arrays, (Role.OUTPUT, Role.STATE)),
+        by_role(ports, arrays, (Role.COTANGENT,)),
+        by_role(ports, arrays, (Role.TANGENT,)),
+    )

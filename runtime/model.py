@@ -22,8 +22,9 @@ from gradc.ir.dims import substitute, symbols
 from gradc.passes.differentiate import hvp, jvp, value_and_grad, vjp
 from gradc.passes.differentiate_jacobian import jacobian
 from gradc.runtime.arrays import Array, as_array, check_names, listed
-from gradc.runtime.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, by_role
+from gradc.runtime.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, grouped
 from gradc.runtime.compile import Options, compile_cached, compile_options
+from gradc.runtime.native import Results
 from gradc.runtime.step import Recipe, TrainStep
 
 Wrt = str | Sequence[str]
@@ -207,9 +208,9 @@ class Model:
 
         prefix = f"{of}/"
 
-        def finish(entry: Entry, arrays: list[Array]) -> dict[str, Array]:
-            outputs = _split(entry, arrays, Role.OUTPUT)
-            return {n.removeprefix(prefix): a for n, a in outputs.items() if n.startswith(prefix)}
+        def finish(found: Results) -> dict[str, Array]:
+            outputs = found[1].items()
+            return {n.removeprefix(prefix): a for n, a in outputs if n.startswith(prefix)}
 
         key = f"jacobian {names} {of}"
         return Compiled(self, key, derive, finish, training, compile_options(**options))
@@ -290,7 +291,7 @@ class Compiled:
         model: Model,
         key: str,
         derive: Derive,
-        finish: Callable[[Entry, list[Array]], Any],
+        finish: Callable[[Results], Any],
         training: bool,
         options: Options,
         takes_seeds: bool = False,
@@ -305,8 +306,16 @@ class Compiled:
         self._inputs = tuple(model.inputs)
         self._entries: dict[tuple[tuple[int, ...], ...], Entry] = {}
         self._lock = threading.Lock()
+        # The machine code of the last call: it checks names and shapes itself and most calls are like the last.
+        self._last: Callable[..., Any] | None = None
 
     def __call__(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any:
+        if self._last is not None:
+            found = self._last(
+                params, inputs, seeds[0] if self._takes_seeds and seeds else _NOTHING
+            )
+            if type(found) is tuple:
+                return self._finish(found)
         holders: dict[str, Arrays] = {PARAMS: params, INPUTS: inputs}
         if self._takes_seeds:
             (holders[SEEDS],) = seeds
@@ -315,7 +324,9 @@ class Compiled:
             entry = self._entries[key]
         except (KeyError, AttributeError):
             entry = self.entry(inputs)
-        return self._finish(entry, entry.call(holders))
+        results = self._finish(grouped(entry.made, entry.call(holders)))
+        self._last = entry.native.fast_named
+        return results
 
     def entry(self, inputs: Mapping[str, Any]) -> Entry:
         """The specialisation for arrays like ``inputs``, compiled if it is new."""
@@ -352,40 +363,35 @@ class Compiled:
 # --- what a call returns
 
 
-def _split(entry: Entry, arrays: list[Array], *roles: Role) -> dict[str, Any]:
-    return by_role(entry.made, arrays, roles)
+_NOTHING: dict[str, Array] = {}
 
 
-def _loss(arrays: list[Array]) -> Any:
-    """The loss is always the first result; as a scalar where it is one."""
-    return arrays[0][()]
+def _loss(found: Results) -> Any:
+    """The loss, as a scalar where it is one."""
+    return None if found[0] is None else found[0][()]
 
 
-def _results(entry: Entry, arrays: list[Array]) -> dict[str, Any]:
-    return {"loss": _loss(arrays), **_split(entry, arrays, Role.OUTPUT, Role.STATE)}
+def _results(found: Results) -> dict[str, Any]:
+    return {"loss": _loss(found), **found[1]}
 
 
-def _loss_grads(entry: Entry, arrays: list[Array]) -> tuple[Any, dict[str, Array]]:
-    return _loss(arrays), _split(entry, arrays, Role.COTANGENT)
+def _loss_grads(found: Results) -> tuple[Any, dict[str, Array]]:
+    return _loss(found), found[2]
 
 
 def _loss_outputs_grads(
-    entry: Entry, arrays: list[Array]
+    found: Results,
 ) -> tuple[tuple[Any, dict[str, Array]], dict[str, Array]]:
-    outputs = _split(entry, arrays, Role.OUTPUT, Role.STATE)
-    return (_loss(arrays), outputs), _split(entry, arrays, Role.COTANGENT)
+    return (_loss(found), found[1]), found[2]
 
 
-def _results_cts(entry: Entry, arrays: list[Array]) -> tuple[dict[str, Any], dict[str, Array]]:
-    return _results(entry, arrays), _split(entry, arrays, Role.COTANGENT)
+def _results_cts(found: Results) -> tuple[dict[str, Any], dict[str, Array]]:
+    return _results(found), found[2]
 
 
-def _results_dots(entry: Entry, arrays: list[Array]) -> tuple[dict[str, Any], dict[str, Array]]:
-    return _results(entry, arrays), _split(entry, arrays, Role.TANGENT)
+def _results_dots(found: Results) -> tuple[dict[str, Any], dict[str, Array]]:
+    return _results(found), found[3]
 
 
-def _loss_grads_dots(
-    entry: Entry, arrays: list[Array]
-) -> tuple[Any, dict[str, Array], dict[str, Array]]:
-    dots = _split(entry, arrays, Role.TANGENT)
-    return _loss(arrays), _split(entry, arrays, Role.COTANGENT), dots
+def _loss_grads_dots(found: Results) -> tuple[Any, dict[str, Array], dict[str, Array]]:
+    return _loss(found), found[2], found[3]
