@@ -14,7 +14,8 @@ from gradc.codegen.llvm.isa import select
 from gradc.codegen.llvm.text import Module
 from gradc.ir.core import DType
 from gradc.ir.loops import Affine, Buffer, For, Kernel, Let, Load, Stmt, Store, Var
-from gradc.ir.loops_verbs import stored_dtype
+from gradc.ir.loops_execute import execute_kernel
+from gradc.ir.loops_verbs import from_memory, stored_dtype
 
 Array = npt.NDArray[Any]
 
@@ -73,3 +74,65 @@ def empty(dtype: DType, size: int) -> Array:
     array = np.empty(size, stored_dtype(dtype))
     array.view(np.uint8)[...] = 1 if dtype is DType.BOOL else 0xFF
     return array
+
+
+def at(*terms: tuple[Var, int] | int) -> Affine:
+    """The sum of ``(var, factor)`` pairs and constants."""
+    total = Affine()
+    for term in terms:
+        total = total + (term if isinstance(term, int) else Affine.of(term[0]) * term[1])
+    return total
+
+
+def random_array(dtype: DType, size: int, rng: np.random.Generator) -> Array:
+    if dtype is DType.BOOL:
+        return rng.integers(0, 2, size).astype(bool)
+    if not dtype.is_float:
+        return rng.integers(0, 100, size).astype(
+            {DType.I32: np.int32, DType.I64: np.int64, DType.U32: np.uint32}[dtype]
+        )
+    values = rng.standard_normal(size)
+    values[rng.random(size) < 0.05] = -0.0
+    if dtype is DType.BF16:
+        return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return values.astype(
+        {DType.F64: np.float64, DType.F32: np.float32, DType.F16: np.float16}[dtype]
+    )
+
+
+def check(
+    kernels: Sequence[Kernel],
+    isa: str,
+    seed: int = 0,
+    given: dict[str, Array] | None = None,
+    code: Compiled | None = None,
+) -> None:
+    """Runs kernels both ways on the same random buffers and compares every buffer."""
+    code = code or Compiled(kernels, isa)
+    rng = np.random.default_rng(seed)
+    for number, kernel in enumerate(kernels):
+        start = []
+        for buffer in kernel.buffers:
+            if buffer.access == "scratch":
+                continue
+            fixed = (given or {}).get(buffer.name)
+            if fixed is not None:
+                start.append(fixed)
+            elif buffer.access == "write":
+                start.append(empty(buffer.dtype, buffer.size))
+            else:
+                start.append(random_array(buffer.dtype, buffer.size, rng))
+        ours, truth = [a.copy() for a in start], [a.copy() for a in start]
+        only = kernel.body[0]
+        if isinstance(only, For) and only.kind == "parallel":
+            middle = only.extent // 3  # the range may be cut anywhere
+            code(ours, number, 0, middle)
+            code(ours, number, middle, only.extent)
+        else:
+            code(ours, number)
+        with np.errstate(all="ignore"):
+            execute_kernel(kernel, truth)
+        shown = [b for b in kernel.buffers if b.access != "scratch"]
+        for buffer, x, y in zip(shown, ours, truth, strict=True):
+            a, b = from_memory(x, buffer.dtype), from_memory(y, buffer.dtype)
+            np.testing.assert_array_equal(a, b, err_msg=f"{kernel.name} {buffer.name} {isa}")
