@@ -434,7 +434,7 @@ class ObjectArrays(NumpyArrays):
         self.scalars = scalars
 
     def verb(self, name: str, *operands: Any) -> Any:
-        operands = tuple(np.asarray(x) for x in operands)
+        operands = tuple(self._lifted(x) for x in operands)
         if all(x.dtype != object for x in operands):
             return super().verb(name, *operands)
         if name == "select" and operands[0].dtype != object:
@@ -444,18 +444,24 @@ class ObjectArrays(NumpyArrays):
         is_decided = found.size > 0 and all(isinstance(x, (bool, np.bool_)) for x in found.flat)
         return found.astype(np.bool_) if is_decided else found
 
+    def _lifted(self, x: Any) -> Array:
+        """``x`` as an array; an element taken out of an object array is a bare object (perhaps a Python int)."""
+        return np.asarray(x) if isinstance(x, (np.ndarray, np.generic)) else self.objects([x], ())
+
     def settle(self, x: Any, dtype: DType) -> Any:
-        return np.asarray(x)
+        return self._lifted(x)
 
     def cast(self, x: Any, dtype: DType) -> Any:
-        array = np.asarray(x)
+        array = self._lifted(x)
         if array.dtype == object and dtype.is_float:
             return array
         if array.dtype == object:
-            return np.frompyfunc(partial(self.scalars.truncate, dtype=dtype), 1, 1)(array)
+            if dtype is DType.BOOL:
+                return self.verb("ne", array, self.full(0.0, (), DType.F64))
+            flat = [self.scalars.truncate(x, dtype) for x in array.reshape(-1)]
+            return np.asarray(flat, self.storage(dtype)).reshape(array.shape)
         if dtype.is_float:
-            convert = np.frompyfunc(lambda number: self.scalars.const(number.item()), 1, 1)
-            flat = [convert(number) for number in array.reshape(-1)]
+            flat = [self.scalars.const(number) for number in array.reshape(-1).tolist()]
             return self.objects(flat, array.shape)
         return super().cast(array, dtype)
 

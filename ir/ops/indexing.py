@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gradc.ir.loopbuilder import IndexAlgebra
     from gradc.ir.nestcontext import NestContext
 
-_COLUMNS = 256  # how many columns one parallel iteration of scatter_add owns
+_COLUMNS = 64  # how many columns one parallel iteration of scatter_add owns
 
 
 def _check_ids(name: str, ids: TensorType, other: TensorType) -> None:
