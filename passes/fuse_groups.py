@@ -19,7 +19,7 @@ from enum import Enum
 
 from gradc.ir.core import Op, Value
 from gradc.ir.registry import Access, Contraction, Pointwise, Reduction, lookup
-from gradc.passes.fuse_demand import epilogue_values
+from gradc.passes.fuse_demand import epilogue_values, values_in_memory
 from gradc.passes.fuse_views import View, Views, passes_index, passes_row
 from gradc.passes.to_loops_cost import size_of, verbs
 from gradc.passes.to_loops_space import Kind, Space, is_row_shape, kind_in, natural_space
@@ -63,6 +63,8 @@ class Grouping:
     def __init__(self, ops: Sequence[Op], views: Views, outputs: Iterable[Value]) -> None:
         self.views = views
         self.epilogues = epilogue_values(ops, views, outputs)
+        # Stored for one product each: computed together they would all be alive together.
+        self.apart = values_in_memory(ops, ())
         self.groups: list[Group] = []
         self.home: dict[Value, Group] = {}
         self.readers: dict[Value, list[Group]] = {}
@@ -112,6 +114,8 @@ class Grouping:
         made = [self.home[b] for b in bases if b in self.home]
         latest = max((g.number for g in made), default=-1)
         found = {g.number: g for g in made if g.number == latest}
+        if any(v in self.apart for v in op.results):
+            return list(found.values())
         for base in bases:
             for group in reversed(self.readers.get(base, ())):
                 if group.number >= latest and group.kind == "rows":
