@@ -92,7 +92,7 @@ def test_structural_ops_run_on_symbols(definition: OpDef) -> None:
         numbers.append(drawn)
     (formula,) = run(sympy_arrays(), function, symbolic)
     (number,) = run(ARRAYS, function, numbers)
-    found = [float(sp.sympify(f).subs(values)) for f in np.asarray(formula, object).flat]
+    found = [float(sp.sympify(f).xreplace(values)) for f in np.asarray(formula, object).flat]
     np.testing.assert_allclose(np.reshape(found, number.shape), number, rtol=1e-14, atol=1e-14)
 
 
