@@ -1,13 +1,13 @@
-"""Parse tree to syntax tree: one method per rule or alias of ``grammar.lark``, called from the leaves up.
+"""Parse tree to syntax tree: one method per rule or alias of ``grammar.lark``, called from the
+leaves up.
 
 Each method receives the children of its rule: tokens, built nodes, and None for an absent optional
 part. Structural rules that the grammar leaves open (what may be assigned to, which statements stand
 where, one method per layer) are checked in ``frontend.structure`` and here where the text is lost
 afterwards.
 
-Invariants: no recursion; every node's span covers all of its text; errors go to the report and a node
-is made all the same.
-"""
+Invariants: no recursion; every node's span covers all of its text; errors go to the report and a
+node is made all the same."""
 
 from __future__ import annotations
 

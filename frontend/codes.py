@@ -1,9 +1,8 @@
 """Every diagnostic code with its title, its explanation, and a program that shows it.
 
-``gradc explain CODE`` prints an entry. Each phase keeps its own table: a module named in ``_TABLES`` with
-a tuple ``CODES``. Tests run every example, compare the rendering with a golden file, and demand an entry
-for every code that the sources use.
-"""
+``gradc explain CODE`` prints an entry. Each phase keeps its own table: a module named in
+``_TABLES`` with a tuple ``CODES``. Tests run every example, compare the rendering with a golden
+file, and demand an entry for every code that the sources use."""
 
 from __future__ import annotations
 

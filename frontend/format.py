@@ -1,4 +1,5 @@
-"""``gradc fmt``: the canonical text of a program, with every comment and the author's blank lines kept.
+"""``gradc fmt``: the canonical text of a program, with every comment and the author's blank lines
+kept.
 
     4 spaces per block; at most 100 columns where brackets allow it; one statement per line
     spaces around binary operators and `=`, none around `^` and within `4*D`
@@ -7,10 +8,9 @@
     one blank line at most, and one around every declaration that has a block
     comments at the ends of lines are aligned within a paragraph
 
-Invariants: ``parse(format(p)) == parse(p)``; ``format(format(p)) == format(p)``; comments are kept as
-they are and in order.
-Non-goals: breaking lines where the language does not allow it (outside brackets).
-"""
+Invariants: ``parse(format(p)) == parse(p)``; ``format(format(p)) == format(p)``; comments are kept
+as they are and in order.
+Non-goals: breaking lines where the language does not allow it (outside brackets)."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def _commas(run: Sequence[Piece]) -> list[int]:
 
 
 def _depths(run: Sequence[Piece]) -> list[int]:
-    """How many brackets opened in ``run`` are open at each piece; brackets themselves count inside."""
+    """How many brackets of ``run`` are open at each piece; brackets themselves count inside."""
     depths: list[int] = []
     depth = 0
     for piece in run:

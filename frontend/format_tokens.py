@@ -1,11 +1,12 @@
-"""The first half of ``gradc fmt``: tokens to statements and blocks, with comments and blank lines kept.
+"""The first half of ``gradc fmt``: tokens to statements and blocks, with comments and blank lines
+kept.
 
-A ``Piece`` is a token as text with the canonical space before it. A ``Line`` is one statement: runs of
-pieces with the blocks between them. Comments belong to the line they end, or stand between lines.
+A ``Piece`` is a token as text with the canonical space before it. A ``Line`` is one statement: runs
+of pieces with the blocks between them. Comments belong to the line they end, or stand between
+lines.
 
-Invariants: every token and every comment of the input is in exactly one place of the result; the tokens
-come from a program that parses.
-"""
+Invariants: every token and every comment of the input is in exactly one place of the result; the
+tokens come from a program that parses."""
 
 from __future__ import annotations
 
@@ -138,7 +139,7 @@ def _has_space(words: Sequence[Token], position: int, brackets: Sequence[str]) -
 
 
 def _is_tight_product(words: Sequence[Token], position: int) -> bool:
-    """Whether a space here would stand inside ``4*D``: a whole number times a name, all of an item."""
+    """Whether a space here would stand inside ``4*D``: a number times a name, all of an item."""
     star = position if words[position].type == "STAR" else position - 1
     if star < 2 or star + 2 >= len(words):
         return False
@@ -150,13 +151,13 @@ def _is_tight_product(words: Sequence[Token], position: int) -> bool:
 
 @dataclass
 class _Gatherer:
-    """Sorts pieces into lines and blocks. ``lines`` holds, per open block, the line being filled."""
+    """Sorts pieces into lines and blocks. ``lines`` holds the line being filled per open block."""
 
     blocks: list[Block] = field(default_factory=lambda: [Block()])
     lines: list[Line | None] = field(default_factory=lambda: [None])
     newlines: int = 2
     brackets: int = 0
-    # Comments between a line and an `else` or `{` on the next: they move into the block that follows.
+    # Comments between a line and an `else` or `{` on the next: moved into the block that follows.
     displaced: list[Line | Remark] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:

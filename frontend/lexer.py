@@ -76,8 +76,8 @@ _LINE_STARTS = _TOP_LEVEL.union(
 class Tokens:
     """``raw`` is every token with comments and newlines; ``parsed`` is what the parser sees.
 
-    ``depths[i]`` is the number of braces open before ``parsed[i]``. ``damaged`` are stretches of the
-    text, as offsets, in which a bracket was supplied: further complaints there would only confuse.
+    ``depths[i]`` is the number of braces open before ``parsed[i]``. ``damaged`` are stretches of
+    the text, as offsets, in which a bracket was supplied: more complaints there would only confuse.
     """
 
     raw: list[Token]
@@ -119,7 +119,7 @@ def _stop(report: Report, diagnostic: Diagnostic) -> DiagnosticError:
 
 @dataclass
 class _Checker:
-    """Reports what is wrong within one token; returns the token to go on with, or None to drop it."""
+    """Reports what is wrong within a token; returns the one to go on with, or None to drop it."""
 
     source: Source
     report: Report

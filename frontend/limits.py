@@ -1,8 +1,8 @@
-"""How large a program may be. Beyond a limit the answer is a diagnostic with its own code, never a crash.
+"""How large a program may be. Beyond a limit the answer is a diagnostic with its own code, never a
+crash.
 
-The figures leave an ample margin over real programs (a GPT of a hundred layers is 2 kB of text) and keep
-the time and memory of checking hostile text bounded.
-"""
+The figures leave an ample margin over real programs (a GPT of a hundred layers is 2 kB of text) and
+keep the time and memory of checking hostile text bounded."""
 
 from typing import Final
 

@@ -1,12 +1,12 @@
 """Text to syntax tree: drives Lark's LALR parser token by token, and goes on after errors.
 
-Recovery has two steps. A token that is plainly missing (``,`` ``:`` ``=`` ...) is supplied when the next
-tokens then fit. Otherwise the rest of the innermost statement or declaration that the parser can
-abandon is skipped, as the ``error`` token of yacc does it: states are popped until one takes ERROR.
+Recovery has two steps. A token that is plainly missing (``,`` ``:`` ``=`` ...) is supplied when the
+next tokens then fit. Otherwise the rest of the innermost statement or declaration that the parser
+can abandon is skipped, as the ``error`` token of yacc does it: states are popped until one takes
+ERROR.
 
-Invariants: a Program is returned only if nothing was reported as an error; no recursion anywhere, so
-the input decides neither the depth of the stack nor an exception other than DiagnosticError.
-"""
+Invariants: a Program is returned only if nothing was reported as an error; no recursion anywhere,
+so the input decides neither the depth of the stack nor an exception other than DiagnosticError."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gradc.frontend.structure import check_structure
 from gradc.frontend.syntax_errors import Context, explain
 from gradc.frontend.walk import children
 
-# Tokens whose absence is guessed, and how many tokens must fit after one of them to believe the guess.
+# Tokens whose absence is guessed, and how many must fit after one to believe the guess.
 _GUESSES: Final = (("COLON", ":"), ("COMMA", ","), ("EQUAL", "="), ("ARROW", "->"), ("IN", "in"))
 _LOOKAHEAD: Final = 4
 _MAX_SYNTAX_ERRORS: Final = 20
@@ -253,7 +253,7 @@ class _Driver:
         return parsed[position].column or 1
 
     def _is_further(self, position: int, indent: int | None) -> bool:
-        """Whether the line after the NEWLINE at ``position`` is indented further than ``indent``."""
+        """Whether the line after the NEWLINE at ``position`` is indented beyond ``indent``."""
         parsed = self.tokens.parsed
         if indent is None or parsed[position].type != "NEWLINE" or position + 1 >= len(parsed):
             return False
@@ -266,7 +266,7 @@ class _Driver:
         """
         state = self.parser.parser_state
         states = state.parse_conf.states
-        # A brace that was just closed is still on the stack; its block is over and not to be reopened.
+        # A brace that was just closed is still on the stack; its block must not be reopened.
         closed = 0
         while closed or "ERROR" not in states[state.position]:
             state.state_stack.pop()

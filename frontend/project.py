@@ -1,7 +1,7 @@
 """A program and the files it imports.
 
-An ``import`` names a file by its path relative to the importing file. Everything it can reach lies in
-the project directory, the directory of the first file: absolute paths, ``..`` and symbolic links
+An ``import`` names a file by its path relative to the importing file. Everything it can reach lies
+in the project directory, the directory of the first file: absolute paths, ``..`` and symbolic links
 that lead out of it are refused, so reading a stranger's model never reads anything else.
 
 Invariants of the result: every file once, each after all files it imports, the first file last.
@@ -76,7 +76,7 @@ class _File:
 
 @dataclass
 class _Loader:
-    """Loads files depth first, with an explicit stack of the files whose imports are being followed."""
+    """Loads files depth first; the stack holds those whose imports are being followed."""
 
     root: Path | None
     report: Report
@@ -85,7 +85,7 @@ class _Loader:
     seen: dict[Path, bool] = field(default_factory=dict)
 
     def load(self, source: Source, path: Path | None) -> None:
-        """Load ``source`` and everything it reaches. Raises DiagnosticError for unreadable files."""
+        """Load ``source`` and all it reaches. Raises DiagnosticError for unreadable files."""
         self._open(source, path)
         while self.stack:
             current = self.stack[-1]
@@ -172,7 +172,7 @@ class _Loader:
 
 
 def _shown_name(first: str, target: Path, root: Path) -> str:
-    """How messages call ``target``: relative to the first file's directory as the user wrote that."""
+    """How messages call ``target``: relative to the first file's directory as it was given."""
     return str(Path(first).parent / target.relative_to(root))
 
 

@@ -1,11 +1,11 @@
 """Reading source files: bytes to text, with everything that could mislead a reader refused.
 
-A :class:`Source` keeps the text as decoded: UTF-8, one leading byte order mark dropped, line ends made
-``\\n``. Columns therefore count characters of the user's own lines.
+A :class:`Source` keeps the text as decoded: UTF-8, one leading byte order mark dropped, line ends
+made ``\\n``. Columns therefore count characters of the user's own lines.
 
 Invariants: a Source made here is at most ``MAX_FILE_BYTES`` long.
-Non-goals: following imports (``frontend.project``), characters within the text (``frontend.lexer``).
-"""
+Non-goals: following imports (``frontend.project``), characters within the text
+(``frontend.lexer``)."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def read(path: Path, name: str | None = None) -> Source:
     """The Source in the file at ``path``; ``name`` is what messages call it.
 
     Raises:
-        DiagnosticError: GC0001 when it cannot be read, GC0002 when it is too long, GC0003 when it is
-            not UTF-8.
+        DiagnosticError: GC0001 when it cannot be read, GC0002 when it is too long, GC0003 when it
+            is not UTF-8.
     """
     shown = str(path) if name is None else name
     try:
@@ -82,7 +82,7 @@ def decode(data: bytes, name: str) -> Source:
 
 
 def _undecodable(data: bytes, problem: UnicodeDecodeError, name: str) -> DiagnosticError:
-    """GC0003 at the place of the first byte that is not UTF-8, in the text with such bytes replaced."""
+    """GC0003 at the first byte that is not UTF-8, in the text with such bytes replaced."""
     source = Source(name, data.decode("utf-8", errors="replace"))
     before = data[: problem.start].decode("utf-8", errors="replace")
     line = before.count("\n") + 1

@@ -1,4 +1,5 @@
-"""Rules of form that the grammar leaves open: which statement may stand where, and complete signatures.
+"""Rules of form that the grammar leaves open: which statement may stand where, and complete
+signatures.
 
 Kept out of the grammar because here the message can say what is wrong and where it would belong.
 
@@ -139,7 +140,7 @@ def _check_signatures(declaration: s.Declaration, report: Report) -> None:
         case s.Model(parameters=parameters):
             _require_types(parameters, report)
         case s.Layer(apply=method):
-            # An option such as `axis = -1` is known when the layer is applied, like those of functions.
+            # An option such as `axis = -1` is known when the layer is applied, as with functions.
             _require_types(tuple(p for p in method.parameters if p.default is None), report)
         case _:
             return

@@ -1,16 +1,16 @@
 """The syntax tree: what a program says, before names, types and shapes mean anything.
 
-Every node is a frozen dataclass whose first field is its ``span`` (1-based, end exclusive). Equality
-ignores spans, so ``parse(print(tree)) == tree`` compares what was said and not where.
+Every node is a frozen dataclass whose first field is its ``span`` (1-based, end exclusive).
+Equality ignores spans, so ``parse(print(tree)) == tree`` compares what was said and not where.
 
 Invariants the parser establishes
-- Binary operators of one precedence level that associate to the left are one flat :class:`Chain`, so
-  the depth of a tree is bounded by the nesting limit and not by the length of a sum.
+- Binary operators of one precedence level that associate to the left are one flat
+  :class:`Chain`, so the depth of a tree is bounded by the nesting limit, not by the length of a sum.
 - Parentheses leave no node; the span of a bracketed expression includes its brackets.
 - ``pi``, ``inf``, ``training`` and the type names are ordinary names here.
-- A :class:`Model` or :class:`Function` body is a block of statements; declarations (``param``, ``state``,
-  ``use``, ``dim``) are statements too. The body of a layer or optimiser holds declarations only (also
-  under ``if``) besides its one method.
+- A :class:`Model` or :class:`Function` body is a block of statements; declarations (``param``,
+  ``state``, ``use``, ``dim``) are statements too. The body of a layer or optimiser holds
+  declarations only (also under ``if``) besides its one method.
 
 Non-goals: scope, types, shapes, meaning. Walk deep trees with ``frontend.walk``, not by recursion.
 """
@@ -51,7 +51,7 @@ class Declaration(Node):
     """Anything that stands at the top level of a file."""
 
 
-# --- expressions -------------------------------------------------------------------------------------
+# --- expressions ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Chain(Expr):
     rest: tuple[Link, ...]
 
     def prefix_span(self, count: int) -> Span:
-        """The span of ``first`` and the first ``count`` links: the left operand of link ``count``."""
+        """The span of ``first`` and ``count`` links: the left operand of link ``count``."""
         return join(self.first.span, self.rest[count - 1].span) if count else self.first.span
 
 
@@ -178,7 +178,7 @@ class Index(Expr):
 
 @dataclass(frozen=True, slots=True)
 class Attribute(Expr):
-    """``base.name``: ``x.T`` transposes; otherwise a part of a layer instance, as in ``emb.w.T``."""
+    """``base.name``: ``x.T`` transposes; else a part of a layer instance, as in ``emb.w.T``."""
 
     base: Expr
     name: Name
@@ -198,7 +198,7 @@ class TupleExpr(Expr):
     items: tuple[Expr, ...]
 
 
-# --- types and parameters ----------------------------------------------------------------------------
+# --- types and parameters ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,14 +211,14 @@ class TypeExpr(Node):
 
 @dataclass(frozen=True, slots=True)
 class Parameter(Node):
-    """A formal parameter: ``x: float[B, D]``, ``beta: float = 1.0``, ``momentum = 0.9`` or ``I``."""
+    """A formal parameter: ``x: float[B]``, ``beta: float = 1.0``, ``momentum = 0.9`` or ``I``."""
 
     name: Name
     type: TypeExpr | None
     default: Expr | None
 
 
-# --- statements --------------------------------------------------------------------------------------
+# --- statements -------------------------------------------------------------------------------
 
 Block: TypeAlias = tuple[Statement, ...]
 
@@ -267,7 +267,7 @@ class LocalDim(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Assign(Statement):
-    """``a = value`` or ``q, k, v = value``; the value is a TupleExpr where the text lists several."""
+    """``a = value`` or ``q, k = value``; the value is a TupleExpr where the text lists several."""
 
     targets: tuple[Name, ...]
     value: Expr
@@ -305,7 +305,7 @@ class Yield(Statement):
 
 @dataclass(frozen=True, slots=True)
 class If(Statement):
-    """``if condition { then } else { otherwise }``; ``else if`` nests an If as the only statement."""
+    """``if condition { then } else { otherwise }``; ``else if`` nests an If as only statement."""
 
     condition: Expr
     then: Block
@@ -348,8 +348,8 @@ class Carry(Node):
 class Scan(Statement):
     """``hs = scan x in xs, ... carry h = ..., ... truncate 64 { body }``.
 
-    ``targets`` receive the stacked yields and may be empty. After it the carried names hold their last
-    values. The step number is an input like any other: ``scan x in xs, t in iota(T)``.
+    ``targets`` receive the stacked yields and may be empty. After it the carried names hold their
+    last values. The step number is an input like any other: ``scan x in xs, t in iota(T)``.
     """
 
     targets: tuple[Name, ...]
@@ -359,7 +359,7 @@ class Scan(Statement):
     body: Block
 
 
-# --- declarations ------------------------------------------------------------------------------------
+# --- declarations -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,7 +396,7 @@ class Pullback(Node):
 
 @dataclass(frozen=True, slots=True)
 class Function(Declaration):
-    """``fn swish(x: float[...], beta: float = 1.0) -> float[...] { body }``; results may be empty."""
+    """``fn swish(x: float[...], beta = 1.0) -> float[...] { body }``; results may be empty."""
 
     name: Name
     parameters: tuple[Parameter, ...]
@@ -427,7 +427,7 @@ class Layer(Declaration):
 
 @dataclass(frozen=True, slots=True)
 class Optimizer(Declaration):
-    """``optimizer sgd(lr) { members update(p, g, t) { } }``; members are state and dim declarations."""
+    """``optimizer sgd(lr) { members update(p, g, t) { } }``; members are declarations."""
 
     name: Name
     parameters: tuple[Parameter, ...]
@@ -446,7 +446,7 @@ class Schedule(Declaration):
 
 @dataclass(frozen=True, slots=True)
 class Initializer(Declaration):
-    """``initializer he_normal { sample(shape, fan_in, fan_out) { } }``; parameters may be absent."""
+    """``initializer he_normal { sample(shape, fan_in) { } }``; parameters may be absent."""
 
     name: Name
     parameters: tuple[Parameter, ...]

@@ -1,7 +1,9 @@
-"""What to say about a token that does not fit: the common slips by name, the rest by what was expected.
+"""What to say about a token that does not fit: the common slips by name, the rest by what was
+expected.
 
-``explain`` tries the rules of ``_RULES`` in order; each looks at the offending token, its neighbours,
-what the parser would have taken and the open brackets, and returns a diagnostic or None.
+``explain`` tries the rules of ``_RULES`` in order; each looks at the offending token, its
+neighbours, what the parser would have taken and the open brackets, and returns a diagnostic or
+None.
 
 Invariants: pure; every rule terminates on any tokens; the primary span is never outside the text.
 """
@@ -120,7 +122,7 @@ _SYMBOLS = {
 
 @dataclass(frozen=True)
 class Context:
-    """What is known where the parser stopped. ``missing`` is text that would repair it, or empty."""
+    """What is known where the parser stopped. ``missing`` is text that would repair it."""
 
     tokens: Sequence[Token]
     position: int

@@ -1,7 +1,8 @@
 """Syntax tree to text: a program that parses to the same tree, with no more brackets than needed.
 
 Used for trees that never were text: generated programs, minimised counterexamples. For text that a
-person wrote ``frontend.format`` keeps the comments. ``dump`` shows the tree itself, for ``--emit ast``.
+person wrote ``frontend.format`` keeps the comments. ``dump`` shows the tree itself, for ``--emit
+ast``.
 
 Invariants: ``parse(unparse(t)) == t`` for every tree that the parser can produce; no recursion.
 """

@@ -1,8 +1,7 @@
 """Walking syntax trees without recursion, so that the input never decides the depth of the stack.
 
-``children`` lists a node's child nodes in the order of the text, ``walk`` visits every node before its
-children, ``fold`` computes a result for every node from the results of its children.
-"""
+``children`` lists a node's child nodes in the order of the text, ``walk`` visits every node before
+its children, ``fold`` computes a result for every node from the results of its children."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ class Diagnostic:
     """One finding.
 
     ``message`` says in one line what was found and expected; ``label`` is written under the primary
-    carets; ``labels`` are other places; ``help`` is a concrete fix; ``notes`` are facts. ``span`` is None
-    only for findings that have no place in a text, such as a file that cannot be read.
+    carets; ``labels`` are other places; ``help`` is a concrete fix; ``notes`` are facts. ``span`` is
+    None only for findings that have no place in a text, such as a file that cannot be read.
     """
 
     code: str
@@ -100,7 +100,7 @@ class DiagnosticError(Exception):
 
 @dataclass
 class Report:
-    """Diagnostics gathered by the phases of one run, in the order they were found, without repeats."""
+    """Diagnostics gathered by the phases of one run, in the order found, without repeats."""
 
     sources: Sources = field(default_factory=Sources)
     diagnostics: list[Diagnostic] = field(default_factory=list)

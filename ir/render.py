@@ -7,9 +7,10 @@
        |           ^^ powers are written `^`
        = help: write x ^ 2
 
-Plain text first: colour is a separate, optional pass over the same pieces (``paint``). Every character
-that could change how the terminal shows the rest (controls, bidirectional marks, lone surrogates) is
-escaped; carets are placed by display width, so tabs and wide characters do not shift them.
+Plain text first: colour is a separate, optional pass over the same pieces (``paint``). Every
+character that could change how the terminal shows the rest (controls, bidirectional marks, lone
+surrogates) is escaped; carets are placed by display width, so tabs and wide characters do not shift
+them.
 
 Non-goals: deciding what to report.
 """
@@ -152,7 +153,7 @@ def _render_place(
     sources: Sources,
     paint: Paint,
 ) -> list[str]:
-    """The arrow (when the file changes), the source line (when it does) and the carets of a place."""
+    """The arrow (if the file changes), the source line (if it does), the carets of a place."""
     lines: list[str] = []
     margin = " " * (gutter + 1)
     bar = paint("gutter", "|")

@@ -1,8 +1,8 @@
 """Source text: decoded files, their lines, and spans of places in them.
 
-A :class:`Source` keeps the text exactly as decoded (after one leading byte order mark is dropped and
-line ends are made ``\\n``), so columns count characters of the user's own lines. ``Sources`` is the set
-of texts that diagnostics may quote.
+A :class:`Source` keeps the text exactly as decoded (after one leading byte order mark is dropped
+and line ends are made ``\\n``), so columns count characters of the user's own lines. ``Sources`` is
+the set of texts that diagnostics may quote.
 
 Non-goals: decoding bytes, lexing, following imports (``frontend``).
 """

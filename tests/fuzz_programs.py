@@ -1,12 +1,13 @@
-"""Mutation fuzz of the front end: programs that are almost right must get diagnostics and nothing else.
+"""Mutation fuzz of the front end: programs that are almost right must get diagnostics and nothing
+else.
 
     python -m tests.fuzz_programs --count 100000 --seed 0        # prints each failure, minimised
 
-Three kinds of mutants are made from every program of the house: of its bytes, of its tokens, and of its
-syntax tree (which still parses, so the checks behind the parser get their share). A failure is an exception
-other than DiagnosticError, a diagnostic that cannot be rendered or points outside the text, or more than
-``TIME_LIMIT`` seconds of processor time. Minimised failures belong into ``tests/corpus``.
-"""
+Three kinds of mutants are made from every program of the house: of its bytes, of its tokens, and of
+its syntax tree (which still parses, so the checks behind the parser get their share). A failure is
+an exception other than DiagnosticError, a diagnostic that cannot be rendered or points outside the
+text, or more than ``TIME_LIMIT`` seconds of processor time. Minimised failures belong into
+``tests/corpus``."""
 
 from __future__ import annotations
 
@@ -301,11 +302,15 @@ def examine(data: bytes) -> str:
 
 
 def _findings(data: bytes) -> tuple[Sequence[Diagnostic], Sources]:
-    """The diagnostics that checking ``data`` gives, errors or warnings, and the texts they quote."""
+    """What checking ``data`` finds, errors or warnings, and the texts that are quoted."""
     try:
         source = decode(data, "mutant.grad")
         program = loads(source.text, "mutant.grad")
-        return program.check(), program.report.sources
+        found = program.check()
+        for entry in program.models:
+            dims = program.signature(entry).dims
+            program.lower(entry, {name: 4 for name, value in dims.items() if value is None})
+        return found, program.report.sources
     except DiagnosticError as problem:
         assert problem.diagnostics, "an error without a diagnostic"
         return problem.diagnostics, problem.sources
