@@ -23,6 +23,7 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -464,8 +465,6 @@ _NEW_FROM_DESCR = 94  # its number in NumPy's C interface, which never changes
 @functools.cache
 def _new_array() -> int:
     """The address of NumPy's ``PyArray_NewFromDescr``."""
-    from importlib import import_module
-
     package = "numpy._core" if hasattr(np, "_core") else "numpy.core"
     table = getattr(import_module(f"{package}._multiarray_umath"), "_ARRAY_API")  # noqa: B009
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
