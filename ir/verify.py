@@ -139,24 +139,34 @@ def _check_uses(block: Block) -> Iterator[Violation]:
 def _check_op(op: Op) -> Iterator[Violation]:
     """T4, T5 and T6."""
     try:
-        definition = lookup(op.name)
+        lookup(op.name)
     except KeyError:
         yield _at(op, "T4", f"there is no op {op.name!r}")
         return
+    yield from _check_attributes(op)
+    yield from _check_types(op)
+    yield from _check_place(op)
+
+
+def _check_attributes(op: Op) -> Iterator[Violation]:
+    """T4."""
     for name, value in op.attributes.items():
         if not isinstance(name, str) or not _is_attr(value):
             yield _at(op, "T4", f"attribute {name!r} is a {type(value).__name__}")
+
+
+def _check_types(op: Op) -> Iterator[Violation]:
+    """T5."""
     try:
         if op.regions:
             expected = region_result_types(op.name, op.operands, op.regions, op.attributes)
         else:
-            expected = definition.infer([v.type for v in op.operands], op.attributes)
+            expected = lookup(op.name).infer([v.type for v in op.operands], op.attributes)
     except TypeRuleError as error:
         yield _at(op, "T5", str(error))
         return
     if expected != tuple(v.type for v in op.results):
         yield _at(op, "T5", f"the type rule gives {_types(expected)}")
-    yield from _check_place(op)
 
 
 def _types(types: Sequence[TensorType]) -> str:
