@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-import gradc.frontend.elaborate  # noqa: F401  (fills the table of words)
+import gradc.frontend.program  # noqa: F401  (fills the table of words)
 from gradc.frontend.library import names as library_names
 from gradc.frontend.shapes import DTYPES
 from gradc.frontend.syntax_errors import KEYWORDS

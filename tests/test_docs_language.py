@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import gradc.frontend.elaborate  # noqa: F401  (fills the table of words)
 from gradc.frontend import limits
 from gradc.frontend.format import format_text
 from gradc.frontend.parse import parse_text
