@@ -84,6 +84,42 @@ def test_vector_folds_up_to_a_limit(dtype: DType, isa: str) -> None:
         check(kernels, isa, given={"bound": np.array([limit], np.int64)}, code=code)
 
 
+def long_kernel(size: int, limited: bool) -> Kernel:
+    """Folds of two types under a body so long that it is not written out per accumulator."""
+    x, bound = Buffer("x", F32, size, "read"), Buffer("bound", I64, 1, "read")
+    y, z = Buffer("y", F32, 2, "write"), Buffer("z", F64, 1, "write")
+    i, a, n = Var("i", I64), Var("a", F32), Var("n", I64)
+    body: list[Stmt] = [Load(a, x, at((i, 1)))]
+    for step in range(120):
+        made = Var(f"c{step}", F32)
+        before = body[-1]
+        assert isinstance(before, (Load, Let))
+        body.append(Let(made, ("mul", "sub", "max")[step % 3], (before.var, a)))
+    last, wide = body[-1], Var("wide", F64)
+    assert isinstance(last, Let)
+    body.append(Let(wide, "cast", (last.var,)))
+    results = [Var("s", F32), Var("t", F32), Var("u", F64)]
+    folds = (
+        Fold(results[0], "add", last.var),
+        Fold(results[1], "max", last.var),
+        Fold(results[2], "add", wide),
+    )
+    limit = at((n, 1)) if limited else None
+    loop = For(i, size, "vector", tuple(body), folds, limit)
+    stores = (Store(y, at(), results[0]), Store(y, at(1), results[1]), Store(z, at(), results[2]))
+    name = f"long{size}{limited}"
+    return Kernel(name, (x, bound, y, z), (Load(n, bound, at()), loop, *stores))
+
+
+def test_long_bodies_rotate_their_accumulators(isa: str) -> None:
+    sizes = (1, 15, 16, 17, 32, 40, 64, 90, 130, 257)
+    kernels = [long_kernel(n, limited) for n in sizes for limited in (False, True)]
+    code = Compiled(kernels, isa)
+    assert len(code.text.splitlines()) < 1500 * len(kernels)
+    for limit in (0, 3, 16, 31, 33, 48, 100, 256):
+        check(kernels, isa, given={"bound": np.array([limit], np.int64)}, code=code)
+
+
 def mixed_kernel(size: int) -> Kernel:
     """f32 and f64 folds, an f16 input and a comparison in one loop."""
     x, h = Buffer("x", F32, size, "read"), Buffer("h", F16, size, "read")

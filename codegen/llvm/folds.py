@@ -75,6 +75,11 @@ class Pieces:
             part = k.part(value, start, self.width)
             self.values[slot] = self._step(self.values[slot], part)
 
+    def turn(self, iterations: int) -> None:
+        """Renumbers the accumulators as if the loop began so many iterations later."""
+        places = iterations // self.width % len(self.values)
+        self.values = self.values[places:] + self.values[:places]
+
     def _step(self, total: Value, value: Value) -> Value:
         return self.scalars.combine(self.fold.combine, total, value, self.dtype)
 

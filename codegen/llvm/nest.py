@@ -16,19 +16,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from gradc.codegen.llvm import gemm as matrix
 from gradc.codegen.llvm import rows
 from gradc.codegen.llvm.folds import Pieces, is_ordered, neutral, period, zero_trips
 from gradc.codegen.llvm.indices import Indices
-from gradc.codegen.llvm.isa import COMPUTE_BYTES, Isa
-from gradc.codegen.llvm.memory import Lanes, Memory, Place, first_lanes, i64, lane_numbers
+from gradc.codegen.llvm.isa import Isa
+from gradc.codegen.llvm.loop_facts import can_vectorise, varying, walk, width_of
+from gradc.codegen.llvm.memory import Lanes, Memory, Place, i64
 from gradc.codegen.llvm.scalars import COMPUTE, STORED, Scalars
 from gradc.codegen.llvm.split import split
 from gradc.codegen.llvm.text import Function, Module, Value, lanes_of, vector
 from gradc.codegen.llvm.vecmath import UNARY
+from gradc.codegen.llvm.vectors import VectorLoop
 from gradc.ir.core import DType
 from gradc.ir.loops import (
     LANE_BYTES,
@@ -119,11 +120,11 @@ class Nest:
 
     def keep_rows(self, body: Sequence[Stmt]) -> None:
         """Decides which scratch rows live in registers; their contents are anything until stored."""
-        width_of = functools.partial(_width, isa=self.isa)
-        self._row_vectors = rows.find(body, self.isa, width_of, _can_vectorise)
+        width = functools.partial(width_of, isa=self.isa)
+        self._row_vectors = rows.find(body, self.isa, width, can_vectorise)
         widths = {
-            statement.buffer: width_of(loop)
-            for loop in _walk(body)
+            statement.buffer: width(loop)
+            for loop in walk(body)
             if isinstance(loop, For) and loop.kind == "vector"
             for statement in loop.body
             if isinstance(statement, (Load, Store))
@@ -166,7 +167,7 @@ class Nest:
     def vector_body(self, statements: Sequence[Stmt], lanes: Lanes) -> None:
         """Emits statements for the iterations that ``lanes`` says."""
         before, self.lanes = self.lanes, lanes
-        self.varying.update(_varying(statements, {lanes.index}))
+        self.varying.update(varying(statements, {lanes.index}))
         self.body(statements)
         self.lanes = before
 
@@ -253,8 +254,8 @@ class Nest:
 
     def _for(self, loop: For) -> None:
         if loop.kind != "vector" or self.lanes is not None:
-            self.run(loop, i64(0), self._trips(loop))
-        elif not _can_vectorise(loop):
+            self.run(loop, i64(0), self.trips(loop))
+        elif not can_vectorise(loop):
             self._one_by_one(loop)
         elif loop.extent == 1 and loop.limit is None:
             self._once(loop)
@@ -262,7 +263,7 @@ class Nest:
             for piece in split(loop):
                 VectorLoop(self, piece).emit()
 
-    def _trips(self, loop: For) -> Value:
+    def trips(self, loop: For) -> Value:
         """The trip count, never negative."""
         extent = i64(loop.extent)
         if loop.limit is None:
@@ -346,7 +347,7 @@ class Nest:
 
     def _one_by_one(self, loop: For) -> None:
         """A vector loop as a scalar one; its accumulators lie in memory, where iteration i finds its own."""
-        fn, trips = self.fn, self._trips(loop)
+        fn, trips = self.fn, self.trips(loop)
         cells: list[tuple[Fold, Value, int]] = []
         for fold in loop.folds:
             count = period(fold) if is_ordered(fold) else 1
@@ -385,189 +386,6 @@ class Nest:
     def _get(self, fold: Fold, cell: Value, slot: Value) -> Value:
         element = COMPUTE[fold.result.dtype]
         return self.fn.load(self.fn.address(cell, element, slot), element, 1)
-
-
-class VectorLoop:
-    """A vector loop being emitted: rounds of ``unroll`` vectors of ``width``, then what is left, masked."""
-
-    def __init__(self, nest: Nest, loop: For) -> None:
-        self.nest = nest
-        self.fn = nest.fn
-        self.loop = loop
-        self.extent = loop.extent if loop.limit is None else None
-        self.width = _width(loop, nest.isa)
-        ordered = [period(fold) for fold in loop.folds if is_ordered(fold)]
-        free = self.width * _unroll(loop)
-        self.round = max([*ordered, self.width]) if ordered else free
-        self.unroll = self.round // self.width
-        nest.varying.update(_varying(loop.body, {loop.index}))
-
-    def emit(self) -> None:
-        """Emits the loop; the results of its folds are in the environment afterwards."""
-        pieces = [
-            Pieces(fold, self.nest.scalars, self.width, self.unroll) for fold in self.loop.folds
-        ]
-        if self.extent is None:
-            self._dynamic(pieces)
-        else:
-            self._static(pieces, self.extent)
-        for fold, piece in zip(self.loop.folds, pieces, strict=True):
-            self.nest.env[fold.result] = piece.result()
-
-    def _static(self, pieces: list[Pieces], extent: int) -> None:
-        rounds = extent // self.round
-        if self.nest.uses_rows(self.loop):
-            rounds = 0
-        if rounds > 1:
-            self._rounds(pieces, i64(rounds * self.round), nonempty=True)
-        elif rounds:
-            self._vectors(pieces, i64(0))
-        for start in range(rounds * self.round, extent, self.width):
-            alive = extent - start
-            mask = first_lanes(self.width, alive) if alive < self.width else None
-            self._vector(pieces, i64(start), start % self.round, mask)
-
-    def _dynamic(self, pieces: list[Pieces]) -> None:
-        fn = self.fn
-        trips = self.nest._trips(self.loop)
-        whole = fn.binary("and", trips, i64(-self.round))
-        self._rounds(pieces, whole, nonempty=False)
-        for n in range(self.unroll):
-            base = fn.binary("add", whole, i64(n * self.width)) if n else whole
-            before = _flat(pieces)
-            with fn.branch(fn.compare("icmp slt", base, trips), before) as arm:
-                numbers = fn.binary("add", fn.splat(base, self.width), lane_numbers(self.width))
-                mask = fn.compare("icmp slt", numbers, fn.splat(trips, self.width))
-                self._vector(pieces, base, n * self.width, mask)
-                arm.next = _flat(pieces)
-            _refill(pieces, arm.results)
-
-    def _rounds(self, pieces: list[Pieces], end: Value, nonempty: bool) -> None:
-        first = _flat(pieces)
-        with self.fn.loop(
-            i64(0), end, self.round, first, nonempty=nonempty, metadata=self.nest.metadata()
-        ) as open_:
-            _refill(pieces, open_.carried)
-            self._vectors(pieces, open_.index)
-            open_.next = _flat(pieces)
-        _refill(pieces, open_.results)
-
-    def _vectors(self, pieces: list[Pieces], index: Value) -> None:
-        """One whole round."""
-        for n in range(self.unroll):
-            if index.name.startswith("%"):
-                base = self.fn.binary("add", index, i64(n * self.width)) if n else index
-            else:
-                base = i64(int(index.name) + n * self.width)
-            self._vector(pieces, base, n * self.width, None)
-
-    def _vector(self, pieces: list[Pieces], base: Value, position: int, mask: Value | None) -> None:
-        """``width`` iterations from ``base`` on."""
-        lanes = Lanes(self.loop.index, base, self.width, mask)
-        before, self.nest.lanes = self.nest.lanes, lanes
-        step, start = (self.width, 0) if base.name.startswith("%") else (0, int(base.name))
-        self.nest.indices.enter(self.loop.index, self.loop.extent, step, start)
-        self.nest.body(self.loop.body)
-        for piece in pieces:
-            value = self.fn.splat(self.nest.value(piece.fold.value), self.width)
-            piece.add(position, value, mask)
-        self.nest.lanes = before
-
-
-def _flat(pieces: Iterable[Pieces]) -> list[Value]:
-    return [value for piece in pieces for value in piece.values]
-
-
-def _refill(pieces: Iterable[Pieces], values: Iterable[Value]) -> None:
-    source: Iterator[Value] = iter(values)
-    for piece in pieces:
-        piece.values = [next(source) for _ in piece.values]
-
-
-# ---- what a loop is like ----------------------------------------------------------------------------
-
-
-def _walk(statements: Iterable[Stmt]) -> Iterator[Stmt]:
-    for statement in statements:
-        yield statement
-        if isinstance(statement, For):
-            yield from _walk(statement.body)
-
-
-def _reads(statement: Stmt) -> Iterator[Var]:
-    """The variables that decide what a statement computes."""
-    scalars: list[Scalar | None] = []
-    if isinstance(statement, Let):
-        scalars += statement.operands
-    elif isinstance(statement, Index):
-        scalars += [var for var, _ in statement.value.terms]
-    elif isinstance(statement, Load):
-        scalars += [statement.guard, *(var for var, _ in statement.offset.terms)]
-    elif isinstance(statement, For) and statement.limit is not None:
-        scalars += [var for var, _ in statement.limit.terms]
-    yield from (x for x in scalars if isinstance(x, Var))
-
-
-def _varying(statements: Iterable[Stmt], sources: set[Var]) -> set[Var]:
-    """The variables that differ from lane to lane, given those that do."""
-    known = set(sources)
-    for statement in statements:
-        if isinstance(statement, (Let, Index, Load)):
-            if any(var in known for var in _reads(statement)):
-                known.add(statement.var)
-        elif isinstance(statement, For):
-            known |= _varying(statement.body, known)
-            known |= {fold.result for fold in statement.folds if fold.value in known}
-    return known
-
-
-def _can_vectorise(loop: For) -> bool:
-    """Whether all lanes can run the body together."""
-    varying = _varying(loop.body, {loop.index})
-    for statement in _walk(loop.body):
-        if isinstance(statement, Gemm):
-            return False
-        uneven = isinstance(statement, For) and any(var in varying for var in _reads(statement))
-        if uneven or (isinstance(statement, For) and statement.kind == "vector"):
-            return False
-    return True
-
-
-def _types(loop: For) -> set[DType]:
-    """The element types that a body computes in, addresses aside."""
-    found = {fold.result.dtype for fold in loop.folds}
-    for statement in _walk(loop.body):
-        if isinstance(statement, (Let, Load)):
-            found.add(statement.var.dtype)
-        elif isinstance(statement, Store):
-            found.add(statement.buffer.dtype)
-        elif isinstance(statement, For):
-            found |= {fold.result.dtype for fold in statement.folds}
-    return found - {DType.BOOL, DType.I64} or {DType.F32}
-
-
-def _width(loop: For, isa: Isa) -> int:
-    """Iterations per vector: LANE_BYTES of the narrowest type; more around inner loops; fewer if there are fewer."""
-    width = LANE_BYTES // min(COMPUTE_BYTES[dtype] for dtype in _types(loop))
-    inner = [s for s in loop.body if isinstance(s, For)]
-    if inner:
-        weight = max(sum(1 for _ in _walk(s.body)) for s in inner)
-        spare = isa.registers * isa.vector_bytes // LANE_BYTES
-        if weight <= 12 and spare >= 8:
-            width *= 4 if spare >= 16 and weight <= 6 else 2
-    if loop.limit is None and loop.extent < width:
-        width = max(2, 1 << math.ceil(math.log2(max(loop.extent, 1))))
-    return width
-
-
-def _unroll(loop: For) -> int:
-    """Vectors per round of a loop whose folds do not ask for a number of them."""
-    statements = list(_walk(loop.body))
-    if any(isinstance(s, For) or (isinstance(s, Let) and s.verb in _HEAVY) for s in statements):
-        return 1
-    if len(statements) <= 8:
-        return 4
-    return 2 if len(statements) <= 16 else 1
 
 
 def _rebind(product: Gemm, buffers: dict[Buffer, Buffer]) -> Gemm:
