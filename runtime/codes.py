@@ -1,4 +1,4 @@
-"""The codes of calls and data (GC055. to GC057.), memory (GC06..), comparison (GC07..) and training (GC08..)."""
+"""The codes of calls and data (GC055. to GC057.), memory (GC06..) and training (GC08..)."""
 
 from __future__ import annotations
 
@@ -107,15 +107,13 @@ _CALLS = (
     Code(
         "GC0568",
         "a peer that cannot take part",
-        "`gradc bench --against` knows torch and jax. A peer must be installed, and it cannot run a model that
-"
-        "draws random numbers, since every system draws others.",
+        "`gradc bench --against` knows torch and jax. A peer must be installed, and it cannot run a model\n"
+        "that draws random numbers, since every system draws others.",
     ),
     Code(
         "GC0569",
         "systems that disagree",
-        "Loss and gradients of all systems must agree before they are timed. They may differ where a model
-"
+        "Loss and gradients of all systems must agree before they are timed. They may differ where a model\n"
         "truncates a loop or states a pullback of its own: the peers differentiate what was computed.",
     ),
 )
@@ -189,15 +187,6 @@ _MEMORY = (
     ),
 )
 
-_COMPARISON = (
-    Code(
-        "GC0701",
-        "another framework disagrees",
-        "`gradc bench` compares losses and gradients before it compares times. They differ by more than\n"
-        "rounding explains, so one of the two is wrong and no time is reported.",
-    ),
-)
-
 _TRAINING = (
     Code(
         "GC0801",
@@ -245,4 +234,4 @@ _TRAINING = (
     ),
 )
 
-CODES = (*_CALLS, *_FILES, *_MEMORY, *_COMPARISON, *_TRAINING)
+CODES = (*_CALLS, *_FILES, *_MEMORY, *_TRAINING)
