@@ -5,10 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks import measure
 from benchmarks.cases import CASES
 from benchmarks.contenders import disagreement, make_gradc, make_torch
 from benchmarks.harness import main
+from gradc.runtime import timing
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -44,11 +44,11 @@ def test_turns_give_every_contender_its_own_median(monkeypatch: pytest.MonkeyPat
     clock = Clock()
     monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
     steps = [lambda: clock.step("fast", 0.001), lambda: clock.step("slow", 0.004)]
-    fast, slow = measure.take_turns(steps, 0.0)
+    fast, slow = timing.take_turns(steps, 0.0)
     assert fast.median == pytest.approx(0.001)
     assert slow.median == pytest.approx(0.004)
-    assert len(fast.rounds) == len(slow.rounds) == measure.MIN_ROUNDS
-    assert measure.ratio(slow, fast) == pytest.approx(4.0)
+    assert len(fast.rounds) == len(slow.rounds) == timing.MIN_ROUNDS
+    assert timing.ratio(slow, fast) == pytest.approx(4.0)
     # Blocks of 50 ms hold 50 fast calls or 12 slow ones, each after one that does not count; who
     # begins a round changes.
     a, b = ["fast"] * 51, ["slow"] * 13
