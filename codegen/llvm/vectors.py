@@ -18,7 +18,7 @@ from gradc.ir.loops import For
 if TYPE_CHECKING:
     from gradc.codegen.llvm.nest import Nest
 
-_LONG = 400  # instructions of a loop written out; longer ones rotate
+_LONG = 800  # instructions of a loop written out; longer ones rotate
 
 
 class VectorLoop:
