@@ -49,7 +49,52 @@ class ExecutionError(Exception):
     """A kernel does what no kernel may: an address outside its buffer, a variable without a value."""
 
 
-def execute_kernel(kernel: Kernel, buffers: Sequence[Array]) -> None:
+class Scalars:
+    """What a kernel computes with: machine numbers here; proofs put another domain in its place."""
+
+    def computed(self, dtype: DType) -> np.dtype[Any]:
+        """The NumPy type that holds values of ``dtype``."""
+        return computed_dtype(dtype)
+
+    def stored(self, dtype: DType) -> np.dtype[Any]:
+        """The NumPy type that holds them in memory."""
+        return stored_dtype(dtype)
+
+    def load(self, stored: Array, dtype: DType) -> Array:
+        """Values of elements in memory."""
+        return from_memory(stored, dtype)
+
+    def store(self, values: Array, dtype: DType) -> Array:
+        """Elements in memory of values."""
+        return to_memory(values, dtype)
+
+    def literal(self, value: Any, dtype: DType) -> Array:
+        """A constant of the kernel."""
+        return np.asarray(value, self.computed(dtype))
+
+    def verb(self, name: str, operands: list[Array], dtype: DType) -> Array:
+        """A verb of the algebra, rounded to ``dtype``."""
+        return apply_verb(name, operands, dtype)
+
+    def combine(self, kind: str, a: Array, b: Array) -> Array:
+        """One step of a fold."""
+        return combine(kind, a, b)
+
+    def neutral(self, kind: str, dtype: DType) -> Array:
+        """The identity of a fold."""
+        return np.asarray(_neutral(kind, dtype), self.computed(dtype))
+
+    def product(self, left: Array, right: Array, dtype: DType) -> Array:
+        """Batched matrix products."""
+        with np.errstate(all="ignore"):
+            found: Array = np.matmul(left.astype(np.float64), right.astype(np.float64))
+        return found.astype(self.computed(dtype))
+
+
+MACHINE = Scalars()
+
+
+def execute_kernel(kernel: Kernel, buffers: Sequence[Array], scalars: Scalars = MACHINE) -> None:
     """Runs ``kernel`` on flat arrays that match its non-scratch buffers in order (bf16 as uint16).
 
     Raises:
@@ -59,16 +104,17 @@ def execute_kernel(kernel: Kernel, buffers: Sequence[Array]) -> None:
     if len(named) != len(buffers):
         raise ExecutionError(f"{kernel.name} takes {len(named)} buffers, got {len(buffers)}")
     for buffer, array in zip(named, buffers, strict=True):
-        if array.dtype != stored_dtype(buffer.dtype) or array.shape != (buffer.size,):
+        if array.dtype != scalars.stored(buffer.dtype) or array.shape != (buffer.size,):
             raise ExecutionError(f"{kernel.name}: {buffer.name} does not fit {array.shape}")
-    _Run(kernel, dict(zip(named, buffers, strict=True))).block(kernel.body)
+    _Run(kernel, dict(zip(named, buffers, strict=True)), scalars).block(kernel.body)
 
 
 class _Run:
     """One launch: values of variables, the open axes, which of their points are active."""
 
-    def __init__(self, kernel: Kernel, buffers: Mapping[Buffer, Array]) -> None:
+    def __init__(self, kernel: Kernel, buffers: Mapping[Buffer, Array], scalars: Scalars) -> None:
         self.kernel = kernel
+        self.scalars = scalars
         self.buffers = dict(buffers)
         self.scratch = [b for b in kernel.buffers if b.access == "scratch"]
         self.values: dict[Var, Array] = {}
@@ -79,9 +125,9 @@ class _Run:
     def _reset_scratch(self, outer: tuple[int, ...]) -> None:
         """Fresh scratch per point of ``outer``, full of NaN or of a large number."""
         for buffer in self.scratch:
-            poison: Any = np.nan if buffer.dtype.is_float else 1
-            filled = np.full((*outer, buffer.size), poison, computed_dtype(buffer.dtype))
-            self.buffers[buffer] = to_memory(filled, buffer.dtype)
+            poison = self.scalars.literal(np.nan if buffer.dtype.is_float else 1, buffer.dtype)
+            filled = np.full((*outer, buffer.size), poison)
+            self.buffers[buffer] = self.scalars.store(filled, buffer.dtype)
 
     # ---- values
 
@@ -91,8 +137,7 @@ class _Run:
 
     def value(self, x: Scalar) -> Array:
         if isinstance(x, Const):
-            plain = np.asarray(x.value, computed_dtype(x.dtype))
-            return self._spread(plain)
+            return self._spread(self.scalars.literal(x.value, x.dtype))
         if x not in self.values:
             raise ExecutionError(f"{self.kernel.name}: {x.name} has no value")
         return self._spread(self.values[x])
@@ -127,7 +172,7 @@ class _Run:
         for statement in body:
             if isinstance(statement, Let):
                 operands = [self.value(x) for x in statement.operands]
-                self.values[statement.var] = apply_verb(
+                self.values[statement.var] = self.scalars.verb(
                     statement.verb, operands, statement.var.dtype
                 )
             elif isinstance(statement, Index):
@@ -147,10 +192,10 @@ class _Run:
         flat = self.buffers[buffer].reshape(-1)
         dtype = buffer.dtype
         if flat.size == 0:
-            found = np.zeros(at.shape, computed_dtype(dtype))
+            found = np.zeros(at.shape, self.scalars.computed(dtype))
         else:
-            found = from_memory(flat[at], dtype)
-        zero = np.zeros((), computed_dtype(dtype))
+            found = self.scalars.load(flat[at], dtype)
+        zero = np.zeros((), self.scalars.computed(dtype))
         self.values[load.var] = np.where(mask, found, zero)
 
     def _store(self, store: Store) -> None:
@@ -161,8 +206,10 @@ class _Run:
         where = np.broadcast_to(at, shape)[np.broadcast_to(mask, shape)]
         flat = self.buffers[buffer].reshape(-1)
         if store.combine:
-            value = combine(store.combine, from_memory(flat[where], buffer.dtype), value)
-        flat[where] = to_memory(value, buffer.dtype)
+            value = self.scalars.combine(
+                store.combine, self.scalars.load(flat[where], buffer.dtype), value
+            )
+        flat[where] = self.scalars.store(value, buffer.dtype)
 
     # ---- loops
 
@@ -182,7 +229,7 @@ class _Run:
             self._reset_scratch(self.axes)
         self.block(loop.body)
         folded = [
-            _fold_lanes(f, self.value(f.value), self._spread(self.active), self.axes)
+            _fold_lanes(self.scalars, f, self.value(f.value), self._spread(self.active), self.axes)
             for f in loop.folds
         ]
         self.axes, self.active = outer_axes, outer_active
@@ -206,11 +253,13 @@ class _Run:
             self.block(loop.body)
             active = self._spread(self.active)
             for n, fold in enumerate(loop.folds):
-                totals[n] = _accumulate(fold, totals[n], self.value(fold.value), active, started)
+                totals[n] = _accumulate(
+                    self.scalars, fold, totals[n], self.value(fold.value), active, started
+                )
             started = started | active
         self.active = outer_active
         for fold, total in zip(loop.folds, totals, strict=True):
-            empty = np.full((1,) * len(self.axes), _neutral(fold), _fold_dtype(fold))
+            empty = np.full((1,) * len(self.axes), _identity(self.scalars, fold))
             self.values[fold.result] = empty if total is None else total
 
     # ---- matrix products
@@ -218,8 +267,7 @@ class _Run:
     def _gemm(self, gemm: Gemm) -> None:
         left = self._matrix(gemm.left, gemm.batch, gemm.m, gemm.k)
         right = self._matrix(gemm.right, gemm.batch, gemm.k, gemm.n)
-        with np.errstate(all="ignore"):
-            product = np.matmul(left.astype(np.float64), right.astype(np.float64))
+        product = self.scalars.product(left, right, gemm.acc.dtype)
         outer_axes, outer_active = self.axes, self.active
         self.axes = (*outer_axes, *gemm.batch, gemm.m, gemm.n)
         rank = len(self.axes)
@@ -229,8 +277,7 @@ class _Run:
             extent = self.axes[len(outer_axes) + position]
             self.values[var] = np.arange(extent, dtype=np.int64).reshape(shape)
         self.active = self._spread(outer_active)
-        total = product.reshape((1,) * len(outer_axes) + product.shape)
-        self.values[gemm.acc] = total.astype(computed_dtype(gemm.acc.dtype))
+        self.values[gemm.acc] = product.reshape((1,) * len(outer_axes) + product.shape)
         self.block(gemm.epilogue)
         self.axes, self.active = outer_axes, outer_active
 
@@ -243,42 +290,43 @@ class _Run:
             at += steps.reshape((1,) * axis + (-1,) + (1,) * (len(shape) - axis - 1))
         if at.size and (at.min() < 0 or at.max() >= factor.buffer.size):
             raise ExecutionError(f"{self.kernel.name}: a factor reads outside {factor.buffer.name}")
-        return from_memory(self.buffers[factor.buffer].reshape(-1)[at], factor.buffer.dtype)
+        return self.scalars.load(self.buffers[factor.buffer].reshape(-1)[at], factor.buffer.dtype)
 
 
-def _fold_dtype(fold: Fold) -> np.dtype[Any]:
-    return computed_dtype(fold.result.dtype)
+def _identity(scalars: Scalars, fold: Fold) -> Array:
+    return scalars.neutral(fold.combine, fold.result.dtype)
 
 
-def _neutral(fold: Fold) -> Any:
-    """The identity of a fold."""
-    dtype = fold.result.dtype
-    if fold.combine == "add":
+def _neutral(kind: str, dtype: DType) -> Any:
+    """The identity of a fold in machine numbers."""
+    if kind == "add":
         return 0
-    if fold.combine == "mul":
+    if kind == "mul":
         return 1
     if dtype is DType.BOOL:
-        return fold.combine == "min"
+        return kind == "min"
     if dtype.is_float:
-        return -np.inf if fold.combine == "max" else np.inf
+        return -np.inf if kind == "max" else np.inf
     limits = np.iinfo(computed_dtype(dtype))
-    return limits.min if fold.combine == "max" else limits.max
+    return limits.min if kind == "max" else limits.max
 
 
 def _accumulate(
-    fold: Fold, total: Array | None, value: Array, active: Array, started: Array
+    scalars: Scalars, fold: Fold, total: Array | None, value: Array, active: Array, started: Array
 ) -> Array:
     """One serial step; lanes that are not active keep what they had."""
-    neutral = np.asarray(_neutral(fold), _fold_dtype(fold))
+    neutral = _identity(scalars, fold)
     if total is None:
         return np.where(active, value, neutral)
-    combined = np.where(started, combine(fold.combine, total, value), value)
-    return np.where(active, combined, total).astype(_fold_dtype(fold), copy=False)
+    combined = np.where(started, scalars.combine(fold.combine, total, value), value)
+    return np.where(active, combined, total).astype(scalars.computed(fold.result.dtype), copy=False)
 
 
-def _fold_lanes(fold: Fold, value: Array, active: Array, axes: tuple[int, ...]) -> Array:
+def _fold_lanes(
+    scalars: Scalars, fold: Fold, value: Array, active: Array, axes: tuple[int, ...]
+) -> Array:
     """A vector fold over the last axis in the order that ``ir/loops.py`` fixes."""
-    neutral = np.asarray(_neutral(fold), _fold_dtype(fold))
+    neutral = _identity(scalars, fold)
     head = np.broadcast_shapes(value.shape[:-1], active.shape[:-1])
     full = np.broadcast_to(np.where(active, value, neutral), (*head, axes[-1]))
     lanes = LANE_BYTES // fold.result.dtype.itemsize
@@ -289,13 +337,13 @@ def _fold_lanes(fold: Fold, value: Array, active: Array, axes: tuple[int, ...]) 
     padded = padded.reshape(*head, blocks, WAYS, lanes)
     total = np.full((*head, WAYS, lanes), neutral)
     for n in range(blocks):
-        total = combine(fold.combine, total, padded[..., n, :, :])
-    ways = combine(
+        total = scalars.combine(fold.combine, total, padded[..., n, :, :])
+    ways = scalars.combine(
         fold.combine,
-        combine(fold.combine, total[..., 0, :], total[..., 1, :]),
-        combine(fold.combine, total[..., 2, :], total[..., 3, :]),
+        scalars.combine(fold.combine, total[..., 0, :], total[..., 1, :]),
+        scalars.combine(fold.combine, total[..., 2, :], total[..., 3, :]),
     )
     while ways.shape[-1] > 1:
         half = ways.shape[-1] // 2
-        ways = combine(fold.combine, ways[..., :half], ways[..., half:])
-    return ways[..., 0].astype(_fold_dtype(fold), copy=False)
+        ways = scalars.combine(fold.combine, ways[..., :half], ways[..., half:])
+    return ways[..., 0].astype(scalars.computed(fold.result.dtype), copy=False)
