@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gradc.codegen.llvm.isa import available
+from gradc.codegen.llvm.isa import available, select
 from gradc.codegen.llvm.text import literal
 from gradc.codegen.llvm.vecmath import UNARY
 from gradc.ir.algebra import VERBS
@@ -127,15 +127,15 @@ def compare(got: Array, truth: Array, name: str, verb: str) -> None:
 
 
 @pytest.mark.parametrize("isa", available())
-def test_fma_is_rounded_once(isa: str) -> None:
-    size = 64
+def test_fma_is_rounded_once_where_the_machine_can(isa: str) -> None:
+    size, once = 64, select(isa).fma
     code = Compiled([elementwise("fma", size, [d] * 3, d) for d in (DType.F32, DType.F64)], isa)
     for n, (kind, eps) in enumerate(((np.float32, 2.0**-20), (np.float64, 2.0**-40))):
         x = np.full(size, 1 + eps, kind)
         c = np.full(size, -1 - 2 * eps, kind)
         y = np.empty_like(x)
         code([x, x, c, y], n)
-        assert (y == kind(eps * eps)).all()
+        assert (y == (kind(eps * eps) if once else 0)).all()
 
 
 @pytest.mark.parametrize("isa", available())

@@ -242,7 +242,7 @@ class Scalars:
             result = k.select(k.compare("oeq", x, k.c(0.0)), k.c(0.0), one)
             return k.select(k.compare("uno", x, x), x, result)
         if name == "fma":
-            return self.fn.intrinsic("llvm.fma", *values)
+            return k.fma(*values)
         if name in ("floordiv", "mod"):
             return self._float_quotient(k, name, *values)
         raise ValueError(f"floats have no {name}")
