@@ -162,6 +162,9 @@ class Grouping:
     def _joins(self, op: Op, group: Group) -> bool:
         if len(group.ops) >= MAX_OPS or group.kind == "opaque":
             return False
+        # What is recomputed stays where it is recomputed.
+        if op.replica and all(other.replica != op.replica for other in group.ops):
+            return False
         fresh = sum(b not in group.inputs and not group.holds(b) for b in self._bases(op))
         if len(group.inputs) + fresh > MAX_BUFFERS:
             return False

@@ -61,7 +61,9 @@ class Views:
             ]
             count = sum(n or 0 for n in known) + _cheap_verbs(op)
             is_outside = None not in known and count <= MAX_VERBS
-            fits = is_view(op) or (is_outside and isinstance(lookup(op.name).loop, Pointwise))
+            is_cheap = is_outside and isinstance(lookup(op.name).loop, Pointwise)
+            # What has to be stored anyway is computed once, where its operands are.
+            fits = is_view(op) or (is_cheap and not any(v in in_memory for v in op.results))
             for value in op.results:
                 self._virtual[value] = fits and length <= MAX_CHAIN and value not in stored
                 if self._virtual[value]:

@@ -159,7 +159,10 @@ class _RowKernel:
             space.rows == 1
             and not self.place.of_kind(Kind.ROW)
             and not self.place.of_kind(Kind.COLUMN_TAIL)
-            and (self.is_parallel or space.columns >= CHUNKED_ELEMENTS)
+            and (
+                space.columns >= CHUNKED_ELEMENTS
+                or (self.is_parallel and not self.place.of_kind(Kind.FULL_TAIL))
+            )
         )
         if self.is_flat and self._tail_ops():
             self.chunks = CHUNKS
@@ -198,10 +201,13 @@ class _RowKernel:
 
     def _declare_tails(self) -> None:
         for value in self.place.tails:
-            if self.chunks == 1 and self.place.kinds[value] is not Kind.COLUMN_TAIL:
+            kind = self.place.kinds[value]
+            if self.chunks == 1 and kind is Kind.FULL_TAIL:
                 continue
-            width = size_of(value.type.static_shape)
-            self.partial[value] = self._temp(self.chunks * width, accumulator(value.type.dtype))
+            size = self.chunks * size_of(value.type.static_shape)
+            if kind is Kind.ROW_TAIL:
+                size = self.place.space.rows
+            self.partial[value] = self._temp(size, accumulator(value.type.dtype))
 
     def _temp(self, size: int, dtype: DType) -> int:
         self.temps.append(Temp(size, dtype))
@@ -263,7 +269,10 @@ class _RowKernel:
             self._stage(stage, chunk, row, first, size, totals)
         self._store_rows(self.stages, row)
         for value in self.place.of_kind(Kind.ROW_TAIL):
-            totals[value] = self.elements.fold_input(self._op(value), row)
+            # Kept per row and summed afterwards, in the order of a sum by itself.
+            element = self.elements.fold_input(self._op(value), row)
+            offset = row_major_offset(row, self.place.space.rows_shape)
+            self.builder.store(self.buffers[value], offset, element)
         for value, scalar in totals.items():
             combine = self._combine_of(value)
             self.folded[value] = scalar if loop is None else loop.fold(combine, scalar)
@@ -452,6 +461,10 @@ class _RowKernel:
             draft.elements.bind_scalar(value, [], scalar)
             return
         buffer, width = self.buffers[value], size_of(shape)
+        if self.place.kinds[value] is Kind.ROW_TAIL:
+            total = self._sum_rows(draft, buffer, combine)
+            draft.elements.bind_scalar(value, [], algebra.cast(total, value.type.dtype))
+            return
 
         def read(index: Indices) -> Scalar:
             at = row_major_offset(index, shape)
@@ -466,6 +479,25 @@ class _RowKernel:
             draft.elements.bind_scalar(value, [], read([]))
         else:
             draft.elements.bind_place(value, read)
+
+    def _sum_rows(self, draft: Draft, buffer: Buffer, combine: str) -> Scalar:
+        """The row values in ``buffer`` folded as a reduction of their own would fold them."""
+        shape = self.place.space.rows_shape
+        last = shape[-1]
+        outer = size_of(shape[:-1])
+
+        def fold(first: Affine) -> Scalar:
+            if last == 1 and outer > 1:
+                return draft.builder.load(buffer, first)
+            with draft.builder.loop(last, "vector") as loop:
+                total = loop.fold(combine, draft.builder.load(buffer, first + loop.at))
+            return total
+
+        if len(shape) == 1 or outer == 1:
+            return fold(Affine())
+        with draft.builder.loop(outer, "serial") as row:
+            total = row.fold(combine, fold(row.at * last))
+        return total
 
 
 def _store_combine(combine: str) -> Combine:

@@ -100,7 +100,8 @@ def kind_in(op: Op, space: Space) -> Kind:
         if axes == rows:
             return Kind.COLUMN_TAIL
         return Kind.MIXED
-    if shape == space.rows_shape and axes == tuple(range(rank)) and axes:
+    is_whole = bool(axes) and axes == tuple(range(rank))
+    if shape == space.rows_shape and is_whole and size_of(shape) < CHUNKED_ELEMENTS:
         return Kind.ROW_TAIL
     return Kind.MIXED
 
