@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gradc.codegen.llvm import gemm_pack
+from gradc.codegen.llvm import gemm_pack, static
 from gradc.codegen.llvm.gemm_blocking import blocking, oriented
-from gradc.codegen.llvm.gemm_pack import i64, memory_type, offset
+from gradc.codegen.llvm.gemm_pack import memory_type, offset
 from gradc.codegen.llvm.gemm_tile import Tile, emit_tile, tail_mask
 from gradc.codegen.llvm.isa import Isa
+from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value, vector
 from gradc.ir.loops import Buffer, Factor, Gemm, Kernel
 
@@ -143,15 +144,19 @@ class _Emitter:
             return
         sizes = cut.scratch_sizes
         scratch = _Scratch(*(f.alloca(self.element, max(size, 1)) for size in sizes))
+        if cut.batch * cut.blocks == 1:
+            self._column_block(f, scratch, self._batch(f, i64(0)), i64(0), begin, end)
+            f.ret()
+            return
         per_block = i64(cut.strips)
-        first = f.binary("sdiv", begin, per_block)
-        last = f.binary("sdiv", f.binary("add", end, i64(cut.strips - 1)), per_block)
+        first = static.div(f, begin, cut.strips)
+        last = static.div(f, static.add(f, end, i64(cut.strips - 1)), cut.strips)
         with f.loop(first, last, 1) as loop:
-            start = f.binary("mul", loop.index, per_block)
-            low = _maximum(f, f.binary("sub", begin, start), i64(0))
-            high = _minimum(f, f.binary("sub", end, start), per_block)
-            block = f.binary("srem", loop.index, i64(cut.blocks))
-            linear = f.binary("sdiv", loop.index, i64(cut.blocks))
+            start = static.mul(f, loop.index, per_block)
+            low = static.maximum(f, static.sub(f, begin, start), i64(0))
+            high = static.minimum(f, static.sub(f, end, start), per_block)
+            block = static.rem(f, loop.index, cut.blocks)
+            linear = static.div(f, loop.index, cut.blocks)
             self._column_block(f, scratch, self._batch(f, linear), block, low, high)
         f.ret()
 
@@ -159,8 +164,8 @@ class _Emitter:
         """The batch indices of a linear batch number."""
         indices: list[Value] = []
         for size in reversed(self.gemm.batch):
-            indices.append(f.binary("srem", linear, i64(size)))
-            linear = f.binary("sdiv", linear, i64(size))
+            indices.append(static.rem(f, linear, size))
+            linear = static.div(f, linear, size)
         return indices[::-1]
 
     def _base(self, f: Function, factor: Factor, batch: Sequence[Value]) -> Value:
@@ -180,23 +185,40 @@ class _Emitter:
         cut = self.cut
         left = self._base(f, self.gemm.left, batch)
         right = self._base(f, self.gemm.right, batch)
-        first_panel = f.binary("mul", block, i64(cut.panels))
-        beyond = _minimum(f, f.binary("add", first_panel, i64(cut.panels)), i64(cut.panels_total))
+        first_panel = static.mul(f, block, i64(cut.panels))
+        beyond = static.minimum(
+            f, static.add(f, first_panel, i64(cut.panels)), i64(cut.panels_total)
+        )
         bounds = (first_panel, beyond)
-        # Packed once per column block if k is one block; else once per chunk, whose accumulators are parked.
-        step = cut.parked_strips if cut.k_blocks > 1 else max(cut.strips, 1)
-        with f.loop(low, high, step) as chunk:
-            stop = _minimum(f, f.binary("add", chunk.index, i64(step)), high)
-            with f.loop(i64(0), i64(max(cut.k, 1)), cut.k_block, nonempty=True) as k:
-                rest = f.binary("sub", i64(cut.k), k.index)
-                depth = _minimum(f, rest, i64(cut.k_block))
-                columns = self._pack_right(f, scratch, right, bounds, k.index, depth)
-                with f.loop(chunk.index, stop, 1) as strip:
-                    rows = self._pack_left(f, scratch, left, strip.index, k.index, depth)
-                    place = f.binary("sub", strip.index, chunk.index)
-                    self._panels(
-                        f, scratch, batch, bounds, rows, columns, strip.index, place, k.index, depth
-                    )
+        if cut.k_blocks == 1:
+            self._chunk(f, scratch, batch, (left, right), bounds, (low, high))
+            return
+        # The accumulators of a chunk are parked between the blocks of k.
+        with f.loop(low, high, cut.parked_strips) as chunk:
+            stop = static.minimum(f, static.add(f, chunk.index, i64(cut.parked_strips)), high)
+            self._chunk(f, scratch, batch, (left, right), bounds, (chunk.index, stop))
+
+    def _chunk(
+        self,
+        f: Function,
+        scratch: _Scratch,
+        batch: list[Value],
+        factors: tuple[Value, Value],
+        bounds: tuple[Value, Value],
+        strips: tuple[Value, Value],
+    ) -> None:
+        """Some strips of one column block, all of k."""
+        cut = self.cut
+        left, right = factors
+        with static.counted(f, i64(0), i64(max(cut.k, 1)), cut.k_block, nonempty=True) as k:
+            depth = static.minimum(f, static.sub(f, i64(cut.k), k.index), i64(cut.k_block))
+            columns = self._pack_right(f, scratch, right, bounds, k.index, depth)
+            with static.counted(f, *strips, 1, nonempty=False) as strip:
+                rows = self._pack_left(f, scratch, left, strip.index, k.index, depth)
+                place = static.sub(f, strip.index, strips[0])
+                self._panels(
+                    f, scratch, batch, bounds, rows, columns, strip.index, place, k.index, depth
+                )
 
     def _pack_right(
         self,
@@ -210,12 +232,12 @@ class _Emitter:
         """Where the panels of this block start: packed scratch, or the factor itself."""
         cut, factor = self.cut, self.gemm.right
         dtype = factor.buffer.dtype
-        j = f.binary("mul", bounds[0], i64(cut.width))
+        j = static.mul(f, bounds[0], i64(cut.width))
         source = offset(f, right, memory_type(dtype), (k, factor.row), (j, factor.column))
         if not cut.pack_right:
             return source
-        edge = _minimum(f, f.binary("mul", bounds[1], i64(cut.width)), i64(cut.n))
-        columns = f.binary("sub", edge, j)
+        edge = static.minimum(f, static.mul(f, bounds[1], i64(cut.width)), i64(cut.n))
+        columns = static.sub(f, edge, j)
         strides = factor.row, factor.column
         name = gemm_pack.pack_right(self.module, strides, cut.lanes, cut.vectors, dtype, self.isa)
         given = f"{source}, i64 {factor.row}, i64 {factor.column}, {scratch.right}"
@@ -228,11 +250,11 @@ class _Emitter:
         """Where the rows of this strip start: packed scratch, or the factor itself."""
         cut, factor = self.cut, self.gemm.left
         dtype = factor.buffer.dtype
-        i = f.binary("mul", strip, i64(cut.rows))
+        i = static.mul(f, strip, i64(cut.rows))
         source = offset(f, left, memory_type(dtype), (i, factor.row), (k, factor.column))
         if not cut.pack_left:
             return source
-        height = _minimum(f, f.binary("sub", i64(cut.m), i), i64(cut.rows))
+        height = static.minimum(f, static.sub(f, i64(cut.m), i), i64(cut.rows))
         strides = factor.row, factor.column
         name = gemm_pack.pack_left(
             self.module, strides, cut.lanes, self.left_pitch, dtype, self.isa
@@ -258,29 +280,29 @@ class _Emitter:
         cut = self.cut
         tall, wide = cut.m // cut.rows, cut.n // cut.width
         height, over = cut.m % cut.rows, cut.n % cut.width
-        fresh = f.compare("icmp eq", k, i64(0))
-        done = f.compare("icmp sge", f.binary("add", k, i64(cut.k_block)), i64(cut.k))
-        with f.loop(bounds[0], bounds[1], 1, nonempty=True) as panel:
-            near = f.binary("sub", panel.index, bounds[0])
+        fresh = static.less(f, k, i64(1))
+        more = static.less(f, static.add(f, k, i64(cut.k_block)), i64(cut.k))
+        done = static.negation(f, more)
+        with static.counted(f, *bounds, 1, nonempty=True) as panel:
+            near = static.sub(f, panel.index, bounds[0])
             if cut.pack_right:
-                step = f.binary("mul", depth, i64(cut.width))
-                source = offset(f, columns, self.element, (f.binary("mul", near, step), 1))
+                step = static.mul(f, depth, i64(cut.width))
+                source = offset(f, columns, self.element, (static.mul(f, near, step), 1))
             else:
                 source = offset(f, columns, self.element, (near, cut.width))
             parked = scratch.parked
             if cut.k_blocks > 1:
-                number = f.binary("add", f.binary("mul", place, i64(cut.panels)), near)
+                number = static.add(f, static.mul(f, place, i64(cut.panels)), near)
                 parked = offset(f, parked, self.element, (number, cut.tile_size))
             steps = self.left_step, self.right_step
             given = f"{rows}, {steps[0]}, {source}, {steps[1]}, {parked}, {depth}, {fresh}"
-            whole_strip = f.compare("icmp slt", strip, i64(tall))
-            whole_panel = f.compare("icmp slt", panel.index, i64(wide))
+            whole_strip = static.less(f, strip, i64(tall))
+            whole_panel = static.less(f, panel.index, i64(wide))
             for tile_rows, in_row in _cases(f, whole_strip, tall, cut.rows, height):
                 for tile_columns, in_column in _cases(f, whole_panel, wide, cut.width, over):
-                    both = f.binary("and", in_row, in_column)
-                    with f.branch(both):
+                    with static.when(f, static.both(f, in_row, in_column)):
                         f.line(f"call void @{self._tile(tile_rows, tile_columns)}({given})")
-            with f.branch(done):
+            with static.when(f, done):
                 self._finish(f, parked, batch, strip, panel.index, whole_panel, (wide, over))
 
     def _finish(
@@ -295,32 +317,24 @@ class _Emitter:
     ) -> None:
         """Calls the epilogue of one finished tile."""
         cut = self.cut
-        i = f.binary("mul", strip, i64(cut.rows))
-        j = f.binary("mul", panel, i64(cut.width))
-        height = _minimum(f, f.binary("sub", i64(cut.m), i), i64(cut.rows))
+        i = static.mul(f, strip, i64(cut.rows))
+        j = static.mul(f, panel, i64(cut.width))
+        height = static.minimum(f, static.sub(f, i64(cut.m), i), i64(cut.rows))
         given = ", ".join(map(str, (parked, height, i, j, *batch, *self.places.values())))
         wide, over = counts
         for columns, here in _cases(f, whole_panel, wide, cut.width, over):
             name = f"{self.name}.epilogue{columns}"
             if name not in self.module.functions:
                 self._emit_epilogue(columns)
-            with f.branch(here):
+            with static.when(f, here):
                 f.line(f"call void @{name}({given})")
 
 
 def _cases(f: Function, whole: Value, count: int, size: int, rest: int) -> list[tuple[int, Value]]:
     """The sizes that occur along one axis, each with the condition under which it does."""
-    true = Value("i1", "true")
     if not rest:
-        return [(size, true)]
+        return [(size, static.TRUE)]
     if not count:
-        return [(rest, true)]
-    return [(size, whole), (rest, f.op(f"xor {whole}, true", "i1"))]
-
-
-def _minimum(f: Function, a: Value, b: Value) -> Value:
-    return f.select(f.compare("icmp slt", a, b), a, b)
-
-
-def _maximum(f: Function, a: Value, b: Value) -> Value:
-    return f.select(f.compare("icmp sgt", a, b), a, b)
+        return [(rest, static.TRUE)]
+    cases = [(size, whole), (rest, static.negation(f, whole))]
+    return [case for case in cases if case[1] != static.FALSE]

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gradc.codegen.llvm import static
 from gradc.codegen.llvm.isa import Isa
+from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value, bits_suffix, constant, lanes_of, vector
 from gradc.ir.core import DType
 
@@ -22,10 +24,6 @@ I64 = "i64"
 def memory_type(dtype: DType) -> str:
     """The LLVM type of an element in memory (bf16 and f16 as their bits)."""
     return _MEMORY[dtype]
-
-
-def i64(value: int) -> Value:
-    return Value(I64, str(value))
 
 
 def widen(f: Function, value: Value, dtype: DType, isa: Isa) -> Value:
@@ -76,8 +74,7 @@ def offset(f: Function, base: Value, element: str, *terms: tuple[Value, int]) ->
     pointer = base
     for index, stride in terms:
         if stride and index.name != "0":
-            scaled = index if stride == 1 else f.binary("mul", index, i64(stride))
-            pointer = f.address(pointer, element, scaled)
+            pointer = f.address(pointer, element, static.mul(f, index, i64(stride)))
     return pointer
 
 

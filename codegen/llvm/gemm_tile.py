@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gradc.codegen.llvm.gemm_pack import i64, load_lanes, memory_type
+from gradc.codegen.llvm.gemm_pack import load_lanes, memory_type
 from gradc.codegen.llvm.isa import Isa
+from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value, constant, vector
 from gradc.ir.core import DType
 
