@@ -4,7 +4,8 @@ From-stage and to-stage: tensor. What comes out is ordinary IR, so it can be dif
 
 Invariants:
 - a missing cotangent is a symbolic zero; nothing adds zeros;
-- contributions to one value are added in the reverse order of its uses, so the result is deterministic;
+- contributions to one value are added one by one in the reverse order of its uses, through checkpoints and loops as
+  if they were not there, so the result is deterministic and the same whatever is recomputed;
 - every op carries the span and scope of the primal op it belongs to, and its replica number, so that the sweep of a
   recomputed region is recomputed as well;
 - the work is linear in the number of ops; recursion follows the nesting of regions only.
@@ -28,7 +29,7 @@ from gradc.passes.differentiate_activity import varied
 from gradc.passes.differentiate_parts import part_of
 from gradc.passes.differentiate_scan import reverse_scan
 from gradc.passes.differentiate_values import Cotangents, Numbers, zeros
-from gradc.passes.rewrite import copy_ops
+from gradc.passes.rewrite import Scan, copy_ops
 
 
 def reverse_ops(
@@ -46,25 +47,22 @@ def reverse_ops(
     primal: list[Op] = []
     for op in reversed(ops):
         needed = [v in wanted for v in op.operands]
-        if any(needed):
+        if any(needed) and any(cts.has(v) for v in op.results):
             with b.at(op.span, op.scope, op.replica):
-                result_cts = cts.take(b, op.results)
-                if any(ct is not None for ct in result_cts):
-                    op = _reverse_op(b, op, result_cts, needed, cts, numbers)
+                op = _reverse_op(b, op, needed, cts, numbers)
         primal.append(op)
     primal.reverse()
     return primal
 
 
 def _reverse_op(
-    b: Builder,
-    op: Op,
-    result_cts: Sequence[Value | None],
-    needed: Sequence[bool],
-    cts: Cotangents,
-    numbers: Numbers,
+    b: Builder, op: Op, needed: Sequence[bool], cts: Cotangents, numbers: Numbers
 ) -> Op:
     """Adds the contributions of one op; returns the op to run in the forward sweep."""
+    if op.name == "checkpoint":
+        _reverse_region(b, op, needed, cts, numbers)
+        return op
+    result_cts = cts.take(b, op.results)
     is_marked = cts.any_marked(result_cts)
     if op.name == "slice" and result_cts[0] is not None:
         part = part_of(op, result_cts[0])
@@ -74,10 +72,11 @@ def _reverse_op(
     forward = op
     found: Sequence[Value | None]
     if op.name == "scan":
-        is_marked = is_marked or _has_mask(op)
-        found, forward = reverse_scan(b, op, result_cts, needed, is_marked, numbers, reverse_ops)
-    elif op.name == "checkpoint":
-        found, is_marked = _reverse_region(b, op, result_cts, needed, is_marked, numbers)
+        totals = _running_sums(b, op, needed, cts)
+        is_marked = is_marked or _has_mask(op) or cts.any_marked(totals.values())
+        found, forward = reverse_scan(
+            b, op, result_cts, needed, totals, is_marked, numbers, reverse_ops
+        )
     elif op.name == "custom":
         found = pull_back(b, op, result_cts)
     else:
@@ -93,42 +92,44 @@ def _reverse_op(
     return forward
 
 
+def _running_sums(b: Builder, op: Op, needed: Sequence[bool], cts: Cotangents) -> dict[int, Value]:
+    """Takes the sums so far of the cotangents of a scan's constants; the loop goes on adding to them."""
+    scan = Scan.of(op)
+    totals: dict[int, Value] = {}
+    for number in range(scan.carried + scan.stacked, len(op.operands)):
+        if needed[number]:
+            value = op.operands[number]
+            (total,) = cts.take(b, [value])
+            if total is not None:
+                totals[number] = cts.of.pop(value)
+    return totals
+
+
 def _has_mask(op: Op) -> bool:
     ops = (inner for region in op.regions for inner in walk(region) if inner.results)
     return any(lookup(inner.name).masks for inner in ops)
 
 
 def _reverse_region(
-    b: Builder,
-    op: Op,
-    result_cts: Sequence[Value | None],
-    needed: Sequence[bool],
-    is_marked: bool,
-    numbers: Numbers,
-) -> tuple[list[Value | None], bool]:
-    """A ``checkpoint``: runs its region again under a new replica number, then reverses that copy."""
+    b: Builder, op: Op, needed: Sequence[bool], cts: Cotangents, numbers: Numbers
+) -> None:
+    """A ``checkpoint``: runs its region again under a new replica number, then reverses that copy.
+
+    The copy reads the operands themselves, and contributions go to the same sums in the same order as if there were no
+    checkpoint: the gradient has the same bits.
+    """
     region = op.regions[0]
     mapping = dict(zip(region.parameters, op.operands, strict=True))
     with b.at(op.span, op.scope, numbers.take()):
         copies = copy_ops(region.body, mapping, b.replica)
         sources = [v for v, is_needed in zip(op.operands, needed, strict=True) if is_needed]
-        inner = Cotangents()
         sweep = Builder()
         with sweep.at(op.span, op.scope, b.replica):
-            for output, ct in zip(region.outputs, result_cts, strict=True):
-                inner.add(sweep, mapping.get(output, output), ct, is_marked)
+            for output, result in zip(region.outputs, op.results, strict=True):
+                cts.move(sweep, result, mapping.get(output, output))
             # The copy is complete before its sweep begins: scans inside are known only after it.
-            recomputed = reverse_ops(sweep, copies, inner, varied(copies, sources), numbers)
-            found = inner.take(sweep, op.operands)
+            recomputed = reverse_ops(sweep, copies, cts, varied(copies, sources), numbers)
     b.ops += [*recomputed, *sweep.ops]
-    is_marked = inner.any_marked(found)
-    # An operand given twice gets its whole cotangent once.
-    seen: set[Value] = set()
-    for number, value in enumerate(op.operands):
-        if value in seen:
-            found[number] = None
-        seen.add(value)
-    return found, is_marked
 
 
 def pull_back(b: Builder, op: Op, result_cts: Sequence[Value | None]) -> list[Value | None]:

@@ -12,7 +12,7 @@ Non-goals: moving the accumulation of weight gradients out of the loop (``hoist`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -33,24 +33,29 @@ def reverse_scan(
     op: Op,
     result_cts: Sequence[Value | None],
     needed: Sequence[bool],
+    totals: Mapping[int, Value],
     is_marked: bool,
     numbers: Numbers,
     reverse: Reverse,
 ) -> tuple[list[Value | None], Op]:
     """Emits the reverse scan; returns the operands' cotangents and the forward scan to run instead.
 
-    ``reverse`` sweeps the body (``differentiate_reverse.reverse_ops``).
+    ``totals`` are the sums so far of cotangents of constants, by operand number; the loop adds to them, and what it
+    returns for these operands includes them. ``reverse`` sweeps the body (``differentiate_reverse.reverse_ops``).
     """
     scan = Scan.of(op)
     carries_vary, wanted = varied_scan(scan, needed)
     carries_matter, reaching = useful_scan(scan, [ct is not None for ct in result_cts])
     active = [v and u for v, u in zip(carries_vary, carries_matter, strict=True)]
     body = _ReverseBody(b, scan, result_cts, active, is_marked)
-    body.open_constants(wanted, reaching)
+    body.open_constants(wanted, reaching, totals)
     primal = reverse(body.inner, scan.body.body, body.cts, wanted, numbers)
     body.close(needed)
     forward, sources = _with_residuals(scan, primal, body)
-    return body.emit(sources), forward
+    found = body.emit(sources)
+    for number, total in totals.items():
+        found[number] = found[number] or total
+    return found, forward
 
 
 @dataclass
@@ -92,14 +97,17 @@ class _ReverseBody:
         group.append((parameter, source))
         self.cts.add(self.inner, output, parameter, self.is_marked)
 
-    def open_constants(self, wanted: set[Value], reaching: set[Value]) -> None:
+    def open_constants(
+        self, wanted: set[Value], reaching: set[Value], totals: Mapping[int, Value]
+    ) -> None:
         """A running sum for every constant that gets a cotangent."""
         first = self.scan.carried + self.scan.stacked
         for number, constant in enumerate(self.scan.body.parameters[first:], first):
             if constant in wanted and constant in reaching:
                 total = companion(constant, "ct")
                 self.sums[number] = total
-                self.carries.append((total, zeros(self.b, constant)))
+                self.carries.append((total, totals.get(number) or zeros(self.b, constant)))
+                self.cts.add(self.inner, constant, total, self.is_marked)
 
     def close(self, needed: Sequence[bool]) -> None:
         """What the body yields: next cotangents of the carries, sums, cotangents of slices."""
@@ -111,8 +119,7 @@ class _ReverseBody:
                 ct = found[number] or zeros(inner, parameters[number])
                 self.next_carries.append(cut(inner, ct, self.keep))
         for number, total in self.sums.items():
-            term = found[number]
-            self.next_carries.append(total if term is None else inner.one("add", total, term))
+            self.next_carries.append(found[number] or total)
         for number in range(scan.carried, scan.carried + scan.stacked):
             step = found[number]
             if needed[number] and step is not None:

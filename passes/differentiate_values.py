@@ -80,6 +80,18 @@ class Cotangents:
             found.append(self.of.get(value))
         return found
 
+    def has(self, value: Value) -> bool:
+        """Whether ``value`` has a cotangent."""
+        return value in self.of or value in self.parts
+
+    def move(self, b: Builder, source: Value, target: Value) -> None:
+        """What was found for ``source`` counts for ``target``, which it stands for."""
+        parts = self.parts.pop(source, None)
+        if parts is not None:
+            self.parts.setdefault(target, []).extend(parts)
+        ct = self.of.pop(source, None)
+        self.add(b, target, ct, ct in self.marked if ct is not None else False)
+
     def any_marked(self, cts: Iterable[Value | None]) -> bool:
         """Whether any of ``cts`` comes from a masking op."""
         return any(ct in self.marked for ct in cts if ct is not None)

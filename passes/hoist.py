@@ -1,13 +1,14 @@
 """Loop-invariant work leaves the loop: what a ``scan`` computes without its carries, and what it only adds up.
 
-From-stage and to-stage: tensor. Inner loops first, so work can leave several loops. Three moves:
+From-stage and to-stage: tensor. Inner loops first, so work can leave several loops. Four moves:
 - ops on constants alone are computed once, before the loop;
 - a ``contract`` of slices with a constant (``x @ wx``) becomes one product over all trips, before the loop, together
   with the elementwise ops and views its operand comes from;
-- a carry that is only added to (a weight gradient) becomes one sum over all trips, after the loop (``hoist_sums``).
+- a carry that is only added to (a weight gradient) becomes sums over many trips, after the loop (``hoist_sums``);
+- a product with a constant that is only handed out becomes one product over all trips, after it (``hoist_yields``).
 
-The first two leave every element's arithmetic as it is. The third adds in another order than the loop did; it applies
-to sums that differentiation made, before any order has been promised.
+All but the third leave every element's arithmetic as it is. The third adds in another order than the loop did; it applies
+to sums that differentiation made, and the order it gives them is the same whatever is recomputed.
 
 A scan with the attribute ``saves_memory`` exists so that its trips need not be in memory together (accumulation over parts
 of a batch); it is left as it is.
@@ -17,7 +18,6 @@ Non-goals: ops that depend on carries; making loops out of anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
@@ -28,6 +28,7 @@ from gradc.ir.dims import Dim
 from gradc.ir.registry import lookup
 from gradc.passes.dce import dce
 from gradc.passes.hoist_sums import hoist_sums
+from gradc.passes.hoist_yields import hoist_yields, stacked_product
 from gradc.passes.rewrite import Scan, renamed, with_ops
 
 # How a value of the body depends on the trip.
@@ -49,7 +50,6 @@ def hoist(function: Function) -> Function:
 def _block(block: Block) -> Block:
     b = Builder()
     mapping: dict[Value, Value] = {}
-    zeros: set[Value] = set()
     is_changed = False
     for op in block.body:
         regions = tuple(_block(region) for region in op.regions)
@@ -63,13 +63,12 @@ def _block(block: Block) -> Block:
             before = op
             with b.at(op.span, op.scope, op.replica):
                 op = _hoist_invariants(b, op)
-                op, summed = hoist_sums(b, op, zeros)
-            mapping.update(summed)
+                op, summed = hoist_sums(b, op)
+                op, handed = hoist_yields(b, op)
+            mapping.update({**summed, **handed})
             is_changed = is_changed or op is not before
         else:
             b.ops.append(op)
-        if op.name == "constant" and op.attributes["value"] == 0:
-            zeros.update(op.results)
     if not is_changed:
         return block
     end = replace(block.terminator, operands=renamed(block.outputs, mapping))
@@ -184,7 +183,8 @@ class _Lifter:
             return b.one(op.name, *operands, hint=hint, **op.attributes)
         is_stacked = [self._kinds[v] == "slice" for v in op.operands]
         if op.name == "contract":
-            return self._product(op, operands, is_stacked)
+            left, right = operands
+            return stacked_product(b, op, (left, right), is_stacked[0])
         if op.name in _SHIFTED:
             attributes = shifted(op, self._trips)
             return b.one(op.name, *operands, hint=hint, **attributes)
@@ -197,20 +197,6 @@ class _Lifter:
     def _spread(self, value: Value) -> Value:
         shape = (self._trips, *value.type.shape)
         return self._b.one("broadcast", value, shape=shape, dims=tuple(range(1, len(shape))))
-
-    def _product(self, op: Op, operands: Sequence[Value], is_stacked: Sequence[bool]) -> Value:
-        """Stacked operand first, so that the trips are the leading axis; then the axes in order again."""
-        pairs = get_pairs(op.attributes, "contract")
-        if is_stacked[0]:
-            moved = tuple((i + 1, j) for i, j in pairs)
-            return self._b.one("contract", *operands, batch=(), contract=moved)
-        flipped = tuple((j + 1, i) for i, j in pairs)
-        a, x = operands
-        product = self._b.one("contract", x, a, batch=(), contract=flipped)
-        left = a.type.rank - len(pairs)
-        rank = product.type.rank
-        perm = (0, *range(rank - left, rank), *range(1, rank - left))
-        return self._b.one("transpose", product, perm=perm)
 
 
 def shifted(op: Op, trips: Dim) -> dict[str, Any]:

@@ -170,8 +170,6 @@ STEPS = (
     Step("rematerialise", "tensor", "tensor",
          _on_function(lambda f, o, _h: rematerialise(f, o.policy)),
          "checkpoints are recomputed by the reverse sweep, so they must be there before it"),
-    _tensor("hoist-source", hoist,
-            "x @ wx outside the forward loop puts its weight gradient outside the reverse loop"),
     Step("differentiate", "tensor", "tensor", _on_function(_differentiate),
          "rules of single ops see the program as the user wrote it"),
     Step("simplify", "tensor", "tensor", _on_function(_simplify),
@@ -190,9 +188,7 @@ STEPS = (
 )  # fmt: skip
 
 CONSTRAINTS = (
-    Constraint("rematerialise", "hoist-source", "a loop in chunks hoists within a chunk"),
     Constraint("rematerialise", "differentiate", "the reverse sweep obeys checkpoints"),
-    Constraint("hoist-source", "differentiate", "stacked products differentiate outside the loop"),
     Constraint("differentiate", "flatten", "regions carry what differentiation must know"),
     Constraint("hoist", "flatten", "work of a checkpoint must not leave the loop it is in"),
     Constraint("flatten", "simplify-again", "rules do not look through the borders of regions"),

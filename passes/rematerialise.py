@@ -24,6 +24,7 @@ from itertools import accumulate, pairwise
 from gradc.ir.attributes import get_pairs
 from gradc.ir.builder import Builder
 from gradc.ir.core import Function, Op, Value
+from gradc.passes.hoist_sums import GROUP
 from gradc.passes.rematerialise_scan import chunk_scans, longest_scan
 from gradc.passes.residuals import saved_values
 from gradc.passes.rewrite import copy_ops, free_values, renamed, with_ops
@@ -162,11 +163,11 @@ def work(op: Op) -> int:
 
 
 def chunk_sizes(trips: int) -> list[int]:
-    """Sizes to try, from half the trips down to about their square root."""
+    """Sizes to try, from half the trips down to about their square root: whole groups of ``hoist_sums``."""
     sizes: dict[int, None] = {}
     for parts in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128):
-        size = -(-trips // parts)
-        if size >= 2 and size * size * 2 > trips:
+        size = -(-trips // parts // GROUP) * GROUP
+        if size < trips and size * size * 2 > trips:
             sizes[size] = None
     return list(sizes)
 

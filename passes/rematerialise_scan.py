@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from gradc.ir.builder import Builder
 from gradc.ir.core import Attr, Block, Function, Value
-from gradc.passes.rewrite import Scan, copy_block, emit_scan, renamed, with_ops
+from gradc.passes.rewrite import Scan, copy_block, emit_scan, renamed, rows, with_ops
 
 
 def chunk_scans(function: Function, size: int) -> Function:
@@ -67,7 +67,7 @@ def _chunked(b: Builder, scan: Scan, size: int) -> list[Value] | None:
     # In order of execution: whole chunks, then the rest, which lies at the start if time runs backward.
     first = rest if scan.is_reverse else 0
     carries, stacked, constants = scan.split(operands)
-    parts = [_rows(b, x, first, chunks * size) for x in stacked]
+    parts = [rows(b, x, first, chunks * size) for x in stacked]
     grouped = [b.one("reshape", x, shape=(chunks, size, *x.type.shape[1:])) for x in parts]
     body = _chunk_body(b, scan, size, inner_cut)
     attributes = {**scan.op.attributes, "trips": chunks, "truncate": outer_cut}
@@ -79,7 +79,7 @@ def _chunked(b: Builder, scan: Scan, size: int) -> list[Value] | None:
     ]
     if not rest:
         return [*last, *steps]
-    tails = [_rows(b, x, 0 if scan.is_reverse else chunks * size, rest) for x in stacked]
+    tails = [rows(b, x, 0 if scan.is_reverse else chunks * size, rest) for x in stacked]
     attributes = {**scan.op.attributes, "trips": rest}
     region = copy_block(scan.body)
     ended = emit_scan(b, [*last, *tails, *constants], region, attributes)
@@ -88,21 +88,6 @@ def _chunked(b: Builder, scan: Scan, size: int) -> list[Value] | None:
         for main, tail in zip(steps, ended[scan.carried :], strict=True)
     ]
     return [*ended[: scan.carried], *joined]
-
-
-def _rows(b: Builder, x: Value, start: int, count: int) -> Value:
-    """Rows ``start`` to ``start + count`` of ``x``."""
-    shape = x.type.shape
-    if start == 0 and count == shape[0]:
-        return x
-    rest = shape[1:]
-    return b.one(
-        "slice",
-        x,
-        start=(start, *(0 for _ in rest)),
-        limit=(start + count, *rest),
-        stride=(1,) * len(shape),
-    )
 
 
 def _chunk_body(b: Builder, scan: Scan, size: int, truncate: int) -> Block:

@@ -146,3 +146,13 @@ def emit_scan(
     results = tuple(Value(t, v.hint) for t, v in zip(types, body.outputs, strict=True))
     b.append("scan", operands, results, attributes, (body,))
     return results
+
+
+def rows(b: Builder, x: Value, start: int, count: int) -> Value:
+    """Rows ``start`` to ``start + count`` of ``x``; ``x`` itself if these are all."""
+    shape = x.type.shape
+    if start == 0 and count == shape[0]:
+        return x
+    rest = shape[1:]
+    low, high = (start, *(0 for _ in rest)), (start + count, *rest)
+    return b.one("slice", x, start=low, limit=high, stride=(1,) * len(shape))

@@ -365,12 +365,12 @@ def test_options_name_steps() -> None:
         run_pipeline(f, Options(stop_after="cs"))
     with pytest.raises(PipelineError, match="cannot be skipped"):
         run_pipeline(f, Options(skip=("to-loops",)))
-    stopped = run_pipeline(f, Options(stop_after="cse", skip=("hoist-source",)))
+    stopped = run_pipeline(f, Options(stop_after="cse", skip=("rematerialise",)))
     assert [r.step for r in stopped.records][-1] == "cse"
     with pytest.raises(PipelineError, match="stopped after `cse`"):
         _ = stopped.plan
     with pytest.raises(KeyError):
-        stopped.after("hoist-source")
+        stopped.after("rematerialise")
 
 
 def test_dumps_are_numbered_and_say_unchanged(tmp_path: Path) -> None:
