@@ -245,7 +245,8 @@ class _Lowering:
         target = self.wanted.get(value)
         if target is None:
             shape, dtype = value.type.static_shape, value.type.dtype
-            target = Argument(self._tensor(value.hint, shape, dtype, op.span, op.scope))
+            maker, hint = _origin(op, value)
+            target = Argument(self._tensor(hint, shape, dtype, maker.span, maker.scope))
         self.where[value] = target
         return self._at(target)
 
@@ -336,6 +337,17 @@ class _Lowering:
         steps, self.frame = self.frame.steps, outer
         if trips and steps:
             outer.steps.append(Repeat(trips, tuple(steps), span=op.span))
+
+
+def _origin(op: Op, value: Value) -> tuple[Op, str]:
+    """The op that computes result ``value`` of ``op``, inside it if it is a fusion, and the value's name."""
+    if op.name != "fusion":
+        return op, value.hint
+    output = op.regions[0].outputs[op.results.index(value)]
+    for inner in op.regions[0].body:
+        if output in inner.results:
+            return inner, value.hint or output.hint
+    return op, value.hint
 
 
 def _size(value: Value) -> int:

@@ -1,0 +1,210 @@
+"""Where the memory of a Plan goes: the peak, its moment, the tensors that make it, and the picture over time.
+
+All figures are exact: the arena is one block of the size stated, entry arguments are counted by role. ``live`` is what the
+tensors that are needed at each launch take; the arena can only be larger by what packing leaves between them.
+``to_text`` and ``to_svg`` print the report; ``MemoryReport`` is plain data for other printers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from gradc.ir.core import Span
+from gradc.ir.plan import Plan
+from gradc.passes.place import storage
+from gradc.passes.place_lifetime import Lifetime, lifetimes, numbered
+from gradc.passes.place_pack import aligned, live_bytes
+
+_WIDTH, _HEIGHT = 960, 480
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A block of the arena: its bytes, the launches it lives from and to, what it is."""
+
+    name: str
+    type: str
+    nbytes: int
+    offset: int
+    first: int
+    last: int
+    span: Span | None
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """Memory of one call. ``moment`` is the launch at which most bytes are alive (-1 without an arena)."""
+
+    name: str
+    peak_bytes: int
+    arena_bytes: int
+    port_bytes: tuple[tuple[str, int], ...]
+    lower_bound: int
+    apart_bytes: int
+    live: tuple[int, ...]
+    moment: int
+    moment_kernel: str
+    moment_span: Span | None
+    at_peak: tuple[Held, ...]
+    blocks: tuple[Held, ...]
+    launches: int
+    kernels: int
+
+    @property
+    def gap(self) -> float:
+        """How far the arena is above the lower bound, as a share of it."""
+        return self.arena_bytes / self.lower_bound - 1 if self.lower_bound else 0.0
+
+    @property
+    def saved(self) -> float:
+        """The share of memory saved against one buffer per value."""
+        return 1 - self.arena_bytes / self.apart_bytes if self.apart_bytes else 0.0
+
+
+def memory_report(plan: Plan) -> MemoryReport:
+    """The report of a placed Plan."""
+    sizes, times = storage(plan)
+    live = tuple(int(n) for n in live_bytes(sizes, times))
+    items = list(numbered(plan.steps))
+    moment = live.index(max(live)) if live else -1
+    blocks = tuple(
+        sorted(
+            (_held(plan, n, times[n]) for n in sizes), key=lambda h: (-h.nbytes, h.first, h.name)
+        )
+    )
+    roles: dict[str, int] = {}
+    for port in plan.ports:
+        key = port.role.value if port.direction != "out" else f"{port.role.value} (result)"
+        roles[key] = roles.get(key, 0) + plan.tensors[port.tensor].nbytes
+    launch = items[moment].launch if 0 <= moment < len(items) else None
+    return MemoryReport(
+        plan.name,
+        plan.peak_bytes,
+        plan.arena_bytes,
+        tuple(roles.items()),
+        max(live, default=0),
+        sum(aligned(plan.tensors[n].nbytes) for n in lifetimes(plan)),
+        live,
+        moment,
+        plan.kernels[launch.kernel].name if launch is not None else "",
+        launch.span if launch is not None else None,
+        tuple(h for h in blocks if h.first <= moment <= h.last),
+        blocks,
+        len(items),
+        len(plan.kernels),
+    )
+
+
+def _held(plan: Plan, number: int, time: Lifetime) -> Held:
+    tensor = plan.tensors[number]
+    shape = ", ".join(str(d) for d in tensor.shape)
+    return Held(
+        tensor.name,
+        f"{tensor.dtype}[{shape}]",
+        tensor.nbytes,
+        tensor.offset or 0,
+        time.first,
+        time.last,
+        tensor.span,
+        tensor.scope,
+    )
+
+
+def shown(nbytes: int) -> str:
+    """Bytes for people: exact below 1 KiB, four digits above."""
+    value = float(nbytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{nbytes} B" if unit == "B" else f"{value:.4g} {unit}"
+        value /= 1024
+    return f"{nbytes} B"
+
+
+def to_text(report: MemoryReport, most: int = 12) -> str:
+    """The report as lines of text: totals first, then the tensors at the peak, the largest ``most`` of them."""
+    bound = f"lower bound {shown(report.lower_bound)} (gap {report.gap:.1%})"
+    apart = f"one buffer per value {shown(report.apart_bytes)} (saved {report.saved:.0%})"
+    lines = [
+        f"{report.name}: peak {report.peak_bytes} bytes ({shown(report.peak_bytes)})",
+        f"  arena {shown(report.arena_bytes)}, {bound}, {apart}",
+    ]
+    lines += [f"  {role}: {shown(nbytes)}" for role, nbytes in report.port_bytes]
+    lines.append(f"  {report.launches} launches of {report.kernels} kernels")
+    if report.moment >= 0:
+        place = f", {_line(report.moment_span)}" if report.moment_span is not None else ""
+        lines.append(
+            f"  most alive at launch {report.moment} ({report.moment_kernel}{place}):"
+            f" {shown(report.live[report.moment])}"
+        )
+    for held in report.at_peak[:most]:
+        place = f"  {_line(held.span)}" if held.span is not None else ""
+        scope = f"  {held.scope}" if held.scope else ""
+        lines.append(f"    {shown(held.nbytes):>10}  {held.type}{scope}{place}")
+    left = report.at_peak[most:]
+    if left:
+        lines.append(f"    {shown(sum(h.nbytes for h in left)):>10}  in {len(left)} more")
+    return "\n".join(lines)
+
+
+def _line(span: Span | None) -> str:
+    """The innermost line that lies in the user's own file, layers of the library aside."""
+    if span is None:
+        return ""
+    own = span.outermost.file
+    at = span
+    while at.file != own and at.caller is not None:
+        at = at.caller
+    return f"{at.file}:{at.line}"
+
+
+def to_svg(report: MemoryReport) -> str:
+    """The arena over the launches: one rectangle per block, at its offset and for its lifetime; the bytes alive as a line."""
+    steps = max(len(report.live), 1)
+    top = max(report.arena_bytes, 1)
+    x_unit, y_unit = _WIDTH / steps, _HEIGHT / top
+    box = f"-10 -30 {_WIDTH + 20} {_HEIGHT + 60}"
+    font = 'font-family="sans-serif" font-size="11"'
+    title = f"{report.name}: arena {shown(report.arena_bytes)} over {report.launches} launches"
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" {font}>',
+        f'<text x="0" y="-12">{escape(title)}</text>',
+    ]
+    for held in report.blocks:
+        x, y = held.first * x_unit, _HEIGHT - (held.offset + held.nbytes) * y_unit
+        width, height = (held.last - held.first + 1) * x_unit, held.nbytes * y_unit
+        lines.append(
+            f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"'
+            f' fill="{_colour(held.scope or held.name)}" stroke="white" stroke-width="0.3">'
+            f"<title>{escape(_title(held))}</title></rect>"
+        )
+    path = _outline(report.live, x_unit, y_unit)
+    lines.append(f'<path d="{path}" fill="none" stroke="black" stroke-width="1"/>')
+    lines.append(f'<text x="0" y="{_HEIGHT + 16}">0</text>')
+    lines.append(f'<text x="{_WIDTH - 30}" y="{_HEIGHT + 16}">{report.launches}</text></svg>')
+    return "\n".join(lines)
+
+
+def _outline(live: Sequence[int], x_unit: float, y_unit: float) -> str:
+    points = [
+        f"{n * x_unit:.2f} {_HEIGHT - nbytes * y_unit:.2f} L {(n + 1) * x_unit:.2f}"
+        f" {_HEIGHT - nbytes * y_unit:.2f}"
+        for n, nbytes in enumerate(live)
+    ]
+    return "M " + " L ".join(points) if points else "M 0 0"
+
+
+def _title(held: Held) -> str:
+    place = f", {_line(held.span)}" if held.span is not None else ""
+    scope = f" in {held.scope}" if held.scope else ""
+    return f"{held.name} {held.type}{scope}{place}: {shown(held.nbytes)}"
+
+
+def _colour(name: str) -> str:
+    """A colour per layer, the same in every run."""
+    total = 0
+    for character in name:
+        total = (total * 131 + ord(character)) % 360
+    return f"hsl({total}, 55%, 60%)"
