@@ -49,7 +49,7 @@ class Program:
     files: tuple[syntax.Program, ...]
     names: Names
     report: Report
-    _signatures: dict[str, Signature] = field(default_factory=dict)
+    _signatures: dict[tuple[object, ...], Signature] = field(default_factory=dict)
     _is_checked: bool = False
 
     @property
@@ -93,34 +93,62 @@ class Program:
     def _failure(self, *diagnostics: Diagnostic) -> DiagnosticError:
         return DiagnosticError(diagnostics, self.report.sources)
 
-    def signature(self, entry: str | None = None) -> Signature:
+    def signature(
+        self,
+        entry: str | None = None,
+        dims: Mapping[str, int] | None = None,
+        precision: str = "f32",
+    ) -> Signature:
         """Inputs, parameters and dimensions of a model, with symbols.
 
+        ``dims`` matter where they count something, such as the blocks of ``block(D) * L``.
+
         Raises:
-            DiagnosticError: with everything that checking the model finds.
+            DiagnosticError: with everything that checking the model finds; GC0544 for a size that is none, GC0546
+                for an unknown precision.
         """
         model = self.model(entry)
-        name = model.name.text
-        if name not in self._signatures:
-            self._signatures[name] = self._check_model(model)
+        overrides = {name: n for name, n in (dims or {}).items() if name in self.names.dims}
+        for name, value in overrides.items():
+            self._check_size(name, value)
+        key = (model.name.text, tuple(sorted(overrides.items())), precision)
+        if key not in self._signatures:
+            floating = self._floating(precision)
+            self._signatures[key] = self._check_model(model, overrides, floating)
             self.report.raise_errors()
-        return self._signatures[name]
+        return self._signatures[key]
 
-    def _check_model(self, model: syntax.Model) -> Signature:
-        dims, sample = symbolic_dims(self.names, self.report, {})
-        made = elaborate_model(self.names, self.report, model, dims, sample, DType.F32, True)
+    def _check_size(self, name: str, value: object) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            message = f"dimension `{name}` must be an integer of at least 0, not {value!r}"
+            raise self._failure(error("GC0544", message, None))
+
+    def _floating(self, precision: str) -> DType:
+        floating = PRECISIONS.get(precision)
+        if floating is None:
+            known = ", ".join(f"`{name}`" for name in PRECISIONS)
+            message = f"there is no precision `{precision}`"
+            help = did_you_mean(precision, PRECISIONS) or f"choose one of {known}"
+            raise self._failure(error("GC0546", message, None, help=help))
+        return floating
+
+    def _check_model(
+        self, model: syntax.Model, overrides: Mapping[str, int], floating: DType
+    ) -> Signature:
+        dims, sample = symbolic_dims(self.names, self.report, overrides)
+        made = elaborate_model(self.names, self.report, model, dims, sample, floating, True)
         ctx = made.ctx
         if made.loss is not None and not self.report.has_errors:
             specifications(made)
         if ctx.reads_training:
-            elaborate_model(self.names, self.report, model, dims, sample, DType.F32, False)
+            elaborate_model(self.names, self.report, model, dims, sample, floating, False)
         if made.loss is not None and not self.report.has_errors:
             warn_unreached(ctx, assemble(made, model.name.text))
         used = dict.fromkeys((*ctx.used_dims, *made.implicit))
         for spec in made.inputs:
             for dim in spec.type.shape:
                 used.update(dict.fromkeys(symbols(dim)))
-        known = default_dims(self.names, self.report, {})
+        known = default_dims(self.names, self.report, overrides)
         parameters = tuple(
             InputSpec(d.path, d.value.type, d.span, d.role) for d in ctx.declared.values()
         )
@@ -142,9 +170,9 @@ class Program:
         if not self._is_checked:
             self._is_checked = True
             for model in self.names.models.values():
-                name = model.name.text
-                if name not in self._signatures:
-                    self._signatures[name] = self._check_model(model)
+                key = (model.name.text, (), "f32")
+                if key not in self._signatures:
+                    self._signatures[key] = self._check_model(model, {}, DType.F32)
             check_unused(self.names, self.report)
         self.report.raise_errors()
         return tuple(self.report.diagnostics)
@@ -166,12 +194,7 @@ class Program:
         model = self.model(entry)
         bound = self._bound(signature, dims or {})
         report = Report(self.report.sources)
-        floating = PRECISIONS.get(precision)
-        if floating is None:
-            known = ", ".join(f"`{name}`" for name in PRECISIONS)
-            message = f"there is no precision `{precision}`"
-            help = did_you_mean(precision, PRECISIONS) or f"choose one of {known}"
-            raise self._failure(error("GC0546", message, None, help=help))
+        floating = self._floating(precision)
         names = Names.of(self.files, report)
         made = elaborate_model(names, report, model, bound, bound, floating, training)
         report.raise_errors()
@@ -205,9 +228,7 @@ class Program:
                 raise self._failure(
                     error("GC0543", f"there is no dimension `{name}`", None, help=help)
                 )
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                message = f"dimension `{name}` must be an integer of at least 0, not {value!r}"
-                raise self._failure(error("GC0544", message, None))
+            self._check_size(name, value)
         bound = {**default_dims(self.names, self.report, dims), **dims}
         self.report.raise_errors()
         missing = [name for name in signature.dims if name not in bound]

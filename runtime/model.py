@@ -42,7 +42,7 @@ class Model:
         precision: str = "f32",
     ) -> None:
         self.program = program
-        self.signature: Signature = program.signature(entry)
+        self.signature: Signature = program.signature(entry, dims, precision)
         self.name = self.signature.name
         self.dims: dict[str, int] = dict(dims or {})
         self.precision = precision
