@@ -111,7 +111,8 @@ def enter(
         ctx.error("GC0404", message, node)
         return False
     ctx.names.reached.add(id(declaration))
-    return True
+    ctx.inlined += 1
+    return not ctx.too_large(node)
 
 
 def run_body(

@@ -19,7 +19,7 @@ from gradc.frontend.values import POISON, Binding, Frame, Item, Poison
 from gradc.ir.builder import Builder
 from gradc.ir.core import Attr, Block, DType, Role, Span, TensorType, Value
 from gradc.ir.diagnostics import Diagnostic, Label, Report, error, warning
-from gradc.ir.dims import Dim, DimExpr, Quotient, substitute, symbols
+from gradc.ir.dims import Dim, DimensionTooLarge, DimExpr, Quotient, substitute, symbols
 from gradc.ir.registry import TypeRuleError
 
 # What the names of the library's files start with.
@@ -29,7 +29,8 @@ SAMPLE_SIZE = 12
 # Calls of functions and layers within each other, and levels of expressions through all of them.
 MAX_INLINING = 64
 MAX_DEPTH = 2000
-MAX_OPS = 100_000
+MAX_OPS = 50_000
+MAX_RANK = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +85,7 @@ class Context:
     used_dims: dict[str, None] = field(default_factory=dict)
     depth: int = 0
     emitted: int = 0
+    inlined: int = 0
     reads_training: bool = False
     random_key: Value | None = None
     streams: int = 0
@@ -116,8 +118,15 @@ class Context:
         self.depth += 1
         try:
             return self.interpreter.evaluate(self, node)
+        except DimensionTooLarge:
+            return self.dimension_too_large(node)
         finally:
             self.depth -= 1
+
+    def dimension_too_large(self, node: syntax.Node) -> Poison:
+        """Reports arithmetic of dimensions that gets out of hand."""
+        message = "a dimension here is a polynomial of too many terms"
+        return self.error("GC0404", message, node, help="declare it with `dim` without a default")
 
     def execute(self, block: syntax.Block) -> None:
         """Runs statements in the current frame, until one returns."""
@@ -192,6 +201,8 @@ class Context:
             return self.error("GC0312", str(refusal), node)
         self.emitted += 1
         self.region.own(results)
+        if any(result.type.rank > MAX_RANK for result in results):
+            return self.error("GC0404", f"arrays have at most {MAX_RANK} axes", node)
         return results
 
     def op(
@@ -221,9 +232,9 @@ class Context:
 
     def too_large(self, node: syntax.Node) -> bool:
         """Whether unrolling has made more ops or parameters than anyone can mean; reports it."""
-        if self.emitted + len(self.declared) <= MAX_OPS:
+        if self.emitted + len(self.declared) + self.inlined <= MAX_OPS:
             return False
-        message = f"this program unrolls to more than {MAX_OPS} operations"
+        message = f"this program unrolls to more than {MAX_OPS} operations and calls"
         self.error("GC0404", message, node, help="roll loops over time with `scan`")
         return True
 

@@ -41,6 +41,7 @@ from gradc.frontend.values import (
 )
 from gradc.ir.core import TensorType, Value
 from gradc.ir.diagnostics import Label, did_you_mean
+from gradc.ir.dims import DimensionTooLarge
 
 # Each level of an expression takes a few Python frames; the context's own limit comes first.
 _STACK: Final = 30_000
@@ -57,7 +58,13 @@ class Elaborator:
     def execute(self, ctx: Context, block: syntax.Block) -> None:
         """Runs statements until one returns."""
         for statement in block:
-            _STATEMENTS[type(statement)](ctx, statement)
+            try:
+                _STATEMENTS[type(statement)](ctx, statement)
+            except DimensionTooLarge:
+                ctx.dimension_too_large(statement)
+                ctx.frame.is_spoilt = True
+            if ctx.report.is_full:
+                ctx.frame.is_spoilt = True
             if ctx.frame.result is not None or ctx.report.is_full:
                 return
 

@@ -22,12 +22,14 @@ from gradc.frontend.names import Names
 from gradc.frontend.shapes import element_type, tensor
 from gradc.frontend.signatures import exact_shape, names_in, unknown_type
 from gradc.frontend.values import POISON, Binding, Frame, Poison, as_dim, describe
-from gradc.ir.core import DType, Function, Role, Slot, Span, TensorType, Value
+from gradc.ir.core import DType, Function, Role, Slot, Span, TensorType, Value, walk
 from gradc.ir.diagnostics import Label, Report
-from gradc.ir.dims import Dim, symbol
+from gradc.ir.dims import Dim, DimensionTooLarge, symbol
 
 PRECISIONS = {"f64": DType.F64, "f32": DType.F32, "bf16": DType.BF16, "f16": DType.F16}
 RANDOM_STATE = "rng"
+# Addresses of one array stay within 48 bits.
+MAX_BYTES = 1 << 47
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -212,6 +214,17 @@ def assemble(made: Elaborated, name: str) -> Function:
     return builder.function(name, outputs, slots, results)
 
 
+def check_sizes(made: Elaborated, function: Function) -> None:
+    """Reports arrays that no machine can hold, where they come from."""
+    for op in walk(function.block):
+        for value in op.results:
+            if value.type.nbytes >= MAX_BYTES:
+                place = op.span or made.model.span
+                message = f"`{value.type}` takes {value.type.nbytes} bytes"
+                made.ctx.error("GC0404", message, place, help="choose smaller dimensions")
+                return
+
+
 def _next_key(made: Elaborated) -> Value:
     """The random counter of the next step: (seed, step + 1)."""
     builder = made.ctx.region.builder
@@ -227,10 +240,13 @@ def specifications(made: Elaborated) -> tuple[ParameterSpec, ...]:
     cache: dict[tuple[object, ...], InitializerIR | None] = {}
     result: list[ParameterSpec] = []
     for declared in made.ctx.declared.values():
-        start = _start(made, declared, cache)
-        fan_in, fan_out = (
-            size if isinstance(size, int) else 1 for size in fans(declared.value.type.shape)
-        )
+        try:
+            start = _start(made, declared, cache)
+            sizes = fans(declared.value.type.shape)
+        except DimensionTooLarge:
+            made.ctx.dimension_too_large(declared.statement)
+            continue
+        fan_in, fan_out = (size if isinstance(size, int) else 1 for size in sizes)
         result.append(
             ParameterSpec(
                 declared.path,

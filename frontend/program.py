@@ -26,6 +26,7 @@ from gradc.frontend.models import (
     ModelIR,
     Signature,
     assemble,
+    check_sizes,
     default_dims,
     elaborate_model,
     specifications,
@@ -201,6 +202,8 @@ class Program:
         parameters = specifications(made)
         report.raise_errors()
         function = assemble(made, model.name.text)
+        check_sizes(made, function)
+        report.raise_errors()
         assert made.loss is not None
         outputs = [
             (slot.name, value.type)

@@ -16,6 +16,13 @@ from typing import TypeAlias, Union
 
 Dim: TypeAlias = Union[int, "DimExpr"]
 
+# How many products of terms one multiplication may form; real shapes need a handful.
+MAX_PRODUCTS = 4096
+
+
+class DimensionTooLarge(ArithmeticError):
+    """A product of dimensions has more terms than any program means."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Symbol:
@@ -68,6 +75,8 @@ class DimExpr:
         return (-self) + other
 
     def __mul__(self, other: Dim) -> Dim:
+        if isinstance(other, DimExpr) and len(self.terms) * len(other.terms) > MAX_PRODUCTS:
+            raise DimensionTooLarge
         product = [
             (tuple(sorted((*m, *n), key=_atom_key)), c * d)
             for m, c in self.terms

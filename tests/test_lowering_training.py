@@ -313,3 +313,45 @@ def test_a_division_that_leaves_a_rest_shows_when_bound() -> None:
     assert lowered(text, D=6, N=3).loss.shape == ()
     with pytest.raises(DiagnosticError, match="leave a rest"):
         lowered(text, D=7, N=3)
+
+
+BOMBS = {
+    "doubling calls": "".join(
+        f"fn f{i}(x: float[...]) {{ return {f'f{i - 1}(f{i - 1}(x))' if i else 'x + 1'} }}\n"
+        for i in range(40)
+    )
+    + "model m(x: float) -> float { return f39(x) }",
+    "doubling layers": "layer l0(K) { apply(x: float[K]) { return x } }\n"
+    + "".join(
+        f"layer l{i}(K) {{ use a = l{i - 1}(K)\nuse b = l{i - 1}(K)\napply(x: float[K]) {{ return b(a(x)) }} }}\n"
+        for i in range(1, 40)
+    )
+    + "model m(x: float[3]) -> float { use a = l39(3)\nreturn sum(a(x)) }",
+    "deep calls": "".join(
+        f"fn f{i}(x: float) {{ return {f'f{i - 1}(x)' if i else 'x'} }}\n" for i in range(90)
+    )
+    + "model m(x: float) -> float { return f89(x) }",
+    "deep expressions": "".join(
+        f"fn f{i}(x: float) {{ return {'relu(' * 140}{f'f{i - 1}(x)' if i else 'x'}{')' * 140} }}\n"
+        for i in range(60)
+    )
+    + "model m(x: float) -> float { return f59(x) }",
+    "polynomial": "dim A, B, C, D, E\nmodel m(x: float[(A+B+C+D+E)^8 * (A+B+C+D+E+1)^8]) -> float { return sum(x) }",
+    "axes": "model m(x: float) -> float { return sum(x[" + "None," * 50 + "]) }",
+    "bytes": "model m(x: float) -> float { return sum(zeros([1000000000, 1000000000]) * x) }",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_programs_that_explode_are_refused(name: str) -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        loads(BOMBS[name]).lower()
+    assert {d.code for d in caught.value.diagnostics} == {"GC0404"}, str(caught.value)
+
+
+def test_long_programs_are_not_deep() -> None:
+    chain = " + ".join(["x"] * 3000)
+    text = f"model m(x: float) -> float {{ return {chain} }}"
+    assert len(loads(text).lower().function.block.ops) == 3000
+    nested = "model m(x: float) -> float { return " + "tanh(" * 150 + "x" + ")" * 150 + " }"
+    assert len(loads(nested).lower().function.block.ops) == 151
