@@ -116,7 +116,7 @@ def _redirected(
         return None
     renamed = [_rename(step, source, target) for step in steps]
     late = [n for n in readers if n > maker]
-    order = _before(uses, late, maker, len(steps)) if late else list(range(len(steps)))
+    order = _reordered(uses, late, maker, len(steps)) if late else list(range(len(steps)))
     return [renamed[n] for n in order if n != copy]
 
 
@@ -128,6 +128,26 @@ def _may_precede(uses: Sequence[Uses], readers: Sequence[int], maker: int) -> bo
         if any(n in reached for n in before[number]):
             reached.add(number)
     return not any(reader in reached for reader in readers)
+
+
+def _reordered(uses: Sequence[Uses], late: Sequence[int], maker: int, count: int) -> list[int]:
+    """``late`` before ``maker``, by moving as few steps as possible: the readers up, or the maker down.
+
+    The step counter of the random generator is read by every recomputed dropout: it moves down.
+    """
+    before = dependences(uses)
+    end = max(late)
+    reached = {maker}
+    for number in range(maker + 1, end + 1):
+        if any(n in reached for n in before[number]):
+            reached.add(number)
+    down = [n for n in range(maker, end + 1) if n in reached]
+    up = _before(uses, late, maker, count)
+    moved_up = up.index(maker) - maker
+    if len(down) >= moved_up:
+        return up
+    stay = [n for n in range(maker, end + 1) if n not in reached]
+    return [*range(maker), *stay, *down, *range(end + 1, count)]
 
 
 def _before(uses: Sequence[Uses], late: Sequence[int], maker: int, count: int) -> list[int]:
