@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gradc.frontend.binding import bind_dims
-from gradc.frontend.models import ModelIR, Signature
+from gradc.frontend.models import RANDOM_STATE, ModelIR, Signature
 from gradc.frontend.program import Program, initialize
 from gradc.ir.core import Function, Role, Slot, TensorType
 from gradc.ir.diagnostics import DiagnosticError, did_you_mean, error
@@ -310,6 +310,9 @@ class Compiled:
         self._last: Callable[..., Any] | None = None
 
     def __call__(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any:
+        if not self._training and RANDOM_STATE in params:
+            # Only training draws random numbers; the counter lies among the parameters all the same.
+            params = {name: array for name, array in params.items() if name != RANDOM_STATE}
         if self._last is not None:
             found = self._last(
                 params, inputs, seeds[0] if self._takes_seeds and seeds else _NOTHING

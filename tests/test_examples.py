@@ -57,12 +57,26 @@ def test_digits_are_the_published_ones() -> None:
     assert not [row for row in parts["valid"][0] if row.tobytes() in seen]
 
 
-def test_digits_reach_97_percent(tmp_path: Path) -> None:
-    """The command of README, to the same end."""
+@pytest.mark.parametrize(
+    ("program", "flags", "accuracy"),
+    [
+        ("mlp.grad", "-D H=256 --optimizer adamw(lr=3e-3) --epochs 20", 0.97),
+        (
+            "cnn.grad",
+            "--optimizer adamw(lr=3e-3) --schedule warmup_cosine(peak=3e-3,warmup=50,total=460)"
+            " --epochs 20",
+            0.985,
+        ),
+        ("rows_gru.grad", "--optimizer adamw(lr=1e-2) --epochs 12", 0.95),
+    ],
+)
+def test_digits_reach_their_accuracy(
+    program: str, flags: str, accuracy: float, tmp_path: Path
+) -> None:
+    """The commands of README and examples/digits/README.md, to the same end."""
     done = gradc_command(
-        "train", DIGITS / "mlp.grad", "--data", DIGITS / "digits_train.npz",
-        "--valid", DIGITS / "digits_valid.npz", "--optimizer", "adamw(lr=3e-3)",
-        "--epochs", "20", "-D", "H=256", "--out", tmp_path / "run", "--json",
+        "train", DIGITS / program, "--data", DIGITS / "digits_train.npz",
+        "--valid", DIGITS / "digits_valid.npz", *flags.split(), "--out", tmp_path / "run", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["valid_accuracy"] >= 0.97
+    assert json.loads(done.stdout)["valid_accuracy"] >= accuracy
