@@ -231,7 +231,8 @@ _NUMPY_VERBS: dict[str, Callable[..., Any]] = {
 
 def round_to_bf16(x: Array) -> Array:
     """float32 numbers rounded to the nearest bf16, half to even; NaN stays NaN."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    # ascontiguousarray makes vectors of scalars.
+    bits = np.ascontiguousarray(x, np.float32).reshape(np.shape(x)).view(np.uint32)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
     rounded = (bits + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
     return np.where(np.isnan(x), x, rounded.view(np.float32)).astype(np.float32)
