@@ -18,7 +18,8 @@ from gradc.ir.core import Function
 from gradc.ir.diagnostics import DiagnosticError, error
 from gradc.ir.plan import Plan
 from gradc.passes import pipeline
-from gradc.passes.pipeline import Derivative, run_pipeline
+from gradc.passes.budget import run_within
+from gradc.passes.pipeline import Derivative
 from gradc.runtime.native import NativeFunction, compile_plan, load_native, native_key
 
 
@@ -107,9 +108,9 @@ def plan_of(function: Function, derivative: Derivative | None, options: Options)
     """The Plan of what ``derivative`` makes of ``function`` (of ``function`` itself for None).
 
     Raises:
-        DiagnosticError: if the budget cannot be kept.
+        BudgetError: if the budget cannot be kept.
     """
-    return run_pipeline(function, pipeline_options(derivative, options)).plan
+    return run_within(function, pipeline_options(derivative, options), options.budget).plan
 
 
 def pipeline_options(

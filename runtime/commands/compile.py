@@ -10,7 +10,8 @@ from pathlib import Path
 from gradc.codegen.llvm import artifact, driver, jit
 from gradc.frontend.unparse import dump
 from gradc.ir.core import Function
-from gradc.passes.pipeline import Run, run_pipeline, text_of
+from gradc.passes.budget import run_within
+from gradc.passes.pipeline import Run, text_of
 from gradc.runtime.commands.common import add_compile, add_model, load_model
 from gradc.runtime.compile import compile_options, pipeline_options
 from gradc.runtime.console import Console
@@ -99,7 +100,7 @@ def _pipeline(source: Function, derive: Derive, options: argparse.Namespace) -> 
         dump_after=tuple(options.dump_after),
         dump_to=Path(options.dump_dir) if options.dump_after else None,
     )
-    return run_pipeline(source, asked)
+    return run_within(source, asked, chosen.budget)
 
 
 def _text(
