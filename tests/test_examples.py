@@ -63,8 +63,8 @@ def test_digits_are_the_published_ones() -> None:
         ("mlp.grad", "-D H=256 --optimizer adamw(lr=3e-3) --epochs 20", 0.97),
         (
             "cnn.grad",
-            "--optimizer adamw(lr=3e-3) --schedule warmup_cosine(peak=3e-3,warmup=50,total=460)"
-            " --epochs 20",
+            "--optimizer adamw(lr=3e-3) --schedule warmup_cosine(peak=3e-3,warmup=50,total=690)"
+            " --epochs 30",
             0.985,
         ),
         ("rows_gru.grad", "--optimizer adamw(lr=1e-2) --epochs 12", 0.95),
