@@ -114,14 +114,20 @@ class Elements:
         algebra = IndexAlgebra(self.builder, op.result.type.dtype)
         form = lookup(op.name).loop
         if isinstance(form, Pointwise):
-            operands = [self.at(x, index) for x in op.operands]
-            result: Scalar = form.meaning(algebra, *operands, **op.attributes)
-            return result
+            return self._pointwise(op, form, [self.at(x, index) for x in op.operands])
         if isinstance(form, Access):
             return form.element(algebra, op, index, lambda n, at: self.at(op.operands[n], at))
         if isinstance(form, Reduction):
             return self._fold(op, form, index)
         raise LoweringError(f"`{op.name}` cannot be computed element by element")
+
+    def _pointwise(self, op: Op, form: Pointwise, operands: Sequence[Scalar]) -> Scalar:
+        """The meaning of an elementwise op; for bf16 and f16 in f32, rounded once at the end."""
+        dtype = op.result.type.dtype
+        wide = IndexAlgebra(self.builder, accumulator(dtype))
+        values = [wide.cast(x, accumulator(x.dtype)) for x in operands]
+        result: Scalar = form.meaning(wide, *values, **op.attributes)
+        return wide.cast(result, dtype)
 
     def _fold(self, op: Op, form: Reduction, index: Indices) -> Scalar:
         """The reduction at ``index`` by loops of its own: the innermost a vector loop where that is possible."""
