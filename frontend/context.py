@@ -87,6 +87,8 @@ class Context:
     emitted: int = 0
     inlined: int = 0
     reads_training: bool = False
+    # While something is only tried, what goes wrong is not reported.
+    is_muted: bool = False
     random_key: Value | None = None
     streams: int = 0
     scans: list[ScanScope] = field(default_factory=list)
@@ -182,6 +184,8 @@ class Context:
         self._add(warning(code, message, span, label=label, help=help), span)
 
     def _add(self, diagnostic: Diagnostic, span: Span) -> None:
+        if self.is_muted:
+            return
         key = (diagnostic.code, span.file, span.line, span.column)
         if key not in self.seen:
             self.seen.add(key)

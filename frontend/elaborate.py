@@ -25,7 +25,7 @@ from gradc.frontend.arithmetic import binary, invert, negate
 from gradc.frontend.calls import call, global_callable, similar
 from gradc.frontend.context import Context
 from gradc.frontend.declare import declare_param, declare_state, declare_use
-from gradc.frontend.glance import check_names
+from gradc.frontend.glance import check_names, poison
 from gradc.frontend.indexing import index
 from gradc.frontend.loops import checkpoint, scan
 from gradc.frontend.shapes import element_type, tensor
@@ -116,6 +116,8 @@ def _state_read(ctx: Context, node: syntax.Expr) -> Item:
     assert isinstance(node, syntax.StateRead)
     name = node.name.text
     path = ctx.frame.states.get(name)
+    if path is not None and ctx.frame.kind == "update":
+        return ctx.frame.names[name].item
     if path is None:
         known = list(ctx.frame.states)
         help = did_you_mean(name, known) or f"declare it: `state {name}: float[...] ~ zeros`"
@@ -258,6 +260,9 @@ def _state_write(ctx: Context, node: syntax.Statement) -> None:
         help = did_you_mean(name, known) or f"declare it: `state {name}: float[...] ~ zeros`"
         ctx.error("GC0201", f"there is no state `{name}` here", node.name, help=help)
         return
+    if ctx.frame.kind == "update":
+        ctx.bind(name, item, node.name.span)
+        return
     stored = ctx.state_values.get(path)
     if stored is None or isinstance(item, Poison):
         return
@@ -266,7 +271,7 @@ def _state_write(ctx: Context, node: syntax.Statement) -> None:
         ctx.error("GC0207", "a state cannot be written inside a `scan`", node, help=help)
         return
     ctx.reads_training = True
-    if not ctx.training and ctx.frame.kind != "update":
+    if not ctx.training:
         help = "put it under `if training { ... }`"
         ctx.error("GC0214", f"`state {name}` is written outside of training", node, help=help)
         return
@@ -342,8 +347,7 @@ def _if(ctx: Context, node: syntax.Statement) -> None:
         check_names(ctx, node.otherwise if condition else node.then)
         return
     if isinstance(condition, Poison):
-        # Either branch may be the one meant; its own mistakes are worth knowing.
-        ctx.frame.is_spoilt = True
+        poison(ctx, node.then, node.otherwise)
         return
     if isinstance(condition, Value):
         message = "`if` decides at compile time, and this is only known while running"
@@ -352,7 +356,7 @@ def _if(ctx: Context, node: syntax.Statement) -> None:
         message = f"`if` wants a condition, not {describe(condition)}"
         help = "compare it, as in `if N > 1 { ... }`"
     ctx.error("GC0401", message, node.condition, help=help)
-    ctx.frame.is_spoilt = True
+    poison(ctx, node.then, node.otherwise)
 
 
 def _for(ctx: Context, node: syntax.Statement) -> None:
@@ -372,7 +376,7 @@ def _for(ctx: Context, node: syntax.Statement) -> None:
             help = "make several instances: `use blocks = block(D) * 4`"
         message = f"`for` walks layer instances and lists, not {describe(items)}"
         ctx.error("GC0401", message, node.iterable, help=help)
-        ctx.frame.is_spoilt = True
+        poison(ctx, node.body)
         return
     for item in walked:
         ctx.bind(node.target.text, item, node.target.span)

@@ -14,6 +14,7 @@ from gradc.frontend import syntax
 from gradc.frontend.calls import global_callable, similar
 from gradc.frontend.context import Context
 from gradc.frontend.shapes import element_type
+from gradc.frontend.values import POISON
 from gradc.frontend.walk import children
 
 CONSTANTS = ("pi", "inf", "nan", "training")
@@ -31,6 +32,15 @@ def check_names(ctx: Context, block: syntax.Block) -> None:
             if name.text not in bound and not _is_known(ctx, name.text):
                 help = similar(ctx, name.text)
                 ctx.error("GC0201", f"there is no `{name.text}` here", name, help=help)
+
+
+def poison(ctx: Context, *blocks: syntax.Block) -> None:
+    """Names that skipped statements would have bound stand for anything: one mistake, one diagnostic."""
+    for block in blocks:
+        for statement in block:
+            for name in _bound(statement):
+                ctx.bind(name, POISON, statement.span)
+    ctx.frame.is_spoilt = True
 
 
 def _is_known(ctx: Context, text: str) -> bool:

@@ -293,12 +293,14 @@ def _solve(ctx: Context, dim: syntax.Expr, name: str, size: Dim) -> str | None:
     """Binds ``name`` so that ``dim == size``, for ``dim`` linear in it."""
     saved = ctx.frame.names.get(name)
     values: list[Dim] = []
+    was_muted, ctx.is_muted = ctx.is_muted, True
     for trial in (0, 1, 2):
         ctx.frame.names[name] = Binding(trial, dim.span)
         found = as_dim(ctx.evaluate(dim))
         if found is None:
             break
         values.append(found)
+    ctx.is_muted = was_muted
     if saved is None:
         del ctx.frame.names[name]
     else:

@@ -289,6 +289,7 @@ def _elaborate_update(
         state = [Value(spec.type, spec.name) for spec in slots]
         for spec, value in zip(slots, state, strict=True):
             ctx.bind(spec.name, value, None)
+            frame.states[spec.name] = spec.name
         item = run_body(ctx, frame, "optimizer", declaration.name, declaration.update.results)
         span = frame.result_span or declaration.name.span
         results = [_like(ctx, item, type_, span, "the new parameter")]

@@ -294,6 +294,28 @@ def test_several_mistakes_are_found_in_one_run() -> None:
     assert [d.code for d in found] == ["GC0301", "GC0201", "GC0302", "GC0203", "GC0306"]
 
 
+@pytest.mark.parametrize(
+    ("statements", "code"),
+    [
+        ("if trainin { z = 1\nreturn z } else { z = x }\na = z + y", "GC0201"),
+        ("if sum(x) > 0 { z = 1 } else { z = x }\na = z + y", "GC0401"),
+        ("for i in x { z = 1 }\na = z + y", "GC0401"),
+        ("for i in xs { z = i }\na = z + y", "GC0201"),
+        ("use f = dens(D, H)\na = f(x) + f.w\nb = a @ y", "GC0201"),
+        ("zs = scan r in q carry h = v { yield h }\na = zs + h + y", "GC0201"),
+        ("param w: float[Q] ~ zeros\nstate s: float[Q] ~ zeros\na = w + state s + y", "GC0201"),
+        ("a, b = y + x\nc = a + b", "GC0301"),
+        ("a = f(x)\nb = f(y)", "GC0304"),
+    ],
+)
+def test_one_mistake_gives_one_diagnostic(statements: str, code: str) -> None:
+    before = "fn f(a: float[B, 7 // Z + D]) -> float[B] { return sum(a, axis = 1) }"
+    found, shown = findings(body(statements, before if code == "GC0304" else ""))
+    places = {(d.code, d.message) for d in found if d.severity == "error"}
+    assert {d[0] for d in places} == {code}, shown
+    assert len(places) <= 2
+
+
 def test_a_mistake_in_a_layer_is_reported_once_with_the_place_of_its_use() -> None:
     before = "layer l(K) { apply(a: float[..., K]) { return a + ones([K + 1]) } }"
     found, shown = findings(body("use ls = l(D) * 3\nfor one in ls { z = one(x) }", before))

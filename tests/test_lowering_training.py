@@ -193,6 +193,20 @@ def test_an_optimiser_of_ones_own_with_state_of_its_own_shape() -> None:
     np.testing.assert_allclose(found, [[-0.12, -0.16], [-0.3, -0.4]])
 
 
+def test_optimisers_may_write_state_as_layers_do() -> None:
+    text = """
+    optimizer mine(lr) {
+        state v ~ ones
+        update(p, g, t) {
+            state v = state v * 2 + g
+            return p - lr * state v
+        }
+    }
+    """
+    found = steps(lower_optimizer("mine(1)", loads(text).names), np.zeros(()), [np.ones(())] * 2)
+    assert [float(p) for p in found] == [-3.0, -10.0]
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [
