@@ -100,6 +100,21 @@ def random_array(dtype: DType, size: int, rng: np.random.Generator) -> Array:
     )
 
 
+_FENCE = 512
+
+
+def _fenced(array: Array) -> tuple[Array, Array]:
+    """A copy of ``array`` between two fences: the bytes of all, and the copy."""
+    whole = np.full(array.nbytes + 2 * _FENCE, 0xA5, np.uint8)
+    view = whole[_FENCE : _FENCE + array.nbytes].view(array.dtype)
+    view[...] = array
+    return whole, view
+
+
+def _is_intact(whole: Array) -> bool:
+    return bool((whole[:_FENCE] == 0xA5).all() and (whole[-_FENCE:] == 0xA5).all())
+
+
 def check(
     kernels: Sequence[Kernel],
     isa: str,
@@ -122,7 +137,8 @@ def check(
                 start.append(empty(buffer.dtype, buffer.size))
             else:
                 start.append(random_array(buffer.dtype, buffer.size, rng))
-        ours, truth = [a.copy() for a in start], [a.copy() for a in start]
+        fenced = [_fenced(a) for a in start]
+        ours, truth = [view for _, view in fenced], [a.copy() for a in start]
         only = kernel.body[0]
         if isinstance(only, For) and only.kind == "parallel":
             middle = only.extent // 3  # the range may be cut anywhere
@@ -132,6 +148,7 @@ def check(
             code(ours, number)
         with np.errstate(all="ignore"):
             execute_kernel(kernel, truth)
+        assert all(_is_intact(whole) for whole, _ in fenced), f"{kernel.name} {isa} writes outside"
         shown = [b for b in kernel.buffers if b.access != "scratch"]
         for buffer, x, y in zip(shown, ours, truth, strict=True):
             a, b = from_memory(x, buffer.dtype), from_memory(y, buffer.dtype)

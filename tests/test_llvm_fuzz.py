@@ -117,6 +117,28 @@ def test_loops_are_cut_where_conditions_change(isa: str) -> None:
     check([concat_kernel(parts, kind) for parts in cases for kind in ("vector", "serial")], isa)
 
 
+def narrow_kernel(size: int, dtype: DType, border: int) -> Kernel:
+    """f32 values stored in a narrow type: all, and those below ``border`` by a condition on the index."""
+    x = Buffer("x", F32, size, "read")
+    y, z = Buffer("y", dtype, size, "write"), Buffer("z", dtype, size, "update")
+    i, a, b, below = Var("i", I64), Var("a", F32), Var("b", dtype), Var("below", BOOL)
+    body = (
+        Load(a, x, at((i, 1))),
+        Let(b, "cast", (a,)),
+        Let(below, "lt", (i, Const(border, I64))),
+        Store(y, at((i, 1)), b),
+        Store(z, at((i, 1)), b, guard=below),
+    )
+    return Kernel(f"narrow{size}{dtype}{border}", (x, y, z), (For(i, size, "vector", body),))
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16, BOOL], ids=str)
+def test_narrow_stores_stay_inside(dtype: DType, isa: str) -> None:
+    """LLVM turns a truncating masked store of one lane into a wide one."""
+    sizes = [(n, border) for n in (1, 2, 3, 16, 17, 18, 33, 65) for border in (1, n - 16, n)]
+    check([narrow_kernel(n, dtype, border) for n, border in sizes], isa)
+
+
 # ---- random kernels ------------------------------------------------------------------------------
 
 EXACT = ["add", "sub", "mul", "max", "min", "neg", "abs", "sign", "gate", "floor", "round", "div"]

@@ -277,9 +277,27 @@ class Memory:
         if mask is None:
             self.fn.store(value, pointer, dtype.itemsize)
             return
+        # LLVM (22) makes a masked store of one lane, known to it, of truncated values a scalar store of the wide
+        # type, beyond the end. So one lane is stored as a scalar here, and masks it might yet fold are hidden from it.
+        lanes = mask.name.strip("<>").split(", ") if mask.name.startswith("<") else []
+        if lanes.count("i1 true") == 1:
+            self._store_lane(pointer, dtype, value, lanes.index("i1 true"))
+            return
+        if mask.name.startswith("%") and dtype.itemsize < 4:
+            mask = self._hidden(mask)
         name = f"llvm.masked.store.{bits_suffix(value.type)}.p0"
         self.fn.module.declare(name, "void", [value.type, "ptr", "i32", mask.type])
         self.fn.line(f"call void @{name}({value}, {pointer}, i32 {dtype.itemsize}, {mask})")
+
+    def _store_lane(self, pointer: Value, dtype: DType, value: Value, lane: int) -> None:
+        place = self.fn.address(pointer, element_of(value.type), i64(lane))
+        self.fn.store(self.fn.extract(value, lane), place, dtype.itemsize)
+
+    def _hidden(self, mask: Value) -> Value:
+        """The same mask, of which LLVM cannot know that it is constant."""
+        fn = self.fn
+        real = fn.op(f"icmp ne {fn.parameters[0]}, null", "i1")
+        return fn.binary("and", mask, fn.splat(real, lanes_of(mask.type)))
 
     def _scatter(self, pointers: Value, dtype: DType, mask: Value | None, value: Value) -> None:
         mask = mask or constant(with_element(value.type, "i1"), True)

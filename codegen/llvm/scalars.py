@@ -347,20 +347,22 @@ class Scalars:
 
     def round_to(self, x: Value, dtype: DType) -> Value:
         """A ``float`` rounded to a 16-bit type, still a ``float``; other types unchanged."""
-        if dtype not in _NARROW:
-            return x
-        if not x.name.startswith("%"):
+        if dtype not in _NARROW or not x.name.startswith("%"):
             return x  # literals were rounded when they were made
+        if dtype is DType.BF16:
+            k = self.floats(x.type)
+            return k.from_bits(k.integer("and", self._bf16_bits(x), -0x10000))
         return self.widen(self.narrow(x, dtype), dtype)
 
     def narrow(self, x: Value, dtype: DType) -> Value:
-        """A computed value as it lies in memory."""
+        """A computed value, rounded to its type already, as it lies in memory."""
         fn = self.fn
         type_ = with_element(x.type, STORED[dtype])
         if dtype is DType.BOOL:
             return fn.convert("zext", x, type_)
         if dtype is DType.BF16:
-            return fn.convert("trunc", self._bf16_bits(x), type_)
+            k = self.floats(x.type)
+            return fn.convert("trunc", k.integer("lshr", k.to_bits(x), 16), type_)
         if dtype is DType.F16:
             if self.isa.half:
                 half = fn.convert("fptrunc", x, with_element(x.type, "half"))
@@ -385,14 +387,13 @@ class Scalars:
         return x
 
     def _bf16_bits(self, x: Value) -> Value:
-        """The bf16 nearest to x in the low half of an i32. (The processor's own instruction flushes denormals.)"""
+        """The bf16 nearest to x in the high half of an i32. (The processor's own instruction flushes denormals.)"""
         k = self.floats(x.type)
         bits = k.to_bits(x)
         tie = k.integer("and", k.integer("lshr", bits, 16), 1)
         rounded = k.integer("add", k.integer("add", bits, 0x7FFF), tie)
         quiet = k.integer("or", bits, 0x400000)
-        kept = self.fn.select(k.compare("uno", x, x), quiet, rounded)
-        return k.integer("lshr", kept, 16)
+        return self.fn.select(k.compare("uno", x, x), quiet, rounded)
 
     def _f16_bits(self, x: Value) -> Value:
         """The f16 nearest to x in the low half of an i32, without the processor's help."""
