@@ -57,6 +57,18 @@ class _Scratch:
     parked: Value
 
 
+@dataclass
+class _Here:
+    """Where the loops stand: a column block (``bounds``, in panels), a block of k, a chunk of strips."""
+
+    batch: list[Value]
+    bounds: tuple[Value, Value]
+    k: Value
+    depth: Value
+    columns: Value  # where the panels start
+    chunk: Value  # its first strip
+
+
 class _Emitter:
     """Emits one Gemm kernel: the tiles it needs, its epilogues, and the loops around them."""
 
@@ -79,12 +91,10 @@ class _Emitter:
         self.element = memory_type(self.cut.dtype)
         cut, size = self.cut, self.cut.dtype.itemsize
         # A packed strip keeps the direction in which the left factor is contiguous.
-        self.left_by_rows = gemm.left.column == 1
-        self.left_pitch = cut.left_pitch if self.left_by_rows else cut.rows + cut.lanes
-        left_row = self.left_pitch if cut.pack_left else gemm.left.row
-        left_column = self.left_pitch if cut.pack_left else gemm.left.column
-        self.left_row = max(left_row, 1) if self.left_by_rows else 0
-        self.left_step = i64(0 if self.left_by_rows else left_column * size)
+        left_row = cut.left_pitch if cut.pack_left else gemm.left.row
+        left_column = cut.left_pitch if cut.pack_left else gemm.left.column
+        self.left_row = max(left_row, 1) if cut.left_by_rows else 0
+        self.left_step = i64(0 if cut.left_by_rows else left_column * size)
         self.right_step = i64((cut.width if cut.pack_right else gemm.right.row) * size)
 
     # ---- instances --------------------------------------------------------------------------
@@ -213,12 +223,15 @@ class _Emitter:
         with static.counted(f, i64(0), i64(max(cut.k, 1)), cut.k_block, nonempty=True) as k:
             depth = static.minimum(f, static.sub(f, i64(cut.k), k.index), i64(cut.k_block))
             columns = self._pack_right(f, scratch, right, bounds, k.index, depth)
-            with static.counted(f, *strips, 1, nonempty=False) as strip:
-                rows = self._pack_left(f, scratch, left, strip.index, k.index, depth)
-                place = static.sub(f, strip.index, strips[0])
-                self._panels(
-                    f, scratch, batch, bounds, rows, columns, strip.index, place, k.index, depth
-                )
+            here = _Here(batch, bounds, k.index, depth, columns, strips[0])
+            if not cut.pack_left:
+                self._strips(f, scratch, here, left, strips)
+            else:
+                with static.counted(f, *strips, cut.left_group, nonempty=False) as group:
+                    end = static.add(f, group.index, i64(cut.left_group))
+                    some = (group.index, static.minimum(f, end, strips[1]))
+                    self._pack_left(f, scratch, here, left, some)
+                    self._strips(f, scratch, here, left, some)
 
     def _pack_right(
         self,
@@ -245,43 +258,49 @@ class _Emitter:
         return scratch.right
 
     def _pack_left(
-        self, f: Function, scratch: _Scratch, left: Value, strip: Value, k: Value, depth: Value
-    ) -> Value:
-        """Where the rows of this strip start: packed scratch, or the factor itself."""
+        self, f: Function, scratch: _Scratch, here: _Here, left: Value, some: tuple[Value, Value]
+    ) -> None:
+        """Packs some strips."""
         cut, factor = self.cut, self.gemm.left
         dtype = factor.buffer.dtype
-        i = static.mul(f, strip, i64(cut.rows))
-        source = offset(f, left, memory_type(dtype), (i, factor.row), (k, factor.column))
-        if not cut.pack_left:
-            return source
-        height = static.minimum(f, static.sub(f, i64(cut.m), i), i64(cut.rows))
+        i = static.mul(f, some[0], i64(cut.rows))
+        source = self._left_at(f, left, i, here.k)
+        end = static.minimum(f, static.mul(f, some[1], i64(cut.rows)), i64(cut.m))
+        height = static.sub(f, end, i)
+        shape = (cut.lanes, cut.rows, cut.left_pitch, cut.left_size)
         strides = factor.row, factor.column
-        name = gemm_pack.pack_left(
-            self.module, strides, cut.lanes, self.left_pitch, dtype, self.isa
-        )
+        name = gemm_pack.pack_left(self.module, strides, shape, dtype, self.isa)
         given = f"{source}, i64 {factor.row}, i64 {factor.column}, {scratch.left}"
-        f.line(f"call void @{name}({given}, {height}, {depth})")
-        return scratch.left
+        f.line(f"call void @{name}({given}, {height}, {here.depth})")
+
+    def _left_at(self, f: Function, left: Value, i: Value, k: Value) -> Value:
+        factor = self.gemm.left
+        element = memory_type(factor.buffer.dtype)
+        return offset(f, left, element, (i, factor.row), (k, factor.column))
+
+    def _strips(
+        self, f: Function, scratch: _Scratch, here: _Here, left: Value, some: tuple[Value, Value]
+    ) -> None:
+        """Some strips for one block of k."""
+        cut = self.cut
+        with static.counted(f, *some, 1, nonempty=False) as strip:
+            if cut.pack_left:
+                near = static.sub(f, strip.index, some[0])
+                rows = offset(f, scratch.left, self.element, (near, cut.left_size))
+            else:
+                rows = self._left_at(f, left, static.mul(f, strip.index, i64(cut.rows)), here.k)
+            self._panels(f, scratch, here, rows, strip.index)
 
     def _panels(
-        self,
-        f: Function,
-        scratch: _Scratch,
-        batch: list[Value],
-        bounds: tuple[Value, Value],
-        rows: Value,
-        columns: Value,
-        strip: Value,
-        place: Value,
-        k: Value,
-        depth: Value,
+        self, f: Function, scratch: _Scratch, here: _Here, rows: Value, strip: Value
     ) -> None:
         """All panels of one strip for one block of k."""
         cut = self.cut
         tall, wide = cut.m // cut.rows, cut.n // cut.width
         height, over = cut.m % cut.rows, cut.n % cut.width
-        fresh = static.less(f, k, i64(1))
-        more = static.less(f, static.add(f, k, i64(cut.k_block)), i64(cut.k))
+        bounds, columns, depth = here.bounds, here.columns, here.depth
+        fresh = static.less(f, here.k, i64(1))
+        more = static.less(f, static.add(f, here.k, i64(cut.k_block)), i64(cut.k))
         done = static.negation(f, more)
         with static.counted(f, *bounds, 1, nonempty=True) as panel:
             near = static.sub(f, panel.index, bounds[0])
@@ -292,6 +311,7 @@ class _Emitter:
                 source = offset(f, columns, self.element, (near, cut.width))
             parked = scratch.parked
             if cut.k_blocks > 1:
+                place = static.sub(f, strip, here.chunk)
                 number = static.add(f, static.mul(f, place, i64(cut.panels)), near)
                 parked = offset(f, parked, self.element, (number, cut.tile_size))
             steps = self.left_step, self.right_step
@@ -303,7 +323,7 @@ class _Emitter:
                     with static.when(f, static.both(f, in_row, in_column)):
                         f.line(f"call void @{self._tile(tile_rows, tile_columns)}({given})")
             with static.when(f, done):
-                self._finish(f, parked, batch, strip, panel.index, whole_panel, (wide, over))
+                self._finish(f, parked, here.batch, strip, panel.index, whole_panel, (wide, over))
 
     def _finish(
         self,

@@ -21,8 +21,9 @@ from gradc.ir.loops import Factor, Gemm, Load, Store
 
 PAGE = 4096  # strides from here on fall into the same few cache sets and a new page each
 K_BLOCK = 256
-B_BLOCK_BYTES = 1 << 18  # a packed column block stays in L2
-PARKED_STRIPS = 8  # strips whose accumulators are parked between blocks of k
+B_BLOCK_BYTES = 3 << 16  # a packed column block stays in L2
+PARKED_STRIPS = 24  # strips whose accumulators are parked between blocks of k
+PACKED_STRIPS = 8  # strips packed together where rows are contiguous
 K_UNBLOCKED = 1024  # up to here k is not blocked when nothing is packed
 
 
@@ -38,6 +39,7 @@ class Blocking:
     k_block: int
     pack_left: bool
     pack_right: bool
+    left_by_rows: bool  # whether k is the contiguous axis of the left factor
     m: int
     n: int
     k: int
@@ -84,17 +86,28 @@ class Blocking:
         return self.rows * self.width
 
     @property
+    def left_group(self) -> int:
+        """Strips that are packed together. Contiguous rows lie in lines of memory that several strips share."""
+        return 1 if self.left_by_rows else PACKED_STRIPS
+
+    @property
     def left_pitch(self) -> int:
-        """Elements between the rows (or, packed by columns, the columns) of a packed strip."""
-        return 2 * K_BLOCK + self.lanes  # whatever k: products share their tiles
+        """Elements between the rows or, where rows are contiguous, the columns of a packed strip."""
+        # By rows whatever k is, so that products share their tiles.
+        return 2 * K_BLOCK + self.lanes if self.left_by_rows else self.rows + self.lanes
+
+    @property
+    def left_size(self) -> int:
+        """Elements of a packed strip, with room for whole vectors at its end."""
+        depth = min(self.k, self.k_block)
+        count = self.rows if self.left_by_rows else depth
+        return count * self.left_pitch + self.lanes
 
     @property
     def scratch_sizes(self) -> tuple[int, int, int]:
         """Elements of the packed strip, the packed column block, and the parked accumulators."""
         depth = min(self.k, self.k_block)
-        by_rows = self.rows * self.left_pitch
-        by_columns = depth * (self.rows + self.lanes)
-        left = max(by_rows, by_columns) + self.lanes if self.pack_left else 0
+        left = self.left_size * self.left_group if self.pack_left else 0
         spill = self.lanes * self.width  # transposed blocks are written whole
         right = depth * self.panels * self.width + spill if self.pack_right else 0
         return left, right, self.parked_strips * self.parked_panels * self.tile_size
@@ -210,5 +223,17 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     panels = max(1, min(panels_total, B_BLOCK_BYTES // panel_bytes))
     panels = -(-panels_total // -(-panels_total // panels))
     return Blocking(
-        dtype, lanes, rows, vectors, panels, k_block, pack_left, pack_right, m, n, k, batch
+        dtype,
+        lanes,
+        rows,
+        vectors,
+        panels,
+        k_block,
+        pack_left,
+        pack_right,
+        gemm.left.column == 1,
+        m,
+        n,
+        k,
+        batch,
     )

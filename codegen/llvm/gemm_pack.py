@@ -249,16 +249,22 @@ def _transposed_block(
 
 
 def pack_left(
-    module: Module, strides: tuple[int, int], lanes: int, pitch: int, dtype: DType, isa: Isa
+    module: Module,
+    strides: tuple[int, int],
+    shape: tuple[int, int, int, int],
+    dtype: DType,
+    isa: Isa,
 ) -> str:
-    """Defines, once per module, the packing of a strip; returns its name.
+    """Defines, once per module, the packing of strips; returns its name.
 
-    ``void (ptr source, i64 row, i64 column, ptr target, i64 height, i64 depth)``. Contiguous columns give
-    ``target[row * pitch + k]``, anything else ``target[k * pitch + row]``.
+    ``void (ptr source, i64 row, i64 column, ptr target, i64 height, i64 depth)``. ``shape`` is (lanes, rows of a
+    strip, pitch, elements from strip to strip). Contiguous columns give one strip, ``target[row * pitch + k]``;
+    anything else as many strips as ``height`` holds, each ``target[k * pitch + row]``.
     """
+    lanes, rows, pitch, size = shape
     by_rows = strides[1] == 1
     way = "rows" if by_rows else "columns" if strides[0] == 1 else "scattered"
-    name = f"gradc.pack_left.{dtype}.{way}.{lanes}.{pitch}"
+    name = f"gradc.pack_left.{dtype}.{way}.{lanes}.{pitch}" + ("" if by_rows else f".{size}")
     if name in module.functions:
         return name
     sizes = ("source", "row", "column", "target", "height", "depth")
@@ -269,20 +275,33 @@ def pack_left(
         attributes="noinline",
     )
     source, row, column, target, height, depth = f.parameters
-    outer, inner = (height, depth) if by_rows else (depth, height)
-    outer_stride = row if by_rows else column
     element, compute = memory_type(dtype), _COMPUTE[dtype]
-    with f.loop(i64(0), outer, 1) as o:
-        line = f.address(source, element, f.binary("mul", o.index, outer_stride))
-        out = offset(f, target, compute, (o.index, pitch))
-        with f.loop(i64(0), inner, lanes) as n:
-            mask = lane_mask(f, f.binary("sub", inner, n.index), lanes)
+    align = 8 if compute == "double" else 4
+
+    def copy(line: Value, out: Value, count: Value, extent: Value) -> None:
+        """``count`` elements, in whole vectors as far as ``extent`` goes."""
+        with static.counted(f, i64(0), extent, lanes, nonempty=False) as n:
+            mask = lane_mask(f, static.sub(f, count, n.index), lanes)
             if way == "scattered":
-                at = f.address(line, element, f.binary("mul", n.index, row))
+                at = f.address(line, element, static.mul(f, n.index, row))
                 value = _gather(f, at, dtype, row, mask, isa)
             else:
                 at = f.address(line, element, n.index)
                 value = load_lanes(f, at, dtype, lanes, mask, isa)
-            f.store(value, f.address(out, compute, n.index), 8 if compute == "double" else 4)
+            f.store(value, f.address(out, compute, n.index), align)
+
+    if by_rows:
+        with f.loop(i64(0), height, 1) as r:
+            line = f.address(source, element, f.binary("mul", r.index, row))
+            copy(line, offset(f, target, compute, (r.index, pitch)), depth, depth)
+    else:
+        with f.loop(i64(0), depth, 1) as k:
+            line = f.address(source, element, f.binary("mul", k.index, column))
+            out = offset(f, target, compute, (k.index, pitch))
+            with f.loop(i64(0), height, rows) as first:
+                strip = static.div(f, first.index, rows)
+                start = f.address(line, element, static.mul(f, first.index, row))
+                left = f.binary("sub", height, first.index)
+                copy(start, offset(f, out, compute, (strip, size)), left, i64(rows))
     f.ret()
     return name
