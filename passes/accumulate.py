@@ -41,10 +41,13 @@ class _Parts:
     per_sample: tuple[tuple[int, int], ...]  # (result number of the model, batch axis)
 
 
-def accumulate(big: Function, micro: Function, wrt: Sequence[str], parts: int) -> Function:
+def accumulate(
+    big: Function, micro: Function, wrt: Sequence[str], parts: int, *, is_seeded: bool = False
+) -> Function:
     """Results and gradients of ``big``, computed in ``parts`` parts.
 
-    Parameters and results are those of ``value_and_grad(big, wrt)``.
+    Parameters and results are those of ``value_and_grad(big, wrt)``; with ``is_seeded`` a SEED for the loss follows
+    the parameters, as in ``vjp``.
 
     Raises:
         DiagnosticError: GC0807 if samples are coupled, GC0808 if ``parts`` is not positive.
@@ -54,9 +57,11 @@ def accumulate(big: Function, micro: Function, wrt: Sequence[str], parts: int) -
             [error("GC0808", f"accumulate must be at least 1, not {parts}", None)]
         )
     if parts == 1:
-        return value_and_grad(big, wrt)
+        return vjp(big, wrt, of=["loss"]) if is_seeded else value_and_grad(big, wrt)
     samples = separate(big, micro, parts)
-    return _Composer(big, _cut(big, micro, samples), samples, micro, wrt, parts).compose()
+    return _Composer(
+        big, _cut(big, micro, samples), samples, micro, wrt, parts, is_seeded
+    ).compose()
 
 
 # --- cutting the program
@@ -140,6 +145,7 @@ class _Composer:
         micro: Function,
         wrt: Sequence[str],
         count: int,
+        is_seeded: bool,
     ) -> None:
         self.big = big
         self.parts = parts
@@ -147,6 +153,7 @@ class _Composer:
         self.micro = micro
         self.wrt = tuple(wrt)
         self.count = count
+        self.is_seeded = is_seeded
         self.b = Builder()
         self.values: dict[str, Value] = {}
         self.rng: str | None = None
@@ -156,11 +163,20 @@ class _Composer:
             self.values[slot.name] = self.b.parameter(value.type, slot.name)
             if slot.role is Role.STATE and value.type == TensorType((2,), DType.U32):
                 self.rng = slot.name
+        self.seed = self._declare_seed()
         early = self._early_sums()
         seeds = self._seeds(early)
         sums, cts, outputs = self._main_loop(seeds)
         results, direct = self._after(sums)
         return self._finish(results, direct, cts, outputs)
+
+    def _declare_seed(self) -> Value:
+        """The cotangent of the loss: a parameter, or 1."""
+        pairs = zip(self.big.results, self.big.block.outputs, strict=True)
+        type_ = next(value.type for slot, value in pairs if slot.role is Role.LOSS)
+        if self.is_seeded:
+            return self.b.parameter(type_, "seed")
+        return self.b.constant(1.0, type_.dtype, type_.shape)
 
     # The seeds: cotangents of the sums, which may need some sums beforehand.
 
@@ -205,7 +221,7 @@ class _Composer:
         for slot, value in zip(pullback.parameters, pullback.block.parameters, strict=True):
             type_ = value.type
             if slot.role is Role.SEED:
-                operands.append(self.b.constant(1.0, type_.dtype, type_.shape))
+                operands.append(self.seed)
             elif slot.name in self.parts.sums:
                 known = sums.get(slot.name)
                 operands.append(known or self.b.constant(0, type_.dtype, type_.shape))
@@ -353,8 +369,12 @@ class _Composer:
         spans = {slot.name: slot.span for slot in self.big.parameters}
         slots = [Slot(n, Role.COTANGENT, spans[n]) for n in self.wrt]
         name = f"{self.big.name}_accumulated"
+        seeds = [Slot("loss", Role.SEED)] if self.is_seeded else []
         made = self.b.function(
-            name, [*values, *gradients], self.big.parameters, [*self.big.results, *slots]
+            name,
+            [*values, *gradients],
+            [*self.big.parameters, *seeds],
+            [*self.big.results, *slots],
         )
         return dce(made)
 

@@ -9,6 +9,11 @@ The step number that updates and schedules see counts from 1, as in Adam's bias 
 algorithm 1). Clipping by norm scales all gradients by min(1, limit / ||g||) with the L2 norm over all of them (Pascanu
 et al. 2013); it comes after clipping by value.
 
+Mixed precision (Micikevicius et al. 2018): parameters of 16 bits are trained as f32 masters, rounded for each step's
+gradient; gradients are f32 from there on. With a loss scale the reverse sweep is seeded with it and gradients are divided
+by it. A dynamic scale is state: a step with a gradient that is not finite changes nothing but halves the scale (OUTPUT
+``overflow`` is then true), and every ``GROWTH_INTERVAL`` good steps double it.
+
 Invariants: results that replace a parameter carry its name and role, so the Plan can update in place.
 Non-goals: differentiation, accumulation over micro-batches (``passes.accumulate``).
 """
@@ -20,11 +25,16 @@ from dataclasses import dataclass
 
 from gradc.ir.builder import Builder
 from gradc.ir.core import DType, Function, Role, Slot, TensorType, Value
+from gradc.passes.precision import master_type
 from gradc.passes.rewrite import copy_ops
 
 STEP = "step"
 RATE = "lr"
 GRAD_NORM = "grad_norm"
+SCALE, GOOD_STEPS, OVERFLOW = "loss_scale", "good_steps", "overflow"
+INITIAL_SCALE = 2.0**16
+GROWTH_INTERVAL = 2000
+_LARGEST_SCALE = 2.0**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +77,17 @@ def train_step(
     *,
     schedule: Function | None = None,
     clip: Clip | None = None,
+    loss_scale: float | str | None = None,
 ) -> Function:
     """The step as one Function. ``updates`` names every parameter that ``gradient`` has a COTANGENT for.
+
+    With ``loss_scale`` the gradient must take the seed of its loss (a SEED parameter); updates are those of the
+    parameters' master types.
 
     Raises:
         KeyError: if a COTANGENT has no update.
     """
-    return _Composer(gradient, updates, schedule, clip or Clip()).compose()
+    return _Composer(gradient, updates, schedule, clip or Clip(), loss_scale).compose()
 
 
 class _Composer:
@@ -85,11 +99,13 @@ class _Composer:
         updates: Mapping[str, Update],
         schedule: Function | None,
         clip: Clip,
+        loss_scale: float | str | None,
     ) -> None:
         self.gradient = gradient
         self.updates = updates
         self.schedule = schedule
         self.clip = clip
+        self.loss_scale = loss_scale
         self.b = Builder()
         self.parameters: list[Slot] = []
         self.results: list[Slot] = []
@@ -99,19 +115,96 @@ class _Composer:
         model_values = self._declare_model()
         slots = self._declare_slots()
         step = self._parameter(Slot(STEP, Role.HYPER), TensorType((), DType.I32))
+        scale, good_steps = self._declare_scale()
         inputs = self._declare_inputs()
-        arguments = [
-            inputs[s.name] if s.role is Role.INPUT else model_values[s.name]
-            for s in self.gradient.parameters
-        ]
-        found = inline(self.b, self.gradient, arguments)
-        cts = self._pass_results_on(found)
+        arguments = self._gradient_arguments(model_values, inputs, scale)
+        cts = self._pass_results_on(inline(self.b, self.gradient, arguments))
+        cts = {name: self._unscaled(ct, scale) for name, ct in cts.items()}
+        finite = self._finite(cts) if self.loss_scale == "dynamic" else None
         cts = self._clipped(cts)
         next_step = self.b.one("add", step, self.b.constant(1, DType.I32))
-        self._update_all(model_values, slots, cts, next_step)
-        self._result(Slot(STEP, Role.HYPER), next_step)
+        self._update_all(model_values, slots, cts, next_step, finite)
+        self._result(Slot(STEP, Role.HYPER), self._kept(finite, next_step, step))
+        if finite is not None and scale is not None and good_steps is not None:
+            self._update_scale(finite, scale, good_steps)
         name = f"{self.gradient.name}_step"
         return self.b.function(name, self.outputs, self.parameters, self.results)
+
+    # Loss scale.
+
+    def _declare_scale(self) -> tuple[Value | None, Value | None]:
+        """The scale (state if it is dynamic) and the number of good steps since it last changed."""
+        if self.loss_scale is None:
+            return None, None
+        if self.loss_scale != "dynamic":
+            return self.b.constant(float(self.loss_scale), DType.F32), None
+        scale = self._parameter(Slot(SCALE, Role.HYPER), TensorType((), DType.F32))
+        good = self._parameter(Slot(GOOD_STEPS, Role.HYPER), TensorType((), DType.I32))
+        return scale, good
+
+    def _gradient_arguments(
+        self, primals: Mapping[str, Value], inputs: Mapping[str, Value], scale: Value | None
+    ) -> list[Value]:
+        """The gradient's operands: masters rounded to its types, the scale as its seed."""
+        arguments = []
+        pairs = zip(self.gradient.parameters, self.gradient.block.parameters, strict=True)
+        for slot, value in pairs:
+            if slot.role is Role.SEED:
+                assert scale is not None, "a gradient with a seed needs a loss scale"
+                given = scale
+            else:
+                given = inputs[slot.name] if slot.role is Role.INPUT else primals[slot.name]
+            arguments.append(self._cast(given, value.type.dtype))
+        return arguments
+
+    def _cast(self, value: Value, dtype: DType) -> Value:
+        return value if value.type.dtype is dtype else self.b.one("cast", value, dtype=dtype)
+
+    def _unscaled(self, ct: Value, scale: Value | None) -> Value:
+        """The gradient in the master type, divided by the scale (exactly, for powers of two)."""
+        wide = self._cast(ct, master_type(ct.type).dtype)
+        if scale is None:
+            return wide
+        inverse = self.b.one("div", self.b.constant(1.0, DType.F32), scale)
+        return self._scaled(wide, inverse)
+
+    def _finite(self, cts: Mapping[str, Value]) -> Value:
+        """Whether every value of every gradient is finite: the largest size is a number below infinity."""
+        b = self.b
+        largest: Value | None = None
+        for ct in cts.values():
+            size = b.one("abs", ct)
+            top = (
+                b.one("reduce_max", size, axes=tuple(range(ct.type.rank))) if ct.type.rank else size
+            )
+            top = self._cast(top, DType.F32)
+            largest = top if largest is None else b.one("max", largest, top)
+        assert largest is not None, "a step without parameters has no loss scale"
+        return b.one("lt", largest, b.constant(float("inf"), DType.F32))
+
+    def _kept(self, finite: Value | None, new: Value, old: Value) -> Value:
+        """``new``, or ``old`` where the step is skipped."""
+        if finite is None:
+            return new
+        chosen = finite
+        if new.type.rank:
+            chosen = self.b.one("broadcast", finite, shape=new.type.shape, dims=())
+        return self.b.one("select", chosen, new, old)
+
+    def _update_scale(self, finite: Value, scale: Value, good: Value) -> None:
+        b = self.b
+        counted = b.one("add", good, b.constant(1, DType.I32))
+        is_due = b.one("ge", counted, b.constant(GROWTH_INTERVAL, DType.I32))
+        doubled = b.one("mul", scale, b.constant(2.0, DType.F32))
+        doubled = b.one("min", doubled, b.constant(_LARGEST_SCALE, DType.F32))
+        halved = b.one("mul", scale, b.constant(0.5, DType.F32))
+        halved = b.one("max", halved, b.constant(1.0, DType.F32))
+        grown = b.one("select", is_due, doubled, scale)
+        zero = b.constant(0, DType.I32)
+        restarted = b.one("select", is_due, zero, counted)
+        self._result(Slot(SCALE, Role.HYPER), b.one("select", finite, grown, halved))
+        self._result(Slot(GOOD_STEPS, Role.HYPER), b.one("select", finite, restarted, zero))
+        self._result(Slot(OVERFLOW, Role.OUTPUT), b.one("logical_not", finite))
 
     def _parameter(self, slot: Slot, type_: TensorType) -> Value:
         self.parameters.append(slot)
@@ -122,8 +215,14 @@ class _Composer:
         self.outputs.append(value)
 
     def _declare_model(self) -> dict[str, Value]:
+        """Parameters (as masters) and states."""
         pairs = zip(self.gradient.parameters, self.gradient.block.parameters, strict=True)
-        return {s.name: self._parameter(s, v.type) for s, v in pairs if s.role is not Role.INPUT}
+        kept = (Role.PARAM, Role.STATE)
+        return {
+            s.name: self._parameter(s, master_type(v.type) if s.role is Role.PARAM else v.type)
+            for s, v in pairs
+            if s.role in kept
+        }
 
     def _declare_slots(self) -> dict[str, list[Value]]:
         return {
@@ -194,6 +293,7 @@ class _Composer:
         slots: Mapping[str, list[Value]],
         cts: Mapping[str, Value],
         step: Value,
+        finite: Value | None,
     ) -> None:
         rate = self._rate(step)
         finished: list[tuple[Slot, Value]] = []
@@ -202,11 +302,11 @@ class _Composer:
             given = {"p": primals[name], "g": ct}
             arguments = self._arguments(self.updates[name], given, slots[name], step, rate)
             new, *new_slots = inline(self.b, update, arguments)
-            self._result(Slot(name, Role.PARAM), new)
+            self._result(Slot(name, Role.PARAM), self._kept(finite, new, primals[name]))
             names = [slot for slot, _ in self.updates[name].slots]
             finished += [
-                (Slot(f"{name}/{slot}", Role.SLOT), value)
-                for slot, value in zip(names, new_slots, strict=True)
+                (Slot(f"{name}/{slot}", Role.SLOT), self._kept(finite, value, old))
+                for slot, value, old in zip(names, new_slots, slots[name], strict=True)
             ]
         for slot, value in finished:
             self._result(slot, value)

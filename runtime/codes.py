@@ -232,6 +232,14 @@ _TRAINING = (
         "a batch that cannot be cut",
         "The size of the batch must be a multiple of the number of parts.",
     ),
+    Code(
+        "GC0809",
+        "values stop being finite",
+        "The first operation of a training step whose result holds NaN or infinity though its operands are\n"
+        "finite. The step is run once more by the reference interpreter to find it. In f16 the usual cause is\n"
+        "a gradient beyond 65504: a smaller loss scale avoids it (`--loss-scale dynamic` halves it by itself).\n"
+        "In f32 look for a division by zero, a logarithm of zero, or a learning rate that is too large.",
+    ),
 )
 
 CODES = (*_CALLS, *_FILES, *_MEMORY, *_TRAINING)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gradc.frontend.binding import bind_dims
@@ -21,6 +22,7 @@ from gradc.ir.diagnostics import DiagnosticError, did_you_mean, error
 from gradc.ir.dims import substitute, symbols
 from gradc.passes.differentiate import hvp, jvp, value_and_grad, vjp
 from gradc.passes.differentiate_jacobian import jacobian
+from gradc.passes.precision import promote_loss
 from gradc.runtime.arrays import Array, as_array, check_names, listed
 from gradc.runtime.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, grouped
 from gradc.runtime.compile import Options, compile_cached, compile_options
@@ -93,7 +95,9 @@ class Model:
         with self._lock:
             found = self._lowered.get(key)
             if found is None:
-                found = self.program.lower(self.name, bound, self.precision, training)
+                lowered = self.program.lower(self.name, bound, self.precision, training)
+                function = promote_loss(lowered.function)
+                found = replace(lowered, function=function, loss=function.block.outputs[0].type)
                 self._lowered[key] = found
         return found
 
@@ -224,6 +228,7 @@ class Model:
         schedule: str | None = None,
         accumulate: int = 1,
         decay_on: str = "matrices",
+        loss_scale: float | str | None = None,
         **options: Any,
     ) -> TrainStep:
         """One native call that computes the loss, the gradients and the update.
@@ -234,9 +239,12 @@ class Model:
             clip_norm, clip_value: limits on the gradients' global L2 norm and on each value.
             accumulate: cut the batch into this many equal parts, one after another; the update is that of the
                 whole batch, the memory that of a part.
+            loss_scale: ``dynamic`` or a factor for the loss before differentiation, against underflow in f16.
             decay_on: ``matrices`` or ``all``: which parameters weight decay falls on.
         """
-        recipe = Recipe(optimizer, schedule, clip_norm, clip_value, decay_on, accumulate)
+        recipe = Recipe(
+            optimizer, schedule, clip_norm, clip_value, decay_on, accumulate, loss_scale
+        )
         return TrainStep(self, recipe, compile_options(**options))
 
     def param_types(self) -> dict[str, TensorType]:

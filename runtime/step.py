@@ -24,14 +24,24 @@ import numpy as np
 
 from gradc.frontend.training import OptimizerIR, ScheduleIR, lower_optimizer, lower_schedule
 from gradc.ir.core import Function, Role, TensorType
-from gradc.ir.diagnostics import DiagnosticError, error
+from gradc.ir.diagnostics import Diagnostic, DiagnosticError, error
 from gradc.passes.accumulate import accumulate
-from gradc.passes.differentiate import value_and_grad
-from gradc.passes.train_step import STEP, Clip, Update, train_step
+from gradc.passes.differentiate import value_and_grad, vjp
+from gradc.passes.precision import master_type
+from gradc.passes.train_step import (
+    GOOD_STEPS,
+    INITIAL_SCALE,
+    SCALE,
+    STEP,
+    Clip,
+    Update,
+    train_step,
+)
 from gradc.runtime.arrays import NUMPY_DTYPE, Array, as_array, check_names, check_shape, convert
 from gradc.runtime.batches import batch_dim
 from gradc.runtime.call import INPUTS, PARAMS, Entry, by_role
 from gradc.runtime.compile import Options, compile_cached
+from gradc.runtime.culprit import find_culprit
 
 if TYPE_CHECKING:
     from gradc.runtime.model import Model
@@ -47,6 +57,7 @@ class Recipe:
     clip_value: float | None = None
     decay_on: str = "matrices"
     accumulate: int = 1
+    loss_scale: float | str | None = None
 
     def __post_init__(self) -> None:
         for name in ("clip_norm", "clip_value"):
@@ -57,8 +68,17 @@ class Recipe:
         if not isinstance(self.accumulate, int) or self.accumulate < 1:
             message = f"accumulate must be a whole number of at least 1, not {self.accumulate!r}"
             raise DiagnosticError([error("GC0801", message, None)])
+        self._check_scale()
         if self.decay_on not in ("matrices", "all"):
             message = f"decay_on is `matrices` or `all`, not {self.decay_on!r}"
+            raise DiagnosticError([error("GC0801", message, None)])
+
+    def _check_scale(self) -> None:
+        scale = self.loss_scale
+        if scale is None or scale == "dynamic":
+            return
+        if isinstance(scale, str) or not 0 < scale < float("inf"):
+            message = f"loss_scale is `dynamic` or a positive number, not {scale!r}"
             raise DiagnosticError([error("GC0801", message, None)])
 
 
@@ -78,7 +98,7 @@ class TrainState:
     @property
     def slots(self) -> dict[str, Array]:
         """Optimiser state, ``fc1.w/m`` and so on."""
-        skip = {*self.trained, STEP}
+        skip = {*self.trained, STEP, SCALE, GOOD_STEPS}
         return {name: a for name, a in self.arrays.items() if name not in skip}
 
     @property
@@ -113,16 +133,22 @@ class TrainStep:
         """
         types = self.model.param_types()
         check_names("parameter", params, list(types))
+        trained = self.model.select("params")
         arrays: dict[str, Array] = {}
         for name, type_ in types.items():
             array = as_array(name, params[name])
             check_shape(name, array, type_.static_shape)
-            arrays[name] = np.array(convert(name, array, type_.dtype), order="C")
-        for name in self.model.select("params"):
-            for spec in self.optimizer.update(types[name]).slots:
-                dtype = NUMPY_DTYPE[spec.type.dtype]
-                arrays[f"{name}/{spec.name}"] = np.full(spec.type.static_shape, spec.start, dtype)
+            # Trained parameters are kept as f32 masters where the program computes in 16 bits.
+            dtype = master_type(type_).dtype if name in trained else type_.dtype
+            arrays[name] = np.array(convert(name, array, dtype), order="C")
+        for name in trained:
+            for spec in self.optimizer.update(master_type(types[name])).slots:
+                kept = NUMPY_DTYPE[spec.type.dtype]
+                arrays[f"{name}/{spec.name}"] = np.full(spec.type.static_shape, spec.start, kept)
         arrays[STEP] = np.zeros((), np.int32)
+        if self.recipe.loss_scale == "dynamic":
+            arrays[SCALE] = np.full((), INITIAL_SCALE, np.float32)
+            arrays[GOOD_STEPS] = np.zeros((), np.int32)
         return TrainState(arrays, tuple(types))
 
     def __call__(self, state: TrainState, **inputs: Any) -> tuple[Any, TrainState]:
@@ -173,18 +199,38 @@ class TrainStep:
             message = f"a batch of {name} = {size} cannot be cut into {parts} equal parts"
             raise DiagnosticError([error("GC0808", message, None)])
         part = self.model.lower({**whole.dims, name: size // parts}, training=True)
-        return accumulate(whole.function, part.function, self.model.select("params"), parts)
+        names = self.model.select("params")
+        is_seeded = self.recipe.loss_scale is not None
+        return accumulate(whole.function, part.function, names, parts, is_seeded=is_seeded)
 
     def derive(self, function: Function) -> Function:
         """The step of a model's function (of its gradients, if accumulated)."""
         pairs = zip(function.parameters, function.block.parameters, strict=True)
         types = {slot.name: value.type for slot, value in pairs if slot.role is Role.PARAM}
-        is_gradient = self.recipe.accumulate > 1
-        gradient = function if is_gradient else value_and_grad(function, list(types))
-        updates = {name: self._update(type_) for name, type_ in types.items()}
+        gradient = function if self.recipe.accumulate > 1 else self._gradient(function, list(types))
+        updates = {name: self._update(master_type(type_)) for name, type_ in types.items()}
         clip = Clip(self.recipe.clip_norm, self.recipe.clip_value)
         schedule = None if self.schedule is None else self.schedule.function
-        return train_step(gradient, updates, schedule=schedule, clip=clip)
+        scale = self.recipe.loss_scale
+        factor = scale if scale is None or scale == "dynamic" else float(scale)
+        return train_step(gradient, updates, schedule=schedule, clip=clip, loss_scale=factor)
+
+    def _gradient(self, function: Function, names: list[str]) -> Function:
+        """With a loss scale, the gradient takes the seed of its loss."""
+        if self.recipe.loss_scale is None:
+            return value_and_grad(function, names)
+        return vjp(function, names, of=["loss"])
+
+    def culprit(self, state: TrainState, **inputs: Any) -> Diagnostic | None:
+        """Where in the program the values of this step stop being finite; None if they do not.
+
+        Runs the step's forward and backward program on ``state`` in the reference interpreter.
+        """
+        shapes = {name: as_array(name, inputs[name]).shape for name in self._inputs}
+        model = self.model.lower(self.model.bind(shapes), training=True).function
+        gradient = self._gradient(model, list(self.model.select("params")))
+        scale = state.arrays.get(SCALE, self.recipe.loss_scale)
+        return find_culprit(gradient, {**state.arrays, **inputs, "loss": scale})
 
     def _update(self, type_: TensorType) -> Update:
         optimizer = self.optimizer

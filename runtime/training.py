@@ -26,7 +26,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from gradc.ir.diagnostics import Diagnostic, DiagnosticError, error
+from gradc.ir.diagnostics import Diagnostic, DiagnosticError, error, warning
+from gradc.passes.train_step import SCALE
 from gradc.runtime import checkpoint
 from gradc.runtime.arrays import Array
 from gradc.runtime.batches import Samples, permutation
@@ -94,6 +95,7 @@ class Run:
         self.folder = folder
         self.save_every = save_every
         self.progress = Progress()
+        self.notices: list[Diagnostic] = []
         self.state: TrainState | None = None
         self._forward = self.model.forward(**_compile_keywords(step))
         self._saved_at = time.monotonic()
@@ -209,16 +211,30 @@ class Run:
     def _one_step(self, rows: Array, metrics: Callable[[Mapping[str, Any]], None]) -> None:
         progress = self.progress
         assert self.state is not None
-        loss, _ = self.step(self.state, **self.train.take(rows))
+        inputs = self.train.take(rows)
+        loss, _ = self.step(self.state, **inputs)
         progress.step += 1
         progress.position += len(rows)
         progress.loss = float(loss)
-        if not math.isfinite(progress.loss):
-            raise self._diverged()
         record = {"step": progress.step, "epoch": progress.epoch, "loss": progress.loss}
         if "grad_norm" in self.state.metrics:
             record["grad_norm"] = float(self.state.metrics["grad_norm"])
+        if self.state.metrics.get("overflow"):
+            record["overflow"] = True
+            self._note_overflow(inputs)
+        elif not math.isfinite(progress.loss):
+            raise self._diverged()
         metrics(record)
+
+    def _note_overflow(self, inputs: dict[str, Array]) -> None:
+        """Says once where a gradient overflowed; the step was skipped and the loss scale halved."""
+        if self.notices or self.state is None:
+            return
+        before = {**self.state.arrays, SCALE: self.state.arrays[SCALE] * np.float32(2)}
+        found = self.step.culprit(TrainState(before, self.state.trained), **inputs)
+        if found is not None:
+            message = f"step {self.progress.step} skipped, loss scale halved: {found.message}"
+            self.notices.append(warning("GC0809", message, found.span, label=found.label))
 
     def _diverged(self) -> DiagnosticError:
         message = f"the loss became {self.progress.loss} at step {self.progress.step}"
@@ -227,7 +243,30 @@ class Run:
             "`gradc diagnose` shows where values grow"
         )
         notes = (f"the last good checkpoint in `{self.folder}` is untouched",)
-        return DiagnosticError([error("GC0806", message, None, help=help, notes=notes)])
+        found = [error("GC0806", message, None, help=help, notes=notes)]
+        culprit = self._culprit()
+        if culprit is not None:
+            found.append(culprit)
+        return DiagnosticError(found, self.model.program.report.sources)
+
+    def _culprit(self) -> Diagnostic | None:
+        """Replays from the last checkpoint to the step that failed, and looks into that one."""
+        saved, _ = checkpoint.load_newest(self.folder)
+        arrays = {name: np.array(a) for name, a in saved.arrays.items()}
+        assert self.state is not None
+        state = TrainState({name: arrays[name] for name in self.state.arrays}, self.state.trained)
+        at = Progress(**cast("dict[str, Any]", saved.state))
+        while True:
+            order = permutation(self.settings.seed, at.epoch, self.train.count)
+            rows = order[at.position : at.position + self.settings.batch]
+            if at.step + 1 >= self.progress.step and len(rows):
+                return self.step.culprit(state, **self.train.take(rows))
+            if len(rows):
+                self.step(state, **self.train.take(rows))
+                at.step += 1
+                at.position += len(rows)
+            else:
+                at.epoch, at.position = at.epoch + 1, 0
 
     def _between_steps(self, pending: list[int]) -> None:
         if not pending:

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clip-norm", type=float, metavar="X", help="limit on the gradients' global L2 norm")
     add("--clip-value", type=float, metavar="X", help="limit on each gradient value")
     add("--accumulate", default="1", metavar="K", help="cut each batch into K parts (1)")
+    add("--loss-scale", metavar="S", help="`dynamic`, or a factor, for f16 and bf16")
     add("--decay-on", choices=("matrices", "all"), default="matrices", help="where decay falls")
     add("--seed", type=int, default=0, help="seed of parameters and shuffling (0)")
     add("--out", metavar="RUN", required=True, help="folder for metrics, checkpoints, weights")
@@ -61,6 +62,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     except Interrupted as stop:
         console.message(f"stopped by {stop}; continue with --resume")
         return 128 + stop.signum
+    console.findings(training.notices, training.model.program.report.sources)
     _summary(training, console, options, time.perf_counter() - started, first)
     return 0
 
@@ -73,6 +75,7 @@ def _prepare(options: argparse.Namespace) -> Run:
         clip_norm=options.clip_norm,
         clip_value=options.clip_value,
         decay_on=options.decay_on,
+        loss_scale=_loss_scale(options.loss_scale),
         accumulate=whole_number(options.accumulate, 1, "--accumulate"),
         **compile_arguments(options),
     )
@@ -98,6 +101,14 @@ def _prepare(options: argparse.Namespace) -> Run:
         train.count,
     )
     return Run(step, settings, train, valid, Path(options.out))
+
+
+def _loss_scale(text: str | None) -> float | str | None:
+    """The flag as a number where it is one; ``Recipe`` refuses what makes no sense."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 @contextmanager
