@@ -25,7 +25,6 @@ from gradc.ir.core import Function
 from gradc.ir.equal import difference
 from gradc.ir.plan import Plan
 from gradc.ir.text import parse_function, print_function
-from gradc.ir.text_plan import print_plan
 from gradc.ir.text_plan import parse_plan, print_plan
 from gradc.ir.verify import verify_function
 from gradc.ir.verify_loops import verify_kernel
