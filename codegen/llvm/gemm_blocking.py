@@ -220,7 +220,8 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
         count = -(-k // K_BLOCK)
         k_block = (k + count * lanes - 1) // (count * lanes) * lanes
     panel_bytes = k_block * width * size
-    panels = max(1, min(panels_total, B_BLOCK_BYTES // panel_bytes))
+    room = B_BLOCK_BYTES if pack_right else 4 * B_BLOCK_BYTES
+    panels = max(1, min(panels_total, room // panel_bytes))
     panels = -(-panels_total // -(-panels_total // panels))
     return Blocking(
         dtype,
