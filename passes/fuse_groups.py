@@ -17,11 +17,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from gradc.ir.core import Op, Value
+from gradc.ir.core import Block, Op, Value
 from gradc.ir.registry import Access, Contraction, Pointwise, Reduction, lookup
 from gradc.passes.fuse_demand import epilogue_values, values_in_memory
-from gradc.passes.fuse_views import View, Views, passes_index, passes_row
+from gradc.passes.fuse_views import View, Views, is_view, passes_index, passes_row
 from gradc.passes.to_loops_cost import size_of, verbs
+from gradc.passes.to_loops_gemm import stored_order
 from gradc.passes.to_loops_space import Kind, Space, is_row_shape, kind_in, natural_space
 
 MAX_OPS = 160
@@ -35,6 +36,7 @@ class Place(Enum):
     FULL = "full"
     ROW = "row"
     POST = "post"
+    STORED = "stored"  # the elements of a product in another order, for others to read
 
 
 @dataclass(eq=False)
@@ -85,7 +87,10 @@ class Grouping:
     def _add(self, op: Op) -> None:
         form = lookup(op.name).loop
         group: Group | None = None
-        if isinstance(form, (Pointwise, Reduction)) or (isinstance(form, Access) and op.operands):
+        if self._stores_product(op):
+            group = self.home[self._bases(op)[0]]
+            self._place(op, group, Place.STORED, True)
+        elif isinstance(form, (Pointwise, Reduction)) or (isinstance(form, Access) and op.operands):
             for candidate in self._candidates(op):
                 if self._joins(op, candidate):
                     group = candidate
@@ -101,6 +106,26 @@ class Grouping:
                 readers = self.readers.setdefault(base, [])
                 if not readers or readers[-1] is not group:
                     readers.append(group)
+
+    def _stores_product(self, op: Op) -> bool:
+        """Whether ``op`` puts the result of a product in another order, so that the product can write it there."""
+        if not is_view(op):
+            return False
+        bases = self._bases(op)
+        group = self.home.get(bases[0]) if len(bases) == 1 else None
+        if group is None or group.kind != "product" or group.places[bases[0]] is not Place.FULL:
+            return False
+        if op.replica != group.ops[0].replica:
+            return False
+        block = Block(tuple(bases), (*self._chain(op), Op("yield", op.results, ())))
+        return stored_order(block, op.result) is not None
+
+    def _chain(self, op: Op) -> list[Op]:
+        """The views from stored values to ``op``, itself included."""
+        found: dict[Op, None] = {}
+        for operand in op.operands:
+            found.update(dict.fromkeys(self.views.chain(operand)))
+        return [*found, op]
 
     def _bases(self, op: Op) -> list[Value]:
         found: dict[Value, None] = {}
@@ -184,7 +209,11 @@ class Grouping:
             return False
         for operand in op.operands:
             for base, view in self.views.reads(operand):
-                if group.holds(base) and (view is None or not passes_index(view, group.shape)):
+                if not group.holds(base):
+                    continue
+                if group.places[base] is Place.STORED or view is None:
+                    return False
+                if not passes_index(view, group.shape):
                     return False
         self._place(op, group, Place.FULL, True)
         return True

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradc.ir.core import Block, DType, Op, Value
-from gradc.ir.loopbuilder import IndexAlgebra
+from gradc.ir.loopbuilder import IndexAlgebra, LoopBuilder
 from gradc.ir.loops import Affine, Factor, Gemm, Load, Stmt, Var, row_major_offset
 from gradc.ir.registry import Contraction, lookup
 from gradc.passes.to_loops_cost import flops, size_of
@@ -63,6 +63,65 @@ def _strided(number: int, load: Load, variables: Sequence[Var]) -> Strided | Non
         return None
     strides = tuple(load.offset.coefficient(var) for var in variables)
     return Strided(number, load.offset.constant, strides)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The elements of ``base`` in another order: those of a dense array of ``shape`` with these strides in ``base``."""
+
+    base: Value
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def stored_order(block: Block, value: Value) -> Order | None:
+    """How ``value`` rearranges the computed (or given) value that it is a view of.
+
+    None if it is no view, only a reshape, or does not have every element of the other exactly once.
+    """
+    makers = {result: op for op in block.body for result in op.results}
+    dense = value
+    while dense in makers and makers[dense].name == "reshape":
+        dense = makers[dense].operands[0]
+    chain: list[Op] = []
+    base = dense
+    while base in makers and lookup(makers[base].name).is_view:
+        op = makers[base]
+        if len(op.operands) != 1:
+            return None
+        chain.append(op)
+        base = op.operands[0]
+    if not chain:
+        return None
+    inner = Block((base,), (*reversed(chain), Op("yield", (dense,), ())))
+    view = strided_view(inner, dense)
+    if view is None or view.offset:
+        return None
+    shape = dense.type.static_shape
+    expected = 1
+    for axis in _by_stride(shape, view.strides):
+        if view.strides[axis] != expected:
+            return None
+        expected *= shape[axis]
+    is_whole = expected == size_of(base.type.static_shape)
+    return Order(base, shape, view.strides) if is_whole else None
+
+
+def _by_stride(shape: Sequence[int], strides: Sequence[int]) -> list[int]:
+    """The axes of more than one element, the fastest first."""
+    wide = [axis for axis, extent in enumerate(shape) if extent != 1]
+    return sorted(wide, key=lambda axis: strides[axis])
+
+
+def _stored_offset(builder: LoopBuilder, index: Sequence[Affine], order: Order) -> Affine:
+    """Where the element of the base at ``index`` lies in its rearrangement."""
+    slow_first = _by_stride(order.shape, order.strides)[::-1]
+    flat = row_major_offset(index, order.base.type.static_shape)
+    parts = builder.unflatten(flat, [order.shape[axis] for axis in slow_first])
+    at = [Affine()] * len(order.shape)
+    for axis, part in zip(slow_first, parts, strict=True):
+        at[axis] = part
+    return row_major_offset(at, order.shape)
 
 
 def contraction_of(block: Block) -> Op | None:
@@ -197,8 +256,13 @@ def _product(draft: Draft, block: Block, op: Op, views: tuple[Strided, Strided])
     index += builder.unflatten(Affine.of(i), rows) + builder.unflatten(Affine.of(j), columns)
     tail.bind_scalar(op.result, index, IndexAlgebra(builder, dtype).cast(acc, dtype))
     for number, value in enumerate(block.outputs):
-        element = tail.at(value, index)
-        offset = row_major_offset(index, value.type.static_shape)
+        order = stored_order(block, value)
+        if order is None:
+            element = tail.at(value, index)
+            offset = row_major_offset(index, value.type.static_shape)
+        else:
+            element = tail.at(order.base, index)
+            offset = _stored_offset(builder, index, order)
         builder.store(draft.result(number), offset, element)
     return Gemm(
         tuple(batch),
