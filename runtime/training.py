@@ -222,6 +222,8 @@ class Run:
         if self.state.metrics.get("overflow"):
             record["overflow"] = True
             self._note_overflow(inputs)
+            if float(self.state.arrays[SCALE]) <= 1.0:
+                raise self._diverged()
         elif not math.isfinite(progress.loss):
             raise self._diverged()
         metrics(record)
