@@ -146,6 +146,29 @@ def test_parallel_loops_are_cut_into_ranges_that_cover_all(cache: ObjectCache) -
     assert np.array_equal(c, a + b)
 
 
+def test_twenty_thousand_launches_are_data(cache: ObjectCache) -> None:
+    """y = x + x + ... : however many launches, one kernel and the same few functions."""
+    count, size = 20_000, 3
+    tensors = (
+        Tensor("x", (size,), F32, "argument", 0),
+        Tensor("y", (size,), F32, "argument", 1),
+    )
+    ports = (
+        Port("x", Role.INPUT, (size,), F32, "in", 0),
+        Port("y", Role.STATE, (size,), F32, "inout", 1),
+    )
+    add = elementwise("plus", size, "add")
+    launch = Launch(0, (Argument(0), Argument(1), Argument(1)))
+    unused = elementwise("times", size, "mul")
+    plan = Plan("sums", ports, tensors, (add, unused), (launch,) * count, 0)
+    program = driver.generate(plan, select())
+    assert (program.launches, program.kernels) == (count, 1)
+    assert program.text.count("define ") == 4  # kernel, its adapter, the walk, the entry
+    x, y = np.array([1, 2, -1], np.float32), np.zeros(size, np.float32)
+    load(plan, cache).call([x, y])
+    assert np.array_equal(y, count * x)
+
+
 def test_nothing_outside_the_arena_is_touched(cache: ObjectCache) -> None:
     plan = mlp(23, 31, 45, 6)
     function = load(plan, cache)
