@@ -26,6 +26,9 @@ from gradc.codegen.llvm.text import (
 from gradc.ir.core import DType
 from gradc.ir.loops import Affine, Var
 
+# Up to this stride whole vectors and shuffles beat a gather.
+_MOST_STRIDE = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
@@ -169,7 +172,38 @@ class Memory:
             low = self.fn.address(pointer, STORED[dtype], i64(1 - lanes.count))
             turned = None if mask is None else self._reverse(mask)
             return self._reverse(self._load_run(low, type_, dtype, turned))
+        alive = _alive(mask, lanes.count)
+        if place.offsets is None and alive and 2 <= place.stride <= _MOST_STRIDE:
+            return self._load_strided(pointer, type_, dtype, place.stride, alive)
         return self._gather(self._pointers(pointer, dtype, place, lanes), type_, dtype, mask)
+
+    def _load_strided(
+        self, pointer: Value, type_: str, dtype: DType, stride: int, alive: int
+    ) -> Value:
+        """Every ``stride``-th element for the first ``alive`` lanes: whole vectors, shuffled; no element beyond is read."""
+        lanes = lanes_of(type_)
+        length = stride * (alive - 1) + 1
+        result: Value | None = None
+        for start in range(0, length, lanes):
+            left = length - start
+            place = self.fn.address(pointer, STORED[dtype], i64(start))
+            mask = first_lanes(lanes, left) if left < lanes else None
+            chunk = self._load_run(place, type_, dtype, mask)
+            # Lane l is element l * stride; those of earlier chunks are in the result already.
+            picks = []
+            for lane in range(lanes):
+                at = lane * stride - start
+                picks.append(at + (lanes if start else 0) if 0 <= at < lanes else lane)
+            second = None if result is None else chunk
+            result = self.fn.shuffle(chunk if result is None else result, second, picks)
+        assert result is not None
+        if alive == lanes:
+            return result
+        return self.fn.shuffle(
+            result,
+            constant(type_, 0.0 if element_of(type_) in ("float", "double") else 0),
+            [lane if lane < alive else lanes for lane in range(lanes)],
+        )
 
     def _load_run(self, pointer: Value, type_: str, dtype: DType, mask: Value | None) -> Value:
         if mask is None:
@@ -304,3 +338,13 @@ class Memory:
         name = f"llvm.masked.scatter.{bits_suffix(value.type)}.{bits_suffix(pointers.type)}"
         self.fn.module.declare(name, "void", [value.type, pointers.type, "i32", mask.type])
         self.fn.line(f"call void @{name}({value}, {pointers}, i32 {dtype.itemsize}, {mask})")
+
+
+def _alive(mask: Value | None, lanes: int) -> int | None:
+    """How many lanes, all at the front, a mask known here lets through; None if it is not of that kind."""
+    if mask is None:
+        return lanes
+    bits = mask.name.strip("<>").split(", ")
+    count = bits.count("i1 true")
+    front = mask.name.startswith("<") and bits[:count] == ["i1 true"] * count
+    return count if front else None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gradc.ir.attributes import get_dims, get_int, get_pair, get_pairs
 from gradc.ir.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.dims import Dim, floordiv
-from gradc.ir.loops import Affine, Buffer, Scalar
+from gradc.ir.loops import LANE_BYTES, Affine, Buffer, Scalar
 from gradc.ir.ops.contraction import bilinear_jvp
 from gradc.ir.registry import Nest, OpDef, Sample, TypeRuleError, VjpRule, register
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gradc.ir.loopbuilder import IndexAlgebra
     from gradc.ir.nestcontext import NestContext
 
+_ROWS_AT_ONCE = 24  # vectors of accumulators that a filter gradient keeps
 _UNROLLED_TAPS = 32  # filters up to this size are written out tap by tap
 
 
@@ -311,20 +312,25 @@ def _input_nest(nest: NestContext, op: Op) -> None:
 
 
 def _filter_nest(nest: NestContext, op: Op) -> None:
-    """Parallel over output and input channels; per tap a row of accumulators along the output row.
+    """Parallel over blocks of output channels and input channels; per tap a row of accumulators along the output row.
 
-    All taps (in groups, if there are many) take their share of a row while it is at hand, each with a sum of its own.
+    Some taps and a block of outputs take their share of a row while it is at hand, as many as registers hold.
     """
     k, g = nest.k, geometry(op.name, op.attributes)
     o, channels, *size = op.result.type.static_shape
     width = op.operands[1].type.static_shape[3]
+    wide = op.result.type.dtype.accumulator
     per_group = o // g.groups
+    block = _block(per_group)
     taps = _taps(size)
-    sums = nest.scratch(width * min(len(taps), _UNROLLED_TAPS), op.result.type.dtype.accumulator)
-    with nest.parallel((o, channels)) as (output, c):
-        channel = k.divmod(output, per_group)[0] * channels + c
-        for first in range(0, len(taps), _UNROLLED_TAPS):
-            _filter_taps(nest, op, sums, (output, c, channel), taps[first : first + _UNROLLED_TAPS])
+    vectors = max(1, -(-width * wide.itemsize // LANE_BYTES))
+    passes = -(-len(taps) // max(1, _ROWS_AT_ONCE // (block * vectors)))
+    step = max(1, -(-len(taps) // max(passes, 1)))
+    sums = nest.scratch(width * block * step, wide)
+    with nest.parallel((o // block, channels)) as (part, c):
+        channel = k.divmod(part, per_group // block)[0] * channels + c
+        for first in range(0, len(taps), step):
+            _filter_taps(nest, op, sums, (part * block, c, channel), taps[first : first + step])
 
 
 def _filter_taps(
@@ -334,14 +340,16 @@ def _filter_taps(
     place: tuple[Affine, Affine, Affine],
     taps: Sequence[tuple[int, int]],
 ) -> None:
-    """Some taps of one pair of channels."""
+    """Some taps of a block of outputs and one input channel."""
     k, g = nest.k, geometry(op.name, op.attributes)
     dtype = op.result.type.dtype
     n, _, x_height, x_width = op.operands[0].type.static_shape
     _, _, height, width = op.operands[1].type.static_shape
     wide = dtype.accumulator
-    output, c, channel = place
-    for row in range(len(taps)):
+    first, c, channel = place
+    block = _block(op.result.type.static_shape[0] // g.groups)
+    rows = [(b, p, q) for p, q in taps for b in range(block)]
+    for row in range(len(rows)):
         with nest.loop(width, "vector") as j:
             nest.store(sums, j.at + row * width, k.const(0, wide))
     with (
@@ -349,18 +357,18 @@ def _filter_taps(
         nest.loop(height, "serial") as i,
         nest.loop(width, "vector") as j,
     ):
-        ct = k.cast(nest.read(1, [image.at, output, i.at, j.at]), wide)
-        for row, (p, q) in enumerate(taps):
+        for row, (b, p, q) in enumerate(rows):
+            ct = k.cast(nest.read(1, [image.at, first + b, i.at, j.at]), wide)
             y = i.at * g.stride[0] + (p * g.dilation[0] - g.padding[0][0])
             x = j.at * g.stride[1] + (q * g.dilation[1] - g.padding[1][0])
             with k.guard(k.both(k.inside(y, x_height), k.inside(x, x_width))):
                 value = nest.read(0, [image.at, channel, y, x])
             at = j.at + row * width
             nest.store(sums, at, k.fma(k.cast(value, wide), ct, nest.load(sums, at)))
-    for row, (p, q) in enumerate(taps):
+    for row, (b, p, q) in enumerate(rows):
         with nest.loop(width, "vector") as j:
             total = j.fold("add", nest.load(sums, j.at + row * width))
-        nest.write([output, c, Affine(p), Affine(q)], k.cast(total, dtype))
+        nest.write([first + b, c, Affine(p), Affine(q)], k.cast(total, dtype))
 
 
 # --- derivatives and registration ----------------------------------------------------------------------------------
