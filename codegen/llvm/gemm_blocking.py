@@ -145,7 +145,8 @@ def _cost(m: int, n: int, k: int, rows: int, vectors: int, lanes: int) -> float:
         for width, count in ((vectors, panels), (vectors if edge else 0, 1 if edge else 0)):
             if strips and count:
                 total += strips * count * (_cycles(height, width) * k + 20 + 2.0 * height * width)
-    return total
+    # A rest strip is another tile to compile; where strips are few, another height does as well.
+    return total * 1.05 if rest and m <= 64 else total
 
 
 @functools.lru_cache(maxsize=4096)
