@@ -116,7 +116,7 @@ class Program:
         if key not in self._signatures:
             floating = self._floating(precision)
             self._signatures[key] = self._check_model(model, overrides, floating)
-            self.report.raise_errors()
+        self.report.raise_errors()
         return self._signatures[key]
 
     def _check_size(self, name: str, value: object) -> None:

@@ -66,12 +66,41 @@ def _mean(ctx: Context, call: syntax.Call, given: Arguments) -> Item:
     over, keepdims = axes(ctx, given["axis"], value), flag(ctx, given["keepdims"], "keepdims")
     if over is None or keepdims is None:
         return POISON
-    total = reduced(ctx, call, "sum", value, over, keepdims)
+    # Sums of half precision would overflow before they are divided.
+    wide = widened(ctx, call, value)
+    total = POISON if isinstance(wide, Poison) else reduced(ctx, call, "sum", wide, over, keepdims)
     if isinstance(total, Poison):
         return POISON
     count = product(tuple(value.type.shape[i] for i in over))
-    divisor = ctx.constant(call, count, value.type.dtype, total.type.shape)
-    return ctx.op(call, "div", total, divisor)
+    divisor = ctx.constant(call, count, total.type.dtype, total.type.shape)
+    quotient = ctx.op(call, "div", total, divisor)
+    return quotient if isinstance(quotient, Poison) else cast(ctx, call, quotient, value.type.dtype)
+
+
+def cast(ctx: Context, call: syntax.Call, value: Value, dtype: DType) -> Value | Poison:
+    """``value`` in another element type."""
+    return value if value.type.dtype is dtype else ctx.op(call, "cast", value, dtype=dtype)
+
+
+def widened(ctx: Context, call: syntax.Call, value: Value) -> Value | Poison:
+    """``value`` in f32 if it is in half precision."""
+    is_half = value.type.dtype in (DType.F16, DType.BF16)
+    return cast(ctx, call, value, DType.F32) if is_half else value
+
+
+@word("widen x")
+def _widen(ctx: Context, call: syntax.Call, given: Arguments) -> Item:
+    item = given["x"].item
+    return widened(ctx, call, item) if isinstance(item, Value) else item
+
+
+@word("narrow x like")
+def _narrow(ctx: Context, call: syntax.Call, given: Arguments) -> Item:
+    value, like = given["x"].item, given["like"].item
+    if not isinstance(value, Value) or not isinstance(like, Value):
+        message = f"`narrow` wants two arrays, not {describe(like)}"
+        return ctx.error("GC0308", message, given["like"].node)
+    return cast(ctx, call, value, like.type.dtype)
 
 
 def _max_or_min(ctx: Context, call: syntax.Call, given: Arguments, name: str) -> Item:

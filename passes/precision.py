@@ -62,7 +62,7 @@ def _is_promotable(op: Op) -> bool:
         return False
     definition = lookup(op.name)
     is_plain = definition.is_elementwise or isinstance(definition.loop, Reduction)
-    return is_plain or op.name in ("constant", "reshape")
+    return is_plain or op.name in ("constant", "reshape", "cast")
 
 
 def _widened(b: Builder, op: Op, wide: dict[Value, Value]) -> Value:
@@ -72,6 +72,9 @@ def _widened(b: Builder, op: Op, wide: dict[Value, Value]) -> Value:
     operands = [wide.get(v) or _cast(b, v) for v in op.operands]
     attributes = dict(op.attributes)
     if op.name == "cast":
+        # A mean over 16 bits is taken in f32 and rounded at the end; here that rounding falls away.
+        if operands[0].type.dtype is DType.F32:
+            return operands[0]
         attributes["dtype"] = DType.F32
     return b.one(op.name, *operands, hint="", **attributes)
 
