@@ -62,7 +62,7 @@ from gradc.passes.to_loops_space import (
 # Row scratch up to this size lies on the stack of the thread; beyond, in the arena, one row per chunk.
 SCRATCH_BYTES = 16_384
 # Rows of elementwise groups are made at least this long by merging axes.
-_SHORT_ROW = 16
+_SHORT_ROW = 8
 # Values that cost at least this much per element are kept for later stages rather than computed again.
 _KEPT_NS = 0.12
 # Parallel iterations of kernels without tails.
