@@ -41,7 +41,7 @@ def test_programs_check_and_lower_at_any_size(path: Path) -> None:
         for free in (1, 6):
             dims = {dim: free for dim, default in signature.dims.items() if default is None}
             for training in (True, False):
-                model = program.lower(name, dims, "f32", training)
+                model = program.lower(name, dims, "bf16" if free == 1 else "f32", training)
                 assert [spec.name for spec in model.inputs] == [s.name for s in signature.inputs]
                 roles = [slot.role for slot in model.function.parameters]
                 assert roles.index(Role.INPUT) == len(model.parameters)
@@ -380,3 +380,78 @@ def test_conditions_members_and_computed_dimensions() -> None:
     x = RANDOM.normal(size=6)
     y = -(x @ params["b.steps.0.w"]) @ params["a.steps.0.w"] @ params["a.steps.1.w"] * 9
     np.testing.assert_allclose(evaluate(model, {"x": x}, params)["y"], y, rtol=1e-11)
+
+
+NESTED = """
+dim B = 3, T = 4, D = 5
+fn scaled(x: float[...], by: float) -> float[...] {
+    y = x * by
+    return y
+    pullback(ct) { return ct * by, sum(ct * x) }
+}
+layer step(D) {
+    use fc = dense(D, D)
+    use bn = batchnorm(D)
+    apply(h: float[B, D]) -> float[B, D] { return tanh(bn(fc(h))) }
+}
+model m(xs: float[T, B, D], a: float) -> float {
+    use first = step(D)
+    use second = step(D)
+    h = xs[0]
+    OPEN h = first(h)
+        n = second(h)
+        unused = h * 2 CLOSE
+    hs = scan x in xs carry c = n {
+        OPEN u = c + scaled(x, a)
+            c = dropout(u, 0.5) + first.fc(u) CLOSE
+        yield c
+    }
+    OPEN ws = scan x in hs carry c = h { c = c * x + u0
+            yield c } CLOSE
+    output ws
+    output n
+    return sum(c) + sum(hs)
+}
+"""
+
+
+def test_checkpoints_change_nothing_but_what_is_kept() -> None:
+    nested = NESTED.replace("u0", "xs[1]")
+    plain, kept = (
+        lowered(nested.replace("OPEN", a).replace("CLOSE", b))
+        for a, b in (("\n", "\n"), ("checkpoint {", "}"))
+    )
+    xs = RANDOM.normal(size=(4, 3, 5))
+    params = initialize(plain, 4)
+    inputs = {"xs": xs, "a": 0.7}
+    expected, found = (evaluate(model, inputs, params) for model in (plain, kept))
+    assert list(found) == list(expected)
+    assert [n for n in found if n.startswith("new:")] == [
+        "new:first.bn.mean", "new:first.bn.var", "new:second.bn.mean", "new:second.bn.var", "new:rng",
+    ]  # fmt: skip
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    names = [op.name for op in walk(kept.function.block)]
+    assert names.count("checkpoint") == 3
+    assert names.count("scan") == 2
+    assert names.count("custom") == 1
+    first = find([o for o in kept.function.block.ops if o.name == "checkpoint"][:1], "checkpoint")
+    # h, n and the four states leave; `unused` does not.
+    assert len(first.results) == 6
+
+
+def test_half_precision_rounds_once() -> None:
+    text = """
+    model m(x: float[70000], z: float[4, 1000]) -> float {
+        a = mean(x)
+        p = sum(softmax(z), axis = 1)
+        output a
+        output p
+        return a
+    }
+    """
+    model = loads(text).lower(precision="f16")
+    z = RANDOM.normal(size=(4, 1000)) * 5
+    found = evaluate(model, {"x": np.full(70000, 1.5), "z": z})
+    assert found["a"] == 1.5, "the sum alone is beyond f16"
+    np.testing.assert_allclose(found["p"], 1, atol=2e-3)
