@@ -11,6 +11,7 @@ Non-goals: arithmetic on data (ids read from memory are unknown numbers here).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gradc.codegen.llvm.memory import Lanes, Memory, Place, i64
@@ -52,6 +53,16 @@ class Indices:
             low, high = low + min(ends), high + max(ends)
             divisor = math.gcd(divisor, known.divisor * factor)
         return Facts(low, high, divisor)
+
+    def is_small(self, terms: Iterable[tuple[Var, int]]) -> bool:
+        """Whether a sum of variables stays within 31 bits in every step."""
+        size = 0
+        for var, factor in terms:
+            known = self.facts.get(var)
+            if known is None:
+                return False
+            size += max(abs(known.low), abs(known.high)) * abs(factor)
+        return size < _EXACT
 
     def define(self, var: Var, affine: Affine) -> None:
         """``var = affine``."""

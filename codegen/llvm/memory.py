@@ -42,11 +42,15 @@ class Lanes:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An address: elements from the buffer's start, elements per lane, and per-lane offsets."""
+    """An address: elements from the buffer's start, elements per lane, and per-lane offsets.
+
+    ``is_small`` promises that stride and offsets together stay within 31 bits.
+    """
 
     start: Value
     stride: int
     offsets: Value | None
+    is_small: bool = False
 
     @property
     def is_uniform(self) -> bool:
@@ -226,6 +230,10 @@ class Memory:
         index = parts[0] if len(parts) == 1 else fn.binary("add", *parts) if parts else None
         if index is None:
             return fn.splat(pointer, lanes.count)
+        if place.is_small:
+            # A gather takes twice as many lanes by 32-bit offsets.
+            narrow = fn.convert("trunc", index, vector("i32", lanes.count))
+            index = fn.convert("sext", narrow, index.type)
         return fn.address(pointer, STORED[dtype], index)
 
     def _reverse(self, x: Value) -> Value:

@@ -181,7 +181,10 @@ class Nest:
         return self.env[scalar] if run is None else self.memory.number(run, self.lanes)
 
     def _place(self, offset: Affine) -> Place:
-        return self.memory.place(offset, self.env, self.lanes, self.runs)
+        place = self.memory.place(offset, self.env, self.lanes, self.runs)
+        if place.is_uniform or not self.indices.is_small(offset.terms):
+            return place
+        return dataclasses.replace(place, is_small=True)
 
     def _set_place(self, var: Var, place: Place) -> None:
         """Defines an index variable; a run of numbers stays one as long as it is only added to."""
