@@ -2,7 +2,7 @@
 
 Every op or ``fusion`` becomes the launches of its kernels; reshapes and other views of contiguous memory become other
 names of the same bytes; ``scan`` becomes ``Repeat``: slices and stacked results are addressed by stride, carries
-lie in two buffers that change roles every trip. Results are computed in their ports where possible. A result that
+lie in two buffers that change roles every trip, or in the history that is kept anyway. Results are computed in their ports where possible. A result that
 replaces a parameter (same name and role) shares one `inout` port with it, and is copied there at the end;
 ``place`` removes the copy where the order of execution allows it.
 
@@ -19,6 +19,7 @@ from gradc.ir.core import Block, DType, Function, Op, Role, Slot, Span, Value
 from gradc.ir.loops import Kernel
 from gradc.ir.plan import Argument, Launch, Plan, Port, Repeat, Step, Tensor
 from gradc.ir.registry import Access, lookup
+from gradc.passes.to_loops_carry import Carry, along, doubled, kept, stacked_carries
 from gradc.passes.to_loops_element import LoweringError
 from gradc.passes.to_loops_gemm import strided_view
 from gradc.passes.to_loops_group import Groups, as_block, copy_block, group_operands, group_space
@@ -267,59 +268,67 @@ class _Lowering:
 
     def _scan(self, op: Op) -> None:
         trips, carried, stacked, is_reverse = scan_attributes(op)
-        region = op.regions[0]
-        depth = self.frame.depth
-        operands = op.operands
-        carries = [self._carry(op, n, trips) for n in range(carried)]
-        for parameter, cell in zip(region.parameters[:carried], carries, strict=True):
-            size = _size(parameter)
-            self.where[parameter] = _along(cell, depth, parity=size)
-        slices = zip(
-            region.parameters[carried : carried + stacked],
-            operands[carried : carried + stacked],
-            strict=True,
-        )
+        region, operands = op.regions[0], op.operands
+        histories = self._histories(op, carried)
+        carries = [self._carry(op, n, n in histories.values()) for n in range(carried)]
+        for parameter, carry in zip(region.parameters[:carried], carries, strict=True):
+            self.where[parameter] = carry.read
+        middle = carried + stacked
+        slices = zip(region.parameters[carried:middle], operands[carried:middle], strict=True)
         for parameter, operand in slices:
             self.where[parameter] = self._slice(self.where[operand], parameter, trips, is_reverse)
-        rest = zip(
-            region.parameters[carried + stacked :], operands[carried + stacked :], strict=True
-        )
-        for parameter, operand in rest:
+        for parameter, operand in zip(region.parameters[middle:], operands[middle:], strict=True):
             self.where[parameter] = self.where[operand]
-        histories = [self._target(value, op) for value in op.results[carried:]]
-        targets = [
-            _along(replace(cell, offset=cell.offset + _size(p)), depth, parity=-_size(p))
-            for p, cell in zip(region.parameters[:carried], carries, strict=True)
-        ]
-        targets += [
-            self._slice(history, output, trips, is_reverse)
-            for history, output in zip(histories, region.outputs[carried:], strict=True)
-        ]
+        targets = [carry.write for carry in carries]
+        kinds = stacked_carries(region, carried)
+        for position, value in enumerate(op.results[carried:]):
+            if position in histories:
+                carry, is_after = carries[histories[position]], kinds[position][1]
+                place = carry.after if is_after else carry.before
+                assert place is not None
+                self.where[value] = place
+                targets.append(carry.write if is_after else carry.read)
+            else:
+                output = region.outputs[carried + position]
+                whole = self._target(value, op)
+                targets.append(self._slice(whole, output, trips, is_reverse))
         self._repeat(op, region, trips, targets)
-        for n, value in enumerate(op.results[:carried]):
-            last = carries[n].offset + (trips % 2) * _size(value)
-            end = replace(carries[n], offset=last)
-            self.where[value] = end
+        for value, carry in zip(op.results[:carried], carries, strict=True):
+            self.where[value] = carry.end
             target = self.wanted.get(value)
             if target is not None:
-                self._copy(value, end, target)
+                self._copy(value, carry.end, target)
                 self.where[value] = target
 
-    def _carry(self, op: Op, number: int, trips: int) -> Argument:
-        """Two buffers for a carry, the first holding the initial value."""
+    def _histories(self, op: Op, carried: int) -> dict[int, int]:
+        """The stacked results that are the history of a carry in the arena, and of which."""
+        found: dict[int, int] = {}
+        for position, (number, _) in stacked_carries(op.regions[0], carried).items():
+            if op.results[carried + position] not in self.wanted:
+                found[position] = number
+        return found
+
+    def _carry(self, op: Op, number: int, is_kept: bool) -> Carry:
+        """Storage for a carry, its initial value in place."""
+        trips, _, _, is_reverse = scan_attributes(op)
         value = op.operands[number]
-        shape = value.type.static_shape
-        cell = Argument(
-            self._tensor(f"{value.hint}.carry", (2, *shape), value.type.dtype, op.span, op.scope)
-        )
-        self._copy(value, self.where[value], cell)
-        return self._at(cell)
+        slots = trips + 1 if is_kept else 2
+        shape, dtype = (slots, *value.type.static_shape), value.type.dtype
+        name = f"{value.hint}.carry"
+        cell = self._at(Argument(self._tensor(name, shape, dtype, op.span, op.scope)))
+        depth = self.frame.depth
+        if is_kept:
+            carry = kept(cell, _size(value), trips, is_reverse, depth)
+        else:
+            carry = doubled(cell, _size(value), trips, depth)
+        self._copy(value, self.where[value], carry.start)
+        return carry
 
     def _slice(self, whole: Argument, part: Value, trips: int, is_reverse: bool) -> Argument:
         size = _size(part)
         first = (trips - 1) * size if is_reverse else 0
         stride = -size if is_reverse else size
-        return _along(replace(whole, offset=whole.offset + first), self.frame.depth, stride=stride)
+        return along(replace(whole, offset=whole.offset + first), self.frame.depth, stride=stride)
 
     def _repeat(self, op: Op, region: Block, trips: int, targets: Sequence[Argument]) -> None:
         outer = self.frame
@@ -355,16 +364,6 @@ def _size(value: Value) -> int:
     for extent in value.type.static_shape:
         total *= extent
     return total
-
-
-def _along(argument: Argument, depth: int, stride: int = 0, parity: int = 0) -> Argument:
-    """``argument`` seen from inside one more Repeat."""
-    zeros = (0,) * (depth - len(argument.strides))
-    return replace(
-        argument,
-        strides=(*argument.strides, *zeros, stride),
-        parity=(*argument.parity, *zeros, parity),
-    )
 
 
 def scan_attributes(op: Op) -> tuple[int, int, int, bool]:
