@@ -78,22 +78,34 @@ class Indices:
         result = self._result_facts(verb, facts, divisor)
         if result is not None:
             self.facts[var] = result
-        if (
-            lanes is not None
-            and not place.is_uniform
-            and not self._is_one_run(place, facts, divisor, lanes)
-        ):
-            whole = self.memory.number(place, lanes)
-            return Place(i64(0), 0, self._divide(verb, whole, facts, divisor))
-        start = self._divide(verb, place.start, facts, divisor)
-        return Place(start, place.stride if verb == "mod" else 0, None)
+        if lanes is None or place.is_uniform:
+            return Place(self._divide(verb, place.start, facts, divisor))
+        known = self._pattern(verb, place, facts, divisor)
+        if known is not None:
+            return known
+        whole = self.memory.number(place, lanes)
+        return Place(i64(0), (), self._divide(verb, whole, facts, divisor))
 
-    def _is_one_run(self, place: Place, facts: Facts | None, divisor: int, lanes: Lanes) -> bool:
-        """Whether all lanes lie between the same two multiples of the divisor."""
-        if place.offsets is not None or facts is None or place.stride < 0:
-            return False
+    def _pattern(self, verb: str, place: Place, facts: Facts | None, divisor: int) -> Place | None:
+        """The lanes' quotients or remainders, where they follow from what is known of the first one."""
+        if place.offsets is not None:
+            return None
+        if not place.start.name.startswith("%"):
+            first = int(place.start.name)
+            return _place_of([_apply(verb, first + step, divisor) for step in place.pattern])
+        if facts is None:
+            return None
+        if facts.divisor % divisor == 0:
+            # The first lane is a multiple: quotients add, remainders are those of the pattern alone.
+            start = self._divide(verb, place.start, facts, divisor)
+            steps = tuple(_apply(verb, step, divisor) for step in place.pattern)
+            return Place(start if verb == "floordiv" else i64(0), steps if any(steps) else ())
         common = math.gcd(facts.divisor, divisor)
-        return place.stride * (lanes.count - 1) < common
+        if min(place.pattern) >= 0 and max(place.pattern) < common:
+            # All lanes lie between the same two multiples of the divisor.
+            start = self._divide(verb, place.start, facts, divisor)
+            return Place(start, place.pattern if verb == "mod" else ())
+        return None
 
     def _result_facts(self, verb: str, facts: Facts | None, divisor: int) -> Facts | None:
         if verb == "floordiv":
@@ -138,3 +150,13 @@ class Indices:
         rest = fn.binary("sub", x, fn.binary("mul", down, constant(x.type, divisor)))
         below = fn.compare("icmp slt", rest, constant(x.type, 0))
         return fn.binary("add", down, fn.convert("sext", below, x.type))
+
+
+def _apply(verb: str, number: int, divisor: int) -> int:
+    return number // divisor if verb == "floordiv" else number % divisor
+
+
+def _place_of(numbers: list[int]) -> Place:
+    """Known numbers, one per lane, as a place."""
+    steps = tuple(n - numbers[0] for n in numbers)
+    return Place(i64(numbers[0]), steps if any(steps) else ())

@@ -10,6 +10,7 @@ analysis; the Plan promises that an element is read before it is written.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradc.codegen.llvm.scalars import STORED, Scalars
@@ -26,8 +27,8 @@ from gradc.codegen.llvm.text import (
 from gradc.ir.core import DType
 from gradc.ir.loops import Affine, Var
 
-# Up to this stride whole vectors and shuffles beat a gather.
-_MOST_STRIDE = 4
+# Up to so many whole vectors and shuffles beat a gather.
+_MOST_CHUNKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +43,51 @@ class Lanes:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An address: elements from the buffer's start, elements per lane, and per-lane offsets.
+    """An address: elements from the buffer's start, known elements per lane, and per-lane offsets from data.
 
-    ``is_small`` promises that stride and offsets together stay within 31 bits.
+    Lane l lies at ``start + pattern[l] + offsets[l]``; an empty pattern is all zeros. ``is_small`` promises that
+    pattern and offsets together stay within 31 bits.
     """
 
     start: Value
-    stride: int
-    offsets: Value | None
+    pattern: tuple[int, ...] = ()
+    offsets: Value | None = None
     is_small: bool = False
 
     @property
     def is_uniform(self) -> bool:
-        return self.stride == 0 and self.offsets is None
+        return not self.pattern and self.offsets is None
+
+    @property
+    def stride(self) -> int:
+        """Elements per lane if they are the same from lane to lane (and nothing comes from data), else 0."""
+        if self.offsets is not None or not self.pattern:
+            return 0
+        step = self.pattern[1] - self.pattern[0] if len(self.pattern) > 1 else 0
+        return step if self.pattern == run(step, len(self.pattern)) else 0
+
+
+def run(stride: int, count: int) -> tuple[int, ...]:
+    """``(0, stride, 2 stride, ...)``."""
+    return tuple(stride * lane for lane in range(count))
+
+
+def sum_patterns(a: tuple[int, ...], b: tuple[int, ...], factor: int = 1) -> tuple[int, ...]:
+    """``a + factor b``, empty if that is all zeros."""
+    if not a or not b:
+        total = a or tuple(factor * y for y in b)
+    else:
+        total = tuple(x + factor * y for x, y in zip(a, b, strict=True))
+    return total if any(total) else ()
 
 
 def i64(value: int) -> Value:
     return Value("i64", str(value))
 
 
-def lane_numbers(count: int, step: int = 1) -> Value:
-    """The constant ``<0, step, 2 step, ...>`` of i64."""
-    return Value(vector("i64", count), f"<{', '.join(f'i64 {n * step}' for n in range(count))}>")
+def literal_vector(numbers: Sequence[int]) -> Value:
+    """A constant vector of i64."""
+    return Value(vector("i64", len(numbers)), f"<{', '.join(f'i64 {n}' for n in numbers)}>")
 
 
 def first_lanes(count: int, alive: int) -> Value:
@@ -95,23 +119,24 @@ class Memory:
         runs: dict[Var, Place] | None = None,
     ) -> Place:
         """Cuts an affine offset into its parts; ``runs`` are variables of a vector body that are cut already."""
-        start, stride = i64(offset.constant), 0
+        start = i64(offset.constant)
+        pattern: tuple[int, ...] = ()
         offsets: Value | None = None
         for var, factor in offset.terms:
             if lanes is not None and var is lanes.index:
-                term = Place(lanes.base, 1, None)
+                term = Place(lanes.base, run(1, lanes.count))
             elif runs is not None and var in runs:
                 term = runs[var]
             elif lanes_of(env[var].type):
-                term = Place(i64(0), 0, env[var])
+                term = Place(i64(0), (), env[var])
             else:
-                term = Place(env[var], 0, None)
+                term = Place(env[var])
             start = self._sum(start, self._times(term.start, factor))
-            stride += term.stride * factor
+            pattern = sum_patterns(pattern, term.pattern, factor)
             if term.offsets is not None:
                 scaled = self._times(term.offsets, factor)
                 offsets = scaled if offsets is None else self.fn.binary("add", offsets, scaled)
-        return Place(start, stride, offsets)
+        return Place(start, pattern, offsets)
 
     def _times(self, x: Value, factor: int) -> Value:
         if factor == 1 or x.name == "0":
@@ -138,8 +163,8 @@ class Memory:
 
     def _offsets(self, place: Place, lanes: Lanes) -> list[Value]:
         parts = [] if place.offsets is None else [place.offsets]
-        if place.stride:
-            parts.append(lane_numbers(lanes.count, place.stride))
+        if place.pattern:
+            parts.append(literal_vector(place.pattern))
         return parts
 
     # ---- loads ----------------------------------------------------------------------------------
@@ -170,43 +195,41 @@ class Memory:
         self, pointer: Value, dtype: DType, place: Place, lanes: Lanes, mask: Value | None
     ) -> Value:
         type_ = vector(STORED[dtype], lanes.count)
-        if place.offsets is None and place.stride == 1:
+        if place.stride == 1:
             return self._load_run(pointer, type_, dtype, mask)
-        if place.offsets is None and place.stride == -1:
-            low = self.fn.address(pointer, STORED[dtype], i64(1 - lanes.count))
-            turned = None if mask is None else self._reverse(mask)
-            return self._reverse(self._load_run(low, type_, dtype, turned))
         alive = _alive(mask, lanes.count)
-        if place.offsets is None and alive and 2 <= place.stride <= _MOST_STRIDE:
-            return self._load_strided(pointer, type_, dtype, place.stride, alive)
+        if place.offsets is None and place.pattern and alive:
+            reach = max(place.pattern[:alive]) - min(place.pattern[:alive])
+            if reach < _MOST_CHUNKS * lanes.count:
+                return self._load_pattern(pointer, type_, dtype, place.pattern, alive)
         return self._gather(self._pointers(pointer, dtype, place, lanes), type_, dtype, mask)
 
-    def _load_strided(
-        self, pointer: Value, type_: str, dtype: DType, stride: int, alive: int
+    def _load_pattern(
+        self, pointer: Value, type_: str, dtype: DType, pattern: tuple[int, ...], alive: int
     ) -> Value:
-        """Every ``stride``-th element for the first ``alive`` lanes: whole vectors, shuffled; no element beyond is read."""
+        """The first ``alive`` lanes from whole vectors, shuffled; nothing outside their reach is read."""
         lanes = lanes_of(type_)
-        length = stride * (alive - 1) + 1
+        first, last = min(pattern[:alive]), max(pattern[:alive])
         result: Value | None = None
-        for start in range(0, length, lanes):
-            left = length - start
+        for start in range(first, last + 1, lanes):
+            left = last + 1 - start
             place = self.fn.address(pointer, STORED[dtype], i64(start))
             mask = first_lanes(lanes, left) if left < lanes else None
             chunk = self._load_run(place, type_, dtype, mask)
-            # Lane l is element l * stride; those of earlier chunks are in the result already.
-            picks = []
-            for lane in range(lanes):
-                at = lane * stride - start
-                picks.append(at + (lanes if start else 0) if 0 <= at < lanes else lane)
+            # What lies in earlier chunks is in the result already.
+            shift = 0 if result is None else lanes
+            picks = [
+                at - start + shift if lane < alive and 0 <= at - start < lanes else lane
+                for lane, at in enumerate(pattern)
+            ]
             second = None if result is None else chunk
             result = self.fn.shuffle(chunk if result is None else result, second, picks)
         assert result is not None
         if alive == lanes:
             return result
+        zero = constant(type_, 0.0 if element_of(type_) in ("float", "double") else 0)
         return self.fn.shuffle(
-            result,
-            constant(type_, 0.0 if element_of(type_) in ("float", "double") else 0),
-            [lane if lane < alive else lanes for lane in range(lanes)],
+            result, zero, [lane if lane < alive else lanes for lane in range(lanes)]
         )
 
     def _load_run(self, pointer: Value, type_: str, dtype: DType, mask: Value | None) -> Value:
@@ -306,9 +329,9 @@ class Memory:
         mask: Value | None,
         value: Value,
     ) -> None:
-        if place.offsets is None and place.stride == 1:
+        if place.stride == 1:
             self._store_run(pointer, dtype, mask, value)
-        elif place.offsets is None and place.stride == -1:
+        elif place.stride == -1:
             low = self.fn.address(pointer, element_of(value.type), i64(1 - lanes.count))
             turned = None if mask is None else self._reverse(mask)
             self._store_run(low, dtype, turned, self._reverse(value))

@@ -24,7 +24,7 @@ from gradc.codegen.llvm.folds import Pieces, is_ordered, neutral, period, zero_t
 from gradc.codegen.llvm.indices import Indices
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.loop_facts import can_vectorise, varying, walk, width_of
-from gradc.codegen.llvm.memory import Lanes, Memory, Place, i64
+from gradc.codegen.llvm.memory import Lanes, Memory, Place, i64, run
 from gradc.codegen.llvm.scalars import COMPUTE, STORED, Scalars
 from gradc.codegen.llvm.split import split
 from gradc.codegen.llvm.text import Function, Module, Value, lanes_of, vector
@@ -176,9 +176,9 @@ class Nest:
         if isinstance(scalar, Const):
             return self.scalars.const(scalar.value, scalar.dtype)
         if self.lanes is not None and scalar is self.lanes.index:
-            return self.memory.number(Place(self.lanes.base, 1, None), self.lanes)
-        run = self.runs.get(scalar)
-        return self.env[scalar] if run is None else self.memory.number(run, self.lanes)
+            return self.memory.number(Place(self.lanes.base, run(1, self.lanes.count)), self.lanes)
+        place = self.runs.get(scalar)
+        return self.env[scalar] if place is None else self.memory.number(place, self.lanes)
 
     def _place(self, offset: Affine) -> Place:
         place = self.memory.place(offset, self.env, self.lanes, self.runs)
@@ -189,7 +189,7 @@ class Nest:
     def _set_place(self, var: Var, place: Place) -> None:
         """Defines an index variable; a run of numbers stays one as long as it is only added to."""
         self.runs.pop(var, None)
-        if self.lanes is not None and place.stride and place.offsets is None:
+        if self.lanes is not None and place.pattern and place.offsets is None:
             self.runs[var] = place
         else:
             self.env[var] = self.memory.number(place, self.lanes)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gradc.codegen.llvm.folds import Pieces, is_ordered, period
 from gradc.codegen.llvm.loop_facts import unroll_of, varying, weight, width_of
-from gradc.codegen.llvm.memory import Lanes, first_lanes, i64, lane_numbers
+from gradc.codegen.llvm.memory import Lanes, first_lanes, i64, literal_vector, run
 from gradc.codegen.llvm.text import Value
 from gradc.ir.loops import For
 
@@ -86,7 +86,7 @@ class VectorLoop:
     def _mask(self, base: Value, trips: Value) -> Value:
         """The lanes of the vector at ``base`` that lie below ``trips``."""
         fn = self.fn
-        numbers = fn.binary("add", fn.splat(base, self.width), lane_numbers(self.width))
+        numbers = fn.binary("add", fn.splat(base, self.width), literal_vector(run(1, self.width)))
         return fn.compare("icmp slt", numbers, fn.splat(trips, self.width))
 
     # ---- one vector at a time, the accumulators taking turns
