@@ -15,11 +15,11 @@ from typing import Protocol
 from gradc.frontend import syntax
 from gradc.frontend.names import Names
 from gradc.frontend.regions import Region
-from gradc.frontend.values import POISON, Binding, Frame, Item, Poison
+from gradc.frontend.values import POISON, Binding, Frame, Item, Named, Poison
 from gradc.ir.builder import Builder
 from gradc.ir.core import Attr, Block, DType, Role, Span, TensorType, Value
 from gradc.ir.diagnostics import Diagnostic, Label, Report, error, warning
-from gradc.ir.dims import Dim, DimensionTooLarge, DimExpr, Quotient, substitute, symbols
+from gradc.ir.dims import Dim, DimensionTooLarge, DimExpr, Quotient, substitute, symbol, symbols
 from gradc.ir.registry import TypeRuleError
 
 # What the names of the library's files start with.
@@ -81,6 +81,8 @@ class Context:
     state_values: dict[str, Value] = field(default_factory=dict)
     written: dict[str, Span] = field(default_factory=dict)
     outputs: dict[str, tuple[Value, Span]] = field(default_factory=dict)
+    # What the program calls its values, for explanations.
+    given: dict[Value, Named] = field(default_factory=dict)
     seen: set[tuple[object, ...]] = field(default_factory=set)
     used_dims: dict[str, None] = field(default_factory=dict)
     depth: int = 0
@@ -314,12 +316,15 @@ class Context:
     def same(self, a: Dim, b: Dim) -> bool:
         """Whether two dimensions are equal, as far as can be known now.
 
-        Where an inexact quotient is involved, equality of the samples counts: binding checks again.
+        A division that may be inexact is taken to be exact here: binding the dimensions checks again.
         """
         if a == b:
             return True
         if not (has_quotient(a) or has_quotient(b)):
             return False
+        difference = _exact(a - b)
+        if not has_quotient(difference):
+            return difference == 0
         known = self.sampled(a)
         return known is not None and known == self.sampled(b)
 
@@ -330,6 +335,16 @@ class Context:
     def bind(self, name: str, item: Item, span: Span | None) -> None:
         """Gives ``name`` a meaning in the current frame."""
         self.frame.names[name] = Binding(item, span)
+        if isinstance(item, Value):
+            self.call_it(item, name, span)
+
+    def call_it(self, value: Value, name: str, span: Span | None) -> None:
+        """Remembers that the program calls ``value`` so, unless an outer frame (or an earlier line) named it."""
+        known = self.given.get(value)
+        depth = len(self.frames)
+        if known is None or depth < known.depth:
+            frame = self.frame
+            self.given[value] = Named(name, span, frame.scope, depth, frame.is_library)
 
 
 def _is_own(span: Span) -> bool:
@@ -342,6 +357,21 @@ def _outside(span: Span) -> Span | None:
     while place is not None and not _is_own(place):
         place = place.caller
     return place
+
+
+def _exact(dim: Dim) -> Dim:
+    """``dim`` where every ``S // n`` of a symbol S divides exactly: S is written ``n * (S // n)``."""
+    whole: dict[str, Dim] = {}
+    for monomial, _ in () if isinstance(dim, int) else dim.terms:
+        for atom in monomial:
+            if not isinstance(atom, Quotient):
+                continue
+            name = str(atom.numerator)
+            factor = atom.denominator * symbol(str(atom))
+            if atom.numerator != symbol(name) or whole.get(name, factor) != factor:
+                return dim
+            whole[name] = factor
+    return substitute(dim, whole)
 
 
 def has_quotient(dim: Dim) -> bool:

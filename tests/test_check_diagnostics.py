@@ -177,6 +177,8 @@ CASES: list[tuple[str, str, str]] = [
     (expression("transpose(x, [0, 0])"), "GC0306", "each axis"),
     (expression("argmax(sum(v), axis = 0)"), "GC0306", "is a scalar"),
     (expression("reshape(x, [B, 5])"), "GC0307", "elements"),
+    (expression("zeros([Z // 3]) + zeros([W // 3])", "dim Z, W"), "GC0301", "against"),
+    (expression("reshape(zeros([Z]), [N, Z // H])", "dim Z"), "GC0307", "leave a rest"),
     (expression("reshape(x, [-1, -1])"), "GC0307", "at most one -1"),
     (expression("split(x, 3, axis = 1)"), "GC0307", "3 equal parts"),
     (expression("split(x, [1, 2], axis = 1)"), "GC0307", "add up to 3"),
