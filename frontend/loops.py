@@ -55,7 +55,9 @@ def checkpoint(ctx: Context, node: syntax.Checkpoint) -> None:
     outer = dict(zip(inner, made, strict=True))
     for name in kept:
         binding = frame.names[name]
-        frame.names[name] = Binding(outer[region.bring(_value(binding.item))], binding.span)
+        result = outer[region.bring(_value(binding.item))]
+        frame.names[name] = Binding(result, binding.span)
+        ctx.call_it(result, name, binding.span)
     for path in written:
         ctx.state_values[path] = outer[region.bring(ctx.state_values[path])]
 

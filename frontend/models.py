@@ -21,7 +21,7 @@ from gradc.frontend.initial import InitializerIR, elaborate_initializer, fans
 from gradc.frontend.names import Names
 from gradc.frontend.shapes import element_type, tensor
 from gradc.frontend.signatures import exact_shape, names_in, unknown_type
-from gradc.frontend.values import POISON, Binding, Frame, Poison, as_dim, describe
+from gradc.frontend.values import POISON, Binding, Frame, Named, Poison, as_dim, describe
 from gradc.ir.core import DType, Function, Role, Slot, Span, TensorType, Value, walk
 from gradc.ir.diagnostics import Label, Report
 from gradc.ir.dims import Dim, DimensionTooLarge, symbol
@@ -57,7 +57,7 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelIR:
-    """A model with every dimension bound."""
+    """A model with every dimension bound; ``names`` are what the program calls its values."""
 
     name: str
     function: Function
@@ -68,6 +68,7 @@ class ModelIR:
     dims: Mapping[str, int]
     precision: DType
     training: bool
+    names: Mapping[Value, Named] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -220,6 +220,7 @@ class Program:
             {name: bound[name] for name in signature.dims},
             floating,
             training,
+            made.ctx.given,
         )
 
     def _bound(self, signature: Signature, dims: Mapping[str, int]) -> dict[str, int]:

@@ -40,6 +40,20 @@ class Binding:
     span: Span | None
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The name that a program gives a value, in the outermost frame that names it (``depth`` 1: the model).
+
+    ``scope`` is the layer instance, ``is_library`` whether the name is one of the standard library.
+    """
+
+    text: str
+    span: Span | None
+    scope: str
+    depth: int
+    is_library: bool
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Instance:
     """One layer with its own parameters: ``names`` are its arguments and members, ``states`` maps to paths."""
