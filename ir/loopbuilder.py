@@ -40,6 +40,10 @@ from gradc.ir.loops import (
 LoopKind: TypeAlias = Literal["parallel", "serial", "vector"]
 Combine: TypeAlias = Literal["add", "max", "min", "mul"]
 _Key: TypeAlias = tuple[object, ...]
+# Verbs whose operands may change places without changing a bit.
+_COMMUTATIVE = frozenset(
+    ("add", "mul", "max", "min", "logical_and", "logical_or", "bitand", "bitor")
+)
 
 
 @dataclass(eq=False)
@@ -200,7 +204,10 @@ class LoopBuilder:
 
     def let(self, verb: str, operands: Sequence[Scalar], dtype: DType) -> Var:
         """``verb(operands)``, once per distinct set of operands."""
-        key = ("let", verb, dtype, *(_scalar_key(x) for x in operands))
+        keys = [_scalar_key(x) for x in operands]
+        if verb in _COMMUTATIVE:
+            keys.sort(key=str)
+        key = ("let", verb, dtype, *keys)
         var, level = self._place(key, [x for x in operands if isinstance(x, Var)], dtype)
         if level is not None:
             self._scopes[level].statements.append(Let(var, verb, tuple(operands)))
@@ -381,7 +388,7 @@ class LoopBuilder:
 
 def _scalar_key(value: Scalar) -> _Key:
     # repr keeps -0.0 apart from 0.0 and true apart from 1.
-    return (value,) if isinstance(value, Var) else (repr(value.value), value.dtype)
+    return (value.name,) if isinstance(value, Var) else (repr(value.value), value.dtype)
 
 
 def _affine_key(index: Affine) -> _Key:
