@@ -28,7 +28,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from gradc.codegen.llvm import driver, jit, pool, wrapper
+from gradc.codegen.llvm import jit, pool, wrapper
 from gradc.codegen.llvm.isa import Isa, host, select
 from gradc.ir.core import DType, Role
 from gradc.ir.diagnostics import Diagnostic, DiagnosticError, error
@@ -252,6 +252,8 @@ def compile_plan(
     Raises:
         PlanError: if the Plan is not placed or contradicts itself.
     """
+    from gradc.codegen.llvm import driver  # a warm start needs no code generation
+
     target = select(isa or "native")
     program = driver.generate(plan, target)
     cost = sum(driver.microseconds(plan.kernels[n.kernel]) for n in driver.launches_of(plan.steps))

@@ -51,6 +51,7 @@ LATE_OWN = {
     "frontend/program.py": "the checks of a whole file are for `gradc check`",
     "runtime/cli": "each subcommand loads what it uses",
     "runtime/console.py": "rendering is needed only once something is wrong",
+    "runtime/native.py": "a warm start needs no code generation",
     "runtime/bench.py": "a peer's library is loaded when the peer is named",
     "runtime/commands/": "a subcommand's options are parsed before anything heavy loads",
     "runtime/api": "importing gradc must stay cheap; verification and plans load on use",
