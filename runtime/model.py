@@ -23,9 +23,10 @@ from gradc.ir.dims import substitute, symbols
 from gradc.passes.differentiate import hvp, jvp, value_and_grad, vjp
 from gradc.passes.differentiate_jacobian import jacobian
 from gradc.passes.precision import promote_loss
-from gradc.runtime.arrays import Array, as_array, check_names, listed
+from gradc.runtime.arrays import Array, as_array, check_names, check_shape, listed
 from gradc.runtime.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, grouped
 from gradc.runtime.compile import Options, compile_cached, compile_options
+from gradc.runtime.diagnose import Diagnosis, diagnose, redrawn
 from gradc.runtime.native import Results
 from gradc.runtime.step import Recipe, TrainStep
 
@@ -247,6 +248,27 @@ class Model:
         )
         return TrainStep(self, recipe, compile_options(**options))
 
+    def diagnose(self, params: Arrays, *, seed: int = 0, **inputs: Any) -> Diagnosis:
+        """How the gradient flows at ``params`` and ``inputs``, and what is wrong with it.
+
+        Runs once in float64 in the reference interpreter; remedies are tried with other starts drawn from ``seed``.
+
+        Raises:
+            DiagnosticError: for names and shapes that do not fit.
+        """
+        check_names("input", inputs, list(self.inputs))
+        arrays = {name: as_array(name, value) for name, value in inputs.items()}
+        dims = self.bind({name: array.shape for name, array in arrays.items()})
+        model = self.lower(dims)
+        check_names("parameter", params, [spec.path for spec in model.parameters])
+        for spec in model.parameters:
+            check_shape(spec.path, as_array(spec.path, params[spec.path]), spec.type.static_shape)
+
+        def redraw(name: str) -> dict[str, Array]:
+            return redrawn(model.parameters, name, seed)
+
+        return diagnose(model.function, {**params, **arrays}, redraw)
+
     def param_types(self) -> dict[str, TensorType]:
         """Parameters and states with every dimension bound.
 
@@ -291,6 +313,20 @@ class Model:
         ]
 
 
+def pure(derive: Derive) -> Derive:
+    """``derive`` with new states handed out as outputs, so that the caller's arrays are not written to."""
+
+    def changed(function: Function) -> Function:
+        made = derive(function)
+        slots = tuple(
+            replace(slot, role=Role.OUTPUT) if slot.role is Role.STATE else slot
+            for slot in made.results
+        )
+        return replace(made, results=slots)
+
+    return changed
+
+
 class Compiled:
     """A compiled program that specialises on the shapes of its inputs. Safe to call from several threads."""
 
@@ -307,7 +343,7 @@ class Compiled:
         self.model = model
         self.options = options
         self._key = key
-        self._derive = derive
+        self._derive = pure(derive)
         self._finish = finish
         self._training = training
         self._takes_seeds = takes_seeds

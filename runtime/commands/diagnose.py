@@ -1,0 +1,97 @@
+"""``gradc diagnose FILE --data IN.npz``: how the gradient flows, and what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gradc.runtime.arrays import Array
+from gradc.runtime.commands.common import (
+    add_data,
+    add_model,
+    load_inputs,
+    load_model,
+    load_params,
+    shapes_of,
+)
+from gradc.runtime.console import Console
+from gradc.runtime.data import write_text
+from gradc.runtime.diagnose import Diagnosis, flow_svg
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_data(parser)
+    parser.add_argument("--svg", metavar="FILE", help="draw the gradient by depth and by time")
+    parser.add_argument("--json", action="store_true", help="everything measured, as JSON")
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Prints norms by layer, time step and parameter, then the findings, worst first."""
+    model = load_model(options)
+    inputs = load_inputs(model, options.data)
+    params = load_params(model, options, model.bind(shapes_of(inputs)))
+    diagnosis = model.diagnose(params, seed=options.seed, **_as_keywords(inputs))
+    if options.svg:
+        write_text(Path(options.svg), flow_svg(diagnosis, model.name))
+        console.message(f"wrote {options.svg}")
+    if options.json:
+        console.json(diagnosis.to_json())
+        return 0
+    _tables(diagnosis, console)
+    return 0
+
+
+def _as_keywords(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return dict(inputs)
+
+
+def _tables(diagnosis: Diagnosis, console: Console) -> None:
+    console.result(f"loss {diagnosis.loss:.6g}\n")
+    rows = []
+    after = None
+    for place in reversed(diagnosis.places):
+        gain = "" if after is None or after == 0 else f"{place.norm / after:.3g}"
+        rows.append((place.label, _line(place.span), f"{place.norm:.4g}", gain))
+        after = place.norm
+    if rows:
+        columns = ("place (last first)", "line", "gradient norm", "gain")
+        console.table("", columns, _shortened(rows))
+    for name, norms in diagnosis.times.items():
+        first, last = norms[0] if norms else 0.0, norms[-1] if norms else 0.0
+        text = f"\nthrough time: {name}: step 1 {first:.4g}, step {len(norms)} {last:.4g}"
+        console.result(text)
+    if diagnosis.parameters:
+        console.result("")
+        table = [
+            (p.name, f"{p.norm:.4g}", f"{p.grad_norm:.4g}", f"{p.underflow:.1%}")
+            for p in diagnosis.parameters
+        ]
+        columns = ("parameter", "norm", "gradient norm", "lost in f16")
+        console.table("", columns, _shortened(table))
+    console.result("")
+    if not diagnosis.findings:
+        console.result("nothing wrong found")
+    for finding in diagnosis.findings:
+        console.result(f"{finding.kind}: {finding.message}")
+        if finding.span is not None:
+            console.result(f"  --> {finding.span.outermost}")
+        if finding.remedy:
+            console.result(f"  try: {finding.remedy}")
+        if finding.effect:
+            console.result(f"  {finding.effect}")
+
+
+def _line(span: object) -> str:
+    outermost = getattr(span, "outermost", None)
+    return "" if outermost is None else f"{outermost.file}:{outermost.line}"
+
+
+def _shortened(rows: Sequence[tuple[str, ...]], most: int = 40) -> Sequence[tuple[str, ...]]:
+    """Long tables keep their ends; ``--json`` has all of it."""
+    if len(rows) <= most:
+        return rows
+    half = most // 2
+    gap = (f"... {len(rows) - 2 * half} more", *("" for _ in rows[0][1:]))
+    return [*rows[:half], gap, *rows[-half:]]
