@@ -1,4 +1,4 @@
-"""Dropping the tensors of a Plan that nothing touches any more: copies and stores that sharing made needless.
+"""Dropping the tensors and kernels of a Plan that nothing uses any more: copies and stores that sharing made needless.
 
 Invariants: steps and ports mean the same; roots of tensors that stay, stay. Non-goals: anything that moves bytes.
 """
@@ -12,7 +12,8 @@ from gradc.ir.plan import Launch, Plan, Step, Tensor
 
 
 def prune(plan: Plan) -> Plan:
-    """``plan`` without untouched tensors, the others renumbered in order."""
+    """``plan`` without untouched tensors and kernels, the others renumbered in order."""
+    plan = _prune_kernels(plan)
     kept = set(_touched(plan.steps)) | {port.tensor for port in plan.ports}
     for number in sorted(kept):
         root = plan.tensors[number].root
@@ -29,6 +30,32 @@ def prune(plan: Plan) -> Plan:
         ports=tuple(replace(p, tensor=renumbered[p.tensor]) for p in plan.ports),
         steps=tuple(_renumbered(step, renumbered) for step in plan.steps),
     )
+
+
+def _prune_kernels(plan: Plan) -> Plan:
+    order = sorted(set(_launched(plan.steps)))
+    if len(order) == len(plan.kernels):
+        return plan
+    renumbered = {old: new for new, old in enumerate(order)}
+    return replace(
+        plan,
+        kernels=tuple(plan.kernels[old] for old in order),
+        steps=tuple(_with_kernels(step, renumbered) for step in plan.steps),
+    )
+
+
+def _launched(steps: Sequence[Step]) -> Iterator[int]:
+    for step in steps:
+        if isinstance(step, Launch):
+            yield step.kernel
+        else:
+            yield from _launched(step.body)
+
+
+def _with_kernels(step: Step, numbers: Mapping[int, int]) -> Step:
+    if isinstance(step, Launch):
+        return replace(step, kernel=numbers[step.kernel])
+    return replace(step, body=tuple(_with_kernels(s, numbers) for s in step.body))
 
 
 def _touched(steps: Sequence[Step]) -> Iterator[int]:

@@ -117,6 +117,7 @@ def test_new_parameters_are_written_over_the_old_ones() -> None:
     assert not any(
         "reshape" in plan.kernels[s.kernel].name for s in plan.steps if not isinstance(s, Repeat)
     )
+    assert len(plan.kernels) == len(plan.steps), "kernels of copies that are gone are gone as well"
     assert [str(f) for f in check_plan(plan)] == []
     source = np.random.default_rng(1)
     w, x = source.standard_normal((8, 8)), source.standard_normal((5, 8))
