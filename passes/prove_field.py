@@ -6,8 +6,9 @@ arguments give unrelated ones, so two programs agree only if they feed equal arg
 programs rely on are built into the oracles:
 
 * exp(-x) = 1/exp(x), expm1 = exp - 1, log1p(x) = log(1 + x), tan = sin/cos; sin, tan, tanh, erf are odd, cos is even;
-* order: sign(-x) = -sign(x) with sign(x) an oracle in {1, -1}; comparisons, abs, max and min follow from it, so one
-  evaluation decides a random pattern of guards, not one the reals can necessarily produce (see ``prove_guards``);
+* order: sign(-x) = -sign(x) with sign(x) an oracle in {1, -1}, and a total order of oracle ranks that fits it, with
+  infinity on top; comparisons, abs, max and min follow from them, so one evaluation decides a random pattern of
+  guards, not one the reals can necessarily produce;
 * constants: a literal that equals a small fraction or ``r * 2^(a/2) * pi^(b/2)`` to an ulp of its type means that number
   (sqrt 2 is a root in F_p, sqrt pi an oracle), a short decimal means itself (0.1 is 1/10); anything else is its
   binary value.
@@ -37,6 +38,8 @@ PRIME = (1 << 31) - 1
 Field = NDArray[np.uint64]
 _P = np.uint64(PRIME)
 _HALF = np.uint64(PRIME // 2)
+_BITS = np.uint64(31)
+_FAR = 1 << 40
 
 # float64 products of 16-bit halves stay exact up to this many terms.
 _EXACT_TERMS = 1 << 20
@@ -58,20 +61,31 @@ def _scalar(value: int) -> Field:
     return np.asarray(value, np.uint64)
 
 
+def _reduced(x: Field) -> Field:
+    """``x`` < 2p brought below p: where x < p, x - p wraps around to something huge."""
+    found: Field = np.minimum(x, x - _P)
+    return found
+
+
+def fold(x: Field) -> Field:
+    """Any number below 2^62 modulo p: 2^31 = 1, so the upper bits are added to the lower."""
+    return _reduced((x & _P) + (x >> _BITS))
+
+
 def add(a: Field, b: Field) -> Field:
-    return (a + b) % _P
+    return _reduced(a + b)
 
 
 def sub(a: Field, b: Field) -> Field:
-    return (a + (_P - b)) % _P
+    return _reduced(a + (_P - b))
 
 
 def mul(a: Field, b: Field) -> Field:
-    return (a * b) % _P
+    return fold(a * b)
 
 
 def neg(a: Field) -> Field:
-    return (_P - a) % _P
+    return _reduced(_P - a)
 
 
 def power(a: Field, exponent: int) -> Field:
@@ -89,17 +103,24 @@ def power(a: Field, exponent: int) -> Field:
 
 
 def inverse(a: Field) -> Field:
-    """1/a (Fermat). Raises UnluckyPoint where a is zero."""
-    if np.any(a == 0):
+    """1/a: one inverse by Fermat, the others from products of pairs. Raises UnluckyPoint where a is zero."""
+    if not np.all(a):
         raise UnluckyPoint
-    return power(a, PRIME - 2)
+    flat = np.ascontiguousarray(a).reshape(-1)
+    if flat.size <= 8:
+        return power(a, PRIME - 2)
+    half = flat.size // 2
+    left, right = flat[:half], flat[half : 2 * half]
+    both = inverse(mul(left, right))
+    odd = inverse(flat[2 * half :]) if flat.size % 2 else flat[:0]
+    return np.concatenate([mul(both, right), mul(both, left), odd]).reshape(a.shape)
 
 
 def matmul(a: Field, b: Field) -> Field:
     """Batched matrix products, exact: 16-bit halves through float64, in pieces short enough for 53 bits."""
     total = np.zeros((*a.shape[:-1], b.shape[-1]), np.uint64)
     for start in range(0, a.shape[-1], _EXACT_TERMS):
-        left, right = a[..., start : start + _EXACT_TERMS], b[:, start : start + _EXACT_TERMS, :]
+        left, right = a[..., start : start + _EXACT_TERMS], b[..., start : start + _EXACT_TERMS, :]
         total = add(total, _matmul_piece(left, right))
     return total
 
@@ -165,11 +186,23 @@ def short_decimal(value: float) -> Fraction | None:
 
 
 def small_fraction(value: float, tolerance: float) -> Fraction | None:
-    """The fraction that ``value`` is up to a relative ``tolerance``, if far simpler than chance would give."""
-    # Every number is within 1/q^2 of a fraction with denominator q, so q^2 must stay far below 1/tolerance.
-    bound = max(1, math.isqrt(int(0.001 / tolerance)))
-    near = Fraction(value).limit_denominator(bound)
-    return near if abs(float(near) - value) <= tolerance * abs(value) else None
+    """The fraction n/d * 2^k that ``value`` is up to a relative ``tolerance``, if far simpler than chance would give.
+
+    What is left of n/d in [1, 2) has n <= 15 or d <= 15 and n * d at most a two-thousandth of the numbers of the type.
+    """
+    most = min(1 << 30, int(0.0005 / tolerance))
+    mantissa, exponent = math.frexp(abs(value))
+    scale = Fraction(2) ** exponent * (1 if value > 0 else -1)
+    for small in range(1, 16, 2):
+        for size in range(31):
+            up, down = small * 2.0**size / mantissa, mantissa * small * 2.0**size
+            for large, is_up in ((round(up), True), (round(down), False)):
+                if large < 1 or large * small > most:
+                    continue
+                near = Fraction(small << size, large) if is_up else Fraction(large, small << size)
+                if abs(float(near) - mantissa) <= tolerance * mantissa:
+                    return near * scale
+    return None
 
 
 @cache
@@ -180,7 +213,7 @@ def literal(value: float, key: int, dtype: DType = DType.F64) -> int:
         return found if value > 0 else PRIME - found
     if math.isnan(value):
         return 2 + _digest(key, "nan") % (PRIME - 3)
-    tolerance = _ULP[dtype]
+    tolerance = ULP[dtype]
     decimal = short_decimal(value)
     if decimal is not None:
         return _rational(decimal)
@@ -193,7 +226,7 @@ def literal(value: float, key: int, dtype: DType = DType.F64) -> int:
 
 
 # Relative distance of neighbouring numbers: a folded constant may be off by as much.
-_ULP = {DType.F64: 2.0**-52, DType.F32: 2.0**-23, DType.BF16: 2.0**-7, DType.F16: 2.0**-10}
+ULP = {DType.F64: 2.0**-52, DType.F32: 2.0**-23, DType.BF16: 2.0**-7, DType.F16: 2.0**-10}
 
 
 def _rational(value: Fraction) -> int:
@@ -259,6 +292,22 @@ class FieldArrays(NumpyArrays):
 
     def is_positive(self, x: Field) -> NDArray[np.bool_]:
         found: NDArray[np.bool_] = self.sign(x) == 1
+        return found
+
+    def rank(self, x: Field) -> NDArray[np.int64]:
+        """Where ``x`` stands in the order: an odd function, infinity above all, so folds of max have no order."""
+        upper = is_upper(x)
+        size = (self.oracle("rank", np.where(upper, neg(x), x)) >> np.uint64(1)).astype(
+            np.int64
+        ) + 1
+        found = np.where(self.is_positive(x), size, -size)
+        top = self.element(math.inf)
+        far = np.where(x == top, _FAR, np.where(x == neg(top), -_FAR, found))
+        return np.where(x == 0, 0, far)
+
+    def greater(self, a: Field, b: Field) -> NDArray[np.bool_]:
+        """Whether a > b."""
+        found: NDArray[np.bool_] = self.rank(a) > self.rank(b)
         return found
 
     def _folded(self, name: str, x: Field, is_odd: bool) -> Field:
@@ -343,8 +392,8 @@ class FieldArrays(NumpyArrays):
             return np.sum(x, tuple(axes), dtype=np.uint64) % _P
         step: Callable[[Any, Any], Any] = {
             "prod": mul,
-            "reduce_max": lambda a, b: np.where(self.is_positive(sub(b, a)), b, a),
-            "reduce_min": lambda a, b: np.where(self.is_positive(sub(a, b)), b, a),
+            "reduce_max": lambda a, b: np.where(self.greater(b, a), b, a),
+            "reduce_min": lambda a, b: np.where(self.greater(a, b), b, a),
         }[name]
         kept = [axis for axis in range(x.ndim) if axis not in axes]
         rows = x.transpose([*axes, *kept]).reshape(-1, *(x.shape[axis] for axis in kept))
@@ -362,7 +411,7 @@ class FieldArrays(NumpyArrays):
         rows = np.moveaxis(x, axis, 0)
         best, place = rows[0], np.zeros(rows.shape[1:], np.int32)
         for number, row in enumerate(rows[1:], 1):
-            wins = self.is_positive(sub(row, best))
+            wins = self.greater(row, best)
             best, place = np.where(wins, row, best), np.where(wins, np.int32(number), place)
         return place
 
@@ -386,12 +435,6 @@ def _combined(operands: Sequence[Any]) -> Field:
     return np.asarray(total)
 
 
-def _compare(
-    test: Callable[[FieldArrays, Field], Any],
-) -> Callable[[FieldArrays, Field, Field], Any]:
-    return lambda d, a, b: test(d, sub(a, b))
-
-
 _VERBS: dict[str, Callable[..., Any]] = {
     "add": lambda d, a, b: add(a, b),
     "sub": lambda d, a, b: sub(a, b),
@@ -403,8 +446,8 @@ _VERBS: dict[str, Callable[..., Any]] = {
     "abs": lambda d, x: mul(d.sign(x), x),
     "sign": lambda d, x: d.sign(x),
     "pow": lambda d, a, b: d.pow(a, b),
-    "max": lambda d, a, b: np.where(d.is_positive(sub(a, b)), a, b),
-    "min": lambda d, a, b: np.where(d.is_positive(sub(a, b)), b, a),
+    "max": lambda d, a, b: np.where(d.greater(a, b), a, b),
+    "min": lambda d, a, b: np.where(d.greater(a, b), b, a),
     "sqrt": lambda d, x: d.oracle("sqrt", x),
     "rsqrt": lambda d, x: inverse(d.oracle("sqrt", x)),
     "exp": lambda d, x: d.exp(x),
@@ -416,8 +459,8 @@ _VERBS: dict[str, Callable[..., Any]] = {
     "tan": lambda d, x: mul(d._folded("sin", x, True), inverse(d._folded("cos", x, False))),
     "tanh": lambda d, x: d._folded("tanh", x, True),
     "erf": lambda d, x: d._folded("erf", x, True),
-    "lt": _compare(lambda d, x: d.is_positive(neg(x))),
-    "le": _compare(lambda d, x: ~d.is_positive(x)),
-    "gt": _compare(lambda d, x: d.is_positive(x)),
-    "ge": _compare(lambda d, x: ~d.is_positive(neg(x))),
+    "lt": lambda d, a, b: d.greater(b, a),
+    "le": lambda d, a, b: ~d.greater(a, b),
+    "gt": lambda d, a, b: d.greater(a, b),
+    "ge": lambda d, a, b: ~d.greater(b, a),
 }

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradc.frontend.binding import bind_dims
 from gradc.frontend.models import RANDOM_STATE, ModelIR, Signature
@@ -29,6 +29,9 @@ from gradc.runtime.compile import Options, compile_cached, compile_options
 from gradc.runtime.diagnose import Diagnosis, diagnose, redrawn
 from gradc.runtime.native import Results
 from gradc.runtime.step import Recipe, TrainStep
+
+if TYPE_CHECKING:
+    from gradc.runtime.verify import Verified
 
 Wrt = str | Sequence[str]
 Derive = Callable[[Function], Function]
@@ -268,6 +271,19 @@ class Model:
             return redrawn(model.parameters, name, seed)
 
         return diagnose(model.function, {**params, **arrays}, redraw)
+
+    def verify(self, **options: Any) -> Verified:
+        """Every obligation of the compilation of ``value_and_grad``, discharged and reported.
+
+        Args:
+            wrt: as for ``value_and_grad``.
+            budget: as for ``value_and_grad``.
+            points: random points per obligation.
+        """
+        # SymPy and flint are loaded for this alone.
+        from gradc.runtime.verify import verify_model
+
+        return verify_model(self, **options)
 
     def param_types(self) -> dict[str, TensorType]:
         """Parameters and states with every dimension bound.

@@ -1,0 +1,202 @@
+"""All obligations of one compilation, as verdicts: gradients, passes, kernels, the Plan.
+
+``Subject`` holds the pipeline's records twice: at the real dimensions, and at probe dimensions where evaluating is cheap.
+Non-goals: single methods (the other ``prove_`` modules), where programs come from (``runtime.verify``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from gradc.ir.core import Function, Slot
+from gradc.passes.pipeline import Run
+from gradc.passes.plan_check import check_plan
+from gradc.passes.prove_field import PRIME, UnluckyPoint
+from gradc.passes.prove_gradient import Tested, test_gradient
+from gradc.passes.prove_kernels import compare_plan
+from gradc.passes.prove_passes import Compared, compare_records
+from gradc.passes.prove_refute import decide_equal, decide_gradient
+from gradc.passes.prove_report import Status, Verdict
+
+POINTS = 3
+FIELD = "prime field"
+OFF_KINKS = "off kinks"
+DENOMINATORS = "denominators are not zero"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be proved."""
+
+    wrt: tuple[str, ...]
+    real: Run
+    probe: Run
+    dims: Mapping[str, int]
+    probe_dims: Mapping[str, int]
+
+    @property
+    def is_reduced(self) -> bool:
+        return self.dims != self.probe_dims
+
+    def at(self) -> str:
+        """Where points were drawn, for details of verdicts."""
+        changed = [f"{k}={n}" for k, n in self.probe_dims.items() if self.dims.get(k) != n]
+        return f" at {', '.join(changed)}" if changed else ""
+
+
+@dataclass
+class Found:
+    """Verdicts and times so far."""
+
+    verdicts: list[Verdict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[what] = time.perf_counter() - start
+
+
+def prove(subject: Subject, seed: int, points: int | None = None) -> Found:
+    """Every verdict about ``subject``, replayable from ``seed``."""
+    found = Found()
+    count = POINTS if points is None else points
+    with found.timed("gradients"):
+        found.verdicts += gradient_verdicts(subject, seed, count)
+    with found.timed("passes"):
+        found.verdicts += pass_verdicts(subject, seed, count)
+    with found.timed("kernels"):
+        found.verdicts += kernel_verdicts(subject, seed, 1)
+    with found.timed("plan"):
+        found.verdicts += plan_verdicts(subject)
+    return found
+
+
+# --- gradients
+
+
+def gradient_verdicts(subject: Subject, seed: int, points: int) -> list[Verdict]:
+    """One verdict per parameter."""
+    source, gradient = subject.probe.source, _function(subject.probe, "differentiate")
+    slots = {slot.name: slot for slot in source.parameters}
+    start = time.perf_counter()
+    try:
+        tested = test_gradient(source, gradient, seed, points)
+    except UnluckyPoint:
+        tested = Tested(dict.fromkeys(subject.wrt, False), True, 0)
+    each = (time.perf_counter() - start) / max(1, len(tested.agrees))
+    return [
+        _gradient_verdict(subject, gradient, slots[name], tested, each) for name in tested.agrees
+    ]
+
+
+def _gradient_verdict(
+    subject: Subject, gradient: Function, slot: Slot, tested: Tested, seconds: float
+) -> Verdict:
+    place = "" if slot.span is None else str(slot.span)
+    if tested.agrees[slot.name]:
+        detail = f"{tested.points} points modulo {PRIME}{subject.at()}"
+        return Verdict(
+            "parameter", slot.name, Status.PROBABLE, f"{FIELD}: adjoint = dual numbers", detail,
+            (OFF_KINKS, DENOMINATORS), {}, place, "", seconds,
+        )  # fmt: skip
+    outcome = decide_gradient(subject.probe.source, gradient, slot.name)
+    return Verdict(
+        "parameter", slot.name, outcome.status, "balls at 50 digits", outcome.detail + subject.at(),
+        (OFF_KINKS,), outcome.point, place, "", seconds,
+    )  # fmt: skip
+
+
+def _function(run: Run, step: str) -> Function:
+    artifact = run.after(step)
+    assert isinstance(artifact, Function), "tensor-stage steps make functions"
+    return artifact
+
+
+# --- passes
+
+
+def pass_verdicts(subject: Subject, seed: int, points: int) -> list[Verdict]:
+    """One verdict per tensor-stage pass: what it was given computes what it made."""
+    run = subject.probe
+    try:
+        compared = compare_records(run.source, run.records, seed, points)
+    except UnluckyPoint:
+        return [_undecided("pass", "all passes", "a denominator is zero at every point drawn")]
+    programs = [run.source, *(r.artifact for r in run.records if isinstance(r.artifact, Function))]
+    return [
+        _pass_verdict(subject, one, programs[n], programs[n + 1]) for n, one in enumerate(compared)
+    ]
+
+
+def _pass_verdict(subject: Subject, one: Compared, before: Function, after: Function) -> Verdict:
+    if one.is_same_text:
+        detail = "the program is the same up to names"
+        return Verdict("pass", one.step, Status.PROVED_ALL, "structural equality", detail)
+    if not one.differing:
+        detail = f"{one.points} points modulo {PRIME}{subject.at()}"
+        assumed = (OFF_KINKS, DENOMINATORS)
+        return Verdict(
+            "pass", one.step, Status.PROBABLE, f"{FIELD}: before = after", detail, assumed
+        )
+    names = {f"{s.role.value} {s.name}": n for n, s in enumerate(after.results)}
+    known = {f"{s.role.value} {s.name}": n for n, s in enumerate(before.results)}
+    pairs = [(known[n], names[n]) for n in one.differing if n in names]
+    if not pairs:
+        return Verdict(
+            "pass", one.step, Status.REFUTED, "results", f"lost {', '.join(one.differing)}"
+        )
+    outcome = decide_equal(before, after, pairs)
+    return Verdict(
+        "pass", one.step, outcome.status, "balls at 50 digits", outcome.detail + subject.at(),
+        (OFF_KINKS,), outcome.point,
+    )  # fmt: skip
+
+
+def _undecided(kind: str, subject: str, why: str) -> Verdict:
+    assert kind in ("pass", "kernel")
+    return Verdict("pass" if kind == "pass" else "kernel", subject, Status.UNDECIDED, FIELD, why)
+
+
+# --- kernels and the Plan
+
+
+def kernel_verdicts(subject: Subject, seed: int, points: int) -> list[Verdict]:
+    """The loop nests over field elements against the tensor program they were made from."""
+    run = subject.probe
+    last = [r.artifact for r in run.records if isinstance(r.artifact, Function)][-1]
+    start = time.perf_counter()
+    name = f"{len(run.plan.kernels)} kernels"
+    try:
+        found = compare_plan(last, run.plan, seed, points)
+    except UnluckyPoint:
+        return [_undecided("kernel", name, "a denominator is zero at every point drawn")]
+    seconds = time.perf_counter() - start
+    method = f"{FIELD}: loop nests = tensor program"
+    if found.fault:
+        status, detail = Status.REFUTED, found.fault
+    elif found.differing:
+        # Both sides run over the same field with the same oracles: no law of the reals is missing.
+        status, detail = Status.REFUTED, f"they differ in {', '.join(found.differing)}"
+    else:
+        status, detail = Status.PROBABLE, f"{found.points} point modulo {PRIME}{subject.at()}"
+    return [Verdict("kernel", name, status, method, detail, seconds=seconds)]
+
+
+def plan_verdicts(subject: Subject) -> list[Verdict]:
+    """Storage and order at the real dimensions, by the independent checker."""
+    start = time.perf_counter()
+    findings = check_plan(subject.real.plan)
+    seconds = time.perf_counter() - start
+    method = "replay of who owns each byte"
+    if findings:
+        detail = "; ".join(str(f) for f in findings[:3])
+        return [Verdict("plan", "placement", Status.REFUTED, method, detail, seconds=seconds)]
+    detail = f"{len(subject.real.plan.tensors)} tensors, {subject.real.plan.arena_bytes} bytes"
+    status = Status.PROVED_SHAPE
+    return [Verdict("plan", "placement", status, method, detail, seconds=seconds)]

@@ -1,0 +1,242 @@
+"""Balls at 50 digits as a domain of the interpreter: what decides that something is wrong.
+
+A ball (python-flint's ``arb``) contains the real number it stands for, whatever was rounded on the way. Two balls that
+do not overlap are therefore two different numbers, which no mismatch in a prime field can show on its own: there the
+functions are oracles that know only some of the laws of exp and log.
+
+Literals mean what ``prove_field`` says they mean: 0.1 is a tenth, a literal within an ulp of sqrt(2/pi) is that number.
+Comparisons that the balls do not decide raise ``Undecided``: the point is too near a kink.
+Non-goals: speed. Use it at small shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import flint
+import numpy as np
+
+from gradc.ir.core import DType
+from gradc.ir.domains import ObjectArrays
+from gradc.passes.prove_field import ULP, closed_form, short_decimal, small_fraction
+
+DIGITS = 50
+_BITS = 256  # 50 digits and ample room for cancellation
+
+
+class Undecided(Exception):
+    """A comparison of overlapping balls, or a function outside its domain."""
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    return bool(a is b or (a.is_exact() and b.is_exact() and a == b))
+
+
+def is_disjoint(a: Any, b: Any) -> bool:
+    """Whether two balls are certainly two numbers. Raises Undecided for what is no finite number."""
+    if not (a.is_finite() and b.is_finite()):
+        raise Undecided
+    return not a.overlaps(b)
+
+
+def _rational(value: Fraction) -> Any:
+    return flint.arb(flint.fmpq(value.numerator, value.denominator))
+
+
+def exact_literal(value: float, dtype: DType = DType.F64) -> Any:
+    """The number that a literal means."""
+    if not math.isfinite(value):
+        return flint.arb(value)
+    decimal = short_decimal(value)
+    if decimal is not None:
+        return _rational(decimal)
+    form = closed_form(value, ULP[dtype])
+    if form is None:
+        return _rational(small_fraction(value, ULP[dtype]) or Fraction(value))
+    multiple, a, b = form
+    root_two, root_pi = flint.arb(2).sqrt(), flint.arb.pi().sqrt()
+    return _rational(multiple) * root_two**a * root_pi**b
+
+
+def _order(test: Callable[[Any, Any], bool], ties: bool) -> Callable[[Any, Any, Any], bool]:
+    def compare(self: BallScalars, a: Any, b: Any) -> bool:
+        if _is_same(a, b):
+            return ties
+        if a.is_nan() or b.is_nan():
+            return False
+        if a.overlaps(b):
+            raise Undecided
+        return bool(test(a, b))
+
+    return compare
+
+
+def _unary(name: str) -> Callable[[Any, Any], Any]:
+    def apply(self: BallScalars, x: Any) -> Any:
+        found = getattr(x, name)()
+        if found.is_nan() and not x.is_nan():
+            raise Undecided
+        return found
+
+    return apply
+
+
+class BallScalars:
+    """The scalar verbs over ``arb``."""
+
+    def const(self, value: float | bool, dtype: DType | None = None) -> Any:
+        if isinstance(value, bool):
+            return value
+        return exact_literal(float(value), dtype or DType.F64)
+
+    def truncate(self, x: Any, dtype: DType) -> int:
+        found = (x.floor() if x > 0 else x.ceil()).unique_fmpz()
+        if found is None:
+            raise Undecided
+        return int(found)
+
+    def add(self, a: Any, b: Any) -> Any:
+        return a + b
+
+    def sub(self, a: Any, b: Any) -> Any:
+        return a - b
+
+    def mul(self, a: Any, b: Any) -> Any:
+        return a * b
+
+    def gate(self, ct: Any, p: Any) -> Any:
+        return flint.arb(0) if ct == 0 else ct * p
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        return a * b + c
+
+    def div(self, a: Any, b: Any) -> Any:
+        if b.contains(0):
+            if a.is_nan() or b.is_nan():
+                return flint.arb("nan")
+            raise Undecided
+        return a / b
+
+    def pow(self, a: Any, b: Any) -> Any:
+        whole = b.unique_fmpz() if b.is_exact() else None
+        if whole is not None and abs(int(whole)) < 1 << 16:
+            if whole < 0 and a.contains(0):
+                raise Undecided
+            return a ** int(whole)
+        if not a > 0:
+            raise Undecided
+        return a**b
+
+    def neg(self, x: Any) -> Any:
+        return -x
+
+    def sign(self, x: Any) -> Any:
+        if x == 0:
+            return flint.arb(0)
+        if x.contains(0):
+            raise Undecided
+        return flint.arb(1 if x > 0 else -1)
+
+    def abs(self, x: Any) -> Any:
+        return self.sign(x) * x if x != 0 else x
+
+    def floor(self, x: Any) -> Any:
+        found = x.floor().unique_fmpz()
+        if found is None:
+            raise Undecided
+        return flint.arb(found)
+
+    def round(self, x: Any) -> Any:
+        return self.floor(x + flint.arb(0.5))
+
+    def max(self, a: Any, b: Any) -> Any:
+        return a if self.ge(a, b) else b
+
+    def min(self, a: Any, b: Any) -> Any:
+        return b if self.ge(a, b) else a
+
+    def rsqrt(self, x: Any) -> Any:
+        return self.div(flint.arb(1), self.sqrt(x))
+
+    sqrt = _unary("sqrt")
+    exp = _unary("exp")
+    expm1 = _unary("expm1")
+    log = _unary("log")
+    log1p = _unary("log1p")
+    sin = _unary("sin")
+    cos = _unary("cos")
+    tan = _unary("tan")
+    tanh = _unary("tanh")
+    erf = _unary("erf")
+    lt = _order(lambda a, b: a < b, False)
+    le = _order(lambda a, b: a < b, True)
+    gt = _order(lambda a, b: a > b, False)
+    ge = _order(lambda a, b: a > b, True)
+
+    def eq(self, a: Any, b: Any) -> bool:
+        if _is_same(a, b):
+            return True
+        if a.overlaps(b):
+            raise Undecided
+        return False
+
+    def ne(self, a: Any, b: Any) -> bool:
+        return not self.eq(a, b)
+
+    def select(self, condition: Any, a: Any, b: Any) -> Any:
+        return a if condition else b
+
+    def stop_gradient(self, x: Any) -> Any:
+        return x
+
+
+class BallArrays(ObjectArrays):
+    """Arrays of balls."""
+
+    def __init__(self) -> None:
+        super().__init__(BallScalars())
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """With enough bits for the digits promised."""
+        known = flint.ctx.prec
+        flint.ctx.prec = _BITS
+        try:
+            with super().quiet():
+                yield
+        finally:
+            flint.ctx.prec = known
+
+    def point(self, x: np.ndarray[Any, np.dtype[Any]]) -> Any:
+        """Exact balls at the numbers of ``x``."""
+        return self.objects([flint.arb(float(v)) for v in x.reshape(-1)], x.shape)
+
+
+def first_difference(a: Any, b: Any) -> tuple[tuple[int, ...], str, str] | None:
+    """Where two arrays of balls certainly differ: index and both values. Raises Undecided."""
+    left, right = np.asarray(a, object), np.asarray(b, object)
+    for place in np.ndindex(left.shape):
+        if is_disjoint(left[place], right[place]):
+            return place, shown(left[place]), shown(right[place])
+    return None
+
+
+def shown(x: Any, digits: int = 15) -> str:
+    """A ball's middle in decimal."""
+    return str(x.mid().str(digits, radius=False))
+
+
+def agreeing_digits(pairs: Sequence[tuple[Any, Any]]) -> int:
+    """To how many decimal digits all pairs of overlapping balls agree, at most ``DIGITS``."""
+    worst = DIGITS
+    for a, b in pairs:
+        gap = abs(a - b).upper()
+        scale = max(abs(float(a.mid())), 1e-300)
+        error = float(gap) / scale
+        if error > 0:
+            worst = min(worst, int(-math.log10(error)))
+    return max(0, worst)

@@ -1,0 +1,100 @@
+"""Random points of a prime field for the parameters of a program, from a seed that everybody can compute again.
+
+Floating operands are uniform in the field, booleans are coin tosses, integers lie within every axis they may index,
+so that no id falls outside. A point is drawn again where a denominator vanishes (``UnluckyPoint``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gradc.ir.core import DType, Function, Role, TensorType, walk
+from gradc.ir.equal import PLACES, fingerprint
+from gradc.passes.prove_field import FieldArrays, UnluckyPoint
+
+T = TypeVar("T")
+MOST_REDRAWS = 20
+# Ids stay below this even where a table is larger: collisions of ids should happen in small batches too.
+MOST_IDS = 64
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point: the oracles' key and a value per parameter of the program."""
+
+    domain: FieldArrays
+    values: tuple[Any, ...]
+    rng: np.random.Generator
+
+
+def seed_of(*items: object) -> int:
+    """A seed of 63 bits that depends on what ``items`` mean, not on their places in a text."""
+    text = "/".join(fingerprint(item, ignore=PLACES) for item in items)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def draw(function: Function, seed: int, number: int, draws: int = 0) -> Point:
+    """Point ``number`` of the sequence that ``seed`` starts; ``draws`` counts the unlucky ones before it."""
+    key = int(np.random.SeedSequence([seed, number, draws]).generate_state(2, np.uint64)[0])
+    domain, rng = FieldArrays(key), np.random.default_rng([seed, number, draws])
+    limit = index_limit(function)
+    types = [v.type for v in function.block.parameters]
+    is_counter = [s.role is Role.STATE for s in function.parameters]
+    rows = zip(types, is_counter, strict=True)
+    values = tuple(element_of(domain, t, rng, 1 << 16 if c else limit) for t, c in rows)
+    return Point(domain, values, rng)
+
+
+def element_of(domain: FieldArrays, type_: TensorType, rng: np.random.Generator, limit: int) -> Any:
+    """A random operand of ``type_``; integers are below ``limit``."""
+    shape = type_.static_shape
+    if type_.dtype.is_float:
+        return domain.random(shape, rng)
+    if type_.dtype is DType.BOOL:
+        return rng.random(shape) < 0.5
+    return rng.integers(0, limit, shape).astype(domain.dtype(type_.dtype))
+
+
+def index_limit(function: Function) -> int:
+    """The size of the smallest axis that integers of the program index (2 if there is none)."""
+    sizes = [MOST_IDS]
+    found = False
+    for op in walk(function.block):
+        if op.name == "take":
+            size = op.operands[0].type.static_shape[int(str(op.attributes["axis"]))]
+        elif op.name == "scatter_add":
+            size = int(str(op.attributes["size"]))
+        else:
+            continue
+        sizes.append(max(1, size))
+        found = True
+    return min(sizes) if found else 2
+
+
+def at_points(
+    function: Function, seed: int, count: int, test: Callable[[Point], T]
+) -> tuple[T, ...]:
+    """``test`` at ``count`` points, each drawn again while a denominator vanishes.
+
+    Raises UnluckyPoint if that goes on: some denominator is zero everywhere.
+    """
+    return tuple(_lucky(function, seed, number, test) for number in range(count))
+
+
+def _lucky(function: Function, seed: int, number: int, test: Callable[[Point], T]) -> T:
+    for draws in range(MOST_REDRAWS):
+        try:
+            return test(draw(function, seed, number, draws))
+        except UnluckyPoint:
+            continue
+    raise UnluckyPoint
+
+
+def same(a: Sequence[Any], b: Sequence[Any]) -> list[bool]:
+    """Which of two programs' results are equal, element by element."""
+    return [np.array_equal(x, y) for x, y in zip(a, b, strict=True)]

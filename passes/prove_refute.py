@@ -1,0 +1,151 @@
+"""Balls at real points: the only thing that refutes.
+
+Points are drawn from a fixed sequence, in several ranges so that logarithms and roots get arguments they like. At each,
+both sides are evaluated at 50 digits; entries that certainly differ refute, with the point. Points where a guard is
+too close to call, or a function is not defined, are passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradc.ir.core import DType, Function, Role
+from gradc.ir.dual import Dual, DualArrays
+from gradc.ir.interpret import run
+from gradc.passes.prove_balls import BallArrays, Undecided, agreeing_digits, first_difference
+from gradc.passes.prove_gradient import cotangents
+from gradc.passes.prove_point import index_limit
+from gradc.passes.prove_report import Status
+
+RANGES = ((-1.0, 1.0), (0.1, 0.9), (0.5, 2.0), (-0.2, 0.2))
+# Arrays of more elements are described by their first ones.
+MOST_SHOWN = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """REFUTED with a point, AGREES with figures, or UNDECIDED if no point could be evaluated."""
+
+    status: Status
+    detail: str
+    point: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RealPoint:
+    """Numbers for every parameter of a program."""
+
+    balls: BallArrays
+    numbers: tuple[Any, ...]
+
+    @property
+    def values(self) -> list[Any]:
+        return [self.balls.point(x) if x.dtype.kind == "f" else x for x in self.numbers]
+
+
+def real_point(function: Function, number: int) -> RealPoint:
+    """Point ``number`` of the sequence; multiples of 2^-10, so that they print short."""
+    rng = np.random.default_rng([number, 77])
+    low, high = RANGES[number % len(RANGES)]
+    limit = index_limit(function)
+    numbers: list[Any] = []
+    for value, slot in zip(function.block.parameters, function.parameters, strict=True):
+        shape, dtype = value.type.static_shape, value.type.dtype
+        if dtype.is_float:
+            numbers.append(np.round(rng.uniform(low, high, shape) * 1024) / 1024)
+        elif dtype is DType.BOOL:
+            numbers.append(rng.random(shape) < 0.5)
+        else:
+            top = 1 << 16 if slot.role is Role.STATE else limit
+            numbers.append(rng.integers(0, top, shape).astype(BallArrays.dtype(dtype)))
+    return RealPoint(BallArrays(), tuple(numbers))
+
+
+Sides = Callable[[RealPoint], tuple[Sequence[Any], Sequence[Any]]]
+
+
+def decide(function: Function, sides: Sides, names: Sequence[str], points: int = 8) -> Outcome:
+    """Compares two lists of arrays of balls, called ``names``, at real points of ``function``."""
+    pairs: list[tuple[Any, Any]] = []
+    used = 0
+    for number in range(points):
+        at = real_point(function, number)
+        try:
+            with at.balls.quiet():
+                left, right = sides(at)
+                for name, x, y in zip(names, left, right, strict=True):
+                    found = first_difference(x, y)
+                    if found is not None:
+                        return Outcome(
+                            Status.REFUTED,
+                            f"{name}{list(found[0])} is {found[1]}, the other side {found[2]}",
+                            described(function, at),
+                        )
+                    flat = zip(np.ravel(x), np.ravel(y), strict=True)
+                    pairs.extend(flat)
+                used += 1
+        except (Undecided, ZeroDivisionError):
+            continue
+    if not used:
+        return Outcome(Status.UNDECIDED, "no real point could be evaluated", {})
+    detail = f"{agreeing_digits(pairs)} digits at {used} real points"
+    return Outcome(Status.AGREES, detail, {})
+
+
+def described(function: Function, at: RealPoint) -> dict[str, str]:
+    """The numbers of a point by parameter, long arrays cut."""
+    shown = {}
+    for slot, x in zip(function.parameters, at.numbers, strict=True):
+        flat = [repr(v) for v in x.reshape(-1)[:MOST_SHOWN].tolist()]
+        more = ", ..." if x.size > MOST_SHOWN else ""
+        shown[slot.name] = f"[{', '.join(flat)}{more}]" if x.shape else flat[0]
+    return shown
+
+
+def decide_gradient(function: Function, gradient: Function, name: str, points: int = 8) -> Outcome:
+    """The gradient of one parameter against dual numbers over balls, entry by entry along one direction."""
+    place = cotangents(gradient)[name]
+
+    def sides(at: RealPoint) -> tuple[Sequence[Any], Sequence[Any]]:
+        values = at.values
+        ct = np.asarray(run(at.balls, gradient, values)[place], object)
+        rng = np.random.default_rng(5)
+        shape = ct.shape
+        direction = at.balls.point(rng.integers(-8, 9, shape) / 8.0)
+        return [(ct * direction).sum()], [tangent_along(function, at, {name: direction})]
+
+    return decide(function, sides, [f"<gradient of {name}, v>"], points)
+
+
+def tangent_along(function: Function, at: RealPoint, directions: dict[str, Any]) -> Any:
+    """The tangent of the loss as a ball."""
+    duals = [
+        Dual(value, directions.get(slot.name))
+        for value, slot in zip(at.values, function.parameters, strict=True)
+    ]
+    results = run(DualArrays(at.balls), function, duals)
+    place = next(n for n, slot in enumerate(function.results) if slot.role is Role.LOSS)
+    tangent = results[place].tangent
+    return at.balls.scalars.const(0.0) if tangent is None else np.asarray(tangent).item()
+
+
+def decide_equal(
+    before: Function, after: Function, places: Sequence[tuple[int, int]], points: int = 8
+) -> Outcome:
+    """Results of two programs with the same parameters, pairwise."""
+
+    def sides(at: RealPoint) -> tuple[Sequence[Any], Sequence[Any]]:
+        values = at.values
+        left, right = run(at.balls, before, values), run(at.balls, after, values)
+        return [_floats(left[i]) for i, _ in places], [_floats(right[j]) for _, j in places]
+
+    return decide(before, sides, [before.results[i].name for i, _ in places], points)
+
+
+def _floats(x: Any) -> Any:
+    array = np.asarray(x)
+    return array if array.dtype == object else BallArrays().point(array.astype(np.float64))

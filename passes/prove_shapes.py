@@ -1,0 +1,68 @@
+"""Dimensions small enough to draw random points at.
+
+Structure (layers, heads) stays; sizes shrink. A verdict found at such dimensions says so.
+Non-goals: which dimensions a program has (the caller gives a function that lowers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from gradc.ir.core import Function, walk
+from gradc.ir.diagnostics import DiagnosticError
+
+# Field operations one evaluation may cost.
+MOST_WORK = 500_000
+_FACTORS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_LEAST = 3
+_SMALL = 8
+
+
+def work(function: Function) -> int:
+    """About how many field operations one evaluation takes."""
+    return sum(_op_work(op) for op in walk(function.block))
+
+
+def _op_work(op: object) -> int:
+    from gradc.ir.core import Op
+
+    assert isinstance(op, Op)
+    trips = op.attributes.get("trips")
+    if op.name == "scan" and isinstance(trips, int):
+        return trips * sum(_op_work(inner) for inner in walk(op.regions[0]))
+    total = sum(_elements(v.type.static_shape) for v in op.results)
+    if op.name in ("contract", "conv2d", "conv2d_input", "conv2d_filter"):
+        sizes = [_elements(v.type.static_shape) for v in (*op.operands, *op.results)]
+        product = sizes[0] * sizes[1] * sizes[2]
+        total += round(product**0.5) if op.name == "contract" else 4 * total
+    return total
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    total = 1
+    for n in shape:
+        total *= n
+    return total
+
+
+def probe_dims(
+    dims: Mapping[str, int],
+    lower: Callable[[Mapping[str, int]], Function],
+    most: int = MOST_WORK,
+) -> tuple[dict[str, int], Function]:
+    """``dims``, or the largest common reduction of the big ones at which an evaluation is cheap enough.
+
+    Dimensions up to eight, which often count layers and heads, are left alone.
+    """
+    function = lower(dims)
+    best = dict(dims), function
+    for factor in _FACTORS:
+        if work(best[1]) <= most:
+            break
+        smaller = {k: max(_LEAST, n // factor) if n > _SMALL else n for k, n in dims.items()}
+        try:
+            found = lower(smaller)
+        except DiagnosticError:
+            continue
+        best = smaller, found
+    return best
