@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import random
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -172,6 +173,41 @@ def test_axes_interleaved_with_the_batch(isa: str) -> None:
     Case(17, 20, 23, batch=(3,), left="mbk", right="kbn", out="mbn").check(isa)
     Case(17, 20, 23, batch=(3,), left="mkb", right="knb", out="nmb").check(isa)
     Case(9, 18, 11, batch=(2, 3), left="mbk", right="nbk", out="bmn").check(isa)
+
+
+def _views(
+    a: Array, b: Array, left: tuple[int, int, int], right: tuple[int, int, int]
+) -> tuple[Array, Array]:
+    """Both operands as float64 matrices (20 x 30 and 30 x 40) from (row, column, offset) of flat storage."""
+    rows, columns, depth = np.arange(20), np.arange(40), np.arange(30)
+    x = a[left[2] + rows[:, None] * left[0] + depth * left[1]]
+    y = b[right[2] + depth[:, None] * right[0] + columns * right[1]]
+    return x.astype(np.float64), y.astype(np.float64)
+
+
+# (row stride, column stride, offset): broadcast along one axis or both, reversed, overlapping, spread out.
+LEFTS = [(0, 1, 3), (1, 0, 0), (0, 0, 5), (-30, 1, 570), (30, -1, 29), (1, 1, 0), (-1, 7, 19)]
+RIGHTS = [(0, 1, 0), (1, 0, 2), (40, -1, 39), (-40, 1, 1160), (-1, 30, 29), (1, 1, 0), (3, 97, 0)]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_broadcast_reversed_and_overlapping_operands(isa: str) -> None:
+    for left, right in zip(LEFTS, RIGHTS, strict=True):
+        for other in (RIGHTS[0], right):
+            case = Case(20, 40, 30)
+            case.a = np.random.default_rng(1).standard_normal(1200).astype(np.float32)
+            case.b = np.random.default_rng(2).standard_normal(4000).astype(np.float32)
+            x, y = _views(case.a, case.b, left, other)
+            case.a64, case.b64 = x[None], y[None]
+            (product,) = case.kernel.body
+            assert isinstance(product, Gemm)
+            factors = (
+                Factor(product.left.buffer, (), *left),
+                Factor(product.right.buffer, (), *other),
+            )
+            changed = replace(product, left=factors[0], right=factors[1])
+            case.kernel = replace(case.kernel, body=(changed,))
+            case.check(isa)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -93,7 +93,7 @@ class _Emitter:
         # A packed strip keeps the direction in which the left factor is contiguous.
         left_row = cut.left_pitch if cut.pack_left else gemm.left.row
         left_column = cut.left_pitch if cut.pack_left else gemm.left.column
-        self.left_row = max(left_row, 1) if cut.left_by_rows else 0
+        self.left_row = left_row if cut.left_by_rows else None
         self.left_step = i64(0 if cut.left_by_rows else left_column * size)
         self.right_step = i64((cut.width if cut.pack_right else gemm.right.row) * size)
 

@@ -34,12 +34,12 @@ class Tile:
     vectors: int
     width: int  # of a parked row
     tail: int  # columns of the last vector that may be read; ``lanes`` if all
-    left_row: int  # elements from row to row; 0 if the rows are the contiguous axis
+    left_row: int | None  # elements from row to row; None if the rows are the contiguous axis
 
     @property
     def name(self) -> str:
         edge = f"_{self.tail}" if self.tail < self.lanes else ""
-        way = f"rows{self.left_row}" if self.left_row else "columns"
+        way = "columns" if self.left_row is None else f"rows{self.left_row}"
         return f"gradc.tile.{self.dtype}.{way}.{self.rows}x{self.vectors}of{self.width}{edge}"
 
 
@@ -119,16 +119,16 @@ class _Steps:
         for step in range(count):
             columns = [self._column(right, v) for v in range(tile.vectors)]
             for r in range(tile.rows):
-                number = r * tile.left_row + step if tile.left_row else r
+                number = r if tile.left_row is None else r * tile.left_row + step
                 at = f.address(left, element, i64(number))
                 scalar = f.splat(f.load(at, element, tile.dtype.itemsize), tile.lanes)
                 for v, column in enumerate(columns):
                     n = r * tile.vectors + v
                     sums[n] = f.intrinsic(multiply_add, scalar, column, sums[n])
             right = f.address(right, "i8", self.right_step)
-            if not tile.left_row:
+            if tile.left_row is None:
                 left = f.address(left, "i8", self.left_step)
-        if tile.left_row:
+        if tile.left_row is not None:
             left = f.address(left, element, i64(count))
         return [left, right, *sums]
 
