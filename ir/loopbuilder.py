@@ -1,13 +1,15 @@
 """Building loop IR: scopes, value numbering, hoisting, symbolic index arithmetic.
 
-``LoopBuilder`` emits statements into nested loops. A pure statement lands in the outermost loop in which its operands
-are known (never above a ``parallel`` loop), and equal statements are emitted once, so a kernel written naively
-comes out hoisted and without repetition. ``IndexAlgebra`` is the algebra in which ops state scalar meanings and
-element maps; ``NestContext`` (``ir/nestcontext.py``) is what an op with a nest of its own writes its kernel with.
+``LoopBuilder`` emits statements into nested loops. A pure statement lands in the outermost loop in
+which its operands are known (never above a ``parallel`` loop), and equal statements are emitted
+once, so a kernel written naively comes out hoisted and without repetition. ``IndexAlgebra`` is the
+algebra in which ops state scalar meanings and element maps; ``NestContext`` (``ir/nestcontext.py``)
+is what an op with a nest of its own writes its kernel with.
 
-Index arithmetic is lazy: ``divmod`` of an index by a constant makes virtual variables that are emitted only when an
-address needs them, and an address that needs both ``m // n`` and ``m % n`` in the right proportion is put together to
-``m`` again. This is how flattened loops and reshapes cost nothing where memory is dense.
+Index arithmetic is lazy: ``divmod`` of an index by a constant makes virtual variables that are
+emitted only when an address needs them, and an address that needs both ``m // n`` and ``m % n`` in
+the right proportion is put together to ``m`` again. This is how flattened loops and reshapes cost
+nothing where memory is dense.
 
 Non-goals: parallelisation and fusion decisions (``passes``); instruction selection (``codegen``).
 """
@@ -48,7 +50,8 @@ _COMMUTATIVE = frozenset(
 
 @dataclass(eq=False)
 class Loop:
-    """An open loop. ``at`` is its index; ``fold`` registers a reduction whose result is visible after the loop."""
+    """An open loop. ``at`` is its index; ``fold`` registers a reduction whose result is visible
+    after the loop."""
 
     index: Var
     extent: int
@@ -77,7 +80,8 @@ class _Scope:
 
 @dataclass(frozen=True)
 class _Virtual:
-    """A variable not emitted yet: the affine ``base`` itself, or its quotient or remainder by ``divisor``."""
+    """A variable not emitted yet: the affine ``base`` itself, or its quotient or remainder by
+    ``divisor``."""
 
     kind: Literal["index", "quotient", "remainder"]
     base: Affine
@@ -119,7 +123,8 @@ class LoopBuilder:
 
     @property
     def memo(self) -> dict[_Key, Scalar]:
-        """A table for the users of the builder; what it holds is visible exactly as long as the open loop."""
+        """A table for the users of the builder; what it holds is visible exactly as long as the
+        open loop."""
         return self._scopes[-1].memo
 
     def index_key(self, index: Sequence[Affine]) -> _Key:
@@ -143,7 +148,8 @@ class LoopBuilder:
         return buffer
 
     def var(self, dtype: DType, extent: int | None = None) -> Var:
-        """A new variable at the current depth, for loop indices and the like; ``extent`` bounds it."""
+        """A new variable at the current depth, for loop indices and the like; ``extent`` bounds
+        it."""
         self._count += 1
         var = Var(f"v{self._count}", dtype)
         self._levels[var] = len(self._scopes) - 1
@@ -185,7 +191,8 @@ class LoopBuilder:
         return statement.var
 
     def _place(self, key: _Key, operands: Sequence[Var], dtype: DType) -> tuple[Var, int | None]:
-        """The variable for ``key``: known already (level None), or new, to be emitted at the returned level."""
+        """The variable for ``key``: known already (level None), or new, to be emitted at the
+        returned level."""
         top = len(self._scopes) - 1
         floor = max(n for n, scope in enumerate(self._scopes) if scope.is_floor)
         level = max((self._levels[v] for v in operands), default=0)
@@ -269,7 +276,8 @@ class LoopBuilder:
         return low, high
 
     def divmod(self, index: Affine, divisor: int) -> tuple[Affine, Affine]:
-        """``(index // divisor, index % divisor)``, exact where provable, else through virtual variables."""
+        """``(index // divisor, index % divisor)``, exact where provable, else through virtual
+        variables."""
         index = self._join(index)
         quotient = Affine(
             index.constant // divisor,
@@ -414,7 +422,8 @@ def _combine(text: str) -> Combine:
 
 
 class IndexAlgebra:
-    """The algebra over loop IR scalars, with indices. ``dtype`` is the element type of the op at hand."""
+    """The algebra over loop IR scalars, with indices. ``dtype`` is the element type of the op at
+    hand."""
 
     def __init__(self, builder: LoopBuilder, dtype: DType) -> None:
         self.builder = builder
@@ -498,7 +507,8 @@ class IndexAlgebra:
 
     @contextmanager
     def guard(self, condition: Scalar) -> Iterator[None]:
-        """Loads inside happen only where ``condition`` (and every outer guard) holds; elsewhere they give 0."""
+        """Loads inside happen only where ``condition`` (and every outer guard) holds; elsewhere
+        they give 0."""
         if isinstance(condition, Const) and condition.value:
             yield
             return
@@ -510,7 +520,8 @@ class IndexAlgebra:
     def guarded(
         self, condition: Scalar, read: Callable[[], Scalar], otherwise: Scalar | None = None
     ) -> Scalar:
-        """``read()`` where ``condition`` holds, else ``otherwise`` (0); no load of ``read`` happens elsewhere."""
+        """``read()`` where ``condition`` holds, else ``otherwise`` (0); no load of ``read`` happens
+        elsewhere."""
         if isinstance(condition, Const):
             if condition.value:
                 return read()

@@ -1,8 +1,10 @@
-"""The reference executor of loop IR over NumPy buffers: the meaning of ``ir/loops.py`` to the last bit of a fold.
+"""The reference executor of loop IR over NumPy buffers: the meaning of ``ir/loops.py`` to the last
+bit of a fold.
 
-``parallel`` and ``vector`` loops become array axes, ``serial`` loops run one iteration after the other. Every
-address is checked. Sums of a ``Gemm`` are taken in float64 and rounded once, so they are not bitwise those of
-a backend; everything else is, but for the last bits of transcendentals and fused multiply-adds.
+``parallel`` and ``vector`` loops become array axes, ``serial`` loops run one iteration after the
+other. Every address is checked. Sums of a ``Gemm`` are taken in float64 and rounded once, so they
+are not bitwise those of a backend; everything else is, but for the last bits of transcendentals and
+fused multiply-adds.
 
 Non-goals: speed beyond what tests need.
 """
@@ -46,7 +48,8 @@ from gradc.ir.loops_verbs import (
 
 
 class ExecutionError(Exception):
-    """A kernel does what no kernel may: an address outside its buffer, a variable without a value."""
+    """A kernel does what no kernel may: an address outside its buffer, a variable without a
+    value."""
 
 
 class Scalars:

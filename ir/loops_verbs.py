@@ -1,7 +1,8 @@
-"""The verbs over NumPy arrays of a fixed element type, rounded as a kernel rounds: every result to its own type.
+"""The verbs over NumPy arrays of a fixed element type, rounded as a kernel rounds: every result to
+its own type.
 
-bf16 values are carried as float32 arrays whose low 16 bits are zero, and stored as the upper 16 bits. Integer
-division by zero gives 0 here; programs never divide integers by zero.
+bf16 values are carried as float32 arrays whose low 16 bits are zero, and stored as the upper 16
+bits. Integer division by zero gives 0 here; programs never divide integers by zero.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def to_memory(values: Array, dtype: DType) -> Array:
 
 
 def convert(x: Array, dtype: DType) -> Array:
-    """The verb ``cast``: floats to integers toward zero, saturating, NaN to 0; to bool by ``!= 0``."""
+    """The verb ``cast``: floats to integers toward zero, saturating, NaN to 0; to bool by ``!=
+    0``."""
     if dtype is DType.BOOL:
         differs: Array = np.not_equal(np.asarray(x), 0)
         return differs

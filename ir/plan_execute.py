@@ -1,7 +1,9 @@
-"""The reference executor of a Plan: a real arena of bytes, real offsets, every launch by ``execute_kernel``.
+"""The reference executor of a Plan: a real arena of bytes, real offsets, every launch by
+``execute_kernel``.
 
-With ``poison`` the arena starts as NaN bytes, and each tensor's bytes become NaN bytes again after the last step of
-the Plan's order that touches them, so a use of uninitialised or freed memory shows in the results.
+With ``poison`` the arena starts as NaN bytes, and each tensor's bytes become NaN bytes again after
+the last step of the Plan's order that touches them, so a use of uninitialised or freed memory shows
+in the results.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ def execute_plan(
 ) -> list[Array]:
     """Runs ``plan``; ``arguments`` are the `in` and `inout` ports, by name or in order.
 
-    Returns the `inout` and `out` ports in order of ports, as fresh arrays; inputs are not changed. bf16 arrays are
+    Returns the `inout` and `out` ports in order of ports, as fresh arrays; inputs are not changed.
+    bf16 arrays are
     float32 arrays of bf16 values.
 
     Raises:

@@ -1,11 +1,13 @@
 """Fusion: ops gathered into ``fusion`` ops that become one kernel each. Tensor IR to tensor IR.
 
-Three steps per block: contractions are given operands that a matrix product can read (copies where no strides do); ops
-are grouped (``fuse_groups``); cheap ops move to where they are used (``fuse_sink``). Regions of ``scan`` are fused on their
-own; ``checkpoint`` and ``custom`` regions are opened first, since by now they only say what was decided.
+Three steps per block: contractions are given operands that a matrix product can read (copies where
+no strides do); ops are grouped (``fuse_groups``); cheap ops move to where they are used
+(``fuse_sink``). Regions of ``scan`` are fused on their own; ``checkpoint`` and ``custom`` regions
+are opened first, since by now they only say what was decided.
 
-Invariants: the values of the function do not change, not even in the last bit; views cost nothing inside a group.
-Non-goals: deciding what to recompute for memory's sake; order of groups (``place``).
+Invariants: the values of the function do not change, not even in the last bit; views cost nothing
+inside a group. Non-goals: deciding what to recompute for memory's sake; order of groups
+(``place``).
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ def fuse_block(block: Block) -> Block:
 
 
 def _scalars_first(ops: Sequence[Op], block: Block) -> list[Op]:
-    """``ops`` with scalars computed from parameters alone at the front, so that every group can read them."""
+    """``ops`` with scalars computed from parameters alone at the front, so that every group can
+    read them."""
     early: dict[Value, None] = dict.fromkeys(v for v in block.parameters if v.type.size == 1)
     first: list[Op] = []
     rest: list[Op] = []
@@ -55,7 +58,8 @@ def _scalars_first(ops: Sequence[Op], block: Block) -> list[Op]:
 
 
 def _open_regions(block: Block) -> list[Op]:
-    """The ops of ``block`` with ``checkpoint`` and ``custom`` regions in place of the ops that held them."""
+    """The ops of ``block`` with ``checkpoint`` and ``custom`` regions in place of the ops that held
+    them."""
     renamed: dict[Value, Value] = {}
     found: list[Op] = []
     for op in block.ops:
@@ -73,7 +77,8 @@ def _open_regions(block: Block) -> list[Op]:
 
 
 def _legal_contractions(ops: Sequence[Op]) -> tuple[list[Op], frozenset[Value]]:
-    """Contractions whose operands a matrix product can read, and the views that must be stored for it."""
+    """Contractions whose operands a matrix product can read, and the views that must be stored for
+    it."""
     stored: dict[Value, None] = {}
     found: list[Op] = []
     views = Views(ops)
@@ -95,7 +100,8 @@ def _legal_contractions(ops: Sequence[Op]) -> tuple[list[Op], frozenset[Value]]:
 
 
 def _readable(op: Op, side: int, views: Views) -> Value | None:
-    """None if operand ``side`` can be read as it is; else the value to store: itself, or a transposed copy."""
+    """None if operand ``side`` can be read as it is; else the value to store: itself, or a
+    transposed copy."""
     value = op.operands[side]
     view = views.view(value)
     if view is not None and _fits(op, side, view.strides):
@@ -108,7 +114,8 @@ def _readable(op: Op, side: int, views: Views) -> Value | None:
 
 
 def _fits(op: Op, side: int, strides: Sequence[int]) -> bool:
-    """Whether the axes of an operand with ``strides`` can be merged as a matrix product needs them."""
+    """Whether the axes of an operand with ``strides`` can be merged as a matrix product needs
+    them."""
     axes = contraction_axes(op)
     shape = op.operands[side].type.static_shape
     contract = [pair[side] for pair in axes.contract]
@@ -255,7 +262,8 @@ class _Emission:
 
 
 def _in_order_of_need(ops: Iterable[Op], outputs: Sequence[Value]) -> list[Op]:
-    """``ops`` in the order in which ``outputs`` need them: the same for isomorphic groups, however they were written."""
+    """``ops`` in the order in which ``outputs`` need them: the same for isomorphic groups, however
+    they were written."""
     makers = {value: op for op in ops for value in op.results}
     found: dict[Op, None] = {}
     stack = [(makers[v], 0) for v in reversed(outputs)]

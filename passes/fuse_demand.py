@@ -1,9 +1,11 @@
-"""What ought to ride on a product: values that are stored soon after it, not those a later reduction reads again.
+"""What ought to ride on a product: values that are stored soon after it, not those a later
+reduction reads again.
 
-Every value has an age: how many contractions precede it, and how many reductions since the last of them. An elementwise
-op belongs to the epilogue of a product if its result must be stored (for a contraction, an opaque op or the caller), is
-the start of a transcendental, or leads to such a value at the same age. Otherwise the rows kernel that
-needs it computes it from the product's own result, which is stored only once.
+Every value has an age: how many contractions precede it, and how many reductions since the last of
+them. An elementwise op belongs to the epilogue of a product if its result must be stored (for a
+contraction, an opaque op or the caller), is the start of a transcendental, or leads to such a value
+at the same age. Otherwise the rows kernel that needs it computes it from the product's own result,
+which is stored only once.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from gradc.passes.to_loops_cost import verbs
 
 
 def epilogue_values(ops: Sequence[Op], views: Views, outputs: Iterable[Value]) -> frozenset[Value]:
-    """Results of elementwise ops that belong to the product that makes their operands, if one does."""
+    """Results of elementwise ops that belong to the product that makes their operands, if one
+    does."""
     age = _ages(ops)
     wanted: dict[Value, None] = dict.fromkeys(b for v in outputs for b in views.bases(v))
     found: dict[Value, None] = {}
@@ -40,7 +43,8 @@ def epilogue_values(ops: Sequence[Op], views: Views, outputs: Iterable[Value]) -
 
 
 def values_in_memory(ops: Sequence[Op], outputs: Iterable[Value]) -> frozenset[Value]:
-    """Values that are stored whatever is fused: operands of contractions and of opaque ops, results of the block."""
+    """Values that are stored whatever is fused: operands of contractions and of opaque ops, results
+    of the block."""
     makers = {value: op for op in ops for value in op.results}
     found: dict[Value, None] = {}
     seen: dict[Value, None] = {}

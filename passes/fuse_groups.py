@@ -1,10 +1,12 @@
 """Which ops become one kernel: groups grown in program order.
 
-Groups are numbered as they are begun. An op joins the latest group among those that make its operands, or a later one
-that reads the same operands; so every value flows from a group to the same or a later one, and groups can be
-run in the order of their numbers. Whether an op fits a group is decided by shapes alone:
+Groups are numbered as they are begun. An op joins the latest group among those that make its
+operands, or a later one that reads the same operands; so every value flows from a group to the same
+or a later one, and groups can be run in the order of their numbers. Whether an op fits a group is
+decided by shapes alone:
 
-* a *rows* group has a space (``to_loops_space``): elementwise ops and views on full and row values, row reductions in
+* a *rows* group has a space (``to_loops_space``): elementwise ops and views on full and row values,
+  row reductions in
   stages, tails, and small work on tails;
 * a *product* group is a contraction and elementwise ops on its result;
 * a *mixed* group is a reduction over other axes and elementwise ops on its result;
@@ -108,7 +110,8 @@ class Grouping:
                     readers.append(group)
 
     def _stores_product(self, op: Op) -> bool:
-        """Whether ``op`` puts the result of a product in another order, so that the product can write it there."""
+        """Whether ``op`` puts the result of a product in another order, so that the product can
+        write it there."""
         if not is_view(op):
             return False
         bases = self._bases(op)

@@ -1,8 +1,9 @@
 """Moving cheap ops from the group that makes their operands to the groups that use their results.
 
-Growing groups in program order computes what the reverse sweep needs of the forward sweep as early as possible, and
-stores it. Where the operands are stored anyway (or are smaller), it is better computed where it is used: normalised
-values from mean and scale, masks and derivatives from activations. Transcendentals never move.
+Growing groups in program order computes what the reverse sweep needs of the forward sweep as early
+as possible, and stores it. Where the operands are stored anyway (or are smaller), it is better
+computed where it is used: normalised values from mean and scale, masks and derivatives from
+activations. Transcendentals never move.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ MAX_CHAIN_MOVED = 8
 
 
 class Sinking:
-    """The final contents of the groups: ``contents`` lists the ops of each, ``used`` who reads a stored value."""
+    """The final contents of the groups: ``contents`` lists the ops of each, ``used`` who reads a
+    stored value."""
 
     def __init__(
         self, ops: Sequence[Op], grouping: Grouping, views: Views, outputs: Iterable[Value]
@@ -102,7 +104,8 @@ class Sinking:
         return list(found)
 
     def _frontier(self, op: Op, group: Group) -> list[Value]:
-        """What a group that computes ``op`` itself has to read, if cheap operands move along with it."""
+        """What a group that computes ``op`` itself has to read, if cheap operands move along with
+        it."""
         found: dict[Value, None] = {}
         stack = self._bases(op)[::-1]
         expanded = 0

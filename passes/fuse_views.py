@@ -1,8 +1,10 @@
-"""Views in fusion: which values are never stored, and how their elements lie in the values that are.
+"""Views in fusion: which values are never stored, and how their elements lie in the values that
+are.
 
-A value made by a view, an iota or a constant is virtual: it is recomputed inside whatever uses it. So is the result of
-a few cheap elementwise ops on values that are in memory anyway (parameters of the block, operands of contractions). Its bases are the stored values it is made from. A virtual value that is a
-strided view of one base can be read by matrix products directly.
+A value made by a view, an iota or a constant is virtual: it is recomputed inside whatever uses it.
+So is the result of a few cheap elementwise ops on values that are in memory anyway (parameters of
+the block, operands of contractions). Its bases are the stored values it is made from. A virtual
+value that is a strided view of one base can be read by matrix products directly.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from gradc.passes.to_loops_cost import verbs
 from gradc.passes.to_loops_gemm import Strided, strided_reads, strided_view
 from gradc.passes.to_loops_space import Space
 
-# Chains of views longer than this are stored in between: every link is a level of recursion when it becomes loops.
+# Chains of views longer than this are stored in between: every link is a level of recursion when it
+# becomes loops.
 MAX_CHAIN = 24
 # Verbs in a value computed from parameters alone that is not stored.
 MAX_VERBS = 6
@@ -34,7 +37,8 @@ class View:
 class Views:
     """The virtual values of one block.
 
-    ``stored`` lists values that are to be stored although they could be virtual, ``in_memory`` values of which it is
+    ``stored`` lists values that are to be stored although they could be virtual, ``in_memory``
+    values of which it is
     known that they will be stored for other reasons.
     """
 
@@ -50,7 +54,8 @@ class Views:
         self._views: dict[Value, View | None] = {}
         self._reads: dict[Value, tuple[tuple[Value, View | None], ...]] = {}
         self._virtual: dict[Value, bool] = {}
-        # Length of the chain of a virtual value; and, for values from outside the block, the verbs in it.
+        # Length of the chain of a virtual value; and, for values from outside the block, the verbs
+        # in it.
         depth: dict[Value, int] = {}
         outside: dict[Value, int] = {}
         for op in ops:
@@ -102,7 +107,8 @@ class Views:
         return found
 
     def reads(self, value: Value) -> tuple[tuple[Value, View | None], ...]:
-        """Every way in which an element of ``value`` reads a base: a strided view, or None for any other address."""
+        """Every way in which an element of ``value`` reads a base: a strided view, or None for any
+        other address."""
         found = self._reads.get(value)
         if found is None:
             if self.is_virtual(value):
@@ -135,7 +141,8 @@ class Views:
 
 
 def _cheap_verbs(op: Op) -> int:
-    """Verbs of an elementwise op that is cheap enough to be computed in every user; more than any bound otherwise."""
+    """Verbs of an elementwise op that is cheap enough to be computed in every user; more than any
+    bound otherwise."""
     count = verbs(op)
     if count.slow or count.transcendental:
         return MAX_VERBS + 1
@@ -159,7 +166,8 @@ def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def passes_index(view: View, shape: Sequence[int]) -> bool:
-    """Whether the element of a value of ``shape`` at an index is the base's element at the same flat index."""
+    """Whether the element of a value of ``shape`` at an index is the base's element at the same
+    flat index."""
     if view.offset or _size(shape) != _size(view.base.type.static_shape):
         return False
     pairs = zip(shape, view.strides, dense_strides(shape), strict=True)

@@ -1,10 +1,12 @@
 """Completing a Plan: order of steps, shared storage, one aligned arena, offsets.
 
-    from  a Plan as ``to_loops`` makes it: program order, no offsets, copies into `inout` ports at the end
+    from  a Plan as ``to_loops`` makes it: program order, no offsets, copies into `inout` ports at
+    the end
     to    a complete Plan
 
-Invariants: every arena tensor that is touched has an offset, a multiple of 64 bytes; tensors alive together never
-overlap unless one is the root of the other. Non-goals: recomputation (``rematerialise``), kernels.
+Invariants: every arena tensor that is touched has an offset, a multiple of 64 bytes; tensors alive
+together never overlap unless one is the root of the other. Non-goals: recomputation
+(``rematerialise``), kernels.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Which buffers of a kernel may be the same memory: a read one and a written one of the same element size.
+"""Which buffers of a kernel may be the same memory: a read one and a written one of the same
+element size.
 
-Sharing is safe if no element is read after an iteration has written it. For each load and each store, let C be the
-loops around both. Either they stand in the same body, the load first, at the same address, and no two iterations
-meet; or the load's part of the body comes before the store's, and different iterations of C touch disjoint
-stretches. Both are decided from the coefficients of the addresses; anything else counts as unsafe. The factors of
-a matrix product are read in an order of the backend's choosing, so they are never shared.
+Sharing is safe if no element is read after an iteration has written it. For each load and each
+store, let C be the loops around both. Either they stand in the same body, the load first, at the
+same address, and no two iterations meet; or the load's part of the body comes before the store's,
+and different iterations of C touch disjoint stretches. Both are decided from the coefficients of
+the addresses; anything else counts as unsafe. The factors of a matrix product are read in an order
+of the backend's choosing, so they are never shared.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class _Accesses:
 
 
 def shareable(kernel: Kernel) -> frozenset[tuple[int, int]]:
-    """Pairs (read, written) of positions among the non-scratch buffers that may be the same memory."""
+    """Pairs (read, written) of positions among the non-scratch buffers that may be the same
+    memory."""
     found = _collect(kernel.body)
     named = [b for b in kernel.buffers if b.access != "scratch"]
     pairs = []

@@ -1,7 +1,8 @@
 """Lifetimes of the tensors of a Plan: from the first step that touches one to the last.
 
-Steps are numbered through all Repeats in order. A tensor touched only inside one Repeat body is written there before it
-is read, so it lives within the body; one that is touched from outside as well lives through the whole Repeat.
+Steps are numbered through all Repeats in order. A tensor touched only inside one Repeat body is
+written there before it is read, so it lives within the body; one that is touched from outside as
+well lives through the whole Repeat.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Lifetime:
 
 @dataclass(frozen=True, slots=True)
 class Numbered:
-    """A launch, its number, and the spans (first and last number) of the Repeats around it, outer first."""
+    """A launch, its number, and the spans (first and last number) of the Repeats around it, outer
+    first."""
 
     number: int
     launch: Launch

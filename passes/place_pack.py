@@ -1,7 +1,8 @@
-"""Offsets for blocks of known size and lifetime: the largest first, each in the tightest gap that is free.
+"""Offsets for blocks of known size and lifetime: the largest first, each in the tightest gap that
+is free.
 
-Best fit by size is within a few percent of the lower bound (the most bytes alive at any step) on networks, and within
-a factor of two always (Pisarchyk and Lee 2020 compare such strategies).
+Best fit by size is within a few percent of the lower bound (the most bytes alive at any step) on
+networks, and within a factor of two always (Pisarchyk and Lee 2020 compare such strategies).
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def _pack_in(
 
 
 def _gap(low: np.ndarray, high: np.ndarray, size: int) -> int:
-    """The start of the tightest free gap of at least ``size`` bytes; the end of all if there is none."""
+    """The start of the tightest free gap of at least ``size`` bytes; the end of all if there is
+    none."""
     if low.size == 0:
         return 0
     order = np.argsort(low, kind="stable")

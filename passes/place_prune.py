@@ -1,6 +1,8 @@
-"""Dropping the tensors and kernels of a Plan that nothing uses any more: copies and stores that sharing made needless.
+"""Dropping the tensors and kernels of a Plan that nothing uses any more: copies and stores that
+sharing made needless.
 
-Invariants: steps and ports mean the same; roots of tensors that stay, stay. Non-goals: anything that moves bytes.
+Invariants: steps and ports mean the same; roots of tensors that stay, stay. Non-goals: anything
+that moves bytes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Shared storage: results written over operands that die, and new parameters written over the old ones.
+"""Shared storage: results written over operands that die, and new parameters written over the old
+ones.
 
-Both need that the kernel reads each element before it writes it (``place_alias``). A copy into an `inout` port
-disappears if the step that makes the value may write the port itself: every other reader of the old value
-then has to come before it, which ``reorder`` sees to.
+Both need that the kernel reads each element before it writes it (``place_alias``). A copy into an
+`inout` port disappears if the step that makes the value may write the port itself: every other
+reader of the old value then has to come before it, which ``reorder`` sees to.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Sharing:
         return self._pairs[kernel]
 
     def may_overwrite(self, launch: Launch, tensor: int, target: int) -> bool:
-        """Whether ``launch`` may find ``target``, which it writes, in the storage of ``tensor``, which it reads."""
+        """Whether ``launch`` may find ``target``, which it writes, in the storage of ``tensor``,
+        which it reads."""
         roots = [root_of(self.plan, a.tensor) for a in launch.arguments]
         reads = [n for n, root in enumerate(roots) if root == tensor]
         writes = [n for n, a in enumerate(launch.arguments) if a.tensor == target]
@@ -90,7 +92,8 @@ def write_ports(plan: Plan) -> Plan:
 def _redirected(
     plan: Plan, steps: list[Step], copy: int, source: int, target: int
 ) -> list[Step] | None:
-    """``steps`` without the copy, ``source`` being ``target`` everywhere; None if that is not safe."""
+    """``steps`` without the copy, ``source`` being ``target`` everywhere; None if that is not
+    safe."""
     if plan.tensors[source].space != "arena" or plan.tensors[source].root is not None:
         return None
     if plan.tensors[source].nbytes != plan.tensors[target].nbytes:
@@ -131,7 +134,8 @@ def _may_precede(uses: Sequence[Uses], readers: Sequence[int], maker: int) -> bo
 
 
 def _reordered(uses: Sequence[Uses], late: Sequence[int], maker: int, count: int) -> list[int]:
-    """``late`` before ``maker``, by moving as few steps as possible: the readers up, or the maker down.
+    """``late`` before ``maker``, by moving as few steps as possible: the readers up, or the maker
+    down.
 
     The step counter of the random generator is read by every recomputed dropout: it moves down.
     """
@@ -172,7 +176,8 @@ def _rename(step: Step, source: int, target: int) -> Step:
 
 
 def share(plan: Plan) -> Plan:
-    """``plan`` with results in the storage of operands that are used for the last time, where that is safe."""
+    """``plan`` with results in the storage of operands that are used for the last time, where that
+    is safe."""
     times = lifetimes(plan)
     sharing = Sharing(plan)
     tensors = list(plan.tensors)
@@ -207,7 +212,8 @@ def share(plan: Plan) -> Plan:
 
 
 def _clear(sharing: Sharing, launch: Launch, roots: dict[int, int], root: int, target: int) -> bool:
-    """Whether every read of the storage ``root`` in ``launch`` may share with the write of ``target``."""
+    """Whether every read of the storage ``root`` in ``launch`` may share with the write of
+    ``target``."""
     known = sharing.pairs(launch.kernel)
     writes = [n for n, a in enumerate(launch.arguments) if a.tensor == target]
     named = [b for b in sharing.plan.kernels[launch.kernel].buffers if b.access != "scratch"]

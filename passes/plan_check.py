@@ -1,21 +1,29 @@
-"""An independent checker of Plans: replays one over a map of who owns each byte. Shares no code with ``place``.
+"""An independent checker of Plans: replays one over a map of who owns each byte. Shares no code
+with ``place``.
 
 Rules, each with the word that begins its findings:
 
-* structure: kernels, tensors, ports and arguments exist and fit each other; buffers have the type of their tensors;
-* placement: every arena tensor that is used has an offset on a cache line and lies within ``[0, arena_bytes)``;
-* bounds: every argument lies within its tensor in every trip, every access of a kernel within its buffer;
-* reading: every byte that is read was last written through the same tensor (or is an input): nothing is
-  uninitialised, overwritten too early, or freed too early;
-* losing: what a trip writes for others is not overwritten by a later trip before anything has read it (a carry that
-  is read from the wrong buffer);
-* order: a carry in two buffers is read where it was written last: always in this trip, or always in the one before;
-* sharing: two arguments of one launch share bytes only if one tensor is declared the root of the other (or they are one
-  tensor), and then each element is read before it is written, in the same iteration;
-* writing: inputs are never written; every `out` port is written whole, every `inout` port at least in part;
-* kernel: a buffer that is only written is stored whole; nothing reads its own scratch or result before writing it.
+* structure: kernels, tensors, ports and arguments exist and fit each other; buffers have the type
+  of their tensors;
+* placement: every arena tensor that is used has an offset on a cache line and lies in the arena;
+* bounds: every argument lies within its tensor in every trip, every access of a kernel within its
+  buffer;
+* reading: every byte that is read was last written through the same tensor (or is an input):
+  nothing is uninitialised, overwritten too early, or freed too early;
+* losing: what a trip writes for others is not overwritten by a later trip before anything has read
+  it (a carry that is read from the wrong buffer);
+* order: a carry in two buffers is read where it was written last: always in this trip, or always
+  in the one before;
+* sharing: two arguments of one launch share bytes only if one tensor is declared the root of the
+  other (or they are one tensor), and then each element is read before it is written, in the same
+  iteration;
+* writing: inputs are never written; every `out` port is written whole, every `inout` port at least
+  in part;
+* kernel: a buffer that is only written is stored whole; nothing reads its own scratch or result
+  before writing it.
 
-A correct Plan gives no findings. Non-goals: whether kernels compute the right thing (the executors' tests).
+A correct Plan gives no findings. Non-goals: whether kernels compute the right thing (the executors'
+tests).
 """
 
 from __future__ import annotations
@@ -91,7 +99,8 @@ class _Checker:
     unit: int = 1
     unread: dict[int, Array] = field(default_factory=dict)
     read_somewhere: dict[int, None] = field(default_factory=dict)
-    # Tensors in two buffers: what was written to them in the current trip, and in the latest one before it.
+    # Tensors in two buffers: what was written to them in the current trip, and in the latest one
+    # before it.
     doubled: dict[int, None] = field(default_factory=dict)
     current: dict[int, list[_Stretch]] = field(default_factory=dict)
     previous: dict[int, list[_Stretch]] = field(default_factory=dict)
@@ -271,7 +280,8 @@ class _Checker:
                 self._run(step.body, (*counters, trip), at)
 
     def _age(self, tensor: int, part: _Stretch) -> int:
-        """Whether a carry at ``part`` is of the current trip (0), the one before (1), or older (-1)."""
+        """Whether a carry at ``part`` is of the current trip (0), the one before (1), or older
+        (-1)."""
         for age, writes in enumerate((self.current, self.previous)):
             for written in writes.get(tensor, ()):
                 if written.start <= part.start and part.end <= written.end:

@@ -1,11 +1,12 @@
-"""What a kernel touches, found by enumerating its loops: for the checker of Plans, which trusts nobody.
+"""What a kernel touches, found by enumerating its loops: for the checker of Plans, which trusts
+nobody.
 
-Every address is computed for every iteration. Loops too long for that are cut to their first and last iterations
-(``is_exact`` says so); bounds are then taken from the coefficients, which is exact for affine addresses. An access
-whose address depends on data is taken to touch any element.
+Every address is computed for every iteration. Loops too long for that are cut to their first and
+last iterations (``is_exact`` says so); bounds are then taken from the coefficients, which is exact
+for affine addresses. An access whose address depends on data is taken to touch any element.
 
-Time within a kernel is the order of execution. Iterations of ``parallel`` and ``vector`` loops have no order, so two
-accesses in different iterations of one of them conflict whatever the time.
+Time within a kernel is the order of execution. Iterations of ``parallel`` and ``vector`` loops have
+no order, so two accesses in different iterations of one of them conflict whatever the time.
 """
 
 from __future__ import annotations
@@ -194,7 +195,8 @@ def points(access: Access, shared: int) -> Points:
 
 
 def reads_before_write(load: Access, store: Access, size: int) -> bool:
-    """Whether no element is read after it was written, were both buffers the same memory of ``size`` elements."""
+    """Whether no element is read after it was written, were both buffers the same memory of
+    ``size`` elements."""
     shared = shared_loops(load, store)
     first, then = points(load, shared), points(store, shared)
     latest, groups = _extremes(first, size, last=True)
@@ -233,7 +235,8 @@ _NEVER = np.int64(1) << 62
 
 
 def _extremes(found: Points, size: int, last: bool) -> tuple[Array, tuple[Array, Array]]:
-    """Per element the last (or first) time it is touched, and the least and greatest group that touches it."""
+    """Per element the last (or first) time it is touched, and the least and greatest group that
+    touches it."""
     time = np.full(size, -1 if last else _NEVER, np.int64)
     low, high = np.full(size, _NEVER, np.int64), np.full(size, -1, np.int64)
     # A guarded access may be computed outside; it does not happen there.
@@ -246,7 +249,8 @@ def _extremes(found: Points, size: int, last: bool) -> tuple[Array, tuple[Array,
 
 
 def covers(stores: Sequence[Access], size: int) -> bool:
-    """Whether the stores of a kernel reach every element of a buffer; True where that cannot be enumerated."""
+    """Whether the stores of a kernel reach every element of a buffer; True where that cannot be
+    enumerated."""
     if any(not is_affine(s) for s in stores):
         return True
     seen = np.zeros(size, bool)

@@ -1,8 +1,9 @@
 """The order of the steps of a Plan: dependences, and an order that keeps fewer bytes alive.
 
-A step depends on the last writer of what it reads, and must come after every reader and writer of what it writes. Among
-the steps that are ready, the scheduler takes the one that frees the most bytes net of what it allocates, earlier
-steps first where that is equal; it looks at a bounded number of them. Repeats are one step each.
+A step depends on the last writer of what it reads, and must come after every reader and writer of
+what it writes. Among the steps that are ready, the scheduler takes the one that frees the most
+bytes net of what it allocates, earlier steps first where that is equal; it looks at a bounded
+number of them. Repeats are one step each.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def schedule(
     before: Sequence[Sequence[int]],
     nbytes: Callable[[int], int],
 ) -> list[int]:
-    """An order of the steps that keeps few bytes alive. ``nbytes`` is 0 for what is not in the arena."""
+    """An order of the steps that keeps few bytes alive. ``nbytes`` is 0 for what is not in the
+    arena."""
     count = len(uses)
     waiting = [len(b) for b in before]
     after: list[list[int]] = [[] for _ in range(count)]

@@ -1,13 +1,14 @@
 """From tensor IR to loop IR and a Plan without places: kernels, tensors, launches.
 
-Every op or ``fusion`` becomes the launches of its kernels; reshapes and other views of contiguous memory become other
-names of the same bytes; ``scan`` becomes ``Repeat``: slices and stacked results are addressed by stride, carries
-lie in two buffers that change roles every trip, or in the history that is kept anyway. Results are computed in their ports where possible. A result that
-replaces a parameter (same name and role) shares one `inout` port with it, and is copied there at the end;
+Every op or ``fusion`` becomes the launches of its kernels; reshapes and other views of contiguous
+memory become other names of the same bytes; ``scan`` becomes ``Repeat``: slices and stacked results
+are addressed by stride, carries lie in two buffers that change roles every trip, or in the history
+that is kept anyway. Results are computed in their ports where possible. A result that replaces a
+parameter (same name and role) shares one `inout` port with it, and is copied there at the end;
 ``place`` removes the copy where the order of execution allows it.
 
-Invariants: one kernel per isomorphism class of groups; steps in program order. Non-goals: order, sharing of storage,
-offsets (``place``).
+Invariants: one kernel per isomorphism class of groups; steps in program order. Non-goals: order,
+sharing of storage, offsets (``place``).
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def contiguous_offset(op: Op) -> int | None:
-    """Elements from its operand's start at which ``op``'s result lies as it is; None unless a contiguous view."""
+    """Elements from its operand's start at which ``op``'s result lies as it is; None unless a
+    contiguous view."""
     if len(op.operands) != 1 or len(op.results) != 1:
         return None
     if not isinstance(lookup(op.name).loop, Access):
@@ -349,7 +351,8 @@ class _Lowering:
 
 
 def _origin(op: Op, value: Value) -> tuple[Op, str]:
-    """The op that computes result ``value`` of ``op``, inside it if it is a fusion, and the value's name."""
+    """The op that computes result ``value`` of ``op``, inside it if it is a fusion, and the value's
+    name."""
     if op.name != "fusion":
         return op, value.hint
     output = op.regions[0].outputs[op.results.index(value)]
@@ -367,7 +370,8 @@ def _size(value: Value) -> int:
 
 
 def scan_attributes(op: Op) -> tuple[int, int, int, bool]:
-    """Trips, numbers of carried and stacked operands, direction. Raises LoweringError if trips are unbound."""
+    """Trips, numbers of carried and stacked operands, direction. Raises LoweringError if trips are
+    unbound."""
     trips, carried, stacked = (op.attributes[n] for n in ("trips", "carried", "stacked"))
     if not (isinstance(trips, int) and isinstance(carried, int) and isinstance(stacked, int)):
         raise LoweringError("the number of trips of a scan is unbound")

@@ -1,8 +1,10 @@
-"""Where the carries of a ``scan`` lie: in two buffers that change roles every trip, or in the history that is kept anyway.
+"""Where the carries of a ``scan`` lie: in two buffers that change roles every trip, or in the
+history that is kept anyway.
 
-If the body hands out a carry as a stacked result, before or after the trip, all its values are kept: they lie one
-after another in one tensor of ``trips + 1`` slots, each trip reads a slot and writes the next, and the stacked results are
-stretches of that tensor. Nothing is copied. In a reversed scan the slots run backwards.
+If the body hands out a carry as a stacked result, before or after the trip, all its values are
+kept: they lie one after another in one tensor of ``trips + 1`` slots, each trip reads a slot and
+writes the next, and the stacked results are stretches of that tensor. Nothing is copied. In a
+reversed scan the slots run backwards.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from gradc.ir.plan import Argument
 
 @dataclass(frozen=True, slots=True)
 class Carry:
-    """Places of one carry. ``read`` and ``write`` are seen from inside the loop, the others from outside.
+    """Places of one carry. ``read`` and ``write`` are seen from inside the loop, the others from
+    outside.
 
-    ``before`` and ``after`` are the stacks of the values that trips start from and end with, where they are kept.
+    ``before`` and ``after`` are the stacks of the values that trips start from and end with, where
+    they are kept.
     """
 
     start: Argument
@@ -75,7 +79,8 @@ def kept(cell: Argument, size: int, trips: int, is_reverse: bool, depth: int) ->
 
 
 def stacked_carries(region: Block, carried: int) -> dict[int, tuple[int, bool]]:
-    """For each stacked result that is a carry: which one, and whether after the trip. By position among the stacked."""
+    """For each stacked result that is a carry: which one, and whether after the trip. By position
+    among the stacked."""
     found: dict[int, tuple[int, bool]] = {}
     parameters, outputs = region.parameters[:carried], region.outputs
     for position, value in enumerate(outputs[carried:]):

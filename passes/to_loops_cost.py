@@ -1,4 +1,5 @@
-"""What ops cost, read off their meanings: verbs per element, by class. Used by fusion and by the choice of loops."""
+"""What ops cost, read off their meanings: verbs per element, by class. Used by fusion and by the
+choice of loops."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ TRANSCENDENTAL = frozenset(
 )
 SLOW = frozenset(("div", "sqrt", "rsqrt", "floordiv", "mod"))
 
-# Nanoseconds per element of one thread: rough, but in the right order; only thresholds depend on them.
+# Nanoseconds per element of one thread: rough, but in the right order; only thresholds depend on
+# them.
 _NS_PLAIN, _NS_SLOW, _NS_TRANSCENDENTAL, _NS_ELEMENT = 0.03, 0.15, 0.4, 0.3
 # Starting and joining a parallel loop pays off above this much work.
 PARALLEL_NS = 50_000.0

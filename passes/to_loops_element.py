@@ -1,10 +1,12 @@
 """Elements on demand: the scalar of any value of a region at any index, as loop IR.
 
-A group of ops becomes loops by asking for the elements of its results; each op answers with its own meaning or element
-map and asks for the elements of its operands. Nothing is materialised unless it was given a place before
-(``bind_buffer``, ``bind_scalar``). A reduction without a place is folded where it stands.
+A group of ops becomes loops by asking for the elements of its results; each op answers with its own
+meaning or element map and asks for the elements of its operands. Nothing is materialised unless it
+was given a place before (``bind_buffer``, ``bind_scalar``). A reduction without a place is folded
+where it stands.
 
-Invariant: an element is computed at most once per loop and index. Non-goal: deciding what gets a place.
+Invariant: an element is computed at most once per loop and index. Non-goal: deciding what gets a
+place.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from gradc.ir.loopbuilder import IndexAlgebra, LoopBuilder, LoopKind
 from gradc.ir.loops import Affine, Buffer, Const, Scalar, row_major_offset
 from gradc.ir.registry import Access, Pointwise, Reduction, lookup
 
-# Folds over fewer elements than this are taken in order, so that vectors are free to run across them.
+# Folds over fewer elements than this are taken in order, so that vectors are free to run across
+# them.
 _SHORT_RUN = 16
 Indices: TypeAlias = Sequence[Affine]
 # Reads a value where it was kept; None where it was not kept at that index and must be computed.
@@ -63,7 +66,8 @@ class Elements:
         """The element of ``value`` at ``index``. Raises LoweringError where it cannot be had."""
         key = self.builder.index_key(index)
         stack = [value]
-        # Long elementwise chains are walked with a stack of our own; recursion is as deep as views nest.
+        # Long elementwise chains are walked with a stack of our own; recursion is as deep as views
+        # nest.
         while stack:
             top = stack[-1]
             if self._known(top, key) is not None:
@@ -130,7 +134,8 @@ class Elements:
         return wide.cast(result, dtype)
 
     def _fold(self, op: Op, form: Reduction, index: Indices) -> Scalar:
-        """The reduction at ``index`` by loops of its own: the innermost a vector loop where that is possible."""
+        """The reduction at ``index`` by loops of its own: the innermost a vector loop where that is
+        possible."""
         shape = op.operands[0].type.static_shape
         axes = reduced_axes(op)
         vector = folds_along_memory(op) and self.builder.vector_is_free
@@ -188,7 +193,8 @@ def reduced_axes(op: Op) -> tuple[int, ...]:
 
 
 def folds_along_memory(op: Op) -> bool:
-    """Whether a reduction ends in a run of memory long enough to be folded as a vector: a matter of its shape alone."""
+    """Whether a reduction ends in a run of memory long enough to be folded as a vector: a matter of
+    its shape alone."""
     shape = op.operands[0].type.static_shape
     groups = adjacent_groups(reduced_axes(op))
     if not groups or groups[-1][-1] != len(shape) - 1:

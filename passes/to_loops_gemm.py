@@ -1,8 +1,10 @@
-"""Contractions with what follows them, as matrix products with an epilogue. From a block to loop IR.
+"""Contractions with what follows them, as matrix products with an epilogue. From a block to loop
+IR.
 
-Axes of the operands that lie in proportion in memory are taken together; free axes of the left operand that do not,
-become batch axes of the product. Operands may be views (transposes, slices, broadcasts, reshapes) of the group's
-parameters: they are folded into strides. Everything after the contraction is its epilogue.
+Axes of the operands that lie in proportion in memory are taken together; free axes of the left
+operand that do not, become batch axes of the product. Operands may be views (transposes, slices,
+broadcasts, reshapes) of the group's parameters: they are folded into strides. Everything after the
+contraction is its epilogue.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class Strided:
 
 
 def strided_reads(block: Block, value: Value) -> list[tuple[int, Strided | None]]:
-    """Every load of an element of ``value``: the parameter it reads, and its strides if it has them."""
+    """Every load of an element of ``value``: the parameter it reads, and its strides if it has
+    them."""
     draft, body, variables = _element(block, value)
     found: list[tuple[int, Strided | None]] = []
     for statement in statements(body):
@@ -67,7 +70,8 @@ def _strided(number: int, load: Load, variables: Sequence[Var]) -> Strided | Non
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The elements of ``base`` in another order: those of a dense array of ``shape`` with these strides in ``base``."""
+    """The elements of ``base`` in another order: those of a dense array of ``shape`` with these
+    strides in ``base``."""
 
     base: Value
     shape: tuple[int, ...]
@@ -196,7 +200,8 @@ def gemm_operands(block: Block, op: Op) -> tuple[Strided, Strided] | None:
 
 
 def lower_gemm(block: Block, name: str) -> Lowered:
-    """Lowers a group around one contraction. Raises LoweringError if its operands are not views of parameters."""
+    """Lowers a group around one contraction. Raises LoweringError if its operands are not views of
+    parameters."""
     op = contraction_of(block)
     views = gemm_operands(block, op) if op is not None else None
     if op is None or views is None:

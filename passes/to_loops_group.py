@@ -1,7 +1,9 @@
-"""From one op or fusion to kernels: which lowering fits, and one lowering for all isomorphic groups.
+"""From one op or fusion to kernels: which lowering fits, and one lowering for all isomorphic
+groups.
 
-Two groups are isomorphic if they apply the same ops in the same way to operands of the same types; names, lines and
-scopes do not matter. They share their kernels, so repeated blocks are compiled once.
+Two groups are isomorphic if they apply the same ops in the same way to operands of the same types;
+names, lines and scopes do not matter. They share their kernels, so repeated blocks are compiled
+once.
 """
 
 from __future__ import annotations
@@ -95,7 +97,8 @@ def group_space(op: Op) -> Space | None:
 
 
 def lower_block(block: Block, name: str, space: Space | None = None) -> Lowered:
-    """Lowers one group, in ``space`` where that was chosen. Raises LoweringError if no loop form fits."""
+    """Lowers one group, in ``space`` where that was chosen. Raises LoweringError if no loop form
+    fits."""
     contraction = contraction_of(block)
     if contraction is not None:
         fits = contraction.result.type.dtype.is_float and gemm_operands(block, contraction)

@@ -1,4 +1,5 @@
-"""Ops that write their own nest, and contractions that no matrix product can read. From a block to loop IR."""
+"""Ops that write their own nest, and contractions that no matrix product can read. From a block to
+loop IR."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ def nest_of(block: Block) -> Op | None:
 
 
 def lower_nest(block: Block, name: str) -> Lowered:
-    """Lowers a block that ends in one op with a nest of its own; what precedes it is read element by element."""
+    """Lowers a block that ends in one op with a nest of its own; what precedes it is read element
+    by element."""
     op = nest_of(block)
     form = lookup(op.name).loop if op is not None else None
     if op is None or not isinstance(form, Nest) or op.results != block.outputs:

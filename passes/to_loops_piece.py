@@ -1,7 +1,7 @@
 """What lowering a group gives: kernels, and what each of their buffers stands for.
 
-A group is a closed block: its parameters are the operands, its outputs the results. ``Draft`` collects one kernel;
-buffers that the finished body does not touch are dropped.
+A group is a closed block: its parameters are the operands, its outputs the results. ``Draft``
+collects one kernel; buffers that the finished body does not touch are dropped.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class Draft:
             self.elements.bind_buffer(value, buffer)
 
     def aside(self) -> Elements:
-        """Elements of the same block and buffers for a part of the kernel that is built by itself."""
+        """Elements of the same block and buffers for a part of the kernel that is built by
+        itself."""
         elements = Elements(LoopBuilder(), self.block)
         for value, buffer in zip(self.block.parameters, self.operands, strict=True):
             elements.bind_buffer(value, buffer)

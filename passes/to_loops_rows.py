@@ -1,10 +1,11 @@
 """Groups of elementwise ops, views and reductions as row kernels. From a block to loop IR.
 
-The main kernel walks chunks of rows (in parallel where it pays), the rows of a chunk, and in each row the stages: one
-loop over the columns per level of row reductions, in which everything that is known by then is computed,
-folded or stored. What later stages take from a stage is kept in a scratch row if it is dear, else recomputed. Tails
-are summed per chunk and finished in a small second kernel (or at once, where there is one chunk) from the first chunk
-to the last, whatever the number of threads.
+The main kernel walks chunks of rows (in parallel where it pays), the rows of a chunk, and in each
+row the stages: one loop over the columns per level of row reductions, in which everything that is
+known by then is computed, folded or stored. What later stages take from a stage is kept in a
+scratch row if it is dear, else recomputed. Tails are summed per chunk and finished in a small
+second kernel (or at once, where there is one chunk) from the first chunk to the last, whatever the
+number of threads.
 """
 
 from __future__ import annotations
@@ -59,11 +60,13 @@ from gradc.passes.to_loops_space import (
     layout,
 )
 
-# Row scratch up to this size lies on the stack of the thread; beyond, in the arena, one row per chunk.
+# Row scratch up to this size lies on the stack of the thread; beyond, in the arena, one row per
+# chunk.
 SCRATCH_BYTES = 16_384
 # Rows of elementwise groups are made at least this long by merging axes.
 _SHORT_ROW = 8
-# Values that cost at least this much per element are kept for later stages rather than computed again.
+# Values that cost at least this much per element are kept for later stages rather than computed
+# again.
 _KEPT_NS = 0.12
 # Parallel iterations of kernels without tails.
 _PARALLEL_CHUNKS = 32
@@ -76,7 +79,8 @@ def lower_rows(block: Block, name: str, space: Space | None = None) -> Lowered:
 
 
 def elementwise_space(block: Block) -> Space:
-    """The space of a group without row and tail reductions: as many columns as memory allows to be walked as one loop."""
+    """The space of a group without row and tail reductions: as many columns as memory allows to be
+    walked as one loop."""
     shape = block.outputs[0].type.static_shape
     for op in block.body:
         # The fold gets the vector loop where it runs along memory.
@@ -130,7 +134,8 @@ class _RowKernel:
     name: str
     place: Layout
     temps: list[Temp] = field(default_factory=list)
-    # Where each tail is accumulated: for column tails a buffer, for others the folded scalar per chunk.
+    # Where each tail is accumulated: for column tails a buffer, for others the folded scalar per
+    # chunk.
     partial: dict[Value, int] = field(default_factory=dict)
     folded: dict[Value, Scalar] = field(default_factory=dict)
     scratch: dict[Value, tuple[Buffer, Affine]] = field(default_factory=dict)
@@ -262,7 +267,8 @@ class _RowKernel:
     def _row(
         self, chunk: Affine, row: list[Affine], first: Affine, size: int, loop: Loop | None
     ) -> None:
-        """One row (or, if flat, one chunk of the columns): its stages, then what is kept per row."""
+        """One row (or, if flat, one chunk of the columns): its stages, then what is kept per
+        row."""
         totals: dict[Value, Scalar] = {}
         for stage in range(self.stages):
             self._store_rows(stage, row)
@@ -366,7 +372,8 @@ class _RowKernel:
     # ---- scratch rows
 
     def _kept(self, stage: int, roots: Sequence[Value]) -> list[Value]:
-        """What a later stage takes from this one, where computing it again costs more than reading it."""
+        """What a later stage takes from this one, where computing it again costs more than reading
+        it."""
         if self.is_flat or stage + 1 >= self.stages:
             return []
         levels, shape = self.place.levels, self.place.space.shape
@@ -428,7 +435,8 @@ class _RowKernel:
     # ---- tails
 
     def _combine(self) -> Piece:
-        """The second kernel: partial results from the first chunk to the last, then what follows from them."""
+        """The second kernel: partial results from the first chunk to the last, then what follows
+        from them."""
         draft = Draft(self.block)
         self.buffers = {v: draft.temp(n, self.temps[n], "read") for v, n in self.partial.items()}
         self._emit_post(draft)

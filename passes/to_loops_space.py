@@ -1,15 +1,18 @@
-"""The iteration space of a group of elementwise ops, views and reductions, and the place of every value in it.
+"""The iteration space of a group of elementwise ops, views and reductions, and the place of every
+value in it.
 
 A space is rows x columns: a shape cut once. Values of the group are
 
 * full: one element per row and column (shape of the space);
-* row: one per row; such are the results of reductions over all columns, which split the work into stages;
-* tail: results of reductions over the rows (of full values, per column or whole, or of row values). They are summed in
+* row: one per row; such are the results of reductions over all columns, which split the work into
+  stages;
+* tail: results of reductions over the rows (of full values, per column or whole, or of row values).
+  They are summed in
   chunks of rows and finished afterwards, so nothing in the main loops can use them;
 * post: computed from tails.
 
-What kind a reduction is depends on its shape and axes alone, so its order of summation does not depend on
-what it is fused with. Everything else in a group is computed where it is needed.
+What kind a reduction is depends on its shape and axes alone, so its order of summation does not
+depend on what it is fused with. Everything else in a group is computed where it is needed.
 """
 
 from __future__ import annotations
@@ -40,7 +43,8 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """``shape`` cut into ``rows`` and ``columns``; ``is_flat`` means one row cut into chunks of columns."""
+    """``shape`` cut into ``rows`` and ``columns``; ``is_flat`` means one row cut into chunks of
+    columns."""
 
     shape: tuple[int, ...]
     columns_rank: int
@@ -108,7 +112,8 @@ def kind_in(op: Op, space: Space) -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the values of a group stand: reductions by kind, levels (number of stages before), post values."""
+    """Where the values of a group stand: reductions by kind, levels (number of stages before), post
+    values."""
 
     space: Space
     kinds: Mapping[Value, Kind]
@@ -145,7 +150,8 @@ def layout(block: Block, space: Space) -> Layout:
 
 
 def group_space(block: Block) -> Space | None:
-    """The space that a group is computed in: that of its reductions, of row ones first; None if it has none."""
+    """The space that a group is computed in: that of its reductions, of row ones first; None if it
+    has none."""
     first: Space | None = None
     for op in block.body:
         if not is_reduction(op):

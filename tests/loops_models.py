@@ -1,4 +1,5 @@
-"""Models in tensor IR for the tests of fusion and placement: written with the Builder, differentiated, simplified."""
+"""Models in tensor IR for the tests of fusion and placement: written with the Builder,
+differentiated, simplified."""
 
 from __future__ import annotations
 
@@ -209,7 +210,8 @@ def planned(function: Function) -> Plan:
 
 
 def arguments(function: Function, seed: int) -> list[Array]:
-    """Normal floats (small, so that deep nets stay well conditioned) and small integers for every parameter."""
+    """Normal floats (small, so that deep nets stay well conditioned) and small integers for every
+    parameter."""
     source = np.random.default_rng(seed)
     found: list[Array] = []
     for value in function.block.parameters:
@@ -223,7 +225,8 @@ def arguments(function: Function, seed: int) -> list[Array]:
 
 
 def compare(function: Function, plan: Plan, seed: int, tolerance: float) -> None:
-    """The plan, run over poisoned memory, gives what the interpreter gives (relative to the largest entry)."""
+    """The plan, run over poisoned memory, gives what the interpreter gives (relative to the largest
+    entry)."""
     given = arguments(function, seed)
     expected = dict(
         zip([s.name for s in function.results], run(NumpyArrays(), function, given), strict=True)

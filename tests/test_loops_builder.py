@@ -1,4 +1,5 @@
-"""The loop builder (hoisting, value numbering, index arithmetic) and the reference executor (order of folds, checks)."""
+"""The loop builder (hoisting, value numbering, index arithmetic) and the reference executor (order
+of folds, checks)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Fusion: known programs become the known number of kernels, and every program keeps its meaning."""
+"""Fusion: known programs become the known number of kernels, and every program keeps its
+meaning."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ ARRAYS = NumpyArrays()
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_programs_keep_their_meaning(seed: int) -> None:
-    """interpreter(f) == interpreter(fuse(f)) == executor(plan of either); checker and verifiers find nothing."""
+    """interpreter(f) == interpreter(fuse(f)) == executor(plan of either); checker and verifiers
+    find nothing."""
     program = random_program(
         seed,
         steps=8 + seed % 17,
@@ -72,7 +74,8 @@ def test_random_programs_keep_their_meaning(seed: int) -> None:
 
 
 def test_normalisation_forward_and_backward_is_one_pass() -> None:
-    """Everything rides in one row kernel; large ones add the kernel that finishes the partial sums."""
+    """Everything rides in one row kernel; large ones add the kernel that finishes the partial
+    sums."""
     small = planned(gradient(row_model(300, 48), inputs=True))
     assert len(small.steps) == 1
     compare(gradient(row_model(300, 48), inputs=True), small, 0, 2e-5)
@@ -100,7 +103,8 @@ def test_mlp_launches() -> None:
     plan = planned(function)
     products = [s for s in launches(plan) if isinstance(plan.kernels[s.kernel].body[0], Gemm)]
     assert len(products) == 3 + 2 + 3
-    # Cross-entropy forward and backward with the gradient of the last bias; two other bias gradients.
+    # Cross-entropy forward and backward with the gradient of the last bias; two other bias
+    # gradients.
     assert len(plan.steps) == len(products) + 3
     compare(function, plan, 2, 1e-5)
 

@@ -1,4 +1,5 @@
-"""Machine code of fused plans: what the reference executor gives, the same bits fused or not, for one thread or two."""
+"""Machine code of fused plans: what the reference executor gives, the same bits fused or not, for
+one thread or two."""
 
 from __future__ import annotations
 

@@ -58,7 +58,8 @@ def _models() -> list[tuple[str, Function]]:
 
 @pytest.mark.parametrize(("name", "function"), _models(), ids=["mlp", "transformer", "lstm"])
 def test_sharing_saves_memory(name: str, function: Function) -> None:
-    """At least 30 % below one buffer per value (histories of the LSTM all live to the end), near the bound."""
+    """At least 30 % below one buffer per value (histories of the LSTM all live to the end), near
+    the bound."""
     unplaced = to_loops(fuse(function))
     touched = lifetimes(unplaced)
     apart = sum(aligned(unplaced.tensors[n].nbytes) for n in touched)
@@ -175,7 +176,8 @@ def test_schedules_respect_dependences(seed: int) -> None:
 
 
 def test_scheduling_lowers_the_peak_of_independent_branches() -> None:
-    """Written breadth first, branches need all their temporaries at once; in order of need, only one."""
+    """Written breadth first, branches need all their temporaries at once; in order of need, only
+    one."""
     b = Builder()
     x = b.parameter(TensorType((64, 64), DType.F64), "x")
     products = []
@@ -204,7 +206,8 @@ def test_lifetimes_of_loops() -> None:
 
 @pytest.mark.parametrize("layers", [8, 64])
 def test_planning_time_is_linear(layers: int) -> None:
-    """A thousand ops are placed in far less than a second; the arena of a deep net grows with its activations only."""
+    """A thousand ops are placed in far less than a second; the arena of a deep net grows with its
+    activations only."""
     function = gradient(mlp(16, [16] * layers + [4]))
     plan: Plan = planned(function)
     activations = layers * aligned(16 * 16 * 4)

@@ -1,7 +1,8 @@
-"""The checker of Plans catches seeded faults: at least 300, each a way in which a planner can go wrong.
+"""The checker of Plans catches seeded faults: at least 300, each a way in which a planner can go
+wrong.
 
-Every fault is one that must not pass: a fault that could leave a correct plan is not made (a tensor moved into free
-space, steps swapped that do not depend on each other).
+Every fault is one that must not pass: a fault that could leave a correct plan is not made (a tensor
+moved into free space, steps swapped that do not depend on each other).
 """
 
 from __future__ import annotations
@@ -229,7 +230,8 @@ def writes_input(plan: Plan, pick: random.Random) -> Plan | None:
 
 
 def wrong_stride(plan: Plan, pick: random.Random) -> Plan | None:
-    """A slice of a rolled loop is taken with the wrong stride, or a carry does not change buffers."""
+    """A slice of a rolled loop is taken with the wrong stride, or a carry does not change
+    buffers."""
     found = []
     for position, step in enumerate(plan.steps):
         if isinstance(step, Repeat):

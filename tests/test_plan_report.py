@@ -1,4 +1,5 @@
-"""The memory report of a Plan: its figures agree with the Plan and with each other; text and picture are well formed."""
+"""The memory report of a Plan: its figures agree with the Plan and with each other; text and
+picture are well formed."""
 
 from __future__ import annotations
 
