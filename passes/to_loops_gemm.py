@@ -17,7 +17,7 @@ from gradc.ir.loopbuilder import IndexAlgebra, LoopBuilder
 from gradc.ir.loops import Affine, Factor, Gemm, Load, Stmt, Var, row_major_offset
 from gradc.ir.registry import Contraction, lookup
 from gradc.passes.to_loops_cost import flops, size_of
-from gradc.passes.to_loops_element import LoweringError, accumulator
+from gradc.passes.to_loops_element import Elements, LoweringError, accumulator
 from gradc.passes.to_loops_piece import Draft, Lowered, block_spans, statements
 
 
@@ -260,15 +260,7 @@ def _product(draft: Draft, block: Block, op: Op, views: tuple[Strided, Strided])
     index = [Affine.of(v) for v in batch_index]
     index += builder.unflatten(Affine.of(i), rows) + builder.unflatten(Affine.of(j), columns)
     tail.bind_scalar(op.result, index, IndexAlgebra(builder, dtype).cast(acc, dtype))
-    for number, value in enumerate(block.outputs):
-        order = stored_order(block, value)
-        if order is None:
-            element = tail.at(value, index)
-            offset = row_major_offset(index, value.type.static_shape)
-        else:
-            element = tail.at(order.base, index)
-            offset = _stored_offset(builder, index, order)
-        builder.store(draft.result(number), offset, element)
+    _store_results(draft, block, tail, index)
     return Gemm(
         tuple(batch),
         batch_index,
@@ -282,3 +274,16 @@ def _product(draft: Draft, block: Block, op: Op, views: tuple[Strided, Strided])
         acc,
         builder.body(),
     )
+
+
+def _store_results(draft: Draft, block: Block, tail: Elements, index: Sequence[Affine]) -> None:
+    """Stores every output of ``block`` at ``index`` of the contraction's result."""
+    for number, value in enumerate(block.outputs):
+        order = stored_order(block, value)
+        if order is None:
+            element = tail.at(value, index)
+            offset = row_major_offset(index, value.type.static_shape)
+        else:
+            element = tail.at(order.base, index)
+            offset = _stored_offset(tail.builder, index, order)
+        tail.builder.store(draft.result(number), offset, element)

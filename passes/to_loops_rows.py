@@ -313,25 +313,10 @@ class _RowKernel:
         totals: dict[Value, Scalar],
     ) -> None:
         """The loop over the columns in which everything of level ``stage`` is done."""
-        space, levels = self.place.space, self.place.levels
-        folds = [
-            v
-            for kind in (Kind.ROW, Kind.FULL_TAIL)
-            for v in self.place.of_kind(kind)
-            if levels[self._op(v).operands[0]] == stage
-        ]
-        columns = [
-            v
-            for v in self.place.of_kind(Kind.COLUMN_TAIL)
-            if levels[self._op(v).operands[0]] == stage
-        ]
-        stores = [
-            v
-            for v in self._main_outputs()
-            if v.type.static_shape == space.shape and levels[v] == stage
-        ]
+        folds, columns, stores = self._work_of(stage)
         if not (folds or columns or stores):
             return
+        space = self.place.space
         roots = [self._op(v).operands[0] for v in (*folds, *columns)] + stores
         kept = self._kept(stage, roots)
         results: dict[Value, Scalar] = {}
@@ -351,11 +336,7 @@ class _RowKernel:
             for value in kept:
                 self._keep(value, chunk, column, at)
             for value in columns:
-                offset = chunk * space.columns + column
-                element = self.elements.fold_input(self._op(value), at)
-                self.builder.store(
-                    self.buffers[value], offset, element, _store_combine(self._combine_of(value))
-                )
+                self._add_to_column(value, chunk * space.columns + column, at)
             for value in stores:
                 element = self.elements.at(value, at)
                 number = self.block.outputs.index(value)
@@ -368,6 +349,25 @@ class _RowKernel:
             self.elements.bind_scalar(value, row, algebra.cast(results[value], value.type.dtype))
         for value in kept:
             self.elements.bind_place(value, self._recall(value, row))
+
+    def _work_of(self, stage: int) -> tuple[list[Value], list[Value], list[Value]]:
+        """The folds over columns, the column tails and the full results of level ``stage``."""
+        levels = self.place.levels
+
+        def of(*kinds: Kind) -> list[Value]:
+            found = [v for kind in kinds for v in self.place.of_kind(kind)]
+            return [v for v in found if levels[self._op(v).operands[0]] == stage]
+
+        shape = self.place.space.shape
+        stores = [
+            v for v in self._main_outputs() if v.type.static_shape == shape and levels[v] == stage
+        ]
+        return of(Kind.ROW, Kind.FULL_TAIL), of(Kind.COLUMN_TAIL), stores
+
+    def _add_to_column(self, value: Value, offset: Affine, at: Indices) -> None:
+        element = self.elements.fold_input(self._op(value), at)
+        combine = _store_combine(self._combine_of(value))
+        self.builder.store(self.buffers[value], offset, element, combine)
 
     # ---- scratch rows
 
@@ -400,8 +400,10 @@ class _RowKernel:
         ]
 
     def _again_ns(self, value: Value, bound: Mapping[Value, object]) -> float:
-        """What computing an element of ``value`` again costs."""
-        return sum(verbs(op).ns for op in cone(self.block, [value], bound))
+        """What computing an element of ``value`` again costs; what there is once per row costs nothing."""
+        shape = self.place.space.shape
+        again = cone(self.block, [value], bound)
+        return sum(verbs(op).ns for op in again if op.results[0].type.static_shape == shape)
 
     def _keep(self, value: Value, chunk: Affine, column: Affine, at: Indices) -> None:
         width = self.place.space.columns
