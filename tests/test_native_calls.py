@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -472,6 +473,29 @@ print("ok")
         cache,
     )
     assert out == "ok\n"
+
+
+def test_processes_that_meet_at_a_cold_cache(cache: ObjectCache) -> None:
+    """Eight at once compile or load the same function; all get the same bits and leave whole entries."""
+    script = """
+import hashlib
+print(hashlib.blake2b(expected.tobytes()).hexdigest())
+"""
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: _run(script, cache), range(8)))
+    assert len(set(found)) == 1 and len(found[0]) == 129
+    assert {p.suffix for p in cache.directory.iterdir()} == {".gco"}
+
+
+def test_threads_that_compile_at_once(cache: ObjectCache) -> None:
+    def work(number: int) -> bool:
+        plan = mlp(9, 7 + number % 3, 20, 5)
+        arrays = mlp_arrays(plan, number)
+        native.compile_plan(plan, threads=2, cache=cache if number % 2 else False).call(arrays)
+        return np.allclose(arrays[-1], mlp_reference(arrays), rtol=1e-4, atol=1e-4)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(12)))
 
 
 def test_workers_do_not_take_the_signals_of_the_main_thread(cache: ObjectCache) -> None:
