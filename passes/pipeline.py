@@ -37,6 +37,7 @@ from gradc.passes.place import place
 from gradc.passes.rematerialise import NOTHING, Policy, rematerialise
 from gradc.passes.shuffle import shuffle
 from gradc.passes.simplify import simplify
+from gradc.passes.tile import tile
 from gradc.passes.to_loops import to_loops
 
 Stage: TypeAlias = Literal["tensor", "loop", "plan"]
@@ -49,11 +50,14 @@ class Options:
     """What a compilation asks of the pipeline.
 
     ``derivative`` turns the model into the function to be compiled (``value_and_grad`` and the like, a training step);
-    None compiles the model itself. ``policy`` says what the reverse sweep recomputes. ``dump_after`` names steps, or ``all``; files go to ``dump_to``. ``skip`` leaves out
-    steps that keep the stage. ``stop_after`` ends early.
+    None compiles the model itself. ``policy`` says what the reverse sweep recomputes; ``gradient`` is the derivative
+    without what follows it, by which policies are estimated where ``derivative`` is a training step. ``dump_after``
+    names steps, or ``all``; files go to ``dump_to``. ``skip`` leaves out steps that keep the stage. ``stop_after`` ends
+    early.
     """
 
     derivative: Derivative | None = None
+    gradient: Derivative | None = None
     policy: Policy = NOTHING
     fast_math: bool = False
     verify: int = 2
@@ -167,6 +171,8 @@ def _differentiate(function: Function, options: Options, _hits: Counter[str]) ->
 STEPS = (
     Step("simplify-source", "tensor", "tensor", _on_function(_simplify),
          "a smaller program has a smaller derivative"),
+    _tensor("tile", tile,
+            "attention's score matrix exists one tile at a time; the checkpoints it makes are obeyed below"),
     Step("rematerialise", "tensor", "tensor",
          _on_function(lambda f, o, _h: rematerialise(f, o.policy)),
          "checkpoints are recomputed by the reverse sweep, so they must be there before it"),
@@ -188,6 +194,8 @@ STEPS = (
 )  # fmt: skip
 
 CONSTRAINTS = (
+    Constraint("simplify-source", "tile", "dead readers and stray views hide row-wise chains"),
+    Constraint("tile", "differentiate", "the reverse sweep computes tiles again"),
     Constraint("rematerialise", "differentiate", "the reverse sweep obeys checkpoints"),
     Constraint("differentiate", "flatten", "regions carry what differentiation must know"),
     Constraint("hoist", "flatten", "work of a checkpoint must not leave the loop it is in"),
