@@ -10,9 +10,9 @@ so that only one tile of S exists at a time, in the forward sweep and, because o
 where it is computed again (Dao et al. 2022, with whole rows instead of running maxima). Every row is computed by the same
 operations as before.
 
-Applies where S takes at least ``LEAST`` bytes; smaller ones live in the cache anyway. Invariants: values are the same but for
-the order of sums: gradients of what all tiles share are summed tile by tile. Non-goals: tiling along the contracted axis; programs whose row-wise part
-draws random numbers (their place in the matrix keys the draw).
+Applies where S takes at least ``LEAST`` bytes; smaller ones live in the cache anyway. Invariants: values are the same
+but for the order of sums: gradients of what all tiles share are summed tile by tile. Non-goals: tiling along the
+contracted axis; programs whose row-wise part draws random numbers (their place in the matrix keys the draw).
 """
 
 from __future__ import annotations
