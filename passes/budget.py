@@ -12,16 +12,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gradc.ir.core import Function
+from gradc.ir.core import Function, Span
 from gradc.ir.diagnostics import DiagnosticError, Label, error
 from gradc.ir.plan import Plan, Tensor
 from gradc.passes.pipeline import Options, Run, run_pipeline
+from gradc.passes.plan_report import user_span
 from gradc.passes.rematerialise import Candidate, Policy, candidates, work
 
-# How many tensors a refusal names.
+# How many of the largest tensors a refusal looks at, and how many groups of them it names.
+_LOOKED_AT = 64
 _SHOWN = 3
 # Fusion keeps a little less than estimates say; a policy this far above the budget is not even compiled.
 _HOPELESS = 1.5
+# How many of the most frugal policies a refusal compiles to say what would do.
+_OFFERED = 4
 
 
 class BudgetError(DiagnosticError):
@@ -30,11 +34,7 @@ class BudgetError(DiagnosticError):
     def __init__(self, budget: int, smallest: int, tensors: Sequence[Tensor]) -> None:
         self.budget = budget
         self.smallest = smallest
-        labels = [
-            Label(t.span.outermost, f"{shown(t.nbytes)}: {t.dtype}{list(t.shape)}")
-            for t in tensors
-            if t.span is not None
-        ]
+        labels = _binding(tensors)
         message = f"a budget of {shown(budget)} cannot be kept: the smallest peak found is {shown(smallest)}"
         help = f"allow {smallest} bytes, or make the batch or the model smaller"
         span = labels[0].span if labels else None
@@ -42,6 +42,21 @@ class BudgetError(DiagnosticError):
         super().__init__(
             [error("GC0602", message, span, label=label, labels=labels[1:], help=help)]
         )
+
+
+def _binding(tensors: Sequence[Tensor]) -> list[Label]:
+    """What takes most room: tensors of one line and type together, the largest such groups first."""
+    groups: dict[tuple[Span, str], list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.span is not None:
+            key = (user_span(tensor.span), f"{tensor.dtype}{list(tensor.shape)}")
+            groups.setdefault(key, []).append(tensor)
+    ordered = sorted(groups.items(), key=lambda g: -sum(t.nbytes for t in g[1]))
+    labels = []
+    for (span, type_), members in ordered[:_SHOWN]:
+        count = f"{len(members)} times " if len(members) > 1 else ""
+        labels.append(Label(span, f"{count}{shown(members[0].nbytes)}: {type_}"))
+    return labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +87,7 @@ def run_within(function: Function, options: Options, budget: int | None) -> Run:
             return found
         if found.plan.peak_bytes < smallest.plan.peak_bytes:
             smallest = found
-    if smallest is first:
-        smallest = _most_frugal(function, options, first)
-    plan = smallest.plan
+    plan = _most_frugal(function, options, smallest).plan
     raise BudgetError(budget, plan.peak_bytes, largest(plan))
 
 
@@ -96,7 +109,7 @@ def pareto(function: Function, options: Options) -> list[Point]:
     return front
 
 
-def largest(plan: Plan, count: int = _SHOWN) -> list[Tensor]:
+def largest(plan: Plan, count: int = _LOOKED_AT) -> list[Tensor]:
     """The largest blocks of the arena, largest first."""
     blocks = [t for t in plan.tensors if t.space == "arena" and t.root is None]
     return sorted(blocks, key=lambda t: -t.nbytes)[:count]
@@ -118,11 +131,11 @@ def _candidates(function: Function, options: Options) -> list[Candidate]:
     steps = replace(options, stop_after="simplify-source", verify=0, dump_after=())
     source = run_pipeline(function, steps).result
     assert isinstance(source, Function), "the first step keeps the stage"
-    return candidates(source, options.derivative)
+    return candidates(source, options.gradient or options.derivative)
 
 
 def _most_frugal(function: Function, options: Options, otherwise: Run) -> Run:
-    """The run that keeps least by the estimate: what is named when nothing was worth trying."""
-    policy = min(_candidates(function, options), key=lambda c: c.keeps).policy
-    found = run_pipeline(function, replace(options, policy=policy))
-    return min(otherwise, found, key=lambda run: run.plan.peak_bytes)
+    """The smallest of the runs that keep least by the estimate: what a refusal offers."""
+    frugal = sorted(_candidates(function, options), key=lambda c: c.keeps)[:_OFFERED]
+    runs = [run_pipeline(function, replace(options, policy=c.policy)) for c in frugal]
+    return min(otherwise, *runs, key=lambda run: run.plan.peak_bytes)

@@ -1,8 +1,10 @@
-"""Where the memory of a Plan goes: the peak, its moment, the tensors that make it, and the picture over time.
+"""Where the memory of a Plan goes: the peak, its moment, the tensors that make it, and the picture
+over time.
 
-All figures are exact: the arena is one block of the size stated, entry arguments are counted by role. ``live`` is what the
-tensors that are needed at each launch take; the arena can only be larger by what packing leaves between them.
-``to_text`` and ``to_svg`` print the report; ``MemoryReport`` is plain data for other printers.
+All figures are exact: the arena is one block of the size stated, entry arguments are counted by
+role. ``live`` is what the tensors that are needed at each launch take; the arena can only be larger
+by what packing leaves between them. ``to_text`` and ``to_svg`` print the report; ``MemoryReport``
+is plain data for other printers.
 """
 
 from __future__ import annotations
@@ -18,6 +20,19 @@ from gradc.passes.place_lifetime import Lifetime, lifetimes, numbered
 from gradc.passes.place_pack import aligned, live_bytes
 
 _WIDTH, _HEIGHT = 960, 480
+# What people call the arrays of a role.
+_WORDS = {
+    "param": "parameters",
+    "state": "state",
+    "slot": "optimiser state",
+    "hyper": "counters and rates",
+    "input": "inputs",
+    "seed": "seeds",
+    "loss (result)": "loss",
+    "output (result)": "outputs",
+    "cotangent (result)": "gradients",
+    "tangent (result)": "tangents",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +51,8 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class MemoryReport:
-    """Memory of one call. ``moment`` is the launch at which most bytes are alive (-1 without an arena)."""
+    """Memory of one call. ``moment`` is the launch at which most bytes are alive (-1 without an
+    arena)."""
 
     name: str
     peak_bytes: int
@@ -124,23 +140,24 @@ def shown(nbytes: int) -> str:
 
 
 def to_text(report: MemoryReport, most: int = 12) -> str:
-    """The report as lines of text: totals first, then the tensors at the peak, the largest ``most`` of them."""
+    """The report as lines of text: totals first, then the tensors at the peak, the largest ``most``
+    of them."""
     bound = f"lower bound {shown(report.lower_bound)} (gap {report.gap:.1%})"
     apart = f"one buffer per value {shown(report.apart_bytes)} (saved {report.saved:.0%})"
     lines = [
         f"{report.name}: peak {report.peak_bytes} bytes ({shown(report.peak_bytes)})",
         f"  arena {shown(report.arena_bytes)}, {bound}, {apart}",
     ]
-    lines += [f"  {role}: {shown(nbytes)}" for role, nbytes in report.port_bytes]
+    lines += [f"  {_WORDS.get(role, role)} {shown(n)}" for role, n in report.port_bytes]
     lines.append(f"  {report.launches} launches of {report.kernels} kernels")
     if report.moment >= 0:
-        place = f", {_line(report.moment_span)}" if report.moment_span is not None else ""
+        place = f", {user_line(report.moment_span)}" if report.moment_span is not None else ""
         lines.append(
             f"  most alive at launch {report.moment} ({report.moment_kernel}{place}):"
             f" {shown(report.live[report.moment])}"
         )
     for held in report.at_peak[:most]:
-        place = f"  {_line(held.span)}" if held.span is not None else ""
+        place = f"  {user_line(held.span)}" if held.span is not None else ""
         scope = f"  {held.scope}" if held.scope else ""
         lines.append(f"    {shown(held.nbytes):>10}  {held.type}{scope}{place}")
     left = report.at_peak[most:]
@@ -149,19 +166,26 @@ def to_text(report: MemoryReport, most: int = 12) -> str:
     return "\n".join(lines)
 
 
-def _line(span: Span | None) -> str:
-    """The innermost line that lies in the user's own file, layers of the library aside."""
+def user_line(span: Span | None) -> str:
+    """The line of ``user_span`` as text; empty without a span."""
     if span is None:
         return ""
+    at = user_span(span)
+    return f"{at.file}:{at.line}"
+
+
+def user_span(span: Span) -> Span:
+    """The innermost place that lies in the user's own file, layers of the library aside."""
     own = span.outermost.file
     at = span
     while at.file != own and at.caller is not None:
         at = at.caller
-    return f"{at.file}:{at.line}"
+    return at
 
 
 def to_svg(report: MemoryReport) -> str:
-    """The arena over the launches: one rectangle per block, at its offset and for its lifetime; the bytes alive as a line."""
+    """The arena over the launches: one rectangle per block, at its offset and for its lifetime; the
+    bytes alive as a line."""
     steps = max(len(report.live), 1)
     top = max(report.arena_bytes, 1)
     x_unit, y_unit = _WIDTH / steps, _HEIGHT / top
@@ -170,6 +194,7 @@ def to_svg(report: MemoryReport) -> str:
     title = f"{report.name}: arena {shown(report.arena_bytes)} over {report.launches} launches"
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" {font}>',
+        f'<rect x="-10" y="-30" width="{_WIDTH + 20}" height="{_HEIGHT + 60}" fill="white"/>',
         f'<text x="0" y="-12">{escape(title)}</text>',
     ]
     for held in report.blocks:
@@ -182,9 +207,31 @@ def to_svg(report: MemoryReport) -> str:
         )
     path = _outline(report.live, x_unit, y_unit)
     lines.append(f'<path d="{path}" fill="none" stroke="black" stroke-width="1"/>')
-    lines.append(f'<text x="0" y="{_HEIGHT + 16}">0</text>')
-    lines.append(f'<text x="{_WIDTH - 30}" y="{_HEIGHT + 16}">{report.launches}</text></svg>')
+    lines += _axis(report, x_unit)
+    lines.append("</svg>")
     return "\n".join(lines)
+
+
+def _axis(report: MemoryReport, x_unit: float) -> list[str]:
+    """Launches along the foot, and where the peak is."""
+    foot = _HEIGHT + 16
+    lines = [f'<text x="0" y="{foot}">launch 0</text>']
+    end = f'<text x="{_WIDTH}" y="{foot}" text-anchor="end">{report.launches}</text>'
+    lines.append(end)
+    if report.moment >= 0:
+        x = (report.moment + 0.5) * x_unit
+        place = f", {user_line(report.moment_span)}" if report.moment_span is not None else ""
+        about = f"peak at {report.moment}: {shown(report.lower_bound)}{place}"
+        anchor = "start" if x < _WIDTH * 0.6 else "end"
+        lines.append(
+            f'<path d="M {x:.2f} 0 V {_HEIGHT}" stroke="black" stroke-width="0.6"'
+            ' stroke-dasharray="4 3"/>'
+        )
+        shift = min(max(x, 70), _WIDTH - 60)
+        lines.append(
+            f'<text x="{shift:.2f}" y="{foot}" text-anchor="{anchor}">{escape(about)}</text>'
+        )
+    return lines
 
 
 def _outline(live: Sequence[int], x_unit: float, y_unit: float) -> str:
@@ -197,7 +244,7 @@ def _outline(live: Sequence[int], x_unit: float, y_unit: float) -> str:
 
 
 def _title(held: Held) -> str:
-    place = f", {_line(held.span)}" if held.span is not None else ""
+    place = f", {user_line(held.span)}" if held.span is not None else ""
     scope = f" in {held.scope}" if held.scope else ""
     return f"{held.name} {held.type}{scope}{place}: {shown(held.nbytes)}"
 

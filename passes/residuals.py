@@ -90,10 +90,18 @@ def saved_values(function: Function) -> list[tuple[Op, Value]]:
 
 
 def forward_values(function: Function) -> set[Value]:
-    """The values that the results other than cotangents depend on."""
+    """The values that the results other than cotangents depend on; of a training step, those of the loss.
+
+    Everything else that a training step hands out follows from the gradients.
+    """
     block = function.block
-    slots = zip(function.results, block.outputs, strict=True)
-    needed = {v for slot, v in slots if slot.role is not Role.COTANGENT}
+    slots = list(zip(function.results, block.outputs, strict=True))
+    is_step = any(slot.role is Role.PARAM for slot, _ in slots)
+    needed = {
+        v
+        for slot, v in slots
+        if (slot.role is Role.LOSS if is_step else slot.role is not Role.COTANGENT)
+    }
     for op in reversed(block.body):
         if any(v in needed for v in op.results):
             needed.update(op.results)

@@ -185,6 +185,12 @@ _MEMORY = (
         "Even with everything recomputed that can be, the program needs more memory than the budget. The\n"
         "message gives the smallest peak that was found, and the tensors that are alive at it.",
     ),
+    Code(
+        "GC0603",
+        "a budget larger than the machine",
+        "The budget is more memory than this machine has. `gradc plan` and `gradc compile` warn, since\n"
+        "the program may be meant for another machine; what is to run here is refused.",
+    ),
 )
 
 _TRAINING = (

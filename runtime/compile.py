@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gradc.ir.core import Function
-from gradc.ir.diagnostics import DiagnosticError, error
+from gradc.ir.diagnostics import Diagnostic, DiagnosticError, error, warning
 from gradc.ir.plan import Plan
+from gradc.ir.source import Sources
 from gradc.passes import pipeline
 from gradc.passes.budget import run_within
 from gradc.passes.pipeline import Derivative
@@ -97,6 +99,42 @@ def compile_options(
     return Options(threads, size, fast_math, use_cache)
 
 
+def machine_bytes() -> int | None:
+    """The memory of this machine; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def machine_warnings(budget: int | None) -> list[Diagnostic]:
+    """A warning if ``budget`` is more than this machine has: fine for a plan, not for a run."""
+    limit = machine_bytes()
+    if budget is None or limit is None or budget <= limit:
+        return []
+    message = f"a budget of {budget} bytes is more than this machine has ({limit} bytes)"
+    help = "leave the budget out where memory is no concern"
+    return [warning("GC0603", message, None, help=help)]
+
+
+def _refuse_beyond_machine(budget: int | None) -> None:
+    """Raises DiagnosticError GC0603 for a budget that this machine, which is to run the code, cannot give."""
+    found = machine_warnings(budget)
+    if found:
+        raise DiagnosticError([replace(found[0], severity="error")])
+
+
+@contextmanager
+def quoting(sources: Sources) -> Iterator[None]:
+    """Lets errors of the passes, which know spans but no texts, quote the program's lines."""
+    try:
+        yield
+    except DiagnosticError as problem:
+        if not problem.sources.by_name:
+            problem.sources = sources
+        raise
+
+
 def usable_cores() -> int:
     """Cores this process may run on."""
     if hasattr(os, "sched_getaffinity"):
@@ -104,13 +142,21 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def plan_of(function: Function, derivative: Derivative | None, options: Options) -> Plan:
+def plan_of(
+    function: Function,
+    derivative: Derivative | None,
+    options: Options,
+    gradient: Derivative | None = None,
+) -> Plan:
     """The Plan of what ``derivative`` makes of ``function`` (of ``function`` itself for None).
+
+    ``gradient`` is the derivative alone where ``derivative`` is a training step.
 
     Raises:
         BudgetError: if the budget cannot be kept.
     """
-    return run_within(function, pipeline_options(derivative, options), options.budget).plan
+    asked = pipeline_options(derivative, options, gradient=gradient)
+    return run_within(function, asked, options.budget).plan
 
 
 def pipeline_options(
@@ -125,6 +171,7 @@ def compile_function(
     function: Function, derivative: Derivative | None, options: Options
 ) -> NativeFunction:
     """Compiles what ``derivative`` makes of ``function`` and loads it."""
+    _refuse_beyond_machine(options.budget)
     plan = plan_of(function, derivative, options)
     return compile_plan(plan, threads=options.thread_count, cache=options.use_cache)
 
@@ -134,11 +181,13 @@ def compile_cached(
     make: Callable[[], Function],
     derivative: Derivative | None,
     options: Options,
+    gradient: Derivative | None = None,
 ) -> NativeFunction:
     """The function that ``parts`` determine: from the cache, or made, compiled and stored there."""
+    _refuse_beyond_machine(options.budget)
     key = native_key(*parts, options.key)
     found = load_native(key, threads=options.thread_count, cache=options.use_cache)
     if found is not None:
         return found
-    plan = plan_of(make(), derivative, options)
+    plan = plan_of(make(), derivative, options, gradient)
     return compile_plan(plan, threads=options.thread_count, cache=options.use_cache, key=key)

@@ -25,8 +25,9 @@ from gradc.passes.differentiate_jacobian import jacobian
 from gradc.passes.precision import promote_loss
 from gradc.runtime.arrays import Array, as_array, check_names, check_shape, listed
 from gradc.runtime.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, grouped
-from gradc.runtime.compile import Options, compile_cached, compile_options
+from gradc.runtime.compile import Options, compile_cached, compile_options, quoting
 from gradc.runtime.diagnose import Diagnosis, diagnose, redrawn
+from gradc.runtime.memory import MemoryPlan, plan_memory
 from gradc.runtime.native import Results
 from gradc.runtime.step import Recipe, TrainStep
 
@@ -285,6 +286,28 @@ class Model:
 
         return verify_model(self, **options)
 
+    def plan(
+        self,
+        budget: int | str | None = None,
+        wrt: Wrt = "params",
+        *,
+        dims: Mapping[str, int] | None = None,
+        training: bool = True,
+        threads: int | None = None,
+    ) -> MemoryPlan:
+        """The Plan of loss and gradients: what it does with memory, without running it.
+
+        Args:
+            budget: most bytes of ``peak_bytes``; what does not fit is recomputed.
+            dims: values for dimensions that no default and no ``dims=`` of ``load`` has bound.
+
+        Raises:
+            DiagnosticError: GC0541 for a dimension without a value, GC0602 for a budget that cannot be kept.
+        """
+        chosen = compile_options(budget=budget, threads=threads)
+        with quoting(self.program.report.sources):
+            return plan_memory(self.lower(dims, training).function, self.gradient_of(wrt), chosen)
+
     def param_types(self) -> dict[str, TensorType]:
         """Parameters and states with every dimension bound.
 
@@ -420,7 +443,9 @@ class Compiled:
             f"training={self._training}",
             self._key,
         )
-        return Entry(compile_cached(parts, lambda: self.lowered(dims), self._derive, self.options))
+        with quoting(model.program.report.sources):
+            made = compile_cached(parts, lambda: self.lowered(dims), self._derive, self.options)
+        return Entry(made)
 
 
 # --- what a call returns

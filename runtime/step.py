@@ -40,11 +40,12 @@ from gradc.passes.train_step import (
 from gradc.runtime.arrays import NUMPY_DTYPE, Array, as_array, check_names, check_shape, convert
 from gradc.runtime.batches import batch_dim
 from gradc.runtime.call import INPUTS, PARAMS, Entry, by_role
-from gradc.runtime.compile import Options, compile_cached
+from gradc.runtime.compile import Options, compile_cached, quoting
 from gradc.runtime.culprit import find_culprit
+from gradc.runtime.memory import MemoryPlan, plan_memory
 
 if TYPE_CHECKING:
-    from gradc.runtime.model import Model
+    from gradc.runtime.model import Derive, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,15 @@ class TrainStep:
         """The whole step in tensor IR, before optimisation."""
         return self.derive(self.source(dims))
 
+    def plan(self, dims: Mapping[str, int] | None = None) -> MemoryPlan:
+        """The Plan of the whole step under its budget: what it does with memory, without running it.
+
+        Raises:
+            DiagnosticError: GC0541 for a dimension without a value, GC0602 for a budget that cannot be kept.
+        """
+        with quoting(self.model.program.report.sources):
+            return plan_memory(self.source(dims), self.derive, self.options, self.gradient)
+
     def source(self, dims: Mapping[str, int] | None = None) -> Function:
         """What ``derive`` starts from: the model, or its gradients accumulated over parts of the batch.
 
@@ -214,6 +224,13 @@ class TrainStep:
         scale = self.recipe.loss_scale
         factor = scale if scale is None or scale == "dynamic" else float(scale)
         return train_step(gradient, updates, schedule=schedule, clip=clip, loss_scale=factor)
+
+    @property
+    def gradient(self) -> Derive | None:
+        """The derivative alone, which says what recomputing would save; None where it is taken already."""
+        if self.recipe.accumulate > 1:
+            return None
+        return lambda function: self._gradient(function, list(self.model.select("params")))
 
     def _gradient(self, function: Function, names: list[str]) -> Function:
         """With a loss scale, the gradient takes the seed of its loss."""
@@ -247,5 +264,8 @@ class TrainStep:
             model.precision,
             f"step {self.recipe!r}",
         )
-        made = compile_cached(parts, lambda: self.source(dims), self.derive, self.options)
+        with quoting(model.program.report.sources):
+            made = compile_cached(
+                parts, lambda: self.source(dims), self.derive, self.options, self.gradient
+            )
         return Entry(made)

@@ -13,7 +13,13 @@ from gradc.ir.core import Function
 from gradc.passes.budget import run_within
 from gradc.passes.pipeline import Run, text_of
 from gradc.runtime.commands.common import add_compile, add_model, load_model
-from gradc.runtime.compile import compile_options, pipeline_options
+from gradc.runtime.compile import (
+    Options,
+    compile_options,
+    machine_warnings,
+    pipeline_options,
+    quoting,
+)
 from gradc.runtime.console import Console
 from gradc.runtime.data import fail, write_text
 from gradc.runtime.graph import graph_dot, graph_svg
@@ -62,8 +68,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.out is None and any(k in ARTIFACT for k in kinds):
         raise fail("GC0564", "give -o DIR to write objects, or --emit a stage of text to print")
     model = load_model(options)
-    source, derive = _programs(model, options)
-    done = _pipeline(source, derive, options)
+    source, derive, gradient = _programs(model, options)
+    chosen = compile_options(budget=options.budget, threads=options.threads)
+    console.findings(machine_warnings(chosen.budget), model.program.report.sources)
+    with quoting(model.program.report.sources):
+        done = _pipeline(source, derive, gradient, chosen, options)
     if options.time_passes:
         console.message(done.timing())
     for kind in kinds:
@@ -77,25 +86,31 @@ def run(options: argparse.Namespace, console: Console) -> int:
 Derive = Callable[[Function], Function]
 
 
-def _programs(model: Model, options: argparse.Namespace) -> tuple[Function, Derive]:
-    """The model's function, and what turns it into the one to compile."""
+def _programs(model: Model, options: argparse.Namespace) -> tuple[Function, Derive, Derive | None]:
+    """The model's function, what turns it into the one to compile, and the derivative alone if that is more."""
     if options.forward:
-        return model.lower(training=False).function, lambda f: f
+        return model.lower(training=False).function, lambda f: f, None
     function = model.lower(training=True).function
     if options.optimizer:
         step = model.train_step(
             options.optimizer, schedule=options.schedule, clip_norm=options.clip_norm
         )
-        return function, step.derive
+        return function, step.derive, step.gradient
     wrt = options.wrt if options.wrt in ("params", "inputs") else options.wrt.split(",")
-    return function, model.gradient_of(wrt)
+    return function, model.gradient_of(wrt), None
 
 
-def _pipeline(source: Function, derive: Derive, options: argparse.Namespace) -> Run:
-    chosen = compile_options(budget=options.budget, threads=options.threads)
+def _pipeline(
+    source: Function,
+    derive: Derive,
+    gradient: Derive | None,
+    chosen: Options,
+    options: argparse.Namespace,
+) -> Run:
     asked = pipeline_options(
         derive,
         chosen,
+        gradient=gradient,
         verify=2 if options.verify_each else 1,
         dump_after=tuple(options.dump_after),
         dump_to=Path(options.dump_dir) if options.dump_after else None,

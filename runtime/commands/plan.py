@@ -1,0 +1,97 @@
+"""``gradc plan FILE``: the peak and what makes it, what is kept and computed again, and what a budget would cost."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from gradc.ir.core import Function
+from gradc.passes.pipeline import Derivative
+from gradc.passes.plan_report import shown
+from gradc.runtime.commands.common import add_model, load_model, whole_number
+from gradc.runtime.compile import compile_options, machine_warnings, quoting
+from gradc.runtime.console import Console
+from gradc.runtime.data import write_text
+from gradc.runtime.memory import Choice, MemoryPlan, choices, plan_memory
+from gradc.runtime.memory_chart import choices_svg
+from gradc.runtime.model import Model
+
+_REFUTED = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add = parser.add_argument
+    add("--budget", metavar="SIZE", help="most memory of a call, e.g. 64MiB")
+    add("--threads", type=int, metavar="N", help="threads (one per core)")
+    add("--wrt", default="params", help="params, inputs, or names separated by commas (params)")
+    add("--forward", action="store_true", help="the forward program only")
+    add("--optimizer", metavar="CALL", help="a whole training step, e.g. 'adamw(lr=1e-3)'")
+    add("--accumulate", default="1", metavar="K", help="cut the step's batch into K parts (1)")
+    add("--pareto", action="store_true", help="work against memory, for every budget")
+    add("--check", action="store_true", help="replay the plan with an independent checker")
+    add("--svg", metavar="FILE", help="write a picture: memory over time; with --pareto, the curve")
+    add("--json", action="store_true", help="the report as JSON")
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Plans without running anything. Status 3 if the checker finds a fault."""
+    model = load_model(options)
+    chosen = compile_options(budget=options.budget, threads=options.threads)
+    console.findings(machine_warnings(chosen.budget), model.program.report.sources)
+    with quoting(model.program.report.sources):
+        source, derive, gradient = _program(model, options)
+        if options.pareto:
+            _pareto(model.name, choices(source, derive, chosen, gradient), options, console)
+            return 0
+        made = plan_memory(source, derive, chosen, gradient)
+    return _report(made, options, console)
+
+
+def _program(
+    model: Model, options: argparse.Namespace
+) -> tuple[Function, Derivative, Derivative | None]:
+    if options.forward:
+        return model.lower(training=False).function, lambda f: f, None
+    if options.optimizer:
+        parts = whole_number(options.accumulate, 1, "--accumulate")
+        step = model.train_step(options.optimizer, accumulate=parts)
+        return step.source(), step.derive, step.gradient
+    wrt = options.wrt if options.wrt in ("params", "inputs") else options.wrt.split(",")
+    return model.lower().function, model.gradient_of(wrt), None
+
+
+def _report(made: MemoryPlan, options: argparse.Namespace, console: Console) -> int:
+    if options.svg:
+        write_text(Path(options.svg), made.to_svg())
+        console.message(f"wrote {options.svg}")
+    faults = made.check() if options.check else ()
+    if options.json:
+        found = made.to_json()
+        if options.check:
+            found["faults"] = [str(fault) for fault in faults]
+        console.json(found)
+    else:
+        console.result(made.report())
+        if options.check and not faults:
+            console.result("  checked: replayed by the independent checker, no fault")
+    for fault in faults:
+        console.message(f"gradc plan: fault: {fault}")
+    return _REFUTED if faults else 0
+
+
+def _pareto(name: str, found: list[Choice], options: argparse.Namespace, console: Console) -> None:
+    if options.svg:
+        write_text(Path(options.svg), choices_svg(found, f"{name}: work against memory"))
+        console.message(f"wrote {options.svg}")
+    if options.json:
+        console.json({"name": name, "choices": [asdict(choice) for choice in found]})
+        return
+    rows = [
+        (shown(c.peak_bytes), str(c.peak_bytes), shown(c.arena_bytes), f"{c.work:.3f}", c.policy)
+        for c in found
+    ]
+    console.table(
+        f"{name}: work against memory", ("peak", "bytes", "arena", "work", "policy"), rows
+    )
