@@ -19,7 +19,7 @@ from gradc.passes.to_loops_cost import size_of, verbs
 # An op is computed again in at most this many groups.
 MAX_COPIES = 4
 # At most this many ops move along with one.
-MAX_CHAIN_MOVED = 8
+MAX_CHAIN_MOVED = 16
 
 
 class Sinking:
