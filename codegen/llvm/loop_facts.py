@@ -10,6 +10,7 @@ from gradc.codegen.llvm.vecmath import UNARY
 from gradc.ir.core import DType
 from gradc.ir.loops import LANE_BYTES, For, Gemm, Index, Let, Load, Scalar, Stmt, Store, Var
 
+_LATENCY_BOUND = 30  # instructions of a body from which on its latency shows
 _HEAVY = {*UNARY, "pow", "div", "floordiv", "mod", "sqrt", "rsqrt"}
 
 
@@ -76,14 +77,22 @@ def width_of(loop: For, isa: Isa) -> int:
     """Iterations per vector: LANE_BYTES of the narrowest type; more around inner loops; fewer if there are fewer."""
     width = LANE_BYTES // min(COMPUTE_BYTES[dtype] for dtype in _types(loop))
     inner = [s for s in loop.body if isinstance(s, For)]
+    spare = isa.registers * isa.vector_bytes // LANE_BYTES
     if inner:
-        weight = max(sum(1 for _ in walk(s.body)) for s in inner)
-        spare = isa.registers * isa.vector_bytes // LANE_BYTES
-        if weight <= 12 and spare >= 8:
-            width *= 4 if spare >= 16 and weight <= 6 else 2
+        longest = max(sum(1 for _ in walk(s.body)) for s in inner)
+        if longest <= 12 and spare >= 8:
+            width *= 4 if spare >= 16 and longest <= 6 else 2
+    elif spare >= 32 and weight(loop) >= _LATENCY_BOUND and _divides_well(loop, 2 * width):
+        # One vector at a time would wait for itself: two are interleaved.
+        width *= 2
     if loop.limit is None and loop.extent < width:
         width = max(2, 1 << math.ceil(math.log2(max(loop.extent, 1))))
     return width
+
+
+def _divides_well(loop: For, width: int) -> bool:
+    """Whether vectors of ``width`` leave no rest, or one that is small against the whole."""
+    return loop.limit is None and (loop.extent % width == 0 or loop.extent >= 8 * width)
 
 
 def unroll_of(loop: For) -> int:

@@ -110,7 +110,7 @@ class Scalars:
         if not dtype.is_float:
             return self._integer(name, dtype, values)
         value = self._float(name, values)
-        return value if name in _EXACT else self.round_to(value, result)
+        return value if name in _EXACT else self.round_to(value, result, plain=True)
 
     def combine(self, how: str, a: Value, b: Value, dtype: DType) -> Value:
         """``a`` and ``b`` folded by ``add``, ``mul``, ``max`` or ``min``."""
@@ -345,13 +345,16 @@ class Scalars:
         inexact = wide.compare("one", back, x)
         return k.from_bits(fn.select(inexact, k.integer("or", down, 1), down))
 
-    def round_to(self, x: Value, dtype: DType) -> Value:
-        """A ``float`` rounded to a 16-bit type, still a ``float``; other types unchanged."""
+    def round_to(self, x: Value, dtype: DType, plain: bool = False) -> Value:
+        """A ``float`` rounded to a 16-bit type, still a ``float``; other types unchanged.
+
+        ``plain`` says that x was computed from values of that type: its NaN is quiet and its lower half zero.
+        """
         if dtype not in _NARROW or not x.name.startswith("%"):
             return x  # literals were rounded when they were made
         if dtype is DType.BF16:
             k = self.floats(x.type)
-            return k.from_bits(k.integer("and", self._bf16_bits(x), -0x10000))
+            return k.from_bits(k.integer("and", self._bf16_bits(x, plain), -0x10000))
         return self.widen(self.narrow(x, dtype), dtype)
 
     def narrow(self, x: Value, dtype: DType) -> Value:
@@ -386,14 +389,17 @@ class Scalars:
             return self._f16_value(x, type_)
         return x
 
-    def _bf16_bits(self, x: Value) -> Value:
+    def _bf16_bits(self, x: Value, plain: bool) -> Value:
         """The bf16 nearest to x in the high half of an i32. (The processor's own instruction flushes denormals.)"""
         k = self.floats(x.type)
         bits = k.to_bits(x)
         tie = k.integer("and", k.integer("lshr", bits, 16), 1)
         rounded = k.integer("add", k.integer("add", bits, 0x7FFF), tie)
+        if plain:
+            return rounded
+        # NaN is not counted up, lest it leave the NaNs; a payload in the lower half alone would be lost.
         quiet = k.integer("or", bits, 0x400000)
-        return self.fn.select(k.compare("uno", x, x), quiet, rounded)
+        return self.fn.select(k.compare("ord", x, x), rounded, quiet)
 
     def _f16_bits(self, x: Value) -> Value:
         """The f16 nearest to x in the low half of an i32, without the processor's help."""
