@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gradc.codegen.llvm import gemm_pack, static
+from gradc.codegen.llvm import gemm_pack, gemm_pairs, static
 from gradc.codegen.llvm.gemm_blocking import blocking, oriented
 from gradc.codegen.llvm.gemm_pack import memory_type, offset
 from gradc.codegen.llvm.gemm_tile import Tile, emit_tile, tail_mask
@@ -105,7 +105,7 @@ class _Emitter:
         vectors = -(-columns // cut.lanes)
         # A packed edge is padded with zeros; an unpacked one must not be read past.
         tail = cut.lanes if cut.pack_right else columns - (vectors - 1) * cut.lanes
-        tile = Tile(cut.dtype, cut.lanes, rows, vectors, cut.width, tail, self.left_row)
+        tile = Tile(cut.dtype, cut.lanes, rows, vectors, cut.width, tail, cut.paired, self.left_row)
         return emit_tile(self.module, tile, self.isa)
 
     def _emit_epilogue(self, columns: int) -> str:
@@ -123,16 +123,20 @@ class _Emitter:
         parked, rows, i, j, *others = f.parameters
         batch = others[: len(gemm.batch)]
         places = dict(zip(self.buffers, others[len(gemm.batch) :], strict=True))
-        type_ = vector(self.element, cut.lanes)
         with f.loop(i64(0), rows, 1, nonempty=True) as row:
             line = offset(f, parked, self.element, (row.index, cut.width))
             index = f.binary("add", i, row.index)
-            for first in range(0, columns, cut.lanes):
+            first = 0
+            while first < columns:
                 left = columns - first
-                mask = tail_mask(cut.lanes, left) if left < cut.lanes else None
+                # Two vectors at once where registers allow: a long epilogue would wait for itself.
+                lanes = 2 * cut.lanes if left >= 2 * cut.lanes and self.isa.masks else cut.lanes
+                mask = tail_mask(lanes, left) if left < lanes else None
+                type_ = vector(self.element, lanes)
                 acc = f.load(f.address(line, self.element, i64(first)), type_, 4)
                 column = f.binary("add", j, i64(first))
                 self.epilogue(f, gemm, places, batch, index, column, acc, mask)
+                first += lanes
         f.ret()
         return name
 
@@ -246,15 +250,20 @@ class _Emitter:
         cut, factor = self.cut, self.gemm.right
         dtype = factor.buffer.dtype
         j = static.mul(f, bounds[0], i64(cut.width))
-        source = offset(f, right, memory_type(dtype), (k, factor.row), (j, factor.column))
+        terms = (self._single(f, k), factor.row), (j, factor.column)
+        source = offset(f, right, memory_type(dtype), *terms)
         if not cut.pack_right:
             return source
         edge = static.minimum(f, static.mul(f, bounds[1], i64(cut.width)), i64(cut.n))
         columns = static.sub(f, edge, j)
         strides = factor.row, factor.column
-        name = gemm_pack.pack_right(self.module, strides, cut.lanes, cut.vectors, dtype, self.isa)
+        if cut.paired:
+            name = gemm_pairs.pack_right_pairs(self.module, strides, cut.vectors)
+        else:
+            shape = cut.lanes, cut.vectors
+            name = gemm_pack.pack_right(self.module, strides, *shape, dtype, self.isa)
         given = f"{source}, i64 {factor.row}, i64 {factor.column}, {scratch.right}"
-        f.line(f"call void @{name}({given}, {depth}, {columns})")
+        f.line(f"call void @{name}({given}, {columns}, {self._terms(f, k, depth)})")
         return scratch.right
 
     def _pack_left(
@@ -269,14 +278,27 @@ class _Emitter:
         height = static.sub(f, end, i)
         shape = (cut.lanes, cut.rows, cut.left_pitch, cut.left_size)
         strides = factor.row, factor.column
-        name = gemm_pack.pack_left(self.module, strides, shape, dtype, self.isa)
+        if cut.paired:
+            name = gemm_pairs.pack_left_pairs(self.module, strides, *shape[1:])
+        else:
+            name = gemm_pack.pack_left(self.module, strides, shape, dtype, self.isa)
         given = f"{source}, i64 {factor.row}, i64 {factor.column}, {scratch.left}"
-        f.line(f"call void @{name}({given}, {height}, {here.depth})")
+        f.line(f"call void @{name}({given}, {height}, {self._terms(f, here.k, here.depth)})")
+
+    def _single(self, f: Function, steps: Value) -> Value:
+        """Steps of the loop as steps of k."""
+        return static.mul(f, steps, i64(2)) if self.cut.paired else steps
+
+    def _terms(self, f: Function, k: Value, depth: Value) -> Value:
+        """How many steps of k a block of ``depth`` steps of the loop has."""
+        rest = static.sub(f, i64(self.gemm.k), self._single(f, k))
+        return static.minimum(f, self._single(f, depth), rest)
 
     def _left_at(self, f: Function, left: Value, i: Value, k: Value) -> Value:
         factor = self.gemm.left
         element = memory_type(factor.buffer.dtype)
-        return offset(f, left, element, (i, factor.row), (k, factor.column))
+        terms = (i, factor.row), (self._single(f, k), factor.column)
+        return offset(f, left, element, *terms)
 
     def _strips(
         self, f: Function, scratch: _Scratch, here: _Here, left: Value, some: tuple[Value, Value]

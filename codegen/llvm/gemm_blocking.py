@@ -42,8 +42,9 @@ class Blocking:
     left_by_rows: bool  # whether k is the contiguous axis of the left factor
     m: int
     n: int
-    k: int
+    k: int  # steps: pairs of k if ``paired``
     batch: int
+    paired: bool
 
     @property
     def width(self) -> int:
@@ -116,6 +117,17 @@ class Blocking:
 def factor_is_half(factor: Factor) -> bool:
     """Whether elements must be converted before they are multiplied."""
     return factor.buffer.dtype in (DType.BF16, DType.F16)
+
+
+def is_paired(gemm: Gemm, isa: Isa) -> bool:
+    """Whether the processor's dot product of bf16 pairs is used."""
+    factors = (gemm.left, gemm.right)
+    return (
+        "+avx512bf16" in isa.features.split(",")
+        and isa.vector_bytes == 64
+        and gemm.k > 1
+        and all(x.buffer.dtype is DType.BF16 and 1 in (x.row, x.column) for x in factors)
+    )
 
 
 def _tiles(isa: Isa, lanes: int) -> list[tuple[int, int]]:
@@ -200,7 +212,8 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     """The cut of ``gemm`` on ``isa``."""
     dtype = gemm.acc.dtype
     lanes = isa.lanes(dtype)
-    m, n, k = max(gemm.m, 1), max(gemm.n, 1), gemm.k
+    paired = is_paired(gemm, isa)
+    m, n, k = max(gemm.m, 1), max(gemm.n, 1), (gemm.k + 1) // 2 if paired else gemm.k
     batch = 1
     for size in gemm.batch:
         batch *= size
@@ -238,4 +251,5 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
         n,
         k,
         batch,
+        paired,
     )

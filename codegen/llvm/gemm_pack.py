@@ -98,7 +98,7 @@ def pack_right(
 ) -> str:
     """Defines, once per module, the packing of a column block; returns its name.
 
-    ``void (ptr source, i64 row, i64 column, ptr target, i64 depth, i64 columns)`` packs ``depth x columns`` elements
+    ``void (ptr source, i64 row, i64 column, ptr target, i64 columns, i64 depth)`` packs ``depth x columns`` elements
     into panels of ``lanes * vectors`` columns; columns beyond ``columns`` become zero. Strides are in elements;
     which of ``strides`` (row, column) is 1 chooses the way to read.
     """
@@ -107,14 +107,14 @@ def pack_right(
     name = f"gradc.pack_right.{dtype}.{way}.{lanes}x{vectors}"
     if name in module.functions:
         return name
-    sizes = ("source", "row", "column", "target", "depth", "columns")
+    sizes = ("source", "row", "column", "target", "columns", "depth")
     f = module.function(
         name,
         "void",
         [("ptr" if n in ("source", "target") else I64, n) for n in sizes],
         attributes="noinline",
     )
-    source, row_stride, column_stride, target, depth, columns = f.parameters
+    source, row_stride, column_stride, target, columns, depth = f.parameters
     shape = _Panels(f, dtype, isa, lanes, vectors, target, depth, columns)
     if way == "columns":
         _pack_transposed(shape, source, column_stride)

@@ -34,13 +34,15 @@ class Tile:
     vectors: int
     width: int  # of a parked row
     tail: int  # columns of the last vector that may be read; ``lanes`` if all
+    pairs: bool  # whether elements are pairs of bf16
     left_row: int | None  # elements from row to row; None if the rows are the contiguous axis
 
     @property
     def name(self) -> str:
         edge = f"_{self.tail}" if self.tail < self.lanes else ""
         way = "columns" if self.left_row is None else f"rows{self.left_row}"
-        return f"gradc.tile.{self.dtype}.{way}.{self.rows}x{self.vectors}of{self.width}{edge}"
+        kind = "pairs" if self.pairs else self.dtype
+        return f"gradc.tile.{kind}.{way}.{self.rows}x{self.vectors}of{self.width}{edge}"
 
 
 def tail_mask(lanes: int, count: int) -> Value:
@@ -114,8 +116,7 @@ class _Steps:
         """``count`` steps of k from the carried pointers and sums."""
         f, tile = self.f, self.tile
         left, right, *sums = carried
-        multiply_add = "llvm.fma" if self.isa.fma else "llvm.fmuladd"
-        element = memory_type(tile.dtype)
+        element = self._element
         for step in range(count):
             columns = [self._column(right, v) for v in range(tile.vectors)]
             for r in range(tile.rows):
@@ -124,7 +125,7 @@ class _Steps:
                 scalar = f.splat(f.load(at, element, tile.dtype.itemsize), tile.lanes)
                 for v, column in enumerate(columns):
                     n = r * tile.vectors + v
-                    sums[n] = f.intrinsic(multiply_add, scalar, column, sums[n])
+                    sums[n] = self._multiply_add(scalar, column, sums[n])
             right = f.address(right, "i8", self.right_step)
             if tile.left_row is None:
                 left = f.address(left, "i8", self.left_step)
@@ -132,9 +133,24 @@ class _Steps:
             left = f.address(left, element, i64(count))
         return [left, right, *sums]
 
+    @property
+    def _element(self) -> str:
+        return "i32" if self.tile.pairs else memory_type(self.tile.dtype)
+
+    def _multiply_add(self, a: Value, b: Value, c: Value) -> Value:
+        f = self.f
+        if not self.tile.pairs:
+            return f.intrinsic("llvm.fma" if self.isa.fma else "llvm.fmuladd", a, b, c)
+        name, halves = "llvm.x86.avx512bf16.dpbf16ps.512", "<32 x bfloat>"
+        f.module.declare(name, c.type, (c.type, halves, halves))
+        operands = (c, f.convert("bitcast", b, halves), f.convert("bitcast", a, halves))
+        return f.call(name, c.type, *operands, pure=True)
+
     def _column(self, right: Value, v: int) -> Value:
         f, tile = self.f, self.tile
-        at = f.address(right, memory_type(tile.dtype), i64(v * tile.lanes))
+        at = f.address(right, self._element, i64(v * tile.lanes))
+        if tile.pairs:
+            return f.load(at, vector("i32", tile.lanes), 4)
         edge = v == tile.vectors - 1 and tile.tail < tile.lanes
         mask = tail_mask(tile.lanes, tile.tail) if edge else None
         return load_lanes(f, at, tile.dtype, tile.lanes, mask, self.isa)
