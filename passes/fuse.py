@@ -227,7 +227,7 @@ class _Emission:
         attributes: dict[str, Attr] = {"kind": LABELS[group.kind]}
         if group.space is not None:
             attributes["space"] = group.space.shape
-            attributes["columns"] = group.space.columns_rank
+            attributes["columns"] = group.space.column_axes
         self._fusion(attributes, body, outputs, ops[0])
 
     def _is_needed(self, value: Value, group: Group) -> bool:

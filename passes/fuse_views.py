@@ -179,7 +179,8 @@ def passes_row(view: View, space: Space) -> bool:
     if view.offset:
         return False
     rows = space.rows_shape
-    wanted = dense_strides(rows) + (0,) * space.columns_rank
+    strides = dict(zip(space.row_axes, dense_strides(rows), strict=True))
+    wanted = [strides.get(axis, 0) for axis in range(len(space.shape))]
     pairs = zip(space.shape, view.strides, wanted, strict=True)
     return all(extent == 1 or stride == expected for extent, stride, expected in pairs)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradc.ir.core import Block, Op, Value
+from gradc.ir.core import Attr, Block, Op, Value
 from gradc.passes.to_loops_gemm import contraction_of, gemm_operands, lower_gemm
 from gradc.passes.to_loops_nest import lower_contraction_loops, lower_nest, nest_of
 from gradc.passes.to_loops_piece import Lowered
@@ -91,9 +91,13 @@ class Groups:
 def group_space(op: Op) -> Space | None:
     """The space that fusion chose for a group, if it chose one."""
     shape, columns = op.attributes.get("space"), op.attributes.get("columns")
-    if op.name != "fusion" or not isinstance(shape, tuple) or not isinstance(columns, int):
+    if op.name != "fusion" or not isinstance(shape, tuple) or not isinstance(columns, tuple):
         return None
-    return Space(tuple(extent for extent in shape if isinstance(extent, int)), columns)
+    return Space(_integers(shape), _integers(columns))
+
+
+def _integers(values: tuple[Attr, ...]) -> tuple[int, ...]:
+    return tuple(value for value in values if isinstance(value, int))
 
 
 def lower_block(block: Block, name: str, space: Space | None = None) -> Lowered:

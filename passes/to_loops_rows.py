@@ -10,9 +10,10 @@ number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from gradc.ir.core import Block, DType, Op, Value
 from gradc.ir.loopbuilder import Combine, IndexAlgebra, Loop
@@ -35,6 +36,7 @@ from gradc.passes.to_loops_element import (
     LoweringError,
     Place,
     accumulator,
+    adjacent_groups,
     folds_along_memory,
     identity,
 )
@@ -57,8 +59,12 @@ from gradc.passes.to_loops_space import (
     group_space,
     is_reduction,
     is_row_shape,
+    last_axes,
     layout,
 )
+
+# Emits the work at one row and column; returns the elements to be folded over the columns.
+Body: TypeAlias = Callable[[list[Affine]], dict[Value, Scalar]]
 
 # Row scratch up to this size lies on the stack of the thread; beyond, in the arena, one row per
 # chunk.
@@ -85,12 +91,12 @@ def elementwise_space(block: Block) -> Space:
     for op in block.body:
         # The fold gets the vector loop where it runs along memory.
         if is_reduction(op) and folds_along_memory(op):
-            return Space(shape, 0)
+            return Space(shape, ())
     merged = _mergeable(block, shape)
     # Rows shorter than a vector cost more than finding each element's place by division.
     while merged < len(shape) and size_of(shape[len(shape) - merged :]) < _SHORT_ROW:
         merged += 1
-    return Space(shape, merged)
+    return Space(shape, last_axes(len(shape), merged))
 
 
 def _mergeable(block: Block, shape: tuple[int, ...]) -> int:
@@ -162,6 +168,7 @@ class _RowKernel:
         # One row, or no rows to speak of: the columns are cut instead.
         self.is_flat = (
             space.rows == 1
+            and space.is_trailing
             and not self.place.of_kind(Kind.ROW)
             and not self.place.of_kind(Kind.COLUMN_TAIL)
             and (
@@ -316,31 +323,24 @@ class _RowKernel:
         folds, columns, stores = self._work_of(stage)
         if not (folds or columns or stores):
             return
-        space = self.place.space
         roots = [self._op(v).operands[0] for v in (*folds, *columns)] + stores
         kept = self._kept(stage, roots)
-        results: dict[Value, Scalar] = {}
-        with ExitStack() as stack:
-            cut = None
-            if self.is_flat and space.columns % self.chunks:
-                cut = first * -1 + space.columns
-            loop = None
-            if size != 1 or self.is_flat:
-                loop = stack.enter_context(self.builder.loop(size, "vector", cut))
-            column = first + (loop.at if loop is not None else Affine())
-            at = row + self.builder.unflatten(column, space.columns_shape)
-            for value in folds:
-                element = self.elements.fold_input(self._op(value), at)
-                combine = self._combine_of(value)
-                results[value] = loop.fold(combine, element) if loop is not None else element
+
+        def body(at: list[Affine]) -> dict[Value, Scalar]:
+            column = row_major_offset(at, self.place.space.columns_shape)
+            index = self._index(row, at)
+            elements = {v: self.elements.fold_input(self._op(v), index) for v in folds}
             for value in kept:
-                self._keep(value, chunk, column, at)
+                self._keep(value, chunk, column, index)
             for value in columns:
-                self._add_to_column(value, chunk * space.columns + column, at)
+                self._add_to_column(value, chunk * self.place.space.columns + column, index)
             for value in stores:
-                element = self.elements.at(value, at)
-                number = self.block.outputs.index(value)
-                self.builder.store(self._result(number), row_major_offset(at, space.shape), element)
+                self._store_full(value, index)
+            return elements
+
+        results = self._columns(
+            adjacent_groups(self.place.space.column_axes), [], first, size, body
+        )
         for value in folds:
             if self.place.kinds[value] is Kind.FULL_TAIL:
                 totals[value] = results[value]
@@ -363,6 +363,45 @@ class _RowKernel:
             v for v in self._main_outputs() if v.type.static_shape == shape and levels[v] == stage
         ]
         return of(Kind.ROW, Kind.FULL_TAIL), of(Kind.COLUMN_TAIL), stores
+
+    def _columns(
+        self,
+        groups: Sequence[Sequence[int]],
+        outer: list[Affine],
+        first: Affine,
+        size: int,
+        body: Body,
+    ) -> dict[Value, Scalar]:
+        """``body`` in loops over the columns, one per run of axes, the last a vector loop; returns
+        what the body returns, folded. ``first`` and ``size`` cut the columns of a flat space."""
+        if not groups:
+            return body(outer)
+        space = self.place.space
+        shape = [space.shape[axis] for axis in groups[0]]
+        is_last = len(groups) == 1
+        extent = size if self.is_flat else size_of(tuple(shape))
+        if extent == 1 and not self.is_flat:
+            return self._columns(groups[1:], outer + [Affine()] * len(shape), first, size, body)
+        cut = first * -1 + space.columns if self.is_flat and space.columns % self.chunks else None
+        with self.builder.loop(extent, "vector" if is_last else "serial", cut) as loop:
+            inner = outer + self.builder.unflatten(first + loop.at, shape)
+            found = self._columns(groups[1:], inner, first, size, body)
+            results: dict[Value, Scalar] = {
+                value: loop.fold(self._combine_of(value), scalar) for value, scalar in found.items()
+            }
+        return results
+
+    def _index(self, row: Sequence[Affine], column: Sequence[Affine]) -> list[Affine]:
+        """The index in the space of a row and a column."""
+        space = self.place.space
+        at = dict(zip(space.row_axes, row, strict=True))
+        at.update(zip(space.column_axes, column, strict=True))
+        return [at[axis] for axis in range(len(space.shape))]
+
+    def _store_full(self, value: Value, index: Indices) -> None:
+        element = self.elements.at(value, index)
+        offset = row_major_offset(index, self.place.space.shape)
+        self.builder.store(self._result(self.block.outputs.index(value)), offset, element)
 
     def _add_to_column(self, value: Value, offset: Affine, at: Indices) -> None:
         element = self.elements.fold_input(self._op(value), at)
@@ -423,14 +462,14 @@ class _RowKernel:
 
     def _recall(self, value: Value, row: Indices) -> Place:
         buffer, base = self.scratch[value]
-        rank = len(row)
         expected = self.builder.index_key(row)
-        shape = self.place.space.columns_shape
+        space = self.place.space
 
         def read(index: Indices) -> Scalar | None:
-            if self.builder.index_key(index[:rank]) != expected:
+            if self.builder.index_key([index[axis] for axis in space.row_axes]) != expected:
                 return None
-            return self.builder.load(buffer, base + row_major_offset(index[rank:], shape))
+            column = [index[axis] for axis in space.column_axes]
+            return self.builder.load(buffer, base + row_major_offset(column, space.columns_shape))
 
         return read
 

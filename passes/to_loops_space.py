@@ -24,7 +24,7 @@ from enum import Enum
 from gradc.ir.core import Block, Op, Value
 from gradc.ir.registry import Reduction, lookup
 from gradc.passes.to_loops_cost import size_of
-from gradc.passes.to_loops_element import reduced_axes
+from gradc.passes.to_loops_element import folds_along_memory, reduced_axes
 
 # Reductions of at least this many elements are summed in chunks, one partial result each.
 CHUNKED_ELEMENTS = 32_768
@@ -43,19 +43,29 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """``shape`` cut into ``rows`` and ``columns``; ``is_flat`` means one row cut into chunks of
-    columns."""
+    """``shape`` with some axes as columns, the others as rows. Columns are the last axes, or several
+    runs of axes of which one is the last (as in sums over all but the channels of an image)."""
 
     shape: tuple[int, ...]
-    columns_rank: int
+    column_axes: tuple[int, ...]
+
+    @property
+    def row_axes(self) -> tuple[int, ...]:
+        return tuple(a for a in range(len(self.shape)) if a not in self.column_axes)
+
+    @property
+    def is_trailing(self) -> bool:
+        """Whether the columns are the last axes."""
+        rank = len(self.shape)
+        return self.column_axes == tuple(range(rank - len(self.column_axes), rank))
 
     @property
     def rows_shape(self) -> tuple[int, ...]:
-        return self.shape[: len(self.shape) - self.columns_rank]
+        return tuple(self.shape[a] for a in self.row_axes)
 
     @property
     def columns_shape(self) -> tuple[int, ...]:
-        return self.shape[len(self.shape) - self.columns_rank :]
+        return tuple(self.shape[a] for a in self.column_axes)
 
     @property
     def rows(self) -> int:
@@ -64,6 +74,11 @@ class Space:
     @property
     def columns(self) -> int:
         return size_of(self.columns_shape)
+
+
+def last_axes(rank: int, count: int) -> tuple[int, ...]:
+    """The last ``count`` of ``rank`` axes."""
+    return tuple(range(rank - count, rank))
 
 
 def is_reduction(op: Op) -> bool:
@@ -79,11 +94,11 @@ def natural_space(op: Op) -> Space | None:
     if not axes:
         return None
     if axes == tuple(range(rank)):
-        return Space(shape, 1)
-    if axes == tuple(range(rank - len(axes), rank)):
-        return Space(shape, len(axes))
+        return Space(shape, last_axes(rank, 1))
+    if axes == last_axes(rank, len(axes)) or folds_along_memory(op):
+        return Space(shape, axes)
     if axes == tuple(range(len(axes))):
-        return Space(shape, rank - len(axes))
+        return Space(shape, last_axes(rank, rank - len(axes)))
     return None
 
 
@@ -93,15 +108,14 @@ def kind_in(op: Op, space: Space) -> Kind:
     axes = reduced_axes(op)
     rank = len(shape)
     if shape == space.shape and axes:
-        rows = tuple(range(rank - space.columns_rank))
-        columns = tuple(range(rank - space.columns_rank, rank))
         if axes == tuple(range(rank)):
             if rank == 1 and size_of(shape) < CHUNKED_ELEMENTS:
                 return Kind.ROW
-            return Kind.FULL_TAIL if space.columns_rank == 1 else Kind.MIXED
-        if axes == columns:
+            single = space.column_axes == (rank - 1,)
+            return Kind.FULL_TAIL if single else Kind.MIXED
+        if axes == space.column_axes:
             return Kind.ROW
-        if axes == rows:
+        if axes == space.row_axes and space.is_trailing:
             return Kind.COLUMN_TAIL
         return Kind.MIXED
     is_whole = bool(axes) and axes == tuple(range(rank))
