@@ -109,6 +109,21 @@ def row_model(rows: int, columns: int) -> Function:
     return net.done(net.mean(net.b.one("mul", t, t), 0, 1), "row_model")
 
 
+def channel_model(batch: int, channels: int, height: int, width: int) -> Function:
+    """Normalisation over all axes but the channels, a nonlinearity, its mean square."""
+    net = Net()
+    b = net.b
+    x = net.given("x", batch, channels, height, width)
+    gain, bias = net.take("gain", channels), net.take("bias", channels)
+    centred = b.one("sub", x, net.spread(net.mean(x, 0, 2, 3), x, (1,)))
+    variance = net.mean(b.one("mul", centred, centred), 0, 2, 3)
+    scale = b.one("rsqrt", b.one("add", variance, net.like(1e-5, variance)))
+    y = b.one("mul", centred, net.spread(scale, x, (1,)))
+    y = b.one("mul", y, net.spread(gain, x, (1,)))
+    y = b.one("tanh", b.one("add", y, net.spread(bias, x, (1,))))
+    return net.done(net.mean(b.one("mul", y, y), 0, 1, 2, 3), "channel_model")
+
+
 def mlp(batch: int, widths: Sequence[int]) -> Function:
     """ReLU layers and softmax cross-entropy."""
     net = Net()

@@ -23,6 +23,8 @@ from gradc.passes.to_loops import to_loops
 from tests.generate import random_program
 from tests.loops_models import (
     Array,
+    arguments,
+    channel_model,
     compare,
     gradient,
     launches,
@@ -95,6 +97,18 @@ def test_large_row_kernels_are_parallel_over_chunks() -> None:
     assert (main.body[0].kind, main.body[0].extent) == ("parallel", 16)
     # One read of x, nothing of its size written.
     assert main.bytes < 8192 * 512 * 4 * 1.1
+
+
+def test_statistics_of_channels_are_one_kernel() -> None:
+    """Batch statistics and all their derivatives in one walk over each channel; the loss apart."""
+    function = gradient(channel_model(6, 5, 9, 16), inputs=True)
+    plan = planned(function)
+    assert len(plan.steps) == 2
+    compare(function, plan, 6, 2e-5)
+    given = arguments(function, 6)
+    apart = execute_plan(place(to_loops(function)), given)
+    for ours, theirs in zip(execute_plan(plan, given), apart, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_mlp_launches() -> None:

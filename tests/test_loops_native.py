@@ -20,6 +20,7 @@ from gradc.runtime.native import compile_plan
 from tests.generate import random_program
 from tests.loops_models import (
     arguments,
+    channel_model,
     gradient,
     lstm,
     mlp,
@@ -48,6 +49,7 @@ def call(plan: Plan, given: Values, threads: int = 1) -> Values:
 
 
 MODELS = {
+    "channels": gradient(channel_model(6, 5, 9, 16), inputs=True),
     "row": gradient(row_model(1024, 96), inputs=True),
     "mlp": gradient(mlp(64, [64, 128, 64, 10])),
     "transformer": gradient(transformer(1, 2, 16, 32, 4, 48)),
