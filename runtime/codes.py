@@ -56,9 +56,9 @@ _CALLS = (
     ),
     Code(
         "GC0559",
-        "a value of another trace",
-        "A function that is being traced used a value of a function around it that is being traced too.\n"
-        "Pass it as an argument instead.",
+        "a traced value that was left over",
+        "While a function is traced, its arrays have no numbers. One of them was kept (in a global, say) and\n"
+        "used after the tracing was over. Return it from the function instead.",
     ),
     Code(
         "GC0560",

@@ -13,8 +13,9 @@ Non-goals: Python control flow on values (use ``numpy.where``), mutation of trac
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
@@ -40,6 +41,7 @@ _WHY_TRACED = (
     "the function is recorded once, without numbers; choose with numpy.where(condition, a, b), and "
     "keep Python's `if` for shapes and options"
 )
+_LEFT_OVER = "a traced value was used after its function had been recorded"
 
 # A rule takes the trace and the caller's arguments; ufuncs give one value, functions any result.
 UfuncRule = Callable[..., Value]
@@ -74,12 +76,32 @@ def user_span() -> Span:
     return Span(frame.f_code.co_filename, line, 1, line, 1)
 
 
+_recording = threading.local()  # the traces that this thread is recording, the outermost first
+
+
+def current_trace() -> Trace | None:
+    """The trace that operations are recorded into: the innermost one."""
+    stack: list[Trace] = getattr(_recording, "stack", [])
+    return stack[-1] if stack else None
+
+
 class Trace:
-    """One tracing in progress: the Builder, and the arrays found in closures."""
+    """One function being recorded: the Builder, and what the function takes from around it.
+
+    ``with Trace() as trace:`` records; a trace inside another one may use the other's values, which it captures.
+    """
 
     def __init__(self) -> None:
         self.builder = Builder()
-        self.captured: list[tuple[Value, Array]] = []
+        self.outer = current_trace()
+        self.captured: list[tuple[Value, Array | Traced]] = []
+
+    def __enter__(self) -> Self:
+        _recording.stack = [*getattr(_recording, "stack", []), self]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _recording.stack = _recording.stack[:-1]
 
     def parameter(self, name: str, array: Array) -> Value:
         """A parameter with the shape and type of ``array``."""
@@ -97,21 +119,35 @@ class Trace:
         """A splat."""
         return self.emit("constant", value=value, dtype=dtype, shape=shape)
 
-    def capture(self, array: Array) -> Value:
+    def capture(self, item: Array | Traced) -> Value:
         """The value of an array that the function closes over; the same array is captured once."""
         for value, known in self.captured:
-            if known is array:
+            if known is item:
                 return value
-        value = self.parameter(f"captured{len(self.captured)}", array)
-        self.captured.append((value, array))
+        name = f"captured{len(self.captured)}"
+        if isinstance(item, Traced):
+            value = self.builder.parameter(item.value.type, name)
+        else:
+            value = self.parameter(name, item)
+        self.captured.append((value, item))
         return value
+
+    def encloses(self, inner: Trace) -> bool:
+        """Whether `inner` is recorded while this trace is."""
+        while inner.outer is not None:
+            inner = inner.outer
+            if inner is self:
+                return True
+        return False
 
     def lift(self, item: object, like: DType | None = None) -> Value:
         """Anything an operation may meet, as a value: traced, number, or array."""
         if isinstance(item, Traced):
-            if item.trace is not self:
-                raise refuse("GC0559", "a value of another, outer trace was used inside a function")
-            return item.value
+            if item.trace is self:
+                return item.value
+            if item.trace.encloses(self):
+                return self.capture(item)
+            raise refuse("GC0559", _LEFT_OVER)
         if isinstance(item, (bool, np.bool_)):
             return self.constant(bool(item), DType.BOOL)
         if isinstance(item, (int, float, np.number)):
@@ -218,7 +254,8 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
             raise unsupported(
                 ufunc.__name__, UFUNCS, f" with {listed(list(options))}" if rule else ""
             )
-        return self.trace.wrap(rule(self.trace, *inputs))
+        trace = self._recorder()
+        return trace.wrap(rule(trace, *inputs))
 
     def __array_function__(
         self,
@@ -234,12 +271,19 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
         if rule is None:
             raise unsupported(name, FUNCTIONS)
         try:
-            return rule(self.trace, *args, **kwargs)
+            return rule(self._recorder(), *args, **kwargs)
         except TypeError as problem:
             detail = str(problem).replace("_function()", "").strip()
             raise refuse(
                 "GC0560", f"numpy.{name} cannot be traced with these arguments: {detail}"
             ) from None
+
+    def _recorder(self) -> Trace:
+        """The trace that takes what happens to this value now."""
+        trace = current_trace()
+        if trace is None:
+            raise refuse("GC0559", _LEFT_OVER)
+        return trace
 
     def _call(self, name: str, *args: object, **kwargs: object) -> object:
         return self._apply(name, (self, *args), kwargs)

@@ -10,8 +10,8 @@ structure. ``argnums`` chooses which arguments are differentiated. Traces are ca
 the values of arguments that are not arrays or numbers (options). Arrays that the function closes over are read anew on
 each call's trace only: a closure whose arrays change between calls must take them as arguments.
 
-Nesting: a derivative applied to traced values inside another traced function differentiates in IR (gradients of
-gradients).
+Nesting: a derivative taken inside another traced function differentiates in IR (gradients of gradients). The inner
+function may use the arrays of the outer one, traced or not.
 
 Non-goals: tracing control flow on values.
 """
@@ -36,7 +36,7 @@ from gradc.passes.differentiate_jacobian import jacobian as jacobian_of
 from gradc.runtime.arrays import Array, as_array, convert
 from gradc.runtime.call import INPUTS, SEEDS, Entry
 from gradc.runtime.compile import Options, compile_function
-from gradc.runtime.trace import Trace, Traced, dtype_of
+from gradc.runtime.trace import Trace, Traced, current_trace, dtype_of
 
 
 class Transform(Protocol):
@@ -86,10 +86,13 @@ def rebuild(structure: Any, found: dict[str, Any]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A function traced once: its IR, and the arrays it closed over by parameter name."""
+    """A function traced once: its IR, and the arrays it closed over by parameter name.
+
+    Inside another trace, what it closed over may be traced as well.
+    """
 
     function: Function
-    captured: dict[str, Array]
+    captured: dict[str, Array | Traced]
 
 
 def trace_function(
@@ -100,10 +103,10 @@ def trace_function(
     Raises:
         DiagnosticError: for what cannot be traced, and for a result that is not one array.
     """
-    trace = Trace()
-    values = {path: trace.parameter(path, array) for path, array in leaves}
-    arguments = rebuild(structure, {path: trace.wrap(v) for path, v in values.items()})
-    result = trace.lift(_one_result(function(*arguments)))
+    with Trace() as trace:
+        values = {path: trace.parameter(path, array) for path, array in leaves}
+        arguments = rebuild(structure, {path: trace.wrap(v) for path, v in values.items()})
+        result = trace.lift(_one_result(function(*arguments)))
     slots = [Slot(path, Role.INPUT) for path, _ in leaves]
     # Captured parameters were declared while tracing, after the arguments.
     captured = {value.hint: array for value, array in trace.captured}
@@ -211,18 +214,19 @@ class Derivative:
         self.options = options
         self._transform = transform
         self._finish = finish
-        self._entries: dict[str, tuple[Entry, dict[str, Array]]] = {}
+        self._entries: dict[str, tuple[Entry, dict[str, Array | Traced]]] = {}
         self._lock = threading.Lock()
 
     def __call__(self, *args: Any) -> Any:
         leaves: list[tuple[str, Any]] = []
         structure = flatten(args, "args", leaves)
         wrt = self._wrt(structure, len(args))
-        if any(isinstance(item, Traced) for _, item in leaves):
-            return self._inlined(structure, leaves, wrt)
+        outer = current_trace()
+        if outer is not None:
+            return self._inlined(outer, structure, leaves, wrt)
         arrays = [(path, _floating(path, item, path in wrt)) for path, item in leaves]
         entry, captured = self._entry(structure, arrays, wrt)
-        results = entry.call({INPUTS: {**dict(arrays), **captured}})
+        results = entry.call({INPUTS: {**dict(arrays), **_arrays(captured)}})
         return self._given_back(structure, wrt, entry, results)
 
     def with_tangents(self, args: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
@@ -235,11 +239,14 @@ class Derivative:
             message = "tangents must have the structure of the arguments"
             raise DiagnosticError([error("GC0566", message, None)])
         wrt = self._wrt(structure, len(args))
+        outer = current_trace()
+        if outer is not None:
+            return self._inlined(outer, structure, leaves, wrt, [item for _, item in seeds])
         arrays = [(path, _floating(path, item, True)) for path, item in leaves]
         given = {p: _floating(p, s, True) for p, s in seeds}
         seed_arrays = {p: convert(p, given[p], dtype_of(p, a)) for p, a in arrays}
         entry, captured = self._entry(structure, arrays, wrt)
-        results = entry.call({INPUTS: {**dict(arrays), **captured}, SEEDS: seed_arrays})
+        results = entry.call({INPUTS: {**dict(arrays), **_arrays(captured)}, SEEDS: seed_arrays})
         return self._given_back(structure, wrt, entry, results)
 
     def _given_back(
@@ -263,7 +270,7 @@ class Derivative:
 
     def _entry(
         self, structure: Any, arrays: list[tuple[str, Array]], wrt: list[str]
-    ) -> tuple[Entry, dict[str, Array]]:
+    ) -> tuple[Entry, dict[str, Array | Traced]]:
         shapes = [(path, a.shape, a.dtype.str) for path, a in arrays]
         key = repr((structure, shapes))
         with self._lock:
@@ -275,18 +282,55 @@ class Derivative:
                 found = self._entries[key] = (entry, traced.captured)
         return found
 
-    def _inlined(self, structure: Any, leaves: list[tuple[str, Any]], wrt: list[str]) -> Any:
+    def _inlined(
+        self,
+        outer: Trace,
+        structure: Any,
+        leaves: list[tuple[str, Any]],
+        wrt: list[str],
+        seeds: Sequence[Any] = (),
+    ) -> Any:
         """Inside another trace: the derivative becomes part of the outer program."""
-        outer = next(item.trace for _, item in leaves if isinstance(item, Traced))
-        values = {path: outer.lift(item) for path, item in leaves}
+        values = {p: _lifted(outer, p, item, p in wrt) for p, item in leaves}
         stand_ins = [(p, np.zeros(v.type.static_shape, _numpy(v))) for p, v in values.items()]
         traced = trace_function(self.__wrapped__, structure, stand_ins)
         derived = self._transform(traced.function, wrt)
-        for name, array in traced.captured.items():
-            values[name] = outer.lift(array)
-        results = inline_function(outer.builder, derived, values)
+        for name, item in traced.captured.items():
+            values[name] = outer.lift(item)
+        operands = [values[slot.name] for slot in traced.function.parameters]
+        for path, seed in zip(wrt if seeds else (), seeds, strict=True):
+            operands.append(_seed(outer, path, seed, values[path]))
+        results = inline_function(outer.builder, derived, operands)
         wrapped = [outer.wrap(v) for v in results]
         return self._finish(self, structure, wrt, list(zip(derived.results, wrapped, strict=True)))
+
+
+def _arrays(captured: dict[str, Array | Traced]) -> dict[str, Array]:
+    """What a function that is called from outside any trace has closed over."""
+    return {name: item for name, item in captured.items() if not isinstance(item, Traced)}
+
+
+def _lifted(outer: Trace, path: str, item: Any, is_differentiated: bool) -> Value:
+    """``item`` in the outer trace, refused where it has no derivative."""
+    if not is_differentiated:
+        return outer.lift(item)
+    value = outer.lift(item if isinstance(item, Traced) else _floating(path, item, True))
+    if not value.type.dtype.is_float:
+        raise DiagnosticError(
+            [error("GC0562", f"`{path}` holds integers, which have no derivative", None)]
+        )
+    return value
+
+
+def _seed(outer: Trace, path: str, item: Any, like: Value) -> Value:
+    """A tangent of ``like``."""
+    if not isinstance(item, Traced):
+        item = convert(path, _floating(path, item, True), like.type.dtype)
+    value = outer.lift(item)
+    if value.type != like.type:
+        message = f"the tangent of `{path}` is {value.type}, and `{path}` itself {like.type}"
+        raise DiagnosticError([error("GC0566", message, None)])
+    return value
 
 
 def _numpy(value: Value) -> np.dtype[Any]:
