@@ -28,7 +28,7 @@ LIBRARY = "stdlib/"
 SAMPLE_SIZE = 12
 # Calls of functions and layers within each other, and levels of expressions through all of them.
 MAX_INLINING = 64
-MAX_DEPTH = 2000
+MAX_DEPTH = 800
 MAX_OPS = 50_000
 MAX_RANK = 32
 

@@ -44,7 +44,7 @@ from gradc.ir.diagnostics import Label, did_you_mean
 from gradc.ir.dims import DimensionTooLarge
 
 # Each level of an expression takes a few Python frames; the context's own limit comes first.
-_STACK: Final = 30_000
+_STACK: Final = 12_000
 _CONSTANTS: Final = {"pi": math.pi, "inf": math.inf, "nan": math.nan}
 
 
