@@ -75,7 +75,8 @@ class ModelIR:
 class Signature:
     """What a call of a model looks like before its dimensions are bound.
 
-    ``dims`` are all dimensions the model uses, with their defaults (None: bound by arrays or by the user).
+    ``dims`` are all dimensions the model uses, with their defaults (None: bound by arrays or by the user); ``outputs``
+    are the loss and the named outputs.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Signature:
     parameters: tuple[InputSpec, ...]
     dims: Mapping[str, int | None]
     span: Span
+    outputs: tuple[tuple[str, TensorType], ...] = ()
 
 
 @dataclass

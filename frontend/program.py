@@ -22,6 +22,7 @@ from gradc.frontend import syntax
 from gradc.frontend.checks import check_unused
 from gradc.frontend.models import (
     PRECISIONS,
+    Elaborated,
     InputSpec,
     ModelIR,
     Signature,
@@ -35,7 +36,7 @@ from gradc.frontend.models import (
 from gradc.frontend.names import Names
 from gradc.frontend.project import load_program, load_text
 from gradc.frontend.reach import warn_unreached
-from gradc.ir.core import DType, Role
+from gradc.ir.core import DType, Role, TensorType
 from gradc.ir.diagnostics import Diagnostic, DiagnosticError, Report, did_you_mean, error
 from gradc.ir.dims import symbols
 
@@ -160,6 +161,7 @@ class Program:
             parameters,
             {dim: known.get(dim) for dim in order},
             model.name.span,
+            _results(made),
         )
 
     def check(self) -> tuple[Diagnostic, ...]:
@@ -244,6 +246,12 @@ class Program:
             help += "by the arrays of a call, or a default in the program"
             raise self._failure(error("GC0541", message, signature.span, help=help))
         return bound
+
+
+def _results(made: Elaborated) -> tuple[tuple[str, TensorType], ...]:
+    """The loss and the named outputs, with symbols."""
+    loss = [] if made.loss is None else [("loss", made.loss.type)]
+    return (*loss, *((name, value.type) for name, (value, _) in made.ctx.outputs.items()))
 
 
 def load(path: Path) -> Program:

@@ -15,9 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from gradc.ir.core import Role
+from gradc.ir.core import DType, Role
 from gradc.ir.plan import Port
-from gradc.runtime.arrays import NUMPY_DTYPE, Array, as_array, check_names, check_shape, convert
+from gradc.runtime.arrays import (
+    NUMPY_DTYPE,
+    Array,
+    as_array,
+    check_names,
+    check_shape,
+    convert,
+    from_bf16,
+)
 from gradc.runtime.native import NativeFunction, Results
 
 Arrays = Mapping[str, Any]
@@ -45,6 +53,8 @@ class Entry:
         self.made = tuple(p for p in self.ports if p.direction == "out")
         self._sources = tuple((_HOLDER[p.role], p.name) for p in self.given)
         self._makers = tuple((p.shape, NUMPY_DTYPE[p.dtype]) for p in self.made)
+        #: Whether results come as bits (bf16, which NumPy lacks) and are handed on as float32.
+        self.makes_bits = any(p.dtype is DType.BF16 for p in self.made)
 
     def names(self, holder: str) -> list[str]:
         """The names that ``holder`` must give, in order."""
@@ -85,6 +95,18 @@ def by_role(
 ) -> dict[str, Array]:
     """The results of the given roles by name, in order of ports."""
     return {p.name: a for p, a in zip(ports, arrays, strict=True) if p.role in roles}
+
+
+def decoded(found: Results) -> Results:
+    """``found`` with float32 numbers in place of the bits of bf16."""
+    loss, *groups = found
+    outputs, cts, dots = ({n: decode(a) for n, a in group.items()} for group in groups)
+    return (None if loss is None else decode(loss)), outputs, cts, dots
+
+
+def decode(array: Array) -> Array:
+    """``array``, or its values in float32 if it holds bits of bf16: nothing else has 16-bit integers."""
+    return from_bf16(array) if array.dtype == np.uint16 else array
 
 
 def grouped(ports: Sequence[Port], arrays: Sequence[Array]) -> Results:

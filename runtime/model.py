@@ -22,9 +22,9 @@ from gradc.ir.diagnostics import DiagnosticError, did_you_mean, error
 from gradc.ir.dims import substitute, symbols
 from gradc.passes.differentiate import hvp, jvp, value_and_grad, vjp
 from gradc.passes.differentiate_jacobian import jacobian
-from gradc.passes.precision import promote_loss
+from gradc.passes.precision import master_type, promote_loss
 from gradc.runtime.arrays import Array, as_array, check_names, check_shape, listed
-from gradc.runtime.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, grouped
+from gradc.runtime.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, decoded, grouped
 from gradc.runtime.compile import Options, compile_cached, compile_options, quoting
 from gradc.runtime.diagnose import Diagnosis, diagnose, redrawn
 from gradc.runtime.memory import MemoryPlan, plan_memory
@@ -83,9 +83,9 @@ class Model:
 
     @property
     def outputs(self) -> dict[str, TensorType]:
-        """The results: the loss, then the named outputs. All dimensions must have a value."""
-        model = self.lower(self.dims)
-        return {"loss": model.loss, **dict(model.outputs)}
+        """The results: the loss, then the named outputs; free dimensions stay symbols."""
+        found = {name: self._shown(type_) for name, type_ in self.signature.outputs}
+        return {name: master_type(t) if name == "loss" else t for name, t in found.items()}
 
     # --- from text to IR
 
@@ -391,6 +391,7 @@ class Compiled:
         self._lock = threading.Lock()
         # The machine code of the last call: it checks names and shapes itself and most calls are like the last.
         self._last: Callable[..., Any] | None = None
+        self._makes_bits = False
 
     def __call__(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any:
         if not self._training and RANDOM_STATE in params:
@@ -401,7 +402,7 @@ class Compiled:
                 params, inputs, seeds[0] if self._takes_seeds and seeds else _NOTHING
             )
             if type(found) is tuple:
-                return self._finish(found)
+                return self._finish(decoded(found) if self._makes_bits else found)
         holders: dict[str, Arrays] = {PARAMS: params, INPUTS: inputs}
         if self._takes_seeds:
             (holders[SEEDS],) = seeds
@@ -410,9 +411,10 @@ class Compiled:
             entry = self._entries[key]
         except (KeyError, AttributeError):
             entry = self.entry(inputs)
-        results = self._finish(grouped(entry.made, entry.call(holders)))
+        found = grouped(entry.made, entry.call(holders))
+        self._makes_bits = entry.makes_bits
         self._last = entry.native.fast_named
-        return results
+        return self._finish(decoded(found) if entry.makes_bits else found)
 
     def entry(self, inputs: Mapping[str, Any]) -> Entry:
         """The specialisation for arrays like ``inputs``, compiled if it is new."""

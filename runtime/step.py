@@ -39,7 +39,7 @@ from gradc.passes.train_step import (
 )
 from gradc.runtime.arrays import NUMPY_DTYPE, Array, as_array, check_names, check_shape, convert
 from gradc.runtime.batches import batch_dim
-from gradc.runtime.call import INPUTS, PARAMS, Entry, by_role
+from gradc.runtime.call import INPUTS, PARAMS, Entry, by_role, decode, decoded
 from gradc.runtime.compile import Options, compile_cached, quoting
 from gradc.runtime.culprit import find_culprit
 from gradc.runtime.memory import MemoryPlan, plan_memory
@@ -125,6 +125,7 @@ class TrainStep:
         self._lock = threading.Lock()
         # The machine code of the last call: it checks names and shapes itself and most calls are like the last.
         self._last: Callable[..., Any] | None = None
+        self._makes_bits = False
 
     def init(self, params: Mapping[str, Any]) -> TrainState:
         """A fresh state that starts from a copy of ``params``.
@@ -157,7 +158,7 @@ class TrainStep:
         if self._last is not None:
             found = self._last(state.arrays, inputs, {})
             if type(found) is tuple:
-                state.metrics = found[1]
+                state.metrics = decoded(found)[1] if self._makes_bits else found[1]
                 return found[0][()], state
         try:
             key = tuple([inputs[name].shape for name in self._inputs])
@@ -165,7 +166,9 @@ class TrainStep:
         except (KeyError, AttributeError):
             entry = self.entry(inputs)
         results = entry.call({PARAMS: state.arrays, INPUTS: inputs})
-        state.metrics = by_role(entry.made, results, (Role.OUTPUT,))
+        metrics = by_role(entry.made, results, (Role.OUTPUT,))
+        state.metrics = {name: decode(array) for name, array in metrics.items()}
+        self._makes_bits = entry.makes_bits
         self._last = entry.native.fast_named
         return results[0][()], state
 
