@@ -55,6 +55,15 @@ def test_a_plan_computes_what_it_says(cache: ObjectCache, isa: str) -> None:
     assert function.measured_bytes == plan.peak_bytes
 
 
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_llvm_passes_change_no_bit(level: int) -> None:
+    plan = mlp(33, 40, 50, 20)
+    plain, passed = mlp_arrays(plan), mlp_arrays(plan)
+    native.compile_plan(plan, threads=1, cache=False).call(plain)
+    native.compile_plan(plan, threads=1, cache=False, level=level).call(passed)
+    assert np.array_equal(plain[-1], passed[-1])
+
+
 @pytest.mark.parametrize("trips", [0, 1, 2, 7])
 def test_repeats_stay_rolled_with_strides_parity_and_counter(
     cache: ObjectCache, trips: int
