@@ -10,7 +10,7 @@ number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -30,7 +30,7 @@ from gradc.ir.loops import (
     row_major_offset,
 )
 from gradc.ir.registry import Reduction, lookup
-from gradc.passes.to_loops_cost import PARALLEL_NS, element_ns, flops, size_of, verbs
+from gradc.passes.to_loops_cost import PARALLEL_NS, element_ns, flops, size_of
 from gradc.passes.to_loops_element import (
     Indices,
     LoweringError,
@@ -40,6 +40,7 @@ from gradc.passes.to_loops_element import (
     folds_along_memory,
     identity,
 )
+from gradc.passes.to_loops_keep import kept_values
 from gradc.passes.to_loops_piece import (
     Draft,
     Lowered,
@@ -55,7 +56,6 @@ from gradc.passes.to_loops_space import (
     Layout,
     Space,
     chunk_count,
-    cone,
     group_space,
     is_reduction,
     is_row_shape,
@@ -71,9 +71,6 @@ Body: TypeAlias = Callable[[list[Affine]], dict[Value, Scalar]]
 SCRATCH_BYTES = 16_384
 # Rows of elementwise groups are made at least this long by merging axes.
 _SHORT_ROW = 8
-# Values that cost at least this much per element are kept for later stages rather than computed
-# again.
-_KEPT_NS = 0.12
 # Parallel iterations of kernels without tails.
 _PARALLEL_CHUNKS = 32
 
@@ -324,7 +321,10 @@ class _RowKernel:
         if not (folds or columns or stores):
             return
         roots = [self._op(v).operands[0] for v in (*folds, *columns)] + stores
-        kept = self._kept(stage, roots)
+        kept: list[Value] = []
+        if not self.is_flat and stage + 1 < self.stages:
+            outputs = self._main_outputs()
+            kept = kept_values(self.block, self.place, stage, roots, outputs, self.scratch)
 
         def body(at: list[Affine]) -> dict[Value, Scalar]:
             column = row_major_offset(at, self.place.space.columns_shape)
@@ -409,40 +409,6 @@ class _RowKernel:
         self.builder.store(self.buffers[value], offset, element, combine)
 
     # ---- scratch rows
-
-    def _kept(self, stage: int, roots: Sequence[Value]) -> list[Value]:
-        """What a later stage takes from this one, where computing it again costs more than reading
-        it."""
-        if self.is_flat or stage + 1 >= self.stages:
-            return []
-        levels, shape = self.place.levels, self.place.space.shape
-        bound = {v: None for v in self.place.kinds} | {v: None for v in self.scratch}
-        later = [
-            self._op(v).operands[0]
-            for v in self.place.kinds
-            if levels[self._op(v).operands[0]] > stage
-        ] + [v for v in self._main_outputs() if levels[v] > stage]
-        here = {op.results[0]: op for op in cone(self.block, roots, bound)}
-        taken = {
-            x: None
-            for op in cone(self.block, later, bound)
-            if op.results[0] not in here
-            for x in op.operands
-        }
-        return [
-            value
-            for value in here
-            if value in taken
-            and value.type.static_shape == shape
-            and levels[value] == stage
-            and self._again_ns(value, bound) >= _KEPT_NS
-        ]
-
-    def _again_ns(self, value: Value, bound: Mapping[Value, object]) -> float:
-        """What computing an element of ``value`` again costs; what there is once per row costs nothing."""
-        shape = self.place.space.shape
-        again = cone(self.block, [value], bound)
-        return sum(verbs(op).ns for op in again if op.results[0].type.static_shape == shape)
 
     def _keep(self, value: Value, chunk: Affine, column: Affine, at: Indices) -> None:
         width = self.place.space.columns
