@@ -3,6 +3,11 @@ meaning."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -208,3 +213,29 @@ def test_plan_text_round_trip(function: Function) -> None:
     plan = planned(gradient(function))
     text = print_plan(plan)
     assert print_plan(parse_plan(text)) == text
+
+
+_PLAN_DIGEST = """
+import hashlib
+from gradc.ir.text_plan import print_plan
+from tests.loops_models import gradient, lstm, planned, transformer
+functions = (gradient(transformer(1, 2, 16, 32, 4, 48)), gradient(lstm(9, 4, 5, 6)))
+text = "".join(print_plan(planned(f)) for f in functions)
+print(hashlib.sha256(text.encode()).hexdigest())
+"""
+
+
+def test_plans_do_not_depend_on_the_process(root: Path) -> None:
+    """The same plan in processes whose strings hash differently."""
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", _PLAN_DIGEST],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1 and digests != {""}
