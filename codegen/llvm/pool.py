@@ -22,6 +22,7 @@ from __future__ import annotations
 from string import Template
 
 MAX_WORKERS = 63
+STACK_BYTES = 1 << 22  # of a worker, whatever the system's default: packing needs up to a megabyte
 _SPINS = 12000  # of a pause each: near a millisecond
 
 _FUTEX_CALL = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
@@ -79,6 +80,9 @@ _POOL = """
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_join(i64, ptr)
 declare i32 @pthread_sigmask(i32, ptr, ptr)
+declare i32 @pthread_attr_init(ptr)
+declare i32 @pthread_attr_setstacksize(ptr, i64)
+declare i32 @pthread_attr_destroy(ptr)
 declare i32 @sigfillset(ptr)
 declare i32 @sched_yield()
 declare i64 @syscall(i64, ...)
@@ -195,19 +199,22 @@ define internal void @gradc_pool.grow(i64 %wanted) nounwind {
 entry:
   %everything = alloca [128 x i8], align 16
   %before = alloca [128 x i8], align 16
+  %attributes = alloca [128 x i8], align 16
   %have = load i64, ptr @gradc_pool.workers
   %enough = icmp uge i64 %have, %wanted
   br i1 %enough, label %out, label %block
 block:
   %f = call i32 @sigfillset(ptr %everything)
   %m = call i32 @pthread_sigmask(i32 2, ptr %everything, ptr %before)
+  %a0 = call i32 @pthread_attr_init(ptr %attributes)
+  %a1 = call i32 @pthread_attr_setstacksize(ptr %attributes, i64 $stack)
   br label %start
 start:
   %i = phi i64 [ %have, %block ], [ %i.next, %started ]
   %thread = getelementptr i64, ptr @gradc_pool.threads, i64 %i
   %i.next = add i64 %i, 1
   %number = inttoptr i64 %i.next to ptr
-  %r = call i32 @pthread_create(ptr %thread, ptr null, ptr @gradc_pool.worker, ptr %number)
+  %r = call i32 @pthread_create(ptr %thread, ptr %attributes, ptr @gradc_pool.worker, ptr %number)
   %ok = icmp eq i32 %r, 0
   br i1 %ok, label %started, label %unblock
 started:
@@ -215,6 +222,7 @@ started:
   %more = icmp ult i64 %i.next, %wanted
   br i1 %more, label %start, label %unblock
 unblock:
+  %a2 = call i32 @pthread_attr_destroy(ptr %attributes)
   %u = call i32 @pthread_sigmask(i32 2, ptr %before, ptr null)
   br label %out
 out:
@@ -327,6 +335,7 @@ def pool_text(architecture: str, linux: bool, *, linkage: str = "") -> str:
     return Template(_POOL).substitute(
         linkage=linkage,
         most=MAX_WORKERS + 1,
+        stack=STACK_BYTES,
         spins=_SPINS,
         futex=_FUTEX_CALL[architecture],
         pause=_PAUSE[architecture],
