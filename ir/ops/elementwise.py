@@ -181,10 +181,26 @@ def apply_partial(b: Builder, op: Op, partial: Partial, ct: Value, masked: bool)
     if partial.kind == "mask" and partial.condition is not None:
         condition = partial.condition(k, op.result, *op.operands, **op.attributes)
         return b.one("select", condition, ct, k.const(0.0))
-    value = partial.value(k, op.result, *op.operands, **op.attributes)
+    dtype = op.result.type.dtype
+    if dtype in (DType.BF16, DType.F16) and _is_composite(b, op, partial):
+        # As the op itself is computed: in f32, rounded once at the end.
+        k = b.algebra(op.result.type.with_dtype(DType.F32))
+        result, *operands = (
+            k.cast(x, DType.F32) if x.type.dtype is dtype else x for x in (op.result, *op.operands)
+        )
+        value = k.cast(partial.value(k, result, *operands, **op.attributes), dtype)
+    else:
+        value = partial.value(k, op.result, *op.operands, **op.attributes)
     if partial.kind == "gates":
         return b.one("gate", value, ct)
     return b.one("gate" if masked or partial.kind == "gated" else "mul", ct, value)
+
+
+def _is_composite(b: Builder, op: Op, partial: Partial) -> bool:
+    """Whether a partial derivative takes several ops, each of which would round."""
+    probe = type(b)()  # a builder of its own, thrown away
+    partial.value(probe.algebra(op.result.type), op.result, *op.operands, **op.attributes)
+    return len(probe.ops) > 1
 
 
 def _verb(name: str) -> Meaning:
