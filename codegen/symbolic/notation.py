@@ -1,0 +1,381 @@
+"""Formulas as a small tree of notation, written as text, as LaTeX and as MathML.
+
+Nodes know how tightly they bind, so brackets appear where a reader needs them and nowhere else. MathML is
+presentation markup that browsers show without any script.
+
+Names: digits at the end of a name are its subscript; a leading ``∂`` marks the cotangent of the name after it, written
+``dz`` in text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal, TypeAlias
+
+COTANGENT = "∂"
+_SUM, _PRODUCT, _MATRIX, _POWER, _ATOM = range(5)
+_GREEK = (
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "mu",
+    "sigma",
+    "theta",
+    "lambda",
+    "rho",
+    "pi",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A name of the program."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Num:
+    """A number, as its decimal text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Signed summands."""
+
+    items: tuple[tuple[int, Notation], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product: of scalars, elementwise, or of matrices."""
+
+    items: tuple[Notation, ...]
+    kind: Literal["scalar", "elementwise", "matrix"]
+
+
+@dataclass(frozen=True, slots=True)
+class Quotient:
+    """A fraction."""
+
+    above: Notation
+    below: Notation
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """A power; the exponent is text such as ``2``, ``-1/2`` or ``T`` for a transpose."""
+
+    base: Notation
+    exponent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A square root."""
+
+    inner: Notation
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """A function of arguments."""
+
+    function: str
+    arguments: tuple[Notation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bracket:
+    """Iverson's bracket around a comparison."""
+
+    left: Notation
+    relation: str
+    right: Notation
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """An element: a name with indices."""
+
+    base: Notation
+    at: tuple[Notation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BigSum:
+    """The sum of ``body`` over letters."""
+
+    letters: tuple[str, ...]
+    body: Notation
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """``left = right``."""
+
+    left: Notation
+    right: Notation
+
+
+Notation: TypeAlias = (
+    Name
+    | Num
+    | Sum
+    | Product
+    | Quotient
+    | Power
+    | Root
+    | Apply
+    | Bracket
+    | Indexed
+    | BigSum
+    | Equation
+)
+
+_RELATIONS = {
+    "gt": (">", ">"),
+    "ge": (">=", r"\ge"),
+    "lt": ("<", "<"),
+    "le": ("<=", r"\le"),
+    "eq": ("=", "="),
+    "ne": ("!=", r"\ne"),
+}
+
+
+def _binding(node: Notation) -> int:
+    if isinstance(node, Product):
+        return _MATRIX if node.kind == "matrix" else _PRODUCT
+    if isinstance(node, (Sum, BigSum, Equation)):
+        return _SUM
+    if isinstance(node, Quotient):
+        return _PRODUCT
+    if isinstance(node, Power):
+        return _POWER
+    if isinstance(node, Name) and not re.fullmatch(r"[∂\w.'#]+(\(.*\))?", node.text):
+        return _SUM
+    return _ATOM
+
+
+# --- text
+
+
+def to_text(node: Notation) -> str:
+    """Plain text: ``*`` elementwise, juxtaposition for matrix products, ``^T`` for transposes."""
+    match node:
+        case Name(text):
+            return plain_name(text)
+        case Num(text):
+            return text
+        case Sum(items):
+            return _signed(items, [_text(item, _PRODUCT) for _, item in items])
+        case Product(items, kind):
+            least = _POWER if kind == "matrix" else _MATRIX
+            shown = [
+                _text(item, least if n or kind == "matrix" else _PRODUCT)
+                for n, item in enumerate(items)
+            ]
+            return _multiplied(items, shown, " * " if kind == "elementwise" else " ", " ")
+        case Quotient(above, below):
+            return f"{_text(above, _PRODUCT)} / {_text(below, _POWER)}"
+        case Power(base, exponent):
+            shown_exponent = exponent if re.fullmatch(r"\w+", exponent) else f"({exponent})"
+            return f"{_text(base, _ATOM)}^{shown_exponent}"
+        case Root(inner):
+            return f"sqrt({to_text(inner)})"
+        case Apply(function, arguments):
+            return f"{function}({', '.join(map(to_text, arguments))})"
+        case Bracket(left, relation, right):
+            return f"[{to_text(left)} {_RELATIONS[relation][0]} {to_text(right)}]"
+        case Indexed(base, at):
+            return f"{to_text(base)}[{', '.join(map(to_text, at))}]"
+        case BigSum(letters, body):
+            return f"sum_{{{', '.join(letters)}}} {_text(body, _PRODUCT)}"
+        case Equation(left, right):
+            return f"{to_text(left)} = {to_text(right)}"
+
+
+def _text(node: Notation, least: int) -> str:
+    shown = to_text(node)
+    return shown if _binding(node) >= least else f"({shown})"
+
+
+def plain_name(text: str) -> str:
+    """A name as text; the cotangent of ``z`` is ``dz``."""
+    if not text.startswith(COTANGENT):
+        return text
+    inner = text[1:]
+    return f"d{inner}" if re.fullmatch(r"[\w.']+", inner) else f"d({inner})"
+
+
+def _multiplied(items: Sequence[Notation], shown: Sequence[str], sign: str, silent: str) -> str:
+    """Factors joined by ``sign``; after a number the sign is left out."""
+    parts = [shown[0]]
+    for before, text in zip(items, shown[1:], strict=False):
+        parts += [silent if isinstance(before, Num) else sign, text]
+    return "".join(parts)
+
+
+def _signed(items: Sequence[tuple[int, Notation]], shown: Sequence[str]) -> str:
+    parts = []
+    for number, ((sign, _), text) in enumerate(zip(items, shown, strict=True)):
+        if number == 0:
+            parts.append(text if sign > 0 else f"-{text}")
+        else:
+            parts.append(f"{'+' if sign > 0 else '-'} {text}")
+    return " ".join(parts)
+
+
+# --- LaTeX
+
+
+def to_latex(node: Notation) -> str:
+    """LaTeX for mathematics mode."""
+    match node:
+        case Name(text):
+            return _latex_name(text)
+        case Num(text):
+            return text if "e" not in text else _latex_scientific(text)
+        case Sum(items):
+            return _signed(items, [_latex(item, _PRODUCT) for _, item in items])
+        case Product(items, kind):
+            least = _POWER if kind == "matrix" else _MATRIX
+            shown = [
+                _latex(i, least if n or kind == "matrix" else _PRODUCT) for n, i in enumerate(items)
+            ]
+            sign = r" \odot " if kind == "elementwise" else r"\, "
+            return _multiplied(items, shown, sign, r"\, ")
+        case Quotient(above, below):
+            return rf"\frac{{{to_latex(above)}}}{{{to_latex(below)}}}"
+        case Power(base, exponent):
+            raised = r"\top" if exponent == "T" else exponent
+            return rf"{{{_latex(base, _ATOM)}}}^{{{raised}}}"
+        case Root(inner):
+            return rf"\sqrt{{{to_latex(inner)}}}"
+        case Apply(function, arguments):
+            inside = ", ".join(map(to_latex, arguments))
+            word = function.replace("_", r"\_")
+            return rf"\operatorname{{{word}}}\left({inside}\right)"
+        case Bracket(left, relation, right):
+            return rf"\left[{to_latex(left)} {_RELATIONS[relation][1]} {to_latex(right)}\right]"
+        case Indexed(base, at):
+            return rf"{{{to_latex(base)}}}_{{{','.join(map(to_latex, at))}}}"
+        case BigSum(letters, body):
+            return rf"\sum_{{{','.join(letters)}}} {_latex(body, _PRODUCT)}"
+        case Equation(left, right):
+            return f"{to_latex(left)} = {to_latex(right)}"
+
+
+def _latex(node: Notation, least: int) -> str:
+    shown = to_latex(node)
+    return shown if _binding(node) >= least else rf"\left({shown}\right)"
+
+
+def _latex_scientific(text: str) -> str:
+    digits, _, exponent = text.partition("e")
+    head = "" if digits == "1" else rf"{digits}\cdot "
+    return f"{head}10^{{{int(exponent)}}}"
+
+
+def _latex_name(text: str) -> str:
+    if text.startswith(COTANGENT):
+        return rf"\mathrm{{d}}{_latex_name(text[1:])}"
+    called = re.fullmatch(r"(\w+)\((.*)\)", text)
+    if called:
+        return rf"\operatorname{{{called[1]}}}({_latex_name(called[2])})"
+    letter, subscript = name_parts(text)
+    shown = (
+        letter
+        if len(letter) == 1
+        else f"\\{letter}"
+        if letter in _GREEK
+        else rf"\mathrm{{{letter}}}"
+    ).replace("_", r"\_")
+    return shown if not subscript else f"{shown}_{{{subscript}}}"
+
+
+def name_parts(text: str) -> tuple[str, str]:
+    """A name and the digits at its end."""
+    found = re.fullmatch(r"(.*?[A-Za-z])_?(\d+)('*)", text)
+    return (found[1] + found[3], found[2]) if found else (text, "")
+
+
+# --- MathML
+
+
+def to_mathml(node: Notation, block: bool = False) -> str:
+    """A ``math`` element."""
+    display = ' display="block"' if block else ""
+    return f'<math xmlns="http://www.w3.org/1998/Math/MathML"{display}>{_ml(node)}</math>'
+
+
+def _ml(node: Notation) -> str:
+    match node:
+        case Name(text):
+            return _ml_name(text)
+        case Num(text):
+            return f"<mn>{escape(text)}</mn>"
+        case Sum(items):
+            return _ml_row(_ml_sum(items))
+        case Product(items, kind):
+            least = _POWER if kind == "matrix" else _MATRIX
+            shown = [
+                _ml_at(i, least if n or kind == "matrix" else _PRODUCT) for n, i in enumerate(items)
+            ]
+            silent = '<mo>&#x2062;</mo><mspace width="0.17em"/>'
+            sign = "<mo>⊙</mo>" if kind == "elementwise" else silent
+            return _ml_row(_multiplied(items, shown, sign, silent))
+        case Quotient(above, below):
+            return f"<mfrac>{_ml_row(_ml(above))}{_ml_row(_ml(below))}</mfrac>"
+        case Power(base, exponent):
+            raised = "<mi>⊤</mi>" if exponent == "T" else f"<mn>{escape(exponent)}</mn>"
+            return f"<msup>{_ml_row(_ml_at(base, _ATOM))}{raised}</msup>"
+        case Root(inner):
+            return f"<msqrt>{_ml(inner)}</msqrt>"
+        case Apply(function, arguments):
+            inside = "<mo>,</mo>".join(map(_ml, arguments))
+            return _ml_row(f"<mi>{escape(function)}</mi><mo>(</mo>{inside}<mo>)</mo>")
+        case Bracket(left, relation, right):
+            sign = escape({"ge": "≥", "le": "≤", "ne": "≠"}.get(relation, _RELATIONS[relation][0]))
+            return _ml_row(f"<mo>[</mo>{_ml(left)}<mo>{sign}</mo>{_ml(right)}<mo>]</mo>")
+        case Indexed(base, at):
+            return f"<msub>{_ml_row(_ml(base))}{_ml_row('<mo>,</mo>'.join(map(_ml, at)))}</msub>"
+        case BigSum(letters, body):
+            under = _ml_row("<mo>,</mo>".join(f"<mi>{escape(x)}</mi>" for x in letters))
+            return _ml_row(f"<munder><mo>∑</mo>{under}</munder>{_ml_at(body, _PRODUCT)}")
+        case Equation(left, right):
+            return _ml_row(f"{_ml(left)}<mo>=</mo>{_ml(right)}")
+
+
+def _ml_row(inner: str) -> str:
+    return f"<mrow>{inner}</mrow>"
+
+
+def _ml_at(node: Notation, least: int) -> str:
+    return _ml(node) if _binding(node) >= least else _ml_row(f"<mo>(</mo>{_ml(node)}<mo>)</mo>")
+
+
+def _ml_sum(items: Sequence[tuple[int, Notation]]) -> str:
+    parts = []
+    for number, (sign, item) in enumerate(items):
+        mark = "" if number == 0 and sign > 0 else f"<mo>{'+' if sign > 0 else '−'}</mo>"
+        parts.append(mark + _ml_at(item, _PRODUCT))
+    return "".join(parts)
+
+
+def _ml_name(text: str) -> str:
+    if text.startswith(COTANGENT):
+        return _ml_row(f'<mi mathvariant="normal">d</mi>{_ml_name(text[1:])}')
+    called = re.fullmatch(r"(\w+)\((.*)\)", text)
+    if called:
+        return _ml_row(f"<mi>{escape(called[1])}</mi><mo>(</mo>{_ml_name(called[2])}<mo>)</mo>")
+    letter, subscript = name_parts(text)
+    shown = f"<mi>{escape(letter)}</mi>"
+    return shown if not subscript else f"<msub>{shown}<mn>{subscript}</mn></msub>"
