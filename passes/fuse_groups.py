@@ -77,7 +77,8 @@ class Grouping:
             if not op.results or not all(views.is_virtual(v) for v in op.results):
                 for base in self._bases(op):
                     self.users.setdefault(base, []).append(op)
-        for value in outputs:
+        # A block without ops hands its parameters on.
+        for value in outputs if ops else ():
             for base in views.bases(value):
                 self.users.setdefault(base, []).append(ops[-1])
         for op in ops:

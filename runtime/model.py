@@ -52,9 +52,20 @@ class Model:
         self.signature: Signature = program.signature(entry, dims, precision)
         self.name = self.signature.name
         self.dims: dict[str, int] = dict(dims or {})
+        self._refuse_unknown_dims()
         self.precision = precision
         self._lowered: dict[tuple[object, ...], ModelIR] = {}
         self._lock = threading.Lock()
+
+    def _refuse_unknown_dims(self) -> None:
+        known = {**self.program.names.dims, **self.signature.dims}
+        found = []
+        for name in self.dims:
+            if name not in known:
+                help = did_you_mean(name, known) or f"the dimensions are {listed(list(known))}"
+                found.append(error("GC0543", f"there is no dimension `{name}`", None, help=help))
+        if found:
+            raise DiagnosticError(found, self.program.report.sources)
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{name}: {type_}" for name, type_ in self.inputs.items())
@@ -112,7 +123,7 @@ class Model:
         Raises:
             DiagnosticError: for arrays that contradict each other or the program.
         """
-        return bind_dims(self.signature, shapes, self.dims)
+        return bind_dims(self.signature, shapes, self.dims, self.program.report.sources)
 
     def init(self, seed: int = 0, dims: Mapping[str, int] | None = None) -> dict[str, Array]:
         """Fresh parameters and states by path.
