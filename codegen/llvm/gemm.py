@@ -149,7 +149,7 @@ class _Emitter:
             self.name,
             "void",
             (*pointers, ("i64", "begin"), ("i64", "end")),
-            attributes="noinline",
+            attributes='noinline "probe-stack"="inline-asm"',  # packing may step over a guard page
         )
         *given, begin, end = f.parameters
         self.places = dict(zip(self.buffers, given, strict=True))
