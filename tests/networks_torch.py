@@ -22,7 +22,7 @@ from gradc.runtime.model import Model
 torch: Any = pytest.importorskip("torch")
 
 Arrays = dict[str, Any]
-Twin = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
+Twin = Callable[[Any, Any], Any]
 
 EXACT = 1e-10
 
