@@ -33,6 +33,7 @@ from gradc.runtime.step import Recipe, TrainStep
 
 if TYPE_CHECKING:
     from gradc.runtime.verify import Verified
+    from gradc.runtime.whiteboard import Whiteboard
 
 Wrt = str | Sequence[str]
 Derive = Callable[[Function], Function]
@@ -217,6 +218,27 @@ class Model:
             True,
         )
 
+    def explain(
+        self,
+        params: Mapping[str, Array],
+        wrt: Wrt | None = None,
+        tangent: Mapping[str, Array] | None = None,
+        training: bool = True,
+        /,
+        **inputs: Any,
+    ) -> Whiteboard:
+        """The forward and backward tables at these arrays, with formulas.
+
+        Args:
+            wrt: whose gradients to show: ``"params"``, ``"inputs"`` or names; by default the parameters, or the
+                inputs of a model without any.
+            tangent: a direction for forward mode, by name.
+        """
+        from gradc.runtime.whiteboard import explain
+
+        chosen = None if wrt is None else self.select(wrt)
+        return explain(self, params, inputs, wrt=chosen, tangent=tangent, training=training)
+
     def jacobian(
         self, wrt: Wrt = "inputs", of: str = "loss", *, training: bool = True, **options: Any
     ) -> Compiled:
@@ -317,7 +339,8 @@ class Model:
         """
         chosen = compile_options(budget=budget, threads=threads)
         with quoting(self.program.report.sources):
-            return plan_memory(self.lower(dims, training).function, self.gradient_of(wrt), chosen)
+            derive = pure(self.gradient_of(wrt))
+            return plan_memory(self.lower(dims, training).function, derive, chosen)
 
     def param_types(self) -> dict[str, TensorType]:
         """Parameters and states with every dimension bound.

@@ -33,6 +33,25 @@ model stateful(x: float[B, D]) -> float {
 }
 """
 
+# Deep enough that recomputation pays.
+DEEP = """
+dim B, D = 6, H = 32, C = 3, L = 6
+
+layer block(H) {
+    use fc = dense(H, H)
+    apply(h: float[B, H]) -> float[B, H] { return h + sin(tanh(fc(h))) }
+}
+
+model deep(x: float[B, D], y: int[B]) -> float {
+    use fc1 = dense(D, H)
+    use blocks = block(H) * L
+    use fc2 = dense(H, C)
+    h = fc1(x)
+    for b in blocks { h = b(h) }
+    return mean(cross_entropy(fc2(h), y))
+}
+"""
+
 
 def batch(seed: int, size: int, width: int = 6, classes: int = 3) -> dict[str, Array]:
     """Inputs of the classifier."""

@@ -13,7 +13,7 @@ import gradc
 from gradc.ir.core import DType
 from gradc.ir.dims import DimExpr, symbols
 from gradc.runtime.arrays import as_array
-from tests.api_models import MLP, STATEFUL, batch, central, forward, gradients
+from tests.api_models import DEEP, MLP, STATEFUL, batch, central, forward, gradients
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -302,25 +302,6 @@ def test_a_call_writes_to_none_of_its_arrays() -> None:
 
 
 # ---- options
-
-
-DEEP = """
-dim B, D = 6, H = 32, C = 3, L = 6
-
-layer block(H) {
-    use fc = dense(H, H)
-    apply(h: float[B, H]) -> float[B, H] { return h + sin(tanh(fc(h))) }
-}
-
-model deep(x: float[B, D], y: int[B]) -> float {
-    use fc1 = dense(D, H)
-    use blocks = block(H) * L
-    use fc2 = dense(H, C)
-    h = fc1(x)
-    for b in blocks { h = b(h) }
-    return mean(cross_entropy(fc2(h), y))
-}
-"""
 
 
 def test_budgets_and_threads_leave_every_bit_alone() -> None:

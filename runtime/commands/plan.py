@@ -15,7 +15,7 @@ from gradc.runtime.console import Console
 from gradc.runtime.data import write_text
 from gradc.runtime.memory import Choice, MemoryPlan, choices, plan_memory
 from gradc.runtime.memory_chart import choices_svg
-from gradc.runtime.model import Model
+from gradc.runtime.model import Model, pure
 
 _REFUTED = 3
 
@@ -53,13 +53,13 @@ def _program(
     model: Model, options: argparse.Namespace
 ) -> tuple[Function, Derivative, Derivative | None]:
     if options.forward:
-        return model.lower(training=False).function, lambda f: f, None
+        return model.lower(training=False).function, pure(lambda f: f), None
     if options.optimizer:
         parts = whole_number(options.accumulate, 1, "--accumulate")
         step = model.train_step(options.optimizer, accumulate=parts)
         return step.source(), step.derive, step.gradient
     wrt = options.wrt if options.wrt in ("params", "inputs") else options.wrt.split(",")
-    return model.lower().function, model.gradient_of(wrt), None
+    return model.lower().function, pure(model.gradient_of(wrt)), None
 
 
 def _report(made: MemoryPlan, options: argparse.Namespace, console: Console) -> int:
