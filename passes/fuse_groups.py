@@ -145,7 +145,10 @@ class Grouping:
         found = {g.number: g for g in made if g.number == latest}
         if any(v in self.apart for v in op.results):
             return list(found.values())
-        for base in bases:
+        # Reading small operands together saves nothing.
+        size = max((size_of(v.type.static_shape) for v in (*op.results, *op.operands)), default=0)
+        large = [b for b in bases if 4 * size_of(b.type.static_shape) >= size]
+        for base in large:
             for group in reversed(self.readers.get(base, ())):
                 if group.number >= latest and group.kind == "rows":
                     found.setdefault(group.number, group)
@@ -256,8 +259,17 @@ class Grouping:
             return False
         if not all(self._reads(x, group, place) for x in op.operands):
             return False
+        if not self._belongs(op, group):
+            return False
         self._place(op, group, place, False)
         return True
+
+    def _belongs(self, op: Op, group: Group) -> bool:
+        """Whether a large operand of ``op`` is in the group's hands, if it has any: a scalar or a
+        row value in common is no reason to walk over other arrays in the same loop."""
+        size = size_of(op.result.type.static_shape)
+        large = [b for b in self._bases(op) if 4 * size_of(b.type.static_shape) >= size]
+        return not large or any(group.holds(b) or b in group.inputs for b in large)
 
     def _joins_post(self, op: Op, group: Group, held: Sequence[Value]) -> bool:
         if not all(group.places[b] is Place.POST for b in held):
