@@ -20,6 +20,7 @@ import json
 import os
 import struct
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,10 +110,18 @@ class Signature:
 class NativeFunction:
     """A loaded entry. ``call`` takes one ndarray per port, in port order."""
 
-    def __init__(self, signature: Signature, code: bytes, threads: int, plan: Plan | None) -> None:
+    def __init__(
+        self,
+        signature: Signature,
+        code: bytes,
+        threads: int,
+        plan: Plan | None,
+        store: ObjectCache | None = None,
+    ) -> None:
+        """Loads ``code``; ``store`` may hold the thread pool's code."""
         name = signature.name
         exports = (name, f"{name}_call", f"{name}_named", f"{name}_state")
-        library = jit.Library(code, exports, {"gradc_parallel": _pool()["gradc_parallel"]})
+        library = jit.Library(code, exports, {"gradc_parallel": _pool(store)["gradc_parallel"]})
         self.signature = signature
         self.plan = plan
         self.threads = max(1, threads)
@@ -282,7 +291,7 @@ def compile_plan(
             store.put(key, header, code)
     else:
         code = entry.code
-    function = NativeFunction(signature, code, threads, plan)
+    function = NativeFunction(signature, code, threads, plan, store)
     function.llvm_text = text
     function.assembly = functools.partial(jit.assembly, text, target, level=level)
     return function
@@ -300,7 +309,7 @@ def load_native(
         signature = Signature.from_json(entry.header)
     except (KeyError, TypeError, ValueError):
         return None
-    return NativeFunction(signature, entry.code, threads, None)
+    return NativeFunction(signature, entry.code, threads, None, store)
 
 
 def native_key(*parts: str | bytes) -> str:
@@ -480,18 +489,27 @@ def _new_array() -> int:
 # ---- the thread pool ------------------------------------------------------------------------------
 
 
-@functools.cache
-def _pool() -> jit.Library:
+_pools: list[jit.Library] = []  # one, once it is loaded
+_pool_lock = threading.Lock()
+
+
+def _pool(store: ObjectCache | None) -> jit.Library:
     """The process's thread pool. It starts its threads when they are first used."""
+    with _pool_lock:
+        if not _pools:
+            _pools.append(_load_pool(store))
+        return _pools[0]
+
+
+def _load_pool(store: ObjectCache | None) -> jit.Library:
     target: Isa = host()
     architecture, linux = target.triple.split("-")[0], "linux" in target.triple
-    text = f'target triple = "{target.triple}"\n'
-    text += pool.pool_text(architecture, linux)
+    text = f'target triple = "{target.triple}"\n' + pool.pool_text(architecture, linux)
     key = make_key(*jit.environment(), text)
-    entry = default_cache().get(key)
+    entry = store.get(key) if store is not None else None
     code = jit.compile_object(text, target) if entry is None else entry.code
-    if entry is None:
-        default_cache().put(key, {}, code)
+    if entry is None and store is not None:
+        store.put(key, {}, code)
     names = ["gradc_parallel"]
     if "@gradc_pool_stop" in text:
         names += ["gradc_pool_stop", "gradc_pool_forget", "gradc_pool_workers"]
@@ -506,7 +524,7 @@ def _pool() -> jit.Library:
 def pool_workers() -> int:
     """How many worker threads run."""
     try:
-        address = _pool()["gradc_pool_workers"]
-    except KeyError:
+        address = _pools[0]["gradc_pool_workers"]
+    except LookupError:
         return 0
     return int(ctypes.CFUNCTYPE(ctypes.c_int64)(address)())

@@ -507,6 +507,22 @@ def test_threads_that_compile_at_once(cache: ObjectCache) -> None:
         assert all(pool.map(work, range(12)))
 
 
+def test_without_a_cache_nothing_is_written(cache: ObjectCache) -> None:
+    tests = str(Path(__file__).parent.parent)
+    script = f"""
+import sys
+sys.path[:0] = [{tests!r}]
+import tests.native_plans as t
+from gradc.runtime import native
+plan = t.mlp(150, 200, 190, 170)
+native.compile_plan(plan, threads=2, cache=False).call(t.mlp_arrays(plan))
+assert native.pool_workers() == 1
+"""
+    environment = {**os.environ, "GRADC_CACHE": str(cache.directory)}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
+    assert not cache.directory.exists()
+
+
 def test_workers_do_not_take_the_signals_of_the_main_thread(cache: ObjectCache) -> None:
     out = _run(
         f"""
