@@ -402,7 +402,29 @@ def _arithmetic(combine: Callable[..., Poly]) -> _Rule:
 
 
 def _logarithm(poly: Poly) -> Poly:
-    return it.single(it.Call("log", (poly,)))
+    """The logarithm; of a product with exponentials and their sums it is taken factor by factor."""
+    if len(poly) != 1 or poly[0].coefficient != 1:
+        return it.single(it.Call("log", (poly,)))
+    factors = poly[0].factors
+    if len(factors) == 1 and factors[0][1] == 1 and not _is_exponential(factors[0][0]):
+        return it.single(it.Call("log", (poly,)))
+    if not all(_is_exponential(b) or _is_sum_of_exponentials(b) for b, _ in factors):
+        return it.single(it.Call("log", (poly,)))
+    parts = []
+    for base, exponent in factors:
+        if isinstance(base, it.Call) and base.name == "exp":
+            parts.append(it.scaled(base.arguments[0], exponent))
+        else:
+            parts.append(it.scaled(it.single(it.Call("log", (it.single(base),))), exponent))
+    return it.plus(*parts)
+
+
+def _is_exponential(base: it.Base) -> bool:
+    return isinstance(base, it.Call) and base.name == "exp"
+
+
+def _is_sum_of_exponentials(base: it.Base) -> bool:
+    return isinstance(base, it.Sigma) and all(_is_exponential(b) for b, _ in base.factors)
 
 
 def _divided(a: Poly, b: Poly) -> Poly:

@@ -162,6 +162,8 @@ class Writer:
     def _array_base(self, base: Base, at: tuple[Index, ...]) -> Notation:
         match base:
             case it.Ref(name, place):
+                if place and all(isinstance(i, it.Lookup) for i in place) and not it.indices(place):
+                    return Indexed(Name(name), tuple(_place(i, {}) for i in place))
                 if not _fits(place, at):
                     raise _NoMatrix
                 return Name(name)
@@ -327,7 +329,8 @@ class Writer:
             wanted += "'"
         if wanted and wanted not in used:
             return wanted
-        return next(x for x in (*_LETTERS, *(f"i{n}" for n in range(99))) if x not in used)
+        others: tuple[str, ...] = (*_LETTERS, *(f"i{n}" for n in range(len(used) + 1)))
+        return next(letter for letter in others if letter not in used)
 
     def _indexed_term(self, term: Term, letters: Mapping[int, str]) -> Notation:
         numbers, divisors = self._coefficient(term.coefficient)

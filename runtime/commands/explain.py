@@ -1,30 +1,106 @@
-"""``gradc explain CODE``: what a diagnostic code means, with a program that shows it."""
+"""``gradc explain``: the whiteboard of a program at given arrays, or what a diagnostic code means.
+
+``gradc explain FILE --data IN.npz`` prints the forward and backward tables with values and formulas; ``gradc explain
+CODE`` explains a diagnostic with a program that shows it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from pathlib import Path
+from typing import Any
 
 from gradc.frontend.codes import all_codes, explain, similar_code
 from gradc.ir.diagnostics import DiagnosticError, error
 from gradc.ir.render import render_all
+from gradc.runtime.commands.common import add_data, add_model
 from gradc.runtime.console import Console
+
+_CODE = re.compile(r"[A-Za-z]{2}[0-9]{1,6}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("code", metavar="CODE", help="a diagnostic code, such as GC0104")
+    add_model(parser)
+    parser.usage = (
+        "gradc explain FILE --data IN.npz [--params P | --seed N] [--json] [--html R] [--svg G]\n"
+        "       gradc explain CODE"
+    )
+    add_data(parser, required=False)
+    add = parser.add_argument
+    add("--wrt", metavar="NAMES", help="params, inputs, or names separated by commas")
+    add("--tangent", metavar="NAMES", help="forward mode too, seeded with 1 in these")
+    add("--json", action="store_true", help="the tables as JSON")
+    add("--html", metavar="PAGE.html", help="write the whiteboard as one page")
+    add("--svg", metavar="GRAPH.svg", help="write the computational graph")
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    """Prints the explanation of a code."""
-    text = explain(options.code)
+    """Prints a whiteboard, or the explanation of a code."""
+    if _CODE.fullmatch(options.file):
+        return _explain_code(options.file)
+    return _explain_model(options, console)
+
+
+def _explain_model(options: argparse.Namespace, console: Console) -> int:
+    from gradc.runtime.commands.common import load_inputs, load_model, load_params, shapes_of
+    from gradc.runtime.data import fail, write_text
+    from gradc.runtime.whiteboard_show import to_json, to_lines
+
+    model = load_model(options)
+    if options.data is None and model.inputs:
+        raise fail("GC0564", "give --data IN.npz with the arrays of the model's inputs")
+    inputs = load_inputs(model, options.data) if options.data is not None else {}
+    params = load_params(model, options, model.bind(shapes_of(inputs)))
+    board = model.explain(
+        params, _wrt(options.wrt), _ones(options.tangent, {**params, **inputs}), **inputs
+    )
+    if options.html is not None:
+        from gradc.runtime.whiteboard_html import whiteboard_page
+
+        write_text(Path(options.html), whiteboard_page(model, board))
+        console.message(f"wrote {options.html}")
+    if options.svg is not None:
+        from gradc.runtime.graph import graph_svg
+
+        write_text(Path(options.svg), graph_svg(board.function, board.model))
+        console.message(f"wrote {options.svg}")
+    if options.json:
+        console.json(to_json(board))
+    else:
+        console.result("\n".join(to_lines(board)))
+    return 0
+
+
+def _wrt(text: str | None) -> Any:
+    if text is None or text in ("params", "inputs"):
+        return text
+    return text.split(",")
+
+
+def _ones(text: str | None, arrays: dict[str, Any]) -> dict[str, Any] | None:
+    """A direction with 1 in every element of the arrays named."""
+    import numpy as np
+
+    from gradc.runtime.arrays import check_names
+
     if text is None:
-        near = similar_code(options.code)
+        return None
+    names = text.split(",")
+    check_names("name", {n: None for n in names if n not in arrays}, [])
+    return {name: np.ones(np.shape(arrays[name])) for name in names}
+
+
+def _explain_code(code: str) -> int:
+    text = explain(code)
+    if text is None:
+        near = similar_code(code)
         help = f"did you mean `{near}`?" if near else "codes look like GC0104"
-        message = f"there is no diagnostic code `{options.code}`"
+        message = f"there is no diagnostic code `{code}`"
         raise DiagnosticError([error("GC0567", message, None, help=help)])
     sys.stdout.write(text + "\n")
-    example = all_codes()[options.code.upper()].example
+    example = all_codes()[code.upper()].example
     if example:
         shown = _answer(example).replace("\n", "\n    ")
         sys.stdout.write(f"\nwhich gives\n\n    {shown}\n".replace("\n    \n", "\n\n"))
