@@ -24,6 +24,8 @@ K_BLOCK = 256
 B_BLOCK_BYTES = 3 << 16  # a packed column block stays in L2
 PARKED_STRIPS = 24  # strips whose accumulators are parked between blocks of k
 PACKED_STRIPS = 8  # strips packed together where rows are contiguous
+PIECES = 32  # into which a product worth several threads is cut if it can be had for nothing
+WORTH_CUTTING = 1 << 20  # products
 K_UNBLOCKED = 1024  # up to here k is not blocked when nothing is packed
 
 
@@ -236,6 +238,10 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     panel_bytes = k_block * width * size
     room = B_BLOCK_BYTES if pack_right else 4 * B_BLOCK_BYTES
     panels = max(1, min(panels_total, room // panel_bytes))
+    if not pack_left and m * n * k * batch >= WORTH_CUTTING:
+        # Few strips: more column blocks, so that many threads find a piece each.
+        pieces = batch * -(-m // rows)
+        panels = max(1, min(panels, panels_total * pieces // PIECES))
     panels = -(-panels_total // -(-panels_total // panels))
     return Blocking(
         dtype,
