@@ -168,13 +168,14 @@ def axis_pairs(op: Op, name: str) -> tuple[tuple[int, int], ...]:
 
 
 def _merges(extents: Sequence[int], strides: Sequence[int]) -> int:
-    """How many trailing axes are one axis in memory."""
-    count = min(1, len(extents))
-    while count < len(extents):
-        inner = len(extents) - count
-        # An axis of one element lies anywhere.
-        if extents[inner - 1] != 1 and strides[inner - 1] != strides[inner] * extents[inner]:
-            break
+    """How many trailing axes are one axis in memory. An axis of one element lies anywhere."""
+    expected: int | None = None
+    count = 0
+    for extent, stride in reversed(list(zip(extents, strides, strict=True))):
+        if extent != 1:
+            if expected is not None and stride != expected:
+                break
+            expected = stride * extent
         count += 1
     return count
 

@@ -188,6 +188,24 @@ def test_reductions_over_middle_axes(outputs: int) -> None:
         np.testing.assert_allclose(found[1], wide, 1e-12)
 
 
+@pytest.mark.parametrize(
+    "shape", [(5, 1, 2, 2, 2), (5, 3, 2, 2, 2), (1, 1, 2, 2, 3), (4, 1, 1, 2, 1)]
+)
+def test_free_axes_around_batch_and_contracted_ones(shape: tuple[int, ...]) -> None:
+    """Axes of one element must not hide that the others do not lie in proportion."""
+    b = Builder()
+    x = b.parameter(TensorType(shape, DType.F64), "x")
+    y = b.parameter(TensorType((shape[2], shape[3], 4), DType.F64), "y")
+    z = b.one("contract", b.one("neg", x), y, batch=((2, 0),), contract=((3, 1),))
+    slots = [Slot("x", Role.INPUT), Slot("y", Role.INPUT)]
+    function = b.function("f", [z], slots, [Slot("z", Role.OUTPUT)])
+    source = np.random.default_rng(8)
+    values = [source.standard_normal(v.type.static_shape) for v in function.block.parameters]
+    wanted = np.einsum("abcde,cdf->cabef", -values[0], values[1])
+    for plan in (planned(function), place(to_loops(function))):
+        np.testing.assert_allclose(execute_plan(plan, values, poison=True)[0], wanted, 1e-12)
+
+
 def test_sums_of_chunks_have_a_fixed_order() -> None:
     """The bits of a large sum do not depend on what it is fused with."""
 
