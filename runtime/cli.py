@@ -14,10 +14,13 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 from gradc._version import __version__
 from gradc.runtime.console import Console
+
+if TYPE_CHECKING:
+    from gradc.ir.diagnostics import DiagnosticError
 
 OK, DIAGNOSTICS, USAGE, REFUTED, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -32,7 +35,6 @@ COMMANDS = (
     ("plan", "memory: peak bytes, what is kept and recomputed, and why"),
     ("explain", "the whiteboard: forward and backward tables; or a diagnostic code"),
     ("diagnose", "vanishing, exploding, dead, symmetric, underflowing gradients"),
-    ("bisect", "the first pass, op and line where a result goes wrong"),
     ("bench", "time a step, side by side with other frameworks"),
     ("fmt", "print a program canonically"),
     ("doctor", "what this machine offers: versions, CPU features, cache"),
@@ -69,6 +71,9 @@ def main(arguments: Sequence[str]) -> int:
         # The reader went away; there is nobody to tell. Keep the interpreter from flushing again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except Exception as problem:  # noqa: BLE001  (the last resort: whatever is left is our fault)
+        Console().internal_error(problem)
+        return INTERNAL
     return status
 
 
@@ -100,9 +105,21 @@ def run_guarded(command: Command, options: argparse.Namespace, console: Console)
         return DIAGNOSTICS
     except (BrokenPipeError, KeyboardInterrupt):
         raise
+    except MemoryError as problem:
+        console.diagnostics(_no_memory(problem))
+        return DIAGNOSTICS
     except Exception as problem:  # noqa: BLE001  (the last resort: whatever is left is our fault)
         console.internal_error(problem)
         return INTERNAL
+
+
+def _no_memory(problem: MemoryError) -> DiagnosticError:
+    from gradc.ir.diagnostics import DiagnosticError, error
+
+    help = "make the batch or the model smaller; `gradc plan` says what a call needs"
+    detail = f": {problem}" if str(problem) else ""
+    found = error("GC0604", f"this machine has not enough memory{detail}", None, help=help)
+    return DiagnosticError([found])
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

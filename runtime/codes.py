@@ -191,6 +191,12 @@ _MEMORY = (
         "The budget is more memory than this machine has. `gradc plan` and `gradc compile` warn, since\n"
         "the program may be meant for another machine; what is to run here is refused.",
     ),
+    Code(
+        "GC0604",
+        "not enough memory",
+        "An array or the arena of a call could not be had. `gradc plan` says, without running anything, how\n"
+        "many bytes a call needs and for what; a budget makes the program recompute instead of keep.",
+    ),
 )
 
 _TRAINING = (

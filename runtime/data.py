@@ -139,6 +139,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.unlink(temporary)
 
 
+def make_folder(path: Path) -> Path:
+    """``path`` as a folder, made if it is not there. Raises DiagnosticError GC0573 if it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise fail("GC0573", f"cannot make the folder `{path}`: {reason}") from None
+    return path
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically, as UTF-8. Raises DiagnosticError GC0573 if it cannot be written."""
     write_atomically(path, lambda stream: stream.write(text.encode()))

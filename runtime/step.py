@@ -206,7 +206,8 @@ class TrainStep:
         parts = self.recipe.accumulate
         if parts == 1:
             return whole.function
-        name = batch_dim(self.model.signature)
+        # What the program leaves free, whether or not the user has given it a value since.
+        name = batch_dim(self.model.program.signature(self.model.name))
         size = whole.dims[name]
         if size % parts:
             message = f"a batch of {name} = {size} cannot be cut into {parts} equal parts"

@@ -19,7 +19,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -32,7 +32,7 @@ from gradc.runtime import checkpoint
 from gradc.runtime.arrays import Array
 from gradc.runtime.batches import Samples, permutation
 from gradc.runtime.checkpoint import Checkpoint
-from gradc.runtime.data import fail, save_safetensors, write_atomically
+from gradc.runtime.data import fail, make_folder, save_safetensors, write_atomically
 from gradc.runtime.model import Model
 from gradc.runtime.step import TrainState, TrainStep
 
@@ -98,20 +98,45 @@ class Run:
         self.notices: list[Diagnostic] = []
         self.state: TrainState | None = None
         self._forward = self.model.forward(**_compile_keywords(step))
+        self._last_step: TrainStep | None = None
         self._saved_at = time.monotonic()
 
     # --- starting
+
+    def prepare(self) -> None:
+        """Compiles for the sizes of batches that there will be, before anything is written.
+
+        Raises:
+            DiagnosticError: for a budget, an accumulation or shapes that cannot be.
+        """
+        size, count = self.settings.batch, self.train.count
+        for rows in dict.fromkeys((min(size, count), count % size)):
+            if rows:
+                self._step_for(rows).entry(self.train.take(np.arange(rows)))
+        if self.valid is not None:
+            first = next(self.valid.batches(size))
+            self._forward.entry(first)
+
+    def _step_for(self, rows: int) -> TrainStep:
+        """The step for a batch of ``rows``: where a last, smaller one cannot be cut as the others, it is cut finer.
+
+        The update is that of the whole batch however it is cut.
+        """
+        parts = self.step.recipe.accumulate
+        if rows >= min(self.settings.batch, self.train.count) or rows % parts == 0:
+            return self.step
+        if self._last_step is None:
+            finer = next(n for n in (*range(parts, rows + 1), rows) if rows % n == 0)
+            recipe = replace(self.step.recipe, accumulate=finer)
+            self._last_step = TrainStep(self.model, recipe, self.step.options)
+        return self._last_step
 
     def begin(self) -> None:
         """Fresh parameters in an empty folder. Raises DiagnosticError GC0804 if it holds a run already."""
         if (self.folder / RUN_FILE).exists():
             help = "give another folder, or --resume to continue this run"
             raise fail("GC0804", f"`{self.folder}` already holds a run", help)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            message = f"cannot make the folder `{self.folder}`: {problem.strerror}"
-            raise fail("GC0573", message) from None
+        make_folder(self.folder)
         self.state = self.step.init(self.model.init(self.settings.seed))
         (self.folder / METRICS_FILE).write_text("", encoding="utf-8")
         self._write_settings()
@@ -212,7 +237,7 @@ class Run:
         progress = self.progress
         assert self.state is not None
         inputs = self.train.take(rows)
-        loss, _ = self.step(self.state, **inputs)
+        loss, _ = self._step_for(len(rows))(self.state, **inputs)
         progress.step += 1
         progress.position += len(rows)
         progress.loss = float(loss)
@@ -264,7 +289,7 @@ class Run:
             if at.step + 1 >= self.progress.step and len(rows):
                 return self.step.culprit(state, **self.train.take(rows))
             if len(rows):
-                self.step(state, **self.train.take(rows))
+                self._step_for(len(rows))(state, **self.train.take(rows))
                 at.step += 1
                 at.position += len(rows)
             else:

@@ -10,8 +10,9 @@ from pathlib import Path
 from gradc.codegen.llvm import artifact, driver, jit
 from gradc.frontend.unparse import dump
 from gradc.ir.core import Function
+from gradc.ir.diagnostics import did_you_mean
 from gradc.passes.budget import run_within
-from gradc.passes.pipeline import Run, text_of
+from gradc.passes.pipeline import STEPS, Run, text_of
 from gradc.runtime.commands.common import add_compile, add_model, load_model
 from gradc.runtime.compile import (
     Options,
@@ -21,7 +22,7 @@ from gradc.runtime.compile import (
     quoting,
 )
 from gradc.runtime.console import Console
-from gradc.runtime.data import fail, write_text
+from gradc.runtime.data import fail, make_folder, write_text
 from gradc.runtime.graph import graph_dot, graph_svg
 from gradc.runtime.model import Model
 from gradc.runtime.read import read_program
@@ -63,6 +64,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if unknown:
         help = f"kinds are {', '.join((*TEXTS, *ARTIFACT))}"
         raise fail("GC0564", f"--emit {unknown[0]}: there is no such kind", help)
+    _check_steps(options.dump_after)
+    artifact.target_of(options.isa)
     if not kinds:
         kinds = list(ARTIFACT)
     if options.out is None and any(k in ARTIFACT for k in kinds):
@@ -81,6 +84,15 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if any(k in ARTIFACT for k in kinds):
         _emit_artifact(model, done, kinds, options, console)
     return 0
+
+
+def _check_steps(names: list[str]) -> None:
+    """Raises DiagnosticError GC0564 for a pass that there is not."""
+    known = [step.name for step in STEPS]
+    for name in names:
+        if name not in (*known, "all"):
+            help = did_you_mean(name, known) or f"the passes are {', '.join(known)}"
+            raise fail("GC0564", f"--dump-after {name}: there is no such pass", help)
 
 
 Derive = Callable[[Function], Function]
@@ -147,8 +159,7 @@ def _emit_text(kind: str, text: str, options: argparse.Namespace, console: Conso
     if options.out is None:
         console.result(text.rstrip("\n"))
         return
-    folder = Path(options.out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(Path(options.out))
     name = options.name or options.entry or Path(options.file).stem
     suffix = SUFFIX.get(kind, f"{kind}.txt")
     path = folder / f"{name}.{suffix}"
@@ -167,7 +178,7 @@ def _emit_artifact(
     written = artifact.write_artifact(
         [done.plan],
         name,
-        Path(options.out),
+        make_folder(Path(options.out)),
         isa=options.isa,
         kinds=wanted,
         source=text.encode(),

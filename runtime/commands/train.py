@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Trains, prints a line per epoch, and a summary."""
     training = _prepare(options)
+    training.prepare()
     if options.resume:
         console.findings(training.resume(), training.model.program.report.sources)
     else:

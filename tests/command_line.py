@@ -1,0 +1,32 @@
+"""The command line called in this process: status, what went to stdout, what to stderr."""
+
+from __future__ import annotations
+
+import io
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from unittest import mock
+
+from gradc.runtime.cli import main
+
+
+@dataclass(frozen=True)
+class Done:
+    """One finished call."""
+
+    status: int
+    out: str
+    err: str
+
+
+def gradc(*arguments: object, stdin: str = "") -> Done:
+    """Runs ``gradc ARGUMENTS``."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        redirect_stdout(out),
+        redirect_stderr(err),
+        mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+    ):
+        status = main([str(argument) for argument in arguments])
+    return Done(status, out.getvalue(), err.getvalue())
