@@ -23,10 +23,7 @@ def work(function: Function) -> int:
     return sum(_op_work(op) for op in walk(function.block))
 
 
-def _op_work(op: object) -> int:
-    from gradc.ir.core import Op
-
-    assert isinstance(op, Op)
+def _op_work(op: Op) -> int:
     trips = op.attributes.get("trips")
     if op.name == "scan" and isinstance(trips, int):
         return trips * sum(_op_work(inner) for inner in walk(op.regions[0]))
