@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from gradc.ir.core import Function, walk
+from gradc.ir.core import Function, Op, walk
 from gradc.ir.diagnostics import DiagnosticError
 
 # Field operations one evaluation may cost.
