@@ -9,10 +9,13 @@ Non-goals: matching arrays with a model's inputs (``runtime.arrays``), checkpoin
 from __future__ import annotations
 
 import json
+import lzma
 import os
+import struct
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +31,18 @@ MAX_ARRAY_BYTES = 64 << 30
 MAX_ARRAYS = 100_000
 MAX_HEADER_BYTES = 100_000_000
 _SUPPORTED_KINDS = "biuf"
+# What reading a damaged, encrypted or strangely packed member raises.
+_DAMAGE = (
+    ValueError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+)
 
 
 def fail(code: str, message: str, help: str = "") -> DiagnosticError:
@@ -51,12 +66,23 @@ def load_npz(path: str | Path) -> dict[str, Array]:
             total = sum(member.file_size for member in members)
             if total > MAX_ARRAY_BYTES:
                 raise fail("GC0572", f"`{shown}` unpacks to {total} bytes, over {MAX_ARRAY_BYTES}")
+            _refuse_repeats(members, shown)
             return {_member_name(m): _read_member(archive, m, shown) for m in members}
     except OSError as problem:
         raise fail("GC0570", f"cannot read `{shown}`: {problem.strerror or problem}") from None
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError) as problem:
         help = "write it with numpy.savez(FILE, x=..., y=...)"
         raise fail("GC0570", f"`{shown}` is not a readable .npz file: {problem}", help) from None
+
+
+def _refuse_repeats(members: Sequence[zipfile.ZipInfo], shown: str) -> None:
+    """Of two arrays of one name, readers differ in which they take."""
+    seen: set[str] = set()
+    for member in members:
+        name = _member_name(member)
+        if name in seen:
+            raise fail("GC0570", f"`{shown}` holds the array `{name}` twice")
+        seen.add(name)
 
 
 def _member_name(member: zipfile.ZipInfo) -> str:
@@ -83,7 +109,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shown: str) 
             data = stream.read(count * dtype.itemsize + 1)
             if len(data) != count * dtype.itemsize:
                 raise ValueError(f"it declares {count * dtype.itemsize} bytes and holds others")
-    except (ValueError, EOFError, OverflowError, MemoryError, zipfile.BadZipFile) as problem:
+    except _DAMAGE as problem:
         raise fail("GC0570", f"array `{name}` of `{shown}` is damaged: {problem}") from None
     array = np.frombuffer(data, dtype).reshape(shape[::-1] if fortran else shape)
     return array.T if fortran else array
@@ -189,7 +215,7 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]
     try:
         metadata = _checked_header(data)
         arrays = load(data)
-    except (SafetensorError, ValueError, TypeError) as problem:
+    except (SafetensorError, ValueError, TypeError, RecursionError) as problem:
         raise fail("GC0574", f"`{shown}` is not a valid .safetensors file: {problem}") from None
     order = [name for name in metadata.pop("__order__").split("\0") if name]
     return {name: arrays[name] for name in order}, metadata
