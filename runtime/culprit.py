@@ -1,74 +1,212 @@
-"""Where a NaN or infinity began: the first op of a program whose results are not finite though its operands are.
+"""Where a NaN or infinity began: the op of a program that first made one which reached the results.
 
-The program is run once more by the reference interpreter, in its own element types, and watched. Slow, and worth it: it
-runs only when something has gone wrong.
+The program is run once more by the reference interpreter, in its own element types, and watched, trip by trip inside
+loops. Every value that is not finite becomes a node with the ones it was made from; walking back from the results
+leads to the origins, of which the earliest is told. What is not finite and does not reach a result (a masked score, the
+untaken side of a ``where``) is nobody's fault, and neither is a constant infinity unless nothing else explains a NaN.
+Slow, and worth it: it runs only when something has gone wrong.
 
 Non-goals: preventing it (``gradc verify`` finds such places before running).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from gradc.ir.core import Function, Op, Role
+from gradc.ir.core import Block, Function, Op, Role, Slot, Span, Value
 from gradc.ir.diagnostics import Diagnostic, error
 from gradc.ir.domains import NumpyArrays
-from gradc.ir.interpret import run
+from gradc.ir.interpret import run, run_block
+from gradc.passes.flatten import flatten
 from gradc.runtime.arrays import Array
 
 # Ops that only hand on what another op made, or mask with infinity on purpose.
 _CARRIERS = ("constant", "broadcast", "reshape", "transpose", "slice", "concat", "pad", "select")
 
 
-class _Watch:
-    """The first op that made something not finite out of finite operands."""
+@dataclass(slots=True, eq=False)
+class _Node:
+    """A value that is not finite, at one moment of the run. ``top`` is the op of the function's own block."""
 
-    def __init__(self) -> None:
-        self.op: Op | None = None
-        self.found = ""
-        self._bad: set[object] = set()
+    order: int
+    maker: Op | Slot
+    top: Op | None
+    step: str
+    array: Array
+    parents: tuple[_Node, ...]
 
-    def __call__(self, op: Op, results: Sequence[Any]) -> None:
-        was_bad = any(value in self._bad for value in op.operands)
+    @property
+    def has_nan(self) -> bool:
+        return bool(np.isnan(self.array).any())
+
+    @property
+    def is_on_purpose(self) -> bool:
+        return isinstance(self.maker, Op) and self.maker.name in _CARRIERS
+
+
+@dataclass(slots=True)
+class _Loop:
+    """A region op while it runs: trips done, what the last one handed out, all that any handed out."""
+
+    trips: int = 0
+    last: list[_Node | None] = field(default_factory=list)
+    seen: list[_Node] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A block while it runs: its values that are not finite."""
+
+    top: Op | None
+    step: str
+    bad: dict[Value, _Node] = field(default_factory=dict)
+    loops: dict[int, _Loop] = field(default_factory=dict)
+
+
+class _Watch(NumpyArrays):
+    """The arrays of the reference interpreter; whatever runs in them, regions too, is watched."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self._owners = {id(region): op for op, region in _regions(function.block)}
+        self._frames = [_Frame(None, "")]
+        self._count = 0
+
+    @property
+    def bad(self) -> dict[Value, _Node]:
+        """The values of the running block that are not finite."""
+        return self._frames[-1].bad
+
+    def run(self, block: Block, operands: Sequence[Any]) -> tuple[Any, ...]:
+        """Runs a region in a frame of its own; its parameters inherit from the operands, or the trip before."""
+        op, outer = self._owners[id(block)], self._frames[-1]
+        loop = outer.loops.setdefault(id(op), _Loop())
+        nodes = [outer.bad.get(v) for v in op.operands]
+        if loop.trips and op.name == "scan":
+            carried = op.attributes["carried"]
+            assert isinstance(carried, int)
+            nodes[:carried] = loop.last[:carried]
+        frame = _Frame(outer.top or op, _step(op, loop.trips) or outer.step)
+        for value, node, operand in zip(block.parameters, nodes, operands, strict=True):
+            if node is not None and not np.isfinite(operand).all():
+                frame.bad[value] = node
+        self._frames.append(frame)
+        outputs = run_block(self, block, operands, self.observe)
+        self._frames.pop()
+        loop.trips += 1
+        loop.last = [frame.bad.get(v) for v in block.outputs]
+        loop.seen += [node for node in loop.last if node is not None]
+        return outputs
+
+    def observe(self, op: Op, results: Sequence[Any]) -> None:
+        """Notes what ``op`` made that is not finite."""
+        frame = self._frames[-1]
+        loop = frame.loops.pop(id(op), None)
+        parents = (frame.bad.get(v) for v in op.operands) if loop is None else loop.seen
+        made_from = tuple(node for node in parents if node is not None)
         for value, result in zip(op.results, results, strict=True):
-            array = np.asarray(result)
-            if array.dtype.kind != "f" or np.isfinite(array).all():
-                continue
-            self._bad.add(value)
-            if self.op is None and not was_bad and op.name not in _CARRIERS:
-                self.op, self.found = op, _describe(array)
+            self.note(value, np.asarray(result), op, made_from)
+
+    def note(
+        self, value: Value, array: Array, maker: Op | Slot, parents: tuple[_Node, ...] = ()
+    ) -> None:
+        """Makes a node of ``value`` if it is not finite."""
+        if array.dtype.kind != "f" or np.isfinite(array).all():
+            return
+        frame = self._frames[-1]
+        top = frame.top or (maker if isinstance(maker, Op) else None)
+        frame.bad[value] = _Node(self._count, maker, top, frame.step, array, parents)
+        self._count += 1
+
+
+def _regions(block: Block) -> Iterable[tuple[Op, Block]]:
+    for op in block.body:
+        for region in op.regions:
+            yield op, region
+            yield from _regions(region)
+
+
+def _step(op: Op, done: int) -> str:
+    """Which trip of a loop comes after ``done`` of them, in words; nothing for other regions."""
+    if op.name != "scan":
+        return ""
+    trips = op.attributes["trips"]
+    assert isinstance(trips, int), "dimensions are bound before a program runs"
+    step = trips - done if op.attributes["reverse"] else done + 1
+    return f" in step {step} of {trips} of the loop"
+
+
+def find_culprit(function: Function, operands: Mapping[str, Any]) -> Diagnostic | None:
+    """A finding at the model's line where the first value began that made a result not finite; None if all are.
+
+    ``operands`` has an array per parameter of ``function``; SEEDs may be given as numbers. Named outputs may be
+    infinite on purpose and are not asked.
+    """
+    function = flatten(function)
+    watch = _Watch(function)
+    given = []
+    for slot, value in zip(function.parameters, function.block.parameters, strict=True):
+        array = watch.settle(
+            watch.cast(np.asarray(operands[slot.name]), value.type.dtype), value.type.dtype
+        )
+        given.append(array)
+        watch.note(value, np.asarray(array), slot)
+    run(watch, function, given, watch.observe)
+    results = zip(function.results, function.block.outputs, strict=True)
+    ends = [watch.bad[v] for s, v in results if s.role is not Role.OUTPUT and v in watch.bad]
+    origin = _origin(ends)
+    return None if origin is None else _finding(function, origin)
+
+
+def _origin(ends: Sequence[_Node]) -> _Node | None:
+    """The earliest beginning among all that ``ends`` were made from."""
+    reached: dict[int, _Node] = {}
+    waiting = list(ends)
+    while waiting:
+        node = waiting.pop()
+        if node.order not in reached:
+            reached[node.order] = node
+            waiting += node.parents
+    nodes = [reached[order] for order in sorted(reached)]
+    for node in nodes:
+        if not node.parents and not node.is_on_purpose:
+            return node
+    for node in nodes:
+        if node.has_nan and not any(parent.has_nan for parent in node.parents):
+            return node
+    return nodes[0] if nodes else None
+
+
+def _finding(function: Function, origin: _Node) -> Diagnostic:
+    found = _describe(origin.array)
+    maker = origin.maker
+    if isinstance(maker, Slot):
+        message = f"`{maker.name}` is not finite to begin with: {found}"
+        return error("GC0809", message, _own_line(maker.span))
+    where = f" in layer `{maker.scope}`" if maker.scope else ""
+    sweep = "" if origin.top is None or _is_forward(function, origin.top) else " of the gradient"
+    message = (
+        f"values stop being finite here{where}{origin.step}: `{maker.name}`{sweep} gives {found}"
+    )
+    label = f"{maker.name}: {maker.results[0].type}"
+    return error("GC0809", message, _own_line(maker.span), label=label)
+
+
+def _own_line(span: Span | None) -> Span | None:
+    """The line in the user's files: that of the op, or where the standard library was called."""
+    while span is not None and span.caller is not None and span.file.startswith("stdlib/"):
+        span = span.caller
+    return span
 
 
 def _describe(array: Array) -> str:
     count = int((~np.isfinite(array)).sum())
     kind = "NaN" if np.isnan(array).any() else "infinite"
     return f"{count} of {array.size} values {kind}"
-
-
-def find_culprit(function: Function, operands: Mapping[str, Any]) -> Diagnostic | None:
-    """A finding at the model's line where the first value that is not finite was made; None if all are finite.
-
-    ``operands`` has an array per parameter of ``function``; SEEDs may be given as numbers.
-    """
-    watch = _Watch()
-    arrays = NumpyArrays()
-    given = []
-    for slot, value in zip(function.parameters, function.block.parameters, strict=True):
-        array = np.asarray(operands[slot.name])
-        given.append(arrays.settle(arrays.cast(array, value.type.dtype), value.type.dtype))
-    run(arrays, function, given, watch)
-    if watch.op is None:
-        return None
-    op = watch.op
-    where = f" in layer `{op.scope}`" if op.scope else ""
-    sweep = "" if _is_forward(function, op) else " of the gradient"
-    message = f"values stop being finite here{where}: `{op.name}`{sweep} gives {watch.found}"
-    span = op.span.outermost if op.span is not None else None
-    label = f"{op.name}: {op.results[0].type}"
-    return error("GC0809", message, span, label=label)
 
 
 def _is_forward(function: Function, op: Op) -> bool:
