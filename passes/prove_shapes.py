@@ -49,17 +49,34 @@ def probe_dims(
 ) -> tuple[dict[str, int], Function]:
     """``dims``, or the largest common reduction of the big ones at which an evaluation is cheap enough.
 
-    Dimensions up to eight, which often count layers and heads, are left alone.
+    Dimensions up to eight, which often count heads, are left alone, and so are those that count layers.
     """
     function = lower(dims)
     best = dict(dims), function
+    if work(function) <= most:
+        return best
+    fixed = {k for k, n in dims.items() if n <= _SMALL or _is_structural(k, dims, function, lower)}
     for factor in _FACTORS:
         if work(best[1]) <= most:
             break
-        smaller = {k: max(_LEAST, n // factor) if n > _SMALL else n for k, n in dims.items()}
+        smaller = {k: n if k in fixed else max(_LEAST, n // factor) for k, n in dims.items()}
         try:
             found = lower(smaller)
         except DiagnosticError:
             continue
         best = smaller, found
     return best
+
+
+def _is_structural(
+    name: str,
+    dims: Mapping[str, int],
+    function: Function,
+    lower: Callable[[Mapping[str, int]], Function],
+) -> bool:
+    """Whether the parameters are others when this dimension is smaller: it counts layers."""
+    try:
+        found = lower({**dims, name: max(_LEAST, dims[name] // 2)})
+    except DiagnosticError:
+        return False
+    return [s.name for s in found.parameters] != [s.name for s in function.parameters]
