@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gradc.ir.plan import Plan
+from gradc.passes.place_carry import single_carries
+from gradc.passes.place_copy import forward_copies
 from gradc.passes.place_lifetime import Lifetime, lifetimes
 from gradc.passes.place_pack import aligned, lower_bound, pack
 from gradc.passes.place_prune import prune
@@ -26,7 +28,7 @@ WORTH = 0.98
 
 def place(plan: Plan) -> Plan:
     """``plan`` in a good order, with shared storage and an arena."""
-    plan = write_ports(plan)
+    plan = write_ports(forward_copies(single_carries(plan)))
     placed = assign(share(plan))
     reordered = reorder(plan)
     if reordered is not plan:
