@@ -117,6 +117,41 @@ def test_loops_are_cut_where_conditions_change(isa: str) -> None:
     check([concat_kernel(parts, kind) for parts in cases for kind in ("vector", "serial")], isa)
 
 
+def transposed_kernel(rows: int, columns: int, dtype: DType, form: int) -> Kernel:
+    """Loops that read down the columns: a copy, one with arithmetic by row, one that adds up along the rows."""
+    n = rows * columns
+    x, z = Buffer("x", dtype, n + 3, "read"), Buffer("z", dtype, n, "read")
+    y = Buffer("y", dtype, n if form < 3 else columns, "update")
+    i, j, p, q = Var("i", I64), Var("j", I64), Var("p", I64), Var("q", I64)
+    a, b, c, d = (Var(v, dtype) for v in "abcd")
+    number = Var("number", dtype)
+    down = at((i, 1), (j, rows), 3) if form != 2 else at((i, 1), (j, -rows), (columns - 1) * rows)
+    before: tuple[Stmt, ...] = (Let(p, "mod", (i, Const(4, I64))), Let(number, "cast", (p,)))
+    body: tuple[Stmt, ...] = (
+        Load(a, x, down),
+        Load(b, z, at((i, columns), (j, 1))),
+        Let(c, "sub", (a, b)),
+        Let(d, "mul", (c, number)),
+    )
+    if form == 1:
+        body = (*body, Index(q, at((j, 1), (i, 1))))
+    target = at((i, columns), (j, 1)) if form < 3 else at((j, 1))
+    body = (*body, Store(y, target, d, "add" if form == 3 else ""))
+    inner = For(j, columns, "vector", body)
+    return Kernel(
+        f"turned{rows}x{columns}{dtype}{form}",
+        (x, z, y),
+        (For(i, rows, "serial", (*before, inner)),),
+    )
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, I32], ids=str)
+def test_loops_turned_round(dtype: DType, isa: str) -> None:
+    sizes = [(16, 16), (17, 40), (33, 16), (48, 50), (8, 8), (5, 70), (16, 3)]
+    kernels = [transposed_kernel(r, c, dtype, form) for r, c in sizes for form in range(4)]
+    check(kernels, isa)
+
+
 def narrow_kernel(size: int, dtype: DType, border: int) -> Kernel:
     """f32 values stored in a narrow type: all, and those below ``border`` by a condition on the index."""
     x = Buffer("x", F32, size, "read")

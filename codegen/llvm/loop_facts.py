@@ -73,9 +73,14 @@ def _types(loop: For) -> set[DType]:
     return found - {DType.BOOL, DType.I64} or {DType.F32}
 
 
+def lanes_of_body(loop: For) -> int:
+    """LANE_BYTES of the narrowest type that a body computes in."""
+    return LANE_BYTES // min(COMPUTE_BYTES[dtype] for dtype in _types(loop))
+
+
 def width_of(loop: For, isa: Isa) -> int:
     """Iterations per vector: LANE_BYTES of the narrowest type; more around inner loops; fewer if there are fewer."""
-    width = LANE_BYTES // min(COMPUTE_BYTES[dtype] for dtype in _types(loop))
+    width = lanes_of_body(loop)
     inner = [s for s in loop.body if isinstance(s, For)]
     spare = isa.registers * isa.vector_bytes // LANE_BYTES
     if inner:

@@ -19,7 +19,7 @@ import functools
 from collections.abc import Iterable, Sequence
 
 from gradc.codegen.llvm import gemm as matrix
-from gradc.codegen.llvm import rows
+from gradc.codegen.llvm import rows, transposed
 from gradc.codegen.llvm.folds import Pieces, is_ordered, neutral, period, zero_trips
 from gradc.codegen.llvm.indices import Indices
 from gradc.codegen.llvm.isa import Isa
@@ -112,6 +112,7 @@ class Nest:
         self.indices = Indices(fn, self.memory)
         self.env: dict[Var, Value] = {}
         self.runs: dict[Var, Place] = {}
+        self.given: dict[Load, Value] = {}  # loads made already
         self.lanes: Lanes | None = None
         self.varying: set[Var] = set()
         self.rows: dict[rows.Row, list[Value]] = {}
@@ -216,6 +217,9 @@ class Nest:
         self.env[statement.var] = result
 
     def _load(self, statement: Load) -> None:
+        if statement in self.given:
+            self.env[statement.var] = self.given[statement]
+            return
         row = self.row_of(statement)
         if row is not None:
             vectors, number = row
@@ -256,7 +260,10 @@ class Nest:
     # ---- loops ----------------------------------------------------------------------------------
 
     def _for(self, loop: For) -> None:
-        if loop.kind != "vector" or self.lanes is not None:
+        turned = transposed.find(loop) if self.lanes is None else None
+        if turned is not None and not self.uses_rows(turned.inner):
+            transposed.emit(self, turned)
+        elif loop.kind != "vector" or self.lanes is not None:
             self.run(loop, i64(0), self.trips(loop))
         elif not can_vectorise(loop):
             self._one_by_one(loop)
