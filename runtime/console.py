@@ -9,16 +9,28 @@ Non-goals: what is said.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from gradc.ir.diagnostics import Diagnostic, DiagnosticError
     from gradc.ir.source import Sources
+
+
+def finite(value: object) -> object:
+    """``value`` with None for every float that JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
 
 
 class Console:
@@ -39,8 +51,8 @@ class Console:
         print(text)
 
     def json(self, value: object) -> None:
-        """The result, for a program to read: one JSON document."""
-        print(json.dumps(value, indent=2, sort_keys=False, allow_nan=False))
+        """The result, for a program to read: one JSON document; NaN and infinities are null."""
+        print(json.dumps(finite(value), indent=2, sort_keys=False, allow_nan=False))
 
     def message(self, text: str) -> None:
         """A remark for people."""

@@ -32,6 +32,7 @@ from gradc.runtime import checkpoint
 from gradc.runtime.arrays import Array
 from gradc.runtime.batches import Samples, permutation
 from gradc.runtime.checkpoint import Checkpoint
+from gradc.runtime.console import finite
 from gradc.runtime.data import fail, make_folder, save_safetensors, write_atomically
 from gradc.runtime.model import Model
 from gradc.runtime.step import TrainState, TrainStep
@@ -348,7 +349,7 @@ class Run:
         with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as stream:
 
             def write(record: Mapping[str, Any]) -> None:
-                stream.write(json.dumps(record) + "\n")
+                stream.write(json.dumps(finite(record), allow_nan=False) + "\n")
                 stream.flush()
 
             yield write

@@ -523,3 +523,11 @@ def test_bad_input_is_a_diagnostic(work: Path, arguments: str, status: int, mess
 
 def test_there_are_at_least_a_hundred_of_them() -> None:
     assert len({arguments for arguments, _, _ in BAD}) >= 100
+
+
+def test_what_is_not_finite_is_null_in_json(work: Path) -> None:
+    done = gradc("run", work / "mlp.grad", "--data", work / "holed.npz", "--json")
+    values = json.loads(done.out)["values"]
+    assert values["loss"] is None
+    assert values["logits"][3] == [None, None, None]
+    assert None not in values["logits"][2]

@@ -1,0 +1,438 @@
+"""`gradc train`: the numbers of a run, and that nothing that happens to it changes them.
+
+A run is stopped by signals, killed at random moments, robbed of its newest checkpoint, resumed: in the end the weights
+and the metrics are those of a run that was left alone, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gradc as gradc_api
+from gradc.runtime.batches import permutation
+from gradc.runtime.data import load_safetensors
+from tests.api_models import MLP, batch, forward, gradients
+from tests.command_line import Done, gradc
+
+# Everything that a resumed run must get right: batch statistics, random draws, optimiser state.
+PROGRAM = """
+dim B, D = 6, H = 8, C = 3
+
+model net(x: float[B, D], y: int[B]) -> float {
+    use fc1 = dense(D, H)
+    use norm = batchnorm(H)
+    use fc2 = dense(H, C)
+    logits = fc2(dropout(relu(norm(fc1(x))), 0.2))
+    output logits
+    return mean(cross_entropy(logits, y))
+}
+"""
+# Descends only with small steps.
+LINE = """
+dim B, D = 6
+
+model line(x: float[B, D], y: int[B]) -> float {
+    param w: float[D] ~ normal(1.0)
+    return mean((x @ w - cast(y, float))^2)
+}
+"""
+SAMPLES = 50
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    (folder / "net.grad").write_text(PROGRAM)
+    (folder / "mlp.grad").write_text(MLP)
+    for name, seed, size in (("train", 0, SAMPLES), ("valid", 1, 21)):
+        data = batch(seed, size)
+        data["y"] = (data["x"][:, 0] + data["x"][:, 1] > 0).astype(np.int32)
+        np.savez(folder / f"{name}.npz", x=data["x"].astype(np.float32), y=data["y"])
+    return folder
+
+
+def flags(work: Path, out: Path, program: str = "net", **more: Any) -> list[str]:
+    chosen = {
+        "--data": work / "train.npz", "--batch": 16, "--epochs": 3,
+        "--optimizer": "adamw(lr=1e-2)", "--out": out,
+    }  # fmt: skip
+    chosen |= {f"--{name.replace('_', '-')}": value for name, value in more.items()}
+    pairs = [str(part) for pair in chosen.items() for part in pair]
+    return ["train", str(work / f"{program}.grad"), *pairs]
+
+
+def train(work: Path, out: Path, *extra: str, program: str = "net", **more: Any) -> Done:
+    done = gradc(*flags(work, out, program, **more), *extra)
+    assert done.status == 0, done.err
+    return done
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    return load_safetensors(folder / "params.safetensors")[0]
+
+
+def same_run(one: Path, two: Path) -> None:
+    """Weights and metrics, bit for bit."""
+    assert (one / "metrics.jsonl").read_text() == (two / "metrics.jsonl").read_text()
+    first, second = weights(one), weights(two)
+    assert list(first) == list(second)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+# ---- the numbers of a run
+
+
+def test_a_run_is_gradient_descent_over_shuffled_batches(work: Path, tmp_path: Path) -> None:
+    """Every loss and the last weights, against the same run in NumPy; the last batch of an epoch is short."""
+    out = tmp_path / "run"
+    done = train(
+        work, out, "--json", program="mlp", optimizer="sgd(lr=0.3)", precision="f64", seed=4,
+        valid=work / "valid.npz",
+    )  # fmt: skip
+    params = gradc_api.loads(MLP, precision="f64").init(4)
+    data, held = (dict(np.load(work / f"{name}.npz")) for name in ("train", "valid"))
+    expected: list[dict[str, Any]] = []
+    for epoch in range(3):
+        order = permutation(4, epoch, SAMPLES)
+        assert sorted(order) == list(range(SAMPLES))
+        for start in range(0, SAMPLES, 16):
+            rows = order[start : start + 16]
+            x, y = data["x"][rows].astype(float), data["y"][rows]
+            step = len([r for r in expected if "loss" in r]) + 1
+            expected.append({"step": step, "epoch": epoch, "loss": forward(params, x, y)[0]})
+            found = gradients(params, x, y)
+            params = {name: params[name] - 0.3 * found[name] for name in params}
+        loss, logits = forward(params, held["x"].astype(float), held["y"])
+        right = float((logits.argmax(1) == held["y"]).mean())
+        done_at = {"step": step, "epoch_done": epoch}
+        expected.append({**done_at, "valid_loss": loss, "valid_accuracy": right})
+    seen = records(out)
+    assert [list(r) for r in seen] == [list(r) for r in expected]
+    for record, wanted in zip(seen, expected, strict=True):
+        assert record == pytest.approx(wanted, rel=1e-10)
+    for name, array in weights(out).items():
+        np.testing.assert_allclose(array, params[name], rtol=1e-9, atol=1e-12)
+    summary = json.loads(done.out)
+    assert summary["steps"] == 12
+    assert summary["valid_accuracy"] == pytest.approx(expected[-1]["valid_accuracy"])
+    assert summary["params"] == str(out / "params.safetensors")
+
+
+def test_epochs_differ_in_their_order_and_seeds_in_everything(work: Path, tmp_path: Path) -> None:
+    assert not np.array_equal(permutation(0, 0, 50), permutation(0, 1, 50))
+    assert not np.array_equal(permutation(0, 0, 50), permutation(1, 0, 50))
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(work, tmp_path / name, seed=seed)
+    same_run(tmp_path / "a", tmp_path / "b")
+    assert records(tmp_path / "a") != records(tmp_path / "c")
+
+
+@pytest.mark.parametrize("more", [{"threads": 2}, {"budget": "1GiB"}])
+def test_threads_and_budgets_do_not_change_a_bit(
+    work: Path, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    train(work, tmp_path / "one", threads=1)
+    train(work, tmp_path / "two", **more)
+    same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("accumulate", [2, 4, 16])
+def test_accumulation_equals_the_whole_batch(work: Path, tmp_path: Path, accumulate: int) -> None:
+    """Also for the last batch of two samples, which cannot be cut as the others are."""
+    given: dict[str, Any] = {"program": "mlp", "precision": "f64", "optimizer": "sgd(lr=0.3)"}
+    train(work, tmp_path / "whole", **given)
+    train(work, tmp_path / "parts", **given, accumulate=accumulate)
+    for one, two in zip(records(tmp_path / "whole"), records(tmp_path / "parts"), strict=True):
+        assert one == pytest.approx(two, rel=1e-9)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "f16"])
+def test_half_precision_learns_and_its_accuracy_is_true(
+    work: Path, tmp_path: Path, precision: str
+) -> None:
+    """The accuracy reported is that of the weights written, computed here in float64."""
+    out = tmp_path / "run"
+    done = train(
+        work, out, "--json", program="mlp", precision=precision, epochs=30,
+        optimizer="adamw(lr=3e-2)", loss_scale="dynamic", valid=work / "valid.npz",
+    )  # fmt: skip
+    summary = json.loads(done.out)
+    held = dict(np.load(work / "valid.npz"))
+    params = {name: a.astype(float) for name, a in weights(out).items()}
+    _, logits = forward(params, held["x"].astype(float), held["y"])
+    right = float((logits.argmax(1) == held["y"]).mean())
+    assert right > 0.8
+    assert summary["valid_accuracy"] == pytest.approx(right, abs=1.01 / len(held["y"]))
+
+
+def test_clipping_is_reported_and_holds(work: Path, tmp_path: Path) -> None:
+    train(work, tmp_path / "run", program="mlp", clip_norm=0.1, optimizer="sgd(lr=1.0)", epochs=1)
+    norms = [r["grad_norm"] for r in records(tmp_path / "run") if "loss" in r]
+    assert len(norms) == 4
+    assert max(norms) > 0.1
+    start = gradc_api.loads(MLP).init(0)
+    moved = sum(float(((a - start[n]) ** 2).sum()) for n, a in weights(tmp_path / "run").items())
+    assert moved**0.5 <= 4 * 0.1 * 1.001
+
+
+def test_zero_epochs_write_the_initial_weights(work: Path, tmp_path: Path) -> None:
+    done = train(work, tmp_path / "run", "--json", program="mlp", epochs=0)
+    summary = json.loads(done.out)
+    assert (summary["steps"], summary["loss"]) == (0, None)
+    start = gradc_api.loads(MLP).init(0)
+    assert all(np.array_equal(a, start[n]) for n, a in weights(tmp_path / "run").items())
+
+
+# ---- one folder, one run
+
+
+def test_a_run_is_not_overwritten(work: Path, tmp_path: Path) -> None:
+    train(work, tmp_path / "run", epochs=1)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    done = gradc(*flags(work, tmp_path / "run", epochs=2))
+    assert done.status == 1
+    assert "GC0804" in done.err
+    assert "--resume" in done.err
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+DIFFERENT: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"batch": 8}, "batch was 16, now 8"),
+    ({"seed": 9}, "seed was 0, now 9"),
+    ({"optimizer": "sgd(lr=0.1)"}, "recipe was .*adamw"),
+    ({"precision": "f64"}, "precision was 'f32', now 'f64'"),
+    ({"program": "mlp"}, "program was"),
+    ({"data": "valid"}, "samples was 50, now 21"),
+    ({"clip_norm": 1.0}, "clip_norm"),
+)
+
+
+@pytest.mark.parametrize(("change", "says"), DIFFERENT, ids=[d[1] for d in DIFFERENT])
+def test_another_run_is_not_resumed(
+    work: Path, tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    train(work, tmp_path / "run", epochs=1)
+    more = dict(change)
+    if "data" in more:
+        more["data"] = work / f"{more['data']}.npz"
+    done = gradc(*flags(work, tmp_path / "run", **more), "--resume")
+    assert done.status == 1
+    assert "GC0805" in done.err
+    assert re.search(says, done.err), done.err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_line(
+    work: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    (work / "line.grad").write_text(LINE)
+    done = gradc(*flags(work, out, "line", optimizer="sgd(lr=1e6)", epochs=9))
+    assert (done.status, done.out) == (1, "")
+    assert "GC0806" in done.err
+    assert "--clip-norm" in done.err
+    assert "line.grad:6" in done.err
+    kept = sorted(out.glob("step-*.safetensors"))
+    arrays, _ = load_safetensors(kept[-1])
+    assert all(np.isfinite(a).all() for a in arrays.values() if a.dtype.kind == "f")
+    assert not (out / "params.safetensors").exists()
+
+
+# ---- stopped and resumed
+
+
+@pytest.fixture(scope="module")
+def whole(work: Path) -> Path:
+    """The run that nothing happened to: six epochs, 24 steps."""
+    train(work, work / "whole", epochs=6, valid=work / "valid.npz")
+    return work / "whole"
+
+
+def test_more_epochs_continue_a_finished_run(work: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for epochs in (1, 2, 2, 6):
+        extra = [] if epochs == 1 else ["--resume"]
+        train(work, out, *extra, epochs=epochs, valid=work / "valid.npz")
+    same_run(out, whole)
+    assert len(list(out.glob("step-*.safetensors"))) == 2
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut", "emptied", "swapped"])
+def test_a_damaged_checkpoint_is_passed_over_and_said(
+    work: Path, whole: Path, tmp_path: Path, harm: str
+) -> None:
+    out = tmp_path / "run"
+    train(work, out, epochs=4, valid=work / "valid.npz")
+    older, newest = sorted(out.glob("step-*.safetensors"))
+    data = bytearray(newest.read_bytes())
+    if harm == "flipped":
+        data[-7] ^= 0x40
+    elif harm == "cut":
+        del data[len(data) // 2 :]
+    elif harm == "emptied":
+        data.clear()
+    else:
+        data = bytearray(older.read_bytes())
+        data[len(data) // 2] ^= 1
+    newest.write_bytes(bytes(data))
+    done = train(work, out, "--resume", epochs=6, valid=work / "valid.npz")
+    assert "warning[GC0576]" in done.err
+    assert newest.name in done.err
+    same_run(out, whole)
+
+
+def test_without_an_intact_checkpoint_nothing_is_resumed(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(work, out, epochs=2)
+    for path in out.glob("step-*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    done = gradc(*flags(work, out), "--resume")
+    assert done.status == 1
+    assert "GC0575" in done.err
+
+
+def test_half_a_line_of_metrics_and_stale_files_are_swept(
+    work: Path, whole: Path, tmp_path: Path
+) -> None:
+    """What a kill leaves behind: a line cut short, steps beyond the checkpoint, a temporary file."""
+    out = tmp_path / "run"
+    train(work, out, epochs=2, valid=work / "valid.npz")
+    with (out / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 9, "epoch": 2, "loss": 0.1}\n{"step": 10, "ep')
+    stale = out / ".step-000000000009.safetensors.x1.tmp"
+    stale.write_bytes(b"half")
+    train(work, out, "--resume", epochs=6, valid=work / "valid.npz")
+    same_run(out, whole)
+    assert not stale.exists()
+
+
+# ---- signals and kills, from outside
+
+LONG = 60
+
+
+@pytest.fixture(scope="module")
+def long_run(work: Path) -> Path:
+    train(work, work / "long", epochs=LONG)
+    return work / "long"
+
+
+def started(work: Path, out: Path, *extra: str) -> subprocess.Popen[str]:
+    """The same run in a process of its own, slowed so that it can be met in the middle."""
+    slow = (
+        "import sys, time\n"
+        "from gradc.runtime import training\n"
+        "step = training.Run._one_step\n"
+        "def slowly(self, *rest):\n"
+        "    time.sleep(0.004)\n"
+        "    step(self, *rest)\n"
+        "training.Run._one_step = slowly\n"
+        "from gradc.runtime.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", slow, *flags(work, out, epochs=LONG), *extra]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(job: subprocess.Popen[str], out: Path, lines: int) -> None:
+    """Until the run has written so many lines of metrics."""
+    path, limit = out / "metrics.jsonl", time.monotonic() + 60
+    while not path.exists() or path.read_bytes().count(b"\n") < lines:
+        assert job.poll() is None, job.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_step_and_nothing_is_lost(
+    work: Path, long_run: Path, tmp_path: Path, signum: signal.Signals
+) -> None:
+    out = tmp_path / "run"
+    job = started(work, out)
+    wait_for(job, out, 33)
+    job.send_signal(signum)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == 128 + signum
+    assert f"stopped by {signum.name}; continue with --resume" in errors
+    newest = max(out.glob("step-*.safetensors"))
+    steps = [r for r in records(out) if "loss" in r]
+    assert int(newest.name[5:17]) == steps[-1]["step"], "the last step is saved"
+    assert not (out / "params.safetensors").exists()
+    train(work, out, "--resume", epochs=LONG)
+    same_run(out, long_run)
+
+
+def test_a_second_signal_stops_at_once(work: Path, tmp_path: Path) -> None:
+    """The state on disk is the last checkpoint."""
+    from gradc.runtime import training
+
+    with training._signals() as pending:
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)
+        assert pending == [signal.SIGUSR1, signal.SIGUSR1]
+    program = (
+        "import os, signal, time\n"
+        "from gradc.runtime import training\n"
+        "with training._signals():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(30)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=30, check=False)
+    assert done.returncode == 143
+
+
+def test_sigusr1_saves_and_goes_on(work: Path, long_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    job = started(work, out)
+    wait_for(job, out, 22)
+    before = {p.name for p in out.glob("step-*.safetensors")}
+    job.send_signal(signal.SIGUSR1)
+    limit = time.monotonic() + 20
+    middle: set[str] = set()
+    while not middle and time.monotonic() < limit:
+        names = {p.name for p in out.glob("step-*.safetensors")} - before
+        middle = {name for name in names if int(name[5:17]) % 4}
+        time.sleep(0.001)
+    assert middle, "a checkpoint in the middle of an epoch"
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == 0, errors
+    same_run(out, long_run)
+
+
+def test_killed_at_random_moments_a_run_ends_as_if_left_alone(
+    work: Path, long_run: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(11)
+    out = tmp_path / "run"
+    reached = 0
+    for number in range(5):
+        job = started(work, out, *(["--resume"] if number else []))
+        wait_for(job, out, reached + int(rng.integers(3, 40)))
+        time.sleep(float(rng.random()) * 0.02)
+        job.kill()
+        job.communicate(timeout=60)
+        assert job.returncode == -signal.SIGKILL
+        saved = sorted(out.glob("step-*.safetensors"))
+        reached = sum(int(saved[-1].name[5:17]) >= r["step"] for r in _whole_lines(out))
+    train(work, out, "--resume", epochs=LONG)
+    same_run(out, long_run)
+
+
+def _whole_lines(out: Path) -> list[dict[str, Any]]:
+    text = (out / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.split("\n")[:-1]]
