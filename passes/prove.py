@@ -9,17 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from gradc.ir.core import Function, Slot
+from gradc.ir.core import Function, Slot, walk
 from gradc.passes.pipeline import Run
 from gradc.passes.plan_check import check_plan
+from gradc.passes.prove_compose import gradient_terms, result_terms
 from gradc.passes.prove_field import PRIME, UnluckyPoint
-from gradc.passes.prove_gradient import Tested, test_gradient
+from gradc.passes.prove_gradient import Tested, cotangents, test_gradient
 from gradc.passes.prove_kernels import compare_plan
 from gradc.passes.prove_passes import Compared, compare_records
+from gradc.passes.prove_pullback import pullback_verdicts
 from gradc.passes.prove_refute import decide_equal, decide_gradient
-from gradc.passes.prove_report import Status, Verdict
+from gradc.passes.prove_report import Kind, Status, Verdict, weakest
+from gradc.passes.prove_rule_verdicts import rule_verdict
+from gradc.passes.prove_rules import instances
+from gradc.passes.prove_terms import TermArrays
 
 POINTS = 3
 FIELD = "prime field"
@@ -66,10 +71,17 @@ def prove(subject: Subject, seed: int, points: int | None = None) -> Found:
     """Every verdict about ``subject``, replayable from ``seed``."""
     found = Found()
     count = POINTS if points is None else points
+    with found.timed("terms"):
+        terms = Terms.of(subject)
+    with found.timed("rules"):
+        rules = rule_verdicts(subject)
     with found.timed("gradients"):
-        found.verdicts += gradient_verdicts(subject, seed, count)
+        found.verdicts += gradient_verdicts(subject, terms, rules, seed, count)
+    found.verdicts += rules.values()
+    with found.timed("pullbacks"):
+        found.verdicts += pullback_verdicts(subject.probe.source)
     with found.timed("passes"):
-        found.verdicts += pass_verdicts(subject, seed, count)
+        found.verdicts += pass_verdicts(subject, terms, seed, count)
     with found.timed("kernels"):
         found.verdicts += kernel_verdicts(subject, seed, 1)
     with found.timed("plan"):
@@ -77,22 +89,113 @@ def prove(subject: Subject, seed: int, points: int | None = None) -> Found:
     return found
 
 
+# --- terms, at the real dimensions
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What comparing terms has shown: gradients that compose their rules, steps that keep every term."""
+
+    composed: Mapping[str, bool]
+    kept: Mapping[str, bool]
+
+    @staticmethod
+    def of(subject: Subject) -> Terms:
+        """Evaluates every tensor-stage program of the real run over terms."""
+        arrays, run = TermArrays(), subject.real
+        known = result_terms(arrays, run.source)
+        kept: dict[str, bool] = {}
+        composed: dict[str, bool] = {}
+        before = run.source
+        for record in run.records:
+            if not isinstance(record.artifact, Function):
+                break
+            if not record.is_changed:
+                kept[record.step] = True
+                continue
+            now = result_terms(arrays, record.artifact)
+            kept[record.step] = all(n in now and arrays.same(x, now[n]) for n, x in known.items())
+            if record.step == "differentiate":
+                found = gradient_terms(arrays, before, subject.wrt)
+                composed = {n: arrays.same(x, now[f"cotangent {n}"]) for n, x in found.items()}
+            known, before = now, record.artifact
+        return Terms(composed, kept)
+
+
+def rule_verdicts(subject: Subject) -> dict[str, Verdict]:
+    """The rule of every op that the source uses, by name of the op."""
+    found = {}
+    for name, cases in instances(_before_adjoint(subject.probe)).items():
+        start = time.perf_counter()
+        verdict = rule_verdict(name, cases)
+        at = subject.at() if verdict.status is Status.PROVED_BOUND else ""
+        seconds = time.perf_counter() - start
+        found[name] = replace(verdict, detail=verdict.detail + at, seconds=seconds)
+    return found
+
+
+def _before_adjoint(run: Run) -> Function:
+    """The program that ``differentiate`` was given."""
+    program = run.source
+    for record in run.records:
+        if record.step == "differentiate":
+            return program
+        if isinstance(record.artifact, Function):
+            program = record.artifact
+    return program
+
+
+def has_window(function: Function) -> bool:
+    """Whether a loop of ``function`` cuts its derivative."""
+    return any(op.name == "scan" and op.attributes["truncate"] for op in walk(function.block))
+
+
 # --- gradients
 
 
-def gradient_verdicts(subject: Subject, seed: int, points: int) -> list[Verdict]:
-    """One verdict per parameter."""
+def gradient_verdicts(
+    subject: Subject, terms: Terms, rules: Mapping[str, Verdict], seed: int, points: int
+) -> list[Verdict]:
+    """One verdict per parameter: by composition of the rules, and at random points as well."""
     source, gradient = subject.probe.source, _function(subject.probe, "differentiate")
     slots = {slot.name: slot for slot in source.parameters}
     start = time.perf_counter()
+    is_cut = has_window(source)
+    has_custom = any(op.name == "custom" for op in walk(source.block))
     try:
+        if is_cut or not cotangents(gradient):
+            raise UnluckyPoint
         tested = test_gradient(source, gradient, seed, points)
     except UnluckyPoint:
-        tested = Tested(dict.fromkeys(subject.wrt, False), True, 0)
+        tested = Tested(dict.fromkeys(subject.wrt, is_cut), True, 0)
     each = (time.perf_counter() - start) / max(1, len(tested.agrees))
-    return [
-        _gradient_verdict(subject, gradient, slots[name], tested, each) for name in tested.agrees
-    ]
+    premises = weakest([v.status for v in rules.values()])
+    found = []
+    for name in tested.agrees:
+        slot = slots[name]
+        if tested.agrees[name] and terms.composed.get(name) and not has_custom:
+            found.append(_composed_verdict(slot, premises, rules, tested, is_cut, each))
+        elif is_cut:
+            found.append(_undecided("parameter", name, "a loop cuts its derivative"))
+        else:
+            found.append(_gradient_verdict(subject, gradient, slot, tested, each))
+    return found
+
+
+def _composed_verdict(
+    slot: Slot, premises: Status, rules: Mapping[str, Verdict], tested: Tested, is_cut: bool,
+    seconds: float,
+) -> Verdict:  # fmt: skip
+    detail = f"each use once; rules of {len(rules)} ops"
+    if tested.points:
+        detail += f"; also at {tested.points} points modulo {PRIME}"
+    assumed = [OFF_KINKS, DENOMINATORS]
+    if is_cut:
+        assumed.append("loops let no derivative through where `truncate` says so")
+    return Verdict(
+        "parameter", slot.name, premises, "composition of proved rules", detail, tuple(assumed),
+        {}, "" if slot.span is None else str(slot.span), "", seconds,
+    )  # fmt: skip
 
 
 def _gradient_verdict(
@@ -121,7 +224,7 @@ def _function(run: Run, step: str) -> Function:
 # --- passes
 
 
-def pass_verdicts(subject: Subject, seed: int, points: int) -> list[Verdict]:
+def pass_verdicts(subject: Subject, terms: Terms, seed: int, points: int) -> list[Verdict]:
     """One verdict per tensor-stage pass: what it was given computes what it made."""
     run = subject.probe
     try:
@@ -130,14 +233,23 @@ def pass_verdicts(subject: Subject, seed: int, points: int) -> list[Verdict]:
         return [_undecided("pass", "all passes", "a denominator is zero at every point drawn")]
     programs = [run.source, *(r.artifact for r in run.records if isinstance(r.artifact, Function))]
     return [
-        _pass_verdict(subject, one, programs[n], programs[n + 1]) for n, one in enumerate(compared)
+        _pass_verdict(subject, terms, one, programs[n], programs[n + 1])
+        for n, one in enumerate(compared)
     ]
 
 
-def _pass_verdict(subject: Subject, one: Compared, before: Function, after: Function) -> Verdict:
-    if one.is_same_text:
-        detail = "the program is the same up to names"
-        return Verdict("pass", one.step, Status.PROVED_ALL, "structural equality", detail)
+def _pass_verdict(
+    subject: Subject, terms: Terms, one: Compared, before: Function, after: Function
+) -> Verdict:
+    changed = {r.step: r.is_changed for r in subject.real.records}
+    if one.is_same_text and not changed[one.step]:
+        detail = "it changes nothing"
+        return Verdict("pass", one.step, Status.PROVED_SHAPE, "structural equality", detail)
+    if terms.kept[one.step] and not one.differing:
+        detail = f"every result is the same term; also at {one.points} points modulo {PRIME}"
+        return Verdict(
+            "pass", one.step, Status.PROVED_SHAPE, "equal terms", detail, (DENOMINATORS,)
+        )
     if not one.differing:
         detail = f"{one.points} points modulo {PRIME}{subject.at()}"
         assumed = (OFF_KINKS, DENOMINATORS)
@@ -158,9 +270,8 @@ def _pass_verdict(subject: Subject, one: Compared, before: Function, after: Func
     )  # fmt: skip
 
 
-def _undecided(kind: str, subject: str, why: str) -> Verdict:
-    assert kind in ("pass", "kernel")
-    return Verdict("pass" if kind == "pass" else "kernel", subject, Status.UNDECIDED, FIELD, why)
+def _undecided(kind: Kind, subject: str, why: str) -> Verdict:
+    return Verdict(kind, subject, Status.UNDECIDED, FIELD, why)
 
 
 # --- kernels and the Plan

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gradc.ir.core import DType
-from gradc.ir.domains import Arrays, Pairs
+from gradc.ir.domains import Arrays, NumpyArrays, Pairs
 from gradc.passes.prove_field import ULP, short_decimal, small_fraction
 
 Shape: TypeAlias = tuple[int, ...]
@@ -34,12 +34,15 @@ MOST_HEIGHT = 64
 class Term:
     """An array: ``linear`` maps atoms to coefficients (floating arrays); integers and booleans are single atoms."""
 
-    __slots__ = ("key", "linear", "shape")
+    __slots__ = ("key", "known", "linear", "shape")
 
-    def __init__(self, shape: Shape, linear: dict[int, Fraction], key: Key) -> None:
+    def __init__(
+        self, shape: Shape, linear: dict[int, Fraction], key: Key, known: Any = None
+    ) -> None:
         self.shape = shape
         self.linear = linear
         self.key = key
+        self.known = known  # the values of an array of integers or booleans, where they are known
 
     @property
     def ndim(self) -> int:
@@ -71,7 +74,7 @@ class TermArrays(Arrays):
         self.keys: list[Key] = [("one",)]
         self.heights: list[int] = [0]
         self.shapes: list[Shape] = [()]
-        self._views: dict[Key, int | Term] = {}
+        self._views: dict[Key, Term | _Operands] = {}
 
     # ---- terms
 
@@ -101,7 +104,7 @@ class TermArrays(Arrays):
 
     def same(self, a: Term, b: Term) -> bool:
         """Whether two terms are one."""
-        return a.shape == b.shape and a.key == b.key
+        return bool(a.shape == b.shape and a.key == b.key)
 
     def _height(self, x: Term) -> int:
         return max((self.heights[a] for a in x.linear), default=0)
@@ -167,6 +170,10 @@ class TermArrays(Arrays):
     def verb(self, name: str, *operands: Any) -> Term:
         shape = tuple(np.broadcast_shapes(*(x.shape for x in operands)))
         stretched = [self._stretched(x, shape) for x in operands]
+        known = [x.known for x in stretched]
+        if all(x is not None for x in known):
+            with np.errstate(all="ignore"):
+                return self._known(_NUMBERS.verb(name, *known))
         rule = _RULES.get(name)
         if rule is not None and not any(self._is_discrete(x) for x in operands):
             return rule(self, shape, *stretched)
@@ -175,19 +182,36 @@ class TermArrays(Arrays):
         return self._apply(name, stretched, shape)
 
     def _is_discrete(self, x: Term) -> bool:
-        return x.key[0] != "lin"
+        return bool(x.key[0] != "lin")
+
+    def _known(self, values: Any) -> Term:
+        """Integers or booleans that do not depend on any operand."""
+        array = np.ascontiguousarray(values)
+        key = ("known", array.dtype.str, array.tobytes())
+        atom = self.atom(key, array.shape)
+        return Term(array.shape, {atom: Fraction(1)}, ("int", atom), array)
 
     def _discrete(self, key: Key, shape: Shape, height: int = 0) -> Term:
-        return Term(shape, {self.atom(key, shape, height): Fraction(1)}, ("int", key))
+        atom = self.atom(key, shape, height)
+        return Term(shape, {atom: Fraction(1)}, ("int", atom))
+
+    def negated(self, c: Term) -> Term | None:
+        """What ``c`` is the negation of, if it is one."""
+        (atom, *_) = c.linear
+        operands = self._views.get(("operands", atom))
+        is_not = isinstance(operands, _Operands) and self.keys[atom][:2] == ("verb", "logical_not")
+        return operands.terms[0] if is_not and isinstance(operands, _Operands) else None
 
     def _apply(self, name: str, xs: Sequence[Term], shape: Shape) -> Term:
         if name in _COMMUTES:
-            xs = sorted(xs, key=lambda x: repr(x.key))
+            xs = sorted(xs, key=lambda x: x.key)
         height = 1 + max(self._height(x) for x in xs)
         key = ("verb", name, tuple(x.key for x in xs))
-        if name in _DISCRETE or (name != "select" and all(self._is_discrete(x) for x in xs)):
-            found = self._discrete(key, shape, height)
-        elif name == "select" and self._is_discrete(xs[1]):
+        if (
+            name in _DISCRETE
+            or (name != "select" and all(self._is_discrete(x) for x in xs))
+            or (name == "select" and self._is_discrete(xs[1]))
+        ):
             found = self._discrete(key, shape, height)
         else:
             found = self.single(key, shape, height)
@@ -211,6 +235,8 @@ class TermArrays(Arrays):
 
     def _view(self, x: Term, kind: str, arguments: Key, shape: Shape) -> Term:
         """A view of every atom of ``x``, as deep down as views can go."""
+        if x.known is not None:
+            return self._known(_VIEWS[kind](x.known, arguments, shape))
         if x.key[0] != "lin":
             (atom,) = x.linear
             return self._view_atom(atom, kind, arguments, shape, x)
@@ -257,7 +283,7 @@ class TermArrays(Arrays):
             return Term(
                 shape,
                 {found: Fraction(1)},
-                ("lin", ((found, Fraction(1)),)) if is_number else ("int", base[:-1]),
+                ("lin", ((found, Fraction(1)),)) if is_number else ("int", found),
             )
         full = ("seen", base, steps)
         if whole is not None and whole.key[0] != "lin":
@@ -443,12 +469,14 @@ class TermArrays(Arrays):
             return _as_term(x)
         if dtype.is_float:
             return self.single(("cast", x.key), x.shape)
+        if x.known is not None:
+            return self._known(_NUMBERS.cast(x.known, dtype))
         return self._discrete(("cast", dtype.value, x.key), x.shape)
 
     def full(self, value: float | bool, shape: Sequence[int], dtype: DType) -> Term:
         if dtype.is_float:
             return self._number(exact(float(value), dtype), tuple(shape))
-        return self._discrete(("number", repr(value)), tuple(shape))
+        return self._known(_NUMBERS.full(value, shape, dtype))
 
     def zeros_like(self, x: Any) -> Term:
         return self.term(x.shape, {})
@@ -460,10 +488,10 @@ class TermArrays(Arrays):
     def iota(self, axis: int, shape: Sequence[int], dtype: DType) -> Term:
         if dtype.is_float:
             return self.single(("iota", axis), tuple(shape))
-        return self._discrete(("iota", axis), tuple(shape))
+        return self._known(_NUMBERS.iota(axis, shape, dtype))
 
     def integers(self, values: Sequence[int]) -> Term:
-        return self._discrete(("integers", tuple(values)), (len(values),))
+        return self._known(_NUMBERS.integers(values))
 
 
 class _Operands:
@@ -506,23 +534,35 @@ def _pow(t: TermArrays, shape: Shape, x: Term, y: Term) -> Term:
 def _select(t: TermArrays, shape: Shape, c: Term, a: Term, b: Term) -> Term:
     if a.key == b.key:
         return a
-    if c.key[0] == "int" and c.key[1][:2] == ("verb", "logical_not"):
-        (atom,) = c.linear
-        operands = t._views[("operands", atom)]
-        assert isinstance(operands, _Operands)
-        return _select(t, shape, operands.terms[0], b, a)
+    if c.known is not None and (c.known.all() or not c.known.any()):
+        return a if c.known.all() else b
+    inner = t.negated(c)
+    if inner is not None:
+        return _select(t, shape, inner, b, a)
     return t._apply("select", [c, a, b], shape)
 
 
 def _not(t: TermArrays, shape: Shape, c: Term) -> Term:
-    if c.key[0] == "int" and c.key[1][:2] == ("verb", "logical_not"):
-        (atom,) = c.linear
-        operands = t._views[("operands", atom)]
-        assert isinstance(operands, _Operands)
-        return operands.terms[0]
-    return t._apply("logical_not", [c], shape)
+    inner = t.negated(c)
+    return t._apply("logical_not", [c], shape) if inner is None else inner
 
 
+def _spread_numbers(x: Any, pairs: Key, shape: Shape) -> Any:
+    wide = dict(pairs)
+    ordered = sorted(wide, key=lambda axis: wide[axis])
+    moved = x.transpose([*ordered, *(a for a in range(x.ndim) if a not in wide)])
+    sizes = {wide[a]: x.shape[a] for a in ordered}
+    spaced = moved.reshape([sizes.get(axis, 1) for axis in range(len(shape))])
+    return np.broadcast_to(spaced, shape)
+
+
+_NUMBERS = NumpyArrays()
+_VIEWS: dict[str, Callable[[Any, Key, Shape], Any]] = {
+    "spread": _spread_numbers,
+    "reshape": lambda x, _, shape: x.reshape(shape),
+    "slice": lambda x, cut, shape: _NUMBERS.slice(x, *cut),
+    "reverse": lambda x, axes, shape: _NUMBERS.reverse(x, axes),
+}
 Rule: TypeAlias = Callable[..., Term]
 _RULES: dict[str, Rule] = {
     "add": lambda t, s, a, b: t._plus(a, b, 1, s),
