@@ -10,8 +10,10 @@ cuts the same borders, so it remains the transpose; constants and slices are not
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gradc.ir.builder import Builder
-from gradc.ir.core import DType, Value
+from gradc.ir.core import Block, DType, Function, Op, Value, walk
 from gradc.passes.differentiate_values import zeros
 from gradc.passes.rewrite import Scan
 
@@ -38,3 +40,37 @@ def cut(b: Builder, derivative: Value, keep: Value | None) -> Value:
     shape = derivative.type.shape
     mask = b.one("broadcast", keep, shape=shape, dims=()) if shape else keep
     return b.one("select", mask, derivative, zeros(b, derivative))
+
+
+def loops(function: Function) -> list[Op]:
+    """Every truncated ``scan`` of ``function``, in order, those inside others after them."""
+    return [op for op in walk(function.block) if op.name == "scan" and _window(op)]
+
+
+def rewindowed(function: Function, factor: int) -> Function:
+    """``function`` with every truncation window ``factor`` times as long; 0 takes truncation away.
+
+    The same object if nothing is truncated.
+    """
+    block = _rewindowed(function.block, factor)
+    return function if block is function.block else replace(function, block=block)
+
+
+def _window(op: Op) -> int:
+    window = op.attributes["truncate"]
+    assert isinstance(window, int), "a window is a number"
+    return window
+
+
+def _rewindowed(block: Block, factor: int) -> Block:
+    ops: list[Op] = []
+    for op in block.ops:
+        regions = tuple(_rewindowed(region, factor) for region in op.regions)
+        if any(a is not b for a, b in zip(regions, op.regions, strict=True)):
+            op = replace(op, regions=regions)
+        if op.name == "scan" and _window(op):
+            op = replace(op, attributes={**op.attributes, "truncate": factor * _window(op)})
+        ops.append(op)
+    if all(a is b for a, b in zip(ops, block.ops, strict=True)):
+        return block
+    return Block(block.parameters, tuple(ops))

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gradc.frontend.context import LIBRARY
 from gradc.ir.core import Block, Function, Op, Role, Slot, Span, Value
 from gradc.ir.diagnostics import Diagnostic, error
 from gradc.ir.domains import NumpyArrays
@@ -198,7 +199,7 @@ def _finding(function: Function, origin: _Node) -> Diagnostic:
 
 def _own_line(span: Span | None) -> Span | None:
     """The line in the user's files: that of the op, or where the standard library was called."""
-    while span is not None and span.caller is not None and span.file.startswith("stdlib/"):
+    while span is not None and span.caller is not None and span.file.startswith(LIBRARY):
         span = span.caller
     return span
 

@@ -11,6 +11,7 @@ layers and time steps, and derives findings:
 | symmetry | all units of a layer have the same weights and the same gradient, so they stay the same |
 | underflow | more than 1 % of gradient values would be flushed to zero in f16 |
 | unreached | a parameter's gradient is exactly zero everywhere |
+| truncation | `truncate` leaves out terms of more than 10 % of a gradient's norm |
 
 Each finding names the line, and a remedy that has been tried on the same data, with what it changed. Findings are ranked
 by severity. Norms are L2; gains compare neighbours in order of execution.
@@ -34,14 +35,17 @@ from gradc.ir.core import DType, Function, Op, Role, Span
 from gradc.ir.domains import NumpyArrays
 from gradc.ir.interpret import run
 from gradc.passes.differentiate import value_and_grad
+from gradc.passes.differentiate_truncate import rewindowed
 from gradc.passes.flatten import flatten
 from gradc.passes.probe import Probe, insert_probes
 from gradc.runtime.arrays import Array
 from gradc.runtime.plot import Panel, Series, plot_svg
+from gradc.runtime.truncation import Truncation, dropped_terms, windows
 
 FOLD = 1e3
 F16_SMALLEST, F16_LARGEST = 2.0**-24, 65504.0
 UNDERFLOW_SHARE = 0.01
+DROPPED_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class Diagnosis:
     times: dict[str, tuple[float, ...]]
     parameters: tuple[Parameter, ...]
     findings: tuple[Finding, ...]
+    truncation: Truncation | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The diagnosis for a program to read; norms that are not finite are given as text."""
@@ -102,6 +107,7 @@ class Diagnosis:
                 for p in self.places
             ],
             "time": {name: [_number(n) for n in norms] for name, norms in self.times.items()},
+            "truncation": self.truncation and self.truncation.to_json(),
             "parameters": [
                 {
                     "name": p.name,
@@ -167,8 +173,11 @@ def diagnose(
         *_underflow_findings(parameters, measured),
         *_unreached_findings(parameters),
     ]
+    truncation = _truncation(function, operands, measured.cts)
+    if truncation is not None:
+        findings += _truncation_findings(function, operands, measured, truncation)
     ranked = tuple(sorted(findings, key=lambda f: -f.severity))
-    return Diagnosis(measured.loss, places, times, parameters, ranked)
+    return Diagnosis(measured.loss, places, times, parameters, ranked, truncation)
 
 
 def _measure(probed: Function, probes: Sequence[Probe], operands: Mapping[str, Any]) -> _Measured:
@@ -457,6 +466,42 @@ def _unreached_findings(parameters: Sequence[Parameter]) -> list[Finding]:
         for p in parameters
         if p.grad_norm == 0
     ]
+
+
+def _truncation(
+    function: Function, operands: Mapping[str, Any], kept: Mapping[str, Array], factor: int = 1
+) -> Truncation | None:
+    """The ledger with windows ``factor`` times as long, ``kept`` being its gradients; None without windows."""
+    found = windows(rewindowed(function, factor))
+    if not found:
+        return None
+    whole = _measure(*insert_probes(flatten(rewindowed(function, 0))), operands).cts
+    names = [s.name for s in function.parameters if s.role is Role.PARAM]
+    return Truncation(found, dropped_terms(kept, {name: whole[name] for name in names}))
+
+
+def _truncation_findings(
+    function: Function, operands: Mapping[str, Any], measured: _Measured, ledger: Truncation
+) -> list[Finding]:
+    """Too much left out: the shortest window, by doubling, that leaves out less."""
+    if ledger.share <= DROPPED_SHARE:
+        return []
+    worst = max(ledger.parameters, key=lambda row: row.share)
+    loop = min(ledger.windows, key=lambda w: w.size / w.trips)
+    message = (
+        f"`truncate {loop.size}` leaves out terms of {worst.share:.0%} of the norm of the gradient of "
+        f"`{worst.name}`"
+    )
+    factor, share = 1, ledger.share
+    while share > DROPPED_SHARE and factor * loop.size < loop.trips:
+        factor *= 2
+        longer = rewindowed(function, factor)
+        cts = _measure(*insert_probes(flatten(longer)), operands).cts
+        tried = _truncation(function, operands, cts, factor)
+        share = 0.0 if tried is None else tried.share
+    remedy = f"a longer window: `truncate {factor * loop.size}`"
+    effect = f"tried: at most {share:.1%} is then left out"
+    return [Finding("truncation", message, loop.span, 1 + worst.share, remedy, effect)]
 
 
 def flow_svg(diagnosis: Diagnosis, title: str) -> str:

@@ -22,6 +22,7 @@ from gradc.ir.diagnostics import DiagnosticError, did_you_mean, error
 from gradc.ir.dims import substitute, symbols
 from gradc.passes.differentiate import hvp, jvp, value_and_grad, vjp
 from gradc.passes.differentiate_jacobian import jacobian
+from gradc.passes.differentiate_truncate import rewindowed
 from gradc.passes.precision import master_type, promote_loss
 from gradc.runtime.arrays import Array, as_array, check_names, check_shape, listed
 from gradc.runtime.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, decoded, grouped
@@ -30,6 +31,7 @@ from gradc.runtime.diagnose import Diagnosis, diagnose, redrawn
 from gradc.runtime.memory import MemoryPlan, plan_memory
 from gradc.runtime.native import Results
 from gradc.runtime.step import Recipe, TrainStep
+from gradc.runtime.truncation import Truncation, dropped_terms, windows
 
 if TYPE_CHECKING:
     from gradc.runtime.verify import Verified
@@ -305,6 +307,24 @@ class Model:
             return redrawn(model.parameters, name, seed)
 
         return diagnose(model.function, {**params, **arrays}, redraw)
+
+    def truncation(self, params: Arrays, *, wrt: Wrt = "params", **inputs: Any) -> Truncation:
+        """What `truncate` drops from each gradient at ``params`` and ``inputs``; both gradients are compiled.
+
+        Raises:
+            DiagnosticError: for names and shapes that do not fit.
+        """
+        names = self.select(wrt)
+
+        def whole(function: Function) -> Function:
+            return value_and_grad(rewindowed(function, 0), names)
+
+        key = f"whole value_and_grad {names}"
+        full = Compiled(self, key, whole, _loss_grads, True, compile_options())
+        _, kept = self.value_and_grad(names)(params, **inputs)
+        _, complete = full(params, **inputs)
+        dims = self.bind({name: as_array(name, a).shape for name, a in inputs.items()})
+        return Truncation(windows(self.lower(dims).function), dropped_terms(kept, complete))
 
     def verify(self, **options: Any) -> Verified:
         """Every obligation of the compilation of ``value_and_grad``, discharged and reported.

@@ -62,6 +62,9 @@ def test_words_to_second_order(word: str) -> None:
 # --- losses
 
 
+DRAWN = np.random.default_rng(8)
+WEIGHTS: Any = torch.tensor(DRAWN.normal(size=(6, 5)))
+IDS: Any = torch.tensor(DRAWN.integers(0, 5, 6))
 LOSSES: dict[str, Callable[[Any, Any], Any]] = {
     "mse(z, y)": F.mse_loss,
     "sum(w * binary_cross_entropy_logits(z, y))": lambda z, y: F.binary_cross_entropy_with_logits(
@@ -85,9 +88,6 @@ model m(z: float[B, C], y: float[B, C], w: float[B, C], ids: int[B]) -> float {
     return LOSS + used
 }
 """
-DRAWN = np.random.default_rng(8)
-WEIGHTS = torch.tensor(DRAWN.normal(size=(6, 5)))
-IDS = torch.tensor(DRAWN.integers(0, 5, 6))
 
 
 @pytest.mark.parametrize("loss", list(LOSSES))

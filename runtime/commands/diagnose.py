@@ -18,6 +18,7 @@ from gradc.runtime.commands.common import (
 from gradc.runtime.console import Console
 from gradc.runtime.data import write_text
 from gradc.runtime.diagnose import Diagnosis, flow_svg
+from gradc.runtime.truncation import Truncation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +71,8 @@ def _tables(diagnosis: Diagnosis, console: Console) -> None:
         ]
         columns = ("parameter", "norm", "gradient norm", "lost in f16")
         console.table("", columns, _shortened(table))
+    if diagnosis.truncation is not None:
+        _truncation_table(diagnosis.truncation, console)
     console.result("")
     if not diagnosis.findings:
         console.result("nothing wrong found")
@@ -81,6 +84,19 @@ def _tables(diagnosis: Diagnosis, console: Console) -> None:
             console.result(f"  try: {finding.remedy}")
         if finding.effect:
             console.result(f"  {finding.effect}")
+
+
+def _truncation_table(ledger: Truncation, console: Console) -> None:
+    console.result("")
+    for window in ledger.windows:
+        where = _line(window.span)
+        console.result(f"{where}: truncate {window.size} of {window.trips} steps")
+    columns = ("parameter", "whole gradient", "kept", "left out by truncation", "share")
+    rows = [
+        (r.name, f"{r.whole:.4g}", f"{r.kept:.4g}", f"{r.dropped:.4g}", f"{r.share:.1%}")
+        for r in ledger.parameters
+    ]
+    console.table("", columns, _shortened(rows))
 
 
 def _line(span: object) -> str:

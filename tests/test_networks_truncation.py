@@ -1,0 +1,138 @@
+"""Truncated backpropagation as compiled: the exact truncated gradient, and the ledger of what it drops."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradc.runtime.api import load, loads
+from gradc.runtime.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+W19 = ROOT / "examples" / "worked" / "w19.grad"
+
+LSTM = """
+dim T, B, I = 3, H = 4
+model m(x: float[T, B, I], goal: float[T, B, H]) -> float {
+    param wx: float[I, 4*H] ~ glorot_uniform
+    param wh: float[H, 4*H] ~ orthogonal
+    param b: float[4*H] ~ zeros
+    hs = scan row in x carry h = zeros([B, H]), c = zeros([B, H]) WINDOW {
+        i, f, g, o = split(row @ wx + h @ wh + b, 4, axis = -1)
+        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h = sigmoid(o) * tanh(c)
+        yield h
+    }
+    return mean((hs - goal)^2)
+}
+"""
+
+
+def torch_gradient(params: Any, x: Any, goal: Any, window: int) -> Any:
+    """Unrolled in torch, the carries detached at the borders, counted from the end."""
+    torch = pytest.importorskip("torch")
+    leaves = {n: torch.tensor(a, requires_grad=True) for n, a in params.items()}
+    trips, batch, _ = x.shape
+    h = c = torch.zeros(batch, 4, dtype=torch.float64)
+    rows = []
+    for t in range(trips):
+        if t and window and (trips - t) % window == 0:
+            h, c = h.detach(), c.detach()
+        z = torch.tensor(x[t]) @ leaves["wx"] + h @ leaves["wh"] + leaves["b"]
+        i, f, g, o = z.chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        rows.append(h)
+    ((torch.stack(rows) - torch.tensor(goal)) ** 2).mean().backward()
+    return {n: leaf.grad.numpy() for n, leaf in leaves.items()}
+
+
+@pytest.mark.parametrize(("trips", "window"), [(7, 1), (7, 3), (9, 3), (20, 6), (5, 5), (5, 8)])
+def test_the_compiled_gradient_and_the_ledger_equal_torch_with_detached_carries(
+    trips: int, window: int
+) -> None:
+    rng = np.random.default_rng(trips)
+    x, goal = rng.normal(size=(trips, 2, 3)), rng.normal(size=(trips, 2, 4))
+    net = loads(LSTM.replace("WINDOW", f"truncate {window}"), precision="f64")
+    params = net.init(0)
+    params["b"] = rng.normal(size=16)
+    kept, whole = (torch_gradient(params, x, goal, k) for k in (window, 0))
+    _, grads = net.value_and_grad()(params, x=x, goal=goal)
+    ledger = net.truncation(params, x=x, goal=goal)
+    assert [(w.size, w.trips) for w in ledger.windows] == (
+        [(window, trips)] if window < trips else []
+    )
+    assert [row.name for row in ledger.parameters] == ["wx", "wh", "b"]
+    for row in ledger.parameters:
+        np.testing.assert_allclose(grads[row.name], kept[row.name], rtol=1e-10, atol=1e-13)
+        expected = [np.linalg.norm(a[row.name]) for a in (whole, kept)]
+        dropped = np.linalg.norm(whole[row.name] - kept[row.name])
+        np.testing.assert_allclose([row.whole, row.kept], expected, rtol=1e-10)
+        np.testing.assert_allclose(row.dropped, dropped, rtol=1e-9, atol=1e-14)
+        assert (row.dropped > 1e-6) == (window < trips)
+
+
+def test_w19_the_ledger_of_the_worked_figure() -> None:
+    """Of the six steps' products of diag(1 - h^2) wh the window keeps those of the last two."""
+    rng = np.random.default_rng(19)
+    net = load(W19, entry="windowed", precision="f64")
+    params = net.init(1)
+    xs, y = rng.normal(size=(6, 3)), rng.normal(size=4)
+    states = [np.zeros(4)]
+    for x in xs:
+        states.append(np.tanh(params["wh"] @ states[-1] + params["wx"] @ x + params["b"]))
+    ct, terms = 2 * (states[-1] - y), []
+    for t in range(6, 0, -1):
+        dz = (1 - states[t] ** 2) * ct
+        terms.append(dz)
+        ct = params["wh"].T @ dz
+    ledger = net.truncation(params, xs=xs, y=y)
+    row = next(r for r in ledger.parameters if r.name == "b")
+    found = [row.whole, row.kept, row.dropped]
+    expected = [np.linalg.norm(sum(part)) for part in (terms, terms[:2], terms[2:])]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert "w19.grad:22: truncate 2 of 6 steps" in ledger.report()
+    assert ledger.to_json()["loops"][0]["window"] == 2
+
+
+def test_a_model_without_truncation_drops_nothing() -> None:
+    net = load(W19, entry="recurrent", precision="f64")
+    rng = np.random.default_rng(0)
+    ledger = net.truncation(net.init(0), xs=rng.normal(size=(6, 3)), y=rng.normal(size=4))
+    assert ledger.windows == () and ledger.share == 0
+
+
+def test_diagnose_tells_what_is_dropped_and_tries_a_longer_window(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    model, data = tmp_path / "m.grad", tmp_path / "x.npz"
+    text = LSTM.replace("WINDOW", "truncate 1").replace("T, B", "T = 12, B", 1)
+    model.write_text(text)
+    x, goal = rng.normal(size=(12, 2, 3)), np.zeros((12, 2, 4))
+    goal[-1] = 5.0
+    np.savez(data, x=x.astype(np.float32), goal=goal.astype(np.float32))
+    assert main(["diagnose", str(model), "--data", str(data), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = {row["name"]: row for row in found["truncation"]["parameters"]}
+    net = load(model, precision="f64")
+    ledger = net.truncation(net.init(0), x=x.astype("f4"), goal=goal)
+    for row in ledger.parameters:
+        assert rows[row.name]["dropped"] == pytest.approx(row.dropped, rel=1e-6)
+    finding = next(f for f in found["findings"] if f["kind"] == "truncation")
+    assert "`truncate 1` leaves out" in finding["message"] and finding["line"].startswith(
+        f"{model}:7"
+    )
+    window = int(finding["remedy"].split("truncate ")[1].split("`")[0])
+    longer = load(_with(model, window), precision="f64")
+    assert longer.truncation(net.init(0), x=x.astype("f4"), goal=goal).share < 0.1
+    assert main(["diagnose", str(model), "--data", str(data)]) == 0
+    assert "left out by truncation" in capsys.readouterr().out
+
+
+def _with(model: Path, window: int) -> Path:
+    other = model.with_name("other.grad")
+    other.write_text(model.read_text().replace("truncate 1 ", f"truncate {window} "))
+    return other
