@@ -171,6 +171,13 @@ _FILES = (
         "A shared object is linked with the system's C compiler; its last words are given. The object file\n"
         "can be linked by other means.",
     ),
+    Code(
+        "GC0590",
+        "a gradient that can become infinite or NaN",
+        "For finite inputs and parameters this operation, or its derivative, can be infinite or NaN: the\n"
+        "square root at 0, a division by 0, an exponential that overflows. Write it as the help says, or\n"
+        "guard it with `where`: what a condition excludes contributes exactly nothing.",
+    ),
 )
 
 _MEMORY = (

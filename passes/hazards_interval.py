@@ -1,0 +1,174 @@
+"""Intervals with open and closed ends: what values an array's elements can take.
+
+An end may be attained (closed) or only approached (open): ``exp`` reaches 0 because it underflows, ``x`` where ``x > 0``
+does not. An infinite end that is attained is a value that is not finite; ``faults`` says which ops made it so. Inputs and
+parameters are finite numbers.
+
+Facts between elements that intervals cannot hold: ``peak`` names axes along which the greatest element is exactly the
+upper end (``z - max(z)`` has 0 there, its exponential 1).
+
+Non-goals: rounding, and overflow of anything but exponentials.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+INF = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Ends, whether they are left out, the ops (numbered) whose infinities or NaN it may hold, and ``peak`` axes.
+
+    ``is_nonzero`` leaves out 0 where it lies between the ends.
+    """
+
+    low: float
+    high: float
+    low_open: bool = True
+    high_open: bool = True
+    faults: frozenset[int] = frozenset()
+    peak: frozenset[int] = frozenset()
+    is_nonzero: bool = False
+
+    @property
+    def has_zero(self) -> bool:
+        """Whether 0 may be attained."""
+        above = self.low < 0 or (self.low == 0 and not self.low_open)
+        below = self.high > 0 or (self.high == 0 and not self.high_open)
+        return above and below and not self.is_nonzero
+
+    @property
+    def spans_zero(self) -> bool:
+        """Whether a divisor from here may be 0 or come from both sides of it."""
+        return self.has_zero or (self.low < 0 < self.high and not self.is_nonzero)
+
+    @property
+    def has_negative(self) -> bool:
+        return self.low < 0
+
+    @property
+    def is_point(self) -> bool:
+        return self.low == self.high
+
+    def with_faults(self, *more: frozenset[int]) -> Interval:
+        """The same values, faults added."""
+        return replace(self, faults=self.faults.union(*more))
+
+    def clean(self) -> Interval:
+        """The same values, all finite."""
+        return replace(self, faults=frozenset())
+
+
+ANY = Interval(-INF, INF)
+
+
+def point(value: float) -> Interval:
+    """One number; an infinity or NaN that the program writes down is meant, and no fault."""
+    if math.isnan(value):
+        return ANY
+    return Interval(value, value, False, False)
+
+
+def hull(a: Interval, b: Interval) -> Interval:
+    """What lies in either."""
+    low, low_open = min((a.low, a.low_open), (b.low, b.low_open))
+    high, high_closed = max((a.high, not a.high_open), (b.high, not b.high_open))
+    return Interval(low, high, low_open, not high_closed, a.faults | b.faults, a.peak & b.peak)
+
+
+def negated(a: Interval) -> Interval:
+    """-a"""
+    ends = Interval(-a.high, -a.low, a.high_open, a.low_open, a.faults)
+    return replace(ends, is_nonzero=a.is_nonzero)
+
+
+def added(a: Interval, b: Interval) -> Interval:
+    """a + b; ends of opposite infinities give everything."""
+    low, high = a.low + b.low, a.high + b.high
+    low = -INF if math.isnan(low) else low
+    high = INF if math.isnan(high) else high
+    faults = a.faults | b.faults
+    return Interval(low, high, a.low_open or b.low_open, a.high_open or b.high_open, faults)
+
+
+def multiplied(a: Interval, b: Interval) -> Interval:
+    """a * b, 0 times an end that is not attained being 0."""
+    corners = [
+        (_times(x, y), (x_open and x != 0) or (y_open and y != 0) or (x_open and y_open))
+        for x, x_open in ((a.low, a.low_open), (a.high, a.high_open))
+        for y, y_open in ((b.low, b.low_open), (b.high, b.high_open))
+    ]
+    low = min(value for value, _ in corners)
+    high = max(value for value, _ in corners)
+    low_open = all(is_open for value, is_open in corners if value == low)
+    high_open = all(is_open for value, is_open in corners if value == high)
+    if a.has_zero or b.has_zero:
+        low_open = low_open and low != 0
+        high_open = high_open and high != 0
+    return Interval(low, high, low_open, high_open, a.faults | b.faults)
+
+
+def _times(x: float, y: float) -> float:
+    return 0.0 if x == 0 or y == 0 else x * y
+
+
+def squared(a: Interval) -> Interval:
+    """a * a of one and the same number."""
+    least, greatest = sorted((abs(a.low), abs(a.high)))
+    if a.low < 0 < a.high or a.has_zero:
+        return Interval(0.0, greatest * greatest, a.is_nonzero, True, a.faults)
+    return Interval(least * least, greatest * greatest, _open_at(a, least), True, a.faults)
+
+
+def absolute(a: Interval) -> Interval:
+    """|a|"""
+    greatest = max(abs(a.low), abs(a.high))
+    if a.has_zero or a.low < 0 < a.high:
+        return Interval(0.0, greatest, a.is_nonzero, _open_at(a, greatest), a.faults)
+    least = min(abs(a.low), abs(a.high))
+    return Interval(least, greatest, _open_at(a, least), _open_at(a, greatest), a.faults)
+
+
+def _open_at(a: Interval, magnitude: float) -> bool:
+    """Whether no end of that magnitude is attained."""
+    ends = ((a.low, a.low_open), (a.high, a.high_open))
+    return all(is_open for value, is_open in ends if abs(value) == magnitude)
+
+
+def reciprocal(a: Interval) -> Interval:
+    """1 / a for an interval without an attained zero (else everything); 1 / infinity is 0 and no fault."""
+    if a.spans_zero:
+        return ANY
+    if a.low < 0 < a.high:
+        return replace(ANY, is_nonzero=True)
+    high_faults = a.clean()
+    if a.low >= 0:
+        low = 0.0 if a.high == INF else 1 / a.high
+        high = INF if a.low == 0 else 1 / a.low
+        low_open = a.high_open if a.high != INF else not a.faults
+        return replace(high_faults, low=low, high=high, low_open=low_open, high_open=a.low_open)
+    return negated(reciprocal(negated(a)))
+
+
+def mapped(a: Interval, low: float, high: float, low_open: bool, high_open: bool) -> Interval:
+    """The image under an increasing function, given at the ends."""
+    return Interval(low, high, low_open, high_open, a.faults)
+
+
+def narrowed(a: Interval, relation: str, bound: float) -> Interval:
+    """``a`` where it stands in ``relation`` (gt, ge, lt, le, ne) to a number."""
+    low, high, low_open, high_open = a.low, a.high, a.low_open, a.high_open
+    if relation in ("gt", "ge") and bound >= low:
+        low, low_open = bound, relation == "gt"
+    elif relation in ("lt", "le") and bound <= high:
+        high, high_open = bound, relation == "lt"
+    elif relation == "ne" and bound == low:
+        low_open = True
+    elif relation == "ne" and bound == high:
+        high_open = True
+    if low > high:
+        return a
+    return Interval(low, high, low_open, high_open, a.faults)

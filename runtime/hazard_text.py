@@ -1,0 +1,89 @@
+"""Hazards in the user's terms: the line, what goes wrong, and the rewrite with the user's own expressions in it.
+
+Non-goals: finding hazards (``passes.hazards``); proving rewrites (``codegen.symbolic.rewrites``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from gradc.ir.diagnostics import Diagnostic, warning
+from gradc.ir.source import Sources
+from gradc.passes.hazards import REWRITES, Hazard
+from gradc.runtime.whiteboard import text_at
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What to write instead: the user's text, the new text, why it is right, and whether SymPy has proved it."""
+
+    before: str
+    after: str
+    why: str
+    is_proved: bool
+
+
+def advice(hazard: Hazard, sources: Sources) -> Advice | None:
+    """The rewrite for ``hazard``, if there is one; with the user's own expression where it can be read off."""
+    rewrite = REWRITES.get(hazard.rewrite)
+    if rewrite is None:
+        return None
+    from gradc.codegen.symbolic.rewrites import is_proved
+
+    before = text_at(sources, hazard.place)
+    after = _filled(hazard.rewrite, before) or rewrite.after
+    return Advice(before or rewrite.before, after, rewrite.why, is_proved(hazard.rewrite))
+
+
+def _filled(name: str, text: str) -> str:
+    """The rewrite with the user's expressions; empty if ``text`` does not have the shape expected."""
+    called = re.fullmatch(r"(\w+)\((.*)\)", text)
+    inner = called[2] if called and _is_balanced(called[2]) else ""
+    if name in ("sqrt", "log") and inner and called is not None and called[1] == name:
+        rest = {"sqrt": "0", "log": "-69"}[name]
+        return f"where({inner} > 0, {text}, {rest})"
+    if name == "rsqrt" and inner:
+        return f"rsqrt({inner} + 1e-12)"
+    if name == "log_softmax" and inner.startswith("softmax("):
+        return f"log_{inner}"
+    if name == "divide":
+        parts = _divided(text)
+        return f"where({parts[1]} != 0, {text}, 0)" if parts else ""
+    if name in ("sigmoid", "softplus", "logsumexp", "softmax"):
+        return ""
+    return ""
+
+
+def _divided(text: str) -> tuple[str, str] | None:
+    """Both sides of the last ``/`` outside of brackets."""
+    depth = 0
+    for position in range(len(text) - 1, -1, -1):
+        depth += {")": 1, "]": 1, "(": -1, "[": -1}.get(text[position], 0)
+        if depth == 0 and text[position] == "/":
+            return text[:position].strip(), text[position + 1 :].strip()
+    return None
+
+
+def _is_balanced(text: str) -> bool:
+    depth = 0
+    for character in text:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def as_diagnostic(hazard: Hazard, sources: Sources) -> Diagnostic:
+    """The hazard as a warning at its line."""
+    found = advice(hazard, sources)
+    notes = [f"affects {', '.join(hazard.affects[:4])}{' ...' if len(hazard.affects) > 4 else ''}"]
+    if hazard.when == "backward":
+        notes.append("the loss itself stays finite there")
+    help = ""
+    if found is not None:
+        proof = "proved equal" if found.is_proved else "not proved"
+        help = f"write `{found.after}`: {found.why} ({proof})"
+    return warning(
+        "GC0590", f"{hazard.kind}: {hazard.message}", hazard.place, help=help, notes=notes
+    )
