@@ -17,12 +17,13 @@ from dataclasses import replace
 from itertools import pairwise
 
 from gradc.ir.core import Attr, Block, Function, Op, Value
-from gradc.ir.registry import Contraction, lookup
+from gradc.ir.registry import Contraction, Reduction, lookup
 from gradc.passes.fuse_demand import values_in_memory
 from gradc.passes.fuse_groups import Group, Grouping
 from gradc.passes.fuse_sink import Sinking
 from gradc.passes.fuse_views import View, Views, dense_strides
 from gradc.passes.rewrite import copy_ops
+from gradc.passes.to_loops_element import reduced_axes
 from gradc.passes.to_loops_gemm import axis_pairs, contraction_axes
 
 LABELS = {"rows": "rows", "product": "gemm", "mixed": "mixed", "opaque": "opaque"}
@@ -72,8 +73,18 @@ def _open_regions(block: Block) -> list[Op]:
             found += opened[:-1]
             renamed.update(zip(op.results, (inner.get(v, v) for v in region.outputs), strict=True))
             continue
-        found.append(op if operands == op.operands else replace(op, operands=operands))
+        found.append(_simple(op if operands == op.operands else replace(op, operands=operands)))
     return found
+
+
+def _simple(op: Op) -> Op:
+    """A reduction over axes of one element is a reshape."""
+    if op.name in ("return", "yield") or not isinstance(lookup(op.name).loop, Reduction):
+        return op
+    shape = op.operands[0].type.static_shape
+    if any(shape[axis] != 1 for axis in reduced_axes(op)):
+        return op
+    return replace(op, name="reshape", attributes={"shape": op.result.type.static_shape})
 
 
 def _legal_contractions(ops: Sequence[Op]) -> tuple[list[Op], frozenset[Value]]:

@@ -145,14 +145,22 @@ class Grouping:
         found = {g.number: g for g in made if g.number == latest}
         if any(v in self.apart for v in op.results):
             return list(found.values())
-        # Reading small operands together saves nothing.
-        size = max((size_of(v.type.static_shape) for v in (*op.results, *op.operands)), default=0)
-        large = [b for b in bases if 4 * size_of(b.type.static_shape) >= size]
-        for base in large:
+        for base in bases:
             for group in reversed(self.readers.get(base, ())):
-                if group.number >= latest and group.kind == "rows":
+                if group.number < latest or group.kind != "rows":
+                    continue
+                if self._is_worth_sharing(base, op, group):
                     found.setdefault(group.number, group)
         return list(found.values())[:4]
+
+    def _is_worth_sharing(self, base: Value, op: Op, group: Group) -> bool:
+        """Whether ``op`` and ``group`` should read ``base`` together: it is large, or has an element
+        for each of the group's rows."""
+        size = size_of(base.type.static_shape)
+        shapes = [v.type.static_shape for v in (*op.results, *op.operands)]
+        if 4 * size >= max(map(size_of, shapes)):
+            return True
+        return group.space is not None and group.shape in shapes and size == group.space.rows > 1
 
     def _begin(self, op: Op) -> Group:
         form = lookup(op.name).loop
