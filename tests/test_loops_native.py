@@ -54,6 +54,8 @@ MODELS = {
     "mlp": gradient(mlp(64, [64, 128, 64, 10])),
     "transformer": gradient(transformer(1, 2, 16, 32, 4, 48)),
     "lstm": gradient(lstm(9, 4, 5, 6)),
+    # Long enough that weight gradients are summed in a loop of their own.
+    "long lstm": gradient(lstm(40, 3, 4, 5)),
 }
 
 
