@@ -1,4 +1,4 @@
-"""The physics-informed example: its nested derivatives against torch's, and what its README says it reaches."""
+"""A physics-informed example: its nested derivatives against torch's, and what its README says it reaches."""
 
 import importlib.util
 from pathlib import Path
@@ -10,13 +10,13 @@ import pytest
 from tests.networks_torch import EXACT, assert_close, leaves, torch
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPT = ROOT / "examples" / "physics" / "oscillator.py"
+SCRIPT = ROOT / "examples" / "physics" / "sine.py"
 
 
 @pytest.fixture(scope="module")
 def example() -> Any:
     """The script as a module; it lies in no package."""
-    spec = importlib.util.spec_from_file_location("oscillator", SCRIPT)
+    spec = importlib.util.spec_from_file_location("sine", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
