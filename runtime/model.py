@@ -34,6 +34,7 @@ from gradc.runtime.step import Recipe, TrainStep
 from gradc.runtime.truncation import Truncation, dropped_terms, windows
 
 if TYPE_CHECKING:
+    from gradc.runtime.formulas import Formulas
     from gradc.runtime.verify import Verified
     from gradc.runtime.whiteboard import Whiteboard
 
@@ -240,6 +241,12 @@ class Model:
 
         chosen = None if wrt is None else self.select(wrt)
         return explain(self, params, inputs, wrt=chosen, tangent=tangent, training=training)
+
+    def formulas(self, wrt: Wrt | None = None) -> Formulas:
+        """The gradient as formulas in matrix notation, for all sizes, found in the adjoint program."""
+        from gradc.runtime.formulas import gradient_formulas
+
+        return gradient_formulas(self, None if wrt is None else self.select(wrt))
 
     def jacobian(
         self, wrt: Wrt = "inputs", of: str = "loss", *, training: bool = True, **options: Any

@@ -304,7 +304,7 @@ class _Board:
         # A cotangent that several values share is called after the one that the user named, else the first.
         parameters = set(steps.function.block.parameters)
         seeds = [traced.of.get(v) for v, n in steps.names.items() if n == "L"]
-        by_rank = sorted(steps.names.items(), key=lambda item: _is_made_up(item[1]))
+        by_rank = sorted(steps.names.items(), key=lambda item: is_made_up(item[1]))
         for value, name in by_rank:
             ct = traced.of.get(value)
             if ct is None or value in parameters or ct not in self.producers or ct in seeds:
@@ -470,7 +470,8 @@ class _Board:
         return tuple(rows)
 
 
-def _is_made_up(name: str) -> bool:
+def is_made_up(name: str) -> bool:
+    """Whether ``name`` is one of ``v1``, ``v2``, ... that stand for values without a name."""
     return name.startswith("v") and name[1:].isdigit()
 
 

@@ -117,7 +117,10 @@ class Reader:
         words = {"reduce_max": "max", "reduce_min": "min", "scatter_add": "scatter"}
         text = ", ".join(shown) if len(shown) < 5 else ", ".join([*shown[:4], "..."])
         found = f"{words.get(op.name, op.name)}({text})"
-        return found if len(found) < 60 else f"{words.get(op.name, op.name)}(...)"
+        if len(found) < 60:
+            return found
+        known = [self.atoms.get(v) or self.opaque.get(v) or "..." for v in op.operands[:4]]
+        return f"{words.get(op.name, op.name)}({', '.join(n if len(n) < 20 else '...' for n in known)})"
 
     def assume(self, text: str) -> None:
         """Notes what the formula presumes."""
@@ -166,6 +169,22 @@ class Reader:
         if op.name in _COMPARISONS:
             return self._comparison(op, at)
         raise _Opaque
+
+    def truth(self, value: Value, at: tuple[Index, ...]) -> Poly:
+        """``condition``, or a mask with a name of its own where the algebra has no words for it."""
+        try:
+            return self.condition(value, at)
+        except _Opaque:
+            return self._named(value, "keep" if self._is_drawn(value) else "mask", at)
+
+    def _is_drawn(self, value: Value) -> bool:
+        """Whether ``value`` comes from random bits."""
+        op = self.producers.get(value)
+        for _ in range(12):
+            if op is None or not op.operands or op.name == "random_bits":
+                break
+            op = self.producers.get(op.operands[0])
+        return op is not None and op.name == "random_bits"
 
     def _comparison(self, op: Op, at: tuple[Index, ...]) -> Poly:
         a, b = op.operands
@@ -313,7 +332,7 @@ def _select(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
             if isinstance(value, float) and math.isnan(value):
                 reader.condition(condition, at)
                 return reader.read(other, at)
-    holds = reader.condition(condition, at)
+    holds = reader.truth(condition, at)
     if holds == it.ONE:
         return reader.read(a, at)
     if holds == it.ZERO:

@@ -39,7 +39,7 @@ _LETTERS = "ijklmnpqrstuvwxyzabcdefgh"
 _Kind: TypeAlias = Literal["scalar", "elementwise", "matrix"]
 _Write: TypeAlias = Callable[[Term], Notation]
 _Pairs: TypeAlias = Sequence[tuple[Base, Fraction]]
-_SMALLEST_PRIME = 5
+_SMALLEST_PRIME = 50
 
 
 class _NoMatrix(Exception):
@@ -124,7 +124,7 @@ class Writer:
     # --- terms
 
     def _array_term(self, term: Term, at: tuple[Index, ...]) -> Notation:
-        coefficient, factors = term.coefficient, dict(term.factors)
+        coefficient, factors = _spread(term)
         above: list[tuple[Base, Fraction]] = []
         below: list[tuple[Base, Fraction]] = []
         for base, exponent in factors.items():
@@ -364,6 +364,28 @@ class Writer:
                 bottom = [_raised(self._indexed_base(b, own), -e) for b, e in ordered if e < 0]
                 body = _assembled([], top, [], bottom, is_array=False)
                 return BigSum(tuple(own[label] for label in base.bound), body)
+
+
+def _spread(term: Term) -> tuple[Fraction, dict[Base, Fraction]]:
+    """Coefficient and factors; the coefficient goes into a group if that turns its sums into means."""
+    factors = dict(term.factors)
+    groups = [b for b, e in term.factors if isinstance(b, it.Group) and e == 1]
+    if len(groups) != 1 or term.coefficient.denominator == 1:
+        return term.coefficient, factors
+    inner = it.scaled(groups[0].poly, abs(term.coefficient))
+    if not all(_is_plain(t) for t in inner):
+        return term.coefficient, factors
+    factors = {it.Group(inner) if b == groups[0] else b: e for b, e in term.factors}
+    return Fraction(1 if term.coefficient > 0 else -1), factors
+
+
+def _is_plain(term: Term) -> bool:
+    """Whether the coefficient vanishes once a sum over all of an axis is written as a mean."""
+    coefficient = term.coefficient
+    for base, exponent in term.factors:
+        if isinstance(base, it.Sigma) and _is_mean(base, exponent, coefficient):
+            coefficient *= prod(base.sizes)
+    return abs(coefficient) == 1
 
 
 def _decimal(value: Fraction) -> str:
