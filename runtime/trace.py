@@ -318,6 +318,36 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
     def min(self, axis: object = None, keepdims: bool = False) -> object:
         return self._call("min", axis=axis, keepdims=keepdims)
 
+    def prod(self, axis: object = None, keepdims: bool = False) -> object:
+        return self._call("prod", axis=axis, keepdims=keepdims)
+
+    def var(self, axis: object = None, keepdims: bool = False) -> object:
+        return self._call("var", axis=axis, keepdims=keepdims)
+
+    def std(self, axis: object = None, keepdims: bool = False) -> object:
+        return self._call("std", axis=axis, keepdims=keepdims)
+
+    def argmax(self, axis: object = None) -> object:
+        return self._call("argmax", axis=axis)
+
+    def cumsum(self, axis: object = None) -> object:
+        return self._call("cumsum", axis=axis)
+
+    def clip(self, a_min: object = None, a_max: object = None) -> object:
+        return self._call("clip", a_min, a_max)
+
+    def squeeze(self, axis: object = None) -> object:
+        return self._call("squeeze", axis=axis)
+
+    def swapaxes(self, axis1: int, axis2: int) -> object:
+        return self._call("swapaxes", axis1, axis2)
+
+    def flatten(self) -> object:
+        return self._call("reshape", -1)
+
+    def copy(self) -> object:
+        return self  # nothing can be assigned into it
+
     def reshape(self, *shape: object) -> object:
         return self._call("reshape", shape[0] if len(shape) == 1 else shape)
 

@@ -395,9 +395,9 @@ def _cumsum(t: Trace, a: object, axis: int | None = None) -> Traced:
 
 FUNCTIONS.update(
     {
-        **{name: _reduction(name) for name in ("sum", "prod", "max", "min")},
-        "amax": _reduction("max"),
-        "amin": _reduction("min"),
+        **{name: _reduction(name) for name in ("sum", "prod")},
+        **{name: _reduction("reduce_max") for name in ("max", "amax")},
+        **{name: _reduction("reduce_min") for name in ("min", "amin")},
         "mean": _mean,
         "var": _variance,
         "std": _deviation,

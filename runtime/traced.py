@@ -26,7 +26,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-import gradc.runtime.trace_numpy  # noqa: F401  (fills the tables of traceable functions)
+import gradc.runtime.trace_numpy
+import gradc.runtime.trace_products  # noqa: F401  (both fill the tables of traceable functions)
 from gradc.ir.core import DType, Function, Role, Slot, Value
 from gradc.ir.diagnostics import DiagnosticError, error
 from gradc.ir.inline import inline_function
@@ -35,7 +36,7 @@ from gradc.passes.differentiate import value_and_grad as value_and_grad_of
 from gradc.passes.differentiate_jacobian import jacobian as jacobian_of
 from gradc.runtime.arrays import Array, as_array, convert
 from gradc.runtime.call import INPUTS, SEEDS, Entry
-from gradc.runtime.compile import Options, compile_function
+from gradc.runtime.compile import Options, compile_function, compile_options
 from gradc.runtime.trace import Trace, Traced, current_trace, dtype_of
 
 
@@ -174,7 +175,7 @@ def _decorated(
 ) -> Callable[..., Any]:
     if function is None:
         return lambda f: _decorated(f, argnums, options, transform, finish)
-    made = Derivative(function, argnums, Options(**options), transform, finish)
+    made = Derivative(function, argnums, compile_options(**options), transform, finish)
     return functools.wraps(function)(made)
 
 
