@@ -282,7 +282,7 @@ def test_torch_tensors_are_taken_without_a_copy(net: gradc.Model, params: Any, d
     expected, exact = f(params, **data)
     assert loss == expected
     assert all(np.array_equal(grads[name], exact[name]) for name in exact)
-    with pytest.raises(gradc.DiagnosticError, match="GC0551.*`x`.*detach"):
+    with pytest.raises(gradc.DiagnosticError, match=r"GC0551.*`x`.*detach"):
         f(params, x=tensor.requires_grad_(), y=data["y"])
 
 
@@ -433,7 +433,7 @@ def test_parameters_that_do_not_fit_are_named(
 
 def test_a_float_that_would_overflow_is_refused() -> None:
     net = gradc.loads(MLP)
-    with pytest.raises(gradc.DiagnosticError, match="GC0552.*`x` is float64"):
+    with pytest.raises(gradc.DiagnosticError, match=r"GC0552.*`x` is float64"):
         net.value_and_grad()(net.init(), x=np.full((2, 6), 1e300), y=[0, 1])
 
 
@@ -468,7 +468,7 @@ def test_options_that_make_no_sense_are_refused(
 
 def test_the_state_of_a_model_has_no_derivative() -> None:
     net = gradc.loads(STATEFUL)
-    with pytest.raises(gradc.DiagnosticError, match="GC0562.*state"):
+    with pytest.raises(gradc.DiagnosticError, match=r"GC0562.*state"):
         net.value_and_grad("norm.mean")
 
 
@@ -489,7 +489,7 @@ def test_loading_with_what_is_not_there(what: str, options: dict[str, Any], mess
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(gradc.DiagnosticError, match="none.grad"):
+    with pytest.raises(gradc.DiagnosticError, match=r"none\.grad"):
         gradc.load(tmp_path / "none.grad")
     with pytest.raises(gradc.DiagnosticError, match=str(tmp_path)):
         gradc.load(tmp_path)
