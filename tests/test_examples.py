@@ -81,9 +81,10 @@ def test_digits_reach_their_accuracy(
     assert json.loads(done.stdout)["valid_accuracy"] >= accuracy
 
 
-def test_characters_beat_letter_frequencies(tmp_path: Path) -> None:
-    """The LSTM over text, at small size: one pass over 2 000 rows learns more than how frequent letters are."""
-    folder = tmp_path / "text"
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A folder with a part of the text data, and the loss of guessing by how frequent characters are."""
+    folder = tmp_path_factory.mktemp("text")
     script = [sys.executable, str(EXAMPLES / "text" / "make_data.py"), str(folder)]
     told = subprocess.run(script, capture_output=True, text=True, check=True).stdout
     assert "order-3 count model: 2." in told
@@ -93,13 +94,46 @@ def test_characters_beat_letter_frequencies(tmp_path: Path) -> None:
         np.savez(folder / f"{name}.npz", tokens=some["tokens"], targets=some["targets"])
     counts = np.bincount(some["targets"].ravel(), minlength=96)
     shares = counts[counts > 0] / counts.sum()
+    return folder, -float(shares @ np.log(shares))
+
+
+@pytest.mark.parametrize(
+    ("program", "dims"), [("lstm.grad", ["H=64"]), ("gpt.grad", ["D=32", "N=2", "L=1"])]
+)
+def test_characters_beat_letter_frequencies(
+    program: str, dims: list[str], text: tuple[Path, float], tmp_path: Path
+) -> None:
+    """At small size: one pass over 2 000 rows learns more than how frequent characters are."""
+    folder, frequencies = text
+    flags = [flag for dim in dims for flag in ("-D", dim)]
     done = gradc_command(
-        "train", EXAMPLES / "text" / "lstm.grad", "--data", folder / "train.npz",
-        "--valid", folder / "valid.npz", "-D", "H=64", "--optimizer", "adamw(lr=1e-2)",
-        "--clip-norm", "1", "--batch", "32", "--epochs", "1", "--out", tmp_path / "run", "--json",
+        "train", EXAMPLES / "text" / program, "--data", folder / "train.npz",
+        "--valid", folder / "valid.npz", *flags, "--optimizer", "adamw(lr=1e-2)",
+        "--clip-norm", "1", "--batch", "16", "--epochs", "1", "--out", tmp_path / "run", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["valid_loss"] < 0.9 * -float(shares @ np.log(shares))
+    assert json.loads(done.stdout)["valid_loss"] < 0.9 * frequencies
+
+
+def test_the_autoencoder_beats_the_best_linear_code(tmp_path: Path) -> None:
+    """Eight numbers per digit, held out: less than half of the epochs of the README already beat eight components."""
+    parts = {}
+    for name in ("train", "valid"):
+        with np.load(DIGITS / f"digits_{name}.npz", allow_pickle=False) as data:
+            parts[name] = data["x"].astype(np.float64)
+        np.savez(tmp_path / f"{name}.npz", x=parts[name].astype(np.float32))
+    middle = parts["train"].mean(0)
+    axes = np.linalg.svd(parts["train"] - middle, full_matrices=False)[2][:8]
+    held_out = parts["valid"] - middle
+    linear = float(((held_out - held_out @ axes.T @ axes) ** 2).mean())
+    assert abs(linear - 0.0243) < 5e-5
+    done = gradc_command(
+        "train", DIGITS / "autoencoder.grad", "--data", tmp_path / "train.npz", "--valid",
+        tmp_path / "valid.npz", "--optimizer", "adamw(lr=3e-3)", "--epochs", "25",
+        "--out", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["valid_loss"] < 0.85 * linear
 
 
 def test_the_oscillator_is_found_from_its_equation() -> None:
