@@ -7,15 +7,13 @@ from dataclasses import asdict
 
 from gradc.runtime.bench import Row, compare, random_inputs
 from gradc.runtime.commands.common import (
-    add_compile,
-    add_data,
-    add_model,
     compile_arguments,
     load_inputs,
     load_model,
     load_params,
     shapes_of,
 )
+from gradc.runtime.commands.flags import add_compile, add_data, add_model
 from gradc.runtime.console import Console
 
 

@@ -13,7 +13,8 @@ from gradc.ir.core import Function
 from gradc.ir.diagnostics import did_you_mean
 from gradc.passes.budget import run_within
 from gradc.passes.pipeline import STEPS, Run, text_of
-from gradc.runtime.commands.common import add_compile, add_model, load_model
+from gradc.runtime.commands.common import load_model
+from gradc.runtime.commands.flags import add_compile, add_model
 from gradc.runtime.compile import (
     Options,
     compile_options,

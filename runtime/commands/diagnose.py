@@ -8,13 +8,12 @@ from pathlib import Path
 
 from gradc.runtime.arrays import Array
 from gradc.runtime.commands.common import (
-    add_data,
-    add_model,
     load_inputs,
     load_model,
     load_params,
     shapes_of,
 )
+from gradc.runtime.commands.flags import add_data, add_model
 from gradc.runtime.console import Console
 from gradc.runtime.data import write_text
 from gradc.runtime.diagnose import Diagnosis, flow_svg

@@ -15,7 +15,7 @@ from typing import Any
 from gradc.frontend.codes import all_codes, explain, similar_code
 from gradc.ir.diagnostics import DiagnosticError, error
 from gradc.ir.render import render_all
-from gradc.runtime.commands.common import add_data, add_model
+from gradc.runtime.commands.flags import add_data, add_model
 from gradc.runtime.console import Console
 
 _CODE = re.compile(r"[A-Za-z]{2}[0-9]{1,6}")

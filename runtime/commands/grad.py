@@ -7,15 +7,13 @@ import argparse
 import numpy as np
 
 from gradc.runtime.commands.common import (
-    add_compile,
-    add_data,
-    add_model,
     compile_arguments,
     load_inputs,
     load_model,
     load_params,
     shapes_of,
 )
+from gradc.runtime.commands.flags import add_compile, add_data, add_model
 from gradc.runtime.console import Console
 from gradc.runtime.data import save_npz
 

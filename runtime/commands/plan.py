@@ -9,7 +9,8 @@ from pathlib import Path
 from gradc.ir.core import Function
 from gradc.passes.pipeline import Derivative
 from gradc.passes.plan_report import shown
-from gradc.runtime.commands.common import add_model, load_model, whole_number
+from gradc.runtime.commands.common import load_model, whole_number
+from gradc.runtime.commands.flags import add_model
 from gradc.runtime.compile import compile_options, machine_warnings, quoting
 from gradc.runtime.console import Console
 from gradc.runtime.data import write_text

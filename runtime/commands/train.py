@@ -16,13 +16,12 @@ from rich.progress import Progress as Bar
 from gradc.runtime.arrays import finite_or_fail
 from gradc.runtime.batches import samples_of
 from gradc.runtime.commands.common import (
-    add_compile,
-    add_model,
     compile_arguments,
     load_inputs,
     load_model,
     whole_number,
 )
+from gradc.runtime.commands.flags import add_compile, add_model
 from gradc.runtime.console import Console
 from gradc.runtime.training import PARAMS_FILE, Interrupted, Progress, Run, Settings
 

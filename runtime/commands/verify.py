@@ -6,7 +6,8 @@ import argparse
 
 from gradc.passes.prove_report import KINDS, Report, Verdict, certificate
 from gradc.runtime.cli import OK, REFUTED
-from gradc.runtime.commands.common import add_model, load_model
+from gradc.runtime.commands.common import load_model
+from gradc.runtime.commands.flags import add_model
 from gradc.runtime.console import Console
 from gradc.runtime.verify import verify_model
 

@@ -1,0 +1,45 @@
+"""The flags that subcommands share. Importing this loads nothing of the compiler.
+
+Non-goals: what the flags mean (``commands.common``), flags of one subcommand only.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+PRECISIONS = ("f64", "f32", "bf16", "f16")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """FILE and what chooses and binds the model in it."""
+    parser.add_argument("file", metavar="FILE", help="a .grad program; - reads it from stdin")
+    parser.add_argument("--entry", metavar="NAME", help="which model, where there are several")
+    parser.add_argument(
+        "-D",
+        dest="dims",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="the value of a dimension; may be given several times",
+    )
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="f32", help="what `float` means (f32)"
+    )
+
+
+def add_compile(parser: argparse.ArgumentParser) -> None:
+    """How to compile."""
+    parser.add_argument("--budget", metavar="SIZE", help="most memory, e.g. 64MiB")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads (one per core)")
+    parser.add_argument(
+        "--no-cache", action="store_true", help="neither read nor write the object cache"
+    )
+
+
+def add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Arrays of the call, and where parameters come from."""
+    parser.add_argument(
+        "--data", metavar="IN.npz", required=required, help="the model's inputs by name"
+    )
+    parser.add_argument("--params", metavar="P.safetensors", help="parameters to use")
+    parser.add_argument("--seed", type=int, default=0, help="seed of fresh parameters (0)")
