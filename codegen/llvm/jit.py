@@ -2,7 +2,7 @@
 
 Invariants: a module is parsed, verified and its outside symbols compared with ``OUTSIDE`` before LLVM generates
 code, because what LLVM finds later kills the process. No IR passes run by default: our loops are explicit
-vectors already. One LLJIT serves the process; a ``Library`` keeps its code loaded as long as it is referenced.
+vectors already. A ``Library`` keeps its code loaded as long as it is referenced.
 
 Non-goals: caching (``runtime.cache``), what the code means (``driver``).
 """
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from gradc.codegen.llvm import elf
 from gradc.codegen.llvm.isa import Isa, host
 
 # Symbols that generated code may take from outside: libc, libm, and the interpreter for the call wrapper.
@@ -178,19 +179,33 @@ class Library:
         Raises:
             CodegenError: if an export is missing or a symbol cannot be found.
         """
-        from llvmlite import binding
-
-        builder = binding.JITLibraryBuilder().add_object_img(code).add_current_process()
-        for name in exports:
-            builder.export_symbol(name)
-        for name, address in imports.items():
-            builder.import_symbol(name, address)
-        try:
-            self._tracker = builder.link(_engine(), f"gradc{next(_numbers)}")
-        except RuntimeError as problem:
-            raise CodegenError(f"object code could not be loaded: {problem}".strip()) from None
-        self._addresses = {name: int(self._tracker[name]) for name in exports}
+        self._kept: object
+        if elf.is_loadable(code):
+            try:
+                image = elf.Image(code, imports)
+                self._addresses = {name: image.address(name) for name in exports}
+            except elf.LoadError as problem:
+                raise CodegenError(str(problem)) from None
+            self._kept = image
+        else:
+            self._kept = tracker = _linked_by_llvm(code, exports, imports)
+            self._addresses = {name: int(tracker[name]) for name in exports}
 
     def __getitem__(self, name: str) -> int:
         """The address of an exported symbol."""
         return self._addresses[name]
+
+
+def _linked_by_llvm(code: bytes, exports: Sequence[str], imports: Mapping[str, int]) -> Any:
+    """LLVM's tracker of ``code``, loaded: for object formats that ``elf`` does not load. Raises CodegenError."""
+    from llvmlite import binding
+
+    builder = binding.JITLibraryBuilder().add_object_img(code).add_current_process()
+    for name in exports:
+        builder.export_symbol(name)
+    for name, address in imports.items():
+        builder.import_symbol(name, address)
+    try:
+        return builder.link(_engine(), f"gradc{next(_numbers)}")
+    except RuntimeError as problem:
+        raise CodegenError(f"object code could not be loaded: {problem}".strip()) from None
