@@ -72,3 +72,14 @@ def test_check_loads_only_the_front_end() -> None:
     modules = loaded("-m", "gradc", "check", str(MODEL))
     assert not tops(modules) & (HEAVY - {"lark", "numpy"})
     assert not {name for name in modules if name.startswith("gradc.codegen")}
+    assert not {name for name in modules if name.startswith("gradc.passes")}
+    runtime = {name for name in modules if name.startswith("gradc.runtime.")}
+    # Modules found by name, as subcommands are, are not in the listing; what they import is.
+    assert runtime == {f"gradc.runtime.{name}" for name in ("cli", "console", "read")}
+
+
+@pytest.mark.parametrize("arguments", [("explain", "GC0602"), ("explain", "--help")])
+def test_explaining_a_code_loads_no_compiler(arguments: tuple[str, ...]) -> None:
+    modules = loaded("-m", "gradc", *arguments)
+    assert not tops(modules) & (HEAVY - {"lark", "numpy"})
+    assert not {name for name in modules if name.startswith(("gradc.passes", "gradc.codegen"))}
