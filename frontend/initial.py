@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from gradc.frontend import calls, syntax
 from gradc.frontend.context import Context, Declared
@@ -32,8 +31,6 @@ from gradc.frontend.words import Arguments, shape, word
 from gradc.ir.core import DType, Function, Role, Slot, Span, TensorType, Value
 from gradc.ir.diagnostics import did_you_mean
 from gradc.ir.dims import Dim, product
-
-DRAWS: Final = ("normal", "uniform", "orthogonal")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

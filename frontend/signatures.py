@@ -30,7 +30,7 @@ from gradc.frontend.values import (
 from gradc.frontend.walk import walk
 from gradc.ir.core import DType, Span, Value
 from gradc.ir.diagnostics import Label, did_you_mean
-from gradc.ir.dims import Dim, DimExpr, divide_exactly
+from gradc.ir.dims import Dim, divide_exactly
 
 
 class Required:
@@ -355,8 +355,3 @@ def exact_shape(ctx: Context, type_: syntax.TypeExpr) -> tuple[Dim, ...] | None:
             return None
         shape.append(size)
     return tuple(shape)
-
-
-def is_symbolic(dim: Dim) -> bool:
-    """Whether a symbol is left in ``dim``."""
-    return isinstance(dim, DimExpr)

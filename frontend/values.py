@@ -135,11 +135,6 @@ def is_number(item: Item) -> bool:
     return isinstance(item, (int, float, DimExpr)) and not isinstance(item, bool)
 
 
-def is_dim(item: Item) -> bool:
-    """Whether ``item`` is a compile-time integer, bound or not."""
-    return isinstance(item, (int, DimExpr)) and not isinstance(item, bool)
-
-
 def as_dim(item: Item) -> Dim | None:
     """``item`` as a dimension, or None."""
     if isinstance(item, DimExpr) or (isinstance(item, int) and not isinstance(item, bool)):

@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gradc.ir.bf16 import round_to_bf16
 from gradc.ir.core import Block, DType
 from gradc.ir.interpret import run_block
 
@@ -181,7 +182,7 @@ def _mulhi(a: Any, b: Any) -> Any:
     return (wide >> np.uint64(32)).astype(np.uint32)
 
 
-_NUMPY_VERBS: dict[str, Callable[..., Any]] = {
+NUMPY_VERBS: dict[str, Callable[..., Any]] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
@@ -229,15 +230,6 @@ _NUMPY_VERBS: dict[str, Callable[..., Any]] = {
 }
 
 
-def round_to_bf16(x: Array) -> Array:
-    """float32 numbers rounded to the nearest bf16, half to even; NaN stays NaN."""
-    # ascontiguousarray makes vectors of scalars.
-    bits = np.ascontiguousarray(x, np.float32).reshape(np.shape(x)).view(np.uint32)
-    odd = (bits >> np.uint32(16)) & np.uint32(1)
-    rounded = (bits + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
-    return np.where(np.isnan(x), x, rounded.view(np.float32)).astype(np.float32)
-
-
 def _float_to_integer(x: Array, target: type[np.generic]) -> Array:
     limits = np.iinfo(np.dtype(target))
     # float(max) may round up; max + 1 is a power of two and exact.
@@ -265,7 +257,7 @@ class NumpyArrays(Arrays):
         return self.dtype(dtype)
 
     def verb(self, name: str, *operands: Any) -> Any:
-        return _NUMPY_VERBS[name](*operands)
+        return NUMPY_VERBS[name](*operands)
 
     def settle(self, x: Any, dtype: DType) -> Any:
         array = np.asarray(x)

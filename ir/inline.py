@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gradc.ir.builder import Builder
-from gradc.ir.core import Block, Function, Op, Span, Value
+from gradc.ir.core import Block, Function, Op, Value
 
 
 def inline_block(
@@ -59,17 +59,3 @@ def inline_function(
     if isinstance(operands, Mapping):
         operands = [operands[slot.name] for slot in function.parameters]
     return inline_block(b, function.block, operands)
-
-
-def called_at(span: Span | None, caller: Span | None) -> Span | None:
-    """``span`` with ``caller`` as the place from which its outermost end was inlined."""
-    if span is None or caller is None:
-        return span or caller
-    chain: list[Span] = []
-    at: Span | None = span
-    while at is not None:
-        chain.append(at)
-        at = at.caller
-    for link in reversed(chain):
-        caller = replace(link, caller=caller)
-    return caller

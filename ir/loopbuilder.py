@@ -96,7 +96,6 @@ class LoopBuilder:
         self._levels: dict[Var, int] = {}
         self._ranges: dict[Var, tuple[int, int]] = {}
         self._virtual: dict[Var, _Virtual] = {}
-        self._emitted: dict[Var, Var] = {}
         self._splits: dict[tuple[Var, int], tuple[Var, Var]] = {}
         self._joined: dict[_Key, Var] = {}
         self._versions: dict[Buffer, int] = {}

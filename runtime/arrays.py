@@ -16,12 +16,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from gradc.ir.bf16 import bf16_bits
 from gradc.ir.core import DType
 from gradc.ir.diagnostics import DiagnosticError, did_you_mean, error
 
 Array = NDArray[Any]
 
-# bf16 has no NumPy type of its own: its bits travel as uint16 (``as_bf16``, ``from_bf16``).
+# bf16 has no NumPy type of its own: its bits travel as uint16 (``as_bf16``, ``gradc.ir.bf16``).
 NUMPY_DTYPE: dict[DType, np.dtype[Any]] = {
     DType.F64: np.dtype(np.float64),
     DType.F32: np.dtype(np.float32),
@@ -122,15 +123,7 @@ def as_bf16(name: str, array: Array) -> Array:
         raise _wrong_type(
             name, array.dtype, DType.BF16, f"convert it: {name}.astype(numpy.float32)"
         )
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    nan = (bits & 0x7FFFFFFF) > 0x7F800000
-    return np.where(nan, ((bits >> 16) | 0x40).astype(np.uint16), rounded).reshape(array.shape)
-
-
-def from_bf16(bits: Array) -> NDArray[np.float32]:
-    """The float32 values of bf16 bits."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    return bf16_bits(array)
 
 
 def check_names(

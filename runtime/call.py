@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gradc.ir.bf16 import from_bf16
 from gradc.ir.core import DType, Role
 from gradc.ir.plan import Port
 from gradc.runtime.arrays import (
@@ -24,7 +25,6 @@ from gradc.runtime.arrays import (
     check_names,
     check_shape,
     convert,
-    from_bf16,
 )
 from gradc.runtime.native import NativeFunction, Results
 

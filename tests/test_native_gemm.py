@@ -17,9 +17,10 @@ from gradc.codegen.llvm import gemm, jit, nest
 from gradc.codegen.llvm.gemm_blocking import blocking
 from gradc.codegen.llvm.isa import available, select
 from gradc.codegen.llvm.text import Module
+from gradc.ir.bf16 import from_bf16
 from gradc.ir.core import DType
 from gradc.ir.loops import Affine, Buffer, Const, Factor, Gemm, Kernel, Let, Load, Stmt, Store, Var
-from gradc.runtime.arrays import NUMPY_DTYPE, as_bf16, from_bf16
+from gradc.runtime.arrays import NUMPY_DTYPE, as_bf16
 
 Array = NDArray[Any]
 ISAS = available()

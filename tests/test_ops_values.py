@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradc.ir.bf16 import round_to_bf16
 from gradc.ir.core import DType, Op, TensorType, Value
-from gradc.ir.domains import NumpyArrays, round_to_bf16
+from gradc.ir.domains import NumpyArrays
 from gradc.ir.interpret import run
 from gradc.ir.ops.randomness import threefry2x32
 from gradc.ir.registry import lookup
