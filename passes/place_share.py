@@ -8,7 +8,7 @@ reader of the old value then has to come before it, which ``reorder`` sees to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gradc.ir.loops import For, Kernel, Load, Store
@@ -74,53 +74,108 @@ def is_copy(kernel: Kernel) -> bool:
 def write_ports(plan: Plan) -> Plan:
     """``plan`` with copies into `inout` ports replaced by writing the ports where that is safe."""
     ports = {port.tensor: None for port in plan.ports if port.direction == "inout"}
-    steps = list(plan.steps)
-    position = len(steps) - 1
-    while position >= 0:
-        step = steps[position]
+    work = _Rewriting(plan)
+    for number in range(len(plan.steps) - 1, -1, -1):
+        step = plan.steps[number]
         if isinstance(step, Launch) and len(step.arguments) == 2:
             source, target = step.arguments
             into_port = target.tensor in ports and is_copy(plan.kernels[step.kernel])
             if into_port and is_whole(source) and is_whole(target):
-                changed = _redirected(plan, steps, position, source.tensor, target.tensor)
-                if changed is not None:
-                    steps = changed
-        position -= 1
-    return replace(plan, steps=tuple(steps))
+                work.redirect(number, source.tensor, target.tensor)
+    return work.result()
 
 
-def _redirected(
-    plan: Plan, steps: list[Step], copy: int, source: int, target: int
-) -> list[Step] | None:
-    """``steps`` without the copy, ``source`` being ``target`` everywhere; None if that is not
-    safe."""
-    if plan.tensors[source].space != "arena" or plan.tensors[source].root is not None:
-        return None
-    if plan.tensors[source].nbytes != plan.tensors[target].nbytes:
-        return None
-    if any(tensor.root == source for tensor in plan.tensors):
-        return None
-    uses = [step_uses(plan, step) for step in steps]
-    makers = [n for n, use in enumerate(uses) if source in use.writes]
-    if len(makers) != 1:
-        return None
-    (maker,) = makers
-    launch = steps[maker]
-    if not isinstance(launch, Launch):
-        return None
-    if any(n != copy and target in use.writes for n, use in enumerate(uses)):
-        return None
-    if target in uses[maker].reads and not Sharing(plan).may_overwrite(launch, target, source):
-        return None
-    if not all(is_whole(a) for a in launch.arguments if a.tensor == source):
-        return None
-    readers = [n for n, use in enumerate(uses) if target in use.reads and n != maker]
-    if any(n > maker for n in readers) and not _may_precede(uses, readers, maker):
-        return None
-    renamed = [_rename(step, source, target) for step in steps]
-    late = [n for n in readers if n > maker]
-    order = _reordered(uses, late, maker, len(steps)) if late else list(range(len(steps)))
-    return [renamed[n] for n in order if n != copy]
+class _Rewriting:
+    """The steps of a Plan while copies are taken out. Steps keep their numbers, whatever their order."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.sharing = Sharing(plan)
+        self.order = list(range(len(plan.steps)))
+        self.uses = [step_uses(plan, step) for step in plan.steps]
+        self.position = {number: number for number in self.order}
+        self.touching: dict[int, dict[int, None]] = {}
+        for number, use in enumerate(self.uses):
+            for tensor in (*use.reads, *use.writes):
+                self.touching.setdefault(tensor, {})[number] = None
+        self.renamed: dict[int, int] = {}
+        self.removed: dict[int, None] = {}
+        self.roots = {t.root: None for t in plan.tensors if t.root is not None}
+
+    def result(self) -> Plan:
+        """The Plan as it is now."""
+        if not self.removed:
+            return self.plan
+        steps = [_rename(self.plan.steps[n], self.renamed) for n in self._left()]
+        return replace(self.plan, steps=tuple(steps))
+
+    def _left(self) -> list[int]:
+        return [n for n in self.order if n not in self.removed]
+
+    def redirect(self, copy: int, source: int, target: int) -> None:
+        """Takes out ``copy``, ``source`` being ``target`` everywhere, if that is safe."""
+        maker = self._maker(copy, source, target)
+        if maker is None:
+            return
+        at = self.position[maker]
+        readers = [
+            n
+            for n in self.touching.get(target, ())
+            if n not in (maker, copy) and target in self.uses[n].reads
+        ]
+        late = [n for n in readers if self.position[n] > at]
+        if late and not self._move(maker, late):
+            return
+        self.removed[copy] = None
+        self.renamed[source] = target
+        touched = self.touching.pop(source)
+        for number in touched:
+            self.uses[number] = _with_name(self.uses[number], source, target)
+        self.touching.setdefault(target, {}).update(touched)
+        for tensor in (source, target):
+            self.touching.get(tensor, {}).pop(copy, None)
+
+    def _maker(self, copy: int, source: int, target: int) -> int | None:
+        """The step that makes ``source``, if it may write ``target`` instead."""
+        tensors = self.plan.tensors
+        if tensors[source].space != "arena" or tensors[source].root is not None:
+            return None
+        if tensors[source].nbytes != tensors[target].nbytes or source in self.roots:
+            return None
+        makers = [n for n in self.touching[source] if source in self.uses[n].writes]
+        if len(makers) != 1:
+            return None
+        launch = self.plan.steps[makers[0]]
+        if not isinstance(launch, Launch):
+            return None
+        if any(n != copy and target in self.uses[n].writes for n in self.touching[target]):
+            return None
+        reads = target in self.uses[makers[0]].reads
+        if reads and not self.sharing.may_overwrite(launch, target, source):
+            return None
+        if not all(is_whole(a) for a in launch.arguments if a.tensor == source):
+            return None
+        return makers[0]
+
+    def _move(self, maker: int, late: Sequence[int]) -> bool:
+        """Brings the steps ``late`` before ``maker``, if none of them depends on it."""
+        left = self._left()
+        index = {number: n for n, number in enumerate(left)}
+        uses = [self.uses[n] for n in left]
+        numbers = [index[n] for n in late]
+        if not _may_precede(uses, numbers, index[maker]):
+            return False
+        order = _reordered(uses, numbers, index[maker], len(left))
+        self.order = [left[n] for n in order]
+        self.position = {number: n for n, number in enumerate(self.order)}
+        return True
+
+
+def _with_name(use: Uses, source: int, target: int) -> Uses:
+    def changed(tensors: Sequence[int]) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(target if t == source else t for t in tensors))
+
+    return Uses(changed(use.reads), changed(use.writes))
 
 
 def _may_precede(uses: Sequence[Uses], readers: Sequence[int], maker: int) -> bool:
@@ -166,12 +221,12 @@ def _before(uses: Sequence[Uses], late: Sequence[int], maker: int, count: int) -
     return [*range(maker), *moved, *rest]
 
 
-def _rename(step: Step, source: int, target: int) -> Step:
+def _rename(step: Step, renamed: Mapping[int, int]) -> Step:
     if isinstance(step, Repeat):
-        return replace(step, body=tuple(_rename(s, source, target) for s in step.body))
-    arguments = tuple(
-        replace(a, tensor=target) if a.tensor == source else a for a in step.arguments
-    )
+        return replace(step, body=tuple(_rename(s, renamed) for s in step.body))
+    if not any(a.tensor in renamed for a in step.arguments):
+        return step
+    arguments = tuple(replace(a, tensor=renamed.get(a.tensor, a.tensor)) for a in step.arguments)
     return replace(step, arguments=arguments)
 
 
