@@ -109,7 +109,7 @@ class Reader:
             if name is None and value in self.producers and len(shown) < 4:
                 name = self._display(self.producers[value]) if self._left > 0 else "..."
                 self._left -= 1
-            shown.append(name or "...")
+            shown.append((name or "...").replace("∂", "d"))
         if op.name in _SILENT and shown:
             return shown[0]
         if op.name == "constant":
@@ -119,7 +119,10 @@ class Reader:
         found = f"{words.get(op.name, op.name)}({text})"
         if len(found) < 60:
             return found
-        known = [self.atoms.get(v) or self.opaque.get(v) or "..." for v in op.operands[:4]]
+        known = [
+            (self.atoms.get(v) or self.opaque.get(v) or "...").replace("∂", "d")
+            for v in op.operands[:4]
+        ]
         return f"{words.get(op.name, op.name)}({', '.join(n if len(n) < 20 else '...' for n in known)})"
 
     def assume(self, text: str) -> None:

@@ -315,7 +315,7 @@ def _softmax(term: Term) -> Poly | None:
 def _softmax_name(sigma: it.Sigma, label: int, index: Index) -> Poly | None:
     """What the softmax is called: by its argument, at ``index``."""
     exponentials = tuple((b, e) for b, e in sigma.factors if not isinstance(b, it.Cond))
-    logarithm = _logarithm(exponentials)
+    logarithm = _logarithm(exponentials) if exponentials else None
     if logarithm is None:
         return None
     argument = it.rename(logarithm, {label: index})

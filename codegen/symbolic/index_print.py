@@ -164,6 +164,8 @@ class Writer:
             case it.Ref(name, place):
                 if place and all(isinstance(i, it.Lookup) for i in place) and not it.indices(place):
                     return Indexed(Name(name), tuple(_place(i, {}) for i in place))
+                if len(at) == 2 and place == (at[1], at[0]) and at[0] != at[1]:
+                    return Power(Name(name), "T")
                 if not _fits(place, at):
                     raise _NoMatrix
                 return Name(name)

@@ -32,6 +32,10 @@ _GREEK = (
 )
 
 
+# zhat is written with a hat.
+_HAT = re.compile(r"[A-Za-z]_?hat")
+
+
 @dataclass(frozen=True, slots=True)
 class Name:
     """A name of the program."""
@@ -290,6 +294,8 @@ def _latex_name(text: str) -> str:
     called = re.fullmatch(r"(\w+)\((.*)\)", text)
     if called:
         return rf"\operatorname{{{called[1]}}}({_latex_name(called[2])})"
+    if _HAT.fullmatch(text):
+        return rf"\hat{{{text[0]}}}"
     letter, subscript = name_parts(text)
     shown = (
         letter
@@ -312,7 +318,7 @@ def name_parts(text: str) -> tuple[str, str]:
 
 def to_mathml(node: Notation, block: bool = False) -> str:
     """A ``math`` element."""
-    display = ' display="block"' if block else ""
+    display = ' display="block"' if block else ' displaystyle="true"'
     return f'<math xmlns="http://www.w3.org/1998/Math/MathML"{display}>{_ml(node)}</math>'
 
 
@@ -376,6 +382,8 @@ def _ml_name(text: str) -> str:
     called = re.fullmatch(r"(\w+)\((.*)\)", text)
     if called:
         return _ml_row(f"<mi>{escape(called[1])}</mi><mo>(</mo>{_ml_name(called[2])}<mo>)</mo>")
+    if _HAT.fullmatch(text):
+        return f"<mover><mi>{text[0]}</mi><mo>^</mo></mover>"
     letter, subscript = name_parts(text)
     shown = f"<mi>{escape(letter)}</mi>"
     return shown if not subscript else f"<msub>{shown}<mn>{subscript}</mn></msub>"
