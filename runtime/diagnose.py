@@ -31,9 +31,9 @@ import numpy as np
 
 from gradc.frontend.draws import draw, generator
 from gradc.frontend.models import ParameterSpec
-from gradc.ir.core import DType, Function, Op, Role, Span
+from gradc.ir.core import Block, DType, Function, Op, Role, Span
 from gradc.ir.domains import NumpyArrays
-from gradc.ir.interpret import run
+from gradc.ir.interpret import run, run_block
 from gradc.passes.differentiate import value_and_grad
 from gradc.passes.differentiate_truncate import rewindowed
 from gradc.passes.flatten import flatten
@@ -145,7 +145,45 @@ class _Measured:
 
     loss: float
     cts: dict[str, Array]
-    dead: list[tuple[Op, float, int]] = field(default_factory=list)
+    dead: list[tuple[Op, float, int]] = field(default_factory=list)  # op, share, samples
+
+
+@dataclass
+class _Fired:
+    """Which units of one ReLU were above zero for any sample; a step of a loop adds samples."""
+
+    op: Op
+    alive: Array
+    samples: int
+
+    @property
+    def summary(self) -> tuple[Op, float, int]:
+        share = 1.0 - float(self.alive.mean()) if self.alive.size else 0.0
+        return self.op, share, self.samples
+
+
+class _Watched(NumpyArrays):
+    """The reference interpreter's arrays; sees every ReLU of the forward sweep, those inside loops too."""
+
+    def __init__(self, floats: DType) -> None:
+        super().__init__(floats)
+        self.fired: dict[tuple[Span | None, str], _Fired] = {}
+
+    def run(self, block: Block, operands: Sequence[Any]) -> tuple[Any, ...]:
+        return run_block(self, block, operands, self.observe)
+
+    def observe(self, op: Op, results: Sequence[Any]) -> None:
+        if op.name != "relu" or op.replica or np.ndim(results[0]) < 2:
+            return
+        # Units are columns, or the channels of images.
+        values = np.moveaxis(np.asarray(results[0]), 1 if np.ndim(results[0]) == 4 else -1, -1)
+        rows = (values > 0).reshape(-1, values.shape[-1])
+        # What the reverse sweep computes again has the span and scope of the original.
+        alive = np.asarray(rows.any(axis=0))
+        seen = self.fired.setdefault((op.span, op.scope), _Fired(op, alive, 0))
+        if seen.alive.shape == alive.shape:
+            seen.alive = seen.alive | alive
+            seen.samples += len(rows)
 
 
 Redraw = Callable[[str], Mapping[str, Array]]
@@ -188,7 +226,7 @@ def _measure(probed: Function, probes: Sequence[Probe], operands: Mapping[str, A
         if s.role is Role.INPUT and v.type.dtype.is_float
     ]
     gradient = value_and_grad(probed, names or inputs)
-    arrays = NumpyArrays(DType.F64)
+    arrays = _Watched(DType.F64)
     given = []
     extra = {p.parameter for p in probes}
     for slot, value in zip(gradient.parameters, gradient.block.parameters, strict=True):
@@ -198,15 +236,8 @@ def _measure(probed: Function, probes: Sequence[Probe], operands: Mapping[str, A
         else:
             given.append(arrays.cast(np.asarray(operands[slot.name]), type_.dtype))
     measured = _Measured(math.nan, {})
-
-    def observe(op: Op, results: Sequence[Any]) -> None:
-        if op.name == "relu" and op.replica == 0 and np.ndim(results[0]) >= 2:
-            fired = (np.asarray(results[0]) > 0).reshape(-1, results[0].shape[-1])
-            alive = fired.any(axis=0)
-            share = 1.0 - float(alive.mean()) if alive.size else 0.0
-            measured.dead.append((op, share, len(fired)))
-
-    found = run(arrays, gradient, given, observe)
+    found = run(arrays, gradient, given, arrays.observe)
+    measured.dead = [fired.summary for fired in arrays.fired.values()]
     measured.loss = float(found[0])
     for slot, array in zip(gradient.results, found, strict=True):
         if slot.role is Role.COTANGENT:

@@ -1,7 +1,7 @@
 """The issue museum: programs on which other systems gave wrong gradients without a word, compiled here all the way to a Plan.
 
-Each test names the report. The gradient comes from the whole pipeline, executed by the reference executor of Plans, and is
-compared with central differences of the reference interpreter or with a formula.
+Each test names the report. The gradient comes from the whole pipeline, executed by the reference executor of Plans and as
+machine code, and is compared with central differences of the reference interpreter or with a formula.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from gradc.ir.plan_execute import execute_plan
 from gradc.passes.differentiate import hvp, jvp, value_and_grad
 from gradc.passes.pipeline import Options, run_pipeline
 from gradc.passes.rewrite import emit_scan
+from gradc.runtime.arrays import NUMPY_DTYPE
+from gradc.runtime.native import compile_plan
 
 ARRAYS = NumpyArrays()
 F64 = DType.F64
@@ -37,7 +39,7 @@ def model(shapes: Sequence[tuple[int, ...]], make: Callable[..., Value], *extra:
 
 
 def compiled(f: Function, arguments: Sequence[Any], wrt: Sequence[str]) -> list[Array]:
-    """Loss and gradients of the compiled program; run twice, to see that a replay gives the same."""
+    """Loss and gradients of the compiled program; run twice, to see that a replay gives the same, and as machine code."""
     options = Options(derivative=lambda g: value_and_grad(g, list(wrt)), verify=2)
     plan = run_pipeline(f, options).plan
     values = [np.asarray(a) for a in arguments]
@@ -45,6 +47,19 @@ def compiled(f: Function, arguments: Sequence[Any], wrt: Sequence[str]) -> list[
     second = execute_plan(plan, values)
     for a, c in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, c)
+    machine = compile_plan(plan, threads=1, cache=False)
+    arrays, given = [], iter(values)
+    for port in plan.ports:
+        dtype = np.dtype(NUMPY_DTYPE[port.dtype])
+        if port.direction == "out":
+            arrays.append(np.full(port.shape, np.nan if port.dtype.is_float else 0, dtype))
+        else:
+            arrays.append(np.array(next(given), dtype, order="C").reshape(port.shape))
+    machine.call(arrays)
+    made = [a for a, port in zip(arrays, plan.ports, strict=True) if port.direction != "in"]
+    for a, c in zip(made, first, strict=True):
+        size = max(float(np.abs(c).max(initial=0.0)), 1.0)
+        np.testing.assert_allclose(a, c, rtol=1e-12, atol=1e-12 * size)
     return [np.asarray(a) for a in first]
 
 
