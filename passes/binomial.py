@@ -3,7 +3,8 @@
 To reverse ``steps`` steps with room for ``slots`` states (the first one included), some steps must be run again. With r
 the least number for which C(slots + r, slots) >= steps, the least number of forward steps in all is
 ``r steps - C(slots + r, r - 1)``, and a schedule that needs no more splits at binomial places (Griewank and Walther
-2000, algorithm 799, ``revolve``). It is the yardstick of ``rematerialise_scan``, whose chunks of equal size stay rolled.
+2000, algorithm 799, ``revolve``). ``rematerialise_time`` carries it out for few units; for the chunks of equal size of
+``rematerialise_scan``, which stay rolled, it is the yardstick.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def schedule(steps: int, slots: int) -> Iterator[Action]:
             yield Action("reverse", first)
             yield Action("free", first)
             continue
-        middle = first + _split(end - first, free)
+        middle = first + split(end - first, free)
         yield Action("advance", first, middle)
         if free:
             pending.append((first, middle, free, True))
@@ -73,8 +74,8 @@ def schedule(steps: int, slots: int) -> Iterator[Action]:
             pending.append((first, end - 1, free, True))
 
 
-def _split(steps: int, free: int) -> int:
-    """How far to advance before the next state is kept: where both sides need least in all.
+def split(steps: int, free: int) -> int:
+    """How far to advance ``steps`` steps before the next state is kept, with ``free`` slots: where both sides need least.
 
     The cost is convex in the place, so the first place from which it does not fall is found by halving.
     """

@@ -1,31 +1,45 @@
 """Keeping a memory budget: the pipeline with the policy of recomputation that needs least work and fits.
 
-Policies come from ``rematerialise.candidates``, ordered by the work they repeat. Each is compiled to its Plan, whose
-``peak_bytes`` is what counts; the first that fits is taken. Since the order does not depend on the budget, a smaller
-budget never gives a larger peak. ``pareto`` compiles them all.
+Policies come from ``rematerialise_choose.candidates``, ordered by the work they repeat. Compiling one to its Plan gives its
+``peak_bytes``, which is what counts. ``run_within`` halves the list: the middle one fits, so look among those with less
+work; or it does not, so look among the more frugal. That compiles about log2 of them, at most ``MOST_RUNS``.
 
-Where none fits, ``BudgetError`` says what the smallest would be and which tensors stand in the way.
+A smaller budget never gives a larger peak. Which policy is compiled next depends on nothing but what fitted before, and
+of those compiled that fit the one with the largest peak is taken. Take budgets b' < b. If the same policies are compiled
+for both, those that fit b' fit b. If not, there is a first one that fits b and not b', and all before it were alike: its peak
+lies above b', and so does the peak taken for b. Where nothing on the way fits, a few of the most frugal are compiled, the
+same ones for every budget, and the rule is the same; if none of them fits, no smaller budget is kept either.
+(Where peaks fall as work grows, which is the order of the list, the largest peak that fits has the least work.)
+
+``pareto`` compiles them all. Where none fits, ``BudgetError`` says what the smallest would be and which tensors stand in
+the way. A ``Gap`` says how far the work of a choice is above a bound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from gradc.ir.core import Function, Span
 from gradc.ir.diagnostics import DiagnosticError, Label, error
 from gradc.ir.plan import Plan, Tensor
 from gradc.passes.pipeline import Options, Run, run_pipeline
 from gradc.passes.plan_report import user_span
-from gradc.passes.rematerialise import Candidate, Policy, candidates, work
+from gradc.passes.rematerialise import NOTHING, Policy
+from gradc.passes.rematerialise_choose import MOST, Candidate, Estimate, candidates, work
 
 # How many of the largest tensors a refusal looks at, and how many groups of them it names.
 _LOOKED_AT = 64
 _SHOWN = 3
-# Fusion keeps a little less than estimates say; a policy this far above the budget is not even compiled.
-_HOPELESS = 1.5
-# How many of the most frugal policies a refusal compiles to say what would do.
+# How many of the most frugal policies are compiled where nothing on the way fits.
 _OFFERED = 4
+# How many times the whole pipeline runs at most for one budget.
+MOST_RUNS = 1 + MOST.bit_length() + _OFFERED
+# The steps that do not depend on the policy; they are run once.
+_SHARED = ("simplify-source", "tile")
+# A gap of at most this share is not explained.
+_SMALL_GAP = 0.05
 
 
 class BudgetError(DiagnosticError):
@@ -60,6 +74,31 @@ def _binding(tensors: Sequence[Tensor]) -> list[Label]:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """How good a choice is: its work, and the least work of any choice that keeps no more bytes.
+
+    ``least`` comes from ``Estimate.least_repeated``: all that the arena holds is taken to be kept for the reverse sweep.
+    """
+
+    work: int
+    least: int
+
+    @property
+    def share(self) -> float:
+        """By how much the work is above the bound, as a share of it."""
+        return self.work / self.least - 1 if self.least else 0.0
+
+    def __str__(self) -> str:
+        text = f"work at most {self.share:.1%} above the least possible for this arena"
+        if self.share <= _SMALL_GAP:
+            return text
+        return (
+            f"{text}; the bound takes every value on its own and computes it again from operands that are there,"
+            " while stretches compute again all that leads from one kept value to the next"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """One way to compile a program: peak bytes against work (multiplications, roughly)."""
 
@@ -67,6 +106,7 @@ class Point:
     peak_bytes: int
     arena_bytes: int
     work: int
+    gap: Gap
 
 
 def run_within(function: Function, options: Options, budget: int | None) -> Run:
@@ -74,39 +114,123 @@ def run_within(function: Function, options: Options, budget: int | None) -> Run:
 
     Raises BudgetError if no policy fits, and what ``run_pipeline`` raises.
     """
-    first = run_pipeline(function, options)
-    if budget is None or first.plan.peak_bytes <= budget:
-        return first
-    smallest = first
-    room = budget - (first.plan.peak_bytes - first.plan.arena_bytes)
-    for candidate in _candidates(function, options)[1:]:
-        if candidate.keeps > _HOPELESS * room:
-            continue
-        found = run_pipeline(function, replace(options, policy=candidate.policy))
-        if found.plan.peak_bytes <= budget:
-            return found
-        if found.plan.peak_bytes < smallest.plan.peak_bytes:
-            smallest = found
-    plan = _most_frugal(function, options, smallest).plan
+    return chosen_within(function, options, budget)[0]
+
+
+def chosen_within(function: Function, options: Options, budget: int | None) -> tuple[Run, Gap]:
+    """``run_within``, and how far the work of what it chose is above a bound."""
+    search = _Search(function, options)
+    number = _fitting(search, budget)
+    return search.runs[number], search.gap(number)
+
+
+def _fitting(search: _Search, budget: int | None) -> int:
+    """The number of the policy to take; it is compiled. Raises BudgetError."""
+    if budget is None or search.peak(0) <= budget:
+        search.peak(0)
+        return 0
+    low, high = 1, len(search.candidates)
+    while low < high:
+        middle = (low + high) // 2
+        if search.peak(middle) <= budget:
+            high = middle
+        else:
+            low = middle + 1
+    if all(run.plan.peak_bytes > budget for run in search.runs.values()):
+        for number in search.frugal():
+            search.peak(number)
+    fitting = [n for n in search.runs if search.peak(n) <= budget]
+    if fitting:
+        return max(fitting, key=lambda n: (search.peak(n), -n))
+    plan = min((run.plan for run in search.runs.values()), key=lambda plan: plan.peak_bytes)
     raise BudgetError(budget, plan.peak_bytes, largest(plan))
 
 
 def pareto(function: Function, options: Options) -> list[Point]:
     """Peak against work of every policy, those that another one beats in both left out; largest peak first."""
+    search = _Search(function, options)
     points: list[Point] = []
-    for candidate in _candidates(function, options):
-        run = run_pipeline(function, replace(options, policy=candidate.policy))
-        optimised = run.after("dce")
-        assert isinstance(optimised, Function), "`dce` keeps the stage"
-        done = sum(work(op) for op in optimised.block.body)
-        plan = run.plan
-        points.append(Point(candidate.policy, plan.peak_bytes, plan.arena_bytes, done))
+    for number, candidate in enumerate(search.candidates):
+        search.peak(number)
+        plan, gap = search.runs[number].plan, search.gap(number)
+        points.append(Point(candidate.policy, plan.peak_bytes, plan.arena_bytes, gap.work, gap))
+        # Plans of large programs are large, and only figures are handed out.
+        if number:
+            del search.runs[number]
     points.sort(key=lambda p: (p.work, p.peak_bytes))
     front: list[Point] = []
     for point in points:
         if not front or point.peak_bytes < front[-1].peak_bytes:
             front.append(point)
     return front
+
+
+class _Search:
+    """Runs of one program under its policies, by number; the steps before the policy matters are shared."""
+
+    def __init__(self, function: Function, options: Options) -> None:
+        self._function = function
+        self._options = options
+        self.runs: dict[int, Run] = {}
+        self._prepared = self._shared()
+
+    def _shared(self) -> Run:
+        steps = [name for name in _SHARED if name not in self._options.skip]
+        if not steps:
+            return Run(self._function, ())
+        return run_pipeline(self._function, replace(self._options, stop_after=steps[-1]))
+
+    @cached_property
+    def source(self) -> Function:
+        """The program as policies meet it."""
+        found = self._prepared.result
+        assert isinstance(found, Function), "the first steps keep the stage"
+        return found
+
+    @cached_property
+    def _choice(self) -> tuple[Estimate | None, list[Candidate]]:
+        options = self._options
+        if options.derivative is None:
+            return None, [Candidate(NOTHING, 0, 0)]
+        derivative = options.gradient or options.derivative
+        estimate = Estimate(self.source, derivative)
+        return estimate, candidates(self.source, derivative, estimate)
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """Policies worth trying, by the work they repeat."""
+        return self._choice[1]
+
+    def frugal(self) -> list[int]:
+        """The numbers of those that keep least by the estimate."""
+        found = self.candidates
+        return sorted(range(len(found)), key=lambda n: found[n].keeps)[:_OFFERED]
+
+    def peak(self, number: int) -> int:
+        """The peak of a policy; compiles it if that has not happened."""
+        if number not in self.runs:
+            policy = self.candidates[number].policy if number else NOTHING
+            skip = (*self._options.skip, *_SHARED)
+            options = replace(self._options, policy=policy, skip=skip)
+            run = run_pipeline(self.source, options)
+            records = (*self._prepared.records, *run.records)
+            self.runs[number] = Run(self._function, records)
+        return self.runs[number].plan.peak_bytes
+
+    def gap(self, number: int) -> Gap:
+        """How far the work of a compiled policy is above a bound for its arena; the first has to be compiled too."""
+        done, plain = _done(self.runs[number]), _done(self.runs[0])
+        estimate = self._choice[0] if number else None
+        if estimate is None:
+            return Gap(done, done)
+        least = plain + estimate.least_repeated(self.runs[number].plan.arena_bytes)
+        return Gap(done, min(done, least))
+
+
+def _done(run: Run) -> int:
+    optimised = run.after("dce")
+    assert isinstance(optimised, Function), "`dce` keeps the stage"
+    return sum(work(op) for op in optimised.block.body)
 
 
 def largest(plan: Plan, count: int = _LOOKED_AT) -> list[Tensor]:
@@ -123,19 +247,3 @@ def shown(count: int) -> str:
             break
         size, unit = size / 1024, larger
     return f"{size:.4g} {unit}"
-
-
-def _candidates(function: Function, options: Options) -> list[Candidate]:
-    if options.derivative is None:
-        return [Candidate(Policy(), 0, 0)]
-    steps = replace(options, stop_after="simplify-source", verify=0, dump_after=())
-    source = run_pipeline(function, steps).result
-    assert isinstance(source, Function), "the first step keeps the stage"
-    return candidates(source, options.gradient or options.derivative)
-
-
-def _most_frugal(function: Function, options: Options, otherwise: Run) -> Run:
-    """The smallest of the runs that keep least by the estimate: what a refusal offers."""
-    frugal = sorted(_candidates(function, options), key=lambda c: c.keeps)[:_OFFERED]
-    runs = [run_pipeline(function, replace(options, policy=c.policy)) for c in frugal]
-    return min(otherwise, *runs, key=lambda run: run.plan.peak_bytes)

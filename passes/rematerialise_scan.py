@@ -4,7 +4,8 @@
 
 From-stage and to-stage: tensor, before ``differentiate``, which then does the rest: the outer reverse loop recomputes one
 chunk at a time. Memory falls from T to T/k + k trips' worth, least at k = sqrt(T), for one extra forward sweep. The last
-k or fewer trips stand apart and are not recomputed: the reverse sweep begins with them.
+k or fewer trips stand apart and are not recomputed: the reverse sweep begins with them. Chunks may be cut into chunks
+again, the last trips too: T/k + k/l + l trips' worth for two extra sweeps.
 
 ``truncate`` is kept exact: chunks are chosen so that every border of the truncated derivative is a border that the
 inner loop, or the outer one, cuts as well; where no such chunk exists the loop stays as it is.
@@ -16,14 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from gradc.ir.builder import Builder
 from gradc.ir.core import Attr, Block, Function, Value
 from gradc.passes.rewrite import Scan, copy_block, emit_scan, renamed, rows, with_ops
 
+Sizes: TypeAlias = tuple[int, ...]
 
-def chunk_scans(function: Function, size: int) -> Function:
-    """``function`` with its outermost scans in chunks of ``size`` trips; the same object if none is longer."""
+
+def chunk_scans(function: Function, size: int, inner: Sequence[int] = ()) -> Function:
+    """``function`` with its outermost scans in chunks of ``size`` trips; the same object if none is longer.
+
+    ``inner`` are the sizes of chunks in these chunks, largest first.
+    """
     b = Builder()
     mapping: dict[Value, Value] = {}
     is_changed = False
@@ -34,7 +41,7 @@ def chunk_scans(function: Function, size: int) -> Function:
         found = None
         if op.name == "scan":
             with b.at(op.span, op.scope, op.replica):
-                found = _chunked(b, Scan.of(op), size)
+                found = _chunked(b, Scan.of(op), (size, *inner))
         if found is None:
             b.ops.append(op)
         else:
@@ -51,11 +58,27 @@ def longest_scan(function: Function) -> int:
     return max((trips for trips in scans if isinstance(trips, int)), default=0)
 
 
-def _chunked(b: Builder, scan: Scan, size: int) -> list[Value] | None:
+def _loop(
+    b: Builder, operands: Sequence[Value], body: Block, attributes: dict[str, Attr], sizes: Sizes
+) -> Sequence[Value]:
+    """Emits a scan, in chunks of ``sizes`` if there are any."""
+    alone = Builder()
+    with alone.at(b.span, b.scope, b.replica):
+        results = emit_scan(alone, operands, body, attributes)
+    found = _chunked(b, Scan.of(alone.ops[0]), sizes)
+    if found is None:
+        b.ops += alone.ops
+    return results if found is None else found
+
+
+def _chunked(b: Builder, scan: Scan, sizes: Sizes) -> list[Value] | None:
     """Emits ``scan`` in chunks; returns its results, or None if it cannot or need not be cut up."""
     trips, operands = scan.trips, scan.op.operands
-    if not isinstance(trips, int) or trips <= size:
+    while sizes and isinstance(trips, int) and trips <= sizes[0]:
+        sizes = sizes[1:]
+    if not isinstance(trips, int) or not sizes:
         return None
+    size, inner = sizes[0], sizes[1:]
     inner_cut, outer_cut = 0, 0
     chunks, rest = (trips - 1) // size, trips - (trips - 1) // size * size
     if scan.is_truncated:
@@ -69,7 +92,7 @@ def _chunked(b: Builder, scan: Scan, size: int) -> list[Value] | None:
     carries, stacked, constants = scan.split(operands)
     parts = [rows(b, x, first, chunks * size) for x in stacked]
     grouped = [b.one("reshape", x, shape=(chunks, size, *x.type.shape[1:])) for x in parts]
-    body = _chunk_body(b, scan, size, inner_cut)
+    body = _chunk_body(b, scan, sizes, inner_cut)
     attributes = {**scan.op.attributes, "trips": chunks, "truncate": outer_cut}
     results = emit_scan(b, [*carries, *grouped, *constants], body, attributes)
     last = list(results[: scan.carried])
@@ -82,7 +105,7 @@ def _chunked(b: Builder, scan: Scan, size: int) -> list[Value] | None:
     tails = [rows(b, x, 0 if scan.is_reverse else chunks * size, rest) for x in stacked]
     attributes = {**scan.op.attributes, "trips": rest}
     region = copy_block(scan.body)
-    ended = emit_scan(b, [*last, *tails, *constants], region, attributes)
+    ended = _loop(b, [*last, *tails, *constants], region, attributes, inner)
     joined = [
         b.one("concat", *((tail, main) if scan.is_reverse else (main, tail)), axis=0)
         for main, tail in zip(steps, ended[scan.carried :], strict=True)
@@ -90,13 +113,14 @@ def _chunked(b: Builder, scan: Scan, size: int) -> list[Value] | None:
     return [*ended[: scan.carried], *joined]
 
 
-def _chunk_body(b: Builder, scan: Scan, size: int, truncate: int) -> Block:
-    """One trip of the outer loop: a checkpoint around a loop of ``size`` trips."""
+def _chunk_body(b: Builder, scan: Scan, sizes: Sizes, truncate: int) -> Block:
+    """One trip of the outer loop: a checkpoint around a loop of as many trips as the first of ``sizes``."""
+    size = sizes[0]
     attributes: dict[str, Attr] = {**scan.op.attributes, "trips": size, "truncate": truncate}
     inside = _nested(b, scan, size)
     loop = copy_block(scan.body)
     with inside.at(b.span, b.scope, b.replica):
-        region = inside.block(emit_scan(inside, inside.parameters, loop, attributes))
+        region = inside.block(_loop(inside, inside.parameters, loop, attributes, sizes[1:]))
     outside = _nested(b, scan, size)
     with outside.at(b.span, b.scope, b.replica):
         results = outside.apply("checkpoint", outside.parameters, {}, (region,))

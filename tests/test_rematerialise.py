@@ -18,14 +18,8 @@ from gradc.ir.verify import verify_function
 from gradc.passes.budget import BudgetError, pareto, run_within
 from gradc.passes.differentiate import jvp, value_and_grad
 from gradc.passes.pipeline import Options, run_pipeline
-from gradc.passes.rematerialise import (
-    NOTHING,
-    Policy,
-    candidates,
-    chunk_sizes,
-    rematerialise,
-    work,
-)
+from gradc.passes.rematerialise import NOTHING, Policy, rematerialise
+from gradc.passes.rematerialise_choose import candidates, chunk_sizes, work
 from gradc.passes.rematerialise_scan import chunk_scans
 from gradc.passes.rewrite import emit_scan
 from tests.ad_programs import draw, program
@@ -147,15 +141,18 @@ def test_gradients_are_bitwise_the_same_under_every_policy(seed: int) -> None:
 
 
 def test_chains_need_about_the_square_root_at_one_more_forward() -> None:
-    """64 residual layers: at least four times less arena, and no op is done more than twice."""
+    """64 residual layers: at least four times less arena at one more forward sweep, eight times at two."""
     f = residual_mlp(64)
     options = Options(derivative=gradient(trained(f)), verify=0)
     front = pareto(f, options)
-    plain, frugal = front[0], front[-1]
+    plain = front[0]
     assert plain.policy == NOTHING
-    assert plain.arena_bytes >= 4 * frugal.arena_bytes
     forward = sum(work(op) for op in f.block.body)
-    assert frugal.work - plain.work <= forward
+    once, twice = (
+        [p.arena_bytes for p in front if p.work - plain.work <= n * forward] for n in (1, 2)
+    )
+    assert plain.arena_bytes >= 4 * min(once)
+    assert plain.arena_bytes >= 8 * min(twice)
     assert [p.peak_bytes for p in front] == sorted((p.peak_bytes for p in front), reverse=True)
     assert len(front) >= 4
 
