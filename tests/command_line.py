@@ -20,13 +20,14 @@ class Done:
     err: str
 
 
-def gradc(*arguments: object, stdin: str = "") -> Done:
-    """Runs ``gradc ARGUMENTS``."""
-    out, err = io.StringIO(), io.StringIO()
+def gradc(*arguments: object, stdin: str = "", together: bool = False) -> Done:
+    """Runs ``gradc ARGUMENTS``; ``together`` puts both streams into ``out``, as a terminal shows them."""
+    out = io.StringIO()
+    err = out if together else io.StringIO()
     with (
         redirect_stdout(out),
         redirect_stderr(err),
         mock.patch.object(sys, "stdin", io.StringIO(stdin)),
     ):
         status = main([str(argument) for argument in arguments])
-    return Done(status, out.getvalue(), err.getvalue())
+    return Done(status, out.getvalue(), "" if together else err.getvalue())
