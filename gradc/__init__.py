@@ -1,6 +1,6 @@
 """gradc, a differentiation compiler: the public names.
 
-`import gradc` loads nothing but this file; each name is fetched from `gradc.runtime.api` when it is
+`import gradc` loads nothing but this file; each name is fetched from its module when it is
 first used, so that the command line starts fast and tools can import the package cheaply.
 """
 
@@ -11,16 +11,8 @@ from gradc._version import __version__
 
 if TYPE_CHECKING:
     from gradc.ir.diagnostics import Diagnostic, DiagnosticError
-    from gradc.runtime.api import (
-        Model,
-        grad,
-        hessian,
-        jacobian,
-        jvp,
-        load,
-        loads,
-        value_and_grad,
-    )
+    from gradc.runtime.api import Model, load, loads
+    from gradc.runtime.traced import grad, hessian, jacobian, jvp, value_and_grad
 
 __all__ = [
     "Diagnostic",
@@ -40,13 +32,13 @@ _HOMES = {
     "Diagnostic": "gradc.ir.diagnostics",
     "DiagnosticError": "gradc.ir.diagnostics",
     "Model": "gradc.runtime.api",
-    "grad": "gradc.runtime.api",
-    "hessian": "gradc.runtime.api",
-    "jacobian": "gradc.runtime.api",
-    "jvp": "gradc.runtime.api",
+    "grad": "gradc.runtime.traced",
+    "hessian": "gradc.runtime.traced",
+    "jacobian": "gradc.runtime.traced",
+    "jvp": "gradc.runtime.traced",
     "load": "gradc.runtime.api",
     "loads": "gradc.runtime.api",
-    "value_and_grad": "gradc.runtime.api",
+    "value_and_grad": "gradc.runtime.traced",
 }
 
 

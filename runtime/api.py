@@ -5,7 +5,7 @@
     f = net.value_and_grad()
     loss, grads = f(params, x=x, y=y)
 
-Non-goals: what the objects do (``runtime.model``, ``runtime.traced``).
+Non-goals: what the objects do (``runtime.model``); derivatives of NumPy functions (``runtime.traced``).
 """
 
 from __future__ import annotations
@@ -16,18 +16,12 @@ from pathlib import Path
 
 from gradc.frontend import program as programs
 from gradc.runtime.model import Compiled, Model
-from gradc.runtime.traced import grad, hessian, jacobian, jvp, value_and_grad
 
 __all__ = [
     "Compiled",
     "Model",
-    "grad",
-    "hessian",
-    "jacobian",
-    "jvp",
     "load",
     "loads",
-    "value_and_grad",
 ]
 
 

@@ -1,7 +1,7 @@
 """From a Function to a loaded native function: passes, Plan, code, cache.
 
 Two ways in. ``compile_function`` starts from a Function. ``compile_cached`` first asks the object cache under a key
-made of everything the Function will be made from, so that a warm start runs no front end and no pass at all.
+made of everything the Function will be made from, so that a warm start runs no pass at all, and loads none.
 
 Non-goals: deciding which Function (``runtime.model``), calling it (``runtime.call``).
 """
@@ -13,16 +13,17 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradc.ir.core import Function
 from gradc.ir.diagnostics import Diagnostic, DiagnosticError, error, warning
 from gradc.ir.plan import Plan
 from gradc.ir.source import Sources
-from gradc.passes import pipeline
-from gradc.passes.budget import run_within
-from gradc.passes.pipeline import Derivative
 from gradc.runtime.native import NativeFunction, compile_plan, load_native, native_key
+
+if TYPE_CHECKING:
+    from gradc.passes.pipeline import Derivative
+    from gradc.passes.pipeline import Options as PipelineOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,16 +156,20 @@ def plan_of(
     Raises:
         BudgetError: if the budget cannot be kept.
     """
+    from gradc.passes.budget import run_within
+
     asked = pipeline_options(derivative, options, gradient=gradient)
     return run_within(function, asked, options.budget).plan
 
 
 def pipeline_options(
     derivative: Derivative | None, options: Options, **more: Any
-) -> pipeline.Options:
+) -> PipelineOptions:
     """The pipeline's options; unless asked for more, checks of the IR run where the stage changes."""
+    from gradc.passes.pipeline import Options as PipelineOptions
+
     chosen = {"verify": 1, **more}
-    return pipeline.Options(derivative, fast_math=options.fast_math, **chosen)
+    return PipelineOptions(derivative, fast_math=options.fast_math, **chosen)
 
 
 def compile_function(

@@ -22,19 +22,18 @@ from gradc.ir.diagnostics import DiagnosticError, did_you_mean, error
 from gradc.ir.dims import substitute, symbols
 from gradc.passes.differentiate import hvp, jvp, value_and_grad, vjp
 from gradc.passes.differentiate_jacobian import jacobian
-from gradc.passes.differentiate_truncate import rewindowed
 from gradc.passes.precision import master_type, promote_loss
 from gradc.runtime.arrays import Array, as_array, check_names, check_shape, listed
 from gradc.runtime.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, decoded, grouped
 from gradc.runtime.compile import Options, compile_cached, compile_options, quoting
-from gradc.runtime.diagnose import Diagnosis, diagnose, redrawn
-from gradc.runtime.memory import MemoryPlan, plan_memory
 from gradc.runtime.native import Results
-from gradc.runtime.step import Recipe, TrainStep
-from gradc.runtime.truncation import Truncation, dropped_terms, windows
 
 if TYPE_CHECKING:
+    from gradc.runtime.diagnose import Diagnosis
     from gradc.runtime.formulas import Formulas
+    from gradc.runtime.memory import MemoryPlan
+    from gradc.runtime.step import TrainStep
+    from gradc.runtime.truncation import Truncation
     from gradc.runtime.verify import Verified
     from gradc.runtime.whiteboard import Whiteboard
 
@@ -289,6 +288,8 @@ class Model:
             loss_scale: ``dynamic`` or a factor for the loss before differentiation, against underflow in f16.
             decay_on: ``matrices`` or ``all``: which parameters weight decay falls on.
         """
+        from gradc.runtime.step import Recipe, TrainStep
+
         recipe = Recipe(
             optimizer, schedule, clip_norm, clip_value, decay_on, accumulate, loss_scale
         )
@@ -302,6 +303,8 @@ class Model:
         Raises:
             DiagnosticError: for names and shapes that do not fit.
         """
+        from gradc.runtime.diagnose import diagnose, redrawn
+
         check_names("input", inputs, list(self.inputs))
         arrays = {name: as_array(name, value) for name, value in inputs.items()}
         dims = self.bind({name: array.shape for name, array in arrays.items()})
@@ -321,6 +324,9 @@ class Model:
         Raises:
             DiagnosticError: for names and shapes that do not fit.
         """
+        from gradc.passes.differentiate_truncate import rewindowed
+        from gradc.runtime.truncation import Truncation, dropped_terms, windows
+
         names = self.select(wrt)
 
         def whole(function: Function) -> Function:
@@ -364,6 +370,8 @@ class Model:
         Raises:
             DiagnosticError: GC0541 for a dimension without a value, GC0602 for a budget that cannot be kept.
         """
+        from gradc.runtime.memory import plan_memory
+
         chosen = compile_options(budget=budget, threads=threads)
         with quoting(self.program.report.sources):
             derive = pure(self.gradient_of(wrt))

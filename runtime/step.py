@@ -41,10 +41,9 @@ from gradc.runtime.arrays import NUMPY_DTYPE, Array, as_array, check_names, chec
 from gradc.runtime.batches import batch_dim
 from gradc.runtime.call import INPUTS, PARAMS, Entry, by_role, decode, decoded
 from gradc.runtime.compile import Options, compile_cached, quoting
-from gradc.runtime.culprit import find_culprit
-from gradc.runtime.memory import MemoryPlan, plan_memory
 
 if TYPE_CHECKING:
+    from gradc.runtime.memory import MemoryPlan
     from gradc.runtime.model import Derive, Model
 
 
@@ -193,6 +192,8 @@ class TrainStep:
         Raises:
             DiagnosticError: GC0541 for a dimension without a value, GC0602 for a budget that cannot be kept.
         """
+        from gradc.runtime.memory import plan_memory
+
         with quoting(self.model.program.report.sources):
             return plan_memory(self.source(dims), self.derive, self.options, self.gradient)
 
@@ -247,6 +248,8 @@ class TrainStep:
 
         Runs the step's forward and backward program on ``state`` in the reference interpreter.
         """
+        from gradc.runtime.culprit import find_culprit
+
         shapes = {name: as_array(name, inputs[name]).shape for name in self._inputs}
         model = self.model.lower(self.model.bind(shapes), training=True).function
         gradient = self._gradient(model, list(self.model.select("params")))

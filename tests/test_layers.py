@@ -53,7 +53,9 @@ LATE_OWN = {
     "runtime/console.py": "rendering is needed only once something is wrong",
     "runtime/native.py": "a warm start needs no code generation",
     "runtime/bench.py": "a peer's library is loaded when the peer is named",
-    "runtime/model.py": "verification and the whiteboard load on use",
+    "runtime/model.py": "training, plans, diagnosis, verification and the whiteboard load on use",
+    "runtime/step.py": "plans and the search for what overflowed load on use",
+    "runtime/compile.py": "a warm start runs no pass and loads none",
     "runtime/commands/": "a subcommand's options are parsed before anything heavy loads",
     "runtime/api": "importing gradc must stay cheap; verification and plans load on use",
 }

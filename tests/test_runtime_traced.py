@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import gradc
-from gradc.runtime.api import value_and_grad as fill_the_tables
 from gradc.runtime.trace import FUNCTIONS, UFUNCS
+from gradc.runtime.traced import value_and_grad as fill_the_tables
 
 RNG = np.random.default_rng(42)
 A = RNG.standard_normal((3, 4))
