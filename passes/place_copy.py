@@ -65,6 +65,9 @@ def _forwarded(plan: Plan, steps: Sequence[Step]) -> list[Step]:
         if not isinstance(step, Launch) or not is_copy(plan.kernels[step.kernel]):
             continue
         source, target = step.arguments
+        # Of a copy of a part, the rest has no place in the target.
+        if plan.kernels[step.kernel].buffers[0].size != plan.tensors[source.tensor].size:
+            continue
         # Nothing outside this list may know the source.
         uses = here.get(source.tensor, [])
         if len(uses) != len(everywhere.get(source.tensor, [])):
