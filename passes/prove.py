@@ -15,8 +15,8 @@ from gradc.ir.core import Function, Slot, walk
 from gradc.passes.pipeline import Run
 from gradc.passes.plan_check import check_plan
 from gradc.passes.prove_compose import gradient_terms, result_terms
-from gradc.passes.prove_field import PRIME, UnluckyPoint
-from gradc.passes.prove_gradient import Tested, cotangents, test_gradient
+from gradc.passes.prove_field import PRIME
+from gradc.passes.prove_gradient import Tested, test_gradient
 from gradc.passes.prove_kernels import compare_plan
 from gradc.passes.prove_passes import Compared, compare_records
 from gradc.passes.prove_pullback import pullback_verdicts
@@ -24,9 +24,9 @@ from gradc.passes.prove_refute import decide_equal, decide_gradient
 from gradc.passes.prove_report import Kind, Status, Verdict, weakest
 from gradc.passes.prove_rule_verdicts import rule_verdict
 from gradc.passes.prove_rules import instances
+from gradc.passes.prove_shapes import points_for
 from gradc.passes.prove_terms import TermArrays
 
-POINTS = 3
 FIELD = "prime field"
 OFF_KINKS = "off kinks"
 DENOMINATORS = "denominators are not zero"
@@ -70,7 +70,8 @@ class Found:
 def prove(subject: Subject, seed: int, points: int | None = None) -> Found:
     """Every verdict about ``subject``, replayable from ``seed``."""
     found = Found()
-    count = POINTS if points is None else points
+    gradient = _function(subject.probe, "differentiate")
+    count = points_for(gradient) if points is None else points
     with found.timed("terms"):
         terms = Terms.of(subject)
     with found.timed("rules"):
@@ -162,12 +163,10 @@ def gradient_verdicts(
     start = time.perf_counter()
     is_cut = has_window(source)
     has_custom = any(op.name == "custom" for op in walk(source.block))
-    try:
-        if is_cut or not cotangents(gradient):
-            raise UnluckyPoint
+    if is_cut:
+        tested = Tested(dict.fromkeys(subject.wrt, True), True, 0)
+    else:
         tested = test_gradient(source, gradient, seed, points)
-    except UnluckyPoint:
-        tested = Tested(dict.fromkeys(subject.wrt, is_cut), True, 0)
     each = (time.perf_counter() - start) / max(1, len(tested.agrees))
     premises = weakest([v.status for v in rules.values()])
     found = []
@@ -227,10 +226,7 @@ def _function(run: Run, step: str) -> Function:
 def pass_verdicts(subject: Subject, terms: Terms, seed: int, points: int) -> list[Verdict]:
     """One verdict per tensor-stage pass: what it was given computes what it made."""
     run = subject.probe
-    try:
-        compared = compare_records(run.source, run.records, seed, points)
-    except UnluckyPoint:
-        return [_undecided("pass", "all passes", "a denominator is zero at every point drawn")]
+    compared = compare_records(run.source, run.records, seed, points)
     programs = [run.source, *(r.artifact for r in run.records if isinstance(r.artifact, Function))]
     return [
         _pass_verdict(subject, terms, one, programs[n], programs[n + 1])
@@ -283,10 +279,7 @@ def kernel_verdicts(subject: Subject, seed: int, points: int) -> list[Verdict]:
     last = [r.artifact for r in run.records if isinstance(r.artifact, Function)][-1]
     start = time.perf_counter()
     name = f"{len(run.plan.kernels)} kernels"
-    try:
-        found = compare_plan(last, run.plan, seed, points)
-    except UnluckyPoint:
-        return [_undecided("kernel", name, "a denominator is zero at every point drawn")]
+    found = compare_plan(last, run.plan, seed, points)
     seconds = time.perf_counter() - start
     method = f"{FIELD}: loop nests = tensor program"
     if found.fault:

@@ -13,7 +13,7 @@ programs rely on are built into the oracles:
   (sqrt 2 is a root in F_p, sqrt pi an oracle), a short decimal means itself (0.1 is 1/10); anything else is its
   binary value.
 
-A division by zero, possible for any point with probability about 1/p per division, raises ``UnluckyPoint``: draw again.
+Division by zero gives a fixed element, as if it were one more oracle.
 
 By Schwartz and Zippel two different rational functions of degree d agree at a random point with probability at most
 d/p; ``prove`` repeats points. Non-goals: floats' own behaviour (rounding, overflow): identities over the reals only.
@@ -40,13 +40,10 @@ _P = np.uint64(PRIME)
 _HALF = np.uint64(PRIME // 2)
 _BITS = np.uint64(31)
 _FAR = 1 << 40
+INFINITE = 0x5F3759DF  # what 1/0 is
 
 # float64 products of 16-bit halves stay exact up to this many terms.
 _EXACT_TERMS = 1 << 20
-
-
-class UnluckyPoint(Exception):
-    """A denominator vanished at this point; another point must be drawn."""
 
 
 def is_field(x: Any) -> bool:
@@ -63,7 +60,8 @@ def _scalar(value: int) -> Field:
 
 def _reduced(x: Field) -> Field:
     """``x`` < 2p brought below p: where x < p, x - p wraps around to something huge."""
-    found: Field = np.minimum(x, x - _P)
+    with np.errstate(over="ignore"):
+        found: Field = np.minimum(x, x - _P)
     return found
 
 
@@ -89,7 +87,7 @@ def neg(a: Field) -> Field:
 
 
 def power(a: Field, exponent: int) -> Field:
-    """``a ** exponent``. Raises UnluckyPoint for a negative power of zero."""
+    """``a ** exponent``"""
     if exponent < 0:
         return power(inverse(a), -exponent)
     result = np.ones_like(a)
@@ -103,9 +101,14 @@ def power(a: Field, exponent: int) -> Field:
 
 
 def inverse(a: Field) -> Field:
-    """1/a: one inverse by Fermat, the others from products of pairs. Raises UnluckyPoint where a is zero."""
-    if not np.all(a):
-        raise UnluckyPoint
+    """1/a: one inverse by Fermat, the others from products of pairs. 1/0 is the element ``INFINITE``.
+
+    A point at which a denominator vanishes by chance (about 1/p per division) makes equal programs look different, never
+    different ones equal; drawing again instead would hide denominators that guards make zero.
+    """
+    is_zero = a == 0
+    if np.any(is_zero):
+        return np.where(is_zero, np.uint64(INFINITE), inverse(np.where(is_zero, np.uint64(1), a)))
     flat = np.ascontiguousarray(a).reshape(-1)
     if flat.size <= 8:
         return power(a, PRIME - 2)
@@ -326,7 +329,7 @@ class FieldArrays(NumpyArrays):
         return np.where(x == 0, np.uint64(1), found).astype(np.uint64)
 
     def log(self, x: Field) -> Field:
-        """log(1) = 0 and log(1/x) = -log(x). Raises UnluckyPoint at zero."""
+        """log(1) = 0 and log(1/x) = -log(x)."""
         other = inverse(x)
         first = np.minimum(x, other)
         value = self.oracle("log", first)

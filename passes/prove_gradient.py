@@ -40,7 +40,7 @@ def cotangents(gradient: Function) -> dict[str, int]:
 
 
 def test_gradient(function: Function, gradient: Function, seed: int, points: int) -> Tested:
-    """``gradient`` (of ``value_and_grad``) against the duals of ``function``. Raises UnluckyPoint."""
+    """``gradient`` (of ``value_and_grad``) against the duals of ``function``."""
     places = cotangents(gradient)
     found = at_points(gradient, seed, points, lambda at: _at(function, gradient, places, at))
     agrees = {name: all(one[0][name] for one in found) for name in places}

@@ -164,7 +164,7 @@ def run_plan(plan: Plan, function: Function, at: Point) -> dict[str, Any]:
 
 
 def compare_plan(function: Function, plan: Plan, seed: int, points: int) -> Kernels:
-    """The Plan's results against those of the tensor program it was made from. Raises UnluckyPoint."""
+    """The Plan's results against those of the tensor program it was made from."""
 
     def test(at: Point) -> list[str]:
         expected = values_by_result(function, at)

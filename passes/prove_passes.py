@@ -52,7 +52,7 @@ def compare_records(
     """Every tensor-stage record against the program before it.
 
     A step that adds results (``differentiate``) is compared on those that were there before; what it adds is the
-    business of ``prove_gradient``. Raises UnluckyPoint.
+    business of ``prove_gradient``.
     """
     chain = [source, *(r.artifact for r in records if isinstance(r.artifact, Function))]
     steps = [r for r in records if isinstance(r.artifact, Function)]

@@ -1,7 +1,7 @@
 """Random points of a prime field for the parameters of a program, from a seed that everybody can compute again.
 
 Floating operands are uniform in the field, booleans are coin tosses, integers lie within every axis they may index,
-so that no id falls outside. A point is drawn again where a denominator vanishes (``UnluckyPoint``).
+so that no id falls outside.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import numpy as np
 
 from gradc.ir.core import DType, Function, Role, TensorType, walk
 from gradc.ir.equal import PLACES, fingerprint
-from gradc.passes.prove_field import FieldArrays, UnluckyPoint
+from gradc.passes.prove_field import FieldArrays
 
 T = TypeVar("T")
-MOST_REDRAWS = 20
 # Ids stay below this even where a table is larger: collisions of ids should happen in small batches too.
 MOST_IDS = 64
 
@@ -38,10 +37,10 @@ def seed_of(*items: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def draw(function: Function, seed: int, number: int, draws: int = 0) -> Point:
-    """Point ``number`` of the sequence that ``seed`` starts; ``draws`` counts the unlucky ones before it."""
-    key = int(np.random.SeedSequence([seed, number, draws]).generate_state(2, np.uint64)[0])
-    domain, rng = FieldArrays(key), np.random.default_rng([seed, number, draws])
+def draw(function: Function, seed: int, number: int) -> Point:
+    """Point ``number`` of the sequence that ``seed`` starts."""
+    key = int(np.random.SeedSequence([seed, number]).generate_state(2, np.uint64)[0])
+    domain, rng = FieldArrays(key), np.random.default_rng([seed, number])
     limit = index_limit(function)
     types = [v.type for v in function.block.parameters]
     is_counter = [s.role is Role.STATE for s in function.parameters]
@@ -79,20 +78,8 @@ def index_limit(function: Function) -> int:
 def at_points(
     function: Function, seed: int, count: int, test: Callable[[Point], T]
 ) -> tuple[T, ...]:
-    """``test`` at ``count`` points, each drawn again while a denominator vanishes.
-
-    Raises UnluckyPoint if that goes on: some denominator is zero everywhere.
-    """
-    return tuple(_lucky(function, seed, number, test) for number in range(count))
-
-
-def _lucky(function: Function, seed: int, number: int, test: Callable[[Point], T]) -> T:
-    for draws in range(MOST_REDRAWS):
-        try:
-            return test(draw(function, seed, number, draws))
-        except UnluckyPoint:
-            continue
-    raise UnluckyPoint
+    """``test`` at the first ``count`` points of the sequence."""
+    return tuple(test(draw(function, seed, number)) for number in range(count))
 
 
 def same(a: Sequence[Any], b: Sequence[Any]) -> list[bool]:

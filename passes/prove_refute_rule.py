@@ -17,7 +17,7 @@ from gradc.ir.core import Block, Function, Op, Role, Slot, TensorType
 from gradc.ir.dual import DualArrays
 from gradc.passes.prove_balls import BallArrays
 from gradc.passes.prove_exact import TooLarge
-from gradc.passes.prove_field import PRIME, UnluckyPoint
+from gradc.passes.prove_field import PRIME
 from gradc.passes.prove_refute import RealPoint, decide
 from gradc.passes.prove_report import Status, Verdict
 from gradc.passes.prove_rules import (
@@ -55,7 +55,7 @@ def _ordered_verdict(case: Instance) -> Verdict | None:
                 "rule", case.name, Status.PROVED_BOUND, "exact window, layout over a prime field",
                 detail, ("off kinks",),
             )  # fmt: skip
-    except (TooLarge, UnluckyPoint):
+    except TooLarge:
         return None
     detail = f"{POINTS} points modulo {PRIME} with sampled orders"
     return Verdict("rule", case.name, Status.PROBABLE, "prime field", detail, ("off kinks",))

@@ -80,3 +80,9 @@ def _is_structural(
     except DiagnosticError:
         return False
     return [s.name for s in found.parameters] != [s.name for s in function.parameters]
+
+
+def points_for(function: Function) -> int:
+    """How many random points to try: more where a program is so small that few guards are seen at once."""
+    cost = work(function)
+    return 24 if cost < 600 else 8 if cost < 20_000 else 3
