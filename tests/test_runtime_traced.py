@@ -310,6 +310,14 @@ def test_hessians_jacobians_and_forward_mode() -> None:
     np.testing.assert_allclose(jacobian @ B[0], dot, rtol=1e-12)
 
 
+def test_part_of_a_product_may_be_the_result() -> None:
+    """A product of which one row is handed out has nowhere else to go but memory of its own."""
+    direction = B[0]
+    value, dot = gradc.jvp(lambda v: np.outer(v, v)[0], (ROW,), (direction,))
+    np.testing.assert_allclose(value, ROW[0] * ROW, rtol=1e-13)
+    np.testing.assert_allclose(dot, direction[0] * ROW + ROW[0] * direction, rtol=1e-12)
+
+
 def test_gradients_of_gradients() -> None:
     def f(x: Any) -> Any:
         return np.sum(np.tanh(x) ** 3)
