@@ -178,6 +178,12 @@ _FILES = (
         "square root at 0, a division by 0, an exponential that overflows. Write it as the help says, or\n"
         "guard it with `where`: what a condition excludes contributes exactly nothing.",
     ),
+    Code(
+        "GC0591",
+        "too large to write down",
+        "As SymPy expressions every element of every array is a symbol and every operation a line. Give\n"
+        "small dimensions: the formulas of `gradc explain` and `net.formulas()` hold for all sizes.",
+    ),
 )
 
 _MEMORY = (

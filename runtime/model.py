@@ -30,6 +30,7 @@ from gradc.runtime.native import Results
 
 if TYPE_CHECKING:
     from gradc.runtime.diagnose import Diagnosis
+    from gradc.codegen.symbolic.program import SymbolicProgram
     from gradc.runtime.formulas import Formulas
     from gradc.runtime.memory import MemoryPlan
     from gradc.runtime.step import TrainStep
@@ -241,6 +242,24 @@ class Model:
         chosen = None if wrt is None else self.select(wrt)
         return explain(self, params, inputs, wrt=chosen, tangent=tangent, training=training)
 
+    def to_sympy(self, dims: Mapping[str, int] | None = None) -> SymbolicProgram:
+        """The program as SymPy expressions with sharing; its ``gradient(names)`` is SymPy's own derivative.
+
+        Dimensions without a value are 2; every element is a symbol, so this is for small ones.
+
+        Raises:
+            DiagnosticError: GC0591 for a program with too many elements.
+        """
+        from gradc.codegen.symbolic.program import TooLarge, to_sympy
+
+        sizes = {name: 2 for name, size in self.signature.dims.items() if size is None}
+        try:
+            return to_sympy(self.lower({**sizes, **self.dims, **(dims or {})}).function)
+        except TooLarge:
+            help = "give small dimensions, such as -D H=2"
+            message = f"`{self.name}` has too many elements to write each one down"
+            raise DiagnosticError([error("GC0591", message, None, help=help)]) from None
+
     def formulas(self, wrt: Wrt | None = None) -> Formulas:
         """The gradient as formulas in matrix notation, for all sizes, found in the adjoint program."""
         from gradc.runtime.formulas import gradient_formulas
@@ -397,7 +416,7 @@ class Model:
             return tuple(trained)
         if wrt == "inputs":
             return tuple(floats)
-        names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+        names = (wrt,) if isinstance(wrt, str) else tuple(dict.fromkeys(wrt))
         found = []
         for name in names:
             if name not in (*trained, *floats):

@@ -29,7 +29,7 @@ from gradc.runtime.model import Model
 from gradc.runtime.read import read_program
 
 ARTIFACT = ("object", "shared", "header")
-TEXTS = ("ast", "ir", "adjoint", "opt", "loops", "plan", "llvm", "asm", "dot", "svg")
+TEXTS = ("ast", "ir", "adjoint", "opt", "loops", "plan", "llvm", "asm", "sympy", "dot", "svg")
 SUFFIX = {"llvm": "ll", "asm": "s", "loops": "loops", "plan": "plan", "dot": "dot", "svg": "svg"}
 
 
@@ -109,8 +109,12 @@ def _programs(model: Model, options: argparse.Namespace) -> tuple[Function, Deri
             options.optimizer, schedule=options.schedule, clip_norm=options.clip_norm
         )
         return function, step.derive, step.gradient
-    wrt = options.wrt if options.wrt in ("params", "inputs") else options.wrt.split(",")
-    return function, model.gradient_of(wrt), None
+    return function, model.gradient_of(_wrt(options)), None
+
+
+def _wrt(options: argparse.Namespace) -> str | list[str]:
+    names: str = options.wrt
+    return names if names in ("params", "inputs") else names.split(",")
 
 
 def _pipeline(
@@ -126,7 +130,7 @@ def _pipeline(
         gradient=gradient,
         verify=2 if options.verify_each else 1,
         dump_after=tuple(options.dump_after),
-        dump_to=Path(options.dump_dir) if options.dump_after else None,
+        dump_to=make_folder(Path(options.dump_dir)) if options.dump_after else None,
     )
     return run_within(source, asked, chosen.budget)
 
@@ -149,6 +153,8 @@ def _text(
         return text_of(done.after("dce"))
     if kind in ("loops", "plan"):
         return text_of(done.after("to-loops" if kind == "loops" else "place"))
+    if kind == "sympy":
+        return model.to_sympy().derivative_text(model.select(_wrt(options)))
     if kind in ("dot", "svg"):
         return graph_dot(source) if kind == "dot" else graph_svg(source, model.name)
     target = artifact.target_of(options.isa)
