@@ -8,6 +8,7 @@ Non-goals: matching arrays with a model's inputs (``runtime.arrays``), checkpoin
 
 from __future__ import annotations
 
+import io
 import json
 import lzma
 import os
@@ -143,21 +144,29 @@ def save_npz(path: str | Path, arrays: Mapping[str, Array]) -> None:
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Writes beside ``path``, syncs, and renames; on any failure the old file stays.
 
+    A link is followed. A device or a pipe is written to: a rename would put a plain file in its place.
+
     Raises:
         DiagnosticError: GC0573 if the folder is missing or the disk refuses.
     """
     temporary = ""
     try:
+        if path.exists() and not path.is_file():
+            whole = io.BytesIO()
+            write(whole)
+            path.write_bytes(whole.getvalue())
+            return
+        place = Path(os.path.realpath(path))
         handle, temporary = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
+            prefix=f".{place.name}.", suffix=".tmp", dir=place.parent
         )
         with os.fdopen(handle, "wb") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        os.replace(temporary, place)
+        sync_folder(place.parent)
     except OSError as problem:
         raise fail("GC0573", f"cannot write `{path}`: {problem.strerror or problem}") from None
     finally:

@@ -336,3 +336,25 @@ def test_writing_where_one_cannot(tmp_path: Path) -> None:
             save_npz(path, {"x": np.zeros(2)})
         with pytest.raises(DiagnosticError, match="GC0573"):
             save_safetensors(path, {"x": np.zeros(2)})
+
+
+def test_devices_and_links_stay_what_they_are(tmp_path: Path) -> None:
+    """A rename onto a device, a pipe or a link would put a plain file in its place."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link.npz"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        save_npz(pipe, ARRAYS)
+        (tmp_path / "read.npz").write_bytes(os.read(reader, 1 << 20))
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    link.symlink_to("target.npz")
+    save_npz(link, ARRAYS)
+    assert link.is_symlink()
+    for found in (load_npz(tmp_path / "read.npz"), load_npz(tmp_path / "target.npz")):
+        assert list(found) == list(ARRAYS)
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(DiagnosticError, match="GC0573"):
+        write_text(tmp_path / "full", "x")
+    assert Path("/dev/full").is_char_device()
