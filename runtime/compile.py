@@ -190,7 +190,7 @@ def compile_cached(
 ) -> NativeFunction:
     """The function that ``parts`` determine: from the cache, or made, compiled and stored there."""
     _refuse_beyond_machine(options.budget)
-    key = native_key(*parts, options.key)
+    key = native_key(*parts, options.key, cache=options.use_cache)
     found = load_native(key, threads=options.thread_count, cache=options.use_cache)
     if found is not None:
         return found

@@ -30,12 +30,13 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from gradc.codegen.llvm import jit, pool, wrapper
-from gradc.codegen.llvm.isa import Isa, host, select
+from gradc.codegen.llvm.isa import host, select
 from gradc.ir.core import DType, Role
 from gradc.ir.diagnostics import Diagnostic, DiagnosticError, error
 from gradc.ir.plan import ALIGNMENT, Plan, Port
 from gradc.runtime.arrays import NUMPY_DTYPE, Array
 from gradc.runtime.cache import Json, ObjectCache, make_key
+from gradc.runtime.machine import environment
 
 # Entries cheaper than this (microseconds) keep the GIL: giving it up and back costs a tenth of that.
 RELEASE_ABOVE = 2.0
@@ -283,7 +284,7 @@ def compile_plan(
     store = _cache_of(cache)
     if key is None:
         parts = (text, json.dumps(header, sort_keys=True), str(level))
-        key = make_key(*jit.environment(), *parts)
+        key = make_key(*environment(store), *parts)
     entry = store.get(key) if store is not None else None
     if entry is None:
         code = jit.compile_object(text, target, level=level)
@@ -312,9 +313,9 @@ def load_native(
     return NativeFunction(signature, entry.code, threads, None, store)
 
 
-def native_key(*parts: str | bytes) -> str:
+def native_key(*parts: str | bytes, cache: ObjectCache | bool = True) -> str:
     """A cache key for ``compile_plan``: digest of ``parts``, gradc, LLVM, Python, NumPy and the processor."""
-    return make_key(*jit.environment(), np.__version__, *parts)
+    return make_key(*environment(_cache_of(cache)), np.__version__, *parts)
 
 
 def _cache_of(cache: ObjectCache | bool) -> ObjectCache | None:
@@ -502,12 +503,12 @@ def _pool(store: ObjectCache | None) -> jit.Library:
 
 
 def _load_pool(store: ObjectCache | None) -> jit.Library:
-    target: Isa = host()
-    architecture, linux = target.triple.split("-")[0], "linux" in target.triple
-    text = f'target triple = "{target.triple}"\n' + pool.pool_text(architecture, linux)
-    key = make_key(*jit.environment(), text)
+    machine = environment(store)
+    triple = machine[3]
+    text = f'target triple = "{triple}"\n' + pool.pool_text(triple.split("-")[0], "linux" in triple)
+    key = make_key(*machine, text)
     entry = store.get(key) if store is not None else None
-    code = jit.compile_object(text, target) if entry is None else entry.code
+    code = jit.compile_object(text, host()) if entry is None else entry.code
     if entry is None and store is not None:
         store.put(key, {}, code)
     names = ["gradc_parallel"]
