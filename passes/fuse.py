@@ -21,6 +21,7 @@ from gradc.ir.registry import Contraction, Reduction, lookup
 from gradc.passes.fuse_demand import values_in_memory
 from gradc.passes.fuse_groups import Group, Grouping
 from gradc.passes.fuse_sink import Sinking
+from gradc.passes.fuse_streams import shared_streams
 from gradc.passes.fuse_views import View, Views, dense_strides
 from gradc.passes.rewrite import copy_ops
 from gradc.passes.to_loops_element import reduced_axes
@@ -31,7 +32,10 @@ LABELS = {"rows": "rows", "product": "gemm", "mixed": "mixed", "opaque": "opaque
 
 def fuse(function: Function) -> Function:
     """``function`` with fusion ops. All dimensions must be bound."""
-    return replace(function, block=fuse_block(function.block))
+    block = function.block
+    first, ops = shared_streams(block.body)
+    fused = fuse_block(Block(block.parameters, (*ops, block.terminator)))
+    return replace(function, block=Block(block.parameters, (*first, *fused.ops)))
 
 
 def fuse_block(block: Block) -> Block:

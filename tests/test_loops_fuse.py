@@ -27,6 +27,7 @@ from gradc.passes.plan_check import check_plan
 from gradc.passes.to_loops import to_loops
 from tests.generate import random_program
 from tests.loops_models import (
+    F32,
     Array,
     arguments,
     channel_model,
@@ -204,6 +205,42 @@ def test_free_axes_around_batch_and_contracted_ones(shape: tuple[int, ...]) -> N
     wanted = np.einsum("abcde,cdf->cabef", -values[0], values[1])
     for plan in (planned(function), place(to_loops(function))):
         np.testing.assert_allclose(execute_plan(plan, values, poison=True)[0], wanted, 1e-12)
+
+
+def _drawing(layers: int) -> Function:
+    """Layers that draw, each from a stream of its own."""
+    b = Builder()
+    key, h = (
+        b.parameter(TensorType((2,), DType.U32), "key"),
+        b.parameter(TensorType((8, 6), F32), "x"),
+    )
+    w = b.parameter(TensorType((6, 6), F32), "w")
+    half = b.constant(1 << 31, DType.U32, (8, 6))
+    for number in range(layers):
+        h = b.one("tanh", b.one("contract", h, w, batch=(), contract=((1, 0),)))
+        bits = b.one("random_bits", key, stream=1000 * number + 7, shape=(8, 6))
+        zero = b.constant(0.0, F32, (8, 6))
+        h = b.one("select", b.one("lt", bits, half), h, zero)
+    slots = [Slot("key", Role.INPUT), Slot("x", Role.INPUT), Slot("w", Role.PARAM)]
+    return b.function("draws", [h], slots, [Slot("y", Role.OUTPUT)])
+
+
+def test_layers_that_draw_share_their_kernels() -> None:
+    """Stream numbers are data: the same draws, and one kernel for all layers."""
+    counts = []
+    for layers in (2, 5):
+        function = _drawing(layers)
+        plan = planned(function)
+        counts.append(len(plan.kernels))
+        source = np.random.default_rng(layers)
+        x, w = (source.standard_normal(shape).astype(np.float32) for shape in ((8, 6), (6, 6)))
+        given = [np.array([3, 4], np.uint32), x, w]
+        expected = np.asarray(run(ARRAYS, function, given)[0])
+        found = execute_plan(plan, given, poison=True)[0]
+        np.testing.assert_array_equal(found == 0, expected == 0)
+        np.testing.assert_allclose(found, expected, 1e-5, 1e-6)
+        assert 0 < (found == 0).sum() < found.size
+    assert counts[0] == counts[1]
 
 
 def test_sums_of_chunks_have_a_fixed_order() -> None:

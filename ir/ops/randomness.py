@@ -3,7 +3,8 @@
 Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3 (SC11); constants and test vectors from
 Random123 (``kat_vectors``). Element i of ``random_bits(key) {stream}`` is the first word of
 threefry(key, counter = (i, stream)): it depends on nothing but key, stream and position, so drawing again when
-an op is recomputed, on another thread or on another machine gives the same bits.
+an op is recomputed, on another thread or on another machine gives the same bits. The stream is an attribute, or
+a second operand u32[]: fusion makes it one, so that layers that differ in nothing else share their kernels.
 """
 
 from __future__ import annotations
@@ -55,10 +56,14 @@ def threefry2x32(k: Any, key: tuple[Any, Any], counter: tuple[Any, Any]) -> tupl
 
 
 def _infer(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
-    if len(types) != 1 or types[0] != TensorType((2,), DType.U32):
-        shown = ", ".join(str(t) for t in types)
+    shown = ", ".join(str(t) for t in types)
+    if not types or types[0] != TensorType((2,), DType.U32) or len(types) > 2:
         raise TypeRuleError(f"random_bits: takes a key u32[2], not ({shown})")
-    if not 0 <= get_int(attributes, "stream") < _U32:
+    if len(types) == 2 and types[1] != TensorType((), DType.U32):
+        raise TypeRuleError(f"random_bits: takes a stream u32[] after the key, not ({shown})")
+    if len(types) == 2 and "stream" in attributes:
+        raise TypeRuleError("random_bits: the stream is given twice")
+    if len(types) == 1 and not 0 <= get_int(attributes, "stream") < _U32:
         raise TypeRuleError("random_bits: stream must be a u32")
     shape = get_dims(attributes, "shape")
     size = product(shape)
@@ -73,14 +78,18 @@ def _evaluate(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
     k = arrays.at(DType.U32)
     position = arrays.reshape(arrays.iota(0, (size,), DType.U32), shape)
     key = (arrays.row(operands[0], 0), arrays.row(operands[0], 1))
-    stream = k.const(get_int(op.attributes, "stream"))
+    stream = operands[1] if len(operands) == 2 else k.const(get_int(op.attributes, "stream"))
     return (threefry2x32(k, key, (position, stream))[0],)
 
 
 def _element(k: IndexAlgebra, op: Op, index: Sequence[Affine], read: Read) -> Scalar:
     position = k.number(row_major_offset(index, op.result.type.static_shape), DType.U32)
     key = (read(0, [Affine(0)]), read(0, [Affine(1)]))
-    stream = k.const(get_int(op.attributes, "stream"), DType.U32)
+    stream: Scalar
+    if len(op.operands) == 2:
+        stream = read(1, [])
+    else:
+        stream = k.const(get_int(op.attributes, "stream"), DType.U32)
     found: Scalar = threefry2x32(k, key, (position, stream))[0]
     return found
 
@@ -97,6 +106,11 @@ register(
         (
             Sample((TensorType((2,), DType.U32),), {"stream": 7, "shape": (2, 3)}, ((0.0, 4e9),)),
             Sample((TensorType((2,), DType.U32),), {"stream": 0, "shape": ()}, ((0.0, 4e9),)),
+            Sample(
+                (TensorType((2,), DType.U32), TensorType((), DType.U32)),
+                {"shape": (2, 3)},
+                ((0.0, 4e9), (0.0, 4e9)),
+            ),
         ),
     )
 )
