@@ -56,18 +56,20 @@ REWRITES: Mapping[str, Rewrite] = {
     "sqrt": Rewrite(
         "sqrt(E)",
         "where(E > 0, sqrt(E), 0)",
-        "the same value for every E >= 0; at 0 the derivative counts as 0",
+        "the same value for every argument >= 0; at 0 the derivative counts as 0",
     ),
     "rsqrt": Rewrite(
-        "rsqrt(E)", "rsqrt(E + 1e-12)", "differs by less than 1e-12 / (2 E) relatively"
+        "rsqrt(E)", "rsqrt(E + 1e-12)", "differs relatively by less than 5e-13 over the argument"
     ),
     "log": Rewrite(
-        "log(E)", "where(E > 0, log(E), -69)", "the same value for every E > 0; -69 is log(1e-30)"
+        "log(E)",
+        "where(E > 0, log(E), -69)",
+        "the same value for every argument > 0; -69 is log(1e-30)",
     ),
     "xlogx": Rewrite(
         "E * log(E)",
         "where(E > 0, E * log(E), 0)",
-        "the same for every E > 0, and the limit 0 at 0",
+        "the same for every positive argument, and the limit 0 at 0",
     ),
     "log_softmax": Rewrite(
         "log(softmax(E))", "log_softmax(E)", "the same function; no probability rounds to 0"

@@ -14,7 +14,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +24,14 @@ from gradc.ir.equal import PLACES, fingerprint
 from gradc.passes.pipeline import Run, run_pipeline
 from gradc.passes.prove import Subject, prove
 from gradc.passes.prove_point import seed_of
-from gradc.passes.prove_report import Report, certificate
+from gradc.passes.prove_report import Report, certificate, from_json
 from gradc.passes.prove_shapes import probe_dims
+from gradc.runtime.accuracy import measure
 from gradc.runtime.compile import Options, compile_options, pipeline_options
-from gradc.runtime.data import write_text
-
-if TYPE_CHECKING:
-    from gradc.runtime.model import Model
+from gradc.runtime.data import fail, write_text
+from gradc.runtime.model import Model
+from gradc.runtime.read import read_program
+from gradc.runtime.report_html import report_page
 
 # What a dimension without a value is, when nobody says.
 STAND_IN = 3
@@ -43,11 +44,31 @@ TRUSTED = (
 
 
 class Verified(Report):
-    """A Report that can be written to files."""
+    """A Report that can be written to files, and that remembers the model it is about."""
+
+    __slots__ = ("_origin",)
+    _origin: Model
+
+    def about(self, model: Model) -> Verified:
+        """The same report; its page will show the formulas and hazards of ``model``."""
+        # The field is not part of the report: two reports are equal whatever they were made from.
+        object.__setattr__(self, "_origin", model)
+        return self
+
+    def to_html(self, path: str | Path) -> None:
+        """Writes the report as one page that needs nothing else."""
+        write_text(Path(path), report_page(self, getattr(self, "_origin", None)))
 
     def to_json(self, path: str | Path) -> None:
         """Writes the certificate: everything in the report, and its digest."""
         write_text(Path(path), json.dumps(certificate(self), indent=1, sort_keys=True) + "\n")
+
+    def to_html(self, path: str | Path) -> None:
+        """Writes the report as one page that needs nothing else."""
+        # SymPy writes the formulas; it is loaded for pages alone.
+        from gradc.runtime.report_html import report_page
+
+        write_text(Path(path), report_page(self, self.subject))
 
 
 def verify_model(
@@ -56,8 +77,13 @@ def verify_model(
     wrt: str | tuple[str, ...] = "params",
     budget: int | str | None = None,
     points: int | None = None,
+    numbers: bool = False,
 ) -> Verified:
     """Verifies the gradients of ``model`` as ``value_and_grad`` compiles them.
+
+    Args:
+        points: random points per obligation; by default more for smaller programs.
+        numbers: also compile, and measure the error of what the machine code computes.
 
     Raises:
         DiagnosticError: for whatever keeps the model from being compiled.
@@ -75,7 +101,7 @@ def verify_model(
     program = model.program
     return Verified(
         model=model.name,
-        file=[source.name for source in program.report.sources][-1],
+        file=model.signature.span.file,
         source_digest=program.digest,
         program_digest=fingerprint(real.source, PLACES),
         plan_digest=fingerprint(real.plan, PLACES),
@@ -83,7 +109,11 @@ def verify_model(
         chosen=chosen,
         probe_dims=small,
         precision=model.precision,
-        options={"wrt": ",".join(names), "budget": str(options.budget)},
+        options={
+            "wrt": ",".join(names),
+            "budget": "" if options.budget is None else str(options.budget),
+            "points": "" if points is None else str(points),
+        },
         seed=seed,
         versions={
             "gradc": __version__,
@@ -91,11 +121,52 @@ def verify_model(
             "python": platform.python_version(),
         },
         verdicts=tuple(found.verdicts),
-        accuracy=(),
+        accuracy=measure(model, small, names) if numbers else (),
         notes=tuple(found.notes),
         trusted=TRUSTED,
         seconds={**found.seconds, "total": time.perf_counter() - start},
-    )
+    ).about(model)
+
+
+def replay(data: Mapping[str, Any], path: str | None = None) -> tuple[Verified, list[str]]:
+    """Verifies again what a certificate claims, from files alone; what differs is listed.
+
+    Args:
+        path: where the program is, if not where the certificate says.
+
+    Raises:
+        DiagnosticError: GC0701 for what is no certificate, and what keeps the program from being compiled.
+    """
+    claimed = _claimed(data)
+    program = read_program(path or claimed.file)
+    given = {n: v for n, v in claimed.dims.items() if n not in claimed.chosen}
+    model = Model(program, claimed.model, given, claimed.precision)
+    options = claimed.options
+    points = int(options["points"]) if options["points"] else None
+    wrt = tuple(options["wrt"].split(","))
+    found = verify_model(model, wrt=wrt, budget=options["budget"] or None, points=points)
+    differing = []
+    if data.get("digest") != claimed.digest:
+        differing.append("the certificate's own digest is not that of its contents")
+    for name in ("source_digest", "program_digest", "plan_digest", "seed"):
+        if getattr(claimed, name) != getattr(found, name):
+            differing.append(f"{name.replace('_', ' ')} is {getattr(found, name)}")
+    known = {(v.kind, v.subject): v.status for v in found.verdicts}
+    for verdict in claimed.verdicts:
+        status = known.get((verdict.kind, verdict.subject))
+        if status is not verdict.status:
+            now = "absent" if status is None else status.value
+            differing.append(f"{verdict.kind} {verdict.subject}: {verdict.status.value}, now {now}")
+    if not differing and found.digest != claimed.digest:
+        differing.append(f"details differ: the digest is {found.digest}")
+    return found, differing
+
+
+def _claimed(data: Mapping[str, Any]) -> Report:
+    try:
+        return from_json(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        raise fail("GC0701", f"this is not a certificate: {problem}") from None
 
 
 def all_dims(model: Model) -> tuple[dict[str, int], tuple[str, ...]]:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
+from typing import Any
 
+from gradc.ir.diagnostics import Diagnostic
 from gradc.passes.prove_report import KINDS, Report, Verdict, certificate
 from gradc.runtime.cli import OK, REFUTED
 from gradc.runtime.commands.common import load_model
 from gradc.runtime.commands.flags import add_model
 from gradc.runtime.console import Console
-from gradc.runtime.verify import verify_model
+from gradc.runtime.data import fail
+from gradc.runtime.model import Model
+from gradc.runtime.verify import replay, verify_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,13 +24,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", metavar="SIZE", help="most memory, e.g. 64MiB")
     parser.add_argument("--points", type=int, metavar="N", help="random points per obligation")
     parser.add_argument("--json", metavar="CERT.json", nargs="?", const="-", help="the certificate")
+    parser.add_argument("--html", metavar="PAGE.html", help="the report as one page")
+    parser.add_argument(
+        "--numbers", action="store_true", help="also measure the error of the machine code"
+    )
+    parser.add_argument(
+        "--replay", metavar="CERT.json", help="verify again what a certificate claims of FILE"
+    )
+    parser.add_argument("--html", metavar="PAGE.html", help="write the report as one page")
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Verifies and reports; status 3 if anything is refuted."""
+    if options.replay is not None:
+        return _replay(options, console)
     model = load_model(options)
     wrt = options.wrt if options.wrt in ("params", "inputs") else tuple(options.wrt.split(","))
-    report = verify_model(model, wrt=wrt, budget=options.budget, points=options.points)
+    report = verify_model(
+        model,
+        wrt=wrt,
+        budget=options.budget,
+        points=options.points,
+        numbers=options.numbers or options.html is not None,
+    )
+    if options.html is not None:
+        report.to_html(options.html)
+        console.message(f"wrote {options.html}")
     if options.json == "-":
         console.json(certificate(report))
     else:
@@ -32,7 +57,44 @@ def run(options: argparse.Namespace, console: Console) -> int:
         if options.json is not None:
             report.to_json(options.json)
             console.message(f"wrote {options.json}")
+    if options.html is not None:
+        report.to_html(options.html)
+        console.message(f"wrote {options.html}")
+    console.findings(_hazards(model, report), model.program.report.sources)
     return OK if report.ok else REFUTED
+
+
+def _hazards(model: Model, report: Report) -> list[Diagnostic]:
+    """Where the gradient, right as it is, can become infinite or NaN."""
+    from gradc.passes.hazards import find_hazards
+    from gradc.runtime.hazard_text import as_diagnostic
+
+    sources = model.program.report.sources
+    function = model.lower(dict(report.dims)).function
+    return [as_diagnostic(hazard, sources) for hazard in find_hazards(function)]
+
+
+def _replay(options: argparse.Namespace, console: Console) -> int:
+    """Status 3 if the certificate does not hold."""
+    found, differing = replay(load_json(options.replay), options.file)
+    for line in differing:
+        console.result(f"differs: {line}")
+    if not differing:
+        console.result(f"the certificate {found.digest} holds: {len(found.verdicts)} verdicts")
+    return OK if found.ok and not differing else REFUTED
+
+
+def load_json(path: str) -> dict[str, Any]:
+    """A JSON object from a file. Raises DiagnosticError GC0001 or GC0701."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise fail("GC0570", f"cannot read `{path}`: {problem.strerror}") from None
+    except ValueError:
+        raise fail("GC0701", f"`{path}` is not a certificate: it is not JSON") from None
+    if not isinstance(data, dict):
+        raise fail("GC0701", f"`{path}` is not a certificate: it is not a JSON object")
+    return data
 
 
 def show(report: Report, console: Console) -> None:
@@ -48,6 +110,19 @@ def show(report: Report, console: Console) -> None:
             console.result(f"{verdict.kind} {verdict.subject} is wrong at")
             for name, value in verdict.point.items():
                 console.result(f"  {name} = {value}")
+    if report.accuracy:
+        rows = [
+            (
+                a.tensor,
+                f"{a.of_largest:.3g}",
+                f"{a.elementwise:.3g}",
+                f"{a.differences:.1e}",
+                f"{a.dot:.1e}",
+            )
+            for a in report.accuracy
+        ]
+        columns = ("gradient", "ulps of largest", "ulps elementwise", "differences", "dot product")
+        console.table("errors of the machine code", columns, rows)
     assumed = dict.fromkeys(a for v in report.verdicts for a in v.assumptions)
     if assumed:
         console.result(f"assuming: {'; '.join(assumed)}")
