@@ -5,9 +5,12 @@ import sys
 
 def main() -> int:
     """Run the command line on the arguments of this process; return its exit status."""
-    from gradc.runtime.cli import main as run
+    try:
+        from gradc.runtime.cli import main as run
 
-    return run(sys.argv[1:])
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:  # before the command line could look out for it
+        return 130
 
 
 if __name__ == "__main__":

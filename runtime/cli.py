@@ -10,11 +10,12 @@ Non-goals: what the subcommands do (``runtime.commands``).
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO, cast
 
 from gradc._version import __version__
 from gradc.runtime.console import Console
@@ -22,6 +23,7 @@ from gradc.runtime.console import Console
 if TYPE_CHECKING:
     from gradc.ir.diagnostics import DiagnosticError
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 OK, DIAGNOSTICS, USAGE, REFUTED, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 # Name, one line of help. The module is runtime.commands.<name>.
@@ -35,6 +37,7 @@ COMMANDS = (
     ("plan", "memory: peak bytes, what is kept and recomputed, and why"),
     ("explain", "the whiteboard: forward and backward tables; or a diagnostic code"),
     ("diagnose", "vanishing, exploding, dead, symmetric, underflowing gradients"),
+    ("bisect", "the first pass, op and line where a result goes wrong"),
     ("bench", "time a step, side by side with other frameworks"),
     ("fmt", "print a program canonically"),
     ("doctor", "what this machine offers: versions, CPU features, cache"),
@@ -59,6 +62,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line and returns the exit status."""
+    # Python has no stream where the caller closed the descriptor; what would be said there is dropped.
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     try:
         status = _dispatch(list(arguments))
         sys.stdout.flush()
@@ -71,10 +77,21 @@ def main(arguments: Sequence[str]) -> int:
         # The reader went away; there is nobody to tell. Keep the interpreter from flushing again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as problem:
+        if problem.errno not in _DISK_FULL:
+            Console().internal_error(problem)
+            return INTERNAL
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"gradc: cannot write the results: {problem.strerror}", file=sys.stderr)
+        return DIAGNOSTICS
     except Exception as problem:  # noqa: BLE001  (the last resort: whatever is left is our fault)
         Console().internal_error(problem)
         return INTERNAL
     return status
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -108,7 +125,9 @@ def run_guarded(command: Command, options: argparse.Namespace, console: Console)
     except MemoryError as problem:
         console.diagnostics(_no_memory(problem))
         return DIAGNOSTICS
-    except Exception as problem:  # noqa: BLE001  (the last resort: whatever is left is our fault)
+    except Exception as problem:
+        if isinstance(problem, OSError) and problem.errno in _DISK_FULL:
+            raise  # standard output: files say so themselves
         console.internal_error(problem)
         return INTERNAL
 

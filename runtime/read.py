@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 
 from gradc.frontend.program import Program, load, loads
+from gradc.ir.diagnostics import DiagnosticError, error
 
 
 def read_program(file: str) -> Program:
@@ -15,5 +18,16 @@ def read_program(file: str) -> Program:
         DiagnosticError: if it cannot be read or is not well formed.
     """
     if file == "-":
-        return loads(sys.stdin.read(), "<stdin>", Path.cwd())
+        return loads(_standard_input(), "<stdin>", Path.cwd())
     return load(Path(file))
+
+
+def _standard_input() -> str:
+    """All of it; bytes that are not UTF-8 stay visible, so that the front end can say where they are."""
+    try:
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return sys.stdin.buffer.read().decode("utf-8", errors="surrogateescape")
+    except OSError as problem:
+        message = f"cannot read standard input: {problem.strerror or problem}"
+        raise DiagnosticError([error("GC0001", message, None)]) from None

@@ -27,7 +27,7 @@ def gradc(*arguments: object, stdin: str = "", together: bool = False) -> Done:
     with (
         redirect_stdout(out),
         redirect_stderr(err),
-        mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()))),
     ):
         status = main([str(argument) for argument in arguments])
     return Done(status, out.getvalue(), "" if together else err.getvalue())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -530,3 +531,29 @@ def test_what_is_not_finite_is_null_in_json(work: Path) -> None:
     assert values["loss"] is None
     assert values["logits"][3] == [None, None, None]
     assert None not in values["logits"][2]
+
+
+@pytest.mark.parametrize(
+    ("streams", "status", "said"),
+    [
+        ("<&-", 1, "cannot read standard input"),
+        (">&-", 1, "GC0001"),
+        ("2>&-", 1, ""),
+    ],
+)
+def test_closed_streams(streams: str, status: int, said: str) -> None:
+    """Python has None for a stream whose descriptor the caller closed."""
+    file = "-" if streams == "<&-" else "none.grad"
+    command = f"{shlex.quote(sys.executable)} -m gradc check {file} {streams}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert said in done.stderr
+    assert "internal" not in done.stderr
+
+
+def test_a_full_disk_behind_standard_output() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "gradc", "explain", "GC0104"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "gradc: cannot write the results: No space left on device\n"
