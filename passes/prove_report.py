@@ -7,7 +7,7 @@ digits at stated points; asserted by the user and not checkable; undecided; refu
 of the reals off kinks: rounding is measured (``Accuracy``), never proved.
 
 Invariants: a report says nothing that is not in its fields, so text, pages and certificates are made of it alone;
-``digest`` covers everything but times, so the same program verified again has the same digest.
+``digest`` covers what is claimed, not what was timed, so the same program verified again has the same digest.
 Non-goals: how verdicts are found (the other ``prove_`` modules), how they look.
 """
 
@@ -134,9 +134,10 @@ class Report:
 
     @property
     def digest(self) -> str:
-        """A digest of all but times."""
+        """A digest of what is claimed: all but times, versions of tools and measured errors."""
         data = as_json(self)
-        data.pop("seconds")
+        for name in ("seconds", "versions", "accuracy"):
+            data.pop(name)
         for verdict in data["verdicts"]:
             verdict.pop("seconds")
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
@@ -145,7 +146,10 @@ class Report:
 
 def as_json(report: Report) -> dict[str, Any]:
     """The report as JSON values, without its digest."""
-    data = {"schema": SCHEMA, **_plain(dataclasses.asdict(report)), "ok": report.ok}
+    fields = {f.name: getattr(report, f.name) for f in dataclasses.fields(Report)}
+    fields["verdicts"] = [dataclasses.asdict(v) for v in report.verdicts]
+    fields["accuracy"] = [dataclasses.asdict(a) for a in report.accuracy]
+    data = {"schema": SCHEMA, **_plain(fields), "ok": report.ok}
     return dict(sorted(data.items()))
 
 

@@ -212,6 +212,15 @@ _MEMORY = (
     ),
 )
 
+_PROOF = (
+    Code(
+        "GC0701",
+        "not a certificate",
+        "`gradc verify --replay` reads what `gradc verify --json` wrote: a JSON file with the schema\n"
+        "`gradc-certificate-1`. The message says what is missing or of another kind.",
+    ),
+)
+
 _TRAINING = (
     Code(
         "GC0801",
@@ -267,4 +276,4 @@ _TRAINING = (
     ),
 )
 
-CODES = (*_CALLS, *_FILES, *_MEMORY, *_TRAINING)
+CODES = (*_CALLS, *_FILES, *_MEMORY, *_PROOF, *_TRAINING)

@@ -31,7 +31,6 @@ from gradc.runtime.compile import Options, compile_options, pipeline_options
 from gradc.runtime.data import fail, write_text
 from gradc.runtime.model import Model
 from gradc.runtime.read import read_program
-from gradc.runtime.report_html import report_page
 
 # What a dimension without a value is, when nobody says.
 STAND_IN = 3
@@ -57,18 +56,14 @@ class Verified(Report):
 
     def to_html(self, path: str | Path) -> None:
         """Writes the report as one page that needs nothing else."""
+        # SymPy writes the formulas; it is loaded for pages alone.
+        from gradc.runtime.report_html import report_page
+
         write_text(Path(path), report_page(self, getattr(self, "_origin", None)))
 
     def to_json(self, path: str | Path) -> None:
         """Writes the certificate: everything in the report, and its digest."""
         write_text(Path(path), json.dumps(certificate(self), indent=1, sort_keys=True) + "\n")
-
-    def to_html(self, path: str | Path) -> None:
-        """Writes the report as one page that needs nothing else."""
-        # SymPy writes the formulas; it is loaded for pages alone.
-        from gradc.runtime.report_html import report_page
-
-        write_text(Path(path), report_page(self, self.subject))
 
 
 def verify_model(

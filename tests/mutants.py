@@ -202,7 +202,7 @@ def _mutated(
         if at == target and not changed:
             new = fault(op, known, rng)
             if new is not None:
-                ops += new
+                ops += [replace(o, span=op.span, scope=op.scope) for o in new]
                 changed = True
                 at += 1
                 known += op.results

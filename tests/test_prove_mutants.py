@@ -28,15 +28,15 @@ def total(kinds: list[tuple[str, Score]]) -> Score:
 @pytest.mark.parametrize("number", [0, 1, 4])
 def test_no_fault_in_an_adjoint_is_confirmed(number: int) -> None:
     """All kinds of faults; finite differences do not see some factors of 1 + 2^-12."""
-    score = total(list(adjoint_scores(targets()[number], 3)))
+    score = total(list(adjoint_scores(targets()[number], 2)))
     assert not score.missed
-    assert score.caught >= 15
+    assert score.caught >= 10
     assert score.by_differences <= score.caught
 
 
 def test_finite_differences_accept_what_is_caught() -> None:
     """A gradient scaled by 1 + 2^-12 is caught every time, and mostly within rtol 1e-3 of finite differences."""
-    score = dict(adjoint_scores(targets()[1]))["scale"]
+    score = dict(adjoint_scores(targets()[1], 12, ["scale"]))["scale"]
     assert not score.missed
     assert score.by_differences * 2 < score.caught
 

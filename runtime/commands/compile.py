@@ -13,6 +13,7 @@ from gradc.ir.core import Function
 from gradc.ir.diagnostics import did_you_mean
 from gradc.passes.budget import run_within
 from gradc.passes.pipeline import STEPS, Run, text_of
+from gradc.runtime.cli import REFUTED
 from gradc.runtime.commands.common import load_model
 from gradc.runtime.commands.flags import add_compile, add_model
 from gradc.runtime.compile import (
@@ -53,9 +54,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--isa", metavar="NAME", help="instruction set to compile for (this machine's)")
     add("--dump-after", metavar="PASS", action="append", default=[], help="a pass, or all")
     add("--dump-dir", metavar="DIR", default="gradc-dump", help="for --dump-after (gradc-dump)")
+    add("--certify", action="store_true", help="verify first; the manifest names the certificate")
     add("--verify-each", action="store_true", help="check the IR after every pass")
     add("--time-passes", action="store_true", help="milliseconds per pass, on stderr")
     add("--json", action="store_true", help="the manifest on stdout")
+
+
+def _certificate(options: argparse.Namespace, console: Console) -> dict[str, str] | None:
+    """Verifies the gradients and writes the certificate beside the object; None if something is refuted."""
+    # Proofs load much that compiling does not need.
+    from gradc.runtime.verify import verify_model
+
+    model = load_model(options)
+    wrt = _wrt(options)
+    report = verify_model(
+        model, wrt=wrt if isinstance(wrt, str) else tuple(wrt), budget=options.budget
+    )
+    path = Path(options.out) / f"{options.name or model.name}.certificate.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report.to_json(path)
+    console.message(f"wrote {path}")
+    if not report.ok:
+        console.message("not compiled: something is refuted, `gradc verify` says what")
+        return None
+    return {"digest": report.digest, "file": path.name}
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -69,8 +91,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     artifact.target_of(options.isa)
     if not kinds:
         kinds = list(ARTIFACT)
-    if options.out is None and any(k in ARTIFACT for k in kinds):
+    if options.out is None and (options.certify or any(k in ARTIFACT for k in kinds)):
         raise fail("GC0564", "give -o DIR to write objects, or --emit a stage of text to print")
+    proof = _certificate(options, console) if options.certify else {}
+    if proof is None:
+        return REFUTED
     model = load_model(options)
     source, derive, gradient = _programs(model, options)
     chosen = compile_options(budget=options.budget, threads=options.threads)
@@ -83,7 +108,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         if kind in TEXTS:
             _emit_text(kind, _text(kind, model, source, derive, done, options), options, console)
     if any(k in ARTIFACT for k in kinds):
-        _emit_artifact(model, done, kinds, options, console)
+        _emit_artifact(model, done, kinds, options, console, proof)
     return 0
 
 
@@ -175,7 +200,12 @@ def _emit_text(kind: str, text: str, options: argparse.Namespace, console: Conso
 
 
 def _emit_artifact(
-    model: Model, done: Run, kinds: list[str], options: argparse.Namespace, console: Console
+    model: Model,
+    done: Run,
+    kinds: list[str],
+    options: argparse.Namespace,
+    console: Console,
+    proof: dict[str, str],
 ) -> None:
     name = options.name or model.name
     if not name.isidentifier():
@@ -189,7 +219,11 @@ def _emit_artifact(
         isa=options.isa,
         kinds=wanted,
         source=text.encode(),
-        extra={"model": model.name, "precision": model.precision},
+        extra={
+            "model": model.name,
+            "precision": model.precision,
+            **({"certificate": proof} if proof else {}),
+        },
     )
     for path in written.values():
         console.message(f"wrote {path}")

@@ -31,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replay", metavar="CERT.json", help="verify again what a certificate claims of FILE"
     )
-    parser.add_argument("--html", metavar="PAGE.html", help="write the report as one page")
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -47,9 +46,6 @@ def run(options: argparse.Namespace, console: Console) -> int:
         points=options.points,
         numbers=options.numbers or options.html is not None,
     )
-    if options.html is not None:
-        report.to_html(options.html)
-        console.message(f"wrote {options.html}")
     if options.json == "-":
         console.json(certificate(report))
     else:
@@ -111,7 +107,7 @@ def show(report: Report, console: Console) -> None:
             for name, value in verdict.point.items():
                 console.result(f"  {name} = {value}")
     if report.accuracy:
-        rows = [
+        measured = [
             (
                 a.tensor,
                 f"{a.of_largest:.3g}",
@@ -122,7 +118,7 @@ def show(report: Report, console: Console) -> None:
             for a in report.accuracy
         ]
         columns = ("gradient", "ulps of largest", "ulps elementwise", "differences", "dot product")
-        console.table("errors of the machine code", columns, rows)
+        console.table("errors of the machine code", columns, measured)
     assumed = dict.fromkeys(a for v in report.verdicts for a in v.assumptions)
     if assumed:
         console.result(f"assuming: {'; '.join(assumed)}")

@@ -1,0 +1,74 @@
+"""``gradc bisect FILE --data IN.npz``: the first pass, op and line at which a compilation goes wrong."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from gradc.ir.core import Role
+from gradc.passes.pipeline import run_pipeline
+from gradc.passes.prove_bisect import Culprit, bisect
+from gradc.runtime.cli import OK, REFUTED
+from gradc.runtime.commands.common import load_inputs, load_model, load_params, shapes_of
+from gradc.runtime.commands.flags import add_data, add_model
+from gradc.runtime.compile import compile_options, pipeline_options
+from gradc.runtime.console import Console
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_data(parser)
+    parser.add_argument("--wrt", default="params", help="params, inputs, or names (params)")
+    parser.add_argument("--budget", metavar="SIZE", help="most memory, e.g. 64MiB")
+    parser.add_argument("--json", action="store_true", help="what was found, as JSON")
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Runs every stage on the data; status 3 if two differ."""
+    model = load_model(options)
+    inputs = load_inputs(model, options.data)
+    dims = model.bind(shapes_of(inputs))
+    params = load_params(model, options, dims)
+    wrt = options.wrt if options.wrt in ("params", "inputs") else tuple(options.wrt.split(","))
+    function = model.lower(dims).function
+    chosen = compile_options(budget=options.budget)
+    made = run_pipeline(function, pipeline_options(model.gradient_of(wrt), chosen, verify=0))
+    values = [
+        np.asarray(inputs[s.name] if s.role is Role.INPUT else params[s.name])
+        for s in function.parameters
+    ]
+    culprit = bisect(function, made.records, values)
+    if options.json:
+        console.json(_plain(culprit, len(made.records)))
+    else:
+        _show(culprit, len(made.records), console)
+    return OK if culprit is None else REFUTED
+
+
+def _plain(culprit: Culprit | None, steps: int) -> dict[str, object]:
+    if culprit is None:
+        return {"culprit": None, "steps": steps}
+    return {
+        "culprit": culprit.step,
+        "results": list(culprit.results),
+        "op": culprit.op,
+        "place": culprit.place,
+        "message": culprit.message,
+        "steps": steps,
+    }
+
+
+def _show(culprit: Culprit | None, steps: int, console: Console) -> None:
+    if culprit is None:
+        console.result(f"{steps} steps compute the same on this data, up to rounding")
+        return
+    console.result(f"`{culprit.step}` is the first step that changes a result")
+    for name in culprit.results:
+        console.result(f"  {name}")
+    if culprit.op:
+        console.result(f"first wrong op: {culprit.op}")
+    if culprit.place:
+        console.result(f"it comes from {culprit.place}")
+    if culprit.message:
+        console.result(culprit.message)
