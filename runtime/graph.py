@@ -18,17 +18,19 @@ from gradc.ir.core import Function, Op, Role, Value
 
 MAX_NODES = 160
 _SWEEPS = 8
+_NOTE = 13.0
 _ROW, _GAP, _CHAR, _HEIGHT, _MARGIN = 64.0, 22.0, 7.2, 34.0, 24.0
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One box. ``kind`` is param, state, input, op, layer or result."""
+    """One box. ``kind`` is param, state, input, op, layer or result; ``note`` is a third line, such as a gradient."""
 
     key: str
     label: str
     detail: str
     kind: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +135,16 @@ class Box:
 
 
 def graph_svg(function: Function, title: str) -> str:
-    """The graph as SVG text; follows the viewer's light or dark scheme."""
-    graph = graph_of(function)
+    """The graph of ``function`` as SVG text; follows the viewer's light or dark scheme."""
+    return drawn(graph_of(function), title)
+
+
+def drawn(graph: Graph, title: str) -> str:
+    """A graph as SVG text."""
     boxes, bends = layout(graph)
     width = max((b.x + b.width / 2 for b in boxes.values()), default=100.0) + _MARGIN
-    height = max((b.y for b in boxes.values()), default=60.0) + _HEIGHT / 2 + _MARGIN
+    bottom = (b.y + _height(b.node) / 2 for b in boxes.values())
+    height = max(bottom, default=60.0) + _MARGIN
     parts = [
         _OPENING.format(width=width, height=height),
         f"<title>{escape(title)}</title>",
@@ -156,10 +163,11 @@ _OPENING = (
 )
 _STYLE = (
     ".page{fill:#fff}text{font:12px Helvetica,Arial,sans-serif;fill:#1b1f24;text-anchor:middle}"
-    ".d{font-size:10px;fill:#57606a}path{fill:none;stroke:#8c959f;stroke-width:1.2}"
+    ".d{font-size:10px;fill:#57606a}.g{font-size:10px;fill:#a40e26}path{fill:none;stroke:#8c959f;stroke-width:1.2}"
     "rect{stroke:#57606a;stroke-width:1}.op{fill:#f6f8fa}.layer{fill:#ddf4ff}"
     ".param,.state{fill:#fff8c5}.input,.seed,.hyper,.slot{fill:#dafbe1}.result{fill:#ffebe9}"
     "@media(prefers-color-scheme:dark){.page{fill:#0d1117}text{fill:#e6edf3}.d{fill:#9198a1}"
+    ".g{fill:#ffa198}"
     ".op{fill:#21262d}.layer{fill:#0c2d6b}.param,.state{fill:#4b3a00}"
     ".input,.seed,.hyper,.slot{fill:#033a16}.result{fill:#5d1113}}"
 )
@@ -171,8 +179,8 @@ _ARROW = (
 
 def _edge(start: Box, bends: Sequence[Box], end: Box) -> str:
     """A smooth line through the places kept free for it."""
-    points = [(start.x, start.y + _HEIGHT / 2), *((b.x, b.y) for b in bends)]
-    points.append((end.x, end.y - _HEIGHT / 2))
+    points = [(start.x, start.y + _height(start.node) / 2), *((b.x, b.y) for b in bends)]
+    points.append((end.x, end.y - _height(end.node) / 2))
     text = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
     for (x0, y0), (x1, y1) in pairwise(points):
         middle = (y0 + y1) / 2
@@ -181,14 +189,23 @@ def _edge(start: Box, bends: Sequence[Box], end: Box) -> str:
 
 
 def _box(box: Box, node: Node) -> str:
-    left, top = box.x - box.width / 2, box.y - _HEIGHT / 2
+    height = _height(node)
+    left, top = box.x - box.width / 2, box.y - height / 2
     corner = 3 if node.kind in ("op", "layer") else 14
+    lines = [("", node.label), (' class="d"', node.detail), (' class="g"', node.note)]
+    texts = (
+        f'<text{mark} x="{box.x:.1f}" y="{top + 15 + 13 * i:.1f}">{escape(text)}</text>'
+        for i, (mark, text) in enumerate(lines)
+        if text
+    )
     return (
         f'<rect class="{node.kind}" x="{left:.1f}" y="{top:.1f}" width="{box.width:.1f}" '
-        f'height="{_HEIGHT:.0f}" rx="{corner}"/>'
-        f'<text x="{box.x:.1f}" y="{box.y - 2:.1f}">{escape(node.label)}</text>'
-        f'<text class="d" x="{box.x:.1f}" y="{box.y + 11:.1f}">{escape(node.detail)}</text>'
+        f'height="{height:.0f}" rx="{corner}"/>{"".join(texts)}'
     )
+
+
+def _height(node: Node | None) -> float:
+    return _HEIGHT if node is None or not node.note else _HEIGHT + _NOTE
 
 
 def layout(
@@ -277,9 +294,10 @@ def _places(
             ]
             _spread(row, wanted, widths, x)
     left = min((x[k] - widths[k] / 2 for k in x), default=0.0)
+    step = _ROW + (_NOTE if any(node.note for node in nodes.values()) else 0.0)
     return {
         key: Box(
-            nodes.get(key), x[key] - left + _MARGIN, _MARGIN + _HEIGHT / 2 + r * _ROW, widths[key]
+            nodes.get(key), x[key] - left + _MARGIN, _MARGIN + _HEIGHT / 2 + r * step, widths[key]
         )
         for r, row in enumerate(rows)
         for key in row
@@ -289,7 +307,7 @@ def _places(
 def _width(node: Node | None) -> float:
     if node is None:
         return 6.0
-    return max(len(node.label) * _CHAR, len(node.detail) * 6.2) + 18
+    return max(len(node.label) * _CHAR, len(node.detail) * 6.2, len(node.note) * 6.2) + 18
 
 
 def _spread(

@@ -30,7 +30,7 @@ border-bottom:1px solid var(--line);white-space:nowrap}
 td{padding:5px 12px 5px 0;border-bottom:1px solid var(--line);vertical-align:top}
 td.number,th.number{text-align:right;font-variant-numeric:tabular-nums}
 tr:last-child td{border-bottom:0}
-math{font-size:1.08em}
+math{font-size:1.08em}.eq{padding:2px 0}
 .line{display:inline-block;min-width:2.2em;color:var(--soft);font-size:12px}
 .tag{display:inline-block;border-radius:99px;padding:1px 9px;font-size:12px;font-weight:600;white-space:nowrap}
 .good{color:var(--good);background:var(--goodbg)}.bad{color:var(--bad);background:var(--badbg)}

@@ -181,8 +181,10 @@ def _formulas(formulas: Formulas | None) -> list[str]:
         "<h2>Formulas</h2>",
         f'<p class="soft">{_FORMULAS}</p>',
         table(("the program",), definitions),
-        table(("on the way back", "line"), [(to_mathml(f.equation), _line(f)) for f in inner]),
     ]
+    if inner:
+        rows = [(to_mathml(f.equation), _line(f)) for f in inner]
+        parts.append(table(("on the way back", "line"), rows))
     parts += _ways(formulas)
     scaled = [(to_mathml(f.scaled),) for f in formulas.gradients if f.scaled is not None]
     if scaled:
@@ -291,7 +293,7 @@ def _rule(verdict: Verdict) -> str:
         found = rule_formulas(verdict.subject.split()[0])
     except KeyError:
         return ""
-    return "<br>".join(to_mathml(equation) for equation in found)
+    return "".join(f'<div class="eq">{to_mathml(equation)}</div>' for equation in found)
 
 
 def _tag(status: Status) -> str:

@@ -24,7 +24,15 @@ from gradc.codegen.symbolic import index_terms as it
 from gradc.codegen.symbolic.index_expand import Reader
 from gradc.codegen.symbolic.index_fold import Definition, Folder
 from gradc.codegen.symbolic.index_print import Writer
-from gradc.codegen.symbolic.notation import COTANGENT, Equation, Name, Notation, plain_name
+from gradc.codegen.symbolic.notation import (
+    COTANGENT,
+    Equation,
+    Indexed,
+    Name,
+    Notation,
+    Slope,
+    plain_name,
+)
 from gradc.frontend.models import ModelIR
 from gradc.frontend.values import Named
 from gradc.ir.core import DType, Function, Op, Role, Span, Value
@@ -46,7 +54,10 @@ _MOST_ROWS = 400
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One step. ``source`` is the user's text, ``local`` its derivatives, ``scope`` the layer instance."""
+    """One step. ``source`` is the user's text, ``local`` its derivatives, ``scope`` the layer instance.
+
+    ``reads`` are the names of the values that it is computed from.
+    """
 
     name: str
     equation: Notation
@@ -55,6 +66,7 @@ class Row:
     value: Array
     place: Span | None
     scope: str
+    reads: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,9 +390,24 @@ class _Board:
                     self.values[value],
                     place,
                     op.scope,
+                    self._reads(op),
                 )
             )
         return tuple(rows)
+
+    def _reads(self, op: Op) -> tuple[str, ...]:
+        """The nearest values with a name that ``op`` is computed from."""
+        found: dict[str, None] = {}
+        pending, seen = list(reversed(op.operands)), set[Value]()
+        while pending:
+            value = pending.pop()
+            name = self.steps.names.get(value)
+            if name is not None:
+                found[name] = None
+            elif value in self.producers and value not in seen:
+                seen.add(value)
+                pending += reversed(self.producers[value].operands)
+        return tuple(found)
 
     def backward(self, asked: Sequence[str]) -> tuple[Gradient, ...]:
         """Every cotangent, last step first; then those asked for."""
@@ -447,9 +474,17 @@ class _Board:
         else:
             divided = _without(poly, it.Ref(own, at)) if operand.type == result.type else None
         if divided is not None:
-            of = f"d{self.atoms[result]}/d{name}"
-            return self.writer.equation(of, at, divided)
-        return self.writer.equation(f"{plain_name(COTANGENT + name)} +", at, poly)
+            found = self.writer.equation("", at, divided)
+            return self._renamed(found, Slope(self.atoms[result], name), False)
+        return self._renamed(self.writer.equation("", at, poly), Name(COTANGENT + name), True)
+
+    @staticmethod
+    def _renamed(equation: Notation, left: Notation, adds: bool) -> Notation:
+        """An equation with another left side, the indices of its own kept."""
+        assert isinstance(equation, Equation)
+        if isinstance(equation.left, Indexed):
+            left = Indexed(left, equation.left.at)
+        return Equation(left, equation.right, adds)
 
     def tangents(self, direction: Mapping[str, Array]) -> tuple[Tangent, ...]:
         """Forward mode along ``direction``; what it does not name stays fixed."""

@@ -10,9 +10,9 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from gradc.codegen.symbolic.notation import to_mathml
-from gradc.runtime.graph import graph_svg
+from gradc.runtime.graph import drawn
 from gradc.runtime.page import page, table
-from gradc.runtime.whiteboard_show import show_value
+from gradc.runtime.whiteboard_show import show_value, to_graph
 
 if TYPE_CHECKING:
     from gradc.runtime.model import Model
@@ -44,7 +44,7 @@ def whiteboard_page(model: Model, board: Whiteboard) -> str:
     parts += ["<h2>Given</h2>", table(("", "value"), given)]
     if board.assumptions:
         parts += ["<h2>Assuming</h2>", _list(board.assumptions)]
-    graph = graph_svg(board.function, board.model)
+    graph = drawn(to_graph(board), board.model)
     parts += ["<h2>Graph</h2>", f'<div class="graph">{graph}</div>']
     return page(f"gradc explain {board.model}", "\n".join(parts))
 
@@ -52,9 +52,7 @@ def whiteboard_page(model: Model, board: Whiteboard) -> str:
 def _forward(row: Row) -> Sequence[str]:
     place = f"{row.place.line}" if row.place is not None else ""
     source = f'<span class="line">{place}</span> {_code(row.source)}'
-    local = "<br>".join(
-        to_mathml(n).replace("<mo>+</mo><mo>=</mo>", "<mo>+=</mo>") for n in row.local
-    )
+    local = "".join(f'<div class="eq">{to_mathml(n)}</div>' for n in row.local)
     return source, to_mathml(row.equation), _code(show_value(row.value)), local
 
 

@@ -14,9 +14,11 @@ import numpy as np
 
 from gradc.codegen.symbolic.notation import Equation, to_latex, to_text
 from gradc.runtime.arrays import Array
+from gradc.runtime.graph import Graph, Node
 from gradc.runtime.whiteboard import Gradient, Row, Whiteboard
 
 SMALL = 16
+_LABEL = 44
 SCHEMA = "gradc-whiteboard-1"
 
 
@@ -82,7 +84,7 @@ def _left(row: Row | Gradient) -> str:
 
 def _forward_cells(row: Row) -> list[str]:
     formula = f"= {_right(row)}"
-    local = "; ".join(to_text(n).replace(" + = ", " += ") for n in row.local)
+    local = "; ".join(to_text(n) for n in row.local)
     line = f"line {row.place.line}" if row.place is not None else ""
     return [_left(row), formula, f"= {show_value(row.value)}", local, f"{line}: {row.source}"]
 
@@ -119,6 +121,35 @@ def _columns(rows: Iterable[Sequence[str]], margin: str) -> list[str]:
     return lines
 
 
+def to_graph(board: Whiteboard) -> Graph:
+    """The steps as a graph, with values and (in red) the derivative of the loss by them."""
+    gradients = {g.of: f"d = {_brief(g.value)}" for g in board.backward}
+    roles = {s.name: s.role.value for s in board.function.parameters}
+    nodes = [
+        Node(f"p:{n}", n, _brief(a), roles.get(n, "input"), gradients.get(n, ""))
+        for n, a in board.given.items()
+    ]
+    made = {name: f"p:{name}" for name in board.given}
+    edges: dict[tuple[str, str], None] = {}
+    for row in board.forward:
+        made[row.name] = key = f"s:{row.name}"
+        kind = "result" if row.name == "L" else "op"
+        formula = f"{_left(row)} = {_right(row)}"
+        label = formula if len(formula) <= _LABEL else f"{row.name} = {row.source}"
+        label = label if len(label) <= _LABEL else row.name
+        nodes.append(Node(key, label, _brief(row.value), kind, gradients.get(row.name, "")))
+        for name in row.reads:
+            if name in made:
+                edges[made[name], key] = None
+    used = {key for edge in edges for key in edge}
+    return Graph(tuple(n for n in nodes if n.key in used), tuple(edges))
+
+
+def _brief(array: Array) -> str:
+    text = show_value(array)
+    return text if len(text) <= _LABEL else f"[{', '.join(map(str, np.shape(array)))}]"
+
+
 def to_json(board: Whiteboard) -> dict[str, Any]:
     """The whiteboard as JSON values, numbers in full."""
     return {
@@ -133,7 +164,7 @@ def to_json(board: Whiteboard) -> dict[str, Any]:
                 "scope": r.scope,
                 "formula": to_text(r.equation),
                 "latex": to_latex(r.equation),
-                "local": [to_text(n).replace(" + = ", " += ") for n in r.local],
+                "local": [to_text(n) for n in r.local],
                 "value": _array(r.value),
             }
             for r in board.forward

@@ -123,10 +123,19 @@ class BigSum:
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """``left = right``."""
+    """``left = right``, or ``left += right``."""
 
     left: Notation
     right: Notation
+    adds: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """The derivative of one name by another."""
+
+    of: str
+    by: str
 
 
 Notation: TypeAlias = (
@@ -142,6 +151,7 @@ Notation: TypeAlias = (
     | Indexed
     | BigSum
     | Equation
+    | Slope
 )
 
 _RELATIONS = {
@@ -202,8 +212,10 @@ def to_text(node: Notation) -> str:
             return f"{to_text(base)}[{', '.join(map(to_text, at))}]"
         case BigSum(letters, body):
             return f"sum_{{{', '.join(letters)}}} {_text(body, _PRODUCT)}"
-        case Equation(left, right):
-            return f"{to_text(left)} = {to_text(right)}"
+        case Slope(of, by):
+            return f"{plain_name(COTANGENT + of)}/{plain_name(COTANGENT + by)}"
+        case Equation(left, right, adds):
+            return f"{to_text(left)} {'+=' if adds else '='} {to_text(right)}"
 
 
 def _text(node: Notation, least: int) -> str:
@@ -273,8 +285,11 @@ def to_latex(node: Notation) -> str:
             return rf"{{{to_latex(base)}}}_{{{','.join(map(to_latex, at))}}}"
         case BigSum(letters, body):
             return rf"\sum_{{{','.join(letters)}}} {_latex(body, _PRODUCT)}"
-        case Equation(left, right):
-            return f"{to_latex(left)} = {to_latex(right)}"
+        case Slope(of, by):
+            return rf"\frac{{\partial {_latex_name(of)}}}{{\partial {_latex_name(by)}}}"
+        case Equation(left, right, adds):
+            sign = r"\mathrel{+}=" if adds else "="
+            return f"{to_latex(left)} {sign} {to_latex(right)}"
 
 
 def _latex(node: Notation, least: int) -> str:
@@ -356,8 +371,11 @@ def _ml(node: Notation) -> str:
         case BigSum(letters, body):
             under = _ml_row("<mo>,</mo>".join(f"<mi>{escape(x)}</mi>" for x in letters))
             return _ml_row(f"<munder><mo>∑</mo>{under}</munder>{_ml_at(body, _PRODUCT)}")
-        case Equation(left, right):
-            return _ml_row(f"{_ml(left)}<mo>=</mo>{_ml(right)}")
+        case Slope(of, by):
+            above, below = (_ml_row(f"<mo>∂</mo>{_ml_name(name)}") for name in (of, by))
+            return f"<mfrac>{above}{below}</mfrac>"
+        case Equation(left, right, adds):
+            return _ml_row(f"{_ml(left)}<mo>{'+=' if adds else '='}</mo>{_ml(right)}")
 
 
 def _ml_row(inner: str) -> str:

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 def _explain_model(options: argparse.Namespace, console: Console) -> int:
     from gradc.runtime.commands.common import load_inputs, load_model, load_params, shapes_of
     from gradc.runtime.data import fail, write_text
-    from gradc.runtime.whiteboard_show import to_json, to_lines
+    from gradc.runtime.whiteboard_show import to_graph, to_json, to_lines
 
     model = load_model(options)
     if options.data is None and model.inputs:
@@ -62,9 +62,9 @@ def _explain_model(options: argparse.Namespace, console: Console) -> int:
         write_text(Path(options.html), whiteboard_page(model, board))
         console.message(f"wrote {options.html}")
     if options.svg is not None:
-        from gradc.runtime.graph import graph_svg
+        from gradc.runtime.graph import drawn
 
-        write_text(Path(options.svg), graph_svg(board.function, board.model))
+        write_text(Path(options.svg), drawn(to_graph(board), board.model))
         console.message(f"wrote {options.svg}")
     if options.json:
         console.json(to_json(board))
