@@ -38,8 +38,12 @@ _OFFERED = 4
 MOST_RUNS = 1 + MOST.bit_length() + _OFFERED
 # The steps that do not depend on the policy; they are run once.
 _SHARED = ("simplify-source", "tile")
-# A gap of at most this share is not explained.
-_SMALL_GAP = 0.05
+# A gap of more than this share is explained.
+NOTED = 0.05
+EXPLAINED = (
+    "the bound takes every value on its own and computes it again from operands that are there,"
+    " while stretches compute again all that leads from one kept value to the next"
+)
 
 
 class BudgetError(DiagnosticError):
@@ -89,13 +93,8 @@ class Gap:
         return self.work / self.least - 1 if self.least else 0.0
 
     def __str__(self) -> str:
-        text = f"work at most {self.share:.1%} above the least possible for this arena"
-        if self.share <= _SMALL_GAP:
-            return text
-        return (
-            f"{text}; the bound takes every value on its own and computes it again from operands that are there,"
-            " while stretches compute again all that leads from one kept value to the next"
-        )
+        text = f"work {self.share:.1%} above a bound for this arena"
+        return text if self.share <= NOTED else f"{text}; {EXPLAINED}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 The estimate: of a plain derivative, each op of the program keeps the bytes that the reverse sweep reads of it. Cuts lie
 where little is alive. For a cap on the bytes one stretch may keep, dynamic programming finds the cuts that keep least;
 caps from the whole to the largest single op give chains their sqrt(N), caps inside caps the cube root for two extra
-sweeps. Loops are cut into chunks, chunks of chunks, or unrolled along a binomial schedule, and stretches chosen in
+sweeps; stretches of equal bytes are also nested along binomial schedules. Loops are cut into chunks, chunks of chunks, or unrolled along a binomial schedule, and stretches chosen in
 what that leaves. ``least_repeated`` bounds from below what any choice repeats that keeps no more bytes.
 
 Only whole stretches are recomputed, so that a value is computed again where its neighbours are; the bound takes every
@@ -20,7 +20,7 @@ from itertools import accumulate, pairwise
 
 from gradc.ir.attributes import get_pairs
 from gradc.ir.core import Function, Op, Value
-from gradc.passes.binomial import forward_steps
+from gradc.passes.binomial import forward_steps, split
 from gradc.passes.hoist_sums import GROUP
 from gradc.passes.rematerialise import Policy, Stretch, forest, ranges
 from gradc.passes.rematerialise_scan import chunk_scans, longest_scan
@@ -40,6 +40,11 @@ _LEVELS = (
     (2, 2), (3, 2), (3, 3), (4, 3), (4, 4), (6, 3), (6, 4), (8, 4), (8, 8), (12, 6),
     (2, 2, 2), (3, 3, 2), (3, 3, 3), (4, 4, 3), (4, 4, 4), (6, 6, 6), (3, 3, 3, 3), (4, 4, 4, 4),
 )  # fmt: skip
+# Stretches along a binomial schedule: into how many parts, and how many of their states are kept.
+_PARTS = (8, 12, 16, 24, 32, 48, 64, 96)
+_SLOTS = (2, 3, 4, 5, 6, 8, 10, 12, 16)
+# Chains of stretches repeat at most this many times the program's work.
+_SWEEPS = 4
 # A schedule is unrolled if its derivative has at most this many copies of the loop.
 _COPIES = 96
 # Rolled loops run faster and compile faster: a schedule must keep at most this share of what they keep.
@@ -94,6 +99,17 @@ def _with_stretches(
         policy = Policy(base.chunk, stretches, base.inner)
         keeps = estimate.keeps(stretches) + held
         yield Candidate(policy, keeps, again + estimate.repeats(stretches))
+
+
+def _chain(borders: Sequence[int], slots: int) -> list[Stretch]:
+    """The parts between ``borders`` along a binomial schedule that keeps ``slots`` of their states."""
+    found = []
+    while len(borders) > 2:
+        middle = split(len(borders) - 1, slots - 1)
+        inner = _chain(borders[: middle + 1], slots)
+        found.append(Stretch(borders[0], borders[middle], inner))
+        borders, slots = borders[middle:], slots - 1
+    return found
 
 
 def _front(found: Sequence[Candidate]) -> list[Candidate]:
@@ -306,14 +322,22 @@ class Estimate:
         return list(dict.fromkeys(found))
 
     def nested(self) -> list[tuple[tuple[int, int], ...]]:
-        """Lists of stretches inside stretches, as ``_LEVELS`` says."""
+        """Lists of stretches inside stretches: as ``_LEVELS`` says, and along binomial schedules."""
         whole, largest = self.total[-1], max(self.kept, default=0)
         found = []
         for parts in _LEVELS:
             caps = [whole // n for n in accumulate(parts, lambda a, b: a * b)]
             if caps[-1] >= largest and caps[-1] > 0:
                 found.append(ranges(self._levels(0, len(self.ops), caps)))
-        return [stretches for stretches in dict.fromkeys(found) if stretches]
+        for count in _PARTS:
+            cap = whole // count
+            if cap >= largest and cap > 0:
+                borders = [0, *self._cuts(0, len(self.ops), cap), len(self.ops)]
+                for slots in _SLOTS:
+                    if slots < len(borders) - 2:
+                        found.append(ranges(_chain(borders, slots)))
+        most = _SWEEPS * self.works[-1]
+        return [s for s in dict.fromkeys(found) if s and self.repeats(s) <= most]
 
     def _levels(self, low: int, high: int, caps: Sequence[int]) -> list[Stretch]:
         """Stretches from ``low`` to ``high``, none for the last part of any level, whose inner ones stay."""

@@ -20,7 +20,7 @@ from gradc.codegen.llvm import driver
 from gradc.codegen.llvm.isa import host
 from gradc.ir.core import Function, Op, Span
 from gradc.ir.plan import Launch, Plan, Step, Tensor
-from gradc.passes.budget import pareto, run_within
+from gradc.passes.budget import Gap, chosen_within, pareto
 from gradc.passes.pipeline import Derivative, Run
 from gradc.passes.plan_check import Finding, check_plan
 from gradc.passes.plan_report import (
@@ -54,11 +54,12 @@ class Decision:
 class MemoryPlan:
     """The Plan of one program and what can be said about it without running it."""
 
-    def __init__(self, run: Run, threads: int, budget: int | None) -> None:
+    def __init__(self, run: Run, threads: int, budget: int | None, gap: Gap) -> None:
         self.plan: Plan = run.plan
         self.memory: MemoryReport = memory_report(run.plan)
         self.threads = threads
         self.budget = budget
+        self.gap = gap
         self.decisions = _decisions(run)
 
     def __repr__(self) -> str:
@@ -104,6 +105,7 @@ class MemoryPlan:
         lines = [to_text(self.memory, most)]
         if self.budget is not None:
             lines.append(f"  budget {self.budget} bytes ({shown(self.budget)}): kept")
+            lines.append(f"  recomputation: {self.gap}")
         scratch = self.scratch_bytes
         lines.append(
             f"  thread scratch, on their stacks: {shown(scratch)} x {self.threads} threads"
@@ -125,6 +127,9 @@ class MemoryPlan:
             "gap": memory.gap,
             "one_buffer_per_value": memory.apart_bytes,
             "budget": self.budget,
+            "work": self.gap.work,
+            "least_work": self.gap.least,
+            "work_gap": self.gap.share,
             "bytes_by_role": dict(memory.port_bytes),
             "scratch_bytes_per_thread": self.scratch_bytes,
             "threads": self.threads,
@@ -155,8 +160,8 @@ def plan_memory(
         BudgetError: GC0602 if the budget cannot be kept.
     """
     asked = pipeline_options(derivative, options, gradient=gradient)
-    run = run_within(source, asked, options.budget)
-    return MemoryPlan(run, options.thread_count, options.budget)
+    run, gap = chosen_within(source, asked, options.budget)
+    return MemoryPlan(run, options.thread_count, options.budget, gap)
 
 
 # --- what is kept and why
@@ -246,12 +251,16 @@ def _decided(decision: Decision) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way to compile: what is computed again, the peak, and the work relative to recomputing nothing."""
+    """One way to compile: what is computed again, the peak, and the work relative to recomputing nothing.
+
+    ``gap`` is how far the work is above a bound for this arena, as a share.
+    """
 
     policy: str
     peak_bytes: int
     arena_bytes: int
     work: float
+    gap: float
 
 
 def choices(
@@ -260,7 +269,10 @@ def choices(
     """All ways worth taking, the fastest and largest first; none is run."""
     points = pareto(source, pipeline_options(derivative, options, gradient=gradient))
     least = max(1, points[0].work)
-    return [Choice(str(p.policy), p.peak_bytes, p.arena_bytes, p.work / least) for p in points]
+    return [
+        Choice(str(p.policy), p.peak_bytes, p.arena_bytes, p.work / least, p.gap.share)
+        for p in points
+    ]
 
 
 def _microseconds(plan: Plan, steps: tuple[Step, ...]) -> float:

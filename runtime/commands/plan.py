@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from gradc.ir.core import Function
+from gradc.passes.budget import EXPLAINED, NOTED
 from gradc.passes.pipeline import Derivative
 from gradc.passes.plan_report import shown
 from gradc.runtime.commands.common import load_model, whole_number
@@ -90,9 +91,17 @@ def _pareto(name: str, found: list[Choice], options: argparse.Namespace, console
         console.json({"name": name, "choices": [asdict(choice) for choice in found]})
         return
     rows = [
-        (shown(c.peak_bytes), str(c.peak_bytes), shown(c.arena_bytes), f"{c.work:.3f}", c.policy)
+        (
+            shown(c.peak_bytes),
+            str(c.peak_bytes),
+            shown(c.arena_bytes),
+            f"{c.work:.3f}",
+            f"{c.gap:.1%}",
+            c.policy,
+        )
         for c in found
     ]
-    console.table(
-        f"{name}: work against memory", ("peak", "bytes", "arena", "work", "policy"), rows
-    )
+    heads = ("peak", "bytes", "arena", "work", "above bound", "policy")
+    console.table(f"{name}: work against memory", heads, rows)
+    if any(c.gap > NOTED for c in found):
+        console.message(f"above bound: {EXPLAINED}")
