@@ -14,6 +14,10 @@ from gradc.ir.core import DType
 from gradc.runtime import bench_torch
 
 
+# Small arrays only: torch's threads would wait for each other most of the time.
+torch.set_num_threads(1)
+
+
 class TorchArrays(bench_torch.TorchArrays):
     """Torch tensors that must have the types and indices that the program says."""
 

@@ -20,6 +20,8 @@ from gradc.runtime.model import Model
 
 # Where torch is missing, tests that import this module are skipped.
 torch: Any = pytest.importorskip("torch")
+# Small arrays only: torch's threads would wait for each other most of the time, and on a busy machine for long.
+torch.set_num_threads(1)
 
 Arrays = dict[str, Any]
 Twin = Callable[[Any, Any], Any]
@@ -94,7 +96,7 @@ def check_gradients(case: Case, precision: str = "f64") -> None:
     dtype = np.float64 if precision == "f64" else np.float32
     cast = {k: v.astype(dtype) if v.dtype == np.float64 else v for k, v in inputs.items()}
     start = {k: v.astype(dtype) if v.dtype == np.float64 else v for k, v in params.items()}
-    (found, outputs), grads = net.value_and_grad(wanted, aux=True)(start, **cast)
+    (found, outputs), grads = net.value_and_grad(wanted, threads=1, aux=True)(start, **cast)
     bound = EXACT if precision == "f64" else case.single
     assert_close(outputs["out"], out.detach().numpy(), bound, "out")
     assert_close(found, loss.item(), bound, "loss")
@@ -116,7 +118,7 @@ def check_training(case: Case) -> None:
     trained = net.select("params")
     theirs = leaves(params)
     optimiser = torch.optim.SGD([theirs[name] for name in trained], lr=0.1, momentum=0.9)
-    step = net.train_step("momentum(lr=0.1, momentum=0.9)")
+    step = net.train_step("momentum(lr=0.1, momentum=0.9)", threads=1)
     state = step.init(params)
     for seed in range(case.steps):
         inputs = case.inputs(seed)

@@ -9,6 +9,7 @@ import pytest
 
 from gradc.runtime.api import load, loads
 from gradc.runtime.cli import main
+from tests.networks_torch import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 W19 = ROOT / "examples" / "worked" / "w19.grad"
@@ -32,7 +33,6 @@ model m(x: float[T, B, I], goal: float[T, B, H]) -> float {
 
 def torch_gradient(params: Any, x: Any, goal: Any, window: int) -> Any:
     """Unrolled in torch, the carries detached at the borders, counted from the end."""
-    torch = pytest.importorskip("torch")
     leaves = {n: torch.tensor(a, requires_grad=True) for n, a in params.items()}
     trips, batch, _ = x.shape
     h = c = torch.zeros(batch, 4, dtype=torch.float64)
