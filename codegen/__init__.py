@@ -1,1 +1,1 @@
-"""Loop IR and Plan to code: LLVM for CPUs, Numba text for CUDA, SymPy for formulas."""
+"""Loop IR and Plan to code: LLVM for CPUs; programs to formulas: SymPy and notation."""
