@@ -56,6 +56,7 @@ LATE_OWN = {
     "runtime/model.py": "training, plans, diagnosis, verification and the whiteboard load on use",
     "runtime/step.py": "plans and the search for what overflowed load on use",
     "runtime/compile.py": "a warm start runs no pass and loads none",
+    "runtime/verify.py": "reports are made where they are asked for",
     "runtime/commands/": "a subcommand's options are parsed before anything heavy loads",
     "runtime/api": "importing gradc must stay cheap; verification and plans load on use",
 }
