@@ -13,7 +13,6 @@ import torch
 from gradc.ir.core import DType
 from gradc.runtime import bench_torch
 
-
 # Small arrays only: torch's threads would wait for each other most of the time.
 torch.set_num_threads(1)
 
