@@ -44,17 +44,19 @@ def batch_dim(signature: Signature) -> str:
     Raises:
         DiagnosticError: GC0802 if there is none, or more than one.
     """
-    leading = []
+    leading: dict[str, None] = {}
     for spec in signature.inputs:
         if spec.type.shape and isinstance(spec.type.shape[0], DimExpr):
-            free = [n for n in symbols(spec.type.shape[0]) if signature.dims.get(n) is None]
-            leading += free
-    names = list(dict.fromkeys(leading))
+            leading.update(dict.fromkeys(symbols(spec.type.shape[0])))
+    names = [name for name in leading if signature.dims.get(name) is None]
     if len(names) == 1:
         return names[0]
     found = f"there are {listed(names)}" if names else "there is none"
     message = f"training needs one free dimension that counts samples; {found}"
-    help = "declare it without a default, as in `dim B`, first in the inputs: x: float[B, D]"
+    if names or not leading:
+        help = "declare it without a default, as in `dim B`, first in the inputs: x: float[B, D]"
+    else:
+        help = f"leave {listed([f'`{n}`' for n in leading])} without a value: the data gives it"
     raise DiagnosticError([error("GC0802", message, signature.span, help=help)])
 
 

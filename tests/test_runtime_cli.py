@@ -495,6 +495,7 @@ BAD: tuple[tuple[str, int, str], ...] = (
     ("train {w}/mlp.grad --data {w}/in.npz --out {w}/mlp.grad", 1, "mlp.grad"),
     ("train {w}/mlp.grad --data {w}/in.npz --out {w}/nowhere --resume", 1, "GC0805.*no run"),
     ("train {w}/two.grad --entry a --data {w}/in.npz --out {w}/n4", 1, "GC05|GC0802"),
+    (TRAIN + " -D B=4", 1, "GC0802.*model mlp.*leave `B` without a value"),
     # compile and the rest
     ("compile {w}/mlp.grad -D B=8", 1, "give -o DIR"),
     ("compile {w}/mlp.grad -D B=8 --emit cake", 1, "--emit cake"),

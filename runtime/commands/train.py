@@ -22,7 +22,9 @@ from gradc.runtime.commands.common import (
     whole_number,
 )
 from gradc.runtime.commands.flags import add_compile, add_model
+from gradc.runtime.compile import quoting
 from gradc.runtime.console import Console
+from gradc.runtime.model import Model
 from gradc.runtime.training import PARAMS_FILE, Interrupted, Progress, Run, Settings
 
 
@@ -69,6 +71,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 def _prepare(options: argparse.Namespace) -> Run:
     model = load_model(options)
+    with quoting(model.program.report.sources):
+        return _prepared(model, options)
+
+
+def _prepared(model: Model, options: argparse.Namespace) -> Run:
     step = model.train_step(
         options.optimizer,
         schedule=options.schedule,
@@ -159,7 +166,8 @@ def _summary(
         console.json({**found, **valid, "params": str(path)})
         return
     rate = f", {steps / seconds:.0f} steps/s" if steps and seconds > 0 else ""
-    console.result(f"{steps} steps in {seconds:.2f} s{rate}; last loss {progress.loss:.5f}")
+    count = f"{steps} step{'s' if steps != 1 else ''}"
+    console.result(f"{count} in {seconds:.2f} s{rate}; last loss {progress.loss:.5f}")
     for name, value in (progress.valid or {}).items():
         shown = f"{value:.2%}" if name == "accuracy" else f"{value:.5f}"
         console.result(f"validation {name} {shown}")
