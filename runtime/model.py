@@ -29,8 +29,8 @@ from gradc.runtime.compile import Options, compile_cached, compile_options, quot
 from gradc.runtime.native import Results
 
 if TYPE_CHECKING:
-    from gradc.runtime.diagnose import Diagnosis
     from gradc.codegen.symbolic.program import SymbolicProgram
+    from gradc.runtime.diagnose import Diagnosis
     from gradc.runtime.formulas import Formulas
     from gradc.runtime.memory import MemoryPlan
     from gradc.runtime.step import TrainStep
