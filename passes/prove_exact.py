@@ -65,27 +65,41 @@ class Quotient:
     num: Poly
     den: Poly
 
-    def __add__(self, other: Quotient) -> Quotient:
+    def __add__(self, other: Quotient | int) -> Quotient:
+        other = _lifted(other)
         if self.den == other.den:
             return Quotient(_plus(self.num, other.num), self.den)
         left, right = _times(self.num, other.den), _times(other.num, self.den)
         return Quotient(_plus(left, right), _times(self.den, other.den))
 
+    __radd__ = __add__
+
     def __neg__(self) -> Quotient:
         return Quotient({m: -c for m, c in self.num.items()}, self.den)
 
-    def __sub__(self, other: Quotient) -> Quotient:
-        return self + (-other)
+    def __sub__(self, other: Quotient | int) -> Quotient:
+        return self + (-_lifted(other))
 
-    def __mul__(self, other: Quotient) -> Quotient:
+    def __rsub__(self, other: int) -> Quotient:
+        return _lifted(other) - self
+
+    def __mul__(self, other: Quotient | int) -> Quotient:
+        other = _lifted(other)
         return Quotient(_times(self.num, other.num), _times(self.den, other.den))
 
-    def __truediv__(self, other: Quotient) -> Quotient:
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Quotient | int) -> Quotient:
+        other = _lifted(other)
         if not other.num:
             raise ZeroDivisionError("division by the zero polynomial")
         return Quotient(_times(self.num, other.den), _times(self.den, other.num))
 
-    def is_equal(self, other: Quotient) -> bool:
+    def __rtruediv__(self, other: int) -> Quotient:
+        return _lifted(other) / self
+
+    def is_equal(self, other: Quotient | int) -> bool:
+        other = _lifted(other)
         return _times(self.num, other.den) == _times(other.num, self.den)
 
     @property
@@ -96,6 +110,11 @@ class Quotient:
         if set(self.num) == {()} and set(self.den) == {()}:
             return self.num[()] / self.den[()]
         return None
+
+
+def _lifted(value: Quotient | int) -> Quotient:
+    """NumPy's sums of objects start at the integer 0, and empty masks are Python's integers."""
+    return value if isinstance(value, Quotient) else rational(value)
 
 
 def rational(value: Fraction | int) -> Quotient:

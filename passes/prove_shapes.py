@@ -14,8 +14,8 @@ from gradc.ir.diagnostics import DiagnosticError
 # Field operations one evaluation may cost.
 MOST_WORK = 500_000
 _FACTORS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_LEAST = 3
-_SMALL = 8
+_LEAST = 4
+_LARGE = 8
 
 
 def work(function: Function) -> int:
@@ -49,13 +49,13 @@ def probe_dims(
 ) -> tuple[dict[str, int], Function]:
     """``dims``, or the largest common reduction of the big ones at which an evaluation is cheap enough.
 
-    Dimensions up to eight, which often count heads, are left alone, and so are those that count layers.
+    Dimensions below eight are left alone, and so are those that count layers.
     """
     function = lower(dims)
     best = dict(dims), function
     if work(function) <= most:
         return best
-    fixed = {k for k, n in dims.items() if n <= _SMALL or _is_structural(k, dims, function, lower)}
+    fixed = {k for k, n in dims.items() if n < _LARGE or _is_structural(k, dims, function, lower)}
     for factor in _FACTORS:
         if work(best[1]) <= most:
             break
