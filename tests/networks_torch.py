@@ -85,19 +85,47 @@ def assert_close(found: Any, expected: Any, bound: float, what: str = "") -> Non
     assert worst <= bound * size, f"{what}: off by {worst:.3g}, size {size:.3g}"
 
 
+# Largest relative error of one rounding, and the type in which arrays are handed over.
+STORED: dict[str, tuple[float, Any, Any]] = {
+    "f64": (2.0**-53, torch.float64, np.float64),
+    "f32": (2.0**-24, torch.float32, np.float32),
+    "bf16": (2.0**-9, torch.bfloat16, np.float32),
+    "f16": (2.0**-11, torch.float16, np.float16),
+}
+
+
+def stored(arrays: Mapping[str, Any], precision: str) -> Arrays:
+    """The arrays in float64, floating ones as the precision can hold them."""
+    kind = STORED[precision][1]
+    return {
+        name: torch.tensor(a).to(kind).double().numpy() if a.dtype.kind == "f" else a
+        for name, a in arrays.items()
+    }
+
+
+def bound_of(case: Case, precision: str) -> float:
+    """What is allowed: 1e-10, what the case says of f32, and eight roundings in half precision."""
+    if precision in ("f64", "f32"):
+        return EXACT if precision == "f64" else case.single
+    return 8 * STORED[precision][0]
+
+
 def check_gradients(case: Case, precision: str = "f64") -> None:
     """Value and every gradient, of parameters and of floating inputs, against torch in float64."""
     net = loads(case.text, precision=precision)
-    params, inputs = case.params(loads(case.text, precision="f64")), case.inputs()
+    params = stored(case.params(loads(case.text, precision="f64")), precision)
+    inputs = stored(case.inputs(), precision)
     theirs, given = leaves(params), leaves(inputs)
     out, loss = twin_loss(case, theirs, given)
     loss.backward()
     wanted = [*net.select("params"), *case.shapes]
-    dtype = np.float64 if precision == "f64" else np.float32
-    cast = {k: v.astype(dtype) if v.dtype == np.float64 else v for k, v in inputs.items()}
-    start = {k: v.astype(dtype) if v.dtype == np.float64 else v for k, v in params.items()}
+    dtype = STORED[precision][2]
+    start, cast = (
+        {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in arrays.items()}
+        for arrays in (params, inputs)
+    )
     (found, outputs), grads = net.value_and_grad(wanted, threads=1, aux=True)(start, **cast)
-    bound = EXACT if precision == "f64" else case.single
+    bound = bound_of(case, precision)
     assert_close(outputs["out"], out.detach().numpy(), bound, "out")
     assert_close(found, loss.item(), bound, "loss")
     for name in wanted:

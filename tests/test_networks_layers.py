@@ -111,7 +111,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-@pytest.mark.parametrize("precision", ["f64", "f32"])
+@pytest.mark.parametrize("precision", ["f64", "f32", "bf16", "f16"])
 def test_value_and_gradients(case: Case, precision: str) -> None:
     check_gradients(case, precision)
 

@@ -73,6 +73,12 @@ def test_single_precision(kind: str, trips: int) -> None:
     check_gradients(case(kind, trips), "f32")
 
 
+@pytest.mark.parametrize("precision", ["bf16", "f16"])
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+def test_half_precision(kind: str, precision: str) -> None:
+    check_gradients(case(kind, 33), precision)
+
+
 @pytest.mark.parametrize("trips", [1, 2, 257])
 @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
 def test_ten_steps_of_training(kind: str, trips: int) -> None:
