@@ -1,4 +1,4 @@
-"""Where a NaN or infinity began: the op of a program that first made one which reached the results.
+"""Where a NaN, an infinity or an underflow began: the op that first made one which reached the results.
 
 The program is run once more by the reference interpreter, in its own element types, and watched, trip by trip inside
 loops. Every value that is not finite becomes a node with the ones it was made from; walking back from the results
@@ -11,14 +11,14 @@ Non-goals: preventing it (``gradc verify`` finds such places before running).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gradc.frontend.context import LIBRARY
-from gradc.ir.core import Block, Function, Op, Role, Slot, Span, Value
+from gradc.ir.core import Block, DType, Function, Op, Role, Slot, Span, Value
 from gradc.ir.diagnostics import Diagnostic, error
 from gradc.ir.domains import NumpyArrays
 from gradc.ir.interpret import run, run_block
@@ -29,9 +29,13 @@ from gradc.runtime.arrays import Array
 _CARRIERS = ("constant", "broadcast", "reshape", "transpose", "slice", "concat", "pad", "select")
 
 
+# What makes half of f16's smallest number round to zero, and the share of a value that may be so small.
+_FLUSHED, _FLUSHED_SHARE = 2.0**-25, 0.01
+
+
 @dataclass(slots=True, eq=False)
 class _Node:
-    """A value that is not finite, at one moment of the run. ``top`` is the op of the function's own block."""
+    """A value that is bad (not finite, or lost in f16), at one moment of the run. ``top`` is the op of the function's own block."""
 
     order: int
     maker: Op | Slot
@@ -60,7 +64,7 @@ class _Loop:
 
 @dataclass(slots=True)
 class _Frame:
-    """A block while it runs: its values that are not finite."""
+    """A block while it runs: its bad values."""
 
     top: Op | None
     step: str
@@ -71,15 +75,18 @@ class _Frame:
 class _Watch(NumpyArrays):
     """The arrays of the reference interpreter; whatever runs in them, regions too, is watched."""
 
-    def __init__(self, function: Function) -> None:
-        super().__init__()
+    def __init__(
+        self, function: Function, is_bad: Callable[[Array], bool], floats: DType | None = None
+    ) -> None:
+        super().__init__(floats)
+        self._is_bad = is_bad
         self._owners = {id(region): op for op, region in _regions(function.block)}
         self._frames = [_Frame(None, "")]
         self._count = 0
 
     @property
     def bad(self) -> dict[Value, _Node]:
-        """The values of the running block that are not finite."""
+        """The bad values of the running block."""
         return self._frames[-1].bad
 
     def run(self, block: Block, operands: Sequence[Any]) -> tuple[Any, ...]:
@@ -93,7 +100,7 @@ class _Watch(NumpyArrays):
             nodes[:carried] = loop.last[:carried]
         frame = _Frame(outer.top or op, _step(op, loop.trips) or outer.step)
         for value, node, operand in zip(block.parameters, nodes, operands, strict=True):
-            if node is not None and not np.isfinite(operand).all():
+            if node is not None and self._is_bad(np.asarray(operand)):
                 frame.bad[value] = node
         self._frames.append(frame)
         outputs = run_block(self, block, operands, self.observe)
@@ -104,7 +111,7 @@ class _Watch(NumpyArrays):
         return outputs
 
     def observe(self, op: Op, results: Sequence[Any]) -> None:
-        """Notes what ``op`` made that is not finite."""
+        """Notes what ``op`` made that is bad."""
         frame = self._frames[-1]
         loop = frame.loops.pop(id(op), None)
         parents = (frame.bad.get(v) for v in op.operands) if loop is None else loop.seen
@@ -115,8 +122,8 @@ class _Watch(NumpyArrays):
     def note(
         self, value: Value, array: Array, maker: Op | Slot, parents: tuple[_Node, ...] = ()
     ) -> None:
-        """Makes a node of ``value`` if it is not finite."""
-        if array.dtype.kind != "f" or np.isfinite(array).all():
+        """Makes a node of ``value`` if it is bad."""
+        if array.dtype.kind != "f" or not self._is_bad(array):
             return
         frame = self._frames[-1]
         top = frame.top or (maker if isinstance(maker, Op) else None)
@@ -148,7 +155,43 @@ def find_culprit(function: Function, operands: Mapping[str, Any]) -> Diagnostic 
     infinite on purpose and are not asked.
     """
     function = flatten(function)
-    watch = _Watch(function)
+    watch = _watched(_Watch(function, _is_not_finite), function, operands)
+    results = zip(function.results, function.block.outputs, strict=True)
+    ends = [watch.bad[v] for s, v in results if s.role is not Role.OUTPUT and v in watch.bad]
+    origin = _origin(ends)
+    return None if origin is None else _finding(function, origin)
+
+
+def find_underflow(
+    function: Function, operands: Mapping[str, Any], name: str
+) -> tuple[Op, Span | None] | None:
+    """The op, and its line, at which the result ``name`` began to be lost in f16; None if it is not lost.
+
+    Numbers written in the program are small on purpose: the op that multiplies by one is told.
+    """
+    function = flatten(function)
+    watch = _watched(_Watch(function, _is_flushed, DType.F64), function, operands)
+    results = zip(function.results, function.block.outputs, strict=True)
+    ends = [watch.bad[v] for s, v in results if s.name == name and v in watch.bad]
+    for node in _reached(ends):
+        # In order: whatever a node was made from has been looked at before it.
+        if isinstance(node.maker, Op) and not node.is_on_purpose:
+            return node.maker, _own_line(node.maker.span)
+    return None
+
+
+def _is_not_finite(array: Array) -> bool:
+    return not bool(np.isfinite(array).all())
+
+
+def _is_flushed(array: Array) -> bool:
+    """Whether more than a hundredth of the values that are not zero would be zero in f16."""
+    sizes = np.abs(array[array != 0])
+    return bool(sizes.size) and float((sizes <= _FLUSHED).mean()) > _FLUSHED_SHARE
+
+
+def _watched(watch: _Watch, function: Function, operands: Mapping[str, Any]) -> _Watch:
+    """``watch`` after a run of ``function``."""
     given = []
     for slot, value in zip(function.parameters, function.block.parameters, strict=True):
         array = watch.settle(
@@ -157,14 +200,11 @@ def find_culprit(function: Function, operands: Mapping[str, Any]) -> Diagnostic 
         given.append(array)
         watch.note(value, np.asarray(array), slot)
     run(watch, function, given, watch.observe)
-    results = zip(function.results, function.block.outputs, strict=True)
-    ends = [watch.bad[v] for s, v in results if s.role is not Role.OUTPUT and v in watch.bad]
-    origin = _origin(ends)
-    return None if origin is None else _finding(function, origin)
+    return watch
 
 
-def _origin(ends: Sequence[_Node]) -> _Node | None:
-    """The earliest beginning among all that ``ends`` were made from."""
+def _reached(ends: Sequence[_Node]) -> list[_Node]:
+    """All that ``ends`` were made from, and they themselves, in order."""
     reached: dict[int, _Node] = {}
     waiting = list(ends)
     while waiting:
@@ -172,7 +212,12 @@ def _origin(ends: Sequence[_Node]) -> _Node | None:
         if node.order not in reached:
             reached[node.order] = node
             waiting += node.parents
-    nodes = [reached[order] for order in sorted(reached)]
+    return [reached[order] for order in sorted(reached)]
+
+
+def _origin(ends: Sequence[_Node]) -> _Node | None:
+    """The earliest beginning among all that ``ends`` were made from."""
+    nodes = _reached(ends)
     for node in nodes:
         if not node.parents and not node.is_on_purpose:
             return node

@@ -39,6 +39,7 @@ from gradc.passes.differentiate_truncate import rewindowed
 from gradc.passes.flatten import flatten
 from gradc.passes.probe import Probe, insert_probes
 from gradc.runtime.arrays import Array
+from gradc.runtime.culprit import find_underflow
 from gradc.runtime.plot import Panel, Series, plot_svg
 from gradc.runtime.truncation import Truncation, dropped_terms, windows
 
@@ -208,7 +209,7 @@ def diagnose(
         *_time_findings(probes, times),
         *_dead_findings(measured),
         *_symmetry_findings(function, operands, measured, redraw),
-        *_underflow_findings(parameters, measured),
+        *_underflow_findings(parameters, measured, function, operands),
         *_unreached_findings(parameters),
     ]
     truncation = _truncation(function, operands, measured.cts)
@@ -455,7 +456,12 @@ def _symmetry_after(
     return "tried: the gradients of the units then differ" if is_broken else ""
 
 
-def _underflow_findings(parameters: Sequence[Parameter], measured: _Measured) -> list[Finding]:
+def _underflow_findings(
+    parameters: Sequence[Parameter],
+    measured: _Measured,
+    function: Function,
+    operands: Mapping[str, Any],
+) -> list[Finding]:
     bad = [p for p in parameters if p.underflow > UNDERFLOW_SHARE]
     if not bad:
         return []
@@ -469,7 +475,12 @@ def _underflow_findings(parameters: Sequence[Parameter], measured: _Measured) ->
     )
     remedy = f"--loss-scale {scale:g}, or --loss-scale dynamic"
     effect = f"tried: with {scale:g}, at most {after:.1%} is flushed"
-    return [Finding("underflow", message, worst.span, 1 + worst.underflow, remedy, effect)]
+    span = worst.span
+    began = find_underflow(value_and_grad(function, [worst.name]), operands, worst.name)
+    if began is not None:
+        op, span = began
+        message += f"; it begins with `{op.name}`"
+    return [Finding("underflow", message, span, 1 + worst.underflow, remedy, effect)]
 
 
 def _flushed(gradient: Array) -> float:

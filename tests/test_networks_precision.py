@@ -185,3 +185,30 @@ def test_an_input_that_is_not_finite_is_told() -> None:
     x[2, 1] = np.nan
     found, _, _ = culprit(BACKWARD, "f32", x=x)
     assert found is not None and "`x` is not finite to begin with: 1 of 24" in found.message
+
+
+SMALL = """
+dim T, B
+model m(x: float[T, B]) -> float {
+    param w: float[B] ~ ones
+    h = w * 2
+    scan row in x carry h = h {
+        z = h * 0.01
+        h = z + row
+    }
+    return mean(h)
+}
+"""
+
+
+def test_an_underflow_is_traced_to_its_line() -> None:
+    """Each step back divides the gradient by 100: after the fourth it is below f16's numbers, inside the loop."""
+    net = loads(SMALL, dims={"T": 6, "B": 4})
+    found = net.diagnose(net.init(0), x=np.ones((6, 4)))
+    (finding,) = [f for f in found.findings if f.kind == "underflow"]
+    assert finding.span is not None and finding.span.line == 7
+    assert "it begins with `mul`" in finding.message
+    seeded = loads(SMALL.replace("mean(h)", "mean(h) * 1e-9"), dims={"T": 6, "B": 4})
+    found = seeded.diagnose(seeded.init(0), x=np.ones((6, 4)))
+    (finding,) = [f for f in found.findings if f.kind == "underflow"]
+    assert finding.span is not None and finding.span.line == 10
