@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gradc.frontend import program as programs
+from gradc.runtime.arrays import expect
 from gradc.runtime.model import Compiled, Model
 
 __all__ = [
@@ -42,6 +43,7 @@ def load(
     Raises:
         DiagnosticError: with everything that is wrong with the program.
     """
+    expect("path", path, (str, os.PathLike), "the path of a program")
     return Model(programs.load(Path(path)), entry, dims, precision)
 
 
@@ -54,4 +56,5 @@ def loads(
     entry: str | None = None,
 ) -> Model:
     """The model in ``text``; arguments and errors as for ``load``."""
+    expect("text", text, str, "the text of a program")
     return Model(programs.loads(text, name), entry, dims, precision)

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gradc.ir.bf16 import bf16_bits
+from gradc.ir.bf16 import bf16_bits, from_bf16
 from gradc.ir.core import DType
 from gradc.ir.diagnostics import DiagnosticError, did_you_mean, error
 
@@ -50,6 +50,8 @@ def as_array(name: str, value: object) -> Array:
     # A plain array is not looked at through np.ma, whose import takes 25 ms.
     if type(array) is not np.ndarray and np.ma.is_masked(array):
         raise _refused(name, "a masked array", "fill it first, e.g. x.filled(0)")
+    if array.dtype.name == "bfloat16" and array.dtype.itemsize == 2:
+        return from_bf16(np.ascontiguousarray(array).view(np.uint16)).reshape(array.shape)
     if array.dtype.kind not in "biuf":
         found = "an array of Python objects" if array.dtype.hasobject else f"dtype {array.dtype}"
         raise _refused(
@@ -58,18 +60,33 @@ def as_array(name: str, value: object) -> Array:
     return np.asarray(array)
 
 
+def expect(name: str, value: object, kinds: type | tuple[type, ...], what: str) -> None:
+    """Raises TypeError, in the caller's terms, unless ``value`` is of one of ``kinds``."""
+    if not isinstance(value, kinds):
+        raise TypeError(f"`{name}` must be {what}, not {type(value).__name__}")
+
+
 def _imported(name: str, value: object) -> Array:
     try:
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
             return np.from_dlpack(cast("Any", value))
         return np.asarray(value)
     except (ValueError, TypeError, BufferError, RuntimeError) as problem:
-        raise _refused(name, f"{type(value).__name__}: {problem}", "") from None
+        help = "convert it to NumPy first, e.g. x.detach().float().numpy()"
+        help = help if hasattr(value, "detach") else ""
+        raise _refused(name, f"{type(value).__name__}: {problem}", help) from None
 
 
 def _refused(name: str, found: str, help: str) -> DiagnosticError:
     message = f"`{name}` is not an array of numbers: found {found}"
     return DiagnosticError([error("GC0551", message, None, help=help)])
+
+
+def refuse_bits(name: str, array: Array, dtype: DType) -> None:
+    """Raises DiagnosticError GC0552 for 16-bit integers where the program has bf16: taken for its bits, they would
+    be other numbers."""
+    if dtype is DType.BF16 and array.dtype == np.uint16:
+        raise _wrong_type(name, array.dtype, dtype, f"convert it: {name}.astype(numpy.float32)")
 
 
 def convert(name: str, array: Array, dtype: DType) -> Array:

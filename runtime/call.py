@@ -25,6 +25,7 @@ from gradc.runtime.arrays import (
     check_names,
     check_shape,
     convert,
+    expect,
 )
 from gradc.runtime.native import NativeFunction, Results
 
@@ -70,10 +71,10 @@ class Entry:
         results = [empty(shape, dtype) for shape, dtype in self._makers]
         try:
             arrays = [holders[holder][name] for holder, name in self._sources]
-        except (KeyError, TypeError):
-            arrays = []
-        # Unknown extra names must not pass: the counts differ then.
-        is_complete = len(arrays) == sum(len(holder) for holder in holders.values())
+            # Unknown extra names must not pass: the counts differ then.
+            is_complete = len(arrays) == sum(len(holder) for holder in holders.values())
+        except (KeyError, TypeError, IndexError):
+            is_complete = False
         if is_complete and self.fast(*arrays, *results) is None:
             return results
         self.native.call_checked([*self._converted(holders), *results])
@@ -81,6 +82,7 @@ class Entry:
 
     def _converted(self, holders: Mapping[str, Arrays]) -> list[Array]:
         for holder, given in holders.items():
+            expect(holder, given, Mapping, "a dictionary of arrays by name")
             check_names(_WHAT[holder], given, self.names(holder))
         arrays = []
         for (holder, name), port in zip(self._sources, self.given, strict=True):

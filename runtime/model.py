@@ -23,7 +23,15 @@ from gradc.ir.dims import substitute, symbols
 from gradc.passes.differentiate import hvp, jvp, value_and_grad, vjp
 from gradc.passes.differentiate_jacobian import jacobian
 from gradc.passes.precision import master_type, promote_loss
-from gradc.runtime.arrays import Array, as_array, check_names, check_shape, listed
+from gradc.runtime.arrays import (
+    Array,
+    as_array,
+    check_names,
+    check_shape,
+    expect,
+    listed,
+    shapes_of,
+)
 from gradc.runtime.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, decoded, grouped
 from gradc.runtime.compile import Options, compile_cached, compile_options, quoting
 from gradc.runtime.native import Results
@@ -52,6 +60,9 @@ class Model:
         dims: Mapping[str, int] | None = None,
         precision: str = "f32",
     ) -> None:
+        expect("dims", dims or {}, Mapping, "a dictionary of sizes by name")
+        for name in (*(dims or {}), precision, entry or ""):
+            expect("dims, precision, entry", name, str, "given by name")
         self.program = program
         self.signature: Signature = program.signature(entry, dims, precision)
         self.name = self.signature.name
@@ -416,6 +427,9 @@ class Model:
             return tuple(trained)
         if wrt == "inputs":
             return tuple(floats)
+        expect("wrt", wrt, (str, Sequence), "`params`, `inputs`, a name, or a list of names")
+        for name in wrt:
+            expect("wrt", name, str, "a list of names")
         names = (wrt,) if isinstance(wrt, str) else tuple(dict.fromkeys(wrt))
         found = []
         for name in names:
@@ -507,7 +521,7 @@ class Compiled:
     def entry(self, inputs: Mapping[str, Any]) -> Entry:
         """The specialisation for arrays like ``inputs``, compiled if it is new."""
         check_names("input", inputs, self._inputs)
-        shapes = {name: as_array(name, inputs[name]).shape for name in self._inputs}
+        shapes = shapes_of(self.model.inputs, inputs)
         key = tuple(shapes[name] for name in self._inputs)
         with self._lock:
             found = self._entries.get(key)

@@ -37,7 +37,16 @@ from gradc.passes.train_step import (
     Update,
     train_step,
 )
-from gradc.runtime.arrays import NUMPY_DTYPE, Array, as_array, check_names, check_shape, convert
+from gradc.runtime.arrays import (
+    NUMPY_DTYPE,
+    Array,
+    as_array,
+    check_names,
+    check_shape,
+    convert,
+    expect,
+    shapes_of,
+)
 from gradc.runtime.batches import batch_dim
 from gradc.runtime.call import INPUTS, PARAMS, Entry, by_role, decode, decoded
 from gradc.runtime.compile import Options, compile_cached, quoting
@@ -92,8 +101,8 @@ class TrainState:
 
     @property
     def params(self) -> dict[str, Array]:
-        """Parameters and states of the model by path; the arrays themselves, not copies."""
-        return {name: self.arrays[name] for name in self.trained}
+        """Parameters and states of the model by path; the arrays themselves, but for states in bf16, which NumPy lacks."""
+        return {name: decode(self.arrays[name]) for name in self.trained}
 
     @property
     def slots(self) -> dict[str, Array]:
@@ -112,6 +121,7 @@ class TrainStep:
 
     def __init__(self, model: Model, recipe: Recipe, options: Options) -> None:
         self.model = model
+        expect("optimizer", recipe.optimizer, str, "a call in text, such as `adam(lr=1e-3)`")
         self.recipe = recipe
         self.options = options
         names = model.program.names
@@ -133,6 +143,7 @@ class TrainStep:
             DiagnosticError: if names, shapes or types are not the model's.
         """
         types = self.model.param_types()
+        expect("params", params, Mapping, "a dictionary of arrays by name")
         check_names("parameter", params, list(types))
         trained = self.model.select("params")
         arrays: dict[str, Array] = {}
@@ -154,6 +165,8 @@ class TrainStep:
 
     def __call__(self, state: TrainState, **inputs: Any) -> tuple[Any, TrainState]:
         """One step on ``inputs``. Returns the loss before the update, and ``state``, updated."""
+        if type(state) is not TrainState:
+            expect("state", state, TrainState, "what `step.init(params)` gives")
         if self._last is not None:
             found = self._last(state.arrays, inputs, {})
             if type(found) is tuple:
@@ -174,7 +187,7 @@ class TrainStep:
     def entry(self, inputs: Mapping[str, Any]) -> Entry:
         """The specialisation for arrays like ``inputs``, compiled if it is new."""
         check_names("input", inputs, self._inputs)
-        shapes = {name: as_array(name, inputs[name]).shape for name in self._inputs}
+        shapes = shapes_of(self.model.inputs, inputs)
         key = tuple(shapes[name] for name in self._inputs)
         with self._lock:
             found = self._entries.get(key)

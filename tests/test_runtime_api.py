@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -500,3 +501,63 @@ def test_an_error_of_a_program_prints_its_line_when_it_is_not_caught() -> None:
         gradc.loads("model f(x: float[3]) -> float { return sum(x + [1, 2]) }", name="f.grad")
     assert "f.grad:1:" in str(found.value)
     assert found.value.diagnostics[0].span is not None
+
+
+def test_what_is_of_another_kind_altogether() -> None:
+    """Python's own error for a wrong type, in the caller's words and before anything is done."""
+    net = gradc.loads(MLP)
+    params, data = net.init(), batch(0, 4)
+    f, step = net.value_and_grad(), net.train_step("sgd(lr=0.1)")
+    anything: Any = None
+    names: Any = ["B"]
+    wrong: dict[str, Callable[[], object]] = {
+        "`params` must be a dictionary": lambda: f(anything, **data),
+        "`state` must be what": lambda: step(anything, **data),
+        "`params` must be": lambda: step.init(anything),
+        "`wrt` must be": lambda: net.value_and_grad(anything),
+        "`text` must be": lambda: gradc.loads(anything),
+        "`path` must be": lambda: gradc.load(anything),
+        "`dims` must be": lambda: gradc.loads(MLP, dims=names),
+        "`optimizer` must be": lambda: net.train_step(anything),
+    }
+    for _ in range(2):
+        for said, call in wrong.items():
+            with pytest.raises(TypeError, match=said):
+                call()
+        f(params, **data)
+
+
+def test_a_name_given_twice_counts_once() -> None:
+    net = gradc.loads(MLP)
+    _, cts = net.value_and_grad(["x", "x"])(net.init(), **batch(0, 4))
+    assert list(cts) == ["x"]
+
+
+def test_bf16_of_other_libraries_is_taken_and_integers_are_not_its_bits() -> None:
+    net = gradc.loads(MLP, precision="bf16")
+    params, data = net.init(0), batch(0, 4)
+    f = net.value_and_grad()
+    expected = f(params, **data)[0]
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    narrow = data["x"].astype(ml_dtypes.bfloat16)
+    assert net.value_and_grad()(params, x=narrow, y=data["y"])[0] == expected
+    whole = (data["x"] * 9).astype(np.uint16)
+    for call in (net.value_and_grad(), net.forward()):
+        with pytest.raises(gradc.DiagnosticError, match=r"GC0552.*`x` is uint16"):
+            call(params, x=whole, y=data["y"])
+    step = net.train_step("sgd(lr=0.1)")
+    with pytest.raises(gradc.DiagnosticError, match=r"GC0552.*`x` is uint16"):
+        step(step.init(params), x=whole, y=data["y"])
+
+
+def test_states_in_bf16_are_handed_out_as_numbers() -> None:
+    net = gradc.loads(STATEFUL, precision="bf16")
+    step = net.train_step("sgd(lr=0.0)")
+    state = step.init(net.init(0))
+    x = np.random.default_rng(0).standard_normal((64, 4)) + 3
+    step(state, x=x)
+    step(state, x=x)
+    mean = state.params["norm.mean"]
+    assert mean.dtype == np.float32
+    np.testing.assert_allclose(mean, 0.19 * x.mean(0), rtol=0.03)
+    assert np.isfinite(net.forward()(state.params, x=x)["loss"])
