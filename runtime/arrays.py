@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradc.ir.bf16 import bf16_bits, from_bf16
-from gradc.ir.core import DType
+from gradc.ir.core import DType, TensorType
 from gradc.ir.diagnostics import DiagnosticError, did_you_mean, error
 
 Array = NDArray[Any]
@@ -87,6 +87,22 @@ def refuse_bits(name: str, array: Array, dtype: DType) -> None:
     be other numbers."""
     if dtype is DType.BF16 and array.dtype == np.uint16:
         raise _wrong_type(name, array.dtype, dtype, f"convert it: {name}.astype(numpy.float32)")
+
+
+def shapes_of(
+    types: Mapping[str, TensorType], inputs: Mapping[str, object]
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of all inputs that ``types`` names.
+
+    Raises:
+        DiagnosticError: GC0551 for what is no array, GC0552 for integers in place of bf16.
+    """
+    found = {}
+    for name, type_ in types.items():
+        array = as_array(name, inputs[name])
+        refuse_bits(name, array, type_.dtype)
+        found[name] = array.shape
+    return found
 
 
 def convert(name: str, array: Array, dtype: DType) -> Array:
