@@ -496,6 +496,8 @@ class Compiled:
         self._makes_bits = False
 
     def __call__(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any:
+        if len(seeds) != self._takes_seeds:
+            self._refuse_positions(len(seeds))
         if not self._training and RANDOM_STATE in params:
             # Only training draws random numbers; the counter lies among the parameters all the same.
             params = {name: array for name, array in params.items() if name != RANDOM_STATE}
@@ -517,6 +519,13 @@ class Compiled:
         self._makes_bits = entry.makes_bits
         self._last = entry.native.fast_named
         return self._finish(decoded(found) if entry.makes_bits else found)
+
+    def _refuse_positions(self, given: int) -> None:
+        """Raises TypeError: some of what belongs to names came without one, or seeds did not come."""
+        names = ", ".join(f"{name}=..." for name in self._inputs)
+        form = f"f(params, {'seeds, ' if self._takes_seeds else ''}{names})"
+        message = f"a call is {form}; {given + 1} arrays or dictionaries came without a name"
+        raise TypeError(message)
 
     def entry(self, inputs: Mapping[str, Any]) -> Entry:
         """The specialisation for arrays like ``inputs``, compiled if it is new."""

@@ -561,3 +561,15 @@ def test_states_in_bf16_are_handed_out_as_numbers() -> None:
     assert mean.dtype == np.float32
     np.testing.assert_allclose(mean, 0.19 * x.mean(0), rtol=0.03)
     assert np.isfinite(net.forward()(state.params, x=x)["loss"])
+
+
+def test_what_comes_without_its_name_is_refused(net: gradc.Model, params: Any, data: Any) -> None:
+    """Also by a callable that has found its way already."""
+    for call, arguments in (
+        (_warm(net, params, data), (params, data["x"])),
+        (net.value_and_grad(), (params, data["x"], data["y"])),
+        (net.vjp(), (params,)),
+        (net.vjp(), (params, {}, {})),
+    ):
+        with pytest.raises(TypeError, match=r"a call is f\(params, (seeds, )?x=\.\.\., y=\.\.\.\)"):
+            call(*arguments, **data)
