@@ -10,7 +10,7 @@ from gradc.ir.core import Role
 from gradc.passes.pipeline import run_pipeline
 from gradc.passes.prove_bisect import Culprit, bisect
 from gradc.runtime.cli import OK, REFUTED
-from gradc.runtime.commands.common import load_inputs, load_model, load_params, shapes_of
+from gradc.runtime.commands.common import chosen_wrt, load_call, shapes_of
 from gradc.runtime.commands.flags import add_data, add_model
 from gradc.runtime.compile import compile_options, pipeline_options
 from gradc.runtime.console import Console
@@ -26,11 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Runs every stage on the data; status 3 if two differ."""
-    model = load_model(options)
-    inputs = load_inputs(model, options.data)
-    dims = model.bind(shapes_of(inputs))
-    params = load_params(model, options, dims)
-    wrt = options.wrt if options.wrt in ("params", "inputs") else tuple(options.wrt.split(","))
+    model, inputs, params = load_call(options)
+    dims, wrt = model.bind(shapes_of(inputs)), chosen_wrt(options)
     function = model.lower(dims).function
     chosen = compile_options(budget=options.budget)
     made = run_pipeline(function, pipeline_options(model.gradient_of(wrt), chosen, verify=0))

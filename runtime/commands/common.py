@@ -68,6 +68,19 @@ def load_params(
     return {name: arrays[name] for name in names}
 
 
+def load_call(options: argparse.Namespace) -> tuple[Model, dict[str, Array], dict[str, Array]]:
+    """The model, its inputs from ``--data``, and its parameters: what a call needs."""
+    model = load_model(options)
+    inputs = load_inputs(model, options.data)
+    return model, inputs, load_params(model, options, model.bind(shapes_of(inputs)))
+
+
+def chosen_wrt(options: argparse.Namespace) -> str | tuple[str, ...]:
+    """``--wrt`` as ``Model.value_and_grad`` takes it."""
+    names: str = options.wrt
+    return names if names in ("params", "inputs") else tuple(names.split(","))
+
+
 def shapes_of(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
     """Shapes by name, for ``Model.bind``."""
     return {name: array.shape for name, array in arrays.items()}

@@ -14,7 +14,7 @@ from gradc.ir.diagnostics import did_you_mean
 from gradc.passes.budget import run_within
 from gradc.passes.pipeline import STEPS, Run, text_of
 from gradc.runtime.cli import REFUTED
-from gradc.runtime.commands.common import load_model
+from gradc.runtime.commands.common import chosen_wrt, load_model
 from gradc.runtime.commands.flags import add_compile, add_model
 from gradc.runtime.compile import (
     Options,
@@ -66,7 +66,7 @@ def _certificate(options: argparse.Namespace, console: Console) -> dict[str, str
     from gradc.runtime.verify import verify_model
 
     model = load_model(options)
-    wrt = _wrt(options)
+    wrt = chosen_wrt(options)
     report = verify_model(
         model, wrt=wrt if isinstance(wrt, str) else tuple(wrt), budget=options.budget
     )
@@ -134,12 +134,7 @@ def _programs(model: Model, options: argparse.Namespace) -> tuple[Function, Deri
             options.optimizer, schedule=options.schedule, clip_norm=options.clip_norm
         )
         return function, step.derive, step.gradient
-    return function, model.gradient_of(_wrt(options)), None
-
-
-def _wrt(options: argparse.Namespace) -> str | list[str]:
-    names: str = options.wrt
-    return names if names in ("params", "inputs") else names.split(",")
+    return function, model.gradient_of(chosen_wrt(options)), None
 
 
 def _pipeline(
@@ -179,7 +174,7 @@ def _text(
     if kind in ("loops", "plan"):
         return text_of(done.after("to-loops" if kind == "loops" else "place"))
     if kind == "sympy":
-        return model.to_sympy().derivative_text(model.select(_wrt(options)))
+        return model.to_sympy().derivative_text(model.select(chosen_wrt(options)))
     if kind in ("dot", "svg"):
         return graph_dot(source) if kind == "dot" else graph_svg(source, model.name)
     target = artifact.target_of(options.isa)

@@ -7,12 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gradc.runtime.arrays import Array
-from gradc.runtime.commands.common import (
-    load_inputs,
-    load_model,
-    load_params,
-    shapes_of,
-)
+from gradc.runtime.commands.common import load_call
 from gradc.runtime.commands.flags import add_data, add_model
 from gradc.runtime.console import Console
 from gradc.runtime.data import write_text
@@ -29,9 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Prints norms by layer, time step and parameter, then the findings, worst first."""
-    model = load_model(options)
-    inputs = load_inputs(model, options.data)
-    params = load_params(model, options, model.bind(shapes_of(inputs)))
+    model, inputs, params = load_call(options)
     diagnosis = model.diagnose(params, seed=options.seed, **_as_keywords(inputs))
     if options.svg:
         write_text(Path(options.svg), flow_svg(diagnosis, model.name))

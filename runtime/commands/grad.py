@@ -6,13 +6,7 @@ import argparse
 
 import numpy as np
 
-from gradc.runtime.commands.common import (
-    compile_arguments,
-    load_inputs,
-    load_model,
-    load_params,
-    shapes_of,
-)
+from gradc.runtime.commands.common import chosen_wrt, compile_arguments, load_call
 from gradc.runtime.commands.flags import add_compile, add_data, add_model
 from gradc.runtime.console import Console
 from gradc.runtime.data import save_npz
@@ -31,11 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Compiles value and gradient, calls it once, and prints or writes what it gives."""
-    model = load_model(options)
-    inputs = load_inputs(model, options.data)
-    params = load_params(model, options, model.bind(shapes_of(inputs)))
-    wrt = options.wrt if options.wrt in ("params", "inputs") else options.wrt.split(",")
-    gradient = model.value_and_grad(wrt, **compile_arguments(options))
+    model, inputs, params = load_call(options)
+    gradient = model.value_and_grad(chosen_wrt(options), **compile_arguments(options))
     loss, grads = gradient(params, **inputs)
     if options.out:
         save_npz(options.out, {"loss": np.asarray(loss), **grads})

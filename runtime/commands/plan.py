@@ -13,11 +13,12 @@ from gradc.passes.plan_report import shown
 from gradc.runtime.commands.common import load_model, whole_number
 from gradc.runtime.commands.flags import add_model
 from gradc.runtime.compile import compile_options, machine_warnings, quoting
+from gradc.runtime.compiled import pure
 from gradc.runtime.console import Console
 from gradc.runtime.data import write_text
 from gradc.runtime.memory import Choice, MemoryPlan, choices, plan_memory
 from gradc.runtime.memory_chart import choices_svg
-from gradc.runtime.model import Model, pure
+from gradc.runtime.model import Model
 
 _REFUTED = 3
 

@@ -6,13 +6,7 @@ import argparse
 
 import numpy as np
 
-from gradc.runtime.commands.common import (
-    compile_arguments,
-    load_inputs,
-    load_model,
-    load_params,
-    shapes_of,
-)
+from gradc.runtime.commands.common import compile_arguments, load_call
 from gradc.runtime.commands.flags import add_compile, add_data, add_model
 from gradc.runtime.console import Console
 from gradc.runtime.data import save_npz
@@ -29,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Compiles the forward program, calls it once, and prints or writes what it gives."""
-    model = load_model(options)
-    inputs = load_inputs(model, options.data)
-    params = load_params(model, options, model.bind(shapes_of(inputs)))
+    model, inputs, params = load_call(options)
     forward = model.forward(training=options.train_mode, **compile_arguments(options))
     results = {name: np.asarray(a) for name, a in forward(params, **inputs).items()}
     if options.out:
