@@ -16,7 +16,8 @@ from pathlib import Path
 
 from gradc.frontend import program as programs
 from gradc.runtime.arrays import expect
-from gradc.runtime.model import Compiled, Model
+from gradc.runtime.compiled import Compiled
+from gradc.runtime.model import Model
 
 __all__ = [
     "Compiled",

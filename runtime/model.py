@@ -10,12 +10,12 @@ Non-goals: training loops (``runtime.training``), the command line.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gradc.frontend.binding import bind_dims
-from gradc.frontend.models import RANDOM_STATE, ModelIR, Signature
+from gradc.frontend.models import ModelIR, Signature
 from gradc.frontend.program import Program, initialize
 from gradc.ir.core import Function, Role, Slot, TensorType
 from gradc.ir.diagnostics import DiagnosticError, did_you_mean, error
@@ -30,10 +30,20 @@ from gradc.runtime.arrays import (
     check_shape,
     expect,
     listed,
-    shapes_of,
 )
-from gradc.runtime.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, decoded, grouped
-from gradc.runtime.compile import Options, compile_cached, compile_options, quoting
+from gradc.runtime.call import Arrays
+from gradc.runtime.compile import compile_options, quoting
+from gradc.runtime.compiled import (
+    Compiled,
+    Derive,
+    loss_grads,
+    loss_grads_dots,
+    loss_outputs_grads,
+    pure,
+    results,
+    results_cts,
+    results_dots,
+)
 from gradc.runtime.native import Results
 
 if TYPE_CHECKING:
@@ -47,7 +57,6 @@ if TYPE_CHECKING:
     from gradc.runtime.whiteboard import Whiteboard
 
 Wrt = str | Sequence[str]
-Derive = Callable[[Function], Function]
 
 
 class Model:
@@ -157,9 +166,7 @@ class Model:
 
     def forward(self, *, training: bool = False, **options: Any) -> Compiled:
         """``f(params, **inputs) -> {"loss": ..., outputs...}``; without training by default."""
-        return Compiled(
-            self, "forward", lambda f: f, _results, training, compile_options(**options)
-        )
+        return Compiled(self, "forward", lambda f: f, results, training, compile_options(**options))
 
     def value_and_grad(
         self,
@@ -180,7 +187,7 @@ class Model:
             threads: by default one per usable core.
         """
         chosen = compile_options(budget=budget, threads=threads, target=target, **options)
-        finish = _loss_outputs_grads if aux else _loss_grads
+        finish = loss_outputs_grads if aux else loss_grads
         key = f"value_and_grad {self.select(wrt)}"
         return Compiled(self, key, self.gradient_of(wrt), finish, training, chosen)
 
@@ -201,7 +208,7 @@ class Model:
             return vjp(function, names)
 
         return Compiled(
-            self, f"vjp {names}", derive, _results_cts, training, compile_options(**options), True
+            self, f"vjp {names}", derive, results_cts, training, compile_options(**options), True
         )
 
     def jvp(self, wrt: Wrt = "params", *, training: bool = True, **options: Any) -> Compiled:
@@ -212,7 +219,7 @@ class Model:
             return jvp(function, names)
 
         return Compiled(
-            self, f"jvp {names}", derive, _results_dots, training, compile_options(**options), True
+            self, f"jvp {names}", derive, results_dots, training, compile_options(**options), True
         )
 
     def hvp(self, wrt: Wrt = "params", *, training: bool = True, **options: Any) -> Compiled:
@@ -226,7 +233,7 @@ class Model:
             self,
             f"hvp {names}",
             derive,
-            _loss_grads_dots,
+            loss_grads_dots,
             training,
             compile_options(**options),
             True,
@@ -363,7 +370,7 @@ class Model:
             return value_and_grad(rewindowed(function, 0), names)
 
         key = f"whole value_and_grad {names}"
-        full = Compiled(self, key, whole, _loss_grads, True, compile_options())
+        full = Compiled(self, key, whole, loss_grads, True, compile_options())
         _, kept = self.value_and_grad(names)(params, **inputs)
         _, complete = full(params, **inputs)
         dims = self.bind({name: as_array(name, a).shape for name, a in inputs.items()})
@@ -452,147 +459,3 @@ class Model:
             for p in self.signature.parameters
             if p.role is Role.PARAM
         ]
-
-
-def pure(derive: Derive) -> Derive:
-    """``derive`` with new states handed out as outputs, so that the caller's arrays are not written to."""
-
-    def changed(function: Function) -> Function:
-        made = derive(function)
-        slots = tuple(
-            replace(slot, role=Role.OUTPUT) if slot.role is Role.STATE else slot
-            for slot in made.results
-        )
-        return replace(made, results=slots)
-
-    return changed
-
-
-class Compiled:
-    """A compiled program that specialises on the shapes of its inputs. Safe to call from several threads."""
-
-    def __init__(
-        self,
-        model: Model,
-        key: str,
-        derive: Derive,
-        finish: Callable[[Results], Any],
-        training: bool,
-        options: Options,
-        takes_seeds: bool = False,
-    ) -> None:
-        self.model = model
-        self.options = options
-        self._key = key
-        self._derive = pure(derive)
-        self._finish = finish
-        self._training = training
-        self._takes_seeds = takes_seeds
-        self._inputs = tuple(model.inputs)
-        self._entries: dict[tuple[tuple[int, ...], ...], Entry] = {}
-        self._lock = threading.Lock()
-        # The machine code of the last call: it checks names and shapes itself and most calls are like the last.
-        self._last: Callable[..., Any] | None = None
-        self._makes_bits = False
-
-    def __call__(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any:
-        if len(seeds) != self._takes_seeds:
-            self._refuse_positions(len(seeds))
-        if not self._training and RANDOM_STATE in params:
-            # Only training draws random numbers; the counter lies among the parameters all the same.
-            params = {name: array for name, array in params.items() if name != RANDOM_STATE}
-        if self._last is not None:
-            found = self._last(
-                params, inputs, seeds[0] if self._takes_seeds and seeds else _NOTHING
-            )
-            if type(found) is tuple:
-                return self._finish(decoded(found) if self._makes_bits else found)
-        holders: dict[str, Arrays] = {PARAMS: params, INPUTS: inputs}
-        if self._takes_seeds:
-            (holders[SEEDS],) = seeds
-        try:
-            key = tuple([inputs[name].shape for name in self._inputs])
-            entry = self._entries[key]
-        except (KeyError, AttributeError):
-            entry = self.entry(inputs)
-        found = grouped(entry.made, entry.call(holders))
-        self._makes_bits = entry.makes_bits
-        self._last = entry.native.fast_named
-        return self._finish(decoded(found) if entry.makes_bits else found)
-
-    def _refuse_positions(self, given: int) -> None:
-        """Raises TypeError: some of what belongs to names came without one, or seeds did not come."""
-        names = ", ".join(f"{name}=..." for name in self._inputs)
-        form = f"f(params, {'seeds, ' if self._takes_seeds else ''}{names})"
-        message = f"a call is {form}; {given + 1} arrays or dictionaries came without a name"
-        raise TypeError(message)
-
-    def entry(self, inputs: Mapping[str, Any]) -> Entry:
-        """The specialisation for arrays like ``inputs``, compiled if it is new."""
-        check_names("input", inputs, self._inputs)
-        shapes = shapes_of(self.model.inputs, inputs)
-        key = tuple(shapes[name] for name in self._inputs)
-        with self._lock:
-            found = self._entries.get(key)
-            if found is None:
-                found = self._entries[key] = self._compile(self.model.bind(shapes))
-        return found
-
-    def function(self, dims: Mapping[str, int] | None = None) -> Function:
-        """The tensor IR that is compiled, before optimisation."""
-        return self._derive(self.lowered(dims))
-
-    def lowered(self, dims: Mapping[str, int] | None = None) -> Function:
-        """The model itself in tensor IR, before anything is derived from it."""
-        return self.model.lower(dims, self._training).function
-
-    def _compile(self, dims: Mapping[str, int]) -> Entry:
-        model = self.model
-        parts = (
-            model.program.digest,
-            model.name,
-            repr(sorted(dims.items())),
-            model.precision,
-            f"training={self._training}",
-            self._key,
-        )
-        with quoting(model.program.report.sources):
-            made = compile_cached(parts, lambda: self.lowered(dims), self._derive, self.options)
-        return Entry(made)
-
-
-# --- what a call returns
-
-
-_NOTHING: dict[str, Array] = {}
-
-
-def _loss(found: Results) -> Any:
-    """The loss, as a scalar where it is one."""
-    return None if found[0] is None else found[0][()]
-
-
-def _results(found: Results) -> dict[str, Any]:
-    return {"loss": _loss(found), **found[1]}
-
-
-def _loss_grads(found: Results) -> tuple[Any, dict[str, Array]]:
-    return _loss(found), found[2]
-
-
-def _loss_outputs_grads(
-    found: Results,
-) -> tuple[tuple[Any, dict[str, Array]], dict[str, Array]]:
-    return (_loss(found), found[1]), found[2]
-
-
-def _results_cts(found: Results) -> tuple[dict[str, Any], dict[str, Array]]:
-    return _results(found), found[2]
-
-
-def _results_dots(found: Results) -> tuple[dict[str, Any], dict[str, Array]]:
-    return _results(found), found[3]
-
-
-def _loss_grads_dots(found: Results) -> tuple[Any, dict[str, Array], dict[str, Array]]:
-    return _loss(found), found[2], found[3]

@@ -52,8 +52,9 @@ from gradc.runtime.call import INPUTS, PARAMS, Entry, by_role, decode, decoded
 from gradc.runtime.compile import Options, compile_cached, quoting
 
 if TYPE_CHECKING:
+    from gradc.runtime.compiled import Derive
     from gradc.runtime.memory import MemoryPlan
-    from gradc.runtime.model import Derive, Model
+    from gradc.runtime.model import Model
 
 
 @dataclass(frozen=True, slots=True)
