@@ -399,7 +399,9 @@ class FieldArrays(NumpyArrays):
             "reduce_min": lambda a, b: np.where(self.greater(a, b), b, a),
         }[name]
         kept = [axis for axis in range(x.ndim) if axis not in axes]
-        rows = x.transpose([*axes, *kept]).reshape(-1, *(x.shape[axis] for axis in kept))
+        # With no elements at all, -1 would be ambiguous.
+        count = math.prod(x.shape[axis] for axis in axes)
+        rows = x.transpose([*axes, *kept]).reshape(count, *(x.shape[axis] for axis in kept))
         ends = {"prod": 1.0, "reduce_max": -math.inf, "reduce_min": math.inf}
         if not len(rows):
             return np.full(rows.shape[1:], self.element(ends[name]), np.uint64)

@@ -430,6 +430,8 @@ BAD: tuple[tuple[str, int, str], ...] = (
     (RUN + " --threads 0", 1, "GC0563.*0"),
     (RUN + " --threads=-4", 1, "GC0563.*-4"),
     (RUN + " --threads 999999", 1, "GC0563.*999999"),
+    (PLAN + " --pareto --budget 1MiB", 1, "--pareto.*leave out --budget"),
+    (PLAN + " --pareto --check", 1, "--pareto.*leave out --check"),
     (PLAN + " --wrt fc1.q", 1, "fc1.q"),
     (PLAN + " --wrt y", 1, "GC0562.*`y`"),
     (PLAN + " --optimizer sgdd(lr=1)", 1, "sgdd.*sgd"),
@@ -558,3 +560,8 @@ def test_a_full_disk_behind_standard_output() -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "gradc: cannot write the results: No space left on device\n"
+
+
+def test_a_batch_of_nothing_is_verified(work: Path) -> None:
+    """The maximum over classes of no samples at all, in a prime field."""
+    assert gradc("verify", work / "mlp.grad", "-D", "B=0").status == 0
