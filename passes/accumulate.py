@@ -19,13 +19,13 @@ Invariants: loops stay rolled (``scan``), so code size does not depend on ``part
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gradc.ir.builder import Builder
 from gradc.ir.core import Block, DType, Function, Op, Role, Slot, TensorType, Value
 from gradc.ir.diagnostics import DiagnosticError, error
 from gradc.ir.inline import inline_function
-from gradc.passes.accumulate_batch import Samples, constants_of, separate
+from gradc.passes.accumulate_batch import Samples, separate, with_constants_of
 from gradc.passes.dce import dce
 from gradc.passes.differentiate import value_and_grad, vjp
 from gradc.passes.rewrite import copy_ops, renamed
@@ -70,7 +70,7 @@ def accumulate(
 def _cut(big: Function, micro: Function, samples: Samples) -> _Parts:
     names = tuple(f"sum{i}" for i in range(len(samples.sums)))
     corrected = [
-        replace(small, attributes=constants_of(large, small))
+        with_constants_of(large, small)
         for large, small in zip(big.block.body, micro.block.body, strict=True)
     ]
     inner_ops = [op for op in corrected if not any(v in samples.reduced for v in op.operands)]

@@ -5,7 +5,7 @@ corresponding values differ, the differing axis is the batch. So no annotation i
 longer holds samples, and a value without such an axis that depends on one is a reduction over samples.
 
 A program is separable if every reduction over samples is a sum and nothing that belongs to single samples depends on
-one. Then a batch can be cut and the sums added up. What breaks that (batch statistics, comparisons between samples) is
+one. Inside loops and checkpoints samples must stay apart altogether. Then a batch can be cut and the sums added up. What breaks that (batch statistics, comparisons between samples) is
 refused with the op, and the reason in words.
 
 Non-goals: composing the accumulated program (``passes.accumulate``).
@@ -14,9 +14,9 @@ Non-goals: composing the accumulated program (``passes.accumulate``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from gradc.ir.core import Attr, Function, Op, Role, Value
+from gradc.ir.core import Block, Function, Op, Role, Value
 from gradc.ir.diagnostics import DiagnosticError, error
 
 # Ops that mix the elements of an axis without changing its length, by the attribute that names the axis.
@@ -84,6 +84,7 @@ class _Analysis:
         is_per_sample = any(v in self.axis for v in small.results)
         if is_per_sample:
             self._check_per_sample(small, touched)
+            self._regions(large, small)
             return
         if batched:
             if touched or not self._is_sum(small):
@@ -93,6 +94,29 @@ class _Analysis:
             self.sum_positions.append(position)
         if batched or touched:
             self.reduced.update(small.results)
+        self._regions(large, small)
+
+    def _regions(self, large: Op, small: Op) -> None:
+        """What is inside a loop or a checkpoint: samples may be neither walked over nor summed there."""
+        if large.attributes.get("trips") != small.attributes.get("trips"):
+            raise _refused("the loop runs over the samples", small)
+        for big_region, region in zip(large.regions, small.regions, strict=True):
+            if [op.name for op in big_region.body] != [op.name for op in region.body]:
+                raise _refused("its structure depends on the batch size", small)
+            for big_value, value in zip(big_region.parameters, region.parameters, strict=True):
+                self._type_pair(big_value, value, small)
+            for big_op, op in zip(big_region.body, region.body, strict=True):
+                self._inner(big_op, op)
+
+    def _inner(self, large: Op, small: Op) -> None:
+        for big_value, value in zip(large.results, small.results, strict=True):
+            self._type_pair(big_value, value, small)
+        if any(v in self.axis for v in small.results):
+            self._check_per_sample(small, ())
+        elif any(v in self.axis for v in small.operands):
+            what = f"`{small.name}` combines samples inside a loop or a checkpoint"
+            raise _refused(what, small)
+        self._regions(large, small)
 
     def _check_per_sample(self, op: Op, touched: Sequence[Value]) -> None:
         if touched:
@@ -139,8 +163,16 @@ def separate(big: Function, micro: Function, parts: int) -> Samples:
     return _Analysis(big, micro, parts).run()
 
 
-def constants_of(large: Op, small: Op) -> dict[str, Attr]:
-    """Attributes of ``small`` with the numbers of ``large``: a literal such as 1/B means the whole batch."""
-    if small.name != "constant":
-        return dict(small.attributes)
-    return {**small.attributes, "value": large.attributes["value"]}
+def with_constants_of(large: Op, small: Op) -> Op:
+    """``small`` with the numbers of ``large``, in its regions too: a literal such as 1/B means the whole batch."""
+    attributes = small.attributes
+    if small.name == "constant":
+        attributes = {**attributes, "value": large.attributes["value"]}
+    regions = tuple(
+        Block(
+            region.parameters,
+            tuple(map(with_constants_of, big_region.ops, region.ops)),
+        )
+        for big_region, region in zip(large.regions, small.regions, strict=True)
+    )
+    return replace(small, attributes=attributes, regions=regions)

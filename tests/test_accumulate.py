@@ -65,6 +65,17 @@ def functions(text: str, inputs: Inputs, parts: int, axis: int = 0) -> tuple[Any
     return plain, cut, operands
 
 
+IN_BLOCKS = """
+dim B, D = 5
+model m(x: float[B, D]) -> float {
+    use f = dense(D, 6)
+    checkpoint { h = tanh(f(x)) * (3 / B) }
+    scan t in iota(4) carry h = h { h = sin(h * (1 + 12 / B)) }
+    return sum(h^2)
+}
+"""
+
+
 def batches(rng: np.random.Generator) -> dict[str, tuple[str, Inputs, int]]:
     return {
         "classifier": (
@@ -82,6 +93,7 @@ def batches(rng: np.random.Generator) -> dict[str, tuple[str, Inputs, int]]:
             0,
         ),
         "not linear in the sums": (NOT_LINEAR, {"x": rng.normal(size=(12, 5))}, 0),
+        "the batch's size inside blocks": (IN_BLOCKS, {"x": rng.normal(size=(12, 5))}, 0),
         "batch on the second axis": (RECURRENT, {"x": rng.normal(size=(6, 12, 5))}, 1),
     }
 
@@ -128,6 +140,16 @@ def test_only_what_the_seeds_need_is_computed_first() -> None:
         ("return sum((x * g) @ (x * g).T)", "compared with every other"),
         ("return g * max(sum(x, axis = 1))", "not a sum"),
         ("return mean(cumsum(x * g, axis = 0)^2)", "one by one"),
+        ("checkpoint { h = x * g - mean(x * g, axis = 0) }\n    return mean(h^3)", "inside a loop"),
+        (
+            "scan t in iota(3) carry h = x * g { h = sin(h - mean(h, axis = 0)) }\n"
+            "    return mean(h^2)",
+            "inside a loop",
+        ),
+        (
+            "scan row in x carry h = x[0] * 0 { h = tanh(h + row * g) }\n    return mean(h^2)",
+            "runs over the samples",
+        ),
         (
             "s = sum(x * g, axis = 1)\n    return sum((s - mean(s))^2)",
             "statistic of the whole batch",
