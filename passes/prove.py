@@ -101,6 +101,7 @@ class Terms:
 
     composed: Mapping[str, bool]
     kept: Mapping[str, bool]
+    used: tuple[str, ...]  # ops whose rules the reverse sweep asked
 
     @staticmethod
     def of(subject: Subject) -> Terms:
@@ -109,6 +110,7 @@ class Terms:
         known = result_terms(arrays, run.source)
         kept: dict[str, bool] = {}
         composed: dict[str, bool] = {}
+        used: dict[str, None] = {}
         before = run.source
         for record in run.records:
             if not isinstance(record.artifact, Function):
@@ -119,10 +121,10 @@ class Terms:
             now = result_terms(arrays, record.artifact)
             kept[record.step] = all(n in now and arrays.same(x, now[n]) for n, x in known.items())
             if record.step == "differentiate":
-                found = gradient_terms(arrays, before, subject.wrt)
+                found = gradient_terms(arrays, before, subject.wrt, used)
                 composed = {n: arrays.same(x, now[f"cotangent {n}"]) for n, x in found.items()}
             known, before = now, record.artifact
-        return Terms(composed, kept)
+        return Terms(composed, kept, tuple(used))
 
 
 def rule_verdicts(subject: Subject) -> dict[str, Verdict]:
@@ -170,12 +172,14 @@ def gradient_verdicts(
     else:
         tested = test_gradient(source, gradient, seed, points)
     each = (time.perf_counter() - start) / max(1, len(tested.agrees))
-    premises = weakest([v.status for v in rules.values()])
+    asked = {n: v for n, v in rules.items() if n in terms.used}
+    # Rules may hold for all shapes; that the adjoint is made of them was seen at this one.
+    premises = weakest([Status.PROVED_SHAPE, *(v.status for v in asked.values())])
     found = []
     for name in tested.agrees:
         slot = slots[name]
         if tested.agrees[name] and terms.composed.get(name) and not has_custom:
-            found.append(_composed_verdict(slot, premises, rules, tested, is_cut, each))
+            found.append(_composed_verdict(slot, premises, asked, tested, is_cut, each))
         elif is_cut:
             found.append(_undecided("parameter", name, "a loop cuts its derivative"))
         else:
@@ -187,7 +191,8 @@ def _composed_verdict(
     slot: Slot, premises: Status, rules: Mapping[str, Verdict], tested: Tested, is_cut: bool,
     seconds: float,
 ) -> Verdict:  # fmt: skip
-    detail = f"each use once; rules of {len(rules)} ops"
+    general = sum(v.status is Status.PROVED_ALL for v in rules.values())
+    detail = f"each use once; {general} of {len(rules)} rules for all shapes"
     if tested.points:
         detail += f"; also at {tested.points} points modulo {PRIME}"
     assumed = [OFF_KINKS, DENOMINATORS]

@@ -40,27 +40,24 @@ def result_terms(arrays: TermArrays, function: Function) -> dict[str, Term]:
     return {f"{slot.role.value} {slot.name}": x for slot, x in rows}
 
 
-def rules_used(function: Function) -> tuple[str, ...]:
-    """The names of the ops that the reverse sweep may ask for a rule, sorted."""
-    names: dict[str, None] = {}
-    stack = [function.block]
-    while stack:
-        for op in stack.pop().body:
-            regions = op.regions[:1] if op.name == "custom" else op.regions
-            if op.name not in ("scan", *_REGIONS):
-                names[op.name] = None
-            if op.name != "custom":
-                stack.extend(regions)
-    return tuple(sorted(names))
+def gradient_terms(
+    arrays: TermArrays,
+    function: Function,
+    wrt: Sequence[str],
+    used: dict[str, None] | None = None,
+) -> dict[str, Term]:
+    """The cotangents of the parameters ``wrt`` of the scalar loss of ``function``.
 
-
-def gradient_terms(arrays: TermArrays, function: Function, wrt: Sequence[str]) -> dict[str, Term]:
-    """The cotangents of the parameters ``wrt`` of the scalar loss of ``function``."""
+    The names of ops whose rules were asked go to ``used``.
+    """
     outputs = function.block.outputs
     place = next(n for n, slot in enumerate(function.results) if slot.role is Role.LOSS)
     seeds: Cts = [None] * len(outputs)
     seeds[place] = arrays.full(1.0, outputs[place].type.static_shape, DType.F64)
-    found = _Sweep(arrays).reverse(function.block, parameter_terms(arrays, function), seeds)
+    sweep = _Sweep(arrays)
+    found = sweep.reverse(function.block, parameter_terms(arrays, function), seeds)
+    if used is not None:
+        used.update(sweep.used)
     named = {}
     for slot, ct, value in zip(function.parameters, found, function.block.parameters, strict=True):
         if slot.name in wrt:
@@ -74,6 +71,7 @@ class _Sweep:
 
     def __init__(self, arrays: TermArrays) -> None:
         self.arrays = arrays
+        self.used: dict[str, None] = {}
 
     def forward(self, block: Block, operands: Sequence[Term]) -> dict[Value, Term]:
         """Every value of ``block``."""
@@ -117,6 +115,7 @@ class _Sweep:
 
     def _by_rule(self, op: Op, known: Mapping[Value, Term], cts: Cts) -> Cts:
         """What the rule of ``op`` emits, run on terms."""
+        self.used[op.name] = None
         b = Builder()
         seeds = [
             None if ct is None else Value(v.type) for ct, v in zip(cts, op.results, strict=True)
