@@ -147,7 +147,8 @@ def test_only_what_the_seeds_need_is_computed_first() -> None:
             "inside a loop",
         ),
         (
-            "scan row in x carry h = x[0] * 0 { h = tanh(h + row * g) }\n    return mean(h^2)",
+            "hs = scan row in x carry h = zeros([D]) { h = tanh(h + row * g)\n    yield h }\n"
+            "    return mean(hs^2)",
             "runs over the samples",
         ),
         (
