@@ -2,12 +2,15 @@
 
 Policies come from ``rematerialise_choose.candidates``, ordered by the work they repeat. Compiling one to its Plan gives its
 ``peak_bytes``, which is what counts. ``run_within`` halves the list: the middle one fits, so look among those with less
-work; or it does not, so look among the more frugal. That compiles about log2 of them, at most ``MOST_RUNS``.
+work; or it does not, so look among the more frugal. That asks for about log2 of them; those whose estimate is hopeless are
+not compiled (``_Search.fits``).
 
-A smaller budget never gives a larger peak. Which policy is compiled next depends on nothing but what fitted before, and
-of those compiled that fit the one with the largest peak is taken. Take budgets b' < b. If the same policies are compiled
-for both, those that fit b' fit b. If not, there is a first one that fits b and not b', and all before it were alike: its peak
-lies above b', and so does the peak taken for b. Where nothing on the way fits, a few of the most frugal are compiled, the
+A smaller budget never gives a larger peak. Which policy is asked for next depends on nothing but which fitted before, and
+of those that fit the one with the largest peak is taken. Take budgets b' < b. If the same policies fit on the way, the same
+one is taken unless its peak is above b'. If not, there is a first policy that fits b and not b', and all before it were alike.
+It was compiled, and its peak lies above b': a policy that fits some budget needs at least ``_HOPELESS`` of its estimate (those
+that need less never count as fitting), so that neither the estimate nor the Plan can rule it out for b' if its peak is within b'.
+And the peak taken for b is at least as large. Where nothing on the way fits, a few of the most frugal are asked for, the
 same ones for every budget, and the rule is the same; if none of them fits, no smaller budget is kept either.
 (Where peaks fall as work grows, which is the order of the list, the largest peak that fits has the least work.)
 
@@ -34,6 +37,8 @@ _LOOKED_AT = 64
 _SHOWN = 3
 # How many of the most frugal policies are compiled where nothing on the way fits.
 _OFFERED = 4
+# A policy is not compiled for a budget below this share of its estimate, and not taken if it needs less.
+_HOPELESS = 0.6
 # How many times the whole pipeline runs at most for one budget.
 MOST_RUNS = 1 + MOST.bit_length() + _OFFERED
 # The steps that do not depend on the policy; they are run once.
@@ -129,19 +134,22 @@ def _fitting(search: _Search, budget: int | None) -> int:
         search.peak(0)
         return 0
     low, high = 1, len(search.candidates)
+    fitting: list[int] = []
     while low < high:
         middle = (low + high) // 2
-        if search.peak(middle) <= budget:
+        if search.fits(middle, budget):
+            fitting.append(middle)
             high = middle
         else:
             low = middle + 1
-    if all(run.plan.peak_bytes > budget for run in search.runs.values()):
-        for number in search.frugal():
-            search.peak(number)
-    fitting = [n for n in search.runs if search.peak(n) <= budget]
+    if not fitting:
+        # A refusal says what would do: these are compiled even where the estimate is hopeless.
+        frugal = [n for n in search.frugal() if search.needs_enough(n)]
+        fitting = [n for n in frugal if search.fits(n, budget)]
     if fitting:
         return max(fitting, key=lambda n: (search.peak(n), -n))
-    plan = min((run.plan for run in search.runs.values()), key=lambda plan: plan.peak_bytes)
+    plans = [run.plan for n, run in search.runs.items() if search.needs_enough(n)]
+    plan = min(plans, key=lambda plan: plan.peak_bytes)
     raise BudgetError(budget, plan.peak_bytes, largest(plan))
 
 
@@ -150,9 +158,9 @@ def pareto(function: Function, options: Options) -> list[Point]:
     search = _Search(function, options)
     points: list[Point] = []
     for number, candidate in enumerate(search.candidates):
-        search.peak(number)
-        plan, gap = search.runs[number].plan, search.gap(number)
-        points.append(Point(candidate.policy, plan.peak_bytes, plan.arena_bytes, gap.work, gap))
+        if search.needs_enough(number):
+            plan, gap = search.runs[number].plan, search.gap(number)
+            points.append(Point(candidate.policy, plan.peak_bytes, plan.arena_bytes, gap.work, gap))
         # Plans of large programs are large, and only figures are handed out.
         if number:
             del search.runs[number]
@@ -204,6 +212,22 @@ class _Search:
         """The numbers of those that keep least by the estimate."""
         found = self.candidates
         return sorted(range(len(found)), key=lambda n: found[n].keeps)[:_OFFERED]
+
+    def fits(self, number: int, budget: int) -> bool:
+        """Whether a policy keeps ``budget``; compiles it unless the estimate rules that out."""
+        plain = self.runs[0].plan
+        room = budget - (plain.peak_bytes - plain.arena_bytes)
+        if self._least(number) > room:
+            return False
+        return self.peak(number) <= budget and self.needs_enough(number)
+
+    def needs_enough(self, number: int) -> bool:
+        """Whether the estimate of a policy would not rule it out for its own peak; compiles it."""
+        self.peak(number)
+        return self._least(number) <= self.runs[number].plan.arena_bytes
+
+    def _least(self, number: int) -> float:
+        return _HOPELESS * self.candidates[number].keeps if number else 0.0
 
     def peak(self, number: int) -> int:
         """The peak of a policy; compiles it if that has not happened."""

@@ -30,7 +30,7 @@ from gradc.passes.rewrite import Scan
 
 FREE = ("constant", "iota", "broadcast", "reshape", "transpose", "slice", "reverse")
 # Policies that are handed on at most.
-MOST = 31
+MOST = 15
 # Cuts are looked for at this many places of a program, evenly by bytes.
 _PLACES = 160
 # Shares of the stretches that are wrapped, those that keep most per op first.
@@ -123,7 +123,7 @@ def _front(found: Sequence[Candidate]) -> list[Candidate]:
 
 def _thinned(front: list[Candidate]) -> list[Candidate]:
     """At most ``MOST`` besides the first, those left out that save little over the one before; the last stays."""
-    ratio = 1.0
+    ratio = 0.98
     while True:
         chosen = front[:1]
         for candidate in front[1:-1]:
@@ -275,15 +275,14 @@ class Estimate:
 
     def _held(self, start: int, end: int, stretches: Sequence[Stretch]) -> int:
         """Bytes held at most while the ops from ``start`` to ``end`` are reversed, what entered them left out."""
-        if not stretches:
-            return self.total[end] - self.total[start]
-        # What follows the last stretch is reversed, and forgotten, before any stretch is computed again.
-        tail = self.total[end] - self.total[stretches[-1].end]
-        inside = sum(self.total[s.end] - self.total[s.start] for s in stretches)
-        entering = sum(self.alive[s.start] for s in stretches if s.start != start)
-        loose = self.total[end] - self.total[start] - inside - tail
-        most = max(self._held(s.start, s.end, s.inner) for s in stretches)
-        return loose + entering + max(tail, most)
+        # Last things first: what follows a stretch is forgotten, its start state too, before it is computed again.
+        reached, before, most = start, 0, 0
+        for stretch in stretches:
+            before += self.total[stretch.start] - self.total[reached]
+            before += self.alive[stretch.start] if stretch.start != start else 0
+            most = max(most, before + self._held(stretch.start, stretch.end, stretch.inner))
+            reached = stretch.end
+        return max(most, before + self.total[end] - self.total[reached])
 
     def repeats(self, stretches: Sequence[tuple[int, int]]) -> int:
         """The work done again: each op once for every stretch it lies in."""

@@ -275,7 +275,7 @@ def test_the_pipeline_runs_a_bounded_number_of_times(monkeypatch: pytest.MonkeyP
     asked = remembered(monkeypatch)
     points = pareto(f, options)
     count = len(candidates(f, gradient(trained(f))))
-    assert 12 < count <= MOST + 1 and len(asked) == count + 1
+    assert 8 < count <= MOST + 1 and len(asked) == count + 1
     for point in points:
         asked.clear()
         assert run_within(f, options, point.peak_bytes).plan.peak_bytes <= point.peak_bytes
