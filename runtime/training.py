@@ -12,6 +12,7 @@ Non-goals: the command line and what it prints (``runtime.commands.train``).
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -33,7 +34,7 @@ from gradc.runtime.arrays import Array
 from gradc.runtime.batches import Samples, permutation
 from gradc.runtime.checkpoint import Checkpoint
 from gradc.runtime.console import finite
-from gradc.runtime.data import fail, make_folder, save_safetensors, write_atomically
+from gradc.runtime.data import fail, make_folder, save_safetensors, write_atomically, write_text
 from gradc.runtime.model import Model
 from gradc.runtime.step import TrainState, TrainStep
 
@@ -132,6 +133,27 @@ class Run:
             self._last_step = TrainStep(self.model, recipe, self.step.options)
         return self._last_step
 
+    @contextmanager
+    def alone(self, makes: bool) -> Iterator[None]:
+        """Holds the folder, made first where ``makes`` says so, against other processes that train.
+
+        Raises:
+            DiagnosticError: GC0804 if one is at work in it, GC0573 if the folder cannot be made.
+        """
+        if makes:
+            make_folder(self.folder)
+        handle = os.open(self.folder, os.O_RDONLY) if self.folder.is_dir() else None
+        try:
+            if handle is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            help = "wait for it, or give another folder"
+            raise fail("GC0804", f"a process is training in `{self.folder}`", help) from None
+        finally:
+            if handle is not None:
+                os.close(handle)
+
     def begin(self) -> None:
         """Fresh parameters in an empty folder. Raises DiagnosticError GC0804 if it holds a run already."""
         if (self.folder / RUN_FILE).exists():
@@ -139,7 +161,7 @@ class Run:
             raise fail("GC0804", f"`{self.folder}` already holds a run", help)
         make_folder(self.folder)
         self.state = self.step.init(self.model.init(self.settings.seed))
-        (self.folder / METRICS_FILE).write_text("", encoding="utf-8")
+        write_text(self.folder / METRICS_FILE, "")
         self._write_settings()
         self.save()
 

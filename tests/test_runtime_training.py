@@ -6,7 +6,9 @@ and the metrics are those of a run that was left alone, bit for bit.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import signal
 import subprocess
@@ -436,3 +438,23 @@ def test_killed_at_random_moments_a_run_ends_as_if_left_alone(
 def _whole_lines(out: Path) -> list[dict[str, Any]]:
     text = (out / "metrics.jsonl").read_text()
     return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def test_a_folder_in_which_another_process_trains(tmp_path: Path) -> None:
+    """Resuming a run that is still going would sweep its files away under it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    (tmp_path / "m.grad").write_text("dim B\nmodel m(x: float[B, 2]) -> float { return mean(x) }\n")
+    np.savez(tmp_path / "d.npz", x=np.zeros((4, 2), np.float32))
+    flags = ("--data", tmp_path / "d.npz", "--optimizer", "sgd(lr=0.1)", "--out", folder)
+    try:
+        more: tuple[str, ...]
+        for more in ((), ("--resume",)):
+            done = gradc("train", tmp_path / "m.grad", *flags, *more)
+            assert done.status == 1
+            assert "GC0804" in done.err and "a process is training" in done.err
+    finally:
+        os.close(handle)
+    assert list(folder.iterdir()) == []

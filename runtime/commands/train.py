@@ -53,6 +53,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Trains, prints a line per epoch, and a summary."""
     training = _prepare(options)
     training.prepare()
+    with training.alone(makes=not options.resume):
+        return _train(training, options, console)
+
+
+def _train(training: Run, options: argparse.Namespace, console: Console) -> int:
     if options.resume:
         console.findings(training.resume(), training.model.program.report.sources)
     else:
