@@ -241,7 +241,8 @@ _TRAINING = (
     Code(
         "GC0804",
         "a folder that holds a run already",
-        "A run is not overwritten. Give another folder, or `--resume` to go on with this one.",
+        "A run is not overwritten. Give another folder, or `--resume` to go on with this one. While a\n"
+        "process trains in a folder, no other may, resuming included.",
     ),
     Code(
         "GC0805",
