@@ -18,7 +18,8 @@ from gradc.ir.render import render_all
 from gradc.runtime.commands.flags import add_data, add_model
 from gradc.runtime.console import Console
 
-_CODE = re.compile(r"[A-Za-z]{2}[0-9]{1,6}")
+# One slipped letter still makes a code: a program has a dot or a slash in its name.
+_CODE = re.compile(r"[A-Za-z]{2}[0-9]{1,6}|[Gg][Cc][0-9A-Za-z]{4}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
