@@ -11,7 +11,7 @@ and the parts' pullbacks are seeded with dh/dS_j. Where dh/dS_j needs sums that 
 tokens that count, say), a first loop over the parts computes just those. This is why ragged token counts are exact,
 where the mean of means is not (huggingface/transformers #34191).
 
-Random draws: part i uses the counter ``step * parts + i``.
+Random draws are those of the whole batch: a part draws its own rows of them (``accumulate_draws``).
 
 Invariants: loops stay rolled (``scan``), so code size does not depend on ``parts``. Non-goals: clipping, updates.
 """
@@ -22,10 +22,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradc.ir.builder import Builder
-from gradc.ir.core import Block, DType, Function, Op, Role, Slot, TensorType, Value
+from gradc.ir.core import Block, Function, Op, Role, Slot, TensorType, Value
 from gradc.ir.diagnostics import DiagnosticError, error
 from gradc.ir.inline import inline_function
-from gradc.passes.accumulate_batch import Samples, separate, with_constants_of
+from gradc.passes.accumulate_batch import Samples, as_part_of, separate
+from gradc.passes.accumulate_draws import KEY, keys_of_parts, numbered
 from gradc.passes.dce import dce
 from gradc.passes.differentiate import value_and_grad, vjp
 from gradc.passes.rewrite import copy_ops, renamed
@@ -70,7 +71,7 @@ def accumulate(
 def _cut(big: Function, micro: Function, samples: Samples) -> _Parts:
     names = tuple(f"sum{i}" for i in range(len(samples.sums)))
     corrected = [
-        with_constants_of(large, small)
+        as_part_of(large, small)
         for large, small in zip(big.block.body, micro.block.body, strict=True)
     ]
     inner_ops = [op for op in corrected if not any(v in samples.reduced for v in op.operands)]
@@ -83,7 +84,18 @@ def _cut(big: Function, micro: Function, samples: Samples) -> _Parts:
     slots = [Slot(name, Role.OUTPUT) for name in names]
     slots += [micro.results[n] for n, _ in per_sample]
     inner = _closed(f"{big.name}_part", micro, inner_ops, outputs, slots)
+    rng = _random_state(micro)
+    if rng is not None:
+        inner = numbered(inner, rng)
     return _Parts(inner, _outer(big, micro, samples, names), names, per_sample)
+
+
+def _random_state(function: Function) -> str | None:
+    """The name of the key that ``function`` draws with."""
+    for slot, value in zip(function.parameters, function.block.parameters, strict=True):
+        if slot.role is Role.STATE and value.type == KEY:
+            return slot.name
+    return None
 
 
 def _closed(
@@ -156,13 +168,11 @@ class _Composer:
         self.is_seeded = is_seeded
         self.b = Builder()
         self.values: dict[str, Value] = {}
-        self.rng: str | None = None
+        self.rng = _random_state(micro)
 
     def compose(self) -> Function:
         for slot, value in zip(self.big.parameters, self.big.block.parameters, strict=True):
             self.values[slot.name] = self.b.parameter(value.type, slot.name)
-            if slot.role is Role.STATE and value.type == TensorType((2,), DType.U32):
-                self.rng = slot.name
         self.seed = self._declare_seed()
         early = self._early_sums()
         seeds = self._seeds(early)
@@ -261,35 +271,36 @@ class _Composer:
             for slot, value in zip(body.parameters, body.block.parameters, strict=True)
             if not self._is_cut(slot)
         ]
-        region, has_counter = self._region(body, carried, inputs, constants, stacked)
+        region = self._region(body, carried, inputs, constants, stacked)
         zeros = [self.b.constant(0, v.type.dtype, v.type.shape) for _, v in carried]
-        counter = [self._first_key()] if has_counter else []
         cut = [self._cut_input(slot.name, value.type) for slot, value in inputs]
         given = [self._constant(slot, seeds) for slot, _ in constants]
         attributes = {
             "trips": self.count,
-            "carried": len(carried) + len(counter),
+            "carried": len(carried),
             "stacked": len(cut),
             "reverse": False,
             "truncate": 0,
             "saves_memory": True,
         }
-        found = self.b.emit(
-            "scan", *zeros, *counter, *cut, *given, regions=(region,), hint="", **attributes
-        )
+        found = self.b.emit("scan", *zeros, *cut, *given, regions=(region,), hint="", **attributes)
         totals = dict(zip([slot for slot, _ in carried], found, strict=False))
         return (
             {s.name: v for s, v in totals.items() if s.role is not Role.COTANGENT},
             {s.name: v for s, v in totals.items() if s.role is Role.COTANGENT},
-            list(found[len(carried) + len(counter) :]),
+            list(found[len(carried) :]),
         )
 
     def _is_cut(self, slot: Slot) -> bool:
+        if slot.name == self.rng:
+            return True
         return slot.role is Role.INPUT and self.micro.parameter(slot.name) in self.samples.axis
 
     def _cut_input(self, name: str, part: TensorType) -> Value:
-        """[B, ...] as [parts, B / parts, ...], the batch axis first."""
+        """[B, ...] as [parts, B / parts, ...], the batch axis first; a key for each part."""
         value = self.values[name]
+        if name == self.rng:
+            return keys_of_parts(self.b, value, self.count)
         axis = self.samples.axis[self.micro.parameter(name)]
         shape = part.static_shape
         split = (*shape[:axis], self.count, *shape[axis:])
@@ -302,16 +313,6 @@ class _Composer:
     def _constant(self, slot: Slot, seeds: Mapping[str, Value]) -> Value:
         return seeds[slot.name] if slot.role is Role.SEED else self.values[slot.name]
 
-    def _first_key(self) -> Value:
-        """(seed, step * parts): part i adds i to the step."""
-        assert self.rng is not None
-        key = self.values[self.rng]
-        factor = self.b.one("iota", axis=0, dtype=DType.U32, shape=(2,))
-        most = self.b.constant(self.count - 1, DType.U32, (2,))
-        one = self.b.constant(1, DType.U32, (2,))
-        scale = self.b.one("add", one, self.b.one("mul", factor, most))
-        return self.b.one("mul", key, scale)
-
     def _region(
         self,
         body: Function,
@@ -319,26 +320,18 @@ class _Composer:
         inputs: Sequence[tuple[Slot, Value]],
         constants: Sequence[tuple[Slot, Value]],
         stacked: Sequence[Value],
-    ) -> tuple[Block, bool]:
+    ) -> Block:
         """The loop's body: run one part, add to the totals, hand on per-sample outputs."""
         b = Builder()
         totals = [b.parameter(v.type) for _, v in carried]
-        has_counter = any(slot.name == self.rng for slot, _ in constants)
-        key = b.parameter(TensorType((2,), DType.U32), "key") if has_counter else None
-        operands: dict[Value, Value] = {v: b.parameter(v.type, s.name) for s, v in inputs}
-        for slot, value in constants:
-            passed = b.parameter(value.type, slot.name)
-            operands[value] = key if key is not None and slot.name == self.rng else passed
+        given = [*inputs, *constants]
+        operands = {value: b.parameter(value.type, slot.name) for slot, value in given}
         mapping = {v: operands[v] for v in body.block.parameters}
         b.ops += copy_ops(body.block.body, mapping)
         sums = [
             b.one("add", total, mapping[v]) for total, (_, v) in zip(totals, carried, strict=True)
         ]
-        following = []
-        if key is not None:
-            step = b.one("iota", axis=0, dtype=DType.U32, shape=(2,))
-            following = [b.one("add", key, step)]
-        return b.block([*sums, *following, *(mapping[v] for v in stacked)]), has_counter
+        return b.block([*sums, *(mapping[v] for v in stacked)])
 
     # After the loop.
 

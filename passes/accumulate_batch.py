@@ -163,16 +163,20 @@ def separate(big: Function, micro: Function, parts: int) -> Samples:
     return _Analysis(big, micro, parts).run()
 
 
-def with_constants_of(large: Op, small: Op) -> Op:
-    """``small`` with the numbers of ``large``, in its regions too: a literal such as 1/B means the whole batch."""
+def as_part_of(large: Op, small: Op) -> Op:
+    """``small`` as what ``large`` does on a part of its samples, in its regions too.
+
+    A literal such as 1/B means the whole batch, and random draws are those of the whole.
+    """
     attributes = small.attributes
     if small.name == "constant":
         attributes = {**attributes, "value": large.attributes["value"]}
+    if small.name == "random_bits" and large.attributes["shape"] != small.attributes["shape"]:
+        sizes = zip(large.result.type.shape, small.result.type.shape, strict=True)
+        axis = next(i for i, (n, m) in enumerate(sizes) if n != m)
+        attributes = {**attributes, "whole": large.attributes["shape"], "axis": axis}
     regions = tuple(
-        Block(
-            region.parameters,
-            tuple(map(with_constants_of, big_region.ops, region.ops)),
-        )
+        Block(region.parameters, tuple(map(as_part_of, big_region.ops, region.ops)))
         for big_region, region in zip(large.regions, small.regions, strict=True)
     )
     return replace(small, attributes=attributes, regions=regions)

@@ -195,3 +195,45 @@ def test_a_batch_that_cannot_be_cut_evenly_is_refused() -> None:
     state = step.init(net.init(0))
     with pytest.raises(DiagnosticError, match="cannot be cut into 5 equal parts"):
         step(state, x=np.zeros((12, 5), np.float32), y=np.zeros(12, np.int32))
+
+
+DRAWN = """
+dim B, T = 3, D = 5
+layer part(D) {
+    use f = dense(D, D)
+    apply(h: float[B, D]) -> float[B, D] { return h + dropout(tanh(f(dropout(h, 0.2))), 0.4) }
+}
+model m(x: float[B, D], xs: float[T, B, D]) -> float {
+    param g: float[D] ~ ones
+    use parts = part(D) * 2
+    h = x * dropout(g, 0.5)
+    for p in parts { checkpoint { h = p(h) } }
+    scan row in xs carry h = h {
+        h = tanh(h + dropout(row, 0.3))
+        scan t in iota(2) carry h = h { h = dropout(h, 0.1) + row }
+    }
+    z = dropout(transpose(h, [1, 0]), 0.2)
+    output z
+    return mean(z^2)
+}
+"""
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_draw_what_the_whole_batch_draws(parts: int) -> None:
+    """Dropout of inputs, parameters, in checkpoints, loops, loops in loops, and with the batch on another axis."""
+    rng = np.random.default_rng(4)
+    x, xs = rng.normal(size=(8, 5)), rng.normal(size=(3, 8, 5))
+    found = []
+    for count in (1, parts):
+        net = loads(DRAWN, precision="f64")
+        step = net.train_step("gd(lr=0.2)", accumulate=count)
+        state = step.init(net.init(2))
+        for _ in range(3):
+            loss, state = step(state, x=x, xs=xs)
+        found.append((float(loss), {**state.params, "z": state.metrics["z"]}))
+    (loss, params), (cut_loss, cut_params) = found
+    assert abs(loss - cut_loss) < 1e-12
+    assert (params["z"] == 0).any()
+    for name, value in params.items():
+        np.testing.assert_allclose(cut_params[name], value, rtol=1e-11, atol=1e-12)

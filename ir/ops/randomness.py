@@ -5,16 +5,21 @@ Random123 (``kat_vectors``). Element i of ``random_bits(key) {stream}`` is the f
 threefry(key, counter = (i, stream)): it depends on nothing but key, stream and position, so drawing again when
 an op is recomputed, on another thread or on another machine gives the same bits. The stream is an attribute, or
 a second operand u32[]: fusion makes it one, so that layers that differ in nothing else share their kernels.
+
+A part of a larger draw: with a key u32[3], whose last word numbers the part, ``{whole, axis}`` say of what shape the draw
+is a part, cut along which axis; i is then the position in the whole. So a batch cut into parts draws what it would
+have drawn in one. Without these attributes the third word is not used.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradc.ir.attributes import get_dims, get_int
 from gradc.ir.core import Attrs, DType, Op, TensorType
-from gradc.ir.dims import product
+from gradc.ir.dims import Dim, product
 from gradc.ir.loops import Affine, Scalar, row_major_offset
 from gradc.ir.registry import (
     Access,
@@ -57,8 +62,9 @@ def threefry2x32(k: Any, key: tuple[Any, Any], counter: tuple[Any, Any]) -> tupl
 
 def _infer(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
     shown = ", ".join(str(t) for t in types)
-    if not types or types[0] != TensorType((2,), DType.U32) or len(types) > 2:
-        raise TypeRuleError(f"random_bits: takes a key u32[2], not ({shown})")
+    keys = (TensorType((2,), DType.U32), TensorType((3,), DType.U32))
+    if not types or types[0] not in keys or len(types) > 2:
+        raise TypeRuleError(f"random_bits: takes a key u32[2] or u32[3], not ({shown})")
     if len(types) == 2 and types[1] != TensorType((), DType.U32):
         raise TypeRuleError(f"random_bits: takes a stream u32[] after the key, not ({shown})")
     if len(types) == 2 and "stream" in attributes:
@@ -67,23 +73,57 @@ def _infer(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, 
         raise TypeRuleError("random_bits: stream must be a u32")
     shape = get_dims(attributes, "shape")
     size = product(shape)
+    if "whole" in attributes or "axis" in attributes:
+        size = product(_checked_whole(types[0], shape, attributes))
     if isinstance(size, int) and size > _U32:
         raise TypeRuleError(f"random_bits: {TensorType(shape, DType.U32)} is larger than a stream")
     return (TensorType(shape, DType.U32),)
 
 
+def _checked_whole(key: TensorType, shape: Sequence[Dim], attributes: Attrs) -> tuple[Dim, ...]:
+    """The shape of which ``shape`` is a part. Raises TypeRuleError if it cannot be."""
+    whole, axis = get_dims(attributes, "whole"), get_int(attributes, "axis")
+    if key.shape != (3,):
+        raise TypeRuleError("random_bits: a part has its number in a key u32[3]")
+    others = [(d, i) for i, d in enumerate(shape) if i != axis]
+    if not 0 <= axis < len(shape) or others != [(d, i) for i, d in enumerate(whole) if i != axis]:
+        raise TypeRuleError(f"random_bits: {shape} is not a part of {whole} along axis {axis}")
+    return whole
+
+
+def _whole(op: Op) -> tuple[tuple[int, ...], int]:
+    """The shape in which positions count, and how many elements one part is further than the one before."""
+    shape = op.result.type.static_shape
+    if "whole" not in op.attributes:
+        return shape, 0
+    axis = get_int(op.attributes, "axis")
+    whole = tuple(d for d in get_dims(op.attributes, "whole") if isinstance(d, int))
+    return whole, shape[axis] * math.prod(whole[axis + 1 :])
+
+
 def _evaluate(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
     shape = op.result.type.static_shape
-    size = op.result.type.nbytes // op.result.type.dtype.itemsize
+    whole, further = _whole(op)
     k = arrays.at(DType.U32)
-    position = arrays.reshape(arrays.iota(0, (size,), DType.U32), shape)
     key = (arrays.row(operands[0], 0), arrays.row(operands[0], 1))
+    if not further:
+        size = op.result.type.nbytes // op.result.type.dtype.itemsize
+        position = arrays.reshape(arrays.iota(0, (size,), DType.U32), shape)
+    else:
+        position = k.mul(arrays.row(operands[0], 2), k.const(further, DType.U32))
+        for axis in range(len(shape)):
+            stride = k.const(math.prod(whole[axis + 1 :]), DType.U32)
+            position = k.add(k.mul(arrays.iota(axis, shape, DType.U32), stride), position)
     stream = operands[1] if len(operands) == 2 else k.const(get_int(op.attributes, "stream"))
     return (threefry2x32(k, key, (position, stream))[0],)
 
 
 def _element(k: IndexAlgebra, op: Op, index: Sequence[Affine], read: Read) -> Scalar:
-    position = k.number(row_major_offset(index, op.result.type.static_shape), DType.U32)
+    whole, further = _whole(op)
+    position = k.number(row_major_offset(index, whole), DType.U32)
+    if further:
+        start = k.mul(read(0, [Affine(2)]), k.const(further, DType.U32))
+        position = k.add(position, start)
     key = (read(0, [Affine(0)]), read(0, [Affine(1)]))
     stream: Scalar
     if len(op.operands) == 2:
@@ -110,6 +150,11 @@ register(
                 (TensorType((2,), DType.U32), TensorType((), DType.U32)),
                 {"shape": (2, 3)},
                 ((0.0, 4e9), (0.0, 4e9)),
+            ),
+            Sample(
+                (TensorType((3,), DType.U32),),
+                {"stream": 3, "shape": (2, 2, 3), "whole": (2, 8, 3), "axis": 1},
+                ((0.0, 3.0),),
             ),
         ),
     )
