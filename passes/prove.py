@@ -7,7 +7,7 @@ Non-goals: single methods (the other ``prove_`` modules), where programs come fr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -78,11 +78,11 @@ def prove(subject: Subject, seed: int, points: int | None = None) -> Found:
         terms = Terms.of(subject)
     with found.timed("rules"):
         rules = rule_verdicts(subject)
-    with found.timed("gradients"):
-        found.verdicts += gradient_verdicts(subject, terms, rules, seed, count)
-    found.verdicts += rules.values()
     with found.timed("pullbacks"):
-        found.verdicts += pullback_verdicts(subject.probe.source)
+        pullbacks = pullback_verdicts(subject.probe.source)
+    with found.timed("gradients"):
+        found.verdicts += gradient_verdicts(subject, terms, rules, pullbacks, seed, count)
+    found.verdicts += [*rules.values(), *pullbacks]
     with found.timed("passes"):
         found.verdicts += pass_verdicts(subject, terms, seed, min(count, MOST_OF_PASSES))
     with found.timed("kernels"):
@@ -159,14 +159,18 @@ def has_window(function: Function) -> bool:
 
 
 def gradient_verdicts(
-    subject: Subject, terms: Terms, rules: Mapping[str, Verdict], seed: int, points: int
+    subject: Subject,
+    terms: Terms,
+    rules: Mapping[str, Verdict],
+    pullbacks: Sequence[Verdict],
+    seed: int,
+    points: int,
 ) -> list[Verdict]:
     """One verdict per parameter: by composition of the rules, and at random points as well."""
     source, gradient = subject.probe.source, _function(subject.probe, "differentiate")
     slots = {slot.name: slot for slot in source.parameters}
     start = time.perf_counter()
     is_cut = has_window(source)
-    has_custom = any(op.name == "custom" for op in walk(source.block))
     if is_cut:
         tested = Tested(dict.fromkeys(subject.wrt, True), True, 0)
     else:
@@ -178,8 +182,16 @@ def gradient_verdicts(
     found = []
     for name in tested.agrees:
         slot = slots[name]
-        if tested.agrees[name] and terms.composed.get(name) and not has_custom:
-            found.append(_composed_verdict(slot, premises, asked, tested, is_cut, each))
+        agrees, seen = tested.agrees[name], f"also at {tested.points} points modulo {PRIME}"
+        if not agrees and terms.composed.get(name) and not pullbacks:
+            # Rules may rest on laws of exp and log that the field's oracles do not know.
+            outcome = decide_gradient(source, gradient, name)
+            agrees, seen = outcome.status is Status.AGREES, f"also {outcome.detail}{subject.at()}"
+        trust = _trust(agrees, is_cut, pullbacks)
+        if terms.composed.get(name) and trust is not None:
+            status = weakest([premises, trust])
+            note = "" if is_cut else seen
+            found.append(_composed_verdict(slot, status, asked, note, is_cut, each))
         elif is_cut:
             found.append(_undecided("parameter", name, "a loop cuts its derivative"))
         else:
@@ -187,15 +199,30 @@ def gradient_verdicts(
     return found
 
 
+def _trust(agrees: bool, is_cut: bool, pullbacks: Sequence[Verdict]) -> Status | None:
+    """The status that the user's pullbacks lend a composed gradient; None if composition decides nothing.
+
+    Where the gradient differs from dual numbers, only an asserted pullback excuses it (straight-through estimators).
+    """
+    status = weakest([v.status for v in pullbacks])
+    if status is Status.REFUTED or not (agrees or status is Status.ASSERTED):
+        return None
+    if agrees and not is_cut and status is Status.ASSERTED:
+        return Status.PROBABLE
+    return status
+
+
 def _composed_verdict(
-    slot: Slot, premises: Status, rules: Mapping[str, Verdict], tested: Tested, is_cut: bool,
+    slot: Slot, premises: Status, rules: Mapping[str, Verdict], note: str, is_cut: bool,
     seconds: float,
 ) -> Verdict:  # fmt: skip
     general = sum(v.status is Status.PROVED_ALL for v in rules.values())
     detail = f"each use once; {general} of {len(rules)} rules for all shapes"
-    if tested.points:
-        detail += f"; also at {tested.points} points modulo {PRIME}"
+    if note:
+        detail += f"; {note}"
     assumed = [OFF_KINKS, DENOMINATORS]
+    if premises is Status.ASSERTED:
+        detail += "; the user's pullbacks are taken at their word"
     if is_cut:
         assumed.append("loops let no derivative through where `truncate` says so")
     return Verdict(

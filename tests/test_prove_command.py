@@ -39,6 +39,9 @@ model net(x: float[D]) -> float {
 """
 
 
+PROOFS = (Status.PROVED_ALL, Status.PROVED_SHAPE, Status.PROVED_BOUND)
+
+
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
     path = tmp_path / "net.grad"
@@ -166,3 +169,48 @@ def test_errors_of_the_machine_code_are_a_few_ulps(program: Path) -> None:
         assert row.of_largest < 16
         assert row.differences < 1e-6
         assert row.dot < 1e-4
+
+
+THROUGH = """dim D = 3
+fn through(x: float[D]) -> float[D] {
+    return round(x)
+    pullback(ct) { return ct }
+}
+model net(x: float[D]) -> float {
+    param w: float[D] ~ normal(1)
+    param v: float[D] ~ normal(1)
+    return sum(through(x * w) * v)
+}
+"""
+
+
+def test_a_straight_through_estimator_is_asserted() -> None:
+    """Its gradient is not the derivative, and nobody is told that it is; the other parameter is not blamed."""
+    report = loads(THROUGH).verify()
+    found = {v.subject: v.status for v in report.of("parameter")}
+    assert found == {"w": Status.ASSERTED, "v": Status.PROBABLE}
+    assert [v.status for v in report.of("pullback")] == [Status.ASSERTED]
+    assert report.ok
+
+
+LAYERS = {
+    "dense": "use f = dense(D, 3)\nreturn mean(f(x)^2)",
+    "norms": "use a = layernorm(D)\nuse b = rmsnorm(D)\nuse c = batchnorm(D)\nreturn mean(c(b(a(x)))^2)",
+    "softmax": "param w: float[D] ~ normal(1)\nreturn mean(softmax(x * w)^2) + mean(log_softmax(x + w))",
+    "spread": "param w: float[D] ~ normal(1)\nreturn std(x * w) + var(x + w) + mean(logsumexp(x * w))",
+    "curves": "param w: float[D] ~ normal(1)\ny = x * w\nreturn mean(gelu(y) + silu(y) + softplus(y) + sigmoid(y))",
+    "losses": (
+        "param w: float[D] ~ normal(1)\ny = x * w\n"
+        "return mean(binary_cross_entropy_logits(y, x)) + mse(y, x)"
+    ),
+    "powers": "param w: float[D] ~ normal(1)\ny = x * w\nreturn mean(sqrt(1 + y^2) + abs(y) + y^3 + log(1 + y^2))",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_no_function_of_the_library_is_undecided(name: str) -> None:
+    text = f"dim B, D = 4\nmodel net(x: float[B, D]) -> float {{\n{LAYERS[name]}\n}}\n"
+    report = loads(text).verify()
+    assert report.ok
+    assert all(v.status.is_proof for v in report.of("parameter"))
+    assert all(v.status in (*PROOFS, Status.PROBABLE) for v in report.verdicts)
