@@ -15,7 +15,7 @@ from gradc.runtime.commands.flags import add_model
 from gradc.runtime.compile import compile_options, machine_warnings, quoting
 from gradc.runtime.compiled import pure
 from gradc.runtime.console import Console
-from gradc.runtime.data import write_text
+from gradc.runtime.data import fail, write_text
 from gradc.runtime.memory import Choice, MemoryPlan, choices, plan_memory
 from gradc.runtime.memory_chart import choices_svg
 from gradc.runtime.model import Model
@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Plans without running anything. Status 3 if the checker finds a fault."""
+    if options.pareto and (options.budget is not None or options.check):
+        flag = "--check" if options.budget is None else "--budget"
+        raise fail("GC0564", f"--pareto covers every budget and checks none: leave out {flag}")
     model = load_model(options)
     chosen = compile_options(budget=options.budget, threads=options.threads)
     console.findings(machine_warnings(chosen.budget), model.program.report.sources)
