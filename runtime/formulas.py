@@ -133,7 +133,7 @@ class _Finder:
         steps = cut(self.function, named)
         for value, op in steps.results:
             name = steps.names[value]
-            if len(self.names) < _MOST_NAMES and (
+            if len(self.names) < _MOST_NAMES + len(self.parameters) and (
                 not is_made_up(name) or _is_layer(op, steps, self.function)
             ):
                 self.names[value] = name

@@ -23,8 +23,9 @@ from gradc.codegen.symbolic.index_terms import Index, Lookup, Poly
 from gradc.ir.attributes import get_pairs
 from gradc.ir.core import DType, Op, Value
 
-_BUDGET = 4000
+_BUDGET = 1500
 _MOST_TERMS = 48
+_MOST_SIZE = 90
 _FRESH = count(1)
 _COMPARISONS: Final = ("eq", "ne", "lt", "le", "gt", "ge")
 _LIBRARY: Final = "stdlib/"
@@ -83,7 +84,7 @@ class Reader:
             found = rule(self, op, at) if rule is not None else self._applied(op, at)
         except (_Opaque, ZeroDivisionError, OverflowError):
             return self._named(value, self._display(op), at)
-        if len(found) > _MOST_TERMS:
+        if len(found) > _MOST_TERMS or it.size_of(found) > _MOST_SIZE:
             return self._named(value, self._display(op), at)
         return found
 

@@ -20,6 +20,7 @@ from gradc.codegen.symbolic.index_terms import Base, Factors, Index, Poly, Term
 
 _MOST_STATES = 120
 _MOST_SIZE = 400
+_LONG = 36
 _ONE = Fraction(1)
 
 Rewrite: TypeAlias = Callable[[Term], Poly | None]
@@ -42,6 +43,10 @@ class Folder:
     targets: Collection[str] = ()
     assumptions: dict[str, None] = field(default_factory=dict)
     most_states: int = _MOST_STATES
+    _rewrites: list[tuple[set[str], list[Rewrite]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rewrites = [(_names(d.poly), list(_readings(d))) for d in self.definitions]
 
     def shortest(self, poly: Poly) -> Poly:
         """An equal polynomial that is as short as a bounded search finds."""
@@ -49,7 +54,9 @@ class Folder:
         best, best_size = start, it.size_of(start)
         seen: dict[Poly, frozenset[str]] = {start: frozenset()}
         frontier = [(best_size, 0, start)]
-        while frontier and len(seen) < self.most_states:
+        # Long formulas are searched less: each step costs more, and short forms of them are rare.
+        most = self.most_states if best_size <= _LONG else self.most_states // 8
+        while frontier and len(seen) < most:
             frontier.sort(key=lambda item: item[:2])
             _, _, here = frontier.pop(0)
             for moved, presumed in self._moves(here):
@@ -66,9 +73,11 @@ class Folder:
 
     def _moves(self, poly: Poly) -> Iterator[tuple[Poly, frozenset[str]]]:
         nothing: frozenset[str] = frozenset()
-        for definition in self.definitions:
-            for rewrite in _readings(definition):
-                yield _everywhere(poly, rewrite), nothing
+        mentioned = _names(poly)
+        for names, rewrites in self._rewrites:
+            if names <= mentioned:
+                for rewrite in rewrites:
+                    yield _everywhere(poly, rewrite), nothing
         yield _everywhere(poly, _softmax), nothing
         for name in self.targets:
             text = f"the targets {name} sum to 1 over the classes"
@@ -81,6 +90,21 @@ class Folder:
                     yield it.plus(rest, _multiplied_out(term, base)), nothing
         if len(poly) > 1:
             yield (it.as_term(poly),), nothing
+
+
+def _names(item: object) -> set[str]:
+    """The arrays that a formula mentions."""
+    found: set[str] = set()
+    pending: list[object] = [item]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, tuple):
+            pending += part
+        elif isinstance(part, it.Ref):
+            found.add(part.name)
+        elif is_dataclass(part):
+            pending += [getattr(part, f.name) for f in fields(part)]
+    return found
 
 
 def _multiplied_out(term: Term, group: it.Group) -> Poly:

@@ -372,8 +372,8 @@ def _ml(node: Notation) -> str:
             under = _ml_row("<mo>,</mo>".join(f"<mi>{escape(x)}</mi>" for x in letters))
             return _ml_row(f"<munder><mo>∑</mo>{under}</munder>{_ml_at(body, _PRODUCT)}")
         case Slope(of, by):
-            above, below = (_ml_row(f"<mo>∂</mo>{_ml_name(name)}") for name in (of, by))
-            return f"<mfrac>{above}{below}</mfrac>"
+            parts = (_ml_row(f"<mo>∂</mo>{_ml_name(name)}") for name in (of, by))
+            return f"<mfrac>{''.join(parts)}</mfrac>"
         case Equation(left, right, adds):
             return _ml_row(f"{_ml(left)}<mo>{'+=' if adds else '='}</mo>{_ml(right)}")
 
