@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 PRIMES = (53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103)
 _LONG = 26
-_MOST_NAMES = 60
+_MOST_NAMES = 240
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +204,10 @@ class _Finder:
         inlined: list[Value] = []
         atoms = self._atoms()
         polys = self._polys(atoms)
+        texts = {value: repr(poly) for value, (_, poly) in polys.items()}
         uses = {
-            name: sum(str(repr(poly)).count(f"Ref(name={name!r}") for _, poly in polys.values())
-            for ct, name in atoms.items()
+            name: sum(text.count(f"Ref(name={name!r}") for text in texts.values())
+            for name in atoms.values()
             if name.startswith(COTANGENT)
         }
         for value in list(polys):
@@ -220,8 +221,8 @@ class _Finder:
                     trial,
                     trial.get(self.traced.of[v]) == COTANGENT + self.names[v],
                 )
-                for v, (_, poly) in polys.items()
-                if f"Ref(name={name!r}" in repr(poly) and v is not value and v not in inlined
+                for v, text in texts.items()
+                if f"Ref(name={name!r}" in text and v is not value and v not in inlined
             ]
             if all(it.size_of(poly) <= _LONG for _, poly in changed):
                 inlined.append(value)
