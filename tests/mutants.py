@@ -118,7 +118,7 @@ def _tuple(item: Any) -> tuple[Any, ...]:
 def shift(op: Op, _known: Sequence[Value], rng: random.Random) -> list[Op] | None:
     """Off by one: a slice or a padding moves."""
     by = rng.choice([-1, 1])
-    if op.name == "slice":
+    if op.name == "slice" and op.result.type.rank:
         place = rng.randrange(len(_tuple(op.attributes["start"])))
         moved: dict[str, Any] = {
             key: tuple(
