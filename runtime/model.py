@@ -362,6 +362,7 @@ class Model:
             DiagnosticError: for names and shapes that do not fit.
         """
         from gradc.passes.differentiate_truncate import rewindowed
+        from gradc.runtime.memory import plan_memory
         from gradc.runtime.truncation import Truncation, dropped_terms, windows
 
         names = self.select(wrt)
@@ -374,7 +375,12 @@ class Model:
         _, kept = self.value_and_grad(names)(params, **inputs)
         _, complete = full(params, **inputs)
         dims = self.bind({name: as_array(name, a).shape for name, a in inputs.items()})
-        return Truncation(windows(self.lower(dims).function), dropped_terms(kept, complete))
+        function = self.lower(dims).function
+        peaks = tuple(
+            plan_memory(function, pure(derive), compile_options()).peak_bytes
+            for derive in (whole, self.gradient_of(names))
+        )
+        return Truncation(windows(function), dropped_terms(kept, complete), (peaks[0], peaks[1]))
 
     def verify(self, **options: Any) -> Verified:
         """Every obligation of the compilation of ``value_and_grad``, discharged and reported.

@@ -2,7 +2,8 @@
 
 The gradient of a truncated loop is exact up to its borders; what would have come through them is dropped. The ledger
 sets it beside the gradient of the same program without truncation: for each parameter the L2 norms of the whole
-gradient, of what is kept, and of their difference, which is the dropped terms.
+gradient, of what is kept, and of their difference, which is the dropped terms. ``net.truncation`` also gives the planned
+peaks of both programs: what truncation saves is measured, not assumed.
 
 Non-goals: choosing a window (``gradc diagnose`` tries longer ones where too much is dropped).
 """
@@ -48,10 +49,19 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """Every truncated loop of a model, and what that drops from each gradient."""
+    """Every truncated loop of a model, and what that drops from each gradient.
+
+    ``peaks`` are the peak bytes of the whole and of the kept gradient's Plan, where they were asked for.
+    """
 
     windows: tuple[Window, ...]
     parameters: tuple[Dropped, ...]
+    peaks: tuple[int, int] | None = None
+
+    @property
+    def saved_bytes(self) -> int:
+        """How much lower the planned peak is; 0 where it was not asked for."""
+        return 0 if self.peaks is None else self.peaks[0] - self.peaks[1]
 
     @property
     def share(self) -> float:
@@ -60,7 +70,9 @@ class Truncation:
 
     def to_json(self) -> dict[str, Any]:
         """The ledger for a program to read."""
+        whole, kept = self.peaks or (None, None)
         return {
+            "peak_bytes": {"whole": whole, "kept": kept},
             "loops": [
                 {"line": _line(w.span), "window": w.size, "steps": w.trips} for w in self.windows
             ],
@@ -78,6 +90,9 @@ class Truncation:
             f"{r.name:24} {r.whole:11.4g} {r.kept:11.4g} {r.dropped:11.4g} {r.share:7.1%}"
             for r in self.parameters
         ]
+        if self.peaks is not None:
+            whole, kept = self.peaks
+            lines += ["", f"peak: {whole} bytes whole, {kept} kept: {self.saved_bytes} saved"]
         return "\n".join(lines)
 
 

@@ -95,6 +95,12 @@ def test_w19_the_ledger_of_the_worked_figure() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert "w19.grad:22: truncate 2 of 6 steps" in ledger.report()
     assert ledger.to_json()["loops"][0]["window"] == 2
+    assert ledger.peaks is not None
+    peaks = [
+        load(W19, entry=e, precision="f64").plan().peak_bytes for e in ("recurrent", "windowed")
+    ]
+    assert list(ledger.peaks) == peaks
+    assert f"{peaks[0] - peaks[1]} saved" in ledger.report()
 
 
 def test_a_model_without_truncation_drops_nothing() -> None:
