@@ -5,6 +5,7 @@ do not overlap are therefore two different numbers, which no mismatch in a prime
 functions are oracles that know only some of the laws of exp and log.
 
 Literals mean what ``prove_field`` says they mean: 0.1 is a tenth, a literal within an ulp of sqrt(2/pi) is that number.
+What is no such number is a ball of two ulps, since passes fold constants in floats.
 Comparisons that the balls do not decide raise ``Undecided``: the point is too near a kink.
 Non-goals: speed. Use it at small shapes.
 """
@@ -38,6 +39,7 @@ def _is_same(a: Any, b: Any) -> bool:
 
 def is_disjoint(a: Any, b: Any) -> bool:
     """Whether two balls are certainly two numbers. Raises Undecided for what is no finite number."""
+    a, b = lifted(a), lifted(b)
     if not (a.is_finite() and b.is_finite()):
         raise Undecided
     return not a.overlaps(b)
@@ -45,6 +47,18 @@ def is_disjoint(a: Any, b: Any) -> bool:
 
 def _rational(value: Fraction) -> Any:
     return flint.arb(flint.fmpq(value.numerator, value.denominator))
+
+
+def _rounded(value: float, dtype: DType) -> Any:
+    """A literal that means no simple number may be a folded one: it stands for every number within two ulps."""
+    return flint.arb(value, 2 * abs(value) * ULP[dtype])
+
+
+def lifted(x: Any) -> Any:
+    """A ball: out of an array without axes, or of the integer 0 at which NumPy's sums of objects start."""
+    if isinstance(x, np.ndarray):
+        x = x.item()
+    return flint.arb(x) if isinstance(x, int) else x
 
 
 def exact_literal(value: float, dtype: DType = DType.F64) -> Any:
@@ -56,7 +70,8 @@ def exact_literal(value: float, dtype: DType = DType.F64) -> Any:
         return _rational(decimal)
     form = closed_form(value, ULP[dtype])
     if form is None:
-        return _rational(small_fraction(value, ULP[dtype]) or Fraction(value))
+        near = small_fraction(value, ULP[dtype])
+        return _rounded(value, dtype) if near is None else _rational(near)
     multiple, a, b = form
     root_two, root_pi = flint.arb(2).sqrt(), flint.arb.pi().sqrt()
     return _rational(multiple) * root_two**a * root_pi**b
@@ -64,6 +79,7 @@ def exact_literal(value: float, dtype: DType = DType.F64) -> Any:
 
 def _order(test: Callable[[Any, Any], bool], ties: bool) -> Callable[[Any, Any, Any], bool]:
     def compare(self: BallScalars, a: Any, b: Any) -> bool:
+        a, b = lifted(a), lifted(b)
         if _is_same(a, b):
             return ties
         if a.is_nan() or b.is_nan():
@@ -77,6 +93,7 @@ def _order(test: Callable[[Any, Any], bool], ties: bool) -> Callable[[Any, Any, 
 
 def _unary(name: str) -> Callable[[Any, Any], Any]:
     def apply(self: BallScalars, x: Any) -> Any:
+        x = lifted(x)
         found = getattr(x, name)()
         if found.is_nan() and not x.is_nan():
             raise Undecided
@@ -94,6 +111,7 @@ class BallScalars:
         return exact_literal(float(value), dtype or DType.F64)
 
     def truncate(self, x: Any, dtype: DType) -> int:
+        x = lifted(x)
         found = (x.floor() if x > 0 else x.ceil()).unique_fmpz()
         if found is None:
             raise Undecided
@@ -115,6 +133,7 @@ class BallScalars:
         return a * b + c
 
     def div(self, a: Any, b: Any) -> Any:
+        a, b = lifted(a), lifted(b)
         if b.contains(0):
             if a.is_nan() or b.is_nan():
                 return flint.arb("nan")
@@ -122,6 +141,7 @@ class BallScalars:
         return a / b
 
     def pow(self, a: Any, b: Any) -> Any:
+        a, b = lifted(a), lifted(b)
         whole = b.unique_fmpz() if b.is_exact() else None
         if whole is not None and abs(int(whole)) < 1 << 16:
             if whole < 0 and a.contains(0):
@@ -135,6 +155,7 @@ class BallScalars:
         return -x
 
     def sign(self, x: Any) -> Any:
+        x = lifted(x)
         if x == 0:
             return flint.arb(0)
         if x.contains(0):
@@ -145,6 +166,7 @@ class BallScalars:
         return self.sign(x) * x if x != 0 else x
 
     def floor(self, x: Any) -> Any:
+        x = lifted(x)
         found = x.floor().unique_fmpz()
         if found is None:
             raise Undecided
@@ -178,6 +200,7 @@ class BallScalars:
     ge = _order(lambda a, b: a > b, True)
 
     def eq(self, a: Any, b: Any) -> bool:
+        a, b = lifted(a), lifted(b)
         if _is_same(a, b):
             return True
         if a.overlaps(b):
@@ -211,29 +234,62 @@ class BallArrays(ObjectArrays):
         finally:
             flint.ctx.prec = known
 
+    def full(self, value: float | bool, shape: Sequence[int], dtype: DType) -> Any:
+        if not dtype.is_float:
+            return super().full(value, shape, dtype)
+        ball = self.scalars.const(float(value), dtype)
+        return self.objects([ball] * math.prod(shape), tuple(shape))
+
+    # A single element taken out of an object array is a bare ball, which has no shape.
+
+    def reduce(self, name: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
+        return np.asarray(super().reduce(name, self._lifted(x), axes, dtype))
+
+    def row(self, x: Any, position: int) -> Any:
+        return np.asarray(super().row(x, position))
+
+    def argmax(self, x: Any, axis: int) -> Any:
+        if x.ndim > 1 or x.dtype != object:
+            return np.asarray(super().argmax(x, axis))
+        return np.asarray(super().argmax(x[:, None], 0)).reshape(())
+
+    def like(self, value: float, x: Any) -> Any:
+        return super().like(value, self._lifted(x))
+
+    def zeros_like(self, x: Any) -> Any:
+        return super().zeros_like(self._lifted(x))
+
     def point(self, x: np.ndarray[Any, np.dtype[Any]]) -> Any:
         """Exact balls at the numbers of ``x``."""
         return self.objects([flint.arb(float(v)) for v in x.reshape(-1)], x.shape)
 
 
-def first_difference(a: Any, b: Any) -> tuple[tuple[int, ...], str, str] | None:
-    """Where two arrays of balls certainly differ: index and both values. Raises Undecided."""
+def first_difference(
+    a: Any, b: Any, tolerance: float = 0.0
+) -> tuple[tuple[int, ...], str, str] | None:
+    """Where two arrays of balls certainly differ by more than ``tolerance`` of the largest entry.
+
+    Gives the index and both values. Raises Undecided.
+    """
     left, right = np.asarray(a, object), np.asarray(b, object)
+    scale = max((abs(float(lifted(x).mid())) for x in left.reshape(-1)), default=0.0)
     for place in np.ndindex(left.shape):
-        if is_disjoint(left[place], right[place]):
-            return place, shown(left[place]), shown(right[place])
+        x, y = lifted(left[place]), lifted(right[place])
+        if is_disjoint(x, y) and float(abs(x - y).lower()) > tolerance * scale:
+            return place, shown(x), shown(y)
     return None
 
 
 def shown(x: Any, digits: int = 15) -> str:
     """A ball's middle in decimal."""
-    return str(x.mid().str(digits, radius=False))
+    return str(lifted(x).mid().str(digits, radius=False))
 
 
 def agreeing_digits(pairs: Sequence[tuple[Any, Any]]) -> int:
     """To how many decimal digits all pairs of overlapping balls agree, at most ``DIGITS``."""
     worst = DIGITS
     for a, b in pairs:
+        a, b = lifted(a), lifted(b)
         gap = abs(a - b).upper()
         scale = max(abs(float(a.mid())), 1e-300)
         error = float(gap) / scale

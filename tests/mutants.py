@@ -140,6 +140,8 @@ def missing_sum(op: Op, _known: Sequence[Value], _rng: random.Random) -> list[Op
     x = op.operands[0]
     shape = x.type.static_shape
     axes = _tuple(op.attributes["axes"])
+    if any(shape[a] == 0 for a in axes):
+        return None
     b = Builder()
     limit = tuple(1 if i in axes else n for i, n in enumerate(shape))
     first = b.one("slice", x, start=(0,) * len(shape), limit=limit, stride=(1,) * len(shape))
