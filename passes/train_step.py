@@ -25,8 +25,8 @@ from dataclasses import dataclass
 
 from gradc.ir.builder import Builder
 from gradc.ir.core import DType, Function, Role, Slot, TensorType, Value
+from gradc.ir.inline import inline_function
 from gradc.passes.precision import master_type
-from gradc.passes.rewrite import copy_ops
 
 STEP = "step"
 RATE = "lr"
@@ -62,13 +62,6 @@ class Clip:
 
     norm: float | None = None
     value: float | None = None
-
-
-def inline(builder: Builder, function: Function, arguments: Sequence[Value]) -> tuple[Value, ...]:
-    """Copies the body of ``function`` into ``builder`` and returns the values of its results."""
-    mapping = dict(zip(function.block.parameters, arguments, strict=True))
-    builder.ops.extend(copy_ops(function.block.body, mapping))
-    return tuple(mapping[v] for v in function.block.outputs)
 
 
 def train_step(
@@ -118,7 +111,7 @@ class _Composer:
         scale, good_steps = self._declare_scale()
         inputs = self._declare_inputs()
         arguments = self._gradient_arguments(model_values, inputs, scale)
-        cts = self._pass_results_on(inline(self.b, self.gradient, arguments))
+        cts = self._pass_results_on(inline_function(self.b, self.gradient, arguments))
         cts = {name: self._unscaled(ct, scale) for name, ct in cts.items()}
         finite = self._finite(cts) if self.loss_scale == "dynamic" else None
         cts = self._clipped(cts)
@@ -301,7 +294,7 @@ class _Composer:
             update = self.updates[name].function
             given = {"p": primals[name], "g": ct}
             arguments = self._arguments(self.updates[name], given, slots[name], step, rate)
-            new, *new_slots = inline(self.b, update, arguments)
+            new, *new_slots = inline_function(self.b, update, arguments)
             self._result(Slot(name, Role.PARAM), self._kept(finite, new, primals[name]))
             names = [slot for slot, _ in self.updates[name].slots]
             finished += [
@@ -347,7 +340,7 @@ class _Composer:
             return None
         (parameter,) = self.schedule.block.parameters
         t = self.b.one("cast", step, dtype=parameter.type.dtype)
-        (rate,) = inline(self.b, self.schedule, [t])
+        (rate,) = inline_function(self.b, self.schedule, [t])
         return rate
 
 
