@@ -12,9 +12,9 @@ compared, so one evaluation speaks for every order of the operands.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -124,6 +124,31 @@ def sides(
     return left, right
 
 
+def tangent_sides(
+    arrays: NumpyArrays, duals: DualArrays, case: Instance, values: Sequence[Any], drawn: Drawn
+) -> tuple[list[Any], list[Any]]:
+    """The terms of <g, J v> and of <g, w>, w what the forward rule makes of v."""
+    op = case.op
+    operands = [Dual(x, v) for x, v in zip(values, drawn.directions(case.parameters), strict=True)]
+    results = run_block(duals, Block(case.parameters, (op, Op("yield", op.results, ()))), operands)
+    gs = drawn.seeds(op.results)
+    b = Builder()
+    tangents = [
+        None if x.tangent is None else Value(v.type)
+        for x, v in zip(operands, case.parameters, strict=True)
+    ]
+    out = [v for v in lookup(op.name).jvp(b, op, tangents) if v is not None]
+    given = [v for v in tangents if v is not None]
+    whole = Block((*case.parameters, *given), (op, *b.ops, Op("yield", tuple(out), ())))
+    moved = [x.tangent for x in operands if x.tangent is not None]
+    found = run_block(arrays, whole, [*values, *moved])
+    pairs = zip(gs, results, strict=True)
+    left = [arrays.verb("mul", g, r.tangent) for g, r in pairs if r.tangent is not None]
+    seeds = [g for g in gs if g is not None]
+    right = [arrays.verb("mul", g, w) for g, w in zip(seeds, found, strict=False)]
+    return left, right
+
+
 class Drawn:
     """Where directions and seeds come from: one draw per floating value."""
 
@@ -137,6 +162,8 @@ class Drawn:
         return [self.draw(v.type) if v.type.dtype.is_float else None for v in values]
 
 
+Sides: TypeAlias = Callable[..., tuple[list[Any], list[Any]]]
+
 # --- exact, on single elements
 
 
@@ -149,12 +176,13 @@ class _Generators(Drawn):
         return ObjectArrays.objects(flat, type_.static_shape)
 
 
-def holds_exactly(case: Instance) -> bool:
-    """Whether the rule of ``case`` is an identity in every cell. Raises TooLarge."""
-    return all(cells(lambda scalars: _exact(case, scalars)))
+def holds_exactly(case: Instance, forward: bool = False) -> bool:
+    """Whether the rule of ``case`` (or its forward rule) is an identity in every cell. Raises TooLarge."""
+    identity = tangent_sides if forward else sides
+    return all(cells(lambda scalars: _exact(case, scalars, identity)))
 
 
-def _exact(case: Instance, scalars: ExactScalars) -> bool:
+def _exact(case: Instance, scalars: ExactScalars, identity: Sides) -> bool:
     arrays = ObjectArrays(scalars)
     drawn = _Generators(scalars)
     values = []
@@ -168,7 +196,7 @@ def _exact(case: Instance, scalars: ExactScalars) -> bool:
             values.append(arrays.objects(flat, shape))
         else:
             values.append(drawn.draw(value.type))
-    left, right = sides(arrays, DualArrays(arrays), case, values, drawn)
+    left, right = identity(arrays, DualArrays(arrays), case, values, drawn)
     total = scalars.const(0.0)
     for array in left:
         for x in np.asarray(array, object).reshape(-1):
@@ -219,17 +247,28 @@ class _Uniform(Drawn):
 
 def holds_in_field(case: Instance, seed: int, points: int = POINTS, is_opaque: bool = True) -> bool:
     """Whether the rule of ``case`` holds at random points."""
+    return _holds(case, seed, points, is_opaque, sides)
+
+
+def tangent_holds(case: Instance, seed: int, points: int = POINTS, is_opaque: bool = True) -> bool:
+    """Whether the forward rule of ``case`` holds at random points."""
+    return _holds(case, seed, points, is_opaque, tangent_sides)
+
+
+def _holds(case: Instance, seed: int, points: int, is_opaque: bool, identity: Sides) -> bool:
     domain = OpaqueArrays if is_opaque else FieldArrays
-    return all(_field_point(case, domain, seed, number) for number in range(points))
+    return all(_field_point(case, domain, seed, number, identity) for number in range(points))
 
 
-def _field_point(case: Instance, domain: type[FieldArrays], seed: int, number: int) -> bool:
+def _field_point(
+    case: Instance, domain: type[FieldArrays], seed: int, number: int, identity: Sides
+) -> bool:
     rng = np.random.default_rng([seed, number])
     arrays = domain(int(rng.integers(1 << 62)))
     limit = _index_limit(case)
     values = [element_of(arrays, v.type, rng, limit) for v in case.parameters]
     with arrays.quiet():
-        left, right = sides(arrays, ProofDuals(arrays), case, values, _Uniform(arrays, rng))
+        left, right = identity(arrays, ProofDuals(arrays), case, values, _Uniform(arrays, rng))
     return _total(left) == _total(right)
 
 

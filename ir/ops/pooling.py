@@ -111,9 +111,9 @@ def _evaluate_avg(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ..
 
 def _place(
     window: Window, place: tuple[int, int], op: Op
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+) -> tuple[tuple[Dim, ...], tuple[Dim, ...], tuple[int, ...]]:
     """The slice of the padded image that holds this place of every window."""
-    n, c, *out = op.result.type.static_shape
+    n, c, *out = op.result.type.shape
     steps = zip(place, out, window.stride, strict=True)
     limit = tuple(at + (count - 1) * stride + 1 for at, count, stride in steps)
     return (0, 0, *place), (n, c, *limit), (1, 1, *window.stride)
@@ -147,7 +147,7 @@ def _windows(b: Builder, op: Op, x: Value, outside: float) -> list[Value]:
 def _unwindow(b: Builder, op: Op, pieces: Sequence[Value]) -> Value:
     """The transpose of ``_windows``: every piece added back at its place."""
     window = _window(op.name, op.attributes)
-    shape = op.operands[0].type.static_shape
+    shape = op.operands[0].type.shape
     low, high = (tuple(pair[end] for pair in window.padding) for end in (0, 1))
     padded = (*shape[:2], *(s + a + z for s, a, z in zip(shape[2:], low, high, strict=True)))
     total: Value | None = None
@@ -167,7 +167,7 @@ def _unwindow(b: Builder, op: Op, pieces: Sequence[Value]) -> Value:
 def _tiles(b: Builder, op: Op, x: Value) -> Value:
     """``x`` cut into windows that do not overlap: axes (n, c, row, in row, column, in column)."""
     size = _window(op.name, op.attributes).size
-    n, c, rows, columns = op.result.type.static_shape
+    n, c, rows, columns = op.result.type.shape
     limit = (n, c, rows * size[0], columns * size[1])
     if limit != x.type.shape:
         x = b.one("slice", x, start=(0, 0, 0, 0), limit=limit, stride=(1, 1, 1, 1))
@@ -177,8 +177,8 @@ def _tiles(b: Builder, op: Op, x: Value) -> Value:
 def _untile(b: Builder, op: Op, tiles: Value) -> Value:
     """The transpose of ``_tiles``."""
     size = _window(op.name, op.attributes).size
-    n, c, rows, columns = op.result.type.static_shape
-    whole = op.operands[0].type.static_shape
+    n, c, rows, columns = op.result.type.shape
+    whole = op.operands[0].type.shape
     image = b.one("reshape", tiles, shape=(n, c, rows * size[0], columns * size[1]))
     if image.type.shape == whole:
         return image
@@ -188,7 +188,7 @@ def _untile(b: Builder, op: Op, tiles: Value) -> Value:
 
 def _over_tiles(b: Builder, op: Op, x: Value) -> Value:
     """``x``, one element per window, repeated over its window."""
-    n, c, rows, columns = op.result.type.static_shape
+    n, c, rows, columns = op.result.type.shape
     size = _window(op.name, op.attributes).size
     return b.one("broadcast", x, shape=(n, c, rows, size[0], columns, size[1]), dims=(0, 1, 2, 4))
 
