@@ -418,6 +418,7 @@ _MISFITS = (Unfit, TypeRuleError, TypeError, ValueError, KeyError, StopIteration
 _ASSUMED = {
     "take": ("ids lie within their tables",),
     "scatter_add": ("ids lie within their tables",),
+    "prod": ("as many factors as at hand",),
     "max_pool": ("off kinks",),
     "reduce_max": ("off kinks",),
     "reduce_min": ("off kinks",),

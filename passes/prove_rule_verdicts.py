@@ -25,6 +25,7 @@ from gradc.passes.prove_rules import (
     holds_in_field,
     instance,
     is_differentiable,
+    is_flat,
 )
 
 # Why some rules are not proved for all shapes, should the index algebra give up on them.
@@ -106,9 +107,11 @@ def sampled_verdict(name: str, forward: bool = False) -> Verdict:
             "differentiated through its region, see `prove_compose`",
         )  # fmt: skip
     if not used:
+        flat = all(is_flat(case) for case in sampled(name))
         return Verdict(
-            "rule", name, Status.PROVED_ALL, "locally constant",
-            "its derivative is zero wherever it has one", ("off kinks",),
+            "rule", name, Status.PROVED_ALL if flat else Status.REFUTED, "locally constant",
+            "dual numbers have no tangent" if flat else "dual numbers have a tangent",
+            ("off kinks",),
         )  # fmt: skip
     return rule_verdict(name, used, forward)
 

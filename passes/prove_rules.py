@@ -33,7 +33,7 @@ from gradc.passes.prove_point import element_of
 POINTS = 3
 REGION_OPS = ("scan", "checkpoint", "custom", "fusion")
 # Functions of which roots are taken: operands are squares.
-_POSITIVE = ("sqrt", "rsqrt")
+POSITIVE = ("sqrt", "rsqrt")
 # Both sides of the identity, degree in everything that is drawn; reductions of n factors have n more.
 _DEGREE = 8
 
@@ -191,7 +191,7 @@ def _exact(case: Instance, scalars: ExactScalars, identity: Sides) -> bool:
         if not value.type.dtype.is_float:
             bits = [scalars.guards.answer() for _ in range(math.prod(shape))]
             values.append(np.asarray(bits, bool).reshape(shape))
-        elif case.name in _POSITIVE:
+        elif case.name in POSITIVE:
             flat = [scalars.square() for _ in range(math.prod(shape))]
             values.append(arrays.objects(flat, shape))
         else:
@@ -270,6 +270,23 @@ def _field_point(
     with arrays.quiet():
         left, right = identity(arrays, ProofDuals(arrays), case, values, _Uniform(arrays, rng))
     return _total(left) == _total(right)
+
+
+def is_flat(case: Instance) -> bool:
+    """Whether neither dual numbers nor the forward rule give any result of ``case`` a tangent."""
+    op = case.op
+    arrays = FieldArrays(1)
+    drawn = _Uniform(arrays, np.random.default_rng(1))
+    limit = _index_limit(case)
+    values = [element_of(arrays, v.type, drawn.rng, limit) for v in case.parameters]
+    moved = drawn.directions(case.parameters)
+    operands = [Dual(x, v) for x, v in zip(values, moved, strict=True)]
+    with arrays.quiet():
+        block = Block(case.parameters, (op, Op("yield", op.results, ())))
+        results = run_block(ProofDuals(arrays), block, operands)
+    tangents = [None if x is None else v for x, v in zip(moved, op.operands, strict=True)]
+    out = lookup(op.name).jvp(Builder(), op, tangents)
+    return all(r.tangent is None for r in results) and all(v is None for v in out)
 
 
 def _total(arrays: Sequence[Any]) -> int:

@@ -10,9 +10,13 @@ import argparse
 PRECISIONS = ("f64", "f32", "bf16", "f16")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """FILE and what chooses and binds the model in it."""
-    parser.add_argument("file", metavar="FILE", help="a .grad program; - reads it from stdin")
+def add_model(parser: argparse.ArgumentParser, is_optional: bool = False) -> None:
+    """FILE (which may be left out, if ``is_optional``) and what chooses and binds the model in it."""
+    text = "a .grad program; - reads it from stdin"
+    if is_optional:
+        parser.add_argument("file", metavar="FILE", nargs="?", help=text)
+    else:
+        parser.add_argument("file", metavar="FILE", help=text)
     parser.add_argument("--entry", metavar="NAME", help="which model, where there are several")
     parser.add_argument(
         "-D",

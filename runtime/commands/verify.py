@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from gradc.ir.diagnostics import Diagnostic
 from gradc.passes.prove_report import KINDS, Report, Verdict, certificate
-from gradc.runtime.cli import OK, REFUTED
+from gradc.runtime.cli import OK, REFUTED, USAGE
 from gradc.runtime.commands.common import load_model
 from gradc.runtime.commands.flags import add_model
 from gradc.runtime.console import Console
@@ -19,7 +20,7 @@ from gradc.runtime.verify import replay, verify_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
+    add_model(parser, is_optional=True)
     parser.add_argument("--wrt", default="params", help="params, inputs, or names (params)")
     parser.add_argument("--budget", metavar="SIZE", help="most memory, e.g. 64MiB")
     parser.add_argument("--points", type=int, metavar="N", help="random points per obligation")
@@ -31,10 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replay", metavar="CERT.json", help="verify again what a certificate claims of FILE"
     )
+    parser.add_argument(
+        "--rules", action="store_true", help="what is known of the rules of every op; needs no FILE"
+    )
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Verifies and reports; status 3 if anything is refuted."""
+    if options.rules:
+        return _rules(options, console)
+    if options.file is None:
+        print("gradc verify: error: FILE is missing (or --rules)", file=sys.stderr)
+        return USAGE
     if options.replay is not None:
         return _replay(options, console)
     model = load_model(options)
@@ -58,6 +67,25 @@ def run(options: argparse.Namespace, console: Console) -> int:
         console.message(f"wrote {options.html}")
     console.findings(_hazards(model, report), model.program.report.sources)
     return OK if report.ok else REFUTED
+
+
+def _rules(options: argparse.Namespace, console: Console) -> int:
+    """The table of all rules; status 3 if one is not proved."""
+    from gradc.runtime.rules import COLUMNS, as_json, cells, rule_rows
+
+    rows = rule_rows()
+    if options.json is not None:
+        data = as_json(rows)
+        if options.json == "-":
+            console.json(data)
+        else:
+            Path(options.json).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+            console.message(f"wrote {options.json}")
+    else:
+        console.table("rules", COLUMNS, [cells(row) for row in rows])
+        proved = sum(row["ok"] for row in rows)
+        console.result(f"{proved} of {len(rows)} ops: reverse, forward and second order proved")
+    return OK if all(row["ok"] for row in rows) else REFUTED
 
 
 def _hazards(model: Model, report: Report) -> list[Diagnostic]:
