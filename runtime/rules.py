@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradc.passes.prove_rule_table import table
+
 SCHEMA = "gradc-rules-1"
 COLUMNS = ("op", "reverse", "forward", "second order", "by", "SymPy", "assuming", "formula")
 
@@ -17,7 +19,6 @@ def rule_rows() -> list[dict[str, Any]]:
     from gradc.codegen.symbolic.notation import to_text
     from gradc.codegen.symbolic.rule_check import sympy_opinion
     from gradc.codegen.symbolic.rule_formulas import rule_formulas
-    from gradc.passes.prove_rule_table import table
 
     rows = []
     for row in table():

@@ -14,6 +14,7 @@ from gradc.ir.builder import Builder
 from gradc.ir.core import DType, TensorType
 from gradc.ir.registry import all_ops
 from gradc.passes import prove_rule_verdicts
+from gradc.passes.differentiate import value_and_grad
 from gradc.passes.prove_report import Status
 from gradc.passes.prove_rule_table import second_verdict
 from gradc.passes.prove_rule_verdicts import sampled_verdict
@@ -69,7 +70,7 @@ def test_a_wrong_second_order_is_not_proved(monkeypatch: pytest.MonkeyPatch) -> 
     """The gradient of the pullback of tanh with its sign lost, at every second-order method."""
     from gradc.passes import prove_rule_table
 
-    true = prove_rule_table.value_and_grad
+    true = value_and_grad
 
     def wrong(function: Any, names: Any) -> Any:
         found = true(function, names)
