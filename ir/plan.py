@@ -1,8 +1,9 @@
 """The Plan: a program as data. Kernels, tensors, ordered steps, entry signature; every backend executes this.
 
 ``to_loops`` makes a Plan whose arena tensors have no offset (``Tensor.offset is None``, ``arena_bytes == 0``);
-``place`` orders the steps, shares storage and sets offsets. After that the Plan is complete: whatever a call
-touches is an argument of the entry or lies in ``[0, arena_bytes)``.
+``place`` orders the steps, shares storage and sets offsets; ``scratch`` adds what a target needs besides: packed
+factors of matrix products and rows of its threads, one tensor per launch (``Launch.scratch``), alive during that launch.
+After that the Plan is complete: whatever a call touches is an argument of the entry or lies in ``[0, arena_bytes)``.
 
 Steps run in order. ``Repeat`` runs its body ``trips`` times, innermost counters last; an argument's address is
 ``offset + sum(strides[l] * counter[l])`` elements into its tensor, one stride per enclosing Repeat (outer first),
@@ -64,13 +65,17 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Runs ``Plan.kernels[kernel]``; ``arguments`` match its non-scratch buffers in order."""
+    """Runs ``Plan.kernels[kernel]``; ``arguments`` match its non-scratch buffers in order.
+
+    ``scratch`` is an arena tensor whose bytes the launch may use as it likes, cut evenly among the threads that run it.
+    """
 
     kernel: int
     arguments: tuple[Argument, ...]
     span: Span | None = None
     scope: str = ""
     replica: int = 0
+    scratch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,10 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A complete program. Entry argument number i is ``ports[i]``; the arena is one aligned block of the caller's."""
+    """A complete program. Entry argument number i is ``ports[i]``; the arena is one aligned block of the caller's.
+
+    ``threads`` is how many threads the scratch is for; 0 as long as no target has been chosen and scratch is not placed.
+    """
 
     name: str
     ports: tuple[Port, ...]
@@ -108,6 +116,7 @@ class Plan:
     kernels: tuple[Kernel, ...]
     steps: tuple[Step, ...]
     arena_bytes: int = 0
+    threads: int = 0
 
     @property
     def peak_bytes(self) -> int:

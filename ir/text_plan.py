@@ -1,11 +1,12 @@
 """The text form of a Plan: ``parse_plan(print_plan(p))`` equals ``p``.
 
-    plan "step" arena 128 {
+    plan "step" arena 128 threads 2 {
       port in input "x" f32[8] tensor 0
       tensor 0 "x" f32[8] argument 0
       tensor 1 "h" f32[8] arena offset 64 @ "m.grad":3:5-3:9 in "fc"
+      tensor 2 "scratch" u32[16] arena offset 0
       kernel "k0" ...
-      launch 0 (0, 1)
+      launch 0 (0, 1) scratch 2
       repeat 10 counter 3 {
         launch 1 (1 + 8 stride (64) parity (0))
       }
@@ -33,7 +34,8 @@ _ROLES = {role.value: role for role in Role}
 
 def print_plan(plan: Plan) -> str:
     """The text of ``plan``, ending in a newline."""
-    lines = [f"plan {quote(plan.name)} arena {plan.arena_bytes} {{"]
+    threads = f" threads {plan.threads}" if plan.threads else ""
+    lines = [f"plan {quote(plan.name)} arena {plan.arena_bytes}{threads} {{"]
     lines += [f"  {_port(port)}" for port in plan.ports]
     lines += [f"  {_tensor(number, tensor)}" for number, tensor in enumerate(plan.tensors)]
     for kernel in plan.kernels:
@@ -79,7 +81,8 @@ def _steps(steps: Sequence[Step], indent: str, lines: list[str]) -> None:
         if isinstance(step, Launch):
             arguments = ", ".join(_argument(a) for a in step.arguments)
             place = place_text(step.span, step.scope, step.replica)
-            lines.append(f"{indent}launch {step.kernel} ({arguments}){place}")
+            scratch = "" if step.scratch is None else f" scratch {step.scratch}"
+            lines.append(f"{indent}launch {step.kernel} ({arguments}){scratch}{place}")
             continue
         cell = "" if step.counter_cell is None else f" counter {step.counter_cell}"
         lines.append(f"{indent}repeat {step.trips}{cell}{place_text(step.span)} {{")
@@ -111,7 +114,7 @@ class _Parser:
         cursor.expect("plan")
         name = cursor.string()
         cursor.expect("arena")
-        arena = cursor.integer()
+        arena, threads = cursor.integer(), self.optional("threads") or 0
         cursor.expect("{")
         while cursor.accept("port"):
             self.ports.append(self.port())
@@ -121,7 +124,7 @@ class _Parser:
             self.kernels.append(KernelParser(cursor).kernel())
         steps = self.steps()
         parts = tuple(self.ports), tuple(self.tensors), tuple(self.kernels)
-        return Plan(name, *parts, steps, arena)
+        return Plan(name, *parts, steps, arena, threads)
 
     def port(self) -> Port:
         cursor = self.cursor
@@ -187,7 +190,8 @@ class _Parser:
         kernel = cursor.integer()
         cursor.expect("(")
         arguments = tuple(cursor.separated(self.argument, ")"))
-        return Launch(kernel, arguments, *cursor.place())
+        scratch = self.optional("scratch")
+        return Launch(kernel, arguments, *cursor.place(), scratch)
 
     def argument(self) -> Argument:
         tensor = self.cursor.integer()

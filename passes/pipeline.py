@@ -34,6 +34,7 @@ from gradc.passes.flatten import flatten
 from gradc.passes.fuse import fuse
 from gradc.passes.hoist import hoist
 from gradc.passes.place import place
+from gradc.passes.place_scratch import Target, place_scratch
 from gradc.passes.rematerialise import NOTHING, Policy, rematerialise
 from gradc.passes.shuffle import shuffle
 from gradc.passes.simplify import simplify
@@ -51,7 +52,8 @@ class Options:
 
     ``derivative`` turns the model into the function to be compiled (``value_and_grad`` and the like, a training step);
     None compiles the model itself. ``policy`` says what the reverse sweep recomputes; ``gradient`` is the derivative
-    without what follows it, by which policies are estimated where ``derivative`` is a training step. ``dump_after``
+    without what follows it, by which policies are estimated where ``derivative`` is a training step. ``target`` says what
+    scratch its kernels need; without one the Plan has none yet. ``dump_after``
     names steps, or ``all``; files go to ``dump_to``. ``skip`` leaves out steps that keep the stage. ``stop_after`` ends
     early.
     """
@@ -60,6 +62,7 @@ class Options:
     gradient: Derivative | None = None
     policy: Policy = NOTHING
     fast_math: bool = False
+    target: Target | None = None
     verify: int = 2
     stop_after: str | None = None
     skip: tuple[str, ...] = ()
@@ -147,13 +150,17 @@ def _on_function(
 
 
 def _on_plan(
-    change: Callable[[Plan], Plan],
+    change: Callable[[Plan, Options], Plan],
 ) -> Callable[[Artifact, Options, Counter[str]], Artifact]:
-    def run(artifact: Artifact, _options: Options, _hits: Counter[str]) -> Artifact:
+    def run(artifact: Artifact, options: Options, _hits: Counter[str]) -> Artifact:
         assert isinstance(artifact, Plan), "loop-stage steps get plans"
-        return change(artifact)
+        return change(artifact, options)
 
     return run
+
+
+def _scratch(plan: Plan, options: Options) -> Plan:
+    return plan if options.target is None else place_scratch(plan, options.target)
 
 
 def _tensor(name: str, change: Callable[[Function], Function], reason: str) -> Step:
@@ -190,7 +197,10 @@ STEPS = (
     _tensor("fuse", fuse, "one kernel per group: what is in a kernel is not in memory"),
     Step("to-loops", "tensor", "loop", _on_function(lambda f, _o, _h: to_loops(f)),
          "backends know loops and buffers only"),
-    Step("place", "loop", "plan", _on_plan(place), "offsets need every buffer and its lifetime"),
+    Step("place", "loop", "plan", _on_plan(lambda p, _o: place(p)),
+         "offsets need every buffer and its lifetime"),
+    Step("scratch", "plan", "plan", _on_plan(_scratch),
+         "what a launch packs lies where nothing else is alive during it"),
 )  # fmt: skip
 
 CONSTRAINTS = (
@@ -208,6 +218,7 @@ CONSTRAINTS = (
     Constraint("dce", "fuse", "dead ops would be fused and computed"),
     Constraint("fuse", "to-loops", "every group becomes one kernel"),
     Constraint("to-loops", "place", "offsets need every buffer"),
+    Constraint("place", "scratch", "scratch goes where the other tensors leave room"),
 )
 
 

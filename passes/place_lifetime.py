@@ -84,6 +84,8 @@ def lifetimes(plan: Plan) -> dict[int, Lifetime]:
         for argument in item.launch.arguments:
             if plan.tensors[argument.tensor].space == "arena":
                 touched.setdefault(argument.tensor, []).append(item)
+        if item.launch.scratch is not None:
+            touched.setdefault(item.launch.scratch, []).append(item)
     found = {tensor: _lifetime(items) for tensor, items in touched.items()}
     for tensor, span in counter_cells(plan.steps):
         known = found.get(tensor, Lifetime(*span))

@@ -20,7 +20,10 @@ Rules, each with the word that begins its findings:
 * writing: inputs are never written; every `out` port is written whole, every `inout` port at least
   in part;
 * kernel: a buffer that is only written is stored whole; nothing reads its own scratch or result
-  before writing it.
+  before writing it;
+* scratch: in a Plan with a target, every launch whose kernel has rows of its own has room for them,
+  and as much as the target asks for if that is given; nobody else reads scratch, it overlaps
+  nothing that the launch reads or writes, and it overwrites what lay there.
 
 A correct Plan gives no findings. Non-goals: whether kernels compute the right thing (the executors'
 tests).
@@ -28,7 +31,7 @@ tests).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import gcd
 
@@ -67,9 +70,12 @@ class Finding:
         return f"{self.rule}{place}: {self.message}"
 
 
-def check_plan(plan: Plan) -> tuple[Finding, ...]:
-    """What is wrong with ``plan``; empty if nothing is."""
-    checker = _Checker(plan)
+def check_plan(plan: Plan, scratch: Callable[[Kernel], int] | None = None) -> tuple[Finding, ...]:
+    """What is wrong with ``plan``; empty if nothing is.
+
+    ``scratch`` says how many bytes a launch of a kernel needs on the Plan's target.
+    """
+    checker = _Checker(plan, scratch)
     checker.structure()
     if not checker.findings:
         checker.kernels()
@@ -93,6 +99,7 @@ class _Stretch:
 @dataclass(eq=False)
 class _Checker:
     plan: Plan
+    scratch: Callable[[Kernel], int] | None = None
     findings: list[Finding] = field(default_factory=list)
     prints: dict[int, Footprint] = field(default_factory=dict)
     owners: dict[int, Array] = field(default_factory=dict)
@@ -106,6 +113,8 @@ class _Checker:
     previous: dict[int, list[_Stretch]] = field(default_factory=dict)
     ages: dict[tuple[tuple[int, ...], Argument], int] = field(default_factory=dict)
     written_ports: dict[int, None] = field(default_factory=dict)
+    named: dict[int, None] = field(default_factory=dict)  # tensors that are arguments
+    scratches: dict[int, None] = field(default_factory=dict)
     sharing_known: dict[tuple[int, int, int, int], bool] = field(default_factory=dict)
 
     def fault(self, rule: str, message: str, step: tuple[int, ...] = ()) -> None:
@@ -128,6 +137,9 @@ class _Checker:
                 self.fault("structure", f"port {port.name} and its tensor differ in type")
         for tensor_number in used:
             self._placement(tensor_number)
+        for tensor_number in self.scratches:
+            if tensor_number in self.named:
+                self.fault("scratch", f"{plan.tensors[tensor_number].name} is an argument as well")
 
     def _structure_of(
         self, steps: Sequence[Step], depth: int, path: tuple[int, ...], used: dict[int, None]
@@ -154,12 +166,13 @@ class _Checker:
         if len(named) != len(launch.arguments):
             self.fault("structure", f"{len(launch.arguments)} arguments for {len(named)}", at)
             return
+        self._structure_of_scratch(launch, at, used)
         for buffer, argument in zip(named, launch.arguments, strict=True):
             if not 0 <= argument.tensor < len(plan.tensors):
                 self.fault("structure", f"there is no tensor {argument.tensor}", at)
                 continue
             tensor = plan.tensors[argument.tensor]
-            used[argument.tensor] = None
+            used[argument.tensor] = self.named[argument.tensor] = None
             if buffer.access != "write":
                 self.read_somewhere[argument.tensor] = None
             if any(argument.parity):
@@ -169,6 +182,30 @@ class _Checker:
             for name in (argument.strides, argument.parity):
                 if name and len(name) != depth:
                     self.fault("structure", f"{len(name)} strides in {depth} repeats", at)
+
+    def _structure_of_scratch(
+        self, launch: Launch, at: tuple[int, ...], used: dict[int, None]
+    ) -> None:
+        kernel = self.plan.kernels[launch.kernel]
+        number = launch.scratch
+        need = 0
+        if self.plan.threads:
+            rows = [b for b in kernel.buffers if b.access == "scratch"]
+            own = sum(-(-b.size * b.dtype.itemsize // ALIGNMENT) * ALIGNMENT for b in rows)
+            need = max(own, self.scratch(kernel) if self.scratch is not None else 0)
+        if number is None:
+            if need:
+                self.fault("scratch", f"{kernel.name} needs {need} bytes and has none", at)
+            return
+        if not 0 <= number < len(self.plan.tensors):
+            self.fault("structure", f"there is no tensor {number}", at)
+            return
+        used[number] = self.scratches[number] = None
+        tensor = self.plan.tensors[number]
+        if tensor.space != "arena" or tensor.root is not None:
+            self.fault("scratch", f"{tensor.name} is not storage of its own", at)
+        elif tensor.nbytes < need:
+            self.fault("scratch", f"{kernel.name} needs {need} bytes, not {tensor.nbytes}", at)
 
     def _placement(self, number: int) -> None:
         tensor = self.plan.tensors[number]
@@ -256,6 +293,9 @@ class _Checker:
             if isinstance(step, Repeat):
                 stack.extend(step.body)
                 continue
+            if step.scratch is not None:
+                tensor = self.plan.tensors[step.scratch]
+                unit = gcd(unit, tensor.offset or 0, tensor.nbytes)
             for buffer, argument in zip(
                 arguments_of(self.plan.kernels[step.kernel]), step.arguments, strict=True
             ):
@@ -327,6 +367,13 @@ class _Checker:
             if buffer.access != "write":
                 self._read(kernel, buffer, argument, part, at)
         self._shared(launch, named, parts, at)
+        if launch.scratch is not None:
+            room = self._whole(launch.scratch)
+            for buffer, part in zip(named, parts, strict=True):
+                if room.overlaps(part):
+                    message = f"scratch of {kernel.name} overlaps its {buffer.name}"
+                    self.fault("scratch", message, at)
+            self._own(room, launch.scratch)
         for buffer, argument, part in zip(named, launch.arguments, parts, strict=True):
             if buffer.access != "read":
                 self._write(kernel, buffer, argument, part, at)

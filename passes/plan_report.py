@@ -2,7 +2,9 @@
 over time.
 
 All figures are exact: the arena is one block of the size stated, entry arguments are counted by
-role. ``live`` is what the tensors that are needed at each launch take; the arena can only be larger
+role. Scratch of launches lies in the arena as well; ``scratch_bytes`` is the most that a launch
+has, all its threads together, ``scratch_only`` the end of the arena that nothing else uses.
+``live`` is what the tensors that are needed at each launch take; the arena can only be larger
 by what packing leaves between them. ``to_text`` and ``to_svg`` print the report; ``MemoryReport``
 is plain data for other printers.
 """
@@ -18,6 +20,7 @@ from gradc.ir.plan import Plan
 from gradc.passes.place import storage
 from gradc.passes.place_lifetime import Lifetime, lifetimes, numbered
 from gradc.passes.place_pack import aligned, live_bytes
+from gradc.passes.place_scratch import scratch_tensors
 
 _WIDTH, _HEIGHT = 960, 480
 # What people call the arrays of a role.
@@ -60,6 +63,9 @@ class MemoryReport:
     port_bytes: tuple[tuple[str, int], ...]
     lower_bound: int
     apart_bytes: int
+    scratch_bytes: int
+    scratch_only: int
+    threads: int
     live: tuple[int, ...]
     moment: int
     moment_kernel: str
@@ -83,12 +89,17 @@ class MemoryReport:
 def memory_report(plan: Plan) -> MemoryReport:
     """The report of a placed Plan."""
     sizes, times = storage(plan)
+    scratch = {n: plan.tensors[n].nbytes for n in scratch_tensors(plan)}
+    values = {n: aligned(plan.tensors[n].nbytes) for n in lifetimes(plan) if n not in scratch}
+    ends = [(plan.tensors[n].offset or 0) + aligned(sizes[n]) for n in sizes if n not in scratch]
+    most = max(scratch.values(), default=0)
     live = tuple(int(n) for n in live_bytes(sizes, times))
     items = list(numbered(plan.steps))
     moment = live.index(max(live)) if live else -1
     blocks = tuple(
         sorted(
-            (_held(plan, n, times[n]) for n in sizes), key=lambda h: (-h.nbytes, h.first, h.name)
+            (_held(plan, n, times[n], n in scratch) for n in sizes),
+            key=lambda h: (-h.nbytes, h.first, h.name),
         )
     )
     roles: dict[str, int] = {}
@@ -102,7 +113,10 @@ def memory_report(plan: Plan) -> MemoryReport:
         plan.arena_bytes,
         tuple(roles.items()),
         max(live, default=0),
-        sum(aligned(plan.tensors[n].nbytes) for n in lifetimes(plan)),
+        sum(values.values()) + most,
+        most,
+        plan.arena_bytes - max(ends, default=0),
+        max(1, plan.threads),
         live,
         moment,
         plan.kernels[launch.kernel].name if launch is not None else "",
@@ -114,12 +128,12 @@ def memory_report(plan: Plan) -> MemoryReport:
     )
 
 
-def _held(plan: Plan, number: int, time: Lifetime) -> Held:
+def _held(plan: Plan, number: int, time: Lifetime, is_scratch: bool) -> Held:
     tensor = plan.tensors[number]
     shape = ", ".join(str(d) for d in tensor.shape)
     return Held(
         tensor.name,
-        f"{tensor.dtype}[{shape}]",
+        "scratch" if is_scratch else f"{tensor.dtype}[{shape}]",
         tensor.nbytes,
         tensor.offset or 0,
         time.first,
@@ -150,6 +164,12 @@ def to_text(report: MemoryReport, most: int = 12) -> str:
     ]
     lines += [f"  {_WORDS.get(role, role)} {shown(n)}" for role, n in report.port_bytes]
     lines.append(f"  {report.launches} launches of {report.kernels} kernels")
+    if report.scratch_bytes:
+        threads = f"{report.threads} thread{'s' if report.threads > 1 else ''}"
+        lines.append(
+            f"  thread scratch, in the arena: {shown(report.scratch_bytes)} at most for {threads};"
+            f" {shown(report.scratch_only)} of the arena are for nothing else"
+        )
     if report.moment >= 0:
         place = f", {user_line(report.moment_span)}" if report.moment_span is not None else ""
         lines.append(

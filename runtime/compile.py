@@ -15,11 +15,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from gradc.codegen.llvm.isa import host
 from gradc.ir.core import Function
 from gradc.ir.diagnostics import Diagnostic, DiagnosticError, error, warning
 from gradc.ir.plan import Plan
 from gradc.ir.source import Sources
-from gradc.runtime.native import NativeFunction, compile_plan, load_native, native_key
+from gradc.runtime.native import (
+    NativeFunction,
+    compile_plan,
+    load_native,
+    native_key,
+    target_for,
+)
 
 if TYPE_CHECKING:
     from gradc.passes.pipeline import Derivative
@@ -43,7 +50,7 @@ class Options:
     @property
     def key(self) -> str:
         """What of the options changes the code."""
-        return f"budget={self.budget} fast_math={self.fast_math}"
+        return f"budget={self.budget} fast_math={self.fast_math} threads={self.thread_count}"
 
 
 _UNITS = {"": 1, "B": 1}
@@ -149,7 +156,7 @@ def plan_of(
     options: Options,
     gradient: Derivative | None = None,
 ) -> Plan:
-    """The Plan of what ``derivative`` makes of ``function`` (of ``function`` itself for None).
+    """The Plan of what ``derivative`` makes of ``function`` (of ``function`` itself for None), for this machine.
 
     ``gradient`` is the derivative alone where ``derivative`` is a training step.
 
@@ -165,10 +172,11 @@ def plan_of(
 def pipeline_options(
     derivative: Derivative | None, options: Options, **more: Any
 ) -> PipelineOptions:
-    """The pipeline's options; unless asked for more, checks of the IR run where the stage changes."""
+    """The pipeline's options, for this machine; unless asked for more, checks of the IR run where the stage changes."""
     from gradc.passes.pipeline import Options as PipelineOptions
 
-    chosen = {"verify": 1, **more}
+    target = target_for(host(), options.thread_count)
+    chosen = {"verify": 1, "target": target, **more}
     return PipelineOptions(derivative, fast_math=options.fast_math, **chosen)
 
 

@@ -7,7 +7,7 @@
 Nothing is run: the Plan is what compiled code will do, to the byte. ``pareto`` compiles every policy of recomputation
 and gives time against memory, time as a model of the processor estimates it.
 
-Invariants: ``peak_bytes`` is what a call allocates and is handed; stacks of threads are counted apart.
+Invariants: ``peak_bytes`` is what a call allocates and is handed: arrays and the arena, thread scratch included.
 Non-goals: choosing what to recompute (``passes.budget``), drawing the arena (``passes.plan_report``).
 """
 
@@ -34,6 +34,7 @@ from gradc.passes.plan_report import (
 )
 from gradc.passes.residuals import residuals
 from gradc.runtime.compile import Options, pipeline_options
+from gradc.runtime.native import target_for
 
 # How many values a printed list names.
 MOST = 12
@@ -54,10 +55,10 @@ class Decision:
 class MemoryPlan:
     """The Plan of one program and what can be said about it without running it."""
 
-    def __init__(self, run: Run, threads: int, budget: int | None, gap: Gap) -> None:
+    def __init__(self, run: Run, budget: int | None, gap: Gap) -> None:
         self.plan: Plan = run.plan
         self.memory: MemoryReport = memory_report(run.plan)
-        self.threads = threads
+        self.threads = max(1, run.plan.threads)
         self.budget = budget
         self.gap = gap
         self.decisions = _decisions(run)
@@ -87,9 +88,8 @@ class MemoryPlan:
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes that a thread uses on its stack while it runs a kernel, at most."""
-        isa = host()
-        return max((driver.stack_bytes(kernel, isa) for kernel in self.plan.kernels), default=0)
+        """Bytes of the arena that the threads of one launch use for packing and the like, at most."""
+        return self.memory.scratch_bytes
 
     @property
     def milliseconds(self) -> float:
@@ -98,7 +98,7 @@ class MemoryPlan:
 
     def check(self) -> tuple[Finding, ...]:
         """What an independent replay finds wrong with the Plan; empty if nothing is."""
-        return check_plan(self.plan)
+        return check_plan(self.plan, target_for(host(), self.threads).scratch)
 
     def report(self, most: int = MOST) -> str:
         """The report as text: the peak and what makes it, what is kept and computed again."""
@@ -106,10 +106,6 @@ class MemoryPlan:
         if self.budget is not None:
             lines.append(f"  budget {self.budget} bytes ({shown(self.budget)}): kept")
             lines.append(f"  recomputation: {self.gap}")
-        scratch = self.scratch_bytes
-        lines.append(
-            f"  thread scratch, on their stacks: {shown(scratch)} x {self.threads} threads"
-        )
         kept = [d for d in self.decisions if d.is_kept]
         again = [d for d in self.decisions if not d.is_kept]
         lines += _listed("kept for the reverse sweep", kept, most)
@@ -131,7 +127,8 @@ class MemoryPlan:
             "least_work": self.gap.least,
             "work_gap": self.gap.share,
             "bytes_by_role": dict(memory.port_bytes),
-            "scratch_bytes_per_thread": self.scratch_bytes,
+            "scratch_bytes": memory.scratch_bytes,
+            "scratch_only": memory.scratch_only,
             "threads": self.threads,
             "launches": memory.launches,
             "kernels": memory.kernels,
@@ -161,7 +158,7 @@ def plan_memory(
     """
     asked = pipeline_options(derivative, options, gradient=gradient)
     run, gap = chosen_within(source, asked, options.budget)
-    return MemoryPlan(run, options.thread_count, options.budget, gap)
+    return MemoryPlan(run, options.budget, gap)
 
 
 # --- what is kept and why

@@ -25,18 +25,21 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
 from gradc.codegen.llvm import jit, pool, wrapper
-from gradc.codegen.llvm.isa import host, select
+from gradc.codegen.llvm.isa import Isa, host, select
 from gradc.ir.core import DType, Role
 from gradc.ir.diagnostics import Diagnostic, DiagnosticError, error
 from gradc.ir.plan import ALIGNMENT, Plan, Port
 from gradc.runtime.arrays import NUMPY_DTYPE, Array
 from gradc.runtime.cache import Json, ObjectCache, make_key
 from gradc.runtime.machine import environment
+
+if TYPE_CHECKING:
+    from gradc.passes.place_scratch import Target
 
 # Entries cheaper than this (microseconds) keep the GIL: giving it up and back costs a tenth of that.
 RELEASE_ABOVE = 2.0
@@ -73,7 +76,7 @@ class Signature:
     name: str
     ports: tuple[Port, ...]
     arena_bytes: int
-    stack_bytes: int
+    threads: int  # most of a call: the arena has scratch for so many
     launches: int
     kernels: int
     isa: str
@@ -90,7 +93,7 @@ class Signature:
         ]
         rest: dict[str, Json] = {
             key: getattr(self, key)
-            for key in ("name", "arena_bytes", "stack_bytes", "launches", "kernels", "isa")
+            for key in ("name", "arena_bytes", "threads", "launches", "kernels", "isa")
         }
         return {**rest, "ports": ports}
 
@@ -101,10 +104,10 @@ class Signature:
             Port(name, Role(role), tuple(shape), DType(dtype), direction, tensor)
             for name, role, shape, dtype, direction, tensor in header["ports"]
         )
-        arena, stack = int(header["arena_bytes"]), int(header["stack_bytes"])
+        arena, threads = int(header["arena_bytes"]), int(header["threads"])
         launches, kernels = int(header["launches"]), int(header["kernels"])
         return Signature(
-            str(header["name"]), ports, arena, stack, launches, kernels, str(header["isa"])
+            str(header["name"]), ports, arena, threads, launches, kernels, str(header["isa"])
         )
 
 
@@ -125,7 +128,7 @@ class NativeFunction:
         library = jit.Library(code, exports, {"gradc_parallel": _pool(store)["gradc_parallel"]})
         self.signature = signature
         self.plan = plan
-        self.threads = max(1, threads)
+        self.threads = max(1, min(threads, signature.threads))
         self.object_bytes = code
         self.llvm_text = ""
         self.assembly: Callable[[], str] = str
@@ -205,7 +208,7 @@ class NativeFunction:
 
     @property
     def arena_bytes(self) -> int:
-        """Bytes of scratch memory per call in flight."""
+        """Bytes per call in flight beyond its arrays."""
         return self.signature.arena_bytes
 
     @property
@@ -256,6 +259,7 @@ def compile_plan(
 ) -> NativeFunction:
     """Machine code for ``plan``, from the cache if it was made before.
 
+    A Plan without a target is completed for this one (``target_for``); the function's ``plan`` is the complete one.
     ``isa`` is a name of ``codegen.llvm.isa.available``, None for all that the host has. ``key`` names the cache
     entry (``load_native`` finds it again without a Plan); by default it follows from the generated code.
 
@@ -265,6 +269,10 @@ def compile_plan(
     from gradc.codegen.llvm import driver  # a warm start needs no code generation
 
     target = select(isa or "native")
+    if not plan.threads:
+        from gradc.passes.place_scratch import place_scratch
+
+        plan = place_scratch(plan, target_for(target, threads))
     program = driver.generate(plan, target)
     cost = sum(driver.microseconds(plan.kernels[n.kernel]) for n in driver.launches_of(plan.steps))
     release = cost > RELEASE_ABOVE
@@ -275,7 +283,7 @@ def compile_plan(
         plan.name,
         plan.ports,
         plan.arena_bytes,
-        program.stack_bytes,
+        plan.threads,
         program.launches,
         program.kernels,
         target.name,
@@ -296,6 +304,15 @@ def compile_plan(
     function.llvm_text = text
     function.assembly = functools.partial(jit.assembly, text, target, level=level)
     return function
+
+
+def target_for(isa: Isa, threads: int) -> Target:
+    """What Plans are completed for: the scratch of code for ``isa``, run by up to ``threads`` threads."""
+    from gradc.codegen.llvm.driver import scratch_bytes
+    from gradc.passes.place_scratch import Target
+
+    count = max(1, min(threads, pool.MAX_WORKERS + 1))
+    return Target(count, functools.cache(lambda kernel: scratch_bytes(kernel, isa, count)))
 
 
 def load_native(

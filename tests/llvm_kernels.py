@@ -38,17 +38,39 @@ class Compiled:
             _function(self._library[name], kernel)
             for kernel, name in zip(kernels, names, strict=True)
         ]
+        self._scratch = [Room(nest.scratch_bytes(kernel, target)) for kernel in kernels]
 
     def __call__(
         self, buffers: Sequence[Array], number: int = 0, begin: int = 0, end: int = 1
     ) -> None:
         """Runs kernel ``number`` on its buffers, iterations [begin, end) of its parallel loop."""
-        self._functions[number](*(b.ctypes.data for b in buffers), begin, end)
+        room = self._scratch[number]
+        room.poison()
+        self._functions[number](*(b.ctypes.data for b in buffers), room.address, begin, end)
+        assert room.is_intact(), "scratch is overrun"
+
+
+class Room:
+    """Scratch of a kernel: aligned, NaN before every call, with fences around it."""
+
+    def __init__(self, size: int) -> None:
+        self._bytes = np.zeros(size + 4 * 64, np.uint8)
+        self._start = 64 + -self._bytes.ctypes.data % 64
+        self._end = self._start + size
+        self.address = int(self._bytes.ctypes.data) + self._start
+
+    def poison(self) -> None:
+        self._bytes[:] = 0xA5
+        self._bytes[self._start : self._end] = 0xFF
+
+    def is_intact(self) -> bool:
+        outside = self._bytes[: self._start], self._bytes[self._end :]
+        return all(bool((side == 0xA5).all()) for side in outside)
 
 
 def _function(address: int, kernel: Kernel) -> Any:
     count = sum(b.access != "scratch" for b in kernel.buffers)
-    kinds = [ctypes.c_void_p] * count + [ctypes.c_int64] * 2
+    kinds = [ctypes.c_void_p] * (count + 1) + [ctypes.c_int64] * 2
     return ctypes.CFUNCTYPE(None, *kinds)(address)
 
 

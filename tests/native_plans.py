@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradc.codegen.llvm import artifact
 from gradc.ir.core import DType, Role
 from gradc.ir.loops import (
     Affine,
@@ -22,10 +25,30 @@ from gradc.ir.loops import (
     Store,
     Var,
 )
-from gradc.ir.plan import Argument, Launch, Plan, Port, Repeat, Tensor
+from gradc.ir.plan import Argument, Launch, Plan, Port, Repeat, Step, Tensor
+from gradc.passes.place_prune import prune
+from gradc.passes.place_scratch import place_scratch
+from gradc.runtime.native import target_for
 
 Array = NDArray[Any]
 F32, I64 = DType.F32, DType.I64
+
+
+def ready(plan: Plan, threads: int = 1, isa: str | None = None) -> Plan:
+    """``plan`` with scratch for a target, as artifacts and generated code need it."""
+    return place_scratch(plan, target_for(artifact.target_of(isa), threads))
+
+
+def bare(plan: Plan) -> Plan:
+    """``plan`` as it was before a target was chosen, so that it can be compiled for any."""
+
+    def without(steps: Sequence[Step]) -> tuple[Step, ...]:
+        return tuple(
+            replace(s, scratch=None) if isinstance(s, Launch) else replace(s, body=without(s.body))
+            for s in steps
+        )
+
+    return prune(replace(plan, steps=without(plan.steps), threads=0))
 
 
 def product(m: int, n: int, k: int, relu: bool) -> Kernel:

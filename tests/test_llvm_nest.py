@@ -344,7 +344,7 @@ def test_guarded_scalars_read_and_write_nothing(isa: str) -> None:
     code = Compiled([Kernel("guarded", (x, g, y), (For(i, 4, "vector", body),))], isa)
     nothing = np.zeros(4, bool)
     out = np.full(4, 7, np.float32)
-    code._functions[0](None, nothing.ctypes.data, out.ctypes.data, 0, 1)
+    code._functions[0](None, nothing.ctypes.data, out.ctypes.data, None, 0, 1)
     assert (out == 7).all()
 
 

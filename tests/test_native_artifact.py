@@ -19,7 +19,7 @@ from gradc.ir.core import DType, Role
 from gradc.ir.diagnostics import DiagnosticError
 from gradc.ir.plan import Port
 from gradc.runtime import native
-from tests.native_plans import mlp, mlp_arrays
+from tests.native_plans import mlp, mlp_arrays, ready
 
 CC = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
 needs_cc = pytest.mark.skipif(CC is None, reason="no C compiler on this machine")
@@ -65,8 +65,8 @@ def run(*command: Any) -> str:
 @needs_cc
 @pytest.mark.parametrize("linked", ["object", "shared"])
 def test_a_c_program_gets_the_bits_that_python_gets(tmp_path: Path, linked: str) -> None:
-    plan = mlp(150, 200, 190, 170)
-    other = replace(mlp(8, 3, 4, 2), name="small")
+    plan = ready(mlp(150, 200, 190, 170), threads=2)
+    other = ready(replace(mlp(8, 3, 4, 2), name="small"))
     written = artifact.write_artifact([plan, other], "net", tmp_path)
     arrays = mlp_arrays(plan)
     (tmp_path / "in.bin").write_bytes(b"".join(a.tobytes() for a in arrays[:-1]))
@@ -84,7 +84,7 @@ def test_a_c_program_gets_the_bits_that_python_gets(tmp_path: Path, linked: str)
 
 @needs_cc
 def test_it_allocates_nothing_and_needs_only_libc_and_libm(tmp_path: Path) -> None:
-    written = artifact.write_artifact([mlp(150, 200, 190, 170)], "net", tmp_path)
+    written = artifact.write_artifact([ready(mlp(150, 200, 190, 170))], "net", tmp_path)
     lines = run("nm", "--undefined-only", written["object"]).split("\n")
     undefined = {line.split()[-1] for line in lines if line.strip()} - {"_GLOBAL_OFFSET_TABLE_"}
     assert undefined <= jit.LIBC | jit.LIBM
@@ -98,8 +98,10 @@ def test_it_allocates_nothing_and_needs_only_libc_and_libm(tmp_path: Path) -> No
 
 @needs_cc
 def test_two_artifacts_link_into_one_program(tmp_path: Path) -> None:
-    one = artifact.write_artifact([mlp(150, 200, 190, 170)], "net", tmp_path)
-    two = artifact.write_artifact([replace(mlp(90, 80, 70, 60), name="two")], "two", tmp_path)
+    one = artifact.write_artifact([ready(mlp(150, 200, 190, 170))], "net", tmp_path)
+    two = artifact.write_artifact(
+        [ready(replace(mlp(90, 80, 70, 60), name="two"))], "two", tmp_path
+    )
     (tmp_path / "main.c").write_text(
         '#include "net.h"\n#include "two.h"\n'
         "int main(void) { return MLP_PORTS + TWO_PORTS - 12 + (mlp == two); }\n"
@@ -110,7 +112,7 @@ def test_two_artifacts_link_into_one_program(tmp_path: Path) -> None:
 
 @needs_cc
 def test_the_header_is_c_and_cplusplus(tmp_path: Path) -> None:
-    artifact.write_artifact([mlp(8, 3, 4, 2)], "net", tmp_path, kinds=("header",))
+    artifact.write_artifact([ready(mlp(8, 3, 4, 2))], "net", tmp_path, kinds=("header",))
     assert {p.name for p in tmp_path.iterdir()} == {"net.h"}
     for language in ("c", "c++"):
         if language == "c++" and shutil.which("g++") is None:
@@ -119,7 +121,7 @@ def test_the_header_is_c_and_cplusplus(tmp_path: Path) -> None:
 
 
 def test_the_manifest_describes_the_files_and_the_plan(tmp_path: Path) -> None:
-    plan = mlp(8, 3, 4, 2)
+    plan = ready(mlp(8, 3, 4, 2))
     extra = {"certificate_blake2b": "00"}
     written = artifact.write_artifact([plan], "net", tmp_path, source=b"model", extra=extra)
     found = json.loads(written["manifest"].read_text())
@@ -137,8 +139,8 @@ def test_the_manifest_describes_the_files_and_the_plan(tmp_path: Path) -> None:
 
 
 def test_the_same_plan_gives_the_same_bytes(tmp_path: Path) -> None:
-    one = artifact.write_artifact([mlp(8, 3, 4, 2)], "net", tmp_path / "one")
-    two = artifact.write_artifact([mlp(8, 3, 4, 2)], "net", tmp_path / "two")
+    one = artifact.write_artifact([ready(mlp(8, 3, 4, 2))], "net", tmp_path / "one")
+    two = artifact.write_artifact([ready(mlp(8, 3, 4, 2))], "net", tmp_path / "two")
     for kind, path in one.items():
         assert path.read_bytes() == two[kind].read_bytes(), kind
 
@@ -173,7 +175,9 @@ def test_ports_of_the_same_name_get_different_c_names() -> None:
 def test_objects_for_other_machines_come_from_a_process_of_their_own(
     tmp_path: Path, isa: str, machine: int
 ) -> None:
-    written = artifact.write_artifact([mlp(33, 20, 19, 17)], "net", tmp_path, isa=isa)
+    written = artifact.write_artifact(
+        [ready(mlp(33, 20, 19, 17), isa=isa)], "net", tmp_path, isa=isa
+    )
     assert set(written) == {"object", "header", "manifest"}
     data = written["object"].read_bytes()
     assert data[:4] == b"\x7fELF"

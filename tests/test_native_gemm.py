@@ -21,6 +21,7 @@ from gradc.ir.bf16 import from_bf16
 from gradc.ir.core import DType
 from gradc.ir.loops import Affine, Buffer, Const, Factor, Gemm, Kernel, Let, Load, Stmt, Store, Var
 from gradc.runtime.arrays import NUMPY_DTYPE, as_bf16
+from tests.llvm_kernels import Room
 
 Array = NDArray[Any]
 ISAS = available()
@@ -126,14 +127,17 @@ class Case:
         )
         text = module.text().replace("define internal void @product(", "define void @product(")
         library = jit.Library(jit.compile_object(text, isa), ["product"], {})
-        call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, ctypes.c_int64, ctypes.c_int64)
+        call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, ctypes.c_int64, ctypes.c_int64)
         shape = [self.sizes[x] for x in self.out]
         c = np.full(shape, 1.0 if self.epilogue else np.nan, NUMPY_DTYPE[self.acc_type])
         pointers = [x.ctypes.data for x in (self.a, self.b, c, self.bias)]
         units = gemm.units(product, isa)
         borders = [0, *(int(units * cut) for cut in cuts), units]
+        room = Room(gemm.scratch_bytes(product, isa))
         for begin, end in itertools.pairwise(borders):
-            call(library["product"])(*pointers, begin, end)
+            room.poison()
+            call(library["product"])(*pointers, room.address, begin, end)
+            assert room.is_intact(), "scratch is overrun"
         return c.transpose([self.out.index(x) for x in "bmn"])
 
     def check(self, isa_name: str, cuts: tuple[float, ...] = (0.5,)) -> Array:

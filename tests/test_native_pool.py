@@ -16,9 +16,9 @@ from gradc.codegen.llvm.isa import host
 LINUX = "linux" in host().triple
 pytestmark = pytest.mark.skipif(not LINUX, reason="the pool needs futexes")
 
-# mark: adds 1 to every element of its range. nested: calls the pool again from inside. tiny: a denormal product.
+# mark: adds 1 to every element of its range. busy: counts calls at work per worker, 64: clashes, 65: highest. nested: calls the pool again from inside. tiny: a denormal product.
 _BODIES = """
-define void @mark(ptr %array, i64 %begin, i64 %end) {
+define void @mark(ptr %array, i64 %begin, i64 %end, i64 %worker) {
 entry:
   %none = icmp sge i64 %begin, %end
   br i1 %none, label %out, label %loop
@@ -34,13 +34,32 @@ loop:
 out:
   ret void
 }
-define void @nested(ptr %array, i64 %begin, i64 %end) {
+define void @nested(ptr %array, i64 %begin, i64 %end, i64 %worker) {
   %start = getelementptr i64, ptr %array, i64 %begin
   %count = sub i64 %end, %begin
   call void @gradc_parallel(ptr @mark, ptr %start, i64 %count, i64 3)
   ret void
 }
-define void @tiny(ptr %array, i64 %begin, i64 %end) {
+define void @busy(ptr %array, i64 %begin, i64 %end, i64 %worker) {
+entry:
+  %cell = getelementptr i64, ptr %array, i64 %worker
+  %old = atomicrmw add ptr %cell, i64 1 seq_cst
+  %clashes = getelementptr i64, ptr %array, i64 64
+  %m = atomicrmw add ptr %clashes, i64 %old seq_cst
+  %highest = getelementptr i64, ptr %array, i64 65
+  %h = atomicrmw umax ptr %highest, i64 %worker seq_cst
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+  %x = load volatile i64, ptr %cell
+  %next = add i64 %i, 1
+  %more = icmp slt i64 %next, 300
+  br i1 %more, label %loop, label %out
+out:
+  %o = atomicrmw sub ptr %cell, i64 1 seq_cst
+  ret void
+}
+define void @tiny(ptr %array, i64 %begin, i64 %end, i64 %worker) {
 entry:
   %none = icmp sge i64 %begin, %end
   br i1 %none, label %out, label %loop
@@ -77,7 +96,7 @@ class Pool:
     def __init__(self) -> None:
         target = host()
         text = pool.pool_text(target.triple.split("-")[0], True) + _BODIES
-        bodies = ["mark", "nested", "tiny", "tiny_flushed"]
+        bodies = ["mark", "busy", "nested", "tiny", "tiny_flushed"]
         control = ["gradc_parallel", "gradc_pool_stop", "gradc_pool_workers"]
         code = jit.compile_object(f'target triple = "{target.triple}"\n{text}', target)
         self.library = jit.Library(code, [*bodies, *control], {})
@@ -89,8 +108,9 @@ class Pool:
         flushed = ctypes.CFUNCTYPE(None, pointer, word, word)
         self.flushed = flushed(self.library["tiny_flushed"])
 
-    def run(self, body: str, array: NDArray[Any], parts: int) -> None:
-        self._run(self.library[body], array.ctypes.data, array.size, parts)
+    def run(self, body: str, array: NDArray[Any], parts: int, total: int | None = None) -> None:
+        count = array.size if total is None else total
+        self._run(self.library[body], array.ctypes.data, count, parts)
 
 
 @pytest.fixture
@@ -154,3 +174,13 @@ def test_workers_take_the_callers_rounding_mode(threads: Pool) -> None:
         threads.flushed(flushed.ctypes.data, flushed.size, 2)
         assert np.all(kept == smallest / 2)
         assert np.all(flushed == 0)
+
+
+def test_workers_of_a_job_have_numbers_of_their_own_below_its_parts(threads: Pool) -> None:
+    """Large and small jobs in turn: a worker that is late from a large one keeps out of a small one."""
+    for _ in range(300):
+        for parts in (8, 2, 3):
+            array = np.zeros(66, np.int64)
+            threads.run("busy", array, parts, 4 * parts)
+            assert not array[:65].any(), "two calls at a time had one number"
+            assert array[65] < parts

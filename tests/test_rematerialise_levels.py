@@ -279,7 +279,7 @@ def test_the_pipeline_runs_a_bounded_number_of_times(monkeypatch: pytest.MonkeyP
     for point in points:
         asked.clear()
         assert run_within(f, options, point.peak_bytes).plan.peak_bytes <= point.peak_bytes
-        whole = [m for m in asked if m.records[-1].step == "place"]
+        whole = [m for m in asked if m.records[-1].step == "scratch"]
         assert len(asked) - len(whole) == 1
         assert len(whole) <= 1 + (count - 1).bit_length()
         assert point is not points[0] or len(whole) == 1

@@ -64,7 +64,7 @@ def write_artifact(
 
     Raises:
         DiagnosticError: GC0577 for an unknown instruction set, GC0578 if linking fails.
-        PlanError: if a Plan is not complete.
+        PlanError: if a Plan is not complete, or has no scratch for this target.
     """
     target = target_of(isa)
     programs = [(plan, driver.generate(plan, target)) for plan in plans]
@@ -73,7 +73,7 @@ def write_artifact(
     written: dict[str, Path] = {}
     files: dict[str, bytes] = {"object": code}
     if "header" in kinds:
-        files["header"] = header.header_text(name, __version__, programs).encode()
+        files["header"] = header.header_text(name, __version__, plans).encode()
     notes = []
     if "shared" in kinds:
         reason = why_not_shared(target)
@@ -185,7 +185,7 @@ def _entry(plan: Plan, program: driver.Program) -> dict[str, Any]:
         "ports": ports,
         "arena_bytes": plan.arena_bytes,
         "arena_alignment": ALIGNMENT,
-        "stack_bytes_per_thread": program.stack_bytes,
+        "threads": max(1, plan.threads),
         "peak_bytes": plan.peak_bytes,
         "launches": program.launches,
         "kernels": program.kernels,

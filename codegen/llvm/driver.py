@@ -9,10 +9,11 @@ small loop: compile time is linear in the number of launches with a tiny constan
 
 ``base`` is a port's number or, for the arena, the number of ports. ``extent`` is the trip count of the parallel
 loop; ``parts`` is in how many ranges it is worth cutting, from the kernel's flops and bytes alone. A kernel is
-called as ``kernel(ptr arguments, i64 begin, i64 end)``.
+called as ``kernel(ptr arguments, i64 begin, i64 end, i64 worker)``; scratch is its last argument, if it has any, and
+worker w of the launch (the caller is 0) uses the w-th equal part of it.
 
 Invariants: all addresses are checked against the Plan here, before any code is made; nothing is allocated; results
-do not depend on ``threads``.
+do not depend on ``threads``; a call takes no more threads than the Plan has scratch for.
 Non-goals: making kernels (``nest``, ``gemm``), choosing the order or the placement (the Plan has both).
 """
 
@@ -26,7 +27,8 @@ from string import Template
 
 from gradc.codegen.llvm import gemm, nest
 from gradc.codegen.llvm.isa import Isa
-from gradc.codegen.llvm.text import Module
+from gradc.codegen.llvm.pool import MAX_WORKERS
+from gradc.codegen.llvm.text import Module, Value
 from gradc.ir.loops import For, Gemm, Kernel, Let, Stmt
 from gradc.ir.plan import ALIGNMENT, Argument, Launch, Plan, Repeat, Step
 
@@ -57,7 +59,6 @@ class Program:
     text: str
     launches: int
     kernels: int
-    stack_bytes: int  # scratch of one thread, at most
 
 
 def extent(kernel: Kernel, isa: Isa) -> int:
@@ -108,6 +109,7 @@ def generate(plan: Plan, isa: Isa) -> Program:
         PlanError: if the Plan is not placed or an address leaves its tensor.
     """
     check(plan)
+    _check_scratch(plan, isa)
     module = Module(isa.triple, "", isa.attributes)
     used = sorted({launch.kernel for launch in launches_of(plan.steps)})
     table = ", ".join(f"ptr @{_emit(module, plan.kernels[n], n, isa)}" for n in used)
@@ -126,15 +128,16 @@ def generate(plan: Plan, isa: Isa) -> Program:
     text = module.text() + _entry(plan, len(words), most)
     text += "declare void @gradc_parallel(ptr, ptr, i64, i64)\n"
     launches = sum(1 for _ in launches_of(plan.steps))
-    stack = max((stack_bytes(kernel, isa) for kernel in plan.kernels), default=0)
-    return Program(plan.name, text, launches, count, stack)
+    return Program(plan.name, text, launches, count)
 
 
-def stack_bytes(kernel: Kernel, isa: Isa) -> int:
-    """Scratch that one thread needs on its stack for ``kernel``."""
-    scratch = sum(b.size * b.dtype.itemsize for b in kernel.buffers if b.access == "scratch")
-    gemms = (s for s in kernel.body if isinstance(s, Gemm))
-    return scratch + max((gemm.scratch_bytes(g, isa) for g in gemms), default=0)
+def scratch_bytes(kernel: Kernel, isa: Isa, threads: int) -> int:
+    """Scratch of one launch of ``kernel``: what a thread needs, for as many as may run it together."""
+    each = nest.scratch_bytes(kernel, isa)
+    if not each:
+        return 0
+    most = min(threads, worthwhile_parts(kernel), extent(kernel, isa), MAX_WORKERS + 1)
+    return each * max(1, most)
 
 
 def launches_of(steps: Sequence[Step]) -> Iterator[Launch]:
@@ -155,13 +158,21 @@ def _emit(module: Module, kernel: Kernel, number: int, isa: Isa) -> str:
     else:
         nest.emit_kernel(module, kernel, name, isa)
     function = module.function(
-        f"gradc.launch{number}", "void", (("ptr", "args"), ("i64", "begin"), ("i64", "end"))
+        f"gradc.launch{number}",
+        "void",
+        (("ptr", "args"), ("i64", "begin"), ("i64", "end"), ("i64", "worker")),
     )
-    args, begin, end = function.parameters
+    args, begin, end, worker = function.parameters
     pointers = []
-    for position in range(sum(b.access != "scratch" for b in kernel.buffers)):
+    each = nest.scratch_bytes(kernel, isa)
+    for position in range(sum(b.access != "scratch" for b in kernel.buffers) + (each > 0)):
         cell = function.op(f"getelementptr ptr, {args}, i64 {position}", "ptr")
         pointers.append(function.load(cell, "ptr", 8))
+    if each:
+        part = function.binary("mul", worker, Value("i64", str(each)))
+        pointers[-1] = function.address(pointers[-1], "i8", part)
+    else:
+        pointers.append(Value("ptr", "null"))
     given = ", ".join(str(v) for v in (*pointers, begin, end))
     function.line(f"tail call void @{name}({given})")
     function.ret()
@@ -189,7 +200,8 @@ class _Records:
 
     def _launch(self, launch: Launch, depth: int) -> Iterator[int]:
         row, pieces, parts = self.work[launch.kernel]
-        yield from (row, len(launch.arguments), pieces, parts)
+        extra = launch.scratch is not None
+        yield from (row, len(launch.arguments) + extra, pieces, parts)
         for argument in launch.arguments:
             size = self.plan.tensors[argument.tensor].dtype.itemsize
             base, offset = self.places[argument.tensor]
@@ -197,6 +209,9 @@ class _Records:
             for level in range(depth):
                 yield _at(argument.strides, level) * size
                 yield _at(argument.parity, level) * size
+        if launch.scratch is not None:
+            yield from self.places[launch.scratch]
+            yield from (0,) * (2 * depth)
 
 
 def _at(values: Sequence[int], level: int) -> int:
@@ -241,6 +256,7 @@ def _used_tensors(plan: Plan, steps: Sequence[Step]) -> set[int]:
     for step in steps:
         if isinstance(step, Launch):
             found |= {argument.tensor for argument in step.arguments}
+            found |= set() if step.scratch is None else {step.scratch}
         else:
             found |= _used_tensors(plan, step.body)
             found |= set() if step.counter_cell is None else {step.counter_cell}
@@ -294,6 +310,18 @@ def _check_launch(plan: Plan, launch: Launch, trips: tuple[int, ...]) -> None:
         low, high = _reach(argument, trips)
         if buffer.size and not (low >= 0 and high + buffer.size <= tensor.size):
             raise PlanError(f"{kernel.name}: {buffer.name} leaves tensor {tensor.name}")
+
+
+def _check_scratch(plan: Plan, isa: Isa) -> None:
+    """Every launch has the scratch that its kernel needs on this target."""
+    needs = [scratch_bytes(kernel, isa, max(1, plan.threads)) for kernel in plan.kernels]
+    for launch in launches_of(plan.steps):
+        need = needs[launch.kernel]
+        tensor = None if launch.scratch is None else plan.tensors[launch.scratch]
+        if (tensor is None and need) or (tensor is not None and tensor.space != "arena"):
+            raise PlanError(f"launch of {plan.kernels[launch.kernel].name} has no scratch")
+        if tensor is not None and tensor.nbytes < need:
+            raise PlanError(f"{tensor.name} has {tensor.nbytes} bytes, not {need}")
 
 
 def _reach(argument: Argument, trips: tuple[int, ...]) -> tuple[int, int]:
@@ -378,7 +406,7 @@ fire:
   %serial = icmp ule i64 %parts, 1
   br i1 %serial, label %alone, label %together
 alone:
-  call void %fn(ptr %args, i64 0, i64 %w2)
+  call void %fn(ptr %args, i64 0, i64 %w2, i64 0)
   br label %advance
 together:
   call void @gradc_parallel(ptr %fn, ptr %args, i64 %w2, i64 %parts)
@@ -437,7 +465,9 @@ go:
   %last = getelementptr ptr, ptr %bases, i64 $ports
   store ptr %arena, ptr %last
   %stop = getelementptr i64, ptr @gradc.records, i64 $words
-  call void @gradc.walk(ptr @gradc.records, ptr %stop, ptr %bases, ptr %counters, i64 0, ptr %args, i64 %threads)
+  %too_many = icmp ugt i64 %threads, $threads
+  %some = select i1 %too_many, i64 $threads, i64 %threads
+  call void @gradc.walk(ptr @gradc.records, ptr %stop, ptr %bases, ptr %counters, i64 0, ptr %args, i64 %some)
   ret i32 0
 }
 """
@@ -451,7 +481,8 @@ def _entry(plan: Plan, words: int, most_arguments: int) -> str:
     return Template(_WALK + _ENTRY).substitute(
         name=plan.name,
         bases=len(plan.ports) + 1,
-        args=max(1, most_arguments),
+        args=most_arguments + 1,
+        threads=max(1, plan.threads),
         depth=max(1, _depth(plan.steps)),
         ports=len(plan.ports),
         words=words,

@@ -5,17 +5,19 @@ and a strip of the left one are packed when their layout asks for it; the tile a
 accumulators; after the last block the epilogue runs over the rows of the tile, vector lanes along j.
 
 Invariants: sums run over k in order (``gemm_blocking``); ``[begin, end)`` counts units (a strip of a column block
-of a batch element), so any cut into ranges gives the same bits; all scratch is on the stack and counted.
+of a batch element), so any cut into ranges gives the same bits; packed factors and parked accumulators lie in scratch
+that the caller gives, nothing but registers is spilled to the stack.
 Non-goals: sizes that are not static, choosing the blocking (``gemm_blocking``).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gradc.codegen.llvm import gemm_pack, gemm_pairs, static
-from gradc.codegen.llvm.gemm_blocking import blocking, oriented
+from gradc.codegen.llvm.gemm_blocking import Blocking, blocking, oriented
 from gradc.codegen.llvm.gemm_pack import memory_type, offset
 from gradc.codegen.llvm.gemm_tile import Tile, emit_tile, tail_mask
 from gradc.codegen.llvm.isa import Isa
@@ -36,15 +38,23 @@ def units(gemm: Gemm, isa: Isa) -> int:
 
 
 def scratch_bytes(gemm: Gemm, isa: Isa) -> int:
-    """Stack that one thread needs for packed factors and parked accumulators."""
-    cut = blocking(oriented(gemm, isa), isa)
-    return sum(-(-size * cut.dtype.itemsize // 64) * 64 for size in cut.scratch_sizes)
+    """Scratch that one thread needs for packed factors and parked accumulators."""
+    gemm = oriented(gemm, isa)
+    return 0 if 0 in (gemm.m, gemm.n, *gemm.batch) else sum(_lines(blocking(gemm, isa)))
+
+
+def _lines(cut: Blocking) -> list[int]:
+    """Bytes of the packed strip, the packed column block and the parked accumulators, in whole cache lines."""
+    return [-(-size * cut.dtype.itemsize // 64) * 64 for size in cut.scratch_sizes]
 
 
 def emit_kernel(
     module: Module, kernel: Kernel, gemm: Gemm, name: str, isa: Isa, epilogue: Epilogue
 ) -> None:
-    """Defines ``void @name(ptr buffer..., i64 begin, i64 end)`` for a kernel that is one Gemm."""
+    """Defines ``void @name(ptr buffer..., ptr scratch, i64 begin, i64 end)`` for a kernel that is one Gemm.
+
+    ``scratch`` is aligned to 64 bytes and has ``scratch_bytes``, which nobody else uses meanwhile.
+    """
     _Emitter(module, kernel, oriented(gemm, isa), name, isa, epilogue).emit()
 
 
@@ -148,16 +158,16 @@ class _Emitter:
         f = self.module.function(
             self.name,
             "void",
-            (*pointers, ("i64", "begin"), ("i64", "end")),
-            attributes='noinline "probe-stack"="inline-asm"',  # packing may step over a guard page
+            (*pointers, ("ptr noalias", "scratch"), ("i64", "begin"), ("i64", "end")),
+            attributes="noinline",
         )
-        *given, begin, end = f.parameters
+        *given, room, begin, end = f.parameters
         self.places = dict(zip(self.buffers, given, strict=True))
         if units(self.gemm, self.isa) == 0:
             f.ret()
             return
-        sizes = cut.scratch_sizes
-        scratch = _Scratch(*(f.alloca(self.element, max(size, 1)) for size in sizes))
+        starts = itertools.accumulate(_lines(cut)[:2], initial=0)
+        scratch = _Scratch(*(offset(f, room, "i8", (i64(n), 1)) for n in starts))
         if cut.batch * cut.blocks == 1:
             self._column_block(f, scratch, self._batch(f, i64(0)), i64(0), begin, end)
             f.ret()

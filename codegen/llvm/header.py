@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from gradc.codegen.llvm.driver import Program
 from gradc.ir.core import DType, Role
 from gradc.ir.plan import ALIGNMENT, Plan, Port
 
@@ -29,9 +28,10 @@ _TOP = """/* {name}: made by gradc {version}. Do not edit.
  *
  * Every entry takes an array of pointers, one per port in the order of its enum, and an arena that the caller
  * owns: ..._ARENA_BYTES bytes, aligned to {alignment}. Arrays are dense and row-major. Nothing is allocated and
- * nothing is kept between calls. `threads` above 1 starts that many threads once (pthread_create) and keeps them;
- * with 1 no thread is ever made. Results do not depend on it. Calls from several threads need an arena each.
- * Per thread, ..._STACK_BYTES of stack are used for packing. The result is 0.
+ * nothing is kept between calls: whatever an entry writes to is an array, the arena, or a few kilobytes of stack.
+ * `threads` above 1 starts that many threads once (pthread_create) and keeps them; with 1 no thread is ever made.
+ * Results do not depend on it. The arena has room for ..._THREADS threads; a call that allows more uses so many.
+ * Calls from several threads need an arena each. The result is 0.
  */
 #ifndef GRADC_{guard}_H
 #define GRADC_{guard}_H
@@ -69,15 +69,15 @@ def port_names(ports: Sequence[Port]) -> list[str]:
     return names
 
 
-def header_text(name: str, version: str, entries: Sequence[tuple[Plan, Program]]) -> str:
+def header_text(name: str, version: str, entries: Sequence[Plan]) -> str:
     """The header of an artifact with these entries."""
     guard = c_name(name).upper()
     parts = [_TOP.format(name=name, version=version, guard=guard, alignment=ALIGNMENT)]
-    parts += [_entry(plan, program) for plan, program in entries]
+    parts += [_entry(plan) for plan in entries]
     return "".join(parts) + _END
 
 
-def _entry(plan: Plan, program: Program) -> str:
+def _entry(plan: Plan) -> str:
     prefix = plan.name.upper()
     lines = ["", f"/* ---- {plan.name} ---- */", "", "enum {"]
     names = port_names(plan.ports)
@@ -94,7 +94,7 @@ def _entry(plan: Plan, program: Program) -> str:
     lines += [
         f"#define {prefix}_ARENA_BYTES {plan.arena_bytes}",
         f"#define {prefix}_ARENA_ALIGNMENT {ALIGNMENT}",
-        f"#define {prefix}_STACK_BYTES {program.stack_bytes}",
+        f"#define {prefix}_THREADS {max(1, plan.threads)}",
         "",
         f"int32_t {plan.name}(void *const *ports, void *arena, int64_t threads);",
         "",

@@ -1,7 +1,8 @@
 """Loop nests to LLVM: a ``Kernel`` becomes one function of its buffers and a range of its parallel loop.
 
-``void @name(ptr buffer..., i64 begin, i64 end)``: scratch buffers lie on the stack; ``[begin, end)`` counts the
-iterations of the outermost ``parallel`` loop, or is (0, 1) where the kernel is not one such loop.
+``void @name(ptr buffer..., ptr scratch, i64 begin, i64 end)``: scratch buffers and what matrix products pack lie in
+``scratch_bytes`` at ``scratch``, one after the other; ``[begin, end)`` counts the iterations of the outermost ``parallel``
+loop, or is (0, 1) where the kernel is not one such loop.
 
 A ``vector`` loop is emitted with explicit vectors: values that do not depend on its index stay scalars, the rest are
 vectors of ``width`` iterations; the last, incomplete one is masked. Serial loops inside a vector loop are
@@ -25,7 +26,7 @@ from gradc.codegen.llvm.indices import Indices
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.loop_facts import can_vectorise, varying, walk, width_of
 from gradc.codegen.llvm.memory import Lanes, Memory, Place, i64, run
-from gradc.codegen.llvm.scalars import COMPUTE, STORED, Scalars
+from gradc.codegen.llvm.scalars import COMPUTE, Scalars
 from gradc.codegen.llvm.split import split
 from gradc.codegen.llvm.text import Function, Module, Value, lanes_of, vector
 from gradc.codegen.llvm.vecmath import UNARY
@@ -64,21 +65,40 @@ def emit_kernel(module: Module, kernel: Kernel, name: str, isa: Isa) -> None:
     fn = module.function(
         name,
         "void",
-        [*(("ptr", f"b{n}") for n in range(len(given))), ("i64", "begin"), ("i64", "end")],
+        [
+            *(("ptr", f"b{n}") for n in range(len(given))),
+            ("ptr noalias", "scratch"),
+            ("i64", "begin"),
+            ("i64", "end"),
+        ],
         attributes="noinline",
     )
-    *pointers, begin, end = fn.parameters
+    *pointers, scratch, begin, end = fn.parameters
     places = dict(zip(given, pointers, strict=True))
+    used = 0
     for buffer in kernel.buffers:
         if buffer.access == "scratch":
-            places[buffer] = fn.alloca(STORED[buffer.dtype], max(1, buffer.size))
-    nest = Nest(fn, isa, places)
+            places[buffer] = fn.address(scratch, "i8", i64(used))
+            used += _lines(buffer)
+    nest = Nest(fn, isa, places, fn.address(scratch, "i8", i64(used)))
     nest.keep_rows(kernel.body)
     if isinstance(only, For) and only.kind == "parallel" and only.limit is None:
         nest.run(only, begin, end)
     else:
         nest.body(kernel.body)
     fn.ret()
+
+
+def scratch_bytes(kernel: Kernel, isa: Isa) -> int:
+    """Scratch that one thread needs for ``kernel``: its buffers, and the most that one of its products packs."""
+    rows = sum(_lines(buffer) for buffer in kernel.buffers if buffer.access == "scratch")
+    products = (s for s in kernel.body if isinstance(s, Gemm))
+    return rows + max((matrix.scratch_bytes(p, isa) for p in products), default=0)
+
+
+def _lines(buffer: Buffer) -> int:
+    """Bytes of a buffer in whole cache lines."""
+    return -(-buffer.size * buffer.dtype.itemsize // 64) * 64
 
 
 def emit_epilogue(
@@ -103,8 +123,12 @@ def emit_epilogue(
 class Nest:
     """Emits statements into one function. ``env`` holds the values of the variables in sight."""
 
-    def __init__(self, fn: Function, isa: Isa, places: dict[Buffer, Value]) -> None:
+    def __init__(
+        self, fn: Function, isa: Isa, places: dict[Buffer, Value], scratch: Value | None = None
+    ) -> None:
+        """``scratch`` is where products among the statements pack."""
         self.fn = fn
+        self.scratch = scratch
         self.isa = isa
         self.places = places
         self.scalars = Scalars(fn, isa)
@@ -253,7 +277,9 @@ class Nest:
         kernel = Kernel(name, tuple(shared.values()), (product,))
         emit_epilogue_here = functools.partial(emit_epilogue, self.isa)
         matrix.emit_kernel(self.fn.module, kernel, product, name, self.isa, emit_epilogue_here)
-        pointers = ", ".join(map(str, self.places.values()))
+        if self.scratch is None:
+            raise ValueError("a Gemm must stand at the top of its kernel")
+        pointers = ", ".join(map(str, (*self.places.values(), self.scratch)))
         end = matrix.units(product, self.isa)
         self.fn.line(f"call void @{name}({pointers}, i64 0, i64 {end})")
 

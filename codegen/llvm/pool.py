@@ -1,13 +1,15 @@
 """The fork-join thread pool, as LLVM IR text that needs nothing but libc.
 
-``@gradc_parallel(fn, args, total, parts)`` runs ``fn(args, begin, end)`` over contiguous ranges of ``[0, total)``,
-two per part. How the range is cut depends on ``total`` and ``parts`` only, and kernels give the same bits however
+``@gradc_parallel(fn, args, total, parts)`` runs ``fn(args, begin, end, worker)`` over contiguous ranges of ``[0, total)``,
+two per part. ``worker`` is below ``parts`` and no two calls at a time have the same: the caller is 0. How the range is cut depends on ``total`` and ``parts`` only, and kernels give the same bits however
 they are cut, so it does not matter who runs what: ranges are claimed one by one by whoever is free, the caller
 included. A worker that the system has put aside therefore holds up nothing that it has not begun.
 
 Invariants:
 * One 64-bit word says which job is on: ticket (32 bits), number of ranges (16), next range (16). A range belongs to
   whoever increments the word; the caller returns when all are done, so a claimed range's job is always alive.
+* A worker claims a range only if its number is below the job's parts. Both are read before the word is incremented, and
+  a job's parts change only after its last range was claimed, so the increment fails if they were another job's.
 * One caller at a time owns the pool (``@gradc_pool.lock``); another, or a nested one, runs its whole range itself.
 * Workers spin about a millisecond, then sleep on a futex (the ticket). All signals are blocked in them.
 * Workers run under the caller's MXCSR, so rounding and denormal modes do not depend on the thread.
@@ -22,7 +24,9 @@ from __future__ import annotations
 from string import Template
 
 MAX_WORKERS = 63
-STACK_BYTES = 1 << 22  # of a worker, whatever the system's default: packing needs up to a megabyte
+STACK_BYTES = (
+    1 << 20
+)  # of a worker; kernels use a few kilobytes, other libraries' thread-local data lies there too
 _SPINS = 12000  # of a pause each: near a millisecond
 
 _FUTEX_CALL = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
@@ -39,7 +43,7 @@ _PAUSE_DECLARE = {
 
 _SERIAL = """
 define $linkage void @gradc_parallel(ptr %fn, ptr %args, i64 %total, i64 %parts) nounwind {
-  call void %fn(ptr %args, i64 0, i64 %total)
+  call void %fn(ptr %args, i64 0, i64 %total, i64 0)
   ret void
 }
 """
@@ -88,8 +92,9 @@ declare i32 @sched_yield()
 declare i64 @syscall(i64, ...)
 $pause_declare
 $modes
-define internal void @gradc_pool.help() nounwind {
+define internal void @gradc_pool.help(i64 %worker) nounwind {
 entry:
+  %parts_cell = getelementptr i8, ptr @gradc_pool.job, i64 24
   br label %look
 look:
   %word = load atomic i64, ptr @gradc_pool.word acquire, align 8
@@ -97,7 +102,11 @@ look:
   %shifted = lshr i64 %word, 16
   %count = and i64 %shifted, 65535
   %free = icmp ult i64 %next, %count
-  br i1 %free, label %claim, label %out
+  br i1 %free, label %fit, label %out
+fit:
+  %parts = load atomic i64, ptr %parts_cell acquire, align 8
+  %wanted = icmp ult i64 %worker, %parts
+  br i1 %wanted, label %claim, label %out
 claim:
   %bumped = add i64 %word, 1
   %took = cmpxchg ptr @gradc_pool.word, i64 %word, i64 %bumped acq_rel monotonic
@@ -117,7 +126,7 @@ run:
   %after = add i64 %next, 1
   %e0 = mul i64 %total, %after
   %end = udiv i64 %e0, %count
-  call void %fn(ptr %args, i64 %begin, i64 %end)
+  call void %fn(ptr %args, i64 %begin, i64 %end, i64 %worker)
   %ignored = atomicrmw add ptr @gradc_pool.done, i64 1 acq_rel
   br label %look
 out:
@@ -168,7 +177,7 @@ stay:
   %needed = icmp ult i64 %index, %parts
   br i1 %needed, label %help, label %helped
 help:
-  call void @gradc_pool.help()
+  call void @gradc_pool.help(i64 %index)
   br label %helped
 helped:
   br label %wait
@@ -242,7 +251,7 @@ take:
   %mine = extractvalue { i32, i1 } %took, 1
   br i1 %mine, label %owner, label %alone
 alone:
-  call void %fn(ptr %args, i64 0, i64 %total)
+  call void %fn(ptr %args, i64 0, i64 %total, i64 0)
   ret void
 owner:
   %helpers = sub i64 %p, 1
@@ -262,7 +271,7 @@ owner:
   %c2 = icmp ult i64 %twice, %total
   %ranges = select i1 %c2, i64 %twice, i64 %total
   call void @gradc_pool.post(i64 %ranges)
-  call void @gradc_pool.help()
+  call void @gradc_pool.help(i64 0)
   br label %poll
 poll:
   %n = phi i32 [ 0, %owner ], [ %n.next, %polled ]

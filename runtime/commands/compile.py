@@ -27,6 +27,7 @@ from gradc.runtime.console import Console
 from gradc.runtime.data import fail, make_folder, write_text
 from gradc.runtime.graph import graph_dot, graph_svg
 from gradc.runtime.model import Model
+from gradc.runtime.native import target_for
 from gradc.runtime.read import read_program
 
 ARTIFACT = ("object", "shared", "header")
@@ -148,6 +149,7 @@ def _pipeline(
         derive,
         chosen,
         gradient=gradient,
+        target=target_for(artifact.target_of(options.isa), chosen.thread_count),
         verify=2 if options.verify_each else 1,
         dump_after=tuple(options.dump_after),
         dump_to=make_folder(Path(options.dump_dir)) if options.dump_after else None,
@@ -172,7 +174,7 @@ def _text(
     if kind == "opt":
         return text_of(done.after("dce"))
     if kind in ("loops", "plan"):
-        return text_of(done.after("to-loops" if kind == "loops" else "place"))
+        return text_of(done.after("to-loops" if kind == "loops" else "scratch"))
     if kind == "sympy":
         return model.to_sympy().derivative_text(model.select(chosen_wrt(options)))
     if kind in ("dot", "svg"):
