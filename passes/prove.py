@@ -11,16 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from gradc.ir.core import Function, Slot, walk
+from gradc.ir.core import Function, Slot
 from gradc.passes.pipeline import Run
 from gradc.passes.plan_check import check_plan
 from gradc.passes.prove_compose import gradient_terms, result_terms
+from gradc.passes.prove_cuts import has_window, with_cuts
 from gradc.passes.prove_field import PRIME
 from gradc.passes.prove_gradient import Tested, test_gradient
 from gradc.passes.prove_kernels import compare_plan
 from gradc.passes.prove_passes import Compared, compare_records
 from gradc.passes.prove_pullback import pullback_verdicts
-from gradc.passes.prove_refute import decide_equal, decide_gradient
+from gradc.passes.prove_refute import Outcome, decide_equal, decide_gradient
 from gradc.passes.prove_report import Kind, Status, Verdict, weakest
 from gradc.passes.prove_rule_verdicts import rule_verdict
 from gradc.passes.prove_rules import instances
@@ -32,6 +33,7 @@ MOST_OF_PASSES = 3
 FIELD = "prime field"
 OFF_KINKS = "off kinks"
 DENOMINATORS = "denominators are not zero"
+CUTS = "loops let no derivative through where `truncate` says so"
 
 
 @dataclass(frozen=True)
@@ -150,11 +152,6 @@ def _before_adjoint(run: Run) -> Function:
     return program
 
 
-def has_window(function: Function) -> bool:
-    """Whether a loop of ``function`` cuts its derivative."""
-    return any(op.name == "scan" and op.attributes["truncate"] for op in walk(function.block))
-
-
 # --- gradients
 
 
@@ -167,39 +164,37 @@ def gradient_verdicts(
     points: int,
 ) -> list[Verdict]:
     """One verdict per parameter: by composition of the rules, and at random points as well."""
-    source, gradient = subject.probe.source, _function(subject.probe, "differentiate")
+    gradient = _function(subject.probe, "differentiate")
+    # Dual numbers see the cuts of loops where they are written out.
+    is_cut, source = has_window(subject.probe.source), with_cuts(subject.probe.source)
     slots = {slot.name: slot for slot in source.parameters}
     start = time.perf_counter()
-    is_cut = has_window(source)
-    if is_cut:
-        tested = Tested(dict.fromkeys(subject.wrt, True), True, 0)
-    else:
-        tested = test_gradient(source, gradient, seed, points)
+    tested = test_gradient(source, gradient, seed, points)
     each = (time.perf_counter() - start) / max(1, len(tested.agrees))
     asked = {n: v for n, v in rules.items() if n in terms.used}
     # Rules may hold for all shapes; that the adjoint is made of them was seen at this one.
     premises = weakest([Status.PROVED_SHAPE, *(v.status for v in asked.values())])
     found = []
     for name in tested.agrees:
-        slot = slots[name]
+        slot, is_composed = slots[name], terms.composed.get(name, False)
         agrees, seen = tested.agrees[name], f"also at {tested.points} points modulo {PRIME}"
-        if not agrees and terms.composed.get(name) and not pullbacks:
-            # Rules may rest on laws of exp and log that the field's oracles do not know.
-            outcome = decide_gradient(source, gradient, name)
-            agrees, seen = outcome.status is Status.AGREES, f"also {outcome.detail}{subject.at()}"
-        trust = _trust(agrees, is_cut, pullbacks)
-        if terms.composed.get(name) and trust is not None:
+        outcome = None if agrees else decide_gradient(source, gradient, name)
+        if outcome is not None and is_composed and not pullbacks:
+            # Rules may rest on laws of exp and log that the field's oracles do not know, and balls meet ties.
+            agrees = outcome.status is not Status.REFUTED
+            seen = f"also {outcome.detail}{subject.at()}"
+        trust = _trust(agrees, pullbacks)
+        if is_composed and trust is not None:
             status = weakest([premises, trust])
-            note = "" if is_cut else seen
-            found.append(_composed_verdict(slot, status, asked, note, is_cut, each))
-        elif is_cut:
-            found.append(_undecided("parameter", name, "a loop cuts its derivative"))
+            found.append(_composed_verdict(slot, status, asked, seen, is_cut, each))
+        elif is_composed and outcome is not None:
+            found.append(_misled_verdict(subject, slot, outcome, pullbacks, each))
         else:
-            found.append(_gradient_verdict(subject, gradient, slot, tested, each))
+            found.append(_gradient_verdict(subject, slot, tested, outcome, is_cut, each))
     return found
 
 
-def _trust(agrees: bool, is_cut: bool, pullbacks: Sequence[Verdict]) -> Status | None:
+def _trust(agrees: bool, pullbacks: Sequence[Verdict]) -> Status | None:
     """The status that the user's pullbacks lend a composed gradient; None if composition decides nothing.
 
     Where the gradient differs from dual numbers, only an asserted pullback excuses it (straight-through estimators).
@@ -207,7 +202,7 @@ def _trust(agrees: bool, is_cut: bool, pullbacks: Sequence[Verdict]) -> Status |
     status = weakest([v.status for v in pullbacks])
     if status is Status.REFUTED or not (agrees or status is Status.ASSERTED):
         return None
-    if agrees and not is_cut and status is Status.ASSERTED:
+    if agrees and status is Status.ASSERTED:
         return Status.PROBABLE
     return status
 
@@ -224,27 +219,45 @@ def _composed_verdict(
     if premises is Status.ASSERTED:
         detail += "; the user's pullbacks are taken at their word"
     if is_cut:
-        assumed.append("loops let no derivative through where `truncate` says so")
+        assumed.append(CUTS)
     return Verdict(
         "parameter", slot.name, premises, "composition of proved rules", detail, tuple(assumed),
         {}, "" if slot.span is None else str(slot.span), "", seconds,
     )  # fmt: skip
 
 
-def _gradient_verdict(
-    subject: Subject, gradient: Function, slot: Slot, tested: Tested, seconds: float
+def _misled_verdict(
+    subject: Subject, slot: Slot, outcome: Outcome, pullbacks: Sequence[Verdict], seconds: float
 ) -> Verdict:
+    """A gradient that is composed as it should be, of a pullback that is refuted or shown by nothing."""
+    names = ", ".join(v.subject for v in pullbacks if v.status is Status.REFUTED)
+    detail = f"each use once, but it depends on the refuted pullback {names}"
+    if outcome.status is not Status.REFUTED:
+        # No point of its own shows it wrong, and what it is made of is no derivative.
+        status, method = Status.ASSERTED, "the refuted pullback at its word"
+    else:
+        status, method = Status.REFUTED, "balls at 50 digits"
+    return Verdict(
+        "parameter", slot.name, status, method, f"{detail}; {outcome.detail}{subject.at()}",
+        (OFF_KINKS,), outcome.point, "" if slot.span is None else str(slot.span), "", seconds,
+    )  # fmt: skip
+
+
+def _gradient_verdict(
+    subject: Subject, slot: Slot, tested: Tested, outcome: Outcome | None, is_cut: bool,
+    seconds: float,
+) -> Verdict:  # fmt: skip
     place = "" if slot.span is None else str(slot.span)
-    if tested.agrees[slot.name]:
+    assumed = (OFF_KINKS, DENOMINATORS, *((CUTS,) if is_cut else ()))
+    if outcome is None:
         detail = f"{tested.points} points modulo {PRIME}{subject.at()}"
         return Verdict(
             "parameter", slot.name, Status.PROBABLE, f"{FIELD}: adjoint = dual numbers", detail,
-            (OFF_KINKS, DENOMINATORS), {}, place, "", seconds,
+            assumed, {}, place, "", seconds,
         )  # fmt: skip
-    outcome = decide_gradient(subject.probe.source, gradient, slot.name)
     return Verdict(
         "parameter", slot.name, outcome.status, "balls at 50 digits", outcome.detail + subject.at(),
-        (OFF_KINKS,), outcome.point, place, "", seconds,
+        assumed, outcome.point, place, "", seconds,
     )  # fmt: skip
 
 
@@ -298,10 +311,6 @@ def _pass_verdict(
         "pass", one.step, outcome.status, "balls at 50 digits", outcome.detail + subject.at(),
         (OFF_KINKS,), outcome.point,
     )  # fmt: skip
-
-
-def _undecided(kind: Kind, subject: str, why: str) -> Verdict:
-    return Verdict(kind, subject, Status.UNDECIDED, FIELD, why)
 
 
 # --- kernels and the Plan

@@ -2,18 +2,21 @@
 
 Points are drawn from a fixed sequence, in several ranges so that logarithms and roots get arguments they like. At each,
 both sides are evaluated at 50 digits; entries that certainly differ refute, with the point. Points where a guard is
-too close to call, or a function is not defined, are passed over.
+too close to call, or a function is not defined, are passed over. A program in which two computed numbers are equal
+everywhere (a maximum of copies) has such a guard at every point: there both sides are compared in f64, which decides ties
+the same way on both sides, can agree to some digits, and refutes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from gradc.ir.core import DType, Function, Role
+from gradc.ir.domains import NumpyArrays
 from gradc.ir.dual import Dual, DualArrays
 from gradc.ir.interpret import run
 from gradc.passes.prove_balls import BallArrays, Undecided, agreeing_digits, first_difference
@@ -24,6 +27,8 @@ from gradc.passes.prove_report import Status
 # Passes fold constants in the program's type; what that can explain, several times over, refutes nothing.
 FOLDED = {DType.F64: 2.0**-40, DType.F32: 2.0**-17, DType.BF16: 2.0**-3, DType.F16: 2.0**-6}
 RANGES = ((-1.0, 1.0), (0.1, 0.9), (0.5, 2.0), (-0.2, 0.2))
+# Digits that two right computations in f64 share, at the least.
+LEAST_DIGITS = 7
 # Arrays of more elements are described by their first ones.
 MOST_SHOWN = 6
 
@@ -37,11 +42,25 @@ class Outcome:
     point: dict[str, str]
 
 
+class FloatArrays(NumpyArrays):
+    """Numbers of f64 where balls are expected."""
+
+    def __init__(self) -> None:
+        super().__init__(DType.F64)
+
+    def point(self, x: np.ndarray[Any, np.dtype[Any]]) -> Any:
+        """The numbers of ``x`` themselves."""
+        return x.astype(np.float64)
+
+
+PointArrays: TypeAlias = BallArrays | FloatArrays
+
+
 @dataclass(frozen=True, slots=True)
 class RealPoint:
-    """Numbers for every parameter of a program."""
+    """Numbers for every parameter of a program, and the domain (balls, or floats) they are taken to."""
 
-    balls: BallArrays
+    balls: PointArrays
     numbers: tuple[Any, ...]
 
     @property
@@ -95,8 +114,33 @@ def decide(function: Function, sides: Sides, names: Sequence[str], points: int =
         except (Undecided, ZeroDivisionError):
             continue
     if not used:
-        return Outcome(Status.UNDECIDED, "no real point could be evaluated", {})
+        return _in_floats(function, sides, points)
     detail = f"{agreeing_digits(pairs)} digits at {used} real points"
+    return Outcome(Status.AGREES, detail, {})
+
+
+def _in_floats(function: Function, sides: Sides, points: int) -> Outcome:
+    """Both sides in f64: AGREES to the digits they share, or UNDECIDED."""
+    digits, used = 16, 0
+    for number in range(points):
+        at = RealPoint(FloatArrays(), real_point(function, number).numbers)
+        with at.balls.quiet():
+            rows = [
+                (np.asarray(x, float), np.asarray(y, float))
+                for x, y in zip(*sides(at), strict=True)
+            ]
+        if not all(np.isfinite(x).all() and np.isfinite(y).all() for x, y in rows):
+            continue
+        used += 1
+        for x, y in rows:
+            scale = max(float(np.max(np.abs(x), initial=0.0)), 1e-300)
+            error = float(np.max(np.abs(x - y), initial=0.0)) / scale
+            digits = min(digits, 16 if error == 0 else max(0, int(-np.log10(error))))
+    if not used:
+        return Outcome(Status.UNDECIDED, "no real point could be evaluated", {})
+    if digits < LEAST_DIGITS:
+        return Outcome(Status.UNDECIDED, f"f64 shares {digits} digits, and balls meet ties", {})
+    detail = f"{digits} digits at {used} real points in f64, as balls do not decide ties"
     return Outcome(Status.AGREES, detail, {})
 
 
@@ -135,7 +179,7 @@ def tangent_along(function: Function, at: RealPoint, directions: dict[str, Any])
     results = run(DualArrays(at.balls), function, duals)
     place = next(n for n, slot in enumerate(function.results) if slot.role is Role.LOSS)
     tangent = results[place].tangent
-    return at.balls.scalars.const(0.0) if tangent is None else np.asarray(tangent).item()
+    return at.balls.point(np.zeros(())).item() if tangent is None else np.asarray(tangent).item()
 
 
 def decide_equal(

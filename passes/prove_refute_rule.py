@@ -15,10 +15,9 @@ import numpy as np
 
 from gradc.ir.core import Block, Function, Op, Role, Slot, TensorType
 from gradc.ir.dual import DualArrays
-from gradc.passes.prove_balls import BallArrays
 from gradc.passes.prove_exact import TooLarge
 from gradc.passes.prove_field import PRIME
-from gradc.passes.prove_refute import RealPoint, decide
+from gradc.passes.prove_refute import PointArrays, RealPoint, decide
 from gradc.passes.prove_report import Status, Verdict
 from gradc.passes.prove_rules import (
     POINTS,
@@ -70,7 +69,7 @@ def _one_window(case: Instance, window: tuple[int, int]) -> Instance:
 class _Eighths(Drawn):
     """Small exact numbers as balls."""
 
-    def __init__(self, balls: BallArrays) -> None:
+    def __init__(self, balls: PointArrays) -> None:
         self.balls = balls
         self.rng = np.random.default_rng(17)
 
@@ -97,8 +96,8 @@ def refute_rule(case: Instance) -> Verdict:
     )  # fmt: skip
 
 
-def _sum(balls: BallArrays, arrays: Sequence[Any]) -> Any:
-    total = balls.scalars.const(0.0)
+def _sum(balls: PointArrays, arrays: Sequence[Any]) -> Any:
+    total = balls.point(np.zeros(())).item()
     for array in arrays:
         for x in np.asarray(array, object).reshape(-1):
             total = total + x

@@ -28,7 +28,8 @@ def sides(factor: float, dtype: DType) -> tuple[Function, Function]:
 
 
 # Constants folded in f64, scalars, argmax over one axis, scatters: each was a false alarm or a crash once.
-@pytest.mark.parametrize("seed", [4, 16, 18, 34, 37, 40, 45, 53])
+# 11, 18, 39, 49, 57: computed numbers that tie at every point, where balls decide nothing.
+@pytest.mark.parametrize("seed", [4, 11, 16, 18, 34, 37, 39, 40, 45, 49, 53, 57])
 def test_right_compilations_are_not_refuted(seed: int) -> None:
     program = random_program(seed, regions=seed % 2 == 0, images=seed % 3 == 0, empty=False)
     function = program.function
@@ -37,7 +38,8 @@ def test_right_compilations_are_not_refuted(seed: int) -> None:
     made = run_pipeline(function, Options(lambda f: value_and_grad(f, names), verify=0))
     found = prove(Subject(names, made, made, {}, {}), seed_of(function), 2)
     assert {v.subject for v in found.verdicts if v.kind == "parameter"} == set(names)
-    assert not [str(v) for v in found.verdicts if v.status is Status.REFUTED]
+    bad = (Status.REFUTED, Status.UNDECIDED)
+    assert not [str(v) for v in found.verdicts if v.status in bad]
 
 
 @pytest.mark.parametrize(
