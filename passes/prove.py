@@ -22,7 +22,7 @@ from gradc.passes.prove_kernels import compare_plan
 from gradc.passes.prove_passes import Compared, compare_records
 from gradc.passes.prove_pullback import pullback_verdicts
 from gradc.passes.prove_refute import Outcome, decide_equal, decide_gradient
-from gradc.passes.prove_report import Kind, Status, Verdict, weakest
+from gradc.passes.prove_report import Status, Verdict, weakest
 from gradc.passes.prove_rule_verdicts import rule_verdict
 from gradc.passes.prove_rules import instances
 from gradc.passes.prove_shapes import points_for
