@@ -9,7 +9,7 @@ Invariant: whatever a step reads has the same value. Copies into `inout` ports a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gradc.ir.plan import Argument, Launch, Plan, Repeat, Step
@@ -28,7 +28,8 @@ class _Touch:
 
 def forward_copies(plan: Plan) -> Plan:
     """``plan`` with fewer copies."""
-    plan = replace(plan, steps=tuple(_forwarded(plan, plan.steps)))
+    counts = {tensor: len(found) for tensor, found in _touches(plan, plan.steps).items()}
+    plan = replace(plan, steps=tuple(_forwarded(plan, plan.steps, counts)))
     return _adopt(_without_dead_fills(plan))
 
 
@@ -36,6 +37,7 @@ def _touches(plan: Plan, steps: Sequence[Step]) -> dict[int, list[_Touch]]:
     """Every use of every tensor below ``steps``; ``_Touch.steps`` is 0 for the list itself, and the
     position is always that of the step of the list."""
     found: dict[int, list[_Touch]] = {}
+    named = [[b.access for b in k.buffers if b.access != "scratch"] for k in plan.kernels]
     for position, step in enumerate(steps):
         stack: list[tuple[int, Step]] = [(0, step)]
         while stack:
@@ -46,20 +48,18 @@ def _touches(plan: Plan, steps: Sequence[Step]) -> dict[int, list[_Touch]]:
                     touch = _Touch(1, position, Argument(item.counter_cell), "update")
                     found.setdefault(item.counter_cell, []).append(touch)
                 continue
-            named = [b for b in plan.kernels[item.kernel].buffers if b.access != "scratch"]
-            for buffer, argument in zip(named, item.arguments, strict=True):
-                touch = _Touch(level, position, argument, buffer.access)
+            for access, argument in zip(named[item.kernel], item.arguments, strict=True):
+                touch = _Touch(level, position, argument, access)
                 found.setdefault(argument.tensor, []).append(touch)
     return found
 
 
-def _forwarded(plan: Plan, steps: Sequence[Step]) -> list[Step]:
-    """One list of steps with values computed where they would be copied to."""
+def _forwarded(plan: Plan, steps: Sequence[Step], counts: Mapping[int, int]) -> list[Step]:
+    """One list of steps with values computed where they would be copied to; ``counts`` are the uses of every tensor."""
     current: list[Step | None] = [
-        replace(s, body=tuple(_forwarded(plan, s.body))) if isinstance(s, Repeat) else s
+        replace(s, body=tuple(_forwarded(plan, s.body, counts))) if isinstance(s, Repeat) else s
         for s in steps
     ]
-    everywhere = _touches(plan, plan.steps)
     here = _touches(plan, steps)
     for position, step in enumerate(steps):
         if not isinstance(step, Launch) or not is_copy(plan.kernels[step.kernel]):
@@ -70,7 +70,7 @@ def _forwarded(plan: Plan, steps: Sequence[Step]) -> list[Step]:
             continue
         # Nothing outside this list may know the source.
         uses = here.get(source.tensor, [])
-        if len(uses) != len(everywhere.get(source.tensor, [])):
+        if len(uses) != counts.get(source.tensor, 0):
             continue
         maker = _maker(plan, steps, uses, source, position)
         if maker is None:

@@ -45,13 +45,10 @@ def tile(function: Function) -> Function:
 
 def _block(block: Block) -> Block:
     ops = [_inside(op) for op in block.body]
-    is_changed = any(a is not b for a, b in zip(ops, block.body, strict=True))
-    while (found := _find(ops, block.outputs)) is not None:
-        ops = _rewritten(ops, found)
-        is_changed = True
-    if not is_changed:
+    tiled = _Search(ops, block.outputs).run()
+    if all(a is b for a, b in zip(tiled, block.body, strict=False)):
         return block
-    return Block(block.parameters, (*ops, block.terminator))
+    return Block(block.parameters, (*tiled, block.terminator))
 
 
 def _inside(op: Op) -> Op:
@@ -84,67 +81,116 @@ class _Tiling:
 # --- finding
 
 
-def _find(ops: Sequence[Op], outputs: Sequence[Value]) -> _Tiling | None:
-    made = {v: op for op in ops for v in op.results}
-    readers: dict[Value, list[Op]] = {}
-    for op in ops:
+class _Search:
+    """One walk over the ops of a block: every contraction that can be the last of a tiling is, earlier ones first.
+
+    What is known of a value is known when its op is passed, after all rewriting before it, so the walk is linear.
+    """
+
+    def __init__(self, ops: Sequence[Op], outputs: Sequence[Value]) -> None:
+        self.ops = ops
+        self.outputs = dict.fromkeys(outputs)
+        self.made = {v: op for op in ops for v in op.results}
+        self.readers: dict[Value, dict[Op, None]] = {}
+        for op in ops:
+            self._read(op)
+        self.position = {op: (i, 0) for i, op in enumerate(ops)}
+        # Values that come from a contraction through row-wise ops (masks and constants do not) ...
+        self.depends: dict[Value, bool] = {}
+        # ... of them, those with a small contraction on the way.
+        self.is_small: dict[Value, bool] = {}
+
+    def run(self) -> list[Op]:
+        """The ops with tilings in place of what they cut."""
+        made_of: dict[Op, list[Op]] = {}
+        gone: dict[Op, None] = {}
+        for op in self.ops:
+            found = self._ending(op)
+            if found is not None:
+                made_of[op] = self._replace(found)
+                gone.update((o, None) for o in found.ops if o not in found.shared)
+            for new in made_of.get(op, (op,)):
+                self._pass(new)
+        if not made_of:
+            return list(self.ops)
+        kept: list[Op] = []
+        for op in self.ops:
+            kept += made_of.get(op, () if op in gone else (op,))
+        return kept
+
+    def _read(self, op: Op) -> None:
         for value in op.operands:
-            readers.setdefault(value, []).append(op)
-    position = {op: i for i, op in enumerate(ops)}
-    for last in ops:
-        if not isinstance(lookup(last.name).loop, Contraction):
-            continue
-        between = _between(last, made)
-        if between is None:
-            continue
-        chosen = _closed(between, last, readers, outputs)
-        if chosen is None:
-            continue
-        chosen.sort(key=lambda op: position[op])
-        found = _choose(tuple(chosen), made)
-        if found is not None:
-            return found
-    return None
+            self.readers.setdefault(value, {})[op] = None
 
+    def _replace(self, tiling: _Tiling) -> list[Op]:
+        """The ops of the loop that replaces what ``tiling`` cuts."""
+        first, _ = self.position[tiling.ops[-1]]
+        for op in tiling.ops:
+            if op not in tiling.shared:
+                for value in op.operands:
+                    self.readers[value].pop(op, None)
+        ops = _scan(tiling)
+        for number, op in enumerate(ops):
+            self.position[op] = (first, number)
+            self.made.update(dict.fromkeys(op.results, op))
+            self._read(op)
+        return ops
 
-def _between(last: Op, made: dict[Value, Op]) -> list[Op] | None:
-    """The ops from a large contraction to the first operand of ``last``; None if there are others on the way."""
-    found: dict[Op, None] = {}
-    firsts: dict[Op, None] = {}
-    stack = [last.operands[0]]
-    while stack:
-        op = made.get(stack.pop())
-        if op is None or op in found or op in firsts:
-            continue
+    def _pass(self, op: Op) -> None:
+        """Notes what is known of the results of ``op``."""
+        depends = small = False
         if isinstance(lookup(op.name).loop, Contraction):
-            if op.result.type.nbytes < LEAST:
-                return None
-            firsts[op] = None
+            depends, small = True, op.result.type.nbytes < LEAST
         elif _is_rowwise(op):
-            found[op] = None
-            stack.extend(v for v in op.operands if _depends(v, made))
-        else:
+            depends = any(self.depends.get(v, False) for v in op.operands)
+            small = any(self.is_small.get(v, False) for v in op.operands)
+        self.depends.update(dict.fromkeys(op.results, depends))
+        self.is_small.update(dict.fromkeys(op.results, small))
+
+    def _ending(self, last: Op) -> _Tiling | None:
+        """The tiling that ``last`` ends, if it does."""
+        if not isinstance(lookup(last.name).loop, Contraction):
             return None
-    # Without a reduction over the row there is nothing quadratic about it (a feed-forward layer).
-    if len(firsts) != 1 or not any(isinstance(lookup(op.name).loop, Reduction) for op in found):
-        return None
-    return [*firsts, *found, last]
+        between = self._between(last)
+        if between is None or not self._is_closed(between, last):
+            return None
+        between.sort(key=lambda op: self.position[op])
+        return _choose(tuple(between), self.made)
 
+    def _between(self, last: Op) -> list[Op] | None:
+        """The ops from a large contraction to the first operand of ``last``; None if there are others on the way."""
+        if self.is_small.get(last.operands[0], False):
+            return None
+        found: dict[Op, None] = {}
+        firsts: dict[Op, None] = {}
+        stack = [last.operands[0]]
+        while stack:
+            op = self.made.get(stack.pop())
+            if op is None or op in found or op in firsts:
+                continue
+            if isinstance(lookup(op.name).loop, Contraction):
+                firsts[op] = None
+            elif _is_rowwise(op):
+                found[op] = None
+                stack.extend(v for v in op.operands if self.depends.get(v, False))
+            else:
+                return None
+        # Without a reduction over the row there is nothing quadratic about it (a feed-forward layer).
+        if len(firsts) != 1 or not any(isinstance(lookup(op.name).loop, Reduction) for op in found):
+            return None
+        return [*firsts, *found, last]
 
-def _depends(value: Value, made: dict[Value, Op]) -> bool:
-    """Whether ``value`` comes from a contraction through row-wise ops (masks and constants do not)."""
-    seen: set[Value] = set()
-    stack = [value]
-    while stack:
-        op = made.get(stack.pop())
-        if op is None or op.results[0] in seen:
-            continue
-        seen.add(op.results[0])
-        if isinstance(lookup(op.name).loop, Contraction):
-            return True
-        if _is_rowwise(op):
-            stack.extend(op.operands)
-    return False
+    def _is_closed(self, ops: Sequence[Op], last: Op) -> bool:
+        """Whether nothing else reads what ``ops`` make (the last one aside)."""
+        inside = set(ops)
+        for op in ops:
+            if op is last:
+                continue
+            if any(reader not in inside for reader in self.readers.get(op.result, ())):
+                return False
+            if op.result in self.outputs:
+                return False
+        return True
 
 
 def _is_rowwise(op: Op) -> bool:
@@ -152,21 +198,6 @@ def _is_rowwise(op: Op) -> bool:
     if definition.is_elementwise or isinstance(definition.loop, Reduction):
         return op.name != "random_bits"
     return op.name in ("broadcast", "reshape", "stop_gradient")
-
-
-def _closed(
-    ops: list[Op], last: Op, readers: dict[Value, list[Op]], outputs: Sequence[Value]
-) -> list[Op] | None:
-    """``ops`` if nothing else reads what they make (the last one aside)."""
-    inside = set(ops)
-    for op in ops:
-        if op is last:
-            continue
-        if any(reader not in inside for reader in readers.get(op.result, ())):
-            return None
-        if op.result in outputs:
-            return None
-    return ops
 
 
 def _choose(ops: tuple[Op, ...], made: dict[Value, Op]) -> _Tiling | None:
@@ -344,19 +375,6 @@ class _Body:
         shape = list(op.result.type.static_shape)
         shape[self.tiling.axis[op.result]] = self.tiling.tile
         return {**op.attributes, "shape": tuple(shape)}
-
-
-def _rewritten(ops: Sequence[Op], tiling: _Tiling) -> list[Op]:
-    """``ops`` with the tiled ones replaced by a scan where the last of them stood."""
-    tiled = set(tiling.ops)
-    last = tiling.ops[-1]
-    kept: list[Op] = []
-    for op in ops:
-        if op is last:
-            kept += _scan(tiling)
-        elif op not in tiled or op in tiling.shared:
-            kept.append(op)
-    return kept
 
 
 def _scan(tiling: _Tiling) -> list[Op]:
