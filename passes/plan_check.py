@@ -11,7 +11,7 @@ Rules, each with the word that begins its findings:
 * reading: every byte that is read was last written through the same tensor (or is an input):
   nothing is uninitialised, overwritten too early, or freed too early;
 * losing: what a trip writes for others is not overwritten by a later trip before anything has read
-  it (a carry that is read from the wrong buffer);
+  it (a carry that is read from the wrong buffer); rows that no launch reads at any time may be;
 * order: a carry in two buffers is read where it was written last: always in this trip, or always
   in the one before;
 * sharing: two arguments of one launch share bytes only if one tensor is declared the root of the
@@ -106,6 +106,9 @@ class _Checker:
     unit: int = 1
     unread: dict[int, Array] = field(default_factory=dict)
     read_somewhere: dict[int, None] = field(default_factory=dict)
+    # Rows lost unread, to be reported if anything reads them at all; what is read of such tensors.
+    losses: list[tuple[int, _Stretch, Finding]] = field(default_factory=list)
+    rows_read: dict[int, Array] = field(default_factory=dict)
     # Tensors in two buffers: what was written to them in the current trip, and in the latest one
     # before it.
     doubled: dict[int, None] = field(default_factory=dict)
@@ -275,6 +278,9 @@ class _Checker:
             self.owners[port.tensor] = self._fresh(plan.tensors[port.tensor].nbytes, owner)
         self.unread = {space: np.zeros(o.shape, bool) for space, o in self.owners.items()}
         self._run(plan.steps, (), ())
+        for number, part, finding in self.losses:
+            if self._rows_read(number, part).any() and finding not in self.findings:
+                self.findings.append(finding)
         for port in plan.ports:
             if port.direction == "out" and (self.owners[port.tensor] != port.tensor).any():
                 self.fault("writing", f"port {port.name} is not written whole")
@@ -391,6 +397,16 @@ class _Checker:
         found: Array = self.unread[part.space][part.start // self.unit : -(-part.end // self.unit)]
         return found
 
+    def _rows_read(self, number: int, part: _Stretch) -> Array:
+        """Which units of a stretch of an arena tensor have been read at any time."""
+        whole = self._whole(number)
+        known = self.rows_read.get(number)
+        if known is None:
+            size = -(-(whole.end - whole.start) // self.unit)
+            known = self.rows_read[number] = np.zeros(size, bool)
+        first, last = part.start - whole.start, part.end - whole.start
+        return known[first // self.unit : -(-last // self.unit)]
+
     def _read(
         self,
         kernel: Kernel,
@@ -401,6 +417,8 @@ class _Checker:
     ) -> None:
         owners = self._owner(part)
         self._unread(part)[:] = False
+        if part.space == _UNOWNED:
+            self._rows_read(argument.tensor, part)[:] = True
         if argument.tensor in self.doubled:
             age = self._age(argument.tensor, part)
             if age < 0 or self.ages.setdefault((at, argument), age) != age:
@@ -432,7 +450,11 @@ class _Checker:
             lost = self._unread(part) & (self._owner(part) == argument.tensor)
             if lost.size and lost.all():
                 message = f"{kernel.name} overwrites {tensor.name}, which nothing has read"
-                self.fault("losing", message, at)
+                finding = Finding("losing", message, at)
+                if any(argument.strides):
+                    self.losses.append((argument.tensor, part, finding))
+                else:
+                    self.findings.append(finding)
         if argument.tensor in self.doubled:
             self.current.setdefault(argument.tensor, []).append(part)
         self._own(part, argument.tensor)
