@@ -1,6 +1,7 @@
 """Memory against time of a 12-block GPT: gradc's Pareto front beside torch.utils.checkpoint and jax.checkpoint.
 
-    python -m benchmarks.memory [--blocks 12] [--tokens 256] [--against torch,jax] [--json FILE]
+    python -m benchmarks.memory [--blocks 12] [--tokens 256] [--against torch,jax] [--json FILE] [--svg FILE]
+    python -m benchmarks.memory --results FILE [--svg FILE]
 
 Every way runs in a process of its own. After two warm-up steps the peak of resident memory is reset
 (/proc/self/clear_refs), one step runs, and the growth over the idle process is what the step needed, results included;
@@ -20,8 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
 
 from benchmarks.cases import MODELS, Arrays
+from benchmarks.chart import Mark, Series, scatter
 
 WIDTH, HEADS, VOCABULARY, BATCH = 256, 8, 512, 4
 WAYS = {
@@ -198,31 +203,89 @@ def gradc_ways(blocks: int, tokens: int) -> list[str]:
     return ["gradc", *(f"gradc:{point.peak_bytes}" for point in points[1:])]
 
 
+# --- showing
+
+
+Rows = dict[str, dict[str, float]]
+
+
+def shown(way: str) -> str:
+    """The name of a row; budgets in MiB."""
+    system, _, budget = way.partition(":")
+    return f"{system}, budget {int(budget) / 2**20:.1f} MiB" if budget else way
+
+
+def table(rows: Rows) -> Table:
+    made = Table(title="One step: loss and all gradients", title_justify="left")
+    made.add_column("way", no_wrap=True)
+    for head in ("peak MiB", "ms", "planned arena MiB"):
+        made.add_column(head, justify="right")
+    for way, row in rows.items():
+        if "error" in row:
+            made.add_row(shown(way), "could not run")
+            continue
+        arena = f"{row['arena'] / 2**20:.1f}" if "arena" in row else ""
+        figures = (f"{row['bytes'] / 2**20:.1f}", f"{1e3 * row['seconds']:.1f}", arena)
+        made.add_row(shown(way), *figures)
+    return made
+
+
+def chart(rows: Rows) -> str:
+    """Step time against memory: gradc's budgets as a line, the peers as points."""
+    series = []
+    for system in ("gradc", *WAYS):
+        found = []
+        for way, row in rows.items():
+            if not way.startswith(system) or "error" in row:
+                continue
+            mib, ms = row["bytes"] / 2**20, 1e3 * row["seconds"]
+            label = "no budget" if way == "gradc" else way.removeprefix(system).strip() or "plain"
+            label = "" if ":" in way else label
+            found.append(Mark(mib, ms, label, f"{shown(way)}: {mib:.1f} MiB, {ms:.1f} ms"))
+        if system == "gradc":
+            found.sort(key=lambda mark: -mark.x)
+        if found:
+            series.append(Series(system, found, is_front=system == "gradc"))
+    title = "Loss and gradients of a GPT: time against memory"
+    return scatter(title, "growth of peak memory over one step, MiB", "step, ms", series)
+
+
+def measured(options: argparse.Namespace) -> Rows:
+    """All ways, one after the other."""
+    console = Console(stderr=True)
+    with console.status("planning every budget"):
+        ways = gradc_ways(options.blocks, options.tokens)
+    for peer in filter(None, options.against.split(",")):
+        ways += WAYS[peer]
+    return {
+        way: in_fresh_process(way, options.blocks, options.tokens)
+        for way in track(ways, "measuring, each way in a process of its own", console=console)
+    }
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--against", default="torch,jax")
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--json", metavar="FILE", type=Path)
+    parser.add_argument("--svg", metavar="FILE", type=Path)
+    parser.add_argument("--results", metavar="FILE", type=Path, help="show those of an earlier run")
     parser.add_argument("--here", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.here:
         print(json.dumps(here(options.here, options.blocks, options.tokens)))
         return 0
-    ways = gradc_ways(options.blocks, options.tokens)
-    for peer in filter(None, options.against.split(",")):
-        ways += WAYS[peer]
-    rows = {way: in_fresh_process(way, options.blocks, options.tokens) for way in ways}
-    print(f"{'way':<34} {'MiB':>8} {'ms':>8}  arena, as planned")
-    for way, row in rows.items():
-        if "error" in row:
-            print(f"{way:<34} could not run")
-            continue
-        arena = f"{row['arena'] / 2**20:.1f}" if "arena" in row else ""
-        name = "gradc, within a budget" if ":" in way else way
-        print(f"{name:<34} {row['bytes'] / 2**20:8.1f} {1e3 * row['seconds']:8.1f}  {arena}")
+    unknown = [peer for peer in filter(None, options.against.split(",")) if peer not in WAYS]
+    if unknown:
+        parser.error(f"no peer {', '.join(unknown)}; there are {', '.join(WAYS)}")
+    rows: Rows = json.loads(options.results.read_text()) if options.results else measured(options)
+    console = Console()
+    (console if console.is_terminal else Console(width=100)).print(table(rows))
     if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=2) + "\n")
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    if options.svg:
+        options.svg.write_text(chart(rows))
     return 0
 
 
