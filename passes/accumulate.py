@@ -13,6 +13,9 @@ where the mean of means is not (huggingface/transformers #34191).
 
 Random draws are those of the whole batch: a part draws its own rows of them (``accumulate_draws``).
 
+The program of one part is a Function of its own (``Accumulation.part``). Passes that come before a derivative, such as
+recomputation under a budget, change it there; ``compose`` then takes its pullback and writes the loops around it.
+
 Invariants: loops stay rolled (``scan``), so code size does not depend on ``parts``. Non-goals: clipping, updates.
 """
 
@@ -53,16 +56,46 @@ def accumulate(
     Raises:
         DiagnosticError: GC0807 if samples are coupled, GC0808 if ``parts`` is not positive.
     """
+    if parts == 1:
+        return vjp(big, wrt, of=["loss"]) if is_seeded else value_and_grad(big, wrt)
+    found = accumulation(big, micro, wrt, parts, is_seeded=is_seeded)
+    return found.compose(found.part)
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulation:
+    """A batch cut into parts. ``part`` is the forward program of one, from parameters to its sums and outputs."""
+
+    part: Function
+    _composer: _Composer
+
+    def gradient(self, part: Function) -> Function:
+        """The pullback of ``part`` alone, which says what its reverse sweep reads. ``part`` is as for ``compose``."""
+        return self._composer.pullback_of(part)
+
+    def compose(self, part: Function) -> Function:
+        """Results and gradients of the whole batch; ``part`` is this one's, or what passes have made of it.
+
+        Parameters and results are as ``accumulate`` says.
+        """
+        return self._composer.compose(part)
+
+
+def accumulation(
+    big: Function, micro: Function, wrt: Sequence[str], parts: int, *, is_seeded: bool = False
+) -> Accumulation:
+    """``big`` cut into ``parts`` parts like ``micro``, before derivatives are taken. At least two parts.
+
+    Raises:
+        DiagnosticError: as for ``accumulate``.
+    """
     if parts < 1:
         raise DiagnosticError(
             [error("GC0808", f"accumulate must be at least 1, not {parts}", None)]
         )
-    if parts == 1:
-        return vjp(big, wrt, of=["loss"]) if is_seeded else value_and_grad(big, wrt)
     samples = separate(big, micro, parts)
-    return _Composer(
-        big, _cut(big, micro, samples), samples, micro, wrt, parts, is_seeded
-    ).compose()
+    cut = _cut(big, micro, samples)
+    return Accumulation(cut.inner, _Composer(big, cut, samples, micro, wrt, parts, is_seeded))
 
 
 # --- cutting the program
@@ -166,11 +199,21 @@ class _Composer:
         self.wrt = tuple(wrt)
         self.count = count
         self.is_seeded = is_seeded
+        self.rng = _random_state(micro)
+        self._start(parts.inner)
+
+    def _start(self, part: Function) -> None:
+        self.inner = part
         self.b = Builder()
         self.values: dict[str, Value] = {}
-        self.rng = _random_state(micro)
 
-    def compose(self) -> Function:
+    def pullback_of(self, part: Function) -> Function:
+        """The pullback of ``part`` from cotangents of the sums that the loss depends on."""
+        return vjp(part, self.wrt, of=list(self._seed_cts(self._outer_pullback())))
+
+    def compose(self, part: Function) -> Function:
+        """The function of the whole batch around ``part``."""
+        self._start(part)
         for slot, value in zip(self.big.parameters, self.big.block.parameters, strict=True):
             self.values[slot.name] = self.b.parameter(value.type, slot.name)
         self.seed = self._declare_seed()
@@ -212,10 +255,10 @@ class _Composer:
         needed = _dependences(pullback, self._seed_cts(pullback).values(), self.parts.sums)
         if not needed:
             return {}
-        kept = [n for n, slot in enumerate(self.parts.inner.results) if slot.name in needed]
-        outputs = [self.parts.inner.block.outputs[n] for n in kept]
-        slots = [self.parts.inner.results[n] for n in kept]
-        body = dce(_closed("early", self.parts.inner, self.parts.inner.block.body, outputs, slots))
+        kept = [n for n, slot in enumerate(self.inner.results) if slot.name in needed]
+        outputs = [self.inner.block.outputs[n] for n in kept]
+        slots = [self.inner.results[n] for n in kept]
+        body = dce(_closed("early", self.inner, self.inner.block.body, outputs, slots))
         totals, _, _ = self._loop(body, {}, [s.name for s in slots])
         return totals
 
@@ -244,7 +287,7 @@ class _Composer:
     def _main_loop(
         self, seeds: Mapping[str, Value]
     ) -> tuple[dict[str, Value], dict[str, Value], list[Value]]:
-        pullback = vjp(self.parts.inner, self.wrt, of=list(seeds))
+        pullback = vjp(self.inner, self.wrt, of=list(seeds))
         return self._loop(pullback, seeds, self.parts.sums)
 
     def _loop(

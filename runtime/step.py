@@ -15,6 +15,7 @@ Non-goals: loops over data, files (``runtime.training``).
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ import numpy as np
 from gradc.frontend.training import OptimizerIR, ScheduleIR, lower_optimizer, lower_schedule
 from gradc.ir.core import Function, Role, TensorType
 from gradc.ir.diagnostics import Diagnostic, DiagnosticError, error
-from gradc.passes.accumulate import accumulate
+from gradc.passes.accumulate import accumulation
 from gradc.passes.differentiate import value_and_grad, vjp
 from gradc.passes.precision import master_type
 from gradc.passes.train_step import (
@@ -90,6 +91,18 @@ class Recipe:
         if isinstance(scale, str) or not 0 < scale < float("inf"):
             message = f"loss_scale is `dynamic` or a positive number, not {scale!r}"
             raise DiagnosticError([error("GC0801", message, None)])
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgram:
+    """How a step is compiled: passes may change ``source``, ``derive`` makes the step of it.
+
+    ``gradient`` is the derivative of ``source`` alone, which says what recomputing would save.
+    """
+
+    source: Function
+    derive: Derive
+    gradient: Derive
 
 
 @dataclass
@@ -198,7 +211,8 @@ class TrainStep:
 
     def function(self, dims: Mapping[str, int] | None = None) -> Function:
         """The whole step in tensor IR, before optimisation."""
-        return self.derive(self.source(dims))
+        program = self.program(dims)
+        return program.derive(program.source)
 
     def plan(self, dims: Mapping[str, int] | None = None) -> MemoryPlan:
         """The Plan of the whole step under its budget: what it does with memory, without running it.
@@ -209,18 +223,24 @@ class TrainStep:
         from gradc.runtime.memory import plan_memory
 
         with quoting(self.model.program.report.sources):
-            return plan_memory(self.source(dims), self.derive, self.options, self.gradient)
+            program = self.program(dims)
+            return plan_memory(program.source, program.derive, self.options, program.gradient)
 
-    def source(self, dims: Mapping[str, int] | None = None) -> Function:
-        """What ``derive`` starts from: the model, or its gradients accumulated over parts of the batch.
+    def program(self, dims: Mapping[str, int] | None = None) -> StepProgram:
+        """What the step is made from: the model, or the program of one part of the batch.
 
         Raises:
             DiagnosticError: GC0807 if samples are coupled, GC0808 if the batch cannot be cut evenly.
         """
         whole = self.model.lower(dims, training=True)
         parts = self.recipe.accumulate
+        names = list(self.model.select("params"))
         if parts == 1:
-            return whole.function
+            return StepProgram(
+                whole.function,
+                lambda function: self._step(self._gradient(function, names)),
+                lambda function: self._gradient(function, names),
+            )
         # What the program leaves free, whether or not the user has given it a value since.
         name = batch_dim(self.model.program.signature(self.model.name))
         size = whole.dims[name]
@@ -228,28 +248,22 @@ class TrainStep:
             message = f"a batch of {name} = {size} cannot be cut into {parts} equal parts"
             raise DiagnosticError([error("GC0808", message, None)])
         part = self.model.lower({**whole.dims, name: size // parts}, training=True)
-        names = self.model.select("params")
         is_seeded = self.recipe.loss_scale is not None
-        return accumulate(whole.function, part.function, names, parts, is_seeded=is_seeded)
+        cut = accumulation(whole.function, part.function, names, parts, is_seeded=is_seeded)
+        return StepProgram(
+            cut.part, lambda function: self._step(cut.compose(function)), cut.gradient
+        )
 
-    def derive(self, function: Function) -> Function:
-        """The step of a model's function (of its gradients, if accumulated)."""
-        pairs = zip(function.parameters, function.block.parameters, strict=True)
+    def _step(self, gradient: Function) -> Function:
+        """The step around a function that gives the gradients."""
+        pairs = zip(gradient.parameters, gradient.block.parameters, strict=True)
         types = {slot.name: value.type for slot, value in pairs if slot.role is Role.PARAM}
-        gradient = function if self.recipe.accumulate > 1 else self._gradient(function, list(types))
         updates = {name: self._update(master_type(type_)) for name, type_ in types.items()}
         clip = Clip(self.recipe.clip_norm, self.recipe.clip_value)
         schedule = None if self.schedule is None else self.schedule.function
         scale = self.recipe.loss_scale
         factor = scale if scale is None or scale == "dynamic" else float(scale)
         return train_step(gradient, updates, schedule=schedule, clip=clip, loss_scale=factor)
-
-    @property
-    def gradient(self) -> Derive | None:
-        """The derivative alone, which says what recomputing would save; None where it is taken already."""
-        if self.recipe.accumulate > 1:
-            return None
-        return lambda function: self._gradient(function, list(self.model.select("params")))
 
     def _gradient(self, function: Function, names: list[str]) -> Function:
         """With a loss scale, the gradient takes the seed of its loss."""
@@ -285,8 +299,14 @@ class TrainStep:
             model.precision,
             f"step {self.recipe!r}",
         )
+        # A warm start needs no program.
+        program = functools.cache(lambda: self.program(dims))
         with quoting(model.program.report.sources):
             made = compile_cached(
-                parts, lambda: self.source(dims), self.derive, self.options, self.gradient
+                parts,
+                lambda: program().source,
+                lambda function: program().derive(function),
+                self.options,
+                lambda function: program().gradient(function),
             )
         return Entry(made)

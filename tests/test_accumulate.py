@@ -5,14 +5,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gradc
 from gradc.ir.diagnostics import DiagnosticError
 from gradc.ir.domains import NumpyArrays
 from gradc.ir.interpret import run
 from gradc.ir.verify import verify_function
 from gradc.passes.accumulate import accumulate
+from gradc.passes.budget import pareto
 from gradc.passes.differentiate import value_and_grad
 from gradc.runtime.api import loads
+from gradc.runtime.bench import random_inputs
+from gradc.runtime.compile import pipeline_options
+from gradc.runtime.step import TrainStep
+from tests.api_models import DEEP
+from tests.conftest import ROOT
 
+EXAMPLES = ROOT / "examples"
 Inputs = dict[str, Any]
 
 CLASSIFIER = """
@@ -235,3 +243,44 @@ def test_parts_draw_what_the_whole_batch_draws(parts: int) -> None:
     assert (params["z"] == 0).any()
     for name, value in params.items():
         np.testing.assert_allclose(cut_params[name], value, rtol=1e-11, atol=1e-12)
+
+
+# ---- budgets
+
+
+@pytest.mark.parametrize(
+    ("program", "dims"),
+    [("text/gpt.grad", {"B": 4}), ("digits/cnn.grad", {"B": 8}), (None, {"B": 32})],
+)
+def test_budgets_bind_inside_the_parts(program: str | None, dims: dict[str, int]) -> None:
+    """Parts are recomputed as whole batches are: fewer bytes, the same bits after two steps, dropout included."""
+    if program is None:
+        net = gradc.loads(DEEP, dims=dims)
+    else:
+        net = gradc.load(EXAMPLES / program, dims=dims)
+    inputs = random_inputs(net, {}, 1)
+
+    def after(step: TrainStep) -> list[np.ndarray]:
+        state = step.init(net.init(0))
+        for _ in range(2):
+            loss, state = step(state, **inputs)
+        assert step.entry(inputs).native.measured_bytes == step.plan().peak_bytes
+        return [loss, *state.arrays.values()]
+
+    plain = net.train_step("adamw(lr=1e-2)", clip_norm=1.0, accumulate=4)
+    program_of = plain.program()
+    options = pipeline_options(program_of.derive, plain.options, gradient=program_of.gradient)
+    points = pareto(program_of.source, options)
+    assert len(points) >= 2 and points[-1].arena_bytes < 0.97 * points[0].arena_bytes
+    expected = after(plain)
+    for budget in (points[-1].peak_bytes, (points[0].peak_bytes + points[1].peak_bytes) // 2):
+        frugal = net.train_step("adamw(lr=1e-2)", clip_norm=1.0, accumulate=4, budget=budget)
+        plan = frugal.plan()
+        assert plan.peak_bytes <= budget and plan.check() == ()
+        assert any(d.why == "to keep the budget" for d in plan.decisions)
+        assert all(map(np.array_equal, after(frugal), expected))
+    impossible = net.train_step("sgd(lr=1e-2)", accumulate=4, budget=points[-1].peak_bytes // 8)
+    with pytest.raises(gradc.DiagnosticError, match="GC0602"):
+        impossible.plan()
+    with pytest.raises(gradc.DiagnosticError, match="GC0602"):
+        impossible(impossible.init(net.init(0)), **inputs)

@@ -7,12 +7,12 @@ import argparse
 import numpy as np
 
 from gradc.ir.core import Role
-from gradc.passes.pipeline import run_pipeline
+from gradc.passes.budget import run_within
 from gradc.passes.prove_bisect import Culprit, bisect
 from gradc.runtime.cli import OK, REFUTED
 from gradc.runtime.commands.common import chosen_wrt, load_call, shapes_of
 from gradc.runtime.commands.flags import add_data, add_model
-from gradc.runtime.compile import compile_options, pipeline_options
+from gradc.runtime.compile import compile_options, pipeline_options, quoting
 from gradc.runtime.console import Console
 
 
@@ -30,7 +30,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     dims, wrt = model.bind(shapes_of(inputs)), chosen_wrt(options)
     function = model.lower(dims).function
     chosen = compile_options(budget=options.budget)
-    made = run_pipeline(function, pipeline_options(model.gradient_of(wrt), chosen, verify=0))
+    asked = pipeline_options(model.gradient_of(wrt), chosen, verify=0)
+    with quoting(model.program.report.sources):
+        made = run_within(function, asked, chosen.budget)
     values = [
         np.asarray(inputs[s.name] if s.role is Role.INPUT else params[s.name])
         for s in function.parameters

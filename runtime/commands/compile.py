@@ -134,7 +134,8 @@ def _programs(model: Model, options: argparse.Namespace) -> tuple[Function, Deri
         step = model.train_step(
             options.optimizer, schedule=options.schedule, clip_norm=options.clip_norm
         )
-        return function, step.derive, step.gradient
+        program = step.program()
+        return program.source, program.derive, program.gradient
     return function, model.gradient_of(chosen_wrt(options)), None
 
 

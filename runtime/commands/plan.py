@@ -63,7 +63,8 @@ def _program(
     if options.optimizer:
         parts = whole_number(options.accumulate, 1, "--accumulate")
         step = model.train_step(options.optimizer, accumulate=parts)
-        return step.source(), step.derive, step.gradient
+        program = step.program()
+        return program.source, program.derive, program.gradient
     wrt = options.wrt if options.wrt in ("params", "inputs") else options.wrt.split(",")
     return model.lower().function, pure(model.gradient_of(wrt)), None
 
