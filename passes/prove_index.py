@@ -4,7 +4,7 @@ J comes from what the op computes, element by element (``prove_index_read``): a 
 by the product rule; an extremum by Danskin's: its derivative is that of the elements that attain it, shared among
 ties. The forward rule is held against the same J. Both sides are brought to the normal form of ``prove_index_sums``, with
 symbols for sizes, so a proof holds for all of them. Attributes (strides, paddings, windows, axes) are those of the
-instance, and a product is proved at the number of factors at hand.
+instance. A product is written out at a few factors; its tree is proved for every number (``prove_index_prod``).
 
 Every theorem is tried over a prime field at three small shapes as well, against the registry's own evaluation, so
 that a fault of the algebra or of its table of elements would show.
@@ -26,6 +26,7 @@ from gradc.ir.dims import Dim, substitute, symbol, symbols
 from gradc.ir.dims import product as size_of
 from gradc.ir.ops.convolution import geometry
 from gradc.ir.registry import TypeRuleError, lookup
+from gradc.passes.prove_index_prod import tree_is_proved
 from gradc.passes.prove_index_read import Reader, groups
 from gradc.passes.prove_index_sums import (
     Binder,
@@ -47,6 +48,8 @@ INDEX_OPS = (
 # At how many shapes a theorem is tried, and how many choices of sizes are looked through for them.
 REPLAYS = 3
 _TRIES = 40
+# A product is written out at this many factors along an axis; its tree is proved for every number.
+_FACTORS = 5
 
 
 @dataclass
@@ -398,8 +401,9 @@ def _fit_filter(case: Instance, shapes: Shapes, attributes: dict[str, Any]) -> N
 
 
 def _fit_prod(case: Instance, shapes: Shapes, attributes: dict[str, Any]) -> None:
+    """A few factors: more of them are a matter of the tree alone."""
     for axis in get_ints(attributes, "axes"):
-        shapes[0][axis] = case.parameters[0].type.static_shape[axis]
+        shapes[0][axis] = min(_FACTORS, case.parameters[0].type.static_shape[axis])
 
 
 _FITTED: dict[str, Callable[[Instance, Shapes, dict[str, Any]], None]] = {
@@ -415,10 +419,11 @@ _FITTED: dict[str, Callable[[Instance, Shapes, dict[str, Any]], None]] = {
     "prod": _fit_prod,
 }
 _MISFITS = (Unfit, TypeRuleError, TypeError, ValueError, KeyError, StopIteration, AttributeError)
+# What else a rule rests on.
+_LEMMAS = {"prod": tree_is_proved}
 _ASSUMED = {
     "take": ("ids lie within their tables",),
     "scatter_add": ("ids lie within their tables",),
-    "prod": ("as many factors as at hand",),
     "max_pool": ("off kinks",),
     "reduce_max": ("off kinks",),
     "reduce_min": ("off kinks",),
@@ -428,6 +433,8 @@ _ASSUMED = {
 def index_verdict(name: str, cases: Sequence[Instance], forward: bool = False) -> Verdict | None:
     """A proof for all shapes of every instance's rule (of its forward rule, if asked), or None."""
     if name not in INDEX_OPS:
+        return None
+    if name in _LEMMAS and not _LEMMAS[name]():
         return None
     method = tangent_is_proved if forward else pullback_is_proved
     shapes = 0

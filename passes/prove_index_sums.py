@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import groupby, permutations
+from math import gcd
 from typing import Any, TypeAlias
 
 from gradc.ir.dims import Dim, DimExpr
@@ -29,6 +31,8 @@ Index: TypeAlias = list[Linear]
 # Ranges up to this size are written out; sums of more terms than MOST_TERMS are given up on.
 MOST_WRITTEN_OUT = 64
 MOST_TERMS = 4096
+# So many ways to number factors of one name are looked through.
+MOST_ORDERS = 24
 
 
 class Unfit(Exception):
@@ -171,14 +175,30 @@ def _key(given: Sum) -> Any:
     one = _settled(given)
     if one is None:
         return None
-    named = sorted((_named(f) for f in one.factors), key=lambda row: (row[0], repr(row[1])))
-    names = [name for name, _ in named]
+    named = sorted((_named(f) for f in one.factors), key=lambda row: row[0])
+    return min((_arranged(one, order) for order in _orders(named)), key=repr)
+
+
+def _orders(named: list[tuple[str, list[Linear]]]) -> list[list[tuple[str, list[Linear]]]]:
+    """All ways to number factors of one name. Raises Unfit if there are many."""
+    found: list[list[tuple[str, list[Linear]]]] = [[]]
+    for name, rows in groupby(named, key=lambda row: row[0]):
+        alike = [index for _, index in rows]
+        different = any(index != alike[0] for index in alike)
+        ways = list(permutations(alike)) if different else [tuple(alike)]
+        if len(found) * len(ways) > MOST_ORDERS:
+            raise Unfit(f"{name} at {len(alike)} places")
+        marks = [f"{name}#{n}" if different and n else name for n in range(len(alike))]
+        found = [[*head, *zip(marks, way, strict=True)] for head in found for way in ways]
+    return found
+
+
+def _arranged(one: Sum, named: list[tuple[str, list[Linear]]]) -> Any:
+    """The key with factors numbered as they are."""
     rows = [dict(e) for e in one.equations]
     shown: list[str] = []
-    for place, (name, index) in enumerate(named):
-        if place and name == names[place - 1]:
-            if index != named[place - 1][1]:
-                raise Unfit(f"{name} at two places")
+    for name, index in named:
+        if name in shown:
             shown.append(f"{name} again")
             continue
         shown.append(name)
@@ -205,7 +225,11 @@ def _settled(one: Sum) -> Sum | None:
     Afterwards each index that is used stands at an axis of its own range. None if an equation has no solution.
     """
     ranges = dict(one.ranges)
-    factors, equations = list(one.factors), list(one.equations)
+    factors = list(one.factors)
+    whole = [_primitive(e) for e in one.equations]
+    equations = [e for e in whole if e is not None]
+    if len(equations) < len(whole):
+        return None
     limits: list[tuple[Linear, Dim]] = []
     while True:
         direct = _direct(factors, ranges)
@@ -226,6 +250,8 @@ def _settled(one: Sum) -> Sum | None:
             return None
         equations = [e for e in rest if e]
         factors = [replace(f, index=tuple(_put(e, bound, value) for e in f.index)) for f in factors]
+    if any(_is_outside(f) for f in factors):
+        return None
     for bound, extent in ranges.items():
         forms = [*equations, *(e for f in factors for e in f.index)]
         if bound not in direct and any(bound in form for form in forms):
@@ -235,6 +261,29 @@ def _settled(one: Sum) -> Sum | None:
         if not any(_is_within(way, extent, ranges) for way in ways):
             factors.append(Factor(f"below {extent}", (value,), (extent,)))
     return Sum(one.coefficient, factors, equations, ranges)
+
+
+def _primitive(row: Linear) -> Linear | None:
+    """An equation divided by the common divisor of its coefficients; None if no integers solve it."""
+    if any(c.denominator != 1 for c in row.values()):
+        return row
+    divisor = gcd(*(int(c) for key, c in row.items() if key != ("one",)))
+    if divisor < 2:
+        return row
+    if row.get(("one",), Fraction(0)) % divisor:
+        return None
+    return {key: c / divisor for key, c in row.items()}
+
+
+def _is_outside(f: Factor) -> bool:
+    """Whether an operand is read at a place that it is sure not to have."""
+    if f.leaves != (f.name,):
+        return False
+    for expression, extent in zip(f.index, f.shape, strict=True):
+        at, beyond = number_of(expression), number_of(plus(expression, constant(extent), -1))
+        if (at is not None and at < 0) or (beyond is not None and beyond >= 0):
+            return True
+    return False
 
 
 def _direct(factors: Sequence[Factor], ranges: dict[int, Dim]) -> set[int]:

@@ -169,27 +169,42 @@ def _others(b: Builder, op: Op) -> Value:
 
 
 def _outside(b: Builder, level: Value, count: int) -> Value:
-    axis = level.type.rank - 1
     outer, dtype = level.type.shape[:-1], level.type.dtype
-    levels: list[tuple[Value, Value, int]] = []
+    levels: list[tuple[Value, Value, bool]] = []
     while count > 1:
-        if count % 2:
-            level = b.one("concat", level, b.constant(1.0, dtype, (*outer, 1)), axis=axis)
-        padded = count + count % 2
-        even = slice_axis(b, level, axis, 0, padded, 2)
-        odd = slice_axis(b, level, axis, 1, padded, 2)
-        levels.append((even, odd, count))
-        level, count = b.one("mul", even, odd), padded // 2
+        is_odd = count % 2 == 1
+        even, odd = halves(b, level, (count + 1) // 2, is_odd)
+        levels.append((even, odd, is_odd))
+        level, count = b.one("mul", even, odd), (count + 1) // 2
     outside = b.constant(1.0, dtype, (*outer, count))
-    for even, odd, width in reversed(levels):
-        pair = [
-            b.one("reshape", b.one("mul", outside, sibling), shape=(*sibling.type.shape, 1))
-            for sibling in (odd, even)
-        ]
-        merged = b.one("concat", *pair, axis=axis + 1)
-        flat = b.one("reshape", merged, shape=(*outer, width + width % 2))
-        outside = slice_axis(b, flat, axis, 0, width) if width % 2 else flat
+    for even, odd, is_odd in reversed(levels):
+        outside = joined(b, outside, even, odd, is_odd)
     return outside
+
+
+def halves(b: Builder, level: Value, pairs: Dim, is_odd: bool) -> tuple[Value, Value]:
+    """The first and the second factor of each of ``pairs`` pairs of the last axis; a missing last one is 1."""
+    axis = level.type.rank - 1
+    if is_odd:
+        one = b.constant(1.0, level.type.dtype, (*level.type.shape[:-1], 1))
+        level = b.one("concat", level, one, axis=axis)
+    return (
+        slice_axis(b, level, axis, 0, 2 * pairs, 2),
+        slice_axis(b, level, axis, 1, 2 * pairs, 2),
+    )
+
+
+def joined(b: Builder, outside: Value, even: Value, odd: Value, is_odd: bool) -> Value:
+    """What is outside each factor: what is outside its pair, times its sibling."""
+    axis = even.type.rank - 1
+    outer, pairs = even.type.shape[:-1], even.type.shape[-1]
+    sides = [
+        b.one("reshape", b.one("mul", outside, sibling), shape=(*sibling.type.shape, 1))
+        for sibling in (odd, even)
+    ]
+    merged = b.one("concat", *sides, axis=axis + 1)
+    flat = b.one("reshape", merged, shape=(*outer, 2 * pairs))
+    return slice_axis(b, flat, axis, 0, 2 * pairs - 1) if is_odd else flat
 
 
 def _prod_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
