@@ -5,15 +5,13 @@ All figures are exact: the arena is one block of the size stated, entry argument
 role. Scratch of launches lies in the arena as well; ``scratch_bytes`` is the most that a launch
 has, all its threads together, ``scratch_only`` the end of the arena that nothing else uses.
 ``live`` is what the tensors that are needed at each launch take; the arena can only be larger
-by what packing leaves between them. ``to_text`` and ``to_svg`` print the report; ``MemoryReport``
+by what packing leaves between them. ``to_text`` prints the report, ``plan_picture`` draws it; ``MemoryReport``
 is plain data for other printers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from gradc.ir.core import Span
 from gradc.ir.plan import Plan
@@ -22,7 +20,6 @@ from gradc.passes.place_lifetime import Lifetime, lifetimes, numbered
 from gradc.passes.place_pack import aligned, live_bytes
 from gradc.passes.place_scratch import scratch_tensors
 
-_WIDTH, _HEIGHT = 960, 480
 # What people call the arrays of a role.
 _WORDS = {
     "param": "parameters",
@@ -201,77 +198,3 @@ def user_span(span: Span) -> Span:
     while at.file != own and at.caller is not None:
         at = at.caller
     return at
-
-
-def to_svg(report: MemoryReport) -> str:
-    """The arena over the launches: one rectangle per block, at its offset and for its lifetime; the
-    bytes alive as a line."""
-    steps = max(len(report.live), 1)
-    top = max(report.arena_bytes, 1)
-    x_unit, y_unit = _WIDTH / steps, _HEIGHT / top
-    box = f"-10 -30 {_WIDTH + 20} {_HEIGHT + 60}"
-    font = 'font-family="sans-serif" font-size="11"'
-    title = f"{report.name}: arena {shown(report.arena_bytes)} over {report.launches} launches"
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" {font}>',
-        f'<rect x="-10" y="-30" width="{_WIDTH + 20}" height="{_HEIGHT + 60}" fill="white"/>',
-        f'<text x="0" y="-12">{escape(title)}</text>',
-    ]
-    for held in report.blocks:
-        x, y = held.first * x_unit, _HEIGHT - (held.offset + held.nbytes) * y_unit
-        width, height = (held.last - held.first + 1) * x_unit, held.nbytes * y_unit
-        lines.append(
-            f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"'
-            f' fill="{_colour(held.scope or held.name)}" stroke="white" stroke-width="0.3">'
-            f"<title>{escape(_title(held))}</title></rect>"
-        )
-    path = _outline(report.live, x_unit, y_unit)
-    lines.append(f'<path d="{path}" fill="none" stroke="black" stroke-width="1"/>')
-    lines += _axis(report, x_unit)
-    lines.append("</svg>")
-    return "\n".join(lines)
-
-
-def _axis(report: MemoryReport, x_unit: float) -> list[str]:
-    """Launches along the foot, and where the peak is."""
-    foot = _HEIGHT + 16
-    lines = [f'<text x="0" y="{foot}">launch 0</text>']
-    end = f'<text x="{_WIDTH}" y="{foot}" text-anchor="end">{report.launches}</text>'
-    lines.append(end)
-    if report.moment >= 0:
-        x = (report.moment + 0.5) * x_unit
-        place = f", {user_line(report.moment_span)}" if report.moment_span is not None else ""
-        about = f"peak at {report.moment}: {shown(report.lower_bound)}{place}"
-        anchor = "start" if x < _WIDTH * 0.6 else "end"
-        lines.append(
-            f'<path d="M {x:.2f} 0 V {_HEIGHT}" stroke="black" stroke-width="0.6"'
-            ' stroke-dasharray="4 3"/>'
-        )
-        shift = min(max(x, 70), _WIDTH - 60)
-        lines.append(
-            f'<text x="{shift:.2f}" y="{foot}" text-anchor="{anchor}">{escape(about)}</text>'
-        )
-    return lines
-
-
-def _outline(live: Sequence[int], x_unit: float, y_unit: float) -> str:
-    points = [
-        f"{n * x_unit:.2f} {_HEIGHT - nbytes * y_unit:.2f} L {(n + 1) * x_unit:.2f}"
-        f" {_HEIGHT - nbytes * y_unit:.2f}"
-        for n, nbytes in enumerate(live)
-    ]
-    return "M " + " L ".join(points) if points else "M 0 0"
-
-
-def _title(held: Held) -> str:
-    place = f", {user_line(held.span)}" if held.span is not None else ""
-    scope = f" in {held.scope}" if held.scope else ""
-    return f"{held.name} {held.type}{scope}{place}: {shown(held.nbytes)}"
-
-
-def _colour(name: str) -> str:
-    """A colour per layer, the same in every run."""
-    total = 0
-    for character in name:
-        total = (total * 131 + ord(character)) % 360
-    return f"hsl({total}, 55%, 60%)"

@@ -8,7 +8,7 @@ Nothing is run: the Plan is what compiled code will do, to the byte. ``pareto`` 
 and gives time against memory, time as a model of the processor estimates it.
 
 Invariants: ``peak_bytes`` is what a call allocates and is handed: arrays and the arena, thread scratch included.
-Non-goals: choosing what to recompute (``passes.budget``), drawing the arena (``passes.plan_report``).
+Non-goals: choosing what to recompute (``passes.budget``), drawing the arena (``passes.plan_picture``).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from gradc.ir.plan import Launch, Plan, Step, Tensor
 from gradc.passes.budget import Gap, chosen_within, pareto
 from gradc.passes.pipeline import Derivative, Run
 from gradc.passes.plan_check import Finding, check_plan
+from gradc.passes.plan_picture import to_svg
 from gradc.passes.plan_report import (
     Held,
     MemoryReport,
     memory_report,
     shown,
-    to_svg,
     to_text,
     user_line,
 )

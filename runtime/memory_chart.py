@@ -1,6 +1,7 @@
 """Work against memory as a picture: one point per way to compile, joined by steps.
 
-Non-goals: the arena over time (``passes.plan_report``).
+Both axes have round marks. Points say their peak where there is room beside them, and their policy when pointed at.
+Non-goals: the arena over time (``passes.plan_picture``).
 """
 
 from __future__ import annotations
@@ -8,32 +9,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
+from math import floor, log10
 
+from gradc.passes.plan_picture import byte_ticks
 from gradc.passes.plan_report import shown
 from gradc.runtime.memory import Choice
 
-_WIDTH, _HEIGHT = 640.0, 400.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 48.0, 64.0, 56.0
-_TICKS = 5
+_WIDTH, _HEIGHT = 720.0, 420.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 40.0, 76.0, 56.0
+_FOOT = _HEIGHT - _BOTTOM
+_MOST_TICKS = 6
+# The least height of the axis of work, and what a label's letter and line take.
+_LEAST = 0.1
+_LETTER, _LINE = 6.2, 14.0
 _STYLE = (
     ".page{fill:#fff}text{font:12px Helvetica,Arial,sans-serif;fill:#1b1f24}"
-    ".axis,.grid{stroke:#8c959f;fill:none}.grid{stroke-width:.4}.line{stroke:#0969da;fill:none;stroke-width:1.6}"
-    "circle{fill:#0969da}.m{text-anchor:middle}.e{text-anchor:end}"
+    ".title{font-size:15px;font-weight:bold}.grid{stroke:#8c959f;fill:none;stroke-width:.4}"
+    ".line{stroke:#0969da;fill:none;stroke-width:1.6}circle{fill:#0969da}"
+    ".m{text-anchor:middle}.e{text-anchor:end}"
+    ".name{font-size:11px;paint-order:stroke;stroke:#fff;stroke-width:3px}"
     "@media(prefers-color-scheme:dark){.page{fill:#0d1117}text{fill:#e6edf3}"
-    ".line{stroke:#58a6ff}circle{fill:#58a6ff}}"
+    ".name{stroke:#0d1117}.line{stroke:#58a6ff}circle{fill:#58a6ff}}"
 )
 
 
 def choices_svg(choices: Sequence[Choice], title: str) -> str:
     """SVG text: peak bytes to the right, work relative to recomputing nothing upwards."""
-    peak = max(c.peak_bytes for c in choices)
-    most = max(max(c.work for c in choices), 1.1)
+    ordered = sorted(choices, key=lambda c: c.peak_bytes)
+    peak = ordered[-1].peak_bytes
+    marks = work_ticks(max(c.work for c in choices))
+    most = marks[-1]
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
 
     def x(nbytes: float) -> float:
-        return _LEFT + nbytes / peak * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + nbytes / max(1, peak) * (_WIDTH - _LEFT - _RIGHT)
 
     def y(work: float) -> float:
-        return _HEIGHT - _BOTTOM - (work - 1) / (most - 1) * (_HEIGHT - _TOP - _BOTTOM)
+        return _FOOT - (work - 1) / (most - 1) * (_FOOT - _TOP)
 
     lines = [
         (
@@ -42,32 +54,56 @@ def choices_svg(choices: Sequence[Choice], title: str) -> str:
         ),
         f"<title>{escape(title)}</title><style>{_STYLE}</style>",
         '<rect class="page" width="100%" height="100%"/>',
-        f'<text x="{_LEFT:.0f}" y="22">{escape(title)}</text>',
+        f'<text class="title" x="16" y="26">{escape(title)}</text>',
+        f'<text x="16" y="{_TOP - 20:.0f}">work, recomputing nothing = 1</text>',
+        f'<text class="m" x="{middle:.0f}" y="{_HEIGHT - 14:.0f}">peak memory of a call</text>',
     ]
-    for n in range(_TICKS + 1):
-        nbytes, work = peak * n / _TICKS, 1 + (most - 1) * n / _TICKS
-        lines.append(f'<path class="grid" d="M{x(nbytes):.1f} {_TOP}V{_HEIGHT - _BOTTOM}"/>')
+    for nbytes in byte_ticks(peak):
+        lines.append(f'<path class="grid" d="M{x(nbytes):.1f} {_TOP}V{_FOOT}"/>')
+        at = f'x="{x(nbytes):.1f}" y="{_FOOT + 18:.0f}"'
+        lines.append(f'<text class="m" {at}>{shown(nbytes)}</text>')
+    for work in marks:
         lines.append(f'<path class="grid" d="M{_LEFT} {y(work):.1f}H{_WIDTH - _RIGHT}"/>')
-        lines.append(
-            f'<text class="m" x="{x(nbytes):.1f}" y="{_HEIGHT - _BOTTOM + 16:.0f}">'
-            f"{shown(round(nbytes))}</text>"
-        )
-        lines.append(
-            f'<text class="e" x="{_LEFT - 6:.0f}" y="{y(work) + 4:.1f}">{work:.2f}x</text>'
-        )
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    lines.append(f'<text class="m" x="{middle:.0f}" y="{_HEIGHT - 14:.0f}">peak memory</text>')
-    lines.append(f'<text x="{_LEFT:.0f}" y="{_TOP - 12:.0f}">work, recomputing nothing = 1</text>')
-    ordered = sorted(choices, key=lambda c: c.peak_bytes)
-    path = f"M{x(ordered[0].peak_bytes):.1f} {y(ordered[0].work):.1f}"
-    for before, after in pairwise(ordered):
+        lines.append(f'<text class="e" x="{_LEFT - 8}" y="{y(work) + 4:.1f}">{work:.2f}</text>')
+    spots = [(x(c.peak_bytes), y(c.work)) for c in ordered]
+    path = f"M{spots[0][0]:.1f} {spots[0][1]:.1f}"
+    for (_, before), (to, after) in pairwise(spots):
         # Between two points the better one that fits is the left one: a step.
-        path += f"L{x(after.peak_bytes):.1f} {y(before.work):.1f}L{x(after.peak_bytes):.1f} {y(after.work):.1f}"
+        path += f"L{to:.1f} {before:.1f}L{to:.1f} {after:.1f}"
     lines.append(f'<path class="line" d="{path}"/>')
-    for choice in ordered:
+    for choice, (left, high) in zip(ordered, spots, strict=True):
         about = f"{choice.policy}: {shown(choice.peak_bytes)}, {choice.work:.3f}x"
         lines.append(
-            f'<circle cx="{x(choice.peak_bytes):.1f}" cy="{y(choice.work):.1f}" r="3.5">'
-            f"<title>{escape(about)}</title></circle>"
+            f'<circle cx="{left:.1f}" cy="{high:.1f}" r="3.5"><title>{escape(about)}</title></circle>'
         )
-    return "\n".join([*lines, "</svg>"]) + "\n"
+    return "\n".join([*lines, *_names(ordered, spots), "</svg>"]) + "\n"
+
+
+def work_ticks(most: float) -> list[float]:
+    """Round marks from 1 to at least ``most``, at most eight."""
+    span = max(most - 1, _LEAST)
+    unit = 10.0 ** floor(log10(span))
+    step = next(unit * f for f in (0.2, 0.25, 0.5, 1.0, 2.0) if span / (unit * f) <= _MOST_TICKS)
+    count = 1
+    while count * step < span * (1 - 1e-9):
+        count += 1
+    return [1 + n * step for n in range(count + 1)]
+
+
+def _names(choices: Sequence[Choice], spots: Sequence[tuple[float, float]]) -> list[str]:
+    """The peak of each point above its right, unless that is in the way of another name."""
+    lines: list[str] = []
+    taken: list[tuple[float, float, float]] = []
+    # Ends first: they are what one looks for.
+    order = [len(spots) - 1, 0, *range(1, len(spots) - 1)]
+    for n in dict.fromkeys(order):
+        (left, high), text = spots[n], shown(choices[n].peak_bytes)
+        wide = _LETTER * len(text)
+        start = min(left + 6, _WIDTH - 4 - wide)
+        is_free = all(
+            start + wide < a or b < start or abs(high - at) >= _LINE for a, b, at in taken
+        )
+        if is_free:
+            taken.append((start, start + wide, high))
+            lines.append(f'<text class="name" x="{start:.1f}" y="{high - 7:.1f}">{text}</text>')
+    return lines

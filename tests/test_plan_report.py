@@ -3,6 +3,7 @@ picture are well formed."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from gradc.ir.core import Function, Span
 from gradc.ir.plan import Plan
 from gradc.passes.place import arena_lower_bound
-from gradc.passes.plan_report import MemoryReport, memory_report, to_svg, to_text
+from gradc.passes.plan_picture import byte_ticks, to_svg
+from gradc.passes.plan_report import MemoryReport, memory_report, to_text
 from tests.loops_models import gradient, lstm, mlp, planned, row_model, transformer
 
 
@@ -81,3 +83,14 @@ def test_plans_without_an_arena() -> None:
     b = memory_report(planned(row_model(4, 8)))
     assert "launches" in to_text(b)
     ElementTree.fromstring(to_svg(b))
+
+
+def test_axes_have_few_round_marks() -> None:
+    """At most eight, evenly apart by a power of two; all within the arena."""
+    for most in (0, 1, 7, 640, 4096, 137_000, 21_942_788, 2**40 - 1):
+        marks = byte_ticks(most)
+        assert marks[0] == 0 and len(marks) <= 8
+        assert most < 4 or len(marks) >= 4
+        assert most - marks[-1] < max(1, marks[1] if len(marks) > 1 else 1)
+        for before, after in pairwise(marks):
+            assert (after - before).bit_count() == 1 and after - before == marks[1]
