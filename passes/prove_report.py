@@ -1,9 +1,9 @@
 """What a verification found, as data: verdicts with their methods, assumptions and refuting points; accuracy; times.
 
 A verdict is about one subject: the gradient of a parameter, the derivative rule of an op, a pass, the kernels, the
-Plan, a pullback the user wrote. The ladder, from the strongest: proved for all shapes; proved for this shape; proved
+Plan, a pullback the user wrote; or what SymPy makes of a parameter (``sympy``). The ladder, from the strongest: proved for all shapes; proved for this shape; proved
 up to a stated probability of error; probable, by a named method whose error has no known bound; agreeing to stated
-digits at stated points; asserted by the user and not checkable; undecided; refuted, with the point. An identity is one
+digits at stated points; asserted by the user and not checkable; skipped, as too large; undecided; refuted, with the point. An identity is one
 of the reals off kinks: rounding is measured (``Accuracy``), never proved.
 
 Invariants: a report says nothing that is not in its fields, so text, pages and certificates are made of it alone;
@@ -34,6 +34,7 @@ class Status(Enum):
     PROBABLE = "PROBABLE"
     AGREES = "AGREES"
     ASSERTED = "ASSERTED"
+    SKIPPED = "SKIPPED"
     UNDECIDED = "UNDECIDED"
     REFUTED = "REFUTED"
 
@@ -52,8 +53,8 @@ def weakest(statuses: Sequence[Status]) -> Status:
     return max(statuses, key=lambda s: s.rank, default=Status.PROVED_ALL)
 
 
-Kind: TypeAlias = Literal["parameter", "rule", "pass", "kernel", "plan", "pullback"]
-KINDS: tuple[Kind, ...] = ("parameter", "rule", "pass", "kernel", "plan", "pullback")
+Kind: TypeAlias = Literal["parameter", "sympy", "rule", "pass", "kernel", "plan", "pullback"]
+KINDS: tuple[Kind, ...] = ("parameter", "sympy", "rule", "pass", "kernel", "plan", "pullback")
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def probe_dims(
     best = dict(dims), function
     if work(function) <= most:
         return best
-    fixed = {k for k, n in dims.items() if n < _LARGE or _is_structural(k, dims, function, lower)}
+    fixed = {k for k, n in dims.items() if n < _LARGE or is_structural(k, dims, function, lower)}
     for factor in _FACTORS:
         if work(best[1]) <= most:
             break
@@ -68,7 +68,7 @@ def probe_dims(
     return best
 
 
-def _is_structural(
+def is_structural(
     name: str,
     dims: Mapping[str, int],
     function: Function,

@@ -33,10 +33,12 @@ _TONE = {
     Status.PROBABLE: "info",
     Status.AGREES: "info",
     Status.ASSERTED: "warn",
+    Status.SKIPPED: "info",
     Status.UNDECIDED: "warn",
     Status.REFUTED: "bad",
 }
 _HEADINGS: tuple[tuple[Kind, str], ...] = (
+    ("sympy", "SymPy's own derivative"),
     ("rule", "Derivative rules"),
     ("pass", "Passes"),
     ("kernel", "Kernels"),
@@ -99,7 +101,7 @@ def report_page(report: Report, model: Model | None = None) -> str:
 
 
 def _head(report: Report) -> list[str]:
-    worst = weakest([v.status for v in report.verdicts])
+    worst = weakest([v.status for v in report.verdicts if v.status is not Status.SKIPPED])
     gradients = report.of("parameter")
     proved = sum(v.status.is_proof for v in gradients)
     tone = _TONE[worst]

@@ -13,6 +13,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import numpy as np
 from gradc._version import __version__
 from gradc.ir.core import Function
 from gradc.ir.equal import PLACES, fingerprint
-from gradc.passes.pipeline import Run, run_pipeline
+from gradc.passes.budget import run_within
+from gradc.passes.pipeline import Run
 from gradc.passes.prove import Subject, prove
 from gradc.passes.prove_point import seed_of
 from gradc.passes.prove_report import Report, certificate, from_json
@@ -29,11 +31,14 @@ from gradc.passes.prove_shapes import probe_dims
 from gradc.runtime.accuracy import measure
 from gradc.runtime.compile import Options, compile_options, pipeline_options
 from gradc.runtime.data import fail, write_text
+from gradc.runtime.independent import is_late, sympy_verdicts
 from gradc.runtime.model import Model
 from gradc.runtime.read import read_program
 
 # What a dimension without a value is, when nobody says.
 STAND_IN = 3
+# SymPy's time, unless somebody says.
+SYMPY_SECONDS = 10.0
 TRUSTED = (
     "the meanings of the ops (ir/ops, `evaluate`), in which forward programs are understood",
     "the table of derivatives of scalar functions (ir/dual.py)",
@@ -73,12 +78,14 @@ def verify_model(
     budget: int | str | None = None,
     points: int | None = None,
     numbers: bool = False,
+    sympy: float = SYMPY_SECONDS,
 ) -> Verified:
     """Verifies the gradients of ``model`` as ``value_and_grad`` compiles them.
 
     Args:
         points: random points per obligation; by default more for smaller programs.
         numbers: also compile, and measure the error of what the machine code computes.
+        sympy: at most so many seconds for SymPy's own derivative at a small shape; 0 leaves it out.
 
     Raises:
         DiagnosticError: for whatever keeps the model from being compiled.
@@ -88,11 +95,19 @@ def verify_model(
     names = model.select(wrt) or model.select("inputs")
     dims, chosen = all_dims(model)
     real = _compiled(model, dims, names, options)
-    small, _ = probe_dims(dims, lambda d: model.lower(d).function)
+    small = dims
+    if options.budget is None:
+        # What a budget recomputes is chosen at one shape; a smaller one would be another program.
+        small, _ = probe_dims(dims, lambda d: model.lower(d).function)
     probe = real if small == dims else _compiled(model, small, names, options)
     subject = Subject(names, real, probe, dims, small)
     seed = seed_of(real.source, real.after("differentiate"))
     found = prove(subject, seed, points)
+    if sympy > 0:
+        with found.timed("sympy"):
+            rows = sympy_verdicts(model, subject, options, sympy)
+        # After the parameters, whose verdicts they leave alone.
+        found.verdicts[len(names) : len(names)] = rows
     program = model.program
     return Verified(
         model=model.name,
@@ -104,23 +119,31 @@ def verify_model(
         chosen=chosen,
         probe_dims=small,
         precision=model.precision,
-        options={
-            "wrt": ",".join(names),
-            "budget": "" if options.budget is None else str(options.budget),
-            "points": "" if points is None else str(points),
-        },
+        options=_asked(names, options.budget, points, sympy),
         seed=seed,
-        versions={
-            "gradc": __version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        versions=_versions(),
         verdicts=tuple(found.verdicts),
         accuracy=measure(model, small, names) if numbers else (),
         notes=tuple(found.notes),
         trusted=TRUSTED,
         seconds={**found.seconds, "total": time.perf_counter() - start},
     ).about(model)
+
+
+def _asked(
+    names: tuple[str, ...], budget: int | None, points: int | None, sympy: float
+) -> dict[str, str]:
+    """What was asked for, as a replay needs it."""
+    return {
+        "wrt": ",".join(names),
+        "budget": "" if budget is None else str(budget),
+        "points": "" if points is None else str(points),
+        "sympy": f"{sympy:g}",
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {"gradc": __version__, "numpy": np.__version__, "python": platform.python_version()}
 
 
 def replay(data: Mapping[str, Any], path: str | None = None) -> tuple[Verified, list[str]]:
@@ -139,22 +162,37 @@ def replay(data: Mapping[str, Any], path: str | None = None) -> tuple[Verified, 
     options = claimed.options
     points = int(options["points"]) if options["points"] else None
     wrt = tuple(options["wrt"].split(","))
-    found = verify_model(model, wrt=wrt, budget=options["budget"] or None, points=points)
+    sympy = float(options.get("sympy", "0"))
+    found = verify_model(
+        model, wrt=wrt, budget=options["budget"] or None, points=points, sympy=sympy
+    )
     differing = []
     if data.get("digest") != claimed.digest:
         differing.append("the certificate's own digest is not that of its contents")
+    claimed, compared = _timely(claimed, found)
     for name in ("source_digest", "program_digest", "plan_digest", "seed"):
         if getattr(claimed, name) != getattr(found, name):
             differing.append(f"{name.replace('_', ' ')} is {getattr(found, name)}")
-    known = {(v.kind, v.subject): v.status for v in found.verdicts}
+    known = {(v.kind, v.subject): v.status for v in compared.verdicts}
     for verdict in claimed.verdicts:
         status = known.get((verdict.kind, verdict.subject))
         if status is not verdict.status:
             now = "absent" if status is None else status.value
             differing.append(f"{verdict.kind} {verdict.subject}: {verdict.status.value}, now {now}")
-    if not differing and found.digest != claimed.digest:
-        differing.append(f"details differ: the digest is {found.digest}")
+    if not differing and compared.digest != claimed.digest:
+        differing.append(f"details differ: the digest is {compared.digest}")
     return found, differing
+
+
+def _timely(claimed: Report, found: Report) -> tuple[Report, Report]:
+    """Both reports without SymPy's rows, if its time was over in one: that is no difference of the programs."""
+    if not any(is_late(v) for v in (*claimed.verdicts, *found.verdicts)):
+        return claimed, found
+    claimed, found = (
+        replace(r, verdicts=tuple(v for v in r.verdicts if v.kind != "sympy"))
+        for r in (claimed, found)
+    )
+    return claimed, found
 
 
 def _claimed(data: Mapping[str, Any]) -> Report:
@@ -174,7 +212,11 @@ def all_dims(model: Model) -> tuple[dict[str, int], tuple[str, ...]]:
 def _compiled(
     model: Model, dims: Mapping[str, int], names: tuple[str, ...], options: Options
 ) -> Run:
-    """The pipeline's records for ``dims``."""
+    """The pipeline's records for ``dims`` under the budget, up to the Plan for any machine.
+
+    What is recomputed is what this machine's budget asks for; its scratch, which follows, is no part of a certificate.
+    """
     function = model.lower(dims, training=True).function
     derive: Callable[[Function], Function] = model.gradient_of(names)
-    return run_pipeline(function, pipeline_options(derive, options))
+    run = run_within(function, pipeline_options(derive, options), options.budget)
+    return Run(run.source, tuple(record for record in run.records if record.step != "scratch"))

@@ -8,11 +8,19 @@ import pytest
 import sympy as sp
 
 import gradc
-from gradc.codegen.symbolic.check import Checked, compare, symbolic_check
+from gradc.codegen.symbolic.check import Late, TooLong, derivative
 from gradc.codegen.symbolic.program import to_sympy
 from gradc.frontend.program import loads
-from gradc.ir.core import Block, Function, Op
+from gradc.ir.core import Block, DType, Function, Op, Role
+from gradc.ir.domains import NumpyArrays
+from gradc.ir.interpret import run
+from gradc.ir.straight import evaluate, from_json, to_json
 from gradc.passes.differentiate import value_and_grad
+from gradc.passes.prove_balls import BallArrays
+from gradc.passes.prove_independent import Compared, integers_of
+from gradc.passes.prove_independent import compare as compare_with
+from gradc.passes.prove_refute import real_point
+from gradc.passes.prove_report import Status
 from gradc.runtime.cli import main
 
 WORKED = Path(__file__).resolve().parent.parent / "examples" / "worked"
@@ -43,17 +51,67 @@ def gradient_of(text: str) -> tuple[Function, Function]:
     return function, value_and_grad(function, names)
 
 
+def names_of(gradient: Function) -> list[str]:
+    return [s.name for s in gradient.results if s.role is Role.COTANGENT]
+
+
+def compare(function: Function, gradient: Function) -> dict[str, Compared]:
+    theirs = derivative(function, names_of(gradient), integers_of(function), 60.0)
+    return compare_with(function, gradient, theirs)
+
+
 @pytest.mark.parametrize("name", list(MODELS))
 def test_the_adjoint_agrees_with_sympy(name: str) -> None:
     found = compare(*gradient_of(MODELS[name]))
     assert found
-    assert {c.outcome for c in found} <= {"equal", "agrees"}, found
+    assert {c.status for c in found.values()} <= {Status.PROVED_SHAPE, Status.AGREES}, found
+    assert all(c.detail.startswith(("equal as exact", "50 digits")) for c in found.values()), found
 
 
-def test_small_gradients_are_equal_as_expressions() -> None:
+def test_small_gradients_are_equal_as_exact_fractions() -> None:
     function, gradient = gradient_of("model m(x: float[3]) -> float { return sqrt(sum(x^2)) }")
-    (found,) = compare(function, gradient)
-    assert found == Checked("x", "equal", "3 entries as expressions")
+    (found,) = compare(function, gradient).values()
+    assert found == Compared(Status.PROVED_SHAPE, "equal as exact fractions, 1 cell of guards")
+
+
+def test_every_cell_of_guards_is_looked_at() -> None:
+    text = "model m(x: float[3]) -> float { return sum(relu(x)^2) }"
+    (found,) = compare(*gradient_of(text)).values()
+    assert found.status is Status.PROVED_SHAPE
+    assert found.detail == "equal as exact fractions, 8 cells of guards"
+
+
+def test_the_derivative_travels_as_json() -> None:
+    function, gradient = gradient_of(MODELS["tanh"])
+    theirs = derivative(function, names_of(gradient), integers_of(function), 60.0)
+    assert from_json(to_json(theirs)) == theirs
+
+
+def test_the_derivative_is_that_of_finite_differences() -> None:
+    """Independent of every rule of ours and of SymPy's."""
+    function, gradient = gradient_of(MODELS["layernorm"])
+    names = names_of(gradient)
+    theirs = derivative(function, names, {}, 60.0)
+    at = real_point(function, 2)
+    balls = BallArrays()
+    with balls.quiet():
+        flat = {
+            slot.name: list(x.reshape(-1))
+            for slot, x in zip(function.parameters, at.values, strict=True)
+        }
+        slopes = evaluate(theirs, balls.scalars, flat)
+    f64, step = NumpyArrays(DType.F64), 1e-6
+    for number, slot in enumerate(function.parameters):
+        base = np.asarray(at.numbers[number])
+        for place in range(base.size):
+            losses = []
+            for sign in (1, -1):
+                moved = base.copy()
+                moved.reshape(-1)[place] += sign * step
+                values = [*at.numbers[:number], moved, *at.numbers[number + 1 :]]
+                losses.append(float(run(f64, function, values)[0]))
+            expected = (losses[0] - losses[1]) / (2 * step)
+            assert float(slopes[slot.name][place]) == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
 def _mutated(function: Function, name: str, to: str) -> Function:
@@ -73,18 +131,36 @@ def _mutated(function: Function, name: str, to: str) -> Function:
 def test_a_wrong_adjoint_differs_at_a_point(name: str, old: str, new: str) -> None:
     function, gradient = gradient_of(MODELS[name])
     found = compare(function, _mutated(gradient, old, new))
-    wrong = [c for c in found if c.outcome == "differs"]
+    wrong = [c for c in found.values() if c.status is Status.REFUTED]
     assert wrong
     assert wrong[0].point
     assert "SymPy has" in wrong[0].detail
 
 
-def test_the_worker_answers_in_time_or_says_so() -> None:
+def test_a_gradient_scaled_by_little_is_refuted() -> None:
+    """A factor of 1 + 2^-30, which finite differences never see."""
+    function, gradient = gradient_of(MODELS["tanh"].replace("tanh(a(x))", "a(x) * 1.000000000931"))
+    right, _ = gradient_of(MODELS["tanh"].replace("tanh(a(x))", "a(x) * 1.0"))
+    assert all(c.status is not Status.REFUTED for c in compare(function, gradient).values())
+    theirs = derivative(right, names_of(gradient), integers_of(right), 60.0)
+    found = compare_with(right, gradient, theirs)
+    assert any(c.status is Status.REFUTED for c in found.values())
+
+
+def test_time_and_size_are_limited() -> None:
     function, gradient = gradient_of(MODELS["relu"])
-    found = symbolic_check(function, gradient)
-    assert {c.outcome for c in found.values()} <= {"equal", "agrees"}
-    late = symbolic_check(function, gradient, seconds=0.01)
-    assert {c.outcome for c in late.values()} == {"undecided"}
+    with pytest.raises(Late):
+        derivative(function, names_of(gradient), {}, 0.0)
+    with pytest.raises(TooLong, match="more than 10 scalar operations"):
+        derivative(function, names_of(gradient), {}, 60.0, most=10)
+
+
+def test_stop_gradient_stops_sympy_too() -> None:
+    function, gradient = gradient_of(
+        "model m(x: float[3]) -> float { return sum(x * stop_gradient(x * x)) }"
+    )
+    (found,) = compare(function, gradient).values()
+    assert found.status is Status.PROVED_SHAPE
 
 
 def test_sympys_own_gradient_is_the_compiled_one() -> None:

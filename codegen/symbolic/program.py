@@ -56,9 +56,11 @@ Minimum = _function("Minimum", sp.Min, lambda a, b: (_share(b, a), _share(a, b))
 # Flat everywhere, and the slope of the magnitude: 0 at 0.
 Signum = _function("Signum", sp.sign, lambda x: (sp.Integer(0),))
 Magnitude = _function("Magnitude", sp.Abs, lambda x: (Signum(x),))
+# The identity with slope 0.
+Frozen = _function("stop_gradient", lambda x: x, lambda x: (sp.Integer(0),))
 
 
-class _Scalars(SympyScalars):
+class Scalars(SympyScalars):
     """SymPy's scalars with functions whose derivatives are the ones the ops declare at kinks."""
 
     def max(self, a: Any, b: Any) -> Any:
@@ -74,6 +76,9 @@ class _Scalars(SympyScalars):
 
     def sign(self, x: Any) -> Any:
         return Signum(x)
+
+    def stop_gradient(self, x: Any) -> Any:
+        return Frozen(x)
 
     def mul(self, a: Any, b: Any) -> Any:
         # 0 times an infinity that a mask put there.
@@ -98,9 +103,10 @@ class SharedArrays(ObjectArrays):
     prefix: str = "t"
     steps: dict[Any, Any] = field(default_factory=dict)
     _known: dict[Any, Any] = field(default_factory=dict)
+    scalars: Scalars = field(default_factory=Scalars)
 
     def __post_init__(self) -> None:
-        super().__init__(_Scalars())
+        super().__init__(self.scalars)
 
     def verb(self, name: str, *operands: Any) -> Any:
         found = super().verb(name, *operands)
@@ -152,9 +158,9 @@ class SymbolicProgram:
             memo[symbol] = step.xreplace({s: memo[s] for s in step.free_symbols if s in memo})
         return expression.xreplace(memo) if isinstance(expression, sp.Basic) else expression
 
-    def gradient(self, names: Iterable[str]) -> SymbolicProgram:
-        """The derivative of the loss by each array of ``names``, by SymPy's rules, as further steps."""
-        shared = SharedArrays(prefix="d")
+    def gradient(self, names: Iterable[str], arrays: SharedArrays | None = None) -> SymbolicProgram:
+        """The derivative of the loss by each array of ``names``, by SymPy's rules, as further steps of ``arrays``."""
+        shared = SharedArrays(prefix="d") if arrays is None else arrays
         bars: dict[Any, Any] = {}
         loss = self.results["loss"].item()
         if isinstance(loss, sp.Symbol):
@@ -212,9 +218,13 @@ def symbols_of(name: str, shape: tuple[int, ...]) -> Any:
     return ObjectArrays.objects(flat, shape)
 
 
-def to_sympy(function: Function, integers: Mapping[str, Any] | None = None) -> SymbolicProgram:
+def to_sympy(
+    function: Function,
+    integers: Mapping[str, Any] | None = None,
+    arrays: SharedArrays | None = None,
+) -> SymbolicProgram:
     """``function`` over symbols. Integer parameters not in ``integers`` count 0, 1, 0, 1, ... Raises TooLarge."""
-    arrays = SharedArrays()
+    arrays = SharedArrays() if arrays is None else arrays
     symbols: dict[str, Any] = {}
     operands: list[Any] = []
     for slot, value in zip(function.parameters, function.block.parameters, strict=True):

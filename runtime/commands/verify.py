@@ -16,7 +16,7 @@ from gradc.runtime.commands.flags import add_model
 from gradc.runtime.console import Console
 from gradc.runtime.data import fail
 from gradc.runtime.model import Model
-from gradc.runtime.verify import replay, verify_model
+from gradc.runtime.verify import SYMPY_SECONDS, replay, verify_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wrt", default="params", help="params, inputs, or names (params)")
     parser.add_argument("--budget", metavar="SIZE", help="most memory, e.g. 64MiB")
     parser.add_argument("--points", type=int, metavar="N", help="random points per obligation")
+    parser.add_argument(
+        "--sympy",
+        type=float,
+        metavar="SECONDS",
+        default=SYMPY_SECONDS,
+        help=f"time for SymPy's own derivative at a small shape; 0: none ({SYMPY_SECONDS:g})",
+    )
     parser.add_argument("--json", metavar="CERT.json", nargs="?", const="-", help="the certificate")
     parser.add_argument("--html", metavar="PAGE.html", help="the report as one page")
     parser.add_argument(
@@ -54,6 +61,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         budget=options.budget,
         points=options.points,
         numbers=options.numbers or options.html is not None,
+        sympy=options.sympy,
     )
     if options.json == "-":
         console.json(certificate(report))

@@ -1,0 +1,162 @@
+"""SymPy's own derivative as a row per parameter of ``gradc verify``: at a small shape, against the adjoint made there.
+
+The shape is the smallest at which the model can be lowered, sizes differing where they may, layers as many as there are. A
+row never changes the verdict on its parameter, but a refuted one refutes the report. What is too large, or not done when
+the time is over, is SKIPPED, with the reason; rows skipped for want of time are known by ``is_late``.
+
+SymPy is loaded on use. Non-goals: comparing (``passes.prove_independent``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradc.ir.core import Function
+from gradc.ir.diagnostics import DiagnosticError
+from gradc.ir.straight import Straight
+from gradc.passes.pipeline import run_pipeline
+from gradc.passes.prove import CUTS, OFF_KINKS, Subject
+from gradc.passes.prove_cuts import has_window, with_cuts
+from gradc.passes.prove_independent import Compared, compare, integers_of
+from gradc.passes.prove_pullback import pullback_verdicts
+from gradc.passes.prove_report import Status, Verdict
+from gradc.passes.prove_shapes import is_structural, work
+from gradc.runtime.compile import Options, pipeline_options
+
+if TYPE_CHECKING:
+    from gradc.runtime.model import Model
+
+METHOD = "SymPy: independent derivative"
+# Programs of so few scalar operations are taken at their own shape.
+_SMALL = 400
+_LARGEST = 20_000
+_SIZES = ((2, 3), (2, 2), (3, 3), (4, 4), (4, 8), (8, 8))
+_LATE = "its time was over after"
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    dims: Mapping[str, int]
+    function: Function
+
+
+def is_late(verdict: Verdict) -> bool:
+    """Whether SymPy would have needed more time."""
+    return verdict.status is Status.SKIPPED and _LATE in verdict.detail
+
+
+def sympy_verdicts(
+    model: Model, subject: Subject, options: Options, seconds: float
+) -> list[Verdict]:
+    """One row per parameter of ``subject``."""
+    start = time.perf_counter()
+    shape, found = _first_compared(model, subject, options, seconds)
+    each = (time.perf_counter() - start) / max(1, len(found))
+    at = "" if shape.dims == subject.dims else f"at {_dims(shape.dims)}: "
+    slots = {slot.name: slot for slot in shape.function.parameters}
+    assumed = (OFF_KINKS, CUTS) if has_window(shape.function) else (OFF_KINKS,)
+    return [
+        Verdict(
+            "sympy", name, row.status, METHOD, at + row.detail,
+            () if row.status is Status.SKIPPED else assumed, row.point,
+            str(slots[name].span or ""), "", each,
+        )
+        for name, row in found.items()
+    ]  # fmt: skip
+
+
+def _skipped(subject: Subject, why: str) -> dict[str, Compared]:
+    return dict.fromkeys(subject.wrt, Compared(Status.SKIPPED, why))
+
+
+def _first_compared(
+    model: Model, subject: Subject, options: Options, seconds: float
+) -> tuple[_Shape, dict[str, Compared]]:
+    """The first shape of a few that is small enough, and what is known there."""
+    from gradc.codegen.symbolic.check import Late, NoDerivative, TooLong, derivative
+
+    until = time.perf_counter() + seconds
+    shape, why = _Shape(subject.dims, subject.real.source), ""
+    for shape in _shapes(model, subject):
+        if work(shape.function) > _LARGEST:
+            why = "too large"
+            continue
+        forward = with_cuts(shape.function)
+        left = until - time.perf_counter()
+        try:
+            theirs = derivative(forward, subject.wrt, integers_of(forward), left)
+        except TooLong as problem:
+            why = str(problem)
+            continue
+        except NoDerivative as problem:
+            return shape, _skipped(subject, str(problem))
+        except Late:
+            return shape, _skipped(subject, f"{_LATE} {seconds:g} s")
+        return shape, _compared(model, subject, shape, options, theirs)
+    return shape, _skipped(subject, why)
+
+
+def _compared(
+    model: Model, subject: Subject, shape: _Shape, options: Options, theirs: Straight
+) -> dict[str, Compared]:
+    # Without `simplify-source`, which folds literals in the program's type: both sides have them as they are written.
+    asked = pipeline_options(
+        model.gradient_of(subject.wrt), options,
+        stop_after="differentiate", skip=("simplify-source",), verify=0,
+    )  # fmt: skip
+    gradient = run_pipeline(shape.function, asked).after("differentiate")
+    assert isinstance(gradient, Function), "a tensor-stage step makes functions"
+    found = compare(with_cuts(shape.function), gradient, theirs)
+    asserted = [v.subject for v in pullback_verdicts(shape.function) if v.status is Status.ASSERTED]
+    if asserted:
+        found = {name: _excused(row, asserted[0]) for name, row in found.items()}
+    return found
+
+
+def _excused(row: Compared, pullback: str) -> Compared:
+    """A gradient that is not SymPy's because a pullback of the user, which nobody can check, says so."""
+    if row.status is not Status.REFUTED:
+        return row
+    return Compared(Status.ASSERTED, f"not SymPy's derivative, as {pullback} says; {row.detail}")
+
+
+def _dims(dims: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={n}" for name, n in dims.items()) or "its own shape"
+
+
+# --- a small shape
+
+
+def _shapes(model: Model, subject: Subject) -> Iterator[_Shape]:
+    """The model's own shape if that is small, else those of a few at which it can be lowered, and last its own."""
+    own = _Shape(subject.dims, subject.real.source)
+    if work(own.function) <= _SMALL:
+        yield own
+        return
+
+    def lower(dims: Mapping[str, int]) -> Function:
+        return model.lower(dims, training=True).function
+
+    fixed = {
+        name
+        for name, n in subject.dims.items()
+        if n <= 2 or is_structural(name, subject.dims, own.function, lower)
+    }
+    for dims in _candidates(subject.dims, fixed):
+        try:
+            yield _Shape(dims, lower(dims))
+        except DiagnosticError:
+            continue
+    yield own
+
+
+def _candidates(dims: Mapping[str, int], fixed: set[str]) -> Iterator[dict[str, int]]:
+    for sizes in _SIZES:
+        free = [name for name in dims if name not in fixed]
+        yield {
+            name: n if name in fixed else min(n, sizes[free.index(name) % 2])
+            for name, n in dims.items()
+        }
