@@ -50,7 +50,8 @@ class Policy:
         if self.stretches:
             levels = _depth(forest(self.stretches))
             deep = f" in {levels} levels" if levels > 1 else ""
-            parts.append(f"{len(self.stretches)} stretches{deep}")
+            count = len(self.stretches)
+            parts.append(f"{count} stretch{'es' if count > 1 else ''}{deep}")
         return ", ".join(parts) or "nothing recomputed"
 
 
