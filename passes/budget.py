@@ -28,6 +28,7 @@ from gradc.ir.core import Function, Span
 from gradc.ir.diagnostics import DiagnosticError, Label, error
 from gradc.ir.plan import Plan, Tensor
 from gradc.passes.pipeline import Options, Run, run_pipeline
+from gradc.passes.place_scratch import scratch_tensors
 from gradc.passes.plan_report import user_span
 from gradc.passes.rematerialise import NOTHING, Policy
 from gradc.passes.rematerialise_choose import MOST, Candidate, Estimate, candidates, work
@@ -54,17 +55,47 @@ EXPLAINED = (
 class BudgetError(DiagnosticError):
     """No policy fits the budget. ``smallest`` is the least peak found, in bytes."""
 
-    def __init__(self, budget: int, smallest: int, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, budget: int, plan: Plan, is_recomputed: bool) -> None:
+        """``plan`` is the one with the least peak; ``is_recomputed``: whether it computes anything again."""
         self.budget = budget
-        self.smallest = smallest
-        labels = _binding(tensors)
-        message = f"a budget of {shown(budget)} cannot be kept: the smallest peak found is {shown(smallest)}"
-        help = f"allow {smallest} bytes, or make the batch or the model smaller"
+        self.smallest = plan.peak_bytes
+        labels = _binding(largest(plan))
+        figures = shown(budget), shown(plan.peak_bytes)
+        message = (
+            f"a budget of {figures[0]} cannot be kept: the smallest peak found is {figures[1]}"
+        )
+        help = f"allow {plan.peak_bytes} bytes, or make the batch or the model smaller"
+        arrays = plan.peak_bytes - plan.arena_bytes
+        notes = []
+        if arrays > budget:
+            notes.append(f"the arrays that a call is given and makes take {shown(arrays)} alone")
+        elif is_recomputed:
+            notes.append(
+                "this is with everything computed again that can be; checkpoint blocks save no more"
+            )
+        else:
+            notes.append("nothing is kept for a reverse sweep that computing again would save")
         span = labels[0].span if labels else None
         label = labels[0].text if labels else ""
         super().__init__(
-            [error("GC0602", message, span, label=label, labels=labels[1:], help=help)]
+            [
+                error(
+                    "GC0602",
+                    message,
+                    span,
+                    label=label,
+                    labels=labels[1:],
+                    help=help,
+                    notes=notes,
+                )
+            ]
         )
+
+    def add(self, notes: Sequence[str]) -> None:
+        """Adds what would help to the diagnostic."""
+        (refusal,) = self.diagnostics
+        self.diagnostics = (replace(refusal, notes=(*refusal.notes, *notes)),)
+        self.args = (self.diagnostics,)
 
 
 def _binding(tensors: Sequence[Tensor]) -> list[Label]:
@@ -148,9 +179,16 @@ def _fitting(search: _Search, budget: int | None) -> int:
         fitting = [n for n in frugal if search.fits(n, budget)]
     if fitting:
         return max(fitting, key=lambda n: (search.peak(n), -n))
-    plans = [run.plan for n, run in search.runs.items() if search.needs_enough(n)]
-    plan = min(plans, key=lambda plan: plan.peak_bytes)
-    raise BudgetError(budget, plan.peak_bytes, largest(plan))
+    least = min(filter(search.needs_enough, list(search.runs)), key=lambda n: (search.peak(n), n))
+    is_recomputed = not search.candidates[least].policy.is_none if least else False
+    raise BudgetError(budget, search.runs[least].plan, is_recomputed)
+
+
+def smallest_peak(function: Function, options: Options) -> int:
+    """The least peak that some budget is sure to get: of the most frugal policy by the estimate, or of none."""
+    search = _Search(function, options)
+    best = search.frugal()[0]
+    return min(search.peak(n) for n in sorted({0, best}) if search.needs_enough(n))
 
 
 def pareto(function: Function, options: Options) -> list[Point]:
@@ -257,14 +295,16 @@ def _done(run: Run) -> int:
 
 
 def largest(plan: Plan, count: int = _LOOKED_AT) -> list[Tensor]:
-    """The largest blocks of the arena, largest first."""
-    blocks = [t for t in plan.tensors if t.space == "arena" and t.root is None]
+    """The largest blocks of the arena, largest first; scratch, which never lives long, left out."""
+    scratch = set(scratch_tensors(plan))
+    arena = [t for n, t in enumerate(plan.tensors) if t.space == "arena" and n not in scratch]
+    blocks = [t for t in arena if t.root is None]
     return sorted(blocks, key=lambda t: -t.nbytes)[:count]
 
 
 def shown(count: int) -> str:
-    """A number of bytes for people: ``64 MiB``, ``1.5 KiB``."""
-    size, unit = float(count), "bytes"
+    """A number of bytes for people: ``64 MiB``, ``1.5 KiB``, ``1 byte``."""
+    size, unit = float(count), "byte" if count == 1 else "bytes"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if size < 1024:
             break

@@ -2,7 +2,7 @@
 
 The forward sweep is what the results other than COTANGENTs depend on; the rest is the reverse sweep. A residual is a
 value that crosses: computed by the forward sweep, read by the reverse one. What the reverse sweep computes again
-is listed as recomputed: ops with a replica number whose name, attributes and place are those of a forward op. Parameters cross for nothing: they are there anyway. A view counts as what it is a view of.
+is listed as recomputed: ops with a replica number whose name, attributes and place are those of a forward op, in loops of one of the same trip. Parameters cross for nothing: they are there anyway. A view counts as what it is a view of.
 
 The list is about the program it is given: ask before and after ``rematerialise`` to see the difference.
 """
@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from gradc.ir.core import Function, Op, Role, Span, Value
+from gradc.ir.core import Block, Function, Op, Role, Span, Value
 from gradc.ir.dims import Dim
 from gradc.passes.cse import attributes_key
 
@@ -56,7 +56,25 @@ def residuals(function: Function) -> tuple[Residual, ...]:
             is_recomputed = is_copy and value not in forward
             if op.name not in _FREE and value in readers and (value in forward or is_recomputed):
                 found.append(_residual(op, value, is_recomputed, readers[value]))
+        for region in op.regions:
+            found += _recomputed_in(region)
     return tuple(found)
+
+
+def _recomputed_in(block: Block) -> list[Residual]:
+    """What a loop computes twice in one trip: parts of a batch go forward and backward in the same trip."""
+    originals = {_identity(op) for op in block.body if not op.replica}
+    readers: dict[Value, int] = {}
+    for op in block.body:
+        for value in dict.fromkeys(op.operands):
+            readers[value] = readers.get(value, 0) + 1
+    found: list[Residual] = []
+    for op in block.body:
+        if op.replica and op.name not in (*_FREE, *_VIEWS) and _identity(op) in originals:
+            found += [_residual(op, v, True, readers[v]) for v in op.results if v in readers]
+        for region in op.regions:
+            found += _recomputed_in(region)
+    return found
 
 
 def _root(value: Value, viewed: Mapping[Value, Value]) -> Value:

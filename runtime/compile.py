@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from gradc.codegen.llvm.isa import host
@@ -53,6 +54,7 @@ class Options:
         return f"budget={self.budget} fast_math={self.fast_math} threads={self.thread_count}"
 
 
+_HUGE = Fraction(10**300)
 _UNITS = {"": 1, "B": 1}
 _UNITS.update({f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGT")})
 _UNITS.update({f"{p}iB": 1024 ** (i + 1) for i, p in enumerate("KMGT")})
@@ -65,7 +67,7 @@ def parse_bytes(text: int | str) -> int:
         DiagnosticError: GC0601 unless it is a positive amount.
     """
     if isinstance(text, int) and not isinstance(text, bool):
-        number, unit = float(text), ""
+        number = Fraction(text)
     else:
         match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", str(text))
         units = {name.lower(): size for name, size in _UNITS.items()}
@@ -74,10 +76,11 @@ def parse_bytes(text: int | str) -> int:
             raise DiagnosticError(
                 [error("GC0601", f"`{text}` is not a memory size", None, help=help)]
             )
-        number, unit = float(match[1]), match[2].lower()
-        number *= units[unit]
+        number = Fraction(match[1]) * units[match[2].lower()]
     if not 1 <= number < 2**63:
-        message = f"a memory budget must be between 1 byte and 2^63, not {text}"
+        is_short = isinstance(text, str) and len(text) <= 40
+        written = text if is_short else f"{float(max(-_HUGE, min(_HUGE, number))):g}"
+        message = f"a memory budget must be between 1 byte and 2^63, not {written}"
         raise DiagnosticError([error("GC0601", message, None)])
     return int(number)
 

@@ -20,6 +20,7 @@ from gradc.runtime.arrays import Array, check_names, shapes_of
 from gradc.runtime.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, decoded, grouped
 from gradc.runtime.compile import Options, compile_cached, quoting
 from gradc.runtime.native import Results
+from gradc.runtime.remedies import remedies
 
 if TYPE_CHECKING:
     from gradc.runtime.model import Model
@@ -119,6 +120,11 @@ class Compiled:
         """The model itself in tensor IR, before anything is derived from it."""
         return self.model.lower(dims, self._training).function
 
+    def _program(
+        self, model: Model, dims: Mapping[str, int]
+    ) -> tuple[Function, Derive, Derive | None]:
+        return model.lower(dims, self._training).function, self._derive, None
+
     def _compile(self, dims: Mapping[str, int]) -> Entry:
         model = self.model
         parts = (
@@ -129,7 +135,10 @@ class Compiled:
             f"training={self._training}",
             self._key,
         )
-        with quoting(model.program.report.sources):
+        with (
+            quoting(model.program.report.sources),
+            remedies(model, dims, self.options, self._program),
+        ):
             made = compile_cached(parts, lambda: self.lowered(dims), self._derive, self.options)
         return Entry(made)
 

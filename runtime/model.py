@@ -45,6 +45,7 @@ from gradc.runtime.compiled import (
     results_dots,
 )
 from gradc.runtime.native import Results
+from gradc.runtime.remedies import remedies
 
 if TYPE_CHECKING:
     from gradc.codegen.symbolic.program import SymbolicProgram
@@ -416,9 +417,14 @@ class Model:
         from gradc.runtime.memory import plan_memory
 
         chosen = compile_options(budget=budget, threads=threads)
-        with quoting(self.program.report.sources):
-            derive = pure(self.gradient_of(wrt))
-            return plan_memory(self.lower(dims, training).function, derive, chosen)
+        derive = pure(self.gradient_of(wrt))
+
+        def program(model: Model, sizes: Mapping[str, int]) -> tuple[Function, Derive, None]:
+            return model.lower(sizes, training).function, derive, None
+
+        sizes = self.lower(dims, training).dims
+        with quoting(self.program.report.sources), remedies(self, sizes, chosen, program):
+            return plan_memory(program(self, sizes)[0], derive, chosen)
 
     def param_types(self) -> dict[str, TensorType]:
         """Parameters and states with every dimension bound.

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ from gradc.runtime.arrays import (
 from gradc.runtime.batches import batch_dim
 from gradc.runtime.call import INPUTS, PARAMS, Entry, by_role, decode, decoded
 from gradc.runtime.compile import Options, compile_cached, quoting
+from gradc.runtime.remedies import remedies
 
 if TYPE_CHECKING:
     from gradc.runtime.compiled import Derive
@@ -222,9 +224,22 @@ class TrainStep:
         """
         from gradc.runtime.memory import plan_memory
 
-        with quoting(self.model.program.report.sources):
-            program = self.program(dims)
+        sizes = self.model.lower(dims, training=True).dims
+        with self._refusing_well(sizes):
+            program = self.program(sizes)
             return plan_memory(program.source, program.derive, self.options, program.gradient)
+
+    @contextmanager
+    def _refusing_well(self, dims: Mapping[str, int]) -> Iterator[None]:
+        """Lets what is raised inside quote the program, and say what would help a budget."""
+
+        def program(model: Model, sizes: Mapping[str, int]) -> tuple[Function, Derive, Derive]:
+            made = TrainStep(model, self.recipe, self.options).program(sizes)
+            return made.source, made.derive, made.gradient
+
+        sources = self.model.program.report.sources
+        with quoting(sources), remedies(self.model, dims, self.options, program):
+            yield
 
     def program(self, dims: Mapping[str, int] | None = None) -> StepProgram:
         """What the step is made from: the model, or the program of one part of the batch.
@@ -301,7 +316,7 @@ class TrainStep:
         )
         # A warm start needs no program.
         program = functools.cache(lambda: self.program(dims))
-        with quoting(model.program.report.sources):
+        with self._refusing_well(dims):
             made = compile_cached(
                 parts,
                 lambda: program().source,

@@ -18,9 +18,7 @@ from gradc.runtime.bench import random_inputs
 from gradc.runtime.compile import pipeline_options
 from gradc.runtime.step import TrainStep
 from tests.api_models import DEEP
-from tests.conftest import ROOT
 
-EXAMPLES = ROOT / "examples"
 Inputs = dict[str, Any]
 
 CLASSIFIER = """
@@ -248,16 +246,18 @@ def test_parts_draw_what_the_whole_batch_draws(parts: int) -> None:
 # ---- budgets
 
 
+NOISY = DEEP.replace("sin(tanh(fc(h)))", "dropout(sin(tanh(fc(h))), 0.25)")
+
+
 @pytest.mark.parametrize(
     ("program", "dims"),
-    [("text/gpt.grad", {"B": 4}), ("digits/cnn.grad", {"B": 8}), (None, {"B": 32})],
+    [(DEEP, {"B": 32, "L": 4}), (NOISY, {"B": 16, "L": 4})],
+    ids=["deep", "dropout"],
 )
-def test_budgets_bind_inside_the_parts(program: str | None, dims: dict[str, int]) -> None:
+def test_budgets_bind_inside_the_parts(program: str, dims: dict[str, int]) -> None:
     """Parts are recomputed as whole batches are: fewer bytes, the same bits after two steps, dropout included."""
-    if program is None:
-        net = gradc.loads(DEEP, dims=dims)
-    else:
-        net = gradc.load(EXAMPLES / program, dims=dims)
+    is_file = program.endswith(".grad")
+    net = gradc.load(EXAMPLES / program, dims=dims) if is_file else gradc.loads(program, dims=dims)
     inputs = random_inputs(net, {}, 1)
 
     def after(step: TrainStep) -> list[np.ndarray]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from gradc.ir.core import Function
@@ -19,6 +21,7 @@ from gradc.runtime.data import fail, write_text
 from gradc.runtime.memory import Choice, MemoryPlan, choices, plan_memory
 from gradc.runtime.memory_chart import choices_svg
 from gradc.runtime.model import Model
+from gradc.runtime.remedies import remedies
 
 _REFUTED = 3
 
@@ -46,8 +49,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
     model = load_model(options)
     chosen = compile_options(budget=options.budget, threads=options.threads)
     console.findings(machine_warnings(chosen.budget), model.program.report.sources)
-    with quoting(model.program.report.sources):
-        source, derive, gradient = _program(model, options)
+    make = partial(_program, options)
+    sizes = model.lower().dims
+    with quoting(model.program.report.sources), remedies(model, sizes, chosen, make):
+        source, derive, gradient = make(model, sizes)
         if options.pareto:
             _pareto(model.name, choices(source, derive, chosen, gradient), options, console)
             return 0
@@ -56,17 +61,17 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _program(
-    model: Model, options: argparse.Namespace
+    options: argparse.Namespace, model: Model, dims: Mapping[str, int]
 ) -> tuple[Function, Derivative, Derivative | None]:
     if options.forward:
-        return model.lower(training=False).function, pure(lambda f: f), None
+        return model.lower(dims, training=False).function, pure(lambda f: f), None
     if options.optimizer:
         parts = whole_number(options.accumulate, 1, "--accumulate")
         step = model.train_step(options.optimizer, accumulate=parts)
-        program = step.program()
+        program = step.program(dims)
         return program.source, program.derive, program.gradient
     wrt = options.wrt if options.wrt in ("params", "inputs") else options.wrt.split(",")
-    return model.lower().function, pure(model.gradient_of(wrt)), None
+    return model.lower(dims).function, pure(model.gradient_of(wrt)), None
 
 
 def _report(made: MemoryPlan, options: argparse.Namespace, console: Console) -> int:
