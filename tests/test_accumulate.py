@@ -256,8 +256,7 @@ NOISY = DEEP.replace("sin(tanh(fc(h)))", "dropout(sin(tanh(fc(h))), 0.25)")
 )
 def test_budgets_bind_inside_the_parts(program: str, dims: dict[str, int]) -> None:
     """Parts are recomputed as whole batches are: fewer bytes, the same bits after two steps, dropout included."""
-    is_file = program.endswith(".grad")
-    net = gradc.load(EXAMPLES / program, dims=dims) if is_file else gradc.loads(program, dims=dims)
+    net = gradc.loads(program, dims=dims)
     inputs = random_inputs(net, {}, 1)
 
     def after(step: TrainStep) -> list[np.ndarray]:
