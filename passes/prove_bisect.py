@@ -22,6 +22,7 @@ from gradc.ir.loops_execute import ExecutionError
 from gradc.ir.plan import Plan
 from gradc.ir.plan_execute import execute_plan
 from gradc.ir.text import print_op
+from gradc.passes.flatten import flatten
 from gradc.passes.pipeline import Record
 from gradc.passes.prove_passes import key
 
@@ -111,6 +112,8 @@ def _print(x: Any) -> tuple[Any, ...]:
 def _first_op(
     before: Function, after: Function, values: Sequence[Any], wrong: Sequence[str]
 ) -> Op | None:
+    # What is in a checkpoint is looked at op by op.
+    before, after = flatten(before), flatten(after)
     arrays = NumpyArrays(DType.F64)
     wide = [_wide(x) for x in values]
     seen: dict[tuple[Any, ...], None] = {_print(x): None for x in wide}
