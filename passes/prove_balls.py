@@ -13,6 +13,7 @@ Non-goals: speed. Use it at small shapes.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -262,6 +263,32 @@ class BallArrays(ObjectArrays):
     def point(self, x: np.ndarray[Any, np.dtype[Any]]) -> Any:
         """Exact balls at the numbers of ``x``."""
         return self.objects([flint.arb(float(v)) for v in x.reshape(-1)], x.shape)
+
+
+class _Nudged(BallScalars):
+    """Every literal moved by a few ulps, up or down."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+
+    def const(self, value: float | bool, dtype: DType | None = None) -> Any:
+        if isinstance(value, bool):
+            return value
+        sign = self.rng.choice((-1, 1))
+        return super().const(value, dtype) * (1 + flint.arb(4 * sign * ULP[dtype or DType.F64]))
+
+
+class NudgedArrays(BallArrays):
+    """Arrays of balls in which literals are a few ulps off: what folding constants in a type may do to a program."""
+
+    def __init__(self, seed: int) -> None:
+        ObjectArrays.__init__(self, _Nudged(seed))
+
+
+def largest_gap(a: Any, b: Any) -> float:
+    """The largest difference of the middles of two arrays of balls."""
+    pairs = zip(np.ravel(np.asarray(a, object)), np.ravel(np.asarray(b, object)), strict=True)
+    return max((abs(float((lifted(x) - lifted(y)).mid())) for x, y in pairs), default=0.0)
 
 
 def first_difference(

@@ -50,29 +50,37 @@ def draw(function: Function, seed: int, number: int) -> Point:
 
 
 def element_of(domain: FieldArrays, type_: TensorType, rng: np.random.Generator, limit: int) -> Any:
-    """A random operand of ``type_``; integers are below ``limit``."""
+    """A random operand of ``type_``; integers are below ``limit``, and two or more of them are not all equal."""
     shape = type_.static_shape
     if type_.dtype.is_float:
         return domain.random(shape, rng)
     if type_.dtype is DType.BOOL:
         return rng.random(shape) < 0.5
-    return rng.integers(0, limit, shape).astype(domain.dtype(type_.dtype))
+    ids = rng.integers(0, limit, shape)
+    if ids.size > 1 and limit > 1 and ids.min() == ids.max():
+        ids.reshape(-1)[rng.integers(ids.size)] = (ids.max() + 1) % limit
+    return ids.astype(domain.dtype(type_.dtype))
 
 
 def index_limit(function: Function) -> int:
-    """The size of the smallest axis that integers of the program index (2 if there is none)."""
-    sizes = [MOST_IDS]
+    """The size of the smallest axis that integers of the program index, or are compared with the places of (else 2)."""
+    sizes, counted = [MOST_IDS], [MOST_IDS]
     found = False
     for op in walk(function.block):
         if op.name == "take":
             size = op.operands[0].type.static_shape[int(str(op.attributes["axis"]))]
         elif op.name == "scatter_add":
             size = int(str(op.attributes["size"]))
+        elif op.name == "iota" and not op.result.type.dtype.is_float:
+            counted.append(max(2, op.result.type.static_shape[int(str(op.attributes["axis"]))]))
+            continue
         else:
             continue
         sizes.append(max(1, size))
         found = True
-    return min(sizes) if found else 2
+    if found:
+        return min(sizes)
+    return min(counted) if len(counted) > 1 else 2
 
 
 def at_points(

@@ -9,12 +9,26 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations, permutations, product
 from typing import Any
 
 from gradc.ir.builder import Builder
 from gradc.ir.core import Block, Function, Op, Value
 from gradc.ir.loops import Affine, Const, For, Gemm, Kernel, Let, Load, Stmt, Store
 from gradc.ir.registry import TypeRuleError
+
+
+class Known(list[Value]):
+    """The values known before an op, and the ops that made them."""
+
+    def __init__(self, values: Sequence[Value] = ()) -> None:
+        super().__init__(values)
+        self.makers: dict[Value, Op] = {}
+
+    def learn(self, op: Op) -> None:
+        self.extend(op.results)
+        self.makers.update((v, op) for v in op.results)
+
 
 # One op, the values known before it, a source of chance -> the ops that take its place.
 OpFault = Callable[[Op, Sequence[Value], random.Random], list[Op] | None]
@@ -41,9 +55,31 @@ def _identity(value: Value, result: Value) -> list[Op]:
 
 
 def drop(op: Op, _known: Sequence[Value], rng: random.Random) -> list[Op] | None:
-    """The op is left out: its result is an operand (a lost accumulation, a dropped bracket)."""
+    """The op is left out: its result is an operand."""
+    if op.name == "add":
+        return None
     same = [v for v in op.operands if len(op.results) == 1 and v.type == op.result.type]
     return _identity(rng.choice(same), op.result) if same and not op.regions else None
+
+
+def lost_sum(op: Op, _known: Sequence[Value], rng: random.Random) -> list[Op] | None:
+    """A lost accumulation: one summand stands for the sum."""
+    return _identity(rng.choice(op.operands), op.result) if op.name == "add" else None
+
+
+def bracket(op: Op, known: Sequence[Value], _rng: random.Random) -> list[Op] | None:
+    """A dropped bracket: (a + b) * c becomes a + b * c."""
+    if op.name not in ("mul", "div") or not isinstance(known, Known):
+        return None
+    maker = known.makers.get(op.operands[0])
+    if maker is None or maker.name not in ("add", "sub"):
+        return None
+    a, b = maker.operands
+    part = Value(op.result.type)
+    return [
+        replace(op, operands=(b, op.operands[1]), results=(part,)),
+        Op(maker.name, (a, part), op.results),
+    ]
 
 
 def scale(op: Op, _known: Sequence[Value], _rng: random.Random) -> list[Op] | None:
@@ -88,25 +124,48 @@ def stale(op: Op, known: Sequence[Value], rng: random.Random) -> list[Op] | None
 
 
 def axis(op: Op, _known: Sequence[Value], rng: random.Random) -> list[Op] | None:
-    """A wrong axis: of a reduction, a broadcast, a transposition or a product."""
-    rank = op.operands[0].type.rank if op.operands else 0
+    """A wrong axis of a reduction, a running sum or a broadcast, where sizes allow it."""
     attributes = op.attributes
-    if op.name in ("sum", "reduce_max", "reduce_min", "reverse", "prod") and rank:
-        wrong = tuple((int(str(a)) + 1) % rank for a in _tuple(attributes["axes"]))
-        return _same_type(op, axes=tuple(sorted(wrong)))
+    rank = op.operands[0].type.rank if op.operands else 0
+    if op.name in ("sum", "reduce_max", "reduce_min", "reverse", "prod"):
+        right = _tuple(attributes["axes"])
+        return _other(op, rng, "axes", right, list(combinations(range(rank), len(right))))
+    if op.name == "cumsum":
+        return _other(op, rng, "axis", attributes["axis"], list(range(rank)))
     if op.name == "broadcast":
-        dims = list(_tuple(attributes["dims"]))
-        rng.shuffle(dims)
-        return _same_type(op, dims=tuple(dims))
+        dims = _tuple(attributes["dims"])
+        places = combinations(range(op.result.type.rank), len(dims))
+        return _other(op, rng, "dims", dims, list(places))
+    return None
+
+
+def transpose(op: Op, _known: Sequence[Value], rng: random.Random) -> list[Op] | None:
+    """A wrong transpose: of a value, or of a factor of a product, where sizes allow it."""
+    attributes = op.attributes
     if op.name == "transpose":
-        perm = list(_tuple(attributes["perm"]))
-        rng.shuffle(perm)
-        return _same_type(op, perm=tuple(perm))
+        perm = _tuple(attributes["perm"])
+        return _other(op, rng, "perm", perm, list(permutations(range(len(perm)))))
     if op.name == "contract":
         pairs = _tuple(attributes["contract"])
-        turned = tuple((b, a) for a, b in pairs)
-        shifted = tuple(((a + 1) % rank, b) for a, b in pairs)
-        return _same_type(op, contract=rng.choice([turned, shifted]))
+        ranks = [v.type.rank for v in op.operands]
+        wrong = [
+            (*pairs[:n], pair, *pairs[n + 1 :])
+            for n in range(len(pairs))
+            for pair in product(range(ranks[0]), range(ranks[1]))
+        ]
+        return _other(op, rng, "contract", pairs, wrong)
+    return None
+
+
+def _other(
+    op: Op, rng: random.Random, name: str, right: Any, choices: list[Any]
+) -> list[Op] | None:
+    """``op`` with attribute ``name`` another of ``choices``, the first of a random order that has the same type."""
+    rng.shuffle(choices)
+    for choice in choices:
+        found = None if choice == right else _same_type(op, **{name: choice})
+        if found is not None:
+            return found
     return None
 
 
@@ -149,8 +208,15 @@ def missing_sum(op: Op, _known: Sequence[Value], _rng: random.Random) -> list[Op
     return [*b.ops[:-1], replace(b.ops[-1], results=op.results)]
 
 
+def no_eps(op: Op, _known: Sequence[Value], _rng: random.Random) -> list[Op] | None:
+    """A small constant is ignored."""
+    if op.name != "constant" or not op.result.type.dtype.is_float:
+        return None
+    return _same_type(op, value=0.0) if 0 < float(str(op.attributes["value"])) <= 0.01 else None
+
+
 def constant(op: Op, _known: Sequence[Value], rng: random.Random) -> list[Op] | None:
-    """A constant is ignored (an eps of zero) or wrong by a factor."""
+    """A constant is ignored, or wrong by a factor, a sign or a summand."""
     if op.name != "constant" or not op.result.type.dtype.is_float:
         return None
     value = float(str(op.attributes["value"]))
@@ -175,14 +241,33 @@ def verb(op: Op, _known: Sequence[Value], rng: random.Random) -> list[Op] | None
 
 OP_FAULTS: dict[str, OpFault] = {
     f.__name__: f
-    for f in (drop, scale, negate, swap, stale, axis, shift, missing_sum, constant, verb)
+    for f in (
+        drop,
+        lost_sum,
+        bracket,
+        scale,
+        negate,
+        swap,
+        stale,
+        axis,
+        transpose,
+        shift,
+        missing_sum,
+        no_eps,
+        constant,
+        verb,
+    )
 }
 
 
-def op_mutants(function: Function, fault: OpFault, seed: int, first: int = 0) -> Iterator[Function]:
+def op_mutants(
+    function: Function, fault: OpFault, seed: int, first: int = 0, is_shuffled: bool = False
+) -> Iterator[Function]:
     """``function`` with ``fault`` at each op where it applies, from op number ``first`` on, regions included."""
-    total = _count(function.block)
-    for number in range(first, total):
+    numbers = list(range(first, _count(function.block)))
+    if is_shuffled:
+        random.Random(seed).shuffle(numbers)
+    for number in numbers:
         rng = random.Random(seed * 100_003 + number)
         block, changed, _ = _mutated(function.block, number, fault, rng)
         if changed:
@@ -198,7 +283,7 @@ def _mutated(
 ) -> tuple[Block, bool, int]:
     """``block`` with op number ``target`` replaced; whether it was; how many ops were passed."""
     ops: list[Op] = []
-    known = list(block.parameters)
+    known = Known(block.parameters)
     at, changed = 0, False
     for op in block.body:
         if at == target and not changed:
@@ -207,7 +292,7 @@ def _mutated(
                 ops += [replace(o, span=op.span, scope=op.scope) for o in new]
                 changed = True
                 at += 1
-                known += op.results
+                known.learn(op)
                 continue
         at += 1
         if op.regions and not changed:
@@ -216,7 +301,7 @@ def _mutated(
             if changed:
                 op = replace(op, regions=(inner, *op.regions[1:]))
         ops.append(op)
-        known += op.results
+        known.learn(op)
     return Block(block.parameters, (*ops, block.terminator)), changed, at
 
 
@@ -292,9 +377,14 @@ KERNEL_FAULTS: dict[str, StmtFault] = {
 }
 
 
-def kernel_mutants(kernel: Kernel, fault: StmtFault, seed: int) -> Iterator[Kernel]:
+def kernel_mutants(
+    kernel: Kernel, fault: StmtFault, seed: int, is_shuffled: bool = False
+) -> Iterator[Kernel]:
     """``kernel`` with ``fault`` at each statement where it applies."""
-    for number in range(_statements(kernel.body)):
+    numbers = list(range(_statements(kernel.body)))
+    if is_shuffled:
+        random.Random(seed).shuffle(numbers)
+    for number in numbers:
         rng = random.Random(seed * 100_003 + number)
         body, changed, _ = _edited(kernel.body, number, fault, rng)
         if changed:

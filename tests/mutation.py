@@ -1,44 +1,69 @@
-"""The mutation score: seeded faults in rules, adjoints, passes and kernels against the methods of ``gradc verify``.
+"""The mutation score: seeded faults of every kind, wherever programs are made, against the methods of ``gradc verify``.
 
-``python -m tests.mutation`` runs all of them and prints a table. A mutant that changes no number at four real points in
-f64 is equivalent and does not count. ``missed`` must be 0: a fault that changes meaning and that the prime field
-confirms. Beside it, how many finite differences at rtol 1e-3 catch.
+``python -m tests.mutation [N] [--seed S] [--json FILE]`` makes up to N faults of each kind in each place of each model:
+rules (one op each), adjoints, adjoints that recompute, tiled attention, forward mode, training steps, passes, loop
+nests, plans. A mutant that changes no number is equivalent and does not count; that is decided apart from the methods
+under test: f64 at four real points, and where these agree balls at 50 digits. ``missed`` must be 0: a fault that changes
+meaning and that is confirmed. Beside it, how many finite differences (or, where no gradient is at hand, the true
+numbers) at rtol 1e-3 would catch.
+
+Non-goals: which faults there are (``tests.mutants``, ``tests.test_plan_faults``), models (``tests.mutation_models``).
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from gradc.ir.builder import Builder
-from gradc.ir.core import DType, Function, Role, Slot
-from gradc.ir.domains import NumpyArrays
+from gradc.ir.core import Function, Role
+from gradc.ir.dual import Dual
 from gradc.ir.interpret import run
 from gradc.ir.loops_execute import ExecutionError
 from gradc.ir.plan import Plan
 from gradc.ir.plan_execute import execute_plan
-from gradc.ir.registry import all_ops
 from gradc.ir.verify import VerificationError, verify_function
 from gradc.passes.differentiate import value_and_grad
 from gradc.passes.pipeline import Options, run_pipeline
+from gradc.passes.plan_check import check_plan
+from gradc.passes.prove_dual import ProofDuals
 from gradc.passes.prove_gradient import cotangents, test_gradient
 from gradc.passes.prove_kernels import run_plan
 from gradc.passes.prove_passes import differing, values_by_result
-from gradc.passes.prove_point import Point, draw, index_limit, seed_of
+from gradc.passes.prove_point import Point, draw, seed_of
+from gradc.passes.prove_refute import decide_equal
+from gradc.passes.prove_report import Status
 from gradc.passes.prove_shapes import points_for
-from tests.loops_models import channel_model, lstm, mlp, row_model, transformer
+from tests.loops_models import tidy
 from tests.mutants import KERNEL_FAULTS, OP_FAULTS, kernel_mutants, op_mutants
+from tests.mutation_models import (
+    Target,
+    central_differences,
+    forward,
+    is_changed,
+    numbers,
+    reals,
+    recomputed,
+    single_ops,
+    step_of,
+    targets,
+    tiled,
+)
+from tests.test_plan_faults import FAULTS as PLAN_FAULTS
 
-F64 = NumpyArrays(DType.F64)
-# Below this relative change in f64, two programs are the same up to rounding.
-SAME = 1e-9
 RTOL, ATOL = 1e-3, 1e-5
+# Programs of more ops are not compared in balls: f64 at four points has to do.
+MOST_OPS = 300
+# Points of the field at which passes are compared, as many as `gradc verify` takes at the least.
+POINTS = 2
 
 
 @dataclass
@@ -58,131 +83,17 @@ class Score:
         self.missed += other.missed
         self.by_differences += other.by_differences
 
-
-@dataclass(frozen=True)
-class Target:
-    """A model, its gradient, and what both are at real points and at one point of the field."""
-
-    name: str
-    source: Function
-    gradient: Function
-    seed: int
-
-    @property
-    def reals(self) -> list[list[Any]]:
-        return _reals(self.source)
-
-    def point(self, function: Function) -> Point:
-        return draw(function, self.seed, 0)
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "made": self.mutants,
+            "equivalent": self.equivalent,
+            "caught": self.caught,
+            "missed": self.missed,
+            "finite differences": self.by_differences,
+        }
 
 
-def _reals(function: Function) -> list[list[Any]]:
-    limit = index_limit(function)
-    found = []
-    for number in range(4):
-        rng = np.random.default_rng([number, 5])
-        values: list[Any] = []
-        for value in function.block.parameters:
-            shape, dtype = value.type.static_shape, value.type.dtype
-            if dtype.is_float:
-                values.append(
-                    rng.uniform(0.2, 1.4, shape)
-                    * (1 if number == 0 else rng.choice([-1, 1], shape))
-                )
-            else:
-                values.append(rng.integers(0, limit, shape).astype(NumpyArrays.dtype(dtype)))
-        found.append(values)
-    return found
-
-
-def numbers(function: Function, reals: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """What ``function`` computes at real points, in f64."""
-    return [[np.asarray(x) for x in run(F64, function, values)] for values in reals]
-
-
-def is_changed(before: Sequence[Sequence[Any]], after: Sequence[Sequence[Any]]) -> bool:
-    """Whether some result differs by more than rounding."""
-    for xs, ys in zip(before, after, strict=True):
-        for x, y in zip(xs, ys, strict=True):
-            if x.dtype.kind != "f":
-                if not np.array_equal(x, y):
-                    return True
-                continue
-            scale = max(1e-30, float(np.max(np.abs(x[np.isfinite(x)]), initial=0.0)))
-            same = np.isclose(x, y, rtol=0, atol=SAME * scale, equal_nan=True)
-            if not same.all():
-                return True
-    return False
-
-
-def central_differences(
-    source: Function, values: Sequence[Any], step: float = 1e-6
-) -> dict[str, Any]:
-    """The gradient by central differences in f64, every entry."""
-    place = next(n for n, s in enumerate(source.results) if s.role is Role.LOSS)
-    found = {}
-    for number, slot in enumerate(source.parameters):
-        if slot.role is not Role.PARAM:
-            continue
-        base = np.asarray(values[number], np.float64)
-        slopes = np.zeros(base.shape)
-        for at in np.ndindex(base.shape):
-            ends = []
-            for sign in (1, -1):
-                moved = base.copy()
-                moved[at] += sign * step
-                given = [*values[:number], moved, *values[number + 1 :]]
-                ends.append(float(run(F64, source, given)[place]))
-            slopes[at] = (ends[0] - ends[1]) / (2 * step)
-        found[slot.name] = slopes
-    return found
-
-
-@cache
-def targets() -> tuple[Target, ...]:
-    """Small models with everything the backward program of a network has."""
-    models = {
-        "mlp": mlp(3, [3, 4, 3]),
-        "rows": row_model(3, 4),
-        "transformer": transformer(1, 2, 3, 4, 2, 5),
-        "lstm": lstm(3, 2, 2, 3),
-        "channels": channel_model(2, 2, 3, 3),
-    }
-    return tuple(_target(name, f) for name, f in models.items())
-
-
-def _target(name: str, source: Function) -> Target:
-    names = [s.name for s in source.parameters if s.role is Role.PARAM]
-    gradient = value_and_grad(source, names)
-    return Target(name, source, gradient, seed_of(source))
-
-
-@cache
-def single_ops() -> tuple[Target, ...]:
-    """One program per differentiable op: a weighted sum of what it gives."""
-    found = []
-    for definition in all_ops():
-        for number, sample in enumerate(definition.samples[:2]):
-            sizes = [n for t in sample.operands for n in t.static_shape]
-            if 0 in sizes or not any(t.dtype.is_float for t in sample.operands):
-                continue
-            b = Builder()
-            operands = [b.parameter(t) for t in sample.operands]
-            y = b.apply(definition.name, operands, sample.attributes)[0]
-            if not y.type.dtype.is_float:
-                continue
-            weights = b.parameter(y.type)
-            total = b.one("mul", y, weights)
-            loss = b.one("sum", total, axes=tuple(range(y.type.rank)))
-            slots = [
-                Slot(f"p{n}", Role.PARAM if v.type.dtype.is_float else Role.INPUT)
-                for n, v in enumerate((*operands, weights))
-            ]
-            source = b.function(
-                f"{definition.name}{number}", [loss], slots, [Slot("loss", Role.LOSS)]
-            )
-            found.append(_target(source.name, source))
-    return tuple(found)
+Scores = Iterator[tuple[str, Score]]
 
 
 def is_valid(function: Function) -> bool:
@@ -193,6 +104,76 @@ def is_valid(function: Function) -> bool:
     return True
 
 
+def is_equivalent(
+    program: Function, mutant: Function, expected: list[list[Any]], found: list[list[Any]]
+) -> bool:
+    """Whether two programs compute the same numbers: f64 at all points, then balls."""
+    if is_changed(expected, found):
+        return False
+    if len(program.block.body) > MOST_OPS:
+        return True
+    places = [(n, n) for n in range(len(program.results))]
+    try:
+        return decide_equal(program, mutant, places, 2).status is not Status.REFUTED
+    except (AssertionError, KeyError, TypeError, AttributeError, NotImplementedError):
+        return True
+
+
+def program_scores(
+    name: str,
+    program: Function,
+    is_proved: Callable[[Function], bool],
+    accepts: Callable[[Function, list[Any], list[Any]], bool],
+    limit: int | None,
+    seed: int,
+    kinds: Sequence[str] = tuple(OP_FAULTS),
+) -> Scores:
+    """Faults in ``program``, by kind, up to ``limit`` each; ``accepts(mutant, found, true)`` says what differences do."""
+    points = reals(program)
+    expected = numbers(program, points)
+    for kind in kinds:
+        score = Score()
+        for mutant in op_mutants(program, OP_FAULTS[kind], seed, is_shuffled=True):
+            if limit is not None and score.mutants >= limit:
+                break
+            if not is_valid(mutant):
+                continue
+            score.mutants += 1
+            found = numbers(mutant, points)
+            if is_equivalent(program, mutant, expected, found):
+                score.equivalent += 1
+                continue
+            with np.errstate(all="ignore"):
+                proved = is_proved(mutant)
+            if proved:
+                score.missed.append(f"{name} {kind} #{score.mutants}")
+            else:
+                score.caught += 1
+            score.by_differences += not accepts(mutant, found[0], expected[0])
+        yield kind, score
+
+
+def _is_near(_function: Function, found: list[Any], true: list[Any]) -> bool:
+    """Whether a comparison at rtol 1e-3 accepts all results."""
+    return all(np.allclose(x, y, rtol=RTOL, atol=ATOL) for x, y in zip(found, true, strict=True))
+
+
+def _by_differences(target: Target) -> Callable[[Function, list[Any], list[Any]], bool]:
+    """Whether finite differences accept the gradients of a mutant."""
+    slopes = central_differences(target.source, target.reals[0])
+
+    def accepts(mutant: Function, found: list[Any], _true: list[Any]) -> bool:
+        places = cotangents(mutant)
+        return all(
+            np.allclose(found[n], slopes[name], rtol=RTOL, atol=ATOL) for name, n in places.items()
+        )
+
+    return accepts
+
+
+# --- places
+
+
 def proved_gradient(target: Target, mutant: Function) -> bool:
     """What ``gradc verify`` would say of a wrong adjoint: all agrees."""
     tested = test_gradient(target.source, mutant, target.seed, points_for(mutant))
@@ -200,178 +181,290 @@ def proved_gradient(target: Target, mutant: Function) -> bool:
 
 
 def adjoint_scores(
-    target: Target, limit: int | None = None, kinds: Sequence[str] = tuple(OP_FAULTS)
-) -> Iterator[tuple[str, Score]]:
-    """Faults in the gradient program, by kind; ``limit`` per kind."""
-    reals = target.reals
-    expected = numbers(target.gradient, reals)
-    slopes = [central_differences(target.source, values) for values in reals[:1]]
-    for kind in kinds:
-        fault = OP_FAULTS[kind]
-        score = Score()
-        for mutant in op_mutants(target.gradient, fault, 1):
-            if limit is not None and score.mutants >= limit:
-                break
-            if not is_valid(mutant):
-                continue
-            score.mutants += 1
-            with np.errstate(all="ignore"):
-                found = numbers(mutant, reals)
-            if not is_changed(expected, found):
-                score.equivalent += 1
-                continue
-            if proved_gradient(target, mutant):
-                score.missed.append(f"{target.name} {kind} #{score.mutants}")
-            else:
-                score.caught += 1
-            score.by_differences += not _is_close(mutant, found[0], slopes[0])
-        yield kind, score
-
-
-def _is_close(function: Function, results: Sequence[Any], slopes: dict[str, Any]) -> bool:
-    """Whether finite differences accept the gradients in ``results``."""
-    places = cotangents(function)
-    return all(
-        np.allclose(results[n], slopes[name], rtol=RTOL, atol=ATOL) for name, n in places.items()
+    target: Target,
+    limit: int | None = None,
+    kinds: Sequence[str] = tuple(OP_FAULTS),
+    seed: int = 1,
+) -> Scores:
+    """Faults in the gradient program."""
+    yield from program_scores(
+        target.name,
+        target.gradient,
+        lambda mutant: proved_gradient(target, mutant),
+        _by_differences(target),
+        limit,
+        seed,
+        kinds,
     )
 
 
-def pass_scores(target: Target, limit: int | None = None) -> Iterator[tuple[str, Score]]:
+def forward_scores(target: Target, limit: int | None = None, seed: int = 1) -> Scores:
+    """Faults in the forward-mode program, against dual numbers of the model."""
+    program = forward(target)
+    count = len(target.source.parameters)
+    at = draw(program, target.seed, 0)
+    order = [n for n, s in enumerate(target.source.parameters) if s.name in target.wrt]
+    tangents = dict(zip(order, at.values[count:], strict=True))
+    duals = [Dual(x, tangents.get(n)) for n, x in enumerate(at.values[:count])]
+    known = run(ProofDuals(at.domain), target.source, duals)
+    primals = [r.primal for r in known]
+    slopes = [np.zeros_like(r.primal) if r.tangent is None else r.tangent for r in known]
+
+    def is_proved(mutant: Function) -> bool:
+        found = run(at.domain, mutant, at.values)
+        return all(np.array_equal(x, y) for x, y in zip(found, [*primals, *slopes], strict=True))
+
+    assert is_proved(program), f"forward mode of {target.name} is not confirmed"
+    yield from program_scores(target.name, program, is_proved, _is_near, limit, seed)
+
+
+def kept_scores(
+    name: str, before: Function, after: Function, accepts: Any, limit: int | None, seed: int
+) -> Scores:
+    """Faults in what passes made of ``before``."""
+    points = [draw(before, seed_of(before), n) for n in range(POINTS)]
+    residues = [values_by_result(before, at) for at in points]
+
+    def is_proved(mutant: Function) -> bool:
+        pairs = zip(residues, points, strict=True)
+        return not any(differing(known, values_by_result(mutant, at)) for known, at in pairs)
+
+    assert is_proved(after), f"{name} is not confirmed"
+    yield from program_scores(name, after, is_proved, accepts, limit, seed)
+
+
+def step_scores(target: Target, limit: int | None = None, seed: int = 1) -> Scores:
+    """Faults in a training step after its passes."""
+    step = step_of(target)
+    yield from kept_scores(target.name, step, tidy(step), _is_near, limit, seed)
+
+
+def pass_scores(target: Target, limit: int | None = None, seed: int = 1) -> Scores:
     """Faults in what the passes made, against the program before them."""
-    derive = [s.name for s in target.source.parameters if s.role is Role.PARAM]
     made = run_pipeline(
-        target.source, Options(lambda f: value_and_grad(f, derive), verify=0, stop_after="fuse")
+        target.source,
+        Options(lambda f: value_and_grad(f, target.wrt), verify=0, stop_after="fuse"),
     )
-    at = target.point(target.source)
-    reals = target.reals
-    slopes = central_differences(target.source, reals[0])
+    accepts = _by_differences(target)
+    before = made.after("differentiate")
+    assert isinstance(before, Function)
     for step in ("simplify", "fuse"):
         program = made.after(step)
         assert isinstance(program, Function)
-        expected, residues = numbers(program, reals), values_by_result(program, at)
-        for kind, fault in OP_FAULTS.items():
-            score = Score()
-            for mutant in op_mutants(program, fault, 2):
-                if limit is not None and score.mutants >= limit:
-                    break
-                if not is_valid(mutant):
-                    continue
-                score.mutants += 1
-                with np.errstate(all="ignore"):
-                    found = numbers(mutant, reals)
-                if not is_changed(expected, found):
-                    score.equivalent += 1
-                    continue
-                if _is_kept(residues, mutant, at):
-                    score.missed.append(f"{target.name} {step} {kind} #{score.mutants}")
-                else:
-                    score.caught += 1
-                score.by_differences += not _is_close(mutant, found[0], slopes)
-            yield f"pass {kind}", score
+        yield from kept_scores(f"{target.name} {step}", before, program, accepts, limit, seed)
 
 
-def _is_kept(residues: dict[str, Any], mutant: Function, at: Point) -> bool:
-    return not differing(residues, values_by_result(mutant, at))
+@dataclass(frozen=True)
+class Machine:
+    """A compiled gradient with what it computes in f32, over the field, and by finite differences."""
+
+    name: str
+    plan: Plan
+    function: Function
+    at: Point
+    residues: dict[str, Any]
+    given: tuple[dict[str, Any], ...]
+    expected: tuple[list[Any], ...]
+    slopes: dict[str, Any]
 
 
-def kernel_scores(target: Target, limit: int | None = None) -> Iterator[tuple[str, Score]]:
-    """Faults in the loop nests, against the tensor program."""
-    derive = [s.name for s in target.source.parameters if s.role is Role.PARAM]
-    made = run_pipeline(target.source, Options(lambda f: value_and_grad(f, derive), verify=0))
+def machine_of(target: Target) -> Machine:
+    """``target`` compiled."""
+    made = run_pipeline(target.source, Options(lambda f: value_and_grad(f, target.wrt), verify=0))
     last = made.after("fuse")
     assert isinstance(last, Function)
     at = target.point(last)
-    residues = values_by_result(last, at)
-    values = [np.asarray(v) for v in target.reals[0]]
-    rounded = [v.astype(np.float32) if v.dtype.kind == "f" else v for v in values]
     names = [s.name for s in target.source.parameters]
-    expected = execute_plan(made.plan, dict(zip(names, rounded, strict=True)))
-    slopes = central_differences(target.source, target.reals[0])
+    given = []
+    for values in target.reals[:2]:
+        arrays = [np.asarray(v) for v in values]
+        rounded = [v.astype(np.float32) if v.dtype.kind == "f" else v for v in arrays]
+        given.append(dict(zip(names, rounded, strict=True)))
+    return Machine(
+        target.name,
+        made.plan,
+        last,
+        at,
+        values_by_result(last, at),
+        tuple(given),
+        tuple(execute_plan(made.plan, one) for one in given),
+        central_differences(target.source, target.reals[0]),
+    )
+
+
+def kernel_scores(target: Target, limit: int | None = None, seed: int = 1) -> Scores:
+    """Faults in the loop nests, against the tensor program."""
+    machine = machine_of(target)
+    kernels = machine.plan.kernels
     for kind, fault in KERNEL_FAULTS.items():
         score = Score()
-        for number, kernel in enumerate(made.plan.kernels):
-            for mutant in kernel_mutants(kernel, fault, 3):
+        for number in random.Random(seed).sample(range(len(kernels)), len(kernels)):
+            for mutant in kernel_mutants(kernels[number], fault, seed, is_shuffled=True):
                 if limit is not None and score.mutants >= limit:
                     break
-                kernels = (*made.plan.kernels[:number], mutant, *made.plan.kernels[number + 1 :])
-                plan = replace(made.plan, kernels=kernels)
-                _score_plan(score, plan, last, at, residues, (names, rounded, expected), slopes)
-                if score.missed and score.missed[-1] == "?":
-                    score.missed[-1] = f"{target.name} {kind} {kernel.name} #{score.mutants}"
+                changed = (*kernels[:number], mutant, *kernels[number + 1 :])
+                name = f"{machine.name} {kind} {mutant.name} #{score.mutants}"
+                _score_plan(score, machine, replace(machine.plan, kernels=changed), name, False)
         yield kind, score
 
 
-def _score_plan(
-    score: Score,
-    plan: Plan,
-    function: Function,
-    at: Point,
-    residues: dict[str, Any],
-    machine: tuple[list[str], list[Any], list[Any]],
-    slopes: dict[str, Any],
-) -> None:
-    names, given, expected = machine
+def plan_scores(target: Target, limit: int | None = None, seed: int = 1) -> Scores:
+    """Faults in steps, offsets and aliases, against the checker of plans and the tensor program."""
+    machine = machine_of(target)
+    for fault in PLAN_FAULTS:
+        score = Score()
+        pick = random.Random(f"{fault.__name__} {seed}")
+        seen: list[Plan] = []
+        for _ in range(4 * (limit or 10)):
+            if score.mutants >= (limit or 10):
+                break
+            broken = fault(machine.plan, pick)
+            if broken is None or broken == machine.plan or broken in seen:
+                continue
+            seen.append(broken)
+            name = f"{machine.name} {fault.__name__} #{score.mutants}"
+            _score_plan(score, machine, broken, name, True)
+        yield f"plan {fault.__name__}", score
+
+
+def _score_plan(score: Score, machine: Machine, plan: Plan, name: str, is_checked: bool) -> None:
+    """One wrong Plan; ``is_checked`` if the checker of Plans is asked too. What cannot run at all is caught."""
     score.mutants += 1
-    try:
-        with np.errstate(all="ignore"):
-            found = execute_plan(plan, dict(zip(names, given, strict=True)))
-    except ExecutionError:
+    if is_checked and check_plan(plan):
+        score.caught += 1
+        score.by_differences += not _accepted(machine, _executed(plan, machine.given[0]))
+        return
+    found = [_executed(plan, given) for given in machine.given]
+    if any(one is None for one in found):
         score.caught += 1
         score.by_differences += 1
         return
-    same = all(
-        np.allclose(x, y, rtol=1e-7, atol=1e-9, equal_nan=True)
-        for x, y in zip(expected, found, strict=True)
-    )
-    if same:
+    pairs = [
+        (x, y)
+        for e, f in zip(machine.expected, found, strict=True)
+        for x, y in zip(e, f or [], strict=True)
+    ]
+    if all(np.allclose(x, y, rtol=1e-7, atol=1e-9, equal_nan=True) for x, y in pairs):
         score.equivalent += 1
         return
     try:
         with np.errstate(all="ignore"):
-            is_proved = not differing(residues, run_plan(plan, function, at))
+            is_proved = not differing(
+                machine.residues, run_plan(plan, machine.function, machine.at)
+            )
     except ExecutionError:
         is_proved = False
     if is_proved:
-        score.missed.append("?")
+        score.missed.append(name)
     else:
         score.caught += 1
-    ports = [p for p in plan.ports if p.direction != "in"]
+    score.by_differences += not _accepted(machine, found[0])
+
+
+def _executed(plan: Plan, given: dict[str, Any]) -> list[Any] | None:
+    """What the Plan computes in its own types; None if it leaves its storage."""
+    try:
+        with np.errstate(all="ignore"):
+            return list(execute_plan(plan, given))
+    except (ExecutionError, ValueError, IndexError, TypeError, KeyError):
+        return None
+
+
+def _accepted(machine: Machine, found: list[Any] | None) -> bool:
+    """Whether finite differences accept the gradients a Plan computes."""
+    if found is None:
+        return False
+    ports = [p for p in machine.plan.ports if p.direction != "in"]
     grads = {p.name: x for p, x in zip(ports, found, strict=True) if p.role is Role.COTANGENT}
-    score.by_differences += not all(
-        np.allclose(grads[n], s, rtol=RTOL, atol=ATOL) for n, s in slopes.items() if n in grads
-    )
+    rows = [(grads[n], s) for n, s in machine.slopes.items() if n in grads]
+    return all(np.allclose(g, s, rtol=RTOL, atol=ATOL) for g, s in rows)
 
 
-def everything(limit: int | None = None) -> dict[str, Score]:
-    """Every fault of every kind, by kind."""
-    table: dict[str, Score] = {}
-    for target in targets():
-        for scores in (adjoint_scores, pass_scores, kernel_scores):
-            for kind, score in scores(target, limit):
-                table.setdefault(kind, Score()).add(score)
-    for target in single_ops():
-        for kind, score in adjoint_scores(target, limit):
-            table.setdefault(f"rule {kind}", Score()).add(score)
+# --- everything
+
+Table = dict[tuple[str, str], Score]
+
+
+def jobs(limit: int | None, seed: int) -> list[tuple[str, Callable[[], Scores]]]:
+    """Every place in every model."""
+    found: list[tuple[str, Callable[[], Scores]]] = []
+    for t in targets():
+        found += [
+            ("adjoint", partial(adjoint_scores, t, limit, seed=seed)),
+            ("recompute", partial(adjoint_scores, recomputed(t), limit, seed=seed)),
+            ("forward mode", partial(forward_scores, t, limit, seed)),
+            ("training step", partial(step_scores, t, limit, seed)),
+            ("pass", partial(pass_scores, t, limit, seed)),
+            ("loop nest", partial(kernel_scores, t, limit, seed)),
+            ("plan", partial(plan_scores, t, limit, seed)),
+        ]
+    found.append(("tiled attention", partial(adjoint_scores, tiled(), limit, seed=seed)))
+    found += [("rule", partial(adjoint_scores, t, limit, seed=seed)) for t in single_ops()]
+    return found
+
+
+def everything(limit: int | None = None, seed: int = 1, is_shown: bool = False) -> Table:
+    """Every fault of every kind, by place and kind."""
+    table: Table = {}
+    todo = jobs(limit, seed)
+    for number, (place, scores) in enumerate(todo):
+        for kind, score in scores():
+            table.setdefault((place, kind), Score()).add(score)
+        if is_shown:
+            made = sum(s.mutants for s in table.values())
+            bar = "#" * (40 * (number + 1) // len(todo))
+            print(f"\r[{bar:40}] {made} faults, {place:16}", end="", file=sys.stderr, flush=True)
+    if is_shown:
+        print(file=sys.stderr)
     return table
 
 
-def main() -> int:
-    """Prints the table; status 1 if anything was missed."""
-    start = time.perf_counter()
-    table = everything(int(sys.argv[1]) if len(sys.argv) > 1 else None)
-    total = Score()
-    print(f"{'fault':22}{'mutants':>9}{'same':>7}{'caught':>8}{'missed':>8}{'differences':>13}")
-    for kind, score in (*table.items(), ("all", total)):
-        print(
-            f"{kind:22}{score.mutants:9}{score.equivalent:7}{score.caught:8}"
-            f"{len(score.missed):8}{score.by_differences:13}"
-        )
-        if kind != "all":
+def summed(table: Table, which: int) -> dict[str, Score]:
+    """Scores by place (0) or by kind (1)."""
+    found: dict[str, Score] = {}
+    for key, score in table.items():
+        found.setdefault(key[which], Score()).add(score)
+    return found
+
+
+def as_markdown(table: Table) -> str:
+    """Two tables: by place and by kind."""
+    parts = []
+    for which, title in ((0, "place"), (1, "kind of fault")):
+        head = f"| {title} | made | equivalent | caught | missed | finite differences caught |"
+        lines = [head, "|---|---|---|---|---|---|"]
+        rows = summed(table, which)
+        total = Score()
+        for score in rows.values():
             total.add(score)
-    for name in total.missed:
+        for name, s in (*rows.items(), ("all", total)):
+            cells = (s.mutants, s.equivalent, s.caught, len(s.missed), s.by_differences)
+            lines.append(f"| {name.replace('_', ' ')} | {' | '.join(map(str, cells))} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> int:
+    """Prints the tables; status 1 if anything was missed."""
+    parser = argparse.ArgumentParser(prog="tests.mutation", description=__doc__)
+    parser.add_argument("limit", nargs="?", type=int, help="faults of a kind in a place of a model")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", metavar="FILE", help="counts as JSON")
+    options = parser.parse_args()
+    start = time.perf_counter()
+    table = everything(options.limit, options.seed, is_shown=True)
+    seconds = time.perf_counter() - start
+    print(as_markdown(table))
+    missed = [name for score in table.values() for name in score.missed]
+    for name in missed:
         print("missed:", name)
-    print(f"{time.perf_counter() - start:.1f} s")
-    return 1 if total.missed else 0
+    print(f"{seconds:.0f} s, seed {options.seed}")
+    if options.json:
+        rows = [{"place": p, "kind": k, **s.as_json()} for (p, k), s in table.items()]
+        data = {"seed": options.seed, "limit": options.limit, "seconds": seconds, "rows": rows}
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(data, file, indent=2)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -6,13 +6,9 @@ import pytest
 
 from gradc.ir.builder import Builder
 from gradc.ir.core import DType, Function, Role, Slot, TensorType
-from gradc.passes.differentiate import value_and_grad
-from gradc.passes.pipeline import Options, run_pipeline
-from gradc.passes.prove import Subject, prove
-from gradc.passes.prove_point import seed_of
 from gradc.passes.prove_refute import decide_equal
 from gradc.passes.prove_report import Status
-from tests.generate import random_program
+from tests.alarms import policies, program_of, verified
 
 
 def sides(factor: float, dtype: DType) -> tuple[Function, Function]:
@@ -27,19 +23,24 @@ def sides(factor: float, dtype: DType) -> tuple[Function, Function]:
     return made[0], made[1]
 
 
-# Constants folded in f64, scalars, argmax over one axis, scatters: each was a false alarm or a crash once.
-# 11, 18, 39, 49, 57: computed numbers that tie at every point, where balls decide nothing.
-@pytest.mark.parametrize("seed", [4, 11, 16, 18, 34, 37, 39, 40, 45, 49, 53, 57])
+# Constants folded in f64, scalars, argmax over one axis, scatters, constants folded in f32 before a cancellation, a
+# parameter that is exactly 0 at a kink: each was a false alarm or a crash once.
+@pytest.mark.parametrize(
+    "seed", [4, 16, 18, 34, 37, 40, 45, 53, 165, 177, 225, 285, *range(300, 312)]
+)
 def test_right_compilations_are_not_refuted(seed: int) -> None:
-    program = random_program(seed, regions=seed % 2 == 0, images=seed % 3 == 0, empty=False)
-    function = program.function
-    rows = zip(function.parameters, function.block.parameters, strict=True)
-    names = tuple(s.name for s, v in rows if v.type.dtype.is_float)
-    made = run_pipeline(function, Options(lambda f: value_and_grad(f, names), verify=0))
-    found = prove(Subject(names, made, made, {}, {}), seed_of(function), 2)
-    assert {v.subject for v in found.verdicts if v.kind == "parameter"} == set(names)
-    bad = (Status.REFUTED, Status.UNDECIDED)
-    assert not [str(v) for v in found.verdicts if v.status in bad]
+    program = program_of(seed)
+    found = verified(program, policies(program)[seed % 3])
+    assert {v.subject for v in found if v.kind == "parameter"} == set(program.differentiable)
+    alarms = (Status.REFUTED, Status.UNDECIDED)
+    assert not [str(v) for v in found if v.status in alarms]
+
+
+@pytest.mark.parametrize("seed", [2, 6, 45])
+def test_no_policy_raises_an_alarm(seed: int) -> None:
+    program = program_of(seed)
+    for policy in policies(program):
+        assert not [str(v) for v in verified(program, policy) if v.status is Status.REFUTED]
 
 
 @pytest.mark.parametrize(
