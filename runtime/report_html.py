@@ -45,6 +45,15 @@ _HEADINGS: tuple[tuple[Kind, str], ...] = (
     ("plan", "Plan"),
     ("pullback", "Pullbacks of one's own"),
 )
+# Refuted subjects in the order in which one looks for a cause, and their names in a sentence.
+_CAUSES: tuple[Kind, ...] = ("pullback", "rule", "pass", "kernel", "plan", "parameter", "sympy")
+_NAMES: Mapping[Kind, str] = {
+    "rule": "the rule of",
+    "pass": "the pass",
+    "parameter": "the gradient of",
+    "sympy": "by SymPy's derivative, the gradient of",
+    "pullback": "the pullback",
+}
 _MOST_OPEN = 24
 # A dimension that neither the report nor the program gives a value.
 _SIZE = 3
@@ -140,13 +149,18 @@ def _facts(report: Report) -> str:
 
 
 def _refuted(report: Report) -> list[str]:
+    """What is wrong, causes before what they spoil: the first one open, with its point."""
+    wrong = [v for v in report.verdicts if v.status is Status.REFUTED]
     parts = []
-    for verdict in report.verdicts:
-        if verdict.status is Status.REFUTED:
-            rows = [(_code(name), _code(value)) for name, value in verdict.point.items()]
-            text = f"{verdict.kind} {verdict.subject}: {verdict.detail or verdict.method}"
-            parts += [f"<h2>{escape(text)}</h2>", _place(verdict.place)]
-            parts += [table(("at the point", ""), rows)] if rows else []
+    for number, verdict in enumerate(sorted(wrong, key=lambda v: _CAUSES.index(v.kind))):
+        rows = [(_code(name), _code(value)) for name, value in verdict.point.items()]
+        body = f"<p>{escape(verdict.detail or verdict.method)}</p>"
+        body += table(("at the point", ""), rows) if rows else ""
+        title = f"{_NAMES.get(verdict.kind, verdict.kind)} {verdict.subject} is wrong"
+        if number == 0:
+            parts += [f"<h2>{escape(title)}</h2>", body]
+        else:
+            parts.append(_details(title, body, False))
     return parts
 
 

@@ -109,6 +109,7 @@ def verify_model(
         # After the parameters, whose verdicts they leave alone.
         found.verdicts[len(names) : len(names)] = rows
     program = model.program
+    at_probe = Model(program, model.name, small, model.precision)
     return Verified(
         model=model.name,
         file=model.signature.span.file,
@@ -123,7 +124,7 @@ def verify_model(
         seed=seed,
         versions=_versions(),
         verdicts=tuple(found.verdicts),
-        accuracy=measure(model, small, names) if numbers else (),
+        accuracy=measure(at_probe, small, names) if numbers else (),
         notes=tuple(found.notes),
         trusted=TRUSTED,
         seconds={**found.seconds, "total": time.perf_counter() - start},

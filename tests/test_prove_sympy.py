@@ -136,3 +136,11 @@ def test_the_command_has_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "SymPy" not in capsys.readouterr().out
     assert main(["verify", str(path)]) == 0
     assert "SymPy: independent derivative" in capsys.readouterr().out
+
+
+def test_numbers_are_measured_at_smaller_dimensions_than_those_given() -> None:
+    """Dimensions that are given and too large for points: measured where the points are."""
+    text = MLP.replace("B = 32, D = 16, H = 8", "B, D, H")
+    report = loads(text, dims={"B": 512, "D": 256, "H": 64}).verify(numbers=True, sympy=0)
+    assert report.probe_dims != report.dims
+    assert {a.tensor for a in report.accuracy} == {"fc1.w", "fc1.b", "fc2.w", "fc2.b"}
