@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ from gradc.passes.plan_check import check_plan
 from gradc.runtime.bench import random_inputs
 from gradc.runtime.compile import Options, plan_of
 from gradc.runtime.native import compile_plan
+from tests.allocations import build, watched
 from tests.api_models import DEEP
 from tests.generate import random_program
 
@@ -67,28 +66,6 @@ def test_generated_programs_allocate_what_their_plans_say(seed: int) -> None:
     assert plan.peak_bytes == by_hand
 
 
-COUNTER = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stddef.h>
-static long count, bytes;
-#define REAL(type, name, ...) static type (*real)(__VA_ARGS__); \
-    if (!real) real = (type (*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
-#define NOTE(n) (__atomic_fetch_add(&count, 1, 5), __atomic_fetch_add(&bytes, (long)(n), 5))
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
-void *malloc(size_t n) { NOTE(n); return __libc_malloc(n); }
-void *calloc(size_t n, size_t m) { NOTE(n * m); return __libc_calloc(n, m); }
-void *realloc(void *p, size_t n) { NOTE(n); return __libc_realloc(p, n); }
-int posix_memalign(void **p, size_t a, size_t n) {
-    REAL(int, "posix_memalign", void **, size_t, size_t); NOTE(n); return real(p, a, n); }
-void *aligned_alloc(size_t a, size_t n) {
-    REAL(void *, "aligned_alloc", size_t, size_t); NOTE(n); return real(a, n); }
-void *mmap(void *p, size_t n, int r, int f, int d, long o) {
-    REAL(void *, "mmap", void *, size_t, int, int, int, long); NOTE(n); return real(p, n, r, f, d, o); }
-long seen_calls(void) { return count; }
-long seen_bytes(void) { return bytes; }
-"""
-
 WATCHED = """
 import ctypes, gc, json, sys
 import numpy as np
@@ -130,17 +107,7 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library that counts every allocation of the process that preloads it."""
-    compiler = shutil.which("cc")
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("needs a C compiler and Linux's preloading")
-    folder = tmp_path_factory.mktemp("counter")
-    source, library = folder / "counter.c", folder / "counter.so"
-    source.write_text(COUNTER)
-    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot compile the counter: {done.stderr[:200]}")
-    return library
+    return build(tmp_path_factory.mktemp("counter"))
 
 
 @pytest.mark.parametrize(
@@ -160,10 +127,7 @@ def test_a_call_allocates_nothing(
         sys.executable, "-c", WATCHED, str(ROOT / "examples" / program), json.dumps(dims),
         str(threads),
     ]  # fmt: skip
-    environment = {"LD_PRELOAD": str(counter), "PATH": "/usr/bin:/bin", **_cache()}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    done = watched(counter, command)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     assert found["probe"] > 0, "the counter must see allocations"
@@ -171,13 +135,6 @@ def test_a_call_allocates_nothing(
     # The first was made when the function was loaded; a second caller gets one of exactly this size.
     assert found["arena"] in found["fresh"]
     assert np.isfinite(found["loss"])
-
-
-def _cache() -> dict[str, str]:
-    """The same object cache as here."""
-    from gradc.runtime.cache import default_directory
-
-    return {"GRADC_CACHE": str(default_directory())}
 
 
 # ---- budgets of training steps
