@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from gradc.ir.dims import Dim, DimExpr, product
 
@@ -31,9 +31,12 @@ class DType(Enum):
     U32 = "u32"
     BOOL = "bool"
 
+    # Members are unique objects; the hash of their names, which Enum takes, costs a call.
+    __hash__ = object.__hash__
+
     @property
     def is_float(self) -> bool:
-        return self in (DType.F64, DType.F32, DType.BF16, DType.F16)
+        return self in _FLOATS
 
     @property
     def itemsize(self) -> int:
@@ -49,6 +52,7 @@ class DType(Enum):
         return str(self.value)
 
 
+_FLOATS = (DType.F64, DType.F32, DType.BF16, DType.F16)
 _ITEMSIZE = {
     DType.F64: 8,
     DType.F32: 4,
@@ -80,10 +84,12 @@ class TensorType:
     @property
     def static_shape(self) -> tuple[int, ...]:
         """The shape, all dimensions bound. Raises ValueError if a symbol is left."""
-        dims = tuple(d for d in self.shape if isinstance(d, int))
-        if len(dims) != len(self.shape):
+        is_bound = True
+        for dim in self.shape:
+            is_bound = is_bound and isinstance(dim, int)
+        if not is_bound:
             raise ValueError(f"{self} has unbound dimensions")
-        return dims
+        return cast(tuple[int, ...], self.shape)
 
     @property
     def nbytes(self) -> int:

@@ -75,7 +75,7 @@ class Grouping:
         self.users: dict[Value, list[Op]] = {}
         for op in ops:
             if not op.results or not all(views.is_virtual(v) for v in op.results):
-                for base in self._bases(op):
+                for base in self.views.read_by(op):
                     self.users.setdefault(base, []).append(op)
         # A block without ops hands its parameters on.
         for value in outputs if ops else ():
@@ -91,7 +91,7 @@ class Grouping:
         form = lookup(op.name).loop
         group: Group | None = None
         if self._stores_product(op):
-            group = self.home[self._bases(op)[0]]
+            group = self.home[self.views.read_by(op)[0]]
             self._place(op, group, Place.STORED, True)
         elif isinstance(form, (Pointwise, Reduction)) or (isinstance(form, Access) and op.operands):
             for candidate in self._candidates(op):
@@ -103,7 +103,7 @@ class Grouping:
         group.ops.append(op)
         for value in op.results:
             self.home[value] = group
-        for base in self._bases(op):
+        for base in self.views.read_by(op):
             if not group.holds(base):
                 group.inputs[base] = None
                 readers = self.readers.setdefault(base, [])
@@ -115,7 +115,7 @@ class Grouping:
         write it there."""
         if not is_view(op):
             return False
-        bases = self._bases(op)
+        bases = self.views.read_by(op)
         group = self.home.get(bases[0]) if len(bases) == 1 else None
         if group is None or group.kind != "product" or group.places[bases[0]] is not Place.FULL:
             return False
@@ -131,15 +131,9 @@ class Grouping:
             found.update(dict.fromkeys(self.views.chain(operand)))
         return [*found, op]
 
-    def _bases(self, op: Op) -> list[Value]:
-        found: dict[Value, None] = {}
-        for operand in op.operands:
-            found.update(dict.fromkeys(self.views.bases(operand)))
-        return list(found)
-
     def _candidates(self, op: Op) -> list[Group]:
         """Groups that ``op`` may join without closing a circle, the most promising first."""
-        bases = self._bases(op)
+        bases = self.views.read_by(op)
         made = [self.home[b] for b in bases if b in self.home]
         latest = max((g.number for g in made), default=-1)
         found = {g.number: g for g in made if g.number == latest}
@@ -185,7 +179,7 @@ class Grouping:
         return group
 
     def _place(self, op: Op, group: Group, place: Place, anchored: bool) -> None:
-        bases = [b for b in self._bases(op) if group.holds(b)]
+        bases = [b for b in self.views.read_by(op) if group.holds(b)]
         count = verbs(op)
         heavy = count.transcendental > 0 or isinstance(lookup(op.name).loop, Access)
         heavy = heavy or any(group.heavy[b] for b in bases)
@@ -205,7 +199,7 @@ class Grouping:
         # What is recomputed stays where it is recomputed.
         if op.replica and all(other.replica != op.replica for other in group.ops):
             return False
-        fresh = sum(b not in group.inputs and not group.holds(b) for b in self._bases(op))
+        fresh = sum(b not in group.inputs and not group.holds(b) for b in self.views.read_by(op))
         if len(group.inputs) + fresh > MAX_BUFFERS:
             return False
         form = lookup(op.name).loop
@@ -237,17 +231,17 @@ class Grouping:
         """Whether ``op`` is better computed with a product than with what uses it later."""
         if op.result in self.epilogues or verbs(op).transcendental:
             return True
-        held = [b for b in self._bases(op) if group.holds(b)]
+        held = [b for b in self.views.read_by(op) if group.holds(b)]
         if any(group.heavy[b] for b in held):
             size = size_of(group.shape)
-            others = [b for b in self._bases(op) if not group.holds(b)]
+            others = [b for b in self.views.read_by(op) if not group.holds(b)]
             return all(size_of(b.type.static_shape) < size for b in others)
         # It takes the place of the only value it is made from.
         return all(user is op or user in group.ops for b in held for user in self.users.get(b, ()))
 
     def _joins_as_gather(self, op: Op, group: Group) -> bool:
         """Gathers and windows read anywhere, so what they read must come from outside."""
-        if any(group.holds(b) for b in self._bases(op)):
+        if any(group.holds(b) for b in self.views.read_by(op)):
             return False
         if op.result.type.static_shape != group.shape:
             return False
@@ -255,7 +249,7 @@ class Grouping:
         return True
 
     def _joins_elementwise(self, op: Op, group: Group) -> bool:
-        held = [b for b in self._bases(op) if group.holds(b)]
+        held = [b for b in self.views.read_by(op) if group.holds(b)]
         if any(group.places[b] is Place.POST for b in held):
             return self._joins_post(op, group, held)
         shape = op.result.type.static_shape
@@ -276,7 +270,7 @@ class Grouping:
         """Whether a large operand of ``op`` is in the group's hands, if it has any: a scalar or a
         row value in common is no reason to walk over other arrays in the same loop."""
         size = size_of(op.result.type.static_shape)
-        large = [b for b in self._bases(op) if 4 * size_of(b.type.static_shape) >= size]
+        large = [b for b in self.views.read_by(op) if 4 * size_of(b.type.static_shape) >= size]
         return not large or any(group.holds(b) or b in group.inputs for b in large)
 
     def _joins_post(self, op: Op, group: Group, held: Sequence[Value]) -> bool:
@@ -289,7 +283,7 @@ class Grouping:
         return True
 
     def _joins_as_reduction(self, op: Op, group: Group) -> bool:
-        if any(group.holds(b) and group.places[b] is Place.POST for b in self._bases(op)):
+        if any(group.holds(b) and group.places[b] is Place.POST for b in self.views.read_by(op)):
             return False
         shape = op.operands[0].type.static_shape
         space = self._common_space(op, group)

@@ -97,17 +97,11 @@ class Sinking:
             return False
         return group.places.get(op.result) is not Place.POST
 
-    def _bases(self, op: Op) -> list[Value]:
-        found: dict[Value, None] = {}
-        for operand in op.operands:
-            found.update(dict.fromkeys(self.views.bases(operand)))
-        return list(found)
-
     def _frontier(self, op: Op, group: Group) -> list[Value]:
         """What a group that computes ``op`` itself has to read, if cheap operands move along with
         it."""
         found: dict[Value, None] = {}
-        stack = self._bases(op)[::-1]
+        stack = list(reversed(self.views.read_by(op)))
         expanded = 0
         while stack:
             value = stack.pop()
@@ -116,7 +110,7 @@ class Sinking:
             inner = inner and maker is not None and expanded < MAX_CHAIN_MOVED
             if inner and maker is not None and self._is_movable(maker, group):
                 expanded += 1
-                stack += self._bases(maker)[::-1]
+                stack += reversed(self.views.read_by(maker))
                 continue
             found[value] = None
         return list(found)
@@ -142,7 +136,9 @@ class Sinking:
             if target.holds(op.result):
                 continue
             target.inputs.pop(op.result, None)
-            target.inputs.update(dict.fromkeys(b for b in self._bases(op) if not target.holds(b)))
+            target.inputs.update(
+                dict.fromkeys(b for b in self.views.read_by(op) if not target.holds(b))
+            )
 
 
 def _computes(op: Op) -> bool:

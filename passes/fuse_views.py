@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradc.ir.core import Block, Op, Value
+from gradc.ir.core import Op, Value
 from gradc.ir.registry import Access, Pointwise, lookup
 from gradc.passes.to_loops_cost import verbs
-from gradc.passes.to_loops_gemm import Strided, strided_reads, strided_view
+from gradc.passes.to_loops_gemm import chain_reads, chain_steps, chain_view
 from gradc.passes.to_loops_space import Space
 
 # Chains of views longer than this are stored in between: every link is a level of recursion when it
@@ -53,6 +53,7 @@ class Views:
         self._chains: dict[Value, tuple[Op, ...]] = {}
         self._views: dict[Value, View | None] = {}
         self._reads: dict[Value, tuple[tuple[Value, View | None], ...]] = {}
+        self._read_by: dict[Op, tuple[Value, ...]] = {}
         self._virtual: dict[Value, bool] = {}
         # Length of the chain of a virtual value; and, for values from outside the block, the verbs
         # in it.
@@ -86,10 +87,17 @@ class Views:
             return (value,)
         found = self._bases.get(value)
         if found is None:
+            found = self._bases[value] = self.read_by(self.makers[value])
+        return found
+
+    def read_by(self, op: Op) -> tuple[Value, ...]:
+        """The stored values that the operands of ``op`` are made from, each once."""
+        found = self._read_by.get(op)
+        if found is None:
             bases: dict[Value, None] = {}
-            for operand in self.makers[value].operands:
+            for operand in op.operands:
                 bases.update(dict.fromkeys(self.bases(operand)))
-            found = self._bases[value] = tuple(bases)
+            found = self._read_by[op] = tuple(bases)
         return found
 
     def chain(self, value: Value) -> tuple[Op, ...]:
@@ -113,10 +121,10 @@ class Views:
         if found is None:
             if self.is_virtual(value):
                 bases = self.bases(value)
-                block = Block(bases, (*self.chain(value), Op("yield", (value,), ())))
+                types = tuple(b.type for b in bases)
                 found = tuple(
                     (bases[n], None if s is None else View(bases[n], s.offset, s.strides))
-                    for n, s in strided_reads(block, value)
+                    for n, s in chain_reads(types, chain_steps(bases, self.chain(value)))
                 )
             else:
                 found = ((value, self.view(value)),)
@@ -135,8 +143,7 @@ class Views:
         bases = self.bases(value)
         if len(bases) != 1:
             return None
-        block = Block(bases, (*self.chain(value), Op("yield", (value,), ())))
-        strided: Strided | None = strided_view(block, value)
+        strided = chain_view((bases[0].type,), chain_steps(bases, self.chain(value)))
         return None if strided is None else View(bases[0], strided.offset, strided.strides)
 
 

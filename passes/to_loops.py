@@ -22,7 +22,7 @@ from gradc.ir.plan import Argument, Launch, Plan, Port, Repeat, Step, Tensor
 from gradc.ir.registry import Access, lookup
 from gradc.passes.to_loops_carry import Carry, along, doubled, kept, stacked_carries
 from gradc.passes.to_loops_element import LoweringError
-from gradc.passes.to_loops_gemm import strided_view
+from gradc.passes.to_loops_gemm import chain_steps, chain_view
 from gradc.passes.to_loops_group import Groups, as_block, copy_block, group_operands, group_space
 from gradc.passes.to_loops_piece import Piece
 
@@ -62,8 +62,8 @@ def contiguous_offset(op: Op) -> int | None:
     if op.name == "reshape":
         return 0
     shape = op.result.type.static_shape
-    block = as_block(op)
-    view = strided_view(block, block.outputs[0])
+    source = op.operands[0]
+    view = chain_view((source.type,), chain_steps((source,), (op,)))
     if view is None:
         return None
     for extent, stride, wanted in zip(shape, view.strides, dense_strides(shape), strict=True):

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
 
-from gradc.ir.core import Block, DType, Op, Value
+from gradc.ir.core import Attr, Block, DType, Op, TensorType, Value
 from gradc.ir.loopbuilder import IndexAlgebra, LoopBuilder
 from gradc.ir.loops import Affine, Factor, Gemm, Load, Stmt, Var, row_major_offset
 from gradc.ir.registry import Contraction, lookup
@@ -40,6 +42,46 @@ def strided_reads(block: Block, value: Value) -> list[tuple[int, Strided | None]
             number = draft.operands.index(statement.buffer)
             found.append((number, _strided(number, statement, variables)))
     return found
+
+
+Step: TypeAlias = tuple[str, tuple[int, ...], tuple[tuple[str, Attr], ...], TensorType]
+
+
+def chain_steps(parameters: Sequence[Value], ops: Sequence[Op]) -> tuple[Step, ...]:
+    """What ``ops``, each with one result, do to ``parameters``: equal for chains that do the same."""
+    numbers = {value: number for number, value in enumerate(parameters)}
+    steps = []
+    for op in ops:
+        operands = tuple([numbers[x] for x in op.operands])
+        steps.append((op.name, operands, tuple(op.attributes.items()), op.result.type))
+        numbers[op.result] = len(numbers)
+    return tuple(steps)
+
+
+def _chain(parameters: Sequence[TensorType], steps: Sequence[Step]) -> tuple[Block, Value]:
+    """A block that carries out ``steps``, and what the last of them makes."""
+    values = [Value(type_) for type_ in parameters]
+    ops = []
+    for name, operands, attributes, type_ in steps:
+        result = Value(type_)
+        ops.append(Op(name, tuple(values[n] for n in operands), (result,), dict(attributes)))
+        values.append(result)
+    end = Op("yield", (values[-1],), ())
+    return Block(tuple(values[: len(parameters)]), (*ops, end)), values[-1]
+
+
+@lru_cache(maxsize=4096)
+def chain_reads(
+    parameters: tuple[TensorType, ...], steps: tuple[Step, ...]
+) -> tuple[tuple[int, Strided | None], ...]:
+    """``strided_reads`` of what the last of ``steps`` makes. Layers repeat, so it is remembered."""
+    return tuple(strided_reads(*_chain(parameters, steps)))
+
+
+@lru_cache(maxsize=4096)
+def chain_view(parameters: tuple[TensorType, ...], steps: tuple[Step, ...]) -> Strided | None:
+    """``strided_view`` of what the last of ``steps`` makes. Layers repeat, so it is remembered."""
+    return strided_view(*_chain(parameters, steps))
 
 
 def strided_view(block: Block, value: Value) -> Strided | None:

@@ -46,12 +46,12 @@ def block_key(block: Block) -> tuple[object, ...]:
     numbers: dict[Value, int] = {}
     for value in block.parameters:
         numbers[value] = len(numbers)
-    key: list[object] = [tuple(str(v.type) for v in block.parameters)]
+    key: list[object] = [tuple([v.type for v in block.parameters])]
     for op in block.ops:
         for value in op.results:
             numbers[value] = len(numbers)
         attributes = tuple(sorted((name, repr(a)) for name, a in op.attributes.items()))
-        types = tuple(str(v.type) for v in op.results)
+        types = tuple([v.type for v in op.results])
         operands = tuple(numbers[x] for x in op.operands)
         regions = tuple(block_key(region) for region in op.regions)
         key.append((op.name, operands, attributes, types, regions))
