@@ -1,18 +1,14 @@
 """Keeping a memory budget: the pipeline with the policy of recomputation that needs least work and fits.
 
 Policies come from ``rematerialise_choose.candidates``, ordered by the work they repeat. Compiling one to its Plan gives its
-``peak_bytes``, which is what counts. ``run_within`` halves the list: the middle one fits, so look among those with less
-work; or it does not, so look among the more frugal. That asks for about log2 of them; those whose estimate is hopeless are
-not compiled (``_Search.fits``).
+``peak_bytes``, which is what counts. ``run_within`` takes the first whose peak fits. The plain one is compiled first: it fits,
+or it says by how much estimates of this program are too high; then policies are compiled in order, but for those whose estimate
+is hopeless (``_Search.fits``), so that one or two are compiled as a rule.
 
-A smaller budget never gives a larger peak. Which policy is asked for next depends on nothing but which fitted before, and
-of those that fit the one with the largest peak is taken. Take budgets b' < b. If the same policies fit on the way, the same
-one is taken unless its peak is above b'. If not, there is a first policy that fits b and not b', and all before it were alike.
-It was compiled, and its peak lies above b': a policy that fits some budget needs at least ``_HOPELESS`` of its estimate (those
-that need less never count as fitting), so that neither the estimate nor the Plan can rule it out for b' if its peak is within b'.
-And the peak taken for b is at least as large. Where nothing on the way fits, a few of the most frugal are asked for, the
-same ones for every budget, and the rule is the same; if none of them fits, no smaller budget is kept either.
-(Where peaks fall as work grows, which is the order of the list, the largest peak that fits has the least work.)
+A smaller budget never gives a larger peak. Policies that need less than ``_HOPELESS`` of their estimate never count as fitting,
+so what is left out by its estimate would not have been taken anyway, and the first that fits does not depend on the estimates.
+Take budgets b' < b. What fits b' fits b; so the one taken for b comes no later, and if it is another one, it does not fit b':
+its peak is above b', and so above the peak taken for b'. And where b is refused, b' is.
 
 ``pareto`` compiles them all. Where none fits, ``BudgetError`` says what the smallest would be and which tensors stand in
 the way. A ``Gap`` says how far the work of a choice is above a bound.
@@ -31,17 +27,16 @@ from gradc.passes.pipeline import Options, Run, run_pipeline
 from gradc.passes.place_scratch import scratch_tensors
 from gradc.passes.plan_report import user_span
 from gradc.passes.rematerialise import NOTHING, Policy
-from gradc.passes.rematerialise_choose import MOST, Candidate, Estimate, candidates, work
+from gradc.passes.rematerialise_choose import Candidate, Estimate, candidates, work
 
 # How many of the largest tensors a refusal looks at, and how many groups of them it names.
 _LOOKED_AT = 64
 _SHOWN = 3
-# How many of the most frugal policies are compiled where nothing on the way fits.
-_OFFERED = 4
-# A policy is not compiled for a budget below this share of its estimate, and not taken if it needs less.
-_HOPELESS = 0.6
-# How many times the whole pipeline runs at most for one budget.
-MOST_RUNS = 1 + MOST.bit_length() + _OFFERED
+# How many of the most frugal policies a refusal compiles to say what would do.
+_OFFERED = 2
+# A policy is not compiled for a budget below this share of its estimate, and not taken if it needs less. Where the plain
+# program needs less than its estimate, because much of it is never stored, it is that much less.
+_HOPELESS = 0.9
 # The steps that do not depend on the policy; they are run once.
 _SHARED = ("simplify-source", "tile")
 # A gap of more than this share is explained.
@@ -164,21 +159,12 @@ def _fitting(search: _Search, budget: int | None) -> int:
     if budget is None or search.peak(0) <= budget:
         search.peak(0)
         return 0
-    low, high = 1, len(search.candidates)
-    fitting: list[int] = []
-    while low < high:
-        middle = (low + high) // 2
-        if search.fits(middle, budget):
-            fitting.append(middle)
-            high = middle
-        else:
-            low = middle + 1
-    if not fitting:
-        # A refusal says what would do: these are compiled even where the estimate is hopeless.
-        frugal = [n for n in search.frugal() if search.needs_enough(n)]
-        fitting = [n for n in frugal if search.fits(n, budget)]
-    if fitting:
-        return max(fitting, key=lambda n: (search.peak(n), -n))
+    for number in range(1, len(search.candidates)):
+        if search.fits(number, budget):
+            return number
+    # A refusal says what would do.
+    for number in search.frugal():
+        search.peak(number)
     least = min(filter(search.needs_enough, list(search.runs)), key=lambda n: (search.peak(n), n))
     is_recomputed = not search.candidates[least].policy.is_none if least else False
     raise BudgetError(budget, search.runs[least].plan, is_recomputed)
@@ -265,7 +251,12 @@ class _Search:
         return self._least(number) <= self.runs[number].plan.arena_bytes
 
     def _least(self, number: int) -> float:
-        return _HOPELESS * self.candidates[number].keeps if number else 0.0
+        """Bytes of the arena that a policy needs to be believed."""
+        if not number:
+            return 0.0
+        keeps, arena = self.candidates[0].keeps, self.runs[0].plan.arena_bytes
+        share = min(1.0, arena / keeps) if keeps else 1.0
+        return _HOPELESS * share * self.candidates[number].keeps
 
     def peak(self, number: int) -> int:
         """The peak of a policy; compiles it if that has not happened."""

@@ -14,23 +14,27 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from gradc.ir.attributes import get_pairs
-from gradc.ir.core import Function, Op, Value
+from gradc.ir.core import Block, Function, Op, Value
+from gradc.ir.registry import Contraction, lookup
 from gradc.passes.binomial import forward_steps, split
+from gradc.passes.fuse_demand import values_in_memory
 from gradc.passes.hoist_sums import GROUP
 from gradc.passes.rematerialise import Policy, Stretch, forest, ranges
 from gradc.passes.rematerialise_scan import chunk_scans, longest_scan
 from gradc.passes.rematerialise_time import can_unroll
-from gradc.passes.residuals import saved_values
+from gradc.passes.residuals import forward_values, saved_values
 from gradc.passes.rewrite import Scan
 
 FREE = ("constant", "iota", "broadcast", "reshape", "transpose", "slice", "reverse")
 # Policies that are handed on at most.
 MOST = 15
+# A policy is worth its work if memory falls to at most this share of what the one before needs; the last one to that.
+_WORTH, _LAST_WORTH = 0.95, 0.99
 # Cuts are looked for at this many places of a program, evenly by bytes.
 _PLACES = 160
 # Shares of the stretches that are wrapped, those that keep most per op first.
@@ -70,7 +74,7 @@ def candidates(
     The first recomputes nothing; there are at most ``MOST`` others. ``estimate`` is that of ``function``, if it is there.
     """
     plain = estimate or Estimate(function, derivative)
-    found = [Candidate(Policy(), plain.total[-1], 0)]
+    found = [Candidate(Policy(), plain.keeps(()), 0)]
     found += _with_stretches(plain, Policy(), 0, 0, is_nested=True)
     sizes = chunk_sizes(longest_scan(function))
     loops = [op for op in function.block.body if op.name == "scan"]
@@ -87,7 +91,7 @@ def candidates(
     for candidate in _schedules(plain, loops) if sizes else ():
         if candidate.keeps < _UNROLL * rolled:
             front.append(candidate)
-    return _thinned(_front(front))
+    return _thinned(_front(front), plain.fixed)
 
 
 def _with_stretches(
@@ -121,15 +125,20 @@ def _front(found: Sequence[Candidate]) -> list[Candidate]:
     return front
 
 
-def _thinned(front: list[Candidate]) -> list[Candidate]:
-    """At most ``MOST`` besides the first, those left out that save little over the one before; the last stays."""
-    ratio = 0.98
+def _thinned(front: list[Candidate], fixed: int) -> list[Candidate]:
+    """At most ``MOST`` besides the first, those left out that save little over the one before.
+
+    Savings are shares of all memory, ``fixed`` bytes of parameters and results included; the last stays if it saves
+    anything to speak of.
+    """
+    ratio = _WORTH
     while True:
         chosen = front[:1]
-        for candidate in front[1:-1]:
-            if candidate.keeps <= ratio * chosen[-1].keeps:
+        for candidate in front[1:]:
+            if candidate.keeps + fixed <= ratio * (chosen[-1].keeps + fixed):
                 chosen.append(candidate)
-        chosen += front[1:][-1:]
+        if front[-1].keeps + fixed <= _LAST_WORTH * (chosen[-1].keeps + fixed):
+            chosen.append(front[-1])
         if len(chosen) <= MOST + 1:
             return chosen
         ratio -= 0.01
@@ -232,13 +241,51 @@ def work(op: Op) -> int:
     return 4 * max(size, *(math.prod(v.type.static_shape) for v in op.operands), 0)
 
 
+def _stored(ops: Sequence[Op]) -> list[Value]:
+    """Values in memory whatever is fused: what contractions and opaque ops read, and what contractions make."""
+    found = dict.fromkeys(v for op in ops if _is_contraction(op) for v in op.results)
+    return list({**found, **dict.fromkeys(values_in_memory(ops, ()))})
+
+
+def _is_contraction(op: Op) -> bool:
+    return isinstance(lookup(op.name).loop, Contraction)
+
+
+def _changes(ops: Sequence[Op], values: Iterable[Value]) -> list[int]:
+    """How many more bytes of ``values`` are alive at each op than at the one before it; elementwise ops work in place."""
+    last = {v: number for number, op in enumerate(ops) for v in op.operands}
+    counted = frozenset(values)
+    change = [0] * (len(ops) + 1)
+    for number, op in enumerate(ops):
+        for value in op.results:
+            if value in counted and value in last:
+                end = last[value]
+                is_in_place = lookup(ops[end].name).is_elementwise
+                change[number] += value.type.nbytes
+                change[end if is_in_place else end + 1] -= value.type.nbytes
+    return change
+
+
+def _inside(block: Block) -> int:
+    """Bytes alive at most inside a region, as far as they are stored whatever is fused."""
+    ops = block.body
+    alive = most = 0
+    for op, change in zip(ops, _changes(ops, _stored(ops)), strict=False):
+        alive += change
+        most = max(most, alive + max((_inside(region) for region in op.regions), default=0))
+    return most
+
+
 class Estimate:
     """What each op of a program keeps for the reverse sweep, and what is alive between ops."""
 
     def __init__(self, function: Function, derivative: Callable[[Function], Function]) -> None:
         self.function = function
         self.ops = function.block.body
-        saved = saved_values(derivative(function))
+        joint = derivative(function)
+        saved = saved_values(joint)
+        # Bytes that do not depend on what is recomputed: arguments and results.
+        self.fixed = sum(v.type.nbytes for v in (*joint.block.parameters, *joint.block.outputs))
         self._defined = {v: n for n, op in enumerate(self.ops) for v in op.results}
         self.kept = [0] * len(self.ops)
         for op, value in saved:
@@ -249,6 +296,7 @@ class Estimate:
         self.total = [0, *accumulate(self.kept)]
         self.works = [0, *accumulate(work(op) for op in self.ops)]
         self.alive = self._alive()
+        self.working = self._working(joint)
         self._points = [0, *self._places(), len(self.ops)]
         self._known: dict[tuple[int, int, int], list[int]] = {}
 
@@ -257,20 +305,49 @@ class Estimate:
         return self.kept[self._defined[op.results[0]]]
 
     def _alive(self) -> list[int]:
-        """Bytes alive at each border: made before it, read after it. Splats are made where they are read."""
+        """Bytes alive at each border: made before it, read after it. Splats are made where they are read.
+
+        A view keeps what it is a view of alive.
+        """
         change = [0] * (len(self.ops) + 2)
-        last: dict[Value, int] = {}
-        for number, op in enumerate((*self.ops, self.function.block.terminator)):
+        last = dict.fromkeys(self.function.block.outputs, len(self.ops))
+        for number in range(len(self.ops) - 1, -1, -1):
+            op = self.ops[number]
+            end = number
+            if op.name in FREE:
+                end = max(number, *(last.get(v, number) for v in op.results))
             for value in op.operands:
-                last[value] = number
+                last[value] = max(last.get(value, end), end)
         for value, made in self._defined.items():
             if value in last and self.ops[made].name not in FREE:
                 change[made + 1] += value.type.nbytes
                 change[last[value] + 1] -= value.type.nbytes
         return list(accumulate(change))
 
+    def _working(self, joint: Function) -> list[int]:
+        """Bytes that the reverse sweep itself has in memory while it reverses each op.
+
+        The reverse sweep has reached the op whose values it has read last. Only what is stored whatever is fused
+        counts, so this is rather too little than too much.
+        """
+        forward = forward_values(joint)
+        body = joint.block.body
+        outputs = frozenset(joint.block.outputs)
+        stored = [v for v in _stored(body) if v not in forward and v not in outputs]
+        change = _changes(body, stored)
+        found = [0] * len(self.ops)
+        reached, alive = len(self.ops) - 1, 0
+        for number, op in enumerate(body):
+            alive += change[number]
+            if op.results[0] not in forward and found:
+                read = [self._defined[v] for v in op.operands if v in self._defined]
+                reached = min((reached, *read))
+                inside = max((_inside(region) for region in op.regions), default=0)
+                found[reached] = max(found[reached], alive + inside)
+        return found
+
     def keeps(self, stretches: Sequence[tuple[int, int]]) -> int:
-        """Bytes kept for the reverse sweep, and those of the largest stretch while it is reversed."""
+        """Bytes held at most: kept for the reverse sweep, in the stretch that is reversed, and by the sweep itself."""
         return self._held(0, len(self.ops), forest(stretches))
 
     def _held(self, start: int, end: int, stretches: Sequence[Stretch]) -> int:
@@ -282,7 +359,12 @@ class Estimate:
             before += self.alive[stretch.start] if stretch.start != start else 0
             most = max(most, before + self._held(stretch.start, stretch.end, stretch.inner))
             reached = stretch.end
-        return max(most, before + self.total[end] - self.total[reached])
+        return max(most, before + self._reversing(reached, end))
+
+    def _reversing(self, start: int, end: int) -> int:
+        """Bytes held at most while the ops from ``start`` to ``end`` are reversed, all of them kept."""
+        held = (self.total[n + 1] + self.working[n] for n in range(start, end))
+        return max(held, default=self.total[start]) - self.total[start]
 
     def repeats(self, stretches: Sequence[tuple[int, int]]) -> int:
         """The work done again: each op once for every stretch it lies in."""
