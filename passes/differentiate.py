@@ -35,6 +35,7 @@ from gradc.passes.differentiate_forward import forward_ops
 from gradc.passes.differentiate_linear import NotLinear
 from gradc.passes.differentiate_reverse import reverse_ops
 from gradc.passes.differentiate_values import Cotangents, Numbers, Tangents, companion, zeros
+from gradc.passes.differentiate_window import last_windows
 from gradc.passes.rewrite import next_replica
 
 # Slots are chosen by name or by position; positions tell slots of equal name apart.
@@ -59,6 +60,7 @@ def vjp(
     ``of`` defaults to every floating result that is not a new state. Raises DerivativeError if something named
     does not exist or is not floating.
     """
+    function = last_windows(function)
     parameters = chosen_slots(function.parameters, function.block.parameters, wrt, "parameter")
     results = _results(function, of)
     seeds = [companion(function.block.outputs[i], "ct") for i in results]
@@ -72,6 +74,7 @@ def vjp(
 
 def value_and_grad(function: Function, wrt: Sequence[Selector]) -> Function:
     """Results and gradients of the scalar LOSS. Raises DerivativeError if there is no such loss."""
+    function = last_windows(function)
     parameters = chosen_slots(function.parameters, function.block.parameters, wrt, "parameter")
     found = [i for i, slot in enumerate(function.results) if slot.role is Role.LOSS]
     if not found:

@@ -7,6 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradc.ir.builder import Builder
+from gradc.ir.core import DType, Role, Slot, TensorType
+from gradc.ir.domains import NumpyArrays
+from gradc.ir.interpret import run
+from gradc.ir.verify import verify_function
+from gradc.passes.differentiate import jvp, value_and_grad
+from gradc.passes.differentiate_window import last_windows
 from gradc.runtime.api import load, loads
 from gradc.runtime.cli import main
 from tests.networks_torch import torch
@@ -72,6 +79,93 @@ def test_the_compiled_gradient_and_the_ledger_equal_torch_with_detached_carries(
         np.testing.assert_allclose([row.whole, row.kept], expected, rtol=1e-10)
         np.testing.assert_allclose(row.dropped, dropped, rtol=1e-9, atol=1e-14)
         assert (row.dropped > 1e-6) == (window < trips)
+
+
+LAST = LSTM.replace("hs = scan row in x", "scan row in x").replace(
+    "mean((hs - goal)^2)", "mean((h - goal[T - 1])^2)"
+)
+LAST = LAST.replace("        yield h\n", "")
+
+
+@pytest.mark.parametrize(("trips", "window"), [(7, 1), (7, 3), (9, 3), (20, 6), (5, 5), (5, 8)])
+def test_a_loss_of_the_last_state_is_that_of_the_last_window(trips: int, window: int) -> None:
+    """Only the last window is kept and reversed; the gradient is torch's with detached carries."""
+    rng = np.random.default_rng(trips)
+    x, goal = rng.normal(size=(trips, 2, 3)), rng.normal(size=(trips, 2, 4))
+    net = loads(LAST.replace("WINDOW", f"truncate {window}"), precision="f64")
+    params = net.init(0)
+    params["b"] = rng.normal(size=16)
+    leaves = {n: torch.tensor(a, requires_grad=True) for n, a in params.items()}
+    h = c = torch.zeros(2, 4, dtype=torch.float64)
+    for t in range(trips):
+        if t and (trips - t) % window == 0:
+            h, c = h.detach(), c.detach()
+        z = torch.tensor(x[t]) @ leaves["wx"] + h @ leaves["wh"] + leaves["b"]
+        i, f, g, o = z.chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+    loss = ((h - torch.tensor(goal[-1])) ** 2).mean()
+    loss.backward()
+    found, grads = net.value_and_grad(["wx", "wh", "b", "x"])(params, x=x, goal=goal)
+    np.testing.assert_allclose(found, loss.item(), rtol=1e-12)
+    for name, leaf in leaves.items():
+        np.testing.assert_allclose(grads[name], leaf.grad.numpy(), rtol=1e-10, atol=1e-13)
+    assert not grads["x"][: max(0, trips - window)].any()
+    assert np.abs(grads["x"][max(0, trips - window) :]).min(axis=(1, 2)).all()
+
+
+def test_memory_does_not_grow_with_what_a_window_cuts_off() -> None:
+    """Residuals are those of one window: the arena of ten times as many trips is the same."""
+
+    def arena(window: str, trips: int) -> int:
+        net = loads(LAST.replace("WINDOW", window), dims={"T": trips, "B": 8})
+        return net.plan(threads=1).arena_bytes
+
+    cut, longer = arena("truncate 8", 50), arena("truncate 8", 500)
+    assert longer == cut < arena("", 50) / 3
+    assert arena("", 500) > 9 * arena("", 50)
+    # What every trip yields needs every window.
+    yielded = loads(LSTM.replace("WINDOW", "truncate 8"), dims={"T": 500, "B": 8})
+    assert yielded.plan(threads=1).arena_bytes > 20 * cut
+
+
+@pytest.mark.parametrize("is_reverse", [False, True])
+def test_loops_in_two_compute_what_they_computed(is_reverse: bool) -> None:
+    """The same results and derivatives in f64 as the loop in one piece, whichever way it runs."""
+    b = Builder()
+    types = [
+        TensorType((3,), DType.F64),
+        TensorType((7, 3), DType.F64),
+        TensorType((3, 3), DType.F64),
+    ]
+    start, rows, weight = (b.parameter(t, n) for t, n in zip(types, ("h", "x", "w"), strict=True))
+    inner = Builder()
+    h, x, w = (inner.parameter(TensorType(s, DType.F64)) for s in ((3,), (3,), (3, 3)))
+    product = inner.one("contract", h, w, batch=(), contract=((0, 0),))
+    region = inner.block([inner.one("tanh", inner.one("add", product, x))])
+    attributes: dict[str, Any] = {
+        "trips": 7, "carried": 1, "stacked": 1, "reverse": is_reverse, "truncate": 3,
+    }  # fmt: skip
+    (last,) = b.emit("scan", start, rows, weight, regions=(region,), **attributes)
+    slots = [Slot(n, Role.PARAM) for n in ("h", "x", "w")]
+    loss = b.one("sum", last, axes=(0,))
+    function = b.function("loop", [loss], slots, [Slot("loss", Role.LOSS)])
+    split = last_windows(function)
+    verify_function(split)
+    assert split is not function and last_windows(split) is split
+    assert [op.attributes["trips"] for op in split.block.body if op.name == "scan"] == [4, 3]
+    rng = np.random.default_rng(4)
+    values = [rng.normal(size=t.static_shape) for t in types]
+    tangents = [rng.normal(size=t.static_shape) for t in types]
+    (plain,), (again,) = (run(NumpyArrays(), f, values) for f in (function, split))
+    assert plain == again
+    # Forward mode is left in one piece: its derivative along a direction is that of the gradient.
+    dots = run(NumpyArrays(), jvp(function, ["h", "x", "w"]), [*values, *tangents])[-1]
+    grads = run(NumpyArrays(), value_and_grad(function, ["h", "x", "w"]), values)[1:]
+    np.testing.assert_allclose(
+        dots, sum((g * t).sum() for g, t in zip(grads, tangents, strict=True)), rtol=1e-12
+    )
+    assert not grads[0].any()
 
 
 def test_w19_the_ledger_of_the_worked_figure() -> None:
