@@ -196,7 +196,8 @@ _MEMORY = (
         "GC0602",
         "a budget that cannot be kept",
         "Even with everything recomputed that can be, the program needs more memory than the budget. The\n"
-        "message gives the smallest peak that was found, and the tensors that are alive at it.",
+        "message gives the smallest peak that was found and the largest tensors; notes say what a smaller batch,\n"
+        "bf16 or one thread would need. Fewer bytes than the arrays of the call alone no plan can do with.",
     ),
     Code(
         "GC0603",

@@ -55,6 +55,7 @@ LATE_OWN = {
     "runtime/bench.py": "a peer's library is loaded when the peer is named",
     "runtime/model.py": "training, plans, diagnosis, verification and the whiteboard load on use",
     "runtime/step.py": "plans and the search for what overflowed load on use",
+    "runtime/remedies.py": "what would help is asked only where a budget was refused",
     "runtime/compile.py": "a warm start runs no pass and loads none",
     "runtime/verify.py": "reports are made where they are asked for",
     "runtime/commands/": "a subcommand's options are parsed before anything heavy loads",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from gradc.codegen.llvm import artifact, driver, jit
@@ -29,6 +30,7 @@ from gradc.runtime.graph import graph_dot, graph_svg
 from gradc.runtime.model import Model
 from gradc.runtime.native import target_for
 from gradc.runtime.read import read_program
+from gradc.runtime.remedies import remedies
 
 ARTIFACT = ("object", "shared", "header")
 TEXTS = ("ast", "ir", "adjoint", "opt", "loops", "plan", "llvm", "asm", "sympy", "dot", "svg")
@@ -98,10 +100,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if proof is None:
         return REFUTED
     model = load_model(options)
-    source, derive, gradient = _programs(model, options)
+    make, dims = partial(_programs, options), model.lower().dims
+    source, derive, gradient = make(model, dims)
     chosen = compile_options(budget=options.budget, threads=options.threads)
     console.findings(machine_warnings(chosen.budget), model.program.report.sources)
-    with quoting(model.program.report.sources):
+    with quoting(model.program.report.sources), remedies(model, dims, chosen, make):
         done = _pipeline(source, derive, gradient, chosen, options)
     if options.time_passes:
         console.message(done.timing())
@@ -125,16 +128,18 @@ def _check_steps(names: list[str]) -> None:
 Derive = Callable[[Function], Function]
 
 
-def _programs(model: Model, options: argparse.Namespace) -> tuple[Function, Derive, Derive | None]:
+def _programs(
+    options: argparse.Namespace, model: Model, dims: Mapping[str, int]
+) -> tuple[Function, Derive, Derive | None]:
     """The model's function, what turns it into the one to compile, and the derivative alone if that is more."""
     if options.forward:
-        return model.lower(training=False).function, lambda f: f, None
-    function = model.lower(training=True).function
+        return model.lower(dims, training=False).function, lambda f: f, None
+    function = model.lower(dims, training=True).function
     if options.optimizer:
         step = model.train_step(
             options.optimizer, schedule=options.schedule, clip_norm=options.clip_norm
         )
-        program = step.program()
+        program = step.program(dims)
         return program.source, program.derive, program.gradient
     return function, model.gradient_of(chosen_wrt(options)), None
 
