@@ -175,9 +175,12 @@ def _by_differences(target: Target) -> Callable[[Function, list[Any], list[Any]]
 
 
 def proved_gradient(target: Target, mutant: Function) -> bool:
-    """What ``gradc verify`` would say of a wrong adjoint: all agrees."""
-    tested = test_gradient(target.source, mutant, target.seed, points_for(mutant))
-    return tested.primal_agrees and all(tested.agrees.values())
+    """What ``gradc verify`` would say of a wrong adjoint: all agrees. The first point mostly tells; it is asked first."""
+    for points in (1, points_for(mutant)):
+        tested = test_gradient(target.source, mutant, target.seed, points)
+        if not (tested.primal_agrees and all(tested.agrees.values())):
+            return False
+    return True
 
 
 def adjoint_scores(
