@@ -116,7 +116,7 @@ def decide(function: Function, sides: Sides, names: Sequence[str], points: int =
                     if found is not None and not _is_folding(at, sides, left, right):
                         return Outcome(
                             Status.REFUTED,
-                            f"{name}{list(found[0])} is {found[1]}, the other side {found[2]}",
+                            f"{name}{list(found[0]) or ''} is {found[1]}, the other side {found[2]}",
                             described(function, at),
                         )
                     flat = zip(np.ravel(x), np.ravel(y), strict=True)

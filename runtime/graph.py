@@ -66,8 +66,8 @@ def _build(function: Function, shown: Sequence[Op], collapse: bool) -> Graph:
     through = _silent_sources(function)
     for number, op in enumerate(shown):
         is_layer = collapse and bool(op.scope)
-        key = f"l:{op.scope}" if is_layer else f"o:{number}"
-        label = op.scope if is_layer else _label(op)
+        key = f"l:{_outermost(op.scope)}" if is_layer else f"o:{number}"
+        label = _outermost(op.scope) if is_layer else _label(op)
         kind = "layer" if is_layer else "op"
         nodes[key] = Node(key, label, str(op.results[0].type), kind)
         for value in op.operands:
@@ -81,8 +81,17 @@ def _build(function: Function, shown: Sequence[Op], collapse: bool) -> Graph:
         source = made.get(through.get(value, value))
         if source is not None:
             edges[source, key] = None
-    used = {key for edge in edges for key in edge}
-    return Graph(tuple(n for n in nodes.values() if n.key in used), tuple(edges))
+    # A layer that is used twice stands where it is first: what comes back to it is not drawn.
+    order = {key: number for number, key in enumerate(nodes)}
+    forward = [(a, b) for a, b in edges if order[a] < order[b]]
+    used = {key for edge in forward for key in edge}
+    return Graph(tuple(n for n in nodes.values() if n.key in used), tuple(forward))
+
+
+def _outermost(scope: str) -> str:
+    """The layer of the model that ``scope`` lies in: `blocks.3` of `blocks.3.attn.proj`."""
+    name, *rest = scope.split(".")
+    return f"{name}.{rest[0]}" if rest and rest[0].isdigit() else name
 
 
 def _silent_sources(function: Function) -> dict[Value, Value]:

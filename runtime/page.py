@@ -46,6 +46,7 @@ summary{cursor:pointer;font-weight:600}
 details[open] summary{margin-bottom:6px}
 .graph{overflow-x:auto}.graph svg{max-width:100%;height:auto;display:block;margin:auto}
 ul{margin:6px 0;padding-left:20px}
+@media(max-width:760px){body{padding:18px 14px 48px}}.found{min-width:18em}
 @media print{body{max-width:none;padding:0;font-size:11px}details{border:0;padding:0}
 details>*{display:block!important}h2{break-after:avoid}tr{break-inside:avoid}
 details::details-content{content-visibility:visible;display:block}}

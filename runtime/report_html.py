@@ -48,11 +48,13 @@ _HEADINGS: tuple[tuple[Kind, str], ...] = (
 # Refuted subjects in the order in which one looks for a cause, and their names in a sentence.
 _CAUSES: tuple[Kind, ...] = ("pullback", "rule", "pass", "kernel", "plan", "parameter", "sympy")
 _NAMES: Mapping[Kind, str] = {
-    "rule": "the rule of",
-    "pass": "the pass",
-    "parameter": "the gradient of",
-    "sympy": "by SymPy's derivative, the gradient of",
-    "pullback": "the pullback",
+    "rule": "The rule of",
+    "pass": "The pass",
+    "parameter": "The gradient of",
+    "sympy": "By SymPy's derivative, the gradient of",
+    "pullback": "The pullback",
+    "kernel": "Kernel",
+    "plan": "Of the Plan:",
 }
 _MOST_OPEN = 24
 # A dimension that neither the report nor the program gives a value.
@@ -156,7 +158,7 @@ def _refuted(report: Report) -> list[str]:
         rows = [(_code(name), _code(value)) for name, value in verdict.point.items()]
         body = f"<p>{escape(verdict.detail or verdict.method)}</p>"
         body += table(("at the point", ""), rows) if rows else ""
-        title = f"{_NAMES.get(verdict.kind, verdict.kind)} {verdict.subject} is wrong"
+        title = f"{_NAMES[verdict.kind]} {verdict.subject} is wrong"
         if number == 0:
             parts += [f"<h2>{escape(title)}</h2>", body]
         else:
@@ -318,7 +320,7 @@ def _tag(status: Status) -> str:
 
 def _found_by(verdict: Verdict) -> str:
     detail = f'<br><span class="soft">{escape(verdict.detail)}</span>' if verdict.detail else ""
-    return f"{escape(verdict.method)}{detail}"
+    return f'<div class="found">{escape(verdict.method)}{detail}</div>'
 
 
 def _place(place: str) -> str:
