@@ -251,8 +251,9 @@ def tangent_is_proved(theorem: Theorem) -> bool:
     return True
 
 
-def replayed(theorem: Theorem, tries: int = _TRIES) -> int:
-    """At how many small shapes, up to three, rules hold over the prime field; -1 if at one they do not."""
+def replayed(theorem: Theorem, forward: bool = False, tries: int = _TRIES) -> int:
+    """At how many small shapes, up to three, the rule holds over the prime field; -1 if at one it does not."""
+    holds = tangent_confirmed if forward else confirmed
     names = sorted(theorem.sizes)
     held = 0
     for number in range(tries):
@@ -269,7 +270,7 @@ def replayed(theorem: Theorem, tries: int = _TRIES) -> int:
         types = [v.type for v in (*case.parameters, *case.op.results)]
         if any(n < 1 for t in types for n in t.static_shape):
             continue
-        if not (confirmed(case) and tangent_confirmed(case)):
+        if not holds(case):
             return -1
         held += 1
     return held
@@ -445,7 +446,7 @@ def index_verdict(name: str, cases: Sequence[Instance], forward: bool = False) -
                 return None
         except _MISFITS:
             return None
-        held = replayed(theorem)
+        held = replayed(theorem, forward)
         if held < 0:
             return None
         shapes += held

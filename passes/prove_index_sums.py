@@ -60,8 +60,9 @@ def plus(a: Linear, b: Linear, factor: Fraction | int = 1) -> Linear:
     """a + factor * b."""
     found = dict(a)
     for key, c in b.items():
-        found[key] = found.get(key, Fraction(0)) + factor * c
-    return _normal(found)
+        more = c if factor == 1 else factor * c
+        found[key] = found[key] + more if key in found else more
+    return {key: c for key, c in found.items() if c}
 
 
 def number_of(form: Linear) -> Fraction | None:
