@@ -14,7 +14,7 @@ WIDTH, HEIGHT = 720.0, 440.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 24.0, 72.0, 56.0
 # Colours of series, light and dark; chosen to stay apart for the colour-blind.
 COLOURS = (("#0969da", "#58a6ff"), ("#bc4c00", "#f0883e"), ("#8250df", "#bc8cff"))
-LETTER = 6.1
+LETTER = 5.5
 Box = tuple[float, float, float, float]
 Spot = tuple[float, float]
 
@@ -63,7 +63,7 @@ def scatter(title: str, x_axis: str, y_axis: str, series: Sequence[Series]) -> s
     """SVG text. Both axes start at 0."""
     marks = [mark for one in series for mark in one.marks]
     x_ticks, y_ticks = (
-        ticks(1.02 * max(values)) for values in ([m.x for m in marks], [m.y for m in marks])
+        ticks(max(values)) for values in ([m.x for m in marks], [m.y for m in marks])
     )
 
     def place(mark: Mark) -> Spot:
@@ -92,6 +92,8 @@ def scatter(title: str, x_axis: str, y_axis: str, series: Sequence[Series]) -> s
     lines.append(f'<text class="m" x="{middle:.0f}" y="{HEIGHT - 14:.0f}">{escape(x_axis)}</text>')
     lines.append(f'<text x="16" y="{TOP - 12:.0f}">{escape(y_axis)}</text>')
     taken = [_around(*place(mark)) for mark in marks]
+    for one in series:
+        taken += _along([place(mark) for mark in one.marks]) if one.is_front else []
     texts: list[str] = []
     x = 16 + 7.2 * len(y_axis) + 16
     for n, one in enumerate(series):
@@ -122,20 +124,19 @@ def _around(x: float, y: float) -> Box:
 def _labels(one: Series, place: Callable[[Mark], Spot], taken: list[Box]) -> list[str]:
     """Texts beside points; boxes they fill are added to ``taken``."""
     at = [place(mark) for mark in one.marks]
-    blocked = list(_along(at)) if one.is_front else []
     lines = []
     for mark, (x, y) in zip(one.marks, at, strict=True):
         if not mark.label:
             continue
         wide = LETTER * len(mark.label)
         choices = [
-            (x + 9, y + 4), (x - 9 - wide, y + 4), (x - wide / 2, y - 10),
-            (x - wide / 2, y + 19), (x + 6, y - 8), (x + 6, y + 16),
+            (x + 9, y + 4), (x - 9 - wide, y + 4), (x - wide / 2, y - 10), (x - wide / 2, y + 19),
+            (x + 6, y - 8), (x + 6, y + 16), (x + 4, y - 20), (x + 4, y + 30), (x - 4, y + 46),
         ]  # fmt: skip
         for left, base in choices:
             box = (left, base - 10, left + wide, base + 3)
-            inside = left > LEFT + 2 and left + wide < WIDTH - 2 and base - 10 > TOP
-            if inside and not any(_meet(box, other) for other in (*taken, *blocked)):
+            inside = left > LEFT + 2 and left + wide < WIDTH - 2 and base - 10 > TOP - 8
+            if inside and not any(_meet(box, other) for other in taken):
                 taken.append(box)
                 text = f'<text class="small" x="{left:.1f}" y="{base:.1f}">'
                 lines.append(f"{text}{escape(mark.label)}</text>")

@@ -1,7 +1,7 @@
 """Memory against time of a 12-block GPT: gradc's Pareto front beside torch.utils.checkpoint and jax.checkpoint.
 
     python -m benchmarks.memory [--blocks 12] [--tokens 256] [--against torch,jax] [--json FILE] [--svg FILE]
-    python -m benchmarks.memory --results FILE [--svg FILE]
+    python -m benchmarks.memory --results FILE [--svg FILE] [--markdown]
 
 Every way runs in a process of its own. After two warm-up steps the peak of resident memory is reset
 (/proc/self/clear_refs), one step runs, and the growth over the idle process is what the step needed, results included;
@@ -230,6 +230,17 @@ def table(rows: Rows) -> Table:
     return made
 
 
+def markdown(rows: Rows) -> str:
+    """The table of docs/memory.md."""
+    lines = ["| way | peak, MiB | step, ms | planned arena, MiB |", "|---|---|---|---|"]
+    for way, row in rows.items():
+        arena = f"{row['arena'] / 2**20:.1f}" if "arena" in row else ""
+        if "error" not in row:
+            figures = f"{row['bytes'] / 2**20:.1f} | {1e3 * row['seconds']:.0f} | {arena}"
+            lines.append(f"| {shown(way)} | {figures} |")
+    return "\n".join(lines)
+
+
 def chart(rows: Rows) -> str:
     """Step time against memory: gradc's budgets as a line, the peers as points."""
     series = []
@@ -271,6 +282,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", metavar="FILE", type=Path)
     parser.add_argument("--svg", metavar="FILE", type=Path)
     parser.add_argument("--results", metavar="FILE", type=Path, help="show those of an earlier run")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/memory.md")
     parser.add_argument("--here", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.here:
@@ -280,8 +292,11 @@ def main(arguments: list[str]) -> int:
     if unknown:
         parser.error(f"no peer {', '.join(unknown)}; there are {', '.join(WAYS)}")
     rows: Rows = json.loads(options.results.read_text()) if options.results else measured(options)
-    console = Console()
-    (console if console.is_terminal else Console(width=100)).print(table(rows))
+    if options.markdown:
+        print(markdown(rows))
+    else:
+        console = Console()
+        (console if console.is_terminal else Console(width=100)).print(table(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
     if options.svg:

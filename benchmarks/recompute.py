@@ -1,6 +1,7 @@
 """What recomputation costs: every point of the Pareto front of a model, compiled and timed beside the plain program.
 
     python -m benchmarks.recompute [--models mlp_deep,lstm_long] [--seconds 20] [--threads 2] [--json FILE] [--svg FILE]
+    python -m benchmarks.recompute --results FILE [--svg FILE] [--markdown]
 
 Activation bytes are the arena: all that a call needs beyond parameters, inputs, outputs and gradients. Work counts
 multiplications as the compiler does. Steps take turns (``gradc.runtime.timing``): a time is the median over rounds, a
@@ -138,6 +139,20 @@ def table(rows: list[Row]) -> Table:
     return made
 
 
+def markdown(rows: list[Row]) -> str:
+    """The table of docs/memory.md."""
+    lines = [
+        "| model | budget, MiB | arena, MiB | times less | work | step | what is computed again |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        memory = f"{row.peak_bytes / 2**20:.1f} | {row.arena_bytes / 2**20:.1f} | {row.less:.2f}"
+        lines.append(
+            f"| `{row.model}` | {memory} | {row.work:.3f} | {row.slower:.2f} | {row.policy} |"
+        )
+    return "\n".join(lines)
+
+
 def chart(rows: list[Row]) -> str:
     """Step time against the arena, both relative to the plain program."""
     series = []
@@ -147,7 +162,8 @@ def chart(rows: list[Row]) -> str:
         marks = []
         for row in own:
             about = f"{name}, {row.policy}: {row.arena_bytes} bytes, {row.milliseconds:.2f} ms"
-            label = f"{row.less:.1f} times less at {row.slower:.2f}x" if row == chosen else ""
+            said = f"{name}: {row.less:.1f} times less at {row.slower:.2f}"
+            label = said if row == chosen else ""
             marks.append(Mark(100 / row.less, row.slower, label, about))
         series.append(Series(name, marks, is_front=True))
     title = "Activation memory against step time, recomputing nothing = 100 % and 1"
@@ -161,20 +177,30 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", metavar="FILE", type=Path)
     parser.add_argument("--svg", metavar="FILE", type=Path)
+    parser.add_argument("--results", metavar="FILE", type=Path, help="show those of an earlier run")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/memory.md")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.models.split(",") if name not in NAMES]
     if unknown:
         parser.error(f"no model {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    names = options.models.split(",")
     rows: list[Row] = []
+    if options.results:
+        rows = [Row(**row) for row in json.loads(options.results.read_text())["rows"]]
+        names = list(dict.fromkeys(row.model for row in rows))
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    for name in options.models.split(","):
-        own = measure(name, options.seconds, options.threads)
-        rows += own
-        console.print(table(own))
+    for name in names:
+        if not options.results:
+            rows += measure(name, options.seconds, options.threads)
+        own = [row for row in rows if row.model == name]
+        if not options.markdown:
+            console.print(table(own))
         chosen = best(own)
         print(f"{name}: {chosen.less:.2f} times less at {chosen.slower:.2f} times the step time\n")
+    if options.markdown:
+        print(markdown(rows))
     if options.json:
         load: Any = [round(n, 2) for n in os.getloadavg()]
         found = {"load": load, "threads": options.threads, "rows": [asdict(row) for row in rows]}
