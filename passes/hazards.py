@@ -74,6 +74,11 @@ REWRITES: Mapping[str, Rewrite] = {
     "log_softmax": Rewrite(
         "log(softmax(E))", "log_softmax(E)", "the same function; no probability rounds to 0"
     ),
+    "power": Rewrite(
+        "E^A",
+        "where(E > 0, E^A, 0)",
+        "the same value for every base > 0; at 0 the derivative counts as 0",
+    ),
     "divide": Rewrite(
         "A / E", "where(E != 0, A / E, 0)", "the same value wherever the quotient is defined"
     ),
@@ -172,7 +177,7 @@ def _describe(fault: Fault, op: Op, joint: Function) -> tuple[str, str, str]:
         message = "exp overflows to infinity for large arguments"
         return "exp overflow", message, _rewrite_of_exp(op, makers, readers)
     if op.name == "pow":
-        return "power at 0", "a power of 0, or its derivative, is infinite or undefined", ""
+        return "power at 0", "a power of 0, or its derivative, is infinite or undefined", "power"
     return "division by 0", "the divisor may be 0", "divide"
 
 

@@ -47,6 +47,9 @@ def _filled(name: str, text: str) -> str:
         return f"rsqrt({inner} + 1e-12)"
     if name == "log_softmax" and inner.startswith("softmax("):
         return f"log_{inner}"
+    if name == "power":
+        parts = _divided(text, "^")
+        return f"where({parts[0]} > 0, {text}, 0)" if parts else ""
     if name == "divide":
         parts = _divided(text)
         return f"where({parts[1]} != 0, {text}, 0)" if parts else ""
@@ -55,12 +58,12 @@ def _filled(name: str, text: str) -> str:
     return ""
 
 
-def _divided(text: str) -> tuple[str, str] | None:
-    """Both sides of the last ``/`` outside of brackets."""
+def _divided(text: str, sign: str = "/") -> tuple[str, str] | None:
+    """Both sides of the last ``sign`` outside of brackets."""
     depth = 0
     for position in range(len(text) - 1, -1, -1):
         depth += {")": 1, "]": 1, "(": -1, "[": -1}.get(text[position], 0)
-        if depth == 0 and text[position] == "/":
+        if depth == 0 and text[position] == sign:
             return text[:position].strip(), text[position + 1 :].strip()
     return None
 
@@ -74,12 +77,23 @@ def _is_balanced(text: str) -> bool:
     return depth == 0
 
 
+def limits_of(hazard: Hazard) -> str:
+    """Where it happens, and SymPy's limits of the value and the derivative there."""
+    from gradc.codegen.symbolic.limits import edge
+
+    found = edge(hazard.kind)
+    return "" if found is None else str(found)
+
+
 def as_diagnostic(hazard: Hazard, sources: Sources) -> Diagnostic:
     """The hazard as a warning at its line."""
     found = advice(hazard, sources)
     notes = [f"affects {', '.join(hazard.affects[:4])}{' ...' if len(hazard.affects) > 4 else ''}"]
     if hazard.when == "backward":
         notes.append("the loss itself stays finite there")
+    limits = limits_of(hazard)
+    if limits:
+        notes.append(limits)
     help = ""
     if found is not None:
         proof = "proved equal" if found.is_proved else "not proved"

@@ -20,7 +20,7 @@ from gradc.passes.hazards import Hazard, find_hazards
 from gradc.passes.prove_report import Kind, Report, Status, Verdict, weakest
 from gradc.runtime.formulas import Formula, Formulas, gradient_formulas
 from gradc.runtime.graph import graph_svg
-from gradc.runtime.hazard_text import Advice, advice
+from gradc.runtime.hazard_text import Advice, advice, limits_of
 from gradc.runtime.page import page, table
 
 if TYPE_CHECKING:
@@ -254,7 +254,8 @@ def _hazards(extras: Extras) -> list[str]:
             mark = '<span class="tag good">proved equal</span>' if found.is_proved else ""
             cure = f'{_code(found.after)}<br><span class="soft">{escape(found.why)}</span> {mark}'
         tag = f'<span class="tag warn">{escape(hazard.kind)}</span>'
-        rows.append((tag, f"{_code(place)}<br>{escape(hazard.message)}", hazard.when, cure))
+        what = f'{escape(hazard.message)}<br><span class="soft">{escape(limits_of(hazard))}</span>'
+        rows.append((tag, f"{_code(place)}<br>{what}", hazard.when, cure))
     return ["<h2>Hazards</h2>", table(("", "where", "in", "write instead"), rows)]
 
 

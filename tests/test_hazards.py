@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import gradc
+from gradc.codegen.symbolic.limits import edge
 from gradc.codegen.symbolic.rewrites import CLAIMS, is_proved
 from gradc.frontend.program import load, loads
 from gradc.passes.hazards import REWRITES, Hazard, find_hazards
 from gradc.runtime.cli import main
-from gradc.runtime.hazard_text import advice
+from gradc.runtime.hazard_text import advice, limits_of
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 HEAD = "model m(x: float[3]) -> float {\n"
@@ -170,3 +171,62 @@ def test_check_shows_hazards(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "norm.grad:2:12" in shown.err
     assert main(["check", str(path)]) == 0
     assert "sqrt at 0" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "slope"),
+    [
+        ("sqrt at 0", "0", "oo"),
+        ("rsqrt at 0", "oo", "-oo"),
+        ("log at 0", "-oo", "oo"),
+        ("0 * log(0)", "0", "-oo"),
+        ("division by 0", "oo / -oo", "-oo"),
+        ("power at 0", "0", "oo"),
+        ("exp overflow", "oo", "oo"),
+    ],
+)
+def test_limits_confirm_hazards(kind: str, value: str, slope: str) -> None:
+    found = edge(kind)
+    assert found is not None
+    assert (found.value, found.slope) == (value, slope)
+    assert found.is_confirmed
+
+
+BODIES = [
+    "return sqrt(sum(x^2))",
+    "return sum(x / abs(x))",
+    "return -sum(log(softmax(x)))",
+    "p = sigmoid(x)\nreturn sum(p * log(p))",
+    "return log(sum(exp(x)))",
+    "return sum(max(x, 0)^0.3)",
+    "return sum(x^0.5)",
+    "p = sigmoid(x)\nreturn -sum(log(1 - p))",
+]
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_every_kind_of_hazard_has_a_region_and_a_limit(body: str) -> None:
+    found = hazards(body)
+    assert found
+    for hazard in found:
+        edge_of = edge(hazard.kind)
+        assert edge_of is not None, hazard.kind
+        assert edge_of.is_confirmed
+        assert "where" in limits_of(hazard)
+
+
+def test_a_power_is_rewritten_and_cured() -> None:
+    program = loads(f"{HEAD}return sum(max(x, 0)^0.3)\n}}")
+    (hazard,) = find_hazards(program.lower().function)
+    found = advice(hazard, program.report.sources)
+    assert found is not None
+    assert found.after == "where(max(x, 0) > 0, max(x, 0)^0.3, 0)"
+    assert found.is_proved
+    x = np.array([0.0, 0.5, 2.0])
+    grads = []
+    for text in (found.before, found.after):
+        net = gradc.loads(f"{HEAD}return sum({text})\n}}", precision="f64")
+        grads.append(net.value_and_grad(wrt="inputs")({}, x=x)[1]["x"])
+    assert grads[1][0] == 0
+    assert grads[0][1:] == pytest.approx(grads[1][1:], rel=1e-12)
+    assert hazards(f"return sum({found.after})") == []

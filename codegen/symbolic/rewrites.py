@@ -17,6 +17,7 @@ from typing import Any
 import sympy as sp
 
 _COUNT = 3
+_EXPONENT = sp.Symbol("a", real=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ CLAIMS: Mapping[str, Claim] = {
     "xlogx": Claim(
         lambda x: x * sp.log(x), lambda x: _where(x > 0, x * sp.log(x), 0), True, edge=0, limit=0
     ),
+    "power": Claim(lambda x: x**_EXPONENT, lambda x: _where(x > 0, x**_EXPONENT, 0), True),
     "divide": Claim(lambda x: 1 / x, lambda x: _where(sp.Ne(x, 0), 1 / x, 0), True),
     "sigmoid": Claim(lambda x: 1 / (1 + sp.exp(-x)), lambda x: sp.exp(x) / (1 + sp.exp(x))),
     "softplus": Claim(lambda x: sp.log(1 + sp.exp(x)), lambda x: x + sp.log(1 + sp.exp(-x))),
