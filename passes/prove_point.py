@@ -45,18 +45,31 @@ def draw(function: Function, seed: int, number: int) -> Point:
     types = [v.type for v in function.block.parameters]
     is_counter = [s.role is Role.STATE for s in function.parameters]
     rows = zip(types, is_counter, strict=True)
-    values = tuple(element_of(domain, t, rng, 1 << 16 if c else limit) for t, c in rows)
+    is_spread = number % 2 == 0
+    values = tuple(element_of(domain, t, rng, 1 << 16 if c else limit, is_spread) for t, c in rows)
     return Point(domain, values, rng)
 
 
-def element_of(domain: FieldArrays, type_: TensorType, rng: np.random.Generator, limit: int) -> Any:
-    """A random operand of ``type_``; integers are below ``limit``, and two or more of them are not all equal."""
+def element_of(
+    domain: FieldArrays,
+    type_: TensorType,
+    rng: np.random.Generator,
+    limit: int,
+    is_spread: bool = False,
+) -> Any:
+    """A random operand of ``type_``; integers are below ``limit``, and two or more of them are not all equal.
+
+    ``is_spread``: integers are as different as they can be, so that each row of a small table is met. Otherwise they
+    collide as chance has it. Programs are tried both ways, since integers are not random elements of a field.
+    """
     shape = type_.static_shape
     if type_.dtype.is_float:
         return domain.random(shape, rng)
     if type_.dtype is DType.BOOL:
         return rng.random(shape) < 0.5
     ids = rng.integers(0, limit, shape)
+    if is_spread and limit <= MOST_IDS:
+        ids = rng.permutation(np.resize(rng.permutation(limit), ids.size)).reshape(shape)
     if ids.size > 1 and limit > 1 and ids.min() == ids.max():
         ids.reshape(-1)[rng.integers(ids.size)] = (ids.max() + 1) % limit
     return ids.astype(domain.dtype(type_.dtype))

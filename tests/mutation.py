@@ -62,8 +62,8 @@ from tests.test_plan_faults import FAULTS as PLAN_FAULTS
 RTOL, ATOL = 1e-3, 1e-5
 # Programs of more ops are not compared in balls: f64 at four points has to do.
 MOST_OPS = 300
-# Points of the field at which passes are compared, as many as `gradc verify` takes at the least.
-POINTS = 2
+# Points of the field at which programs and Plans are compared, as many as `gradc verify` takes at the least.
+POINTS = 3
 
 
 @dataclass
@@ -205,17 +205,24 @@ def forward_scores(target: Target, limit: int | None = None, seed: int = 1) -> S
     """Faults in the forward-mode program, against dual numbers of the model."""
     program = forward(target)
     count = len(target.source.parameters)
-    at = draw(program, target.seed, 0)
     order = [n for n, s in enumerate(target.source.parameters) if s.name in target.wrt]
-    tangents = dict(zip(order, at.values[count:], strict=True))
-    duals = [Dual(x, tangents.get(n)) for n, x in enumerate(at.values[:count])]
-    known = run(ProofDuals(at.domain), target.source, duals)
-    primals = [r.primal for r in known]
-    slopes = [np.zeros_like(r.primal) if r.tangent is None else r.tangent for r in known]
+    points = [draw(program, target.seed, n) for n in range(POINTS)]
+
+    def true(at: Point) -> list[Any]:
+        tangents = dict(zip(order, at.values[count:], strict=True))
+        duals = [Dual(x, tangents.get(n)) for n, x in enumerate(at.values[:count])]
+        known = run(ProofDuals(at.domain), target.source, duals)
+        slopes = [np.zeros_like(r.primal) if r.tangent is None else r.tangent for r in known]
+        return [*(r.primal for r in known), *slopes]
+
+    expected = [true(at) for at in points]
 
     def is_proved(mutant: Function) -> bool:
-        found = run(at.domain, mutant, at.values)
-        return all(np.array_equal(x, y) for x, y in zip(found, [*primals, *slopes], strict=True))
+        return all(
+            np.array_equal(x, y)
+            for at, results in zip(points, expected, strict=True)
+            for x, y in zip(run(at.domain, mutant, at.values), results, strict=True)
+        )
 
     assert is_proved(program), f"forward mode of {target.name} is not confirmed"
     yield from program_scores(target.name, program, is_proved, _is_near, limit, seed)
@@ -264,8 +271,8 @@ class Machine:
     name: str
     plan: Plan
     function: Function
-    at: Point
-    residues: dict[str, Any]
+    points: tuple[Point, ...]
+    residues: tuple[dict[str, Any], ...]
     given: tuple[dict[str, Any], ...]
     expected: tuple[list[Any], ...]
     slopes: dict[str, Any]
@@ -276,7 +283,7 @@ def machine_of(target: Target) -> Machine:
     made = run_pipeline(target.source, Options(lambda f: value_and_grad(f, target.wrt), verify=0))
     last = made.after("fuse")
     assert isinstance(last, Function)
-    at = target.point(last)
+    points = tuple(draw(last, target.seed, n) for n in range(POINTS))
     names = [s.name for s in target.source.parameters]
     given = []
     for values in target.reals[:2]:
@@ -287,8 +294,8 @@ def machine_of(target: Target) -> Machine:
         target.name,
         made.plan,
         last,
-        at,
-        values_by_result(last, at),
+        points,
+        tuple(values_by_result(last, at) for at in points),
         tuple(given),
         tuple(execute_plan(made.plan, one) for one in given),
         central_differences(target.source, target.reals[0]),
@@ -350,18 +357,23 @@ def _score_plan(score: Score, machine: Machine, plan: Plan, name: str, is_checke
     if all(np.allclose(x, y, rtol=1e-7, atol=1e-9, equal_nan=True) for x, y in pairs):
         score.equivalent += 1
         return
-    try:
-        with np.errstate(all="ignore"):
-            is_proved = not differing(
-                machine.residues, run_plan(plan, machine.function, machine.at)
-            )
-    except ExecutionError:
-        is_proved = False
-    if is_proved:
+    if _is_confirmed(machine, plan):
         score.missed.append(name)
     else:
         score.caught += 1
     score.by_differences += not _accepted(machine, found[0])
+
+
+def _is_confirmed(machine: Machine, plan: Plan) -> bool:
+    """Whether a Plan computes over the field what the tensor program does."""
+    try:
+        with np.errstate(all="ignore"):
+            return not any(
+                differing(known, run_plan(plan, machine.function, at))
+                for known, at in zip(machine.residues, machine.points, strict=True)
+            )
+    except ExecutionError:
+        return False
 
 
 def _executed(plan: Plan, given: dict[str, Any]) -> list[Any] | None:

@@ -19,7 +19,7 @@ from gradc.ir.interpret import run
 from gradc.ir.registry import all_ops
 from gradc.passes import tile as tiling
 from gradc.passes.differentiate import jvp, value_and_grad
-from gradc.passes.prove_point import Point, draw, index_limit, seed_of
+from gradc.passes.prove_point import index_limit, seed_of
 from gradc.passes.rematerialise import Policy, rematerialise
 from gradc.passes.train_step import Update, train_step
 from tests.loops_models import channel_model, lstm, mlp, row_model, transformer
@@ -45,9 +45,6 @@ class Target:
     @property
     def wrt(self) -> list[str]:
         return [s.name for s in self.source.parameters if s.role is Role.PARAM]
-
-    def point(self, function: Function) -> Point:
-        return draw(function, self.seed, 0)
 
 
 def reals(function: Function, points: int = 4) -> list[list[Any]]:
