@@ -66,7 +66,7 @@ from gradc.passes.to_loops_space import (
 # Emits the work at one row and column; returns the elements to be folded over the columns.
 Body: TypeAlias = Callable[[list[Affine]], dict[Value, Scalar]]
 
-# Row scratch up to this size lies on the stack of the thread; beyond, in the arena, one row per
+# Row scratch up to this size is scratch of the thread; beyond, a tensor of the arena, one row per
 # chunk.
 SCRATCH_BYTES = 16_384
 # Rows of elementwise groups are made at least this long by merging axes.
