@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -29,6 +29,7 @@ from gradc.passes.rematerialise_scan import chunk_scans, longest_scan
 from gradc.passes.rematerialise_time import can_unroll
 from gradc.passes.residuals import forward_values, saved_values
 from gradc.passes.rewrite import Scan
+from gradc.passes.to_loops_cost import verbs
 
 FREE = ("constant", "iota", "broadcast", "reshape", "transpose", "slice", "reverse")
 # Policies that are handed on at most.
@@ -276,6 +277,32 @@ def _inside(block: Block) -> int:
     return most
 
 
+def _kept(joint: Function) -> list[tuple[Op, Value]]:
+    """The saved values that are stored: fusion computes cheap ones where they are read, if what they are made from is
+    stored or small (``fuse_sink``), such as normalised values from means and scales."""
+    saved = saved_values(joint)
+    body = joint.block.body
+    needed = values_in_memory(body, ())
+    makers = {v: op for op in body for v in op.results}
+    there = {v for _, v in saved}
+    return [
+        (op, v)
+        for op, v in saved
+        if v in needed
+        or not (lookup(op.name).is_elementwise and not verbs(op).transcendental)
+        or not all(_is_there(x, v, makers, there) for x in op.operands)
+    ]
+
+
+def _is_there(operand: Value, value: Value, makers: Mapping[Value, Op], there: set[Value]) -> bool:
+    """Whether ``operand`` of the op that makes ``value`` can be read without storing more for it."""
+    while operand in makers and makers[operand].name in FREE and makers[operand].operands:
+        operand = makers[operand].operands[0]
+    if operand not in makers or makers[operand].name in FREE or operand in there:
+        return True
+    return 4 * operand.type.nbytes <= value.type.nbytes
+
+
 class Estimate:
     """What each op of a program keeps for the reverse sweep, and what is alive between ops."""
 
@@ -283,7 +310,7 @@ class Estimate:
         self.function = function
         self.ops = function.block.body
         joint = derivative(function)
-        saved = saved_values(joint)
+        saved = _kept(joint)
         # Bytes that do not depend on what is recomputed: arguments and results.
         self.fixed = sum(v.type.nbytes for v in (*joint.block.parameters, *joint.block.outputs))
         self._defined = {v: n for n, op in enumerate(self.ops) for v in op.results}
