@@ -3,7 +3,8 @@
 Reverse: the forward scan additionally stacks the residuals, that is, what the reverse body reads of each trip. The
 reverse scan runs the other way; its carries are the cotangents of the carries and one running sum per constant
 operand. What the reverse body reads is derived from it: constants are passed on, slices are read from the
-arrays they came from, views and constants are recomputed, stacks that the program yields anyway are used.
+arrays they came from, views and constants are recomputed, stacks that the program yields anyway are used. So is a sum,
+difference or product of what is read anyway (``1 - z`` where ``z`` is), which is no dearer than reading it back.
 
 ``truncate`` is defined in ``differentiate_truncate``.
 
@@ -22,6 +23,8 @@ from gradc.passes.differentiate_activity import useful_scan, varied_scan
 from gradc.passes.differentiate_truncate import borders, cut
 from gradc.passes.differentiate_values import Cotangents, Numbers, companion, zeros
 from gradc.passes.rewrite import Scan, emit_scan, free_values, stacked_value
+
+_CHEAP = ("add", "sub", "mul", "neg")
 
 Reverse: TypeAlias = Callable[
     [Builder, Sequence[Op], Cotangents, Collection[Value], Numbers], list[Op]
@@ -169,13 +172,16 @@ def _with_residuals(scan: Scan, primal: Sequence[Op], body: _ReverseBody) -> tup
     extra: list[Value] = []
     stacks: list[Value] = []
     seen: set[Value] = set()
+    at_hand = {*constants, *slices, *yielded}
+    at_hand.update(v for v in reads if v not in defining or defining[v].name not in _CHEAP)
     queue = list(reversed(reads))
     while queue:
         value = queue.pop()
         if value in seen:
             continue
         op = defining.get(value)
-        if op is not None and _is_free_to_recompute(op):
+        is_cheap = op is not None and value not in yielded and _is_cheap(op, defining, at_hand)
+        if op is not None and (is_cheap or _is_free_to_recompute(op)):
             pending = [v for v in op.operands if v not in seen]
             if pending:
                 queue += [value, *reversed(pending)]
@@ -198,6 +204,22 @@ def _with_residuals(scan: Scan, primal: Sequence[Op], body: _ReverseBody) -> tup
 def _is_free_to_recompute(op: Op) -> bool:
     """Whether recomputing ``op`` costs less than reading it back, whatever else is read."""
     return op.name in ("constant", "iota", "broadcast", "reshape", "transpose", "reverse")
+
+
+def _is_cheap(op: Op, defining: Mapping[Value, Op], at_hand: Collection[Value]) -> bool:
+    """Whether ``op`` is an operation per element on values that the reverse body has anyway."""
+
+    def is_there(value: Value) -> bool:
+        while value not in at_hand and value in defining:
+            source = defining[value]
+            if source.name == "constant":
+                return True
+            if not _is_free_to_recompute(source) or not source.operands:
+                return False
+            value = source.operands[0]
+        return value in at_hand
+
+    return op.name in _CHEAP and all(is_there(v) for v in op.operands)
 
 
 def _extended(
