@@ -24,6 +24,8 @@ from gradc.ir.core import Function, Span
 from gradc.ir.diagnostics import DiagnosticError, Label, error
 from gradc.ir.plan import Plan, Tensor
 from gradc.passes.pipeline import Options, Run, run_pipeline
+from gradc.passes.place import storage
+from gradc.passes.place_pack import live_bytes
 from gradc.passes.place_scratch import scratch_tensors
 from gradc.passes.plan_report import user_span
 from gradc.passes.rematerialise import NOTHING, Policy
@@ -286,11 +288,15 @@ def _done(run: Run) -> int:
 
 
 def largest(plan: Plan, count: int = _LOOKED_AT) -> list[Tensor]:
-    """The largest blocks of the arena, largest first; scratch, which never lives long, left out."""
-    scratch = set(scratch_tensors(plan))
-    arena = [t for n, t in enumerate(plan.tensors) if t.space == "arena" and n not in scratch]
-    blocks = [t for t in arena if t.root is None]
-    return sorted(blocks, key=lambda t: -t.nbytes)[:count]
+    """What the arena holds when most is alive, largest first; scratch, which never lives long, left out."""
+    sizes, times = storage(plan)
+    live = [int(n) for n in live_bytes(sizes, times)]
+    if not live:
+        return []
+    moment = live.index(max(live))
+    scratch = dict.fromkeys(scratch_tensors(plan))
+    held = [n for n in sizes if n not in scratch and times[n].first <= moment <= times[n].last]
+    return sorted((plan.tensors[n] for n in held), key=lambda t: -t.nbytes)[:count]
 
 
 def shown(count: int) -> str:

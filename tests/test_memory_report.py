@@ -72,14 +72,21 @@ def test_a_refusal_names_a_budget_that_is_kept(front: list[dict[str, float]]) ->
 
 
 def test_a_refusal_quotes_the_lines_that_bind() -> None:
-    """Three groups of tensors with sizes and types, each under its line of the model."""
+    """Groups of tensors with sizes and types, each under its line of the model; all fit the arena together."""
     done = refused(1)
+    smallest = int(re.findall(r"allow (\d+) bytes", done.err)[0])
+    arena = json.loads(gradc("plan", *GPT, "--budget", smallest, "--json").out)["arena_bytes"]
     quoted = re.findall(r"^ *(\d+) \| (.*)\n +\| +[-^]+ (.*)$", done.err, re.MULTILINE)
     lines = GPT[0].read_text().splitlines() if isinstance(GPT[0], Path) else []
-    assert len(quoted) == 3
+    assert 1 <= len(quoted) <= 3
+    together = 0.0
     for number, text, about in quoted:
         assert lines[int(number) - 1].rstrip() == text.rstrip()
-        assert re.fullmatch(r"(\d+ times )?[0-9.]+ (bytes|KiB|MiB): f32\[[0-9, ]+\]", about)
+        found = re.fullmatch(r"(?:(\d+) times )?([0-9.]+) (bytes|KiB|MiB): f32\[[0-9, ]+\]", about)
+        assert found, about
+        unit = {"bytes": 1, "KiB": 2**10, "MiB": 2**20}[found[3]]
+        together += int(found[1] or 1) * float(found[2]) * unit
+    assert 0.2 * arena < together <= arena
 
 
 def test_the_table_is_the_json(front: list[dict[str, float]]) -> None:
