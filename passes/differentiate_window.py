@@ -1,6 +1,10 @@
-"""The only window of a truncated loop that matters: the last, where nothing but the end of the loop is used.
+"""The end of a loop, where nothing else of it is used.
 
+    hs[-1] of `yield h`          ->  the last h
     scan of T trips, truncate k  ->  scan of T - k trips, carries stopped, scan of k trips
+
+The last row of what a loop yields is its last carry if it yields what it carries. Read there, it has a cotangent of one
+state, not of a whole stack of zeros around it. A truncated loop of which only last carries are used goes in two:
 
 Where a loss reads what a loop yields in every trip, every window has a derivative, and all their residuals are read. Where
 it reads the last carries alone, the border before the last k trips cuts it off from everything earlier (``truncate`` is
@@ -13,13 +17,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gradc.ir.attributes import get_dims
 from gradc.ir.builder import Builder
 from gradc.ir.core import Function, Op, Value
+from gradc.ir.dims import Dim
 from gradc.passes.rewrite import Scan, copy_block, emit_scan, rows, stacked_value, with_ops
 
 
 def last_windows(function: Function) -> Function:
-    """``function`` with such loops in two; the same object if there is none."""
+    """``function`` with ends read from carries and such loops in two; the same object if there are none."""
+    function = _ends(function)
     ops = function.block.ops
     read = {value for op in ops for value in op.operands}
     b = Builder()
@@ -33,6 +40,42 @@ def last_windows(function: Function) -> Function:
             _split(b, scan)
         is_changed = True
     return with_ops(function, b.ops, function.block.outputs) if is_changed else function
+
+
+def _ends(function: Function) -> Function:
+    """``function`` with last rows of yields read from the carries; the same object if there are none."""
+    carries: dict[Value, tuple[Scan, Value]] = {}
+    b = Builder()
+    is_changed = False
+    for op in function.block.body:
+        if op.name == "scan":
+            scan = Scan.of(op)
+            known = dict(zip(scan.body.outputs[: scan.carried], op.results, strict=False))
+            yields = zip(scan.step_outputs, op.results[scan.carried :], strict=True)
+            carries.update((stack, (scan, known[v])) for v, stack in yields if v in known)
+        found = carries.get(op.operands[0]) if op.name == "slice" else None
+        if found is not None and _is_last_row(op, found[0]):
+            with b.at(op.span, op.scope, op.replica):
+                row = b.one("reshape", found[1], shape=(1, *found[1].type.shape))
+            start, limit, _ = _reach(op)
+            reach = {"start": (0, *start[1:]), "limit": (1, *limit[1:])}
+            op = replace(op, operands=(row,), attributes={**op.attributes, **reach})
+            is_changed = True
+        b.ops.append(op)
+    return with_ops(function, b.ops, function.block.outputs) if is_changed else function
+
+
+def _reach(op: Op) -> tuple[tuple[Dim, ...], ...]:
+    return tuple(get_dims(op.attributes, name) for name in ("start", "limit", "stride"))
+
+
+def _is_last_row(op: Op, scan: Scan) -> bool:
+    """Whether a slice of a stack takes what the last trip that runs has yielded, and nothing else."""
+    if not isinstance(scan.trips, int):
+        return False
+    start, limit, _ = _reach(op)
+    last = 0 if scan.is_reverse else scan.trips - 1
+    return (start[0], limit[0]) == (last, last + 1)
 
 
 def _is_cut_off(scan: Scan, read: set[Value]) -> bool:

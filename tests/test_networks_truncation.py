@@ -129,6 +129,26 @@ def test_memory_does_not_grow_with_what_a_window_cuts_off() -> None:
     assert yielded.plan(threads=1).arena_bytes > 20 * cut
 
 
+def test_the_last_row_of_a_stack_is_the_last_carry() -> None:
+    """`hs[-1]` has a cotangent of one state: as much memory and the same bits as the carry itself."""
+    row = LAST.replace("{\n        i, f", "{\n        i, f").replace(
+        "scan row in x", "hs = scan row in x"
+    )
+    row = row.replace("tanh(c)\n    }", "tanh(c)\n        yield h\n    }").replace(
+        "(h - goal", "(hs[-1] - goal"
+    )
+    assert "yield h" in row and "hs[-1]" in row
+    for window in ("", "truncate 8"):
+        nets = [loads(t.replace("WINDOW", window), dims={"T": 60, "B": 8}) for t in (LAST, row)]
+        assert len({net.plan(threads=1).arena_bytes for net in nets}) == 1
+        rng = np.random.default_rng(1)
+        x, goal = (rng.normal(size=(60, 8, n)).astype(np.float32) for n in (3, 4))
+        params = nets[0].init(0)
+        found = [net.value_and_grad()(params, x=x, goal=goal) for net in nets]
+        assert found[0][0] == found[1][0]
+        assert all(np.array_equal(found[0][1][n], found[1][1][n]) for n in params)
+
+
 @pytest.mark.parametrize("is_reverse", [False, True])
 def test_loops_in_two_compute_what_they_computed(is_reverse: bool) -> None:
     """The same results and derivatives in f64 as the loop in one piece, whichever way it runs."""
