@@ -100,10 +100,12 @@ def _names(choices: Sequence[Choice], spots: Sequence[tuple[float, float]]) -> l
         (left, high), text = spots[n], shown(choices[n].peak_bytes)
         wide = _LETTER * len(text)
         start = min(left + 6, _WIDTH - 4 - wide)
+        # At the right edge the name reaches back over the step that comes down at the point.
+        foot = spots[n - 1][1] - 7 if n and start < left else high - 7
         is_free = all(
-            start + wide < a or b < start or abs(high - at) >= _LINE for a, b, at in taken
+            start + wide < a or b < start or abs(foot - at) >= _LINE for a, b, at in taken
         )
         if is_free:
-            taken.append((start, start + wide, high))
-            lines.append(f'<text class="name" x="{start:.1f}" y="{high - 7:.1f}">{text}</text>')
+            taken.append((start, start + wide, foot))
+            lines.append(f'<text class="name" x="{start:.1f}" y="{foot:.1f}">{text}</text>')
     return lines
