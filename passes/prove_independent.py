@@ -21,7 +21,6 @@ import flint
 import numpy as np
 
 from gradc.ir.core import DType, Function, Role
-from gradc.ir.domains import ObjectArrays
 from gradc.ir.interpret import run
 from gradc.ir.straight import Straight, evaluate
 from gradc.passes.prove_balls import (
@@ -59,6 +58,9 @@ class _Metered(ExactScalars):
 
     left = MOST_PRODUCTS
 
+    def const(self, value: float | bool, dtype: DType | None = None) -> Any:
+        return super().const(value)
+
     def _pay(self, *xs: Any) -> None:
         sizes = [len(x.num) + len(x.den) for x in xs if isinstance(x, Quotient)]
         self.left -= int(np.prod(sizes)) if sizes else 0
@@ -91,6 +93,14 @@ class _Metered(ExactScalars):
             for a, b in zip(given, arguments, strict=True):
                 self._pay(a, b)
         return super().atom(name, *arguments)
+
+
+class _ExactArrays(BallArrays):
+    """Arrays of exact fractions, which take single elements out of arrays as those of balls do."""
+
+    def __init__(self, scalars: ExactScalars) -> None:
+        super().__init__()
+        self.scalars = scalars
 
 
 def integers_of(function: Function) -> dict[str, Any]:
@@ -136,7 +146,7 @@ def _exactly(
     def equal(plain: ExactScalars) -> set[str]:
         scalars = _Metered(plain.guards)
         scalars.left = paid[0]
-        arrays, values = ObjectArrays(scalars), []
+        arrays, values = _ExactArrays(scalars), []
         for slot, value in zip(function.parameters, function.block.parameters, strict=True):
             shape = value.type.static_shape
             symbols = [scalars.fresh() for _ in range(int(np.prod(shape)))]
@@ -175,6 +185,8 @@ def _exactly(
 
 
 def _lifted(x: Any) -> Any:
+    # Elements taken out of object arrays may be arrays without axes.
+    x = x.item() if isinstance(x, np.ndarray) else x
     return x if isinstance(x, Quotient) else ExactScalars().const(float(x))
 
 

@@ -182,7 +182,8 @@ _FILES = (
         "GC0591",
         "too large to write down",
         "As SymPy expressions every element of every array is a symbol and every operation a line. Give\n"
-        "small dimensions: the formulas of `gradc explain` and `net.formulas()` hold for all sizes.",
+        "small dimensions: the formulas of `gradc explain` and `net.formulas()` hold for all sizes. Integers that\n"
+        "depend on floating numbers, such as the place of a largest element, cannot be written down at all.",
     ),
 )
 

@@ -269,7 +269,7 @@ class Model:
         Raises:
             DiagnosticError: GC0591 for a program with too many elements.
         """
-        from gradc.codegen.symbolic.program import TooLarge, to_sympy
+        from gradc.codegen.symbolic.program import TooLarge, Undetermined, to_sympy
 
         sizes = {name: 2 for name, size in self.signature.dims.items() if size is None}
         try:
@@ -278,6 +278,9 @@ class Model:
             help = "give small dimensions, such as -D H=2"
             message = f"`{self.name}` has too many elements to write each one down"
             raise DiagnosticError([error("GC0591", message, None, help=help)]) from None
+        except (Undetermined, ValueError) as problem:
+            message = f"`{self.name}` cannot be written as expressions: {problem}"
+            raise DiagnosticError([error("GC0591", message, None)]) from None
 
     def formulas(self, wrt: Wrt | None = None) -> Formulas:
         """The gradient as formulas in matrix notation, for all sizes, found in the adjoint program."""

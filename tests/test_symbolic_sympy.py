@@ -8,7 +8,7 @@ import pytest
 import sympy as sp
 
 import gradc
-from gradc.codegen.symbolic.check import Late, TooLong, derivative
+from gradc.codegen.symbolic.check import Late, NoDerivative, TooLong, derivative
 from gradc.codegen.symbolic.program import to_sympy
 from gradc.frontend.program import loads
 from gradc.ir.core import Block, DType, Function, Op, Role
@@ -22,6 +22,7 @@ from gradc.passes.prove_independent import compare as compare_with
 from gradc.passes.prove_refute import real_point
 from gradc.passes.prove_report import Status
 from gradc.runtime.cli import main
+from tests.generate import random_program
 
 WORKED = Path(__file__).resolve().parent.parent / "examples" / "worked"
 
@@ -202,3 +203,29 @@ def test_integers_are_given_as_numbers() -> None:
     ones = to_sympy(function, {"y": np.array([1, 1])})
     zeros = to_sympy(function, {"y": np.array([0, 0])})
     assert ones.loss != zeros.loss
+
+
+def test_integers_that_depend_on_symbols_are_a_diagnostic() -> None:
+    text = "model m(x: float[3]) -> float { return sum(x) * cast(argmax(x), float) }"
+    with pytest.raises(gradc.DiagnosticError, match="GC0591"):
+        gradc.loads(text).to_sympy()
+    report = gradc.loads(text).verify(wrt="inputs")
+    (row,) = report.of("sympy")
+    assert row.status is Status.SKIPPED
+    assert "the place of the largest" in row.detail
+
+
+@pytest.mark.parametrize("seed", [1, 5, 7, 11, 13, 19, 25, 29])
+def test_random_programs_are_not_refuted(seed: int) -> None:
+    program = random_program(seed, empty=False)
+    function, names = program.function, list(program.differentiable)
+    try:
+        theirs = derivative(function, names, {}, 60.0)
+    except NoDerivative:
+        pytest.skip("SymPy cannot write it down")
+    found = compare_with(function, value_and_grad(function, names), theirs)
+    assert {c.status for c in found.values()} <= {
+        Status.PROVED_SHAPE,
+        Status.AGREES,
+        Status.SKIPPED,
+    }, found

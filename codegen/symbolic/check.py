@@ -19,7 +19,7 @@ from typing import Any
 
 import sympy as sp
 
-from gradc.codegen.symbolic.program import Scalars, SharedArrays, TooLarge, to_sympy
+from gradc.codegen.symbolic.program import Scalars, SharedArrays, TooLarge, Undetermined, to_sympy
 from gradc.codegen.symbolic.straight import Unwritable, Writer
 from gradc.ir.core import DType, Function
 from gradc.ir.straight import Straight
@@ -111,6 +111,6 @@ def derivative(
         }
     except TooLarge:
         raise TooLong(f"more than {most} scalar operations to write down") from None
-    except (Unwritable, ValueError, AttributeError) as problem:
+    except (Undetermined, Unwritable, ValueError, TypeError, AttributeError) as problem:
         raise NoDerivative(f"SymPy has no word for {problem}") from None
     return writer.finished(results)

@@ -33,6 +33,10 @@ class TooLarge(Exception):
     """The program has too many scalar operations to write each of them down."""
 
 
+class Undetermined(Exception):
+    """An integer depends on symbols: the place of a largest element, a number rounded to a whole one."""
+
+
 def _function(name: str, value: Any, slopes: Any) -> Any:
     """A function that is evaluated on numbers, opaque on symbols, and has slopes of its own."""
 
@@ -122,6 +126,12 @@ class SharedArrays(ObjectArrays):
             flat = [self.share(_as_number(e)) for e in array.reshape(-1)]
             return self.objects(flat, array.shape)
         return super().cast(x, dtype)
+
+    def argmax(self, x: Any, axis: int) -> Any:
+        """Of numbers. Raises Undetermined."""
+        if any(not e.is_number for e in np.asarray(x).flat if isinstance(e, sp.Basic)):
+            raise Undetermined("the place of the largest of several symbols")
+        return super().argmax(x, axis)
 
     def share(self, expression: Any) -> Any:
         """The symbol that stands for ``expression``. Raises TooLarge."""
@@ -223,7 +233,12 @@ def to_sympy(
     integers: Mapping[str, Any] | None = None,
     arrays: SharedArrays | None = None,
 ) -> SymbolicProgram:
-    """``function`` over symbols. Integer parameters not in ``integers`` count 0, 1, 0, 1, ... Raises TooLarge."""
+    """``function`` over symbols. Integer parameters not in ``integers`` count 0, 1, 0, 1, ...
+
+    Raises:
+        TooLarge: for too many elements or scalar operations.
+        Undetermined: where an integer depends on floating parameters.
+    """
     arrays = SharedArrays() if arrays is None else arrays
     symbols: dict[str, Any] = {}
     operands: list[Any] = []
