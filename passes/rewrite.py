@@ -31,12 +31,15 @@ def copy_ops(
     for op in ops:
         results = tuple(Value(v.type, v.hint) for v in op.results)
         copies.append(
-            replace(
-                op,
-                operands=tuple(mapping.get(v, v) for v in op.operands),
-                results=results,
-                regions=tuple(copy_block(r, replica) for r in op.regions),
-                replica=op.replica if replica is None else replica,
+            Op(
+                op.name,
+                tuple([mapping.get(v, v) for v in op.operands]),
+                results,
+                op.attributes,
+                tuple(copy_block(r, replica) for r in op.regions),
+                op.span,
+                op.scope,
+                op.replica if replica is None else replica,
             )
         )
         mapping.update(zip(op.results, results, strict=True))
@@ -78,7 +81,7 @@ def next_replica(block: Block) -> int:
 
 def renamed(values: Iterable[Value], mapping: Mapping[Value, Value]) -> tuple[Value, ...]:
     """``values`` under ``mapping``."""
-    return tuple(mapping.get(v, v) for v in values)
+    return tuple([mapping.get(v, v) for v in values])
 
 
 @dataclass(frozen=True, slots=True)

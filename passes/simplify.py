@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from gradc.ir.builder import Builder
-from gradc.ir.core import Block, Function, Op, Value
+from gradc.ir.core import Block, DType, Function, Op, Value
 from gradc.ir.registry import lookup
 from gradc.passes.fold import folded, splat_of
 from gradc.passes.rewrite import renamed, with_ops
@@ -60,6 +60,18 @@ class _Simplifier:
 
     rules: _RulesByRoot
     hits: Counter[str]
+    known: dict[tuple[str, DType], list[Rule]] = field(default_factory=dict)
+
+    def fitting(self, op: Op) -> Sequence[Rule]:
+        """The rules for ops of the name and element type of ``op``."""
+        rules = self.rules.get(op.name)
+        if rules is None:
+            return ()
+        key = (op.name, op.operands[0].type.dtype)
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = [rule for rule in rules if _fits(rule, op)]
+        return found
 
     def block(self, block: Block) -> Block:
         """``block`` simplified; the same object if no rule fired in it."""
@@ -148,9 +160,7 @@ class Rewriter:
         return self.emit("constant", value=value, dtype=type_.dtype, shape=type_.shape)
 
     def _by_rule(self, op: Op) -> Value | None:
-        for rule in self.simplifier.rules.get(op.name, ()):
-            if not _fits(rule, op):
-                continue
+        for rule in self.simplifier.fitting(op):
             bound: dict[str, Value] = {}
             if self._match(rule.left, op, bound):
                 self.simplifier.hits[rule.text] += 1
