@@ -102,6 +102,14 @@ class _ExactArrays(BallArrays):
         super().__init__()
         self.scalars = scalars
 
+    def _lifted(self, x: Any) -> Any:
+        """With elements that are arrays without axes taken for what they hold."""
+        array = super()._lifted(x)
+        if array.dtype == object and any(isinstance(e, np.ndarray) for e in array.flat):
+            flat = [e.item() if isinstance(e, np.ndarray) else e for e in array.flat]
+            return self.objects(flat, array.shape)
+        return array
+
 
 def integers_of(function: Function) -> dict[str, Any]:
     """The integers and booleans that both sides are given; ids are 0 or 1, which every axis has at shapes like these."""
@@ -179,7 +187,7 @@ def _exactly(
             count += 1
             if not is_left:
                 return {}
-    except (TooLarge, ZeroDivisionError, AttributeError):
+    except (TooLarge, ZeroDivisionError, AttributeError, TypeError):
         return {}
     return dict.fromkeys(kept, count)
 

@@ -127,6 +127,14 @@ class SharedArrays(ObjectArrays):
             return self.objects(flat, array.shape)
         return super().cast(x, dtype)
 
+    def _lifted(self, x: Any) -> Any:
+        """With elements that are arrays without axes taken for what they hold."""
+        array = super()._lifted(x)
+        if array.dtype == object and any(isinstance(e, np.ndarray) for e in array.flat):
+            flat = [e.item() if isinstance(e, np.ndarray) else e for e in array.flat]
+            return self.objects(flat, array.shape)
+        return array
+
     def argmax(self, x: Any, axis: int) -> Any:
         """Of numbers. Raises Undetermined."""
         if any(not e.is_number for e in np.asarray(x).flat if isinstance(e, sp.Basic)):
