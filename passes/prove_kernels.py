@@ -9,6 +9,7 @@ Non-goals: what the code generator makes of a nest (measured, see ``prove_report
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,7 @@ class ShadowRun:
         self.ports: list[Array] = []
         self.poison = poison
         self.domain = domain
+        self.private = _private(plan.steps)
 
     def run(self, arguments: Mapping[str, Any]) -> list[Array]:
         """The `inout` and `out` ports, in order; ``arguments`` by name. Raises ExecutionError."""
@@ -135,6 +137,11 @@ class ShadowRun:
             end = start + buffer.size * size
             if start < 0 or end > words.size:
                 raise ExecutionError(f"{kernel.name}: {buffer.name} lies outside its tensor")
+            tensor = self.plan.tensors[argument.tensor]
+            is_own = argument.tensor in self.private and tensor.space == "arena"
+            if is_own and buffer.access == "write":
+                # Nobody else reads it: an accumulator that is not cleared must not find a zero by luck.
+                words[start:end] = self.domain.random((end - start,), self.poison)
             views.append(words[start:end:size])
         execute_kernel(kernel, views, self.scalars)
 
@@ -144,6 +151,19 @@ class ShadowRun:
         if tensor.offset is None or tensor.offset + tensor.nbytes > self.arena.size:
             raise ExecutionError(f"{tensor.name} does not lie in the arena")
         return self.arena[tensor.offset : tensor.offset + tensor.nbytes]
+
+
+def _private(steps: Sequence[Step]) -> set[int]:
+    """Tensors that one launch alone has to do with, as one argument: its own room."""
+    counts: Counter[int] = Counter()
+    stack = list(steps)
+    while stack:
+        step = stack.pop()
+        if isinstance(step, Launch):
+            counts.update(argument.tensor for argument in step.arguments)
+        else:
+            stack += step.body
+    return {number for number, count in counts.items() if count == 1}
 
 
 @dataclass(frozen=True, slots=True)
