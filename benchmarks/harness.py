@@ -46,15 +46,26 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return chosen
 
 
-def make_all(case: Case, peers: Sequence[str], threads: int) -> list[Contender]:
-    """gradc and those peers that are installed; the others are named on stderr."""
-    made = []
-    for name in ("gradc", *peers):
+def make_all(
+    case: Case, peers: Sequence[str], threads: int
+) -> tuple[list[Contender], dict[str, str]]:
+    """gradc and those peers that are installed and run, and by name why an installed one does not.
+
+    A peer may raise anything at its first step; what gradc raises is ours to see.
+    """
+    made, failures = [MAKERS["gradc"](case, threads)], {}
+    for name in peers:
         try:
-            made.append(MAKERS[name](case, threads))
+            peer = MAKERS[name](case, threads)
+            peer.step()
         except ImportError as missing:
             print(f"{name} is left out: {missing}", file=sys.stderr)
-    return made
+        except Exception as problem:  # noqa: BLE001 - whatever a peer raises belongs into its row
+            failures[name] = f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
+            print(f"{case.name}: {name} fails: {failures[name]}", file=sys.stderr)
+        else:
+            made.append(peer)
+    return made, failures
 
 
 def reference(case: Case, threads: int, contenders: Sequence[Contender]) -> Result | None:
@@ -79,13 +90,21 @@ def check(case: Case, threads: int, contenders: Sequence[Contender]) -> dict[str
 
 
 def compare(case: Case, peers: Sequence[str], threads: int, seconds: float) -> list[Row]:
-    """One row per contender: milliseconds per step, times gradc's, error against the reference."""
-    contenders = make_all(case, peers, threads)
+    """One row per contender: milliseconds per step, times gradc's, error against the reference.
+
+    A peer that fails has a row without figures that says how it failed.
+    """
+    contenders, failures = make_all(case, peers, threads)
     errors = check(case, threads, contenders)
     timings = take_turns([c.step for c in contenders], seconds)
-    return [
+    rows = [
         row(case, c, t, ratio(t, timings[0]), errors.get(c.name))
         for c, t in zip(contenders, timings, strict=True)
+    ]
+    figures = [key for key in rows[0] if key not in ("model", "contender")]
+    return rows + [
+        {"model": case.name, "contender": name, **dict.fromkeys(figures), "failure": why}
+        for name, why in failures.items()
     ]
 
 

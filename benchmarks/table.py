@@ -15,9 +15,11 @@ PEERS = ("torch", "torch.compile", "jax")
 
 
 def by_model(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
-    """Rows by model and contender, in the order of the file."""
+    """Rows by model and contender, in the order of the file, without those of peers that failed."""
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
+        if "failure" in row:
+            continue
         found.setdefault(row["model"], {})[row["contender"]] = row
     return found
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.cases import CASES
-from benchmarks.contenders import disagreement, make_gradc, make_torch
-from benchmarks.harness import main
+from benchmarks.contenders import MAKERS, Contender, disagreement, make_gradc, make_torch
+from benchmarks.harness import compare, main
+from benchmarks.table import step_table
 from gradc.runtime import timing
 
 
@@ -26,6 +27,22 @@ def test_disagreement_sees_one_wrong_entry() -> None:
     assert disagreement(wrong, right) == pytest.approx(0.01)
     with pytest.raises(ValueError, match="only one side"):
         disagreement((1.0, {}), right)
+
+
+def test_a_peer_that_fails_says_so_in_its_row_and_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def step() -> object:
+        raise RuntimeError("no kernel\nand a long trace")
+
+    failing = Contender("jax", step, lambda: (0.0, {}))
+    monkeypatch.setitem(MAKERS, "jax", lambda case, threads: failing)
+    ours, theirs = compare(CASES["mlp_tiny"], ["jax"], 1, 0.01)
+    assert ours["contender"] == "gradc" and ours["milliseconds"] is not None
+    assert theirs["contender"] == "jax" and theirs["milliseconds"] is None
+    assert theirs["failure"] == "RuntimeError: no kernel"
+    assert "jax fails: RuntimeError: no kernel" in capsys.readouterr().err
+    assert step_table([ours, theirs])[-1].endswith("| - | - | - | - |")
 
 
 class Clock:
