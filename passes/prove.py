@@ -17,20 +17,24 @@ from gradc.passes.plan_check import check_plan
 from gradc.passes.prove_compose import gradient_terms, result_terms
 from gradc.passes.prove_cuts import has_window, with_cuts
 from gradc.passes.prove_field import PRIME
+from gradc.passes.prove_free import Bound, bounded_equal
 from gradc.passes.prove_gradient import Tested, test_gradient
-from gradc.passes.prove_kernels import compare_plan
-from gradc.passes.prove_passes import Compared, compare_records
+from gradc.passes.prove_kernels import bounded_plan, compare_plan
+from gradc.passes.prove_passes import Compared, compare_records, key
 from gradc.passes.prove_pullback import pullback_verdicts
 from gradc.passes.prove_refute import Outcome, decide_equal, decide_gradient
 from gradc.passes.prove_report import Status, Verdict, weakest
 from gradc.passes.prove_rule_verdicts import rule_verdict
 from gradc.passes.prove_rules import instances
-from gradc.passes.prove_shapes import points_for
+from gradc.passes.prove_shapes import points_for, work
 from gradc.passes.prove_terms import TermArrays
 
 # Passes that keep every term are tried at points for good measure only.
 MOST_OF_PASSES = 3
 FIELD = "prime field"
+# Programs of at most so many field operations are evaluated modulo a large prime as well, where a bound is known.
+MOST_FREE = 200_000
+TOO_LARGE = Bound(reason="too large for a bound")
 OFF_KINKS = "off kinks"
 DENOMINATORS = "denominators are not zero"
 CUTS = "loops let no derivative through where `truncate` says so"
@@ -276,13 +280,13 @@ def pass_verdicts(subject: Subject, terms: Terms, seed: int, points: int) -> lis
     compared = compare_records(run.source, run.records, seed, points)
     programs = [run.source, *(r.artifact for r in run.records if isinstance(r.artifact, Function))]
     return [
-        _pass_verdict(subject, terms, one, programs[n], programs[n + 1])
+        _pass_verdict(subject, terms, one, programs[n], programs[n + 1], seed)
         for n, one in enumerate(compared)
     ]
 
 
 def _pass_verdict(
-    subject: Subject, terms: Terms, one: Compared, before: Function, after: Function
+    subject: Subject, terms: Terms, one: Compared, before: Function, after: Function, seed: int
 ) -> Verdict:
     changed = {r.step: r.is_changed for r in subject.real.records}
     if one.is_same_text and not changed[one.step]:
@@ -294,11 +298,7 @@ def _pass_verdict(
             "pass", one.step, Status.PROVED_SHAPE, "equal terms", detail, (DENOMINATORS,)
         )
     if not one.differing:
-        detail = f"{one.points} points modulo {PRIME}{subject.at()}"
-        assumed = (OFF_KINKS, DENOMINATORS)
-        return Verdict(
-            "pass", one.step, Status.PROBABLE, f"{FIELD}: before = after", detail, assumed
-        )
+        return _agreeing_pass(subject, one, before, after, seed)
     names = {f"{s.role.value} {s.name}": n for n, s in enumerate(after.results)}
     known = {f"{s.role.value} {s.name}": n for n, s in enumerate(before.results)}
     pairs = [(known[n], names[n]) for n in one.differing if n in names]
@@ -311,6 +311,22 @@ def _pass_verdict(
         "pass", one.step, outcome.status, "balls at 50 digits", outcome.detail + subject.at(),
         (OFF_KINKS,), outcome.point,
     )  # fmt: skip
+
+
+def _agreeing_pass(
+    subject: Subject, one: Compared, before: Function, after: Function, seed: int
+) -> Verdict:
+    """A pass that changed terms and no residue."""
+    detail = f"{one.points} points modulo {PRIME}{subject.at()}"
+    assumed = (OFF_KINKS, DENOMINATORS)
+    method = f"{FIELD}: before = after"
+    is_small = max(work(before), work(after)) <= MOST_FREE
+    names = [key(slot) for slot in before.results]
+    known = bounded_equal(before, after, seed, names) if is_small else TOO_LARGE
+    if known.holds:
+        text = f"{known}{subject.at()}"
+        return Verdict("pass", one.step, Status.PROVED_BOUND, method, text, assumed)
+    return Verdict("pass", one.step, Status.PROBABLE, method, f"{detail}; {known}", assumed)
 
 
 # --- kernels and the Plan
@@ -332,6 +348,10 @@ def kernel_verdicts(subject: Subject, seed: int, points: int) -> list[Verdict]:
         status, detail = Status.REFUTED, f"they differ in {', '.join(found.differing)}"
     else:
         status, detail = Status.PROBABLE, f"{found.points} point modulo {PRIME}{subject.at()}"
+        known = bounded_plan(last, run.plan, seed) if work(last) <= MOST_FREE else TOO_LARGE
+        status = Status.PROVED_BOUND if known.holds else status
+        detail = f"{known}{subject.at()}" if known.holds else f"{detail}; {known}"
+        seconds = time.perf_counter() - start
     return [Verdict("kernel", name, status, method, detail, seconds=seconds)]
 
 

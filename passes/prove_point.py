@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,16 @@ from gradc.passes.prove_field import FieldArrays
 T = TypeVar("T")
 # Ids stay below this even where a table is larger: collisions of ids should happen in small batches too.
 MOST_IDS = 64
+
+
+class Drawn(Protocol):
+    """A domain in which points can be drawn."""
+
+    def random(self, shape: Sequence[int], rng: np.random.Generator) -> Any:
+        """Independent elements."""
+
+    def dtype(self, dtype: DType) -> np.dtype[Any]:
+        """The NumPy type of integers."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ def draw(function: Function, seed: int, number: int) -> Point:
 
 
 def element_of(
-    domain: FieldArrays,
+    domain: Drawn,
     type_: TensorType,
     rng: np.random.Generator,
     limit: int,
