@@ -75,8 +75,10 @@ def is_structural(
     lower: Callable[[Mapping[str, int]], Function],
 ) -> bool:
     """Whether the parameters are others when this dimension is smaller: it counts layers."""
+    size = dims[name]
+    smaller = max(_LEAST, size // 2) if size > _LEAST else max(1, size // 2)
     try:
-        found = lower({**dims, name: max(_LEAST, dims[name] // 2)})
+        found = lower({**dims, name: smaller})
     except DiagnosticError:
         return False
     return [s.name for s in found.parameters] != [s.name for s in function.parameters]

@@ -193,18 +193,6 @@ def chunk_count(space: Space) -> int:
     return max(1, min(CHUNKS, space.rows))
 
 
-def outputs_fit(block: Block, place: Layout) -> bool:
-    """Whether every output of ``block`` is full, row, tail or post in its space."""
-    space = place.space
-    for value in block.outputs:
-        if place.post[value]:
-            continue
-        shape = value.type.static_shape
-        if shape != space.shape and not is_row_shape(shape, space):
-            return False
-    return True
-
-
 def cone(block: Block, roots: Sequence[Value], stop: Mapping[Value, object]) -> list[Op]:
     """The ops that compute ``roots``, not looking beyond values in ``stop``, in program order."""
     wanted = dict.fromkeys(roots)

@@ -3,8 +3,8 @@
 One ``Entry`` is one compiled specialisation. The fast path looks names up, makes the results and calls the machine
 code, which checks every array itself; only what it refuses is converted and explained (``runtime.arrays``).
 
-Invariants: the caller's arrays are never written to unless they are `inout` ports of a training step; results are
-fresh arrays, or the caller's own where ``out`` names them.
+Invariants: the caller's arrays are never written to unless they are `inout` ports of a training step; results are fresh
+arrays.
 Non-goals: choosing the specialisation (``runtime.model``).
 """
 

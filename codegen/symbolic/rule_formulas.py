@@ -17,7 +17,7 @@ from gradc.codegen.symbolic.index_print import Writer
 from gradc.codegen.symbolic.notation import COTANGENT, Notation
 from gradc.ir.builder import Builder
 from gradc.ir.core import TensorType
-from gradc.ir.registry import OpDef, all_ops, lookup
+from gradc.ir.registry import lookup
 
 _NAMES = {1: ("x",), 2: ("a", "b"), 3: ("a", "b", "c")}
 
@@ -62,8 +62,3 @@ def _is_telling(types: tuple[TensorType, ...]) -> bool:
         t.dtype.is_float and t.rank and all(isinstance(d, int) and d > 1 for d in t.shape)
         for t in types
     )
-
-
-def ops_with_rules() -> tuple[OpDef, ...]:
-    """The ops that have a derivative to show."""
-    return tuple(definition for definition in all_ops() if rule_formulas(definition.name))
