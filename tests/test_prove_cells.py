@@ -9,6 +9,7 @@ import pytest
 
 from gradc.ir.builder import Builder
 from gradc.ir.core import DType, Function, Role, Slot, TensorType, Value
+from gradc.ir.domains import NumpyArrays
 from gradc.ir.interpret import run
 from gradc.passes.prove_cells import (
     Cells,
@@ -19,6 +20,11 @@ from gradc.passes.prove_cells import (
 )
 from gradc.passes.prove_passes import differing, values_by_result
 from gradc.passes.prove_point import draw
+from gradc.passes.shuffle import shuffle
+from gradc.passes.simplify import simplify
+from tests.ad_programs import draw as real_draw
+from tests.ad_programs import program as random_program
+from tests.mutants import OP_FAULTS, op_mutants
 
 F64 = DType.F64
 SHAPE = (3,)
@@ -185,3 +191,26 @@ def test_recording_changes_no_value_and_all_outcomes_are_used(name: str) -> None
     run(forced, f, [forced.random(SHAPE, rng), forced.random(SHAPE, rng)])
     with pytest.raises(StopIteration):
         forced.recorded()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 5])
+def test_random_programs(seed: int) -> None:
+    """Loops, gathers and guards: what passes make is the same, and no fault that changes numbers is confirmed."""
+    source = random_program(seed)
+    assert cells_equal(source, simplify(shuffle(source, 3)), SEED, 8).differing == ()
+    points = [real_draw(source, n) for n in range(3)]
+    expected = [run(NumpyArrays(), source, at) for at in points]
+    caught = 0
+    for fault in OP_FAULTS.values():
+        for mutant in list(op_mutants(source, fault, 1))[:2]:
+            found = [run(NumpyArrays(), mutant, at) for at in points]
+            pairs = [
+                xy for e, f in zip(expected, found, strict=True) for xy in zip(e, f, strict=True)
+            ]
+            if any(np.shape(x) != np.shape(y) for x, y in pairs):
+                continue
+            if all(np.allclose(x, y, 1e-9, 1e-13, equal_nan=True) for x, y in pairs):
+                continue
+            assert cells_equal(source, mutant, SEED, 16).differing
+            caught += 1
+    assert caught >= 3

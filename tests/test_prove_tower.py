@@ -23,6 +23,7 @@ from gradc.passes.prove_tower import (
     residues,
     tower_equal,
 )
+from tests.mutants import OP_FAULTS, op_mutants
 
 F64 = DType.F64
 Make = Callable[["Terms"], Value]
@@ -238,3 +239,20 @@ def test_arithmetic_against_integers() -> None:
         x, y = residues(a)[..., level].astype(object), residues(b)[..., level].astype(object)
         np.testing.assert_array_equal(found[..., level].astype(object), (x[0] @ y[0])[None] % p)
         assert int(quotient[0, 0, 0, level]) * (x[0, 0, 0] + 1) % p == x[0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["stable softmax", "silu by tanh", "rsqrt"])
+def test_no_fault_that_changes_numbers_is_confirmed(name: str) -> None:
+    """Seeded faults in the second program of a pair, against the first; f64 says which change anything."""
+    before, after = (program(make) for make in EQUAL[name])
+    rng = np.random.default_rng(6)
+    points = [[rng.normal(size=(2, 4)) for _ in range(2)] for _ in range(3)]
+    caught = 0
+    for fault in OP_FAULTS.values():
+        for mutant in op_mutants(after, fault, 1):
+            pairs = [[run(NumpyArrays(), f, at)[0] for f in (before, mutant)] for at in points]
+            if all(np.allclose(x, y, rtol=1e-9, equal_nan=True) for x, y in pairs):
+                continue
+            assert tower_equal(before, mutant, SEED, POINTS) == ("output z",)
+            caught += 1
+    assert caught >= 8
