@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from gradc.ir.core import Function, Slot, walk
 from gradc.passes.pipeline import Run
 from gradc.passes.plan_check import check_plan
+from gradc.passes.prove_cells import cells_equal
 from gradc.passes.prove_compose import gradient_terms, result_terms
 from gradc.passes.prove_cuts import has_window, with_cuts
 from gradc.passes.prove_field import PRIME
@@ -28,6 +29,7 @@ from gradc.passes.prove_rule_verdicts import rule_verdict
 from gradc.passes.prove_rules import instances
 from gradc.passes.prove_shapes import points_for, work
 from gradc.passes.prove_terms import TermArrays
+from gradc.passes.prove_tower import LEAST_POINTS, tower_equal
 
 # Passes that keep every term are tried at points for good measure only.
 MOST_OF_PASSES = 3
@@ -325,9 +327,6 @@ def agreement_by_law(
     ``names`` are results by role and name. First a tower of fields, which knows that exp turns sums into products;
     then cells, which know guards that real numbers produce together.
     """
-    from gradc.passes.prove_cells import cells_equal
-    from gradc.passes.prove_tower import LEAST_POINTS, tower_equal
-
     if not set(tower_equal(before, after, seed, LEAST_POINTS)) & set(names):
         return "tower of prime fields: before = after", f"{LEAST_POINTS} points, exp homomorphic"
     found = cells_equal(before, after, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gradc.ir.builder import Builder
 from gradc.ir.core import DType, Function, Role, Slot, TensorType, Value
+from gradc.ir.inline import inline_function
 from gradc.passes.prove import agreement_by_law
 
 SHAPE = (2, 4)
@@ -55,3 +56,20 @@ def test_patterns_that_reals_do_not_make_are_left_out() -> None:
 
 def test_a_pattern_that_reals_do_make_counts() -> None:
     assert agreement_by_law(clipped(True), clipped(False, is_wrong=True), 7, NAMES) is None
+
+
+def test_places_of_maxima_are_compared_in_the_tower() -> None:
+    """An argmax beside a softmax whose two forms only the tower knows to be equal."""
+
+    def with_place(is_stable: bool) -> Function:
+        made = softmax(is_stable)
+        b = Builder()
+        x = b.parameter(TensorType(SHAPE, DType.F64), "x")
+        (z,) = inline_function(b, made, [x])
+        place = b.one("argmax", z, axis=1)
+        slots = [Slot("z", Role.OUTPUT), Slot("place", Role.OUTPUT)]
+        return b.function("f", [z, place], [Slot("x", Role.PARAM)], slots)
+
+    names = ("output z", "output place")
+    found = agreement_by_law(with_place(True), with_place(False), 7, names)
+    assert found is not None and "tower" in found[0]
