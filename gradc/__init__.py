@@ -12,7 +12,7 @@ from gradc._version import __version__
 if TYPE_CHECKING:
     from gradc.ir.diagnostics import Diagnostic, DiagnosticError
     from gradc.runtime.api import Model, load, loads
-    from gradc.runtime.traced import grad, hessian, jacobian, jvp, value_and_grad
+    from gradc.runtime.tracing.transforms import grad, hessian, jacobian, jvp, value_and_grad
 
 __all__ = [
     "Diagnostic",
@@ -32,13 +32,13 @@ _HOMES = {
     "Diagnostic": "gradc.ir.diagnostics",
     "DiagnosticError": "gradc.ir.diagnostics",
     "Model": "gradc.runtime.api",
-    "grad": "gradc.runtime.traced",
-    "hessian": "gradc.runtime.traced",
-    "jacobian": "gradc.runtime.traced",
-    "jvp": "gradc.runtime.traced",
+    "grad": "gradc.runtime.tracing.transforms",
+    "hessian": "gradc.runtime.tracing.transforms",
+    "jacobian": "gradc.runtime.tracing.transforms",
+    "jvp": "gradc.runtime.tracing.transforms",
     "load": "gradc.runtime.api",
     "loads": "gradc.runtime.api",
-    "value_and_grad": "gradc.runtime.traced",
+    "value_and_grad": "gradc.runtime.tracing.transforms",
 }
 
 

@@ -5,7 +5,7 @@
     f = net.value_and_grad()
     loss, grads = f(params, x=x, y=y)
 
-Non-goals: what the objects do (``runtime.model``); derivatives of NumPy functions (``runtime.traced``).
+Non-goals: what the objects do (``runtime.model``); derivatives of NumPy functions (``runtime.tracing``).
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from gradc.runtime.bench import random_inputs
 from gradc.runtime.compile import Options, pipeline_options
 from gradc.runtime.compiled import pure
 from gradc.runtime.native import NativeFunction, compile_plan
-from gradc.runtime.traced import flatten, trace_function
+from gradc.runtime.tracing.transforms import flatten, trace_function
 from tests.generate import random_program
 
 Bytes = NDArray[np.uint8]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import gradc
-from gradc.runtime.trace import FUNCTIONS, UFUNCS
-from gradc.runtime.traced import value_and_grad as fill_the_tables
+from gradc.runtime.tracing.trace import FUNCTIONS, UFUNCS
+from gradc.runtime.tracing.transforms import value_and_grad as fill_the_tables
 
 RNG = np.random.default_rng(42)
 A = RNG.standard_normal((3, 4))

@@ -14,7 +14,7 @@ from gradc.codegen.llvm.isa import available, host
 from gradc.runtime.cache import ObjectCache
 from gradc.runtime.compile import usable_cores
 from gradc.runtime.console import Console
-from gradc.runtime.traced import value_and_grad
+from gradc.runtime.tracing.transforms import value_and_grad
 
 NEEDED = ("numpy", "llvmlite", "numba", "lark", "sympy", "python-flint", "rich", "safetensors")
 OPTIONAL = ("torch", "jax", "mpi4py", "numba-cuda", "onnx", "matplotlib")

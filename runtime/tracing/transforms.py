@@ -26,8 +26,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-import gradc.runtime.trace_numpy
-import gradc.runtime.trace_products  # noqa: F401  (both fill the tables of traceable functions)
+import gradc.runtime.tracing.functions
+import gradc.runtime.tracing.products  # noqa: F401  (both fill the tables of traceable functions)
 from gradc.ir.core import DType, Function, Role, Slot, Value
 from gradc.ir.diagnostics import DiagnosticError, error
 from gradc.ir.inline import inline_function
@@ -37,7 +37,7 @@ from gradc.passes.differentiate_jacobian import jacobian as jacobian_of
 from gradc.runtime.arrays import Array, as_array, convert
 from gradc.runtime.call import INPUTS, SEEDS, Entry
 from gradc.runtime.compile import Options, compile_function, compile_options
-from gradc.runtime.trace import Trace, Traced, current_trace, dtype_of
+from gradc.runtime.tracing.trace import Trace, Traced, current_trace, dtype_of
 
 
 class Transform(Protocol):

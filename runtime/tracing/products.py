@@ -1,6 +1,6 @@
 """More of NumPy that can be traced: products of any kind, pieces and turns of arrays, and what follows from exp and log.
 
-Importing this module adds to ``trace.UFUNCS`` and ``trace.FUNCTIONS``, as ``trace_numpy`` does.
+Importing this module adds to ``trace.UFUNCS`` and ``trace.FUNCTIONS``, as ``functions`` does.
 
 Non-goals: einsum of three operands in a clever order (they are taken from left to right), repeated letters in one operand.
 """
@@ -16,7 +16,7 @@ from typing import SupportsIndex, cast
 import numpy as np
 
 from gradc.ir.core import DType, Value
-from gradc.runtime.trace import DTYPES, FUNCTIONS, NAMES, UFUNCS, Trace, Traced, refuse
+from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, NAMES, UFUNCS, Trace, Traced, refuse
 
 
 def _scaled(verb: str, factor: float, *, is_inside: bool) -> Callable[[Trace, object], Value]:

@@ -15,7 +15,7 @@ from typing import Any, SupportsIndex, cast
 import numpy as np
 
 from gradc.ir.core import DType, Value
-from gradc.runtime.trace import DTYPES, FUNCTIONS, NAMES, UFUNCS, Trace, Traced, refuse
+from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, NAMES, UFUNCS, Trace, Traced, refuse
 
 _FLOAT_UNARY = {
     name: name for name in ("exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "tan", "tanh")
