@@ -4,14 +4,15 @@ One ``Entry`` is one compiled specialisation. The fast path looks names up, make
 code, which checks every array itself; only what it refuses is converted and explained (``runtime.arrays``).
 
 Invariants: the caller's arrays are never written to unless they are `inout` ports of a training step; results are fresh
-arrays.
+arrays. An array of another layout or type is copied first; where the program updates it, the copy takes its place in
+the caller's dictionary, so that no update is lost.
 Non-goals: choosing the specialisation (``runtime.model``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -89,7 +90,17 @@ class Entry:
             array = as_array(name, holders[holder][name])
             check_shape(name, array, port.shape)
             arrays.append(convert(name, array, port.dtype))
+        self._keep_updated(holders, arrays)
         return arrays
+
+    def _keep_updated(self, holders: Mapping[str, Arrays], arrays: Sequence[Array]) -> None:
+        """Puts copies in the place of what they are copies of, where the program will update them."""
+        for (holder, name), port, array in zip(self._sources, self.given, arrays, strict=True):
+            given = holders[holder]
+            if port.direction != "inout" or array is given[name]:
+                continue
+            expect(holder, given, MutableMapping, "a dictionary whose arrays can be replaced")
+            cast("MutableMapping[str, Any]", given)[name] = array
 
 
 def by_role(

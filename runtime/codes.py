@@ -249,14 +249,14 @@ _TRAINING = (
     Code(
         "GC0805",
         "a run of another program",
-        "The run in the folder was started with another program or other settings, so going on with it\n"
-        "would not be the same training.",
+        "The run in the folder was started with another program, other settings or other data (`run.json` holds\n"
+        "a digest of every number in them), so going on with it would not be the same training.",
     ),
     Code(
         "GC0806",
-        "the loss is not finite any more",
-        "Training stopped because the loss became NaN or infinite. The last good checkpoint is untouched.\n"
-        "Lower the learning rate, clip the gradients, or look at the data.",
+        "the loss or the weights are not finite any more",
+        "Training stopped because the loss, a parameter or a state of the optimiser became NaN or infinite. The\n"
+        "last good checkpoint is untouched. Lower the learning rate, clip the gradients, or look at the data.",
     ),
     Code(
         "GC0807",
@@ -276,6 +276,12 @@ _TRAINING = (
         "finite. The step is run once more by the reference interpreter to find it. In f16 the usual cause is\n"
         "a gradient beyond 65504: a smaller loss scale avoids it (`--loss-scale dynamic` halves it by itself).\n"
         "In f32 look for a division by zero, a logarithm of zero, or a learning rate that is too large.",
+    ),
+    Code(
+        "GC0811",
+        "a validation loss that is not finite",
+        "The loss on the data of `--valid` is NaN or infinite while the weights are finite: the model meets values\n"
+        "there that it cannot take, or an overflow of its own. The run goes on.",
     ),
 )
 

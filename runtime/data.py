@@ -265,8 +265,16 @@ def save_safetensors(
         name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()
     }
     data = save(dense, dict(metadata or {}))
-    write_atomically(Path(path), lambda stream: _write_all(stream, data))
+    write_atomically(Path(path), lambda stream: _write_sorted(stream, data))
 
 
-def _write_all(stream: BinaryIO, data: bytes) -> None:
-    stream.write(data)
+def _write_sorted(stream: BinaryIO, data: bytes) -> None:
+    """Writes ``data`` with its metadata in order of their names: the format's own writer takes any order, so equal
+    content had different bytes."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(len(text).to_bytes(8, "little") + text)
+    stream.write(memoryview(data)[end:])

@@ -32,6 +32,7 @@ from gradc.passes.train_step import SCALE
 from gradc.runtime import checkpoint
 from gradc.runtime.arrays import Array
 from gradc.runtime.batches import Samples, permutation
+from gradc.runtime.call import decode
 from gradc.runtime.checkpoint import Checkpoint
 from gradc.runtime.console import finite
 from gradc.runtime.data import fail, make_folder, save_safetensors, write_atomically, write_text
@@ -56,6 +57,8 @@ class Settings:
     epochs: int
     seed: int
     samples: int
+    data: str  # digest of what is trained on
+    valid: str | None  # digest of what is validated on
 
 
 @dataclass(slots=True)
@@ -175,8 +178,7 @@ class Run:
         checkpoint.sweep(self.folder)
         found, warnings = checkpoint.load_newest(self.folder)
         fresh = self.step.init(self.model.init(self.settings.seed))
-        if set(found.arrays) != set(fresh.arrays):
-            raise fail("GC0805", f"`{self.folder}` holds other parameters than the program")
+        _compare_arrays(self.folder, found.arrays, fresh.arrays)
         self.state = TrainState(
             {name: np.array(found.arrays[name]) for name in fresh.arrays}, fresh.trained
         )
@@ -199,8 +201,9 @@ class Run:
         wanted = asdict(self.settings)
         differing = [k for k in wanted if k != "epochs" and known.get(k) != wanted[k]]
         if differing:
-            shown = "; ".join(f"{k} was {known.get(k)!r}, now {wanted[k]!r}" for k in differing)
-            raise fail("GC0805", f"this is another run than the one to resume: {shown}")
+            shown = "; ".join(_difference(k, known.get(k), wanted[k]) for k in differing)
+            help = "resume with what the run was begun with, or begin another in a new folder"
+            raise fail("GC0805", f"this is another run than the one to resume: {shown}", help)
 
     def _cut_metrics(self) -> None:
         """Drops what was written after the checkpoint; a line that a kill cut short goes too."""
@@ -227,7 +230,7 @@ class Run:
 
         Raises:
             Interrupted: after a signal, everything saved.
-            DiagnosticError: GC0806 when the loss stops being finite; the last good checkpoint stays.
+            DiagnosticError: GC0806 when the loss or the weights stop being finite; the last good checkpoint stays.
         """
         with _signals() as pending, self._metrics() as metrics:
             while self.progress.epoch < self.settings.epochs:
@@ -249,6 +252,7 @@ class Run:
             report(progress)
             self._between_steps(pending)
         progress.valid = self.validate()
+        self._note_validation()
         done = {"step": progress.step, "epoch_done": progress.epoch}
         metrics({**done, **{f"valid_{k}": v for k, v in (progress.valid or {}).items()}})
         progress.epoch += 1
@@ -271,14 +275,14 @@ class Run:
             record["overflow"] = True
             self._note_overflow(inputs)
             if float(self.state.arrays[SCALE]) <= 1.0:
-                raise self._diverged()
+                raise self._diverged(f"the loss became {progress.loss}")
         elif not math.isfinite(progress.loss):
-            raise self._diverged()
+            raise self._diverged(f"the loss became {progress.loss}")
         metrics(record)
 
     def _note_overflow(self, inputs: dict[str, Array]) -> None:
         """Says once where a gradient overflowed; the step was skipped and the loss scale halved."""
-        if self.notices or self.state is None:
+        if self.state is None or any(n.code == "GC0809" for n in self.notices):
             return
         before = {**self.state.arrays, SCALE: self.state.arrays[SCALE] * np.float32(2)}
         found = self.step.culprit(TrainState(before, self.state.trained), **inputs)
@@ -286,15 +290,40 @@ class Run:
             message = f"step {self.progress.step} skipped, loss scale halved: {found.message}"
             self.notices.append(warning("GC0809", message, found.span, label=found.label))
 
-    def _diverged(self) -> DiagnosticError:
-        message = f"the loss became {self.progress.loss} at step {self.progress.step}"
+    def _note_validation(self) -> None:
+        """Says once that the validation loss is not a number that means anything."""
+        loss = (self.progress.valid or {}).get("loss", 0.0)
+        if math.isfinite(loss) or any(n.code == "GC0811" for n in self.notices):
+            return
+        message = f"the validation loss is {loss} after epoch {self.progress.epoch + 1}"
+        help = "look at the data of --valid; `gradc run` shows the outputs for them"
+        self.notices.append(warning("GC0811", message, None, help=help))
+
+    def _refuse_broken_weights(self) -> None:
+        """What is not finite is never written over what was.
+
+        Raises:
+            DiagnosticError: GC0806 for a parameter or a state of the optimiser that holds NaN or infinity.
+        """
+        assert self.state is not None
+        kept = {*self.model.select("params"), *self.state.slots}
+        for name in (n for n in self.state.arrays if n in kept):
+            array = decode(self.state.arrays[name])
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                wrong = np.argwhere(~np.isfinite(array))
+                place = f"{len(wrong)} of its {array.size} values, the first at {wrong[0].tolist()}"
+                raise self._diverged(f"`{name}` is not finite any more ({place})")
+
+    def _diverged(self, what: str) -> DiagnosticError:
+        message = f"{what} at step {self.progress.step}"
         help = (
             "lower the learning rate, clip the gradients with --clip-norm, or look at the data; "
             "`gradc diagnose` shows where values grow"
         )
-        notes = (f"the last good checkpoint in `{self.folder}` is untouched",)
+        kept = f"the last good checkpoint in `{self.folder}` is untouched"
+        notes = (kept,) if self.progress.step else ()
         found = [error("GC0806", message, None, help=help, notes=notes)]
-        culprit = self._culprit()
+        culprit = self._culprit() if self.progress.step else None
         if culprit is not None:
             found.append(culprit)
         return DiagnosticError(found, self.model.program.report.sources)
@@ -350,8 +379,9 @@ class Run:
     # --- files
 
     def save(self) -> None:
-        """A checkpoint of everything."""
+        """A checkpoint of everything. Raises DiagnosticError GC0806 rather than save what is broken."""
         assert self.state is not None
+        self._refuse_broken_weights()
         state = asdict(self.progress)
         if not math.isfinite(self.progress.loss):
             state["loss"] = 0.0
@@ -379,6 +409,31 @@ class Run:
 
 def _write(stream: Any, data: bytes) -> None:
     stream.write(data)
+
+
+def _difference(key: str, known: object, wanted: object) -> str:
+    if key not in ("data", "valid"):
+        return f"{key} was {known!r}, now {wanted!r}"
+    what = "the data" if key == "data" else "the validation data"
+    if known is None or wanted is None:
+        return f"{what} were {'not ' if known is None else ''}part of it"
+    return f"{what} hold other numbers than then"
+
+
+def _compare_arrays(folder: Path, found: Mapping[str, Array], wanted: Mapping[str, Array]) -> None:
+    """Raises DiagnosticError GC0805 unless a checkpoint holds arrays of the names, shapes and types of the step."""
+    if set(found) != set(wanted):
+        names = ", ".join(f"`{name}`" for name in sorted(set(found) ^ set(wanted))[:4])
+        message = f"`{folder}` holds other parameters than the program: {names}"
+        raise fail("GC0805", message)
+    for name, array in wanted.items():
+        kept = found[name]
+        if (kept.shape, kept.dtype) != (array.shape, array.dtype):
+            message = (
+                f"`{folder}` holds `{name}` as {kept.dtype.name}{list(kept.shape)}; "
+                f"the program trains {array.dtype.name}{list(array.shape)}"
+            )
+            raise fail("GC0805", message)
 
 
 def _labels(inputs: Mapping[str, Array], logits: Array | None) -> Array | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from gradc.ir.diagnostics import DiagnosticError
 from gradc.runtime import checkpoint
@@ -86,6 +88,21 @@ def test_the_same_arrays_make_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.npz", "b.npz"):
         save_npz(tmp_path / name, ARRAYS)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_metadata_is_written_in_one_order(tmp_path: Path) -> None:
+    metadata = {name: f"of {name}" for name in ("model", "zeta", "alpha", "µ", "step", "digest")}
+    wanted = b""
+    for names in itertools.islice(itertools.permutations(metadata), 0, 720, 60):
+        save_safetensors(tmp_path / "a.st", ARRAYS, {name: metadata[name] for name in names})
+        found = (tmp_path / "a.st").read_bytes()
+        assert found == (wanted := wanted or found)
+    arrays, read = load_safetensors(tmp_path / "a.st")
+    assert read == metadata
+    from_library = safetensors.numpy.load_file(tmp_path / "a.st")
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(arrays[name], array)
+        np.testing.assert_array_equal(from_library[name], array)
 
 
 # ---- hostile npz

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import types
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,52 @@ def test_init_copies_and_states_do_not_share(net: gradc.Model) -> None:
     assert all(np.array_equal(two.params[name], before[name]) for name in params)
     assert (one.step, two.step) == (1, 0)
     assert not np.array_equal(one.params["fc1.w"], before["fc1.w"])
+
+
+def _spoilt(array: np.ndarray, how: str) -> Any:
+    if how == "list":
+        return array.tolist()
+    if how == "another width":
+        return array.astype(np.longdouble if array.dtype.kind == "f" else np.int64)
+    if how == "another byte order":
+        return array.astype(array.dtype.newbyteorder())
+    if how == "strided":
+        return np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array.tolist()
+    return np.array(array, order="F")
+
+
+@pytest.mark.parametrize(
+    "how", ["column-major", "another width", "another byte order", "list", "strided"]
+)
+def test_a_state_in_another_form_is_updated_like_any_other(net: gradc.Model, how: str) -> None:
+    """Loaded or edited by the caller; a copy that is trained and dropped would change nothing, without a word."""
+    step = net.train_step("adam(lr=0.1)")
+    plain, spoilt = step.init(net.init(0)), step.init(net.init(0))
+    for name, array in spoilt.arrays.items():
+        spoilt.arrays[name] = _spoilt(array, how)
+    for seed in range(3):
+        data = batch(seed, 8)
+        wanted, _ = step(plain, **data)
+        found, spoilt = step(spoilt, **data)
+        assert wanted == found
+    assert (plain.step, spoilt.step) == (3, 3)
+    for name, array in plain.arrays.items():
+        assert np.array_equal(array, spoilt.arrays[name]), name
+
+
+def test_a_state_that_cannot_be_written_is_refused(net: gradc.Model) -> None:
+    step = net.train_step("adam(lr=0.1)")
+    state = step.init(net.init(0))
+    name = next(iter(state.arrays))
+    state.arrays[name].flags.writeable = False
+    before = {n: a.copy() for n, a in state.arrays.items()}
+    with pytest.raises(gradc.DiagnosticError, match=f"(?s)GC0557.*`{name}` is read-only"):
+        step(state, **batch(0, 8))
+    assert all(np.array_equal(a, state.arrays[n]) for n, a in before.items())
+    lists: Any = types.MappingProxyType({n: a.tolist() for n, a in before.items()})
+    fixed = TrainState(lists, state.trained)
+    with pytest.raises(TypeError, match="`params` must be a dictionary whose arrays can be replac"):
+        step(fixed, **batch(0, 8))
 
 
 def test_state_of_the_model_moves_with_the_step() -> None:

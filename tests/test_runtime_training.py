@@ -10,10 +10,12 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ import numpy as np
 import pytest
 
 import gradc as gradc_api
-from gradc.runtime.batches import permutation
+from gradc.runtime import checkpoint
+from gradc.runtime.batches import Samples, permutation
 from gradc.runtime.data import load_safetensors
 from tests.api_models import MLP, batch, forward, gradients
 from tests.command_line import Done, gradc
@@ -210,6 +213,98 @@ def test_a_run_is_not_overwritten(work: Path, tmp_path: Path) -> None:
     assert "GC0804" in done.err
     assert "--resume" in done.err
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+def test_other_data_of_the_same_shape_is_another_run(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(work, out, epochs=1, valid=work / "valid.npz")
+    with np.load(work / "train.npz") as kept:
+        x, y = kept["x"].copy(), kept["y"]
+    x[7, 3] = np.nextafter(x[7, 3], np.float32(9))
+    np.savez(tmp_path / "near.npz", x=x, y=y)
+    changes: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"data": tmp_path / "near.npz"}, "the data hold other numbers"),
+        ({"valid": tmp_path / "near.npz"}, "the validation data hold other numbers"),
+    )
+    for change, says in changes:
+        more = {"valid": work / "valid.npz", **change}
+        done = gradc(*flags(work, out, epochs=2, **more), "--resume")
+        assert (done.status, "GC0805" in done.err) == (1, True), done.err
+        assert says in done.err
+    done = gradc(*flags(work, out, epochs=2), "--resume")
+    assert "the validation data were part of it" in done.err
+    # The same numbers in another order of axes in memory are the same data.
+    with np.load(work / "train.npz") as kept:
+        np.savez(tmp_path / "same.npz", x=np.asfortranarray(kept["x"]), y=y)
+    train(work, out, "--resume", epochs=2, data=tmp_path / "same.npz", valid=work / "valid.npz")
+
+
+def test_the_digest_sees_every_number_name_and_shape() -> None:
+    def digest(**arrays: Any) -> str:
+        return Samples({n: np.asarray(a) for n, a in arrays.items()}, {}, 1).digest()
+
+    x = np.random.default_rng(3).normal(size=(300, 5, 70))
+    assert digest(x=x) == digest(x=np.asfortranarray(x)) == digest(x=x[::-1][::-1])
+    changed = x.copy()
+    changed[299, 4, 69] += 1e-9
+    others = [
+        digest(x=changed), digest(y=x), digest(x=x.reshape(5, 300, 70)),
+        digest(x=x.astype(np.float32)), digest(x=x, y=x), digest(x=x[:, :, :0]), digest(x=3.0),
+    ]  # fmt: skip
+    assert len({digest(x=x), *others}) == 8
+
+
+def test_a_checkpoint_of_other_types_is_not_resumed(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(work, out, epochs=1)
+    found, _ = checkpoint.load_newest(out)
+    weight: Any = found.arrays["fc1.w"]
+    for changed, says in (
+        (weight.astype(np.float64), r"`fc1.w` as float64\[6, 8\]"),
+        (weight.reshape(-1), r"`fc1.w` as float32\[48\]"),
+    ):
+        arrays = {**found.arrays, "fc1.w": changed}
+        copy = tmp_path / str(len(says))
+        shutil.copytree(out, copy)
+        checkpoint.save(copy, replace(found, step=found.step + 1, arrays=arrays))
+        done = gradc(*flags(work, copy, epochs=2), "--resume")
+        assert (done.status, "GC0805" in done.err) == (1, True), done.err
+        assert re.search(says, done.err), done.err
+
+
+def test_the_same_run_writes_the_same_bytes(work: Path, tmp_path: Path) -> None:
+    for name in "abc":
+        train(work, tmp_path / name, epochs=1)
+    files = [sorted((tmp_path / name).iterdir()) for name in "abc"]
+    for one, two, three in zip(*files, strict=True):
+        assert one.read_bytes() == two.read_bytes() == three.read_bytes(), one.name
+
+
+@pytest.mark.parametrize("optimizer", ["sgd(lr=3e38)", "adamw(lr=nan)", "adamw(lr=inf)"])
+def test_weights_that_stop_being_finite_with_the_last_update_are_not_written(
+    work: Path, tmp_path: Path, optimizer: str
+) -> None:
+    out = tmp_path / "run"
+    (work / "line.grad").write_text(LINE)
+    more = {"batch": SAMPLES, "epochs": 1, "optimizer": optimizer}
+    done = gradc(*flags(work, out, "line", **more))
+    assert done.status == 1
+    assert "GC0806" in done.err
+    assert re.search(r"`w` is not finite any more \(\d of its 6 values.*\) at step 1", done.err)
+    assert not (out / "params.safetensors").exists()
+    assert [p.name for p in out.glob("step-*")] == ["step-000000000000.safetensors"]
+
+
+def test_a_validation_loss_that_is_not_finite_is_said_once(work: Path, tmp_path: Path) -> None:
+    source = LINE.replace("mean((", "mean(0 * log(x[:, 0] + 100)) + mean((")
+    (work / "logs.grad").write_text(source)
+    x, y = np.zeros((4, 6), np.float32), np.zeros(4, np.int32)
+    x[0, 0] = -101
+    np.savez(tmp_path / "odd.npz", x=x, y=y)
+    more = {"epochs": 2, "valid": tmp_path / "odd.npz", "optimizer": "sgd(lr=0.01)"}
+    done = train(work, tmp_path / "run", program="logs", **more)
+    assert done.err.count("GC0811") == 1
+    assert "the validation loss is nan after epoch 1" in done.err
 
 
 DIFFERENT: tuple[tuple[dict[str, Any], str], ...] = (

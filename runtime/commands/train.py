@@ -111,6 +111,8 @@ def _prepared(model: Model, options: argparse.Namespace) -> Run:
         epochs,
         options.seed,
         train.count,
+        train.digest(),
+        None if valid is None else valid.digest(),
     )
     return Run(step, settings, train, valid, Path(options.out))
 
