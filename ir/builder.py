@@ -25,6 +25,7 @@ from gradc.ir.core import (
 from gradc.ir.dims import Dim
 from gradc.ir.ops.control import region_result_types
 from gradc.ir.registry import lookup
+from gradc.ir.special_table import TABLE
 
 
 class Builder:
@@ -108,6 +109,14 @@ class Builder:
         """A tensor all of whose elements are ``value``."""
         return self.one("constant", value=value, dtype=dtype, shape=shape)
 
+    def function_of(self, name: str, *operands: Value, order: int = 0) -> Value:
+        """A row of ``ir/special_table.py`` on operands of one floating type; `wide` rows are computed in f64."""
+        outer = operands[0].type.dtype
+        if TABLE[name].wide and outer is not DType.F64:
+            operands = tuple(self.one("cast", x, dtype=DType.F64) for x in operands)
+        made = self.one(f"function{len(operands)}", *operands, function=name, order=order)
+        return made if made.type.dtype is outer else self.one("cast", made, dtype=outer)
+
     def algebra(self, like: TensorType) -> BuilderAlgebra:
         """The scalar algebra that emits ops here; constants get the shape and element type of ``like``."""
         return BuilderAlgebra(self, like)
@@ -158,6 +167,10 @@ class BuilderAlgebra:
 
     def cast(self, x: Value, dtype: DType) -> Value:
         return x if x.type.dtype is dtype else self._builder.one("cast", x, dtype=dtype)
+
+    def function(self, name: str, *operands: Value, order: int = 0) -> Value:
+        """A row of ``ir/special_table.py``."""
+        return self._builder.function_of(name, *operands, order=order)
 
     def __getattr__(self, verb: str) -> _Emit:
         return _Emit(self._builder, verb)

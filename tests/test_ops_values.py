@@ -78,6 +78,8 @@ SCALAR: dict[str, Callable[..., Any]] = {
     "softplus": lambda x: math.log(1 + math.exp(x)),
     "gelu": lambda x: x * 0.5 * math.erfc(-x / math.sqrt(2)),
     "silu": lambda x: x / (1 + math.exp(-x)),
+    "function1": lambda x, function, order: 0.5 + 0.5 * math.tanh(x / 2),  # of `expit`
+    "function2": lambda x, y, function, order: x * math.log(y),  # of `xlogy`
 }
 
 

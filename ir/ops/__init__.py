@@ -10,6 +10,7 @@ from gradc.ir.ops import (
     pooling,
     randomness,
     reduction,
+    special,
     structural,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "pooling",
     "randomness",
     "reduction",
+    "special",
     "structural",
 ]

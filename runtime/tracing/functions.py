@@ -8,6 +8,7 @@ Non-goals: keyword arguments that change nothing of the mathematics (``out``, ``
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex, cast
@@ -30,6 +31,10 @@ _COMPARE = {
     "greater": "gt",
     "greater_equal": "ge",
 }
+_SPECIAL = (
+    *("logaddexp", "exp2", "log2", "log10", "sinh", "cosh", "arcsinh", "arccosh", "arctanh"),
+    *("arctan", "arctan2", "arcsin", "arccos", "hypot", "cbrt"),
+)
 _LOGICAL = {"logical_and": "logical_and", "logical_or": "logical_or"}
 
 
@@ -50,13 +55,13 @@ def _binary(verb: str) -> Callable[[Trace, object, object], Value]:
 
 def _logical(verb: str) -> Callable[[Trace, object, object], Value]:
     def rule(t: Trace, a: object, b: object) -> Value:
-        x, y = (_truth(t, v) for v in t.promote([a, b]))
+        x, y = (truth(t, v) for v in t.promote([a, b]))
         return t.emit(verb, x, y)
 
     return rule
 
 
-def _truth(t: Trace, value: Value) -> Value:
+def truth(t: Trace, value: Value) -> Value:
     """A boolean: itself, or whether a number is not zero."""
     if value.type.dtype is DType.BOOL:
         return value
@@ -84,14 +89,16 @@ def _reciprocal(t: Trace, x: object) -> Value:
 
 
 def _logical_not(t: Trace, x: object) -> Value:
-    return t.emit("logical_not", _truth(t, t.lift(x)))
+    return t.emit("logical_not", truth(t, t.lift(x)))
 
 
-def _logaddexp(t: Trace, a: object, b: object) -> Value:
-    """max + softplus(-|a - b|): stable at any size."""
-    x, y = (t.as_float(v) for v in t.promote([a, b]))
-    gap = t.emit("neg", t.emit("abs", t.emit("sub", x, y)))
-    return t.emit("add", t.emit("max", x, y), t.emit("log1p", t.emit("exp", gap)))
+def _special(name: str) -> Callable[..., Value]:
+    """A row of ``ir/special_table.py`` on operands in their common floating type."""
+
+    def rule(t: Trace, *operands: object) -> Value:
+        return t.special(name, *(t.as_float(v) for v in t.promote(operands)))
+
+    return rule
 
 
 def _matmul(t: Trace, a: object, b: object) -> Value:
@@ -101,9 +108,9 @@ def _matmul(t: Trace, a: object, b: object) -> Value:
         raise refuse("GC0558", "matmul takes no scalars; use *")
     left_is_vector, right_is_vector = x.type.rank == 1, y.type.rank == 1
     if left_is_vector:
-        x = _reshape(t, x, (1, *x.type.static_shape))
+        x = reshape(t, x, (1, *x.type.static_shape))
     if right_is_vector:
-        y = _reshape(t, y, (*y.type.static_shape, 1))
+        y = reshape(t, y, (*y.type.static_shape, 1))
     shape = _batch_shape(t, x, y)
     rank = len(shape)
     x = t.broadcast(x, (*shape, *x.type.static_shape[-2:]))
@@ -115,7 +122,7 @@ def _matmul(t: Trace, a: object, b: object) -> Value:
         del kept[-1]
     if left_is_vector:
         del kept[rank]
-    return _reshape(t, out, tuple(kept))
+    return reshape(t, out, tuple(kept))
 
 
 def _pair(t: Trace, a: object, b: object) -> tuple[Value, Value]:
@@ -134,7 +141,7 @@ def _batch_shape(t: Trace, x: Value, y: Value) -> tuple[int, ...]:
         raise refuse("GC0558", message) from None
 
 
-def _reshape(t: Trace, value: Value, shape: tuple[int, ...]) -> Value:
+def reshape(t: Trace, value: Value, shape: tuple[int, ...]) -> Value:
     return value if value.type.shape == shape else t.emit("reshape", value, shape=shape)
 
 
@@ -150,7 +157,7 @@ UFUNCS.update(
         "square": _square,
         "reciprocal": _reciprocal,
         "logical_not": _logical_not,
-        "logaddexp": _logaddexp,
+        **{name: _special(name) for name in _SPECIAL},
         "matmul": _matmul,
         "fabs": _unary("abs", True),
         "positive": lambda t, x: t.lift(x),
@@ -158,9 +165,19 @@ UFUNCS.update(
 )
 
 
-def _axes(value: Value, axis: object) -> tuple[int, ...]:
-    """``axis`` as sorted, non-negative axes; None means all."""
-    rank = value.type.rank
+def axes_of(value: Value, axis: object) -> tuple[int, ...]:
+    """``axis`` as sorted, non-negative axes of ``value``; None means all."""
+    return axes_of_rank(value.type.rank, axis)
+
+
+def axis_of(value: Value, axis: object) -> int:
+    """One axis of ``value``, from 0."""
+    (found,) = axes_of_rank(value.type.rank, (axis,))
+    return found
+
+
+def axes_of_rank(rank: int, axis: object) -> tuple[int, ...]:
+    """``axis`` as sorted, non-negative axes of ``rank`` ones; None means all."""
     if axis is None:
         return tuple(range(rank))
     given = axis if isinstance(axis, (tuple, list)) else (axis,)
@@ -168,57 +185,6 @@ def _axes(value: Value, axis: object) -> tuple[int, ...]:
     if any(not -rank <= a < rank for a in found) or len({a % rank for a in found}) != len(found):
         raise refuse("GC0558", f"axis {axis} does not suit an array of {rank} axes")
     return tuple(sorted(a % rank for a in found))
-
-
-def _restore(t: Trace, reduced: Value, like: Value, axes: tuple[int, ...], keep: bool) -> Value:
-    if not keep:
-        return reduced
-    shape = tuple(1 if i in axes else n for i, n in enumerate(like.type.static_shape))
-    return _reshape(t, reduced, shape)
-
-
-def _reduction(verb: str) -> Callable[..., Traced]:
-    def rule(t: Trace, a: object, axis: object = None, keepdims: bool = False) -> Traced:
-        value = t.lift(a)
-        if verb in ("sum", "prod") and value.type.dtype in (DType.BOOL, DType.I32):
-            value = t.cast(value, DType.I64)
-        axes = _axes(value, axis)
-        reduced = t.emit(verb, value, axes=axes) if axes else value
-        return t.wrap(_restore(t, reduced, value, axes, keepdims))
-
-    return rule
-
-
-def _count(value: Value, axes: tuple[int, ...]) -> int:
-    total = 1
-    for axis in axes:
-        total *= value.type.static_shape[axis]
-    return total
-
-
-def _mean_value(t: Trace, value: Value, axes: tuple[int, ...]) -> Value:
-    total = t.emit("sum", value, axes=axes) if axes else value
-    count = t.constant(float(_count(value, axes)), total.type.dtype, total.type.shape)
-    return t.emit("div", total, count)
-
-
-def _mean(t: Trace, a: object, axis: object = None, keepdims: bool = False) -> Traced:
-    value = t.as_float(t.lift(a))
-    axes = _axes(value, axis)
-    return t.wrap(_restore(t, _mean_value(t, value, axes), value, axes, keepdims))
-
-
-def _variance(t: Trace, a: object, axis: object = None, keepdims: bool = False) -> Traced:
-    value = t.as_float(t.lift(a))
-    axes = _axes(value, axis)
-    centre = _restore(t, _mean_value(t, value, axes), value, axes, True)
-    gap = t.emit("sub", value, t.broadcast(centre, value.type.static_shape))
-    spread = _mean_value(t, t.emit("mul", gap, gap), axes)
-    return t.wrap(_restore(t, spread, value, axes, keepdims))
-
-
-def _deviation(t: Trace, a: object, axis: object = None, keepdims: bool = False) -> Traced:
-    return t.wrap(t.emit("sqrt", _variance(t, a, axis, keepdims).value))
 
 
 def _getitem(t: Trace, a: object, key: object) -> Traced:
@@ -257,7 +223,7 @@ def _basic_index(t: Trace, value: Value, parts: Sequence[object], key: object) -
     if flipped:
         value = t.emit("reverse", value, axes=tuple(flipped))
     low, high, step = tuple(start), tuple(limit), tuple(stride)
-    return _reshape(t, t.emit("slice", value, start=low, limit=high, stride=step), tuple(shape))
+    return reshape(t, t.emit("slice", value, start=low, limit=high, stride=step), tuple(shape))
 
 
 def _as_range(part: object, size: int, key: object) -> range:
@@ -285,7 +251,7 @@ def _gather(t: Trace, value: Value, parts: Sequence[object]) -> Traced:
 
 def _where(t: Trace, condition: object, a: object, b: object) -> Traced:
     x, y = t.promote([a, b])
-    chosen = _truth(t, t.lift(condition))
+    chosen = truth(t, t.lift(condition))
     shape = t.broadcast_shape([chosen, x])
     return t.wrap(t.emit("select", *(t.broadcast(v, shape) for v in (chosen, x, y))))
 
@@ -295,13 +261,16 @@ def _transpose(t: Trace, a: object, axes: object = None) -> Traced:
     if axes is None:
         perm = tuple(reversed(range(value.type.rank)))
     else:
-        given = cast("Sequence[SupportsIndex]", axes)
-        perm = tuple(operator.index(x) % value.type.rank for x in given)
+        perm = tuple(axis_of(value, x) for x in cast("Sequence[SupportsIndex]", axes))
+        if sorted(perm) != list(range(value.type.rank)):
+            raise refuse("GC0558", f"axes {axes} do not turn an array of {value.type.rank} axes")
     return t.wrap(t.emit("transpose", value, perm=perm))
 
 
 def _swapaxes(t: Trace, a: object, axis1: int, axis2: int) -> Traced:
-    perm = list(range(t.lift(a).type.rank))
+    value = t.lift(a)
+    axis1, axis2 = axis_of(value, axis1), axis_of(value, axis2)
+    perm = list(range(value.type.rank))
     perm[axis1], perm[axis2] = perm[axis2], perm[axis1]
     return _transpose(t, a, perm)
 
@@ -310,20 +279,20 @@ def _reshaped(t: Trace, a: object, shape: object) -> Traced:
     value = t.lift(a)
     given = shape if isinstance(shape, (tuple, list)) else (shape,)
     extents = [operator.index(cast("SupportsIndex", n)) for n in given]
-    size = _count(value, tuple(range(value.type.rank)))
+    size = math.prod(value.type.static_shape)
     known = int(np.prod([n for n in extents if n != -1], dtype=np.int64))
     if extents.count(-1) == 1 and known and size % known == 0:
         extents[extents.index(-1)] = size // known
     if int(np.prod(extents, dtype=np.int64)) != size or min(extents, default=0) < 0:
         raise refuse("GC0558", f"{value.type} cannot be reshaped to {list(given)}")
-    return t.wrap(_reshape(t, value, tuple(extents)))
+    return t.wrap(reshape(t, value, tuple(extents)))
 
 
 def _concatenate(t: Trace, arrays: Sequence[object], axis: int = 0) -> Traced:
     like = next((i.value.type.dtype for i in arrays if isinstance(i, Traced)), None)
     values = [t.lift(item, like) for item in arrays]
     common = DTYPES[np.result_type(*(NAMES[v.type.dtype] for v in values)).name]
-    (where,) = _axes(values[0], axis)
+    (where,) = axes_of(values[0], axis)
     return t.wrap(t.emit("concat", *(t.cast(v, common) for v in values), axis=where))
 
 
@@ -331,11 +300,13 @@ def _stack(t: Trace, arrays: Sequence[object], axis: int = 0) -> Traced:
     return _concatenate(t, [_expand_dims(t, a, axis) for a in arrays], axis)
 
 
-def _expand_dims(t: Trace, a: object, axis: int) -> Traced:
+def _expand_dims(t: Trace, a: object, axis: object) -> Traced:
     value = t.lift(a)
-    shape = list(value.type.static_shape)
-    shape.insert(axis if axis >= 0 else len(shape) + 1 + axis, 1)
-    return t.wrap(_reshape(t, value, tuple(shape)))
+    count = len(axis) if isinstance(axis, (tuple, list)) else 1
+    rank = value.type.rank + count
+    where = axes_of_rank(rank, axis)
+    sizes = iter(value.type.static_shape)
+    return t.wrap(reshape(t, value, tuple(1 if i in where else next(sizes) for i in range(rank))))
 
 
 def _broadcast_to(t: Trace, a: object, shape: Sequence[int]) -> Traced:
@@ -381,7 +352,7 @@ def _argmax(t: Trace, a: object, axis: int | None = None) -> Traced:
     value = t.lift(a)
     if axis is None:
         value, axis = _reshaped(t, a, -1).value, 0
-    (where,) = _axes(value, axis)
+    (where,) = axes_of(value, axis)
     return t.wrap(t.emit("argmax", value, axis=where))
 
 
@@ -389,18 +360,12 @@ def _cumsum(t: Trace, a: object, axis: int | None = None) -> Traced:
     value = t.lift(a)
     if axis is None:
         value, axis = _reshaped(t, a, -1).value, 0
-    (where,) = _axes(value, axis)
+    (where,) = axes_of(value, axis)
     return t.wrap(t.emit("cumsum", value, axis=where, reverse=False))
 
 
 FUNCTIONS.update(
     {
-        **{name: _reduction(name) for name in ("sum", "prod")},
-        **{name: _reduction("reduce_max") for name in ("max", "amax")},
-        **{name: _reduction("reduce_min") for name in ("min", "amin")},
-        "mean": _mean,
-        "var": _variance,
-        "std": _deviation,
         "getitem": _getitem,
         "where": _where,
         "transpose": _transpose,

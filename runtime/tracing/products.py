@@ -1,6 +1,6 @@
-"""More of NumPy that can be traced: products of any kind, pieces and turns of arrays, and what follows from exp and log.
+"""More of NumPy that can be traced: products of any kind, pieces and turns of arrays.
 
-Importing this module adds to ``trace.UFUNCS`` and ``trace.FUNCTIONS``, as ``functions`` does.
+Importing this module adds to ``trace.FUNCTIONS``, as ``functions`` does.
 
 Non-goals: einsum of three operands in a clever order (they are taken from left to right), repeated letters in one operand.
 """
@@ -10,51 +10,13 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import SupportsIndex, cast
 
 import numpy as np
 
 from gradc.ir.core import DType, Value
-from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, NAMES, UFUNCS, Trace, Traced, refuse
-
-
-def _scaled(verb: str, factor: float, *, is_inside: bool) -> Callable[[Trace, object], Value]:
-    """``verb(x * factor)`` or ``verb(x) * factor``: other bases of powers and logarithms."""
-
-    def rule(t: Trace, x: object) -> Value:
-        value = t.as_float(t.lift(x))
-        scale = t.constant(factor, value.type.dtype, value.type.shape)
-        if is_inside:
-            return t.emit(verb, t.emit("mul", value, scale))
-        return t.emit("mul", t.emit(verb, value), scale)
-
-    return rule
-
-
-def _hyperbolic(sign: str) -> Callable[[Trace, object], Value]:
-    """(expm1(x) +- expm1(-x) [+ 2]) / 2: exact digits near zero."""
-
-    def rule(t: Trace, x: object) -> Value:
-        value = t.as_float(t.lift(x))
-        dtype, shape = value.type.dtype, value.type.shape
-        up, down = t.emit("expm1", value), t.emit("expm1", t.emit("neg", value))
-        both = t.emit(sign, up, down)
-        half = t.emit("mul", both, t.constant(0.5, dtype, shape))
-        return half if sign == "sub" else t.emit("add", half, t.constant(1.0, dtype, shape))
-
-    return rule
-
-
-UFUNCS.update(
-    {
-        "exp2": _scaled("exp", math.log(2), is_inside=True),
-        "log2": _scaled("log", 1 / math.log(2), is_inside=False),
-        "log10": _scaled("log", 1 / math.log(10), is_inside=False),
-        "sinh": _hyperbolic("sub"),
-        "cosh": _hyperbolic("add"),
-    }
-)
+from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, NAMES, Trace, Traced, refuse
 
 
 # --- products
@@ -216,15 +178,15 @@ def _split(t: Trace, ary: object, indices_or_sections: object, axis: int = 0) ->
     where = _axis(value, axis)
     size = value.type.static_shape[where]
     if isinstance(indices_or_sections, (Sequence, np.ndarray)):
-        cuts = [min(max(int(i), 0), size) for i in indices_or_sections]
+        cuts = [operator.index(cast("SupportsIndex", i)) for i in indices_or_sections]
     else:
         count = operator.index(cast("SupportsIndex", indices_or_sections))
         if count < 1 or size % count:
             raise refuse("GC0558", f"an axis of {size} cannot be split into {count} equal parts")
         cuts = [size // count * n for n in range(1, count)]
-    borders = [0, *cuts, size]
-    parts = itertools.pairwise(borders)
-    return [t.wrap(_part(t, value, where, low, max(low, high))) for low, high in parts]
+    # Places count as in a slice: negative ones from the end.
+    spans = [slice(*ends).indices(size) for ends in itertools.pairwise([0, *cuts, None])]
+    return [t.wrap(_part(t, value, where, low, max(low, high))) for low, high, _ in spans]
 
 
 def _roll(t: Trace, a: object, shift: int, axis: object = None) -> Traced:

@@ -115,6 +115,11 @@ class Trace:
         except TypeRuleError as problem:
             raise refuse("GC0558", str(problem)) from None
 
+    def special(self, name: str, *operands: Value, order: int = 0) -> Value:
+        """A row of the table of special functions at the user's line."""
+        with self.builder.at(user_span()):
+            return self.builder.function_of(name, *operands, order=order)
+
     def constant(self, value: float | bool, dtype: DType, shape: tuple[Dim, ...] = ()) -> Value:
         """A splat."""
         return self.emit("constant", value=value, dtype=dtype, shape=shape)

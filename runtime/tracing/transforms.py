@@ -26,8 +26,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-import gradc.runtime.tracing.functions
-import gradc.runtime.tracing.products  # noqa: F401  (both fill the tables of traceable functions)
+import gradc.runtime.tracing.tables  # noqa: F401  (fills the tables of traceable functions)
 from gradc.ir.core import DType, Function, Role, Slot, Value
 from gradc.ir.diagnostics import DiagnosticError, error
 from gradc.ir.inline import inline_function

@@ -1,0 +1,77 @@
+"""``function1`` and ``function2``: the elementwise functions of ``ir/special_table.py``, named by an attribute.
+
+One op per arity stands for all of them, so a new function is a row of the table and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradc.ir.special_elementary  # noqa: F401  (fills the table)
+from gradc.ir.attributes import get_int, get_str
+from gradc.ir.core import Attrs, DType, TensorType
+from gradc.ir.ops.elementwise import elementwise, same_types
+from gradc.ir.registry import Partial, Sample, TypeRule, TypeRuleError
+from gradc.ir.special_table import TABLE, Words, meaning_of
+
+
+def _infer(name: str, arity: int) -> TypeRule:
+    same = same_types(name, arity, "float")
+
+    def infer(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
+        function = get_str(attributes, "function")
+        row = TABLE.get(function)
+        shown = " and ".join(str(t) for t in types)
+        if row is None or len(row.slopes) != arity:
+            raise TypeRuleError(f"{name}: no function of {arity} is called {function!r} ({shown})")
+        if get_int(attributes, "order") < 0:
+            raise TypeRuleError(f"{name}: the order of {function} is negative ({shown})")
+        return same(types, attributes)
+
+    return infer
+
+
+def _meaning(k: Any, *operands: Any, function: str, order: int) -> Any:
+    return meaning_of(k, function, *operands, order=order)
+
+
+def _partial(position: int) -> Partial:
+    def value(k: Any, y: Any, *operands: Any, function: str, order: int) -> Any:
+        row = TABLE[function]
+        slope = row.slopes[position]
+        if slope is None:
+            return k.const(0.0)
+        words = Words(k)
+        if row.ordered:
+            return slope(words, y, *operands, order=order)
+        return slope(words, y, *operands)
+
+    return Partial(value)
+
+
+def _samples(function: str, *ranges: tuple[float, float]) -> tuple[Sample, ...]:
+    shapes: tuple[tuple[int, ...], ...] = ((2, 3), (), (0, 2))
+    attributes = {"function": function, "order": 0}
+    return tuple(
+        Sample((TensorType(shape, DType.F64),) * len(ranges), attributes, ranges)
+        for shape in shapes
+    )
+
+
+elementwise(
+    "function1",
+    "the function of one operand that `function` names",
+    _meaning,
+    (_partial(0),),
+    infer=_infer("function1", 1),
+    samples=_samples("expit", (-2.0, 2.0)),
+)
+elementwise(
+    "function2",
+    "the function of two operands that `function` names",
+    _meaning,
+    (_partial(0), _partial(1)),
+    infer=_infer("function2", 2),
+    samples=_samples("xlogy", (-2.0, 2.0), (0.3, 2.0)),
+)
