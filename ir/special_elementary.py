@@ -56,6 +56,7 @@ special(
     lambda k, y, a, b: _sigmoid(k, _advantage(k, b, a)),
 )
 
+
 def _times_log(k: Any, x: Any, value: Any) -> Any:
     return k.select(_zero(k, x), k.const(0.0), k.mul(x, value))
 
@@ -276,9 +277,7 @@ def _share(k: Any, y: Any, x: Any) -> Any:
     return k.select(origin, k.const(0.0), k.div(x, k.select(origin, k.const(1.0), y)))
 
 
-special(
-    "hypot", _hypot, lambda k, y, a, b: _share(k, y, a), lambda k, y, a, b: _share(k, y, b)
-)
+special("hypot", _hypot, lambda k, y, a, b: _share(k, y, a), lambda k, y, a, b: _share(k, y, b))
 
 
 def _cbrt(k: Any, x: Any) -> Any:

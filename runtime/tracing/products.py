@@ -18,7 +18,6 @@ import numpy as np
 from gradc.ir.core import DType, Value
 from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, NAMES, Trace, Traced, refuse
 
-
 # --- products
 
 

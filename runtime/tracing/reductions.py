@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from gradc.ir.core import DType, Value
-from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, Trace, Traced, refuse
 from gradc.runtime.tracing.functions import axes_of, reshape, truth
+from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, Trace, Traced, refuse
 
 _UNSET: Any = getattr(np, "_NoValue", None)
 
