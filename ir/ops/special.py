@@ -52,7 +52,7 @@ def _partial(position: int) -> Partial:
 
 def _samples(function: str, *ranges: tuple[float, float]) -> tuple[Sample, ...]:
     shapes: tuple[tuple[int, ...], ...] = ((2, 3), (), (0, 2))
-    attributes = {"function": function, "order": 0}
+    attributes: Attrs = {"function": function, "order": 0}
     return tuple(
         Sample((TensorType(shape, DType.F64),) * len(ranges), attributes, ranges)
         for shape in shapes
