@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from gradc.ir.axes import AxisRule
 from gradc.ir.core import Attrs, Op, TensorType, Value
 from gradc.ir.loops import Scalar
 
@@ -123,6 +124,8 @@ class OpDef:
     # `elementwise_vjp(b, op, cts, needed, masked)` in ops/elementwise.py applies them; `vjp` is the same with
     # masked=False, and passes that know a cotangent to be masked call it with True (`gate` instead of `mul`).
     partials: tuple[Partial | None, ...] | None = None
+    # How the result's axes depend on the operands' axes (ir/axes.py). Absent means: all positions are mixed.
+    axes: AxisRule | None = None
 
     @property
     def is_elementwise(self) -> bool:

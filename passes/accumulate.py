@@ -1,7 +1,7 @@
 """Gradient accumulation that equals the big batch: one function that cuts its batch and adds up exact gradients.
 
-    from  a model's function at the whole batch and at a part of it (``parts`` times smaller)
-    to    a function like ``value_and_grad`` of the first, whose memory is that of the second
+    from  a model's function at the whole batch, and which axes of its inputs hold samples
+    to    a function like its ``value_and_grad``, whose memory is that of one part
 
 The loss is L = h(S, p) with S the sums over samples (``accumulate_batch``), so
 
@@ -11,7 +11,8 @@ and the parts' pullbacks are seeded with dh/dS_j. Where dh/dS_j needs sums that 
 tokens that count, say), a first loop over the parts computes just those. This is why ragged token counts are exact,
 where the mean of means is not (huggingface/transformers #34191).
 
-Random draws are those of the whole batch: a part draws its own rows of them (``accumulate_draws``).
+Random draws are those of the whole batch: a part draws its own rows of them (``accumulate_draws``). Literals such as
+1/B mean the whole batch too, since the part's program is made from that of the whole.
 
 The program of one part is a Function of its own (``Accumulation.part``). Passes that come before a derivative, such as
 recomputation under a budget, change it there; ``compose`` then takes its pullback and writes the loops around it.
@@ -24,12 +25,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gradc.ir.axes import Place
 from gradc.ir.builder import Builder
 from gradc.ir.core import Block, Function, Op, Role, Slot, TensorType, Value
 from gradc.ir.diagnostics import DiagnosticError, error
 from gradc.ir.inline import inline_function
-from gradc.passes.accumulate_batch import Samples, as_part_of, separate
+from gradc.passes.accumulate_batch import separate
 from gradc.passes.accumulate_draws import KEY, keys_of_parts, numbered
+from gradc.passes.cut import Cut
 from gradc.passes.dce import dce
 from gradc.passes.differentiate import value_and_grad, vjp
 from gradc.passes.rewrite import copy_ops, renamed
@@ -42,13 +45,18 @@ class _Parts:
     inner: Function
     outer: Function
     sums: tuple[str, ...]
-    per_sample: tuple[tuple[int, int], ...]  # (result number of the model, batch axis)
+    per_sample: tuple[tuple[int, Place], ...]  # (result number of the model, where its samples lie)
 
 
 def accumulate(
-    big: Function, micro: Function, wrt: Sequence[str], parts: int, *, is_seeded: bool = False
+    big: Function,
+    axes: Mapping[str, int],
+    wrt: Sequence[str],
+    parts: int,
+    *,
+    is_seeded: bool = False,
 ) -> Function:
-    """Results and gradients of ``big``, computed in ``parts`` parts.
+    """Results and gradients of ``big``, computed in ``parts`` parts; ``axes`` are those of samples, by input.
 
     Parameters and results are those of ``value_and_grad(big, wrt)``; with ``is_seeded`` a SEED for the loss follows
     the parameters, as in ``vjp``.
@@ -58,7 +66,7 @@ def accumulate(
     """
     if parts == 1:
         return vjp(big, wrt, of=["loss"]) if is_seeded else value_and_grad(big, wrt)
-    found = accumulation(big, micro, wrt, parts, is_seeded=is_seeded)
+    found = accumulation(big, axes, wrt, parts, is_seeded=is_seeded)
     return found.compose(found.part)
 
 
@@ -82,9 +90,14 @@ class Accumulation:
 
 
 def accumulation(
-    big: Function, micro: Function, wrt: Sequence[str], parts: int, *, is_seeded: bool = False
+    big: Function,
+    axes: Mapping[str, int],
+    wrt: Sequence[str],
+    parts: int,
+    *,
+    is_seeded: bool = False,
 ) -> Accumulation:
-    """``big`` cut into ``parts`` parts like ``micro``, before derivatives are taken. At least two parts.
+    """``big`` cut into ``parts`` parts along ``axes`` of its inputs, before derivatives are taken. At least two parts.
 
     Raises:
         DiagnosticError: as for ``accumulate``.
@@ -93,34 +106,32 @@ def accumulation(
         raise DiagnosticError(
             [error("GC0808", f"accumulate must be at least 1, not {parts}", None)]
         )
-    samples = separate(big, micro, parts)
-    cut = _cut(big, micro, samples)
-    return Accumulation(cut.inner, _Composer(big, cut, samples, micro, wrt, parts, is_seeded))
+    big = dce(big)
+    cut = _cut(big, separate(big, axes, parts))
+    return Accumulation(cut.inner, _Composer(big, cut, axes, wrt, parts, is_seeded))
 
 
 # --- cutting the program
 
 
-def _cut(big: Function, micro: Function, samples: Samples) -> _Parts:
+def _cut(big: Function, samples: Cut) -> _Parts:
     names = tuple(f"sum{i}" for i in range(len(samples.sums)))
-    corrected = [
-        as_part_of(large, small)
-        for large, small in zip(big.block.body, micro.block.body, strict=True)
-    ]
-    inner_ops = [op for op in corrected if not any(v in samples.reduced for v in op.operands)]
     per_sample = tuple(
-        (number, samples.axis[value])
-        for number, value in enumerate(micro.block.outputs)
-        if value in samples.axis
+        (number, samples.places[value])
+        for number, value in enumerate(big.block.outputs)
+        if value in samples.places
     )
-    outputs = [*samples.sums, *(micro.block.outputs[n] for n, _ in per_sample)]
+    outputs = [*samples.sums.values()]
+    outputs += [samples.parts_of[big.block.outputs[n]] for n, _ in per_sample]
     slots = [Slot(name, Role.OUTPUT) for name in names]
-    slots += [micro.results[n] for n, _ in per_sample]
-    inner = _closed(f"{big.name}_part", micro, inner_ops, outputs, slots)
-    rng = _random_state(micro)
+    slots += [big.results[n] for n, _ in per_sample]
+    end = Op("return", tuple(outputs), ())
+    block = Block(samples.parameters, (*samples.ops, end))
+    inner = dce(Function(f"{big.name}_part", block, big.parameters, tuple(slots)))
+    rng = _random_state(big)
     if rng is not None:
         inner = numbered(inner, rng)
-    return _Parts(inner, _outer(big, micro, samples, names), names, per_sample)
+    return _Parts(inner, _outer(big, samples, names), names, per_sample)
 
 
 def _random_state(function: Function) -> str | None:
@@ -143,31 +154,16 @@ def _closed(
     return dce(Function(name, block, like.parameters, tuple(slots)))
 
 
-def _outer(big: Function, micro: Function, samples: Samples, names: Sequence[str]) -> Function:
-    """What comes after the sums, from the big program, so that sizes and means are the whole batch's."""
-    pairs = list(zip(big.block.body, micro.block.body, strict=True))
-    large_sums = [
-        value for position in samples.sum_positions for value in big.block.body[position].results
-    ]
+def _outer(big: Function, samples: Cut, names: Sequence[str]) -> Function:
+    """What comes after the sums, from the whole program, so that sizes and means are the whole batch's."""
     b = Builder()
-    kept = [
-        (slot, value)
-        for slot, value in zip(big.parameters, big.block.parameters, strict=True)
-        if slot.role is not Role.INPUT
-    ]
+    pairs = zip(big.parameters, big.block.parameters, strict=True)
+    kept = [(slot, value) for slot, value in pairs if value not in samples.places]
     mapping = {value: b.parameter(value.type, slot.name) for slot, value in kept}
-    mapping.update({v: b.parameter(v.type, n) for v, n in zip(large_sums, names, strict=True)})
-    shared = {v for v in micro.block.parameters if v not in samples.axis}
-    for large, small in pairs:
-        is_after = any(v in samples.reduced for v in small.results)
-        is_shared = all(v in shared for v in small.operands) and not any(
-            v in samples.axis for v in small.results
-        )
-        if is_shared:
-            shared.update(small.results)
-        is_sum = any(v in mapping for v in large.results)
-        if (is_after or is_shared) and not is_sum and all(v in mapping for v in large.operands):
-            b.ops += copy_ops([large], mapping)
+    mapping.update({v: b.parameter(v.type, n) for v, n in zip(samples.sums, names, strict=True)})
+    for op in big.block.body:
+        if all(v in mapping for v in op.operands) and op.results[0] not in mapping:
+            b.ops += copy_ops([op], mapping)
     wanted = [
         (slot, mapping[value])
         for slot, value in zip(big.results, big.block.outputs, strict=True)
@@ -186,20 +182,18 @@ class _Composer:
         self,
         big: Function,
         parts: _Parts,
-        samples: Samples,
-        micro: Function,
+        axes: Mapping[str, int],
         wrt: Sequence[str],
         count: int,
         is_seeded: bool,
     ) -> None:
         self.big = big
         self.parts = parts
-        self.samples = samples
-        self.micro = micro
+        self.axes = axes
         self.wrt = tuple(wrt)
         self.count = count
         self.is_seeded = is_seeded
-        self.rng = _random_state(micro)
+        self.rng = _random_state(big)
         self._start(parts.inner)
 
     def _start(self, part: Function) -> None:
@@ -337,14 +331,14 @@ class _Composer:
     def _is_cut(self, slot: Slot) -> bool:
         if slot.name == self.rng:
             return True
-        return slot.role is Role.INPUT and self.micro.parameter(slot.name) in self.samples.axis
+        return slot.name in self.axes
 
     def _cut_input(self, name: str, part: TensorType) -> Value:
         """[B, ...] as [parts, B / parts, ...], the batch axis first; a key for each part."""
         value = self.values[name]
         if name == self.rng:
             return keys_of_parts(self.b, value, self.count)
-        axis = self.samples.axis[self.micro.parameter(name)]
+        axis = self.axes[name]
         shape = part.static_shape
         split = (*shape[:axis], self.count, *shape[axis:])
         value = self.b.one("reshape", value, shape=split)
@@ -395,8 +389,8 @@ class _Composer:
         outputs: Sequence[Value],
     ) -> Function:
         joined = {
-            n: self._joined(stacked, axis)
-            for (n, axis), stacked in zip(self.parts.per_sample, outputs, strict=True)
+            n: self._joined(stacked, place)
+            for (n, place), stacked in zip(self.parts.per_sample, outputs, strict=True)
         }
         values = [
             joined[n] if n in joined else results[slot] for n, slot in enumerate(self.big.results)
@@ -414,14 +408,16 @@ class _Composer:
         )
         return dce(made)
 
-    def _joined(self, stacked: Value, axis: int) -> Value:
-        """[parts, ..., B / parts, ...] as [..., B, ...]."""
-        shape = stacked.type.static_shape
-        if axis:
-            perm = (*range(1, axis + 1), 0, *range(axis + 1, len(shape)))
+    def _joined(self, stacked: Value, place: Place) -> Value:
+        """[parts, ..., n / parts, ...] as [..., n, ...]: the number of the part comes after ``place.outer``."""
+        axis, outer = place.axis, place.outer
+        _, *shape = stacked.type.static_shape
+        split = (self.count, *shape[:axis], outer, shape[axis] // outer, *shape[axis + 1 :])
+        perm = (*range(1, axis + 2), 0, *range(axis + 2, len(split)))
+        whole = (*shape[:axis], self.count * shape[axis], *shape[axis + 1 :])
+        if axis or outer > 1:
+            stacked = self.b.one("reshape", stacked, shape=split)
             stacked = self.b.one("transpose", stacked, perm=perm)
-        part = shape[1:]
-        whole = (*part[:axis], self.count * part[axis], *part[axis + 1 :])
         return self.b.one("reshape", stacked, shape=whole)
 
 

@@ -262,7 +262,7 @@ _TRAINING = (
         "GC0807",
         "samples that depend on each other",
         "Accumulating gradients over parts of a batch equals the whole batch only if no operation mixes\n"
-        "samples, as batch normalisation does.",
+        "samples before they are summed, as batch normalisation does, or a convolution over the batch.",
     ),
     Code(
         "GC0808",

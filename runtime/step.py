@@ -27,7 +27,9 @@ import numpy as np
 from gradc.frontend.training import OptimizerIR, ScheduleIR, lower_optimizer, lower_schedule
 from gradc.ir.core import Function, Role, TensorType
 from gradc.ir.diagnostics import Diagnostic, DiagnosticError, error
+from gradc.ir.dims import substitute
 from gradc.passes.accumulate import accumulation
+from gradc.passes.accumulate_batch import batch_axes
 from gradc.passes.differentiate import value_and_grad, vjp
 from gradc.passes.precision import master_type
 from gradc.passes.train_step import (
@@ -262,12 +264,21 @@ class TrainStep:
         if size % parts:
             message = f"a batch of {name} = {size} cannot be cut into {parts} equal parts"
             raise DiagnosticError([error("GC0808", message, None)])
-        part = self.model.lower({**whole.dims, name: size // parts}, training=True)
+        axes = batch_axes(
+            self._types(whole.dims), self._types({**whole.dims, name: size // parts}), parts
+        )
         is_seeded = self.recipe.loss_scale is not None
-        cut = accumulation(whole.function, part.function, names, parts, is_seeded=is_seeded)
+        cut = accumulation(whole.function, axes, names, parts, is_seeded=is_seeded)
         return StepProgram(
             cut.part, lambda function: self._step(cut.compose(function)), cut.gradient
         )
+
+    def _types(self, dims: Mapping[str, int]) -> dict[str, TensorType]:
+        """The inputs' types at these dimensions."""
+        return {
+            spec.name: spec.type.with_shape(tuple(substitute(d, dims) for d in spec.type.shape))
+            for spec in self.model.signature.inputs
+        }
 
     def _step(self, gradient: Function) -> Function:
         """The step around a function that gives the gradients."""

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 import gradc
+from gradc.ir.core import DType, TensorType
 from gradc.ir.diagnostics import DiagnosticError
 from gradc.ir.domains import NumpyArrays
 from gradc.ir.interpret import run
 from gradc.ir.verify import verify_function
 from gradc.passes.accumulate import accumulate
+from gradc.passes.accumulate_batch import batch_axes
 from gradc.passes.budget import pareto
 from gradc.passes.differentiate import value_and_grad
 from gradc.runtime.api import loads
@@ -62,11 +64,15 @@ def functions(text: str, inputs: Inputs, parts: int, axis: int = 0) -> tuple[Any
     net = loads(text, precision="f64")
     whole = net.lower(net.bind({k: v.shape for k, v in inputs.items()}))
     smaller = {k: v.take(range(v.shape[axis] // parts), axis) for k, v in inputs.items()}
-    part = net.lower(net.bind({k: v.shape for k, v in smaller.items()}))
+    whole_types, part_types = (
+        {k: TensorType(v.shape, DType.F64) for k, v in arrays.items()}
+        for arrays in (inputs, smaller)
+    )
+    axes = batch_axes(whole_types, part_types, parts)
     names = net.select("params")
     params = net.init(3, whole.dims)
     plain = value_and_grad(whole.function, names)
-    cut = accumulate(whole.function, part.function, names, parts)
+    cut = accumulate(whole.function, axes, names, parts)
     operands = [{**params, **inputs}[slot.name] for slot in whole.function.parameters]
     return plain, cut, operands
 
@@ -159,6 +165,24 @@ def test_only_what_the_seeds_need_is_computed_first() -> None:
             "s = sum(x * g, axis = 1)\n    return sum((s - mean(s))^2)",
             "statistic of the whole batch",
         ),
+        (
+            "k = ones([1, 1, 3, 1])\n    return sum(conv2d(reshape(x * g, [1, 1, B, D]), k, padding = 1)^2)",
+            "`conv2d`: a convolution runs over them",
+        ),
+        ("return sum(max_pool(reshape(x * g, [1, 1, B, D]), 3)^2)", "a window runs over them"),
+        (
+            "r = reshape(x * g, [D, B])\n    return sum((r * g * cast(iota(D), float)[:, None])^2)",
+            "`reshape`: their elements are dealt to other rows",
+        ),
+        (
+            "return sum((x * g * cast(iota(B), float)[:, None])^2)",
+            "`iota`: their positions are used",
+        ),
+        ("return sum(x * g + x[::-1])", "`reverse`"),
+        (
+            "scan row in x carry a = g * zeros([D]) { a = a + row }\n    return sum(a)",
+            "runs over the samples",
+        ),
     ],
 )
 def test_coupled_samples_are_refused_with_the_reason(body: str, reason: str) -> None:
@@ -171,6 +195,68 @@ def test_coupled_samples_are_refused_with_the_reason(body: str, reason: str) -> 
     (found,) = refused.value.diagnostics
     assert found.code == "GC0807"
     assert reason in found.message
+
+
+# Samples whose axis is reshaped, moved or joined with others, and that still stay apart.
+FOLLOWED = """
+dim B, D = 5
+fn straight(v: float[...]) -> float[...] {
+    r = 2 * tanh(v)
+    return r
+    pullback(ct) { return ct * (1 + r^2) }
+}
+fn scaled(v: float[R, C], s: float[C]) -> float[R, C] {
+    r = v * s
+    return r
+    pullback(ct) { return ct * s, sum(ct * v, axis = 0) }
+}
+model m(x: float[B, 2, D], t: float[3, B]) -> float {
+    param g: float[D] ~ normal(1)
+    param k: float[2, 1, 1, 2] ~ normal(1)
+    use f = dense(D, 3)
+    rows = straight(f(scaled(reshape(x, [B * 2, D]), g)))
+    flat = reshape(transpose(reshape(rows, [B, 2, 3]), [2, 0, 1]), [3, B * 2])
+    output flat
+    maps = conv2d(reshape(x, [B, 1, 2, D]), k)
+    scan row in t carry h = zeros([B, 3]) { h = sin(h + row[:, None] + maps[:, 0, 0, :3]) }
+    picked = reshape(flat, [3, B, 2])[1:, :, ::-1] + reshape(t[1:], [2, B, 1])
+    return mean(h^2) * sum(sin(picked)) + sum(max_pool(maps, 2)) / B
+}
+"""
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_samples_are_followed_through_reshapes_loops_and_pullbacks(parts: int) -> None:
+    rng = np.random.default_rng(8)
+    inputs = {"x": rng.normal(size=(6, 2, 5)), "t": rng.normal(size=(3, 6))}
+    net = loads(FOLLOWED, precision="f64")
+    whole = net.lower(net.bind({k: v.shape for k, v in inputs.items()}))
+    names = net.select("params")
+    plain = value_and_grad(whole.function, names)
+    cut = accumulate(whole.function, {"x": 0, "t": 1}, names, parts)
+    verify_function(cut)
+    params = net.init(3, whole.dims)
+    operands = [{**params, **inputs}[slot.name] for slot in whole.function.parameters]
+    expected, found = (run(NumpyArrays(), f, operands) for f in (plain, cut))
+    for e, f in zip(expected, found, strict=True):
+        np.testing.assert_allclose(f, e, rtol=1e-11, atol=1e-12)
+
+
+def test_a_pullback_that_is_not_a_sum_over_samples_is_refused() -> None:
+    text = """
+    dim B, D = 5
+    fn scaled(v: float[R, C], s: float[C]) -> float[R, C] {
+        r = v * s
+        return r
+        pullback(ct) { return ct * s, max(ct * v, axis = 0) }
+    }
+    model m(x: float[B, D]) -> float {
+        param g: float[D] ~ normal(1)
+        return sum(scaled(x, g)^2)
+    }
+    """
+    with pytest.raises(DiagnosticError, match="GC0807"):
+        functions(text, {"x": np.ones((6, 5))}, 3)
 
 
 @pytest.mark.parametrize("parts", [2, 4])

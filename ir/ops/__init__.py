@@ -10,6 +10,7 @@ from gradc.ir.ops import (
     pooling,
     randomness,
     reduction,
+    sources,
     special,
     structural,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "pooling",
     "randomness",
     "reduction",
+    "sources",
     "special",
     "structural",
 ]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gradc.ir.attributes import get_pairs
+from gradc.ir.axes import AxisRule, Link, Place, sizes
 from gradc.ir.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.ops.structural import inverse
 from gradc.ir.registry import Contraction, OpDef, Sample, TypeRuleError, register
@@ -83,6 +84,18 @@ def _vjp(
     return tuple(_ct_of(b, op, ct, side) if needed[side] else None for side in (0, 1))
 
 
+def _links(op: Op) -> tuple[Link, ...]:
+    """Batch axes and free axes go through; the sum is over the contracted ones."""
+    batch, summed = get_pairs(op.attributes, "batch"), get_pairs(op.attributes, "contract")
+    left, right = (sizes(x) for x in op.operands)
+    found = [Link(left[i], (Place(i), Place(j)), Place(n)) for n, (i, j) in enumerate(batch)]
+    for i in free_axes(op.attributes, 0, len(left)):
+        found.append(Link(left[i], (Place(i), None), Place(len(found))))
+    for j in free_axes(op.attributes, 1, len(right)):
+        found.append(Link(right[j], (None, Place(j)), Place(len(found))))
+    return (*found, *(Link(left[i], (Place(i), Place(j)), None) for i, j in summed))
+
+
 def bilinear_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
     """The product rule for an op of two operands that is linear in each."""
     left, right = op.operands
@@ -136,5 +149,6 @@ register(
             _sample((3,), (3,), (), ((0, 0),)),
             _sample((2, 0), (0, 3), (), ((1, 0),)),
         ),
+        axes=AxisRule(_links, "they are multiplied with each other"),
     )
 )

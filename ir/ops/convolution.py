@@ -9,11 +9,12 @@ x[n, c, i*stride + p*dilation - top, j*stride + q*dilation - left] * w[o, c, p, 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gradc.ir.attributes import get_dims, get_int, get_pair, get_pairs
+from gradc.ir.axes import AxisRule, Link, Place, sizes
 from gradc.ir.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.dims import Dim, floordiv
 from gradc.ir.loops import LANE_BYTES, Affine, Buffer, Scalar
@@ -409,11 +410,56 @@ def _filter_of(b: Builder, x: Value, ct: Value, like: Value, shared: Attrs) -> V
     return b.apply("conv2d_filter", (x, ct), {"size": _spatial(like), **shared})[0]
 
 
+def _links(x: int | None, w: int | None, y: int | None) -> Callable[[Op], tuple[Link, ...]]:
+    """The links of one of the three ops; image, filter and output are operand 0, operand 1, or (None) the result.
+
+    Images and, without groups, channels on both sides; places too where the filter has one tap and takes all.
+    """
+
+    def found(op: Op) -> tuple[Link, ...]:
+        g = geometry(op.name, op.attributes)
+
+        def link(size: int, in_x: int | None, in_w: int | None, in_y: int | None) -> Link:
+            operands: list[Place | None] = [None, None]
+            result = None
+            for axis, which in ((in_x, x), (in_w, w), (in_y, y)):
+                place = None if axis is None else Place(axis)
+                if which is None:
+                    result = place
+                else:
+                    operands[which] = place
+            return Link(size, tuple(operands), result)
+
+        values = [op.result if which is None else op.operands[which] for which in (x, w, y)]
+        image, taps, output = (sizes(value) for value in values)
+        links = [link(image[0], 0, None, 0)]
+        if g.groups == 1:
+            links += [link(image[1], 1, 1, None), link(output[1], None, 0, 1)]
+        for axis in (0, 1):
+            is_plain = g.stride[axis] == 1 and g.padding[axis] == (0, 0)
+            if taps[2 + axis] == 1 and is_plain:
+                links.append(link(image[2 + axis], 2 + axis, None, 2 + axis))
+        return tuple(links)
+
+    return found
+
+
+def _part_of_image(op: Op, link: Link, parts: int) -> Attrs:
+    """Where places of the image are linked its ``size`` is that of a part."""
+    if link.result is None or link.result.axis < 2:
+        return op.attributes
+    size = list(get_dims(op.attributes, "size"))
+    size[link.result.axis - 2] = sizes(op.result)[link.result.axis] // parts
+    return {**op.attributes, "size": tuple(size)}
+
+
+_OTHERWISE = "a convolution runs over them"
 # (stride, padding, dilation, groups, x shape, w shape) of generated tests
 _CASES: tuple[tuple[Any, ...], ...] = (
     ((1, 1), ((0, 0), (0, 0)), (1, 1), 1, (2, 2, 4, 5), (3, 2, 3, 2)),
     ((2, 1), ((1, 1), (0, 2)), (1, 2), 1, (1, 2, 5, 4), (2, 2, 3, 2)),
     ((2, 3), ((0, 1), (2, 1)), (2, 1), 2, (1, 4, 6, 5), (4, 2, 2, 3)),
+    ((1, 1), ((0, 0), (1, 0)), (2, 1), 1, (2, 3, 4, 5), (2, 3, 1, 2)),
 )
 
 
@@ -446,6 +492,7 @@ register(
         ),
         Nest(_conv2d_nest),
         _samples("conv2d"),
+        axes=AxisRule(_links(0, 1, None), _OTHERWISE),
     )
 )
 register(
@@ -461,6 +508,7 @@ register(
         ),
         Nest(_input_nest),
         _samples("conv2d_input"),
+        axes=AxisRule(_links(None, 1, 0), _OTHERWISE, _part_of_image),
     )
 )
 register(
@@ -476,5 +524,6 @@ register(
         ),
         Nest(_filter_nest),
         _samples("conv2d_filter"),
+        axes=AxisRule(_links(0, None, 1), _OTHERWISE),
     )
 )

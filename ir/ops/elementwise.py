@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gradc.ir.algebra import VERBS
 from gradc.ir.attributes import get_dtype
+from gradc.ir.axes import AxisRule, kept
 from gradc.ir.core import Attr, Attrs, DType, Op, TensorType, Value
 from gradc.ir.registry import (
     OpDef,
@@ -40,6 +41,7 @@ Accepts: TypeAlias = Literal["float", "number", "integer", "u32", "bool", "any"]
 ONE = Partial(lambda k, y, *xs: k.const(1.0), "one")
 MINUS_ONE = Partial(lambda k, y, *xs: k.const(-1.0), "minus_one")
 
+_ONE_BY_ONE = AxisRule(kept, "elements are combined one by one")
 _ACCEPTED: Mapping[Accepts, str] = {
     "float": "a floating type",
     "number": "numbers",
@@ -123,6 +125,7 @@ def elementwise(
             commutative,
             masks,
             partials=partials,
+            axes=_ONE_BY_ONE,
         )
     )
 
@@ -459,6 +462,7 @@ register(
             Sample((TensorType((2, 3), DType.F64),), {"dtype": DType.I32}, ((-9.0, 9.0),)),
             Sample((TensorType((3,), DType.I32),), {"dtype": DType.F64}, ((-9.0, 9.0),)),
         ),
+        axes=_ONE_BY_ONE,
     )
 )
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gradc.ir.attributes import get_dim, get_int, get_str
+from gradc.ir.axes import AxisRule, Link, Place, sizes
 from gradc.ir.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.loops import Affine, Scalar
 from gradc.ir.registry import Access, Nest, OpDef, Read, Sample, TypeRuleError, register
@@ -73,6 +74,18 @@ def _take_element(k: IndexAlgebra, op: Op, index: Sequence[Affine], read: Read) 
     return k.guarded(inside, lambda: read(0, place), k.const(_fill(op), table.dtype))
 
 
+def _take_links(op: Op) -> tuple[Link, ...]:
+    """The axes of the ids, and those of the table but the one that ids count."""
+    axis = get_int(op.attributes, "axis")
+    table, ids = (sizes(x) for x in op.operands)
+    found = [Link(n, (None, Place(i)), Place(axis + i)) for i, n in enumerate(ids)]
+    for i, n in enumerate(table):
+        if i != axis:
+            to = i if i < axis else i + len(ids) - 1
+            found.append(Link(n, (Place(i), None), Place(to)))
+    return tuple(found)
+
+
 register(
     OpDef(
         "take",
@@ -106,6 +119,7 @@ register(
                 ((-2.0, 2.0), (0.0, 4.0)),
             ),
         ),
+        axes=AxisRule(_take_links, "they are looked up by number"),
     )
 )
 
@@ -171,6 +185,18 @@ def _scatter_add_nest(nest: NestContext, op: Op) -> None:
                 nest.write([*outer[:-1], target, *place], value, "add", guard=inside)
 
 
+def _scatter_add_links(op: Op) -> tuple[Link, ...]:
+    """A sum over the ids; the other axes of the updates go through."""
+    axis = get_int(op.attributes, "axis")
+    ids, updates = (sizes(x) for x in op.operands)
+    found = [Link(n, (Place(i), Place(axis + i)), None) for i, n in enumerate(ids)]
+    for i, n in enumerate(updates):
+        if not axis <= i < axis + len(ids):
+            to = i if i < axis else i - len(ids) + 1
+            found.append(Link(n, (None, Place(i)), Place(to)))
+    return tuple(found)
+
+
 register(
     OpDef(
         "scatter_add",
@@ -201,5 +227,6 @@ register(
                 ((0.0, 3.0), (-2.0, 2.0)),
             ),
         ),
+        axes=AxisRule(_scatter_add_links, "they are put where their numbers say"),
     )
 )

@@ -13,6 +13,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 from gradc.ir.attributes import get_pair, get_pairs
+from gradc.ir.axes import AxisRule, Link, kept
 from gradc.ir.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.dims import Dim, floordiv
 from gradc.ir.loops import Affine, Scalar
@@ -308,7 +309,17 @@ def _fold(k: IndexAlgebra, window: Window, combine: Literal["max", "add"], place
     return found
 
 
+def _links(op: Op) -> tuple[Link, ...]:
+    """Images and channels, and places where the window has one and takes all."""
+    window = _window(op.name, op.attributes)
+    plain = (1, 1, (0, 0))
+    rows = zip(window.size, window.stride, window.padding, strict=True)
+    return kept(op, (2 + axis for axis, row in enumerate(rows) if row != plain))
+
+
+_AXES = AxisRule(_links, "a window runs over them")
 _SAMPLES = (
+    sample((2, 2, 4, 6), size=(1, 3), stride=(1, 2), padding=((0, 0), (0, 1))),
     sample((2, 1, 4, 6), size=(2, 3), stride=(2, 3), padding=((0, 0), (0, 0))),
     sample((1, 2, 5, 5), size=(2, 2), stride=(2, 2), padding=((0, 0), (0, 0))),
     sample((1, 1, 5, 4), size=(3, 2), stride=(2, 1), padding=((1, 2), (0, 1))),
@@ -325,6 +336,7 @@ register(
         Access(_element("max")),
         _SAMPLES,
         masks=True,
+        axes=_AXES,
     )
 )
 register(
@@ -337,5 +349,6 @@ register(
         _avg_vjp,
         Access(_element("add")),
         _SAMPLES,
+        axes=_AXES,
     )
 )

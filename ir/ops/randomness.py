@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradc.ir.attributes import get_dims, get_int
+from gradc.ir.axes import AxisRule, Link, invented, shortened, sizes
 from gradc.ir.core import Attrs, DType, Op, TensorType
 from gradc.ir.dims import Dim, product
 from gradc.ir.loops import Affine, Scalar, row_major_offset
@@ -134,6 +135,18 @@ def _element(k: IndexAlgebra, op: Op, index: Sequence[Affine], read: Read) -> Sc
     return found
 
 
+def _links(op: Op) -> tuple[Link, ...]:
+    """Every axis can be drawn in parts, once."""
+    axes = () if "whole" in op.attributes else range(op.result.type.rank)
+    return invented(op, axes, is_drawn=True)
+
+
+def _part(op: Op, link: Link, parts: int) -> Attrs:
+    assert link.result is not None, "every link of a draw is in the result"
+    shorter = shortened("shape")(op, link, parts)
+    return {**shorter, "whole": sizes(op.result), "axis": link.result.axis}
+
+
 register(
     OpDef(
         "random_bits",
@@ -157,5 +170,6 @@ register(
                 ((0.0, 3.0),),
             ),
         ),
+        axes=AxisRule(_links, "a draw depends on its position", _part),
     )
 )

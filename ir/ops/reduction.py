@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradc.ir.attributes import get_bool, get_int, get_ints
+from gradc.ir.axes import AxisRule, Link, Place, kept, sizes
 from gradc.ir.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.dims import Dim, product
 from gradc.ir.loops import Affine
@@ -55,6 +56,24 @@ def spread(b: Builder, x: Value, axes: Sequence[int], shape: tuple[Dim, ...]) ->
     return b.one("broadcast", x, shape=shape, dims=dims)
 
 
+def _kept_links(op: Op, axes: Sequence[int]) -> tuple[Link, ...]:
+    """The axes that are not reduced, by their places in the operand and in the result."""
+    shape = sizes(op.operands[0])
+    left = [axis for axis in range(len(shape)) if axis not in axes]
+    return tuple(Link(shape[axis], (Place(axis),), Place(i)) for i, axis in enumerate(left))
+
+
+def _reduction_links(op: Op) -> tuple[Link, ...]:
+    """The kept axes, and where it is a sum the others too."""
+    axes = get_ints(op.attributes, "axes")
+    shape = sizes(op.operands[0])
+    summed = axes if op.name == "sum" else ()
+    return (
+        *_kept_links(op, axes),
+        *(Link(shape[axis], (Place(axis),), None) for axis in summed),
+    )
+
+
 def _reduction(
     name: str, doc: str, combine: str, jvp: JvpRule, vjp: VjpRule, masks: bool = False
 ) -> OpDef:
@@ -77,6 +96,7 @@ def _reduction(
                 sample((), axes=()),
             ),
             masks=masks,
+            axes=AxisRule(_reduction_links, "they are combined in a way that is not a sum"),
         )
     )
 
@@ -275,6 +295,10 @@ register(
         zero_vjp,
         Nest(_argmax_nest),
         (sample((2, 3), axis=1), sample((4,), axis=0), sample((2, 1, 3), axis=1)),
+        axes=AxisRule(
+            lambda op: _kept_links(op, [get_int(op.attributes, "axis")]),
+            "they are compared with each other",
+        ),
     )
 )
 
@@ -344,6 +368,9 @@ register(
             Sample((TensorType((2, 3), DType.F64),), {"axis": 1, "reverse": False}, ((-2.0, 2.0),)),
             sample((2, 3, 2), axis=1, reverse=True),
             sample((0, 2), axis=0, reverse=False),
+        ),
+        axes=AxisRule(
+            lambda op: kept(op, [get_int(op.attributes, "axis")]), "they are added up one by one"
         ),
     )
 )

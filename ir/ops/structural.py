@@ -1,4 +1,4 @@
-"""Structural ops: splats, iota, and the views that move elements without computing.
+"""Structural ops: the views that move elements without computing.
 
 All views are linear, so each JVP is the op itself and each VJP the transposed movement. Loop forms are ``Access``:
 an element of the result is one element of an operand (or zero, in padding). Shapes may be symbolic; what symbols
@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gradc.ir.attributes import get_dims, get_dtype, get_int, get_ints, get_number
+from gradc.ir.attributes import get_dims, get_int, get_ints
+from gradc.ir.axes import AxisRule, Link, Place, kept, regrouped, shortened, sizes
 from gradc.ir.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.dims import Dim, floordiv
 from gradc.ir.loops import Affine, Const, Scalar, row_major_offset
@@ -22,8 +23,6 @@ from gradc.ir.registry import (
     Sample,
     TypeRuleError,
     register,
-    zero_jvp,
-    zero_vjp,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +74,7 @@ def _view(
     transpose: Transpose,
     element: Element,
     samples: tuple[Sample, ...],
+    axes: AxisRule,
 ) -> OpDef:
     """Registers a linear view of one operand; ``transpose(b, op, ct)`` is its VJP."""
 
@@ -99,81 +99,10 @@ def _view(
             Access(element),
             samples,
             is_view=True,
+            axes=axes,
         )
     )
 
-
-# --- constant and iota ---------------------------------------------------------------------------------------------
-
-
-def _infer_constant(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
-    if types:
-        raise TypeRuleError(f"constant: takes no operands, got {len(types)}")
-    dtype, value = get_dtype(attributes), get_number(attributes, "value")
-    if dtype is not DType.BOOL and isinstance(value, bool):
-        raise TypeRuleError(f"constant: {value} is not a number of type {dtype}")
-    if not dtype.is_float and isinstance(value, float):
-        raise TypeRuleError(f"constant: {value!r} is not of type {dtype}")
-    return (TensorType(get_dims(attributes, "shape"), dtype),)
-
-
-register(
-    OpDef(
-        "constant",
-        "a tensor all of whose elements are `value`",
-        _infer_constant,
-        lambda arrays, op, _: (
-            arrays.full(op.attributes["value"], op.result.type.static_shape, op.result.type.dtype),
-        ),
-        zero_jvp,
-        zero_vjp,
-        Access(
-            lambda k, op, index, read: k.const(
-                get_number(op.attributes, "value"), op.result.type.dtype
-            )
-        ),
-        (
-            Sample((), {"value": 1.5, "dtype": DType.F64, "shape": (2, 3)}, ()),
-            Sample((), {"value": -7, "dtype": DType.I32, "shape": ()}, ()),
-            Sample((), {"value": True, "dtype": DType.BOOL, "shape": (0,)}, ()),
-        ),
-        is_view=True,
-    )
-)
-
-
-def _infer_iota(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
-    if types:
-        raise TypeRuleError(f"iota: takes no operands, got {len(types)}")
-    result = TensorType(get_dims(attributes, "shape"), get_dtype(attributes))
-    if result.dtype is DType.BOOL:
-        raise TypeRuleError(f"iota: cannot count in {result}")
-    check_axes("iota", (get_int(attributes, "axis"),), result)
-    return (result,)
-
-
-register(
-    OpDef(
-        "iota",
-        "the index along `axis`",
-        _infer_iota,
-        lambda arrays, op, _: (
-            arrays.iota(op.attributes["axis"], op.result.type.static_shape, op.result.type.dtype),
-        ),
-        zero_jvp,
-        zero_vjp,
-        Access(
-            lambda k, op, index, read: k.number(
-                index[get_int(op.attributes, "axis")], op.result.type.dtype
-            )
-        ),
-        (
-            Sample((), {"axis": 1, "dtype": DType.I32, "shape": (2, 3)}, ()),
-            Sample((), {"axis": 0, "dtype": DType.F64, "shape": (4,)}, ()),
-        ),
-        is_view=True,
-    )
-)
 
 # --- broadcast -----------------------------------------------------------------------------------------------------
 
@@ -212,6 +141,16 @@ def _broadcast_element(k: IndexAlgebra, op: Op, index: Index, read: Read) -> Sca
     return read(0, [Affine() if n == 1 else index[d] for n, d in zip(sizes, dims, strict=True)])
 
 
+def _broadcast_links(op: Op) -> tuple[Link, ...]:
+    """Axes of equal size go through; stretched ones and new ones have equal positions."""
+    shape, dims = sizes(op.result), get_ints(op.attributes, "dims")
+    own = {a: i for i, a in enumerate(dims) if sizes(op.operands[0])[i] == shape[a]}
+    return tuple(
+        Link(size, (Place(own[axis]) if axis in own else None,), Place(axis))
+        for axis, size in enumerate(shape)
+    )
+
+
 _view(
     "broadcast",
     "operand axis i lies at result axis dims[i]; sizes are equal or 1",
@@ -226,6 +165,7 @@ _view(
         sample((1, 2), shape=(0, 2), dims=(0, 1)),
         sample((2,), shape=(2, 1), dims=(0,)),
     ),
+    AxisRule(_broadcast_links, "they are repeated", shortened("shape")),
 )
 
 # --- reshape -------------------------------------------------------------------------------------------------------
@@ -260,6 +200,11 @@ _view(
         sample((0, 3), shape=(3, 0, 2)),
         sample((4, 6), shape=(4, 2, 3, 1)),
     ),
+    AxisRule(
+        lambda op: regrouped(sizes(op.operands[0]), sizes(op.result)),
+        "their elements are dealt to other rows",
+        shortened("shape"),
+    ),
 )
 
 # --- transpose -----------------------------------------------------------------------------------------------------
@@ -277,6 +222,14 @@ def inverse(perm: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(range(len(perm)), key=lambda i: perm[i]))
 
 
+def _transpose_links(op: Op) -> tuple[Link, ...]:
+    perm = get_ints(op.attributes, "perm")
+    return tuple(
+        Link(size, (Place(axis),), Place(i))
+        for i, (axis, size) in enumerate(zip(perm, sizes(op.result), strict=True))
+    )
+
+
 _view(
     "transpose",
     "result axis i is operand axis perm[i]",
@@ -292,6 +245,7 @@ _view(
         sample((), perm=()),
         sample((0, 2), perm=(1, 0)),
     ),
+    AxisRule(_transpose_links, "their axes change places"),
 )
 
 # --- slice and pad -------------------------------------------------------------------------------------------------
@@ -345,6 +299,21 @@ def _slice_element(k: IndexAlgebra, op: Op, index: Index, read: Read) -> Scalar:
     return read(0, [i * n + s for i, s, n in zip(index, starts, strides, strict=True)])
 
 
+def _slice_links(op: Op) -> tuple[Link, ...]:
+    """Axes that are taken whole."""
+    starts, strides = get_ints(op.attributes, "start"), get_ints(op.attributes, "stride")
+    shape = sizes(op.operands[0])
+    rows = enumerate(zip(starts, strides, shape, sizes(op.result), strict=True))
+    return kept(op, (i for i, (s, step, n, m) in rows if s or step != 1 or n != m))
+
+
+def _slice_part(op: Op, link: Link, parts: int) -> Attrs:
+    assert link.result is not None, "every link of a slice is in the result"
+    limit = list(get_dims(op.attributes, "limit"))
+    limit[link.result.axis] = sizes(op.result)[link.result.axis] // parts
+    return {**op.attributes, "limit": tuple(limit)}
+
+
 _view(
     "slice",
     "the elements start, start + stride, ... before limit along each axis",
@@ -360,6 +329,7 @@ _view(
         sample((4, 3), start=(0, 1), limit=(4, 1), stride=(1, 1)),
         sample((6,), start=(0,), limit=(5,), stride=(4,)),
     ),
+    AxisRule(_slice_links, "some are left out and the others shifted", _slice_part),
 )
 
 
@@ -404,6 +374,11 @@ def _pad_element(k: IndexAlgebra, op: Op, index: Index, read: Read) -> Scalar:
     return k.guarded(k.both(*inside), lambda: read(0, position))
 
 
+def _pad_links(op: Op) -> tuple[Link, ...]:
+    """Axes that nothing is added to."""
+    return kept(op, (i for i, n in enumerate(sizes(op.operands[0])) if n != sizes(op.result)[i]))
+
+
 _view(
     "pad",
     "x with zeros around (low, high) and between its elements (interior)",
@@ -418,7 +393,9 @@ _view(
         sample((2, 3), low=(0, 2), high=(1, 0), interior=(2, 1)),
         sample((0, 2), low=(1, 0), high=(1, 1), interior=(3, 0)),
         sample((1,), low=(0,), high=(0,), interior=(4,)),
+        sample((2, 3), low=(0, 1), high=(0, 2), interior=(0, 0)),
     ),
+    AxisRule(_pad_links, "zeros are put between or beside them"),
 )
 
 # --- concat and reverse --------------------------------------------------------------------------------------------
@@ -516,6 +493,9 @@ register(
             ),
         ),
         is_view=True,
+        axes=AxisRule(
+            lambda op: kept(op, [get_int(op.attributes, "axis")]), "they are joined with others"
+        ),
     )
 )
 
@@ -540,4 +520,5 @@ _view(
     lambda b, op, ct: b.same(op, ct),
     _reverse_element,
     (sample((2, 3), axes=(1,)), sample((2, 3), axes=(0, 1)), sample((0,), axes=(0,))),
+    AxisRule(lambda op: kept(op, get_ints(op.attributes, "axes")), "they are put in another order"),
 )

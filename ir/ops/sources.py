@@ -1,0 +1,93 @@
+"""Ops without operands: splats and the index along an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradc.ir.attributes import get_dims, get_dtype, get_int, get_number
+from gradc.ir.axes import AxisRule, invented, shortened
+from gradc.ir.core import Attrs, DType, TensorType
+from gradc.ir.ops.structural import check_axes
+from gradc.ir.registry import Access, OpDef, Sample, TypeRuleError, register, zero_jvp, zero_vjp
+
+
+def _infer_constant(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
+    if types:
+        raise TypeRuleError(f"constant: takes no operands, got {len(types)}")
+    dtype, value = get_dtype(attributes), get_number(attributes, "value")
+    if dtype is not DType.BOOL and isinstance(value, bool):
+        raise TypeRuleError(f"constant: {value} is not a number of type {dtype}")
+    if not dtype.is_float and isinstance(value, float):
+        raise TypeRuleError(f"constant: {value!r} is not of type {dtype}")
+    return (TensorType(get_dims(attributes, "shape"), dtype),)
+
+
+register(
+    OpDef(
+        "constant",
+        "a tensor all of whose elements are `value`",
+        _infer_constant,
+        lambda arrays, op, _: (
+            arrays.full(op.attributes["value"], op.result.type.static_shape, op.result.type.dtype),
+        ),
+        zero_jvp,
+        zero_vjp,
+        Access(
+            lambda k, op, index, read: k.const(
+                get_number(op.attributes, "value"), op.result.type.dtype
+            )
+        ),
+        (
+            Sample((), {"value": 1.5, "dtype": DType.F64, "shape": (2, 3)}, ()),
+            Sample((), {"value": -7, "dtype": DType.I32, "shape": ()}, ()),
+            Sample((), {"value": True, "dtype": DType.BOOL, "shape": (0,)}, ()),
+        ),
+        is_view=True,
+        axes=AxisRule(
+            lambda op: invented(op, range(op.result.type.rank)),
+            "they are all the same",
+            shortened("shape"),
+        ),
+    )
+)
+
+
+def _infer_iota(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
+    if types:
+        raise TypeRuleError(f"iota: takes no operands, got {len(types)}")
+    result = TensorType(get_dims(attributes, "shape"), get_dtype(attributes))
+    if result.dtype is DType.BOOL:
+        raise TypeRuleError(f"iota: cannot count in {result}")
+    check_axes("iota", (get_int(attributes, "axis"),), result)
+    return (result,)
+
+
+register(
+    OpDef(
+        "iota",
+        "the index along `axis`",
+        _infer_iota,
+        lambda arrays, op, _: (
+            arrays.iota(op.attributes["axis"], op.result.type.static_shape, op.result.type.dtype),
+        ),
+        zero_jvp,
+        zero_vjp,
+        Access(
+            lambda k, op, index, read: k.number(
+                index[get_int(op.attributes, "axis")], op.result.type.dtype
+            )
+        ),
+        (
+            Sample((), {"axis": 1, "dtype": DType.I32, "shape": (2, 3)}, ()),
+            Sample((), {"axis": 0, "dtype": DType.F64, "shape": (4,)}, ()),
+        ),
+        is_view=True,
+        axes=AxisRule(
+            lambda op: invented(
+                op, (a for a in range(op.result.type.rank) if a != op.attributes["axis"])
+            ),
+            "their positions are used",
+            shortened("shape"),
+        ),
+    )
+)
