@@ -98,10 +98,9 @@ def _running_sums(b: Builder, op: Op, needed: Sequence[bool], cts: Cotangents) -
     totals: dict[int, Value] = {}
     for number in range(scan.carried + scan.stacked, len(op.operands)):
         if needed[number]:
-            value = op.operands[number]
-            (total,) = cts.take(b, [value])
+            total = cts.withdraw(b, op.operands[number])
             if total is not None:
-                totals[number] = cts.of.pop(value)
+                totals[number] = total
     return totals
 
 

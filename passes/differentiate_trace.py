@@ -16,6 +16,7 @@ from gradc.ir.core import Block, Function, Op, Role, Value
 from gradc.passes.differentiate import DerivativeError, Selector, chosen_slots
 from gradc.passes.differentiate_activity import varied
 from gradc.passes.differentiate_forward import forward_ops
+from gradc.passes.differentiate_parts import Part, joined
 from gradc.passes.differentiate_reverse import reverse_ops
 from gradc.passes.differentiate_values import Cotangents, Numbers, Tangents, companion, zeros
 from gradc.passes.rewrite import next_replica
@@ -41,22 +42,47 @@ class Traced:
 
 @dataclass
 class _Recorded(Cotangents):
-    """Cotangents that remember their summands."""
+    """Cotangents that remember their summands.
 
+    Every summand and every finished sum is a value of its own (a copy where the rules would share one), so what
+    is told of one step can never be read off another that happens to have the same cotangent. For the same reason
+    slices are not put together, and loops do not go on adding to sums that others began.
+    """
+
+    builder: Builder = field(default_factory=Builder)
     found: dict[Value, list[Contribution]] = field(default_factory=dict)
     latest: tuple[Value, ...] = ()
+    settled: set[Value] = field(default_factory=set)
 
     def take(self, b: Builder, values: Iterable[Value]) -> list[Value | None]:
         """The cotangents of ``values``; they belong to the op that is reversed next."""
         self.latest = tuple(values)
-        # In the base class sums of slices come back through `add`; they keep what `latest` says.
-        return super().take(b, self.latest)
+        for value, ct in zip(self.latest, super().take(b, self.latest), strict=True):
+            if ct is not None and value not in self.settled:
+                self.settled.add(value)
+                self.of[value] = self._apart(b, ct)
+        return [self.of.get(v) for v in self.latest]
+
+    def _apart(self, b: Builder, ct: Value) -> Value:
+        copy = b.one("stop_gradient", ct)
+        if ct in self.marked:
+            self.marked.add(copy)
+        return copy
 
     def add(self, b: Builder, value: Value, ct: Value | None, is_marked: bool) -> None:
         """Adds a contribution and remembers it."""
         if ct is not None:
+            ct = self._apart(b, ct)
             self.found.setdefault(value, []).append(Contribution(ct, self.latest))
         super().add(b, value, ct, is_marked)
+
+    def add_part(self, value: Value, part: Part, is_marked: bool) -> None:
+        """A slice's contribution, as large as the whole."""
+        self.add(self.builder, value, joined(self.builder, value, [part]), is_marked)
+
+    def withdraw(self, b: Builder, value: Value) -> Value | None:
+        """Nothing: what a loop adds stays apart."""
+        return None
 
 
 def traced_gradient(function: Function, wrt: Sequence[Selector]) -> Traced:
@@ -71,7 +97,8 @@ def traced_gradient(function: Function, wrt: Sequence[Selector]) -> Traced:
     if not places or block.outputs[places[0]].type.shape != ():
         raise DerivativeError("GC0521", f"`{function.name}` has no scalar loss", None)
     loss = block.outputs[places[0]]
-    cts, b = _Recorded(), Builder()
+    b = Builder()
+    cts = _Recorded(builder=b)
     with b.at(function.results[places[0]].span):
         cts.add(b, loss, b.constant(1.0, loss.type.dtype), False)
     sources = [block.parameters[i] for i in chosen]

@@ -80,6 +80,11 @@ class Cotangents:
             found.append(self.of.get(value))
         return found
 
+    def withdraw(self, b: Builder, value: Value) -> Value | None:
+        """The sum so far for ``value``, taken out: a loop goes on adding to it."""
+        (total,) = self.take(b, [value])
+        return None if total is None else self.of.pop(value)
+
     def has(self, value: Value) -> bool:
         """Whether ``value`` has a cotangent."""
         return value in self.of or value in self.parts

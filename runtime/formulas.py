@@ -7,6 +7,9 @@ several ways is also given way by way: direct, through a mean, through a varianc
 They hold for all sizes: the program is elaborated at sizes that are distinct primes, so that every number in a formula
 tells which dimension it is. Sizes that the program fixes stay numbers.
 
+Each formula is computed from its notation at other sizes and several points, and compared with the values that the
+compiled gradient rests on (``formulas_tried``). One that is not right is left out, and ``missing`` says so.
+
 If the loss is a mean, the same formulas are also given for its sum (``scale``), as textbooks write them.
 
 Non-goals: values (``whiteboard``), proofs.
@@ -15,21 +18,39 @@ Non-goals: values (``whiteboard``), proofs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from gradc.codegen.symbolic import index_terms as it
-from gradc.codegen.symbolic.index_expand import Reader
+from gradc.codegen.symbolic.index_expand import Reader, is_readable, is_said
 from gradc.codegen.symbolic.index_fold import Definition, Folder
 from gradc.codegen.symbolic.index_print import Writer
-from gradc.codegen.symbolic.notation import COTANGENT, Notation, to_text
+from gradc.codegen.symbolic.notation import (
+    COTANGENT,
+    Equation,
+    Name,
+    Notation,
+    Slope,
+    Through,
+    to_text,
+)
 from gradc.frontend.models import ModelIR
 from gradc.ir.core import Function, Op, Role, Span, Value
 from gradc.ir.diagnostics import DiagnosticError
 from gradc.ir.dims import symbols
+from gradc.ir.source import Sources
 from gradc.passes.differentiate_trace import Traced, traced_gradient
-from gradc.runtime.whiteboard import Steps, cut, is_made_up, own_place, without_checkpoints
+from gradc.runtime.formulas_tried import Named, Trial, trial_of
+from gradc.runtime.whiteboard_steps import (
+    Steps,
+    cut,
+    is_made_up,
+    own_place,
+    spoken,
+    text_at,
+    without_checkpoints,
+)
 
 if TYPE_CHECKING:
     from gradc.runtime.model import Model
@@ -71,6 +92,8 @@ class Formulas:
     gradients: tuple[Formula, ...]
     scale: str
     assumptions: tuple[str, ...]
+    # Cotangents whose formula was not found or did not have the right value, by name, with why.
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, name: str) -> Formula:
         """The formula of the cotangent of ``name``. Raises KeyError."""
@@ -82,13 +105,17 @@ class Formulas:
 
 def gradient_formulas(model: Model, wrt: Sequence[str] | None = None) -> Formulas:
     """The formulas of ``model``; by default for its parameters, or the inputs of a model without any."""
-    ir, names = _generic(model)
+    ir, names, given = _generic(model)
     chosen = tuple(wrt) if wrt is not None else model.select("params") or model.select("inputs")
-    return _Finder(ir, names, chosen).formulas()
+    finder = _Finder(ir, names, chosen, model.program.report.sources)
+    finder.trial = trial_of(
+        model, finder.traced, given, list(names.values()), chosen, finder.targets
+    )
+    return finder.formulas()
 
 
-def _generic(model: Model) -> tuple[ModelIR, dict[int, str]]:
-    """The model at sizes that tell dimensions apart, as far as it allows them to be chosen."""
+def _generic(model: Model) -> tuple[ModelIR, dict[int, str], dict[str, int]]:
+    """The model at sizes that tell dimensions apart, as far as it allows them to be chosen; their names; all sizes."""
     shapes = [t.shape for t in (*model.inputs.values(), *model.params.values())]
     free = dict.fromkeys(name for shape in shapes for d in shape for name in symbols(d))
     signature = model.signature.dims
@@ -104,8 +131,9 @@ def _generic(model: Model) -> tuple[ModelIR, dict[int, str]]:
             ir = model.program.lower(model.name, {**given, **sizes}, model.precision)
         except DiagnosticError:
             continue
-        return ir, {size: name for name, size in sizes.items()}
-    return model.lower(dict.fromkeys(open_ones, PRIMES[0])), {}
+        return ir, {size: name for name, size in sizes.items()}, {**given, **sizes}
+    sizes = dict.fromkeys(open_ones, PRIMES[0])
+    return model.lower(sizes), {}, {**given, **sizes}
 
 
 def _shaping(model: Model) -> dict[str, None]:
@@ -117,49 +145,96 @@ def _shaping(model: Model) -> dict[str, None]:
 class _Finder:
     """Finds the formulas of one model."""
 
-    def __init__(self, ir: ModelIR, dims: Mapping[int, str], wrt: Sequence[str]) -> None:
+    def __init__(
+        self, ir: ModelIR, dims: Mapping[int, str], wrt: Sequence[str], sources: Sources
+    ) -> None:
         self.ir = ir
+        self.sources = sources
         self.function, named = without_checkpoints(ir)
         self.wrt = wrt
         self.traced: Traced = traced_gradient(self.function, wrt)
-        self.writer = Writer(dims)
         self.dims = dims
+        self.trial = Trial()
         block = self.traced.function.block
         self.producers = {r: op for op in block.body for r in op.results}
         self.parameters = dict(
             zip(self.function.block.parameters, self.function.parameters, strict=True)
         )
         self.names: dict[Value, str] = {v: s.name for v, s in self.parameters.items()}
-        steps = cut(self.function, named)
-        for value, op in steps.results:
-            name = steps.names[value]
+        self.steps = cut(self.function, named)
+        self.mark = self.steps.mark
+        wordless = self._wordless()
+        for value, op in self.steps.results:
+            name = self.steps.names[value]
             if len(self.names) < _MOST_NAMES + len(self.parameters) and (
-                not is_made_up(name) or _is_layer(op, steps, self.function)
+                not is_made_up(name)
+                or value in wordless
+                or _is_layer(op, self.steps, self.function)
             ):
                 self.names[value] = name
-        self.pullbacks = self._pullbacks()
+        self.known: dict[Value, str] = {}
+        self.word_parts: dict[str, Value] = {}
+        words: dict[str, Notation] = {}
+        self.pullbacks = self._pullbacks(words)
+        self.writer = Writer(dims, words)
         self.assumptions: dict[str, None] = {}
+        self.missing: dict[str, str] = {}
         self.definitions = [
-            Definition(self.names[v], *Reader(self.producers, self.names).formula(v, through=True))
+            Definition(self.names[v], *self._reader(self.names).formula(v, through=True))
             for v in self.names
             if v in self.producers
         ]
         self.targets = [
             s.name
             for v, s in self.parameters.items()
-            if s.role is Role.INPUT and v.type.dtype.is_float
+            if s.role is Role.INPUT and v.type.dtype.is_float and v.type.rank > 0
         ]
 
-    def _pullbacks(self) -> dict[Value, str]:
-        """Contributions of ops that the index algebra has no words for, as applications of their pullbacks."""
+    def _reader(self, atoms: Mapping[Value, str]) -> Reader:
+        return Reader(self.producers, atoms, known=self.known)
+
+    def _wordless(self) -> set[Value]:
+        """What goes into and comes out of ops that formulas have no words for: it gets a name."""
+        found: set[Value] = set()
+        ways = (part for parts in self.traced.parts.values() for part in parts)
+        crossed = {v for way in ways for v in way.through}
+        for op in self.function.block.body:
+            is_crossed = bool(crossed.intersection(op.results))
+            if is_readable(op) or not (is_crossed or own_place(op.span) == op.span):
+                continue
+            found.update(self.steps.results_of(self.steps.step_of.get(op, -1)))
+            if is_crossed:
+                found.update(op.operands)
+        return found
+
+    def _pullbacks(self, words: dict[str, Notation]) -> dict[Value, str]:
+        """Contributions of such ops, as transposed Jacobian matrices times cotangents."""
         makers = {r: op for op in self.function.block.body for r in op.results}
-        found = {}
-        for parts in self.traced.parts.values():
+        found: dict[Value, str] = {}
+        is_curly = self.mark != COTANGENT
+        for value, parts in self.traced.parts.items():
+            by_step: dict[int, list[tuple[Value, Op]]] = {}
             for part in parts:
                 op = makers.get(part.through[0]) if part.through else None
-                if op is not None and op.name in _WORDLESS:
-                    of = self.names.get(op.results[0], "...")
-                    found[part.value] = f"pullback_{op.name}(d{of})"
+                if op is not None:
+                    step = self.steps.step_of.get(op, -1)
+                    by_step.setdefault(step, []).append((part.value, op))
+            for step, ways in by_step.items():
+                ends = [
+                    self.names[v]
+                    for v in self.steps.results_of(step)
+                    if v in self.traced.of and v in self.names
+                ]
+                part_value, op = ways[0]
+                if value not in self.names or not ends or len(ways) > 1 or is_readable(op):
+                    continue
+                word = f"@{len(words)}"
+                slopes = [Slope(end, self.names[value], is_curly) for end in ends]
+                cts = [self.mark + end for end in ends]
+                shown = tuple(zip(slopes, cts, strict=True))
+                words[word] = Through(shown, word, op.name == "custom")
+                self.word_parts[word] = part_value
+                found[part_value] = word
         return found
 
     # --- which cotangents get a line of their own
@@ -173,7 +248,7 @@ class _Finder:
             if value in self.parameters or ct is None or ct not in self.producers:
                 continue
             if value not in inlined and ct is not self.traced.of.get(loss):
-                atoms.setdefault(ct, COTANGENT + name)
+                atoms.setdefault(ct, self.mark + name)
         return atoms
 
     def _polys(self, atoms: Mapping[Value, str]) -> dict[Value, tuple[tuple[int, ...], it.Poly]]:
@@ -182,7 +257,7 @@ class _Finder:
             ct = self.traced.of.get(value)
             is_wanted = value not in self.parameters or name in self.wrt
             if ct is not None and is_wanted and (value in self.parameters or ct in atoms):
-                own = atoms.get(ct) == COTANGENT + name
+                own = atoms.get(ct) == self.mark + name
                 if value not in self.parameters and not own:
                     continue
                 found[value] = self._short(ct, atoms, through=own)
@@ -191,7 +266,7 @@ class _Finder:
     def _short(
         self, ct: Value, atoms: Mapping[Value, str], through: bool
     ) -> tuple[tuple[int, ...], it.Poly]:
-        reader = Reader(self.producers, atoms)
+        reader = self._reader(atoms)
         at, poly = reader.formula(ct, through=through)
         folder = Folder(self.definitions, self.targets)
         short = folder.shortest(poly)
@@ -211,7 +286,7 @@ class _Finder:
             if name.startswith(COTANGENT)
         }
         for value in list(polys):
-            name = COTANGENT + self.names[value]
+            name = self.mark + self.names[value]
             if value in self.parameters or uses.get(name) != 1:
                 continue
             trial = self._atoms([*inlined, value])
@@ -219,7 +294,7 @@ class _Finder:
                 self._short(
                     self.traced.of[v],
                     trial,
-                    trial.get(self.traced.of[v]) == COTANGENT + self.names[v],
+                    trial.get(self.traced.of[v]) == self.mark + self.names[v],
                 )
                 for v, text in texts.items()
                 if f"Ref(name={name!r}" in text and v is not value and v not in inlined
@@ -238,22 +313,65 @@ class _Finder:
         scale = self._scale()
         inner = [v for v in reversed(list(polys)) if v not in self.parameters]
         outer = [v for v in polys if v in self.parameters]
-        found = tuple(self._formula(v, *polys[v], atoms, scale) for v in (*inner, *outer))
+        shown = [self._formula(v, *polys[v], atoms, scale) for v in (*inner, *outer)]
         definitions = tuple(self._definition(d) for d in self.definitions)
         return Formulas(
-            self.ir.name, definitions, found, scale[1] if scale else "", tuple(self.assumptions)
+            self.ir.name,
+            definitions,
+            tuple(f for f in shown if f is not None),
+            scale[1] if scale else "",
+            tuple(self.assumptions),
+            self.missing,
         )
 
+    def _env(self, atoms: Mapping[Value, str]) -> dict[str, Named]:
+        """What names stand for, as values of the joint program."""
+        every = (*self.known.items(), *self.names.items(), *atoms.items())
+        found: dict[str, Named] = {
+            name: ((value,), name.startswith(COTANGENT)) for value, name in every
+        }
+        return found | {word: ((value,), True) for word, value in self.word_parts.items()}
+
+    def _right(
+        self,
+        name: str,
+        at: tuple[int, ...],
+        poly: it.Poly,
+        sizes: tuple[int, ...],
+        parts: Sequence[Value],
+        atoms: Mapping[Value, str],
+        scales: tuple[float, float] = (1.0, 1.0),
+    ) -> Notation | None:
+        """``name = poly`` in a notation that has the value of ``parts``; None where none has."""
+        if self.trial.why_not:
+            return None
+        has_targets = any(t in text for t in self.targets for text in self.assumptions)
+        env = self._env(atoms)
+        for write in (self.writer.equation, self.writer.by_index):
+            equation = write(name, at, poly, sizes)
+            if self.trial.is_right(equation, parts, env, has_targets=has_targets, scales=scales):
+                return equation
+        return None
+
     def _definition(self, definition: Definition) -> Notation:
+        """A line of the program as a formula, or in the user's own words."""
+        value = next(v for v, name in self.names.items() if name == definition.name)
         short = Folder(()).shortest(definition.poly)
         at = tuple(i for i in definition.at if isinstance(i, int))
-        return self.writer.equation(definition.name, at, short, self._sizes(definition.name))
+        sizes = value.type.static_shape
+        found = None
+        if not self._is_unclear(short, self.names):
+            found = self._right(definition.name, at, short, sizes, [value], self.names)
+        text = spoken(text_at(self.sources, self._place(value)))
+        return found or Equation(Name(definition.name), Name(text))
 
-    def _sizes(self, name: str) -> tuple[int, ...]:
-        for value, known in self.names.items():
-            if known == name:
-                return value.type.static_shape
-        return ()
+    def _is_unclear(self, poly: it.Poly, atoms: Mapping[Value, str]) -> bool:
+        """Whether ``poly`` names what is no op on names."""
+        text = repr(poly)
+        return any(
+            f"name={name!r}" in text and not is_said(self.producers.get(value), atoms, name)
+            for value, name in self.known.items()
+        )
 
     def _scale(self) -> tuple[int, str] | None:
         """The count that the loss is the mean over."""
@@ -277,9 +395,15 @@ class _Finder:
         poly: it.Poly,
         atoms: Mapping[Value, str],
         scale: tuple[int, str] | None,
-    ) -> Formula:
-        name = COTANGENT + self.names[value]
-        sizes = value.type.static_shape
+    ) -> Formula | None:
+        name = self.mark + self.names[value]
+        sizes, ct = value.type.static_shape, self.traced.of[value]
+        equation = None
+        if not self._is_unclear(poly, atoms):
+            equation = self._right(name, at, poly, sizes, [ct], atoms)
+        if equation is None:
+            self.missing[self.names[value]] = self.trial.why_not or _UNTOLD
+            return None
         scaled = None
         if scale is not None:
             # Cotangents on the way are those of the sum; a parameter's gradient stays that of the mean.
@@ -287,15 +411,23 @@ class _Finder:
             changed = it.plus(
                 *(it.scaled((t,), own / Fraction(scale[0]) ** _cotangents(t)) for t in poly)
             )
-            scaled = self.writer.equation(name, at, changed, sizes)
+            factor = self._small_scale()
+            scales = (factor, 1.0 if value in self.parameters else factor)
+            scaled = self._right(name, at, changed, sizes, [ct], atoms, scales)
         return Formula(
             self.names[value],
-            self.writer.equation(name, at, poly, sizes),
+            equation,
             scaled,
             self._ways(value, at, atoms),
             self._place(value),
             value in self.parameters,
         )
+
+    def _small_scale(self) -> float:
+        """The count that the loss is the mean over, where formulas are tried."""
+        op = self.producers[self.function.block.outputs[0]]
+        divisor = self.trial.twin_of[op.operands[1]]
+        return float(self.trial.points[0][divisor])
 
     def _place(self, value: Value) -> Span | None:
         op = self.producers.get(value)
@@ -304,7 +436,7 @@ class _Finder:
     def _ways(
         self, value: Value, at: tuple[int, ...], atoms: Mapping[Value, str]
     ) -> tuple[Way, ...]:
-        """The summands by the named value that they come back through."""
+        """The summands by the named value that they come back through; none where one has no formula."""
         parts = self.traced.parts.get(value, ())
         by_name: dict[Value, list[Value]] = {}
         for part in parts:
@@ -320,11 +452,15 @@ class _Finder:
             if not n.startswith(COTANGENT) or v not in self._all(by_name)
         }
         for target, values in by_name.items():
-            reader = Reader(self.producers, inner)
+            reader = self._reader(inner)
             poly = it.plus(*(reader.read(v, at) for v in values))
             short = Folder(self.definitions, self.targets).shortest(poly)
             label = self._label(target, by_name)
-            equation = self.writer.equation(label, at, short, value.type.static_shape)
+            if self._is_unclear(short, atoms):
+                return ()
+            equation = self._right(label, at, short, value.type.static_shape, values, inner)
+            if equation is None:
+                return ()
             ways.append(Way(label, equation))
         return tuple(sorted(ways, key=lambda way: way.label != "direct"))
 
@@ -372,8 +508,7 @@ class _Finder:
         return False
 
 
-# Ops whose derivative is named, not written out.
-_WORDLESS = ("max_pool", "avg_pool", "scan", "cumsum", "custom", "prod", "reduce_max", "reduce_min")
+_UNTOLD = "what was found did not have the value of the compiled gradient, or takes words that formulas lack"
 
 
 def _is_layer(op: Op, steps: Steps, function: Function) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gradc.ir.diagnostics import Diagnostic, warning
 from gradc.ir.source import Sources
 from gradc.passes.hazards import REWRITES, Hazard
-from gradc.runtime.whiteboard import text_at
+from gradc.runtime.whiteboard_steps import text_at
 
 
 @dataclass(frozen=True, slots=True)

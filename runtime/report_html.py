@@ -60,8 +60,9 @@ _MOST_OPEN = 24
 # A dimension that neither the report nor the program gives a value.
 _SIZE = 3
 _FORMULAS = (
-    "Found in the compiled adjoint and simplified there, for all sizes; "
-    "d<i>x</i> is the derivative of the loss by <i>x</i>."
+    "Found in the compiled adjoint and simplified there, for all sizes; each was computed at points and has the "
+    "value of the compiled gradient. d<i>x</i> is the derivative of the loss by <i>x</i>; (∂<i>y</i>/∂<i>x</i>)<sup>⊤</sup> "
+    "d<i>y</i> is what comes back through a step that formulas have no words for."
 )
 
 
@@ -203,6 +204,10 @@ def _formulas(formulas: Formulas | None) -> list[str]:
     if inner:
         rows = [(to_mathml(f.equation), _line(f)) for f in inner]
         parts.append(table(("on the way back", "line"), rows))
+    if formulas.missing:
+        rows = [(_code(name), escape(why)) for name, why in formulas.missing.items()]
+        title = f"Without a formula: {len(rows)}"
+        parts.append(_details(title, table(("the derivative by", "because"), rows), False))
     parts += _ways(formulas)
     scaled = [(to_mathml(f.scaled),) for f in formulas.gradients if f.scaled is not None]
     if scaled:

@@ -1,12 +1,16 @@
 """The whiteboard: a program's forward and backward tables, with values, as one writes them by hand.
 
-One row is one step of the user's text: its name (or ``v1``, ``v2``, ... where the text gives none), its formula, its
-local derivatives and its value; then, in reverse, every cotangent with the chain rule that makes it and its value.
-What the standard library does inside counts as one step: softmax cross-entropy is one row, and its derivative is found
-as p - y, not looked up.
+One row is one step of the user's text: its name (or ``v1``, ``v2``, ... where the text gives none), its formula and its
+value; then, in reverse, every cotangent with the chain rule that makes it. Between rows run edges, one for each use of a
+value: over it goes a message on the way back, the cotangent of the step times the slope of the step by the value; the
+messages of a value add up to its cotangent. What the standard library does inside counts as one step: softmax
+cross-entropy is one row, and its derivative is found as p - y, not looked up.
 
-Values are computed by the reference interpreter in float64, from the joint program that the compiler differentiates.
-Formulas come out of that program too (``codegen.symbolic``). Rolled loops are one step.
+Values are computed by the reference interpreter from the joint program that the compiler differentiates: in float64, of a
+program in f16 or bf16 in its own types, since what vanishes there is what one wants to see. Formulas come out of that
+program too (``codegen.symbolic``); each was computed at several points before it got here (``whiteboard_formulas``).
+Where none is right, a step is told in the user's own words, and a message as a transposed Jacobian matrix times a
+cotangent. Loops are one step.
 
 Non-goals: how tables look (``whiteboard_show``); formulas of the whole gradient (``formulas``).
 """
@@ -14,49 +18,46 @@ Non-goals: how tables look (``whiteboard_show``); formulas of the whole gradient
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradc.codegen.symbolic import index_terms as it
-from gradc.codegen.symbolic.index_expand import Reader
-from gradc.codegen.symbolic.index_fold import Definition, Folder
-from gradc.codegen.symbolic.index_print import Writer
-from gradc.codegen.symbolic.notation import (
-    COTANGENT,
-    Equation,
-    Indexed,
-    Name,
-    Notation,
-    Slope,
-    plain_name,
-)
+from gradc.codegen.symbolic.notation import Equation, Notation, plain_name
 from gradc.frontend.models import ModelIR
-from gradc.frontend.values import Named
-from gradc.ir.core import DType, Function, Op, Role, Span, Value
+from gradc.ir.core import DType, Function, Op, Span, Value
 from gradc.ir.domains import NumpyArrays
 from gradc.ir.interpret import run
 from gradc.ir.source import Sources
-from gradc.passes.differentiate_trace import Traced, traced_gradient, traced_tangent
-from gradc.passes.rewrite import copy_ops, with_ops
+from gradc.passes.differentiate_trace import Contribution, Traced, traced_gradient, traced_tangent
 from gradc.runtime.arrays import Array
+from gradc.runtime.whiteboard_formulas import Board, Message
+from gradc.runtime.whiteboard_steps import Steps, cut, own_place, text_at, without_checkpoints
 
 if TYPE_CHECKING:
     from gradc.runtime.model import Model
 
-LIBRARY = "stdlib/"
-_SILENT = ("constant", "iota", "broadcast", "reshape", "transpose", "cast", "stop_gradient")
-_FEW_STATES = 40
 _MOST_ROWS = 400
+_HALF = ("f16", "bf16")
+# How far the compiled gradient in float64 may be from the tables' one.
+_CLOSE = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One op of a step: its name and the types of what it reads and makes."""
+
+    name: str
+    operands: tuple[str, ...]
+    result: str
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One step. ``source`` is the user's text, ``local`` its derivatives, ``scope`` the layer instance.
+    """One step. ``source`` is the user's text, ``scope`` the layer instance.
 
-    ``reads`` are the names of the values that it is computed from.
+    ``reads`` are the names of the values that it is computed from, ``ops`` what it is made of; ``local`` are its
+    derivatives by what it reads, or what it adds to their cotangents where it does not work element by element.
     """
 
     name: str
@@ -64,14 +65,36 @@ class Row:
     source: str
     local: tuple[Notation, ...]
     value: Array
+    type: str
     place: Span | None
     scope: str
     reads: tuple[str, ...]
+    ops: tuple[Made, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One use of the value ``start`` by the step ``end``.
+
+    ``slope`` is the derivative of the step by the value, where the step works element by element. ``message`` is
+    what comes back over this edge, ``sent`` its numbers; both are None where no derivative flows.
+    """
+
+    number: int
+    start: str
+    end: str
+    slope: Notation | None = None
+    slope_value: Array | None = None
+    message: Notation | None = None
+    sent: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """One cotangent on the way back: its name, the chain rule that makes it, its value."""
+    """One cotangent on the way back: its name, the chain rule that makes it, its value.
+
+    ``edges`` are the numbers of the edges whose messages add up to it; the loss has none, its cotangent is 1.
+    """
 
     name: str
     of: str
@@ -80,6 +103,7 @@ class Gradient:
     place: Span | None
     scope: str
     is_asked: bool
+    edges: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +120,10 @@ class Whiteboard:
     """All tables of one model at one set of arrays. ``given`` are the parameters and inputs."""
 
     model: str
+    precision: str
     given: Mapping[str, Array]
     forward: tuple[Row, ...]
+    edges: tuple[Edge, ...]
     backward: tuple[Gradient, ...]
     tangents: tuple[Tangent, ...]
     assumptions: tuple[str, ...]
@@ -108,6 +134,11 @@ class Whiteboard:
     def gradients(self) -> dict[str, Array]:
         """The gradients asked for, by name."""
         return {g.of: g.value for g in self.backward if g.is_asked}
+
+    @property
+    def loss(self) -> str:
+        """The name of the loss."""
+        return next((g.of for g in self.backward if not g.edges and not g.is_asked), "")
 
     def row(self, name: str) -> Row:
         """The step called ``name``. Raises KeyError."""
@@ -123,15 +154,9 @@ class Whiteboard:
                 return gradient
         raise KeyError(name)
 
-
-@dataclass
-class Steps:
-    """A function cut into steps: which op belongs to which step, and what the steps' values are called."""
-
-    function: Function
-    names: dict[Value, str]
-    step_of: dict[Op, int]
-    results: list[tuple[Value, Op]] = field(default_factory=list)
+    def messages(self, name: str) -> tuple[Edge, ...]:
+        """The edges whose messages add up to the cotangent of ``name``."""
+        return tuple(self.edges[n] for n in self.cotangent(name).edges)
 
 
 def explain(
@@ -150,29 +175,33 @@ def explain(
         tangent: a direction for forward mode, by name.
     """
     shapes = {name: np.shape(array) for name, array in inputs.items()}
-    ir = model.lower(model.bind(shapes), training)
+    dims = model.bind(shapes)
+    ir = model.lower(dims, training)
     function, names = without_checkpoints(ir)
     chosen = tuple(wrt) if wrt is not None else model.select("params") or model.select("inputs")
     steps = cut(function, names)
     traced = traced_gradient(function, chosen)
     given = {s.name: _float64(params, inputs, s.name) for s in function.parameters}
-    board = _Board(steps, traced, given, model.program.report.sources)
-    forward = board.forward()
-    backward = board.backward(chosen)
-    tangents = board.tangents(tangent) if tangent else ()
-    notes = []
+    tables = _Tables(steps, traced, given, model.program.report.sources, model.precision)
+    backward, edges = tables.backward(chosen)
+    forward = tables.forward()
+    tangents = tables.tangents(tangent) if tangent else ()
+    notes = list(tables.board.notes)
     if len(steps.results) > _MOST_ROWS:
         notes.append(f"{len(steps.results)} steps; the first and last {_MOST_ROWS // 2} are shown")
-    return Whiteboard(
+    found = Whiteboard(
         ir.name,
+        model.precision,
         {n: a for n, a in given.items() if n != "rng"},
         forward,
+        edges,
         backward,
         tangents,
-        tuple(board.assumptions),
+        tuple(tables.board.assumptions),
         tuple(notes),
         function,
     )
+    return _beside_compiled(found, model, ir, (params, inputs), chosen, training)
 
 
 def _float64(params: Mapping[str, Array], inputs: Mapping[str, Array], name: str) -> Array:
@@ -180,168 +209,74 @@ def _float64(params: Mapping[str, Array], inputs: Mapping[str, Array], name: str
     return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
-def without_checkpoints(ir: ModelIR) -> tuple[Function, dict[Value, Named]]:
-    """The model with what its checkpoints run in their place, and the names that its values have."""
-    names = dict(ir.names)
-    ops: list[Op] = []
-    mapping: dict[Value, Value] = {}
-    pending = list(reversed(ir.function.block.body))
-    while pending:
-        op = pending.pop()
-        if op.name != "checkpoint":
-            (copy,) = copy_ops([op], mapping) if mapping else (op,)
-            ops.append(copy)
-            names.update(
-                {b: names[a] for a, b in zip(op.results, copy.results, strict=True) if a in names}
-            )
-            continue
-        region = op.regions[0]
-        inner = {p: mapping.get(v, v) for p, v in zip(region.parameters, op.operands, strict=True)}
-        copies = copy_ops(region.body, inner)
-        names.update({inner[v]: n for v, n in ir.names.items() if v in inner})
-        mapping.update(
-            {r: inner.get(v, v) for r, v in zip(op.results, region.outputs, strict=True)}
-        )
-        names.update({mapping[r]: names[r] for r in op.results if r in names})
-        pending += reversed(copies)
-    outputs = [mapping.get(v, v) for v in ir.function.block.outputs]
-    return with_ops(ir.function, ops, outputs), names
+def _beside_compiled(
+    board: Whiteboard,
+    model: Model,
+    ir: ModelIR,
+    arrays: tuple[Mapping[str, Array], Mapping[str, Array]],
+    chosen: Sequence[str],
+    training: bool,
+) -> Whiteboard:
+    """The tables with the compiled gradients, where the precision is half; a note where they differ otherwise."""
+    params, inputs = arrays
+    is_half = model.precision in _HALF
+    twin = type(model)(model.program, model.name, model.dims, model.precision if is_half else "f64")
+    own = {
+        n: (np.asarray(a) if is_half else _float64(params, inputs, n)) for n, a in params.items()
+    }
+    fed = {n: (a if is_half else _float64(params, inputs, n)) for n, a in inputs.items()}
+    _, grads = twin.value_and_grad(list(chosen), training=training)(own, **fed)
+    if is_half:
+        rows = [
+            replace(g, value=np.asarray(grads[g.of], np.float64)) if g.is_asked else g
+            for g in board.backward
+        ]
+        return replace(board, backward=tuple(rows))
+    notes = list(board.notes)
+    for name, value in board.gradients.items():
+        compiled = np.asarray(grads[name], np.float64)
+        scale = float(np.max(np.abs(value), initial=0.0))
+        gap = float(np.max(np.abs(compiled - value), initial=0.0))
+        if np.isfinite(scale) and not gap <= _CLOSE * scale + 1e-12:
+            notes.append(f"the compiled gradient of {name} differs from this table by {gap:.3g}")
+    return replace(board, notes=tuple(notes))
 
 
-# --- steps and their names
-
-
-def own_place(span: Span | None) -> Span | None:
-    """The innermost place in the user's own text."""
-    while span is not None and span.file.startswith(LIBRARY):
-        span = span.caller
-    return span
-
-
-def cut(function: Function, names: Mapping[Value, Named]) -> Steps:
-    """Steps: runs of ops that come from one place of the user's text; views and constants join their readers."""
-    step_of: dict[Op, int] = {}
-    numbers = count()
-    current, previous = -1, None
-    for op in function.block.body:
-        key = (own_place(op.span), op.scope, op.replica)
-        if op.name in _SILENT and key[0] == op.span and op.results[0] not in names:
-            continue
-        if key != previous:
-            current, previous = next(numbers), key
-        step_of[op] = current
-    readers: dict[Value, Op] = {}
-    for op in reversed(function.block.body):
-        if op not in step_of and op.results[0] in readers:
-            reader = readers[op.results[0]]
-            if reader in step_of:
-                step_of[op] = step_of[reader]
-        readers.update(dict.fromkeys(op.operands, op))
-    steps = Steps(function, {}, step_of)
-    taken = set()
-    for slot, value in zip(function.parameters, function.block.parameters, strict=True):
-        steps.names[value] = slot.name
-        taken.add(slot.name)
-    _name_results(steps, names, taken)
-    return steps
-
-
-def _name_results(steps: Steps, names: Mapping[Value, Named], taken: set[str]) -> None:
-    """Names what leaves each step: as the user did, else the loss ``L``, else ``v1``, ``v2``, ..."""
-    function = steps.function
-    used_by: dict[Value, set[int]] = {}
-    readers: dict[Value, list[Op]] = {}
-    for op in function.block.body:
-        for value in op.operands:
-            used_by.setdefault(value, set()).add(steps.step_of.get(op, -1))
-            readers.setdefault(value, []).append(op)
-    slots = dict(zip(function.block.outputs, function.results, strict=True))
-    numbers = count(1)
-    for op in function.block.body:
-        step = steps.step_of.get(op)
-        for value in op.results:
-            named = names.get(value)
-            is_own = named is not None and not named.is_library
-            leaves = value in slots or bool(used_by.get(value, set()) - {step})
-            is_view = op.name in _SILENT and not is_own
-            if not is_own and value not in slots and _is_weighted_sum(value, op, readers):
-                steps.step_of[op] = steps.step_of.get(readers[value][0], -1)
-                continue
-            if value in steps.names or not (
-                is_own or (leaves and step is not None and not is_view)
-            ):
-                continue
-            slot = slots.get(value)
-            if is_own and named is not None:
-                scope = f"{named.scope}." if named.scope and named.depth > 1 else ""
-                wanted = f"{scope}{named.text}"
-            elif slot is not None and slot.role in (Role.LOSS, Role.OUTPUT):
-                wanted = "L" if slot.role is Role.LOSS else slot.name
-            elif not value.type.dtype.is_float:
-                continue
-            else:
-                wanted = next(n for i in numbers if (n := f"v{i}") not in taken)
-            steps.names[value] = _unused(wanted, taken)
-            steps.results.append((value, op))
-
-
-def _is_weighted_sum(value: Value, op: Op, readers: Mapping[Value, Sequence[Op]]) -> bool:
-    """The product of a dense layer before its bias is added: nobody writes that down by itself."""
-    after = readers.get(value, ())
-    return op.name == "contract" and len(after) == 1 and after[0].name == "add"
-
-
-def _unused(wanted: str, taken: set[str]) -> str:
-    name = next(n for i in count(1) if (n := wanted if i == 1 else f"{wanted}#{i}") not in taken)
-    taken.add(name)
-    return name
-
-
-# --- tables
-
-
-class _Board:
+class _Tables:
     """What the tables are written from."""
 
     def __init__(
-        self, steps: Steps, traced: Traced, given: Mapping[str, Array], sources: Sources
+        self,
+        steps: Steps,
+        traced: Traced,
+        given: Mapping[str, Array],
+        sources: Sources,
+        precision: str,
     ) -> None:
         self.steps = steps
         self.traced = traced
         self.given = given
         self.sources = sources
-        self.assumptions: dict[str, None] = {}
-        self.producers = {r: op for op in traced.function.block.body for r in op.results}
-        self.atoms = dict(steps.names)
-        # A cotangent that several values share is called after the one that the user named, else the first.
-        parameters = set(steps.function.block.parameters)
-        seeds = [traced.of.get(v) for v, n in steps.names.items() if n == "L"]
-        by_rank = sorted(steps.names.items(), key=lambda item: is_made_up(item[1]))
-        for value, name in by_rank:
-            ct = traced.of.get(value)
-            if ct is None or value in parameters or ct not in self.producers or ct in seeds:
-                continue
-            self.atoms.setdefault(ct, COTANGENT + name)
+        self.local: dict[str, list[Notation]] = {}
+        self.floats = None if precision in _HALF else DType.F64
+        self.board = Board(steps, traced, given, sources)
         self.values = self._evaluate(traced.function, list(given.values()))
-        self.writer = Writer()
-        self.definitions: list[Definition] = []
-        for value, op in steps.results:
-            if _is_distribution(op, self.producers):
-                at, poly = Reader(self.producers, steps.names).formula(value, through=True)
-                self.definitions.append(Definition(steps.names[value], at, poly))
+        self.producers = {r: op for op in traced.primal.block.body for r in op.results}
 
     def _evaluate(self, function: Function, operands: Sequence[Array]) -> dict[Value, Array]:
-        wanted = set(self.steps.names) | set(self.traced.of.values()) | set(self.traced.of)
         found: dict[Value, Array] = {}
 
         def observe(op: Op, results: Sequence[Any]) -> None:
             for value, array in zip(op.results, results, strict=True):
-                if value in wanted:
-                    found[value] = np.asarray(array)
+                found[value] = np.asarray(array)
 
-        parameters = function.block.parameters
-        found.update({v: np.asarray(a) for v, a in zip(parameters, operands, strict=True)})
-        run(NumpyArrays(DType.F64), function, list(operands), observe)
+        arrays = NumpyArrays(self.floats)
+        held = [
+            arrays.settle(np.asarray(a, arrays.storage(v.type.dtype)), v.type.dtype)
+            for v, a in zip(function.block.parameters, operands, strict=True)
+        ]
+        found.update(zip(function.block.parameters, held, strict=True))
+        run(arrays, function, held, observe)
         return found
 
     def _shown(self) -> list[tuple[Value, Op]]:
@@ -351,146 +286,117 @@ class _Board:
         half = _MOST_ROWS // 2
         return [*results[:half], *results[-half:]]
 
-    def _short(self, reader: Reader, poly: it.Poly) -> it.Poly:
-        folder = Folder(self.definitions, self._distributions(), most_states=_FEW_STATES)
-        found = folder.shortest(poly)
-        self.assumptions.update(reader.assumptions)
-        self.assumptions.update(folder.assumptions)
-        return found
-
-    def _distributions(self) -> list[str]:
-        slots = self.steps.function.parameters
-        return [
-            s.name
-            for s, v in zip(slots, self.steps.function.block.parameters, strict=True)
-            if s.role is Role.INPUT and v.type.dtype.is_float
-        ]
-
-    def _equation(self, name: str, value: Value) -> Notation:
-        reader = Reader(self.producers, self.atoms)
-        at, poly = reader.formula(value, through=True)
-        short = self._short(reader, poly)
-        if short == it.single(it.Ref(name, at)):
-            # A definition is not shortened by itself.
-            short = Folder((), most_states=_FEW_STATES).shortest(poly)
-        return self.writer.equation(name, at, short)
-
     def forward(self) -> tuple[Row, ...]:
-        """Every step in order."""
-        local = self._local_derivatives()
+        """Every step in order; ``backward`` comes first."""
+        made: dict[int, list[Op]] = {}
+        for op in self.traced.primal.block.body:
+            made.setdefault(self.steps.step_of.get(op, -1), []).append(op)
         rows = []
         for value, op in self._shown():
             place = own_place(op.span)
+            step = self.steps.step_of.get(op, -1)
             rows.append(
                 Row(
-                    self.atoms[value],
-                    self._equation(self.atoms[value], value),
+                    self.steps.names[value],
+                    self.board.definition(value, op),
                     text_at(self.sources, place),
-                    tuple(local.get(value, ())),
+                    tuple(self.local.get(self.steps.names[value], ())),
                     self.values[value],
+                    str(value.type),
                     place,
                     op.scope,
-                    self._reads(op),
+                    self._reads(value),
+                    tuple(_made(o) for o in made.get(step, ())),
                 )
             )
         return tuple(rows)
 
-    def _reads(self, op: Op) -> tuple[str, ...]:
-        """The nearest values with a name that ``op`` is computed from."""
+    def _reads(self, value: Value) -> tuple[str, ...]:
+        """The nearest values with a name that ``value`` is computed from."""
         found: dict[str, None] = {}
-        pending, seen = list(reversed(op.operands)), set[Value]()
+        pending, seen = list(reversed(self.producers[value].operands)), set[Value]()
         while pending:
-            value = pending.pop()
-            name = self.steps.names.get(value)
+            here = pending.pop()
+            name = self.steps.names.get(here)
             if name is not None:
                 found[name] = None
-            elif value in self.producers and value not in seen:
-                seen.add(value)
-                pending += reversed(self.producers[value].operands)
+            elif here in self.producers and here not in seen:
+                seen.add(here)
+                pending += reversed(self.producers[here].operands)
         return tuple(found)
 
-    def backward(self, asked: Sequence[str]) -> tuple[Gradient, ...]:
-        """Every cotangent, last step first; then those asked for."""
-        rows = []
-        written: dict[Value, str] = {}
-        for value, op in reversed(self._shown()):
-            if value in self.traced.of:
-                rows.append(self._gradient(value, own_place(op.span), op.scope, written))
+    def backward(self, asked: Sequence[str]) -> tuple[tuple[Gradient, ...], tuple[Edge, ...]]:
+        """Every cotangent, last step first, then those asked for; and the edges, in order of the steps they end in."""
         function = self.traced.primal
-        for slot, value in zip(function.parameters, function.block.parameters, strict=True):
-            if slot.name in asked:
-                rows.append(self._gradient(value, slot.span, "", None))
-        return tuple(rows)
+        order = [(v, own_place(op.span), op.scope, False) for v, op in reversed(self._shown())]
+        order = [item for item in order if item[0] in self.traced.of]
+        order += [
+            (value, slot.span, "", True)
+            for slot, value in zip(function.parameters, function.block.parameters, strict=True)
+            if slot.name in asked
+        ]
+        messages = {value: self.board.messages(value) for value, *_ in order}
+        for value, sent in messages.items():
+            self._add_local(value, sent)
+        edges, numbers = self._edges(messages)
+        rows = []
+        for value, place, scope, is_asked in order:
+            name = self.steps.names[value]
+            called = self.steps.mark + name
+            zeros = np.zeros(value.type.static_shape)
+            array = self.values.get(self.traced.of[value], zeros)
+            equation = self.board.cotangent(value, messages[value])
+            over = tuple(numbers[value, n] for n in range(len(messages[value])))
+            rows.append(
+                Gradient(plain_name(called), name, equation, array, place, scope, is_asked, over)
+            )
+        return tuple(rows), edges
 
-    def _gradient(
-        self, value: Value, place: Span | None, scope: str, written: dict[Value, str] | None
-    ) -> Gradient:
-        """One row; the first value that a cotangent belongs to gets its formula, the others that one's name."""
-        name, ct = self.atoms[value], self.traced.of[value]
-        called = COTANGENT + name
-        known = self.atoms.get(ct) if written is None else written.get(ct)
-        if written is not None:
-            written.setdefault(ct, called)
-        equation: Notation
-        if known is not None and known != called:
-            equation = Equation(Name(called), Name(known))
-        else:
-            equation = self._equation(called, ct)
-        array = self.values.get(ct, np.zeros(value.type.static_shape))
-        return Gradient(plain_name(called), name, equation, array, place, scope, written is None)
+    def _add_local(self, value: Value, sent: Sequence[Message]) -> None:
+        """The derivatives of steps by ``value``, all uses of it by one step together."""
+        by_end: dict[str, list[Message]] = {}
+        for message in sent:
+            by_end.setdefault(message.end, []).append(message)
+        for end, messages in by_end.items():
+            whole = messages[0]
+            if len(messages) > 1:
+                whole = self.board.message(value, tuple(p for m in messages for p in m.parts))
+            assert isinstance(whole.notation, Equation)
+            adds = replace(whole.notation, adds=True)
+            self.local.setdefault(end, []).append(whole.slope or adds)
 
-    def _local_derivatives(self) -> dict[Value, list[Notation]]:
-        """Per step the derivatives of its value by what it reads, found in the adjoint."""
-        last_of_step = {self.steps.step_of.get(op): value for value, op in self.steps.results}
-        makers = {r: op for op in self.traced.primal.block.body for r in op.results}
-        found: dict[Value, list[Notation]] = {}
-        for operand, name in self.steps.names.items():
-            by_step: dict[Value, list[Value]] = {}
-            for part in self.traced.parts.get(operand, ()):
-                op = makers.get(part.through[0]) if part.through else None
-                result = last_of_step.get(self.steps.step_of.get(op)) if op is not None else None
-                if result is not None and result is not operand:
-                    by_step.setdefault(result, []).append(part.value)
-            for result, parts in by_step.items():
-                notation = self._local(name, operand, result, parts)
-                if notation is not None:
-                    found.setdefault(result, []).append(notation)
-        return found
+    def _edges(
+        self, messages: Mapping[Value, Sequence[Message]]
+    ) -> tuple[tuple[Edge, ...], dict[tuple[Value, int], int]]:
+        """An edge for each message, and for each value that is read without one."""
+        position = {self.steps.names[v]: n for n, (v, _) in enumerate(self.steps.results)}
+        found: list[tuple[tuple[int, str], tuple[Value, int] | None, Edge]] = []
+        for value, sent in messages.items():
+            start = self.steps.names[value]
+            for n, m in enumerate(sent):
+                total = self._total(m.parts)
+                edge = Edge(0, start, m.end, m.slope, m.slope_value, m.notation, total)
+                found.append(((position.get(m.end, 0), start), (value, n), edge))
+        known = {(edge.start, edge.end) for _, _, edge in found}
+        for value, _ in self._shown():
+            end = self.steps.names[value]
+            for start in self._reads(value):
+                if (start, end) not in known:
+                    found.append(((position[end], start), None, Edge(0, start, end)))
+        found.sort(key=lambda item: item[0][0])
+        numbers = {key: n for n, (_, key, _) in enumerate(found) if key is not None}
+        return tuple(replace(edge, number=n) for n, (_, _, edge) in enumerate(found)), numbers
 
-    def _local(
-        self, name: str, operand: Value, result: Value, parts: Sequence[Value]
-    ) -> Notation | None:
-        """``d result / d operand`` where the map is elementwise, else what it adds to the cotangent."""
-        own = COTANGENT + self.atoms[result]
-        atoms = {v: n for v, n in self.atoms.items() if v not in parts or n == own}
-        ct = self.traced.of.get(result)
-        if ct is not None:
-            atoms[ct] = own
-        reader = Reader(self.producers, atoms)
-        at = tuple(it.UNIT if n == 1 else i for i, n in enumerate(operand.type.static_shape, 10**6))
-        poly = self._short(reader, it.plus(*(reader.read(v, at) for v in parts)))
-        if result.type.rank == 0:
-            divided = _without(poly, it.Ref(own, ()))
-        else:
-            divided = _without(poly, it.Ref(own, at)) if operand.type == result.type else None
-        if divided is not None:
-            found = self.writer.equation("", at, divided)
-            return self._renamed(found, Slope(self.atoms[result], name), False)
-        return self._renamed(self.writer.equation("", at, poly), Name(COTANGENT + name), True)
-
-    @staticmethod
-    def _renamed(equation: Notation, left: Notation, adds: bool) -> Notation:
-        """An equation with another left side, the indices of its own kept."""
-        assert isinstance(equation, Equation)
-        if isinstance(equation.left, Indexed):
-            left = Indexed(left, equation.left.at)
-        return Equation(left, equation.right, adds)
+    def _total(self, parts: Sequence[Contribution]) -> Array:
+        total = self.values[parts[0].value]
+        for part in parts[1:]:
+            total = total + self.values[part.value]
+        return np.asarray(total)
 
     def tangents(self, direction: Mapping[str, Array]) -> tuple[Tangent, ...]:
         """Forward mode along ``direction``; what it does not name stays fixed."""
         function = self.steps.function
         traced = traced_tangent(function, list(direction))
-        self.traced = traced
         seeds = [np.asarray(direction[n], np.float64) for n in direction]
         values = self._evaluate(traced.function, [*self.given.values(), *seeds])
         order = [s for s in function.parameters if s.name in direction]
@@ -505,39 +411,5 @@ class _Board:
         return tuple(rows)
 
 
-def is_made_up(name: str) -> bool:
-    """Whether ``name`` is one of ``v1``, ``v2``, ... that stand for values without a name."""
-    return name.startswith("v") and name[1:].isdigit()
-
-
-def _is_distribution(op: Op, producers: Mapping[Value, Op]) -> bool:
-    """Whether ``op`` divides exponentials by their sum: the one name that derivatives are written with."""
-    above = producers.get(op.operands[0]) if op.name == "div" else None
-    return above is not None and above.name == "exp"
-
-
-def _without(poly: it.Poly, ct: it.Ref) -> it.Poly | None:
-    """``poly`` over ``ct``, if every term has it as a factor and nowhere else."""
-    terms = []
-    for term in poly:
-        factors = dict(term.factors)
-        if factors.pop(ct, None) != 1 or any(_mentions(b, ct.name) for b in factors):
-            return None
-        terms.append((it.monomial(term.coefficient, factors.items()),))
-    return it.plus(*terms) if terms else None
-
-
-def _mentions(base: it.Base, name: str) -> bool:
-    return f"name={name!r}" in repr(base)
-
-
-def text_at(sources: Sources, span: Span | None) -> str:
-    """The user's text at ``span``, its lines joined."""
-    source = sources.get(span.file) if span is not None else None
-    if source is None or span is None:
-        return ""
-    if span.end_line == span.line:
-        return source.line(span.line)[span.column - 1 : span.end_column - 1]
-    lines = [source.line(n).strip() for n in range(span.line + 1, span.end_line)]
-    first = source.line(span.line)[span.column - 1 :]
-    return " ".join([first, *lines, source.line(span.end_line)[: span.end_column - 1].strip()])
+def _made(op: Op) -> Made:
+    return Made(op.name, tuple(str(v.type) for v in op.operands), str(op.results[0].type))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from gradc.codegen.symbolic.notation import to_mathml
+from gradc.codegen.symbolic.notation import Equation, to_mathml
 from gradc.runtime.graph import drawn
 from gradc.runtime.page import page, table
 from gradc.runtime.whiteboard_show import show_value, to_graph
@@ -27,13 +27,13 @@ def whiteboard_page(model: Model, board: Whiteboard) -> str:
     parts = [
         f"<h1>{escape(board.model)}</h1>",
         "<h2>Gradients</h2>",
-        table(("", "formula", "value"), [_backward(g) for g in asked]),
+        table(("", "formula", "value"), [_backward(board, g) for g in asked]),
         "<h2>Forward</h2>",
         table(
             ("line", "formula", "value", "local derivatives"), [_forward(r) for r in board.forward]
         ),
         "<h2>Backward</h2>",
-        table(("", "formula", "value"), [_backward(g) for g in inner]),
+        table(("", "formula", "value"), [_backward(board, g) for g in inner]),
     ]
     if board.tangents:
         rows = [
@@ -56,8 +56,21 @@ def _forward(row: Row) -> Sequence[str]:
     return source, to_mathml(row.equation), _code(show_value(row.value)), local
 
 
-def _backward(row: Gradient) -> Sequence[str]:
-    return _code(row.of), to_mathml(row.equation), _code(show_value(row.value))
+def _backward(board: Whiteboard, row: Gradient) -> Sequence[str]:
+    formula, value = to_mathml(row.equation), _code(show_value(row.value))
+    if len(row.edges) > 1:
+        sent = [(e, e.message, e.sent) for e in (board.edges[n] for n in row.edges)]
+        formula += "".join(
+            f'<div class="eq soft">from {_code(e.end)}: {to_mathml(m.right)}</div>'
+            for e, m, _ in sent
+            if isinstance(m, Equation)
+        )
+        value += "".join(
+            f'<div class="eq soft">{_code(show_value(v))}</div>'
+            for _, _, v in sent
+            if v is not None
+        )
+    return _code(row.of), formula, value
 
 
 def _code(text: str) -> str:

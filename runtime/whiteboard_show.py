@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from gradc.codegen.symbolic.notation import Equation, to_latex, to_text
+from gradc.codegen.symbolic.notation import Equation, Notation, to_latex, to_text
 from gradc.runtime.arrays import Array
 from gradc.runtime.graph import Graph, Node
-from gradc.runtime.whiteboard import Gradient, Row, Whiteboard
+from gradc.runtime.whiteboard import Edge, Gradient, Row, Whiteboard
 
 SMALL = 16
 _LABEL = 44
-SCHEMA = "gradc-whiteboard-1"
+SCHEMA = "gradc-whiteboard-2"
 
 
 def show_value(array: Array) -> str:
@@ -57,9 +57,10 @@ def to_lines(board: Whiteboard) -> list[str]:
     lines += _sections(board.forward, _forward_cells)
     lines += ["", "backward"]
     inner = [g for g in board.backward if not g.is_asked]
-    lines += _sections(inner, _backward_cells)
+    lines += _sections(inner, lambda g: _backward_cells(board, g))
     lines += ["", "gradients"]
-    lines += _columns((_backward_cells(g) for g in board.backward if g.is_asked), "  ")
+    asked = [g for g in board.backward if g.is_asked]
+    lines += _columns((cells for g in asked for cells in _backward_cells(board, g)), "  ")
     if board.tangents:
         lines += ["", "forward mode"]
         rows = (
@@ -72,8 +73,7 @@ def to_lines(board: Whiteboard) -> list[str]:
     return [*lines, *(f"note: {n}" for n in board.notes)]
 
 
-def _right(row: Row | Gradient) -> str:
-    shown = row.equation
+def _right(shown: Notation) -> str:
     return to_text(shown.right) if isinstance(shown, Equation) else to_text(shown)
 
 
@@ -82,15 +82,24 @@ def _left(row: Row | Gradient) -> str:
     return to_text(shown.left) if isinstance(shown, Equation) else row.name
 
 
-def _forward_cells(row: Row) -> list[str]:
-    formula = f"= {_right(row)}"
+def _forward_cells(row: Row) -> list[list[str]]:
+    formula = f"= {_right(row.equation)}"
     local = "; ".join(to_text(n) for n in row.local)
     line = f"line {row.place.line}" if row.place is not None else ""
-    return [_left(row), formula, f"= {show_value(row.value)}", local, f"{line}: {row.source}"]
+    return [[_left(row), formula, f"= {show_value(row.value)}", local, f"{line}: {row.source}"]]
 
 
-def _backward_cells(row: Gradient) -> list[str]:
-    return [_left(row), f"= {_right(row)}", f"= {show_value(row.value)}"]
+def _backward_cells(board: Whiteboard, row: Gradient) -> list[list[str]]:
+    """A cotangent; where several messages make it, each of them below it, by the step that it comes from."""
+    cells = [[_left(row), f"= {_right(row.equation)}", f"= {show_value(row.value)}"]]
+    if len(row.edges) > 1:
+        for number in row.edges:
+            edge = board.edges[number]
+            assert edge.message is not None and edge.sent is not None
+            cells.append(
+                ["", f"  from {edge.end}: {_right(edge.message)}", f"  {show_value(edge.sent)}"]
+            )
+    return cells
 
 
 def _sections(rows: Sequence[Any], cells: Any) -> list[str]:
@@ -103,7 +112,8 @@ def _sections(rows: Sequence[Any], cells: Any) -> list[str]:
             end += 1
         if scope:
             lines.append(f"  {scope}")
-        lines += _columns((cells(r) for r in rows[start:end]), "    " if scope else "  ")
+        shown = (line for r in rows[start:end] for line in cells(r))
+        lines += _columns(shown, "    " if scope else "  ")
         start = end
     return lines
 
@@ -122,7 +132,7 @@ def _columns(rows: Iterable[Sequence[str]], margin: str) -> list[str]:
 
 
 def to_graph(board: Whiteboard) -> Graph:
-    """The steps as a graph, with values and (in red) the derivative of the loss by them."""
+    """The steps as a graph over the board's edges, with values and (in red) the derivative of the loss by them."""
     gradients = {g.of: f"d = {_brief(g.value)}" for g in board.backward}
     roles = {s.name: s.role.value for s in board.function.parameters}
     nodes = [
@@ -130,19 +140,17 @@ def to_graph(board: Whiteboard) -> Graph:
         for n, a in board.given.items()
     ]
     made = {name: f"p:{name}" for name in board.given}
-    edges: dict[tuple[str, str], None] = {}
     for row in board.forward:
         made[row.name] = key = f"s:{row.name}"
-        kind = "result" if row.name == "L" else "op"
-        formula = f"{_left(row)} = {_right(row)}"
+        kind = "result" if row.name == board.loss else "op"
+        formula = to_text(row.equation)
         label = formula if len(formula) <= _LABEL else f"{row.name} = {row.source}"
         label = label if len(label) <= _LABEL else row.name
         nodes.append(Node(key, label, _brief(row.value), kind, gradients.get(row.name, "")))
-        for name in row.reads:
-            if name in made:
-                edges[made[name], key] = None
+    ends = ((made.get(e.start), made.get(e.end)) for e in board.edges)
+    edges = tuple((a, b) for a, b in ends if a is not None and b is not None)
     used = {key for edge in edges for key in edge}
-    return Graph(tuple(n for n in nodes if n.key in used), tuple(edges))
+    return Graph(tuple(n for n in nodes if n.key in used), edges)
 
 
 def _brief(array: Array) -> str:
@@ -151,32 +159,32 @@ def _brief(array: Array) -> str:
 
 
 def to_json(board: Whiteboard) -> dict[str, Any]:
-    """The whiteboard as JSON values, numbers in full."""
+    """The whiteboard as JSON values, numbers in full; ``docs/whiteboard.md`` says what each field is."""
+    roles = {s.name: s.role.value for s in board.function.parameters}
+    types = {
+        s.name: str(v.type)
+        for s, v in zip(board.function.parameters, board.function.block.parameters, strict=True)
+    }
     return {
         "schema": SCHEMA,
         "model": board.model,
+        "precision": board.precision,
+        "loss": board.loss,
         "given": {name: _array(a) for name, a in board.given.items()},
-        "forward": [
-            {
-                "name": r.name,
-                "source": r.source,
-                "place": str(r.place) if r.place else "",
-                "scope": r.scope,
-                "formula": to_text(r.equation),
-                "latex": to_latex(r.equation),
-                "local": [to_text(n) for n in r.local],
-                "value": _array(r.value),
-            }
-            for r in board.forward
+        "nodes": [
+            *({"name": n, "kind": roles.get(n, "input"), "type": types[n]} for n in board.given),
+            *({"name": r.name, "kind": "step", "type": r.type} for r in board.forward),
         ],
+        "forward": [_row_json(r) for r in board.forward],
+        "edges": [_edge_json(e) for e in board.edges],
         "backward": [
             {
                 "name": g.name,
                 "of": g.of,
                 "scope": g.scope,
-                "formula": to_text(g.equation),
-                "latex": to_latex(g.equation),
+                **_formula(g.equation),
                 "value": _array(g.value),
+                "messages": list(g.edges),
                 "asked": g.is_asked,
             }
             for g in board.backward
@@ -188,6 +196,36 @@ def to_json(board: Whiteboard) -> dict[str, Any]:
         "assumptions": list(board.assumptions),
         "notes": list(board.notes),
     }
+
+
+def _formula(shown: Notation) -> dict[str, str]:
+    return {"formula": to_text(shown), "latex": to_latex(shown)}
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "source": row.source,
+        "place": str(row.place) if row.place else "",
+        "scope": row.scope,
+        "type": row.type,
+        **_formula(row.equation),
+        "value": _array(row.value),
+        "reads": list(row.reads),
+        "local": [to_text(n) for n in row.local],
+        "ops": [{"op": o.name, "operands": list(o.operands), "result": o.result} for o in row.ops],
+    }
+
+
+def _edge_json(edge: Edge) -> dict[str, Any]:
+    found: dict[str, Any] = {"id": edge.number, "from": edge.start, "to": edge.end}
+    found["slope"] = None
+    if edge.slope is not None and edge.slope_value is not None:
+        found["slope"] = {**_formula(edge.slope), "value": _array(edge.slope_value)}
+    found["message"] = None
+    if edge.message is not None and edge.sent is not None:
+        found["message"] = {**_formula(edge.message), "value": _array(edge.sent)}
+    return found
 
 
 def _array(array: Array) -> Any:

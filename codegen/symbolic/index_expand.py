@@ -22,6 +22,7 @@ from gradc.codegen.symbolic import index_terms as it
 from gradc.codegen.symbolic.index_terms import Index, Lookup, Poly
 from gradc.ir.attributes import get_pairs
 from gradc.ir.core import DType, Op, Value
+from gradc.ir.registry import lookup
 
 _BUDGET = 1500
 _MOST_TERMS = 48
@@ -48,6 +49,8 @@ class Reader:
     atoms: Mapping[Value, str]
     assumptions: dict[str, None] = field(default_factory=dict)
     opaque: dict[Value, str] = field(default_factory=dict)
+    # Names that opaque values have, here and in other readers of the same program.
+    known: dict[Value, str] = field(default_factory=dict)
     _left: int = _BUDGET
     _memo: dict[tuple[Value, tuple[Index, ...]], Poly] = field(default_factory=dict)
 
@@ -89,7 +92,13 @@ class Reader:
         return found
 
     def _named(self, value: Value, name: str, at: tuple[Index, ...]) -> Poly:
-        self.opaque[value] = name
+        """``value`` under a name that nothing else has: what is called alike must be alike."""
+        if value not in self.known:
+            taken = {*self.atoms.values(), *self.known.values()}
+            if name in taken:
+                name = next(n for i in count(2) if (n := f"{name}#{i}") not in taken)
+            self.known[value] = name
+        self.opaque[value] = name = self.known[value]
         return it.single(it.Ref(name, at))
 
     def _applied(self, op: Op, at: tuple[Index, ...]) -> Poly:
@@ -98,7 +107,7 @@ class Reader:
             v.type.shape != op.results[0].type.shape for v in op.operands
         ):
             raise _Opaque
-        if op.name in ("cumsum", "reverse", "scan", "checkpoint", "custom"):
+        if op.attributes or op.regions or not lookup(op.name).is_elementwise:
             raise _Opaque
         return it.single(it.Call(op.name, tuple(self.read(v, at) for v in op.operands)))
 
@@ -482,3 +491,22 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "log1p": _arithmetic(lambda x: _logarithm(it.plus(it.ONE, x))),
     "expm1": _arithmetic(lambda x: it.minus(exponential(x), it.ONE)),
 }
+
+# Ops that formulas may name, and masks, which have no other words.
+_WORDS: Final = ("conv2d", "conv2d_input", "conv2d_filter")
+_MASKS: Final = ("keep", "mask")
+
+
+def is_readable(op: Op) -> bool:
+    """Whether formulas have words for ``op`` and for its derivative."""
+    if op.name in ("broadcast", "reshape", "transpose"):
+        return _moved(op, range(1, op.results[0].type.rank + 1)) is not None
+    plain = lookup(op.name).is_elementwise and not op.attributes
+    return plain or op.name in _RULES or op.name in _WORDS or not op.results[0].type.dtype.is_float
+
+
+def is_said(op: Op | None, atoms: Mapping[Value, str], name: str) -> bool:
+    """Whether ``name``, which a reader gave the result of ``op``, says all there is to say: an op on names, a mask."""
+    if name.partition("#")[0] in _MASKS:
+        return True
+    return op is not None and op.name in _WORDS and all(v in atoms for v in op.operands)

@@ -346,7 +346,9 @@ def _softmax_name(sigma: it.Sigma, label: int, index: Index) -> Poly | None:
     if len(argument) == 1 and argument[0].coefficient == 1 and len(argument[0].factors) == 1:
         base, exponent = argument[0].factors[0]
         if isinstance(base, it.Ref) and exponent == 1:
-            return it.single(it.Ref(f"softmax({base.name})", base.at))
+            axis = base.at.index(index) if index in base.at else len(base.at) - 1
+            where = "" if axis == len(base.at) - 1 else f", axis={axis}"
+            return it.single(it.Ref(f"softmax({base.name}{where})", base.at))
     return it.single(it.Call("softmax", (argument,)))
 
 

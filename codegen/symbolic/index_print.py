@@ -51,6 +51,9 @@ class Writer:
     """Writes formulas; ``dims`` gives sizes their names."""
 
     dims: Mapping[int, str] = field(default_factory=dict)
+    # Names that are shown as something else.
+    words: Mapping[str, Notation] = field(default_factory=dict)
+    _taken: set[str] = field(default_factory=set)
 
     def equation(
         self, name: str, at: Sequence[Index], poly: Poly, sizes: Sequence[int] = ()
@@ -59,10 +62,20 @@ class Writer:
         try:
             return Equation(Name(name), self.array_poly(poly, tuple(at)))
         except _NoMatrix:
-            letters = self._letters(at, poly, sizes)
-            left = Indexed(Name(name), tuple(_place(i, letters) for i in at if i != it.UNIT))
-            shown = left if left.at else left.base
-            return Equation(shown, self.indexed_poly(poly, letters))
+            return self.by_index(name, at, poly, sizes)
+
+    def by_index(
+        self, name: str, at: Sequence[Index], poly: Poly, sizes: Sequence[int] = ()
+    ) -> Notation:
+        """``name[i, ...] = poly`` in index notation; letters are none of the names."""
+        self._taken = {r.name for r in _refs(poly)} | {name, *self.dims.values()}
+        letters = self._letters(at, poly, sizes)
+        left = Indexed(Name(name), tuple(_place(i, letters) for i in at if i != it.UNIT))
+        shown = left if left.at else left.base
+        return Equation(shown, self.indexed_poly(poly, letters))
+
+    def _name(self, name: str) -> Notation:
+        return self.words.get(name, Name(name))
 
     def notate(self, at: Sequence[Index], poly: Poly, sizes: Sequence[int] = ()) -> Notation:
         """``poly`` alone."""
@@ -163,12 +176,12 @@ class Writer:
         match base:
             case it.Ref(name, place):
                 if place and all(isinstance(i, it.Lookup) for i in place) and not it.indices(place):
-                    return Indexed(Name(name), tuple(_place(i, {}) for i in place))
+                    return Indexed(self._name(name), tuple(_place(i, {}) for i in place))
                 if len(at) == 2 and place == (at[1], at[0]) and at[0] != at[1]:
-                    return Power(Name(name), "T")
+                    return Power(self._name(name), "T")
                 if not _fits(place, at):
                     raise _NoMatrix
-                return Name(name)
+                return self._name(name)
             case it.Group(poly):
                 return self.array_poly(poly, at)
             case it.Call(name, arguments):
@@ -326,7 +339,7 @@ class Writer:
     def _letter(self, size: int, taken: Mapping[int, str]) -> str:
         name = self.dims.get(size, "")
         wanted = name.lower() if len(name) == 1 else ""
-        used = set(taken.values())
+        used = set(taken.values()) | self._taken
         while wanted in used and len(wanted) < 3 and wanted:
             wanted += "'"
         if wanted and wanted not in used:
@@ -345,7 +358,7 @@ class Writer:
         match base:
             case it.Ref(name, place):
                 at = tuple(_place(i, letters) for i in place if i != it.UNIT)
-                return Indexed(Name(name), at) if at else Name(name)
+                return Indexed(self._name(name), at) if at else self._name(name)
             case it.Group(poly):
                 return self.indexed_poly(poly, letters)
             case it.Call(name, arguments):

@@ -10,7 +10,7 @@ Names: digits at the end of a name are its subscript; a leading ``∂`` marks th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal, TypeAlias
@@ -34,6 +34,9 @@ _GREEK = (
 
 # zhat is written with a hat.
 _HAT = re.compile(r"[A-Za-z]_?hat")
+# Names and functions of one; anything else is text of the program, shown as it stands.
+_PLAIN = re.compile(r"[∂\w.'#]*(\([∂\w.'#]*(, axis=\d+)?\))?")
+_LATEX_SPECIAL = re.compile(r"[\\{}_^#&%$~]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +135,23 @@ class Equation:
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """The derivative of one name by another."""
+    """The derivative of one name by another; ``is_curly`` as :func:`cotangent_mark` says."""
 
     of: str
     by: str
+    is_curly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Through:
+    """Cotangents brought back through a step as a whole: transposed Jacobian matrices times cotangents.
+
+    ``value`` is the name under which the sum is known. Where the user wrote the pullback, it is that which is applied.
+    """
+
+    parts: tuple[tuple[Slope, str], ...]
+    value: str
+    by_pullback: bool = False
 
 
 Notation: TypeAlias = (
@@ -152,6 +168,7 @@ Notation: TypeAlias = (
     | BigSum
     | Equation
     | Slope
+    | Through
 )
 
 _RELATIONS = {
@@ -164,7 +181,17 @@ _RELATIONS = {
 }
 
 
+def cotangent_mark(names: Collection[str]) -> str:
+    """What cotangents start with: shown as ``dx``, or as ``∂x`` where a program has a name like ``dx`` beside ``x``."""
+    taken = set(names)
+    return (
+        COTANGENT * 2 if any(plain_name(COTANGENT + name) in taken for name in names) else COTANGENT
+    )
+
+
 def _binding(node: Notation) -> int:
+    if isinstance(node, Through):
+        return _ATOM if node.by_pullback else _MATRIX if len(node.parts) == 1 else _SUM
     if isinstance(node, Product):
         return _MATRIX if node.kind == "matrix" else _PRODUCT
     if isinstance(node, (Sum, BigSum, Equation)):
@@ -212,8 +239,13 @@ def to_text(node: Notation) -> str:
             return f"{to_text(base)}[{', '.join(map(to_text, at))}]"
         case BigSum(letters, body):
             return f"sum_{{{', '.join(letters)}}} {_text(body, _PRODUCT)}"
-        case Slope(of, by):
-            return f"{plain_name(COTANGENT + of)}/{plain_name(COTANGENT + by)}"
+        case Slope(of, by, is_curly):
+            mark = COTANGENT * 2 if is_curly else COTANGENT
+            return f"{plain_name(mark + of)}/{plain_name(mark + by)}"
+        case Through(parts, _, True):
+            return f"pullback({', '.join(plain_name(ct) for _, ct in parts)})"
+        case Through(parts):
+            return " + ".join(f"({to_text(slope)})^T {plain_name(ct)}" for slope, ct in parts)
         case Equation(left, right, adds):
             return f"{to_text(left)} {'+=' if adds else '='} {to_text(right)}"
 
@@ -227,8 +259,9 @@ def plain_name(text: str) -> str:
     """A name as text; the cotangent of ``z`` is ``dz``."""
     if not text.startswith(COTANGENT):
         return text
-    inner = text[1:]
-    return f"d{inner}" if re.fullmatch(r"[\w.']+", inner) else f"d({inner})"
+    inner = text.lstrip(COTANGENT)
+    mark = "d" if len(text) == len(inner) + 1 else COTANGENT
+    return f"{mark}{inner}" if re.fullmatch(r"[\w.']+", inner) else f"{mark}({inner})"
 
 
 def _multiplied(items: Sequence[Notation], shown: Sequence[str], sign: str, silent: str) -> str:
@@ -287,6 +320,15 @@ def to_latex(node: Notation) -> str:
             return rf"\sum_{{{','.join(letters)}}} {_latex(body, _PRODUCT)}"
         case Slope(of, by):
             return rf"\frac{{\partial {_latex_name(of)}}}{{\partial {_latex_name(by)}}}"
+        case Through(parts, _, True):
+            inside = ", ".join(_latex_name(ct) for _, ct in parts)
+            return rf"\operatorname{{pullback}}\left({inside}\right)"
+        case Through(parts):
+            shown = [
+                rf"\left({to_latex(slope)}\right)^{{\top}}\, {_latex_name(ct)}"
+                for slope, ct in parts
+            ]
+            return " + ".join(shown)
         case Equation(left, right, adds):
             sign = r"\mathrel{+}=" if adds else "="
             return f"{to_latex(left)} {sign} {to_latex(right)}"
@@ -304,8 +346,12 @@ def _latex_scientific(text: str) -> str:
 
 
 def _latex_name(text: str) -> str:
+    if text.startswith(COTANGENT * 2):
+        return rf"\partial {_latex_name(text[2:])}"
     if text.startswith(COTANGENT):
         return rf"\mathrm{{d}}{_latex_name(text[1:])}"
+    if not _PLAIN.fullmatch(text):
+        return rf"\texttt{{{_LATEX_SPECIAL.sub(_latex_escaped, text)}}}"
     called = re.fullmatch(r"(\w+)\((.*)\)", text)
     if called:
         return rf"\operatorname{{{called[1]}}}({_latex_name(called[2])})"
@@ -319,7 +365,13 @@ def _latex_name(text: str) -> str:
         if letter in _GREEK
         else rf"\mathrm{{{letter}}}"
     ).replace("_", r"\_")
+    shown = shown.replace("#", r"\#")
     return shown if not subscript else f"{shown}_{{{subscript}}}"
+
+
+def _latex_escaped(found: re.Match[str]) -> str:
+    words = {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"}
+    return words.get(found[0], f"\\{found[0]}")
 
 
 def name_parts(text: str) -> tuple[str, str]:
@@ -374,8 +426,19 @@ def _ml(node: Notation) -> str:
         case Slope(of, by):
             parts = (_ml_row(f"<mo>∂</mo>{_ml_name(name)}") for name in (of, by))
             return f"<mfrac>{''.join(parts)}</mfrac>"
+        case Through(parts, _, True):
+            inside = "<mo>,</mo>".join(_ml_name(ct) for _, ct in parts)
+            return _ml_row(f"<mi>pullback</mi><mo>(</mo>{inside}<mo>)</mo>")
+        case Through(parts):
+            return _ml_row("<mo>+</mo>".join(_ml_through(slope, ct) for slope, ct in parts))
         case Equation(left, right, adds):
             return _ml_row(f"{_ml(left)}<mo>{'+=' if adds else '='}</mo>{_ml(right)}")
+
+
+def _ml_through(slope: Slope, cotangent: str) -> str:
+    matrix = _ml_row(f"<mo>(</mo>{_ml(slope)}<mo>)</mo>")
+    silent = '<mo>&#x2062;</mo><mspace width="0.17em"/>'
+    return f"<msup>{matrix}<mi>⊤</mi></msup>{silent}{_ml_name(cotangent)}"
 
 
 def _ml_row(inner: str) -> str:
@@ -396,7 +459,11 @@ def _ml_sum(items: Sequence[tuple[int, Notation]]) -> str:
 
 def _ml_name(text: str) -> str:
     if text.startswith(COTANGENT):
-        return _ml_row(f'<mi mathvariant="normal">d</mi>{_ml_name(text[1:])}')
+        inner = text.lstrip(COTANGENT)
+        mark = "d" if len(text) == len(inner) + 1 else COTANGENT
+        return _ml_row(f'<mi mathvariant="normal">{mark}</mi>{_ml_name(inner)}')
+    if not _PLAIN.fullmatch(text):
+        return f"<mtext>{escape(text)}</mtext>"
     called = re.fullmatch(r"(\w+)\((.*)\)", text)
     if called:
         return _ml_row(f"<mi>{escape(called[1])}</mi><mo>(</mo>{_ml_name(called[2])}<mo>)</mo>")
