@@ -108,7 +108,7 @@ def lower_optimizer(
         raise _unknown("optimizer", name, known, call, report)
     declaration, is_library = found
     ctx = _context(names, report, DType.F64)
-    arguments = _arguments(ctx, call, declaration.parameters, declaration.name)
+    arguments = _arguments(ctx, call, declaration.parameters, declaration.name, is_library)
     report.raise_errors()
     assert arguments is not None
     rate = arguments.get(RATE)
@@ -143,7 +143,7 @@ def lower_schedule(
         raise _unknown("schedule", name, known, call, report)
     declaration, is_library = found
     ctx = _context(names, report, dtype)
-    arguments = _arguments(ctx, call, declaration.parameters, declaration.name)
+    arguments = _arguments(ctx, call, declaration.parameters, declaration.name, is_library)
     report.raise_errors()
     assert arguments is not None
     function = _schedule(ctx, declaration, is_library, arguments)
@@ -193,6 +193,7 @@ def _arguments(
     call: syntax.Call,
     parameters: tuple[syntax.Parameter, ...],
     declared: syntax.Name,
+    is_library: bool,
 ) -> dict[str, float | bool] | None:
     """All arguments as numbers, defaults among them; None after reporting."""
     with ctx.entered(Frame("call", declared.text, True)):
@@ -208,12 +209,40 @@ def _arguments(
                 argument = Argument(ctx.evaluate(parameter.default), parameter.default, False)
             item = argument.item
             if isinstance(item, (bool, int, float)):
+                if not _fits(ctx, declared.text, parameter, item, argument, is_library):
+                    continue
                 values[name] = item
                 ctx.bind(name, item, parameter.name.span)
             elif not isinstance(item, Poison):
                 message = f"`{declared.text}` takes numbers, and `{name}` is {describe(item)}"
                 ctx.error("GC0308", message, argument.node)
     return values
+
+
+def _fits(
+    ctx: Context,
+    callee: str,
+    parameter: syntax.Parameter,
+    item: float | bool,
+    argument: Argument,
+    is_library: bool,
+) -> bool:
+    """Reports a truth value for a number and the other way round.
+
+    A default says which is meant; without one the library's arguments are numbers, and a program may take either.
+    """
+    if parameter.default is None:
+        if not is_library and parameter.name.text != RATE:
+            return True
+        wants_truth = False
+    else:
+        wants_truth = isinstance(ctx.evaluate(parameter.default), bool)
+    if isinstance(item, bool) == wants_truth:
+        return True
+    wanted = "`true` or `false`" if wants_truth else "a number"
+    message = f"`{parameter.name.text}` of `{callee}` is {wanted}, not {describe(item)}"
+    ctx.error("GC0308", message, argument.node)
+    return False
 
 
 # --- optimisers

@@ -66,6 +66,12 @@ def expect(name: str, value: object, kinds: type | tuple[type, ...], what: str) 
         raise TypeError(f"`{name}` must be {what}, not {type(value).__name__}")
 
 
+def check_seed(seed: object) -> None:
+    """Raises TypeError unless ``seed`` is a whole number: another one is no one's seed."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"`seed` must be a whole number, not {seed!r}")
+
+
 def _imported(name: str, value: object) -> Array:
     try:
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
@@ -176,7 +182,8 @@ def check_names(
     ]
     for name in names:
         if name not in known:
-            help = did_you_mean(name, known) or f"expected: {listed(expected)}"
+            hint = did_you_mean(name, known) if isinstance(name, str) else ""
+            help = hint or f"expected: {listed(expected)}"
             found.append(error("GC0554", f"there is no {what} `{name}`", None, help=help))
     if found:
         raise DiagnosticError(found)

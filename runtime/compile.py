@@ -8,9 +8,10 @@ Non-goals: deciding which Function (``runtime.model``), calling it (``runtime.ca
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from gradc.codegen.llvm.isa import host
 from gradc.ir.core import Function
-from gradc.ir.diagnostics import Diagnostic, DiagnosticError, error, warning
+from gradc.ir.diagnostics import Diagnostic, DiagnosticError, did_you_mean, error, warning
 from gradc.ir.plan import Plan
 from gradc.ir.source import Sources
+from gradc.runtime.arrays import expect, listed
 from gradc.runtime.native import (
     NativeFunction,
     compile_plan,
@@ -106,8 +108,37 @@ def compile_options(
     ):
         message = f"threads must be a whole number from 1 to 1024, not {threads!r}"
         raise DiagnosticError([error("GC0563", message, None)])
+    for name, value in (("fast_math", fast_math), ("use_cache", use_cache)):
+        expect(name, value, bool, "True or False")
     size = None if budget is None else parse_bytes(budget)
     return Options(threads, size, fast_math, use_cache)
+
+
+def options_of(call: Callable[..., Any], given: Mapping[str, Any]) -> Options:
+    """``compile_options`` of the keywords that ``call`` hands on.
+
+    Raises:
+        TypeError: for a keyword that is none of them, in terms of ``call``.
+    """
+    refuse_unknown(call, given, call, compile_options)
+    return compile_options(**given)
+
+
+def refuse_unknown(
+    call: Callable[..., Any], given: Iterable[str], *takers: Callable[..., Any]
+) -> None:
+    """Raises TypeError for a keyword that none of ``takers`` has; what they have are the options of ``call``."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    found = [p for taker in takers for p in inspect.signature(taker).parameters.values()]
+    known = [p.name for p in found if p.kind in kinds and p.name not in _NO_OPTIONS]
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name, known) or f"its options are {listed(known, most=20)}"
+            raise TypeError(f"`{call.__name__}` has no option `{name}`; {hint}")
+
+
+# What a call is about, not how it is done.
+_NO_OPTIONS = ("self", "model", "function")
 
 
 def machine_bytes() -> int | None:

@@ -27,12 +27,13 @@ from gradc.runtime.arrays import (
     Array,
     as_array,
     check_names,
+    check_seed,
     check_shape,
     expect,
     listed,
 )
 from gradc.runtime.call import Arrays
-from gradc.runtime.compile import compile_options, quoting
+from gradc.runtime.compile import compile_options, options_of, quoting, refuse_unknown
 from gradc.runtime.compiled import (
     Compiled,
     Derive,
@@ -155,6 +156,7 @@ class Model:
 
         The numbers depend on ``seed`` and each parameter's path and shape only.
         """
+        check_seed(seed)
         return initialize(self.lower({**self._free(), **(dims or {})}), seed)
 
     def _free(self) -> dict[str, int]:
@@ -167,7 +169,8 @@ class Model:
 
     def forward(self, *, training: bool = False, **options: Any) -> Compiled:
         """``f(params, **inputs) -> {"loss": ..., outputs...}``; without training by default."""
-        return Compiled(self, "forward", lambda f: f, results, training, compile_options(**options))
+        chosen = options_of(self.forward, options)
+        return Compiled(self, "forward", lambda f: f, results, training, chosen)
 
     def value_and_grad(
         self,
@@ -187,7 +190,8 @@ class Model:
             budget: most bytes the call may touch, as a number or text such as ``"64MiB"``.
             threads: by default one per usable core.
         """
-        chosen = compile_options(budget=budget, threads=threads, target=target, **options)
+        given = {"budget": budget, "threads": threads, "target": target, **options}
+        chosen = options_of(self.value_and_grad, given)
         finish = loss_outputs_grads if aux else loss_grads
         key = f"value_and_grad {self.select(wrt)}"
         return Compiled(self, key, self.gradient_of(wrt), finish, training, chosen)
@@ -209,7 +213,7 @@ class Model:
             return vjp(function, names)
 
         return Compiled(
-            self, f"vjp {names}", derive, results_cts, training, compile_options(**options), True
+            self, f"vjp {names}", derive, results_cts, training, options_of(self.vjp, options), True
         )
 
     def jvp(self, wrt: Wrt = "params", *, training: bool = True, **options: Any) -> Compiled:
@@ -220,7 +224,13 @@ class Model:
             return jvp(function, names)
 
         return Compiled(
-            self, f"jvp {names}", derive, results_dots, training, compile_options(**options), True
+            self,
+            f"jvp {names}",
+            derive,
+            results_dots,
+            training,
+            options_of(self.jvp, options),
+            True,
         )
 
     def hvp(self, wrt: Wrt = "params", *, training: bool = True, **options: Any) -> Compiled:
@@ -236,7 +246,7 @@ class Model:
             derive,
             loss_grads_dots,
             training,
-            compile_options(**options),
+            options_of(self.hvp, options),
             True,
         )
 
@@ -258,6 +268,7 @@ class Model:
         """
         from gradc.runtime.whiteboard import explain
 
+        self._check_call(params, inputs)
         chosen = None if wrt is None else self.select(wrt)
         return explain(self, params, inputs, wrt=chosen, tangent=tangent, training=training)
 
@@ -304,7 +315,8 @@ class Model:
             return {n.removeprefix(prefix): a for n, a in outputs if n.startswith(prefix)}
 
         key = f"jacobian {names} {of}"
-        return Compiled(self, key, derive, finish, training, compile_options(**options))
+        chosen = options_of(self.jacobian, options)
+        return Compiled(self, key, derive, finish, training, chosen)
 
     def train_step(
         self,
@@ -334,7 +346,7 @@ class Model:
         recipe = Recipe(
             optimizer, schedule, clip_norm, clip_value, decay_on, accumulate, loss_scale
         )
-        return TrainStep(self, recipe, compile_options(**options))
+        return TrainStep(self, recipe, options_of(self.train_step, options))
 
     def diagnose(self, params: Arrays, *, seed: int = 0, **inputs: Any) -> Diagnosis:
         """How the gradient flows at ``params`` and ``inputs``, and what is wrong with it.
@@ -346,18 +358,30 @@ class Model:
         """
         from gradc.runtime.diagnose import diagnose, redrawn
 
-        check_names("input", inputs, list(self.inputs))
-        arrays = {name: as_array(name, value) for name, value in inputs.items()}
-        dims = self.bind({name: array.shape for name, array in arrays.items()})
-        model = self.lower(dims)
-        check_names("parameter", params, [spec.path for spec in model.parameters])
-        for spec in model.parameters:
-            check_shape(spec.path, as_array(spec.path, params[spec.path]), spec.type.static_shape)
+        check_seed(seed)
+        arrays, model = self._check_call(params, inputs)
 
         def redraw(name: str) -> dict[str, Array]:
             return redrawn(model.parameters, name, seed)
 
         return diagnose(model.function, {**params, **arrays}, redraw)
+
+    def _check_call(
+        self, params: Arrays, inputs: Mapping[str, Any]
+    ) -> tuple[dict[str, Array], ModelIR]:
+        """The inputs as arrays, and the model at their shapes.
+
+        Raises:
+            DiagnosticError: for names and shapes that do not fit.
+        """
+        expect("params", params, Mapping, "a dictionary of arrays by name")
+        check_names("input", inputs, list(self.inputs))
+        arrays = {name: as_array(name, value) for name, value in inputs.items()}
+        model = self.lower(self.bind({name: array.shape for name, array in arrays.items()}))
+        check_names("parameter", params, [spec.path for spec in model.parameters])
+        for spec in model.parameters:
+            check_shape(spec.path, as_array(spec.path, params[spec.path]), spec.type.static_shape)
+        return arrays, model
 
     def truncation(self, params: Arrays, *, wrt: Wrt = "params", **inputs: Any) -> Truncation:
         """What `truncate` drops from each gradient at ``params`` and ``inputs``; both gradients are compiled.
@@ -397,6 +421,7 @@ class Model:
         # SymPy and flint are loaded for this alone.
         from gradc.runtime.verify import verify_model
 
+        refuse_unknown(self.verify, options, verify_model)
         return verify_model(self, **options)
 
     def plan(

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -77,10 +77,10 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("clip_norm", "clip_value"):
             limit = getattr(self, name)
-            if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
+            if limit is not None and not (_is_number(limit) and limit > 0):
                 message = f"{name} must be a positive number, not {limit!r}"
                 raise DiagnosticError([error("GC0801", message, None)])
-        if not isinstance(self.accumulate, int) or self.accumulate < 1:
+        if type(self.accumulate) is not int or self.accumulate < 1:
             message = f"accumulate must be a whole number of at least 1, not {self.accumulate!r}"
             raise DiagnosticError([error("GC0801", message, None)])
         self._check_scale()
@@ -92,9 +92,14 @@ class Recipe:
         scale = self.loss_scale
         if scale is None or scale == "dynamic":
             return
-        if isinstance(scale, str) or not 0 < scale < float("inf"):
+        if not (_is_number(scale) and 0 < scale < float("inf")):
             message = f"loss_scale is `dynamic` or a positive number, not {scale!r}"
             raise DiagnosticError([error("GC0801", message, None)])
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether ``value`` is a real number; what is true or false is not."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,8 @@ class TrainStep:
     def __init__(self, model: Model, recipe: Recipe, options: Options) -> None:
         self.model = model
         expect("optimizer", recipe.optimizer, str, "a call in text, such as `adam(lr=1e-3)`")
+        schedule = "a call in text, such as `cosine(peak=1e-3, total=1000)`, or None"
+        expect("schedule", recipe.schedule, (str, type(None)), schedule)
         self.recipe = recipe
         self.options = options
         names = model.program.names

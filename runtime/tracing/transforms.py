@@ -33,9 +33,9 @@ from gradc.ir.inline import inline_function
 from gradc.passes.differentiate import jvp as jvp_of
 from gradc.passes.differentiate import value_and_grad as value_and_grad_of
 from gradc.passes.differentiate_jacobian import jacobian as jacobian_of
-from gradc.runtime.arrays import Array, as_array, convert
+from gradc.runtime.arrays import Array, as_array, convert, expect
 from gradc.runtime.call import INPUTS, SEEDS, Entry
-from gradc.runtime.compile import Options, compile_function, compile_options
+from gradc.runtime.compile import Options, compile_function, options_of
 from gradc.runtime.tracing.trace import Trace, Traced, current_trace, dtype_of
 
 
@@ -131,28 +131,32 @@ def value_and_grad(
     function: Callable[..., Any] | None = None, argnums: int | Sequence[int] = 0, **options: Any
 ) -> Callable[..., Any]:
     """``g(*args) -> (value, gradient)`` of a function that returns a scalar. Usable as a decorator."""
-    return _decorated(function, argnums, options, _gradient, _finish_value_and_grad)
+    chosen = options_of(value_and_grad, options)
+    return _decorated(function, argnums, chosen, _gradient, _finish_value_and_grad)
 
 
 def grad(
     function: Callable[..., Any] | None = None, argnums: int | Sequence[int] = 0, **options: Any
 ) -> Callable[..., Any]:
     """``g(*args) -> gradient``. Usable as a decorator; nests: ``grad(grad(f))``."""
-    return _decorated(function, argnums, options, _gradient, _finish_grad)
+    chosen = options_of(grad, options)
+    return _decorated(function, argnums, chosen, _gradient, _finish_grad)
 
 
 def jacobian(
     function: Callable[..., Any] | None = None, argnums: int | Sequence[int] = 0, **options: Any
 ) -> Callable[..., Any]:
     """``J(*args)`` of shape ``result.shape + argument.shape``, by the mode that needs fewer passes."""
-    return _decorated(function, argnums, options, _jacobian, _finish_grad)
+    chosen = options_of(jacobian, options)
+    return _decorated(function, argnums, chosen, _jacobian, _finish_grad)
 
 
 def hessian(
     function: Callable[..., Any] | None = None, argnums: int = 0, **options: Any
 ) -> Callable[..., Any]:
     """``H(*args)`` of shape ``argument.shape * 2``: the Jacobian of the gradient."""
-    return _decorated(function, argnums, options, _hessian, _finish_grad)
+    chosen = options_of(hessian, options)
+    return _decorated(function, argnums, chosen, _hessian, _finish_grad)
 
 
 def jvp(function: Callable[..., Any], args: Sequence[Any], tangents: Sequence[Any]) -> Any:
@@ -168,13 +172,17 @@ def jvp(function: Callable[..., Any], args: Sequence[Any], tangents: Sequence[An
 def _decorated(
     function: Callable[..., Any] | None,
     argnums: int | Sequence[int],
-    options: dict[str, Any],
+    options: Options,
     transform: Transform,
     finish: Callable[[Derivative, Any, list[str], list[tuple[Slot, Any]]], Any],
 ) -> Callable[..., Any]:
     if function is None:
         return lambda f: _decorated(f, argnums, options, transform, finish)
-    made = Derivative(function, argnums, compile_options(**options), transform, finish)
+    numbers = (argnums,) if isinstance(argnums, int) else argnums
+    expect("argnums", numbers, Sequence, "a whole number, or a list of them")
+    for number in numbers:
+        expect("argnums", number, int, "a whole number, or a list of them")
+    made = Derivative(function, argnums, options, transform, finish)
     return functools.wraps(function)(made)
 
 
