@@ -126,6 +126,9 @@ class OpDef:
     partials: tuple[Partial | None, ...] | None = None
     # How the result's axes depend on the operands' axes (ir/axes.py). Absent means: all positions are mixed.
     axes: AxisRule | None = None
+    # Which operands name rows of something, and of how many rows: (operand number, size). An id out of range then
+    # reads NaN or writes nothing, so data are checked against it where they enter (``ir.index_uses``).
+    indexes: Callable[[Op], tuple[tuple[int, int], ...]] | None = None
 
     @property
     def is_elementwise(self) -> bool:

@@ -172,6 +172,13 @@ _FILES = (
         "can be linked by other means.",
     ),
     Code(
+        "GC0579",
+        "an id out of range",
+        "Class and token ids name rows: of a table that is looked up in, of the classes of a loss. An id that names\n"
+        "none reads NaN, or leaves its sample out. Which inputs hold ids, and of how many rows, is read off the\n"
+        "program. Ids count from 0, so the largest of V rows is V - 1.",
+    ),
+    Code(
         "GC0590",
         "a gradient that can become infinite or NaN",
         "For finite inputs and parameters this operation, or its derivative, can be infinite or NaN: the\n"

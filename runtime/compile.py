@@ -44,6 +44,7 @@ class Options:
     budget: int | None = None
     fast_math: bool = False
     use_cache: bool = True
+    check_inputs: bool = False
 
     @property
     def thread_count(self) -> int:
@@ -94,8 +95,11 @@ def compile_options(
     target: str = "cpu",
     fast_math: bool = False,
     use_cache: bool = True,
+    check_inputs: bool = False,
 ) -> Options:
     """Options from what users write.
+
+    ``check_inputs`` looks at the data of every call: at least one row, every id in range (``runtime.ids``).
 
     Raises:
         DiagnosticError: GC0601 for a budget, GC0563 for a target or number of threads, that cannot be.
@@ -108,10 +112,11 @@ def compile_options(
     ):
         message = f"threads must be a whole number from 1 to 1024, not {threads!r}"
         raise DiagnosticError([error("GC0563", message, None)])
-    for name, value in (("fast_math", fast_math), ("use_cache", use_cache)):
+    switches = {"fast_math": fast_math, "use_cache": use_cache, "check_inputs": check_inputs}
+    for name, value in switches.items():
         expect(name, value, bool, "True or False")
     size = None if budget is None else parse_bytes(budget)
-    return Options(threads, size, fast_math, use_cache)
+    return Options(threads, size, fast_math, use_cache, check_inputs)
 
 
 def options_of(call: Callable[..., Any], given: Mapping[str, Any]) -> Options:

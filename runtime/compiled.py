@@ -19,6 +19,7 @@ from gradc.ir.core import Function, Role
 from gradc.runtime.arrays import Array, check_names, shapes_of
 from gradc.runtime.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, decoded, grouped
 from gradc.runtime.compile import Options, compile_cached, quoting
+from gradc.runtime.ids import check_inputs
 from gradc.runtime.native import Results
 from gradc.runtime.remedies import remedies
 
@@ -75,6 +76,8 @@ class Compiled:
         if not self._training and RANDOM_STATE in params:
             # Only training draws random numbers; the counter lies among the parameters all the same.
             params = {name: array for name, array in params.items() if name != RANDOM_STATE}
+        if self.options.check_inputs:
+            check_inputs(self.model, inputs)
         if self._last is not None:
             found = self._last(
                 params, inputs, seeds[0] if self._takes_seeds and seeds else _NOTHING

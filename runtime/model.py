@@ -45,6 +45,7 @@ from gradc.runtime.compiled import (
     results_cts,
     results_dots,
 )
+from gradc.runtime.ids import IdCheck
 from gradc.runtime.native import Results
 from gradc.runtime.remedies import remedies
 
@@ -81,6 +82,7 @@ class Model:
         self._refuse_unknown_dims()
         self.precision = precision
         self._lowered: dict[tuple[object, ...], ModelIR] = {}
+        self._id_checks: dict[tuple[object, ...], IdCheck] = {}
         self._lock = threading.Lock()
 
     def _refuse_unknown_dims(self) -> None:
@@ -150,6 +152,15 @@ class Model:
             DiagnosticError: for arrays that contradict each other or the program.
         """
         return bind_dims(self.signature, shapes, self.dims, self.program.report.sources)
+
+    def id_check(self, shapes: Mapping[str, tuple[int, ...]]) -> IdCheck:
+        """What looks for ids out of range in inputs of these shapes."""
+        key = tuple(sorted(shapes.items()))
+        found = self._id_checks.get(key)
+        if found is None:
+            function = self.lower(self.bind(shapes)).function
+            found = self._id_checks[key] = IdCheck(function, self.program.report.sources)
+        return found
 
     def init(self, seed: int = 0, dims: Mapping[str, int] | None = None) -> dict[str, Array]:
         """Fresh parameters and states by path.

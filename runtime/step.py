@@ -54,6 +54,7 @@ from gradc.runtime.arrays import (
 from gradc.runtime.batches import batch_dim
 from gradc.runtime.call import INPUTS, PARAMS, Entry, by_role, decode, decoded
 from gradc.runtime.compile import Options, compile_cached, quoting
+from gradc.runtime.ids import check_inputs
 from gradc.runtime.remedies import remedies
 
 if TYPE_CHECKING:
@@ -192,6 +193,8 @@ class TrainStep:
         """One step on ``inputs``. Returns the loss before the update, and ``state``, updated."""
         if type(state) is not TrainState:
             expect("state", state, TrainState, "what `step.init(params)` gives")
+        if self.options.check_inputs:
+            check_inputs(self.model, inputs)
         if self._last is not None:
             found = self._last(state.arrays, inputs, {})
             if type(found) is tuple:

@@ -61,8 +61,9 @@ def test_options_that_a_call_does_not_have_are_answered_in_its_terms(
 
 
 def test_parameters_called_by_numbers(net: gradc.Model) -> None:
-    params, data = net.init(3), batch(0, 8)
-    numbered = dict(enumerate(params.values()))
+    params: dict[Any, Any] = net.init(3)
+    data: Any = batch(0, 8)
+    numbered: dict[Any, Any] = dict(enumerate(params.values()))
     step = net.train_step("sgd(lr=0.1)")
     for call in (
         lambda given: net.value_and_grad()(given, **data),

@@ -60,6 +60,13 @@ def _take_vjp(
     return (b.one("scatter_add", op.operands[1], ct, axis=axis, size=size), None)
 
 
+def _take_indexes(op: Op) -> tuple[tuple[int, int], ...]:
+    """Where what is out of range reads zero, it was meant to be."""
+    if get_str(op.attributes, "fill", "nan") == "zero":
+        return ()
+    return ((1, op.operands[0].type.static_shape[get_int(op.attributes, "axis")]),)
+
+
 def _fill(op: Op) -> float | int:
     dtype = op.result.type.dtype
     return float("nan") if dtype.is_float and get_str(op.attributes, "fill", "nan") == "nan" else 0
@@ -120,6 +127,7 @@ register(
             ),
         ),
         axes=AxisRule(_take_links, "they are looked up by number"),
+        indexes=_take_indexes,
     )
 )
 
@@ -228,5 +236,6 @@ register(
             ),
         ),
         axes=AxisRule(_scatter_add_links, "they are put where their numbers say"),
+        indexes=lambda op: ((0, op.result.type.static_shape[get_int(op.attributes, "axis")]),),
     )
 )

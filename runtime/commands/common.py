@@ -12,6 +12,7 @@ from typing import Any
 from gradc.ir.diagnostics import DiagnosticError, error
 from gradc.runtime.arrays import Array, check_names
 from gradc.runtime.data import fail, load_npz, load_safetensors
+from gradc.runtime.ids import check_call
 from gradc.runtime.model import Model
 from gradc.runtime.read import read_program
 
@@ -72,6 +73,7 @@ def load_call(options: argparse.Namespace) -> tuple[Model, dict[str, Array], dic
     """The model, its inputs from ``--data``, and its parameters: what a call needs."""
     model = load_model(options)
     inputs = load_inputs(model, options.data)
+    check_call(model, inputs)
     return model, inputs, load_params(model, options, model.bind(shapes_of(inputs)))
 
 

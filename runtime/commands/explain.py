@@ -47,12 +47,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
 def _explain_model(options: argparse.Namespace, console: Console) -> int:
     from gradc.runtime.commands.common import load_inputs, load_model, load_params, shapes_of
     from gradc.runtime.data import fail, write_text
+    from gradc.runtime.ids import check_call
     from gradc.runtime.whiteboard_show import to_graph, to_json, to_lines
 
     model = load_model(options)
     if options.data is None and model.inputs:
         raise fail("GC0564", "give --data IN.npz with the arrays of the model's inputs")
     inputs = load_inputs(model, options.data) if options.data is not None else {}
+    check_call(model, inputs)
     params = load_params(model, options, model.bind(shapes_of(inputs)))
     board = model.explain(
         params, _wrt(options.wrt), _ones(options.tangent, {**params, **inputs}), **inputs

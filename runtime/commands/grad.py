@@ -10,6 +10,7 @@ from gradc.runtime.commands.common import chosen_wrt, compile_arguments, load_ca
 from gradc.runtime.commands.flags import add_compile, add_data, add_model
 from gradc.runtime.console import Console
 from gradc.runtime.data import save_npz
+from gradc.runtime.ids import refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Compiles value and gradient, calls it once, and prints or writes what it gives."""
     model, inputs, params = load_call(options)
+    refuse_empty(inputs)
     gradient = model.value_and_grad(chosen_wrt(options), **compile_arguments(options))
     loss, grads = gradient(params, **inputs)
     if options.out:

@@ -24,6 +24,7 @@ from gradc.runtime.commands.common import (
 from gradc.runtime.commands.flags import add_compile, add_model
 from gradc.runtime.compile import quoting
 from gradc.runtime.console import Console
+from gradc.runtime.ids import check_samples
 from gradc.runtime.model import Model
 from gradc.runtime.training import PARAMS_FILE, Interrupted, Progress, Run, Settings
 
@@ -101,6 +102,9 @@ def _prepared(model: Model, options: argparse.Namespace) -> Run:
         held_out = load_inputs(model, options.valid)
         finite_or_fail(held_out)
         valid = samples_of(model.signature, held_out, f"`{options.valid}`")
+    for samples in (train, valid):
+        if samples is not None:
+            check_samples(model, samples, batch)
     settings = Settings(
         model.program.digest,
         model.name,

@@ -178,6 +178,8 @@ def _decorated(
 ) -> Callable[..., Any]:
     if function is None:
         return lambda f: _decorated(f, argnums, options, transform, finish)
+    if options.check_inputs:
+        raise TypeError("`check_inputs` is for models; a NumPy function checks its own ids")
     numbers = (argnums,) if isinstance(argnums, int) else argnums
     expect("argnums", numbers, Sequence, "a whole number, or a list of them")
     for number in numbers:
