@@ -303,3 +303,38 @@ def _root_slope(k: Any, y: Any, x: Any) -> Any:
 
 # The root of a sum of squares has a least value at 0: the slope there is taken to be 0, not infinite.
 special("root_of_squares", _root_or_zero, _root_slope)
+
+
+# --- remainders
+
+
+def _quotient(k: Any, x: Any, y: Any, is_floor: bool) -> Any:
+    q = k.div(x, y)
+    return k.floor(q) if is_floor else k.mul(k.sign(q), k.floor(k.abs(q)))
+
+
+def _remainder(k: Any, x: Any, y: Any) -> Any:
+    """x - floor(x / y) y with the sign of y; x/y may round to the next whole number, which is put right."""
+    r = k.fma(k.neg(_quotient(k, x, y, True)), y, x)
+    zero = k.const(0.0)
+    over = k.ge(k.abs(r), k.abs(y))
+    r = k.select(over, k.sub(r, y), r)
+    wrong = k.logical_and(k.ne(r, zero), k.ne(k.lt(r, zero), k.lt(y, zero)))
+    r = k.select(wrong, k.add(r, y), r)
+    endless = k.logical_and(k.eq(k.abs(y), k.const(INF)), k.lt(k.abs(x), k.const(INF)))
+    same = k.logical_or(_zero(k, x), k.eq(k.lt(x, zero), k.lt(y, zero)))
+    return k.select(endless, k.select(same, x, y), r)
+
+
+def _fmod(k: Any, x: Any, y: Any) -> Any:
+    """The remainder of the magnitudes, with the sign of x."""
+    r = _remainder(k, k.abs(x), k.abs(y))
+    return k.select(k.lt(x, k.const(0.0)), k.neg(r), r)
+
+
+def _whole_part(w: Any, r: Any, x: Any, y: Any) -> Any:
+    return w.neg(w.round(w.div(w.sub(x, r), y)))
+
+
+special("remainder", _remainder, lambda w, r, x, y: w.const(1.0), _whole_part)
+special("fmod", _fmod, lambda w, r, x, y: w.const(1.0), _whole_part)

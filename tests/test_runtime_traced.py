@@ -12,6 +12,7 @@ import pytest
 import gradc
 from gradc.runtime.tracing.trace import FUNCTIONS, UFUNCS
 from gradc.runtime.tracing.transforms import value_and_grad as fill_the_tables
+from tests.traced_cases import CASES as MORE
 
 RNG = np.random.default_rng(42)
 A = RNG.standard_normal((3, 4))
@@ -170,7 +171,9 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
 def test_every_traceable_name_is_tried() -> None:
     assert gradc.value_and_grad is fill_the_tables
     tried = {name.split(" ")[0] for name in CASES}
-    assert tried <= {*UFUNCS, *FUNCTIONS}
+    scipys = {n for n in UFUNCS if not hasattr(np, n)}  # in test_special.py
+    tried |= {name.split(" ")[0] for name in MORE}
+    assert tried == {*UFUNCS, *FUNCTIONS} - scipys
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -367,8 +370,7 @@ REFUSED: tuple[tuple[str, Callable[[Any], Any], Any, str], ...] = (
     ("two arrays of ids", lambda x: np.sum(x[IDS, IDS]), A, "GC0560.*several arrays"),
     ("a reshape of another size", lambda x: np.sum(x.reshape(5, 5)), A, "GC0558.*reshaped"),
     ("an uneven split", lambda x: np.sum(np.split(x, 3, axis=1)[0]), A, "GC0558.*split"),
-    ("einsum with an ellipsis", lambda x: np.sum(np.einsum("...i->...", x)), A, "GC0560.*letters"),
-    ("einsum of a diagonal", lambda x: np.einsum("ii->", x), SQ, "GC0560.*`ii->`"),
+    ("einsum of uneven diagonals", lambda x: np.einsum("ii->", x), A, "GC0558.*einsum"),
     ("einsum of other ranks", lambda x: np.sum(np.einsum("ijk->i", x)), A, "GC0558.*`ijk`"),
     ("a result that is a tuple", lambda x: (x, x), 1.0, "GC0565.*tuple"),
     ("a result that is None", lambda x: None, 1.0, "GC0565.*NoneType"),

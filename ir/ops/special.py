@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import gradc.ir.special_elementary  # noqa: F401  (fills the table)
+import gradc.ir.special_bessel
+import gradc.ir.special_elementary
+import gradc.ir.special_gamma  # noqa: F401  (they fill the table)
 from gradc.ir.attributes import get_int, get_str
 from gradc.ir.core import Attrs, DType, TensorType
 from gradc.ir.ops.elementwise import elementwise, same_types

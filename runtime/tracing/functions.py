@@ -31,10 +31,6 @@ _COMPARE = {
     "greater": "gt",
     "greater_equal": "ge",
 }
-_SPECIAL = (
-    *("logaddexp", "exp2", "log2", "log10", "sinh", "cosh", "arcsinh", "arccosh", "arctanh"),
-    *("arctan", "arctan2", "arcsin", "arccos", "hypot", "cbrt"),
-)
 _LOGICAL = {"logical_and": "logical_and", "logical_or": "logical_or"}
 
 
@@ -90,15 +86,6 @@ def _reciprocal(t: Trace, x: object) -> Value:
 
 def _logical_not(t: Trace, x: object) -> Value:
     return t.emit("logical_not", truth(t, t.lift(x)))
-
-
-def _special(name: str) -> Callable[..., Value]:
-    """A row of ``ir/special_table.py`` on operands in their common floating type."""
-
-    def rule(t: Trace, *operands: object) -> Value:
-        return t.special(name, *(t.as_float(v) for v in t.promote(operands)))
-
-    return rule
 
 
 def _matmul(t: Trace, a: object, b: object) -> Value:
@@ -157,7 +144,6 @@ UFUNCS.update(
         "square": _square,
         "reciprocal": _reciprocal,
         "logical_not": _logical_not,
-        **{name: _special(name) for name in _SPECIAL},
         "matmul": _matmul,
         "fabs": _unary("abs", True),
         "positive": lambda t, x: t.lift(x),
@@ -331,37 +317,11 @@ def _clip(t: Trace, a: object, a_min: object = None, a_max: object = None) -> Tr
     return t.wrap(t.lift(value))
 
 
-def _zeros_like(t: Trace, a: object) -> Traced:
-    value = t.lift(a)
-    return t.wrap(t.constant(0, value.type.dtype, value.type.shape))
-
-
-def _ones_like(t: Trace, a: object) -> Traced:
-    value = t.lift(a)
-    return t.wrap(t.constant(1, value.type.dtype, value.type.shape))
-
-
 def _astype(t: Trace, a: object, dtype: Any) -> Traced:
     name = np.dtype(dtype).name
     if name not in DTYPES:
         raise refuse("GC0557", f"dtype {name} is not supported")
     return t.wrap(t.cast(t.lift(a), DTYPES[name]))
-
-
-def _argmax(t: Trace, a: object, axis: int | None = None) -> Traced:
-    value = t.lift(a)
-    if axis is None:
-        value, axis = _reshaped(t, a, -1).value, 0
-    (where,) = axes_of(value, axis)
-    return t.wrap(t.emit("argmax", value, axis=where))
-
-
-def _cumsum(t: Trace, a: object, axis: int | None = None) -> Traced:
-    value = t.lift(a)
-    if axis is None:
-        value, axis = _reshaped(t, a, -1).value, 0
-    (where,) = axes_of(value, axis)
-    return t.wrap(t.emit("cumsum", value, axis=where, reverse=False))
 
 
 FUNCTIONS.update(
@@ -378,10 +338,6 @@ FUNCTIONS.update(
         "broadcast_to": _broadcast_to,
         "dot": _dot,
         "clip": _clip,
-        "zeros_like": _zeros_like,
-        "ones_like": _ones_like,
         "astype": _astype,
-        "argmax": _argmax,
-        "cumsum": _cumsum,
     }
 )

@@ -2,7 +2,7 @@
 
 Importing this module adds to ``trace.FUNCTIONS``, as ``functions`` does.
 
-Non-goals: einsum of three operands in a clever order (they are taken from left to right), repeated letters in one operand.
+Non-goals: einsum of three operands in a clever order (they are taken from left to right).
 """
 
 from __future__ import annotations
@@ -10,55 +10,114 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+import string
 from collections.abc import Sequence
-from typing import SupportsIndex, cast
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 
-from gradc.ir.core import DType, Value
+from gradc.ir.core import Value
+from gradc.runtime.tracing.functions import reshape
 from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, NAMES, Trace, Traced, refuse
 
 # --- products
 
+Term = tuple[str, Value]
+_LETTERS = string.ascii_letters
 
-def _einsum(t: Trace, subscripts: object, *operands: object) -> Traced:
-    """numpy.einsum of distinct letters: operands are contracted from left to right."""
-    terms, result = _letters(subscripts, len(operands))
-    like = next((i.value.type.dtype for i in operands if isinstance(i, Traced)), None)
-    values = [t.lift(item, like) for item in operands]
-    common = DTYPES[np.result_type(*(NAMES[v.type.dtype] for v in values)).name]
-    for term, value in zip(terms, values, strict=True):
-        if len(term) != value.type.rank:
-            raise refuse("GC0558", f"einsum: `{term}` does not suit {value.type}")
-    done, made = terms[0], t.cast(values[0], common)
+
+def _einsum(t: Trace, *operands: Any, optimize: object = False, **options: object) -> Traced:
+    """numpy.einsum: ellipses and repeated letters are worked off first, then operands are contracted from left to right."""
+    if options:
+        raise refuse("GC0560", f"numpy.einsum cannot be traced with {', '.join(options)}")
+    subscripts, items = _as_letters(operands)
+    values = [t.lift(v) for v in items] if len(items) == 1 else _alike(t, items)
+    terms, result, values = _terms(t, subscripts, values)
+    done, made = terms[0], values[0]
     for number in range(1, len(terms)):
         later = set("".join((result, *terms[number + 1 :])))
-        value = t.cast(values[number], common)
-        done, made = _contracted(t, (done, made), (terms[number], value), later)
+        done, made = _contracted(t, (done, made), (terms[number], values[number]), later)
     done, made = _summed(t, done, made, set(result))
     perm = tuple(done.index(letter) for letter in result)
     return t.wrap(made if perm == tuple(range(len(perm))) else t.emit("transpose", made, perm=perm))
 
 
-def _letters(subscripts: object, count: int) -> tuple[list[str], str]:
-    """The letters of each operand and of the result."""
-    if not isinstance(subscripts, str) or "." in subscripts:
-        raise refuse("GC0560", "numpy.einsum is traced with letters only, such as 'ij,jk->ik'")
-    left, arrow, result = subscripts.replace(" ", "").partition("->")
+def _alike(t: Trace, items: Sequence[object]) -> list[Value]:
+    """Operands in their common type, shapes as they are."""
+    like = next((i.value.type.dtype for i in items if isinstance(i, Traced)), None)
+    values = [t.lift(item, like) for item in items]
+    common = DTYPES[np.result_type(*(NAMES[v.type.dtype] for v in values)).name]
+    return [t.cast(v, common) for v in values]
+
+
+def _as_letters(operands: tuple[Any, ...]) -> tuple[str, list[object]]:
+    """The subscripts as text, also from the form with lists of numbers."""
+    if isinstance(operands[0], str):
+        return operands[0].replace(" ", ""), list(operands[1:])
+    pairs = list(operands)
+    result = pairs.pop() if len(pairs) % 2 else None
+
+    def text(labels: Any) -> str:
+        return "".join("..." if x is Ellipsis else _LETTERS[operator.index(x)] for x in labels)
+
+    terms = ",".join(text(labels) for labels in pairs[1::2])
+    return terms + ("" if result is None else f"->{text(result)}"), list(pairs[::2])
+
+
+def _terms(t: Trace, subscripts: str, values: list[Value]) -> tuple[list[str], str, list[Value]]:
+    """Letters of each operand, none twice, and of the result; operands to suit."""
+    left, arrow, result = subscripts.partition("->")
     terms = left.split(",")
+    if len(terms) != len(values):
+        raise refuse("GC0558", f"einsum: `{subscripts}` is for {len(terms)} operands")
+    spare = [c for c in _LETTERS if c not in subscripts]
+    extra = [v.type.rank - len(s.replace("...", "")) for s, v in zip(terms, values, strict=True)]
+    widest = max((n for s, n in zip(terms, extra, strict=True) if "..." in s), default=0)
+    dots = "".join(spare[:widest])
     if not arrow:
-        once = sorted(c for c in set(left) - {","} if left.count(c) == 1)
-        result = "".join(once)
-    whole = [*terms, result]
-    if len(terms) != count or any(len(set(term)) != len(term) for term in whole):
-        help = "give each operand letters of its own axes, none twice in one operand"
-        raise refuse("GC0560", f"numpy.einsum cannot be traced with `{subscripts}`", help)
-    if not set(result) <= set(left):
+        plain = left.replace("...", "").replace(",", "")
+        result = ("..." if "..." in left else "") + "".join(
+            sorted(c for c in set(plain) if plain.count(c) == 1)
+        )
+    shown = [
+        s.replace("...", dots[widest - max(n, 0) :]) for s, n in zip(terms, extra, strict=True)
+    ]
+    for term, value in zip(shown, values, strict=True):
+        if len(term) != value.type.rank:
+            raise refuse("GC0558", f"einsum: `{term}` does not suit {value.type}")
+    result = result.replace("...", dots)
+    if not set(result) <= set("".join(shown)) or len(set(result)) != len(result):
         raise refuse("GC0558", f"einsum: the result of `{subscripts}` has letters of no operand")
-    return terms, result
+    fitted = [_fitted(t, s, v, _extents(shown, values)) for s, v in zip(shown, values, strict=True)]
+    return [s for s, _ in fitted], result, [v for _, v in fitted]
 
 
-Term = tuple[str, Value]
+def _extents(terms: Sequence[str], values: Sequence[Value]) -> dict[str, int]:
+    """The size of each letter: the one that is not 1, where axes of 1 stretch."""
+    found: dict[str, int] = {}
+    for term, value in zip(terms, values, strict=True):
+        for letter, size in zip(term, value.type.static_shape, strict=True):
+            found[letter] = size if found.get(letter, 1) == 1 else found[letter]
+    return found
+
+
+def _fitted(t: Trace, term: str, value: Value, extents: dict[str, int]) -> Term:
+    """One operand with every letter once, and no axis of 1 where others have more."""
+    once = "".join(dict.fromkeys(term))
+    if once != term:
+        shape = value.type.static_shape
+        size = math.prod(shape)
+        try:
+            places = np.einsum(f"{term}->{once}", np.arange(size).reshape(shape))
+        except ValueError as problem:
+            raise refuse("GC0558", f"einsum: {problem}") from None
+        flat = reshape(t, value, (size,))
+        value = t.emit("take", flat, t.lift(np.array(places)), axis=0)
+    squeezed = [c for c, n in zip(once, value.type.static_shape, strict=True) if n == extents[c]]
+    if len(squeezed) != len(once):
+        kept = tuple(extents[c] for c in squeezed)
+        value = reshape(t, value, kept)
+    return "".join(squeezed), value
 
 
 def _contracted(t: Trace, a: Term, b: Term, later: set[str]) -> Term:
@@ -97,7 +156,7 @@ def _vdot(t: Trace, a: object, b: object) -> Traced:
 def _flat(t: Trace, a: object) -> Traced:
     value = t.lift(a)
     count = math.prod(value.type.static_shape)
-    return t.wrap(_reshape(t, value, (count,)))
+    return t.wrap(reshape(t, value, (count,)))
 
 
 def _inner(t: Trace, a: object, b: object) -> Traced:
@@ -132,10 +191,6 @@ def _axis_list(part: object) -> list[int]:
 # --- pieces and turns
 
 
-def _reshape(t: Trace, value: Value, shape: tuple[int, ...]) -> Value:
-    return value if value.type.shape == shape else t.emit("reshape", value, shape=shape)
-
-
 def _axis(value: Value, axis: object) -> int:
     found = operator.index(cast("SupportsIndex", axis))
     if not -value.type.rank <= found < value.type.rank:
@@ -154,7 +209,7 @@ def _squeeze(t: Trace, a: object, axis: object = None) -> Traced:
     )
     if any(shape[i] != 1 for i in axes):
         raise refuse("GC0558", f"squeeze: axis {axis} of {value.type} is not of size 1")
-    return t.wrap(_reshape(t, value, tuple(n for i, n in enumerate(shape) if i not in axes)))
+    return t.wrap(reshape(t, value, tuple(n for i, n in enumerate(shape) if i not in axes)))
 
 
 def _flip(t: Trace, m: object, axis: object = None) -> Traced:
@@ -188,35 +243,6 @@ def _split(t: Trace, ary: object, indices_or_sections: object, axis: int = 0) ->
     return [t.wrap(_part(t, value, where, low, max(low, high))) for low, high, _ in spans]
 
 
-def _roll(t: Trace, a: object, shift: int, axis: object = None) -> Traced:
-    value = t.lift(a)
-    if axis is None:
-        shape = value.type.static_shape
-        rolled = _roll(t, _flat(t, a), shift, 0).value
-        return t.wrap(_reshape(t, rolled, shape))
-    where = _axis(value, axis)
-    size = value.type.static_shape[where]
-    cut = (size - operator.index(shift)) % size if size else 0
-    pieces = [_part(t, value, where, cut, size), _part(t, value, where, 0, cut)]
-    return t.wrap(t.emit("concat", *pieces, axis=where))
-
-
-def _take(t: Trace, a: object, indices: object, axis: int | None = None) -> Traced:
-    """numpy.take; an id out of range gives NaN."""
-    value = t.lift(a) if axis is not None else _flat(t, a).value
-    ids = t.lift(indices)
-    if ids.type.dtype is DType.BOOL or ids.type.dtype.is_float:
-        raise refuse("GC0560", f"take needs integers, not {ids.type}")
-    where = _axis(value, 0 if axis is None else axis)
-    return t.wrap(t.emit("take", value, t.cast(ids, DType.I32), axis=where))
-
-
-def _full_like(t: Trace, a: object, fill_value: object) -> Traced:
-    value = t.lift(a)
-    filled = t.cast(t.lift(fill_value, value.type.dtype), value.type.dtype)
-    return t.wrap(t.broadcast(filled, value.type.static_shape))
-
-
 FUNCTIONS.update(
     {
         "einsum": _einsum,
@@ -227,8 +253,5 @@ FUNCTIONS.update(
         "squeeze": _squeeze,
         "flip": _flip,
         "split": _split,
-        "roll": _roll,
-        "take": _take,
-        "full_like": _full_like,
     }
 )

@@ -1,5 +1,23 @@
 """Importing this module fills the tables of traceable functions, family by family."""
 
-from gradc.runtime.tracing import functions, products, reductions
+from gradc.runtime.tracing import (
+    compose,
+    functions,
+    grids,
+    products,
+    reductions,
+    shapes,
+    statistics,
+    ufuncs,
+)
 
-__all__ = ["functions", "products", "reductions"]
+__all__ = [
+    "compose",
+    "functions",
+    "grids",
+    "products",
+    "reductions",
+    "shapes",
+    "statistics",
+    "ufuncs",
+]

@@ -25,6 +25,7 @@ from gradc.ir.diagnostics import DiagnosticError, closest, error
 from gradc.ir.dims import Dim
 from gradc.ir.registry import TypeRuleError
 from gradc.runtime.arrays import Array, as_array, listed
+from gradc.runtime.tracing.names import key_of
 
 DTYPES = {
     "float64": DType.F64,
@@ -260,7 +261,8 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
                 ufunc.__name__, UFUNCS, f" with {listed(list(options))}" if rule else ""
             )
         trace = self._recorder()
-        return trace.wrap(rule(trace, *inputs))
+        found = rule(trace, *inputs)
+        return tuple(map(trace.wrap, found)) if isinstance(found, tuple) else trace.wrap(found)
 
     def __array_function__(
         self,
@@ -269,7 +271,7 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
         args: tuple[object, ...],
         kwargs: dict[str, object],
     ) -> object:
-        return self._apply(function.__name__, args, kwargs)
+        return self._apply(key_of(function), args, kwargs)
 
     def _apply(self, name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         rule = FUNCTIONS.get(name)
