@@ -26,7 +26,7 @@ Rule = Callable[..., Any]
 
 @function("diff")
 def _diff(
-    t: Trace, a: object, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = None
+    t: Trace, a: Any, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = None
 ) -> Any:
     x = traced(t, a)
     where = axis_of(x.value, axis)
@@ -49,14 +49,14 @@ def _diff(
 
 
 @function("ediff1d")
-def _ediff1d(t: Trace, ary: object, to_end: Any = None, to_begin: Any = None) -> Any:
+def _ediff1d(t: Trace, ary: Any, to_end: Any = None, to_begin: Any = None) -> Any:
     x = np.diff(np.ravel(traced(t, ary)))
     parts = [np.ravel(p) for p in (to_begin, x, to_end) if p is not None]
     return np.concatenate(parts) if len(parts) > 1 else x
 
 
 @function("gradient")
-def _gradient(t: Trace, f: object, *varargs: Any, axis: Any = None, edge_order: int = 1) -> Any:
+def _gradient(t: Trace, f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> Any:
     x = traced(t, f)
     axes = [axis_of(x.value, i) for i in range(x.ndim)] if axis is None else None
     if axes is None:
@@ -92,7 +92,7 @@ def _slopes(x: Any, h: Any, where: int, edge_order: int) -> Any:
 
 
 @function("trapezoid")
-def _trapezoid(t: Trace, y: object, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Any:
+def _trapezoid(t: Trace, y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Any:
     values = np.moveaxis(traced(t, y), axis, -1)
     gaps: Any = dx
     if x is not None:
@@ -116,9 +116,7 @@ def running(t: Trace, x: Any, axis: int, combine: Rule, neutral: Any) -> Any:
 
 
 @function("cumprod")
-def _cumprod(
-    t: Trace, a: object, axis: int | None = None, dtype: Any = None, out: Any = None
-) -> Any:
+def _cumprod(t: Trace, a: Any, axis: int | None = None, dtype: Any = None, out: Any = None) -> Any:
     x = traced(t, a)
     if not is_unset(dtype):
         x = x.astype(dtype)
@@ -130,9 +128,7 @@ def _cumprod(
 
 
 @function("cumsum")
-def _cumsum(
-    t: Trace, a: object, axis: int | None = None, dtype: Any = None, out: Any = None
-) -> Any:
+def _cumsum(t: Trace, a: Any, axis: int | None = None, dtype: Any = None, out: Any = None) -> Any:
     value = t.lift(a)
     if not is_unset(dtype):
         value = t.cast(value, dtype_named(dtype))
@@ -146,7 +142,7 @@ def _cumsum(
 def _cumulative(name: str, neutral: int) -> Rule:
     def rule(
         t: Trace,
-        x: object,
+        x: Any,
         /,
         *,
         axis: int | None = None,
@@ -159,7 +155,7 @@ def _cumulative(name: str, neutral: int) -> Rule:
             if value.ndim != 1:
                 raise refuse("GC0558", f"cumulative_{name[3:]}: name the axis of {value.ndim}")
             axis = 0
-        found = FUNCTIONS[name](t, value, axis, dtype)
+        found: Any = FUNCTIONS[name](t, value, axis, dtype)
         if not include_initial:
             return found
         shape = tuple(1 if i == axis % value.ndim else n for i, n in enumerate(value.shape))
@@ -179,8 +175,8 @@ FUNCTIONS["cumulative_prod"] = _cumulative("cumprod", 1)
 @function("cross", "linalg.cross")
 def _cross(
     t: Trace,
-    a: object,
-    b: object,
+    a: Any,
+    b: Any,
     axisa: int = -1,
     axisb: int = -1,
     axisc: int = -1,
@@ -202,7 +198,7 @@ def _cross(
 
 
 @function("kron")
-def _kron(t: Trace, a: object, b: object) -> Any:
+def _kron(t: Trace, a: Any, b: Any) -> Any:
     x, y = traced(t, a), traced(t, b)
     rank = max(x.ndim, y.ndim)
     x, y = (np.reshape(v, (1,) * (rank - v.ndim) + v.shape) for v in (x, y))
@@ -212,22 +208,22 @@ def _kron(t: Trace, a: object, b: object) -> Any:
 
 
 @function("linalg.outer")
-def _outer(t: Trace, x1: object, x2: object) -> Any:
+def _outer(t: Trace, x1: Any, x2: Any) -> Any:
     return traced(t, x1)[:, None] * traced(t, x2)[None, :]
 
 
 @function("linalg.matmul")
-def _matmul(t: Trace, x1: object, x2: object) -> Any:
+def _matmul(t: Trace, x1: Any, x2: Any) -> Any:
     return np.matmul(traced(t, x1), traced(t, x2))
 
 
 @function("linalg.tensordot")
-def _tensordot(t: Trace, x1: object, x2: object, *, axes: Any = 2) -> Any:
+def _tensordot(t: Trace, x1: Any, x2: Any, *, axes: Any = 2) -> Any:
     return np.tensordot(traced(t, x1), traced(t, x2), axes)
 
 
 @function("linalg.vecdot")
-def _vecdot(t: Trace, x1: object, x2: object, *, axis: int = -1) -> Any:
+def _vecdot(t: Trace, x1: Any, x2: Any, *, axis: int = -1) -> Any:
     return np.sum(traced(t, x1) * traced(t, x2), axis=axis)
 
 
@@ -240,7 +236,7 @@ def _multi_dot(t: Trace, arrays: Sequence[object], *, out: Any = None) -> Any:
 
 
 @function("convolve")
-def _convolve(t: Trace, a: object, v: object, mode: Any = "full") -> Any:
+def _convolve(t: Trace, a: Any, v: Any, mode: Any = "full") -> Any:
     x, y = traced(t, a), traced(t, v)
     if x.ndim != 1 or y.ndim != 1 or not x.shape[0] or not y.shape[0]:
         raise refuse("GC0558", "convolve takes two vectors that are not empty")
@@ -250,7 +246,7 @@ def _convolve(t: Trace, a: object, v: object, mode: Any = "full") -> Any:
 
 
 @function("correlate")
-def _correlate(t: Trace, a: object, v: object, mode: Any = "valid") -> Any:
+def _correlate(t: Trace, a: Any, v: Any, mode: Any = "valid") -> Any:
     x, y = traced(t, a), traced(t, v)
     if y.shape[0] > x.shape[0]:
         return _slid(t, y, x, mode)[::-1]

@@ -25,7 +25,7 @@ Rule = Callable[..., Any]
 
 
 @function("polyval")
-def _polyval(t: Trace, p: object, x: object) -> Any:
+def _polyval(t: Trace, p: Any, x: Any) -> Any:
     coefficients, at = traced(t, p), traced(t, x)
     found: Any = np.zeros_like(at)
     for n in range(coefficients.shape[0]):
@@ -34,7 +34,7 @@ def _polyval(t: Trace, p: object, x: object) -> Any:
 
 
 def _poly_sum(sign: int) -> Rule:
-    def rule(t: Trace, a1: object, a2: object) -> Any:
+    def rule(t: Trace, a1: Any, a2: Any) -> Any:
         x, y = np.atleast_1d(traced(t, a1)), np.atleast_1d(traced(t, a2))
         n = max(x.shape[0], y.shape[0])
         x, y = (np.pad(v, (n - v.shape[0], 0)) for v in (x, y))
@@ -47,12 +47,12 @@ FUNCTIONS["polyadd"], FUNCTIONS["polysub"] = _poly_sum(1), _poly_sum(-1)
 
 
 @function("polymul")
-def _polymul(t: Trace, a1: object, a2: object) -> Any:
+def _polymul(t: Trace, a1: Any, a2: Any) -> Any:
     return np.convolve(np.atleast_1d(traced(t, a1)), np.atleast_1d(traced(t, a2)))
 
 
 @function("polyder")
-def _polyder(t: Trace, p: object, m: int = 1) -> Any:
+def _polyder(t: Trace, p: Any, m: int = 1) -> Any:
     x = traced(t, p)
     for _ in range(m):
         x = x[:-1] * np.arange(x.shape[0] - 1, 0, -1)
@@ -60,7 +60,7 @@ def _polyder(t: Trace, p: object, m: int = 1) -> Any:
 
 
 @function("polyint")
-def _polyint(t: Trace, p: object, m: int = 1, k: Any = None) -> Any:
+def _polyint(t: Trace, p: Any, m: int = 1, k: Any = None) -> Any:
     x = traced(t, p)
     rest = np.zeros(m) if k is None else np.broadcast_to(k, (m,))
     for n in range(m):
@@ -70,7 +70,7 @@ def _polyint(t: Trace, p: object, m: int = 1, k: Any = None) -> Any:
 
 
 @function("vander")
-def _vander(t: Trace, x: object, N: int | None = None, increasing: bool = False) -> Any:
+def _vander(t: Trace, x: Any, N: int | None = None, increasing: bool = False) -> Any:
     line = traced(t, x)
     count = line.shape[0] if N is None else N
     powers = [np.ones_like(line)]
@@ -83,9 +83,9 @@ def _vander(t: Trace, x: object, N: int | None = None, increasing: bool = False)
 @function("interp")
 def _interp(
     t: Trace,
-    x: object,
-    xp: object,
-    fp: object,
+    x: Any,
+    xp: Any,
+    fp: Any,
     left: Any = None,
     right: Any = None,
     period: Any = None,
@@ -108,8 +108,8 @@ def _interp(
 @function("linspace")
 def _linspace(
     t: Trace,
-    start: object,
-    stop: object,
+    start: Any,
+    stop: Any,
     num: int = 50,
     endpoint: bool = True,
     retstep: bool = False,
@@ -155,7 +155,7 @@ def _geomspace(
 
 
 @function("round", "around")
-def _round(t: Trace, a: object, decimals: int = 0, out: Any = None) -> Any:
+def _round(t: Trace, a: Any, decimals: int = 0, out: Any = None) -> Any:
     x = traced(t, a)
     if x.dtype.kind != "f":
         return x
@@ -166,14 +166,14 @@ def _round(t: Trace, a: object, decimals: int = 0, out: Any = None) -> Any:
 
 
 @function("fix")
-def _fix(t: Trace, x: object, out: Any = None) -> Any:
+def _fix(t: Trace, x: Any, out: Any = None) -> Any:
     return np.trunc(traced(t, x))
 
 
 @function("nan_to_num")
 def _nan_to_num(
     t: Trace,
-    x: object,
+    x: Any,
     copy: bool = True,
     nan: float = 0.0,
     posinf: float | None = None,
@@ -189,18 +189,18 @@ def _nan_to_num(
 
 
 @function("isneginf")
-def _isneginf(t: Trace, x: object, out: Any = None) -> Any:
+def _isneginf(t: Trace, x: Any, out: Any = None) -> Any:
     return traced(t, x) == -np.inf
 
 
 @function("isposinf")
-def _isposinf(t: Trace, x: object, out: Any = None) -> Any:
+def _isposinf(t: Trace, x: Any, out: Any = None) -> Any:
     return traced(t, x) == np.inf
 
 
 @function("isclose")
 def _isclose(
-    t: Trace, a: object, b: object, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+    t: Trace, a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
 ) -> Any:
     x, y = traced(t, a), traced(t, b)
     near = np.abs(x - y) <= atol + rtol * np.abs(y)
@@ -211,12 +211,12 @@ def _isclose(
 
 
 @function("allclose")
-def _allclose(t: Trace, a: object, b: object, *args: Any, **options: Any) -> Any:
+def _allclose(t: Trace, a: Any, b: Any, *args: Any, **options: Any) -> Any:
     return np.all(np.isclose(traced(t, a), traced(t, b), *args, **options))
 
 
 @function("array_equal")
-def _array_equal(t: Trace, a1: object, a2: object, equal_nan: bool = False) -> Any:
+def _array_equal(t: Trace, a1: Any, a2: Any, equal_nan: bool = False) -> Any:
     x, y = traced(t, a1), traced(t, a2)
     if x.shape != y.shape:
         return False
@@ -226,7 +226,7 @@ def _array_equal(t: Trace, a1: object, a2: object, equal_nan: bool = False) -> A
 
 @function("unwrap")
 def _unwrap(
-    t: Trace, p: object, discont: Any = None, axis: int = -1, *, period: float = 2 * np.pi
+    t: Trace, p: Any, discont: Any = None, axis: int = -1, *, period: float = 2 * np.pi
 ) -> Any:
     x = traced(t, p)
     where = axis_of(x.value, axis)
@@ -244,12 +244,12 @@ def _unwrap(
 
 
 @function("sinc")
-def _sinc(t: Trace, x: object) -> Any:
+def _sinc(t: Trace, x: Any) -> Any:
     return t.wrap(t.special("sine_over", t.as_float(t.lift(traced(t, x) * np.pi))))
 
 
 @function("i0")
-def _i0(t: Trace, x: object) -> Any:
+def _i0(t: Trace, x: Any) -> Any:
     return t.wrap(t.special("i0", t.as_float(t.lift(x))))
 
 
@@ -257,7 +257,7 @@ def _i0(t: Trace, x: object) -> Any:
 
 
 @function("apply_along_axis")
-def _apply_along(t: Trace, func1d: Rule, axis: int, arr: object, *args: Any, **options: Any) -> Any:
+def _apply_along(t: Trace, func1d: Rule, axis: int, arr: Any, *args: Any, **options: Any) -> Any:
     x = traced(t, arr)
     where = axis_of(x.value, axis)
     lines = np.moveaxis(x, where, -1)
@@ -271,7 +271,7 @@ def _apply_along(t: Trace, func1d: Rule, axis: int, arr: object, *args: Any, **o
 
 
 @function("apply_over_axes")
-def _apply_over(t: Trace, func: Rule, a: object, axes: Any) -> Any:
+def _apply_over(t: Trace, func: Rule, a: Any, axes: Any) -> Any:
     x = traced(t, a)
     for axis in axes if isinstance(axes, (tuple, list)) else (axes,):
         found = func(x, axis)
@@ -283,23 +283,23 @@ def _apply_over(t: Trace, func: Rule, a: object, axes: Any) -> Any:
 
 
 @function("real", "real_if_close")
-def _real(t: Trace, val: object, *_: Any) -> Any:
+def _real(t: Trace, val: Any, *_: Any) -> Any:
     return traced(t, val)
 
 
 @function("imag")
-def _imag(t: Trace, val: object) -> Any:
+def _imag(t: Trace, val: Any) -> Any:
     return np.zeros_like(traced(t, val))
 
 
 @function("angle")
-def _angle(t: Trace, z: object, deg: bool = False) -> Any:
+def _angle(t: Trace, z: Any, deg: bool = False) -> Any:
     x = traced(t, z)
     return np.where(x < 0, 180.0 if deg else np.pi, np.zeros_like(x))
 
 
 def _is_kind(answer: bool) -> Rule:
-    def rule(t: Trace, x: object) -> Any:
+    def rule(t: Trace, x: Any) -> Any:
         return np.full(np.shape(x), answer)
 
     return rule
@@ -314,7 +314,7 @@ FUNCTIONS["copy"] = lambda t, a, order="K", subok=False: traced(t, a)
 
 
 @function("size")
-def _size(t: Trace, a: object, axis: Any = None) -> int:
+def _size(t: Trace, a: Any, axis: Any = None) -> int:
     value = t.lift(a)
     return count_of(value, axes_of(value, axis))
 
@@ -322,7 +322,7 @@ def _size(t: Trace, a: object, axis: Any = None) -> int:
 def _filled(fill: float) -> Rule:
     def rule(
         t: Trace,
-        a: object,
+        a: Any,
         dtype: Any = None,
         order: Any = "K",
         subok: Any = True,
@@ -346,8 +346,8 @@ FUNCTIONS["ones_like"] = _filled(1.0)
 @function("full_like")
 def _full_like(
     t: Trace,
-    a: object,
-    fill_value: object,
+    a: Any,
+    fill_value: Any,
     dtype: Any = None,
     order: Any = "K",
     subok: Any = True,

@@ -32,12 +32,12 @@ def function(*names: str) -> Callable[[Rule], Rule]:
     return add
 
 
-def traced(t: Trace, a: object) -> Any:
+def traced(t: Trace, a: Any) -> Any:
     """``a`` as a traced array: what a rule written in NumPy's own functions works on."""
     return a if isinstance(a, Traced) else t.wrap(t.lift(a))
 
 
-def moved(t: Trace, a: object, move: Callable[[Any], Any]) -> Traced:
+def moved(t: Trace, a: Any, move: Callable[[Any], Any]) -> Any:
     """What NumPy's ``move`` does to the elements of ``a``; places that it fills with 0 are 0."""
     value = t.lift(a)
     shape = value.type.static_shape
@@ -57,17 +57,17 @@ def moved(t: Trace, a: object, move: Callable[[Any], Any]) -> Traced:
 
 
 @function("permute_dims")
-def _permute(t: Trace, a: object, axes: object = None) -> Any:
+def _permute(t: Trace, a: Any, axes: Any = None) -> Any:
     return np.transpose(traced(t, a), cast("Any", axes))
 
 
 @function("matrix_transpose", "linalg.matrix_transpose")
-def _matrix_transpose(t: Trace, x: object) -> Any:
+def _matrix_transpose(t: Trace, x: Any) -> Any:
     return np.swapaxes(traced(t, x), -1, -2)
 
 
 @function("moveaxis")
-def _moveaxis(t: Trace, a: object, source: object, destination: object) -> Any:
+def _moveaxis(t: Trace, a: Any, source: Any, destination: Any) -> Any:
     value = t.lift(a)
     origin, target = (
         [axis_of(value, x) for x in (part if isinstance(part, (tuple, list)) else (part,))]
@@ -82,7 +82,7 @@ def _moveaxis(t: Trace, a: object, source: object, destination: object) -> Any:
 
 
 @function("rollaxis")
-def _rollaxis(t: Trace, a: object, axis: int, start: int = 0) -> Any:
+def _rollaxis(t: Trace, a: Any, axis: int, start: int = 0) -> Any:
     rank = t.lift(a).type.rank
     axis = axis_of(t.lift(a), axis)
     start = start + rank if start < 0 else start
@@ -90,22 +90,22 @@ def _rollaxis(t: Trace, a: object, axis: int, start: int = 0) -> Any:
 
 
 @function("rot90")
-def _rot90(t: Trace, m: object, k: int = 1, axes: tuple[int, int] = (0, 1)) -> Traced:
+def _rot90(t: Trace, m: Any, k: int = 1, axes: tuple[int, int] = (0, 1)) -> Any:
     return moved(t, m, lambda ids: np.rot90(ids, k, axes))
 
 
 @function("fliplr")
-def _fliplr(t: Trace, m: object) -> Any:
+def _fliplr(t: Trace, m: Any) -> Any:
     return np.flip(traced(t, m), 1)
 
 
 @function("flipud")
-def _flipud(t: Trace, m: object) -> Any:
+def _flipud(t: Trace, m: Any) -> Any:
     return np.flip(traced(t, m), 0)
 
 
 @function("roll")
-def _roll(t: Trace, a: object, shift: Any, axis: Any = None) -> Any:
+def _roll(t: Trace, a: Any, shift: Any, axis: Any = None) -> Any:
     x = traced(t, a)
     if axis is None:
         return np.reshape(_roll(t, np.ravel(x), shift, 0), x.shape)
@@ -126,7 +126,7 @@ def _roll(t: Trace, a: object, shift: Any, axis: Any = None) -> Any:
 def _at_least(rank: int) -> Rule:
     places = {1: (0,), 2: (0,), 3: (0, 2)}[rank]
 
-    def rule(t: Trace, *arys: object) -> Any:
+    def rule(t: Trace, *arys: Any) -> Any:
         found = []
         for a in arys:
             x = traced(t, a)
@@ -146,7 +146,7 @@ FUNCTIONS.update({f"atleast_{n}d": _at_least(n) for n in (1, 2, 3)})
 
 
 @function("broadcast_arrays")
-def _broadcast_arrays(t: Trace, *args: object, subok: bool = False) -> tuple[Traced, ...]:
+def _broadcast_arrays(t: Trace, *args: Any, subok: bool = False) -> tuple[Traced, ...]:
     values = [t.lift(a) for a in args]
     shape = t.broadcast_shape(values)
     return tuple(t.wrap(t.broadcast(v, shape)) for v in values)
@@ -154,7 +154,7 @@ def _broadcast_arrays(t: Trace, *args: object, subok: bool = False) -> tuple[Tra
 
 @function("meshgrid")
 def _meshgrid(
-    t: Trace, *xi: object, copy: bool = True, sparse: bool = False, indexing: str = "xy"
+    t: Trace, *xi: Any, copy: bool = True, sparse: bool = False, indexing: str = "xy"
 ) -> tuple[Any, ...]:
     count = len(xi)
     lines = [
@@ -167,7 +167,7 @@ def _meshgrid(
 
 
 @function("resize")
-def _resize(t: Trace, a: object, new_shape: Any) -> Traced:
+def _resize(t: Trace, a: Any, new_shape: Any) -> Any:
     return moved(t, a, lambda ids: np.resize(ids, new_shape))
 
 
@@ -197,7 +197,7 @@ def _column_stack(t: Trace, tup: Sequence[object]) -> Any:
 
 
 @function("append")
-def _append(t: Trace, arr: object, values: object, axis: int | None = None) -> Any:
+def _append(t: Trace, arr: Any, values: Any, axis: int | None = None) -> Any:
     if axis is None:
         return np.concatenate([np.ravel(traced(t, arr)), np.ravel(traced(t, values))])
     return np.concatenate([traced(t, arr), traced(t, values)], axis=axis)
@@ -225,7 +225,7 @@ def _block(t: Trace, arrays: Any) -> Any:
 
 
 @function("insert")
-def _insert(t: Trace, arr: object, obj: Any, values: object, axis: int | None = None) -> Any:
+def _insert(t: Trace, arr: Any, obj: Any, values: Any, axis: int | None = None) -> Any:
     x = traced(t, arr)
     if axis is None:
         x, axis = np.ravel(x), 0
@@ -247,7 +247,7 @@ def _insert(t: Trace, arr: object, obj: Any, values: object, axis: int | None = 
 
 
 @function("array_split")
-def _array_split(t: Trace, ary: object, indices_or_sections: Any, axis: int = 0) -> Any:
+def _array_split(t: Trace, ary: Any, indices_or_sections: Any, axis: int = 0) -> Any:
     x = traced(t, ary)
     if isinstance(indices_or_sections, (Sequence, np.ndarray)):
         return np.split(x, cast("Any", indices_or_sections), axis)
@@ -261,7 +261,7 @@ def _array_split(t: Trace, ary: object, indices_or_sections: Any, axis: int = 0)
 
 
 def _split_along(axis: int) -> Rule:
-    def rule(t: Trace, ary: object, indices_or_sections: Any) -> Any:
+    def rule(t: Trace, ary: Any, indices_or_sections: Any) -> Any:
         x = traced(t, ary)
         along = 0 if axis == 1 and x.ndim == 1 else axis
         return np.split(x, indices_or_sections, along)
@@ -273,23 +273,23 @@ FUNCTIONS.update({"vsplit": _split_along(0), "hsplit": _split_along(1), "dsplit"
 
 
 @function("unstack")
-def _unstack(t: Trace, x: object, *, axis: int = 0) -> tuple[Any, ...]:
+def _unstack(t: Trace, x: Any, *, axis: int = 0) -> tuple[Any, ...]:
     value = traced(t, x)
     return tuple(np.moveaxis(value, axis, 0)[i] for i in range(value.shape[axis]))
 
 
 @function("delete")
-def _delete(t: Trace, arr: object, obj: Any, axis: int | None = None) -> Traced:
+def _delete(t: Trace, arr: Any, obj: Any, axis: int | None = None) -> Any:
     return moved(t, arr, lambda ids: np.delete(ids, obj, axis))
 
 
 @function("compress")
-def _compress(t: Trace, condition: Any, a: object, axis: int | None = None, out: Any = None) -> Any:
+def _compress(t: Trace, condition: Any, a: Any, axis: int | None = None, out: Any = None) -> Any:
     return moved(t, a, lambda ids: np.compress(_known(condition, "compress"), ids, axis))
 
 
 @function("extract")
-def _extract(t: Trace, condition: Any, arr: object) -> Traced:
+def _extract(t: Trace, condition: Any, arr: Any) -> Any:
     return moved(t, arr, lambda ids: np.extract(_known(condition, "extract"), ids))
 
 
@@ -304,7 +304,7 @@ def _known(condition: Any, name: str) -> Any:
 
 
 @function("repeat")
-def _repeat(t: Trace, a: object, repeats: Any, axis: int | None = None) -> Any:
+def _repeat(t: Trace, a: Any, repeats: Any, axis: int | None = None) -> Any:
     if np.ndim(repeats) or axis is None:
         return moved(t, a, lambda ids: np.repeat(ids, repeats, axis))
     x = traced(t, a)
@@ -316,7 +316,7 @@ def _repeat(t: Trace, a: object, repeats: Any, axis: int | None = None) -> Any:
 
 
 @function("tile")
-def _tile(t: Trace, A: object, reps: Any) -> Any:
+def _tile(t: Trace, A: Any, reps: Any) -> Any:
     x = traced(t, A)
     counts = [operator.index(n) for n in (reps if np.ndim(reps) else (reps,))]
     counts = [1] * (x.ndim - len(counts)) + counts
@@ -331,29 +331,29 @@ def _tile(t: Trace, A: object, reps: Any) -> Any:
 
 
 @function("diag")
-def _diag(t: Trace, v: object, k: int = 0) -> Traced:
+def _diag(t: Trace, v: Any, k: int = 0) -> Any:
     return moved(t, v, lambda ids: np.diag(ids, k))
 
 
 @function("diagflat")
-def _diagflat(t: Trace, v: object, k: int = 0) -> Traced:
+def _diagflat(t: Trace, v: Any, k: int = 0) -> Any:
     return moved(t, v, lambda ids: np.diagflat(ids, k))
 
 
 @function("diagonal")
-def _diagonal(t: Trace, a: object, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Traced:
+def _diagonal(t: Trace, a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
     return moved(t, a, lambda ids: np.diagonal(ids, offset, axis1, axis2))
 
 
 @function("linalg.diagonal")
-def _last_diagonal(t: Trace, x: object, *, offset: int = 0) -> Traced:
+def _last_diagonal(t: Trace, x: Any, *, offset: int = 0) -> Any:
     return _diagonal(t, x, offset, -2, -1)
 
 
 @function("trace")
 def _trace(
     t: Trace,
-    a: object,
+    a: Any,
     offset: int = 0,
     axis1: int = 0,
     axis2: int = 1,
@@ -364,12 +364,12 @@ def _trace(
 
 
 @function("linalg.trace")
-def _last_trace(t: Trace, x: object, *, offset: int = 0, dtype: Any = None) -> Any:
+def _last_trace(t: Trace, x: Any, *, offset: int = 0, dtype: Any = None) -> Any:
     return _trace(t, x, offset, -2, -1, dtype)
 
 
 def _triangle(keep: Callable[..., Any]) -> Rule:
-    def rule(t: Trace, m: object, k: int = 0) -> Any:
+    def rule(t: Trace, m: Any, k: int = 0) -> Any:
         x = traced(t, m)
         if x.ndim == 1:
             x = np.broadcast_to(x, (x.shape[0], x.shape[0]))
@@ -387,7 +387,7 @@ FUNCTIONS.update({"tril": _triangle(np.tril), "triu": _triangle(np.triu)})
 
 
 @function("pad")
-def _pad(t: Trace, array: object, pad_width: Any, mode: Any = "constant", **options: Any) -> Any:
+def _pad(t: Trace, array: Any, pad_width: Any, mode: Any = "constant", **options: Any) -> Any:
     x = traced(t, array)
     widths = pad_width
     if isinstance(pad_width, dict):
@@ -420,8 +420,8 @@ def _pad(t: Trace, array: object, pad_width: Any, mode: Any = "constant", **opti
 @function("take")
 def _take(
     t: Trace,
-    a: object,
-    indices: object,
+    a: Any,
+    indices: Any,
     axis: int | None = None,
     out: Any = None,
     mode: str = "raise",
@@ -453,7 +453,7 @@ def _take(
     return _taken(t, x.value, t.lift(chosen), where)
 
 
-def _taken(t: Trace, value: Value, ids: Value, axis: int) -> Traced:
+def _taken(t: Trace, value: Value, ids: Value, axis: int) -> Any:
     return t.wrap(t.emit("take", value, t.cast(ids, DType.I64), axis=axis))
 
 
@@ -484,7 +484,7 @@ def rows_of(t: Trace, ids: Value, axis: int, size: int) -> Value:
 
 
 @function("take_along_axis")
-def _take_along(t: Trace, arr: object, indices: object, axis: int | None = -1) -> Any:
+def _take_along(t: Trace, arr: Any, indices: Any, axis: int | None = -1) -> Any:
     x, ids = traced(t, arr), traced(t, indices)
     if axis is None:
         x, axis = np.ravel(x), 0
@@ -497,13 +497,13 @@ def _take_along(t: Trace, arr: object, indices: object, axis: int | None = -1) -
     size, count = x.shape[where], ids.shape[where]
     x = np.broadcast_to(x, [size if i == where else n for i, n in enumerate(shape)])
     ids = np.broadcast_to(ids, [count if i == where else n for i, n in enumerate(shape)])
-    ids = np.where(ids < 0, ids + size, ids)
-    flat = np.ravel(x)
+    ids = traced(t, np.where(ids < 0, ids + size, ids))
+    flat: Any = np.ravel(x)
     return _taken(t, flat.value, rows_of(t, ids.value, where, size), 0)
 
 
 @function("choose")
-def _choose(t: Trace, a: object, choices: Any, out: Any = None, mode: str = "raise") -> Any:
+def _choose(t: Trace, a: Any, choices: Any, out: Any = None, mode: str = "raise") -> Any:
     items = [traced(t, c) for c in choices]
     ids = traced(t, a)
     if mode == "clip":
@@ -527,9 +527,7 @@ def _select(t: Trace, condlist: Any, choicelist: Any, default: Any = 0) -> Any:
 
 
 @function("piecewise")
-def _piecewise(
-    t: Trace, x: object, condlist: Any, funclist: Any, *args: Any, **options: Any
-) -> Any:
+def _piecewise(t: Trace, x: Any, condlist: Any, funclist: Any, *args: Any, **options: Any) -> Any:
     value = traced(t, x)
     conditions = condlist if isinstance(condlist, (list, tuple)) else [condlist]
     functions = list(funclist)

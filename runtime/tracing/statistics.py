@@ -26,7 +26,7 @@ Rule = Callable[..., Any]
 @function("average")
 def _average(
     t: Trace,
-    a: object,
+    a: Any,
     axis: Any = None,
     weights: Any = None,
     returned: bool = False,
@@ -49,7 +49,7 @@ def _average(
 
 
 @function("ptp")
-def _ptp(t: Trace, a: object, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any:
+def _ptp(t: Trace, a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any:
     x, keep = traced(t, a), bool(keepdims) and not is_unset(keepdims)
     return np.max(x, axis=axis, keepdims=keep) - np.min(x, axis=axis, keepdims=keep)
 
@@ -57,7 +57,7 @@ def _ptp(t: Trace, a: object, axis: Any = None, out: Any = None, keepdims: Any =
 @function("cov")
 def _cov(
     t: Trace,
-    m: object,
+    m: Any,
     y: Any = None,
     rowvar: bool = True,
     bias: bool = False,
@@ -87,7 +87,7 @@ def _cov(
 
 
 @function("corrcoef")
-def _corrcoef(t: Trace, x: object, y: Any = None, rowvar: bool = True, **options: Any) -> Any:
+def _corrcoef(t: Trace, x: Any, y: Any = None, rowvar: bool = True, **options: Any) -> Any:
     c = np.cov(traced(t, x), y, rowvar)
     if np.ndim(c) == 0:
         return c / c
@@ -98,7 +98,7 @@ def _corrcoef(t: Trace, x: object, y: Any = None, rowvar: bool = True, **options
 def _without_nan(name: str, neutral: float) -> Rule:
     base: Any = getattr(np, name)
 
-    def rule(t: Trace, a: object, axis: Any = None, *args: Any, **options: Any) -> Any:
+    def rule(t: Trace, a: Any, axis: Any = None, *args: Any, **options: Any) -> Any:
         x = traced(t, a)
         return base(np.where(np.isnan(x), neutral, x), axis, *args, **options)
 
@@ -112,7 +112,7 @@ for _name, _neutral in (("sum", 0.0), ("prod", 1.0), ("cumsum", 0.0), ("cumprod"
 def _nan_extreme(name: str, neutral: float) -> Rule:
     base: Any = getattr(np, name)
 
-    def rule(t: Trace, a: object, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any:
+    def rule(t: Trace, a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any:
         x, keep = traced(t, a), bool(keepdims) and not is_unset(keepdims)
         found = base(np.where(np.isnan(x), neutral, x), axis=axis, keepdims=keep)
         return np.where(np.all(np.isnan(x), axis=axis, keepdims=keep), np.nan, found)
@@ -129,7 +129,7 @@ def _nan_moment(name: str) -> Rule:
 
     def rule(
         t: Trace,
-        a: object,
+        a: Any,
         axis: Any = None,
         dtype: Any = None,
         out: Any = None,
@@ -149,16 +149,16 @@ for _name in ("mean", "var", "std"):
 
 
 @function("any")
-def _any(t: Trace, a: object, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any:
+def _any(t: Trace, a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any:
     return _held(t, a, axis, keepdims, np.max)
 
 
 @function("all")
-def _all(t: Trace, a: object, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any:
+def _all(t: Trace, a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any:
     return _held(t, a, axis, keepdims, np.min)
 
 
-def _held(t: Trace, a: object, axis: Any, keepdims: Any, extreme: Rule) -> Any:
+def _held(t: Trace, a: Any, axis: Any, keepdims: Any, extreme: Rule) -> Any:
     x = traced(t, a)
     truths = np.where(x if x.dtype.kind == "b" else x != 0, 1, 0)
     start = 0 if extreme is np.max else 1
@@ -167,27 +167,23 @@ def _held(t: Trace, a: object, axis: Any, keepdims: Any, extreme: Rule) -> Any:
 
 
 @function("count_nonzero")
-def _count_nonzero(t: Trace, a: object, axis: Any = None, *, keepdims: bool = False) -> Any:
+def _count_nonzero(t: Trace, a: Any, axis: Any = None, *, keepdims: bool = False) -> Any:
     return np.sum(traced(t, a) != 0, axis=axis, keepdims=keepdims)
 
 
 @function("argmin")
-def _argmin(
-    t: Trace, a: object, axis: Any = None, out: Any = None, *, keepdims: Any = False
-) -> Any:
+def _argmin(t: Trace, a: Any, axis: Any = None, out: Any = None, *, keepdims: Any = False) -> Any:
     return _arg(t, -traced(t, a), axis, keepdims)
 
 
 @function("argmax")
-def _argmax(
-    t: Trace, a: object, axis: Any = None, out: Any = None, *, keepdims: Any = False
-) -> Any:
+def _argmax(t: Trace, a: Any, axis: Any = None, out: Any = None, *, keepdims: Any = False) -> Any:
     return _arg(t, traced(t, a), axis, keepdims)
 
 
 def _arg(t: Trace, x: Any, axis: Any, keepdims: Any) -> Any:
     rank = x.ndim
-    flat = np.ravel(x) if axis is None else x
+    flat: Any = np.ravel(x) if axis is None else x
     where = axis_of(flat.value, 0 if axis is None else axis)
     if not flat.shape[where]:
         raise refuse("GC0558", "argmax of no elements")
@@ -198,26 +194,26 @@ def _arg(t: Trace, x: Any, axis: Any, keepdims: Any) -> Any:
 
 
 @function("nanargmax")
-def _nanargmax(t: Trace, a: object, axis: Any = None, *args: Any, **options: Any) -> Any:
+def _nanargmax(t: Trace, a: Any, axis: Any = None, *args: Any, **options: Any) -> Any:
     x = traced(t, a)
     return np.argmax(np.where(np.isnan(x), -np.inf, x), axis)
 
 
 @function("nanargmin")
-def _nanargmin(t: Trace, a: object, axis: Any = None, *args: Any, **options: Any) -> Any:
+def _nanargmin(t: Trace, a: Any, axis: Any = None, *args: Any, **options: Any) -> Any:
     x = traced(t, a)
     return np.argmin(np.where(np.isnan(x), np.inf, x), axis)
 
 
 @function("searchsorted")
-def _searchsorted(t: Trace, a: object, v: object, side: Any = "left", sorter: Any = None) -> Any:
+def _searchsorted(t: Trace, a: Any, v: Any, side: Any = "left", sorter: Any = None) -> Any:
     line, x = traced(t, a), traced(t, v)
     below = line < x[..., None] if side == "left" else line <= x[..., None]
     return np.sum(below, axis=-1)
 
 
 @function("digitize")
-def _digitize(t: Trace, x: object, bins: Any, right: bool = False) -> Any:
+def _digitize(t: Trace, x: Any, bins: Any, right: bool = False) -> Any:
     if isinstance(bins, Traced) or np.any(np.diff(bins) < 0):
         raise refuse("GC0560", "numpy.digitize is traced for rising bins that are known")
     return np.searchsorted(bins, traced(t, x), side="left" if right else "right")

@@ -34,7 +34,7 @@ ROWS = {
 def special(name: str) -> Callable[..., Value]:
     """A row of ``ir/special_table.py`` on operands in their common floating type."""
 
-    def rule(t: Trace, *operands: object) -> Value:
+    def rule(t: Trace, *operands: Any) -> Value:
         return t.special(name, *(t.as_float(v) for v in t.promote(operands)))
 
     return rule
@@ -47,7 +47,7 @@ def _constant(t: Trace, like: Value, value: float) -> Value:
 
 
 def _remainder(name: str) -> Callable[..., Value]:
-    def rule(t: Trace, a: object, b: object) -> Value:
+    def rule(t: Trace, a: Any, b: Any) -> Value:
         x, y = t.promote([a, b])
         if x.type.dtype.is_float:
             return t.special(name, x, y)
@@ -68,7 +68,7 @@ def _whole(t: Trace, value: Value) -> Value:
     return t.cast(value, DType.I64) if value.type.dtype is DType.BOOL else value
 
 
-def _floor_divide(t: Trace, a: object, b: object) -> Value:
+def _floor_divide(t: Trace, a: Any, b: Any) -> Value:
     x, y = t.promote([a, b])
     if not x.type.dtype.is_float:
         return t.emit("floordiv", _whole(t, x), _whole(t, y))
@@ -78,14 +78,14 @@ def _floor_divide(t: Trace, a: object, b: object) -> Value:
     return t.emit("select", finite, whole, t.emit("floor", t.emit("div", x, y)))
 
 
-def _trunc(t: Trace, x: object) -> Value:
+def _trunc(t: Trace, x: Any) -> Value:
     value = t.lift(x)
     if not value.type.dtype.is_float:
         return value
     return t.emit("mul", t.emit("sign", value), t.emit("floor", t.emit("abs", value)))
 
 
-def _ceil(t: Trace, x: object) -> Value:
+def _ceil(t: Trace, x: Any) -> Value:
     value = t.lift(x)
     if not value.type.dtype.is_float:
         return value
@@ -95,7 +95,7 @@ def _ceil(t: Trace, x: object) -> Value:
 def _extreme(verb: str) -> Callable[..., Value]:
     """fmax and fmin: the number where the other is NaN."""
 
-    def rule(t: Trace, a: object, b: object) -> Value:
+    def rule(t: Trace, a: Any, b: Any) -> Value:
         x, y = t.promote([a, b])
         if not x.type.dtype.is_float:
             return t.emit(verb, x, y)
@@ -106,22 +106,22 @@ def _extreme(verb: str) -> Callable[..., Value]:
     return rule
 
 
-def _is_nan(t: Trace, x: object) -> Value:
+def _is_nan(t: Trace, x: Any) -> Value:
     value = t.lift(x)
     return t.emit("ne", value, value)
 
 
-def _is_inf(t: Trace, x: object) -> Value:
+def _is_inf(t: Trace, x: Any) -> Value:
     value = t.as_float(t.lift(x))
     return t.emit("eq", t.emit("abs", value), _constant(t, value, math.inf))
 
 
-def _is_finite(t: Trace, x: object) -> Value:
+def _is_finite(t: Trace, x: Any) -> Value:
     value = t.as_float(t.lift(x))
     return t.emit("lt", t.emit("abs", value), _constant(t, value, math.inf))
 
 
-def _signbit(t: Trace, x: object) -> Value:
+def _signbit(t: Trace, x: Any) -> Value:
     value = t.as_float(t.lift(x))
     zero = _constant(t, value, 0.0)
     flipped = t.emit("lt", t.emit("div", _constant(t, value, 1.0), value), zero)
@@ -129,13 +129,13 @@ def _signbit(t: Trace, x: object) -> Value:
     return t.emit("logical_or", t.emit("lt", value, zero), at_zero)
 
 
-def _copysign(t: Trace, a: object, b: object) -> Value:
+def _copysign(t: Trace, a: Any, b: Any) -> Value:
     x, y = (t.as_float(v) for v in t.promote([a, b]))
     size = t.emit("abs", x)
     return t.emit("select", _signbit(t, t.wrap(y)), t.emit("neg", size), size)
 
 
-def _heaviside(t: Trace, a: object, b: object) -> Value:
+def _heaviside(t: Trace, a: Any, b: Any) -> Value:
     x, y = (t.as_float(v) for v in t.promote([a, b]))
     zero = _constant(t, x, 0.0)
     step = t.emit("select", t.emit("gt", x, zero), _constant(t, x, 1.0), zero)
@@ -144,21 +144,21 @@ def _heaviside(t: Trace, a: object, b: object) -> Value:
 
 
 def _scaled(factor: float) -> Callable[..., Value]:
-    def rule(t: Trace, x: object) -> Value:
+    def rule(t: Trace, x: Any) -> Value:
         value = t.as_float(t.lift(x))
         return t.emit("mul", value, _constant(t, value, factor))
 
     return rule
 
 
-def _logaddexp2(t: Trace, a: object, b: object) -> Value:
+def _logaddexp2(t: Trace, a: Any, b: Any) -> Value:
     x, y = (t.as_float(v) for v in t.promote([a, b]))
     ln2 = math.log(2)
     wide = [t.emit("mul", v, _constant(t, v, ln2)) for v in (x, y)]
     return t.emit("mul", t.special("logaddexp", *wide), _constant(t, x, 1 / ln2))
 
 
-def _logical_xor(t: Trace, a: object, b: object) -> Value:
+def _logical_xor(t: Trace, a: Any, b: Any) -> Value:
     x, y = (truth(t, v) for v in t.promote([a, b]))
     return t.emit("ne", x, y)
 
@@ -166,44 +166,44 @@ def _logical_xor(t: Trace, a: object, b: object) -> Value:
 def _bits(verb: str) -> Callable[..., Value]:
     of_truths = {"bitand": "logical_and", "bitor": "logical_or", "bitxor": "ne"}
 
-    def rule(t: Trace, a: object, b: object) -> Value:
+    def rule(t: Trace, a: Any, b: Any) -> Value:
         x, y = t.promote([a, b])
         return t.emit(of_truths[verb] if x.type.dtype is DType.BOOL else verb, x, y)
 
     return rule
 
 
-def _invert(t: Trace, x: object) -> Value:
+def _invert(t: Trace, x: Any) -> Value:
     value = t.lift(x)
     if value.type.dtype is DType.BOOL:
         return t.emit("logical_not", value)
     return t.emit("bitxor", value, _constant(t, value, -1))
 
 
-def _clip(t: Trace, a: object, low: object, high: object) -> Value:
+def _clip(t: Trace, a: Any, low: Any, high: Any) -> Value:
     x, y, z = t.promote([a, low, high])
     return t.emit("min", t.emit("max", x, y), z)
 
 
 def _two(first: str, second: str) -> Callable[..., Any]:
-    def rule(t: Trace, *operands: object) -> Any:
+    def rule(t: Trace, *operands: Any) -> Any:
         return UFUNCS[first](t, *operands), UFUNCS[second](t, *operands)
 
     return rule
 
 
-def _modf(t: Trace, x: object) -> Any:
+def _modf(t: Trace, x: Any) -> Any:
     value = t.as_float(t.lift(x))
     whole = _trunc(t, t.wrap(value))
     return t.emit("sub", value, whole), whole
 
 
-def _conjugate(t: Trace, x: object) -> Value:
+def _conjugate(t: Trace, x: Any) -> Value:
     return t.lift(x)
 
 
 def _vectors(rule: Callable[[Any, Any], Any]) -> Callable[..., Value]:
-    def apply(t: Trace, a: object, b: object) -> Value:
+    def apply(t: Trace, a: Any, b: Any) -> Value:
         return t.lift(rule(t.wrap(t.lift(a)), t.wrap(t.lift(b))))
 
     return apply
