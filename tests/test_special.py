@@ -12,7 +12,8 @@ import pytest
 import gradc
 from gradc.codegen.special_fit import FITS, TARGET, fitted
 from gradc.ir.special_table import TABLE, special
-from gradc.runtime.tracing.tables import ufuncs
+from gradc.runtime.tracing.trace import UFUNCS
+from gradc.runtime.tracing.transforms import grad as fill_the_tables
 
 sp = pytest.importorskip("scipy.special")
 
@@ -129,7 +130,9 @@ def test_functions_of_two(
 
 
 def test_every_function_of_scipy_is_tried() -> None:
-    scipys = {name for name in ufuncs.UFUNCS if not hasattr(np, name)}
+    assert gradc.grad is fill_the_tables
+    scipys = {n for n in UFUNCS if not isinstance(getattr(np, n, None), np.ufunc)}
+    scipys -= {"clip"}
     assert scipys == {row[0] for row in (*RANGES, *PAIRS)}
 
 
