@@ -30,6 +30,8 @@ from gradc.passes.to_loops_space import Kind, Space, is_row_shape, kind_in, natu
 MAX_OPS = 160
 MAX_BUFFERS = 28
 MAX_EPILOGUE = 40
+# Verbs per element that one op of a group may compute again at other indices, so as not to store what it reads there.
+MAX_AGAIN = 6
 
 
 class Place(Enum):
@@ -54,6 +56,9 @@ class Group:
     anchored: dict[Value, bool] = field(default_factory=dict)
     # Values that are dear to compute twice.
     heavy: dict[Value, bool] = field(default_factory=dict)
+    # Verbs that one element takes where nothing of the group is known yet; None if some of them are computed again
+    # at other indices already.
+    again: dict[Value, int | None] = field(default_factory=dict)
     inputs: dict[Value, None] = field(default_factory=dict)
     space: Space | None = None
 
@@ -184,6 +189,7 @@ class Grouping:
         heavy = count.transcendental > 0 or isinstance(lookup(op.name).loop, Access)
         heavy = heavy or any(group.heavy[b] for b in bases)
         value = op.result
+        group.again[value] = self._verbs_again(op, group, place, bases)
         group.places[value] = place
         group.anchored[value] = anchored or any(group.anchored[b] for b in bases)
         group.heavy[value] = heavy
@@ -279,6 +285,8 @@ class Grouping:
         size = size_of(op.result.type.static_shape)
         if size > max(size_of(b.type.static_shape) for b in held):
             return False
+        if not all(self._again_is_little(x, group, Place.POST) for x in op.operands):
+            return False
         self._place(op, group, Place.POST, True)
         return True
 
@@ -321,6 +329,8 @@ class Grouping:
 
     def _reads(self, operand: Value, group: Group, place: Place) -> bool:
         """Whether an op at ``place`` can have the elements of ``operand``."""
+        if not self._again_is_little(operand, group, place):
+            return False
         for base, view in self.views.reads(operand):
             if not group.holds(base):
                 continue
@@ -334,6 +344,38 @@ class Grouping:
             if size_of(operand.type.static_shape) > size_of(base.type.static_shape):
                 return False
         return True
+
+    def _elsewhere(self, operand: Value, group: Group, place: Place) -> list[Value]:
+        """The values of the group that an op at ``place`` reads through ``operand`` at indices of their own, once
+        for every read."""
+        return [
+            base
+            for base, view in self.views.reads(operand)
+            if group.holds(base)
+            and not (view is not None and self._same_index(operand, view, group, place))
+        ]
+
+    def _again_is_little(self, operand: Value, group: Group, place: Place) -> bool:
+        """Whether what ``operand`` asks the group for at other indices is cheap, and not computed at other indices in
+        turn: then an op adds a bounded number of verbs to its group, however long the chain of such ops."""
+        known = [group.again[base] for base in self._elsewhere(operand, group, place)]
+        costs = [cost for cost in known if cost is not None]
+        return len(costs) == len(known) and sum(costs) <= MAX_AGAIN
+
+    def _verbs_again(
+        self, op: Op, group: Group, place: Place, bases: Sequence[Value]
+    ) -> int | None:
+        """See ``Group.again``, for the result of ``op``."""
+        if isinstance(lookup(op.name).loop, Reduction):
+            return 1
+        if any(self._elsewhere(x, group, place) for x in op.operands):
+            return None
+        costs = [group.again[b] for b in bases]
+        if None in costs:
+            return None
+        count = verbs(op)
+        own = 1 + count.plain + count.slow + count.transcendental
+        return min(own + sum(cost or 0 for cost in costs), MAX_AGAIN + 1)
 
     def _same_index(self, operand: Value, view: View, group: Group, place: Place) -> bool:
         source = group.places[view.base]

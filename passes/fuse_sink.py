@@ -13,13 +13,16 @@ from collections.abc import Iterable, Sequence
 from gradc.ir.core import Op, Value
 from gradc.ir.registry import Pointwise, Reduction, lookup
 from gradc.passes.fuse_groups import MAX_BUFFERS, MAX_OPS, Group, Grouping, Place
-from gradc.passes.fuse_views import Views
+from gradc.passes.fuse_views import Views, passes_index
 from gradc.passes.to_loops_cost import size_of, verbs
 
 # An op is computed again in at most this many groups.
 MAX_COPIES = 4
 # At most this many ops move along with one.
 MAX_CHAIN_MOVED = 16
+# In a group that an op is moved to, one element of it is computed at most this many times: at as many indices is it
+# read there for one element of what the group makes.
+MAX_TIMES = 4
 
 
 class Sinking:
@@ -37,6 +40,8 @@ class Sinking:
         for group in grouping.groups:
             for op in group.ops:
                 self.homes[op] = [group]
+        # How often a moved op is computed for one element of what its group makes.
+        self.times: dict[Op, int] = {}
         # Readers of each stored value, as (op, the operand through which it reads).
         self.users: dict[Value, list[tuple[Op, Value]]] = {}
         for group in grouping.groups:
@@ -85,8 +90,30 @@ class Sinking:
                 return
         if not targets or len(targets) > MAX_COPIES:
             return
+        times = max(self._times(value, home) for home in targets.values())
+        if times > MAX_TIMES:
+            return
         if self._pays(op, group, list(targets.values())):
+            self.times[op] = times
             self._move(op, ([group] if is_used_here else []) + list(targets.values()))
+
+    def _times(self, value: Value, home: Group) -> int:
+        """At how many indices ``home`` would compute ``value`` for one element of what it makes, at most."""
+        together, apart = 0, 0
+        for user, operand in self.users.get(value, ()):
+            if home not in self.homes[user]:
+                continue
+            times = self.times.get(user, 1)
+            shape = operand.type.static_shape
+            is_row = size_of(shape) > size_of(value.type.static_shape)
+            for base, view in self.views.reads(operand):
+                if base is not value:
+                    continue
+                if times == 1 and view is not None and (is_row or passes_index(view, shape)):
+                    together = 1
+                else:
+                    apart += times
+        return together + apart
 
     def _is_movable(self, op: Op, group: Group) -> bool:
         if self.homes.get(op) != [group]:

@@ -23,6 +23,9 @@ from gradc.passes.to_loops_space import Space
 MAX_CHAIN = 24
 # Verbs in a value computed from parameters alone that is not stored.
 MAX_VERBS = 6
+# Views that put several parts together, of parts put together themselves, double what one element reads at every link:
+# from this many reads on, what they make is stored.
+MAX_READS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,11 @@ class Views:
         # in it.
         depth: dict[Value, int] = {}
         outside: dict[Value, int] = {}
+        # Elements of stored values that are read for one element of a virtual one.
+        paths: dict[Value, int] = {}
         for op in ops:
+            ways = sum(paths.get(x, 1) for x in op.operands)
+            is_wide = ways > MAX_READS and ways > len(op.operands) > 1
             length = 1 + max((depth.get(x, 0) for x in op.operands), default=0)
             known = [
                 outside.get(x, None if x in self.makers and x not in in_memory else 0)
@@ -71,9 +78,11 @@ class Views:
             # What has to be stored anyway is computed once, where its operands are.
             fits = is_view(op) or (is_cheap and not any(v in in_memory for v in op.results))
             for value in op.results:
-                self._virtual[value] = fits and length <= MAX_CHAIN and value not in stored
+                fits_here = fits and length <= MAX_CHAIN and not is_wide
+                self._virtual[value] = fits_here and value not in stored
                 if self._virtual[value]:
                     depth[value] = length
+                    paths[value] = max(ways, 1)
                     if is_outside:
                         outside[value] = count
 
