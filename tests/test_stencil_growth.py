@@ -18,7 +18,7 @@ from gradc.ir.plan import Launch, Plan
 from gradc.passes.differentiate import value_and_grad
 from gradc.passes.pipeline import Options, run_pipeline
 from gradc.runtime.compile import compile_options, pipeline_options
-from gradc.runtime.traced import LOSS, Leaf, trace_function
+from gradc.runtime.tracing.transforms import LOSS, Leaf, trace_function
 from tests.test_pipeline_growth import MOST, calls
 
 SIZE = 24
