@@ -13,14 +13,33 @@ from numpy.typing import NDArray
 
 
 def bf16_bits(x: NDArray[Any]) -> NDArray[np.uint16]:
-    """The bits of the bf16 numbers nearest to ``x``, which is rounded to float32 first."""
+    """The bits of the bf16 numbers nearest to ``x``."""
     # ascontiguousarray makes vectors of scalars.
-    bits = np.ascontiguousarray(x, np.float32).reshape(np.shape(x)).view(np.uint32)
+    bits = np.ascontiguousarray(_f32_to_odd(x)).reshape(np.shape(x)).view(np.uint32)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
     rounded = (bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)
     quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
     is_nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
     return np.where(is_nan, quiet, rounded).astype(np.uint16)
+
+
+def _f32_to_odd(x: NDArray[Any]) -> NDArray[np.float32]:
+    """``x`` in float32 such that rounding once more, to fewer bits, rounds as if directly.
+
+    What is not exact is cut off and ends in a one (Boldo and Melquiond: rounding to odd), so it lies on no border.
+    """
+    wide = np.asarray(x)
+    with np.errstate(all="ignore"):
+        near = np.ascontiguousarray(wide, np.float32)
+    if wide.dtype != np.float64:
+        return near
+    near = near.reshape(wide.shape)
+    back = near.astype(np.float64)
+    bits = near.view(np.uint32)
+    down = np.where(np.abs(back) > np.abs(wide), bits - np.uint32(1), bits)
+    inexact = (back != wide) & ~np.isnan(wide)
+    odd: NDArray[np.uint32] = np.where(inexact, down | np.uint32(1), bits).astype(np.uint32)
+    return odd.view(np.float32)
 
 
 def from_bf16(bits: NDArray[Any]) -> NDArray[np.float32]:

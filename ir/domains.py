@@ -239,6 +239,11 @@ def _float_to_integer(x: Array, target: type[np.generic]) -> Array:
     return np.where(above, limits.max, np.where(below, limits.min, found)).astype(target)
 
 
+def _sum_dtype(x: Array) -> np.dtype[Any]:
+    """What sums are taken in: NumPy's own order is a chain along all axes but the last."""
+    return np.dtype(np.float64) if x.dtype == np.float32 else x.dtype
+
+
 class NumpyArrays(Arrays):
     """Machine numbers. With ``floats``, every floating type is computed and kept in that one (f64 or f32)."""
 
@@ -328,7 +333,7 @@ class NumpyArrays(Arrays):
     def reduce(self, name: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
         over = tuple(axes)
         if name == "sum":
-            return np.sum(x, over, dtype=x.dtype)
+            return np.sum(x, over, dtype=_sum_dtype(x)).astype(x.dtype)
         if name == "prod":
             return np.prod(x, over, dtype=x.dtype)
         if x.dtype.kind == "f":
@@ -343,9 +348,9 @@ class NumpyArrays(Arrays):
         return np.argmax(x, axis).astype(np.int32)
 
     def cumsum(self, x: Any, axis: int, reverse: bool) -> Any:
-        if not reverse:
-            return np.cumsum(x, axis, dtype=x.dtype)
-        return np.flip(np.cumsum(np.flip(x, axis), axis, dtype=x.dtype), axis)
+        ordered = np.flip(x, axis) if reverse else x
+        found = np.cumsum(ordered, axis, dtype=_sum_dtype(x)).astype(x.dtype)
+        return np.flip(found, axis) if reverse else found
 
     def contract(self, a: Any, b: Any, batch: Pairs, contract: Pairs, dtype: DType) -> Any:
         left, right, shape = matrix_form(a, b, batch, contract)
@@ -373,7 +378,8 @@ class NumpyArrays(Arrays):
         return np.asarray(value, x.dtype)
 
     def scatter_add(self, ids: Any, updates: Any, axis: int, size: int) -> Any:
-        end = axis + ids.ndim
+        end, dtype = axis + ids.ndim, updates.dtype
+        updates = updates.astype(_sum_dtype(updates))
         found = self._zeros((*updates.shape[:axis], size, *updates.shape[end:]), updates)
         head: tuple[Any, ...] = (slice(None),) * axis
         for place in index_product(*(range(n) for n in ids.shape)):
@@ -382,7 +388,7 @@ class NumpyArrays(Arrays):
                 found[(*head, row)] = self.verb(
                     "add", found[(*head, row)], updates[(*head, *place)]
                 )
-        return found
+        return found.astype(dtype)
 
     def row(self, x: Any, position: int) -> Any:
         return x[position]

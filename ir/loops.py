@@ -6,12 +6,21 @@ counted in elements from the buffer's start.
 
 Meaning of loops, fixed so that every backend gives the same bits:
 * ``parallel``: iterations are independent (no folds; stores of different iterations never overlap). Outermost only.
-* ``serial``: in order. Folds accumulate from the left, starting at the first value (identity if there is none).
+* ``serial``: in order. Folds accumulate from the left, starting at the first value (identity if there is none); sums
+  are trees of such runs, see below.
 * ``vector``: a fold keeps ``LANE_BYTES / itemsize`` lanes times ``WAYS`` accumulators: iteration i goes to way
-  ``(i // lanes) % WAYS``, lane ``i % lanes``, each starting at the identity, accumulating in order of i; then ways
-  are combined ((0,1),(2,3)), then lanes by halving (lane j with lane j + half). Iterations are otherwise independent.
+  ``(i // lanes) % WAYS``, lane ``i % lanes``, each starting at the identity, accumulating in order of i (a sum as a
+  tree over its own iterations); then ways are combined ((0,1),(2,3)), then lanes by halving (lane j with lane
+  j + half). Iterations are otherwise independent.
 A fold's ``value`` is combined as ``acc = combine(acc, value)``. Sums of bf16/f16 values are folds over f32 Vars: the
-kernel casts before folding. ``Gemm`` sums over k in an order that depends on the shape only, never on threads.
+kernel casts before folding.
+
+Sums (and products) of floats are trees, fixed by the number of terms alone (``node_spans``): a leaf is the sum from
+the left of ``LEAF`` consecutive terms, a node the sum from the left of ``LEAF`` consecutive leaves or nodes, until one is
+left; the last leaf and the last nodes have what is there. Terms are numbered from the loop's start. ``Gemm`` sums over
+k in the same way: leaves of ``K_LEAF`` steps, each a chain of fused multiply-adds from zero, nodes of ``K_NODE`` children.
+So the error of a sum does not grow with its length, and who sums an aligned node does not matter: tiles, threads and
+targets give the same bits.
 
 Non-goals: bounds proofs at this level (the verifier checks static offsets), aliasing: two buffers of one call
 may be the same memory only if the Plan says so and each iteration reads an element before it writes it.
@@ -27,6 +36,9 @@ from gradc.ir.core import DType, Span
 
 LANE_BYTES = 64
 WAYS = 4
+LEAF = 16  # terms of a leaf of a sum, and children of a node
+K_LEAF = 256  # steps of k of a leaf of a matrix product
+K_NODE = 64  # children of a node of a matrix product
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,6 +149,21 @@ class Fold:
     combine: Literal["add", "max", "min", "mul"]
     value: Scalar
 
+    @property
+    def is_tree(self) -> bool:
+        """Whether the order matters, so that it is a tree of leaves and nodes: sums and products of floats."""
+        return self.combine in ("add", "mul") and self.result.dtype.is_float
+
+
+def node_spans(terms: int, leaf: int = LEAF, children: int = LEAF) -> tuple[int, ...]:
+    """How many terms a node of each level under the whole sum has, the largest first; none if it is one leaf."""
+    spans: list[int] = []
+    span = leaf
+    while span < terms:
+        spans.append(span)
+        span *= children
+    return tuple(reversed(spans))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class For:
@@ -164,6 +191,8 @@ class Factor:
 @dataclass(frozen=True, slots=True, eq=False)
 class Gemm:
     """``acc[b, i, j] = sum_k left[b, i, k] * right[b, k, j]``, then ``epilogue`` once per (b, i, j).
+
+    The sum is a tree of leaves of ``K_LEAF`` steps of k (of ``K_LEAF`` pairs where the processor multiplies bf16 in pairs).
 
     ``batch`` holds the batch extents and ``batch_index`` their loop vars; ``i``, ``j`` are the index vars and ``acc``
     the Var the epilogue reads. The epilogue is straight-line (Let, Index, Load, Store), treated as a ``vector`` body

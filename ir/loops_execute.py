@@ -2,23 +2,28 @@
 bit of a fold.
 
 ``parallel`` and ``vector`` loops become array axes, ``serial`` loops run one iteration after the
-other. Every address is checked. Sums of a ``Gemm`` are taken in float64 and rounded once, so they
-are not bitwise those of a backend; everything else is, but for the last bits of transcendentals and
-fused multiply-adds.
+other. Every address is checked. The leaves of a ``Gemm`` are taken in float64 and rounded once, so
+they are not bitwise those of a backend; everything else is, but for the last bits of
+transcendentals and fused multiply-adds.
 
 Non-goals: speed beyond what tests need.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gradc.ir.core import DType
 from gradc.ir.loops import (
+    K_LEAF,
+    K_NODE,
     LANE_BYTES,
+    LEAF,
     WAYS,
     Affine,
     Buffer,
@@ -35,6 +40,7 @@ from gradc.ir.loops import (
     Stmt,
     Store,
     Var,
+    node_spans,
 )
 from gradc.ir.loops_verbs import (
     Array,
@@ -245,8 +251,7 @@ class _Run:
     def _serial(self, loop: For) -> None:
         outer_active = self.active
         limit = self._limit(loop)
-        totals: list[Array | None] = [None] * len(loop.folds)
-        started = np.zeros((1,) * len(self.axes), bool)
+        totals = [_Total(self.scalars, fold, loop.extent, len(self.axes)) for fold in loop.folds]
         for trip in range(loop.extent):
             if limit is not None:
                 self.active = self._spread(outer_active) & (trip < limit)
@@ -255,22 +260,18 @@ class _Run:
             self.values[loop.index] = np.full((1,) * len(self.axes), trip, np.int64)
             self.block(loop.body)
             active = self._spread(self.active)
-            for n, fold in enumerate(loop.folds):
-                totals[n] = _accumulate(
-                    self.scalars, fold, totals[n], self.value(fold.value), active, started
-                )
-            started = started | active
+            for total in totals:
+                total.add(trip, self.value(total.fold.value), active)
         self.active = outer_active
-        for fold, total in zip(loop.folds, totals, strict=True):
-            empty = np.full((1,) * len(self.axes), _identity(self.scalars, fold))
-            self.values[fold.result] = empty if total is None else total
+        for total in totals:
+            self.values[total.fold.result] = total.result()
 
     # ---- matrix products
 
     def _gemm(self, gemm: Gemm) -> None:
         left = self._matrix(gemm.left, gemm.batch, gemm.m, gemm.k)
         right = self._matrix(gemm.right, gemm.batch, gemm.k, gemm.n)
-        product = self.scalars.product(left, right, gemm.acc.dtype)
+        product = self._sum_of_products(left, right, gemm.acc.dtype)
         outer_axes, outer_active = self.axes, self.active
         self.axes = (*outer_axes, *gemm.batch, gemm.m, gemm.n)
         rank = len(self.axes)
@@ -283,6 +284,18 @@ class _Run:
         self.values[gemm.acc] = product.reshape((1,) * len(outer_axes) + product.shape)
         self.block(gemm.epilogue)
         self.axes, self.active = outer_axes, outer_active
+
+    def _sum_of_products(self, left: Array, right: Array, dtype: DType) -> Array:
+        """Leaves of ``K_LEAF`` steps of k, then nodes of ``K_NODE`` children until one is left."""
+        found = [
+            self.scalars.product(left[..., k : k + K_LEAF], right[..., k : k + K_LEAF, :], dtype)
+            for k in range(0, max(left.shape[-1], 1), K_LEAF)
+        ]
+        while len(found) > 1:
+            groups = [found[n : n + K_NODE] for n in range(0, len(found), K_NODE)]
+            add = functools.partial(self.scalars.combine, "add")
+            found = [functools.reduce(add, group) for group in groups]
+        return found[0]
 
     def _matrix(self, factor: Factor, batch: Sequence[int], rows: int, columns: int) -> Array:
         shape = (*batch, rows, columns)
@@ -314,15 +327,51 @@ def _neutral(kind: str, dtype: DType) -> Any:
     return limits.min if kind == "max" else limits.max
 
 
-def _accumulate(
-    scalars: Scalars, fold: Fold, total: Array | None, value: Array, active: Array, started: Array
-) -> Array:
-    """One serial step; lanes that are not active keep what they had."""
-    neutral = _identity(scalars, fold)
-    if total is None:
-        return np.where(active, value, neutral)
-    combined = np.where(started, scalars.combine(fold.combine, total, value), value)
-    return np.where(active, combined, total).astype(scalars.computed(fold.result.dtype), copy=False)
+@dataclass
+class _Level:
+    """The sum so far of one level of a fold, and in which lanes there is any."""
+
+    value: Array
+    started: Array
+
+
+class _Total:
+    """A fold of a serial loop. The levels of a sum are its open leaf, its open nodes, and the whole."""
+
+    def __init__(self, scalars: Scalars, fold: Fold, extent: int, rank: int) -> None:
+        self.fold = fold
+        self._scalars = scalars
+        self._spans = node_spans(extent)[::-1] if fold.is_tree else ()
+        self._empty = np.full((1,) * rank, _identity(scalars, fold))
+        self._levels = [self._nothing() for _ in range(len(self._spans) + 1)]
+
+    def _nothing(self) -> _Level:
+        return _Level(self._empty, np.zeros(self._empty.shape, bool))
+
+    def add(self, trip: int, value: Array, active: Array) -> None:
+        """One step; lanes that are not active keep what they had."""
+        self._into(0, value, active)
+        for level, span in enumerate(self._spans):
+            if (trip + 1) % span == 0:
+                self._close(level)
+
+    def result(self) -> Array:
+        """The whole, what is open closed."""
+        for level in range(len(self._spans)):
+            self._close(level)
+        return self._levels[-1].value
+
+    def _close(self, level: int) -> None:
+        done = self._levels[level]
+        self._into(level + 1, done.value, done.started)
+        self._levels[level] = self._nothing()
+
+    def _into(self, level: int, value: Array, active: Array) -> None:
+        have = self._levels[level]
+        combined = self._scalars.combine(self.fold.combine, have.value, value)
+        total = np.where(active, np.where(have.started, combined, value), have.value)
+        dtype = self._scalars.computed(self.fold.result.dtype)
+        self._levels[level] = _Level(total.astype(dtype, copy=False), have.started | active)
 
 
 def _fold_lanes(
@@ -333,14 +382,12 @@ def _fold_lanes(
     head = np.broadcast_shapes(value.shape[:-1], active.shape[:-1])
     full = np.broadcast_to(np.where(active, value, neutral), (*head, axes[-1]))
     lanes = LANE_BYTES // fold.result.dtype.itemsize
-    block = lanes * WAYS
-    blocks = -(-axes[-1] // block)
-    padded = np.full((*head, blocks * block), neutral)
-    padded[..., : axes[-1]] = full
-    padded = padded.reshape(*head, blocks, WAYS, lanes)
-    total = np.full((*head, WAYS, lanes), neutral)
-    for n in range(blocks):
-        total = scalars.combine(fold.combine, total, padded[..., n, :, :])
+    rows = _rows(full, lanes * WAYS, neutral)
+    while fold.is_tree and rows.shape[-2] > LEAF:
+        leaves = _rows(np.moveaxis(rows, -2, -1), LEAF, neutral)
+        rows = np.moveaxis(_chain(scalars, fold, leaves, neutral), -1, -2)
+    sums = _chain(scalars, fold, np.moveaxis(rows, -1, -2), neutral)
+    total = sums.reshape(*head, WAYS, lanes)
     ways = scalars.combine(
         fold.combine,
         scalars.combine(fold.combine, total[..., 0, :], total[..., 1, :]),
@@ -350,3 +397,19 @@ def _fold_lanes(
         half = ways.shape[-1] // 2
         ways = scalars.combine(fold.combine, ways[..., :half], ways[..., half:])
     return ways[..., 0].astype(scalars.computed(fold.result.dtype), copy=False)
+
+
+def _rows(x: Array, width: int, neutral: Array) -> Array:
+    """The last axis cut into rows of ``width``, the last filled up."""
+    count = -(-x.shape[-1] // width)
+    padded = np.full((*x.shape[:-1], count * width), neutral)
+    padded[..., : x.shape[-1]] = x
+    return padded.reshape(*x.shape[:-1], count, width)
+
+
+def _chain(scalars: Scalars, fold: Fold, x: Array, neutral: Array) -> Array:
+    """The last axis folded from the left onto the identity."""
+    total = np.full(x.shape[:-1], neutral)
+    for n in range(x.shape[-1]):
+        total = scalars.combine(fold.combine, total, x[..., n])
+    return total

@@ -3,14 +3,14 @@
 The main kernel walks chunks of rows (in parallel where it pays), the rows of a chunk, and in each
 row the stages: one loop over the columns per level of row reductions, in which everything that is
 known by then is computed, folded or stored. What later stages take from a stage is kept in a
-scratch row if it is dear, else recomputed. Tails are summed per chunk and finished in a small
-second kernel (or at once, where there is one chunk) from the first chunk to the last, whatever the
-number of threads.
+scratch row if it is dear, else recomputed. A chunk is a leaf of the sums over the rows or a node of
+leaves. Tails are summed per chunk and finished in a small second kernel (or at once, where no
+threads share the work): a sum over the chunks, which are leaves or nodes of one tree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -18,6 +18,7 @@ from typing import TypeAlias
 from gradc.ir.core import Block, DType, Op, Value
 from gradc.ir.loopbuilder import Combine, IndexAlgebra, Loop
 from gradc.ir.loops import (
+    LEAF,
     Affine,
     Buffer,
     For,
@@ -51,16 +52,17 @@ from gradc.passes.to_loops_piece import (
 )
 from gradc.passes.to_loops_space import (
     CHUNKED_ELEMENTS,
-    CHUNKS,
+    FLAT_PIECE,
     Kind,
     Layout,
     Space,
-    chunk_count,
+    chunk_rows,
     group_space,
     is_reduction,
     is_row_shape,
     last_axes,
     layout,
+    leaf_rows,
 )
 
 # Emits the work at one row and column; returns the elements to be folded over the columns.
@@ -142,6 +144,8 @@ class _RowKernel:
     partial: dict[Value, int] = field(default_factory=dict)
     folded: dict[Value, Scalar] = field(default_factory=dict)
     scratch: dict[Value, tuple[Buffer, Affine]] = field(default_factory=dict)
+    # Where the sums per column are taken now: in a leaf, or in what the chunk makes.
+    columns_at: dict[Value, tuple[Buffer, Affine]] = field(default_factory=dict)
 
     def lower(self) -> Lowered:
         space = self.place.space
@@ -155,13 +159,9 @@ class _RowKernel:
             default=0,
         )
         work = space.rows * space.columns * element_ns(self.block)
-        self.is_parallel = work > PARALLEL_NS
-        if self._tail_ops():
-            self.chunks = chunk_count(space)
-        elif self.is_parallel:
-            self.chunks = _PARALLEL_CHUNKS
-        else:
-            self.chunks = 1
+        self.is_parallel = work > PARALLEL_NS and not (
+            self._tail_ops() and space.rows * space.columns < CHUNKED_ELEMENTS
+        )
         # One row, or no rows to speak of: the columns are cut instead.
         self.is_flat = (
             space.rows == 1
@@ -173,14 +173,14 @@ class _RowKernel:
                 or (self.is_parallel and not self.place.of_kind(Kind.FULL_TAIL))
             )
         )
-        if self.is_flat and self._tail_ops():
-            self.chunks = CHUNKS
-        if not self.is_flat:
-            self.chunks = max(1, min(self.chunks, space.rows))
+        self.size = self._chunk_size()
+        extent = space.columns if self.is_flat else space.rows
+        self.chunks = max(1, -(-extent // self.size))
+        self.is_ragged = self.chunks > 1 and extent % self.size != 0
         self._declare_tails()
         self._emit_main()
         pieces = []
-        if self.chunks == 1:
+        if self.chunks == 1 or (self._tail_ops() and not self.is_parallel):
             self._emit_post(self.draft)
             pieces.append(self._finish(self.draft, self.name))
         else:
@@ -188,6 +188,18 @@ class _RowKernel:
             if self._tail_ops():
                 pieces.append(self._combine())
         return Lowered(tuple(pieces), tuple(self.temps))
+
+    def _chunk_size(self) -> int:
+        """How many rows (columns, if flat) one iteration of the outer loop takes."""
+        space = self.place.space
+        if self.is_flat:
+            cut = -(-space.columns // _PARALLEL_CHUNKS)
+            return max(1, FLAT_PIECE if self._tail_ops() else cut)
+        if not self._tail_ops():
+            return max(1, -(-space.rows // _PARALLEL_CHUNKS) if self.is_parallel else space.rows)
+        if self.is_parallel or self.place.of_kind(Kind.COLUMN_TAIL) or leaf_rows(space) < LEAF:
+            return chunk_rows(space, self.is_parallel)
+        return max(1, space.rows)
 
     # ---- what there is to do
 
@@ -241,32 +253,77 @@ class _RowKernel:
 
     def _chunk(self, chunk: Affine) -> None:
         space = self.place.space
+        width = space.columns
         for value in self.place.of_kind(Kind.COLUMN_TAIL):
-            self._clear(value, chunk)
+            self.columns_at[value] = (self.buffers[value], chunk * width)
+            self._clear(value)
         if self.is_flat:
-            size = -(-space.columns // self.chunks)
-            self._row(chunk, self._unflat_rows(Affine()), chunk * size, size, None)
+            self._row(chunk, self._unflat_rows(Affine()), chunk * self.size, self.size, None)
         elif space.rows == 1:
-            self._row(chunk, self._unflat_rows(Affine()), Affine(), space.columns, None)
+            self._row(chunk, self._unflat_rows(Affine()), Affine(), width, None)
         else:
-            size = -(-space.rows // self.chunks)
-            left = chunk * -size + space.rows
-            cut = left if space.rows % self.chunks else None
-            with self.builder.loop(size, "serial", cut) as row:
-                at = chunk * size + row.at
-                self._row(chunk, self._unflat_rows(at), Affine(), space.columns, row)
+            self._rows(chunk)
         for value, scalar in self.folded.items():
             if self.chunks > 1:
                 self.builder.store(self.buffers[value], chunk, scalar)
 
+    def _rows(self, chunk: Affine) -> None:
+        """The rows of a chunk. Sums per column are taken leaf by leaf, others are trees by themselves."""
+        space, columns = self.place.space, self.place.of_kind(Kind.COLUMN_TAIL)
+        leaf = leaf_rows(space)
+        first = chunk * self.size
+        if not columns or min(self.size, space.rows) <= leaf:
+            self._leaf(chunk, first, min(self.size, space.rows), self.is_ragged)
+            return
+        count = min(self.size, space.rows)
+        leaves = -(-count // leaf)
+        whole = dict(self.columns_at)
+        for number, value in enumerate(columns):
+            dtype = accumulator(value.type.dtype)
+            self.columns_at[value] = self._room(f"leaf{number}", dtype, chunk)
+        cut = chunk * -leaves + -(-space.rows // leaf) if self.is_ragged else None
+        with self.builder.loop(leaves, "serial", cut) as loop:
+            for value in columns:
+                self._clear(value)
+            self._leaf(chunk, first + loop.at * leaf, leaf, space.rows % leaf != 0)
+            self._add_leaf(whole)
+            for value, scalar in self.folded.items():
+                self.folded[value] = loop.fold(self._combine_of(value), scalar)
+
+    def _leaf(self, chunk: Affine, first: Affine, count: int, is_ragged: bool) -> None:
+        """``count`` rows from ``first`` on, or as many as there are."""
+        space = self.place.space
+        cut = first * -1 + space.rows if is_ragged else None
+        with self.builder.loop(count, "serial", cut) as row:
+            at = self._unflat_rows(first + row.at)
+            self._row(chunk, at, Affine(), space.columns, row)
+
+    def _add_leaf(self, whole: Mapping[Value, tuple[Buffer, Affine]]) -> None:
+        with self.builder.loop(self.place.space.columns, "vector") as column:
+            for value, (target, base) in whole.items():
+                leaf, start = self.columns_at[value]
+                total = self.builder.load(leaf, start + column.at)
+                combine = _store_combine(self._combine_of(value))
+                self.builder.store(target, base + column.at, total, combine)
+
     def _unflat_rows(self, row: Affine) -> list[Affine]:
         return self.builder.unflatten(row, self.place.space.rows_shape)
 
-    def _clear(self, value: Value, chunk: Affine) -> None:
-        width = self.place.space.columns
+    def _clear(self, value: Value) -> None:
+        buffer, base = self.columns_at[value]
         neutral = identity(self._combine_of(value), accumulator(value.type.dtype))
-        with self.builder.loop(width, "vector") as column:
-            self.builder.store(self.buffers[value], chunk * width + column.at, neutral)
+        with self.builder.loop(self.place.space.columns, "vector") as column:
+            self.builder.store(buffer, base + column.at, neutral)
+
+    def _room(self, name: str, dtype: DType, chunk: Affine) -> tuple[Buffer, Affine]:
+        """Room for a row: scratch of the thread while there is any, else a part of a temporary."""
+        width = self.place.space.columns
+        scratch = [b for b in self.builder.buffers if b.access == "scratch"]
+        taken = sum(b.size * b.dtype.itemsize for b in scratch)
+        if taken + width * dtype.itemsize <= SCRATCH_BYTES:
+            return self.builder.buffer(name, dtype, width, "scratch"), Affine()
+        number = self._temp(self.chunks * width, dtype)
+        return self.draft.temp(number, self.temps[number], "write"), chunk * width
 
     def _row(
         self, chunk: Affine, row: list[Affine], first: Affine, size: int, loop: Loop | None
@@ -333,7 +390,7 @@ class _RowKernel:
             for value in kept:
                 self._keep(value, chunk, column, index)
             for value in columns:
-                self._add_to_column(value, chunk * self.place.space.columns + column, index)
+                self._add_to_column(value, column, index)
             for value in stores:
                 self._store_full(value, index)
             return elements
@@ -382,7 +439,7 @@ class _RowKernel:
         extent = size if self.is_flat else size_of(tuple(shape))
         if extent == 1 and not self.is_flat:
             return self._columns(groups[1:], outer + [Affine()] * len(shape), first, size, body)
-        cut = first * -1 + space.columns if self.is_flat and space.columns % self.chunks else None
+        cut = first * -1 + space.columns if self.is_flat and self.is_ragged else None
         with self.builder.loop(extent, "vector" if is_last else "serial", cut) as loop:
             inner = outer + self.builder.unflatten(first + loop.at, shape)
             found = self._columns(groups[1:], inner, first, size, body)
@@ -403,26 +460,16 @@ class _RowKernel:
         offset = row_major_offset(index, self.place.space.shape)
         self.builder.store(self._result(self.block.outputs.index(value)), offset, element)
 
-    def _add_to_column(self, value: Value, offset: Affine, at: Indices) -> None:
+    def _add_to_column(self, value: Value, column: Affine, at: Indices) -> None:
+        buffer, base = self.columns_at[value]
         element = self.elements.fold_input(self._op(value), at)
         combine = _store_combine(self._combine_of(value))
-        self.builder.store(self.buffers[value], offset, element, combine)
+        self.builder.store(buffer, base + column, element, combine)
 
     # ---- scratch rows
 
     def _keep(self, value: Value, chunk: Affine, column: Affine, at: Indices) -> None:
-        width = self.place.space.columns
-        taken = sum(
-            b.size * b.dtype.itemsize for b in self.builder.buffers if b.access == "scratch"
-        )
-        dtype = value.type.dtype
-        if taken + width * dtype.itemsize <= SCRATCH_BYTES:
-            buffer = self.builder.buffer(f"s{len(self.scratch)}", dtype, width, "scratch")
-            base = Affine()
-        else:
-            number = self._temp(self.chunks * width, dtype)
-            buffer = self.draft.temp(number, self.temps[number], "write")
-            base = chunk * width
+        buffer, base = self._room(f"s{len(self.scratch)}", value.type.dtype, chunk)
         self.builder.store(buffer, base + column, self.elements.at(value, at))
         self.scratch[value] = (buffer, base)
 

@@ -8,7 +8,8 @@ A space is rows x columns: a shape cut once. Values of the group are
   stages;
 * tail: results of reductions over the rows (of full values, per column or whole, or of row values).
   They are summed in
-  chunks of rows and finished afterwards, so nothing in the main loops can use them;
+  leaves and nodes of rows (``ir.loops``) and finished afterwards, so nothing in the main loops can
+  use them;
 * post: computed from tails.
 
 What kind a reduction is depends on its shape and axes alone, so its order of summation does not
@@ -22,13 +23,19 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gradc.ir.core import Block, Op, Value
+from gradc.ir.loops import LEAF
 from gradc.ir.registry import Reduction, lookup
 from gradc.passes.to_loops_cost import size_of
 from gradc.passes.to_loops_element import folds_along_memory, reduced_axes
 
-# Reductions of at least this many elements are summed in chunks, one partial result each.
+# Reductions of at least this many elements are summed in parts that threads can share.
 CHUNKED_ELEMENTS = 32_768
-CHUNKS = 16
+# Where there are few rows their leaves are shorter, so that there are as many as this.
+_LEAVES = 16
+# Threads share nodes of leaves where there are so many, else leaves.
+_NODES = 4
+# A large sum over one axis adds up the sums of pieces of this length.
+FLAT_PIECE = 4096
 
 
 class Kind(Enum):
@@ -186,11 +193,22 @@ def is_row_shape(shape: Sequence[int], space: Space) -> bool:
     return wide == [extent for extent in space.rows_shape if extent != 1]
 
 
-def chunk_count(space: Space) -> int:
-    """How many partial results the tails of ``space`` have: a function of its shape alone."""
+def leaf_rows(space: Space) -> int:
+    """How many rows a leaf of the sums over the rows of ``space`` has: a function of its shape alone."""
     if space.rows * space.columns < CHUNKED_ELEMENTS:
-        return 1
-    return max(1, min(CHUNKS, space.rows))
+        return LEAF
+    return max(1, min(LEAF, -(-space.rows // _LEAVES)))
+
+
+def chunk_rows(space: Space, is_parallel: bool) -> int:
+    """How many rows are summed by one iteration: a leaf, or a node of leaves where there are many.
+
+    The bits are the same for both.
+    """
+    leaf = leaf_rows(space)
+    node = leaf * LEAF
+    many = space.rows >= _NODES * node
+    return node if leaf == LEAF and (many or not is_parallel) else leaf
 
 
 def cone(block: Block, roots: Sequence[Value], stop: Mapping[Value, object]) -> list[Op]:

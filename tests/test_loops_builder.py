@@ -3,7 +3,9 @@ of folds, checks)."""
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 from typing import Any
 
 import numpy as np
@@ -163,10 +165,10 @@ def _by_hand(values: Array) -> Any:
     """The order that ``ir/loops.py`` fixes for vector sums, spelled out one addition at a time."""
     kind = values.dtype.type
     lanes, ways = 64 // values.dtype.itemsize, 4
-    sums = [[kind(0)] * lanes for _ in range(ways)]
+    terms: list[list[list[Any]]] = [[[] for _ in range(lanes)] for _ in range(ways)]
     for i, value in enumerate(values):
-        way, lane = (i // lanes) % ways, i % lanes
-        sums[way][lane] = sums[way][lane] + value
+        terms[(i // lanes) % ways][i % lanes].append(value)
+    sums = [[_tree(lane, kind(0)) for lane in way] for way in terms]
     row = [
         (sums[0][lane] + sums[1][lane]) + (sums[2][lane] + sums[3][lane]) for lane in range(lanes)
     ]
@@ -176,16 +178,22 @@ def _by_hand(values: Array) -> Any:
     return row[0]
 
 
+def _tree(terms: list[Any], start: Any) -> Any:
+    """Sums from the left of 16 terms, of 16 such sums, and so on, spelled out."""
+    while len(terms) > 16:
+        parts = [terms[n : n + 16] for n in range(0, len(terms), 16)]
+        terms = [functools.reduce(operator.add, part, start) for part in parts]
+    return functools.reduce(operator.add, terms, start)
+
+
 @pytest.mark.parametrize(
-    ("size", "dtype"), list(itertools.product([1, 5, 64, 65, 300, 1000], [np.float32, np.float64]))
+    ("size", "dtype"),
+    list(itertools.product([1, 5, 16, 17, 65, 300, 2100, 5000], [np.float32, np.float64])),
 )
 def test_vector_sums_have_the_order_that_is_written_down(size: int, dtype: type) -> None:
     values: Array = (np.random.default_rng(size).standard_normal(size) * 1e3).astype(dtype)
     assert _fold(values, "vector", "add") == _by_hand(values)
-    total = values[0]
-    for value in values[1:]:
-        total = total + value
-    assert _fold(values, "serial", "add") == total
+    assert _fold(values, "serial", "add") == _tree(list(values), values.dtype.type(-0.0))
 
 
 def test_folds_over_nothing_are_the_identity() -> None:

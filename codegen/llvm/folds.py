@@ -5,7 +5,7 @@ LANE_BYTES / itemsize``, on every processor. A *piece* is a run of ``width`` suc
 minima and integer folds do not depend on the order; their pieces are as many as the loop is unrolled.
 
 Invariant: an accumulator that never received a value stays the literal identity and costs nothing; adding it would
-not change a bit, because an accumulator that started at +0 is never -0.
+not change a bit, because an accumulator that started at +0 is never -0. A leaf starts at +0, and so does the node it is added to.
 """
 
 from __future__ import annotations
@@ -39,11 +39,6 @@ def neutral(combine: str, dtype: DType) -> float | bool:
     return -0.0 if combine == "add" and dtype.is_float else identity(combine, dtype)
 
 
-def is_ordered(fold: Fold) -> bool:
-    """Whether the result depends on the order of the iterations."""
-    return fold.combine in ("add", "mul") and fold.result.dtype.is_float
-
-
 def period(fold: Fold) -> int:
     """After how many iterations the accumulators of an ordered fold repeat."""
     return LANE_BYTES // fold.result.dtype.itemsize * WAYS
@@ -56,7 +51,7 @@ class Pieces:
         self.fold = fold
         self.scalars = scalars
         self.dtype = fold.result.dtype
-        self.ordered = is_ordered(fold)
+        self.ordered = fold.is_tree
         self.lanes = LANE_BYTES // self.dtype.itemsize if self.ordered else width
         self.width = min(width, self.lanes)
         count = self.lanes * WAYS // self.width if self.ordered else unroll
@@ -79,6 +74,15 @@ class Pieces:
         """Renumbers the accumulators as if the loop began so many iterations later."""
         places = iterations // self.width % len(self.values)
         self.values = self.values[places:] + self.values[:places]
+
+    def clear(self) -> None:
+        """Begins a leaf or node: every accumulator is the identity."""
+        self.values = [self.start] * len(self.values)
+
+    def add_to(self, above: list[Value]) -> None:
+        """Ends a leaf or node: its accumulators are added to those of the node above."""
+        pairs = zip(above, self.values, strict=True)
+        self.values = [self._merge(total, done) for total, done in pairs]
 
     def _step(self, total: Value, value: Value) -> Value:
         return self.scalars.combine(self.fold.combine, total, value, self.dtype)

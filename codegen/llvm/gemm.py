@@ -1,10 +1,11 @@
 """Matrix products: a ``Gemm`` statement becomes a blocked, register-tiled kernel with its epilogue fused in.
 
 Loops, outer to inner: column block, chunk of strips, block of k, strip, panel. A column block of the right factor
-and a strip of the left one are packed when their layout asks for it; the tile adds one block of k to parked
-accumulators; after the last block the epilogue runs over the rows of the tile, vector lanes along j.
+and a strip of the left one are packed when their layout asks for it; the tile adds one block of k to what is parked;
+after the last block the epilogue runs over the rows of the tile, vector lanes along j. Where k is so long that sums have
+nodes of nodes, each level is parked by itself and added to the next when it is complete.
 
-Invariants: sums run over k in order (``gemm_blocking``); ``[begin, end)`` counts units (a strip of a column block
+Invariants: sums over k are trees fixed by k alone (``gemm_blocking``); ``[begin, end)`` counts units (a strip of a column block
 of a batch element), so any cut into ranges gives the same bits; packed factors and parked accumulators lie in scratch
 that the caller gives, nothing but registers is spilled to the stack.
 Non-goals: sizes that are not static, choosing the blocking (``gemm_blocking``).
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from gradc.codegen.llvm import gemm_pack, gemm_pairs, static
 from gradc.codegen.llvm.gemm_blocking import Blocking, blocking, oriented
 from gradc.codegen.llvm.gemm_pack import memory_type, offset
-from gradc.codegen.llvm.gemm_tile import Tile, emit_tile, tail_mask
+from gradc.codegen.llvm.gemm_tile import Tile, emit_park, emit_tile, tail_mask
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value, vector
@@ -331,7 +332,9 @@ class _Emitter:
         tall, wide = cut.m // cut.rows, cut.n // cut.width
         height, over = cut.m % cut.rows, cut.n % cut.width
         bounds, columns, depth = here.bounds, here.columns, here.depth
-        fresh = static.less(f, here.k, i64(1))
+        spans = cut.node_spans
+        within = static.rem(f, here.k, spans[0]) if spans else here.k
+        fresh = static.less(f, within, i64(1))
         more = static.less(f, static.add(f, here.k, i64(cut.k_block)), i64(cut.k))
         done = static.negation(f, more)
         with static.counted(f, *bounds, 1, nonempty=True) as panel:
@@ -354,8 +357,27 @@ class _Emitter:
                 for tile_columns, in_column in _cases(f, whole_panel, wide, cut.width, over):
                     with static.when(f, static.both(f, in_row, in_column)):
                         f.line(f"call void @{self._tile(tile_rows, tile_columns)}({given})")
+            parked = self._close_nodes(f, parked, here.k, more)
             with static.when(f, done):
                 self._finish(f, parked, here.batch, strip, panel.index, whole_panel, (wide, over))
+
+    def _close_nodes(self, f: Function, parked: Value, k: Value, more: Value) -> Value:
+        """Adds what is parked to the next level where this block of k completes a node; returns the last level."""
+        cut = self.cut
+        end = static.add(f, k, i64(cut.k_block))
+        for level, span in enumerate(cut.node_spans):
+            above = offset(f, parked, self.element, (i64(cut.parked_size), 1))
+            is_inside = static.less(f, i64(0), static.rem(f, end, span))
+            closes = static.negation(f, static.both(f, is_inside, more))
+            first = k
+            if level + 1 < len(cut.node_spans):
+                first = static.rem(f, k, cut.node_spans[level + 1])
+            fresh = static.less(f, first, i64(span))
+            name = emit_park(self.module, cut.dtype, cut.lanes, cut.tile_size)
+            with static.when(f, closes):
+                f.line(f"call void @{name}({parked}, {above}, {fresh})")
+            parked = above
+        return parked
 
     def _finish(
         self,

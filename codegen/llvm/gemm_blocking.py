@@ -4,8 +4,9 @@ The register tile has ``rows`` x ``vectors`` accumulators. A *panel* is ``vector
 is ``rows`` rows. Work is cut into units, one strip of one column block (``panels`` panels) of one batch element;
 strips are the innermost unit so that a packed column block serves many of them.
 
-Sums run over k in order, one accumulator per element, whatever the blocking: blocks of k only park accumulators
-in memory. So results depend on K alone, not on tile, packing, threads or position.
+Sums over k are the trees of ``ir.loops``, one accumulator per element, whatever the blocking: blocks of k are leaves or
+runs of leaves, and sums are parked in memory between them. So results depend on K alone, not on tile, packing, threads
+or position.
 
 Non-goals: emitting anything (``gemm``, ``gemm_tile``, ``gemm_pack``).
 """
@@ -17,12 +18,12 @@ from dataclasses import dataclass, replace
 
 from gradc.codegen.llvm.isa import Isa
 from gradc.ir.core import DType
-from gradc.ir.loops import Factor, Gemm, Load, Store
+from gradc.ir.loops import K_LEAF, K_NODE, Factor, Gemm, Load, Store, node_spans
 
 PAGE = 4096  # strides from here on fall into the same few cache sets and a new page each
-K_BLOCK = 256
+K_BLOCK = K_LEAF
 B_BLOCK_BYTES = 3 << 16  # a packed column block stays in L2
-PARKED_STRIPS = 24  # strips whose accumulators are parked between blocks of k
+PARKED_STRIPS = 24  # strips whose sums are parked between blocks of k
 PACKED_STRIPS = 8  # strips packed together where rows are contiguous
 PIECES = 32  # into which a product worth several threads is cut if it can be had for nothing
 WORTH_CUTTING = 1 << 20  # products
@@ -84,6 +85,16 @@ class Blocking:
         return self.panels if self.k_blocks > 1 else 1
 
     @property
+    def node_spans(self) -> tuple[int, ...]:
+        """Steps of k of a node at each level above the first, the smallest first."""
+        return node_spans(self.k, K_LEAF, K_NODE)[-2::-1]
+
+    @property
+    def parked_size(self) -> int:
+        """Elements parked per level."""
+        return self.parked_strips * self.parked_panels * self.tile_size
+
+    @property
     def tile_size(self) -> int:
         """Elements of a parked tile."""
         return self.rows * self.width
@@ -113,7 +124,7 @@ class Blocking:
         left = self.left_size * self.left_group if self.pack_left else 0
         spill = self.lanes * self.width  # transposed blocks are written whole
         right = depth * self.panels * self.width + spill if self.pack_right else 0
-        return left, right, self.parked_strips * self.parked_panels * self.tile_size
+        return left, right, self.parked_size * (1 + len(self.node_spans))
 
 
 def factor_is_half(factor: Factor) -> bool:
@@ -236,8 +247,7 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     if k <= (K_BLOCK * 2 if pack_right or pack_left else K_UNBLOCKED):
         k_block = max(k, 1)
     else:
-        count = -(-k // K_BLOCK)
-        k_block = (k + count * lanes - 1) // (count * lanes) * lanes
+        k_block = K_BLOCK
     panel_bytes = k_block * width * size
     room = B_BLOCK_BYTES if pack_right else 4 * B_BLOCK_BYTES
     panels = max(1, min(panels_total, room // panel_bytes))

@@ -1,8 +1,9 @@
-"""The register tile: a strip of rows times a panel of columns, accumulated over one block of k.
+"""The register tile: a strip of rows times a panel of columns, summed over one block of k.
 
-``void @tile(ptr left, i64 left_step, ptr right, i64 right_step, ptr parked, i64 depth, i1 fresh)``: accumulators
-start at zero or at what is parked, take ``depth`` steps of k in order, and are parked again (rows of ``width``
-elements). Every row reads its own broadcast, every vector of the panel one load; nothing else happens in the loop.
+``void @tile(ptr left, i64 left_step, ptr right, i64 right_step, ptr parked, i64 depth, i1 fresh)``: takes ``depth`` steps
+of k in order. Every ``K_LEAF`` steps the accumulators, which started at zero, are added to what is parked (rows of
+``width`` elements); the first of a ``fresh`` tile are parked as they are. Every row reads its own broadcast, every
+vector of the panel one load; nothing else happens in the loop.
 
 The left factor is contiguous along k, its rows ``left_row`` elements apart (a constant of the tile, so that every
 broadcast is one addressing mode), or along the rows, ``left_step`` bytes from k to k. ``right_step`` is bytes from k
@@ -20,6 +21,7 @@ from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value, constant, vector
 from gradc.ir.core import DType
+from gradc.ir.loops import K_LEAF
 
 SMALL = 12  # accumulators up to which a step of k is too short for a loop of its own
 
@@ -51,6 +53,28 @@ def tail_mask(lanes: int, count: int) -> Value:
     return Value(vector("i1", lanes), f"<{bits}>")
 
 
+def emit_park(module: Module, dtype: DType, lanes: int, size: int) -> str:
+    """Defines the function that adds a parked tile of ``size`` elements to another; returns its name.
+
+    ``void @park(ptr from, ptr to, i1 fresh)``; where ``fresh`` holds there is nothing to add to.
+    """
+    name = f"gradc.park.{dtype}.{lanes}.{size}"
+    if name in module.functions:
+        return name
+    parameters = (("ptr noalias readonly", "from"), ("ptr noalias", "to"), ("i1", "fresh"))
+    f = module.function(name, "void", parameters, attributes="noinline")
+    source, target, fresh = f.parameters
+    element, type_ = memory_type(dtype), vector(memory_type(dtype), lanes)
+    with f.loop(i64(0), i64(size), lanes, nonempty=True) as loop:
+        value = f.load(f.address(source, element, loop.index), type_, dtype.itemsize)
+        at = f.address(target, element, loop.index)
+        with f.branch(f.op(f"xor {fresh}, true", "i1"), [value]) as more:
+            more.next = [f.binary("fadd", f.load(at, type_, dtype.itemsize), value)]
+        f.store(more.results[0], at, dtype.itemsize)
+    f.ret()
+    return name
+
+
 def emit_tile(module: Module, tile: Tile, isa: Isa) -> str:
     """Defines the function of ``tile`` unless the module has it; returns its name."""
     if tile.name in module.functions:
@@ -69,27 +93,38 @@ def emit_tile(module: Module, tile: Tile, isa: Isa) -> str:
         ),
         attributes="noinline",
     )
-    left, left_step, right, right_step, parked, depth, _ = f.parameters
+    left, left_step, right, right_step, parked, depth, fresh = f.parameters
     type_ = vector(memory_type(tile.dtype), tile.lanes)
     zeros = [constant(type_, 0.0)] * (tile.rows * tile.vectors)
-    with f.branch(f.op("xor i1 %fresh, true", "i1"), zeros) as resumed:
-        resumed.next = [
-            f.load(pointer, type_, tile.dtype.itemsize) for pointer in _cells(f, parked, tile)
-        ]
     steps = _Steps(f, tile, isa, left_step, right_step)
-    sums = [left, right, *resumed.results]
-    unroll = 4 if tile.rows * tile.vectors <= SMALL else 1
-    unrolled = f.binary("and", depth, i64(-unroll))
-    if unroll > 1:
-        with f.loop(i64(0), unrolled, unroll, sums) as loop:
-            loop.next = steps.emit(loop.carried, unroll)
-        sums = loop.results
-    with f.loop(unrolled if unroll > 1 else i64(0), depth, 1, sums) as rest:
-        rest.next = steps.emit(rest.carried, 1)
-    for pointer, value in zip(_cells(f, parked, tile), rest.results[2:], strict=True):
-        f.store(value, pointer, tile.dtype.itemsize)
+    with f.loop(i64(0), depth, K_LEAF, [left, right], nonempty=True) as leaf:
+        count = f.intrinsic("llvm.smin", f.binary("sub", depth, leaf.index), i64(K_LEAF))
+        *leaf.next, sums = _leaf(f, steps, [*leaf.carried, *zeros], count)
+        first = f.binary("and", fresh, f.compare("icmp eq", leaf.index, i64(0)))
+        with f.branch(f.op(f"xor {first}, true", "i1"), sums) as more:
+            have = [f.load(at, type_, tile.dtype.itemsize) for at in _cells(f, parked, tile)]
+            more.next = [f.binary("fadd", a, b) for a, b in zip(have, sums, strict=True)]
+        for pointer, value in zip(_cells(f, parked, tile), more.results, strict=True):
+            f.store(value, pointer, tile.dtype.itemsize)
     f.ret()
     return tile.name
+
+
+def _leaf(
+    f: Function, steps: _Steps, start: list[Value], count: Value
+) -> tuple[Value, Value, list[Value]]:
+    """``count`` steps from both pointers and sums of zero; returns the pointers and the sums."""
+    tile = steps.tile
+    unroll = 4 if tile.rows * tile.vectors <= SMALL else 1
+    unrolled = f.binary("and", count, i64(-unroll))
+    if unroll > 1:
+        with f.loop(i64(0), unrolled, unroll, start) as loop:
+            loop.next = steps.emit(loop.carried, unroll)
+        start = loop.results
+    with f.loop(unrolled if unroll > 1 else i64(0), count, 1, start) as rest:
+        rest.next = steps.emit(rest.carried, 1)
+    left, right, *sums = rest.results
+    return left, right, sums
 
 
 def _cells(f: Function, parked: Value, tile: Tile) -> list[Value]:

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 
 from gradc.codegen.llvm import gemm as matrix
 from gradc.codegen.llvm import rows, transposed
-from gradc.codegen.llvm.folds import Pieces, is_ordered, neutral, period, zero_trips
+from gradc.codegen.llvm.folds import Pieces, neutral, period, zero_trips
 from gradc.codegen.llvm.indices import Indices
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.loop_facts import can_vectorise, varying, walk, width_of
@@ -30,7 +30,7 @@ from gradc.codegen.llvm.scalars import COMPUTE, Scalars
 from gradc.codegen.llvm.split import split
 from gradc.codegen.llvm.text import Function, Module, Value, lanes_of, vector
 from gradc.codegen.llvm.vecmath import UNARY
-from gradc.codegen.llvm.vectors import VectorLoop
+from gradc.codegen.llvm.vectors import VectorLoop, own_spans, vector_spans
 from gradc.ir.core import DType
 from gradc.ir.loops import (
     LANE_BYTES,
@@ -49,6 +49,7 @@ from gradc.ir.loops import (
     Stmt,
     Store,
     Var,
+    node_spans,
 )
 
 _HEAVY = {*UNARY, "pow", "div", "floordiv", "mod", "sqrt", "rsqrt"}
@@ -118,6 +119,34 @@ def emit_epilogue(
     nest.env[gemm.i] = i
     nest.env[gemm.acc] = acc
     nest.vector_body(gemm.epilogue, Lanes(gemm.j, j, lanes_of(acc.type), mask))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Span:
+    """Iterations ``[begin, end)``; ``is_even`` where the end is the loop's extent, known now."""
+
+    begin: Value
+    end: Value
+    is_even: bool = False
+    nonempty: bool = False
+
+    def below(self, fn: Function, begin: Value, step: int, extent: int) -> _Span:
+        """The ``step`` iterations from ``begin`` on, as many as there are."""
+        stop = fn.binary("add", begin, i64(step))
+        is_even = self.is_even and extent % step == 0
+        if not is_even:
+            stop = fn.intrinsic("llvm.smin", stop, self.end)
+        return _Span(begin, stop, is_even, True)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Cells:
+    """Accumulators of one fold in memory: those of the whole, then of each level below it."""
+
+    fold: Fold
+    places: list[Value]
+    count: int
+    levels: list[int]
 
 
 class Nest:
@@ -326,26 +355,53 @@ class Nest:
         kept = [] if loop.kind == "parallel" else rows.stored(loop.body, self._row_vectors)
         first = [self._neutral(fold) for fold in loop.folds]
         first += [vector for row in kept for vector in self.rows[row]]
-        with self.fn.loop(begin, end, 1, first, nonempty=static, metadata=self.metadata()) as open_:
-            self.env[loop.index] = open_.index
-            self.indices.enter(loop.index, loop.extent)
-            self._refill_rows(kept, open_.carried[len(loop.folds) :])
-            self.body(loop.body)
-            for fold, total in zip(loop.folds, open_.carried, strict=False):
-                value = self.value(fold.value)
-                open_.next.append(
-                    self.scalars.combine(fold.combine, total, value, fold.result.dtype)
-                )
-            open_.next += [vector for row in kept for vector in self.rows[row]]
+        trees = any(fold.is_tree for fold in loop.folds)
+        spans = node_spans(loop.extent) if trees else ()
+        span = _Span(begin, end, is_even=static, nonempty=static)
+        results = self._serial(loop, span, first, kept, spans)
         if loop.kind == "parallel":
             self.rows = before
-        self._refill_rows(kept, open_.results[len(loop.folds) :])
-        for fold, result in zip(loop.folds, open_.results, strict=False):
+        self._refill_rows(kept, results[len(loop.folds) :])
+        for fold, result in zip(loop.folds, results, strict=False):
             if not static:
                 some = self.fn.compare("icmp slt", begin, end)
                 none = self.fn.splat(zero_trips(fold, self.scalars), lanes_of(result.type))
                 result = self.fn.select(some, result, none)
             self.env[fold.result] = result
+
+    def _serial(
+        self, loop: For, at: _Span, first: list[Value], kept: list[rows.Row], spans: Sequence[int]
+    ) -> list[Value]:
+        """Iterations in order, from what ``first`` says: the folds, then the rows. ``spans`` are those of the nodes."""
+        fn, count = self.fn, len(loop.folds)
+        step = spans[0] if spans else 1
+        with fn.loop(
+            at.begin, at.end, step, first, nonempty=at.nonempty, metadata=self.metadata()
+        ) as open_:
+            if spans:
+                inner = list(open_.carried)
+                for n, fold in enumerate(loop.folds):
+                    if fold.is_tree:
+                        inner[n] = self._neutral(fold)
+                below = at.below(fn, open_.index, step, loop.extent)
+                found = self._serial(loop, below, inner, kept, spans[1:])
+                for n, fold in enumerate(loop.folds):
+                    total = found[n]
+                    if fold.is_tree:
+                        have, dtype = open_.carried[n], fold.result.dtype
+                        total = self.scalars.combine(fold.combine, have, total, dtype)
+                    open_.next.append(total)
+                open_.next += found[count:]
+            else:
+                self.env[loop.index] = open_.index
+                self.indices.enter(loop.index, loop.extent)
+                self._refill_rows(kept, open_.carried[count:])
+                self.body(loop.body)
+                for fold, total in zip(loop.folds, open_.carried, strict=False):
+                    value, dtype = self.value(fold.value), fold.result.dtype
+                    open_.next.append(self.scalars.combine(fold.combine, total, value, dtype))
+                open_.next += [vector for row in kept for vector in self.rows[row]]
+        return open_.results
 
     def _refill_rows(self, kept: Sequence[rows.Row], values: Sequence[Value]) -> None:
         source = iter(values)
@@ -384,26 +440,59 @@ class Nest:
     def _one_by_one(self, loop: For) -> None:
         """A vector loop as a scalar one; its accumulators lie in memory, where iteration i finds its own."""
         fn, trips = self.fn, self.trips(loop)
-        cells: list[tuple[Fold, Value, int]] = []
+        spans = vector_spans(loop)
+        cells: list[_Cells] = []
         for fold in loop.folds:
-            count = period(fold) if is_ordered(fold) else 1
-            cell = fn.alloca(COMPUTE[fold.result.dtype], count)
-            start = zero_trips(fold, self.scalars)
-            with fn.loop(i64(0), i64(count), 1, nonempty=True, metadata=self.metadata()) as clear:
-                self._put(start, cell, clear.index)
-            cells.append((fold, cell, count))
-        with fn.loop(i64(0), trips, 1, metadata=self.metadata()) as open_:
+            count = period(fold) if fold.is_tree else 1
+            levels = [span for span in spans if span in own_spans(fold, loop.extent)]
+            places = [fn.alloca(COMPUTE[fold.result.dtype], count) for _ in (0, *levels)]
+            cells.append(_Cells(fold, places, count, levels))
+        for cell in cells:
+            self._clear(cell, 0)
+        self._one_by_one_span(loop, _Span(i64(0), trips), cells, spans)
+        for cell in cells:
+            self.env[cell.fold.result] = self._collect(cell.fold, cell.places[0], cell.count)
+
+    def _one_by_one_span(
+        self, loop: For, at: _Span, cells: Sequence[_Cells], spans: Sequence[int]
+    ) -> None:
+        fn = self.fn
+        step = spans[0] if spans else 1
+        with fn.loop(at.begin, at.end, step, metadata=self.metadata()) as open_:
+            if spans:
+                closing = [(c, c.levels.index(step)) for c in cells if step in c.levels]
+                for cell, level in closing:
+                    self._clear(cell, level + 1)
+                below = at.below(fn, open_.index, step, loop.extent)
+                self._one_by_one_span(loop, below, cells, spans[1:])
+                for cell, level in closing:
+                    self._close(cell, level)
+                return
             self.env[loop.index] = open_.index
             self.indices.enter(loop.index, loop.extent)
             self.body(loop.body)
-            for fold, cell, count in cells:
-                slot = fn.binary("and", open_.index, i64(count - 1))
-                old = self._get(fold, cell, slot)
-                value = self.value(fold.value)
-                dtype = fold.result.dtype
-                self._put(self.scalars.combine(fold.combine, old, value, dtype), cell, slot)
-        for fold, cell, count in cells:
-            self.env[fold.result] = self._collect(fold, cell, count)
+            for cell in cells:
+                slot = fn.binary("and", open_.index, i64(cell.count - 1))
+                self._add_to_cell(cell, -1, slot, self.value(cell.fold.value))
+
+    def _clear(self, cell: _Cells, level: int) -> None:
+        start = zero_trips(cell.fold, self.scalars)
+        count = i64(cell.count)
+        with self.fn.loop(i64(0), count, 1, nonempty=True, metadata=self.metadata()) as clear:
+            self._put(start, cell.places[level], clear.index)
+
+    def _close(self, cell: _Cells, level: int) -> None:
+        """Adds the accumulators of a finished leaf or node to those of the node above."""
+        count = i64(cell.count)
+        with self.fn.loop(i64(0), count, 1, nonempty=True, metadata=self.metadata()) as each:
+            done = self._get(cell.fold, cell.places[level + 1], each.index)
+            self._add_to_cell(cell, level, each.index, done)
+
+    def _add_to_cell(self, cell: _Cells, level: int, slot: Value, value: Value) -> None:
+        fold, place = cell.fold, cell.places[level]
+        old = self._get(fold, place, slot)
+        dtype = fold.result.dtype
+        self._put(self.scalars.combine(fold.combine, old, value, dtype), place, slot)
 
     def _collect(self, fold: Fold, cell: Value, count: int) -> Value:
         """The accumulators in memory, combined."""

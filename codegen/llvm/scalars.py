@@ -15,6 +15,8 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from gradc.codegen.llvm import vecmath
 from gradc.codegen.llvm.floats import Floats
 from gradc.codegen.llvm.isa import Isa
@@ -29,6 +31,7 @@ from gradc.codegen.llvm.text import (
     with_element,
 )
 from gradc.ir.algebra import VERBS
+from gradc.ir.bf16 import round_to_bf16
 from gradc.ir.core import DType
 
 COMPUTE: dict[DType, str] = {
@@ -57,12 +60,9 @@ def round_literal(value: float, dtype: DType) -> float:
             return float(struct.unpack("<e", struct.pack("<e", value))[0])
         except OverflowError:
             return math.copysign(math.inf, value)
-    single = round_f32(float(value))
-    if dtype is DType.BF16 and not math.isnan(single):
-        bits = int(struct.unpack("<I", struct.pack("<f", single))[0])
-        bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
-        return float(struct.unpack("<f", struct.pack("<I", bits))[0])
-    return single
+    if dtype is DType.BF16:
+        return float(round_to_bf16(np.asarray(value, np.float64)))
+    return round_f32(float(value))
 
 
 class Scalars:

@@ -331,10 +331,13 @@ def _cumsum_vjp(
 
 
 def _cumsum_nest(nest: NestContext, op: Op) -> None:
-    """A row of accumulators walks along the axis; the inner axes are the vector direction."""
+    """A row of accumulators walks along the axis; the inner axes are the vector direction.
+
+    A running sum cannot be a tree without steps down where a leaf ends, so floats are added up in f64.
+    """
     k, axis = nest.k, get_int(op.attributes, "axis")
     shape, dtype = op.result.type.static_shape, op.result.type.dtype
-    wide = dtype.accumulator
+    wide = DType.F64 if dtype.is_float else dtype
     inner = shape[axis + 1 :]
     extent = 1
     for size in inner:

@@ -58,7 +58,16 @@ def _infer_iota(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorT
     result = TensorType(get_dims(attributes, "shape"), get_dtype(attributes))
     if result.dtype is DType.BOOL:
         raise TypeRuleError(f"iota: cannot count in {result}")
-    check_axes("iota", (get_int(attributes, "axis"),), result)
+    axis = get_int(attributes, "axis")
+    check_axes("iota", (axis,), result)
+    extent = result.shape[axis]
+    if not result.dtype.is_float and isinstance(extent, int):
+        bits = 8 * result.dtype.itemsize - (result.dtype is not DType.U32)
+        if extent > 1 << bits:
+            raise TypeRuleError(
+                f"iota: counts to {extent - 1}, and {result.dtype} ends at {(1 << bits) - 1};"
+                " i64 holds it"
+            )
     return (result,)
 
 
