@@ -356,7 +356,7 @@ REFUSED: tuple[tuple[str, Callable[[Any], Any], Any, str], ...] = (
     ("assignment", lambda x: _assign(x), A, "GC0561.*assigned into"),
     ("len of a scalar", lambda x: len(x), 1.0, "GC0561.*no length"),
     ("an unknown ufunc", lambda x: np.spacing(x), A, "GC0560.*numpy.spacing"),
-    ("an unknown function", lambda x: np.linalg.inv(x), SQ, "GC0560.*inv"),
+    ("an unknown function", lambda x: np.unique(x), SQ, "GC0560.*unique"),
     ("a ufunc's method", lambda x: np.add.reduce(x), A, "GC0560.*add.reduce"),
     ("out=", lambda x: np.exp(x, out=np.zeros((3, 4))), A, "GC0560.*out"),
     ("an unknown keyword", lambda x: np.ravel(x, order="C"), A, "GC0560.*numpy.ravel.*order"),
@@ -406,7 +406,7 @@ def test_what_cannot_be_traced_is_said(
 
 def test_a_refusal_names_the_users_line() -> None:
     with pytest.raises(gradc.DiagnosticError, match=r"test_runtime_traced\.py:\d+"):
-        gradc.grad(lambda x: np.linalg.det(x))(SQ)
+        gradc.grad(lambda x: np.unique(x))(SQ)
 
 
 WRONG: tuple[tuple[str, Callable[[], Any], str], ...] = (

@@ -238,4 +238,76 @@ COMPOSED: dict[str, Case] = {
     "einsum by numbers": (lambda x, y: np.einsum(x, [0, 1], y, [1, 2], [0, 2]), (A, SQ)),
 }
 
-CASES: dict[str, Case] = {**ELEMENTWISE, **SHAPES, **COMPOSED}
+WELL = SQ + 3 * np.eye(4)
+SPREAD = np.diag([1.0, 2.5, 4.0, 7.0]) + 0.3 * SQ
+MANY = RNG.standard_normal((2, 3, 3)) + 2 * np.eye(3)
+TALL = RNG.standard_normal((2, 5, 3))
+
+
+def even(x: Any) -> Any:
+    """The symmetric part, and away from singular."""
+    return x + np.swapaxes(x, -1, -2) + 6 * np.eye(x.shape[-1])
+
+
+def _values_and_vectors(x: Any) -> Any:
+    """What of the eigenvectors does not depend on their signs."""
+    values, vectors = np.linalg.eigh(even(x))
+    return np.matmul(vectors * np.sin(values)[..., None, :], np.swapaxes(vectors**3, -1, -2))
+
+
+def _singular(x: Any) -> Any:
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    return np.matmul(u * np.sqrt(s)[..., None, :], vt)
+
+
+LINALG: dict[str, Case] = {
+    "linalg.solve": (np.linalg.solve, (WELL, A.T)),
+    "linalg.solve a vector": (np.linalg.solve, (MANY, ROW[:3])),
+    "linalg.inv": (np.linalg.inv, (MANY,)),
+    "linalg.slogdet": (lambda x: np.linalg.slogdet(x)[1] * np.linalg.slogdet(x)[0], (MANY,)),
+    "linalg.det": (np.linalg.det, (MANY,)),
+    "linalg.cholesky": (lambda x: np.linalg.cholesky(even(x)), (MANY,)),
+    "linalg.cholesky upper": (lambda x: np.linalg.cholesky(even(x), upper=True), (SQ,)),
+    "linalg.eigh": (_values_and_vectors, (MANY,)),
+    "linalg.eigvalsh": (lambda x: np.linalg.eigvalsh(even(x)), (SPREAD,)),
+    "linalg.qr": (lambda x: np.linalg.qr(x)[0] * 2, (TALL,)),
+    "linalg.qr of wide": (lambda x: np.linalg.qr(x)[1], (np.swapaxes(TALL, 1, 2),)),
+    "linalg.qr r": (lambda x: np.linalg.qr(x, "r"), (SQ,)),
+    "linalg.svd": (_singular, (TALL,)),
+    "linalg.svd of wide": (_singular, (A,)),
+    "linalg.svd values": (lambda x: np.linalg.svd(x, compute_uv=False), (A,)),
+    "linalg.svdvals": (np.linalg.svdvals, (MANY,)),
+    "linalg.pinv": (np.linalg.pinv, (A,)),
+    "linalg.lstsq": (lambda x, y: np.linalg.lstsq(x, y)[0], (TALL[0], POINTS[:5])),
+    "linalg.matrix_rank": (lambda x: x * np.linalg.matrix_rank(x), (A,)),
+    "linalg.cond": (np.linalg.cond, (WELL,)),
+    "linalg.matrix_power": (lambda x: np.linalg.matrix_power(x, 3), (SQ,)),
+    "linalg.matrix_power negative": (lambda x: np.linalg.matrix_power(x, -2), (WELL,)),
+    "linalg.tensorsolve": (np.linalg.tensorsolve, (WELL.reshape(2, 2, 4), SQ[:2, :2])),
+    "linalg.tensorinv": (np.linalg.tensorinv, (WELL.reshape(2, 2, 2, 2),)),
+    "linalg.norm": (np.linalg.norm, (A,)),
+    "linalg.norm of rows": (lambda x: np.linalg.norm(x, axis=1, keepdims=True), (A,)),
+    "linalg.norm of three": (lambda x: np.linalg.norm(x, 3, axis=0), (A,)),
+    "linalg.norm inf": (lambda x: np.linalg.norm(x, np.inf), (A,)),
+    "linalg.norm one": (lambda x: np.linalg.norm(x, 1), (A,)),
+    "linalg.norm two": (lambda x: np.linalg.norm(x, 2), (A,)),
+    "linalg.norm nuclear": (lambda x: np.linalg.norm(x, "nuc", axis=(0, 2)), (CUBE,)),
+    "linalg.vector_norm": (lambda x: np.linalg.vector_norm(x, axis=-1, ord=1), (A,)),
+    "linalg.matrix_norm": (np.linalg.matrix_norm, (CUBE,)),
+}
+
+TIED = np.array([2.0, 1.0, 3.0, 0.5, 2.5])
+
+ORDER: dict[str, Case] = {
+    "sort": (lambda x: np.sort(x, axis=0), (A,)),
+    "sort all": (lambda x: np.sort(x, axis=None), (CUBE,)),
+    "argsort": (lambda x: x * np.argsort(x, axis=1), (A,)),
+    "partition": (lambda x: np.partition(x, 2)[2], (TIED,)),
+    "argpartition": (lambda x: x[2] * np.argpartition(x, 2)[2], (TIED,)),
+    "quantile": (lambda x: np.quantile(x, [0.1, 0.6], axis=1, keepdims=True), (A,)),
+    "percentile": (lambda x: np.percentile(x, 35.0, axis=(0, 2)), (CUBE,)),
+    "median": (lambda x: np.median(x, axis=0), (A,)),
+    "median of even": (np.median, (A,)),
+}
+
+CASES: dict[str, Case] = {**ELEMENTWISE, **SHAPES, **COMPOSED, **LINALG, **ORDER}

@@ -21,11 +21,12 @@ import numpy as np
 
 from gradc.ir.builder import Builder
 from gradc.ir.core import Attr, DType, Span, TensorType, Value
-from gradc.ir.diagnostics import DiagnosticError, closest, error
+from gradc.ir.diagnostics import DiagnosticError, error
 from gradc.ir.dims import Dim
 from gradc.ir.registry import TypeRuleError
 from gradc.runtime.arrays import Array, as_array, listed
 from gradc.runtime.tracing.names import key_of
+from gradc.runtime.tracing.refused import instead, named
 
 DTYPES = {
     "float64": DType.F64,
@@ -206,10 +207,11 @@ class Trace:
 
 
 def unsupported(name: str, known: dict[str, Any], how: str = "") -> DiagnosticError:
-    """GC0560, with the nearest supported name or all of them."""
-    near = closest(name, known)
-    help = f"did you mean `numpy.{near}`?" if near else f"supported: {listed(sorted(known), 60)}"
-    return refuse("GC0560", f"numpy.{name}{how} cannot be traced", help)
+    """GC0560, with what to write instead where the table of states knows it."""
+    module, plain = named(name, hasattr(np, name.split(".")[0]))
+    help = "" if how else instead(module, plain)
+    help = help or "docs/functions-table.md lists what can be traced"
+    return refuse("GC0560", f"{module}.{plain}{how} cannot be traced", help)
 
 
 class Traced(np.lib.mixins.NDArrayOperatorsMixin):
