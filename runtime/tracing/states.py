@@ -12,7 +12,7 @@ Non-goals: what an implementation is (its module), options of functions.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +22,7 @@ import numpy as np
 
 import gradc.runtime.tracing.tables  # noqa: F401  (fills the tables)
 from gradc.runtime.tracing.refused import DENSITIES, FOURIER, REFUSED, instead
-from gradc.runtime.tracing.trace import FUNCTIONS, UFUNCS
+from gradc.runtime.tracing.trace import FUNCTIONS, UFUNCS, Traced
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "functions-table.md"
 
@@ -261,8 +261,6 @@ def _numpy_states(module: ModuleType, prefix: str) -> Iterator[State]:
 
 def _method_states() -> Iterator[State]:
     """ndarray's methods, as ``Traced`` has them."""
-    from gradc.runtime.tracing.trace import Traced
-
     for name in sorted(n for n in dir(np.ndarray) if not n.startswith("_")):
         known = hasattr(Traced, name)
         note = "" if known else "use the function of NumPy's, or a plain array"
@@ -270,7 +268,7 @@ def _method_states() -> Iterator[State]:
         yield State(name, state, note)
 
 
-def _scipy_states(module: ModuleType, notes: Callable[[str], str]) -> Iterator[State]:
+def _scipy_states(module: ModuleType) -> Iterator[State]:
     for name in sorted(set(module.__all__)):
         item = getattr(module, name)
         if isinstance(item, np.ufunc) and item.__name__ in UFUNCS:
@@ -278,7 +276,7 @@ def _scipy_states(module: ModuleType, notes: Callable[[str], str]) -> Iterator[S
         elif _is_plain(name, item):
             yield State(name, "plain")
         else:
-            yield State(name, "refused", notes(name))
+            yield State(name, "refused", instead(module.__name__, name))
 
 
 def all_states() -> dict[str, list[State]]:
@@ -291,7 +289,7 @@ def all_states() -> dict[str, list[State]]:
     }
     for name in ("scipy.special", "scipy.linalg"):
         module = importlib.import_module(name)
-        found[name] = list(_scipy_states(module, lambda n, m=name: instead(m, n)))
+        found[name] = list(_scipy_states(module))
     found["scipy.stats log-densities"] = [
         State(f"{name}.logpdf", "refused", text) for name, text in DENSITIES.items()
     ]
