@@ -17,10 +17,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import operator
 import os
 import stat
 import struct
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +40,7 @@ _DIGEST = 32
 _HEAD = struct.Struct("<8sIQ")  # magic, format, length of the header
 _LENGTH = struct.Struct("<Q")
 MAX_ENTRY = 1 << 28
+_STALE_SECONDS = 3600  # no writer takes so long for one entry
 DEFAULT_LIMIT = 1 << 29  # bytes of all entries; the oldest go first
 
 
@@ -65,7 +68,8 @@ def default_directory() -> Path:
     if named:
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base) / "gradc" if base else Path.home() / ".cache" / "gradc"
+    # Without a home directory the folder is one that cannot be made, and nothing is kept.
+    return Path(base) / "gradc" if base else Path(os.path.expanduser("~")) / ".cache" / "gradc"
 
 
 def make_key(*parts: str | bytes) -> str:
@@ -195,6 +199,10 @@ class ObjectCache:
 
     def _evict(self) -> None:
         files = self._files()
+        old = time.time() - _STALE_SECONDS
+        for path, status in files:
+            if path.suffix != SUFFIX and status.st_mtime < old:
+                _remove(path)  # of a writer that was killed
         total = sum(s.st_size for _, s in files)
         for path, status in files[:-1]:
             if total <= self.limit:
@@ -206,7 +214,8 @@ class ObjectCache:
         """Once per cache: a broken cache must not flood a training log."""
         if not self._warned:
             self._warned = True
-            warnings.warn(f"gradc cache: {text}", RuntimeWarning, stacklevel=4)
+            # Not ``warn``: it would quote a line of gradc, and there is nothing to see in it.
+            warnings.warn_explicit(f"gradc cache: {text}", RuntimeWarning, "gradc", 1)
 
 
 # ---- the file format ----------------------------------------------------------------------------
@@ -245,7 +254,9 @@ def decode(data: bytes, key: str) -> Entry:
 
 def _read_private(path: Path) -> bytes:
     """The bytes of a regular file of ours that only we can write. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
+    # A pipe in the place of an entry must not be waited for.
+    flags = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"))
+    handle = os.open(path, functools.reduce(operator.or_, flags, os.O_RDONLY))
     with os.fdopen(handle, "rb") as file:
         status = os.fstat(handle)
         reason = _distrust(status, directory=False)

@@ -22,7 +22,9 @@ from gradc.runtime.data import Array, fail, load_safetensors, save_safetensors
 FORMAT = 1
 KEPT = 2
 _NAME = re.compile(r"step-(\d{12})\.safetensors")
-_STALE = re.compile(r"\.step-\d{12}\.safetensors\..*\.tmp")
+_STALE = re.compile(
+    r"\.(step-\d{12}\.safetensors|params\.safetensors|run\.json|metrics\.jsonl)\..*\.tmp"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +47,24 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     metadata["digest"] = _digest(checkpoint.arrays, metadata)
     path = folder / f"step-{checkpoint.step:012d}.safetensors"
     save_safetensors(path, checkpoint.arrays, metadata)
-    for old in _newest_first(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
+    try:
+        for old in _newest_first(folder)[KEPT:]:
+            old.unlink(missing_ok=True)
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise fail("GC0573", f"cannot remove old checkpoints of `{folder}`: {reason}") from None
     return path
 
 
 def sweep(folder: Path) -> None:
     """Removes temporary files that a killed writer left behind."""
-    for path in folder.iterdir():
-        if _STALE.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+    try:
+        for path in folder.iterdir():
+            if _STALE.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise fail("GC0573", f"cannot tidy the folder `{folder}`: {reason}") from None
 
 
 def load_newest(folder: Path) -> tuple[Checkpoint, tuple[Diagnostic, ...]]:
@@ -82,14 +92,28 @@ def load(path: Path) -> Checkpoint:
     digest = metadata.pop("digest", "")
     if metadata.get("format") != str(FORMAT) or digest != _digest(arrays, metadata):
         raise fail("GC0574", f"`{path}` is not an intact checkpoint: its digest does not match")
-    state = json.loads(metadata["state"])
-    return Checkpoint(int(metadata["step"]), arrays, state)
+    try:
+        state = json.loads(metadata["state"])
+        return Checkpoint(int(metadata["step"]), arrays, state)
+    except (KeyError, ValueError, RecursionError):
+        raise fail("GC0574", f"`{path}` is not a checkpoint: it has no state of a run") from None
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    try:
+        return sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), reverse=True)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), reverse=True)
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise fail("GC0570", f"cannot look into the folder `{folder}`: {reason}") from None
+
+
+def newest_step(folder: Path) -> int | None:
+    """The step of the newest checkpoint, intact or not; None if there is none."""
+    names = _newest_first(folder)
+    match = _NAME.fullmatch(names[0].name) if names else None
+    return int(match[1]) if match else None
 
 
 def _digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:

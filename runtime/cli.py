@@ -13,6 +13,7 @@ import argparse
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO, cast
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     # Python has no stream where the caller closed the descriptor; what would be said there is dropped.
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
+    warnings.showwarning = _show_warning
     try:
         status = _dispatch(list(arguments))
         sys.stdout.flush()
@@ -78,9 +80,9 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as problem:
-        if problem.errno not in _DISK_FULL:
-            Console().internal_error(problem)
-            return INTERNAL
+        if problem.errno not in _DISK_FULL or problem.filename is not None:
+            Console().diagnostics(_refused(problem))
+            return DIAGNOSTICS
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"gradc: cannot write the results: {problem.strerror}", file=sys.stderr)
         return DIAGNOSTICS
@@ -88,6 +90,11 @@ def main(arguments: Sequence[str]) -> int:
         Console().internal_error(problem)
         return INTERNAL
     return status
+
+
+def _show_warning(message: Warning | str, *_place: object, **_more: object) -> None:
+    """A warning is for the user: what it says, and no line of gradc's own."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _nowhere() -> TextIO:
@@ -126,10 +133,21 @@ def run_guarded(command: Command, options: argparse.Namespace, console: Console)
         console.diagnostics(_no_memory(problem))
         return DIAGNOSTICS
     except Exception as problem:
-        if isinstance(problem, OSError) and problem.errno in _DISK_FULL:
-            raise  # standard output: files say so themselves
+        if isinstance(problem, OSError):
+            raise
         console.internal_error(problem)
         return INTERNAL
+
+
+def _refused(problem: OSError) -> DiagnosticError:
+    """What the operating system refused, where nothing else has said it."""
+    from gradc.ir.diagnostics import DiagnosticError, error
+
+    at = f" `{os.fsdecode(problem.filename)}`" if isinstance(problem.filename, (str, bytes)) else ""
+    reason = problem.strerror or type(problem).__name__
+    message = f"the operating system refused{at}: {reason}"
+    help = "look at permissions, free space, and whether the working folder still exists"
+    return DiagnosticError([error("GC0580", message, None, help=help)])
 
 
 def _no_memory(problem: MemoryError) -> DiagnosticError:

@@ -179,6 +179,19 @@ _FILES = (
         "program. Ids count from 0, so the largest of V rows is V - 1.",
     ),
     Code(
+        "GC0580",
+        "refused by the operating system",
+        "A file or folder could not be read, written, listed or made. The message names it and gives the reason: a\n"
+        "missing permission, a full disk, a working folder that was deleted meanwhile.",
+    ),
+    Code(
+        "GC0581",
+        "a name that C does not allow",
+        "The entry of an object is called after its model. A word of C or C++, a symbol of the C library or one of\n"
+        "gradc's own cannot be its name: no compiler would take the header, or other code would call the model in\n"
+        "place of what it wants.",
+    ),
+    Code(
         "GC0590",
         "a gradient that can become infinite or NaN",
         "For finite inputs and parameters this operation, or its derivative, can be infinite or NaN: the\n"
@@ -289,6 +302,12 @@ _TRAINING = (
         "a validation loss that is not finite",
         "The loss on the data of `--valid` is NaN or infinite while the weights are finite: the model meets values\n"
         "there that it cannot take, or an overflow of its own. The run goes on.",
+    ),
+    Code(
+        "GC0812",
+        "damaged lines in the metrics of a run",
+        "A warning: lines of `metrics.jsonl` are not what a run writes there, so they are dropped. The training goes\n"
+        "on from the checkpoint, which does not depend on them.",
     ),
 )
 

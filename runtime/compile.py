@@ -30,6 +30,7 @@ from gradc.runtime.native import (
     native_key,
     target_for,
 )
+from gradc.runtime.room import machine_bytes
 
 if TYPE_CHECKING:
     from gradc.passes.pipeline import Derivative
@@ -144,14 +145,6 @@ def refuse_unknown(
 
 # What a call is about, not how it is done.
 _NO_OPTIONS = ("self", "model", "function")
-
-
-def machine_bytes() -> int | None:
-    """The memory of this machine; None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def machine_warnings(budget: int | None) -> list[Diagnostic]:

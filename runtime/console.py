@@ -76,9 +76,13 @@ class Console:
 
     def internal_error(self, problem: Exception) -> None:
         """One line, and a report file that can be attached to an issue."""
-        handle, path = tempfile.mkstemp(prefix="gradc-internal-", suffix=".txt")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write("".join(traceback.format_exception(problem)))
+        report = "".join(traceback.format_exception(problem))
+        try:
+            handle, path = tempfile.mkstemp(prefix="gradc-internal-", suffix=".txt")
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(report)
+        except OSError as refused:
+            path = f"these lines (a file could not be written: {refused.strerror}):\n{report}"
         self.message(
             f"gradc: internal error: {type(problem).__name__}: {problem}\n"
             f"this is a fault of gradc, not of your program; please report it with {path}"

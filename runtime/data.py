@@ -8,22 +8,31 @@ Non-goals: matching arrays with a model's inputs (``runtime.arrays``), checkpoin
 
 from __future__ import annotations
 
+import errno
+import glob
 import io
 import json
 import lzma
+import math
 import os
+import stat
 import struct
 import tempfile
+import time
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradc.ir.bf16 import from_bf16
 from gradc.ir.diagnostics import DiagnosticError, error
+from gradc.runtime.room import machine_bytes
 
 Array = NDArray[np.generic]
 
@@ -31,19 +40,29 @@ Array = NDArray[np.generic]
 MAX_ARRAY_BYTES = 64 << 30
 MAX_ARRAYS = 100_000
 MAX_HEADER_BYTES = 100_000_000
+MAX_STREAM_BYTES = 1 << 30  # of what is no regular file, and may never end
+MAX_AXES = 32
+_STALE_SECONDS = 3600
 _SUPPORTED_KINDS = "biuf"
 # What reading a damaged, encrypted or strangely packed member raises.
+_UNPACKING = (NotImplementedError, RuntimeError, zlib.error, lzma.LZMAError, struct.error)
 _DAMAGE = (
+    *_UNPACKING,
     ValueError,
+    TypeError,
+    LookupError,
+    SyntaxError,
     EOFError,
     OverflowError,
     MemoryError,
-    RuntimeError,
     zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
 )
+# The types of a weight file that NumPy has as well.
+_SAFETENSORS = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "?",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1",
+}  # fmt: skip
 
 
 def fail(code: str, message: str, help: str = "") -> DiagnosticError:
@@ -51,8 +70,14 @@ def fail(code: str, message: str, help: str = "") -> DiagnosticError:
     return DiagnosticError([error(code, message, None, help=help)])
 
 
-def load_npz(path: str | Path) -> dict[str, Array]:
+# Given the shapes of all arrays of a file, the names of those to read; may refuse instead.
+Choose: TypeAlias = "Callable[[Mapping[str, tuple[int, ...]]], Iterable[str]]"
+
+
+def load_npz(path: str | Path, choose: Choose | None = None) -> dict[str, Array]:
     """The arrays of an ``.npz`` file, in the order they are stored.
+
+    Only the headers are unpacked before ``choose`` has seen their shapes and said which arrays are wanted.
 
     Raises:
         DiagnosticError: GC0570 if it cannot be read or is not an npz archive, GC0571 if an array is not plain
@@ -60,20 +85,41 @@ def load_npz(path: str | Path) -> dict[str, Array]:
     """
     shown = str(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _regular(path) as stream, zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
             if len(members) > MAX_ARRAYS:
                 raise fail("GC0572", f"`{shown}` holds {len(members)} arrays; at most {MAX_ARRAYS}")
-            total = sum(member.file_size for member in members)
-            if total > MAX_ARRAY_BYTES:
-                raise fail("GC0572", f"`{shown}` unpacks to {total} bytes, over {MAX_ARRAY_BYTES}")
+            _refuse_size(sum(m.file_size for m in members), shown, MAX_ARRAY_BYTES)
             _refuse_repeats(members, shown)
-            return {_member_name(m): _read_member(archive, m, shown) for m in members}
+            headers = {_member_name(m): _read_header(archive, m, shown) for m in members}
+            wanted = list(headers)
+            if choose is not None:
+                chosen = set(choose({name: header.shape for name, header in headers.items()}))
+                wanted = [name for name in headers if name in chosen]
+            room = min(MAX_ARRAY_BYTES, machine_bytes() or MAX_ARRAY_BYTES)
+            _refuse_size(sum(headers[name].nbytes for name in wanted), shown, room)
+            return {name: _read_member(archive, headers[name], shown) for name in wanted}
     except OSError as problem:
         raise fail("GC0570", f"cannot read `{shown}`: {problem.strerror or problem}") from None
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError) as problem:
+    except (ValueError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, *_UNPACKING) as problem:
         help = "write it with numpy.savez(FILE, x=..., y=...)"
         raise fail("GC0570", f"`{shown}` is not a readable .npz file: {problem}", help) from None
+
+
+@contextmanager
+def _regular(path: str | Path) -> Iterator[BinaryIO]:
+    """The file at ``path``, if it is one that can be read at any place. Raises OSError for pipes and devices, without
+    waiting for what may never come."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.ESPIPE, "it is no file that can be read at any place")
+        yield stream
+
+
+def _refuse_size(nbytes: int, shown: str, limit: int) -> None:
+    if nbytes > limit:
+        raise fail("GC0572", f"`{shown}` unpacks to {nbytes} bytes, over {limit}")
 
 
 def _refuse_repeats(members: Sequence[zipfile.ZipInfo], shown: str) -> None:
@@ -90,8 +136,23 @@ def _member_name(member: zipfile.ZipInfo) -> str:
     return member.filename.removesuffix(".npy")
 
 
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shown: str) -> Array:
-    """One array of an npz archive, its declared size checked against the bytes that are there."""
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What the .npy header of a member says, and where its numbers begin."""
+
+    member: zipfile.ZipInfo
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype[np.generic]
+    start: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shown: str) -> _Header:
+    """The header of one array, its declared size checked against the bytes that are there."""
     name = _member_name(member)
     try:
         with archive.open(member) as stream:
@@ -102,18 +163,48 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shown: str) 
             }.get(version)
             if read_header is None:
                 raise ValueError(f"format version {version} is not known")
-            shape, fortran, dtype = read_header(stream)
+            try:
+                shape, is_fortran, dtype = read_header(stream)
+            except Exception as problem:  # noqa: BLE001  (the text is parsed as Python's: it may fail in any way)
+                raise ValueError(f"its header cannot be read: {problem}") from None
             refuse_dtype(name, dtype, shown)
-            count = 1
-            for extent in shape:
-                count *= extent
-            data = stream.read(count * dtype.itemsize + 1)
-            if len(data) != count * dtype.itemsize:
-                raise ValueError(f"it declares {count * dtype.itemsize} bytes and holds others")
+            _check_extents(shape)
+            found = _Header(member, shape, is_fortran, dtype, stream.tell())
+        if found.start + found.nbytes != member.file_size:
+            raise ValueError(f"it declares {found.nbytes} bytes and holds others")
     except _DAMAGE as problem:
-        raise fail("GC0570", f"array `{name}` of `{shown}` is damaged: {problem}") from None
-    array = np.frombuffer(data, dtype).reshape(shape[::-1] if fortran else shape)
-    return array.T if fortran else array
+        raise _damaged(name, shown, problem) from None
+    return found
+
+
+def _check_extents(shape: tuple[object, ...]) -> None:
+    """Raises ValueError unless NumPy can make an array of this shape."""
+    if len(shape) > MAX_AXES:
+        raise ValueError(f"it has {len(shape)} axes; at most {MAX_AXES} are possible")
+    for extent in shape:
+        if type(extent) is not int or not 0 <= extent < 1 << 63:
+            raise ValueError(f"its shape holds {str(extent)[:40]}, which is no size")
+    if math.prod(n for n in shape if isinstance(n, int) and n) >= 1 << 60:
+        raise ValueError("its shape is larger than any memory")
+
+
+def _damaged(name: str, shown: str, problem: object) -> DiagnosticError:
+    return fail("GC0570", f"array `{name}` of `{shown}` is damaged: {problem}")
+
+
+def _read_member(archive: zipfile.ZipFile, header: _Header, shown: str) -> Array:
+    """One array of an npz archive; never more is unpacked than its header declares."""
+    try:
+        with archive.open(header.member) as stream:
+            stream.read(header.start)
+            data = stream.read(header.nbytes + 1)
+        if len(data) != header.nbytes:
+            raise ValueError(f"it declares {header.nbytes} bytes and holds others")
+        shape = header.shape[::-1] if header.is_fortran else header.shape
+        array = np.frombuffer(data, header.dtype).reshape(shape)
+    except _DAMAGE as problem:
+        raise _damaged(_member_name(header.member), shown, problem) from None
+    return array.T if header.is_fortran else array
 
 
 def refuse_dtype(name: str, dtype: np.dtype[np.generic], where: str) -> None:
@@ -157,6 +248,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             path.write_bytes(whole.getvalue())
             return
         place = Path(os.path.realpath(path))
+        _sweep(place)
         handle, temporary = tempfile.mkstemp(
             prefix=f".{place.name}.", suffix=".tmp", dir=place.parent
         )
@@ -172,6 +264,17 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def _sweep(place: Path) -> None:
+    """Removes what writers of ``place`` left that were killed, once it is an hour old."""
+    old = time.time() - _STALE_SECONDS
+    for path in place.parent.glob(f".{glob.escape(place.name)}.????????.tmp"):
+        try:
+            if path.lstat().st_mtime < old:
+                path.unlink()
+        except OSError:
+            pass  # another was faster, or may; it is in nobody's way
 
 
 def make_folder(path: Path) -> Path:
@@ -205,33 +308,63 @@ def sync_folder(folder: Path) -> None:
 
 
 def load_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """Arrays and metadata of a ``.safetensors`` file.
+    """Arrays and metadata of a ``.safetensors`` file. bf16, which NumPy lacks, is read as f32.
 
     The format's own reader accepts a header with a repeated name (the last wins), so the header is parsed here
     too and repeats are refused.
 
     Raises:
-        DiagnosticError: GC0574 if the file is unreadable, damaged, or names an array twice.
+        DiagnosticError: GC0574 if the file is damaged, names an array twice, or holds numbers of a type that
+            programs do not have; GC0570 if it cannot be read, GC0572 if it is a stream without end.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+    from safetensors import SafetensorError, deserialize
 
     shown = str(path)
     try:
-        data = Path(path).read_bytes()
+        data = read_limited(path)
     except OSError as problem:
         raise fail("GC0570", f"cannot read `{shown}`: {problem.strerror or problem}") from None
     try:
-        metadata = _checked_header(data)
-        arrays = load(data)
+        names, metadata = _checked_header(data)
+        tensors = dict(deserialize(data))  # type: ignore[no-untyped-call]
+        arrays = {name: _tensor(name, tensors[name], shown) for name in names}
     except (SafetensorError, ValueError, TypeError, RecursionError) as problem:
         raise fail("GC0574", f"`{shown}` is not a valid .safetensors file: {problem}") from None
-    order = [name for name in metadata.pop("__order__").split("\0") if name]
-    return {name: arrays[name] for name in order}, metadata
+    return arrays, metadata
 
 
-def _checked_header(data: bytes) -> dict[str, str]:
-    """The metadata, plus the order of names. Raises ValueError for repeats and lies about the length."""
+def read_limited(path: str | Path) -> bytes:
+    """All bytes of a file, or of a pipe or device if there are not too many.
+
+    Raises:
+        OSError: if it cannot be read; DiagnosticError: GC0572 beyond ``MAX_STREAM_BYTES`` of a pipe or device.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe may have no writer
+    with os.fdopen(handle, "rb") as stream:
+        os.set_blocking(handle, True)
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return stream.read()
+        data = stream.read(MAX_STREAM_BYTES + 1)
+    if len(data) > MAX_STREAM_BYTES:
+        message = f"`{path}` is no file and gives more than {MAX_STREAM_BYTES} bytes"
+        raise fail("GC0572", message, "save it in a file first")
+    return data
+
+
+def _tensor(name: str, found: Mapping[str, Any], shown: str) -> Array:
+    """One array of a safetensors file. Raises DiagnosticError GC0574 for a type that programs do not have."""
+    kind, shape = found["dtype"], tuple(found["shape"])
+    if kind == "BF16":
+        return from_bf16(np.frombuffer(found["data"], "<u2").reshape(shape))
+    dtype = _SAFETENSORS.get(kind)
+    if dtype is None:
+        message = f"`{name}` of `{shown}` holds {kind}, which programs do not have"
+        raise fail("GC0574", message, "save it as F32 or BF16")
+    return np.frombuffer(found["data"], dtype).reshape(shape)
+
+
+def _checked_header(data: bytes) -> tuple[list[str], dict[str, str]]:
+    """Names in order, and the metadata. Raises ValueError for repeats and lies about the length."""
     if len(data) < 8:
         raise ValueError("it is shorter than a header")
     length = int.from_bytes(data[:8], "little")
@@ -252,7 +385,7 @@ def _checked_header(data: bytes) -> dict[str, str]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("its metadata is not text")
-    return {**metadata, "__order__": "\0".join(header)}
+    return list(header), metadata
 
 
 def save_safetensors(

@@ -23,7 +23,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -31,6 +31,7 @@ import numpy as np
 
 from gradc.codegen.llvm import jit, pool, wrapper
 from gradc.codegen.llvm.isa import Isa, host, select
+from gradc.codegen.llvm.symbols import inner_name
 from gradc.ir.core import DType, Role
 from gradc.ir.diagnostics import Diagnostic, DiagnosticError, error
 from gradc.ir.plan import ALIGNMENT, Plan, Port
@@ -268,6 +269,8 @@ def compile_plan(
     """
     from gradc.codegen.llvm import driver  # a warm start needs no code generation
 
+    if plan.name != (name := inner_name(plan.name)):
+        plan = replace(plan, name=name)
     target = select(isa or "native")
     if not plan.threads:
         from gradc.passes.place_scratch import place_scratch

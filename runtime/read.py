@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from gradc.frontend.limits import MAX_FILE_BYTES
 from gradc.frontend.program import Program, load, loads
 from gradc.ir.diagnostics import DiagnosticError, error
 
@@ -18,8 +19,15 @@ def read_program(file: str) -> Program:
         DiagnosticError: if it cannot be read or is not well formed.
     """
     if file == "-":
-        return loads(_standard_input(), "<stdin>", Path.cwd())
+        return loads(_standard_input(), "<stdin>", _working_folder())
     return load(Path(file))
+
+
+def _working_folder() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:
+        return None  # deleted meanwhile: there is nothing to import
 
 
 def _standard_input() -> str:
@@ -27,7 +35,8 @@ def _standard_input() -> str:
     try:
         if sys.stdin is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return sys.stdin.buffer.read().decode("utf-8", errors="surrogateescape")
+        data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)  # a stream may have no end
+        return data.decode("utf-8", errors="surrogateescape")
     except OSError as problem:
         message = f"cannot read standard input: {problem.strerror or problem}"
         raise DiagnosticError([error("GC0001", message, None)]) from None

@@ -29,12 +29,11 @@ import numpy as np
 
 from gradc.ir.diagnostics import Diagnostic, DiagnosticError, error, warning
 from gradc.passes.train_step import SCALE
-from gradc.runtime import checkpoint
+from gradc.runtime import checkpoint, metrics
 from gradc.runtime.arrays import Array
 from gradc.runtime.batches import Samples, permutation
 from gradc.runtime.call import decode
 from gradc.runtime.checkpoint import Checkpoint
-from gradc.runtime.console import finite
 from gradc.runtime.data import fail, make_folder, save_safetensors, write_atomically, write_text
 from gradc.runtime.model import Model
 from gradc.runtime.step import TrainState, TrainStep
@@ -145,28 +144,45 @@ class Run:
         """
         if makes:
             make_folder(self.folder)
-        handle = os.open(self.folder, os.O_RDONLY) if self.folder.is_dir() else None
+        handle = None
         try:
+            if self.folder.is_dir():
+                handle = os.open(self.folder, os.O_RDONLY)
             if handle is not None:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         except BlockingIOError:
             help = "wait for it, or give another folder"
             raise fail("GC0804", f"a process is training in `{self.folder}`", help) from None
+        except PermissionError as problem:
+            if problem.filename != self.folder:
+                raise
+            message = f"cannot look into the folder `{self.folder}`: {problem.strerror}"
+            raise fail("GC0570", message) from None
         finally:
             if handle is not None:
                 os.close(handle)
 
     def begin(self) -> None:
-        """Fresh parameters in an empty folder. Raises DiagnosticError GC0804 if it holds a run already."""
-        if (self.folder / RUN_FILE).exists():
+        """Fresh parameters in a folder without a run. ``run.json`` comes last: what was killed before can begin anew.
+
+        Raises:
+            DiagnosticError: GC0804 if the folder holds a run already.
+        """
+        newest = checkpoint.newest_step(self.folder)
+        has_begun = newest is not None and (self.folder / RUN_FILE).exists()
+        if newest or has_begun or (self.folder / PARAMS_FILE).exists():
             help = "give another folder, or --resume to continue this run"
             raise fail("GC0804", f"`{self.folder}` already holds a run", help)
+        self._start()
+
+    def _start(self) -> None:
         make_folder(self.folder)
+        checkpoint.sweep(self.folder)
         self.state = self.step.init(self.model.init(self.settings.seed))
         write_text(self.folder / METRICS_FILE, "")
-        self._write_settings()
         self.save()
+        self._write_settings()
 
     def resume(self) -> tuple[Diagnostic, ...]:
         """Continues from the newest intact checkpoint; returns warnings about damaged ones.
@@ -175,6 +191,9 @@ class Run:
             DiagnosticError: GC0805 if the folder holds another run, GC0575 if it holds no checkpoint.
         """
         self._compare_settings()
+        if checkpoint.newest_step(self.folder) is None and not self._has_metrics():
+            self._start()  # killed before its first checkpoint
+            return ()
         checkpoint.sweep(self.folder)
         found, warnings = checkpoint.load_newest(self.folder)
         fresh = self.step.init(self.model.init(self.settings.seed))
@@ -182,10 +201,14 @@ class Run:
         self.state = TrainState(
             {name: np.array(found.arrays[name]) for name in fresh.arrays}, fresh.trained
         )
-        self.progress = Progress(**cast("dict[str, Any]", found.state))
-        self._cut_metrics()
+        self.progress = progress_of(self.folder, found.state)
+        warnings += metrics.cut(self.folder / METRICS_FILE, self.progress.step, self.progress.epoch)
         self._write_settings()
         return warnings
+
+    def _has_metrics(self) -> bool:
+        path = self.folder / METRICS_FILE
+        return (self.folder / PARAMS_FILE).exists() or (path.exists() and path.stat().st_size > 0)
 
     def _write_settings(self) -> None:
         text = json.dumps(asdict(self.settings), indent=2) + "\n"
@@ -195,33 +218,21 @@ class Run:
         path = self.folder / RUN_FILE
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            help = "give --out the folder of an earlier `gradc train`"
+        except PermissionError as problem:
+            raise fail("GC0570", f"cannot read `{path}`: {problem.strerror}") from None
+        except (OSError, ValueError, RecursionError):
+            help = (
+                "give --out the folder of an earlier `gradc train`, or leave --resume out to begin"
+            )
             raise fail("GC0805", f"`{self.folder}` holds no run to resume", help) from None
+        if not isinstance(known, dict):
+            raise fail("GC0805", f"`{path}` is damaged: it does not say what the run was asked for")
         wanted = asdict(self.settings)
         differing = [k for k in wanted if k != "epochs" and known.get(k) != wanted[k]]
         if differing:
             shown = "; ".join(_difference(k, known.get(k), wanted[k]) for k in differing)
             help = "resume with what the run was begun with, or begin another in a new folder"
             raise fail("GC0805", f"this is another run than the one to resume: {shown}", help)
-
-    def _cut_metrics(self) -> None:
-        """Drops what was written after the checkpoint; a line that a kill cut short goes too."""
-        path = self.folder / METRICS_FILE
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                break
-            if record["step"] > self.progress.step or (
-                record["step"] == self.progress.step
-                and record.get("epoch_done", -1) >= self.progress.epoch
-            ):
-                break
-            kept.append(line)
-        data = "".join(line + "\n" for line in kept).encode()
-        write_atomically(path, lambda stream: _write(stream, data))
 
     # --- running
 
@@ -232,35 +243,35 @@ class Run:
             Interrupted: after a signal, everything saved.
             DiagnosticError: GC0806 when the loss or the weights stop being finite; the last good checkpoint stays.
         """
-        with _signals() as pending, self._metrics() as metrics:
+        with _signals() as pending, metrics.appending(self.folder / METRICS_FILE) as write:
             while self.progress.epoch < self.settings.epochs:
-                self._epoch(pending, metrics, report)
+                self._epoch(pending, write, report)
             self.save()
         self.write_params()
 
     def _epoch(
         self,
         pending: list[int],
-        metrics: Callable[[Mapping[str, Any]], None],
+        write: Callable[[Mapping[str, Any]], None],
         report: Callable[[Progress], None],
     ) -> None:
         progress, size = self.progress, self.settings.batch
         order = permutation(self.settings.seed, progress.epoch, self.train.count)
         while progress.position < self.train.count:
             rows = order[progress.position : progress.position + size]
-            self._one_step(rows, metrics)
+            self._one_step(rows, write)
             report(progress)
             self._between_steps(pending)
         progress.valid = self.validate()
         self._note_validation()
         done = {"step": progress.step, "epoch_done": progress.epoch}
-        metrics({**done, **{f"valid_{k}": v for k, v in (progress.valid or {}).items()}})
+        write({**done, **{f"valid_{k}": v for k, v in (progress.valid or {}).items()}})
         progress.epoch += 1
         progress.position = 0
         report(progress)
         self.save()
 
-    def _one_step(self, rows: Array, metrics: Callable[[Mapping[str, Any]], None]) -> None:
+    def _one_step(self, rows: Array, write: Callable[[Mapping[str, Any]], None]) -> None:
         progress = self.progress
         assert self.state is not None
         inputs = self.train.take(rows)
@@ -278,7 +289,7 @@ class Run:
                 raise self._diverged(f"the loss became {progress.loss}")
         elif not math.isfinite(progress.loss):
             raise self._diverged(f"the loss became {progress.loss}")
-        metrics(record)
+        write(record)
 
     def _note_overflow(self, inputs: dict[str, Array]) -> None:
         """Says once where a gradient overflowed; the step was skipped and the loss scale halved."""
@@ -334,7 +345,7 @@ class Run:
         arrays = {name: np.array(a) for name, a in saved.arrays.items()}
         assert self.state is not None
         state = TrainState({name: arrays[name] for name in self.state.arrays}, self.state.trained)
-        at = Progress(**cast("dict[str, Any]", saved.state))
+        at = progress_of(self.folder, saved.state)
         while True:
             order = permutation(self.settings.seed, at.epoch, self.train.count)
             rows = order[at.position : at.position + self.settings.batch]
@@ -396,19 +407,20 @@ class Run:
         save_safetensors(path, self.state.params, metadata)
         return path
 
-    @contextmanager
-    def _metrics(self) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as stream:
-
-            def write(record: Mapping[str, Any]) -> None:
-                stream.write(json.dumps(finite(record), allow_nan=False) + "\n")
-                stream.flush()
-
-            yield write
-
 
 def _write(stream: Any, data: bytes) -> None:
     stream.write(data)
+
+
+def progress_of(folder: Path, state: Mapping[str, object]) -> Progress:
+    """Where a checkpoint stands. Raises DiagnosticError GC0805 if its state is not that of a run."""
+    wanted: dict[str, Any] = {"epoch": int, "position": int, "step": int, "loss": (int, float)}
+    fits = isinstance(state, dict) and set(state) == {*wanted, "valid"}
+    if fits and all(isinstance(state[key], kinds) for key, kinds in wanted.items()):
+        valid = state["valid"]
+        if valid is None or isinstance(valid, dict):
+            return Progress(**cast("dict[str, Any]", state))
+    raise fail("GC0805", f"the checkpoint in `{folder}` holds another state than that of a run")
 
 
 def _difference(key: str, known: object, wanted: object) -> str:

@@ -25,6 +25,7 @@ from gradc._version import __version__
 from gradc.codegen.llvm import driver, header, isolate, jit
 from gradc.codegen.llvm.isa import Isa, select
 from gradc.codegen.llvm.pool import pool_text
+from gradc.codegen.llvm.symbols import problem
 from gradc.ir.diagnostics import DiagnosticError, error
 from gradc.ir.plan import ALIGNMENT, Plan
 
@@ -63,10 +64,12 @@ def write_artifact(
     compiler to link and is left out, with a note in the manifest, where there is none or the target is foreign.
 
     Raises:
-        DiagnosticError: GC0577 for an unknown instruction set, GC0578 if linking fails.
+        DiagnosticError: GC0577 for an unknown instruction set, GC0578 if linking fails, GC0581 for an entry whose
+            name no C program could call.
         PlanError: if a Plan is not complete, or has no scratch for this target.
     """
     target = target_of(isa)
+    _refuse_names(plans)
     programs = [(plan, driver.generate(plan, target)) for plan in plans]
     code = object_code([program for _, program in programs], target)
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,6 +100,19 @@ def write_artifact(
         text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         _write(written["manifest"], text.encode())
     return written
+
+
+def _refuse_names(plans: Sequence[Plan]) -> None:
+    """Raises DiagnosticError GC0581 for entries that C could not call, or that would replace what it calls."""
+    found = []
+    for plan in plans:
+        reason = problem(plan.name)
+        if reason:
+            message = f"an entry cannot be called `{plan.name}` in C: {reason}"
+            help = f"give the model another name, such as `{plan.name.strip('_')}_model`"
+            found.append(error("GC0581", message, None, help=help))
+    if found:
+        raise DiagnosticError(found)
 
 
 def object_code(programs: Sequence[driver.Program], target: Isa) -> bytes:

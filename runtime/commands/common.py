@@ -47,12 +47,21 @@ def compile_arguments(options: argparse.Namespace) -> dict[str, Any]:
 def load_inputs(model: Model, path: str, partial: bool = False) -> dict[str, Array]:
     """The model's inputs from an .npz file; further arrays in it are left alone with ``partial``.
 
+    Names and shapes are compared before anything is unpacked.
+
     Raises:
-        DiagnosticError: GC0553/GC0554 for names that are missing or too many.
+        DiagnosticError: GC0553/GC0554 for names that are missing or too many, and for shapes that do not fit.
     """
-    found = load_npz(path)
-    if not partial:
-        check_names("input", found, list(model.inputs))
+
+    def choose(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        if not partial:
+            check_names("input", shapes, list(model.inputs))
+        names = [name for name in model.inputs if name in shapes]
+        if len(names) == len(model.inputs):
+            model.bind({name: shapes[name] for name in names})
+        return names
+
+    found = load_npz(path, choose)
     return {name: found[name] for name in model.inputs if name in found}
 
 

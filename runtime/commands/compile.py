@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from gradc.codegen.llvm import artifact, driver, jit
+from gradc.codegen.llvm.symbols import inner_name
 from gradc.frontend.unparse import dump
 from gradc.ir.core import Function
 from gradc.ir.diagnostics import did_you_mean
@@ -186,7 +188,8 @@ def _text(
     if kind in ("dot", "svg"):
         return graph_dot(source) if kind == "dot" else graph_svg(source, model.name)
     target = artifact.target_of(options.isa)
-    text = driver.generate(done.plan, target).text
+    plan = replace(done.plan, name=inner_name(done.plan.name))
+    text = driver.generate(plan, target).text
     return text if kind == "llvm" else jit.assembly(text, target)
 
 
