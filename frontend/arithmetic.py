@@ -174,7 +174,7 @@ def fold_dims(ctx: Context, symbol: str, a: Dim, b: Dim, node: syntax.Node) -> I
         return quotient if symbol == "//" else a - quotient * b
     if symbol == "^":
         return _dim_power(ctx, a, b)
-    result = {"+": a + b, "-": a - b, "*": a * b}[symbol]
+    result = a + b if symbol == "+" else a - b if symbol == "-" else a * b
     if isinstance(result, int) and abs(result) >= _LARGEST_FOLDED:
         return ctx.error("GC0402", "this number is beyond 64 bits", node)
     return result

@@ -18,7 +18,7 @@ from gradc.frontend.initial import bind_sample
 from gradc.frontend.models import symbolic_dims
 from gradc.frontend.names import Names
 from gradc.frontend.shapes import element_type
-from gradc.frontend.signatures import dimension, is_bound, names_in, unknown_type
+from gradc.frontend.signatures import dimension, is_bound, names_in, rank_fits, unknown_type
 from gradc.frontend.training import check_schedule, check_update
 from gradc.frontend.values import POISON, Binding, Frame, Instance, Item
 from gradc.frontend.walk import walk
@@ -164,6 +164,8 @@ def _array(ctx: Context, type_: syntax.TypeExpr) -> Item:
     if dtype is None:
         return unknown_type(ctx, type_)
     shape: list[Dim] = []
+    if not rank_fits(ctx, type_):
+        return POISON
     for dim in type_.dims:
         if isinstance(dim, syntax.Ellipsis):
             shape.append(symbol(_REST))

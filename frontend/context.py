@@ -129,7 +129,7 @@ class Context:
 
     def dimension_too_large(self, node: syntax.Node) -> Poison:
         """Reports arithmetic of dimensions that gets out of hand."""
-        message = "a dimension here is a polynomial of too many terms"
+        message = "arithmetic of dimensions gets out of hand here: too many terms, or numbers beyond 64 bits"
         return self.error("GC0404", message, node, help="declare it with `dim` without a default")
 
     def execute(self, block: syntax.Block) -> None:

@@ -30,6 +30,7 @@ PRECISIONS = {"f64": DType.F64, "f32": DType.F32, "bf16": DType.BF16, "f16": DTy
 RANDOM_STATE = "rng"
 # Addresses of one array stay within 48 bits.
 MAX_BYTES = 1 << 47
+MAX_TOTAL = 1 << 56
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,14 +219,23 @@ def assemble(made: Elaborated, name: str) -> Function:
 
 
 def check_sizes(made: Elaborated, function: Function) -> None:
-    """Reports arrays that no machine can hold, where they come from."""
-    for op in walk(function.block):
-        for value in op.results:
-            if value.type.nbytes >= MAX_BYTES:
-                place = op.span or made.model.span
-                message = f"`{value.type}` takes {value.type.nbytes} bytes"
-                made.ctx.error("GC0404", message, place, help="choose smaller dimensions")
-                return
+    """Reports arrays that no machine can hold, alone or together, where they come from; symbols may be anything."""
+    rows = [
+        (value, slot.span)
+        for slot, value in zip(function.parameters, function.block.parameters, strict=True)
+    ]
+    rows += [(value, op.span) for op in walk(function.block) for value in op.results]
+    total = 0
+    for value, span in rows:
+        size = value.type.size
+        nbytes = size * value.type.dtype.itemsize if isinstance(size, int) else 0
+        total += nbytes
+        if nbytes >= MAX_BYTES or total >= MAX_TOTAL:
+            what = f"`{value.type}` takes" if nbytes >= MAX_BYTES else "the arrays up to here take"
+            message = f"{what} {max(nbytes, total)} bytes"
+            place = span or made.model.span
+            made.ctx.error("GC0404", message, place, help="choose smaller dimensions")
+            return
 
 
 def _next_key(made: Elaborated) -> Value:

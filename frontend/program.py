@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from gradc.frontend import syntax
 from gradc.frontend.checks import check_unused
 from gradc.frontend.models import (
+    MAX_BYTES,
     PRECISIONS,
     Elaborated,
     InputSpec,
@@ -38,7 +39,7 @@ from gradc.frontend.project import load_program, load_text
 from gradc.frontend.reach import warn_unreached
 from gradc.ir.core import DType, Role, TensorType
 from gradc.ir.diagnostics import Diagnostic, DiagnosticError, Report, did_you_mean, error
-from gradc.ir.dims import symbols
+from gradc.ir.dims import bounded_work, product, substitute, symbols
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,6 +138,12 @@ class Program:
     def _check_model(
         self, model: syntax.Model, overrides: Mapping[str, int], floating: DType
     ) -> Signature:
+        with bounded_work():
+            return self._signature_of(model, overrides, floating)
+
+    def _signature_of(
+        self, model: syntax.Model, overrides: Mapping[str, int], floating: DType
+    ) -> Signature:
         dims, sample = symbolic_dims(self.names, self.report, overrides)
         made = elaborate_model(self.names, self.report, model, dims, sample, floating, True)
         ctx = made.ctx
@@ -145,7 +152,9 @@ class Program:
         if ctx.reads_training:
             elaborate_model(self.names, self.report, model, dims, sample, floating, False)
         if made.loss is not None and not self.report.has_errors:
-            warn_unreached(ctx, assemble(made, model.name.text))
+            function = assemble(made, model.name.text)
+            check_sizes(made, function)
+            warn_unreached(ctx, function)
         used = dict.fromkeys((*ctx.used_dims, *made.implicit))
         for spec in made.inputs:
             for dim in spec.type.shape:
@@ -176,9 +185,24 @@ class Program:
                 key = (model.name.text, (), "f32")
                 if key not in self._signatures:
                     self._signatures[key] = self._check_model(model, {}, DType.F32)
+                if not self.report.has_errors:
+                    self._check_defaults(self._signatures[key])
             check_unused(self.names, self.report)
         self.report.raise_errors()
         return tuple(self.report.diagnostics)
+
+    def _check_defaults(self, signature: Signature) -> None:
+        """Reports arrays that no machine can hold at the default dimensions."""
+        known = {name: size for name, size in signature.dims.items() if size is not None}
+        for spec in (*signature.parameters, *signature.inputs):
+            shape = tuple(substitute(d, known) for d in spec.type.shape)
+            size = product(shape)
+            if isinstance(size, int) and size * spec.type.dtype.itemsize >= MAX_BYTES:
+                message = (
+                    f"`{spec.type.with_shape(shape)}` takes {size * spec.type.dtype.itemsize} bytes"
+                )
+                help = "choose smaller dimensions"
+                self.report.add(error("GC0404", message, spec.span, help=help))
 
     def lower(
         self,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gradc.frontend import syntax
-from gradc.frontend.context import Context
+from gradc.frontend.context import MAX_RANK, Context
 from gradc.frontend.shapes import DTYPES, element_type, tensor
 from gradc.frontend.values import (
     POISON,
@@ -343,9 +343,19 @@ def dimension(ctx: Context, node: syntax.Expr) -> Dim | None:
     return None
 
 
+def rank_fits(ctx: Context, type_: syntax.TypeExpr) -> bool:
+    """Whether a declared type has no more axes than arrays may have; reports it."""
+    if len(type_.dims) <= MAX_RANK:
+        return True
+    ctx.error("GC0404", f"arrays have at most {MAX_RANK} axes", type_)
+    return False
+
+
 def exact_shape(ctx: Context, type_: syntax.TypeExpr) -> tuple[Dim, ...] | None:
     """The shape that a declaration's type gives, every name being in scope; None after reporting."""
     shape: list[Dim] = []
+    if not rank_fits(ctx, type_):
+        return None
     for dim in type_.dims:
         if isinstance(dim, syntax.Ellipsis):
             ctx.error("GC0304", "`...` stands for no known shape here", dim)

@@ -10,18 +10,52 @@ Non-goals: inequalities and solving; what cannot be proved here is re-checked wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TypeAlias, Union
 
 Dim: TypeAlias = Union[int, "DimExpr"]
 
-# How many products of terms one multiplication may form; real shapes need a handful.
-MAX_PRODUCTS = 4096
+# How many atoms one dimension may hold, those inside quotients included, how deep quotients may lie in quotients,
+# and how large a coefficient may be. Real shapes need a few dozen atoms; the bounds keep each step of arithmetic cheap.
+MAX_ATOMS = 512
+MAX_QUOTIENTS = 64
+MAX_COEFFICIENT = 2**63
+# How many atoms one multiplication may write.
+MAX_PRODUCTS = 8 * MAX_ATOMS
+
+
+# How many atoms the dimensions of one program may hold together while it is checked: a second or so
+MAX_WORK = 1_000_000
+_SMALL = 8  # what stays possible afterwards, so that an error can be reported and the rest be read
 
 
 class DimensionTooLarge(ArithmeticError):
-    """A product of dimensions has more terms than any program means."""
+    """A dimension is larger, as an expression or as a number, than any program means."""
+
+
+class _Work(threading.local):
+    """What arithmetic may still write in this thread; None: any amount."""
+
+    left: int | None = None
+
+
+_WORK = _Work()
+
+
+@contextmanager
+def bounded_work(limit: int = MAX_WORK) -> Iterator[None]:
+    """Inside, arithmetic raises DimensionTooLarge once it has written ``limit`` atoms. The outermost bound counts."""
+    if _WORK.left is not None:
+        yield
+        return
+    _WORK.left = limit
+    try:
+        yield
+    finally:
+        _WORK.left = None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,9 +74,21 @@ class Quotient:
 
     numerator: Dim
     denominator: Dim
+    atoms: int = field(init=False, compare=False, repr=False)
+    depth: int = field(init=False, compare=False, repr=False)
+    text: str = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        sides = (self.numerator, self.denominator)
+        object.__setattr__(self, "atoms", 1 + sum(d.atoms for d in sides if isinstance(d, DimExpr)))
+        depth = 1 + max((d.depth for d in sides if isinstance(d, DimExpr)), default=0)
+        if depth > MAX_QUOTIENTS:
+            raise DimensionTooLarge
+        object.__setattr__(self, "depth", depth)
+        object.__setattr__(self, "text", f"({self.numerator}) // ({self.denominator})")
 
     def __str__(self) -> str:
-        return f"({self.numerator}) // ({self.denominator})"
+        return self.text
 
 
 Atom: TypeAlias = Symbol | Quotient
@@ -59,6 +105,29 @@ class DimExpr:
     """A non-constant integer polynomial; ``terms`` is sorted and has no zero coefficient."""
 
     terms: tuple[tuple[Monomial, int], ...]
+    atoms: int = field(init=False, compare=False, repr=False)
+    depth: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        atoms = depth = 0
+        for monomial, coefficient in self.terms:
+            atoms += 1
+            for atom in monomial:
+                if isinstance(atom, Quotient):
+                    atoms += atom.atoms
+                    depth = max(depth, atom.depth)
+                else:
+                    atoms += 1
+            if abs(coefficient) > MAX_COEFFICIENT:
+                raise DimensionTooLarge
+        if atoms > MAX_ATOMS:
+            raise DimensionTooLarge
+        object.__setattr__(self, "atoms", atoms)
+        object.__setattr__(self, "depth", depth)
+        if _WORK.left is not None:
+            _WORK.left -= atoms
+            if _WORK.left < 0 and atoms > _SMALL:
+                raise DimensionTooLarge
 
     def __add__(self, other: Dim) -> Dim:
         return _from_terms([*self.terms, *_terms(other)])
@@ -75,13 +144,11 @@ class DimExpr:
         return (-self) + other
 
     def __mul__(self, other: Dim) -> Dim:
-        if isinstance(other, DimExpr) and len(self.terms) * len(other.terms) > MAX_PRODUCTS:
-            raise DimensionTooLarge
-        product = [
-            (tuple(sorted((*m, *n), key=_atom_key)), c * d)
-            for m, c in self.terms
-            for n, d in _terms(other)
-        ]
+        if isinstance(other, DimExpr):
+            written = len(self.terms) * other.atoms + len(other.terms) * self.atoms
+            if written > MAX_PRODUCTS:
+                raise DimensionTooLarge
+        product = [(_joined(m, n), c * d) for m, c in self.terms for n, d in _terms(other)]
         return _from_terms(product)
 
     __rmul__ = __mul__
@@ -115,6 +182,11 @@ def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
     if isinstance(dim, DimExpr):
         return dim.terms
     return (((), dim),) if dim else ()
+
+
+def _joined(m: Monomial, n: Monomial) -> Monomial:
+    """The product of two monomials."""
+    return tuple(sorted((*m, *n), key=_atom_key)) if m and n else m or n
 
 
 def _monomial_key(monomial: Monomial) -> tuple[int, list[tuple[int, str]]]:
