@@ -85,6 +85,8 @@ class Context:
     given: dict[Value, Named] = field(default_factory=dict)
     seen: set[tuple[object, ...]] = field(default_factory=set)
     used_dims: dict[str, None] = field(default_factory=dict)
+    # Dimensions without a value that were read as numbers: what depends on them is a sample.
+    guessed: dict[str, None] = field(default_factory=dict)
     depth: int = 0
     emitted: int = 0
     inlined: int = 0
@@ -108,6 +110,7 @@ class Context:
             floating,
             self.training,
             seen=self.seen,
+            guessed=self.guessed,
         )
 
     @property
@@ -300,6 +303,12 @@ class Context:
         """``dim`` with every symbol at its default (or sample), or None where that divides by zero."""
         if isinstance(dim, int):
             return dim
+        self.guessed.update((name, None) for name in symbols(dim) if name not in self.sample)
+        return self._sampled(dim)
+
+    def _sampled(self, dim: Dim) -> int | None:
+        if isinstance(dim, int):
+            return dim
         values = {name: self.sample.get(name, SAMPLE_SIZE) for name in symbols(dim)}
         try:
             bound = substitute(dim, values)
@@ -325,8 +334,8 @@ class Context:
         difference = _exact(a - b)
         if not has_quotient(difference):
             return difference == 0
-        known = self.sampled(a)
-        return known is not None and known == self.sampled(b)
+        known = self._sampled(a)
+        return known is not None and known == self._sampled(b)
 
     def same_shape(self, a: Sequence[Dim], b: Sequence[Dim]) -> bool:
         """Whether two shapes are equal, as far as can be known now."""

@@ -10,23 +10,23 @@ Imported where parameters are made and nowhere else: checking a program needs no
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gradc.frontend.initial import InitializerIR
-from gradc.frontend.models import ModelIR
+from gradc.frontend.models import ParameterSpec
 from gradc.ir.core import TensorType
 from gradc.ir.domains import NumpyArrays
 from gradc.ir.interpret import run
 
 
-def initialize(model: ModelIR, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
-    """How every parameter and state of ``model`` starts, by path, in the order of declaration."""
+def initialize(parameters: Iterable[ParameterSpec], seed: int = 0) -> dict[str, npt.NDArray[Any]]:
+    """How every parameter and state starts, by path, in the order of declaration."""
     return {
-        spec.path: start_value(spec.path, spec.type, spec.initializer, seed)
-        for spec in model.parameters
+        spec.path: start_value(spec.path, spec.type, spec.initializer, seed) for spec in parameters
     }
 
 

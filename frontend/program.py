@@ -13,10 +13,10 @@ Invariants: everything here raises DiagnosticError, and nothing else, for whatev
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from gradc.frontend import syntax
 from gradc.frontend.checks import check_unused
@@ -26,6 +26,7 @@ from gradc.frontend.models import (
     Elaborated,
     InputSpec,
     ModelIR,
+    ParameterSpec,
     Signature,
     assemble,
     check_sizes,
@@ -39,10 +40,15 @@ from gradc.frontend.project import load_program, load_text
 from gradc.frontend.reach import warn_unreached
 from gradc.ir.core import DType, Role, TensorType
 from gradc.ir.diagnostics import Diagnostic, DiagnosticError, Report, did_you_mean, error
-from gradc.ir.dims import bounded_work, product, substitute, symbols
+from gradc.ir.dims import Dim, bounded_work, product, substitute, symbol, symbols
+from gradc.ir.equal import PLACES, equal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+# Besides the usual sample, what a dimension without a value counts as: a size with many divisors.
+_OTHER_SAMPLE: Final = 60
 
 
 @dataclass
@@ -53,6 +59,7 @@ class Program:
     names: Names
     report: Report
     _signatures: dict[tuple[object, ...], Signature] = field(default_factory=dict)
+    _parameters: dict[tuple[object, ...], tuple[ParameterSpec, ...]] = field(default_factory=dict)
     _is_checked: bool = False
 
     @property
@@ -204,6 +211,59 @@ class Program:
                 help = "choose smaller dimensions"
                 self.report.add(error("GC0404", message, spec.span, help=help))
 
+    def parameters(
+        self,
+        entry: str | None = None,
+        dims: Mapping[str, int] | None = None,
+        precision: str = "f32",
+    ) -> tuple[ParameterSpec, ...]:
+        """Parameters and states with their starts. Dimensions that they do not depend on need no value.
+
+        Raises:
+            DiagnosticError: as for ``lower``; GC0541 for a dimension that parameters depend on.
+        """
+        signature = self.signature(entry)
+        bound = self._known(signature, dims or {})
+        key = (signature.name, tuple(sorted(bound.items())), precision)
+        if key not in self._parameters:
+            self._parameters[key] = self._parameters_at(signature, bound, precision)
+        return self._parameters[key]
+
+    def _parameters_at(
+        self, signature: Signature, bound: Mapping[str, int], precision: str
+    ) -> tuple[ParameterSpec, ...]:
+        free = [name for name in signature.dims if name not in bound]
+        found, guessed = self._specified(signature, bound, {}, precision)
+        needed = {n for spec in found for d in spec.type.shape for n in symbols(d)}
+        for name in (n for n in guessed if n not in needed):
+            # Numbers were made of its sample. If another one changes no parameter, none of them matters here.
+            other, _ = self._specified(signature, bound, {name: _OTHER_SAMPLE}, precision)
+            if not equal(found, other, ignore=PLACES):
+                needed.add(name)
+        self._refuse_missing(signature, [name for name in free if name in needed])
+        return found
+
+    def _specified(
+        self,
+        signature: Signature,
+        bound: Mapping[str, int],
+        sample: Mapping[str, int],
+        precision: str,
+    ) -> tuple[tuple[ParameterSpec, ...], tuple[str, ...]]:
+        """The parameters where only ``bound`` dimensions have a value, and which others were read as numbers."""
+        report = Report(self.report.sources)
+        names = Names.of(self.files, report)
+        free = (name for name in (*self.names.dims, *signature.dims) if name not in bound)
+        dims: dict[str, Dim] = {**bound, **{name: symbol(name) for name in free}}
+        floating, model = self._floating(precision), self.model(signature.name)
+        numbers = {**bound, **sample}
+        with bounded_work():
+            made = elaborate_model(names, report, model, dims, numbers, floating, True)
+            report.raise_errors()
+            found = specifications(made)
+        report.raise_errors()
+        return found, tuple(made.ctx.guessed)
+
     def lower(
         self,
         entry: str | None = None,
@@ -250,7 +310,13 @@ class Program:
         )
 
     def _bound(self, signature: Signature, dims: Mapping[str, int]) -> dict[str, int]:
-        """All dimensions of the program that have a value, those of the model among them."""
+        """All dimensions of the program, those of the model among them; each must have a value."""
+        bound = self._known(signature, dims)
+        self._refuse_missing(signature, [name for name in signature.dims if name not in bound])
+        return bound
+
+    def _known(self, signature: Signature, dims: Mapping[str, int]) -> dict[str, int]:
+        """The dimensions that have a value."""
         for name, value in dims.items():
             if name not in self.names.dims and name not in signature.dims:
                 known = (*self.names.dims, *signature.dims)
@@ -261,7 +327,9 @@ class Program:
             self._check_size(name, value)
         bound = {**default_dims(self.names, self.report, dims), **dims}
         self.report.raise_errors()
-        missing = [name for name in signature.dims if name not in bound]
+        return bound
+
+    def _refuse_missing(self, signature: Signature, missing: Sequence[str]) -> None:
         if missing:
             listed = ", ".join(f"`{name}`" for name in missing)
             noun = "dimension has" if len(missing) == 1 else "dimensions have"
@@ -269,7 +337,6 @@ class Program:
             help = f"give {'it' if len(missing) == 1 else 'them'} with `-D {missing[0]}=32`, "
             help += "by the arrays of a call, or a default in the program"
             raise self._failure(error("GC0541", message, signature.span, help=help))
-        return bound
 
 
 def _results(made: Elaborated) -> tuple[tuple[str, TensorType], ...]:
@@ -303,8 +370,8 @@ def _program(files: tuple[syntax.Program, ...], report: Report) -> Program:
     return Program(files, names, report)
 
 
-def initialize(model: ModelIR, seed: int = 0) -> dict[str, NDArray[Any]]:
+def initialize(model: ModelIR | Sequence[ParameterSpec], seed: int = 0) -> dict[str, NDArray[Any]]:
     """How every parameter and state of ``model`` starts, by path, in the order of declaration."""
     from gradc.frontend import draws  # NumPy is not needed to check a program
 
-    return draws.initialize(model, seed)
+    return draws.initialize(model.parameters if isinstance(model, ModelIR) else model, seed)

@@ -19,7 +19,7 @@ from gradc.frontend.models import ModelIR, Signature
 from gradc.frontend.program import Program, initialize
 from gradc.ir.core import Function, Role, Slot, TensorType
 from gradc.ir.diagnostics import DiagnosticError, did_you_mean, error
-from gradc.ir.dims import substitute, symbols
+from gradc.ir.dims import substitute
 from gradc.passes.differentiate import hvp, jvp, value_and_grad, vjp
 from gradc.passes.differentiate_jacobian import jacobian
 from gradc.passes.precision import master_type, promote_loss
@@ -168,13 +168,9 @@ class Model:
         The numbers depend on ``seed`` and each parameter's path and shape only.
         """
         check_seed(seed)
-        return initialize(self.lower({**self._free(), **(dims or {})}), seed)
-
-    def _free(self) -> dict[str, int]:
-        """A stand-in for every dimension that no parameter depends on."""
-        needed = {name for t in self.params.values() for d in t.shape for name in symbols(d)}
-        known = {*self._known(), *needed}
-        return {name: 1 for name in self.signature.dims if name not in known}
+        return initialize(
+            self.program.parameters(self.name, {**self.dims, **(dims or {})}, self.precision), seed
+        )
 
     # --- what can be compiled
 
@@ -471,7 +467,8 @@ class Model:
         Raises:
             DiagnosticError: GC0551 for dimensions that only the arrays of a call would bind.
         """
-        return {spec.path: spec.type for spec in self.lower(self._free()).parameters}
+        found = self.program.parameters(self.name, self.dims, self.precision)
+        return {spec.path: spec.type for spec in found}
 
     def select(self, wrt: Wrt) -> tuple[str, ...]:
         """The names that ``wrt`` stands for.

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradc.frontend.draws import initialize
 from gradc.frontend.models import ModelIR
-from gradc.frontend.program import loads
+from gradc.frontend.program import initialize, loads
 from gradc.ir.core import Role
 from gradc.ir.domains import NumpyArrays
 from gradc.ir.interpret import run

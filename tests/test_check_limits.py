@@ -9,7 +9,7 @@ import pytest
 import gradc
 from gradc.frontend.program import loads
 from gradc.ir.diagnostics import DiagnosticError
-from gradc.ir.dims import DimensionTooLarge, bounded_work, floordiv, symbol
+from gradc.ir.dims import Dim, DimensionTooLarge, bounded_work, floordiv, symbol
 
 
 def chain(count: int, step: str, start: str = "X0") -> str:
@@ -64,20 +64,20 @@ def test_all_dimensions_of_a_program_share_one_bound() -> None:
 
 def test_bounds_of_one_dimension() -> None:
     x = symbol("X")
-    nested = x
+    nested: Dim = x
     with pytest.raises(DimensionTooLarge):
         for _ in range(1000):
             nested = floordiv(nested + 1, 2)
-    power = x
+    power: Dim = x
     with pytest.raises(DimensionTooLarge):
         for _ in range(64):
             power = power * power
-    coefficient = x
+    coefficient: Dim = x
     with pytest.raises(DimensionTooLarge):
         for _ in range(200):
             coefficient = coefficient + coefficient
     with pytest.raises(DimensionTooLarge), bounded_work(100):
-        total = x
+        total: Dim = x
         for i in range(100):
             total = total + symbol(f"Y{i}")
     # The bound ends with its block.

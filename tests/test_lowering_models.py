@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gradc.frontend.draws import initialize
-from gradc.frontend.program import load, loads
+from gradc.frontend.program import initialize, load, loads
 from gradc.ir.core import Op, Role, walk
 from gradc.ir.diagnostics import DiagnosticError
 from tests.lowering import evaluate, lowered

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradc.frontend.binding import bind_dims
-from gradc.frontend.draws import initialize
-from gradc.frontend.program import loads
+from gradc.frontend.program import initialize, loads
 from gradc.frontend.training import OptimizerIR, lower_optimizer, lower_schedule
 from gradc.ir.core import DType, Role, TensorType
 from gradc.ir.diagnostics import DiagnosticError
