@@ -38,6 +38,7 @@ from gradc.passes.hoist import hoist
 from gradc.passes.place import place
 from gradc.passes.place_scratch import Target, place_scratch
 from gradc.passes.rematerialise import NOTHING, Policy, rematerialise
+from gradc.passes.running_sums import running_sums
 from gradc.passes.shuffle import shuffle
 from gradc.passes.simplify import simplify
 from gradc.passes.tile import tile
@@ -192,6 +193,7 @@ STEPS = (
     _tensor("cse", cse, "the reverse sweep computes again what the forward sweep has"),
     _tensor("hoist", hoist, "what the sweeps of a loop compute without its carries leaves it"),
     _tensor("flatten", flatten, "checkpoint and custom have served their purpose and hide ops"),
+    _tensor("running-sums", running_sums, "long chains of additions through loops would stagnate"),
     Step("simplify-again", "tensor", "tensor", _on_function(_simplify),
          "merged values and hoisted products meet new neighbours"),
     _tensor("cse-again", cse, "what became equal by simplification"),
@@ -211,6 +213,8 @@ CONSTRAINTS = (
     Constraint("rematerialise", "differentiate", "the reverse sweep obeys checkpoints"),
     Constraint("differentiate", "flatten", "regions carry what differentiation must know"),
     Constraint("hoist", "flatten", "work of a checkpoint must not leave the loop it is in"),
+    Constraint("hoist", "running-sums", "what stays in a loop is known after hoisting"),
+    Constraint("flatten", "running-sums", "chains go through the borders of checkpoints"),
     Constraint("flatten", "simplify-again", "rules do not look through the borders of regions"),
     Constraint("flatten", "cse-again", "equal ops on both sides of a border are found"),
     Constraint("simplify", "hoist", "transposed operands would be handed out transposed"),
