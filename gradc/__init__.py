@@ -12,33 +12,63 @@ from gradc._version import __version__
 if TYPE_CHECKING:
     from gradc.ir.diagnostics import Diagnostic, DiagnosticError
     from gradc.runtime.api import Model, load, loads
-    from gradc.runtime.tracing.transforms import grad, hessian, jacobian, jvp, value_and_grad
+    from gradc.runtime.tracing.captures import TraceWarning
+    from gradc.runtime.tracing.transforms import (
+        elementwise_grad,
+        grad,
+        hessian,
+        hvp,
+        jacfwd,
+        jacobian,
+        jacrev,
+        jit,
+        jvp,
+        value_and_grad,
+        vjp,
+    )
+    from gradc.runtime.tracing.trees import register_tree
 
 __all__ = [
     "Diagnostic",
     "DiagnosticError",
     "Model",
+    "TraceWarning",
     "__version__",
+    "elementwise_grad",
     "grad",
     "hessian",
+    "hvp",
+    "jacfwd",
     "jacobian",
+    "jacrev",
+    "jit",
     "jvp",
     "load",
     "loads",
+    "register_tree",
     "value_and_grad",
+    "vjp",
 ]
 
 _HOMES = {
     "Diagnostic": "gradc.ir.diagnostics",
     "DiagnosticError": "gradc.ir.diagnostics",
     "Model": "gradc.runtime.api",
+    "TraceWarning": "gradc.runtime.tracing.captures",
+    "elementwise_grad": "gradc.runtime.tracing.transforms",
     "grad": "gradc.runtime.tracing.transforms",
     "hessian": "gradc.runtime.tracing.transforms",
+    "hvp": "gradc.runtime.tracing.transforms",
+    "jacfwd": "gradc.runtime.tracing.transforms",
     "jacobian": "gradc.runtime.tracing.transforms",
+    "jacrev": "gradc.runtime.tracing.transforms",
+    "jit": "gradc.runtime.tracing.transforms",
     "jvp": "gradc.runtime.tracing.transforms",
     "load": "gradc.runtime.api",
     "loads": "gradc.runtime.api",
+    "register_tree": "gradc.runtime.tracing.trees",
     "value_and_grad": "gradc.runtime.tracing.transforms",
+    "vjp": "gradc.runtime.tracing.transforms",
 }
 
 

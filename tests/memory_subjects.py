@@ -36,7 +36,8 @@ from gradc.runtime.bench import random_inputs
 from gradc.runtime.compile import Options, pipeline_options
 from gradc.runtime.compiled import pure
 from gradc.runtime.native import NativeFunction, compile_plan
-from gradc.runtime.tracing.transforms import flatten, trace_function
+from gradc.runtime.tracing.record import Argument, record
+from gradc.runtime.tracing.trees import flatten, paths
 from tests.generate import random_program
 
 Bytes = NDArray[np.uint8]
@@ -259,11 +260,14 @@ def of_traced(name: str) -> Subject:
         "sine.py": lambda: (module.loss.__wrapped__, (module.init(6), points)),
         "oscillator.py": lambda: (module.loss, (module.start(0), points[:, None])),
     }[name]()
-    leaves: list[tuple[str, Any]] = []
-    structure = flatten(arguments, "args", leaves)
-    traced = trace_function(function, structure, leaves)
-    trained = [path for path, _ in leaves if path.startswith("args[0]")]
-    arrays = {**dict(leaves), **{n: np.asarray(a) for n, a in traced.captured.items()}}
+    leaves: list[Any] = []
+    structure = flatten((arguments, {}), leaves)
+    names = paths(structure[2][0], "args")
+    given = [Argument.of(n, np.asarray(a)) for n, a in zip(names, leaves, strict=True)]
+    traced = record(function, structure, given, is_loss=True)
+    trained = [path for path in names if path.startswith("args[0]")]
+    arrays = dict(zip(names, leaves, strict=True))
+    arrays |= {n: np.asarray(a) for n, a in traced.captured.items()}
     return Subject(name, traced.function, partial(value_and_grad, wrt=trained), arrays)
 
 

@@ -18,7 +18,7 @@ from gradc.ir.plan import Launch, Plan
 from gradc.passes.differentiate import value_and_grad
 from gradc.passes.pipeline import Options, run_pipeline
 from gradc.runtime.compile import compile_options, pipeline_options
-from gradc.runtime.tracing.transforms import LOSS, Leaf, trace_function
+from gradc.runtime.tracing.record import RESULT, record_arrays
 from tests.test_pipeline_growth import MOST, calls
 
 SIZE = 24
@@ -77,9 +77,9 @@ def of_rows(step: Step, count: int) -> Step:
 def traced(function: Step) -> tuple[Function, Options]:
     """The program of a NumPy function, and how its gradient is compiled."""
     x = np.random.default_rng(0).normal(size=SIZE)
-    made = trace_function(function, (Leaf("u"),), [("u", x)]).function
+    made = record_arrays(function, {"u": x}, is_loss=True).function
     derive = partial(value_and_grad, wrt=["u"])
-    assert made.results[0].name == LOSS
+    assert made.results[0].name == RESULT
     return made, pipeline_options(derive, compile_options())
 
 

@@ -16,7 +16,7 @@ from typing import Any, SupportsIndex, cast
 import numpy as np
 
 from gradc.ir.core import DType, Value
-from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, NAMES, UFUNCS, Trace, Traced, refuse
+from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, UFUNCS, Trace, Traced, refuse
 
 _FLOAT_UNARY = {
     name: name for name in ("exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "tan", "tanh")
@@ -114,10 +114,8 @@ def _matmul(t: Trace, a: object, b: object) -> Value:
 
 def _pair(t: Trace, a: object, b: object) -> tuple[Value, Value]:
     """Two operands in their common type, shapes as they are."""
-    like = next((i.value.type.dtype for i in (a, b) if isinstance(i, Traced)), None)
-    x, y = t.lift(a, like), t.lift(b, like)
-    dtype = DTYPES[np.result_type(NAMES[x.type.dtype], NAMES[y.type.dtype]).name]
-    return t.cast(x, dtype), t.cast(y, dtype)
+    x, y = t.common([a, b])
+    return x, y
 
 
 def _batch_shape(t: Trace, x: Value, y: Value) -> tuple[int, ...]:
@@ -275,11 +273,9 @@ def _reshaped(t: Trace, a: object, shape: object) -> Traced:
 
 
 def _concatenate(t: Trace, arrays: Sequence[object], axis: int = 0) -> Traced:
-    like = next((i.value.type.dtype for i in arrays if isinstance(i, Traced)), None)
-    values = [t.lift(item, like) for item in arrays]
-    common = DTYPES[np.result_type(*(NAMES[v.type.dtype] for v in values)).name]
+    values = t.common(arrays)
     (where,) = axes_of(values[0], axis)
-    return t.wrap(t.emit("concat", *(t.cast(v, common) for v in values), axis=where))
+    return t.wrap(t.emit("concat", *values, axis=where))
 
 
 def _stack(t: Trace, arrays: Sequence[object], axis: int = 0) -> Traced:

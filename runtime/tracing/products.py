@@ -18,7 +18,7 @@ import numpy as np
 
 from gradc.ir.core import Value
 from gradc.runtime.tracing.functions import reshape
-from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, NAMES, Trace, Traced, refuse
+from gradc.runtime.tracing.trace import FUNCTIONS, Trace, Traced, refuse
 
 # --- products
 
@@ -44,10 +44,7 @@ def _einsum(t: Trace, *operands: Any, optimize: object = False, **options: objec
 
 def _alike(t: Trace, items: Sequence[object]) -> list[Value]:
     """Operands in their common type, shapes as they are."""
-    like = next((i.value.type.dtype for i in items if isinstance(i, Traced)), None)
-    values = [t.lift(item, like) for item in items]
-    common = DTYPES[np.result_type(*(NAMES[v.type.dtype] for v in values)).name]
-    return [t.cast(v, common) for v in values]
+    return t.common(items)
 
 
 def _as_letters(operands: tuple[Any, ...]) -> tuple[str, list[object]]:

@@ -64,7 +64,11 @@ def dtype_of(name: str, array: Array) -> DType:
 def refuse(code: str, message: str, help: str = "") -> DiagnosticError:
     """A DiagnosticError that names the line of the traced function that is running."""
     span = user_span()
-    return DiagnosticError([error(code, message, None, help=help, notes=(f"at {span}",))])
+    made = DiagnosticError([error(code, message, None, help=help, notes=(f"at {span}",))])
+    trace = current_trace()
+    if trace is not None and trace.refused is None:
+        trace.refused = made
+    return made
 
 
 def user_span() -> Span:
@@ -97,6 +101,8 @@ class Trace:
         self.builder = Builder()
         self.outer = current_trace()
         self.captured: list[tuple[Value, Array | Traced]] = []
+        #: The first refusal: it ends the recording even if the function catches it.
+        self.refused: DiagnosticError | None = None
 
     def __enter__(self) -> Self:
         _recording.stack = [*getattr(_recording, "stack", []), self]
@@ -105,9 +111,18 @@ class Trace:
     def __exit__(self, *_: object) -> None:
         _recording.stack = _recording.stack[:-1]
 
+    def argument(self, name: str, type_: TensorType) -> Value:
+        """A parameter of the given type."""
+        return self.builder.parameter(type_, name)
+
     def parameter(self, name: str, array: Array) -> Value:
         """A parameter with the shape and type of ``array``."""
-        return self.builder.parameter(TensorType(array.shape, dtype_of(name, array)), name)
+        return self.argument(name, TensorType(array.shape, dtype_of(name, array)))
+
+    def raise_refused(self) -> None:
+        """Raises the first refusal, if there was one: a bare `except` of the function cannot swallow it."""
+        if self.refused is not None:
+            raise self.refused
 
     def emit(self, name: str, *operands: Value, **attributes: Attr) -> Value:
         """One op with one result at the user's line; a refused type becomes a diagnostic."""
@@ -157,10 +172,11 @@ class Trace:
             raise refuse("GC0559", _LEFT_OVER)
         if isinstance(item, (bool, np.bool_)):
             return self.constant(bool(item), DType.BOOL)
-        if isinstance(item, (int, float, np.number)):
-            return self._number(item.item() if isinstance(item, np.number) else item, like)
-        array = as_array("a constant", item)
-        return self.capture(array) if array.ndim else self._number(array.item(), like)
+        if isinstance(item, np.number):
+            return self.constant(item.item(), dtype_of("a constant", np.asarray(item)))
+        if isinstance(item, (int, float)):
+            return self._number(item, like)
+        return self.capture(as_array("a constant", item))
 
     def _number(self, number: float, like: DType | None) -> Value:
         """A Python number takes the type beside it unless that would lose its fraction."""
@@ -171,12 +187,27 @@ class Trace:
 
     def promote(self, items: Sequence[object]) -> list[Value]:
         """Operands of one operation in their common type and shape, by NumPy's rules."""
-        like = next((i.value.type.dtype for i in items if isinstance(i, Traced)), None)
-        values = [self.lift(item, like) for item in items]
-        common = np.result_type(*(np.dtype(NAMES[v.type.dtype]) for v in values))
-        dtype = DTYPES[common.name]
+        values = self.common(items)
         shape = self.broadcast_shape(values)
-        return [self.broadcast(self.cast(v, dtype), shape) for v in values]
+        return [self.broadcast(v, shape) for v in values]
+
+    def common(self, items: Sequence[object]) -> list[Value]:
+        """Operands in their common type: Python numbers take the type beside them, everything else counts."""
+        kinds = [self._promotes_as(item) for item in items]
+        found = np.result_type(*kinds)
+        dtype = DTYPES.get(found.name)
+        if dtype is None:
+            shown = " and ".join(str(k) for k in kinds)
+            raise refuse("GC0557", f"{shown} together are {found}, which is not supported")
+        return [self.cast(self.lift(item, dtype), dtype) for item in items]
+
+    def _promotes_as(self, item: object) -> Any:
+        """What ``numpy.result_type`` is to see: a dtype, or a Python number, which is weak."""
+        if isinstance(item, Traced):
+            return item.kind(0) if item.kind in (int, float) else item.dtype
+        if isinstance(item, np.generic) or not isinstance(item, (bool, int, float)):
+            return as_array("a constant", item).dtype
+        return np.dtype(bool) if isinstance(item, bool) else type(item)(0)
 
     def broadcast_shape(self, values: Sequence[Value]) -> tuple[int, ...]:
         """The common shape. Raises DiagnosticError GC0558 if there is none."""
@@ -201,9 +232,9 @@ class Trace:
         """``value`` as NumPy's mathematical functions see it: integers and booleans become f64."""
         return value if value.type.dtype.is_float else self.cast(value, DType.F64)
 
-    def wrap(self, value: Value) -> Traced:
-        """The array that stands for ``value`` in the user's function."""
-        return Traced(self, value)
+    def wrap(self, value: Value, kind: type | None = None) -> Traced:
+        """The array that stands for ``value`` in the user's function; ``kind`` is the class it has there."""
+        return Traced(self, value, kind)
 
 
 def unsupported(name: str, known: dict[str, Any], how: str = "") -> DiagnosticError:
@@ -217,9 +248,17 @@ def unsupported(name: str, known: dict[str, Any], how: str = "") -> DiagnosticEr
 class Traced(np.lib.mixins.NDArrayOperatorsMixin):
     """An array whose operations are recorded. It has a shape and a type, but no numbers."""
 
-    def __init__(self, trace: Trace, value: Value) -> None:
+    def __init__(self, trace: Trace, value: Value, kind: type | None = None) -> None:
         self.trace = trace
         self.value = value
+        self._kind = kind
+
+    @property
+    def kind(self) -> type:
+        """The class that NumPy would give here: an array, one of its scalars, or Python's own number."""
+        if self._kind is not None:
+            return self._kind
+        return np.ndarray if self.value.type.rank else self.dtype.type
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,0 +1,134 @@
+"""Running a function once on arrays without numbers: its program, its result as a tree, what it took from around it.
+
+Non-goals: deriving anything from the program (``derive``), compiling it (``transformed``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from gradc.ir.core import DType, Function, Role, Slot, TensorType
+from gradc.ir.diagnostics import DiagnosticError, error
+from gradc.runtime.arrays import Array
+from gradc.runtime.tracing.trace import Trace, Traced, dtype_of
+from gradc.runtime.tracing.trees import LEAF, Static, Structure, flatten, rebuild
+
+RESULT = "result"
+Class: TypeAlias = type
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A leaf of the arguments: what a message calls it, its type, and the class of the caller's object."""
+
+    name: str
+    type: TensorType
+    kind: Class = np.ndarray
+
+    @staticmethod
+    def of(name: str, array: Array, kind: Class = np.ndarray) -> Argument:
+        """The argument for an array. Raises DiagnosticError GC0557 for a width that programs do not have."""
+        return Argument(name, TensorType(array.shape, dtype_of(name, array)), kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A function recorded once.
+
+    ``function`` has a parameter per argument, then one per captured array; its results are the leaves of ``out``, then
+    those of ``aux``. Inside another trace, what was captured may be traced as well.
+    """
+
+    function: Function
+    captured: dict[str, Array | Traced]
+    arguments: tuple[Argument, ...]
+    out: Structure
+    aux: Structure = None
+    outputs: int = 1
+
+    @property
+    def floating(self) -> list[int]:
+        """The results, but for those of ``aux``, that have derivatives."""
+        values = self.function.block.outputs[: self.outputs]
+        return [i for i, v in enumerate(values) if v.type.dtype.is_float]
+
+
+def record(
+    function: Callable[..., Any],
+    structure: Structure,
+    arguments: Sequence[Argument],
+    *,
+    has_aux: bool = False,
+    is_loss: bool = False,
+) -> Recorded:
+    """Runs ``function`` on traced arrays; ``structure`` is that of (positional, by name).
+
+    Raises:
+        DiagnosticError: for what cannot be traced, also where the function swallowed it; GC0565 for a result of
+            another form.
+    """
+    with Trace() as trace:
+        values = [trace.argument(a.name, a.type) for a in arguments]
+        wrapped = [trace.wrap(v, a.kind) for v, a in zip(values, arguments, strict=True)]
+        args, kwargs = rebuild(structure, wrapped)
+        result = function(*(_plain(a) for a in args), **{k: _plain(v) for k, v in kwargs.items()})
+        trace.raise_refused()
+        result, extra = _split(result) if has_aux else (result, None)
+        leaves: list[Any] = []
+        out = _result_structure(result, leaves, is_loss)
+        count = len(leaves)
+        aux = flatten(extra, leaves) if has_aux else None
+        outputs = [trace.lift(leaf) for leaf in leaves]
+    slots = [Slot(a.name, Role.INPUT) for a in arguments]
+    # Captured parameters were declared while recording, after the arguments.
+    captured = {value.hint: item for value, item in trace.captured}
+    slots += [Slot(name, Role.INPUT) for name in captured]
+    names = [RESULT if n == 0 else f"{RESULT}.{n}" for n in range(len(leaves))]
+    results = [Slot(n, Role.OUTPUT) for n in names]
+    if is_loss:
+        results[0] = replace(results[0], role=Role.LOSS)
+    name = "".join(c if c.isalnum() else "_" for c in getattr(function, "__name__", "function"))
+    made = trace.builder.function(f"traced_{name}", outputs, slots, results)
+    return Recorded(made, captured, tuple(arguments), out, aux, count)
+
+
+def record_arrays(
+    function: Callable[..., Any], arrays: Mapping[str, Array], *, is_loss: bool = False
+) -> Recorded:
+    """``record`` of a function of a few arrays, whose parameters get the names of ``arrays``."""
+    given = [Argument.of(name, array) for name, array in arrays.items()]
+    structure = (tuple, None, ((tuple, None, (LEAF,) * len(given)), (dict, (), ())))
+    return record(function, structure, given, is_loss=is_loss)
+
+
+def _plain(item: Any) -> Any:
+    return item.value if type(item) is Static else item
+
+
+def _split(result: Any) -> tuple[Any, Any]:
+    if isinstance(result, tuple) and len(result) == 2:
+        return result
+    message = f"with has_aux the function returns (result, more), not {type(result).__name__}"
+    raise DiagnosticError([error("GC0565", message, None)])
+
+
+def _result_structure(result: Any, leaves: list[Any], is_loss: bool) -> Structure:
+    out = flatten(result, leaves)
+    if out is not LEAF and (is_loss or not leaves):
+        kind = type(result).__name__
+        wanted = "one array or number" if is_loss else "arrays or numbers"
+        help = "for further results: has_aux=True, and return (value, more)" if is_loss else ""
+        message = f"the function must return {wanted}, not {kind}"
+        raise DiagnosticError([error("GC0565", message, None, help=help)])
+    return out
+
+
+def numpy_of(dtype: DType) -> np.dtype[Any]:
+    """NumPy's type for an element type that functions can have."""
+    names = {DType.F64: np.float64, DType.F32: np.float32, DType.F16: np.float16}
+    others = {DType.I64: np.int64, DType.I32: np.int32, DType.U32: np.uint32, DType.BOOL: np.bool_}
+    return np.dtype({**names, **others}[dtype])
