@@ -96,8 +96,8 @@ _CALLS = (
     Code(
         "GC0566",
         "derivatives that do not fit the arguments",
-        "Tangents and cotangents have the structure and shapes of what they belong to; a Hessian is taken\n"
-        "in one array.",
+        "Tangents and cotangents have the structure and shapes of what they belong to; `argnums` and\n"
+        "`argnames` name arguments that the call has.",
     ),
     Code(
         "GC0567",

@@ -412,14 +412,9 @@ def test_a_refusal_names_the_users_line() -> None:
 WRONG: tuple[tuple[str, Callable[[], Any], str], ...] = (
     ("argnums beyond", lambda: gradc.grad(np.sum, argnums=3)(A), "GC0566.*argnums 3"),
     ("tangents of another structure", lambda: gradc.jvp(np.sum, (A,), ([A, A],)), "GC0566"),
-    ("a Hessian of two arrays", lambda: gradc.hessian(_both)([A, B]), "GC0566.*one array"),
     ("a bad option", lambda: gradc.grad(np.sum, budget="none")(A), "GC0601"),
     ("bad threads", lambda: gradc.grad(np.sum, threads=0)(A), "GC0563"),
 )
-
-
-def _both(pair: Any) -> Any:
-    return np.sum(pair[0] * pair[1])
 
 
 @pytest.mark.parametrize(("what", "call", "message"), WRONG, ids=[w[0] for w in WRONG])
