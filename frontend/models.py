@@ -4,8 +4,8 @@
 the dimensions and elaborates one model again, which gives a ``ModelIR``.
 
 Invariants of a ModelIR: parameters of the function are PARAMs and STATEs in the order of declaration, then the
-random counter ``rng`` (u32[2]: seed, step) if the model draws, then the INPUTs; results are LOSS, OUTPUTs in the
-order of the text, then the STATEs that were written. No symbol is left in any type.
+random counter ``rng`` (u32[2]: seed, step) if the model draws, then the INPUTs; results are LOSS (what the model
+returns), OUTPUTs in the order of the text, then the STATEs that were written. No symbol is left in any type.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def assemble(made: Elaborated, name: str) -> Function:
         builder.parameters.append(value)
         slots.append(Slot(spec.name, Role.INPUT, spec.span))
     outputs = [made.loss]
-    results = [Slot("loss", Role.LOSS, made.model.name.span)]
+    results = [Slot(result_name(made), Role.LOSS, made.model.name.span)]
     for output, (value, span) in ctx.outputs.items():
         outputs.append(value)
         results.append(Slot(output, Role.OUTPUT, span))
@@ -216,6 +216,20 @@ def assemble(made: Elaborated, name: str) -> Function:
     builder.span = made.model.span
     builder.scope = ""
     return builder.function(name, outputs, slots, results)
+
+
+def result_name(made: Elaborated) -> str:
+    """What the value that a model returns is called: `loss` if it is one number, else by its name in the program, or
+    `result` if it has none of its own."""
+    assert made.loss is not None
+    if made.loss.type.rank == 0:
+        return "loss"
+    end = made.model.body[-1] if made.model.body else None
+    value = end.values[0] if isinstance(end, syntax.Return) else None
+    taken = {*made.ctx.outputs, *made.ctx.declared, *(spec.name for spec in made.inputs)}
+    if isinstance(value, syntax.Name) and value.text not in taken:
+        return value.text
+    return "result" if "result" not in taken else "loss"
 
 
 def check_sizes(made: Elaborated, function: Function) -> None:

@@ -32,12 +32,15 @@ from gradc.frontend.models import (
     check_sizes,
     default_dims,
     elaborate_model,
+    result_name,
     specifications,
     symbolic_dims,
 )
 from gradc.frontend.names import Names
+from gradc.frontend.parse import parse
 from gradc.frontend.project import load_program, load_text
 from gradc.frontend.reach import warn_unreached
+from gradc.frontend.source import from_text
 from gradc.ir.core import DType, Role, TensorType
 from gradc.ir.diagnostics import Diagnostic, DiagnosticError, Report, did_you_mean, error
 from gradc.ir.dims import Dim, bounded_work, product, substitute, symbol, symbols
@@ -61,6 +64,12 @@ class Program:
     _signatures: dict[tuple[object, ...], Signature] = field(default_factory=dict)
     _parameters: dict[tuple[object, ...], tuple[ParameterSpec, ...]] = field(default_factory=dict)
     _is_checked: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the texts of the files, which are parsed again."""
+        sources = self.report.sources.by_name
+        names = [file.span.file for file in self.files]
+        return parsed, (tuple((name, sources[name].text) for name in names),)
 
     @property
     def digest(self) -> str:
@@ -341,7 +350,7 @@ class Program:
 
 def _results(made: Elaborated) -> tuple[tuple[str, TensorType], ...]:
     """The loss and the named outputs, with symbols."""
-    loss = [] if made.loss is None else [("loss", made.loss.type)]
+    loss = [] if made.loss is None else [(result_name(made), made.loss.type)]
     return (*loss, *((name, value.type) for name, (value, _) in made.ctx.outputs.items()))
 
 
@@ -363,6 +372,18 @@ def loads(text: str, name: str = "<string>", directory: Path | None = None) -> P
     """
     report = Report()
     return _program(load_text(text, report, name, directory), report)
+
+
+def parsed(files: tuple[tuple[str, str], ...]) -> Program:
+    """The program of texts with their names: every file after those that it imports, none of them read from disk.
+
+    Raises:
+        DiagnosticError: if one is not well formed.
+    """
+    report = Report()
+    made = tuple(parse(from_text(text, name), report) for name, text in files)
+    report.raise_errors()
+    return _program(made, report)
 
 
 def _program(files: tuple[syntax.Program, ...], report: Report) -> Program:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from gradc.codegen.llvm.isa import host
 from gradc.ir.core import Function
@@ -87,6 +87,22 @@ def parse_bytes(text: int | str) -> int:
         message = f"a memory budget must be between 1 byte and 2^63, not {written}"
         raise DiagnosticError([error("GC0601", message, None)])
     return int(number)
+
+
+class FurtherKeywords(TypedDict, total=False):
+    """Options of everything that compiles; ``compile_options`` says what they mean."""
+
+    fast_math: bool
+    use_cache: bool
+    check_inputs: bool
+
+
+class CompileKeywords(FurtherKeywords, total=False):
+    """All keywords of ``compile_options``, for type checkers."""
+
+    budget: int | str | None
+    threads: int | None
+    target: str
 
 
 def compile_options(

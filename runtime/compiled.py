@@ -9,10 +9,11 @@ Non-goals: what is derived from a model (``runtime.model``).
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from gradc.frontend.models import RANDOM_STATE
 from gradc.ir.core import Function, Role
@@ -43,6 +44,31 @@ def pure(derive: Derive) -> Derive:
     return changed
 
 
+_Asked = ParamSpec("_Asked")
+_Found = TypeVar("_Found", bound="Compiled")
+
+
+def remembered(
+    method: Callable[Concatenate[Model, _Asked], _Found],
+) -> Callable[Concatenate[Model, _Asked], _Found]:
+    """``method`` of a model, whose results know how they were asked for, so that they can be copied and pickled."""
+
+    @functools.wraps(method)
+    def asked(model: Model, /, *args: _Asked.args, **kwargs: _Asked.kwargs) -> _Found:
+        found = method(model, *args, **kwargs)
+        found.made_by = (method.__name__, args, kwargs)
+        return found
+
+    return asked
+
+
+def _made_again(
+    model: Model, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Compiled:
+    made: Compiled = getattr(model, method)(*args, **kwargs)
+    return made
+
+
 class Compiled:
     """A compiled program that specialises on the shapes of its inputs. Safe to call from several threads."""
 
@@ -69,6 +95,14 @@ class Compiled:
         # The machine code of the last call: it checks names and shapes itself and most calls are like the last.
         self._last: Callable[..., Any] | None = None
         self._makes_bits = False
+        # The call of a method of the model that made this, if one did: a copy is made by the same call.
+        self.made_by: tuple[str, tuple[Any, ...], dict[str, Any]] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the model and how this was asked of it; machine code is made or found again."""
+        if self.made_by is None:
+            raise TypeError("only what a method of a model has compiled can be copied")
+        return _made_again, (self.model, *self.made_by)
 
     def __call__(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any:
         if len(seeds) != self._takes_seeds:
@@ -107,13 +141,17 @@ class Compiled:
     def entry(self, inputs: Mapping[str, Any]) -> Entry:
         """The specialisation for arrays like ``inputs``, compiled if it is new."""
         check_names("input", inputs, self._inputs)
-        shapes = shapes_of(self.model.inputs, inputs)
+        types = self.model.inputs
+        shapes = shapes_of({name: types[name] for name in self._inputs}, inputs)
         key = tuple(shapes[name] for name in self._inputs)
         with self._lock:
             found = self._entries.get(key)
             if found is None:
-                found = self._entries[key] = self._compile(self.model.bind(shapes))
+                found = self._entries[key] = self._compile(self._bind(shapes))
         return found
+
+    def _bind(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        return self.model.bind(shapes)
 
     def function(self, dims: Mapping[str, int] | None = None) -> Function:
         """The tensor IR that is compiled, before optimisation."""
@@ -157,8 +195,9 @@ def _loss(found: Results) -> Any:
     return None if found[0] is None else found[0][()]
 
 
-def results(found: Results) -> dict[str, Any]:
-    return {"loss": _loss(found), **found[1]}
+def results(found: Results, name: str) -> dict[str, Any]:
+    """All results by name; ``name`` is that of what the model returns, which may not be among them."""
+    return found[1] if found[0] is None else {name: _loss(found), **found[1]}
 
 
 def loss_grads(found: Results) -> tuple[Any, dict[str, Array]]:
@@ -171,12 +210,12 @@ def loss_outputs_grads(
     return (_loss(found), found[1]), found[2]
 
 
-def results_cts(found: Results) -> tuple[dict[str, Any], dict[str, Array]]:
-    return results(found), found[2]
+def results_cts(found: Results, name: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    return results(found, name), found[2]
 
 
-def results_dots(found: Results) -> tuple[dict[str, Any], dict[str, Array]]:
-    return results(found), found[3]
+def results_dots(found: Results, name: str) -> tuple[dict[str, Any], dict[str, Array]]:
+    return results(found, name), found[3]
 
 
 def loss_grads_dots(found: Results) -> tuple[Any, dict[str, Array], dict[str, Array]]:

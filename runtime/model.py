@@ -12,7 +12,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Unpack
 
 from gradc.frontend.binding import bind_dims
 from gradc.frontend.models import ModelIR, Signature
@@ -33,7 +34,14 @@ from gradc.runtime.arrays import (
     listed,
 )
 from gradc.runtime.call import Arrays
-from gradc.runtime.compile import compile_options, options_of, quoting, refuse_unknown
+from gradc.runtime.compile import (
+    CompileKeywords,
+    FurtherKeywords,
+    compile_options,
+    options_of,
+    quoting,
+    refuse_unknown,
+)
 from gradc.runtime.compiled import (
     Compiled,
     Derive,
@@ -41,10 +49,11 @@ from gradc.runtime.compiled import (
     loss_grads_dots,
     loss_outputs_grads,
     pure,
-    results,
+    remembered,
     results_cts,
     results_dots,
 )
+from gradc.runtime.forward import Forward
 from gradc.runtime.ids import IdCheck
 from gradc.runtime.native import Results
 from gradc.runtime.remedies import remedies
@@ -56,7 +65,7 @@ if TYPE_CHECKING:
     from gradc.runtime.memory import MemoryPlan
     from gradc.runtime.step import TrainStep
     from gradc.runtime.truncation import Truncation
-    from gradc.runtime.verify import Verified
+    from gradc.runtime.verify import Verified, VerifyKeywords
     from gradc.runtime.whiteboard import Whiteboard
 
 Wrt = str | Sequence[str]
@@ -84,6 +93,10 @@ class Model:
         self._lowered: dict[tuple[object, ...], ModelIR] = {}
         self._id_checks: dict[tuple[object, ...], IdCheck] = {}
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the program's text; everything else is made from it again."""
+        return Model, (self.program, self.name, self.dims, self.precision)
 
     def _refuse_unknown_dims(self) -> None:
         known = {**self.program.names.dims, **self.signature.dims}
@@ -124,7 +137,12 @@ class Model:
     def outputs(self) -> dict[str, TensorType]:
         """The results: the loss, then the named outputs; free dimensions stay symbols."""
         found = {name: self._shown(type_) for name, type_ in self.signature.outputs}
-        return {name: master_type(t) if name == "loss" else t for name, t in found.items()}
+        return {name: master_type(t) if name == self.result else t for name, t in found.items()}
+
+    @property
+    def result(self) -> str:
+        """The name of what the model returns: `loss` if that is one number."""
+        return self.signature.outputs[0][0]
 
     # --- from text to IR
 
@@ -174,11 +192,26 @@ class Model:
 
     # --- what can be compiled
 
-    def forward(self, *, training: bool = False, **options: Any) -> Compiled:
-        """``f(params, **inputs) -> {"loss": ..., outputs...}``; without training by default."""
-        chosen = options_of(self.forward, options)
-        return Compiled(self, "forward", lambda f: f, results, training, chosen)
+    @remembered
+    def forward(
+        self,
+        outputs: str | Sequence[str] | None = None,
+        *,
+        training: bool = False,
+        **options: Unpack[CompileKeywords],
+    ) -> Forward:
+        """``f(params, **inputs) -> {"loss": ..., outputs...}``; without training by default.
 
+        Args:
+            outputs: names of results; a call then needs only the inputs and parameters that these depend on.
+                Without names it gives all that its inputs determine.
+
+        Raises:
+            DiagnosticError: GC0554 for a name that is no output.
+        """
+        return Forward(self, outputs, training, options_of(self.forward, options))
+
+    @remembered
     def value_and_grad(
         self,
         wrt: Wrt = "params",
@@ -188,7 +221,7 @@ class Model:
         *,
         aux: bool = False,
         training: bool = True,
-        **options: Any,
+        **options: Unpack[FurtherKeywords],
     ) -> Compiled:
         """``f(params, **inputs) -> (loss, grads)``, with ``aux`` ``((loss, outputs), grads)``.
 
@@ -197,7 +230,7 @@ class Model:
             budget: most bytes the call may touch, as a number or text such as ``"64MiB"``.
             threads: by default one per usable core.
         """
-        given = {"budget": budget, "threads": threads, "target": target, **options}
+        given: dict[str, Any] = {"budget": budget, "threads": threads, "target": target, **options}
         chosen = options_of(self.value_and_grad, given)
         finish = loss_outputs_grads if aux else loss_grads
         key = f"value_and_grad {self.select(wrt)}"
@@ -212,7 +245,10 @@ class Model:
 
         return derive
 
-    def vjp(self, wrt: Wrt = "params", *, training: bool = True, **options: Any) -> Compiled:
+    @remembered
+    def vjp(
+        self, wrt: Wrt = "params", *, training: bool = True, **options: Unpack[CompileKeywords]
+    ) -> Compiled:
         """``f(params, seeds, **inputs) -> (results, cotangents)``; one seed per floating result."""
         names = self.select(wrt)
 
@@ -220,10 +256,19 @@ class Model:
             return vjp(function, names)
 
         return Compiled(
-            self, f"vjp {names}", derive, results_cts, training, options_of(self.vjp, options), True
+            self,
+            f"vjp {names}",
+            derive,
+            partial(results_cts, name=self.result),
+            training,
+            options_of(self.vjp, options),
+            True,
         )
 
-    def jvp(self, wrt: Wrt = "params", *, training: bool = True, **options: Any) -> Compiled:
+    @remembered
+    def jvp(
+        self, wrt: Wrt = "params", *, training: bool = True, **options: Unpack[CompileKeywords]
+    ) -> Compiled:
         """``f(params, tangents, **inputs) -> (results, tangents of results)``."""
         names = self.select(wrt)
 
@@ -234,13 +279,16 @@ class Model:
             self,
             f"jvp {names}",
             derive,
-            results_dots,
+            partial(results_dots, name=self.result),
             training,
             options_of(self.jvp, options),
             True,
         )
 
-    def hvp(self, wrt: Wrt = "params", *, training: bool = True, **options: Any) -> Compiled:
+    @remembered
+    def hvp(
+        self, wrt: Wrt = "params", *, training: bool = True, **options: Unpack[CompileKeywords]
+    ) -> Compiled:
         """``f(params, vector, **inputs) -> (loss, grads, Hessian times vector)``."""
         names = self.select(wrt)
 
@@ -306,22 +354,29 @@ class Model:
 
         return gradient_formulas(self, None if wrt is None else self.select(wrt))
 
+    @remembered
     def jacobian(
-        self, wrt: Wrt = "inputs", of: str = "loss", *, training: bool = True, **options: Any
+        self,
+        wrt: Wrt = "inputs",
+        of: str | None = None,
+        *,
+        training: bool = True,
+        **options: Unpack[CompileKeywords],
     ) -> Compiled:
         """``f(params, **inputs) -> {name: array of shape of.shape + name.shape}``."""
         names = self.select(wrt)
+        result = self.result if of is None or of == "loss" else of
 
         def derive(function: Function) -> Function:
-            return jacobian(function, names, of)
+            return jacobian(function, names, result)
 
-        prefix = f"{of}/"
+        prefix = f"{result}/"
 
         def finish(found: Results) -> dict[str, Array]:
             outputs = found[1].items()
             return {n.removeprefix(prefix): a for n, a in outputs if n.startswith(prefix)}
 
-        key = f"jacobian {names} {of}"
+        key = f"jacobian {names} {result}"
         chosen = options_of(self.jacobian, options)
         return Compiled(self, key, derive, finish, training, chosen)
 
@@ -335,7 +390,7 @@ class Model:
         accumulate: int = 1,
         decay_on: str = "matrices",
         loss_scale: float | str | None = None,
-        **options: Any,
+        **options: Unpack[CompileKeywords],
     ) -> TrainStep:
         """One native call that computes the loss, the gradients and the update.
 
@@ -417,7 +472,7 @@ class Model:
         )
         return Truncation(windows(function), dropped_terms(kept, complete), (peaks[0], peaks[1]))
 
-    def verify(self, **options: Any) -> Verified:
+    def verify(self, **options: Unpack[VerifyKeywords]) -> Verified:
         """Every obligation of the compilation of ``value_and_grad``, discharged and reported.
 
         Args:

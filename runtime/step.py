@@ -162,6 +162,10 @@ class TrainStep:
         self._last: Callable[..., Any] | None = None
         self._makes_bits = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the model, the recipe and the options; machine code is made or found again."""
+        return TrainStep, (self.model, self.recipe, self.options)
+
     def init(self, params: Mapping[str, Any]) -> TrainState:
         """A fresh state that starts from a copy of ``params``.
 

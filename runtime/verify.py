@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -69,6 +69,16 @@ class Verified(Report):
     def to_json(self, path: str | Path) -> None:
         """Writes the certificate: everything in the report, and its digest."""
         write_text(Path(path), json.dumps(certificate(self), indent=1, sort_keys=True) + "\n")
+
+
+class VerifyKeywords(TypedDict, total=False):
+    """Keywords of ``verify_model``, for type checkers."""
+
+    wrt: str | tuple[str, ...]
+    budget: int | str | None
+    points: int | None
+    numbers: bool
+    sympy: float
 
 
 def verify_model(

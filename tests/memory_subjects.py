@@ -216,7 +216,7 @@ def names() -> tuple[str, ...]:
     for path in (*EXAMPLES, *BENCHMARKS):
         for entry in load(path).models:
             net = small(path, entry)
-            if net.outputs["loss"].rank:
+            if net.outputs[net.result].rank:
                 continue
             name = f"{path.relative_to(ROOT).as_posix()} {entry}"
             found += [f"{name} {kind}" for kind in ("gradient", "step")[: 1 + bool(net.params)]]

@@ -35,7 +35,7 @@ def models_of(path: Path) -> list[gradc.Model]:
         dims = net.signature.dims
         free = {name: SIZES.get(name, 2) for name, size in dims.items() if size is None}
         found.append(gradc.load(path, entry=entry, dims=free))
-    return [net for net in found if not net.outputs["loss"].rank]
+    return [net for net in found if not net.outputs[net.result].rank]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.relative_to(ROOT).as_posix())

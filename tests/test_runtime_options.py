@@ -18,7 +18,8 @@ def net() -> gradc.Model:
     return gradc.loads(MLP, precision="f64")
 
 
-UNKNOWN: dict[str, Callable[[gradc.Model], object]] = {
+# Type checkers refuse these as well (`tests/test_typed_options.py`), so they are hidden from them here.
+UNKNOWN: dict[str, Callable[[Any], object]] = {
     "`value_and_grad` has no option `budgett`; did you mean `budget`?": lambda n: n.value_and_grad(
         budgett=3
     ),

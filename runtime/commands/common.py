@@ -44,20 +44,24 @@ def compile_arguments(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def load_inputs(model: Model, path: str, partial: bool = False) -> dict[str, Array]:
+def load_inputs(
+    model: Model, path: str, partial: bool = False, some: bool = False
+) -> dict[str, Array]:
     """The model's inputs from an .npz file; further arrays in it are left alone with ``partial``.
 
     Names and shapes are compared before anything is unpacked.
 
     Raises:
-        DiagnosticError: GC0553/GC0554 for names that are missing or too many, and for shapes that do not fit.
+        DiagnosticError: GC0554 for names that are no inputs, GC0553 for missing ones unless ``some`` will do, and for
+            shapes that do not fit.
     """
 
     def choose(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-        if not partial:
-            check_names("input", shapes, list(model.inputs))
-        names = [name for name in model.inputs if name in shapes]
-        if len(names) == len(model.inputs):
+        known = list(model.inputs)
+        if not partial and not (some and shapes.keys() <= set(known)):
+            check_names("input", shapes, known)
+        names = [name for name in known if name in shapes]
+        if some or len(names) == len(known):
             model.bind({name: shapes[name] for name in names})
         return names
 
@@ -72,7 +76,7 @@ def load_params(
     if options.params is None:
         return model.init(options.seed, dims)
     arrays, _ = load_safetensors(options.params)
-    names = [spec.path for spec in model.lower({**dims}).parameters]
+    names = [spec.path for spec in model.lower(dims).parameters]
     if not set(names) <= set(arrays):
         check_names("parameter", arrays, names)
     return {name: arrays[name] for name in names}
@@ -84,6 +88,11 @@ def load_call(options: argparse.Namespace) -> tuple[Model, dict[str, Array], dic
     inputs = load_inputs(model, options.data)
     check_call(model, inputs)
     return model, inputs, load_params(model, options, model.bind(shapes_of(inputs)))
+
+
+def chosen_outputs(options: argparse.Namespace) -> list[str] | None:
+    """``--outputs`` as ``Model.forward`` takes it."""
+    return None if options.outputs is None else [n.strip() for n in options.outputs.split(",")]
 
 
 def chosen_wrt(options: argparse.Namespace) -> str | tuple[str, ...]:

@@ -17,8 +17,8 @@ from gradc.ir.diagnostics import did_you_mean
 from gradc.passes.budget import run_within
 from gradc.passes.pipeline import STEPS, Run, text_of
 from gradc.runtime.cli import REFUTED
-from gradc.runtime.commands.common import chosen_wrt, load_model
-from gradc.runtime.commands.flags import add_compile, add_model
+from gradc.runtime.commands.common import chosen_outputs, chosen_wrt, load_model
+from gradc.runtime.commands.flags import add_compile, add_model, add_outputs
 from gradc.runtime.compile import (
     Options,
     compile_options,
@@ -28,6 +28,7 @@ from gradc.runtime.compile import (
 )
 from gradc.runtime.console import Console
 from gradc.runtime.data import fail, make_folder, write_text
+from gradc.runtime.forward import restricted
 from gradc.runtime.graph import graph_dot, graph_svg
 from gradc.runtime.model import Model
 from gradc.runtime.native import target_for
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--wrt", default="params", help="params, inputs, or names separated by commas")
     add("--forward", action="store_true", help="the forward program only")
+    add_outputs(parser)
     add("--optimizer", metavar="CALL", help="compile a whole training step with this optimiser")
     add("--schedule", metavar="CALL", help="learning-rate schedule of the step")
     add("--clip-norm", type=float, metavar="X", help="limit on the gradients' norm in the step")
@@ -102,7 +104,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if proof is None:
         return REFUTED
     model = load_model(options)
-    make, dims = partial(_programs, options), model.lower().dims
+    make, dims = partial(_programs, options), _dims(options, model)
     source, derive, gradient = make(model, dims)
     chosen = compile_options(budget=options.budget, threads=options.threads)
     console.findings(machine_warnings(chosen.budget), model.program.report.sources)
@@ -127,6 +129,15 @@ def _check_steps(names: list[str]) -> None:
             raise fail("GC0564", f"--dump-after {name}: there is no such pass", help)
 
 
+def _dims(options: argparse.Namespace, model: Model) -> Mapping[str, int]:
+    """All dimensions; chosen outputs need no others than theirs."""
+    if options.outputs is None:
+        return model.lower().dims
+    if not options.forward:
+        raise fail("GC0564", "--outputs chooses results of the forward program: add --forward")
+    return model.forward(chosen_outputs(options)).part().dims
+
+
 Derive = Callable[[Function], Function]
 
 
@@ -135,7 +146,11 @@ def _programs(
 ) -> tuple[Function, Derive, Derive | None]:
     """The model's function, what turns it into the one to compile, and the derivative alone if that is more."""
     if options.forward:
-        return model.lower(dims, training=False).function, lambda f: f, None
+        function = model.lower(dims, training=False).function
+        outputs = chosen_outputs(options)
+        if outputs is not None:
+            function = restricted(function, outputs)
+        return function, lambda f: f, None
     function = model.lower(dims, training=True).function
     if options.optimizer:
         step = model.train_step(

@@ -47,3 +47,12 @@ def add_data(parser: argparse.ArgumentParser, required: bool = True) -> None:
     )
     parser.add_argument("--params", metavar="P.safetensors", help="parameters to use")
     parser.add_argument("--seed", type=int, default=0, help="seed of fresh parameters (0)")
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    """Which results of the forward program, and so which inputs and parameters."""
+    parser.add_argument(
+        "--outputs",
+        metavar="NAMES",
+        help="results, separated by commas; only what they depend on is needed",
+    )

@@ -1,4 +1,4 @@
-"""``gradc run FILE --data IN.npz``: the outputs of a model."""
+"""``gradc run FILE --data IN.npz``: the outputs of a model that the data determine, or those asked for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import argparse
 
 import numpy as np
 
-from gradc.runtime.commands.common import compile_arguments, load_call
-from gradc.runtime.commands.flags import add_compile, add_data, add_model
+from gradc.runtime.commands.common import (
+    chosen_outputs,
+    compile_arguments,
+    load_inputs,
+    load_model,
+    load_params,
+    shapes_of,
+)
+from gradc.runtime.commands.flags import add_compile, add_data, add_model, add_outputs
 from gradc.runtime.console import Console
 from gradc.runtime.data import save_npz
 
@@ -16,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_data(parser)
     add_compile(parser)
+    add_outputs(parser)
     parser.add_argument("--train-mode", action="store_true", help="run with `training` true")
     parser.add_argument("--out", metavar="OUT.npz", help="write the outputs here")
     parser.add_argument("--json", action="store_true", help="the summary as JSON")
@@ -23,8 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Compiles the forward program, calls it once, and prints or writes what it gives."""
-    model, inputs, params = load_call(options)
-    forward = model.forward(training=options.train_mode, **compile_arguments(options))
+    model = load_model(options)
+    inputs = load_inputs(model, options.data, some=True)
+    outputs = chosen_outputs(options)
+    forward = model.forward(outputs, training=options.train_mode, **compile_arguments(options))
+    params = load_params(model, options, forward.part(shapes_of(inputs)).dims)
     results = {name: np.asarray(a) for name, a in forward(params, **inputs).items()}
     if options.out:
         save_npz(options.out, results)
