@@ -9,6 +9,8 @@ and a derivative that meets an exact zero is silent. Each hazard comes with a re
 What is assumed: at least one entry of a masked row is not masked; ids are in range. Overflow is looked for in
 exponentials only. Loops are analysed once, with carries that may be any finite number.
 
+What comes out are candidates: ``runtime/hazard_points`` makes them happen, or leaves them open.
+
 Non-goals: rounding; proving the absence of hazards at a given point.
 """
 
@@ -128,12 +130,12 @@ def find_hazards(function: Function) -> list[Hazard]:
 
 
 def _hazard(fault: Fault, joint: Function, names: list[str], is_forward: bool) -> Hazard:
-    op = _primal(fault.op, joint)
+    op = traced_to(fault.op, joint)
     kind, message, rewrite = _describe(fault, op, joint)
     return Hazard(
         kind,
         message,
-        _own(op.span),
+        own_place(op.span),
         op.span,
         "forward" if is_forward else "backward",
         tuple(dict.fromkeys(names)),
@@ -141,13 +143,14 @@ def _hazard(fault: Fault, joint: Function, names: list[str], is_forward: bool) -
     )
 
 
-def _own(span: Span | None) -> Span | None:
+def own_place(span: Span | None) -> Span | None:
+    """The innermost place in the user's own text."""
     while span is not None and span.file.startswith(_LIBRARY):
         span = span.caller
     return span
 
 
-def _primal(op: Op, joint: Function) -> Op:
+def traced_to(op: Op, joint: Function) -> Op:
     """The op of the program whose derivative ``op`` belongs to: the first at its place."""
     for other in joint.block.body:
         if other.span == op.span and other.scope == op.scope and other.name in _CULPRITS:

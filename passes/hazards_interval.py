@@ -119,8 +119,9 @@ def squared(a: Interval) -> Interval:
     """a * a of one and the same number."""
     least, greatest = sorted((abs(a.low), abs(a.high)))
     if a.low < 0 < a.high or a.has_zero:
-        return Interval(0.0, greatest * greatest, a.is_nonzero, True, a.faults)
-    return Interval(least * least, greatest * greatest, _open_at(a, least), True, a.faults)
+        return Interval(0.0, greatest * greatest, a.is_nonzero, _open_at(a, greatest), a.faults)
+    ends = least * least, greatest * greatest
+    return Interval(*ends, _open_at(a, least), _open_at(a, greatest), a.faults)
 
 
 def absolute(a: Interval) -> Interval:

@@ -1,6 +1,6 @@
 """Hazards in the user's terms: the line, what goes wrong, and the rewrite with the user's own expressions in it.
 
-Non-goals: finding hazards (``passes.hazards``); proving rewrites (``codegen.symbolic.rewrites``).
+Non-goals: finding hazards (``passes.hazards``, ``hazard_points``); proving rewrites (``codegen.symbolic.rewrites``).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from gradc.ir.diagnostics import Diagnostic, warning
 from gradc.ir.source import Sources
 from gradc.passes.hazards import REWRITES, Hazard
+from gradc.runtime.hazard_points import Finding, Findings
+from gradc.runtime.whiteboard_show import show_value
 from gradc.runtime.whiteboard_steps import text_at
 
 
@@ -85,11 +87,15 @@ def limits_of(hazard: Hazard) -> str:
     return "" if found is None else str(found)
 
 
-def as_diagnostic(hazard: Hazard, sources: Sources) -> Diagnostic:
-    """The hazard as a warning at its line."""
+def as_diagnostic(finding: Finding, sources: Sources) -> Diagnostic:
+    """The hazard as a warning at its line, with the point that makes it happen."""
+    hazard = finding.hazard
     found = advice(hazard, sources)
-    notes = [f"affects {', '.join(hazard.affects[:4])}{' ...' if len(hazard.affects) > 4 else ''}"]
-    if hazard.when == "backward":
+    notes = [happens_at(finding)]
+    notes.append(
+        f"affects {', '.join(hazard.affects[:4])}{' ...' if len(hazard.affects) > 4 else ''}"
+    )
+    if "loss" not in finding.results:
         notes.append("the loss itself stays finite there")
     limits = limits_of(hazard)
     if limits:
@@ -101,3 +107,32 @@ def as_diagnostic(hazard: Hazard, sources: Sources) -> Diagnostic:
     return warning(
         "GC0590", f"{hazard.kind}: {hazard.message}", hazard.place, help=help, notes=notes
     )
+
+
+def happens_at(finding: Finding) -> str:
+    """The point and what comes out there."""
+    point = ", ".join(f"{name} = {show_value(array)}" for name, array in finding.point.items())
+    wrong = [f"{name} is {kind}" for name, kind in finding.results.items()]
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return f"run natively at {point}: {', '.join(wrong[:3])}{more}"
+
+
+def left_open(findings: Findings) -> str:
+    """What intervals could not exclude and no point showed; empty where there is nothing of the kind."""
+    places = [
+        f"{h.kind} ({h.place.file}:{h.place.line})" if h.place is not None else h.kind
+        for h in findings.open
+    ]
+    shown = ", ".join(dict.fromkeys(places))
+    return f"not excluded, but not met either: {shown}; {findings.searched}" if places else ""
+
+
+def none_found(findings: Findings) -> str:
+    """What the absence of findings says, and what it does not."""
+    excluded = (
+        "Over the reals, intervals exclude roots, logarithms, powers and divisions that are infinite or undefined, "
+        "and exponentials that overflow, for every finite input and parameter"
+        if not findings.open
+        else "Intervals do not exclude all roots, logarithms, powers, divisions and exponentials"
+    )
+    return f"No gradient was found that is infinite or NaN. {excluded}; {findings.searched}."

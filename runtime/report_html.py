@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from gradc.codegen.symbolic.notation import to_latex, to_mathml
 from gradc.codegen.symbolic.rule_formulas import rule_formulas
 from gradc.ir.core import Function
-from gradc.passes.hazards import Hazard, find_hazards
 from gradc.passes.prove_report import Kind, Report, Status, Verdict, weakest
 from gradc.runtime.formulas import Formula, Formulas, gradient_formulas
 from gradc.runtime.graph import graph_svg
-from gradc.runtime.hazard_text import Advice, advice, limits_of
+from gradc.runtime.hazard_points import Findings, search
+from gradc.runtime.hazard_text import Advice, advice, happens_at, limits_of, none_found
 from gradc.runtime.page import page, table
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ class Extras:
     """What the model itself adds to its report."""
 
     formulas: Formulas | None = None
-    hazards: tuple[tuple[Hazard, Advice | None], ...] = ()
-    has_hazards: bool = False
+    findings: Findings | None = None
+    advices: tuple[Advice | None, ...] = ()
     function: Function | None = None
 
 
@@ -82,10 +82,11 @@ def extras_of(model: Model, report: Report) -> Extras:
     function = model.lower(dims).function
     wrt = [v.subject for v in report.of("parameter")]
     sources = model.program.report.sources
-    hazards = tuple((hazard, advice(hazard, sources)) for hazard in find_hazards(function))
+    findings = search(model, dims)
+    advices = tuple(advice(f.hazard, sources) for f in findings.found)
     known = {s.name for s in function.parameters}
     chosen = [name for name in wrt if name in known]
-    return Extras(gradient_formulas(model, chosen or None), hazards, True, function)
+    return Extras(gradient_formulas(model, chosen or None), findings, advices, function)
 
 
 def report_page(report: Report, model: Model | None = None) -> str:
@@ -246,22 +247,33 @@ def _line(formula: Formula) -> str:
 
 
 def _hazards(extras: Extras) -> list[str]:
-    if not extras.has_hazards:
+    findings = extras.findings
+    if findings is None:
         return []
-    if not extras.hazards:
-        text = "None: for finite inputs and parameters no gradient can become infinite or NaN."
-        return ["<h2>Hazards</h2>", f"<p>{text}</p>"]
+    parts = ["<h2>Hazards</h2>"]
     rows = []
-    for hazard, found in extras.hazards:
+    for finding, found in zip(findings.found, extras.advices, strict=True):
+        hazard = finding.hazard
         place = str(hazard.place) if hazard.place is not None else ""
         cure = ""
         if found is not None:
             mark = '<span class="tag good">proved equal</span>' if found.is_proved else ""
             cure = f'{_code(found.after)}<br><span class="soft">{escape(found.why)}</span> {mark}'
         tag = f'<span class="tag warn">{escape(hazard.kind)}</span>'
-        what = f'{escape(hazard.message)}<br><span class="soft">{escape(limits_of(hazard))}</span>'
-        rows.append((tag, f"{_code(place)}<br>{what}", hazard.when, cure))
-    return ["<h2>Hazards</h2>", table(("", "where", "in", "write instead"), rows)]
+        soft = f"{happens_at(finding)}. {limits_of(hazard)}"
+        what = f'{escape(hazard.message)}<br><span class="soft">{escape(soft)}</span>'
+        when = "forward" if "loss" in finding.results else "backward"
+        rows.append((tag, f"{_code(place)}<br>{what}", when, cure))
+    if rows:
+        parts.append(table(("", "where", "in", "write instead"), rows))
+        parts.append(f'<p class="soft">{escape(findings.searched)}.</p>')
+    else:
+        parts.append(f"<p>{escape(none_found(findings))}</p>")
+    if findings.open:
+        shown = [f"{h.kind}: {h.message} ({h.place})" for h in findings.open]
+        title = f"Not excluded by intervals, and not met at any point: {len(shown)}"
+        parts.append(_details(title, _list(shown), False))
+    return parts
 
 
 def _accuracy(report: Report) -> list[str]:

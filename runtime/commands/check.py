@@ -25,12 +25,15 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Checks every declaration of the program and of the files it imports."""
     program = read_program(options.file)
     warnings = program.check()
+    remarks: list[str] = []
     if options.hazards:
-        warnings = (*warnings, *_hazards(program))
+        warnings = (*warnings, *_hazards(program, remarks))
     if options.json:
         console.json({"ok": True, "models": list(program.models), "warnings": to_json(warnings)})
         return 0
     console.findings(warnings, program.report.sources)
+    for remark in remarks:
+        console.message(remark)
     names = ", ".join(program.models) or "no models"
     console.message(f"{options.file}: ok ({names})")
     return 0
@@ -40,14 +43,19 @@ def run(options: argparse.Namespace, console: Console) -> int:
 _SIZE = 6
 
 
-def _hazards(program: Program) -> list[Diagnostic]:
-    """Warnings about every model's gradient."""
-    from gradc.passes.hazards import find_hazards
-    from gradc.runtime.hazard_text import as_diagnostic
+def _hazards(program: Program, remarks: list[str]) -> list[Diagnostic]:
+    """Warnings about every model's gradient; ``remarks`` gains what was looked for and what is left open."""
+    from gradc.runtime.hazard_points import search
+    from gradc.runtime.hazard_text import as_diagnostic, left_open, none_found
+    from gradc.runtime.model import Model
 
     found: list[Diagnostic] = []
     for entry in program.models:
         dims = {name: size or _SIZE for name, size in program.signature(entry).dims.items()}
-        hazards = find_hazards(program.lower(entry, dims).function)
-        found += [as_diagnostic(hazard, program.report.sources) for hazard in hazards]
+        findings = search(Model(program, entry), dims)
+        found += [as_diagnostic(f, program.report.sources) for f in findings.found]
+        text = left_open(findings) if findings.found else none_found(findings)
+        remarks += [f"{entry}: {line}" for line in (text,) if line]
+        if not findings.found and findings.open:
+            remarks.append(f"{entry}: {left_open(findings)}")
     return found

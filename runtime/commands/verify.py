@@ -97,13 +97,12 @@ def _rules(options: argparse.Namespace, console: Console) -> int:
 
 
 def _hazards(model: Model, report: Report) -> list[Diagnostic]:
-    """Where the gradient, right as it is, can become infinite or NaN."""
-    from gradc.passes.hazards import find_hazards
+    """Where the gradient, right as it is, becomes infinite or NaN."""
+    from gradc.runtime.hazard_points import search
     from gradc.runtime.hazard_text import as_diagnostic
 
     sources = model.program.report.sources
-    function = model.lower(dict(report.dims)).function
-    return [as_diagnostic(hazard, sources) for hazard in find_hazards(function)]
+    return [as_diagnostic(f, sources) for f in search(model, report.dims).found]
 
 
 def _replay(options: argparse.Namespace, console: Console) -> int:
