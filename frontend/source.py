@@ -9,6 +9,7 @@ Non-goals: following imports (``frontend.project``), characters within the text
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from gradc.frontend.diagnostics import DiagnosticError, error
@@ -51,13 +52,20 @@ def read(path: Path, name: str | None = None) -> Source:
     """
     shown = str(path) if name is None else name
     try:
-        with path.open("rb") as stream:
+        with open(path, "rb", opener=_at_once) as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else "not a valid path"
         message = f"cannot read `{shown}`: {reason or problem}"
         raise DiagnosticError([error("GC0001", message, None)]) from None
     return decode(data, shown)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file; a pipe that nobody writes to is empty, not a reason to wait."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    os.set_blocking(handle, True)
+    return handle
 
 
 def decode(data: bytes, name: str) -> Source:

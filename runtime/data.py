@@ -40,7 +40,7 @@ Array = NDArray[np.generic]
 MAX_ARRAY_BYTES = 64 << 30
 MAX_ARRAYS = 100_000
 MAX_HEADER_BYTES = 100_000_000
-MAX_STREAM_BYTES = 1 << 30  # of what is no regular file, and may never end
+MAX_STREAM_BYTES = 1 << 28  # of what is no regular file, and may never end
 MAX_AXES = 32
 _STALE_SECONDS = 3600
 _SUPPORTED_KINDS = "biuf"
@@ -245,17 +245,21 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         if path.exists() and not path.is_file():
             whole = io.BytesIO()
             write(whole)
-            path.write_bytes(whole.getvalue())
+            # A pipe that nobody reads is an error, not a reason to wait.
+            handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.set_blocking(handle, True)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(whole.getvalue())
             return
         place = Path(os.path.realpath(path))
         _sweep(place)
         handle, temporary = tempfile.mkstemp(
             prefix=f".{place.name}.", suffix=".tmp", dir=place.parent
         )
-        with os.fdopen(handle, "wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, place)
         sync_folder(place.parent)

@@ -1,0 +1,123 @@
+"""What the soaks share: seeded cases, a limit of seconds for each, counts, progress on stderr, a summary as text or JSON.
+
+A case gives an empty text, or what went wrong. A case that takes longer than ``HANG`` seconds is a hang.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+HANG = 10.0  # seconds
+
+
+class Hang(BaseException):
+    """A case took too long. Not an Exception, so that nothing on the way keeps it."""
+
+
+@dataclass
+class Tally:
+    """What came of the cases so far."""
+
+    name: str
+    seed: int
+    cases: int = 0
+    seconds: float = 0.0
+    kinds: Counter[str] = field(default_factory=Counter)
+    tracebacks: list[str] = field(default_factory=list)
+    hangs: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not (self.tracebacks or self.hangs or self.lost)
+
+    def line(self) -> str:
+        """The summary."""
+        counts = ", ".join(f"{n} {kind}" for kind, n in sorted(self.kinds.items()))
+        return (
+            f"{self.name}: {self.cases} cases (seed {self.seed}), {len(self.tracebacks)} tracebacks, "
+            f"{len(self.hangs)} hangs over {HANG:.0f} s, {len(self.lost)} lost or wrong; "
+            f"{self.seconds:.0f} s" + (f" ({counts})" if counts else "")
+        )
+
+    def to_json(self) -> dict[str, object]:
+        failures = {"tracebacks": self.tracebacks, "hangs": self.hangs, "lost": self.lost}
+        rest = {"name": self.name, "seed": self.seed, "cases": self.cases, "seconds": self.seconds}
+        return {**rest, "kinds": dict(self.kinds), **failures}
+
+
+# Gets the random numbers of one case and the tally; returns what is lost or wrong, or an empty text.
+Case = Callable[[random.Random, Tally], str]
+
+
+def soak(name: str, case: Case, count: int, seed: int = 0, seconds: float = 1e9) -> Tally:
+    """Runs ``count`` cases, or as many as fit into ``seconds``."""
+    tally = Tally(name, seed)
+    started = shown = time.monotonic()
+    for number in range(count):
+        if time.monotonic() - started > seconds:
+            break
+        label = f"case {number} of seed {seed}"
+        try:
+            with limited():
+                wrong = case(random.Random(f"{seed}/{number}"), tally)
+            if wrong:
+                tally.lost.append(f"{label}: {wrong}")
+        except Hang as hang:
+            tally.hangs.append(f"{label}: {''.join(traceback.format_exception(hang)[-4:])}")
+        except Exception:  # noqa: BLE001  (any exception at all is what is looked for)
+            tally.tracebacks.append(f"{label}: {traceback.format_exc(limit=-6)}")
+        tally.cases += 1
+        if time.monotonic() - shown > 2:
+            shown = time.monotonic()
+            tally.seconds = shown - started
+            print(f"\r{tally.line()}", end="", file=sys.stderr, flush=True)
+    tally.seconds = time.monotonic() - started
+    return tally
+
+
+@contextmanager
+def limited(seconds: float = HANG) -> Iterator[None]:
+    """Raises Hang inside if it takes longer. Main thread only."""
+
+    def ring(_signum: int, _frame: FrameType | None) -> None:
+        raise Hang
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def arguments(doc: str, count: int) -> argparse.Namespace:
+    """The flags that all soaks have."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--count", type=int, default=count, help=f"cases ({count})")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=1e9, help="stop after so many")
+    parser.add_argument("--json", action="store_true", help="the summary as JSON")
+    return parser.parse_args()
+
+
+def report(tally: Tally, as_json: bool) -> int:
+    """Prints the summary; status 1 if anything is wrong."""
+    print(file=sys.stderr)
+    for kind in ("tracebacks", "hangs", "lost"):
+        for text in getattr(tally, kind)[:20]:
+            print(f"{kind}: {text}", file=sys.stderr)
+    print(json.dumps(tally.to_json(), indent=2) if as_json else tally.line())
+    return 0 if tally.ok else 1
