@@ -338,8 +338,13 @@ class Builder:
         return s.Checkpoint(span, children[1].items)
 
     def _pullback(self, span: Span, children: list[Child]) -> PullbackStatement:
-        _, formals, body = children
-        return PullbackStatement(span, s.Pullback(span, formals.items, body.items))
+        _, formals, word, body = children
+        if word is not None and str(word) != "asserted":
+            message = f"`{word}` says nothing of a pullback"
+            help = "leave it out, or write `asserted` for what is no derivative and is wanted so"
+            self._error("GC0116", message, span_of(word, self.source), help)
+        made = s.Pullback(span, formals.items, body.items, word is not None)
+        return PullbackStatement(span, made)
 
     # --- expressions
 

@@ -227,7 +227,8 @@ _SYNTAX = (
         "a statement in the wrong place",
         "`param` and `use` stand in models and directly in layers; `state` also in optimizers; `output` in\n"
         "models; `yield` in a `scan`; `return` in the body of a model, function or method (also under\n"
-        "`if`), not in a loop; `pullback` directly in a function.",
+        "`if`), not in a loop; `pullback` directly in a function, and between its cotangents and its body\n"
+        "nothing but `asserted`.",
         "fn f(x: float) -> float {\n    param w: float ~ zeros\n    yield x\n    return w * x\n}",
     ),
     Code(

@@ -16,7 +16,7 @@ from gradc.frontend.context import Context
 from gradc.frontend.regions import Region, prune
 from gradc.frontend.shapes import element_type, literal, tensor
 from gradc.frontend.values import POISON, Binding, Frame, Item, Poison, is_number, show_type
-from gradc.ir.core import Block, Op, TensorType, Value
+from gradc.ir.core import Attr, Block, Op, TensorType, Value
 from gradc.ir.diagnostics import Label
 
 RunBody: TypeAlias = Callable[[Context, Frame, str, syntax.Name, Sequence[syntax.TypeExpr]], Item]
@@ -50,7 +50,8 @@ def call_custom(
     ctx.streams = max(end, ctx.streams)
     if cotangents is None:
         return POISON
-    return _close(ctx, function, (primal, reverse), operands, results, cotangents)
+    attributes: dict[str, Attr] = {"asserted": True} if pullback.is_asserted else {}
+    return _close(ctx, function, (primal, reverse), operands, results, cotangents, attributes)
 
 
 def _with(frame: Frame, names: Sequence[str], region: Region, operands: Sequence[Value]) -> Frame:
@@ -195,6 +196,7 @@ def _close(
     operands: Sequence[Value],
     results: Sequence[Value],
     cotangents: Sequence[Value],
+    attributes: dict[str, Attr],
 ) -> Item:
     """Makes the op; values that either region captured become operands without a derivative."""
     primal, reverse = regions
@@ -215,7 +217,7 @@ def _close(
     types = [value.type for value in results]
     caller = ctx.frame.caller
     node = syntax.Node(caller) if caller is not None else function
-    made = ctx.append(node, "custom", [*operands, *captured], types, {}, blocks)
+    made = ctx.append(node, "custom", [*operands, *captured], types, attributes, blocks)
     return made[0] if len(made) == 1 else tuple(made)
 
 

@@ -388,10 +388,14 @@ class Model(Declaration):
 
 @dataclass(frozen=True, slots=True)
 class Pullback(Node):
-    """``pullback(ct) { ... return x_ct }``: one parameter per result, one return per argument."""
+    """``pullback(ct) { ... return x_ct }``: one parameter per result, one return per argument.
+
+    ``pullback(ct) asserted { ... }`` is the user's word that this is what is wanted, derivative or not.
+    """
 
     parameters: tuple[Parameter, ...]
     body: Block
+    is_asserted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ def grammar() -> dict[str, Any]:
         },
         _words("keyword.declaration", (*_DECLARATIONS, *_MEMBERS)),
         _words("keyword.control", control),
+        _rule("keyword.control", r"\basserted\b(?=\s*\{)"),
         _words("keyword.operator.logical", _LOGIC),
         _words("constant.language", _CONSTANTS),
         _words("storage.type", ("float", "int", *DTYPES)),

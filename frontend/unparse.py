@@ -149,8 +149,9 @@ class _Writer:
             case s.Method(name=name, parameters=parameters, results=results, body=body):
                 head = f"{self._of(name)}({self._list(parameters)}){self._results(results)}"
                 return f"{head} {self._block(body)}"
-            case s.Pullback(parameters=parameters, body=body):
-                return f"pullback({self._list(parameters)}) {self._block(body)}"
+            case s.Pullback(parameters=parameters, body=body, is_asserted=is_asserted):
+                word = " asserted" if is_asserted else ""
+                return f"pullback({self._list(parameters)}){word} {self._block(body)}"
             case _:
                 return ""  # a Link: its Chain writes it
 

@@ -129,6 +129,15 @@ class OpDef:
     # Which operands name rows of something, and of how many rows: (operand number, size). An id out of range then
     # reads NaN or writes nothing, so data are checked against it where they enter (``ir.index_uses``).
     indexes: Callable[[Op], tuple[tuple[int, int], ...]] | None = None
+    # True if derivatives end here by choice (stop_gradient) and not because the op is constant almost everywhere.
+    is_barrier: bool = False
+
+    @property
+    def is_step(self) -> bool:
+        """Whether the op is constant almost everywhere, as floor and comparisons are: it declares that it has no
+        derivative, and not by choice."""
+        is_constant = self.vjp is zero_vjp and self.jvp is zero_jvp
+        return is_constant and not self.is_barrier
 
     @property
     def is_elementwise(self) -> bool:

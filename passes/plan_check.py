@@ -11,7 +11,8 @@ Rules, each with the word that begins its findings:
 * reading: every byte that is read was last written through the same tensor (or is an input):
   nothing is uninitialised, overwritten too early, or freed too early;
 * losing: what a trip writes for others is not overwritten by a later trip before anything has read
-  it (a carry that is read from the wrong buffer); rows that no launch reads at any time may be;
+  it (a carry that is read from the wrong buffer); rows that no launch reads at any time may be, and
+  so may rows that are written again with what is there: by the same kernel from the same operands;
 * order: a carry in two buffers is read where it was written last: always in this trip, or always
   in the one before;
 * sharing: two arguments of one launch share bytes only if one tensor is declared the root of the
@@ -31,9 +32,10 @@ tests).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import gcd
+from typing import TypeAlias
 
 import numpy as np
 
@@ -96,6 +98,10 @@ class _Stretch:
         return self.space == other.space and self.start < other.end and other.start < self.end
 
 
+# A kernel, what it reads, and the position of the result among its buffers.
+_Author: TypeAlias = tuple[int, tuple[_Stretch, ...], int]
+
+
 @dataclass(eq=False)
 class _Checker:
     plan: Plan
@@ -115,6 +121,10 @@ class _Checker:
     current: dict[int, list[_Stretch]] = field(default_factory=dict)
     previous: dict[int, list[_Stretch]] = field(default_factory=dict)
     ages: dict[tuple[tuple[int, ...], Argument], int] = field(default_factory=dict)
+    # Who wrote a stretch last and from what; when a byte was written, in launches.
+    authors: dict[_Stretch, tuple[int, _Author]] = field(default_factory=dict)
+    written: dict[int, Array] = field(default_factory=dict)
+    clock: int = 0
     written_ports: dict[int, None] = field(default_factory=dict)
     named: dict[int, None] = field(default_factory=dict)  # tensors that are arguments
     scratches: dict[int, None] = field(default_factory=dict)
@@ -277,6 +287,7 @@ class _Checker:
             owner = port.tensor if port.direction != "out" else _UNOWNED
             self.owners[port.tensor] = self._fresh(plan.tensors[port.tensor].nbytes, owner)
         self.unread = {space: np.zeros(o.shape, bool) for space, o in self.owners.items()}
+        self.written = {space: np.zeros(o.shape, np.int64) for space, o in self.owners.items()}
         self._run(plan.steps, (), ())
         for number, part, finding in self.losses:
             if self._rows_read(number, part).any() and finding not in self.findings:
@@ -380,22 +391,28 @@ class _Checker:
                     message = f"scratch of {kernel.name} overlaps its {buffer.name}"
                     self.fault("scratch", message, at)
             self._own(room, launch.scratch)
-        for buffer, argument, part in zip(named, launch.arguments, parts, strict=True):
-            if buffer.access != "read":
-                self._write(kernel, buffer, argument, part, at)
+        self.clock += 1
+        read = tuple(p for b, p in zip(named, parts, strict=True) if b.access != "write")
+        for n, (argument, part) in enumerate(zip(launch.arguments, parts, strict=True)):
+            if named[n].access != "read":
+                author = launch.kernel, read, n
+                self._write(named[n], argument, part, at, author)
+
+    def _units(self, maps: Mapping[int, Array], part: _Stretch) -> Array:
+        """The part of one of the maps of all memory."""
+        found: Array = maps[part.space][part.start // self.unit : -(-part.end // self.unit)]
+        return found
 
     def _owner(self, part: _Stretch) -> Array:
-        owners = self.owners[part.space]
-        found: Array = owners[part.start // self.unit : -(-part.end // self.unit)]
-        return found
+        return self._units(self.owners, part)
 
     def _own(self, part: _Stretch, tensor: int) -> None:
         self._owner(part)[:] = tensor
         self._unread(part)[:] = True
+        self._units(self.written, part)[:] = self.clock
 
     def _unread(self, part: _Stretch) -> Array:
-        found: Array = self.unread[part.space][part.start // self.unit : -(-part.end // self.unit)]
-        return found
+        return self._units(self.unread, part)
 
     def _rows_read(self, number: int, part: _Stretch) -> Array:
         """Which units of a stretch of an arena tensor have been read at any time."""
@@ -432,15 +449,24 @@ class _Checker:
         what = "never written" if other == _UNOWNED else f"now {self.plan.tensors[other].name}"
         self.fault("reading", f"{kernel.name} reads {name} as {buffer.name}, which is {what}", at)
 
+    def _is_rewritten(self, part: _Stretch, author: _Author) -> bool:
+        """Whether the same kernel has written this very stretch from the same operands, and nobody has touched any of
+        it since: it holds what will be written."""
+        clock, known = self.authors.get(part, (0, None))
+        units = [part, *author[1]]
+        return known == author and all(
+            int(self._units(self.written, p).max(initial=0)) <= clock for p in units
+        )
+
     def _write(
         self,
-        kernel: Kernel,
         buffer: Buffer,
         argument: Argument,
         part: _Stretch,
         at: tuple[int, ...],
+        author: _Author,
     ) -> None:
-        tensor = self.plan.tensors[argument.tensor]
+        tensor, kernel = self.plan.tensors[argument.tensor], self.plan.kernels[author[0]]
         if tensor.space == "argument":
             port = self.plan.ports[tensor.argument or 0]
             if port.direction == "in":
@@ -448,7 +474,7 @@ class _Checker:
             self.written_ports[argument.tensor] = None
         elif buffer.access == "write" and argument.tensor in self.read_somewhere:
             lost = self._unread(part) & (self._owner(part) == argument.tensor)
-            if lost.size and lost.all():
+            if lost.size and lost.all() and not self._is_rewritten(part, author):
                 message = f"{kernel.name} overwrites {tensor.name}, which nothing has read"
                 finding = Finding("losing", message, at)
                 if any(argument.strides):
@@ -458,6 +484,7 @@ class _Checker:
         if argument.tensor in self.doubled:
             self.current.setdefault(argument.tensor, []).append(part)
         self._own(part, argument.tensor)
+        self.authors[part] = self.clock, author
 
     # ---- sharing
 

@@ -7,38 +7,37 @@ Non-goals: single methods (the other ``prove_`` modules), where programs come fr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from gradc.ir.core import Function, Slot, walk
+from gradc.ir.core import Function, Slot
+from gradc.passes.differentiate import value_and_grad
+from gradc.passes.flatten import flatten
 from gradc.passes.pipeline import Run
 from gradc.passes.plan_check import check_plan
-from gradc.passes.prove_cells import cells_equal
 from gradc.passes.prove_compose import gradient_terms, result_terms
 from gradc.passes.prove_cuts import has_window, with_cuts
 from gradc.passes.prove_field import PRIME
 from gradc.passes.prove_free import Bound, bounded_equal
-from gradc.passes.prove_gradient import Tested, test_gradient
-from gradc.passes.prove_kernels import bounded_plan, compare_plan
+from gradc.passes.prove_gradient import Tested, cotangents, test_gradient
+from gradc.passes.prove_kernels import Kernels, PlanProgram, bounded_plan, compare_plan
+from gradc.passes.prove_laws import Law, agreement_by_law, is_small, overflowing, settle_plan
 from gradc.passes.prove_passes import Compared, compare_records, key
-from gradc.passes.prove_pullback import pullback_verdicts
-from gradc.passes.prove_refute import Outcome, decide_equal, decide_gradient
-from gradc.passes.prove_report import Status, Verdict, weakest
+from gradc.passes.prove_pullback import name_of, pullback_verdicts
+from gradc.passes.prove_refute import Outcome, decide_equal, decide_gradient, lacking
+from gradc.passes.prove_report import Kind, Status, Verdict, weakest
 from gradc.passes.prove_rule_verdicts import rule_verdict
 from gradc.passes.prove_rules import instances
-from gradc.passes.prove_shapes import points_for, work
+from gradc.passes.prove_shapes import points_for
 from gradc.passes.prove_terms import TermArrays
-from gradc.passes.prove_tower import LEAST_POINTS, tower_equal
 
 # Passes that keep every term are tried at points for good measure only.
 MOST_OF_PASSES = 3
 FIELD = "prime field"
-# Programs of at most so many field operations are evaluated modulo a large prime as well, where a bound is known.
-MOST_FREE = 400_000
-# What an operation of a convolution costs there: windows are summed place by place.
-_WINDOWS = 8
 TOO_LARGE = Bound(reason="too large for a bound")
+BALLS = "balls at 50 digits"
 OFF_KINKS = "off kinks"
 DENOMINATORS = "denominators are not zero"
 CUTS = "loops let no derivative through where `truncate` says so"
@@ -88,7 +87,7 @@ def prove(subject: Subject, seed: int, points: int | None = None) -> Found:
         pullbacks = pullback_verdicts(subject.probe.source)
     with found.timed("gradients"):
         found.verdicts += gradient_verdicts(subject, terms, rules, pullbacks, seed, count)
-    found.verdicts += [*rules.values(), *pullbacks]
+    found.verdicts += [*rules.values(), *pullbacks.values()]
     with found.timed("passes"):
         found.verdicts += pass_verdicts(subject, terms, seed, min(count, MOST_OF_PASSES))
     with found.timed("kernels"):
@@ -163,7 +162,7 @@ def gradient_verdicts(
     subject: Subject,
     terms: Terms,
     rules: Mapping[str, Verdict],
-    pullbacks: Sequence[Verdict],
+    pullbacks: Mapping[str, Verdict],
     seed: int,
     points: int,
 ) -> list[Verdict]:
@@ -181,34 +180,55 @@ def gradient_verdicts(
     found = []
     for name in tested.agrees:
         slot, is_composed = slots[name], terms.composed.get(name, False)
-        agrees, seen = tested.agrees[name], f"also at {tested.points} points modulo {PRIME}"
-        outcome = None if agrees else decide_gradient(source, gradient, name)
-        if outcome is not None and is_composed and not pullbacks:
-            # Rules may rest on laws of exp and log that the field's oracles do not know, and balls meet ties.
-            agrees = outcome.status is not Status.REFUTED
+        seen = f"also at {tested.points} points modulo {PRIME}"
+        outcome = None if tested.agrees[name] else decide_gradient(source, gradient, name)
+        if outcome is not None:
             seen = f"also {outcome.detail}{subject.at()}"
-        trust = _trust(agrees, pullbacks)
-        if is_composed and trust is not None:
-            status = weakest([premises, trust])
+        status = _composed_status(premises, pullbacks, outcome) if is_composed else None
+        if status is not None:
             found.append(_composed_verdict(slot, status, asked, seen, is_cut, each))
-        elif is_composed and outcome is not None:
-            found.append(_misled_verdict(subject, slot, outcome, pullbacks, each))
+        elif outcome is not None and outcome.status is Status.REFUTED:
+            excuse = _is_the_users_word(subject, gradient, name, pullbacks)
+            found.append(_other_verdict(subject, slot, outcome, pullbacks, excuse, each))
         else:
             found.append(_gradient_verdict(subject, slot, tested, outcome, is_cut, each))
     return found
 
 
-def _trust(agrees: bool, pullbacks: Sequence[Verdict]) -> Status | None:
-    """The status that the user's pullbacks lend a composed gradient; None if composition decides nothing.
+def _composed_status(
+    premises: Status, pullbacks: Mapping[str, Verdict], outcome: Outcome | None
+) -> Status | None:
+    """What a gradient deserves that is composed as it should be; None if that decides nothing.
 
-    Where the gradient differs from dual numbers, only an asserted pullback excuses it (straight-through estimators).
+    ``outcome`` is what real points say of one that differs from dual numbers over the field: that may be for want of laws
+    of exp and log (rules do not need them), or because a pullback is no derivative.
     """
-    status = weakest([v.status for v in pullbacks])
-    if status is Status.REFUTED or not (agrees or status is Status.ASSERTED):
+    word = weakest([v.status for v in pullbacks.values()])
+    if outcome is not None and outcome.status is Status.REFUTED:
         return None
-    if agrees and status is Status.ASSERTED:
-        return Status.PROBABLE
-    return status
+    if word.is_proof:
+        return weakest([premises, word])
+    if outcome is None and word is not Status.REFUTED:
+        # The gradient is right whatever the pullbacks are: either they do not matter to it, or they are right.
+        return weakest([premises, word if word is Status.AGREES else Status.PROBABLE])
+    if outcome is not None and outcome.status is Status.AGREES and word is Status.AGREES:
+        return weakest([premises, word])
+    return None
+
+
+def _is_the_users_word(
+    subject: Subject, gradient: Function, name: str, pullbacks: Mapping[str, Verdict]
+) -> bool:
+    """Whether a gradient that is not the derivative is what asserted pullbacks make of it, every other one being the
+    derivative of its function."""
+    asserted = {n for n, v in pullbacks.items() if v.status is Status.ASSERTED}
+    if not asserted:
+        return False
+    source = subject.probe.source
+    opened = flatten(source, lambda op: op.name == "custom" and name_of(op) not in asserted)
+    other = value_and_grad(opened, subject.wrt)
+    places = cotangents(other)[name], cotangents(gradient)[name]
+    return decide_equal(other, gradient, [places]).status is Status.AGREES
 
 
 def _composed_verdict(
@@ -220,8 +240,6 @@ def _composed_verdict(
     if note:
         detail += f"; {note}"
     assumed = [OFF_KINKS, DENOMINATORS]
-    if premises is Status.ASSERTED:
-        detail += "; the user's pullbacks are taken at their word"
     if is_cut:
         assumed.append(CUTS)
     return Verdict(
@@ -230,21 +248,29 @@ def _composed_verdict(
     )  # fmt: skip
 
 
-def _misled_verdict(
-    subject: Subject, slot: Slot, outcome: Outcome, pullbacks: Sequence[Verdict], seconds: float
-) -> Verdict:
-    """A gradient that is composed as it should be, of a pullback that is refuted or shown by nothing."""
-    names = ", ".join(v.subject for v in pullbacks if v.status is Status.REFUTED)
-    detail = f"each use once, but it depends on the refuted pullback {names}"
-    if outcome.status is not Status.REFUTED:
-        # No point of its own shows it wrong, and what it is made of is no derivative.
-        status, method = Status.ASSERTED, "the refuted pullback at its word"
-    else:
-        status, method = Status.REFUTED, "balls at 50 digits"
+def _other_verdict(
+    subject: Subject, slot: Slot, outcome: Outcome, pullbacks: Mapping[str, Verdict],
+    is_asserted: bool, seconds: float,
+) -> Verdict:  # fmt: skip
+    """A gradient that is not the derivative: the user's word, or wrong, because of a pullback or otherwise."""
+    place = "" if slot.span is None else str(slot.span)
+    if is_asserted:
+        names = _named(pullbacks, Status.ASSERTED)
+        detail = f"not the derivative, as the user says at {names}; {outcome.detail}{subject.at()}"
+        return Verdict(
+            "parameter", slot.name, Status.ASSERTED, "the user's word", detail, (OFF_KINKS,), {},
+            place, "", seconds,
+        )  # fmt: skip
+    names = _named(pullbacks, Status.REFUTED)
+    note = f"it depends on the refuted pullback {names}; " if names else ""
     return Verdict(
-        "parameter", slot.name, status, method, f"{detail}; {outcome.detail}{subject.at()}",
-        (OFF_KINKS,), outcome.point, "" if slot.span is None else str(slot.span), "", seconds,
+        "parameter", slot.name, Status.REFUTED, BALLS, f"{note}{outcome.detail}{subject.at()}",
+        (OFF_KINKS,), outcome.point, place, "", seconds, _witness(subject, outcome),
     )  # fmt: skip
+
+
+def _named(pullbacks: Mapping[str, Verdict], status: Status) -> str:
+    return ", ".join(v.subject for v in pullbacks.values() if v.status is status)
 
 
 def _gradient_verdict(
@@ -260,9 +286,14 @@ def _gradient_verdict(
             assumed, {}, place, "", seconds,
         )  # fmt: skip
     return Verdict(
-        "parameter", slot.name, outcome.status, "balls at 50 digits", outcome.detail + subject.at(),
-        assumed, outcome.point, place, "", seconds,
+        "parameter", slot.name, outcome.status, BALLS, outcome.detail + subject.at(),
+        assumed, outcome.point, place, "", seconds, _witness(subject, outcome),
     )  # fmt: skip
+
+
+def _witness(subject: Subject, outcome: Outcome) -> dict[str, Any]:
+    """The point of a refutation in full, with the dimensions that were tried."""
+    return {**outcome.witness, "dims": dict(subject.probe_dims)} if outcome.witness else {}
 
 
 def _function(run: Run, step: str) -> Function:
@@ -303,41 +334,27 @@ def _pass_verdict(
     known = {f"{s.role.value} {s.name}": n for n, s in enumerate(before.results)}
     pairs = [(known[n], names[n]) for n in one.differing if n in names]
     if not pairs:
-        return Verdict(
-            "pass", one.step, Status.REFUTED, "results", f"lost {', '.join(one.differing)}"
-        )
-    by_law = agreement_by_law(before, after, seed, one.differing) if _is_small(before) else None
-    if by_law is not None:
-        method, detail = by_law
+        return _decided("pass", one.step, lacking(before, one.differing), subject)
+    law = agreement_by_law(before, after, seed, one.differing)
+    if law is not None and not overflowing(before, after, seed, one.differing):
         assumed = (OFF_KINKS, DENOMINATORS)
-        detail += subject.at()
-        return Verdict("pass", one.step, Status.PROBABLE, method, detail, assumed)
-    outcome = decide_equal(before, after, pairs)
+        detail = law.detail + subject.at()
+        return Verdict("pass", one.step, Status.PROBABLE, law.method, detail, assumed)
+    return _decided("pass", one.step, decide_equal(before, after, pairs), subject)
+
+
+TRIED = "tried: a tower of prime fields, cells of real points, balls at 50 digits"
+
+
+def _decided(kind: Kind, name: str, outcome: Outcome, subject: Subject, note: str = "") -> Verdict:
+    """What real points say of a pass, of kernels or of a Plan; UNDECIDED with what was tried."""
+    detail = f"{note}{outcome.detail}{subject.at()}"
+    if outcome.status is Status.UNDECIDED:
+        detail += f"; {TRIED}"
     return Verdict(
-        "pass", one.step, outcome.status, "balls at 50 digits", outcome.detail + subject.at(),
-        (OFF_KINKS,), outcome.point,
+        kind, name, outcome.status, BALLS, detail, (OFF_KINKS,), outcome.point,
+        witness=_witness(subject, outcome),
     )  # fmt: skip
-
-
-def agreement_by_law(
-    before: Function, after: Function, seed: int, names: Sequence[str]
-) -> tuple[str, str] | None:
-    """Method and detail if results that differ over one field agree where more laws hold; else None.
-
-    ``names`` are results by role and name. First a tower of fields, which knows that exp turns sums into products;
-    then cells, which know guards that real numbers produce together.
-    """
-    if not set(tower_equal(before, after, seed, LEAST_POINTS)) & set(names):
-        return "tower of prime fields: before = after", f"{LEAST_POINTS} points, exp homomorphic"
-    found = cells_equal(before, after, seed)
-    if found.tried and not set(found.differing) & set(names):
-        return f"{FIELD}: before = after, guards forced", f"{found.tried} cells of real points"
-    return None
-
-
-def _is_small(function: Function) -> bool:
-    has_windows = any(op.name.startswith("conv2d") for op in walk(function.block))
-    return work(function) * (_WINDOWS if has_windows else 1) <= MOST_FREE
 
 
 def _agreeing_pass(
@@ -347,9 +364,9 @@ def _agreeing_pass(
     detail = f"{one.points} points modulo {PRIME}{subject.at()}"
     assumed = (OFF_KINKS, DENOMINATORS)
     method = f"{FIELD}: before = after"
-    is_small = _is_small(before) and _is_small(after)
+    small = is_small(before) and is_small(after)
     names = [key(slot) for slot in before.results]
-    known = bounded_equal(before, after, seed, names) if is_small else TOO_LARGE
+    known = bounded_equal(before, after, seed, names) if small else TOO_LARGE
     if known.holds:
         text = f"{known}{subject.at()}"
         return Verdict("pass", one.step, Status.PROVED_BOUND, method, text, assumed)
@@ -362,35 +379,60 @@ def _agreeing_pass(
 def kernel_verdicts(subject: Subject, seed: int, points: int) -> list[Verdict]:
     """The loop nests over field elements against the tensor program they were made from."""
     run = subject.probe
-    last = [r.artifact for r in run.records if isinstance(r.artifact, Function)][-1]
+    last = _last(run)
     start = time.perf_counter()
     name = f"{len(run.plan.kernels)} kernels"
     found = compare_plan(last, run.plan, seed, points)
+    if found.fault or found.differing:
+        verdict = _differing_kernels(subject, last, found, name, seed)
+        return [replace(verdict, seconds=time.perf_counter() - start)]
+    known = bounded_plan(last, run.plan, seed) if is_small(last) else TOO_LARGE
+    status = Status.PROVED_BOUND if known.holds else Status.PROBABLE
+    detail = f"{found.points} point modulo {PRIME}{subject.at()}"
+    detail = f"{known}{subject.at()}" if known.holds else f"{detail}; {known}"
     seconds = time.perf_counter() - start
     method = f"{FIELD}: loop nests = tensor program"
-    if found.fault:
-        status, detail = Status.REFUTED, found.fault
-    elif found.differing:
-        # Both sides run over the same field with the same oracles: no law of the reals is missing.
-        status, detail = Status.REFUTED, f"they differ in {', '.join(found.differing)}"
-    else:
-        status, detail = Status.PROBABLE, f"{found.points} point modulo {PRIME}{subject.at()}"
-        known = bounded_plan(last, run.plan, seed) if _is_small(last) else TOO_LARGE
-        status = Status.PROVED_BOUND if known.holds else status
-        detail = f"{known}{subject.at()}" if known.holds else f"{detail}; {known}"
-        seconds = time.perf_counter() - start
     return [Verdict("kernel", name, status, method, detail, seconds=seconds)]
+
+
+def _last(run: Run) -> Function:
+    """The tensor program that the Plan was made from."""
+    return [r.artifact for r in run.records if isinstance(r.artifact, Function)][-1]
+
+
+def _differing_kernels(
+    subject: Subject, last: Function, found: Kernels, name: str, seed: int
+) -> Verdict:
+    """Kernels that one field tells from their program: more laws, then real points."""
+    settled = settle_plan(last, subject.probe.plan, found, seed)
+    if isinstance(settled, Law):
+        return Verdict(
+            "kernel", name, Status.PROBABLE, settled.method, settled.detail + subject.at(),
+            (OFF_KINKS, DENOMINATORS),
+        )  # fmt: skip
+    note = found.fault or f"residues differ in {', '.join(found.differing)}"
+    return _decided("kernel", name, settled, subject, f"{note}; ")
 
 
 def plan_verdicts(subject: Subject) -> list[Verdict]:
     """Storage and order at the real dimensions, by the independent checker."""
     start = time.perf_counter()
-    findings = check_plan(subject.real.plan)
-    seconds = time.perf_counter() - start
-    method = "replay of who owns each byte"
+    plan = subject.real.plan
+    findings = check_plan(plan)
     if findings:
-        detail = "; ".join(str(f) for f in findings[:3])
-        return [Verdict("plan", "placement", Status.REFUTED, method, detail, seconds=seconds)]
-    detail = f"{len(subject.real.plan.tensors)} tensors, {subject.real.plan.arena_bytes} bytes"
-    status = Status.PROVED_SHAPE
-    return [Verdict("plan", "placement", status, method, detail, seconds=seconds)]
+        verdict = _faulty_plan(subject, "; ".join(str(f) for f in findings[:3]))
+        return [replace(verdict, seconds=time.perf_counter() - start)]
+    seconds = time.perf_counter() - start
+    detail = f"{len(plan.tensors)} tensors, {plan.arena_bytes} bytes"
+    method = "replay of who owns each byte"
+    return [Verdict("plan", "placement", Status.PROVED_SHAPE, method, detail, seconds=seconds)]
+
+
+def _faulty_plan(subject: Subject, findings: str) -> Verdict:
+    """A Plan that breaks a rule: refuted if it also computes something wrong at a point, else undecided."""
+    last = _last(subject.probe)
+    places = [(n, n) for n in range(len(last.results))]
+    outcome = decide_equal(last, PlanProgram(last, subject.probe.plan), places)
+    if outcome.status is Status.AGREES:
+        outcome = replace(outcome, status=Status.UNDECIDED)
+    return _decided("plan", "placement", outcome, subject, f"{findings}; ")

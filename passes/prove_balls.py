@@ -38,14 +38,6 @@ def _is_same(a: Any, b: Any) -> bool:
     return bool(a is b or (a.is_exact() and b.is_exact() and a == b))
 
 
-def is_disjoint(a: Any, b: Any) -> bool:
-    """Whether two balls are certainly two numbers. Raises Undecided for what is no finite number."""
-    a, b = lifted(a), lifted(b)
-    if not (a.is_finite() and b.is_finite()):
-        raise Undecided
-    return not a.overlaps(b)
-
-
 def _rational(value: Fraction) -> Any:
     return flint.arb(flint.fmpq(value.numerator, value.denominator))
 
@@ -176,6 +168,12 @@ class BallScalars:
     def round(self, x: Any) -> Any:
         return self.floor(x + flint.arb(0.5))
 
+    def floordiv(self, a: Any, b: Any) -> Any:
+        return self.floor(self.div(a, b))
+
+    def mod(self, a: Any, b: Any) -> Any:
+        return a - self.floordiv(a, b) * b
+
     def max(self, a: Any, b: Any) -> Any:
         return a if self.ge(a, b) else b
 
@@ -218,11 +216,35 @@ class BallScalars:
         return x
 
 
+class LenientScalars(BallScalars):
+    """Balls of another algebra's literals that are NaN where a function is not defined, as machine numbers are."""
+
+    def __init__(self, base: BallScalars) -> None:
+        self._base = base
+
+    def const(self, value: float | bool, dtype: DType | None = None) -> Any:
+        return self._base.const(value, dtype)
+
+
+def _lenient(name: str) -> Callable[..., Any]:
+    def apply(self: LenientScalars, *operands: Any) -> Any:
+        try:
+            return getattr(BallScalars, name)(self, *operands)
+        except Undecided:
+            return flint.arb("nan")
+
+    return apply
+
+
+for _name in ("div", "pow", "sqrt", "rsqrt", "exp", "log", "log1p", "tan", "floordiv", "mod"):
+    setattr(LenientScalars, _name, _lenient(_name))
+
+
 class BallArrays(ObjectArrays):
     """Arrays of balls."""
 
-    def __init__(self) -> None:
-        super().__init__(BallScalars())
+    def __init__(self, scalars: BallScalars | None = None) -> None:
+        super().__init__(scalars or BallScalars())
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -282,13 +304,14 @@ class NudgedArrays(BallArrays):
     """Arrays of balls in which literals are a few ulps off: what folding constants in a type may do to a program."""
 
     def __init__(self, seed: int) -> None:
-        ObjectArrays.__init__(self, _Nudged(seed))
+        super().__init__(_Nudged(seed))
 
 
 def largest_gap(a: Any, b: Any) -> float:
-    """The largest difference of the middles of two arrays of balls."""
+    """The largest difference of the middles of two arrays of balls; infinite numbers are left out."""
     pairs = zip(np.ravel(np.asarray(a, object)), np.ravel(np.asarray(b, object)), strict=True)
-    return max((abs(float((lifted(x) - lifted(y)).mid())) for x, y in pairs), default=0.0)
+    gaps = ((lifted(x) - lifted(y)).mid() for x, y in pairs)
+    return max((abs(float(gap)) for gap in gaps if gap.is_finite()), default=0.0)
 
 
 def first_difference(
@@ -296,15 +319,27 @@ def first_difference(
 ) -> tuple[tuple[int, ...], str, str] | None:
     """Where two arrays of balls certainly differ by more than ``tolerance`` of the largest entry.
 
-    Gives the index and both values. Raises Undecided.
+    Gives the index and both values. Raises Undecided if anything is no finite number, unless it is the same infinity on
+    both sides.
     """
     left, right = np.asarray(a, object), np.asarray(b, object)
-    scale = max((abs(float(lifted(x).mid())) for x in left.reshape(-1)), default=0.0)
-    for place in np.ndindex(left.shape):
-        x, y = lifted(left[place]), lifted(right[place])
-        if is_disjoint(x, y) and float(abs(x - y).lower()) > tolerance * scale:
+    pairs = [(p, lifted(left[p]), lifted(right[p])) for p in np.ndindex(left.shape)]
+    for _, x, y in pairs:
+        if not (x.is_finite() and y.is_finite()) and not (x.is_exact() and x == y):
+            raise Undecided
+    finite = [(p, x, y) for p, x, y in pairs if x.is_finite()]
+    scale = max((abs(float(x.mid())) for _, x, _ in finite), default=0.0)
+    for place, x, y in finite:
+        if not x.overlaps(y) and float(abs(x - y).lower()) > tolerance * scale:
             return place, shown(x), shown(y)
     return None
+
+
+def require_finite(x: Any) -> None:
+    """Raises Undecided unless every ball of ``x`` is a finite number; integers and booleans are."""
+    array = np.asarray(x)
+    if array.dtype == object and not all(lifted(e).is_finite() for e in array.reshape(-1)):
+        raise Undecided
 
 
 def shown(x: Any, digits: int = 15) -> str:

@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 
 from gradc.ir.core import DType, Function, Role
 from gradc.ir.domains import NumpyArrays
-from gradc.ir.interpret import run
 from gradc.passes.prove_field import FieldArrays, is_field, mul, neg
-from gradc.passes.prove_point import element_of, index_limit
+from gradc.passes.prove_point import Runnable, element_of, index_limit, results_of
 from gradc.passes.prove_tower import name_of
 
 # Real points that are tried per cell that is asked for.
@@ -157,7 +156,7 @@ class ForcedArrays(FieldArrays):
         return self.recorded() if is_field(x) else super().argmax(x, axis)
 
 
-def cells_equal(before: Function, after: Function, seed: int, most: int = 64) -> Cells:
+def cells_equal(before: Function, after: Function | Runnable, seed: int, most: int = 64) -> Cells:
     """Compares two programs, parameters matched by place, in up to ``most`` cells found at random real points.
 
     A cell is a pattern of outcomes of both programs' guards, with the integer and boolean operands it was met at. No
@@ -199,9 +198,10 @@ def real_operands(function: Function, seed: int, number: int) -> list[Any]:
     return values
 
 
-def _recorded(function: Function, values: Sequence[Any]) -> Outcomes:
+def _recorded(program: Function | Runnable, values: Sequence[Any]) -> Outcomes:
     domain = RecordingArrays()
-    run(domain, function, values)
+    with domain.quiet():
+        results_of(program, domain, values)
     return domain.outcomes
 
 
@@ -215,7 +215,7 @@ def _pattern(values: Sequence[Any], outcomes: Sequence[Outcomes]) -> bytes:
 
 def _differing_in(
     before: Function,
-    after: Function,
+    after: Function | Runnable,
     values: Sequence[Any],
     outcomes: Sequence[Outcomes],
     seed: int,
@@ -228,9 +228,10 @@ def _differing_in(
     plain = FieldArrays(oracles)
     elements = [plain.random(x.shape, rng) if _is_float(x) else x for x in values]
     found = []
-    for function, recorded in zip((before, after), outcomes, strict=True):
-        results = run(ForcedArrays(oracles, recorded), function, elements)
-        found.append({name_of(s): x for s, x in zip(function.results, results, strict=True)})
+    sides: tuple[Function | Runnable, ...] = (before, after)
+    for program, recorded in zip(sides, outcomes, strict=True):
+        results = results_of(program, ForcedArrays(oracles, recorded), elements)
+        found.append({name_of(s): x for s, x in zip(program.results, results, strict=True)})
     left, right = found
     return [n for n, x in left.items() if n not in right or not np.array_equal(x, right[n])]
 

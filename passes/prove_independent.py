@@ -21,6 +21,7 @@ import flint
 import numpy as np
 
 from gradc.ir.core import DType, Function, Role
+from gradc.ir.domains import NumpyArrays
 from gradc.ir.interpret import run
 from gradc.ir.straight import Straight, evaluate
 from gradc.passes.prove_balls import (
@@ -33,10 +34,21 @@ from gradc.passes.prove_balls import (
 )
 from gradc.passes.prove_exact import ExactScalars, Quotient, TooLarge, cells
 from gradc.passes.prove_gradient import cotangents
-from gradc.passes.prove_refute import FOLDED, LEAST_DIGITS, RealPoint, described, real_point
+from gradc.passes.prove_refute import (
+    FOLDED,
+    LEAST_DIGITS,
+    Difference,
+    RealPoint,
+    described,
+    real_point,
+    require_point,
+    witness,
+)
 from gradc.passes.prove_report import Status
 
 POINTS = 3
+# How often integers are drawn for results that are finite.
+_DRAWS = 16
 BITS = 1024
 MOST_CELLS = 16
 # Longer programs, or those whose polynomials take more products of terms, are not expanded.
@@ -51,6 +63,7 @@ class Compared:
     status: Status
     detail: str
     point: Mapping[str, str] = field(default_factory=dict)
+    witness: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Metered(ExactScalars):
@@ -112,14 +125,29 @@ class _ExactArrays(BallArrays):
 
 
 def integers_of(function: Function) -> dict[str, Any]:
-    """The integers and booleans that both sides are given; ids are 0 or 1, which every axis has at shapes like these."""
-    numbers = real_point(function, 0).numbers
-    rows = zip(function.parameters, numbers, strict=True)
-    return {
-        slot.name: x % 2 if slot.role is Role.INPUT and x.dtype.kind in "iu" else x
-        for slot, x in rows
-        if x.dtype.kind != "f"
-    }
+    """The integers and booleans that both sides are given: the first of a few draws at which results are finite.
+
+    Ids are 0 or 1, which every axis has at shapes like these, unless only others give finite results (a masked class).
+    """
+    for number in range(_DRAWS):
+        for most in (2, 1 << 16):
+            rows = zip(function.parameters, real_point(function, number).numbers, strict=True)
+            values = [
+                x % most if slot.role is Role.INPUT and x.dtype.kind in "iu" else x
+                for slot, x in rows
+            ]
+            arrays = NumpyArrays(DType.F64)
+            results = run(arrays, function, values)
+            losses = (
+                x for s, x in zip(function.results, results, strict=True) if s.role is Role.LOSS
+            )
+            if all(np.isfinite(x).all() for x in losses):
+                break
+        else:
+            continue
+        break
+    names = [slot.name for slot in function.parameters]
+    return {n: x for n, x in zip(names, values, strict=True) if x.dtype.kind != "f"}
 
 
 def compare(function: Function, gradient: Function, other: Straight) -> dict[str, Compared]:
@@ -220,13 +248,13 @@ def _at_points(
                 values = at.values
                 theirs = evaluate(other, at.balls.scalars, _flat(function, values))
                 ours = run(at.balls, gradient, values)
+                require_point(gradient, ours)
                 for name, place in places.items():
                     x = np.asarray(ours[place], object).reshape(-1)
                     y = np.asarray([*theirs[name], None], object)[:-1]
                     wrong = first_difference(x, y, FOLDED[DType.F64])
                     if wrong is not None and name not in found:
-                        detail = f"element {wrong[0][0]} is {wrong[1]}, and SymPy has {wrong[2]}"
-                        found[name] = Compared(Status.REFUTED, detail, described(function, at))
+                        found[name] = _refuted(function, at, name, wrong)
                     digits[name] = min(digits[name], _shared_digits(x, y))
             used += 1
         except (Undecided, ZeroDivisionError):
@@ -240,6 +268,17 @@ def _at_points(
             detail = f"{digits[name]} digits at {_counted(used, 'real point')}"
             found[name] = Compared(Status.AGREES, detail)
     return found
+
+
+def _refuted(
+    function: Function, at: RealPoint, name: str, wrong: tuple[tuple[int, ...], str, str]
+) -> Compared:
+    shape = function.parameter(name).type.static_shape
+    place = [int(n) for n in np.unravel_index(wrong[0][0], shape)]
+    found = Difference(f"the gradient of {name}{place or ''}", wrong[1], wrong[2])
+    detail = f"{found.name} is {found.one}, and SymPy has {found.other}"
+    whole = witness(function, at, found)
+    return Compared(Status.REFUTED, detail, described(function, at), whole)
 
 
 class _Literals(BallScalars):

@@ -13,8 +13,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from gradc.ir.core import DType, Function, Role, TensorType, walk
+from gradc.ir.core import DType, Function, Role, Slot, TensorType, walk
+from gradc.ir.domains import NumpyArrays
 from gradc.ir.equal import PLACES, fingerprint
+from gradc.ir.interpret import run
 from gradc.passes.prove_field import FieldArrays
 
 T = TypeVar("T")
@@ -30,6 +32,24 @@ class Drawn(Protocol):
 
     def dtype(self, dtype: DType) -> np.dtype[Any]:
         """The NumPy type of integers."""
+
+
+class Runnable(Protocol):
+    """What computes the results of a program in another way, such as its Plan."""
+
+    @property
+    def results(self) -> tuple[Slot, ...]:
+        """What is computed, in order."""
+
+    def run(self, domain: NumpyArrays, values: Sequence[Any]) -> Sequence[Any]:
+        """The results at ``values`` of the program's parameters; None where there is none."""
+
+
+def results_of(program: Function | Runnable, domain: Any, values: Sequence[Any]) -> Sequence[Any]:
+    """What ``program`` computes over ``domain``."""
+    if isinstance(program, Function):
+        return run(domain, program, values)
+    return program.run(domain, values)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def refute_rule(case: Instance) -> Verdict:
     detail = f"{case}: {outcome.detail}"
     return Verdict(
         "rule", case.name, outcome.status, "balls at 50 digits", detail, ("off kinks",),
-        outcome.point,
+        outcome.point, witness=outcome.witness,
     )  # fmt: skip
 
 

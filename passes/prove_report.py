@@ -63,6 +63,8 @@ class Verdict:
 
     ``method`` says how it was found and ``detail`` with what figures (error bound, digits, points); ``point`` is the
     refuting point, name to value; ``place`` is FILE:LINE:COLUMN; ``formula`` is left to whoever writes formulas.
+    ``witness`` is the refuting point in full: what is wrong there (``of``), what was ``found`` and ``expected``, the
+    ``dims``, and the ``values`` of all operands as nested lists. Nothing is refuted without one.
     """
 
     kind: Kind
@@ -75,6 +77,7 @@ class Verdict:
     place: str = ""
     formula: str = ""
     seconds: float = 0.0
+    witness: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.subject}: {self.status.value} by {self.method}"

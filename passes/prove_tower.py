@@ -37,7 +37,6 @@ from numpy.typing import NDArray
 
 from gradc.ir.core import DType, Function, Role, Slot
 from gradc.ir.domains import NumpyArrays, Pairs, matrix_form
-from gradc.ir.interpret import run
 from gradc.passes.prove_field import (
     PRIME,
     ULP,
@@ -47,7 +46,7 @@ from gradc.passes.prove_field import (
     short_decimal,
     small_fraction,
 )
-from gradc.passes.prove_point import element_of, index_limit
+from gradc.passes.prove_point import Runnable, element_of, index_limit, results_of
 
 # Chains p_i = 2 p_{i+1} + 1, all 7 mod 8 (so that 2 has a root), all of 26 to 31 bits. Points take turns.
 CHAINS = (
@@ -473,7 +472,9 @@ _VERBS: dict[str, Callable[..., Any]] = {
 # --- comparing programs
 
 
-def tower_equal(before: Function, after: Function, seed: int, points: int) -> tuple[str, ...]:
+def tower_equal(
+    before: Function, after: Function | Runnable, seed: int, points: int
+) -> tuple[str, ...]:
     """The results of ``before`` (by role and name, as ``prove_passes.key`` says) that ``after`` lacks or computes
     differently, as far as the tower knows; () if all agree.
 
@@ -490,7 +491,7 @@ def tower_equal(before: Function, after: Function, seed: int, points: int) -> tu
 
 def _differing_at(
     before: Function,
-    after: Function,
+    after: Function | Runnable,
     names: Sequence[str],
     seed: int,
     points: int,
@@ -505,7 +506,7 @@ def _differing_at(
         at = TowerArrays(_key(seed, number, height), CHAINS[number % len(CHAINS)], height)
         values = _values(before, at, seed, number)
         left, right = (
-            {name_of(s): x for s, x in zip(f.results, run(at, f, values), strict=True)}
+            {name_of(s): x for s, x in zip(f.results, results_of(f, at, values), strict=True)}
             for f in (before, after)
         )
         if at.has_decided:

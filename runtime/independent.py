@@ -21,7 +21,6 @@ from gradc.passes.pipeline import run_pipeline
 from gradc.passes.prove import CUTS, OFF_KINKS, Subject
 from gradc.passes.prove_cuts import has_window, with_cuts
 from gradc.passes.prove_independent import Compared, compare, integers_of
-from gradc.passes.prove_pullback import pullback_verdicts
 from gradc.passes.prove_report import Status, Verdict
 from gradc.passes.prove_shapes import is_structural, work
 from gradc.runtime.compile import Options, pipeline_options
@@ -49,11 +48,19 @@ def is_late(verdict: Verdict) -> bool:
 
 
 def sympy_verdicts(
-    model: Model, subject: Subject, options: Options, seconds: float
+    model: Model,
+    subject: Subject,
+    options: Options,
+    seconds: float,
+    known: Mapping[str, Verdict],
 ) -> list[Verdict]:
-    """One row per parameter of ``subject``."""
+    """One row per parameter of ``subject``; ``known`` is what is known of each already.
+
+    A gradient that is the user's word and not the derivative is not SymPy's either.
+    """
     start = time.perf_counter()
-    shape, found = _first_compared(model, subject, options, seconds)
+    shape, compared = _first_compared(model, subject, options, seconds)
+    found = {name: _excused(row, known[name]) for name, row in compared.items()}
     each = (time.perf_counter() - start) / max(1, len(found))
     at = "" if shape.dims == subject.dims else f"at {_dims(shape.dims)}: "
     slots = {slot.name: slot for slot in shape.function.parameters}
@@ -63,6 +70,7 @@ def sympy_verdicts(
             "sympy", name, row.status, METHOD, at + row.detail,
             () if row.status is Status.SKIPPED else assumed, row.point,
             str(slots[name].span or ""), "", each,
+            {**row.witness, "dims": dict(shape.dims)} if row.witness else {},
         )
         for name, row in found.items()
     ]  # fmt: skip
@@ -109,18 +117,13 @@ def _compared(
     )  # fmt: skip
     gradient = run_pipeline(shape.function, asked).after("differentiate")
     assert isinstance(gradient, Function), "a tensor-stage step makes functions"
-    found = compare(with_cuts(shape.function), gradient, theirs)
-    asserted = [v.subject for v in pullback_verdicts(shape.function) if v.status is Status.ASSERTED]
-    if asserted:
-        found = {name: _excused(row, asserted[0]) for name, row in found.items()}
-    return found
+    return compare(with_cuts(shape.function), gradient, theirs)
 
 
-def _excused(row: Compared, pullback: str) -> Compared:
-    """A gradient that is not SymPy's because a pullback of the user, which nobody can check, says so."""
-    if row.status is not Status.REFUTED:
+def _excused(row: Compared, known: Verdict) -> Compared:
+    if row.status is not Status.REFUTED or known.status is not Status.ASSERTED:
         return row
-    return Compared(Status.ASSERTED, f"not SymPy's derivative, as {pullback} says; {row.detail}")
+    return Compared(Status.ASSERTED, f"not SymPy's derivative, as the user says; {row.detail}")
 
 
 def _dims(dims: Mapping[str, int]) -> str:

@@ -115,7 +115,8 @@ def verify_model(
     found = prove(subject, seed, points)
     if sympy > 0:
         with found.timed("sympy"):
-            rows = sympy_verdicts(model, subject, options, sympy)
+            known = {v.subject: v for v in found.verdicts if v.kind == "parameter"}
+            rows = sympy_verdicts(model, subject, options, sympy, known)
         # After the parameters, whose verdicts they leave alone.
         found.verdicts[len(names) : len(names)] = rows
     program = model.program
@@ -211,6 +212,17 @@ def _claimed(data: Mapping[str, Any]) -> Report:
         return from_json(data)
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise fail("GC0701", f"this is not a certificate: {problem}") from None
+
+
+def witness_arrays(witness: Mapping[str, Any]) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    """A refuting point as arrays by name, as ``gradc grad`` and NumPy take them; both numbers stand beside them."""
+    values = {name: np.asarray(value) for name, value in witness["values"].items()}
+    for name in ("found", "expected"):
+        try:
+            values[f"witness.{name}"] = np.asarray(float(witness[name]))
+        except ValueError:  # what is not there at all is said in words
+            continue
+    return values
 
 
 def all_dims(model: Model) -> tuple[dict[str, int], tuple[str, ...]]:

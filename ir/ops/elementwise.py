@@ -101,6 +101,7 @@ def elementwise(
     samples: tuple[Sample, ...] | None = None,
     commutative: bool = False,
     masks: bool = False,
+    is_barrier: bool = False,
 ) -> OpDef:
     """Registers an elementwise op; ``partials`` has one entry per operand, None for an identically zero one."""
     arity = len(partials)
@@ -126,6 +127,7 @@ def elementwise(
             masks,
             partials=partials,
             axes=_ONE_BY_ONE,
+            is_barrier=is_barrier,
         )
     )
 
@@ -472,4 +474,5 @@ elementwise(
     lambda k, x: k.stop_gradient(x),
     (None,),
     accepts="any",
+    is_barrier=True,
 )

@@ -72,10 +72,13 @@ def load_inputs(
 def load_params(
     model: Model, options: argparse.Namespace, dims: Mapping[str, int]
 ) -> dict[str, Array]:
-    """Parameters from ``--params``, or fresh ones from ``--seed``."""
+    """Parameters from ``--params`` (.safetensors, or .npz with names of parameters), or fresh ones from ``--seed``."""
     if options.params is None:
         return model.init(options.seed, dims)
-    arrays, _ = load_safetensors(options.params)
+    if options.params.endswith(".npz"):
+        arrays = dict(load_npz(options.params))
+    else:
+        arrays, _ = load_safetensors(options.params)
     names = [spec.path for spec in model.lower(dims).parameters]
     if not set(names) <= set(arrays):
         check_names("parameter", arrays, names)
@@ -85,7 +88,8 @@ def load_params(
 def load_call(options: argparse.Namespace) -> tuple[Model, dict[str, Array], dict[str, Array]]:
     """The model, its inputs from ``--data``, and its parameters: what a call needs."""
     model = load_model(options)
-    inputs = load_inputs(model, options.data)
+    # One file may hold both, as a witness does.
+    inputs = load_inputs(model, options.data, partial=options.params == options.data)
     check_call(model, inputs)
     return model, inputs, load_params(model, options, model.bind(shapes_of(inputs)))
 

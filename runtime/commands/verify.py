@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from gradc.ir.diagnostics import Diagnostic
-from gradc.passes.prove_report import KINDS, Report, Verdict, certificate
+from gradc.passes.prove_report import KINDS, Report, Status, Verdict, certificate
 from gradc.runtime.cli import OK, REFUTED, USAGE
 from gradc.runtime.commands.common import load_model
 from gradc.runtime.commands.flags import add_model
 from gradc.runtime.console import Console
-from gradc.runtime.data import fail
+from gradc.runtime.data import fail, save_npz
 from gradc.runtime.model import Model
-from gradc.runtime.verify import SYMPY_SECONDS, replay, verify_model
+from gradc.runtime.verify import SYMPY_SECONDS, replay, verify_model, witness_arrays
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="CERT.json", nargs="?", const="-", help="the certificate")
     parser.add_argument("--html", metavar="PAGE.html", help="the report as one page")
+    parser.add_argument(
+        "--witness", metavar="POINT.npz", help="the first refuting point, for gradc grad or NumPy"
+    )
     parser.add_argument(
         "--numbers", action="store_true", help="also measure the error of the machine code"
     )
@@ -73,8 +76,24 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.html is not None:
         report.to_html(options.html)
         console.message(f"wrote {options.html}")
+    if options.witness is not None:
+        _save_witness(report, options, console)
     console.findings(_hazards(model, report), model.program.report.sources)
     return OK if report.ok else REFUTED
+
+
+def _save_witness(report: Report, options: argparse.Namespace, console: Console) -> None:
+    """Writes the first refuting point as arrays, and says how to look at it."""
+    refuted = next((v for v in report.verdicts if v.witness), None)
+    if refuted is None:
+        console.message("nothing is refuted, so there is no witness")
+        return
+    save_npz(options.witness, witness_arrays(refuted.witness))
+    console.message(f"wrote {options.witness}: {refuted.kind} {refuted.subject}")
+    if refuted.kind in ("parameter", "sympy", "kernel", "plan", "pass"):
+        dims = "".join(f" -D {name}={n}" for name, n in refuted.witness["dims"].items())
+        path = options.witness
+        console.message(f"  gradc grad {options.file}{dims} --data {path} --params {path}")
 
 
 def _rules(options: argparse.Namespace, console: Console) -> int:
@@ -141,6 +160,9 @@ def show(report: Report, console: Console) -> None:
             console.result(f"{verdict.kind} {verdict.subject} is wrong at")
             for name, value in verdict.point.items():
                 console.result(f"  {name} = {value}")
+        if verdict.witness:
+            of, found, expected = (verdict.witness[n] for n in ("of", "found", "expected"))
+            console.result(f"  there {of} is {found}, and should be {expected}")
     if report.accuracy:
         measured = [
             (
@@ -157,8 +179,22 @@ def show(report: Report, console: Console) -> None:
     assumed = dict.fromkeys(a for v in report.verdicts for a in v.assumptions)
     if assumed:
         console.result(f"assuming: {'; '.join(assumed)}")
+    for line in said(report):
+        console.result(line)
     counts = ", ".join(f"{n} {name}" for name, n in report.counts().items())
     console.result(f"{counts} in {report.seconds['total']:.2f} s; certificate {report.digest}")
+
+
+def said(report: Report) -> list[str]:
+    """What rests on the user's word, so that it is not read as checked."""
+    words = [v for v in report.of("pullback") if v.status is Status.ASSERTED]
+    resting = [v.subject for v in report.of("parameter") if v.status is Status.ASSERTED]
+    if not words:
+        return []
+    what = "1 pullback is" if len(words) == 1 else f"{len(words)} pullbacks are"
+    line = f"asserted: {what} the user's word and not proved: {', '.join(v.subject for v in words)}"
+    on_it = f"; the gradients of {', '.join(resting)} are that word and no derivative"
+    return [line + (on_it if resting else "")]
 
 
 def _row(verdict: Verdict) -> tuple[str, str, str, str]:
