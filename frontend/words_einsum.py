@@ -20,6 +20,13 @@ from gradc.ir.core import DType, Value
 from gradc.ir.dims import Dim
 
 MAX_OPERANDS = 8
+# Axes that `...` stands for have private labels, by their distance from the end.
+_DOTS = 0x3B1 + 20
+
+
+def _shown(label: str) -> str:
+    """A label as the user knows it."""
+    return f"axis `{label}`" if label.isascii() else f"axis -{_DOTS - ord(label)} of `...`"
 
 
 @dataclass
@@ -46,7 +53,9 @@ def _einsum(ctx: Context, call: syntax.Call, given: Arguments) -> Item:
         values.append(argument.item)
         nodes.append(argument.node)
     parsed = _parse(ctx, given["spec"].node, spec, values)
-    if parsed is None or not _agree(ctx, call, spec, parsed[0], values, nodes):
+    if parsed is None or not _squeeze(ctx, call, parsed[0], values):
+        return POISON
+    if not _agree(ctx, call, spec, parsed[0], values, nodes):
         return POISON
     terms = [_Term(v, labels) for v, labels in zip(values, parsed[0], strict=True)]
     return _contract_all(ctx, call, terms, parsed[1])
@@ -76,7 +85,7 @@ def _parse(
             )
             continue
         # Private labels for the axes that the dots stand for, aligned at the end.
-        middle = "".join(chr(0x3B1 + 20 - i) for i in range(free, 0, -1))
+        middle = "".join(chr(_DOTS - i) for i in range(free, 0, -1))
         rest = middle if len(middle) > len(rest) else rest
         expanded.append(head + middle + tail)
     output = right.replace("...", rest)
@@ -85,14 +94,37 @@ def _parse(
         problem = "axes are named by letters"
     for label in output:
         if not problem and output.count(label) > 1:
-            problem = f"the result names `{label}` twice"
+            problem = f"the result names {_shown(label)} twice"
         if not problem and not any(label in labels for labels in expanded):
-            problem = f"`{label}` of the result is in no operand"
+            problem = f"{_shown(label)} of the result is in no operand"
     if problem:
         message = f'"{spec}" does not describe this `einsum`: {problem}'
         ctx.error("GC0314", message, node, help='as in `einsum("bqd,bkd->bqk", q, k)`')
         return None
     return expanded, output
+
+
+def _squeeze(ctx: Context, call: syntax.Call, labels: list[str], values: list[Value]) -> bool:
+    """Drops axes of size 1 under `...` that another operand has longer: they stretch, as in NumPy."""
+    longer = {
+        label
+        for names, value in zip(labels, values, strict=True)
+        for label, size in zip(names, value.type.shape, strict=True)
+        if size != 1
+    }
+    for number, (names, value) in enumerate(zip(labels, values, strict=True)):
+        pairs = list(zip(names, value.type.shape, strict=True))
+        is_gone = [n == 1 and not c.isascii() and c in longer for c, n in pairs]
+        if any(is_gone):
+            labels[number] = "".join(
+                c for (c, _), gone in zip(pairs, is_gone, strict=True) if not gone
+            )
+            shape = tuple(n for (_, n), gone in zip(pairs, is_gone, strict=True) if not gone)
+            squeezed = ctx.op(call, "reshape", value, shape=shape)
+            if isinstance(squeezed, Poison):
+                return False
+            values[number] = squeezed
+    return True
 
 
 def _agree(
@@ -115,7 +147,7 @@ def _agree(
             if not ctx.same(first, size):
                 ctx.error(
                     "GC0302",
-                    f'axis `{label}` of "{spec}" has sizes `{first}` and `{size}`',
+                    f'{_shown(label)} of "{spec}" has sizes `{first}` and `{size}`',
                     call,
                     labels=[origin(ctx, nodes[i], values[i]) for i in sorted({other, number})],
                 )

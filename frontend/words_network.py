@@ -64,7 +64,9 @@ def _conv2d(ctx: Context, call: syntax.Call, given: Arguments) -> Item:
     stride = _pair(ctx, given["stride"], "the stride", 1)
     dilation = _pair(ctx, given["dilation"], "the dilation", 1)
     padding = _padding(ctx, given["padding"])
-    groups = integer(ctx, given["groups"], "the number of groups", 1)
+    # A symbol stays one: in a depthwise layer there are as many groups as channels.
+    known = integer(ctx, given["groups"], "the number of groups", 1)
+    groups = None if known is None else as_dim(given["groups"].item)
     if x is None or w is None or stride is None or dilation is None or padding is None:
         return POISON
     if groups is None:

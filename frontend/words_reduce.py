@@ -168,3 +168,21 @@ def _size(ctx: Context, call: syntax.Call, given: Arguments) -> Item:
 def _is_float(ctx: Context, call: syntax.Call, given: Arguments) -> Item:
     item = given["x"].item
     return item.type.dtype.is_float if isinstance(item, Value) else isinstance(item, float)
+
+
+# The least positive normal number of each floating type.
+_SMALLEST = {
+    DType.F64: 2.0**-1022,
+    DType.F32: 2.0**-126,
+    DType.BF16: 2.0**-126,
+    DType.F16: 2.0**-14,
+}
+
+
+@word("smallest x")
+def _smallest(ctx: Context, call: syntax.Call, given: Arguments) -> Item:
+    item = given["x"].item
+    dtype = item.type.dtype if isinstance(item, Value) else ctx.frame.floating
+    if dtype not in _SMALLEST:
+        return ctx.error("GC0303", f"`smallest` wants a floating type, not `{dtype}`", call)
+    return _SMALLEST[dtype]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradc.ir.attributes import get_dims, get_int, get_pair, get_pairs
+from gradc.ir.attributes import get_dim, get_dims, get_pair, get_pairs
 from gradc.ir.axes import AxisRule, Link, Place, sizes
 from gradc.ir.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.dims import Dim, floordiv
@@ -47,12 +47,16 @@ class Geometry:
 
 
 def geometry(name: str, attributes: Attrs) -> Geometry:
-    """Reads and checks the attributes that the three ops share. Raises TypeRuleError."""
+    """Reads and checks the attributes that the three ops share. Raises TypeRuleError.
+
+    While programs are checked ``groups`` may be a symbol: type rules read it as an attribute, here it counts as 1.
+    """
+    groups = get_dim(attributes, "groups")
     found = Geometry(
         get_pair(attributes, "stride"),
         get_pair(attributes, "dilation"),
         get_pairs(attributes, "padding"),
-        get_int(attributes, "groups"),
+        groups if isinstance(groups, int) else 1,
     )
     if min(*found.stride, *found.dilation, found.groups) < 1:
         raise TypeRuleError(f"{name}: stride, dilation and groups must be positive")
@@ -75,15 +79,15 @@ def _check(name: str, holds: bool, what: str, a: TensorType, b: TensorType) -> N
         raise TypeRuleError(f"{name}: {what}, {a} and {b}")
 
 
-def _is_divisible(size: Dim, by: int) -> bool:
-    return not isinstance(size, int) or size % by == 0
+def _is_divisible(size: Dim, by: Dim) -> bool:
+    return not (isinstance(size, int) and isinstance(by, int)) or size % by == 0
 
 
 def _infer_conv2d(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
     x, w = _pair_types("conv2d", types)
-    g = geometry("conv2d", attributes)
-    _check("conv2d", x.shape[1] == w.shape[1] * g.groups, "channels differ", x, w)
-    _check("conv2d", _is_divisible(w.shape[0], g.groups), "groups do not divide outputs", x, w)
+    g, groups = geometry("conv2d", attributes), get_dim(attributes, "groups")
+    _check("conv2d", x.shape[1] == w.shape[1] * groups, "channels differ", x, w)
+    _check("conv2d", _is_divisible(w.shape[0], groups), "groups do not divide outputs", x, w)
     sizes = tuple(g.output(axis, x.shape[2 + axis], w.shape[2 + axis]) for axis in (0, 1))
     fits = all(not isinstance(size, int) or size >= 1 for size in sizes)
     _check("conv2d", fits, "the filter is larger than the padded input", x, w)
@@ -98,19 +102,21 @@ def _infer_input(types: Sequence[TensorType], attributes: Attrs) -> tuple[Tensor
     for axis in (0, 1):
         fits = g.output(axis, size[axis], w.shape[2 + axis]) == ct.shape[2 + axis]
         _check("conv2d_input", fits, f"size {size[axis]} does not fit", ct, w)
-    return (ct.with_shape((ct.shape[0], w.shape[1] * g.groups, *size)),)
+    groups = get_dim(attributes, "groups")
+    return (ct.with_shape((ct.shape[0], w.shape[1] * groups, *size)),)
 
 
 def _infer_filter(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
     x, ct = _pair_types("conv2d_filter", types)
     g, size = geometry("conv2d_filter", attributes), get_dims(attributes, "size")
+    groups = get_dim(attributes, "groups")
     _check("conv2d_filter", len(size) == 2, "size must be (height, width)", x, ct)
     _check("conv2d_filter", x.shape[0] == ct.shape[0], "batch sizes differ", x, ct)
-    _check("conv2d_filter", _is_divisible(x.shape[1], g.groups), "groups do not divide", x, ct)
+    _check("conv2d_filter", _is_divisible(x.shape[1], groups), "groups do not divide", x, ct)
     for axis in (0, 1):
         fits = g.output(axis, x.shape[2 + axis], size[axis]) == ct.shape[2 + axis]
         _check("conv2d_filter", fits, f"size {size[axis]} does not fit", x, ct)
-    return (x.with_shape((ct.shape[1], floordiv(x.shape[1], g.groups), *size)),)
+    return (x.with_shape((ct.shape[1], floordiv(x.shape[1], groups), *size)),)
 
 
 # --- evaluation, one contraction per tap ---------------------------------------------------------------------------
