@@ -14,6 +14,7 @@ arena tensor that the executor sets to the counter before each trip, for kernels
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from typing import Literal, TypeAlias
 
 from gradc.ir.core import DType, Role, Span
@@ -117,6 +118,20 @@ class Plan:
     steps: tuple[Step, ...]
     arena_bytes: int = 0
     threads: int = 0
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.ports)} ports, {len(self.tensors)} tensors, {len(self.kernels)} kernels"
+        return f"<plan {self.name}: {sizes}, {len(self.steps)} steps, peak {self.peak_bytes} bytes>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        head = "<tr><th>port</th><th>direction</th><th>type</th><th>shape</th></tr>"
+        rows = "".join(
+            f"<tr><td>{escape(p.name)}</td><td>{p.direction}</td><td>{p.dtype.value}</td>"
+            f"<td>{list(p.shape)}</td></tr>"
+            for p in self.ports
+        )
+        return f"<div><code>{escape(repr(self))}</code><table>{head}{rows}</table></div>"
 
     @property
     def peak_bytes(self) -> int:

@@ -22,6 +22,7 @@ from gradc.runtime.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, decoded, gr
 from gradc.runtime.compile import Options, compile_cached, quoting
 from gradc.runtime.ids import check_inputs
 from gradc.runtime.native import Results
+from gradc.runtime.notebook import card
 from gradc.runtime.remedies import remedies
 
 if TYPE_CHECKING:
@@ -103,6 +104,24 @@ class Compiled:
         if self.made_by is None:
             raise TypeError("only what a method of a model has compiled can be copied")
         return _made_again, (self.model, *self.made_by)
+
+    def __repr__(self) -> str:
+        seeds = "seeds, " if self._takes_seeds else ""
+        names = ", ".join(f"{name}=..." for name in self._inputs)
+        return f"<{self._asked()}: f(params, {seeds}{names})>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [tuple("×".join(map(str, shape)) or "()" for shape in key) for key in self._entries]
+        sections = [("compiled for", self._inputs, rows)]
+        return card(self._asked(), repr(self).partition(": ")[2].removesuffix(">"), sections)
+
+    def _asked(self) -> str:
+        if self.made_by is None:
+            return f"{self._key} of {self.model.name}"
+        method, args, kwargs = self.made_by
+        given = [repr(item) for item in args] + [f"{n}={item!r}" for n, item in kwargs.items()]
+        return f"{self.model.name}.{method}({', '.join(given)})"
 
     def __call__(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any:
         if len(seeds) != self._takes_seeds:

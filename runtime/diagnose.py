@@ -99,6 +99,12 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     truncation: Truncation | None = None
 
+    def __repr__(self) -> str:
+        found = len(self.findings)
+        return (
+            f"<diagnosis of {len(self.places)} layers: {found} finding{'' if found == 1 else 's'}>"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The diagnosis for a program to read; norms that are not finite are given as text."""
         return {

@@ -35,6 +35,7 @@ from gradc.passes.plan_report import (
 from gradc.passes.residuals import residuals
 from gradc.runtime.compile import Options, pipeline_options
 from gradc.runtime.native import target_for
+from gradc.runtime.notebook import card
 
 # How many values a printed list names.
 MOST = 12
@@ -65,6 +66,11 @@ class MemoryPlan:
 
     def __repr__(self) -> str:
         return f"<plan of {self.plan.name}: peak {self.peak_bytes} bytes, {len(self.launches)} launches>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        subtitle = f"peak {shown(self.peak_bytes)} in {len(self.launches)} launches"
+        return card(f"plan of {self.plan.name}", subtitle, (), self.report())
 
     @property
     def peak_bytes(self) -> int:

@@ -56,6 +56,7 @@ from gradc.runtime.compiled import (
 from gradc.runtime.forward import Forward
 from gradc.runtime.ids import IdCheck
 from gradc.runtime.native import Results
+from gradc.runtime.notebook import card
 from gradc.runtime.remedies import remedies
 
 if TYPE_CHECKING:
@@ -111,6 +112,18 @@ class Model:
     def __repr__(self) -> str:
         inputs = ", ".join(f"{name}: {type_}" for name, type_ in self.inputs.items())
         return f"<gradc model {self.name}({inputs}), {len(self.params)} parameters>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        sizes = {**dict.fromkeys(self.signature.dims), **self._known()}
+        dims = [(n, "of the arrays" if size is None else str(size)) for n, size in sizes.items()]
+        sections = (
+            ("inputs", ("name", "type"), _named(self.inputs)),
+            ("parameters", ("name", "type"), _named(self.params)),
+            ("outputs", ("name", "type"), _named(self.outputs)),
+            ("dimensions", ("name", "size"), dims),
+        )
+        return card(self.name, f"gradc model in {self.precision}", sections)
 
     # --- what it is
 
@@ -562,3 +575,7 @@ class Model:
             for p in self.signature.parameters
             if p.role is Role.PARAM
         ]
+
+
+def _named(types: Mapping[str, TensorType]) -> list[tuple[str, str]]:
+    return [(name, str(type_)) for name, type_ in types.items()]

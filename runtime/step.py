@@ -19,7 +19,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -55,6 +55,7 @@ from gradc.runtime.batches import batch_dim
 from gradc.runtime.call import INPUTS, PARAMS, Entry, by_role, decode, decoded
 from gradc.runtime.compile import Options, compile_cached, quoting
 from gradc.runtime.ids import check_inputs
+from gradc.runtime.notebook import card
 from gradc.runtime.remedies import remedies
 
 if TYPE_CHECKING:
@@ -123,6 +124,17 @@ class TrainState:
     trained: tuple[str, ...]
     metrics: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        steps = f"{self.step} step{'' if self.step == 1 else 's'}"
+        return f"<training state after {steps}: {len(self.trained)} parameters, {len(self.slots)} slots>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [(n, str(a.dtype), str(list(a.shape))) for n, a in self.arrays.items()]
+        return card(
+            "training state", repr(self)[1:-1], [("arrays", ("name", "type", "shape"), rows)]
+        )
+
     @property
     def params(self) -> dict[str, Array]:
         """Parameters and states of the model by path; the arrays themselves, but for states in bf16, which NumPy lacks."""
@@ -165,6 +177,21 @@ class TrainStep:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold the model, the recipe and the options; machine code is made or found again."""
         return TrainStep, (self.model, self.recipe, self.options)
+
+    def __repr__(self) -> str:
+        changed = [
+            f"{f.name}={getattr(self.recipe, f.name)!r}"
+            for f in fields(Recipe)[1:]
+            if getattr(self.recipe, f.name) != f.default
+        ]
+        arguments = ", ".join((repr(self.recipe.optimizer), *changed))
+        return f"<{self.model.name}.train_step({arguments})>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [(f.name, str(getattr(self.recipe, f.name))) for f in fields(Recipe)]
+        sections = [("recipe", ("", ""), [row for row in rows if row[1] != "None"])]
+        return card(f"training step of {self.model.name}", "step(state, **inputs)", sections)
 
     def init(self, params: Mapping[str, Any]) -> TrainState:
         """A fresh state that starts from a copy of ``params``.

@@ -33,6 +33,7 @@ from gradc.runtime.compile import Options, compile_options, pipeline_options
 from gradc.runtime.data import fail, write_text
 from gradc.runtime.independent import is_late, sympy_verdicts
 from gradc.runtime.model import Model
+from gradc.runtime.notebook import framed
 from gradc.runtime.read import read_program
 
 # What a dimension without a value is, when nobody says.
@@ -58,6 +59,16 @@ class Verified(Report):
         # The field is not part of the report: two reports are equal whatever they were made from.
         object.__setattr__(self, "_origin", model)
         return self
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {name}" for name, n in self.counts().items())
+        return f"<verification of {self.model}: {counts}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page without what only the model can add, which takes its time."""
+        from gradc.runtime.report_html import report_page
+
+        return framed(report_page(self))
 
     def to_html(self, path: str | Path) -> None:
         """Writes the report as one page that needs nothing else."""

@@ -31,6 +31,7 @@ from gradc.ir.interpret import run
 from gradc.ir.source import Sources
 from gradc.passes.differentiate_trace import Contribution, Traced, traced_gradient, traced_tangent
 from gradc.runtime.arrays import Array
+from gradc.runtime.notebook import framed
 from gradc.runtime.whiteboard_formulas import Board, Message
 from gradc.runtime.whiteboard_steps import Steps, cut, own_place, text_at, without_checkpoints
 
@@ -129,6 +130,18 @@ class Whiteboard:
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
     function: Function
+
+    def __repr__(self) -> str:
+        asked = list(self.gradients)
+        names = ", ".join(asked[:3]) + (f", ... ({len(asked)} in all)" if len(asked) > 3 else "")
+        return f"<whiteboard of {self.model}: {len(self.forward)} steps, gradients of {names}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        # The page draws the graph; it is loaded where it is shown.
+        from gradc.runtime.whiteboard_html import whiteboard_page
+
+        return framed(whiteboard_page(self))
 
     @property
     def gradients(self) -> dict[str, Array]:

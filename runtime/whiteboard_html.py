@@ -15,11 +15,10 @@ from gradc.runtime.page import page, table
 from gradc.runtime.whiteboard_show import show_value, to_graph
 
 if TYPE_CHECKING:
-    from gradc.runtime.model import Model
     from gradc.runtime.whiteboard import Gradient, Row, Whiteboard
 
 
-def whiteboard_page(model: Model, board: Whiteboard) -> str:
+def whiteboard_page(board: Whiteboard) -> str:
     """The page as HTML text."""
     given = [(_code(name), _code(show_value(array))) for name, array in board.given.items()]
     inner = [g for g in board.backward if not g.is_asked]

@@ -63,7 +63,8 @@ LATE_OWN = {
 }
 
 # SymPy comes with these, so whoever needs them loads them on use.
-LATE_HEAVY = ("gradc.codegen.symbolic",)
+# The page of a whiteboard is made of whiteboards: it is loaded by the one that is to be shown.
+LATE_HEAVY = ("gradc.codegen.symbolic", "gradc.runtime.whiteboard_html")
 
 Import = tuple[str, int, bool]  # module, line, whether it stands inside a function
 

@@ -1,5 +1,7 @@
 """The package as built: every folder and data file arrives, and nothing else becomes importable."""
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -51,6 +53,39 @@ def test_links_lead_to_the_folders() -> None:
     if not any(link.exists() for link in links):
         pytest.skip("a copy without symbolic links (an sdist, Windows)")
     assert [link.resolve() for link in links] == [ROOT / folder for folder in FOLDERS]
+
+
+# Where the name of a module is not that of what is installed.
+DISTRIBUTIONS = {"flint": "python-flint"}
+
+
+def imported() -> set[str]:
+    """What shipped modules import, wherever they do, beside gradc and the standard library."""
+    found: set[str] = set()
+    for folder in ("gradc", *FOLDERS):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    found.add(node.module.partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"gradc"}
+
+
+def test_what_is_installed_is_what_is_imported() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    names = {DISTRIBUTIONS.get(name, name) for name in imported()}
+    named = re.compile(r"[\w-]+")
+    needed = {match[0] for line in project["dependencies"] if (match := named.match(line))}
+    optional = {
+        match[0]
+        for name in ("bench",)
+        for line in project["optional-dependencies"][name]
+        if (match := named.match(line))
+    }
+    assert needed <= names, "installed with gradc, and imported by nothing"
+    assert names == needed | optional
 
 
 @pytest.fixture(scope="module")

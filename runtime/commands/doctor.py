@@ -16,8 +16,8 @@ from gradc.runtime.compile import usable_cores
 from gradc.runtime.console import Console
 from gradc.runtime.tracing.transforms import value_and_grad
 
-NEEDED = ("numpy", "llvmlite", "numba", "lark", "sympy", "python-flint", "rich", "safetensors")
-OPTIONAL = ("torch", "jax", "mpi4py", "numba-cuda", "onnx", "matplotlib")
+NEEDED = ("numpy", "llvmlite", "lark", "sympy", "python-flint", "rich", "safetensors")
+OPTIONAL = ("torch", "jax", "numba")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -62,7 +62,7 @@ def _explain_model(options: argparse.Namespace, console: Console) -> int:
     if options.html is not None:
         from gradc.runtime.whiteboard_html import whiteboard_page
 
-        write_text(Path(options.html), whiteboard_page(model, board))
+        write_text(Path(options.html), whiteboard_page(board))
         console.message(f"wrote {options.html}")
     if options.svg is not None:
         from gradc.runtime.graph import drawn
