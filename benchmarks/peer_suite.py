@@ -1,0 +1,261 @@
+"""Runs HIPS/autograd's test suite on gradc: ``python -m benchmarks.peer_suite PATH [--every N]``.
+
+PATH is an unpacked source distribution of autograd (``pip download autograd --no-binary :all: --no-deps``); nothing of it
+is copied. Its modules are replaced by stand-ins: ``autograd.numpy`` is NumPy itself, ``check_grads`` asks gradc for the
+gradient of a random weighing of the function and compares it with central differences of the plain function. Every
+call of ``check_grads`` is a case:
+
+    right       value and gradient agree
+    wrong       they do not
+    refused     a diagnostic that names the function and what to write instead
+    misleading  anything else: another exception, or a refusal that names neither
+
+Cases with complex arguments or results are counted apart. Tests of autograd's own machinery (boxes, vector spaces) do
+not call ``check_grads`` on arrays and are left out.
+
+Non-goals: forward mode and second order, which gradc's own tests cover.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import sys
+import types
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gradc
+
+KINDS = ("right", "wrong", "refused", "misleading")
+MODULES = (
+    *("test_systematic", "test_numpy", "test_scalar_ops", "test_binary_ops", "test_complex"),
+    *("test_linalg", "test_fft", "test_scipy", "test_list", "test_tuple", "test_dict"),
+    *("test_jacobian", "test_truediv", "test_wrappers", "test_graphs"),
+)
+
+
+class Counts:
+    """What became of the cases seen so far."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.seen = 0
+        self.test = ""
+        self.found: dict[str, Counter[str]] = {"real": Counter(), "complex": Counter()}
+        self.notes: list[str] = []
+
+    def case(self, function: Callable[..., Any], numbers: Any, args: Any, options: Any) -> None:
+        """Judges one case."""
+        self.seen += 1
+        if self.seen % self.every:
+            return
+        try:
+            plain = function(*args, **options)
+        except Exception:  # the case itself needs something that stand-ins lack
+            return
+        leaves = [*_leaves(args), *_leaves(plain)]
+        if not leaves or any(np.asarray(x).dtype == object for x in leaves):
+            return
+        kind = "complex" if any(np.iscomplexobj(x) for x in leaves) else "real"
+        verdict, note = judged(function, numbers, args, options, plain)
+        self.found[kind][verdict] += 1
+        if verdict != "right":
+            self.notes.append(f"{kind} {verdict} {self.test}: {note}")
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, dict):
+        for item in tree.values():
+            yield from _leaves(item)
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from _leaves(item)
+    elif isinstance(tree, (int, float, complex, np.ndarray, np.generic)):
+        yield tree
+
+
+def _weighed(result: Any, weights: list[Any]) -> Any:
+    parts = zip(_any_leaves(result), weights, strict=True)
+    return sum(np.sum(w * x) for x, w in parts)
+
+
+def _any_leaves(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, dict):
+        for item in tree.values():
+            yield from _any_leaves(item)
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from _any_leaves(item)
+    else:
+        yield tree
+
+
+def _moved(tree: Any, step: float, along: Iterator[Any]) -> Any:
+    if isinstance(tree, dict):
+        return {k: _moved(v, step, along) for k, v in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_moved(v, step, along) for v in tree)
+    return tree + step * next(along)
+
+
+def judged(
+    function: Callable[..., Any], numbers: Any, args: Any, options: Any, plain: Any
+) -> tuple[str, str]:
+    """The verdict on one case, and why."""
+    rng = np.random.default_rng(0)
+    chosen = (numbers,) if isinstance(numbers, int) else tuple(numbers)
+    weights = [rng.standard_normal(np.shape(x)) for x in _any_leaves(plain)]
+
+    def total(*given: Any) -> Any:
+        return _weighed(function(*given, **options), weights)
+
+    floats = [float(a) if isinstance(a, int) and n in chosen else a for n, a in enumerate(args)]
+    name = getattr(function, "__name__", "function")
+    try:
+        value, slopes = gradc.value_and_grad(total, argnums=chosen)(*floats)
+    except gradc.DiagnosticError as refusal:
+        text = str(refusal)
+        is_clear = "GC0561" not in text or "numpy.where" in text
+        return ("refused" if is_clear else "misleading"), f"{name}: {text.splitlines()[0]}"
+    except Exception as error:
+        return "misleading", f"{name}: {type(error).__name__}: {str(error)[:120]}"
+    along = [rng.standard_normal(np.shape(x)) for n in chosen for x in _leaves(floats[n])]
+    ends = []
+    for step in (1e-6, -1e-6):
+        moves = iter(along)
+        given = [_moved(a, step, moves) if n in chosen else a for n, a in enumerate(floats)]
+        ends.append(float(np.real(total(*given))))
+    expected = (ends[0] - ends[1]) / 2e-6
+    pairs = zip(_leaves(slopes), along, strict=True)
+    found = sum(float(np.real(np.vdot(np.asarray(g), d))) for g, d in pairs)
+    here = float(np.real(total(*floats)))
+    size = max(abs(expected), abs(found), 1.0)
+    is_right = abs(found - expected) <= 2e-5 * size and np.isclose(
+        float(np.real(value)), here, 1e-9, 1e-9
+    )
+    return (
+        ("right", "")
+        if is_right
+        else ("wrong", f"{name}: {found} for {expected}, {value} for {here}")
+    )
+
+
+def install(counts: Counts) -> None:
+    """Puts stand-ins for autograd's modules in place."""
+
+    def check_grads(function: Any, argnum: Any = 0, *_: Any, **__: Any) -> Callable[..., None]:
+        return lambda *args, **options: counts.case(function, argnum, args, options)
+
+    def combo_check(function: Any, argnum: Any = 0, *_: Any, **__: Any) -> Callable[..., None]:
+        def every(*choices: Any, **options: Any) -> None:
+            names = list(options)
+            for args in product(*choices):
+                for values in product(*options.values()):
+                    counts.case(function, argnum, args, dict(zip(names, values, strict=True)))
+
+        return every
+
+    def missing(*_: Any, **__: Any) -> Any:
+        raise NotImplementedError("a stand-in")
+
+    made = types.ModuleType("autograd")
+    for name in ("grad", "value_and_grad", "jacobian", "hessian", "elementwise_grad"):
+        setattr(made, name, getattr(gradc, name, missing))
+    made.isinstance, made.list, made.tuple, made.dict = isinstance, list, tuple, dict  # type: ignore[attr-defined]
+    sys.modules["autograd"] = made
+    for path, source in {
+        "numpy": np,
+        "numpy.random": np.random,
+        "numpy.linalg": np.linalg,
+        "numpy.fft": np.fft,
+        **{
+            f"scipy.{n}": importlib.import_module(f"scipy.{n}")
+            for n in ("special", "stats", "linalg", "signal", "integrate")
+        },
+        "scipy": importlib.import_module("scipy"),
+    }.items():
+        sys.modules[f"autograd.{path}"] = source
+        if "." not in path:
+            setattr(made, path, source)
+    for path in (
+        "test_util",
+        "core",
+        "tracer",
+        "extend",
+        "misc",
+        "wrap_util",
+        "builtins",
+        "util",
+        "differential_operators",
+    ):
+        stand_in: Any = types.ModuleType(f"autograd.{path}")
+        stand_in.__getattr__ = lambda name: missing
+        sys.modules[f"autograd.{path}"] = stand_in
+        setattr(made, path, stand_in)
+    util: Any = sys.modules["autograd.test_util"]
+    util.check_grads, util.combo_check = check_grads, combo_check
+    made.__getattr__ = lambda name: missing  # type: ignore[method-assign]
+
+
+def run(path: Path, every: int, only: str) -> Counts:
+    """All tests of the suite that call ``check_grads``."""
+    counts = Counts(every)
+    install(counts)
+    sys.path.insert(0, str(path / "tests"))
+    for module_name in MODULES:
+        if only and only not in module_name:
+            continue
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as error:
+            print(f"{module_name} is left out: {error}")
+            continue
+        for name, test in list(vars(module).items()):
+            if (
+                not name.startswith("test_")
+                or not inspect.isfunction(test)
+                or inspect.signature(test).parameters
+            ):
+                continue
+            counts.test = f"{module_name}.{name}"
+            np.random.seed(0)
+            try:
+                test()
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:  # pytest's own failures are no Exceptions
+                continue  # it asks for more than check_grads
+    return counts
+
+
+def main() -> None:
+    """Prints the table, and with ``--notes`` what was not right."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--every", type=int, default=1, help="judge every N-th case only")
+    parser.add_argument("--only", default="", help="modules whose name has this in it")
+    parser.add_argument("--notes", action="store_true")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    with np.errstate(all="ignore"):
+        counts = run(given.path, given.every, given.only)
+    print("| cases | all | " + " | ".join(KINDS) + " |")
+    print("|---|---|---|---|---|---|")
+    for kind, found in counts.found.items():
+        cells = (f"{found[k]} ({100 * found[k] / max(found.total(), 1):.1f} %)" for k in KINDS)
+        print(f"| {kind} | {found.total()} | " + " | ".join(cells) + " |")
+    if given.notes:
+        for note, times in Counter(counts.notes).most_common():
+            print(f"{times:4d}  {note}")
+
+
+if __name__ == "__main__":
+    main()
