@@ -1,77 +1,53 @@
-"""examples/functions: every code ends in its own assertion, and its gradient is autograd's and JAX's in f64."""
+"""examples/functions: codes end in assertions of their own, and their gradients are autograd's and JAX's in f64.
+
+The quick ones are run here; ``python -m benchmarks.functions`` compares and times all twenty.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 
 import gradc
+from benchmarks.functions import FOLDER, PEERS, leaves, loaded
 
-FOLDER = Path(__file__).resolve().parents[1] / "examples" / "functions"
 NAMES = sorted(p.stem for p in FOLDER.glob("*.py"))
+QUICK = (
+    *("gaussian_process", "lennard_jones", "mixture_model", "multidimensional_scaling"),
+    *("student_regression", "lbfgs", "beam"),
+)
 
 pytest.importorskip("scipy")
 
 
-def loaded(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"functions_{name}", FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_there_are_twenty() -> None:
+def test_there_are_twenty_and_each_says_what_it_shows() -> None:
     assert len(NAMES) == 20
+    for name in NAMES:
+        text = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+        assert text.startswith('"""') and "def main()" in text and "assert" in text, name
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_the_code_reaches_its_end(name: str) -> None:
     loaded(name).main()
 
 
-def leaves(tree: Any) -> list[Any]:
-    return [tree[k] for k in sorted(tree)] if isinstance(tree, dict) else [tree]
+# JAX compiles for seconds: the script compares the rest.
+PAIRS = [*(("autograd", name) for name in QUICK), ("jax", "student_regression")]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_the_gradient_is_that_of_others(name: str) -> None:
-    """Compared with autograd everywhere, with JAX where the code is small enough to compile quickly."""
-    autograd = pytest.importorskip("autograd")
-    others = pytest.importorskip("autograd.numpy"), pytest.importorskip("autograd.scipy.special")
+@pytest.mark.parametrize(("peer", "name"), PAIRS)
+def test_the_gradient_is_that_of_others(peer: str, name: str) -> None:
+    other: Any = pytest.importorskip(peer)
     module: Any = loaded(name)
     arguments = module.start()
     value, found = gradc.value_and_grad(module.objective)(*arguments)
-    module.np = others[0]
-    if hasattr(module, "gammaln"):
-        module.gammaln = others[1].gammaln
-    expected_value, expected = autograd.value_and_grad(module.objective)(*arguments)
-    assert value == pytest.approx(expected_value, rel=1e-12)
+    with other.enable_x64(True) if peer == "jax" else nullcontext():
+        expected_value, expected = PEERS[peer](loaded(name))(*arguments)
+    assert value == pytest.approx(float(expected_value), rel=1e-10)
     for mine, theirs in zip(leaves(found), leaves(expected), strict=True):
-        size = float(np.max(np.abs(theirs)))
-        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11 * max(size, 1.0))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_the_gradient_is_jaxs(name: str) -> None:
-    jax = pytest.importorskip("jax")
-    module: Any = loaded(name)
-    arguments = module.start()
-    value, found = gradc.value_and_grad(module.objective)(*arguments)
-    module.np = jax.numpy
-    if hasattr(module, "gammaln"):
-        module.gammaln = jax.scipy.special.gammaln
-    with jax.enable_x64(True):
-        expected_value, expected = jax.value_and_grad(module.objective)(*arguments)
-        assert float(value) == pytest.approx(float(expected_value), rel=1e-12)
-        for mine, theirs in zip(leaves(found), leaves(expected), strict=True):
-            size = float(np.max(np.abs(np.asarray(theirs))))
-            np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11 * max(size, 1.0))
+        size = max(float(np.max(np.abs(np.asarray(theirs)))), 1.0)
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11 * size)

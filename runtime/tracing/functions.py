@@ -272,14 +272,29 @@ def _reshaped(t: Trace, a: object, shape: object) -> Traced:
     return t.wrap(reshape(t, value, tuple(extents)))
 
 
-def _concatenate(t: Trace, arrays: Sequence[object], axis: int = 0) -> Traced:
-    values = t.common(arrays)
+def _concatenate(
+    t: Trace,
+    arrays: Sequence[object],
+    axis: int | None = 0,
+    out: object = None,
+    *,
+    dtype: Any = None,
+    casting: str = "same_kind",
+) -> Traced:
+    values = t.common(list(arrays))
+    if axis is None:
+        values, axis = [reshape(t, v, (math.prod(v.type.static_shape),)) for v in values], 0
+    if values[0].type.rank == 0:
+        raise refuse("GC0558", "arrays without axes cannot be concatenated", "use numpy.stack")
     (where,) = axes_of(values[0], axis)
-    return t.wrap(t.emit("concat", *values, axis=where))
+    made = t.wrap(t.emit("concat", *values, axis=where))
+    return made if dtype is None else _astype(t, made, dtype)
 
 
-def _stack(t: Trace, arrays: Sequence[object], axis: int = 0) -> Traced:
-    return _concatenate(t, [_expand_dims(t, a, axis) for a in arrays], axis)
+def _stack(
+    t: Trace, arrays: Sequence[object], axis: int = 0, out: object = None, **options: Any
+) -> Traced:
+    return _concatenate(t, [_expand_dims(t, a, axis) for a in arrays], axis, **options)
 
 
 def _expand_dims(t: Trace, a: object, axis: object) -> Traced:
