@@ -10,6 +10,7 @@ Non-goals: binding dimensions from shapes (``runtime.model``).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -38,7 +39,8 @@ NUMPY_DTYPE: dict[DType, np.dtype[Any]] = {
 def as_array(name: str, value: object) -> Array:
     """``value`` as an ndarray of numbers, without a copy where possible.
 
-    Accepts ndarrays, Python numbers and nested lists, anything with ``__dlpack__`` on the CPU or ``__array__``.
+    Accepts ndarrays, Python numbers and nested lists, anything with ``__dlpack__`` on the CPU or ``__array__``. Tensors of
+    torch are detached; bf16 becomes float32, which holds the same numbers.
 
     Raises:
         DiagnosticError: GC0551 if it is not an array of booleans, integers or real numbers.
@@ -74,13 +76,26 @@ def check_seed(seed: object) -> None:
 
 def _imported(name: str, value: object) -> Array:
     try:
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(value, torch.Tensor):
+            return _of_tensor(torch, value)
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
             return np.from_dlpack(cast("Any", value))
         return np.asarray(value)
     except (ValueError, TypeError, BufferError, RuntimeError) as problem:
-        help = "convert it to NumPy first, e.g. x.detach().float().numpy()"
+        help = "convert it to NumPy first, e.g. x.cpu().to_dense().numpy()"
         help = help if hasattr(value, "detach") else ""
         raise _refused(name, f"{type(value).__name__}: {problem}", help) from None
+
+
+def _of_tensor(torch: Any, value: Any) -> Array:
+    """A tensor of torch without its history: what gradc computes of it is no part of torch's graph."""
+    tensor = value.detach()
+    if tensor.dtype is not torch.bfloat16:
+        return np.asarray(tensor)
+    # NumPy lacks the type, so the bits travel as integers.
+    bits: Array = np.asarray(tensor.contiguous().view(torch.int16))
+    return from_bf16(bits.view(np.uint16))
 
 
 def _refused(name: str, found: str, help: str) -> DiagnosticError:
