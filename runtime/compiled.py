@@ -23,6 +23,7 @@ from gradc.runtime.compile import Options, compile_cached, quoting
 from gradc.runtime.ids import check_inputs
 from gradc.runtime.native import Results
 from gradc.runtime.notebook import card
+from gradc.runtime.recent import Recent
 from gradc.runtime.remedies import remedies
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Compiled:
         self._training = training
         self._takes_seeds = takes_seeds
         self._inputs = tuple(model.inputs)
-        self._entries: dict[tuple[tuple[int, ...], ...], Entry] = {}
+        self._entries: Recent[tuple[tuple[int, ...], ...], Entry] = Recent()
         self._lock = threading.Lock()
         # The machine code of the last call: it checks names and shapes itself and most calls are like the last.
         self._last: Callable[..., Any] | None = None
@@ -142,7 +143,7 @@ class Compiled:
             (holders[SEEDS],) = seeds
         try:
             key = tuple([inputs[name].shape for name in self._inputs])
-            entry = self._entries[key]
+            entry = self._entries.get(key) or self.entry(inputs)
         except (KeyError, AttributeError):
             entry = self.entry(inputs)
         found = grouped(entry.made, entry.call(holders))
@@ -166,7 +167,7 @@ class Compiled:
         with self._lock:
             found = self._entries.get(key)
             if found is None:
-                found = self._entries[key] = self._compile(self._bind(shapes))
+                found = self._entries.put(key, self._compile(self._bind(shapes)))
         return found
 
     def _bind(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

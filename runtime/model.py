@@ -57,6 +57,7 @@ from gradc.runtime.forward import Forward
 from gradc.runtime.ids import IdCheck
 from gradc.runtime.native import Results
 from gradc.runtime.notebook import card
+from gradc.runtime.recent import Recent
 from gradc.runtime.remedies import remedies
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ class Model:
         self.dims: dict[str, int] = dict(dims or {})
         self._refuse_unknown_dims()
         self.precision = precision
-        self._lowered: dict[tuple[object, ...], ModelIR] = {}
-        self._id_checks: dict[tuple[object, ...], IdCheck] = {}
+        self._lowered: Recent[tuple[object, ...], ModelIR] = Recent()
+        self._id_checks: Recent[tuple[object, ...], IdCheck] = Recent()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -173,7 +174,7 @@ class Model:
                 lowered = self.program.lower(self.name, bound, self.precision, training)
                 function = promote_loss(lowered.function)
                 found = replace(lowered, function=function, loss=function.block.outputs[0].type)
-                self._lowered[key] = found
+                self._lowered.put(key, found)
         return found
 
     def bind(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -190,7 +191,7 @@ class Model:
         found = self._id_checks.get(key)
         if found is None:
             function = self.lower(self.bind(shapes)).function
-            found = self._id_checks[key] = IdCheck(function, self.program.report.sources)
+            found = self._id_checks.put(key, IdCheck(function, self.program.report.sources))
         return found
 
     def init(self, seed: int = 0, dims: Mapping[str, int] | None = None) -> dict[str, Array]:

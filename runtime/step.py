@@ -56,6 +56,7 @@ from gradc.runtime.call import INPUTS, PARAMS, Entry, by_role, decode, decoded
 from gradc.runtime.compile import Options, compile_cached, quoting
 from gradc.runtime.ids import check_inputs
 from gradc.runtime.notebook import card
+from gradc.runtime.recent import Recent
 from gradc.runtime.remedies import remedies
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class TrainStep:
         self.schedule: ScheduleIR | None = (
             None if recipe.schedule is None else lower_schedule(recipe.schedule, names)
         )
-        self._entries: dict[tuple[tuple[int, ...], ...], Entry] = {}
+        self._entries: Recent[tuple[tuple[int, ...], ...], Entry] = Recent()
         self._inputs = tuple(model.inputs)
         self._lock = threading.Lock()
         # The machine code of the last call: it checks names and shapes itself and most calls are like the last.
@@ -233,7 +234,7 @@ class TrainStep:
                 return found[0][()], state
         try:
             key = tuple([inputs[name].shape for name in self._inputs])
-            entry = self._entries[key]
+            entry = self._entries.get(key) or self.entry(inputs)
         except (KeyError, AttributeError):
             entry = self.entry(inputs)
         results = entry.call({PARAMS: state.arrays, INPUTS: inputs})
@@ -251,7 +252,7 @@ class TrainStep:
         with self._lock:
             found = self._entries.get(key)
             if found is None:
-                found = self._entries[key] = self._compile(self.model.bind(shapes))
+                found = self._entries.put(key, self._compile(self.model.bind(shapes)))
         return found
 
     def function(self, dims: Mapping[str, int] | None = None) -> Function:

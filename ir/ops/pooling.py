@@ -2,14 +2,13 @@
 
 ``padding`` never wins a maximum and counts as zeros in an average, which always divides by the window's size. Equal
 greatest elements of a window share its cotangent with total weight 1. Derivatives are compositions: windows that do
-not overlap are a reshape; otherwise there is one strided slice of the image per place in the window.
+not overlap are a reshape; otherwise there is one strided slice of the image per place in the window, or, for windows
+of many places, a loop over places (``windows``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 from gradc.ir.attributes import get_pair, get_pairs
@@ -18,6 +17,7 @@ from gradc.ir.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.dims import Dim, floordiv
 from gradc.ir.loops import Affine, Scalar
 from gradc.ir.ops.structural import one_operand, sample
+from gradc.ir.ops.windows import Loop, Place, Window
 from gradc.ir.registry import Access, OpDef, Read, TypeRuleError, register
 
 if TYPE_CHECKING:
@@ -25,25 +25,6 @@ if TYPE_CHECKING:
     from gradc.ir.loopbuilder import IndexAlgebra
 
 _UNROLLED = 16  # windows up to this size are written out
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Size, stride and (low, high) padding per spatial axis."""
-
-    size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[tuple[int, int], ...]
-
-    @property
-    def places(self) -> list[tuple[int, int]]:
-        """The places in a window, row by row."""
-        return list(product(range(self.size[0]), range(self.size[1])))
-
-    @property
-    def is_tiling(self) -> bool:
-        """Whether every element lies in at most one window and no window in the padding."""
-        return self.size == self.stride and self.padding == ((0, 0), (0, 0))
 
 
 def _window(name: str, attributes: Attrs) -> Window:
@@ -218,6 +199,66 @@ def _tile_mask(b: Builder, op: Op) -> tuple[Value, Value]:
     return mask, count
 
 
+def _max_loop(b: Builder, op: Op) -> tuple[Loop, Value, Value]:
+    """The loop over places; the padded image; and how many places of each window attain its maximum."""
+    loop = Loop(b, op, _window(op.name, op.attributes))
+    x = loop.padded(op.operands[0], float("-inf"))
+
+    def count(
+        inner: Builder, place: Place, carries: Sequence[Value], given: Sequence[Value]
+    ) -> list[Value]:
+        mask = inner.one("eq", place.read(given[0]), given[1])
+        return [inner.one("add", carries[0], loop.wide(inner, mask))]
+
+    (total,) = loop.run([loop.zeros(op.result.type)], [x, op.result], count)
+    return loop, x, loop.narrow(total)
+
+
+def _max_jvp_rolled(b: Builder, op: Op, tangent: Value) -> Value:
+    loop, x, count = _max_loop(b, op)
+
+    def add(
+        inner: Builder, place: Place, carries: Sequence[Value], given: Sequence[Value]
+    ) -> list[Value]:
+        mask = inner.one("eq", place.read(given[0]), given[1])
+        piece = place.read(given[2])
+        zero = inner.constant(0.0, piece.type.dtype, piece.type.shape)
+        taken = inner.one("select", mask, piece, zero)
+        return [inner.one("add", carries[0], loop.wide(inner, taken))]
+
+    start = loop.zeros(op.result.type)
+    (total,) = loop.run([start], [x, op.result, loop.padded(tangent, 0.0)], add)
+    return b.one("div", loop.narrow(total), count)
+
+
+def _max_vjp_rolled(b: Builder, op: Op, ct: Value) -> Value:
+    loop, x, count = _max_loop(b, op)
+
+    def add(
+        inner: Builder, place: Place, carries: Sequence[Value], given: Sequence[Value]
+    ) -> list[Value]:
+        mask = inner.one("eq", place.read(given[0]), given[1])
+        zero = inner.constant(0.0, ct.type.dtype, ct.type.shape)
+        piece = loop.wide(inner, inner.one("select", mask, given[2], zero))
+        return [inner.one("add", carries[0], place.write(piece))]
+
+    share = b.one("div", ct, count)
+    (total,) = loop.run([loop.zeros(x.type)], [x, op.result, share], add)
+    return loop.cropped(loop.narrow(total))
+
+
+def _avg_vjp_rolled(b: Builder, op: Op, share: Value) -> Value:
+    loop = Loop(b, op, _window(op.name, op.attributes))
+
+    def add(
+        inner: Builder, place: Place, carries: Sequence[Value], given: Sequence[Value]
+    ) -> list[Value]:
+        return [inner.one("add", carries[0], place.write(loop.wide(inner, given[0])))]
+
+    (total,) = loop.run([loop.zeros(loop.padded_type)], [share], add)
+    return loop.cropped(loop.narrow(total))
+
+
 def _max_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
     (tangent,) = tangents
     if tangent is None:
@@ -227,6 +268,8 @@ def _max_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[V
         zero = b.constant(0.0, tangent.type.dtype, mask.type.shape)
         taken = b.one("select", mask, _tiles(b, op, tangent), zero)
         return (b.one("div", b.one("sum", taken, axes=(3, 5)), count),)
+    if _window(op.name, op.attributes).is_rolled:
+        return (_max_jvp_rolled(b, op, tangent),)
     masks, count = _masks(b, op)
     zero = b.constant(0.0, tangent.type.dtype, op.result.type.shape)
     pieces = _windows(b, op, tangent, 0.0)
@@ -245,6 +288,8 @@ def _max_vjp(
         share = _over_tiles(b, op, b.one("div", ct, count))
         zero = b.constant(0.0, ct.type.dtype, mask.type.shape)
         return (_untile(b, op, b.one("select", mask, share, zero)),)
+    if _window(op.name, op.attributes).is_rolled:
+        return (_max_vjp_rolled(b, op, ct),)
     masks, count = _masks(b, op)
     share = b.one("div", ct, count)
     zero = b.constant(0.0, ct.type.dtype, ct.type.shape)
@@ -267,6 +312,8 @@ def _avg_vjp(
     share = b.one("mul", ct, weight)
     if window.is_tiling:
         return (_untile(b, op, _over_tiles(b, op, share)),)
+    if window.is_rolled:
+        return (_avg_vjp_rolled(b, op, share),)
     return (_unwindow(b, op, [share] * len(window.places)),)
 
 
