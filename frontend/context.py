@@ -16,6 +16,7 @@ from gradc.frontend import syntax
 from gradc.frontend.names import Names
 from gradc.frontend.regions import Region
 from gradc.frontend.values import POISON, Binding, Frame, Item, Named, Poison
+from gradc.frontend.words_of_types import in_users_words
 from gradc.ir.builder import Builder
 from gradc.ir.core import Attr, Block, DType, Role, Span, TensorType, Value
 from gradc.ir.diagnostics import Diagnostic, Label, Report, error, warning
@@ -194,7 +195,9 @@ class Context:
         key = (diagnostic.code, span.file, span.line, span.column)
         if key not in self.seen:
             self.seen.add(key)
-            self.report.add(diagnostic)
+            source = self.report.sources.get(span.file)
+            text = source.text if source is not None else ""
+            self.report.add(in_users_words(diagnostic, self.floating, text))
 
     # --- ops
 

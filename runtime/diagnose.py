@@ -31,15 +31,15 @@ import numpy as np
 
 from gradc.frontend.draws import draw, generator
 from gradc.frontend.models import ParameterSpec
-from gradc.ir.core import Block, DType, Function, Op, Role, Span
-from gradc.ir.domains import NumpyArrays
-from gradc.ir.interpret import run, run_block
+from gradc.ir.core import DType, Function, Op, Role, Span
+from gradc.ir.interpret import run
 from gradc.passes.differentiate import value_and_grad
 from gradc.passes.differentiate_truncate import rewindowed
 from gradc.passes.flatten import flatten
 from gradc.passes.probe import Probe, insert_probes
 from gradc.runtime.arrays import Array
 from gradc.runtime.culprit import find_underflow
+from gradc.runtime.diagnose_watch import Watched
 from gradc.runtime.plot import Panel, Series, plot_svg
 from gradc.runtime.truncation import Truncation, dropped_terms, windows
 
@@ -155,44 +155,6 @@ class _Measured:
     dead: list[tuple[Op, float, int]] = field(default_factory=list)  # op, share, samples
 
 
-@dataclass
-class _Fired:
-    """Which units of one ReLU were above zero for any sample; a step of a loop adds samples."""
-
-    op: Op
-    alive: Array
-    samples: int
-
-    @property
-    def summary(self) -> tuple[Op, float, int]:
-        share = 1.0 - float(self.alive.mean()) if self.alive.size else 0.0
-        return self.op, share, self.samples
-
-
-class _Watched(NumpyArrays):
-    """The reference interpreter's arrays; sees every ReLU of the forward sweep, those inside loops too."""
-
-    def __init__(self, floats: DType) -> None:
-        super().__init__(floats)
-        self.fired: dict[tuple[Span | None, str], _Fired] = {}
-
-    def run(self, block: Block, operands: Sequence[Any]) -> tuple[Any, ...]:
-        return run_block(self, block, operands, self.observe)
-
-    def observe(self, op: Op, results: Sequence[Any]) -> None:
-        if op.name != "relu" or op.replica or np.ndim(results[0]) < 2:
-            return
-        # Units are columns, or the channels of images.
-        values = np.moveaxis(np.asarray(results[0]), 1 if np.ndim(results[0]) == 4 else -1, -1)
-        rows = (values > 0).reshape(-1, values.shape[-1])
-        # What the reverse sweep computes again has the span and scope of the original.
-        alive = np.asarray(rows.any(axis=0))
-        seen = self.fired.setdefault((op.span, op.scope), _Fired(op, alive, 0))
-        if seen.alive.shape == alive.shape:
-            seen.alive = seen.alive | alive
-            seen.samples += len(rows)
-
-
 Redraw = Callable[[str], Mapping[str, Array]]
 
 
@@ -211,7 +173,9 @@ def diagnose(
     times = {p.label: tuple(_row_norms(measured.cts[p.parameter])) for p in probes if p.is_stacked}
     parameters = _parameters(function, operands, measured)
     findings = [
-        *_flow_findings(places, function, operands, redraw),
+        *_flow_findings(
+            _above_rounding(places, probed, probes, operands), function, operands, redraw
+        ),
         *_time_findings(probes, times),
         *_dead_findings(measured),
         *_symmetry_findings(function, operands, measured, redraw),
@@ -225,7 +189,26 @@ def diagnose(
     return Diagnosis(measured.loss, places, times, parameters, ranked, truncation)
 
 
-def _measure(probed: Function, probes: Sequence[Probe], operands: Mapping[str, Any]) -> _Measured:
+def _above_rounding(
+    places: Sequence[Place],
+    probed: Function,
+    probes: Sequence[Probe],
+    operands: Mapping[str, Any],
+) -> list[Place]:
+    """The places whose cotangent is more than rounding: one that is 0 by mathematics grows with coarser arithmetic."""
+    told = [p for p in places if p.size and p.norm > 0]
+    if not told or _ratio(min(p.norm for p in told), max(p.norm for p in told)) >= 1 / FOLD:
+        return list(places)
+    coarse = _places(probes, _measure(probed, probes, operands, DType.F32))
+    return [p for p, c in zip(places, coarse, strict=True) if not c.norm > FOLD * p.norm > 0]
+
+
+def _measure(
+    probed: Function,
+    probes: Sequence[Probe],
+    operands: Mapping[str, Any],
+    floats: DType = DType.F64,
+) -> _Measured:
     names = [s.name for s in probed.parameters if s.role is Role.PARAM]
     inputs = [
         s.name
@@ -233,7 +216,7 @@ def _measure(probed: Function, probes: Sequence[Probe], operands: Mapping[str, A
         if s.role is Role.INPUT and v.type.dtype.is_float
     ]
     gradient = value_and_grad(probed, names or inputs)
-    arrays = _Watched(DType.F64)
+    arrays = Watched(floats)
     given = []
     extra = {p.parameter for p in probes}
     for slot, value in zip(gradient.parameters, gradient.block.parameters, strict=True):
@@ -441,7 +424,8 @@ def _symmetry_findings(
         alike = bool((weight == weight[:, :1]).all())
         if not alike or not np.allclose(gradient, gradient[:, :1], rtol=1e-9, atol=0):
             continue
-        remedy, effect = "initialise with `glorot_normal` instead of zeros", ""
+        start = "zeros" if not weight.any() else "equal numbers"
+        remedy, effect = f"initialise with `glorot_normal` instead of {start}", ""
         if redraw is not None:
             effect = _symmetry_after(function, operands, redraw, slot.name)
         message = (

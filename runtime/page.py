@@ -46,7 +46,15 @@ summary{cursor:pointer;font-weight:600}
 details[open] summary{margin-bottom:6px}
 .graph{overflow-x:auto}.graph svg{max-width:100%;height:auto;display:block;margin:auto}
 ul{margin:6px 0;padding-left:20px}
-@media(max-width:760px){body{padding:18px 14px 48px}}.found{min-width:18em}
+td>*,td .soft{overflow-wrap:anywhere}.eq,td>math{max-width:100%}
+@media(min-width:761px){.found{min-width:18em}}
+@media(max-width:760px){body{padding:18px 14px 48px}h1{overflow-wrap:anywhere}
+thead{display:none}table,tbody,tr,td{display:block;width:100%}
+tr{padding:8px 0;border-bottom:1px solid var(--line)}tr:last-child{border-bottom:0}
+td,td.number{border:0;padding:2px 0;text-align:left;overflow-x:auto}td:empty{display:none}
+td[data-label]:not([data-label=""])::before{content:attr(data-label);display:block;color:var(--soft);font-size:12px}
+pre{font-size:12px}details{padding:7px 10px}
+.facts{grid-template-columns:repeat(2,minmax(0,1fr))}.fact b{font-size:16px;overflow-wrap:anywhere}}
 @media print{body{max-width:none;padding:0;font-size:11px}details{border:0;padding:0}
 details>*{display:block!important}h2{break-after:avoid}tr{break-inside:avoid}
 details::details-content{content-visibility:visible;display:block}}
@@ -68,8 +76,10 @@ def table(
     """A table of cells that are markup already; ``numeric`` columns are aligned to the right."""
     mark = [' class="number"' if i in numeric else "" for i in range(len(columns))]
     head = "".join(f"<th{mark[i]}>{escape(c)}</th>" for i, c in enumerate(columns))
+    # On narrow screens a row is a card, and each cell says which column it is.
+    name = [f' data-label="{escape(c)}"' if n else "" for n, c in enumerate(columns)]
     body = "".join(
-        f"<tr>{''.join(f'<td{mark[i]}>{cell}</td>' for i, cell in enumerate(row))}</tr>"
+        f"<tr>{''.join(f'<td{mark[i]}{name[i]}>{cell}</td>' for i, cell in enumerate(row))}</tr>"
         for row in rows
     )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -57,6 +57,9 @@ _NAMES: Mapping[Kind, str] = {
     "plan": "Of the Plan:",
 }
 _MOST_OPEN = 24
+# More parameters than these are folded by block.
+_MOST_FLAT = 12
+_MOST_FOLDS = 4
 # A dimension that neither the report nor the program gives a value.
 _SIZE = 3
 _FORMULAS = (
@@ -153,23 +156,66 @@ def _facts(report: Report) -> str:
 
 
 def _refuted(report: Report) -> list[str]:
-    """What is wrong, causes before what they spoil: the first one open, with its point."""
+    """What is wrong, causes before what they spoil: the first one open, with its point; many others in one fold."""
     wrong = [v for v in report.verdicts if v.status is Status.REFUTED]
-    parts = []
-    for number, verdict in enumerate(sorted(wrong, key=lambda v: _CAUSES.index(v.kind))):
-        rows = [(_code(name), _code(value)) for name, value in verdict.point.items()]
-        body = f"<p>{escape(verdict.detail or verdict.method)}</p>"
-        body += table(("at the point", ""), rows) if rows else ""
-        title = f"{_NAMES[verdict.kind]} {verdict.subject} is wrong"
-        if number == 0:
-            parts += [f"<h2>{escape(title)}</h2>", body]
-        else:
-            parts.append(_details(title, body, False))
-    return parts
+    if not wrong:
+        return []
+    first, *others = sorted(wrong, key=lambda v: _CAUSES.index(v.kind))
+    parts = [f"<h2>{escape(_wrong(first))}</h2>", _point(first)]
+    folds = [_details(_wrong(v), _point(v), False) for v in others]
+    if len(folds) <= _MOST_FOLDS:
+        return parts + folds
+    return [*parts, _details(f"{len(folds)} more are wrong", "\n".join(folds), False)]
+
+
+def _wrong(verdict: Verdict) -> str:
+    return f"{_NAMES[verdict.kind]} {verdict.subject} is wrong"
+
+
+def _point(verdict: Verdict) -> str:
+    """What the two sides are, and where."""
+    rows = [(_code(name), _code(value)) for name, value in verdict.point.items()]
+    body = f"<p>{escape(verdict.detail or verdict.method)}</p>"
+    if verdict.witness:
+        of, found, expected = (str(verdict.witness[n]) for n in ("of", "found", "expected"))
+        body += table(
+            ("at the point, " + of, "found", "expected"), [("", _code(found), _code(expected))]
+        )
+        save = "gradc verify FILE --witness point.npz"
+        body += f'<p class="soft">{_code(save)} saves the point, for gradc grad or NumPy.</p>'
+    return body + (table(("at the point", ""), rows) if rows else "")
 
 
 def _parameters(report: Report, formulas: Formulas | None) -> list[str]:
+    """The gradients, the least certain first; many of them folded by the block of the model that they lie in."""
     known: Mapping[str, Formula] = {f.of: f for f in formulas.gradients} if formulas else {}
+    verdicts = sorted(report.of("parameter"), key=lambda v: -v.status.rank)
+    if not verdicts:
+        return []
+    blocks: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        blocks.setdefault(block_of(verdict.subject), []).append(verdict)
+    if len(verdicts) <= _MOST_FLAT or len(blocks) < 2:
+        return ["<h2>Gradients</h2>", _gradients(verdicts, known)]
+    parts = [
+        f"<h2>Gradients</h2><p class='soft'>{len(verdicts)} parameters, least certain first</p>"
+    ]
+    for name, inside in blocks.items():
+        worst = inside[0].status
+        title = f"{name} ({len(inside)}, weakest: {worst.value})"
+        parts.append(_details(title, _gradients(inside, known), not worst.is_proof))
+    return parts
+
+
+def block_of(name: str) -> str:
+    """The block of a model that a parameter lies in: `blocks.3` of `blocks.3.attn.q.w`, `fc1` of `fc1.w`."""
+    first, *rest = name.split(".")
+    if not rest:
+        return "parameters of the model itself"
+    return f"{first}.{rest[0]}" if rest[0].isdigit() else first
+
+
+def _gradients(verdicts: Sequence[Verdict], known: Mapping[str, Formula]) -> str:
     rows = [
         (
             _code(v.subject),
@@ -177,12 +223,9 @@ def _parameters(report: Report, formulas: Formulas | None) -> list[str]:
             _mathml(known.get(v.subject)) or escape(v.formula),
             _found_by(v),
         )
-        for v in report.of("parameter")
+        for v in verdicts
     ]
-    if not rows:
-        return []
-    columns = ("parameter", "verdict", "gradient", "found by")
-    return ["<h2>Gradients</h2>", table(columns, rows)]
+    return table(("parameter", "verdict", "gradient", "found by"), rows)
 
 
 def _mathml(formula: Formula | None) -> str:

@@ -397,6 +397,14 @@ def deep_equilibrium(p: Any, x: Any, y: Any) -> Any:
     return ((z - y) ** 2).mean()
 
 
+@network(x=real(2, 3), y=real(2, 3))
+def implicit_equilibrium(p: Any, x: Any, y: Any) -> Any:
+    z = t().zeros(2, 3, dtype=x.dtype)
+    for _ in range(60):
+        z = (z @ p["w"] + x @ p["u"]).tanh()
+    return ((z - y) ** 2).mean()
+
+
 @network(centre=ids(6, 3), context=ids(6, 3), negative=ids(6, 3, 2))
 def word2vec(p: Any, centre: Any, context: Any, negative: Any) -> Any:
     f = t().nn.functional

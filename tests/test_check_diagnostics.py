@@ -122,19 +122,19 @@ CASES: list[tuple[str, str, str]] = [
     (body("a, b = x, y, v"), "GC0216", "3 values"),
     # shapes and types
     (expression("x + y"), "GC0301", "`D` against `H`"),
-    (expression("x * v[:, None]"), "GC0301", "`x` is f32[B, D]"),
+    (expression("x * v[:, None]"), "GC0301", "`x` is float[B, D]"),
     (expression("where(x > 0, x, y)"), "GC0301", "`where`"),
     (expression("where(m, x, x)"), "GC0301", "`where`"),
     (expression("max(x, y)"), "GC0301", "`max`"),
     (expression("concat([x, y], axis = 0)"), "GC0301", "`concat`"),
     (expression("stack([x, y])"), "GC0301", "`stack`"),
     (expression("broadcast(x, [D, B])"), "GC0301", "does not stretch"),
-    (expression("twice(x) + twice(y)", TWICE), "GC0301", "this is f32[B, D]"),
+    (expression("twice(x) + twice(y)", TWICE), "GC0301", "this is float[B, D]"),
     (expression("x @ y"), "GC0302", "inner sizes are `D` and `B`"),
     (expression("y.T @ x.T"), "GC0302", "do not multiply"),
     (expression("x @ x"), "GC0302", "`a @ b.T`"),
     (expression("x @ 2"), "GC0302", "not the number `2`"),
-    (expression("x @ sum(v)"), "GC0302", "`f32`"),
+    (expression("x @ sum(v)"), "GC0302", "`float`"),
     (expression("zeros([2, 3, 4]) @ zeros([5, 4, 2])"), "GC0302", "stacks of matrices"),
     (expression('einsum("bi,bj->ij", x, zeros([3, 2]))'), "GC0302", "axis `b`"),
     (expression("conv2d(x, zeros([1, 1, 2, 2]))"), "GC0302", "[batch, channels, height, width]"),
@@ -150,16 +150,16 @@ CASES: list[tuple[str, str, str]] = [
     (expression("sum(m)"), "GC0303", "count with"),
     (expression("n / n"), "GC0303", "`//`"),
     (expression("x // x"), "GC0303", "floor(a / b)"),
-    (expression("x and m"), "GC0303", "`and` of `f32` and `bool`"),
+    (expression("x and m"), "GC0303", "`and` of `float` and `bool`"),
     (expression("x > 0 and x"), "GC0303", "element types differ"),
     (expression("where(x, 1, 2)"), "GC0303", "where(x > 0, a, b)"),
     (expression("-m"), "GC0303", "not"),
     (expression("not x"), "GC0308", "not (x > 0)"),
     (expression("x + true"), "GC0303", "do not mix"),
-    (expression("cast(x, f64) * x"), "GC0303", "`f64` and `f32`"),
+    (expression("cast(x, f64) * x"), "GC0303", "`f64` and `float`"),
     (expression("n^0.5"), "GC0303", "powers 1 to 4"),
     (expression("one_hot(x, 3)"), "GC0303", "wants integers"),
-    (body("state s: float ~ zeros\nif training { state s = v }"), "GC0303", "holds `f32[]`"),
+    (body("state s: float ~ zeros\nif training { state s = v }"), "GC0303", "holds `float`"),
     (expression("twice(n)", TWICE), "GC0304", "`a: float[...]`"),
     (expression("f(x)", "fn f(a: float[B, H]) { return a }"), "GC0304", "`H` does not match `D`"),
     (expression("f(v)", "fn f(a: float[B, D]) { return a }"), "GC0304", "2 dimensions, found 1"),
@@ -194,7 +194,7 @@ CASES: list[tuple[str, str, str]] = [
     (expression("v.T"), "GC0308", "transposes matrices"),
     (expression("true and 1"), "GC0308", "joins conditions"),
     (body("param w: float ~ 0.5"), "GC0308", "constant(0.5)"),
-    (body("scan a in x carry h = v { h = sum(h) }"), "GC0309", "is carried as `f32[D]`"),
+    (body("scan a in x carry h = v { h = sum(h) }"), "GC0309", "is carried as `float[D]`"),
     (body("scan a in sum(v) carry h = v { h = h }"), "GC0310", "first axis"),
     (body("scan a in x, b in v carry h = v { h = h }"), "GC0310", "B and D slices"),
     (body("a, b = scan c in x carry h = v { yield c }"), "GC0310", "1 value and"),
@@ -257,7 +257,7 @@ CASES: list[tuple[str, str, str]] = [
     (body("", "fn f(a: float) -> float { return a\npullback(ct, more) { return ct } }"), "GC0305", "per result"),
     (body("", "fn f(a: float) -> float { return a\npullback(ct) { return ct, ct } }"), "GC0305", "1 of them"),
     (body("", "fn f(a: float[3]) -> float[3] { return a\npullback(ct) { return sum(ct) } }"),
-     "GC0305", "the cotangent of `a` must be `f32[3]`"),
+     "GC0305", "the cotangent of `a` must be `float[3]`"),
     (body("", "fn f(a: float) -> float { return a\npullback(ct) { b = ct } }"), "GC0204", "`pullback`"),
 ]  # fmt: skip
 
@@ -343,3 +343,20 @@ def test_warnings_name_what_is_in_vain(statements: str, code: str, name: str) ->
     found, shown = findings(body(statements))
     assert all(d.severity == "warning" for d in found), shown
     assert any(d.code == code and name in d.message for d in found), shown
+
+
+def test_types_are_called_as_the_program_calls_them() -> None:
+    _, shown = findings("dim B\nmodel m(x: float[B, 3]) -> float { return sum(x @ x) }")
+    assert "`float[B, 3]` @ `float[B, 3]`" in shown and "f32" not in shown
+    _, shown = findings("dim B\nmodel m(x: f32[B, 3]) -> float { return sum(x @ x) }")
+    assert "`f32[B, 3]` @ `f32[B, 3]`" in shown
+    _, shown = findings(
+        "dim B\nmodel m(x: f64[B, 3], y: float[B, 3]) -> float { return sum(x * y) }"
+    )
+    assert "`f64` and `float`" in shown and "`y` is float[B, 3]" in shown
+
+
+def test_a_dead_end_names_every_instance() -> None:
+    text = "model m(x: float[2, 3]) -> float {\n use fs = dense(3, 3) * 3\n h = x\n"
+    _, shown = findings(text + " for f in fs { h = h + floor(f(h)) }\n return sum(h) }")
+    assert "parameters `fs.0.w`, `fs.1.w`, `fs.2.w` do not reach the loss" in shown

@@ -181,3 +181,41 @@ def test_command_prints_tables_json_and_a_picture(
 
 def test_a_picture_of_nothing_is_still_a_picture() -> None:
     assert "<svg" in flow_svg(Diagnosis(0.0, (), {}, (), ()), "empty")
+
+
+CANCELLED = """
+model net(x: float[8, 4], y: float[8, 4]) -> float {
+    use fc = dense(4, 4)
+    h = tanh(fc(x) * 0.5)
+    shift = sum(h, axis = -1, keepdims = true)
+    a = tanh(shift * 3)
+    p = softmax(y + a, axis = -1)
+    return mean((p - y)^2)
+}
+"""
+
+
+def test_a_gradient_that_is_zero_by_mathematics_does_not_vanish() -> None:
+    """A softmax does not see what is added to all its entries: what comes back is rounding, and no finding."""
+    rng = np.random.default_rng(0)
+    net = loads(CANCELLED)
+    inputs: dict[str, Any] = {"x": rng.normal(size=(8, 4)), "y": rng.normal(size=(8, 4))}
+    found = net.diagnose(net.init(0), **inputs)
+    assert 0 < max(p.grad_norm for p in found.parameters) < 1e-12
+    assert "vanishing" not in [f.kind for f in found.findings]
+
+
+def test_equal_weights_are_not_called_zeros() -> None:
+    text = """
+    model net(x: float[5, 3], y: float[5, 2]) -> float {
+        param w: float[3, 4] ~ constant(0.3)
+        param v: float[4, 2] ~ constant(0.3)
+        return mean((tanh(x @ w) @ v - y)^2)
+    }
+    """
+    rng = np.random.default_rng(0)
+    net = loads(text)
+    inputs: dict[str, Any] = {"x": rng.normal(size=(5, 3)), "y": rng.normal(size=(5, 2))}
+    found = net.diagnose(net.init(0), **inputs)
+    remedies = [f.remedy for f in found.findings if f.kind == "symmetry"]
+    assert remedies and all("instead of equal numbers" in r for r in remedies)

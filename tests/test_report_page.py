@@ -120,3 +120,26 @@ def test_hazards_are_shown_with_their_rewrite() -> None:
     assert "sqrt at 0" in markup
     assert "where(sum(x^2) &gt; 0, sqrt(sum(x^2)), 0)" in markup
     assert "proved equal" in markup
+
+
+BLOCKS = """
+dim B = 2, D = 3
+model net(x: float[B, D]) -> float {
+    use layers = dense(D, D) * 7
+    h = x
+    for f in layers { h = tanh(f(h)) }
+    return mean(h^2)
+}
+"""
+
+
+def test_many_parameters_are_folded_by_block_and_rows_know_their_columns() -> None:
+    net = gradc.loads(BLOCKS)
+    page = report_page(net.verify(sympy=0), net)
+    for number in range(7):
+        assert f"<summary>layers.{number} (2, weakest: " in page
+    assert '<td data-label="verdict">' in page
+    assert "14 parameters, least certain first" in page
+    assert "no gradient can become" not in page
+    few = gradc.loads(BLOCKS.replace("* 7", "* 3"))
+    assert "least certain first" not in report_page(few.verify(sympy=0), few)
