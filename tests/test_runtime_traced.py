@@ -352,13 +352,9 @@ REFUSED: tuple[tuple[str, Callable[[Any], Any], Any, str], ...] = (
     ("float()", lambda x: float(x), 1.0, "GC0561.*Python number"),
     ("int()", lambda x: int(x), 1.0, "GC0561.*Python number"),
     ("as an index", lambda x: [1, 2][x], 1.0, "GC0561.*index"),
-    ("np.asarray", lambda x: np.asarray(x), A, "GC0561.*no numbers"),
-    ("assignment", lambda x: _assign(x), A, "GC0561.*assigned into"),
     ("len of a scalar", lambda x: len(x), 1.0, "GC0561.*no length"),
     ("an unknown ufunc", lambda x: np.spacing(x), A, "GC0560.*numpy.spacing"),
     ("an unknown function", lambda x: np.unique(x), SQ, "GC0560.*unique"),
-    ("a ufunc's method", lambda x: np.add.reduce(x), A, "GC0560.*add.reduce"),
-    ("out=", lambda x: np.exp(x, out=np.zeros((3, 4))), A, "GC0560.*out"),
     ("an unknown keyword", lambda x: np.ravel(x, order="C"), A, "GC0560.*numpy.ravel.*order"),
     ("shapes that do not broadcast", lambda x: np.sum(x + np.ones(3)), A, "GC0558.*broadcast"),
     ("inner sizes", lambda x: np.sum(x @ x), A, "GC0558"),
@@ -366,8 +362,7 @@ REFUSED: tuple[tuple[str, Callable[[Any], Any], Any, str], ...] = (
     ("an axis twice", lambda x: np.sum(np.sum(x, axis=(0, 0))), A, "GC0558.*axis"),
     ("an index too many", lambda x: x[0, 0, 0], A, "GC0558.*too many indices"),
     ("an index out of range", lambda x: x[7, 0], A, "GC0558.*7 is out of range"),
-    ("a mask as index", lambda x: np.sum(x[x > 0]), A, "GC0560.*numpy.where for masks"),
-    ("two arrays of ids", lambda x: np.sum(x[IDS, IDS]), A, "GC0560.*several arrays"),
+    ("a mask as index", lambda x: np.sum(x[x > 0]), A, "GC0560.*numpy.where"),
     ("a reshape of another size", lambda x: np.sum(x.reshape(5, 5)), A, "GC0558.*reshaped"),
     ("an uneven split", lambda x: np.sum(np.split(x, 3, axis=1)[0]), A, "GC0558.*split"),
     ("einsum of uneven diagonals", lambda x: np.einsum("ii->", x), A, "GC0558.*einsum"),
@@ -386,11 +381,6 @@ def _loop(x: Any) -> Any:
     while x < 10:
         x = x * 2
     return x
-
-
-def _assign(x: Any) -> Any:
-    x[0] = 1.0
-    return np.sum(x)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_values_left_over_are_refused() -> None:
 def test_an_error_inside_leaves_no_trace_behind() -> None:
     """After a failed recording, derivatives outside work as before."""
     with pytest.raises(gradc.DiagnosticError):
-        gradc.grad(lambda x: np.linalg.det(x))(np.eye(2))
+        gradc.grad(lambda x: np.linalg.eig(x))(np.eye(2))
     assert float(gradc.grad(lambda x: x**2)(3.0)) == 6.0
 
 

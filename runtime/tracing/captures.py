@@ -193,10 +193,12 @@ class _Walk:
         """Looks at one value that the function can reach."""
         if isinstance(value, (*_ATOMS, bool)) or id(value) in self._done or self._count > MOST:
             return
+        kind = type(value)
+        if kind.__module__.startswith("gradc.") and not hasattr(kind, "__gradc_wrapped__"):
+            return  # our own, traced values among them
         self._done.add(id(value))
         self._kept.append(value)
         self._count += 1
-        kind = type(value)
         if isinstance(value, np.ndarray):
             self.arrays[id(value)] = value
             self.labels[id(value)] = label

@@ -171,68 +171,6 @@ def axes_of_rank(rank: int, axis: object) -> tuple[int, ...]:
     return tuple(sorted(a % rank for a in found))
 
 
-def _getitem(t: Trace, a: object, key: object) -> Traced:
-    value = t.lift(a)
-    parts = list(key) if isinstance(key, tuple) else [key]
-    if any(isinstance(p, (Traced, np.ndarray, list)) for p in parts):
-        return _gather(t, value, parts)
-    consumed = sum(p is not None and p is not Ellipsis for p in parts)
-    if Ellipsis not in parts:
-        parts.append(Ellipsis)
-    at = parts.index(Ellipsis)
-    parts[at : at + 1] = [slice(None)] * (value.type.rank - consumed)
-    return t.wrap(_basic_index(t, value, parts, key))
-
-
-def _basic_index(t: Trace, value: Value, parts: Sequence[object], key: object) -> Value:
-    """Slices and integers; negative steps reverse the axis first."""
-    start, limit, stride, shape, flipped = [], [], [], [], []
-    sizes = iter(enumerate(value.type.static_shape))
-    for part in parts:
-        if part is None:
-            shape.append(1)
-            continue
-        axis, size = next(sizes, (-1, 0))
-        if axis < 0:
-            raise refuse("GC0558", f"too many indices for {value.type}: {key!r}")
-        span = _as_range(part, size, key)
-        if span.step < 0:
-            flipped.append(axis)
-            span = range(size - 1 - span.start, size - 1 - span.stop, -span.step)
-        start.append(min(span.start, size))
-        limit.append(max(min(span.start, size), min(span.stop, size)))
-        stride.append(span.step)
-        if isinstance(part, slice):
-            shape.append(len(span))
-    if flipped:
-        value = t.emit("reverse", value, axes=tuple(flipped))
-    low, high, step = tuple(start), tuple(limit), tuple(stride)
-    return reshape(t, t.emit("slice", value, start=low, limit=high, stride=step), tuple(shape))
-
-
-def _as_range(part: object, size: int, key: object) -> range:
-    if isinstance(part, slice):
-        return range(*part.indices(size))
-    index = operator.index(cast("SupportsIndex", part))
-    if not -size <= index < size:
-        raise refuse("GC0558", f"index {index} is out of range for an axis of {size}: {key!r}")
-    return range(index % size, index % size + 1)
-
-
-def _gather(t: Trace, value: Value, parts: Sequence[object]) -> Traced:
-    """``table[ids]``: one array of integers on the first axis."""
-    if len(parts) != 1:
-        raise refuse(
-            "GC0560", "indexing by several arrays cannot be traced", "use one array of ids"
-        )
-    ids = t.lift(parts[0])
-    if ids.type.dtype is DType.BOOL or ids.type.dtype.is_float:
-        raise refuse(
-            "GC0560", f"an index must be integers, not {ids.type}", "use numpy.where for masks"
-        )
-    return t.wrap(t.emit("take", value, t.cast(ids, DType.I32), axis=0))
-
-
 def _where(t: Trace, condition: object, a: object, b: object) -> Traced:
     x, y = t.promote([a, b])
     chosen = truth(t, t.lift(condition))
@@ -337,7 +275,6 @@ def _astype(t: Trace, a: object, dtype: Any) -> Traced:
 
 FUNCTIONS.update(
     {
-        "getitem": _getitem,
         "where": _where,
         "transpose": _transpose,
         "swapaxes": _swapaxes,

@@ -75,7 +75,11 @@ def record(
         values = [trace.argument(a.name, a.type) for a in arguments]
         wrapped = [trace.wrap(v, a.kind) for v, a in zip(values, arguments, strict=True)]
         args, kwargs = rebuild(structure, wrapped)
-        result = function(*(_plain(a) for a in args), **{k: _plain(v) for k, v in kwargs.items()})
+        try:
+            result = function(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
+        except Exception:
+            trace.raise_refused()  # NumPy may have put an error of its own in its place
+            raise
         trace.raise_refused()
         result, extra = _split(result) if has_aux else (result, None)
         leaves: list[Any] = []

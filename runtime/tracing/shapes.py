@@ -17,7 +17,7 @@ import numpy as np
 
 from gradc.ir.core import DType, Value
 from gradc.runtime.tracing.functions import axes_of, axes_of_rank, axis_of, reshape, truth
-from gradc.runtime.tracing.trace import FUNCTIONS, Trace, Traced, refuse
+from gradc.runtime.tracing.trace import FUNCTIONS, OutOfRange, Trace, Traced, refuse
 
 Rule = Callable[..., Any]
 
@@ -463,7 +463,7 @@ def _in_range(ids: Any, size: int, mode: str) -> Any:
     if mode == "wrap":
         return np.mod(ids, max(size, 1))
     if ids.size and not (-size <= ids.min() and ids.max() < size):
-        raise refuse("GC0558", f"take: an index is out of range for an axis of {size}")
+        raise OutOfRange(f"take: an index is out of range for an axis of {size}")
     return np.where(ids < 0, ids + size, ids)
 
 

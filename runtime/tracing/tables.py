@@ -2,11 +2,14 @@
 
 from gradc.runtime.tracing import (
     compose,
+    creation,
     functions,
     grids,
+    indexing,
     linalg,
     ordering,
     products,
+    protocols,
     reductions,
     shapes,
     statistics,
@@ -15,11 +18,14 @@ from gradc.runtime.tracing import (
 
 __all__ = [
     "compose",
+    "creation",
     "functions",
     "grids",
+    "indexing",
     "linalg",
     "ordering",
     "products",
+    "protocols",
     "reductions",
     "shapes",
     "statistics",

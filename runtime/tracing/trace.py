@@ -12,10 +12,12 @@ Non-goals: Python control flow on values (use ``numpy.where``), mutation of trac
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn, Self
+from dataclasses import dataclass
+from typing import Any, NoReturn, Self, cast
 
 import numpy as np
 
@@ -24,7 +26,7 @@ from gradc.ir.core import Attr, DType, Span, TensorType, Value
 from gradc.ir.diagnostics import DiagnosticError, error
 from gradc.ir.dims import Dim
 from gradc.ir.registry import TypeRuleError
-from gradc.runtime.arrays import Array, as_array, listed
+from gradc.runtime.arrays import Array, as_array
 from gradc.runtime.tracing.names import key_of
 from gradc.runtime.tracing.refused import instead, named
 
@@ -43,6 +45,10 @@ _WHY_TRACED = (
     "the function is recorded once, without numbers; choose with numpy.where(condition, a, b), and "
     "keep Python's `if` for shapes and options"
 )
+_WHY_NO_NUMBER = (
+    "the function is recorded once, without numbers: write it with NumPy's functions, not math's; an array "
+    "that traced values are put into is made inside it, e.g. by np.zeros or np.array"
+)
 _LEFT_OVER = "a traced value was used after its function had been recorded"
 
 # A rule takes the trace and the caller's arguments; ufuncs give one value, functions any result.
@@ -50,6 +56,10 @@ UfuncRule = Callable[..., Value]
 FunctionRule = Callable[..., object]
 UFUNCS: dict[str, UfuncRule] = {}
 FUNCTIONS: dict[str, FunctionRule] = {}
+# What Python and NumPy do to arrays besides calling functions: assignment, ``out=``, methods of ufuncs.
+PROTOCOLS: dict[str, Callable[..., Any]] = {}
+# What is to happen when a recording begins and ends.
+RECORDING: list[tuple[Callable[[], None], Callable[[], None]]] = []
 
 
 def dtype_of(name: str, array: Array) -> DType:
@@ -69,6 +79,13 @@ def refuse(code: str, message: str, help: str = "") -> DiagnosticError:
     if trace is not None and trace.refused is None:
         trace.refused = made
     return made
+
+
+class OutOfRange(DiagnosticError, IndexError):
+    """An index that is not there: NumPy's IndexError, with the user's line. The function may catch it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__([error("GC0558", message, None, notes=(f"at {user_span()}",))])
 
 
 def user_span() -> Span:
@@ -106,10 +123,14 @@ class Trace:
 
     def __enter__(self) -> Self:
         _recording.stack = [*getattr(_recording, "stack", []), self]
+        for begin, _end in RECORDING:
+            begin()
         return self
 
     def __exit__(self, *_: object) -> None:
         _recording.stack = _recording.stack[:-1]
+        for _begin, end in RECORDING:
+            end()
 
     def argument(self, name: str, type_: TensorType) -> Value:
         """A parameter of the given type."""
@@ -165,9 +186,9 @@ class Trace:
     def lift(self, item: object, like: DType | None = None) -> Value:
         """Anything an operation may meet, as a value: traced, number, or array."""
         if isinstance(item, Traced):
-            if item.trace is self:
+            if item.origin is self:
                 return item.value
-            if item.trace.encloses(self):
+            if item.origin.encloses(self):
                 return self.capture(item)
             raise refuse("GC0559", _LEFT_OVER)
         if isinstance(item, (bool, np.bool_)):
@@ -246,27 +267,52 @@ def unsupported(name: str, known: dict[str, Any], how: str = "") -> DiagnosticEr
 
 
 class Traced(np.lib.mixins.NDArrayOperatorsMixin):
-    """An array whose operations are recorded. It has a shape and a type, but no numbers."""
+    """An array whose operations are recorded. It has a shape and a type, but no numbers.
+
+    Assignment gives it another value: arguments and results are the function's own arrays. A part of it (``y[1:3]``,
+    ``y.T``) is a view: it reads, and where it is a part, writes, the array it is of.
+    """
 
     def __init__(self, trace: Trace, value: Value, kind: type | None = None) -> None:
-        self.trace = trace
-        self.value = value
+        self.origin = trace
+        self._value = value
         self._kind = kind
+        self._changes = 0
+        self._view: View | None = None
+
+    @property
+    def value(self) -> Value:
+        """What it stands for now."""
+        view = self._view
+        if view is not None and view.changes != view.base.changes:
+            self._value = cast("Traced", view.again(view.base)).value
+            view.changes = view.base.changes
+        return self._value
+
+    @property
+    def changes(self) -> int:
+        """How often it, or what it is a view of, was assigned into."""
+        return self._changes if self._view is None else self._view.base.changes
 
     @property
     def kind(self) -> type:
         """The class that NumPy would give here: an array, one of its scalars, or Python's own number."""
         if self._kind is not None:
             return self._kind
-        return np.ndarray if self.value.type.rank else self.dtype.type
+        return np.ndarray if self._value.type.rank else self.dtype.type
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """For isinstance: so that a function takes the branch that it takes with numbers."""
+        return self.kind
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.value.type.static_shape
+        return self._value.type.static_shape
 
     @property
     def ndim(self) -> int:
-        return self.value.type.rank
+        return self._value.type.rank
 
     @property
     def size(self) -> int:
@@ -274,33 +320,80 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return np.dtype(NAMES[self.value.type.dtype])
+        return np.dtype(NAMES[self._value.type.dtype])
 
     @property
-    def T(self) -> object:
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.itemsize
+
+    @property
+    def T(self) -> Any:
         return self._call("transpose")
+
+    @property
+    def mT(self) -> Any:
+        return self._call("swapaxes", -1, -2)
+
+    @property
+    def real(self) -> Any:
+        return self
+
+    @property
+    def flat(self) -> Any:
+        return self._call("ravel")
+
+    def __repr__(self) -> str:
+        return f"Traced({self._value.type})"
+
+    def __format__(self, _spec: str) -> str:
+        return repr(self)
 
     def __len__(self) -> int:
         if not self.shape:
             raise refuse("GC0561", "a scalar has no length")
         return self.shape[0]
 
-    def __iter__(self) -> Iterator[object]:
+    def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, key: object) -> object:
-        return self._call("getitem", key)
+    def __getitem__(self, key: object) -> Any:
+        found = self._call("getitem", key)
+        if found.shape and is_basic_key(key):
+            # NumPy's part of an array is a view of it; a single element is not.
+            found._view = View(self, self.changes, lambda base: base._call("getitem", key), key)
+        return found
+
+    def __setitem__(self, key: object, item: object) -> None:
+        self.store(PROTOCOLS["setitem"](self._recorder(), self, key, item))
+
+    def store(self, value: object) -> None:
+        """Another value from here on, in what this is a view of as well."""
+        assert isinstance(value, Value), "a value of the program is stored"
+        if self._recorder() is not self.origin:
+            help = "return it from the inner function, or carry it through the loop"
+            raise refuse("GC0561", "an array of an outer function was assigned into", help)
+        view = self._view
+        if view is None:
+            self._value = value
+            self._changes += 1
+            return
+        if view.key is None:
+            help = "assign to the array itself, or .copy() first"
+            raise refuse("GC0561", "a reshaped or turned view was assigned into", help)
+        view.base[view.key] = self.origin.wrap(value)
 
     def __array_ufunc__(
         self, ufunc: np.ufunc, method: str, *inputs: object, **options: object
-    ) -> object:
+    ) -> Any:
+        if method != "__call__" or options or ufunc.nin != len(inputs):
+            return PROTOCOLS["ufunc"](self._recorder(), ufunc, method, inputs, options)
         rule = UFUNCS.get(ufunc.__name__)
-        if method != "__call__":
-            raise unsupported(f"{ufunc.__name__}.{method}", FUNCTIONS)
-        if rule is None or options:
-            raise unsupported(
-                ufunc.__name__, UFUNCS, f" with {listed(list(options))}" if rule else ""
-            )
+        if rule is None:
+            raise unsupported(ufunc.__name__, UFUNCS)
         trace = self._recorder()
         found = rule(trace, *inputs)
         return tuple(map(trace.wrap, found)) if isinstance(found, tuple) else trace.wrap(found)
@@ -311,20 +404,26 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
         _types: object,
         args: tuple[object, ...],
         kwargs: dict[str, object],
-    ) -> object:
+    ) -> Any:
         return self._apply(key_of(function), args, kwargs)
 
-    def _apply(self, name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    def _apply(self, name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
         rule = FUNCTIONS.get(name)
         if rule is None:
             raise unsupported(name, FUNCTIONS)
+        out = kwargs.pop("out", None)
         try:
-            return rule(self._recorder(), *args, **kwargs)
+            found = rule(self._recorder(), *args, **kwargs)
         except TypeError as problem:
             detail = str(problem).replace("_function()", "").strip()
             raise refuse(
                 "GC0560", f"numpy.{name} cannot be traced with these arguments: {detail}"
             ) from None
+        if name in VIEWS and args and type(args[0]) is Traced and type(found) is Traced:
+            rest, base = args[1:], args[0]
+            found = self.origin.wrap(found.value, found._kind) if found is base else found
+            found._view = View(base, base.changes, lambda b: b._apply(name, (b, *rest), kwargs))
+        return found if out is None else PROTOCOLS["out"](self._recorder(), found, out)
 
     def _recorder(self) -> Trace:
         """The trace that takes what happens to this value now."""
@@ -333,80 +432,137 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
             raise refuse("GC0559", _LEFT_OVER)
         return trace
 
-    def _call(self, name: str, *args: object, **kwargs: object) -> object:
+    def _call(self, name: str, *args: object, **kwargs: object) -> Any:
         return self._apply(name, (self, *args), kwargs)
 
+    def __getattr__(self, name: str) -> Any:
+        """The other methods of arrays are the functions of the same name."""
+        if not name.startswith("_") and hasattr(np.ndarray, name):
+            if name in FUNCTIONS:
+                return functools.partial(self._call, name)
+            raise refuse("GC0560", f"numpy.ndarray.{name} cannot be traced", _WHY_TRACED)
+        raise AttributeError(f"'{self.kind.__name__}' object has no attribute '{name}'")
+
     def __array__(self, *_args: object, **_kwargs: object) -> NoReturn:
-        raise refuse("GC0561", "a traced array has no numbers to convert", _WHY_TRACED)
+        raise refuse("GC0561", "a traced array has no numbers to convert", _WHY_NO_NUMBER)
 
     def __bool__(self) -> NoReturn:
         raise refuse("GC0561", "a traced value cannot decide an `if` or `while`", _WHY_TRACED)
 
     def __float__(self) -> NoReturn:
-        raise refuse("GC0561", "a traced value cannot become a Python number", _WHY_TRACED)
+        raise refuse("GC0561", "a traced value cannot become a Python number", _WHY_NO_NUMBER)
 
     def __int__(self) -> NoReturn:
-        raise refuse("GC0561", "a traced value cannot become a Python number", _WHY_TRACED)
+        raise refuse("GC0561", "a traced value cannot become a Python number", _WHY_NO_NUMBER)
 
     def __index__(self) -> NoReturn:
-        raise refuse("GC0561", "a traced value cannot be an index of Python's own", _WHY_TRACED)
+        help = "name the argument in static_argnums or static_argnames if it is an option"
+        raise refuse("GC0561", "a traced value cannot be an index of Python's own", help)
 
-    def __setitem__(self, _key: object, _value: object) -> NoReturn:
-        raise refuse("GC0561", "traced arrays cannot be assigned into", "build a new array instead")
+    def __hash__(self) -> int:
+        return id(self)
 
-    def sum(self, axis: object = None, keepdims: bool = False) -> object:
-        return self._call("sum", axis=axis, keepdims=keepdims)
+    def reshape(self, *shape: object, order: str = "C") -> Any:
+        options = {} if order == "C" else {"order": order}
+        return self._call("reshape", shape[0] if len(shape) == 1 else shape, **options)
 
-    def mean(self, axis: object = None, keepdims: bool = False) -> object:
-        return self._call("mean", axis=axis, keepdims=keepdims)
-
-    def max(self, axis: object = None, keepdims: bool = False) -> object:
-        return self._call("max", axis=axis, keepdims=keepdims)
-
-    def min(self, axis: object = None, keepdims: bool = False) -> object:
-        return self._call("min", axis=axis, keepdims=keepdims)
-
-    def prod(self, axis: object = None, keepdims: bool = False) -> object:
-        return self._call("prod", axis=axis, keepdims=keepdims)
-
-    def var(self, axis: object = None, keepdims: bool = False) -> object:
-        return self._call("var", axis=axis, keepdims=keepdims)
-
-    def std(self, axis: object = None, keepdims: bool = False) -> object:
-        return self._call("std", axis=axis, keepdims=keepdims)
-
-    def argmax(self, axis: object = None) -> object:
-        return self._call("argmax", axis=axis)
-
-    def cumsum(self, axis: object = None) -> object:
-        return self._call("cumsum", axis=axis)
-
-    def clip(self, a_min: object = None, a_max: object = None) -> object:
-        return self._call("clip", a_min, a_max)
-
-    def squeeze(self, axis: object = None) -> object:
-        return self._call("squeeze", axis=axis)
-
-    def swapaxes(self, axis1: int, axis2: int) -> object:
-        return self._call("swapaxes", axis1, axis2)
-
-    def flatten(self) -> object:
-        return self._call("reshape", -1)
-
-    def copy(self) -> object:
-        return self  # nothing can be assigned into it
-
-    def reshape(self, *shape: object) -> object:
-        return self._call("reshape", shape[0] if len(shape) == 1 else shape)
-
-    def transpose(self, *axes: object) -> object:
+    def transpose(self, *axes: object) -> Any:
         return self._call("transpose", (axes[0] if len(axes) == 1 else axes) or None)
 
-    def astype(self, dtype: object) -> object:
+    def astype(self, dtype: object, **_options: object) -> Any:
         return self._call("astype", dtype)
 
-    def ravel(self) -> object:
-        return self._call("reshape", -1)
+    def flatten(self, order: str = "C") -> Any:
+        return self.copy().reshape(-1, order=order)
 
-    def dot(self, other: object) -> object:
-        return self._call("dot", other)
+    def copy(self, _order: str = "C") -> Any:
+        return self.origin.wrap(self._recorder().lift(self), self._kind)
+
+    __copy__ = copy
+
+    def __deepcopy__(self, _memo: object) -> Any:
+        return self.copy()
+
+    def clip(self, min: object = None, max: object = None, **options: Any) -> Any:
+        return self._call("clip", min, max, **options)
+
+    def fill(self, value: object) -> None:
+        self[...] = value
+
+    def sort(self, axis: int = -1, **options: Any) -> None:
+        self.store(self._call("sort", axis, **options).value)
+
+
+@dataclass(slots=True)
+class View:
+    """What an array is a view of: how it is read again, and the key under which it is assigned to (None: not)."""
+
+    base: Traced
+    changes: int
+    again: Callable[[Traced], Any]
+    key: Any = None
+
+
+# Functions whose result shares memory with their first argument, in NumPy.
+VIEWS = frozenset(
+    [
+        "reshape",
+        "ravel",
+        "transpose",
+        "permute_dims",
+        "swapaxes",
+        "moveaxis",
+        "rollaxis",
+        "squeeze",
+        "expand_dims",
+        "broadcast_to",
+        "diagonal",
+        "flip",
+        "fliplr",
+        "flipud",
+        "rot90",
+        "matrix_transpose",
+        "atleast_1d",
+        "atleast_2d",
+        "atleast_3d",
+    ]
+)
+
+
+def is_basic_key(key: object) -> bool:
+    """Whether a key is made of integers, slices, ``...`` and None alone, so that NumPy gives a view."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return all(
+        part is None
+        or part is Ellipsis
+        or type(part) in (int, slice)
+        or isinstance(part, np.integer)
+        for part in parts
+        if type(part) is not Traced
+    ) and not any(type(part) is Traced for part in parts)
+
+
+_NUMBERS = (int, float)
+
+
+def _is_number(item: object) -> bool:
+    return type(item) in _NUMBERS or (type(item) is Traced and item.kind in _NUMBERS)
+
+
+def _python_number(name: str) -> Callable[..., Any]:
+    """An operator of NumPy's mixin that keeps Python's numbers Python's: their type gives way to that beside them."""
+    operate = getattr(np.lib.mixins.NDArrayOperatorsMixin, name)
+
+    @functools.wraps(operate)
+    def operator(self: Traced, *other: Any) -> Any:
+        found = operate(self, *other)
+        if type(found) is Traced and _is_number(self) and all(map(_is_number, other)):
+            found._kind = float if found.dtype.kind == "f" else int
+        return found
+
+    return operator
+
+
+_BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
+for _name in ("neg", "pos", "abs", *_BINARY, *(f"r{name}" for name in _BINARY)):
+    setattr(Traced, f"__{_name}__", _python_number(f"__{_name}__"))

@@ -1,0 +1,191 @@
+"""Arrays that a recorded function makes for itself: ``np.zeros(3)`` that traced values are put into, ``np.array([x, y])``.
+
+NumPy asks nobody when it makes an array from numbers alone, and it looks for numbers in whatever stands in a list. So
+while a function is recorded, ``numpy.zeros``, ``ones``, ``full``, ``empty``, ``array``, ``asarray`` and their relatives are
+stand-ins. They hand on to NumPy at once unless this thread is recording and the user's own code is written to call them;
+when the last recording ends, NumPy has its own functions back.
+
+Non-goals: names bound by ``from numpy import zeros`` before; arrays of integers and booleans made without traced values,
+which are options (indices, counts) and stay NumPy's.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import sys
+import threading
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gradc.ir.core import Value
+from gradc.runtime.tracing.captures import is_library
+from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, RECORDING, Trace, Traced, current_trace
+
+Make = Callable[..., Any]
+
+
+def _holds_traced(item: Any) -> bool:
+    if type(item) is Traced:
+        return True
+    return type(item) in (list, tuple) and any(map(_holds_traced, item))
+
+
+def _array(t: Trace, item: Any, dtype: Any = None) -> Traced:
+    """An array of traced values, lists of them within lists."""
+    if type(item) in (list, tuple):
+        parts = [_array(t, part) for part in item]
+        made: Traced = FUNCTIONS["stack"](t, parts)  # type: ignore[assignment]
+    else:
+        made = t.wrap(t.lift(item), np.ndarray)
+    return made if dtype is None else made.astype(dtype)
+
+
+def _made_of(original: Make, is_copied: bool) -> Make:
+    """``numpy.array`` and ``asarray``."""
+
+    def make(t: Trace, item: Any, dtype: Any = None, *args: Any, **options: Any) -> Any:
+        if not _holds_traced(item):
+            return original(item, dtype, *args, **options)
+        if type(item) is Traced and not is_copied and dtype in (None, item.dtype):
+            return item
+        made = _array(t, item, dtype)
+        least = options.get("ndmin", 0) - made.ndim
+        return made.reshape((1,) * least + made.shape) if least > 0 else made
+
+    return make
+
+
+def _filled(original: Make, number: float | None) -> Make:
+    """``numpy.zeros``, ``ones``, ``empty``, ``full``."""
+
+    def make(t: Trace, shape: Any, *args: Any, **options: Any) -> Any:
+        if number is None:
+            fill, *rest = args or (options.pop("fill_value"),)
+            dtype = options.get("dtype", rest[0] if rest else None)
+            if type(fill) is Traced:
+                value = fill.value if dtype is None else fill.astype(dtype).value
+                return t.wrap(t.broadcast(value, _extents(shape)), np.ndarray)
+        made = original(shape, *args, **options)
+        return _own(t, made, made.ravel()[0] if number is None and made.size else number or 0)
+
+    return make
+
+
+def _filled_like(original: Make, number: float | None) -> Make:
+    """The same like an array that is NumPy's own; like a traced one they are functions of it."""
+
+    def make(t: Trace, like: Any, *args: Any, **options: Any) -> Any:
+        if _holds_traced([like, *args]):
+            return original(like, *args, **options)
+        made = original(like, *args, **options)
+        return _own(t, made, made.ravel()[0] if number is None and made.size else number or 0)
+
+    return make
+
+
+def _own(t: Trace, made: Any, number: Any) -> Any:
+    """A constant array of floats as one that traced values can be put into."""
+    dtype = DTYPES.get(made.dtype.name)
+    if dtype is None or not dtype.is_float:
+        return made
+    value: Value = t.constant(float(number), dtype, made.shape)
+    return t.wrap(value, np.ndarray)
+
+
+def _extents(shape: Any) -> tuple[int, ...]:
+    return tuple(shape) if isinstance(shape, (tuple, list)) else (int(shape),)
+
+
+_MAKERS: dict[str, Callable[[Make], Make]] = {
+    "array": lambda f: _made_of(f, True),
+    "asarray": lambda f: _made_of(f, False),
+    "asanyarray": lambda f: _made_of(f, False),
+    "ascontiguousarray": lambda f: _made_of(f, False),
+    "zeros": lambda f: _filled(f, 0),
+    "empty": lambda f: _filled(f, 0),
+    "ones": lambda f: _filled(f, 1),
+    "full": lambda f: _filled(f, None),
+    "zeros_like": lambda f: _filled_like(f, 0),
+    "empty_like": lambda f: _filled_like(f, 0),
+    "ones_like": lambda f: _filled_like(f, 1),
+    "full_like": lambda f: _filled_like(f, None),
+}
+
+
+def _stand_in(name: str, original: Make) -> Make:
+    make = _MAKERS[name](original)
+
+    @functools.wraps(original)
+    def stand_in(*args: Any, **options: Any) -> Any:
+        trace = current_trace()
+        if trace is None:
+            return original(*args, **options)
+        caller = sys._getframe(1)
+        if is_library(caller.f_globals.get("__name__", "")):
+            return original(*args, **options)
+        if called_name(caller.f_code, caller.f_lasti) != name:
+            return original(*args, **options)
+        return make(trace, *args, **options)
+
+    return stand_in
+
+
+_Place = tuple[int, int]
+
+
+@functools.lru_cache(maxsize=4096)
+def called_name(code: types.CodeType, at: int) -> str:
+    """The name by which the call at bytecode offset ``at`` calls; empty if it cannot be told.
+
+    Extension modules have no frame of their own: what they call seems to be called by the user's code, and must not be
+    answered by a stand-in. Only a call that is written with the function's name is.
+    """
+    steps = [s for s in dis.get_instructions(code) if s.positions is not None]
+    reached = [s.positions for s in steps if s.offset <= at]  # `at` may lie in the call's cache
+    call = reached[-1] if reached else None
+    if call is None or call.lineno is None:
+        return ""
+    best: tuple[_Place, str] = ((-1, -1), "")
+    for step in steps:
+        found = step.positions
+        if found is None or (found.lineno, found.col_offset) != (call.lineno, call.col_offset):
+            continue
+        end = (found.end_lineno or 0, found.end_col_offset or 0)
+        is_inside = end < (call.end_lineno or 0, call.end_col_offset or 0)
+        if is_inside and step.opname.startswith("LOAD_") and end > best[0]:
+            best = (end, str(step.argval))
+    return best[1]
+
+
+class _Switch:
+    """Puts the stand-ins in place while anybody records."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._own: dict[str, Make] = {}
+
+    def enter(self) -> None:
+        """A recording begins."""
+        with self._lock:
+            self._count += 1
+            if self._count == 1:
+                self._own = {name: getattr(np, name) for name in _MAKERS}
+                for name, original in self._own.items():
+                    setattr(np, name, _stand_in(name, original))
+
+    def leave(self) -> None:
+        """A recording ends."""
+        with self._lock:
+            self._count -= 1
+            if self._count == 0:
+                for name, original in self._own.items():
+                    setattr(np, name, original)
+
+
+_switch = _Switch()
+RECORDING.append((_switch.enter, _switch.leave))
