@@ -189,14 +189,20 @@ def case(rng: random.Random, tally: Tally) -> str:
     return KINDS[kind](rng, tally)
 
 
+def files(count: int, seed: int, seconds: float) -> Tally:
+    """Damages ``count`` files."""
+    made = folder()  # compiling is no part of a case
+    try:
+        return soak("files", case, count, seed, seconds)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        folder.cache_clear()
+
+
 def main() -> int:
     """Runs the soak."""
     options = arguments(__doc__ or "", 10_000)
-    try:
-        tally = soak("files", case, options.count, options.seed, options.seconds)
-    finally:
-        shutil.rmtree(folder(), ignore_errors=True)
-    return report(tally, options.json)
+    return report(files(options.count, options.seed, options.seconds), options.json)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def test_mutated_programs() -> None:
 
 
 def test_damaged_files() -> None:
-    tally = soak("files", soak_files.case, 25, seed=5)
+    tally = soak_files.files(25, seed=5, seconds=60)
     assert tally.ok, tally.line()
 
 
