@@ -19,6 +19,7 @@ from lark import Token, Tree
 
 from gradc.frontend import syntax as s
 from gradc.frontend.diagnostics import Report, error
+from gradc.frontend.foreign import STATEMENTS
 from gradc.frontend.lexer import span_of
 from gradc.frontend.source import Source
 from gradc.ir.core import Span
@@ -269,7 +270,8 @@ class Builder:
         targets, equal, values = children
         if equal is None:
             message = "this value is not used by anything"
-            help = "assign it to a name, `return` it, or remove it"
+            help = _foreign_statement(targets.items[0])
+            help = help or "assign it to a name, `return` it, or remove it"
             self._error("GC0111", message, span, help)
             return Broken(span)
         value = self._right_side(values)
@@ -498,3 +500,9 @@ def _not_assignable(target: s.Expr) -> tuple[str, Span, str]:
 
 def _is_self(expr: s.Expr) -> bool:
     return isinstance(expr, s.Name) and expr.text in ("self", "this")
+
+
+def _foreign_statement(node: object) -> str:
+    """What to write for a statement of another language, or an empty string."""
+    callee = node.callee if isinstance(node, s.Call) else node
+    return STATEMENTS.get(callee.text, "") if isinstance(callee, s.Name) else ""

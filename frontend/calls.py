@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from gradc.frontend import syntax
 from gradc.frontend.context import MAX_INLINING, Context
 from gradc.frontend.custom import call_custom
+from gradc.frontend.foreign import foreign_hint
 from gradc.frontend.shapes import DTYPES, element_type, tensor
 from gradc.frontend.signatures import (
     bind_parameters,
@@ -37,7 +38,10 @@ from gradc.frontend.values import (
 )
 from gradc.frontend.words import WORDS, Word, call_word
 from gradc.ir.core import Value
-from gradc.ir.diagnostics import Label, did_you_mean
+from gradc.ir.diagnostics import Label, closest, did_you_mean
+
+# How alike an unknown name and a function must be for the one to be a slip of the pen for the other.
+_SLIP = 0.75
 
 
 def call(ctx: Context, node: syntax.Call) -> Item:
@@ -298,8 +302,13 @@ def instantiate(ctx: Context, use: syntax.UseDeclaration, path: str) -> Instance
 
 
 def similar(ctx: Context, name: str) -> str:
-    """A hint for an unknown name: the closest of everything that is in scope."""
+    """A hint for an unknown name: what another library's name is here, or the closest of everything in scope."""
+    if foreign := foreign_hint(name):
+        return foreign
     known = [*ctx.frame.names, *DTYPES, "float", "pi", "inf", "nan", "training"]
     if not ctx.frame.is_library:
         known += ctx.names.dims
-    return did_you_mean(name, [*known, *ctx.names.callable_names(), *WORDS])
+    functions = [*ctx.names.callable_names(), *WORDS]
+    # A function of another meaning is worse than no hint, so it must be closer than a name of the program.
+    near = [known for known in functions if closest(name, [known], _SLIP)]
+    return did_you_mean(name, [*known, *near])

@@ -124,7 +124,8 @@ def _read_position(
     position = as_dim(item)
     if position is None:
         message = f"an index is an integer, a slice or an array of integers, not {describe(item)}"
-        ctx.error("GC0311", message, node)
+        rows = "rows by number are `stack([x[0], x[1]])`, or `x[ids]` with an `int` input"
+        ctx.error("GC0311", message, node, help=rows if isinstance(item, tuple) else "")
         return False
     known = known_size(ctx, size)
     place = known_size(ctx, position)

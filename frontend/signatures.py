@@ -15,6 +15,7 @@ from typing import Final
 
 from gradc.frontend import syntax
 from gradc.frontend.context import MAX_RANK, Context
+from gradc.frontend.foreign import ARGUMENTS
 from gradc.frontend.shapes import DTYPES, element_type, tensor
 from gradc.frontend.values import (
     POISON,
@@ -93,7 +94,7 @@ def match(
                     f"`{callee}` has no argument `{name}`",
                     argument.name,
                     labels=labels,
-                    help=did_you_mean(name, names) or f"the arguments are {_list(names)}",
+                    help=_similar_argument(name, names),
                 )
                 is_good = False
                 continue
@@ -341,6 +342,13 @@ def dimension(ctx: Context, node: syntax.Expr) -> Dim | None:
     else:
         ctx.error("GC0402", f"a dimension must be an integer, not {describe(item)}", node)
     return None
+
+
+def _similar_argument(name: str, names: Sequence[str]) -> str:
+    meant = ARGUMENTS.get(name, "")
+    if meant in names:
+        return f"write `{meant} = ...`"
+    return did_you_mean(name, names) or f"the arguments are {_list(names)}"
 
 
 def rank_fits(ctx: Context, type_: syntax.TypeExpr) -> bool:

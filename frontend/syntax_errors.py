@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from lark import Token
 
 from gradc.frontend.diagnostics import Diagnostic, error
+from gradc.frontend.foreign import ARGUMENTS
 from gradc.ir.core import Span
 from gradc.ir.render import escape
 
@@ -235,6 +236,9 @@ def _reserved(context: Context) -> Diagnostic | None:
     if not wants_name and (is_statement or follows not in _CLOSERS | _BINARY | {"LPAR", "DOT"}):
         return None
     message = f"`{token}` is a reserved word and cannot be a name"
+    if token in ARGUMENTS and follows == "EQUAL":
+        help = f"the argument is called so: `{ARGUMENTS[token]} = ...`"
+        return error("GC0102", message, context.span, help=help)
     return error("GC0102", message, context.span, help=f"for example `{token}_`")
 
 
