@@ -89,7 +89,8 @@ class Accuracy:
 
     ``of_largest`` is in ulps of the tensor's largest entry, ``elementwise`` in ulps of each entry's own; ``differences``
     is the relative error of central differences against the same reference, ``dot`` that of <gradient, v> against
-    them along one direction.
+    them along one direction. ``explained`` are the ulps of the largest entry that the program's precision explains
+    (``runtime.accuracy``).
     """
 
     tensor: str
@@ -98,6 +99,12 @@ class Accuracy:
     differences: float
     dot: float
     reference: str
+    explained: float = math.inf
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether the error is one of rounding."""
+        return self.of_largest <= self.explained
 
 
 @dataclass(frozen=True, slots=True)

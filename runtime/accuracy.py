@@ -3,6 +3,10 @@
 The reference is the gradient program evaluated at the very numbers that the machine code gets, with balls at 50 digits
 where the program is small, in f64 otherwise. One ulp is that of the program's type.
 
+What precision explains: the gradient is evaluated again at inputs moved by half an ulp of the coarsest type that the
+program computes in. An error of more than ``MARGIN`` times what that changes (or four such ulps) is not one of
+rounding: sums that stagnate, underflow, a fault.
+
 Non-goals: proofs (``passes.prove``); speed.
 """
 
@@ -10,11 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradc.ir.core import DType, Function, Role
+from gradc.ir.core import DType, Function, Role, walk
 from gradc.ir.domains import NumpyArrays
 from gradc.ir.interpret import run
 from gradc.passes.prove_balls import BallArrays, Undecided
@@ -30,6 +35,7 @@ MOST_BALLS = 30_000
 STEP = 1e-5
 # Relative to the numbers at hand, nothing but rounding at 50 digits (or in f64, where that is the reference).
 _ZERO = 1e-15
+MARGIN = 16.0
 _EPSILON = {DType.F64: 2.0**-52, DType.F32: 2.0**-23, DType.BF16: 2.0**-7, DType.F16: 2.0**-10}
 
 
@@ -44,10 +50,38 @@ def measure(model: Model, dims: Mapping[str, int], names: Sequence[str]) -> tupl
     inputs = {n: given[n] for n in model.inputs}
     _, found = model.value_and_grad(tuple(names))(params, **inputs)
     exact, reference = _exact(gradient, values)
+    moved = _moved(gradient, values, _coarsest(function))
     rows = []
     for name, place in cotangents(gradient).items():
-        rows.append(_row(name, np.asarray(found[name]), exact[place], reference, function, values))
+        row = _row(name, np.asarray(found[name]), exact[place], reference, function, values)
+        change = _change(exact[place], moved[place]) + 4.0 * _coarsest(function)
+        own = _EPSILON[function.parameter(name).type.dtype]
+        rows.append(replace(row, explained=MARGIN * change / own))
     return tuple(rows)
+
+
+def _coarsest(function: Function) -> float:
+    """The ulp at 1 of the coarsest float type that ``function`` computes in."""
+    values = [*function.block.parameters, *(v for op in walk(function.block) for v in op.results)]
+    return max(_EPSILON.get(v.type.dtype, 0.0) for v in values)
+
+
+def _moved(gradient: Function, values: Sequence[Any], epsilon: float) -> list[Any]:
+    """The results in f64 at inputs moved by half an ulp, up or down."""
+    rng = np.random.default_rng(3)
+    moved = [
+        v.astype(np.float64) * (1.0 + epsilon / 2 * rng.choice((-1.0, 1.0), v.shape))
+        if v.dtype.kind == "f"
+        else v
+        for v in values
+    ]
+    return [np.asarray(x) for x in run(NumpyArrays(DType.F64), gradient, moved)]
+
+
+def _change(exact: Any, moved: Any) -> float:
+    """The greatest difference over the greatest entry."""
+    largest = float(np.max(np.abs(exact), initial=0.0))
+    return float(np.max(np.abs(moved - exact), initial=0.0)) / largest if largest else 0.0
 
 
 def _point(model: Model, function: Function, dims: Mapping[str, int]) -> list[Any]:

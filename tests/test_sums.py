@@ -13,6 +13,7 @@ import gradc
 from benchmarks.accuracy import CASES, KINDS, Case, ours, terms
 from gradc.ir.bf16 import round_to_bf16
 from gradc.ir.diagnostics import DiagnosticError
+from gradc.runtime.accuracy import measure
 
 Array = NDArray[Any]
 # A trip of a loop costs more than an element.
@@ -107,3 +108,13 @@ def test_counting_past_the_type_is_refused() -> None:
     text = "dim N\nmodel f(x: float) -> float { return x * cast(max(iota(N)), float) }"
     with pytest.raises(DiagnosticError, match="i64 holds it"):
         gradc.loads(text, dims={"N": 2**31 + 1}).plan()
+
+
+def test_a_gradient_that_its_precision_does_not_explain_is_named() -> None:
+    """In f16 a loss this small has gradients that are flushed to zero; f32 and bf16 hold them."""
+    text = "model f(x: float[8], w: float[8]) -> float { return sum(tanh(w * x)) * 1e-9 }"
+    found = {}
+    for precision in ("f32", "bf16", "f16"):
+        (row,) = measure(gradc.loads(text, precision=precision), {}, ["w"])
+        found[precision] = row.is_explained
+    assert found == {"f32": True, "bf16": True, "f16": False}

@@ -176,6 +176,12 @@ def show(report: Report, console: Console) -> None:
         ]
         columns = ("gradient", "ulps of largest", "ulps elementwise", "differences", "dot product")
         console.table("errors of the machine code", columns, measured)
+        for a in report.accuracy:
+            if not a.is_explained:
+                console.result(
+                    f"the gradient of `{a.tensor}` is wrong by {a.of_largest:.3g} ulps; "
+                    f"rounding in {report.precision} explains {a.explained:.3g}"
+                )
     assumed = dict.fromkeys(a for v in report.verdicts for a in v.assumptions)
     if assumed:
         console.result(f"assuming: {'; '.join(assumed)}")
