@@ -3,7 +3,8 @@ nobody.
 
 Every address is computed for every iteration. Loops too long for that are cut to their first and
 last iterations (``is_exact`` says so); bounds are then taken from the coefficients, which is exact
-for affine addresses. An access whose address depends on data is taken to touch any element.
+for affine addresses. An access whose address depends on data is taken to touch any element; one in a
+loop whose limit depends on data may not happen, so it counts as guarded.
 
 Time within a kernel is the order of execution. Iterations of ``parallel`` and ``vector`` loops have
 no order, so two accesses in different iterations of one of them conflict whatever the time.
@@ -72,6 +73,7 @@ def _collect(
     path: tuple[int, ...],
     known: Mapping[Var, Affine],
     found: Footprint,
+    is_conditional: bool = False,
 ) -> None:
     known = dict(known)
     for position, statement in enumerate(body):
@@ -82,13 +84,19 @@ def _collect(
             offset = _expanded(statement.offset, known)
             is_store = isinstance(statement, Store)
             combining = isinstance(statement, Store) and bool(statement.combine)
-            guarded = statement.guard is not None
+            guarded = is_conditional or statement.guard is not None
             found.accesses.append(
                 Access(statement.buffer, is_store, combining, guarded, offset, loops, at)
             )
         elif isinstance(statement, For):
-            loop = Loop(statement.index, statement.extent, statement.kind, statement.limit)
-            _collect(statement.body, (*loops, loop), at, known, found)
+            limit = None if statement.limit is None else _expanded(statement.limit, known)
+            around = {loop.index for loop in loops}
+            on_data = limit is not None and any(var not in around for var, _ in limit.terms)
+            loop = Loop(
+                statement.index, statement.extent, statement.kind, None if on_data else limit
+            )
+            may_not = is_conditional or on_data
+            _collect(statement.body, (*loops, loop), at, known, found, may_not)
         elif isinstance(statement, Gemm):
             _collect_gemm(statement, loops, at, known, found)
 
