@@ -343,6 +343,15 @@ def _default(ctx: Context, entry: syntax.DimEntry) -> Dim | None:
     return dim
 
 
+def derived_dims(names: Names) -> tuple[str, ...]:
+    """The dimensions that others define, such as ``D = N * P``."""
+    return tuple(
+        name
+        for name, entry in names.dims.items()
+        if entry.default is not None and names_in(entry.default)
+    )
+
+
 def symbolic_dims(
     names: Names, report: Report, overrides: Mapping[str, int]
 ) -> tuple[dict[str, Dim], dict[str, Dim]]:

@@ -31,6 +31,7 @@ from gradc.frontend.models import (
     assemble,
     check_sizes,
     default_dims,
+    derived_dims,
     elaborate_model,
     result_name,
     specifications,
@@ -136,6 +137,11 @@ class Program:
             self._signatures[key] = self._check_model(model, overrides, floating)
         self.report.raise_errors()
         return self._signatures[key]
+
+    @property
+    def derived(self) -> tuple[str, ...]:
+        """The dimensions that others define."""
+        return derived_dims(self.names)
 
     def _check_size(self, name: str, value: object) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:

@@ -7,7 +7,7 @@ Non-goals: single methods (the other ``prove_`` modules), where programs come fr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -94,6 +94,36 @@ def prove(subject: Subject, seed: int, points: int | None = None) -> Found:
         found.verdicts += kernel_verdicts(subject, seed, 1)
     with found.timed("plan"):
         found.verdicts += plan_verdicts(subject)
+    return found
+
+
+def prove_gradients(subject: Subject, seed: int, points: int) -> Found:
+    """The verdicts on parameters and pullbacks alone."""
+    found = Found()
+    terms, rules = Terms.of(subject), rule_verdicts(subject)
+    pullbacks = pullback_verdicts(subject.probe.source)
+    found.verdicts += gradient_verdicts(subject, terms, rules, pullbacks, seed, points)
+    found.verdicts += pullbacks.values()
+    found.notes.append(", ".join(f"{name}={n}" for name, n in subject.dims.items()))
+    return found
+
+
+def at_both(verdicts: Sequence[Verdict], other: Found | None) -> list[Verdict]:
+    """Verdicts with what is known at other sizes: the weaker of both (of two proofs the first), and the detail says
+    at which."""
+    if other is None:
+        return list(verdicts)
+    known = {(v.kind, v.subject): v for v in other.verdicts}
+    (sizes,) = other.notes
+    found = []
+    for verdict in verdicts:
+        again = known.get((verdict.kind, verdict.subject))
+        if again is None:
+            found.append(verdict)
+        elif again.status.rank > verdict.status.rank and not again.status.is_proof:
+            found.append(replace(again, detail=f"{again.detail} at {sizes}"))
+        else:
+            found.append(replace(verdict, detail=f"{verdict.detail}; also at {sizes}"))
     return found
 
 

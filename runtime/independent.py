@@ -136,6 +136,7 @@ def _dims(dims: Mapping[str, int]) -> str:
 def _shapes(model: Model, subject: Subject) -> Iterator[_Shape]:
     """The model's own shape if that is small, else those of a few at which it can be lowered, and last its own."""
     own = _Shape(subject.dims, subject.real.source)
+    free = {n: v for n, v in subject.dims.items() if n not in model.derived}
     if work(own.function) <= _SMALL:
         yield own
         return
@@ -144,13 +145,11 @@ def _shapes(model: Model, subject: Subject) -> Iterator[_Shape]:
         return model.lower(dims, training=True).function
 
     fixed = {
-        name
-        for name, n in subject.dims.items()
-        if n <= 2 or is_structural(name, subject.dims, own.function, lower)
+        name for name, n in free.items() if n <= 2 or is_structural(name, free, own.function, lower)
     }
-    for dims in _candidates(subject.dims, fixed):
+    for dims in _candidates(free, fixed):
         try:
-            yield _Shape(dims, lower(dims))
+            yield _Shape(model.lower(dims).dims, lower(dims))
         except DiagnosticError:
             continue
     yield own

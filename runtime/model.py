@@ -160,6 +160,11 @@ class Model:
 
     # --- from text to IR
 
+    @property
+    def derived(self) -> tuple[str, ...]:
+        """The dimensions that others define, but for those that were given a value."""
+        return tuple(name for name in self.program.derived if name not in self.dims)
+
     def lower(self, dims: Mapping[str, int] | None = None, training: bool = True) -> ModelIR:
         """The tensor IR with every dimension bound.
 

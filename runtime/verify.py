@@ -10,9 +10,11 @@ Non-goals: how a verdict is found (``passes.prove_*``), how reports look.
 from __future__ import annotations
 
 import json
+import math
 import platform
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -20,11 +22,13 @@ from typing import Any, TypedDict
 import numpy as np
 
 from gradc._version import __version__
+from gradc.frontend.program import Program
 from gradc.ir.core import Function
+from gradc.ir.diagnostics import DiagnosticError
 from gradc.ir.equal import PLACES, fingerprint
 from gradc.passes.budget import run_within
 from gradc.passes.pipeline import Run
-from gradc.passes.prove import Subject, prove
+from gradc.passes.prove import Found, Subject, at_both, prove, prove_gradients
 from gradc.passes.prove_point import seed_of
 from gradc.passes.prove_report import Report, certificate, from_json
 from gradc.passes.prove_shapes import probe_dims
@@ -36,8 +40,8 @@ from gradc.runtime.model import Model
 from gradc.runtime.notebook import framed
 from gradc.runtime.read import read_program
 
-# What a dimension without a value is, when nobody says.
-STAND_IN = 3
+# Random points at the second sizes of dimensions without a value.
+_SECOND_POINTS = 2
 # SymPy's time, unless somebody says.
 SYMPY_SECONDS = 10.0
 TRUSTED = (
@@ -114,14 +118,10 @@ def verify_model(
     start = time.perf_counter()
     options = compile_options(budget=budget)
     names = model.select(wrt) or model.select("inputs")
-    dims, chosen = all_dims(model)
-    real = _compiled(model, dims, names, options)
-    small = dims
-    if options.budget is None:
-        # What a budget recomputes is chosen at one shape; a smaller one would be another program.
-        small, _ = probe_dims(dims, lambda d: model.lower(d).function)
-    probe = real if small == dims else _compiled(model, small, names, options)
-    subject = Subject(names, real, probe, dims, small)
+    free, chosen = free_dims(model)
+    least = _least(model, free, options)
+    subject = _subject(model, free, least, names, options)
+    real, dims, small = subject.real, subject.dims, subject.probe_dims
     seed = seed_of(real.source, real.after("differentiate"))
     found = prove(subject, seed, points)
     if sympy > 0:
@@ -130,8 +130,13 @@ def verify_model(
             rows = sympy_verdicts(model, subject, options, sympy, known)
         # After the parameters, whose verdicts they leave alone.
         found.verdicts[len(names) : len(names)] = rows
+    if chosen:
+        with found.timed("second sizes"):
+            again = _second(model, free, chosen, names, options, seed)
+            found.verdicts[:] = at_both(found.verdicts, again)
+            found.notes += _chosen_notes(free, chosen, again)
     program = model.program
-    at_probe = Model(program, model.name, small, model.precision)
+    at_probe = Model(program, model.name, least, model.precision)
     return Verified(
         model=model.name,
         file=model.signature.span.file,
@@ -151,6 +156,30 @@ def verify_model(
         trusted=TRUSTED,
         seconds={**found.seconds, "total": time.perf_counter() - start},
     ).about(model)
+
+
+def _least(model: Model, free: Mapping[str, int], options: Options) -> Mapping[str, int]:
+    """The dimensions at which points are drawn.
+
+    What a budget recomputes is chosen at one shape; a smaller one would be another program.
+    """
+    if options.budget is not None:
+        return free
+    return probe_dims(free, lambda d: model.lower(d).function)[0]
+
+
+def _subject(
+    model: Model,
+    free: Mapping[str, int],
+    least: Mapping[str, int],
+    names: tuple[str, ...],
+    options: Options,
+) -> Subject:
+    """The model compiled at its own dimensions, and at those where points are drawn."""
+    dims, small = dict(model.lower(free).dims), dict(model.lower(least).dims)
+    real = _compiled(model, free, names, options)
+    probe = real if small == dims else _compiled(model, least, names, options)
+    return Subject(names, real, probe, dims, small)
 
 
 def _asked(
@@ -180,8 +209,7 @@ def replay(data: Mapping[str, Any], path: str | None = None) -> tuple[Verified, 
     """
     claimed = _claimed(data)
     program = read_program(path or claimed.file)
-    given = {n: v for n, v in claimed.dims.items() if n not in claimed.chosen}
-    model = Model(program, claimed.model, given, claimed.precision)
+    model = Model(program, claimed.model, _given(program, claimed), claimed.precision)
     options = claimed.options
     points = int(options["points"]) if options["points"] else None
     wrt = tuple(options["wrt"].split(","))
@@ -205,6 +233,14 @@ def replay(data: Mapping[str, Any], path: str | None = None) -> tuple[Verified, 
     if not differing and compared.digest != claimed.digest:
         differing.append(f"details differ: the digest is {compared.digest}")
     return found, differing
+
+
+def _given(program: Program, claimed: Report) -> dict[str, int]:
+    """The dimensions that the user gave values: not those chosen for want of one, nor those that follow from others."""
+    free = {n: v for n, v in claimed.dims.items() if n not in program.derived}
+    follows = Model(program, claimed.model, free, claimed.precision).lower().dims
+    given = {n: v for n, v in claimed.dims.items() if n in free or follows.get(n) != v}
+    return {n: v for n, v in given.items() if n not in claimed.chosen}
 
 
 def _timely(claimed: Report, found: Report) -> tuple[Report, Report]:
@@ -236,11 +272,75 @@ def witness_arrays(witness: Mapping[str, Any]) -> dict[str, np.ndarray[Any, np.d
     return values
 
 
-def all_dims(model: Model) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Every dimension of the model, and which of them were chosen here for want of a value."""
-    known = {name: n for name, n in model.signature.dims.items() if n is not None} | model.dims
-    chosen = tuple(name for name in model.signature.dims if name not in known)
-    return {**known, **dict.fromkeys(chosen, STAND_IN)}, chosen
+def free_dims(model: Model) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Every dimension of the model that no other defines, and which of them were chosen here for want of a value.
+
+    What others define follows from them, and is left out unless the user gave it a value.
+    """
+    names = [n for n in model.signature.dims if n not in model.derived]
+    known = {n: size for n in names if (size := model.signature.dims[n]) is not None} | model.dims
+    chosen = tuple(name for name in names if name not in known)
+    return (known | _sizes(model, known, chosen)[0] if chosen else known), chosen
+
+
+# Sizes of dimensions without a value: no two share a factor. Those that divide further are for programs that need it.
+_SIZES = (3, 5, 7, 11, 13, 17, 19, 23, 4, 8, 16)
+
+
+def _sizes(model: Model, known: Mapping[str, int], chosen: Sequence[str]) -> list[dict[str, int]]:
+    """One size for all of ``chosen``, and where there is one a second that shares no factor with it.
+
+    Sizes that the program writes (a hard-coded `/ 3`) or does not take are passed over.
+
+    Raises:
+        DiagnosticError: what the program says of the first size, if it takes none.
+    """
+    source = model.program.report.sources.get(model.signature.span.file)
+    text = "" if source is None else re.sub(r"#.*", "", source.text)
+    written = {int(number) for number in re.findall(r"(?<![\w.])\d{1,4}(?![\w.])", text)}
+    found: list[dict[str, int]] = []
+    problem: DiagnosticError | None = None
+    for size in sorted(_SIZES, key=lambda n: n in written):
+        if any(math.gcd(size, n) > 1 for one in found for n in one.values()):
+            continue
+        dims = dict.fromkeys(chosen, size)
+        try:
+            model.lower({**known, **dims})
+        except DiagnosticError as refusal:
+            problem = problem or refusal
+            continue
+        found.append(dims)
+        if len(found) == 2:
+            break
+    if not found and problem is not None:
+        raise problem
+    return found
+
+
+def _chosen_notes(free: Mapping[str, int], chosen: Sequence[str], again: Found | None) -> list[str]:
+    """At which sizes dimensions without a value were tried."""
+    where = "" if again is None else f"; gradients and pullbacks were tried at {again.notes[0]} too"
+    return [f"{name} has no value: it is {free[name]} here{where}" for name in chosen]
+
+
+def _second(
+    model: Model,
+    free: Mapping[str, int],
+    chosen: Sequence[str],
+    names: tuple[str, ...],
+    options: Options,
+    seed: int,
+) -> Found | None:
+    """What is known of the gradients and pullbacks at other sizes of the dimensions that were chosen here; None if the
+    program does not take them."""
+    known = {name: n for name, n in free.items() if name not in chosen}
+    sizes = _sizes(model, known, chosen)
+    if len(sizes) < 2:
+        return None
+    other = {**known, **sizes[1]}
+    dims = dict(model.lower(other).dims)
+    run = _compiled(model, other, names, options)
+    return prove_gradients(Subject(names, run, run, dims, dims), seed, _SECOND_POINTS)
 
 
 def _compiled(

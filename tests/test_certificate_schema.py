@@ -129,7 +129,7 @@ def _budget(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "tamper, said",
     [
-        (_status, "now PROVED (this shape)"),
+        (_status, "now PROVED (error bound)"),
         (_detail, "own digest is not that of its contents"),
         (_plan, "plan digest is "),
         (_budget, "own digest is not that of its contents"),

@@ -149,8 +149,8 @@ def load_json(path: str) -> dict[str, Any]:
 
 def show(report: Report, console: Console) -> None:
     """The report as tables."""
-    for name in report.chosen:
-        console.message(f"note: {name} has no value; it is {report.dims[name]} here (-D {name}=N)")
+    for note in report.notes:
+        console.message(f"note: {note}")
     for kind in KINDS:
         rows = [_row(v) for v in report.of(kind)]
         if rows:
