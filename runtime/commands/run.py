@@ -17,6 +17,7 @@ from gradc.runtime.commands.common import (
 from gradc.runtime.commands.flags import add_compile, add_data, add_model, add_outputs
 from gradc.runtime.console import Console
 from gradc.runtime.data import save_npz
+from gradc.runtime.ids import IdCheck
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     inputs = load_inputs(model, options.data, some=True)
     outputs = chosen_outputs(options)
     forward = model.forward(outputs, training=options.train_mode, **compile_arguments(options))
-    params = load_params(model, options, forward.part(shapes_of(inputs)).dims)
+    part = forward.part(shapes_of(inputs))
+    IdCheck(part.function, model.program.report.sources)(inputs)
+    params = load_params(model, options, part.dims)
     results = {name: np.asarray(a) for name, a in forward(params, **inputs).items()}
     if options.out:
         save_npz(options.out, results)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from gradc.runtime.arrays import finite_or_fail
-from gradc.runtime.batches import samples_of
+from gradc.runtime.batches import batch_dim, samples_of
 from gradc.runtime.commands.common import (
     compile_arguments,
     load_inputs,
@@ -94,6 +94,7 @@ def _prepared(model: Model, options: argparse.Namespace) -> Run:
     )
     batch = whole_number(options.batch, 1, "--batch")
     epochs = whole_number(options.epochs, 0, "--epochs")
+    batch_dim(model.signature)  # refused before any array is
     arrays = load_inputs(model, options.data)
     finite_or_fail(arrays)
     train = samples_of(model.signature, arrays, f"`{options.data}`")
