@@ -98,6 +98,10 @@ class Program:
             a if type(a) is np.ndarray else np.asarray(a, numpy_of(g.type.dtype))
             for a, g in zip(leaves, self.recorded.arguments, strict=True)
         ]
+        return self.run(arrays, seeds)
+
+    def run(self, arrays: list[Any], seeds: Sequence[Array] = ()) -> Any:
+        """Runs on arrays; what the function has captured is added to the list."""
         arrays += self.captured
         arrays += seeds
         if self._order is not None:
@@ -124,6 +128,7 @@ class Transformed:
     choice: Choice
     options: Options
     _programs: OrderedDict[Any, list[Program]]
+    _plain: dict[Any, Program]
     _compiled: OrderedDict[Any, Entry]
     _bound: dict[int, tuple[weakref.ref[Any], Transformed]]
     _lock: threading.RLock
@@ -141,6 +146,7 @@ class Transformed:
             if hasattr(function, name):
                 put(name, getattr(function, name))
         put("_programs", OrderedDict())
+        put("_plain", {})
         put("_compiled", OrderedDict())
         put("_bound", {})
         put("_lock", threading.RLock())
@@ -170,7 +176,27 @@ class Transformed:
         return made
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # Most calls bring nothing but arrays, like those of a call before.
+        if not kwargs:
+            key: list[Any] = []
+            for item in args:
+                if type(item) is not np.ndarray:
+                    break
+                key.append(item.shape)
+                key.append(item.dtype)
+            else:
+                found = self._plain.get(tuple(key))
+                if found is not None and found.captures.are_current() and current_trace() is None:
+                    return found.run([*args])
         return self.seeded(args, kwargs, None)
+
+    def _remember(self, args: tuple[Any, ...], program: Program) -> None:
+        """Keeps a program for calls with arrays alone under their shapes and types, which is quick to look up."""
+        if self._has_options or any(type(item) is not np.ndarray for item in args):
+            return
+        if len(self._plain) >= MOST_FORMS:
+            self._plain.clear()
+        self._plain[tuple(part for item in args for part in (item.shape, item.dtype))] = program
 
     def seeded(self, args: tuple[Any, ...], kwargs: dict[str, Any], seeds: Any) -> Any:
         """A call that brings tangents or cotangents, where the transform takes them."""
@@ -183,6 +209,8 @@ class Transformed:
             return self._inlined(outer, structure, leaves, seeds)
         program = self.program(structure, leaves)
         if self.kind.seeds is None:
+            if not kwargs:
+                self._remember(args, program)
             return program(leaves)
         return program(leaves, _seeds(program.recorded, program.wanted, self.kind, seeds))
 

@@ -99,10 +99,21 @@ def flatten(tree: Any, leaves: list[Any]) -> Structure:
         leaves.append(tree)
         return LEAF
     if kind is dict:
-        return (dict, tuple(tree), tuple([flatten(v, leaves) for v in tree.values()]))
+        return (dict, tuple(tree), _flatten_all(tree.values(), leaves))
     if kind is tuple or kind is list:
-        return (kind, None, tuple([flatten(v, leaves) for v in tree]))
+        return (kind, None, _flatten_all(tree, leaves))
     return _flatten_other(kind, tree, leaves)
+
+
+def _flatten_all(items: Iterable[Any], leaves: list[Any]) -> tuple[Structure, ...]:
+    parts: list[Structure] = []
+    for item in items:
+        if type(item) is np.ndarray:
+            leaves.append(item)
+            parts.append(LEAF)
+        else:
+            parts.append(flatten(item, leaves))
+    return tuple(parts)
 
 
 def _flatten_other(kind: type, tree: Any, leaves: list[Any]) -> Structure:
@@ -131,6 +142,8 @@ def _flatten_other(kind: type, tree: Any, leaves: list[Any]) -> Structure:
 
 def rebuild(structure: Structure, leaves: Iterable[Any]) -> Any:
     """The tree of ``structure`` with ``leaves`` in order."""
+    if structure is LEAF:
+        return next(iter(leaves))
     return _rebuild(structure, iter(leaves))
 
 
@@ -140,7 +153,7 @@ def _rebuild(structure: Structure, leaves: Any) -> Any:
     if type(structure) is Static:
         return structure.value
     kind, aux, parts = structure
-    children = [_rebuild(part, leaves) for part in parts]
+    children = [next(leaves) if part is LEAF else _rebuild(part, leaves) for part in parts]
     if kind is dict:
         return dict(zip(aux, children, strict=True))
     if kind is list:
