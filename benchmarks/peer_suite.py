@@ -22,6 +22,7 @@ import argparse
 import importlib
 import inspect
 import sys
+import time
 import types
 import warnings
 from collections import Counter
@@ -45,8 +46,9 @@ MODULES = (
 class Counts:
     """What became of the cases seen so far."""
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, seconds: float) -> None:
         self.every = every
+        self.until = time.monotonic() + seconds
         self.seen = 0
         self.test = ""
         self.found: dict[str, Counter[str]] = {"real": Counter(), "complex": Counter()}
@@ -56,7 +58,7 @@ class Counts:
     def case(self, function: Callable[..., Any], numbers: Any, args: Any, options: Any) -> None:
         """Judges one case."""
         self.seen += 1
-        if self.seen % self.every:
+        if self.seen % self.every or time.monotonic() > self.until:
             return
         try:
             plain = function(*args, **options)
@@ -220,9 +222,9 @@ def install(counts: Counts) -> None:
     made.__getattr__ = lambda name: missing  # type: ignore[method-assign]
 
 
-def run(path: Path, every: int, only: str) -> Counts:
+def run(path: Path, every: int, only: str, seconds: float) -> Counts:
     """All tests of the suite that call ``check_grads``."""
-    counts = Counts(every)
+    counts = Counts(every, seconds)
     install(counts)
     sys.path.insert(0, str(path / "tests"))
     for module_name in MODULES:
@@ -256,12 +258,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", type=Path)
     parser.add_argument("--every", type=int, default=1, help="judge every N-th case only")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="stop judging after that")
     parser.add_argument("--only", default="", help="modules whose name has this in it")
     parser.add_argument("--notes", action="store_true")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     with np.errstate(all="ignore"):
-        counts = run(given.path, given.every, given.only)
+        counts = run(given.path, given.every, given.only, given.seconds)
     print("| cases | all | " + " | ".join(KINDS) + " |")
     print("|---|---|---|---|---|---|")
     for kind, found in counts.found.items():

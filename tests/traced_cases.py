@@ -227,6 +227,8 @@ COMPOSED: dict[str, Case] = {
     "empty_like": (lambda x: np.empty_like(x) * 0 + x, (A,)),
     "ones_like": (lambda x: np.ones_like(x) * x, (A,)),
     "full_like": (lambda x: np.full_like(x, 2.5) * x, (A,)),
+    "fft.fftshift": (np.fft.fftshift, (A[:, :3],)),
+    "fft.ifftshift": (lambda x: np.fft.ifftshift(x, axes=1), (A[:, :3],)),
     "ndim": (lambda x: x * np.ndim(x), (A,)),
     "shape": (lambda x: x * np.shape(x)[1], (A,)),
     "size": (lambda x: x * np.size(x, 1), (A,)),

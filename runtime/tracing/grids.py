@@ -253,6 +253,18 @@ def _i0(t: Trace, x: Any) -> Any:
     return t.wrap(t.special("i0", t.as_float(t.lift(x))))
 
 
+def _half_turn(sign: int) -> Rule:
+    def rule(t: Trace, x: Any, axes: Any = None) -> Any:
+        value = traced(t, x)
+        where = axes_of(value.value, axes)
+        shifts = [sign * (value.shape[i] // 2) for i in where]
+        return np.roll(value, shifts, where) if where else value
+
+    return rule
+
+
+FUNCTIONS["fft.fftshift"], FUNCTIONS["fft.ifftshift"] = _half_turn(1), _half_turn(-1)
+
 # --- functions of functions
 
 
