@@ -143,3 +143,17 @@ def test_many_parameters_are_folded_by_block_and_rows_know_their_columns() -> No
     assert "no gradient can become" not in page
     few = gradc.loads(BLOCKS.replace("* 7", "* 3"))
     assert "least certain first" not in report_page(few.verify(sympy=0), few)
+
+
+def test_a_gradient_that_is_zero_is_measured_absolutely() -> None:
+    text = """
+    dim B = 4
+    model m(x: float[B, 3], y: float[B, 2]) -> float {
+        use fc = dense(3, 2)
+        use bn = batchnorm(2)
+        return mean((tanh(bn(fc(x))) - y)^2)
+    }
+    """
+    found = gradc.loads(text).verify(sympy=0, numbers=True)
+    (bias,) = [a for a in found.accuracy if a.tensor == "fc.b"]
+    assert bias.of_largest < 50 and bias.elementwise < 50
