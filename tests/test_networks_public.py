@@ -47,7 +47,7 @@ def test_value_and_gradient_are_those_of_torch(name: str) -> None:
 ASSERTED = {"implicit_equilibrium"}
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "multi_head_attention"])
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_right_is_called_wrong(name: str) -> None:
     report = gradc.load(FOLDER / f"{name}.grad").verify(sympy=0)
     doubtful = [v for v in report.verdicts if v.status in (Status.REFUTED, Status.UNDECIDED)]
