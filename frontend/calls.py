@@ -41,7 +41,7 @@ from gradc.ir.core import Value
 from gradc.ir.diagnostics import Label, closest, did_you_mean
 
 # How alike an unknown name and a function must be for the one to be a slip of the pen for the other.
-_SLIP = 0.75
+_SLIP = 0.66
 
 
 def call(ctx: Context, node: syntax.Call) -> Item:

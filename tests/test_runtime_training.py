@@ -555,3 +555,15 @@ def test_a_folder_in_which_another_process_trains(tmp_path: Path) -> None:
     finally:
         os.close(handle)
     assert list(folder.iterdir()) == []
+
+
+def test_dimensions_that_the_data_fixes_are_bound_by_it(work: Path, tmp_path: Path) -> None:
+    """Parameters sized by the data need no `-D`: the same weights as with the size in the program."""
+    (work / "open.grad").write_text(LINE.replace("D = 6", "D").replace("model line", "model open"))
+    (work / "line.grad").write_text(LINE)
+    for name in ("open", "line"):
+        done = train(work, tmp_path / name, program=name, epochs=1)
+        assert done.status == 0, done.err
+    one, other = (weights(tmp_path / name) for name in ("open", "line"))
+    assert list(one) == list(other) and one["w"].shape == (6,)
+    np.testing.assert_array_equal(one["w"], other["w"])

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from gradc.ir.dims import symbols
 from gradc.runtime.arrays import finite_or_fail
 from gradc.runtime.batches import batch_dim, samples_of
 from gradc.runtime.commands.common import (
@@ -81,7 +83,20 @@ def _prepare(options: argparse.Namespace) -> Run:
         return _prepared(model, options)
 
 
+def _with_sizes_of(model: Model, arrays: Mapping[str, Any]) -> Model:
+    """``model`` with the dimensions that its parameters need and only the data knows."""
+    needed = {name for t in model.params.values() for d in t.shape for name in symbols(d)}
+    if not needed:
+        return model
+    found = model.bind({name: array.shape for name, array in arrays.items()})
+    dims = {**model.dims, **{name: size for name, size in found.items() if name in needed}}
+    return Model(model.program, model.name, dims, model.precision)
+
+
 def _prepared(model: Model, options: argparse.Namespace) -> Run:
+    batch_dim(model.signature)  # refused before any array is
+    arrays = load_inputs(model, options.data)
+    model = _with_sizes_of(model, arrays)
     step = model.train_step(
         options.optimizer,
         schedule=options.schedule,
@@ -94,8 +109,6 @@ def _prepared(model: Model, options: argparse.Namespace) -> Run:
     )
     batch = whole_number(options.batch, 1, "--batch")
     epochs = whole_number(options.epochs, 0, "--epochs")
-    batch_dim(model.signature)  # refused before any array is
-    arrays = load_inputs(model, options.data)
     finite_or_fail(arrays)
     train = samples_of(model.signature, arrays, f"`{options.data}`")
     valid = None
