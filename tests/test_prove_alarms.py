@@ -8,7 +8,9 @@ from gradc.ir.builder import Builder
 from gradc.ir.core import DType, Function, Role, Slot, TensorType
 from gradc.passes.prove_refute import decide_equal
 from gradc.passes.prove_report import Status
+from gradc.runtime.api import loads
 from tests.alarms import policies, program_of, verified
+from tests.alarms_text import text_of
 
 
 def sides(factor: float, dtype: DType) -> tuple[Function, Function]:
@@ -60,3 +62,10 @@ def test_rounded_constants_refute_nothing_and_faults_do(
     assert (outcome.status is Status.REFUTED) == is_refuted
     if is_refuted:
         assert outcome.point["x"].startswith("[")
+
+
+@pytest.mark.parametrize("seed", [1, 2, 5, 8])
+def test_right_programs_of_the_language_raise_no_alarm(seed: int) -> None:
+    found = loads(text_of(seed)).verify(sympy=0).verdicts
+    alarms = (Status.REFUTED, Status.UNDECIDED)
+    assert not [str(v) for v in found if v.status in alarms]
