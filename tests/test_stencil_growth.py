@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import gradc
+import gradc.runtime.tracing.tables
 from gradc.ir.core import Function
 from gradc.ir.loops import For, Gemm, Kernel, Stmt
 from gradc.ir.plan import Launch, Plan
