@@ -15,6 +15,7 @@ import pytest
 import gradc
 from gradc.ir.domains import NumpyArrays
 from gradc.ir.interpret import run
+from gradc.runtime.tracing.captures import Captures
 from gradc.runtime.tracing.record import Argument, record
 from gradc.runtime.tracing.trees import LEAF
 
@@ -303,6 +304,12 @@ def test_large_arrays_that_numpy_alone_reads_are_said() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gradc.grad(lambda x: np.sum(x[0] * big))(X)
+
+
+def test_installed_libraries_are_not_looked_into() -> None:
+    """A function that names a library is compared no more often than the user's own names ask for."""
+    found = Captures(lambda x: pytest.approx(x) == np.sum(x) and warnings.catch_warnings())
+    assert found._walk._count == 1
 
 
 def test_a_value_that_keeps_changing_is_said() -> None:

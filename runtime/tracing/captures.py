@@ -39,8 +39,14 @@ class TraceWarning(UserWarning):
 
 
 def is_library(name: object) -> bool:
-    """Whether a module belongs to Python or to a library whose code is not the user's."""
-    return str(name).partition(".")[0] in _LIBRARIES
+    """Whether a module belongs to Python or to an installed library, whose code is not the user's."""
+    return _is_installed(str(name).partition(".")[0])
+
+
+@functools.cache
+def _is_installed(root: str) -> bool:
+    file = getattr(sys.modules.get(root), "__file__", None) or ""
+    return root in _LIBRARIES or "site-packages" in file or "dist-packages" in file
 
 
 class Captures:
@@ -290,16 +296,15 @@ class _Walk:
 
     def _attribute(self, owner: object, name: str, label: str) -> bool:
         before = self._count, len(self._owners), len(self._names)
-        place = f"`{name}` of {label or type(owner).__name__}{self._line(name)}"
         own = getattr(owner, "__dict__", {})
         if isinstance(owner, type):
             found = [vars(kind) for kind in owner.__mro__ if name in vars(kind)]
             if found:
-                self.visit(found[0][name], place)
+                self.visit(found[0][name], self._of(name, owner, label))
         elif isinstance(own, dict) and name in own:
-            self._item(own, name, place)
+            self._item(own, name, self._of(name, owner, label))
         else:
-            self._of_class(type(owner), name, place)
+            self._of_class(type(owner), name, label)
         return before != (self._count, len(self._owners), len(self._names))
 
     def _of_class(self, kind: type, name: str, place: str) -> None:
@@ -316,6 +321,9 @@ class _Walk:
     def named(self, value: object) -> str:
         """The name of something found, with the line that reads it."""
         return self.labels.get(id(value), "") or "an array"
+
+    def _of(self, name: str, owner: object, label: str) -> str:
+        return f"`{name}` of {label or type(owner).__name__}{self._line(name)}"
 
     def _line(self, name: str) -> str:
         found = next((code for code in self.codes if name in code.co_names), None)
