@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from gradc.ir.diagnostics import Diagnostic, DiagnosticError
     from gradc.runtime.api import Model, load, loads
     from gradc.runtime.tracing.captures import TraceWarning
+    from gradc.runtime.tracing.control import (
+        cond,
+        fori_loop,
+        scan,
+        stop_gradient,
+        vmap,
+        while_loop,
+    )
     from gradc.runtime.tracing.transforms import (
         elementwise_grad,
         grad,
@@ -34,7 +42,9 @@ __all__ = [
     "Model",
     "TraceWarning",
     "__version__",
+    "cond",
     "elementwise_grad",
+    "fori_loop",
     "grad",
     "hessian",
     "hvp",
@@ -46,8 +56,12 @@ __all__ = [
     "load",
     "loads",
     "register_tree",
+    "scan",
+    "stop_gradient",
     "value_and_grad",
     "vjp",
+    "vmap",
+    "while_loop",
 ]
 
 _HOMES = {
@@ -55,7 +69,9 @@ _HOMES = {
     "DiagnosticError": "gradc.ir.diagnostics",
     "Model": "gradc.runtime.api",
     "TraceWarning": "gradc.runtime.tracing.captures",
+    "cond": "gradc.runtime.tracing.control",
     "elementwise_grad": "gradc.runtime.tracing.transforms",
+    "fori_loop": "gradc.runtime.tracing.control",
     "grad": "gradc.runtime.tracing.transforms",
     "hessian": "gradc.runtime.tracing.transforms",
     "hvp": "gradc.runtime.tracing.transforms",
@@ -67,8 +83,12 @@ _HOMES = {
     "load": "gradc.runtime.api",
     "loads": "gradc.runtime.api",
     "register_tree": "gradc.runtime.tracing.trees",
+    "scan": "gradc.runtime.tracing.control",
+    "stop_gradient": "gradc.runtime.tracing.control",
     "value_and_grad": "gradc.runtime.tracing.transforms",
     "vjp": "gradc.runtime.tracing.transforms",
+    "vmap": "gradc.runtime.tracing.control",
+    "while_loop": "gradc.runtime.tracing.control",
 }
 
 

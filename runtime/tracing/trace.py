@@ -49,6 +49,10 @@ _WHY_NO_NUMBER = (
     "the function is recorded once, without numbers: write it with NumPy's functions, not math's; an array "
     "that traced values are put into is made inside it, e.g. by np.zeros or np.array"
 )
+_WHY_NO_BRANCH = (
+    "the function is recorded once, without numbers; choose with numpy.where(condition, a, b) or gradc.cond, "
+    "loop with gradc.while_loop, gradc.fori_loop or gradc.scan, and keep Python's `if` for shapes and options"
+)
 _LEFT_OVER = "a traced value was used after its function had been recorded"
 
 # A rule takes the trace and the caller's arguments; ufuncs give one value, functions any result.
@@ -447,7 +451,7 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
         raise refuse("GC0561", "a traced array has no numbers to convert", _WHY_NO_NUMBER)
 
     def __bool__(self) -> NoReturn:
-        raise refuse("GC0561", "a traced value cannot decide an `if` or `while`", _WHY_TRACED)
+        raise refuse("GC0561", "a traced value cannot decide an `if` or `while`", _WHY_NO_BRANCH)
 
     def __float__(self) -> NoReturn:
         raise refuse("GC0561", "a traced value cannot become a Python number", _WHY_NO_NUMBER)
