@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 import gradc
-from gradc.runtime.ids import check_inputs
+from gradc.runtime.files.ids import check_inputs
 
 MODEL = """
 dim B, T = 64, V = 1000, D = 32

@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 
 import gradc
 from benchmarks.cases import MODELS
-from gradc.ir.core import Function
+from gradc.ir.tensor.core import Function
 from gradc.passes.budget import BudgetError, run_within
 from gradc.passes.pipeline import STEPS, Options, run_pipeline
-from gradc.runtime.compile import compile_options, pipeline_options
+from gradc.runtime.native.compile import compile_options, pipeline_options
 
 _T = TypeVar("_T")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.cases import CASES, Case
 from benchmarks.contenders import MAKERS, Contender, Result, disagreement, make_torch
-from gradc.runtime.timing import Timing, ratio, take_turns
+from gradc.runtime.bench.timing import Timing, ratio, take_turns
 
 TOLERANCE = 1e-4
 ROOT = Path(__file__).resolve().parent.parent

@@ -195,7 +195,7 @@ def in_fresh_process(way: str, blocks: int, tokens: int) -> dict[str, float]:
 def gradc_ways(blocks: int, tokens: int) -> list[str]:
     """No budget, and the budget of each point of the Pareto front."""
     from gradc.passes.budget import pareto
-    from gradc.runtime.compile import compile_options, pipeline_options
+    from gradc.runtime.native.compile import compile_options, pipeline_options
 
     model = net(blocks, tokens)
     asked = pipeline_options(model.gradient_of("params"), compile_options())

@@ -4,7 +4,7 @@
     python -m benchmarks.recompute --results FILE [--svg FILE] [--markdown]
 
 Activation bytes are the arena: all that a call needs beyond parameters, inputs, outputs and gradients. Work counts
-multiplications as the compiler does. Steps take turns (``gradc.runtime.timing``): a time is the median over rounds, a
+multiplications as the compiler does. Steps take turns (``gradc.runtime.bench.timing``): a time is the median over rounds, a
 ratio the median over rounds of the ratio within one. Before anything is timed, loss and gradients of every point have
 to be those of the plain program to the bit, for one thread and for as many as are timed.
 """
@@ -28,12 +28,12 @@ from benchmarks.cases import MODELS
 from benchmarks.chart import Mark, Series, scatter
 from gradc.passes.budget import pareto
 from gradc.passes.pipeline import run_pipeline
-from gradc.runtime.arrays import NUMPY_DTYPE, Array
-from gradc.runtime.bench import random_inputs
-from gradc.runtime.compile import compile_options, pipeline_options
-from gradc.runtime.compiled import pure
-from gradc.runtime.native import NativeFunction, compile_plan
-from gradc.runtime.timing import ratio, take_turns
+from gradc.runtime.bench.compare import random_inputs
+from gradc.runtime.bench.timing import ratio, take_turns
+from gradc.runtime.model.compiled import pure
+from gradc.runtime.native.arrays import NUMPY_DTYPE, Array
+from gradc.runtime.native.compile import compile_options, pipeline_options
+from gradc.runtime.native.load import NativeFunction, compile_plan
 
 NAMES = ("mlp_deep", "lstm_long")
 # What is asked of recomputation: this many times less activation memory, at not much more time.

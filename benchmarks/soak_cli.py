@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.soak_common import Tally, arguments, report, soak
 from gradc.runtime.cli import COMMANDS
-from tests.command_line import gradc
+from tests.support.command_line import gradc
 
 PROGRAM = """
 dim B, D = 3, C = 2

@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.soak_common import Tally, arguments, report, soak
-from gradc.ir.diagnostics import DiagnosticError
-from gradc.runtime.cache import ObjectCache, encode
-from gradc.runtime.data import load_npz, load_safetensors, save_safetensors
-from tests.command_line import gradc
+from gradc.ir.diagnostics.diagnostic import DiagnosticError
+from gradc.runtime.files.data import load_npz, load_safetensors, save_safetensors
+from gradc.runtime.native.cache import ObjectCache, encode
+from tests.support.command_line import gradc
 
 PROGRAM = """
 dim B, D = 3

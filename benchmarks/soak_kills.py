@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.soak_common import Case, Tally, arguments, report, soak
-from gradc.runtime import checkpoint
 from gradc.runtime.cli import main as command_line
 from gradc.runtime.commands import train as _loaded  # noqa: F401  (children find it loaded)
+from gradc.runtime.training import checkpoint
 
 PROGRAM = """
 dim B, D = 6, H = 8, C = 3

@@ -2,11 +2,11 @@
 
     python -m benchmarks.soak_memory [--programs 500] [--first 0] [--examples] [--jobs 2] [--json FILE] [--resume]
 
-For each program (``tests/generate.py``), and with ``--examples`` for every example, every model of the benchmarks and a
+For each program (``tests/support/generate.py``), and with ``--examples`` for every example, every model of the benchmarks and a
 whole training step of each, small: for each point of its Pareto front, for one and two threads, the compiled results are
 bitwise those of the plain plan (a step's after three calls), the arena really allocated has the predicted size, nothing
 beside it is written, nothing in it is read before it is written, and the independent checker finds nothing
-(``tests/memory_subjects.py``).
+(``tests/support/memory_subjects.py``).
 
 Prints a line per disagreement and a summary, also when interrupted; the exit status says whether there was any.
 ``--json`` writes what was found, subject by subject, while it runs; ``--resume`` goes on after those in the file.
@@ -27,7 +27,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tests.memory_subjects import Outcome, check, names, subject
+from tests.support.memory_subjects import Outcome, check, names, subject
 
 Found = dict[str, Outcome]
 # Seconds between two writings of the file.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.soak_programs --count 100000
 
-Programs of the house with bytes, words and parts of their trees exchanged (``tests.fuzz_programs``), and with lines that
+Programs of the house with bytes, words and parts of their trees exchanged (``tests.support.fuzz_programs``), and with lines that
 come from PyTorch, NumPy, JAX, Keras and Python. One in five of those that are right is compiled with its gradient,
 called, and the result looked at.
 """
@@ -17,9 +17,9 @@ import numpy as np
 
 from benchmarks.soak_common import Tally, arguments, report, soak
 from gradc.frontend.program import loads
-from gradc.ir.diagnostics import DiagnosticError
-from gradc.runtime.model import Model
-from tests.fuzz_programs import MUTATIONS, examine, seeds
+from gradc.ir.diagnostics.diagnostic import DiagnosticError
+from gradc.runtime.model.model import Model
+from tests.support.fuzz_programs import MUTATIONS, examine, seeds
 
 FOREIGN = """
 import torch

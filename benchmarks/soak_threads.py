@@ -20,7 +20,7 @@ import numpy as np
 
 import gradc
 from benchmarks.soak_common import HANG, Tally, arguments, report
-from tests.api_models import MLP, batch
+from tests.support.api_models import MLP, batch
 
 THREADS, VARIANTS = 8, 4
 

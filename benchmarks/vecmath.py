@@ -13,12 +13,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gradc.codegen.llvm import jit, nest
+from gradc.codegen.llvm.host import jit
 from gradc.codegen.llvm.isa import available, select
+from gradc.codegen.llvm.maths.vecmath import UNARY
+from gradc.codegen.llvm.nest import nest
 from gradc.codegen.llvm.text import Module
-from gradc.codegen.llvm.vecmath import UNARY
-from gradc.ir.core import DType
-from gradc.ir.loops import Affine, Buffer, For, Kernel, Let, Load, Stmt, Store, Var
+from gradc.ir.loop.kernel import Affine, Buffer, For, Kernel, Let, Load, Stmt, Store, Var
+from gradc.ir.tensor.core import DType
 
 SIZE, ROUNDS, SECONDS = 4096, 50, 0.1
 TYPES = {DType.F32: np.float32, DType.F64: np.float64}

@@ -1,6 +1,6 @@
-"""Where the coefficients of ``ir/special_gamma.py`` and ``ir/special_bessel.py`` come from: fits with mpmath.
+"""Where the coefficients of ``ir/special/gamma.py`` and ``ir/special/bessel.py`` come from: fits with mpmath.
 
-``python -m gradc.codegen.special_fit`` writes ``ir/special_coefficients.py``; a test fits again and compares. Each row of
+``python -m gradc.codegen.special_fit`` writes ``ir/special/coefficients.py``; a test fits again and compares. Each row of
 ``FITS`` is a function of t in [-1, 1], interpolated at Chebyshev nodes in 50 digits, in powers of t, highest first.
 
 Non-goals: minimax polynomials, coefficients tuned after rounding.
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 Real = Any  # an mpmath number
-TARGET = Path(__file__).parent.parent / "ir" / "special_coefficients.py"
+TARGET = Path(__file__).parent.parent / "ir" / "special" / "coefficients.py"
 
 
 def _mp() -> Any:

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gradc.frontend import syntax
-from gradc.frontend.checks import check_unused
-from gradc.frontend.models import (
+from gradc.frontend.elaborate.names import Names
+from gradc.frontend.model.checks import check_unused
+from gradc.frontend.model.models import (
     MAX_BYTES,
     PRECISIONS,
     Elaborated,
@@ -37,15 +37,15 @@ from gradc.frontend.models import (
     specifications,
     symbolic_dims,
 )
-from gradc.frontend.names import Names
-from gradc.frontend.parse import parse
+from gradc.frontend.model.reach import warn_unreached
 from gradc.frontend.project import load_program, load_text
-from gradc.frontend.reach import warn_unreached
-from gradc.frontend.source import from_text
-from gradc.ir.core import DType, Role, TensorType
-from gradc.ir.diagnostics import Diagnostic, DiagnosticError, Report, did_you_mean, error
-from gradc.ir.dims import Dim, bounded_work, product, substitute, symbol, symbols
-from gradc.ir.equal import PLACES, equal
+from gradc.frontend.syntax import tree
+from gradc.frontend.syntax.parse import parse
+from gradc.frontend.syntax.source import from_text
+from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError, Report, did_you_mean, error
+from gradc.ir.loop.equal import PLACES, equal
+from gradc.ir.tensor.core import DType, Role, TensorType
+from gradc.ir.tensor.dims import Dim, bounded_work, product, substitute, symbol, symbols
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +59,7 @@ _OTHER_SAMPLE: Final = 60
 class Program:
     """A program with all its files."""
 
-    files: tuple[syntax.Program, ...]
+    files: tuple[tree.Program, ...]
     names: Names
     report: Report
     _signatures: dict[tuple[object, ...], Signature] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Program:
         """The names of its models, in the order of the text."""
         return tuple(self.names.models)
 
-    def model(self, entry: str | None = None) -> syntax.Model:
+    def model(self, entry: str | None = None) -> tree.Model:
         """The model called ``entry``; the only one (or only one of the main file) if there is no name.
 
         Raises:
@@ -94,7 +94,7 @@ class Program:
         models = self.names.models
         if entry is not None and entry in models:
             return models[entry]
-        own = [d for d in self.files[-1].declarations if isinstance(d, syntax.Model)]
+        own = [d for d in self.files[-1].declarations if isinstance(d, tree.Model)]
         if entry is None and len(own) == 1:
             return own[0]
         known = ", ".join(f"`{name}`" for name in models)
@@ -158,13 +158,13 @@ class Program:
         return floating
 
     def _check_model(
-        self, model: syntax.Model, overrides: Mapping[str, int], floating: DType
+        self, model: tree.Model, overrides: Mapping[str, int], floating: DType
     ) -> Signature:
         with bounded_work():
             return self._signature_of(model, overrides, floating)
 
     def _signature_of(
-        self, model: syntax.Model, overrides: Mapping[str, int], floating: DType
+        self, model: tree.Model, overrides: Mapping[str, int], floating: DType
     ) -> Signature:
         dims, sample = symbolic_dims(self.names, self.report, overrides)
         made = elaborate_model(self.names, self.report, model, dims, sample, floating, True)
@@ -392,13 +392,13 @@ def parsed(files: tuple[tuple[str, str], ...]) -> Program:
     return _program(made, report)
 
 
-def _program(files: tuple[syntax.Program, ...], report: Report) -> Program:
+def _program(files: tuple[tree.Program, ...], report: Report) -> Program:
     names = Names.of(files, report)
     return Program(files, names, report)
 
 
 def initialize(model: ModelIR | Sequence[ParameterSpec], seed: int = 0) -> dict[str, NDArray[Any]]:
     """How every parameter and state of ``model`` starts, by path, in the order of declaration."""
-    from gradc.frontend import draws  # NumPy is not needed to check a program
+    from gradc.frontend.model import draws
 
     return draws.initialize(model.parameters if isinstance(model, ModelIR) else model, seed)

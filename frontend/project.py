@@ -13,20 +13,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from gradc.frontend import syntax
-from gradc.frontend.diagnostics import (
+from gradc.frontend.syntax import tree
+from gradc.frontend.syntax.diagnostics import (
     Diagnostic,
     DiagnosticError,
     Report,
     did_you_mean,
     error,
 )
-from gradc.frontend.limits import MAX_IMPORT_DEPTH, MAX_IMPORTED_FILES
-from gradc.frontend.parse import parse
-from gradc.frontend.source import Source, from_text, read
+from gradc.frontend.syntax.limits import MAX_IMPORT_DEPTH, MAX_IMPORTED_FILES
+from gradc.frontend.syntax.parse import parse
+from gradc.frontend.syntax.source import Source, from_text, read
 
 
-def load_program(path: Path, report: Report) -> tuple[syntax.Program, ...]:
+def load_program(path: Path, report: Report) -> tuple[tree.Program, ...]:
     """The program in the file at ``path`` and all it imports, the file itself last.
 
     Raises:
@@ -41,7 +41,7 @@ def load_program(path: Path, report: Report) -> tuple[syntax.Program, ...]:
 
 def load_text(
     text: str, report: Report, name: str = "<string>", directory: Path | None = None
-) -> tuple[syntax.Program, ...]:
+) -> tuple[tree.Program, ...]:
     """As ``load_program`` for text that is not in a file; without a directory it cannot import.
 
     Raises:
@@ -70,8 +70,8 @@ class _File:
     """A file that is being loaded: its place on disk, its tree, and the imports still to follow."""
 
     path: Path | None
-    program: syntax.Program
-    pending: list[syntax.Import]
+    program: tree.Program
+    pending: list[tree.Import]
 
 
 @dataclass
@@ -80,7 +80,7 @@ class _Loader:
 
     root: Path | None
     report: Report
-    programs: list[syntax.Program] = field(default_factory=list)
+    programs: list[tree.Program] = field(default_factory=list)
     stack: list[_File] = field(default_factory=list)
     seen: dict[Path, bool] = field(default_factory=dict)
 
@@ -97,12 +97,12 @@ class _Loader:
 
     def _open(self, source: Source, path: Path | None) -> None:
         program = parse(source, self.report)
-        imports = [d for d in program.declarations if isinstance(d, syntax.Import)]
+        imports = [d for d in program.declarations if isinstance(d, tree.Import)]
         self.stack.append(_File(path, program, imports))
         if path is not None:
             self.seen[path] = True
 
-    def _follow(self, item: syntax.Import, current: _File) -> None:
+    def _follow(self, item: tree.Import, current: _File) -> None:
         """Open the file that ``item`` names, unless it is loaded already or must not be."""
         target = self._resolve(item, current)
         if isinstance(target, Diagnostic):
@@ -120,7 +120,7 @@ class _Loader:
             return
         self._open_file(item, target)
 
-    def _open_file(self, item: syntax.Import, target: Path) -> None:
+    def _open_file(self, item: tree.Import, target: Path) -> None:
         assert self.root is not None
         name = _shown_name(self.stack[0].program.span.file, target, self.root)
         try:
@@ -135,7 +135,7 @@ class _Loader:
             return
         self._open(source, target)
 
-    def _resolve(self, item: syntax.Import, current: _File) -> Path | Diagnostic:
+    def _resolve(self, item: tree.Import, current: _File) -> Path | Diagnostic:
         """The file that ``item`` names, or why it cannot be imported."""
         text, place = item.path.value, item.path.span
         if self.root is None or current.path is None:
@@ -161,7 +161,7 @@ class _Loader:
             return error("GC0010", f'cannot find `"{text}"`', place, help=_similar(target))
         return target
 
-    def _cycle(self, item: syntax.Import, target: Path) -> Diagnostic:
+    def _cycle(self, item: tree.Import, target: Path) -> Diagnostic:
         """Files that import each other, with the imports that lead around."""
         start = next(i for i, file in enumerate(self.stack) if file.path == target)
         around = [file.program.span.file for file in self.stack[start:]]

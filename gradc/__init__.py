@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gradc._version import __version__
 
 if TYPE_CHECKING:
-    from gradc.ir.diagnostics import Diagnostic, DiagnosticError
+    from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError
     from gradc.runtime.api import Model, load, loads
     from gradc.runtime.tracing.captures import TraceWarning
     from gradc.runtime.tracing.control import (
@@ -65,8 +65,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Diagnostic": "gradc.ir.diagnostics",
-    "DiagnosticError": "gradc.ir.diagnostics",
+    "Diagnostic": "gradc.ir.diagnostics.diagnostic",
+    "DiagnosticError": "gradc.ir.diagnostics.diagnostic",
     "Model": "gradc.runtime.api",
     "TraceWarning": "gradc.runtime.tracing.captures",
     "cond": "gradc.runtime.tracing.control",

@@ -20,16 +20,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from gradc.ir.core import Function, Span
-from gradc.ir.diagnostics import DiagnosticError, Label, error
-from gradc.ir.plan import Plan, Tensor
+from gradc.ir.diagnostics.diagnostic import DiagnosticError, Label, error
+from gradc.ir.plan.plan import Plan, Tensor
+from gradc.ir.tensor.core import Function, Span
+from gradc.passes.inspect.report import user_span
 from gradc.passes.pipeline import Options, Run, run_pipeline
-from gradc.passes.place import storage
-from gradc.passes.place_pack import live_bytes
-from gradc.passes.place_scratch import scratch_tensors
-from gradc.passes.plan_report import user_span
-from gradc.passes.rematerialise import NOTHING, Policy
-from gradc.passes.rematerialise_choose import Candidate, Estimate, candidates, work
+from gradc.passes.place.pack import live_bytes
+from gradc.passes.place.place import storage
+from gradc.passes.place.scratch import scratch_tensors
+from gradc.passes.recompute.choose import Candidate, Estimate, candidates, work
+from gradc.passes.recompute.rematerialise import NOTHING, Policy
 
 # How many of the largest tensors a refusal looks at, and how many groups of them it names.
 _LOOKED_AT = 64

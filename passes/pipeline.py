@@ -23,26 +23,26 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from gradc.ir.core import Function
-from gradc.ir.equal import difference
-from gradc.ir.plan import Plan
-from gradc.ir.text import parse_function, print_function
-from gradc.ir.text_plan import parse_plan, print_plan
-from gradc.ir.verify import verify_function
-from gradc.ir.verify_loops import verify_kernel
-from gradc.passes.cse import cse
-from gradc.passes.dce import dce
-from gradc.passes.flatten import flatten
-from gradc.passes.fuse import fuse
-from gradc.passes.hoist import hoist
-from gradc.passes.place import place
-from gradc.passes.place_scratch import Target, place_scratch
-from gradc.passes.rematerialise import NOTHING, Policy, rematerialise
-from gradc.passes.running_sums import running_sums
-from gradc.passes.shuffle import shuffle
-from gradc.passes.simplify import simplify
-from gradc.passes.tile import tile
-from gradc.passes.to_loops import to_loops
+from gradc.ir.loop.equal import difference
+from gradc.ir.loop.verify import verify_kernel
+from gradc.ir.ops.verify import verify_function
+from gradc.ir.plan.plan import Plan
+from gradc.ir.plan.text import parse_plan, print_plan
+from gradc.ir.tensor.core import Function
+from gradc.ir.tensor.text import parse_function, print_function
+from gradc.passes.fuse.fuse import fuse
+from gradc.passes.hoist.invariants import hoist
+from gradc.passes.lower.plan import to_loops
+from gradc.passes.place.place import place
+from gradc.passes.place.scratch import Target, place_scratch
+from gradc.passes.recompute.rematerialise import NOTHING, Policy, rematerialise
+from gradc.passes.recompute.tile import tile
+from gradc.passes.simplify.cse import cse
+from gradc.passes.simplify.dce import dce
+from gradc.passes.simplify.flatten import flatten
+from gradc.passes.simplify.running_sums import running_sums
+from gradc.passes.simplify.shuffle import shuffle
+from gradc.passes.simplify.simplify import simplify
 
 Stage: TypeAlias = Literal["tensor", "loop", "plan"]
 Artifact: TypeAlias = Function | Plan

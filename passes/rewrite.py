@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from gradc.ir.builder import Builder
-from gradc.ir.core import Attr, Block, Function, Op, Value, walk
-from gradc.ir.dims import Dim, DimExpr
+from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.control import region_result_types
+from gradc.ir.tensor.core import Attr, Block, Function, Op, Value, walk
+from gradc.ir.tensor.dims import Dim, DimExpr
 
 _T = TypeVar("_T")
 

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gradc.frontend import program as programs
-from gradc.runtime.arrays import expect
-from gradc.runtime.compiled import Compiled
-from gradc.runtime.model import Model
+from gradc.runtime.model.compiled import Compiled
+from gradc.runtime.model.model import Model
+from gradc.runtime.native.arrays import expect
 
 __all__ = [
     "Compiled",

@@ -22,7 +22,7 @@ from gradc._version import __version__
 from gradc.runtime.console import Console
 
 if TYPE_CHECKING:
-    from gradc.ir.diagnostics import DiagnosticError
+    from gradc.ir.diagnostics.diagnostic import DiagnosticError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 OK, DIAGNOSTICS, USAGE, REFUTED, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -120,7 +120,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def run_guarded(command: Command, options: argparse.Namespace, console: Console) -> int:
     """Runs a subcommand; diagnostics and internal errors become messages and a status."""
-    from gradc.ir.diagnostics import DiagnosticError
+    from gradc.ir.diagnostics.diagnostic import DiagnosticError
 
     try:
         return command.run(options, console)
@@ -141,7 +141,7 @@ def run_guarded(command: Command, options: argparse.Namespace, console: Console)
 
 def _refused(problem: OSError) -> DiagnosticError:
     """What the operating system refused, where nothing else has said it."""
-    from gradc.ir.diagnostics import DiagnosticError, error
+    from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 
     at = f" `{os.fsdecode(problem.filename)}`" if isinstance(problem.filename, (str, bytes)) else ""
     reason = problem.strerror or type(problem).__name__
@@ -151,7 +151,7 @@ def _refused(problem: OSError) -> DiagnosticError:
 
 
 def _no_memory(problem: MemoryError) -> DiagnosticError:
-    from gradc.ir.diagnostics import DiagnosticError, error
+    from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 
     help = "make the batch or the model smaller; `gradc plan` says what a call needs"
     detail = f": {problem}" if str(problem) else ""
@@ -181,7 +181,7 @@ def _overview() -> argparse.ArgumentParser:
 
 
 def _unknown(name: str) -> int:
-    from gradc.ir.diagnostics import did_you_mean
+    from gradc.ir.diagnostics.diagnostic import did_you_mean
 
     hint = did_you_mean(name, [known for known, _ in COMMANDS]) or "`gradc --help` lists them"
     print(f"gradc: error: there is no command `{name}`; {hint}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradc.frontend.codes import Code
+from gradc.frontend.codes.codes import Code
 
 _CALLS = (
     Code(

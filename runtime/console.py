@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from gradc.ir.diagnostics import Diagnostic, DiagnosticError
-    from gradc.ir.source import Sources
+    from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError
+    from gradc.ir.diagnostics.source import Sources
 
 
 def finite(value: object) -> object:
@@ -64,7 +64,7 @@ class Console:
 
     def findings(self, diagnostics: Sequence[Diagnostic], sources: Sources) -> None:
         """Diagnostics, warnings included."""
-        from gradc.ir.render import ansi, plain, render_all, to_json
+        from gradc.ir.diagnostics.render import ansi, plain, render_all, to_json
 
         if not diagnostics:
             return

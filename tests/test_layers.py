@@ -47,24 +47,24 @@ LATE = {*THIRD_PARTY, "numpy", "difflib"}
 # And these modules of our own, by the files that import them late; each with its reason.
 LATE_OWN = {
     "gradc/__main__.py": "the command line is the program",
-    "ir/diagnostics.py": "rendering is needed only once something is wrong",
+    "ir/diagnostics/diagnostic.py": "rendering is needed only once something is wrong",
     "frontend/program.py": "the checks of a whole file are for `gradc check`",
     "runtime/cli": "each subcommand loads what it uses",
     "runtime/console.py": "rendering is needed only once something is wrong",
-    "runtime/native.py": "a warm start needs no code generation",
-    "runtime/bench.py": "a peer's library is loaded when the peer is named",
-    "runtime/model.py": "training, plans, diagnosis, verification and the whiteboard load on use",
-    "runtime/step.py": "plans and the search for what overflowed load on use",
-    "runtime/remedies.py": "what would help is asked only where a budget was refused",
-    "runtime/compile.py": "a warm start runs no pass and loads none",
-    "runtime/verify.py": "reports are made where they are asked for",
+    "runtime/native/load.py": "a warm start needs no code generation",
+    "runtime/bench/compare.py": "a peer's library is loaded when the peer is named",
+    "runtime/model/model.py": "training, plans, diagnosis, verification and the whiteboard load on use",
+    "runtime/model/step.py": "plans and the search for what overflowed load on use",
+    "runtime/model/remedies.py": "what would help is asked only where a budget was refused",
+    "runtime/native/compile.py": "a warm start runs no pass and loads none",
+    "runtime/reports/verify.py": "reports are made where they are asked for",
     "runtime/commands/": "a subcommand's options are parsed before anything heavy loads",
     "runtime/api": "importing gradc must stay cheap; verification and plans load on use",
 }
 
 # SymPy comes with these, so whoever needs them loads them on use.
 # The page of a whiteboard is made of whiteboards: it is loaded by the one that is to be shown.
-LATE_HEAVY = ("gradc.codegen.symbolic", "gradc.runtime.whiteboard_html")
+LATE_HEAVY = ("gradc.codegen.symbolic", "gradc.runtime.reports.whiteboard_html")
 
 Import = tuple[str, int, bool]  # module, line, whether it stands inside a function
 
@@ -151,15 +151,15 @@ def test_imports_inside_functions_are_only_the_heavy_ones() -> None:
     [
         ("ir/x.py", "from gradc.passes import y", 1),
         ("ir/x.py", "import requests", 1),
-        ("ir/x.py", "import numpy as np\nfrom gradc.ir.core import Op\nimport math", 0),
+        ("ir/x.py", "import numpy as np\nfrom gradc.ir.tensor.core import Op\nimport math", 0),
         ("passes/x.py", "from gradc.frontend.tree import Node", 1),
         ("codegen/x.py", "def f():\n    import gradc.runtime.api", 1),
         ("frontend/x.py", "import lark", 0),
         ("passes/x.py", "import lark", 1),
-        ("passes/prove_rules.py", "import sympy", 0),
+        ("passes/prove/rules/rules.py", "import sympy", 0),
         ("runtime/x.py", "import ir.core", 1),
         ("runtime/x.py", "from .api import load", 1),
-        ("runtime/x.py", "import gradc.passes.place, gradc._version", 0),
+        ("runtime/x.py", "import gradc.passes.place.place, gradc._version", 0),
     ],
 )
 def test_planted_imports_are_judged(name: str, text: str, faults: int) -> None:
@@ -168,7 +168,7 @@ def test_planted_imports_are_judged(name: str, text: str, faults: int) -> None:
 
 
 def test_planted_late_imports_are_judged() -> None:
-    text = "import json\ndef f():\n    import numpy\n    import json\n    import gradc.ir.core\n"
+    text = "import json\ndef f():\n    import numpy\n    import json\n    import gradc.ir.tensor.core\n"
     assert len(late_faults("passes/x.py", imports(ast.parse(text)))) == 2
     assert len(late_faults("runtime/cli.py", imports(ast.parse(text)))) == 1
 

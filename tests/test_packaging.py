@@ -31,7 +31,7 @@ def shipped_files() -> set[str]:
 
 
 def in_the_tree(name: str) -> str:
-    """Where a file of the wheel lies in the source tree: `gradc/ir/core.py` is `ir/core.py`."""
+    """Where a file of the wheel lies in the source tree: `gradc/ir/core.py` is `ir/tensor/core.py`."""
     inner = name.removeprefix("gradc/")
     return inner if "/" in inner else name
 

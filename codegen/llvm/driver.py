@@ -25,12 +25,13 @@ from dataclasses import dataclass
 from functools import partial
 from string import Template
 
-from gradc.codegen.llvm import gemm, nest
+from gradc.codegen.llvm.gemm import gemm
 from gradc.codegen.llvm.isa import Isa
+from gradc.codegen.llvm.nest import nest
 from gradc.codegen.llvm.pool import MAX_WORKERS
 from gradc.codegen.llvm.text import Module, Value
-from gradc.ir.loops import For, Gemm, Kernel, Let, Stmt
-from gradc.ir.plan import ALIGNMENT, Argument, Launch, Plan, Repeat, Step
+from gradc.ir.loop.kernel import For, Gemm, Kernel, Let, Stmt
+from gradc.ir.plan.plan import ALIGNMENT, Argument, Launch, Plan, Repeat, Step
 
 # Estimated cost in microseconds: below SERIAL a launch is not cut; each part gets at least PART.
 SERIAL = 8.0

@@ -11,7 +11,7 @@ import platform
 from dataclasses import dataclass
 from typing import Any
 
-from gradc.ir.core import DType
+from gradc.ir.tensor.core import DType
 
 _AVX = ("avx", "avx2", "fma", "f16c", "sse3", "ssse3", "sse4.1", "sse4.2")
 _AVX2 = (*_AVX, "bmi", "bmi2", "lzcnt", "movbe", "popcnt", "xsave")

@@ -10,10 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gradc.ir.attributes import get_number
-from gradc.ir.core import Attrs, DType, TensorType
+from gradc.ir.ops.attributes import get_number
 from gradc.ir.ops.elementwise import elementwise, same_types
-from gradc.ir.registry import Partial, Sample, TypeRuleError
+from gradc.ir.ops.registry import Partial, Sample, TypeRuleError
+from gradc.ir.tensor.core import Attrs, DType, TensorType
 
 _INV_SQRT_2 = 1.0 / math.sqrt(2.0)
 _INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)

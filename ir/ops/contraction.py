@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gradc.ir.attributes import get_pairs
-from gradc.ir.axes import AxisRule, Link, Place, sizes
-from gradc.ir.core import Attrs, DType, Op, TensorType, Value
+from gradc.ir.ops.attributes import get_pairs
+from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
+from gradc.ir.ops.registry import Contraction, OpDef, Sample, TypeRuleError, register
 from gradc.ir.ops.structural import inverse
-from gradc.ir.registry import Contraction, OpDef, Sample, TypeRuleError, register
+from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 
 if TYPE_CHECKING:
-    from gradc.ir.builder import Builder
+    from gradc.ir.ops.builder import Builder
 
 
 def free_axes(op_attributes: Attrs, side: int, rank: int) -> tuple[int, ...]:

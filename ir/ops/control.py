@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gradc.ir.attributes import get_bool, get_dim, get_int
-from gradc.ir.core import Attrs, Block, Op, TensorType, Value
-from gradc.ir.registry import Control, OpDef, TypeRuleError, register
+from gradc.ir.ops.attributes import get_bool, get_dim, get_int
+from gradc.ir.ops.registry import Control, OpDef, TypeRuleError, register
+from gradc.ir.tensor.core import Attrs, Block, Op, TensorType, Value
 
 if TYPE_CHECKING:
-    from gradc.ir.builder import Builder
+    from gradc.ir.ops.builder import Builder
 
 
 def region_result_types(

@@ -13,18 +13,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradc.ir.attributes import get_dim, get_dims, get_pair, get_pairs
-from gradc.ir.axes import AxisRule, Link, Place, sizes
-from gradc.ir.core import Attrs, DType, Op, TensorType, Value
-from gradc.ir.dims import Dim, floordiv
-from gradc.ir.loops import LANE_BYTES, Affine, Buffer, Scalar
+from gradc.ir.loop.kernel import LANE_BYTES, Affine, Buffer, Scalar
+from gradc.ir.ops.attributes import get_dim, get_dims, get_pair, get_pairs
+from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
 from gradc.ir.ops.contraction import bilinear_jvp
-from gradc.ir.registry import Nest, OpDef, Sample, TypeRuleError, VjpRule, register
+from gradc.ir.ops.registry import Nest, OpDef, Sample, TypeRuleError, VjpRule, register
+from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
+from gradc.ir.tensor.dims import Dim, floordiv
 
 if TYPE_CHECKING:
-    from gradc.ir.builder import Builder
-    from gradc.ir.loopbuilder import IndexAlgebra
-    from gradc.ir.nestcontext import NestContext
+    from gradc.ir.loop.builder import IndexAlgebra
+    from gradc.ir.loop.nest import NestContext
+    from gradc.ir.ops.builder import Builder
 
 _ROWS_AT_ONCE = 24  # vectors of accumulators that a filter gradient keeps
 _UNROLLED_TAPS = 32  # filters up to this size are written out tap by tap

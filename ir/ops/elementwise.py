@@ -1,7 +1,7 @@
 """Elementwise ops: the factory that derives everything from a scalar meaning and its partials, and the verbs.
 
 An elementwise op states ``meaning(k, *operands, **attributes)`` and one ``Partial`` per operand, both in the verbs of
-``ir/algebra.py``. Type rule, evaluation, JVP, VJP and loop form follow here. Operands have equal types: broadcasting
+``ir/tensor/algebra.py``. Type rule, evaluation, JVP, VJP and loop form follow here. Operands have equal types: broadcasting
 is an op of its own. Every verb is registered as an op of the same name, and so are ``cast``, ``select`` and
 ``stop_gradient``.
 
@@ -15,11 +15,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from gradc.ir.algebra import VERBS
-from gradc.ir.attributes import get_dtype
-from gradc.ir.axes import AxisRule, kept
-from gradc.ir.core import Attr, Attrs, DType, Op, TensorType, Value
-from gradc.ir.registry import (
+from gradc.ir.ops.attributes import get_dtype
+from gradc.ir.ops.axes import AxisRule, kept
+from gradc.ir.ops.registry import (
     OpDef,
     Partial,
     Pointwise,
@@ -31,9 +29,11 @@ from gradc.ir.registry import (
     zero_jvp,
     zero_vjp,
 )
+from gradc.ir.tensor.algebra import VERBS
+from gradc.ir.tensor.core import Attr, Attrs, DType, Op, TensorType, Value
 
 if TYPE_CHECKING:
-    from gradc.ir.builder import Builder
+    from gradc.ir.ops.builder import Builder
 
 Meaning: TypeAlias = Callable[..., Any]
 Accepts: TypeAlias = Literal["float", "number", "integer", "u32", "bool", "any"]

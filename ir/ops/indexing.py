@@ -13,16 +13,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from gradc.ir.attributes import get_dim, get_int, get_str
-from gradc.ir.axes import AxisRule, Link, Place, sizes
-from gradc.ir.core import Attrs, DType, Op, TensorType, Value
-from gradc.ir.loops import Affine, Buffer, Scalar
-from gradc.ir.registry import Access, Nest, OpDef, Read, Sample, TypeRuleError, register
+from gradc.ir.loop.kernel import Affine, Buffer, Scalar
+from gradc.ir.ops.attributes import get_dim, get_int, get_str
+from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
+from gradc.ir.ops.registry import Access, Nest, OpDef, Read, Sample, TypeRuleError, register
+from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 
 if TYPE_CHECKING:
-    from gradc.ir.builder import Builder
-    from gradc.ir.loopbuilder import IndexAlgebra, Loop
-    from gradc.ir.nestcontext import NestContext
+    from gradc.ir.loop.builder import IndexAlgebra, Loop
+    from gradc.ir.loop.nest import NestContext
+    from gradc.ir.ops.builder import Builder
 
 _COLUMNS = 64  # how many columns one parallel iteration of scatter_add owns
 _LEAF = 64  # children of a node of the sums of scatter_add

@@ -11,18 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from gradc.ir.attributes import get_pair, get_pairs
-from gradc.ir.axes import AxisRule, Link, kept
-from gradc.ir.core import Attrs, DType, Op, TensorType, Value
-from gradc.ir.dims import Dim, floordiv
-from gradc.ir.loops import Affine, Scalar
+from gradc.ir.loop.kernel import Affine, Scalar
+from gradc.ir.ops.attributes import get_pair, get_pairs
+from gradc.ir.ops.axes import AxisRule, Link, kept
+from gradc.ir.ops.registry import Access, OpDef, Read, TypeRuleError, register
 from gradc.ir.ops.structural import one_operand, sample
 from gradc.ir.ops.windows import Loop, Place, Window
-from gradc.ir.registry import Access, OpDef, Read, TypeRuleError, register
+from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
+from gradc.ir.tensor.dims import Dim, floordiv
 
 if TYPE_CHECKING:
-    from gradc.ir.builder import Builder
-    from gradc.ir.loopbuilder import IndexAlgebra
+    from gradc.ir.loop.builder import IndexAlgebra
+    from gradc.ir.ops.builder import Builder
 
 _UNROLLED = 16  # windows up to this size are written out
 

@@ -17,12 +17,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gradc.ir.attributes import get_dims, get_int
-from gradc.ir.axes import AxisRule, Link, invented, shortened, sizes
-from gradc.ir.core import Attrs, DType, Op, TensorType
-from gradc.ir.dims import Dim, product
-from gradc.ir.loops import Affine, Scalar, row_major_offset
-from gradc.ir.registry import (
+from gradc.ir.loop.kernel import Affine, Scalar, row_major_offset
+from gradc.ir.ops.attributes import get_dims, get_int
+from gradc.ir.ops.axes import AxisRule, Link, invented, shortened, sizes
+from gradc.ir.ops.registry import (
     Access,
     OpDef,
     Read,
@@ -32,9 +30,11 @@ from gradc.ir.registry import (
     zero_jvp,
     zero_vjp,
 )
+from gradc.ir.tensor.core import Attrs, DType, Op, TensorType
+from gradc.ir.tensor.dims import Dim, product
 
 if TYPE_CHECKING:
-    from gradc.ir.loopbuilder import IndexAlgebra
+    from gradc.ir.loop.builder import IndexAlgebra
 
 _PARITY = 0x1BD11BDA
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))

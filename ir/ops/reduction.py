@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gradc.ir.attributes import get_bool, get_int, get_ints
-from gradc.ir.axes import AxisRule, Link, Place, kept, sizes
-from gradc.ir.core import Attrs, DType, Op, TensorType, Value
-from gradc.ir.dims import Dim, product
-from gradc.ir.loops import Affine
-from gradc.ir.ops.structural import check_axes, one_operand, sample, slice_axis
-from gradc.ir.registry import (
+from gradc.ir.loop.kernel import Affine
+from gradc.ir.ops.attributes import get_bool, get_int, get_ints
+from gradc.ir.ops.axes import AxisRule, Link, Place, kept, sizes
+from gradc.ir.ops.registry import (
     JvpRule,
     Nest,
     OpDef,
@@ -28,10 +25,13 @@ from gradc.ir.registry import (
     zero_jvp,
     zero_vjp,
 )
+from gradc.ir.ops.structural import check_axes, one_operand, sample, slice_axis
+from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
+from gradc.ir.tensor.dims import Dim, product
 
 if TYPE_CHECKING:
-    from gradc.ir.builder import Builder
-    from gradc.ir.nestcontext import NestContext
+    from gradc.ir.loop.nest import NestContext
+    from gradc.ir.ops.builder import Builder
 
 
 def _infer_reduction(

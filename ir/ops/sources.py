@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradc.ir.attributes import get_dims, get_dtype, get_int, get_number
-from gradc.ir.axes import AxisRule, invented, shortened
-from gradc.ir.core import Attrs, DType, TensorType
+from gradc.ir.ops.attributes import get_dims, get_dtype, get_int, get_number
+from gradc.ir.ops.axes import AxisRule, invented, shortened
+from gradc.ir.ops.registry import Access, OpDef, Sample, TypeRuleError, register, zero_jvp, zero_vjp
 from gradc.ir.ops.structural import check_axes
-from gradc.ir.registry import Access, OpDef, Sample, TypeRuleError, register, zero_jvp, zero_vjp
+from gradc.ir.tensor.core import Attrs, DType, TensorType
 
 
 def _infer_constant(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:

@@ -1,4 +1,4 @@
-"""``function1`` and ``function2``: the elementwise functions of ``ir/special_table.py``, named by an attribute.
+"""``function1`` and ``function2``: the elementwise functions of ``ir/special/table.py``, named by an attribute.
 
 One op per arity stands for all of them, so a new function is a row of the table and nothing else.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import gradc.ir.special_bessel
-import gradc.ir.special_elementary
-import gradc.ir.special_gamma  # noqa: F401  (they fill the table)
-from gradc.ir.attributes import get_int, get_str
-from gradc.ir.core import Attrs, DType, TensorType
+import gradc.ir.special.bessel
+import gradc.ir.special.elementary
+import gradc.ir.special.gamma  # noqa: F401  (they fill the table)
+from gradc.ir.ops.attributes import get_int, get_str
 from gradc.ir.ops.elementwise import elementwise, same_types
-from gradc.ir.registry import Partial, Sample, TypeRule, TypeRuleError
-from gradc.ir.special_table import TABLE, Words, meaning_of
+from gradc.ir.ops.registry import Partial, Sample, TypeRule, TypeRuleError
+from gradc.ir.special.table import TABLE, Words, meaning_of
+from gradc.ir.tensor.core import Attrs, DType, TensorType
 
 
 def _infer(name: str, arity: int) -> TypeRule:

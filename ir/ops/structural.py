@@ -11,12 +11,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gradc.ir.attributes import get_dims, get_int, get_ints
-from gradc.ir.axes import AxisRule, Link, Place, kept, regrouped, shortened, sizes
-from gradc.ir.core import Attrs, DType, Op, TensorType, Value
-from gradc.ir.dims import Dim, floordiv
-from gradc.ir.loops import Affine, Const, Scalar, row_major_offset
-from gradc.ir.registry import (
+from gradc.ir.loop.kernel import Affine, Const, Scalar, row_major_offset
+from gradc.ir.ops.attributes import get_dims, get_int, get_ints
+from gradc.ir.ops.axes import AxisRule, Link, Place, kept, regrouped, shortened, sizes
+from gradc.ir.ops.registry import (
     Access,
     OpDef,
     Read,
@@ -24,10 +22,12 @@ from gradc.ir.registry import (
     TypeRuleError,
     register,
 )
+from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
+from gradc.ir.tensor.dims import Dim, floordiv
 
 if TYPE_CHECKING:
-    from gradc.ir.builder import Builder
-    from gradc.ir.loopbuilder import IndexAlgebra
+    from gradc.ir.loop.builder import IndexAlgebra
+    from gradc.ir.ops.builder import Builder
 
 Index: TypeAlias = Sequence[Affine]
 Element: TypeAlias = Callable[["IndexAlgebra", Op, Index, Read], Scalar]

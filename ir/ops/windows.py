@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gradc.ir.core import DType, Op, TensorType, Value
-from gradc.ir.dims import Dim
+from gradc.ir.tensor.core import DType, Op, TensorType, Value
+from gradc.ir.tensor.dims import Dim
 
 if TYPE_CHECKING:
-    from gradc.ir.builder import Builder
+    from gradc.ir.ops.builder import Builder
 
 _ROLLED = 64  # windows of more places than this are walked over in a loop
 

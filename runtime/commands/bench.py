@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from gradc.runtime.bench import Row, compare, random_inputs
+from gradc.runtime.bench.compare import Row, compare, random_inputs
 from gradc.runtime.commands.common import (
     compile_arguments,
     load_inputs,

@@ -6,14 +6,14 @@ import argparse
 
 import numpy as np
 
-from gradc.ir.core import Role
+from gradc.ir.tensor.core import Role
 from gradc.passes.budget import run_within
-from gradc.passes.prove_bisect import Culprit, bisect
+from gradc.passes.prove.programs.bisect import Culprit, bisect
 from gradc.runtime.cli import OK, REFUTED
 from gradc.runtime.commands.common import chosen_wrt, load_call, shapes_of
 from gradc.runtime.commands.flags import add_data, add_model
-from gradc.runtime.compile import compile_options, pipeline_options, quoting
 from gradc.runtime.console import Console
+from gradc.runtime.native.compile import compile_options, pipeline_options, quoting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from gradc.runtime.cache import ObjectCache
 from gradc.runtime.console import Console
+from gradc.runtime.native.cache import ObjectCache
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

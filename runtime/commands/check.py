@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 
 from gradc.frontend.program import Program
-from gradc.ir.diagnostics import Diagnostic
-from gradc.ir.render import to_json
+from gradc.ir.diagnostics.diagnostic import Diagnostic
+from gradc.ir.diagnostics.render import to_json
 from gradc.runtime.console import Console
-from gradc.runtime.read import read_program
+from gradc.runtime.files.read import read_program
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,9 +45,9 @@ _SIZE = 6
 
 def _hazards(program: Program, remarks: list[str]) -> list[Diagnostic]:
     """Warnings about every model's gradient; ``remarks`` gains what was looked for and what is left open."""
-    from gradc.runtime.hazard_points import search
-    from gradc.runtime.hazard_text import as_diagnostic, left_open, none_found
-    from gradc.runtime.model import Model
+    from gradc.runtime.model.model import Model
+    from gradc.runtime.reports.hazard_points import search
+    from gradc.runtime.reports.hazard_text import as_diagnostic, left_open, none_found
 
     found: list[Diagnostic] = []
     for entry in program.models:

@@ -9,12 +9,12 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from gradc.ir.diagnostics import DiagnosticError, error
-from gradc.runtime.arrays import Array, check_names
-from gradc.runtime.data import fail, load_npz, load_safetensors
-from gradc.runtime.ids import check_call
-from gradc.runtime.model import Model
-from gradc.runtime.read import read_program
+from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
+from gradc.runtime.files.data import fail, load_npz, load_safetensors
+from gradc.runtime.files.ids import check_call
+from gradc.runtime.files.read import read_program
+from gradc.runtime.model.model import Model
+from gradc.runtime.native.arrays import Array, check_names
 
 
 def parse_dims(items: list[str]) -> dict[str, int]:

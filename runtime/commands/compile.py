@@ -9,31 +9,32 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from gradc.codegen.llvm import artifact, driver, jit
-from gradc.codegen.llvm.symbols import inner_name
-from gradc.frontend.unparse import dump
-from gradc.ir.core import Function
-from gradc.ir.diagnostics import did_you_mean
+from gradc.codegen.llvm import driver
+from gradc.codegen.llvm.host import artifact, jit
+from gradc.codegen.llvm.host.symbols import inner_name
+from gradc.frontend.syntax.unparse import dump
+from gradc.ir.diagnostics.diagnostic import did_you_mean
+from gradc.ir.tensor.core import Function
 from gradc.passes.budget import run_within
 from gradc.passes.pipeline import STEPS, Run, text_of
 from gradc.runtime.cli import REFUTED
 from gradc.runtime.commands.common import chosen_outputs, chosen_wrt, load_model
 from gradc.runtime.commands.flags import add_compile, add_model, add_outputs
-from gradc.runtime.compile import (
+from gradc.runtime.console import Console
+from gradc.runtime.files.data import fail, make_folder, write_text
+from gradc.runtime.files.read import read_program
+from gradc.runtime.model.forward import restricted
+from gradc.runtime.model.model import Model
+from gradc.runtime.model.remedies import remedies
+from gradc.runtime.native.compile import (
     Options,
     compile_options,
     machine_warnings,
     pipeline_options,
     quoting,
 )
-from gradc.runtime.console import Console
-from gradc.runtime.data import fail, make_folder, write_text
-from gradc.runtime.forward import restricted
-from gradc.runtime.graph import graph_dot, graph_svg
-from gradc.runtime.model import Model
-from gradc.runtime.native import target_for
-from gradc.runtime.read import read_program
-from gradc.runtime.remedies import remedies
+from gradc.runtime.native.load import target_for
+from gradc.runtime.render.graph import graph_dot, graph_svg
 
 ARTIFACT = ("object", "shared", "header")
 TEXTS = ("ast", "ir", "adjoint", "opt", "loops", "plan", "llvm", "asm", "sympy", "dot", "svg")
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _certificate(options: argparse.Namespace, console: Console) -> dict[str, str] | None:
     """Verifies the gradients and writes the certificate beside the object; None if something is refuted."""
     # Proofs load much that compiling does not need.
-    from gradc.runtime.verify import verify_model
+    from gradc.runtime.reports.verify import verify_model
 
     model = load_model(options)
     wrt = chosen_wrt(options)

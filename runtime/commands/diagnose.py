@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gradc.runtime.arrays import Array
 from gradc.runtime.commands.common import load_call
 from gradc.runtime.commands.flags import add_data, add_model
 from gradc.runtime.console import Console
-from gradc.runtime.data import write_text
-from gradc.runtime.diagnose import Diagnosis, flow_svg
-from gradc.runtime.truncation import Truncation
+from gradc.runtime.files.data import write_text
+from gradc.runtime.native.arrays import Array
+from gradc.runtime.reports.diagnose import Diagnosis, flow_svg
+from gradc.runtime.reports.truncation import Truncation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from gradc._version import __version__
 from gradc.codegen.llvm.isa import available, host
-from gradc.runtime.cache import ObjectCache
-from gradc.runtime.compile import usable_cores
 from gradc.runtime.console import Console
+from gradc.runtime.native.cache import ObjectCache
+from gradc.runtime.native.compile import usable_cores
 from gradc.runtime.tracing.transforms import value_and_grad
 
 NEEDED = ("numpy", "llvmlite", "lark", "sympy", "python-flint", "rich", "safetensors")

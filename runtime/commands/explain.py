@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gradc.frontend.codes import all_codes, explain, similar_code
-from gradc.ir.diagnostics import DiagnosticError, error
-from gradc.ir.render import render_all
+from gradc.frontend.codes.codes import all_codes, explain, similar_code
+from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
+from gradc.ir.diagnostics.render import render_all
 from gradc.runtime.commands.flags import add_data, add_model
 from gradc.runtime.console import Console
 
@@ -46,9 +46,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 def _explain_model(options: argparse.Namespace, console: Console) -> int:
     from gradc.runtime.commands.common import load_inputs, load_model, load_params, shapes_of
-    from gradc.runtime.data import fail, write_text
-    from gradc.runtime.ids import check_call
-    from gradc.runtime.whiteboard_show import to_graph, to_json, to_lines
+    from gradc.runtime.files.data import fail, write_text
+    from gradc.runtime.files.ids import check_call
+    from gradc.runtime.reports.whiteboard_text import to_graph, to_json, to_lines
 
     model = load_model(options)
     if options.data is None and model.inputs:
@@ -60,12 +60,12 @@ def _explain_model(options: argparse.Namespace, console: Console) -> int:
         params, _wrt(options.wrt), _ones(options.tangent, {**params, **inputs}), **inputs
     )
     if options.html is not None:
-        from gradc.runtime.whiteboard_html import whiteboard_page
+        from gradc.runtime.reports.whiteboard_html import whiteboard_page
 
         write_text(Path(options.html), whiteboard_page(board))
         console.message(f"wrote {options.html}")
     if options.svg is not None:
-        from gradc.runtime.graph import drawn
+        from gradc.runtime.render.graph import drawn
 
         write_text(Path(options.svg), drawn(to_graph(board), board.model))
         console.message(f"wrote {options.svg}")
@@ -86,7 +86,7 @@ def _ones(text: str | None, arrays: dict[str, Any]) -> dict[str, Any] | None:
     """A direction with 1 in every element of the arrays named."""
     import numpy as np
 
-    from gradc.runtime.arrays import check_names
+    from gradc.runtime.native.arrays import check_names
 
     if text is None:
         return None

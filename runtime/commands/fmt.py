@@ -7,10 +7,10 @@ import difflib
 import sys
 from pathlib import Path
 
-from gradc.frontend.format import format_source
-from gradc.frontend.source import from_text, read
+from gradc.frontend.format.format import format_source
+from gradc.frontend.syntax.source import from_text, read
 from gradc.runtime.console import Console
-from gradc.runtime.data import write_text
+from gradc.runtime.files.data import write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

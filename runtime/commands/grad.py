@@ -9,8 +9,8 @@ import numpy as np
 from gradc.runtime.commands.common import chosen_wrt, compile_arguments, load_call
 from gradc.runtime.commands.flags import add_compile, add_data, add_model
 from gradc.runtime.console import Console
-from gradc.runtime.data import save_npz
-from gradc.runtime.ids import refuse_empty
+from gradc.runtime.files.data import save_npz
+from gradc.runtime.files.ids import refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

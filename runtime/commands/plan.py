@@ -8,20 +8,20 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from gradc.ir.core import Function
+from gradc.ir.tensor.core import Function
 from gradc.passes.budget import EXPLAINED, NOTED
+from gradc.passes.inspect.report import shown
 from gradc.passes.pipeline import Derivative
-from gradc.passes.plan_report import shown
 from gradc.runtime.commands.common import load_model, whole_number
 from gradc.runtime.commands.flags import add_model
-from gradc.runtime.compile import compile_options, machine_warnings, quoting
-from gradc.runtime.compiled import pure
 from gradc.runtime.console import Console
-from gradc.runtime.data import fail, write_text
-from gradc.runtime.memory import Choice, MemoryPlan, choices, plan_memory
-from gradc.runtime.memory_chart import choices_svg
-from gradc.runtime.model import Model
-from gradc.runtime.remedies import remedies
+from gradc.runtime.files.data import fail, write_text
+from gradc.runtime.model.compiled import pure
+from gradc.runtime.model.model import Model
+from gradc.runtime.model.remedies import remedies
+from gradc.runtime.native.compile import compile_options, machine_warnings, quoting
+from gradc.runtime.reports.memory import Choice, MemoryPlan, choices, plan_memory
+from gradc.runtime.reports.memory_chart import choices_svg
 
 _REFUTED = 3
 

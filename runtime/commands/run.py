@@ -16,8 +16,8 @@ from gradc.runtime.commands.common import (
 )
 from gradc.runtime.commands.flags import add_compile, add_data, add_model, add_outputs
 from gradc.runtime.console import Console
-from gradc.runtime.data import save_npz
-from gradc.runtime.ids import IdCheck
+from gradc.runtime.files.data import save_npz
+from gradc.runtime.files.ids import IdCheck
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

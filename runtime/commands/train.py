@@ -14,9 +14,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from gradc.ir.dims import symbols
-from gradc.runtime.arrays import finite_or_fail
-from gradc.runtime.batches import batch_dim, samples_of
+from gradc.ir.tensor.dims import symbols
 from gradc.runtime.commands.common import (
     compile_arguments,
     load_inputs,
@@ -24,11 +22,13 @@ from gradc.runtime.commands.common import (
     whole_number,
 )
 from gradc.runtime.commands.flags import add_compile, add_model
-from gradc.runtime.compile import quoting
 from gradc.runtime.console import Console
-from gradc.runtime.ids import check_samples
-from gradc.runtime.model import Model
-from gradc.runtime.training import PARAMS_FILE, Interrupted, Progress, Run, Settings
+from gradc.runtime.files.batches import batch_dim, samples_of
+from gradc.runtime.files.ids import check_samples
+from gradc.runtime.model.model import Model
+from gradc.runtime.native.arrays import finite_or_fail
+from gradc.runtime.native.compile import quoting
+from gradc.runtime.training.loop import PARAMS_FILE, Interrupted, Progress, Run, Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

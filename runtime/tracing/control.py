@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from gradc.ir.core import TensorType, Value
-from gradc.runtime.compile import compile_options
+from gradc.ir.tensor.core import TensorType, Value
+from gradc.runtime.native.compile import compile_options
 from gradc.runtime.tracing import derive
 from gradc.runtime.tracing.trace import NAMES, Trace, Traced, current_trace, refuse
 from gradc.runtime.tracing.transformed import Choice, Transformed

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from gradc.ir.core import Value
+from gradc.ir.tensor.core import Value
 from gradc.runtime.tracing.captures import is_library
 from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, RECORDING, Trace, Traced, current_trace
 

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gradc.ir.builder import Builder
-from gradc.ir.core import Function, Slot, Value
-from gradc.ir.diagnostics import DiagnosticError, error
-from gradc.ir.inline import inline_function
-from gradc.passes.differentiate import jvp as jvp_of
-from gradc.passes.differentiate import value_and_grad as value_and_grad_of
-from gradc.passes.differentiate import vjp as vjp_of
-from gradc.passes.differentiate_jacobian import jacobian as jacobian_of
+from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
+from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.inline import inline_function
+from gradc.ir.tensor.core import Function, Slot, Value
+from gradc.passes.differentiate.jacobian import jacobian as jacobian_of
+from gradc.passes.differentiate.transforms import jvp as jvp_of
+from gradc.passes.differentiate.transforms import value_and_grad as value_and_grad_of
+from gradc.passes.differentiate.transforms import vjp as vjp_of
 from gradc.runtime.tracing.record import Recorded
 from gradc.runtime.tracing.trees import LEAF, Structure, rebuild
 

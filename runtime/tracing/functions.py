@@ -15,7 +15,7 @@ from typing import Any, SupportsIndex, cast
 
 import numpy as np
 
-from gradc.ir.core import DType, Value
+from gradc.ir.tensor.core import DType, Value
 from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, UFUNCS, Trace, Traced, refuse
 
 _FLOAT_UNARY = {

@@ -17,7 +17,7 @@ from typing import Any, SupportsIndex, cast
 
 import numpy as np
 
-from gradc.ir.core import DType, Value
+from gradc.ir.tensor.core import DType, Value
 from gradc.runtime.tracing.functions import reshape
 from gradc.runtime.tracing.trace import FUNCTIONS, PROTOCOLS, OutOfRange, Trace, Traced, refuse
 

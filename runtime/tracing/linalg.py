@@ -1,4 +1,4 @@
-"""numpy.linalg: what is composed of the programs of ``ir/linalg.py``.
+"""numpy.linalg: what is composed of the programs of ``ir/ops/linalg.py``.
 
 Importing this module adds to ``trace.FUNCTIONS``. Shapes and results are NumPy's; a matrix that NumPy refuses when it
 sees its numbers (singular, not positive) gives NaN or infinity here. Eigenvectors and singular vectors have signs of
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from gradc.ir import linalg as programs
-from gradc.ir.core import Value
+from gradc.ir.ops import linalg as programs
+from gradc.ir.tensor.core import Value
 from gradc.runtime.tracing.functions import axes_of
 from gradc.runtime.tracing.reductions import is_unset
 from gradc.runtime.tracing.shapes import function, traced

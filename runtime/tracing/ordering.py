@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gradc.ir.core import DType
+from gradc.ir.tensor.core import DType
 from gradc.runtime.tracing.functions import axis_of
 from gradc.runtime.tracing.reductions import is_unset
 from gradc.runtime.tracing.shapes import function, rows_of, traced

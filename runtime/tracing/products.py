@@ -16,7 +16,7 @@ from typing import Any, SupportsIndex, cast
 
 import numpy as np
 
-from gradc.ir.core import Value
+from gradc.ir.tensor.core import Value
 from gradc.runtime.tracing.functions import reshape
 from gradc.runtime.tracing.trace import FUNCTIONS, Trace, Traced, refuse
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gradc.ir.core import DType
+from gradc.ir.tensor.core import DType
 from gradc.runtime.tracing.functions import truth
 from gradc.runtime.tracing.trace import (
     FUNCTIONS,

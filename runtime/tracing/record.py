@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gradc.ir.core import DType, Function, Role, Slot, TensorType
-from gradc.ir.diagnostics import DiagnosticError, error
-from gradc.runtime.arrays import Array
+from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
+from gradc.ir.tensor.core import DType, Function, Role, Slot, TensorType
+from gradc.runtime.native.arrays import Array
 from gradc.runtime.tracing.trace import Trace, Traced, dtype_of
 from gradc.runtime.tracing.trees import LEAF, Static, Structure, flatten, rebuild
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gradc.ir.core import DType, Value
+from gradc.ir.tensor.core import DType, Value
 from gradc.runtime.tracing.functions import axes_of, reshape, truth
 from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, Trace, Traced, refuse
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from gradc.ir.core import DType, Value
+from gradc.ir.tensor.core import DType, Value
 from gradc.runtime.tracing.functions import axes_of, axes_of_rank, axis_of, reshape, truth
 from gradc.runtime.tracing.trace import FUNCTIONS, OutOfRange, Trace, Traced, refuse
 

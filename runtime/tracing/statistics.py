@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gradc.ir.core import DType
+from gradc.ir.tensor.core import DType
 from gradc.runtime.tracing.functions import axes_of, axis_of
 from gradc.runtime.tracing.reductions import count_of, is_unset
 from gradc.runtime.tracing.shapes import function, traced

@@ -21,12 +21,12 @@ from typing import Any, NoReturn, Self, cast
 
 import numpy as np
 
-from gradc.ir.builder import Builder
-from gradc.ir.core import Attr, DType, Span, TensorType, Value
-from gradc.ir.diagnostics import DiagnosticError, error
-from gradc.ir.dims import Dim
-from gradc.ir.registry import TypeRuleError
-from gradc.runtime.arrays import Array, as_array
+from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
+from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.registry import TypeRuleError
+from gradc.ir.tensor.core import Attr, DType, Span, TensorType, Value
+from gradc.ir.tensor.dims import Dim
+from gradc.runtime.native.arrays import Array, as_array
 from gradc.runtime.tracing.names import key_of
 from gradc.runtime.tracing.refused import instead, named
 

@@ -26,13 +26,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from gradc.ir.core import Value
-from gradc.ir.diagnostics import DiagnosticError, error
-from gradc.ir.equal import PLACES, fingerprint
-from gradc.ir.inline import inline_function
-from gradc.runtime.arrays import Array, as_array, convert
-from gradc.runtime.call import Entry
-from gradc.runtime.compile import Options, compile_function
+from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
+from gradc.ir.loop.equal import PLACES, fingerprint
+from gradc.ir.ops.inline import inline_function
+from gradc.ir.tensor.core import Value
+from gradc.runtime.model.call import Entry
+from gradc.runtime.native.arrays import Array, as_array, convert
+from gradc.runtime.native.compile import Options, compile_function
 from gradc.runtime.tracing.captures import Captures, RandomState, TraceWarning
 from gradc.runtime.tracing.derive import Kind, Wanted
 from gradc.runtime.tracing.record import Argument, Recorded, numpy_of, record

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gradc.ir.core import DType, Value
+from gradc.ir.tensor.core import DType, Value
 from gradc.runtime.tracing.functions import truth
 from gradc.runtime.tracing.trace import UFUNCS, Trace
 
@@ -32,7 +32,7 @@ ROWS = {
 
 
 def special(name: str) -> Callable[..., Value]:
-    """A row of ``ir/special_table.py`` on operands in their common floating type."""
+    """A row of ``ir/special/table.py`` on operands in their common floating type."""
 
     def rule(t: Trace, *operands: Any) -> Value:
         return t.special(name, *(t.as_float(v) for v in t.promote(operands)))

@@ -1,0 +1,274 @@
+"""How a matrix product is cut: register tile, packing, blocks of k. A function of shapes, strides and ISA only.
+
+The register tile has ``rows`` x ``vectors`` accumulators. A *panel* is ``vectors`` registers of columns; a *strip*
+is ``rows`` rows. Work is cut into units, one strip of one column block (``panels`` panels) of one batch element;
+strips are the innermost unit so that a packed column block serves many of them.
+
+Sums over k are the trees of ``ir.loops``, one accumulator per element, whatever the blocking: blocks of k are leaves or
+runs of leaves, and sums are parked in memory between them. So results depend on K alone, not on tile, packing, threads
+or position.
+
+Non-goals: emitting anything (``gemm``, ``gemm_tile``, ``gemm_pack``).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+from gradc.codegen.llvm.isa import Isa
+from gradc.ir.loop.kernel import K_LEAF, K_NODE, Factor, Gemm, Load, Store, node_spans
+from gradc.ir.tensor.core import DType
+
+PAGE = 4096  # strides from here on fall into the same few cache sets and a new page each
+K_BLOCK = K_LEAF
+B_BLOCK_BYTES = 3 << 16  # a packed column block stays in L2
+PARKED_STRIPS = 24  # strips whose sums are parked between blocks of k
+PACKED_STRIPS = 8  # strips packed together where rows are contiguous
+PIECES = 32  # into which a product worth several threads is cut if it can be had for nothing
+WORTH_CUTTING = 1 << 20  # products
+K_UNBLOCKED = 1024  # up to here k is not blocked when nothing is packed
+
+
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """All choices for one Gemm. ``strips``, ``blocks`` and ``panels_total`` count what M and N are cut into."""
+
+    dtype: DType  # of the accumulators: f32 or f64
+    lanes: int
+    rows: int
+    vectors: int
+    panels: int  # per column block
+    k_block: int
+    pack_left: bool
+    pack_right: bool
+    left_by_rows: bool  # whether k is the contiguous axis of the left factor
+    m: int
+    n: int
+    k: int  # steps: pairs of k if ``paired``
+    batch: int
+    paired: bool
+
+    @property
+    def width(self) -> int:
+        """Columns of a panel."""
+        return self.lanes * self.vectors
+
+    @property
+    def strips(self) -> int:
+        return -(-self.m // self.rows)
+
+    @property
+    def panels_total(self) -> int:
+        return -(-self.n // self.width)
+
+    @property
+    def blocks(self) -> int:
+        """Column blocks."""
+        return -(-self.panels_total // self.panels)
+
+    @property
+    def k_blocks(self) -> int:
+        return max(1, -(-self.k // self.k_block))
+
+    @property
+    def units(self) -> int:
+        return self.batch * self.blocks * self.strips
+
+    @property
+    def parked_strips(self) -> int:
+        """Strips whose accumulators exist at once."""
+        return PARKED_STRIPS if self.k_blocks > 1 else 1
+
+    @property
+    def parked_panels(self) -> int:
+        return self.panels if self.k_blocks > 1 else 1
+
+    @property
+    def node_spans(self) -> tuple[int, ...]:
+        """Steps of k of a node at each level above the first, the smallest first."""
+        return node_spans(self.k, K_LEAF, K_NODE)[-2::-1]
+
+    @property
+    def parked_size(self) -> int:
+        """Elements parked per level."""
+        return self.parked_strips * self.parked_panels * self.tile_size
+
+    @property
+    def tile_size(self) -> int:
+        """Elements of a parked tile."""
+        return self.rows * self.width
+
+    @property
+    def left_group(self) -> int:
+        """Strips that are packed together. Contiguous rows lie in lines of memory that several strips share."""
+        return 1 if self.left_by_rows else PACKED_STRIPS
+
+    @property
+    def left_pitch(self) -> int:
+        """Elements between the rows or, where rows are contiguous, the columns of a packed strip."""
+        # By rows whatever k is, so that products share their tiles.
+        return 2 * K_BLOCK + self.lanes if self.left_by_rows else self.rows + self.lanes
+
+    @property
+    def left_size(self) -> int:
+        """Elements of a packed strip, with room for whole vectors at its end."""
+        depth = min(self.k, self.k_block)
+        count = self.rows if self.left_by_rows else depth
+        return count * self.left_pitch + self.lanes
+
+    @property
+    def scratch_sizes(self) -> tuple[int, int, int]:
+        """Elements of the packed strip, the packed column block, and the parked accumulators."""
+        depth = min(self.k, self.k_block)
+        left = self.left_size * self.left_group if self.pack_left else 0
+        spill = self.lanes * self.width  # transposed blocks are written whole
+        right = depth * self.panels * self.width + spill if self.pack_right else 0
+        return left, right, self.parked_size * (1 + len(self.node_spans))
+
+
+def factor_is_half(factor: Factor) -> bool:
+    """Whether elements must be converted before they are multiplied."""
+    return factor.buffer.dtype in (DType.BF16, DType.F16)
+
+
+def is_paired(gemm: Gemm, isa: Isa) -> bool:
+    """Whether the processor's dot product of bf16 pairs is used."""
+    factors = (gemm.left, gemm.right)
+    return (
+        "+avx512bf16" in isa.features.split(",")
+        and isa.vector_bytes == 64
+        and gemm.k > 1
+        and all(x.buffer.dtype is DType.BF16 and 1 in (x.row, x.column) for x in factors)
+    )
+
+
+def _tiles(isa: Isa, lanes: int) -> list[tuple[int, int]]:
+    """Register tiles that fit: accumulators, one row of the right factor, and what a broadcast needs."""
+    spare = 2 if isa.masks else 3  # AVX-512 broadcasts from memory in the multiplication itself
+    if not isa.fma:
+        spare += 1
+    found = []
+    for vectors in (1, 2, 3, 4):
+        most = (isa.registers - spare) // vectors - 1
+        found += [(rows, vectors) for rows in range(1, min(most, 24) + 1)]
+    return found
+
+
+def _cycles(rows: int, vectors: int) -> float:
+    """Modelled cycles of one k step of a tile: two multiplications and two loads a cycle, latency four.
+
+    Vectors of the right factor count three times: where a caller's array is not aligned each spans two lines.
+    """
+    return max(rows * vectors / 2, (rows + 3 * vectors) / 2, 4.0) + 0.5
+
+
+def _cost(m: int, n: int, k: int, rows: int, vectors: int, lanes: int) -> float:
+    """Modelled cycles of the whole product with this tile; the rest strip has its own height."""
+    full, rest = divmod(m, rows)
+    panels, over = divmod(n, vectors * lanes)
+    edge = -(-over // lanes)
+    total = 0.0
+    for height, strips in ((rows, full), (rest, 1 if rest else 0)):
+        for width, count in ((vectors, panels), (vectors if edge else 0, 1 if edge else 0)):
+            if strips and count:
+                total += strips * count * (_cycles(height, width) * k + 20 + 2.0 * height * width)
+    # A rest strip is another tile to compile; where strips are few, another height does as well.
+    return total * 1.05 if rest and m <= 64 else total
+
+
+@functools.lru_cache(maxsize=4096)
+def _tile(m: int, n: int, k: int, lanes: int, isa: Isa) -> tuple[int, int]:
+    """The cheapest register tile under the model; the larger of equals."""
+    return min(
+        _tiles(isa, lanes),
+        key=lambda t: (_cost(m, n, max(k, 1), t[0], t[1], lanes), -t[0] * t[1], t[1]),
+    )
+
+
+def _orientation_cost(gemm: Gemm, isa: Isa) -> float:
+    """Modelled cycles of ``gemm`` as it stands: tiles, transposing the right factor, a scattered epilogue."""
+    lanes = isa.lanes(gemm.acc.dtype)
+    m, n, k = max(gemm.m, 1), max(gemm.n, 1), max(gemm.k, 1)
+    cost = _cost(m, n, k, *_tile(m, n, k, lanes, isa), lanes)
+    if gemm.right.column != 1:
+        cost += 0.25 * n * k
+    for statement in gemm.epilogue:
+        if isinstance(statement, (Load, Store)):
+            near = statement.offset.coefficient(gemm.j) in (0, 1)
+            cost += (1.0 if near else 12.0) * m * n / lanes
+    return cost
+
+
+def oriented(gemm: Gemm, isa: Isa) -> Gemm:
+    """``gemm``, or its transpose where vectors along i fill better than vectors along j (few columns, many rows).
+
+    The sums and the epilogue of each element are the same, so are the bits.
+    """
+    if gemm.m <= gemm.n:
+        return gemm
+
+    def turned(factor: Factor) -> Factor:
+        return replace(factor, row=factor.column, column=factor.row)
+
+    other = replace(
+        gemm,
+        m=gemm.n,
+        n=gemm.m,
+        left=turned(gemm.right),
+        right=turned(gemm.left),
+        i=gemm.j,
+        j=gemm.i,
+    )
+    worth = _orientation_cost(other, isa) < 0.75 * _orientation_cost(gemm, isa)
+    return other if worth else gemm
+
+
+def blocking(gemm: Gemm, isa: Isa) -> Blocking:
+    """The cut of ``gemm`` on ``isa``."""
+    dtype = gemm.acc.dtype
+    lanes = isa.lanes(dtype)
+    paired = is_paired(gemm, isa)
+    m, n, k = max(gemm.m, 1), max(gemm.n, 1), (gemm.k + 1) // 2 if paired else gemm.k
+    batch = 1
+    for size in gemm.batch:
+        batch *= size
+    rows, vectors = _tile(m, n, k, lanes, isa)
+    rows = -(-m // -(-m // rows))  # even strips
+    width = lanes * vectors
+    panels_total = -(-n // width)
+    size = dtype.itemsize
+    reused_down, reused_across = m > 2 * rows, panels_total > 2
+    far_right = gemm.right.row * size >= PAGE and reused_down
+    far_left = max(gemm.left.row, gemm.left.column) * size >= PAGE and reused_across
+    pack_right = gemm.right.column != 1 or factor_is_half(gemm.right) or far_right
+    scattered = 1 not in (gemm.left.row, gemm.left.column)
+    pack_left = factor_is_half(gemm.left) or far_left or scattered
+    if k <= (K_BLOCK * 2 if pack_right or pack_left else K_UNBLOCKED):
+        k_block = max(k, 1)
+    else:
+        k_block = K_BLOCK
+    panel_bytes = k_block * width * size
+    room = B_BLOCK_BYTES if pack_right else 4 * B_BLOCK_BYTES
+    panels = max(1, min(panels_total, room // panel_bytes))
+    if not pack_left and m * n * k * batch >= WORTH_CUTTING:
+        # Few strips: more column blocks, so that many threads find a piece each.
+        pieces = batch * -(-m // rows)
+        panels = max(1, min(panels, panels_total * pieces // PIECES))
+    panels = -(-panels_total // -(-panels_total // panels))
+    return Blocking(
+        dtype,
+        lanes,
+        rows,
+        vectors,
+        panels,
+        k_block,
+        pack_left,
+        pack_right,
+        gemm.left.column == 1,
+        m,
+        n,
+        k,
+        batch,
+        paired,
+    )

@@ -1,0 +1,191 @@
+"""The register tile: a strip of rows times a panel of columns, summed over one block of k.
+
+``void @tile(ptr left, i64 left_step, ptr right, i64 right_step, ptr parked, i64 depth, i1 fresh)``: takes ``depth`` steps
+of k in order. Every ``K_LEAF`` steps the accumulators, which started at zero, are added to what is parked (rows of
+``width`` elements); the first of a ``fresh`` tile are parked as they are. Every row reads its own broadcast, every
+vector of the panel one load; nothing else happens in the loop.
+
+The left factor is contiguous along k, its rows ``left_row`` elements apart (a constant of the tile, so that every
+broadcast is one addressing mode), or along the rows, ``left_step`` bytes from k to k. ``right_step`` is bytes from k
+to k. Products of a module share the tiles that fit them.
+
+Non-goals: what becomes of the sums (the epilogue, ``gemm``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gradc.codegen.llvm.gemm.pack import load_lanes, memory_type
+from gradc.codegen.llvm.isa import Isa
+from gradc.codegen.llvm.static import i64
+from gradc.codegen.llvm.text import Function, Module, Value, constant, vector
+from gradc.ir.loop.kernel import K_LEAF
+from gradc.ir.tensor.core import DType
+
+SMALL = 12  # accumulators up to which a step of k is too short for a loop of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One instance: its size and how its operands lie in memory."""
+
+    dtype: DType
+    lanes: int
+    rows: int
+    vectors: int
+    width: int  # of a parked row
+    tail: int  # columns of the last vector that may be read; ``lanes`` if all
+    pairs: bool  # whether elements are pairs of bf16
+    left_row: int | None  # elements from row to row; None if the rows are the contiguous axis
+
+    @property
+    def name(self) -> str:
+        edge = f"_{self.tail}" if self.tail < self.lanes else ""
+        way = "columns" if self.left_row is None else f"rows{self.left_row}"
+        kind = "pairs" if self.pairs else self.dtype
+        return f"gradc.tile.{kind}.{way}.{self.rows}x{self.vectors}of{self.width}{edge}"
+
+
+def tail_mask(lanes: int, count: int) -> Value:
+    """A constant mask of the first ``count`` lanes."""
+    bits = ", ".join(f"i1 {'true' if n < count else 'false'}" for n in range(lanes))
+    return Value(vector("i1", lanes), f"<{bits}>")
+
+
+def emit_park(module: Module, dtype: DType, lanes: int, size: int) -> str:
+    """Defines the function that adds a parked tile of ``size`` elements to another; returns its name.
+
+    ``void @park(ptr from, ptr to, i1 fresh)``; where ``fresh`` holds there is nothing to add to.
+    """
+    name = f"gradc.park.{dtype}.{lanes}.{size}"
+    if name in module.functions:
+        return name
+    parameters = (("ptr noalias readonly", "from"), ("ptr noalias", "to"), ("i1", "fresh"))
+    f = module.function(name, "void", parameters, attributes="noinline")
+    source, target, fresh = f.parameters
+    element, type_ = memory_type(dtype), vector(memory_type(dtype), lanes)
+    with f.loop(i64(0), i64(size), lanes, nonempty=True) as loop:
+        value = f.load(f.address(source, element, loop.index), type_, dtype.itemsize)
+        at = f.address(target, element, loop.index)
+        with f.branch(f.op(f"xor {fresh}, true", "i1"), [value]) as more:
+            more.next = [f.binary("fadd", f.load(at, type_, dtype.itemsize), value)]
+        f.store(more.results[0], at, dtype.itemsize)
+    f.ret()
+    return name
+
+
+def emit_tile(module: Module, tile: Tile, isa: Isa) -> str:
+    """Defines the function of ``tile`` unless the module has it; returns its name."""
+    if tile.name in module.functions:
+        return tile.name
+    f = module.function(
+        tile.name,
+        "void",
+        (
+            ("ptr noalias readonly", "left"),
+            ("i64", "left_step"),
+            ("ptr noalias readonly", "right"),
+            ("i64", "right_step"),
+            ("ptr noalias", "parked"),
+            ("i64", "depth"),
+            ("i1", "fresh"),
+        ),
+        attributes="noinline",
+    )
+    left, left_step, right, right_step, parked, depth, fresh = f.parameters
+    type_ = vector(memory_type(tile.dtype), tile.lanes)
+    zeros = [constant(type_, 0.0)] * (tile.rows * tile.vectors)
+    steps = _Steps(f, tile, isa, left_step, right_step)
+    with f.loop(i64(0), depth, K_LEAF, [left, right], nonempty=True) as leaf:
+        count = f.intrinsic("llvm.smin", f.binary("sub", depth, leaf.index), i64(K_LEAF))
+        *leaf.next, sums = _leaf(f, steps, [*leaf.carried, *zeros], count)
+        first = f.binary("and", fresh, f.compare("icmp eq", leaf.index, i64(0)))
+        with f.branch(f.op(f"xor {first}, true", "i1"), sums) as more:
+            have = [f.load(at, type_, tile.dtype.itemsize) for at in _cells(f, parked, tile)]
+            more.next = [f.binary("fadd", a, b) for a, b in zip(have, sums, strict=True)]
+        for pointer, value in zip(_cells(f, parked, tile), more.results, strict=True):
+            f.store(value, pointer, tile.dtype.itemsize)
+    f.ret()
+    return tile.name
+
+
+def _leaf(
+    f: Function, steps: _Steps, start: list[Value], count: Value
+) -> tuple[Value, Value, list[Value]]:
+    """``count`` steps from both pointers and sums of zero; returns the pointers and the sums."""
+    tile = steps.tile
+    unroll = 4 if tile.rows * tile.vectors <= SMALL else 1
+    unrolled = f.binary("and", count, i64(-unroll))
+    if unroll > 1:
+        with f.loop(i64(0), unrolled, unroll, start) as loop:
+            loop.next = steps.emit(loop.carried, unroll)
+        start = loop.results
+    with f.loop(unrolled if unroll > 1 else i64(0), count, 1, start) as rest:
+        rest.next = steps.emit(rest.carried, 1)
+    left, right, *sums = rest.results
+    return left, right, sums
+
+
+def _cells(f: Function, parked: Value, tile: Tile) -> list[Value]:
+    """Where the accumulators are parked."""
+    element = memory_type(tile.dtype)
+    return [
+        f.address(parked, element, i64(r * tile.width + v * tile.lanes))
+        for r in range(tile.rows)
+        for v in range(tile.vectors)
+    ]
+
+
+@dataclass
+class _Steps:
+    """Emits steps of k."""
+
+    f: Function
+    tile: Tile
+    isa: Isa
+    left_step: Value
+    right_step: Value
+
+    def emit(self, carried: list[Value], count: int) -> list[Value]:
+        """``count`` steps of k from the carried pointers and sums."""
+        f, tile = self.f, self.tile
+        left, right, *sums = carried
+        element = self._element
+        for step in range(count):
+            columns = [self._column(right, v) for v in range(tile.vectors)]
+            for r in range(tile.rows):
+                number = r if tile.left_row is None else r * tile.left_row + step
+                at = f.address(left, element, i64(number))
+                scalar = f.splat(f.load(at, element, tile.dtype.itemsize), tile.lanes)
+                for v, column in enumerate(columns):
+                    n = r * tile.vectors + v
+                    sums[n] = self._multiply_add(scalar, column, sums[n])
+            right = f.address(right, "i8", self.right_step)
+            if tile.left_row is None:
+                left = f.address(left, "i8", self.left_step)
+        if tile.left_row is not None:
+            left = f.address(left, element, i64(count))
+        return [left, right, *sums]
+
+    @property
+    def _element(self) -> str:
+        return "i32" if self.tile.pairs else memory_type(self.tile.dtype)
+
+    def _multiply_add(self, a: Value, b: Value, c: Value) -> Value:
+        f = self.f
+        if not self.tile.pairs:
+            return f.intrinsic("llvm.fma" if self.isa.fma else "llvm.fmuladd", a, b, c)
+        name, halves = "llvm.x86.avx512bf16.dpbf16ps.512", "<32 x bfloat>"
+        f.module.declare(name, c.type, (c.type, halves, halves))
+        operands = (c, f.convert("bitcast", b, halves), f.convert("bitcast", a, halves))
+        return f.call(name, c.type, *operands, pure=True)
+
+    def _column(self, right: Value, v: int) -> Value:
+        f, tile = self.f, self.tile
+        at = f.address(right, self._element, i64(v * tile.lanes))
+        if tile.pairs:
+            return f.load(at, vector("i32", tile.lanes), 4)
+        edge = v == tile.vectors - 1 and tile.tail < tile.lanes
+        mask = tail_mask(tile.lanes, tile.tail) if edge else None
+        return load_lanes(f, at, tile.dtype, tile.lanes, mask, self.isa)

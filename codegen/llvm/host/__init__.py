@@ -1,0 +1,1 @@
+"""Machine code on this host: loading, the call wrapper, artifacts and headers."""

@@ -1,0 +1,1 @@
+"""Scalar verbs and vector mathematics in LLVM IR."""

@@ -1,0 +1,1 @@
+"""Gradients as formulas in index and matrix notation."""

@@ -1,0 +1,1 @@
+"""Programs as SymPy expressions, and SymPy as an independent differentiator."""

@@ -1,0 +1,1 @@
+"""Syntax tree to tensor IR: names, shapes, calls, loops, regions; one elaborator checks and lowers."""

@@ -1,0 +1,1 @@
+"""Text to syntax tree: grammar tables, lexer, parser, tree, printing, limits, syntax errors."""

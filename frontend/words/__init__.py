@@ -1,0 +1,5 @@
+"""The words of the language, a module per family. Importing this package fills the table of words."""
+
+from gradc.frontend.words import einsum, elementwise, network, reduce, shape
+
+__all__ = ["einsum", "elementwise", "network", "reduce", "shape"]

@@ -1,0 +1,1 @@
+"""Source text, diagnostics, and how they are shown."""

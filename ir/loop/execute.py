@@ -1,0 +1,415 @@
+"""The reference executor of loop IR over NumPy buffers: the meaning of ``ir/loop/kernel.py`` to the last
+bit of a fold.
+
+``parallel`` and ``vector`` loops become array axes, ``serial`` loops run one iteration after the
+other. Every address is checked. The leaves of a ``Gemm`` are taken in float64 and rounded once, so
+they are not bitwise those of a backend; everything else is, but for the last bits of
+transcendentals and fused multiply-adds.
+
+Non-goals: speed beyond what tests need.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradc.ir.loop.kernel import (
+    K_LEAF,
+    K_NODE,
+    LANE_BYTES,
+    LEAF,
+    WAYS,
+    Affine,
+    Buffer,
+    Const,
+    Factor,
+    Fold,
+    For,
+    Gemm,
+    Index,
+    Kernel,
+    Let,
+    Load,
+    Scalar,
+    Stmt,
+    Store,
+    Var,
+    node_spans,
+)
+from gradc.ir.loop.verbs import (
+    Array,
+    apply_verb,
+    combine,
+    computed_dtype,
+    from_memory,
+    stored_dtype,
+    to_memory,
+)
+from gradc.ir.tensor.core import DType
+
+
+class ExecutionError(Exception):
+    """A kernel does what no kernel may: an address outside its buffer, a variable without a
+    value."""
+
+
+class Scalars:
+    """What a kernel computes with: machine numbers here; proofs put another domain in its place."""
+
+    def computed(self, dtype: DType) -> np.dtype[Any]:
+        """The NumPy type that holds values of ``dtype``."""
+        return computed_dtype(dtype)
+
+    def stored(self, dtype: DType) -> np.dtype[Any]:
+        """The NumPy type that holds them in memory."""
+        return stored_dtype(dtype)
+
+    def load(self, stored: Array, dtype: DType) -> Array:
+        """Values of elements in memory."""
+        return from_memory(stored, dtype)
+
+    def store(self, values: Array, dtype: DType) -> Array:
+        """Elements in memory of values."""
+        return to_memory(values, dtype)
+
+    def literal(self, value: Any, dtype: DType) -> Array:
+        """A constant of the kernel."""
+        return np.asarray(value, self.computed(dtype))
+
+    def verb(self, name: str, operands: list[Array], dtype: DType) -> Array:
+        """A verb of the algebra, rounded to ``dtype``."""
+        return apply_verb(name, operands, dtype)
+
+    def combine(self, kind: str, a: Array, b: Array) -> Array:
+        """One step of a fold."""
+        return combine(kind, a, b)
+
+    def neutral(self, kind: str, dtype: DType) -> Array:
+        """The identity of a fold."""
+        return np.asarray(_neutral(kind, dtype), self.computed(dtype))
+
+    def product(self, left: Array, right: Array, dtype: DType) -> Array:
+        """Batched matrix products."""
+        with np.errstate(all="ignore"):
+            found: Array = np.matmul(left.astype(np.float64), right.astype(np.float64))
+        return found.astype(self.computed(dtype))
+
+
+MACHINE = Scalars()
+
+
+def execute_kernel(kernel: Kernel, buffers: Sequence[Array], scalars: Scalars = MACHINE) -> None:
+    """Runs ``kernel`` on flat arrays that match its non-scratch buffers in order (bf16 as uint16).
+
+    Raises:
+        ExecutionError: an address lies outside its buffer, or the arrays do not match.
+    """
+    named = [b for b in kernel.buffers if b.access != "scratch"]
+    if len(named) != len(buffers):
+        raise ExecutionError(f"{kernel.name} takes {len(named)} buffers, got {len(buffers)}")
+    for buffer, array in zip(named, buffers, strict=True):
+        if array.dtype != scalars.stored(buffer.dtype) or array.shape != (buffer.size,):
+            raise ExecutionError(f"{kernel.name}: {buffer.name} does not fit {array.shape}")
+    _Run(kernel, dict(zip(named, buffers, strict=True)), scalars).block(kernel.body)
+
+
+class _Run:
+    """One launch: values of variables, the open axes, which of their points are active."""
+
+    def __init__(self, kernel: Kernel, buffers: Mapping[Buffer, Array], scalars: Scalars) -> None:
+        self.kernel = kernel
+        self.scalars = scalars
+        self.buffers = dict(buffers)
+        self.scratch = [b for b in kernel.buffers if b.access == "scratch"]
+        self.values: dict[Var, Array] = {}
+        self.axes: tuple[int, ...] = ()
+        self.active: Array = np.ones((), bool)
+        self._reset_scratch(())
+
+    def _reset_scratch(self, outer: tuple[int, ...]) -> None:
+        """Fresh scratch per point of ``outer``, full of NaN or of a large number."""
+        for buffer in self.scratch:
+            poison = self.scalars.literal(np.nan if buffer.dtype.is_float else 1, buffer.dtype)
+            filled = np.full((*outer, buffer.size), poison)
+            self.buffers[buffer] = self.scalars.store(filled, buffer.dtype)
+
+    # ---- values
+
+    def _spread(self, x: Array) -> Array:
+        """``x`` with one dimension per open axis."""
+        return x.reshape(x.shape + (1,) * (len(self.axes) - x.ndim))
+
+    def value(self, x: Scalar) -> Array:
+        if isinstance(x, Const):
+            return self._spread(self.scalars.literal(x.value, x.dtype))
+        if x not in self.values:
+            raise ExecutionError(f"{self.kernel.name}: {x.name} has no value")
+        return self._spread(self.values[x])
+
+    def address(self, affine: Affine) -> Array:
+        total = self._spread(np.asarray(affine.constant, np.int64))
+        for var, coefficient in affine.terms:
+            total = total + self.value(var) * coefficient
+        return total
+
+    def _mask(self, guard: Var | None) -> Array:
+        mask = self._spread(self.active)
+        return mask if guard is None else mask & self.value(guard)
+
+    def _located(self, buffer: Buffer, offset: Affine, mask: Array) -> tuple[Array, Array]:
+        """Flat positions in the buffer's array, checked where ``mask`` holds, 0 elsewhere."""
+        at, mask = np.broadcast_arrays(self.address(offset), mask)
+        outside = mask & ((at < 0) | (at >= buffer.size))
+        if outside.any():
+            raise ExecutionError(
+                f"{self.kernel.name}: {buffer.name}[{int(at[outside][0])}] of {buffer.size}"
+            )
+        at = np.where(mask, at, 0)
+        if buffer.access == "scratch" and self.buffers[buffer].ndim > 1:
+            own = np.arange(self.buffers[buffer].shape[0]) * buffer.size
+            at = at + own.reshape(-1, *(1,) * (at.ndim - 1))
+        return at, mask
+
+    # ---- statements
+
+    def block(self, body: Sequence[Stmt]) -> None:
+        for statement in body:
+            if isinstance(statement, Let):
+                operands = [self.value(x) for x in statement.operands]
+                self.values[statement.var] = self.scalars.verb(
+                    statement.verb, operands, statement.var.dtype
+                )
+            elif isinstance(statement, Index):
+                self.values[statement.var] = self.address(statement.value)
+            elif isinstance(statement, Load):
+                self._load(statement)
+            elif isinstance(statement, Store):
+                self._store(statement)
+            elif isinstance(statement, For):
+                self._loop(statement)
+            else:
+                self._gemm(statement)
+
+    def _load(self, load: Load) -> None:
+        buffer = load.buffer
+        at, mask = self._located(buffer, load.offset, self._mask(load.guard))
+        flat = self.buffers[buffer].reshape(-1)
+        dtype = buffer.dtype
+        if flat.size == 0:
+            found = np.zeros(at.shape, self.scalars.computed(dtype))
+        else:
+            found = self.scalars.load(flat[at], dtype)
+        zero = np.zeros((), self.scalars.computed(dtype))
+        self.values[load.var] = np.where(mask, found, zero)
+
+    def _store(self, store: Store) -> None:
+        buffer = store.buffer
+        shape = self.axes
+        at, mask = self._located(buffer, store.offset, self._mask(store.guard))
+        value = np.broadcast_to(self.value(store.value), shape)[np.broadcast_to(mask, shape)]
+        where = np.broadcast_to(at, shape)[np.broadcast_to(mask, shape)]
+        flat = self.buffers[buffer].reshape(-1)
+        if store.combine:
+            value = self.scalars.combine(
+                store.combine, self.scalars.load(flat[where], buffer.dtype), value
+            )
+        flat[where] = self.scalars.store(value, buffer.dtype)
+
+    # ---- loops
+
+    def _loop(self, loop: For) -> None:
+        if loop.kind == "serial" or loop.extent == 0:
+            self._serial(loop)
+            return
+        outer_axes, outer_active = self.axes, self.active
+        limit = self._limit(loop)
+        self.axes = (*outer_axes, loop.extent)
+        positions = np.arange(loop.extent, dtype=np.int64)
+        self.values[loop.index] = positions.reshape((1,) * len(outer_axes) + (-1,))
+        self.active = self._spread(outer_active)
+        if limit is not None:
+            self.active = self.active & (self.values[loop.index] < self._spread(limit))
+        if loop.kind == "parallel":
+            self._reset_scratch(self.axes)
+        self.block(loop.body)
+        folded = [
+            _fold_lanes(self.scalars, f, self.value(f.value), self._spread(self.active), self.axes)
+            for f in loop.folds
+        ]
+        self.axes, self.active = outer_axes, outer_active
+        for fold, result in zip(loop.folds, folded, strict=True):
+            self.values[fold.result] = result
+
+    def _limit(self, loop: For) -> Array | None:
+        return None if loop.limit is None else self.address(loop.limit)
+
+    def _serial(self, loop: For) -> None:
+        outer_active = self.active
+        limit = self._limit(loop)
+        totals = [_Total(self.scalars, fold, loop.extent, len(self.axes)) for fold in loop.folds]
+        for trip in range(loop.extent):
+            if limit is not None:
+                self.active = self._spread(outer_active) & (trip < limit)
+                if not self.active.any():
+                    break
+            self.values[loop.index] = np.full((1,) * len(self.axes), trip, np.int64)
+            self.block(loop.body)
+            active = self._spread(self.active)
+            for total in totals:
+                total.add(trip, self.value(total.fold.value), active)
+        self.active = outer_active
+        for total in totals:
+            self.values[total.fold.result] = total.result()
+
+    # ---- matrix products
+
+    def _gemm(self, gemm: Gemm) -> None:
+        left = self._matrix(gemm.left, gemm.batch, gemm.m, gemm.k)
+        right = self._matrix(gemm.right, gemm.batch, gemm.k, gemm.n)
+        product = self._sum_of_products(left, right, gemm.acc.dtype)
+        outer_axes, outer_active = self.axes, self.active
+        self.axes = (*outer_axes, *gemm.batch, gemm.m, gemm.n)
+        rank = len(self.axes)
+        for position, var in enumerate((*gemm.batch_index, gemm.i, gemm.j)):
+            shape = [1] * rank
+            shape[len(outer_axes) + position] = -1
+            extent = self.axes[len(outer_axes) + position]
+            self.values[var] = np.arange(extent, dtype=np.int64).reshape(shape)
+        self.active = self._spread(outer_active)
+        self.values[gemm.acc] = product.reshape((1,) * len(outer_axes) + product.shape)
+        self.block(gemm.epilogue)
+        self.axes, self.active = outer_axes, outer_active
+
+    def _sum_of_products(self, left: Array, right: Array, dtype: DType) -> Array:
+        """Leaves of ``K_LEAF`` steps of k, then nodes of ``K_NODE`` children until one is left."""
+        found = [
+            self.scalars.product(left[..., k : k + K_LEAF], right[..., k : k + K_LEAF, :], dtype)
+            for k in range(0, max(left.shape[-1], 1), K_LEAF)
+        ]
+        while len(found) > 1:
+            groups = [found[n : n + K_NODE] for n in range(0, len(found), K_NODE)]
+            add = functools.partial(self.scalars.combine, "add")
+            found = [functools.reduce(add, group) for group in groups]
+        return found[0]
+
+    def _matrix(self, factor: Factor, batch: Sequence[int], rows: int, columns: int) -> Array:
+        shape = (*batch, rows, columns)
+        at = np.full(shape, factor.offset, np.int64)
+        strides = (*factor.batch_strides, factor.row, factor.column)
+        for axis, (extent, stride) in enumerate(zip(shape, strides, strict=True)):
+            steps = np.arange(extent, dtype=np.int64) * stride
+            at += steps.reshape((1,) * axis + (-1,) + (1,) * (len(shape) - axis - 1))
+        if at.size and (at.min() < 0 or at.max() >= factor.buffer.size):
+            raise ExecutionError(f"{self.kernel.name}: a factor reads outside {factor.buffer.name}")
+        return self.scalars.load(self.buffers[factor.buffer].reshape(-1)[at], factor.buffer.dtype)
+
+
+def _identity(scalars: Scalars, fold: Fold) -> Array:
+    return scalars.neutral(fold.combine, fold.result.dtype)
+
+
+def _neutral(kind: str, dtype: DType) -> Any:
+    """The identity of a fold in machine numbers."""
+    if kind == "add":
+        return 0
+    if kind == "mul":
+        return 1
+    if dtype is DType.BOOL:
+        return kind == "min"
+    if dtype.is_float:
+        return -np.inf if kind == "max" else np.inf
+    limits = np.iinfo(computed_dtype(dtype))
+    return limits.min if kind == "max" else limits.max
+
+
+@dataclass
+class _Level:
+    """The sum so far of one level of a fold, and in which lanes there is any."""
+
+    value: Array
+    started: Array
+
+
+class _Total:
+    """A fold of a serial loop. The levels of a sum are its open leaf, its open nodes, and the whole."""
+
+    def __init__(self, scalars: Scalars, fold: Fold, extent: int, rank: int) -> None:
+        self.fold = fold
+        self._scalars = scalars
+        self._spans = node_spans(extent)[::-1] if fold.is_tree else ()
+        self._empty = np.full((1,) * rank, _identity(scalars, fold))
+        self._levels = [self._nothing() for _ in range(len(self._spans) + 1)]
+
+    def _nothing(self) -> _Level:
+        return _Level(self._empty, np.zeros(self._empty.shape, bool))
+
+    def add(self, trip: int, value: Array, active: Array) -> None:
+        """One step; lanes that are not active keep what they had."""
+        self._into(0, value, active)
+        for level, span in enumerate(self._spans):
+            if (trip + 1) % span == 0:
+                self._close(level)
+
+    def result(self) -> Array:
+        """The whole, what is open closed."""
+        for level in range(len(self._spans)):
+            self._close(level)
+        return self._levels[-1].value
+
+    def _close(self, level: int) -> None:
+        done = self._levels[level]
+        self._into(level + 1, done.value, done.started)
+        self._levels[level] = self._nothing()
+
+    def _into(self, level: int, value: Array, active: Array) -> None:
+        have = self._levels[level]
+        combined = self._scalars.combine(self.fold.combine, have.value, value)
+        total = np.where(active, np.where(have.started, combined, value), have.value)
+        dtype = self._scalars.computed(self.fold.result.dtype)
+        self._levels[level] = _Level(total.astype(dtype, copy=False), have.started | active)
+
+
+def _fold_lanes(
+    scalars: Scalars, fold: Fold, value: Array, active: Array, axes: tuple[int, ...]
+) -> Array:
+    """A vector fold over the last axis in the order that ``ir/loop/kernel.py`` fixes."""
+    neutral = _identity(scalars, fold)
+    head = np.broadcast_shapes(value.shape[:-1], active.shape[:-1])
+    full = np.broadcast_to(np.where(active, value, neutral), (*head, axes[-1]))
+    lanes = LANE_BYTES // fold.result.dtype.itemsize
+    rows = _rows(full, lanes * WAYS, neutral)
+    while fold.is_tree and rows.shape[-2] > LEAF:
+        leaves = _rows(np.moveaxis(rows, -2, -1), LEAF, neutral)
+        rows = np.moveaxis(_chain(scalars, fold, leaves, neutral), -1, -2)
+    sums = _chain(scalars, fold, np.moveaxis(rows, -1, -2), neutral)
+    total = sums.reshape(*head, WAYS, lanes)
+    ways = scalars.combine(
+        fold.combine,
+        scalars.combine(fold.combine, total[..., 0, :], total[..., 1, :]),
+        scalars.combine(fold.combine, total[..., 2, :], total[..., 3, :]),
+    )
+    while ways.shape[-1] > 1:
+        half = ways.shape[-1] // 2
+        ways = scalars.combine(fold.combine, ways[..., :half], ways[..., half:])
+    return ways[..., 0].astype(scalars.computed(fold.result.dtype), copy=False)
+
+
+def _rows(x: Array, width: int, neutral: Array) -> Array:
+    """The last axis cut into rows of ``width``, the last filled up."""
+    count = -(-x.shape[-1] // width)
+    padded = np.full((*x.shape[:-1], count * width), neutral)
+    padded[..., : x.shape[-1]] = x
+    return padded.reshape(*x.shape[:-1], count, width)
+
+
+def _chain(scalars: Scalars, fold: Fold, x: Array, neutral: Array) -> Array:
+    """The last axis folded from the left onto the identity."""
+    total = np.full(x.shape[:-1], neutral)
+    for n in range(x.shape[-1]):
+        total = scalars.combine(fold.combine, total, x[..., n])
+    return total

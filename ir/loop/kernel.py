@@ -1,0 +1,235 @@
+"""The loop IR: kernels as loop nests over flat buffers, in A-normal form. Stage ``loop``; backends accept only this.
+
+A kernel is a closed function of its buffers. Scalars are ``Var``s, each defined once, by ``Let``, ``Load``, a
+loop index, or the result of a ``Fold``. Addresses are ``Affine`` in loop indices (and in i64 scalars, for gathers),
+counted in elements from the buffer's start.
+
+Meaning of loops, fixed so that every backend gives the same bits:
+* ``parallel``: iterations are independent (no folds; stores of different iterations never overlap). Outermost only.
+* ``serial``: in order. Folds accumulate from the left, starting at the first value (identity if there is none); sums
+  are trees of such runs, see below.
+* ``vector``: a fold keeps ``LANE_BYTES / itemsize`` lanes times ``WAYS`` accumulators: iteration i goes to way
+  ``(i // lanes) % WAYS``, lane ``i % lanes``, each starting at the identity, accumulating in order of i (a sum as a
+  tree over its own iterations); then ways are combined ((0,1),(2,3)), then lanes by halving (lane j with lane
+  j + half). Iterations are otherwise independent.
+A fold's ``value`` is combined as ``acc = combine(acc, value)``. Sums of bf16/f16 values are folds over f32 Vars: the
+kernel casts before folding.
+
+Sums (and products) of floats are trees, fixed by the number of terms alone (``node_spans``): a leaf is the sum from
+the left of ``LEAF`` consecutive terms, a node the sum from the left of ``LEAF`` consecutive leaves or nodes, until one is
+left; the last leaf and the last nodes have what is there. Terms are numbered from the loop's start. ``Gemm`` sums over
+k in the same way: leaves of ``K_LEAF`` steps, each a chain of fused multiply-adds from zero, nodes of ``K_NODE`` children.
+So the error of a sum does not grow with its length, and who sums an aligned node does not matter: tiles, threads and
+targets give the same bits.
+
+Non-goals: bounds proofs at this level (the verifier checks static offsets), aliasing: two buffers of one call
+may be the same memory only if the Plan says so and each iteration reads an element before it writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from gradc.ir.tensor.core import DType, Span
+
+LANE_BYTES = 64
+WAYS = 4
+LEAF = 16  # terms of a leaf of a sum, and children of a node
+K_LEAF = 256  # steps of k of a leaf of a matrix product
+K_NODE = 64  # children of a node of a matrix product
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Var:
+    """A scalar of a kernel: loop index (i64) or computed value. ``name`` is unique within the kernel."""
+
+    name: str
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    """A literal operand."""
+
+    value: float | int | bool
+    dtype: DType
+
+
+Scalar: TypeAlias = Var | Const
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """``constant + sum(coefficient * var)``; vars are loop indices or i64 scalars; no zero coefficients."""
+
+    constant: int = 0
+    terms: tuple[tuple[Var, int], ...] = ()
+
+    @staticmethod
+    def of(var: Var) -> Affine:
+        return Affine(0, ((var, 1),))
+
+    def __add__(self, other: Affine | int) -> Affine:
+        if isinstance(other, int):
+            return Affine(self.constant + other, self.terms)
+        total = dict(self.terms)
+        for var, coefficient in other.terms:
+            total[var] = total.get(var, 0) + coefficient
+        kept = tuple((v, c) for v, c in total.items() if c)
+        return Affine(self.constant + other.constant, kept)
+
+    def __mul__(self, factor: int) -> Affine:
+        if factor == 0:
+            return Affine()
+        return Affine(self.constant * factor, tuple((v, c * factor) for v, c in self.terms))
+
+    def coefficient(self, var: Var) -> int:
+        """The factor of ``var``; 0 if absent."""
+        return dict(self.terms).get(var, 0)
+
+
+Access: TypeAlias = Literal["read", "write", "update", "scratch"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Buffer:
+    """A flat array of ``size`` elements. ``scratch`` is private to one iteration of the parallel loop, uninitialised."""
+
+    name: str
+    dtype: DType
+    size: int
+    access: Access
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Let:
+    """``var = verb(operands)``; ``verb`` is a row of VERBS, or ``cast`` (to ``var.dtype``), or ``copy``."""
+
+    var: Var
+    verb: str
+    operands: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Index:
+    """``var = affine``: an address or a loop index turned into an i64 scalar."""
+
+    var: Var
+    value: Affine
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Load:
+    """``var = buffer[offset]``; where ``guard`` is false nothing is read and ``var`` is 0."""
+
+    var: Var
+    buffer: Buffer
+    offset: Affine
+    guard: Var | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Store:
+    """``buffer[offset] = value``, or ``combine(buffer[offset], value)``; skipped where ``guard`` is false."""
+
+    buffer: Buffer
+    offset: Affine
+    value: Scalar
+    combine: Literal["", "add", "max", "min", "mul"] = ""
+    guard: Var | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    """The loop's ``value`` (defined in its body) folded over all iterations; ``result`` is visible after the loop."""
+
+    result: Var
+    combine: Literal["add", "max", "min", "mul"]
+    value: Scalar
+
+    @property
+    def is_tree(self) -> bool:
+        """Whether the order matters, so that it is a tree of leaves and nodes: sums and products of floats."""
+        return self.combine in ("add", "mul") and self.result.dtype.is_float
+
+
+def node_spans(terms: int, leaf: int = LEAF, children: int = LEAF) -> tuple[int, ...]:
+    """How many terms a node of each level under the whole sum has, the largest first; none if it is one leaf."""
+    spans: list[int] = []
+    span = leaf
+    while span < terms:
+        spans.append(span)
+        span *= children
+    return tuple(reversed(spans))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class For:
+    """``for index in range(min(extent, limit))``; ``limit`` None means ``extent``."""
+
+    index: Var
+    extent: int
+    kind: Literal["parallel", "serial", "vector"]
+    body: tuple[Stmt, ...]
+    folds: tuple[Fold, ...] = ()
+    limit: Affine | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Factor:
+    """One matrix operand: element (batch..., i, j) lies at ``offset + sum(batch * batch_strides) + i*row + j*column``."""
+
+    buffer: Buffer
+    batch_strides: tuple[int, ...]
+    row: int
+    column: int
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gemm:
+    """``acc[b, i, j] = sum_k left[b, i, k] * right[b, k, j]``, then ``epilogue`` once per (b, i, j).
+
+    The sum is a tree of leaves of ``K_LEAF`` steps of k (of ``K_LEAF`` pairs where the processor multiplies bf16 in pairs).
+
+    ``batch`` holds the batch extents and ``batch_index`` their loop vars; ``i``, ``j`` are the index vars and ``acc``
+    the Var the epilogue reads. The epilogue is straight-line (Let, Index, Load, Store), treated as a ``vector`` body
+    in ``j``; its stores are the kernel's results. ``acc`` is f32 for f32/bf16/f16 factors, f64 for f64.
+    """
+
+    batch: tuple[int, ...]
+    batch_index: tuple[Var, ...]
+    m: int
+    n: int
+    k: int
+    left: Factor
+    right: Factor
+    i: Var
+    j: Var
+    acc: Var
+    epilogue: tuple[Stmt, ...]
+
+
+Stmt: TypeAlias = Let | Index | Load | Store | For | Gemm
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kernel:
+    """A closed loop nest. ``flops`` and ``bytes`` are counted once per launch; ``spans`` are the user's lines."""
+
+    name: str
+    buffers: tuple[Buffer, ...]
+    body: tuple[Stmt, ...]
+    flops: int = 0
+    bytes: int = 0
+    spans: tuple[Span, ...] = field(default=())
+
+
+def row_major_offset(index: Sequence[Affine], shape: Sequence[int]) -> Affine:
+    """The element offset of ``index`` in a dense row-major array of ``shape``."""
+    offset = Affine()
+    for position, extent in zip(index, shape, strict=True):
+        offset = offset * extent + position
+    return offset

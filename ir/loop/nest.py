@@ -1,0 +1,100 @@
+"""``NestContext``: what an op with a loop nest of its own (``registry.Nest``) writes its kernel with.
+
+It joins the loop builder with the op's operands, which are read element by element wherever they lie, and its results,
+which are buffers. Non-goals: deciding what else the kernel computes (``passes``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal, TypeAlias
+
+from gradc.ir.loop.builder import IndexAlgebra, Loop, LoopBuilder, LoopKind
+from gradc.ir.loop.kernel import Affine, Buffer, Const, Scalar, Var, row_major_offset
+from gradc.ir.tensor.core import DType, Op
+
+Read: TypeAlias = Callable[[int, Sequence[Affine]], Scalar]
+
+
+class NestContext:
+    """What ``Nest.build`` writes a kernel with: loops, reads of operands, writes of results, scratch.
+
+    Every element of every result must be written before the kernel ends. ``parallel`` loops come outermost only and
+    their iterations must not touch the same result element. Scratch is private to one iteration of the
+    parallel loop and starts uninitialised.
+    """
+
+    def __init__(self, builder: LoopBuilder, op: Op, read: Read, results: Sequence[Buffer]) -> None:
+        self.builder = builder
+        self.k = IndexAlgebra(builder, op.results[0].type.dtype)
+        self._op = op
+        self._read = read
+        self._results = tuple(results)
+
+    def algebra(self, dtype: DType) -> IndexAlgebra:
+        """The algebra whose literals have ``dtype``."""
+        return IndexAlgebra(self.builder, dtype)
+
+    def loop(
+        self, extent: int, kind: LoopKind, limit: Affine | None = None
+    ) -> AbstractContextManager[Loop]:
+        """``with ctx.loop(n, "vector") as i:``, then ``i.at`` is the index and ``i.fold("add", value)`` folds."""
+        return self.builder.loop(extent, kind, limit)
+
+    @contextmanager
+    def parallel(self, extents: Sequence[int]) -> Iterator[list[Affine]]:
+        """One parallel loop over all of ``extents``; gives the multi-index."""
+        total = 1
+        for extent in extents:
+            total *= extent
+        with self.loop(total, "parallel") as loop:
+            yield self.k.unflatten(loop.at, extents)
+
+    def read(self, operand: int, index: Sequence[Affine]) -> Scalar:
+        """The element of an operand."""
+        return self._read(operand, index)
+
+    def write(
+        self,
+        index: Sequence[Affine],
+        value: Scalar,
+        combine: Literal["", "add", "max", "min", "mul"] = "",
+        result: int = 0,
+        guard: Scalar | None = None,
+    ) -> None:
+        """Stores an element of a result; ``combine`` updates what was written before.
+
+        Skipped where ``guard`` is false; a literal guard is decided now.
+        """
+        shape = self._op.results[result].type.static_shape
+        if isinstance(guard, Const):
+            if not guard.value:
+                return
+            guard = None
+        offset = row_major_offset(index, shape)
+        self.builder.store(self._results[result], offset, value, combine, guard)
+
+    def written(self, index: Sequence[Affine], result: int = 0) -> Scalar:
+        """Reads back an element of a result that this kernel wrote before."""
+        shape = self._op.results[result].type.static_shape
+        return self.builder.load(self._results[result], row_major_offset(index, shape))
+
+    def scratch(self, size: int, dtype: DType) -> Buffer:
+        """Working memory of ``size`` elements."""
+        return self.builder.buffer(f"s{len(self.builder.buffers)}", dtype, size, "scratch")
+
+    def load(self, buffer: Buffer, offset: Affine) -> Var:
+        """Reads scratch."""
+        return self.builder.load(buffer, offset)
+
+    def store(
+        self,
+        buffer: Buffer,
+        offset: Affine,
+        value: Scalar,
+        combine: Literal["", "add", "max", "min", "mul"] = "",
+        guard: Var | None = None,
+    ) -> None:
+        """Writes scratch."""
+        self.builder.store(buffer, offset, value, combine, guard)

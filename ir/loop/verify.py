@@ -1,0 +1,306 @@
+"""The verifier of the loop stage. This list is the specification of what a valid ``Kernel`` is.
+
+Scalars
+  L1  Every Var is defined once, before its uses, in a scope that encloses them: indices and body Vars inside their
+      loop, fold results after it. Names are unique.
+  L2  A Let's verb is a row of VERBS (or ``cast``, ``copy``) with as many operands as it takes, of one element type
+      except for ``select`` and ``cast``; its Var has the type that follows.
+  L3  Indices, Index Vars and the Vars of every Affine are i64; guards are bool.
+Memory
+  L4  Every buffer used is declared; ``read`` buffers are not stored to, and sizes are not negative.
+  L5  A Load's Var and a Store's value have the buffer's element type.
+  L6  An unguarded offset whose Vars are all loop indices stays inside its buffer. Loops with a limit, and
+      loops that never run, are not judged.
+Loops
+  L7  Extents are not negative; a ``parallel`` loop is outermost and has no folds; vector loops do not nest.
+  L8  A fold's value is defined in the loop's body and has the type of its result.
+  L9  A Gemm's epilogue is straight-line, its ``acc`` is f32 (f64 for f64 factors), and its factors have as many batch
+      strides as there are batch extents and stay inside their buffers.
+
+Non-goals: independence of parallel iterations and aliasing, which the executor's tests and the plan checker cover.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradc.ir.loop.kernel import (
+    Affine,
+    Buffer,
+    Const,
+    Factor,
+    For,
+    Gemm,
+    Index,
+    Kernel,
+    Let,
+    Load,
+    Scalar,
+    Stmt,
+    Store,
+    Var,
+)
+from gradc.ir.tensor.algebra import VERBS
+from gradc.ir.tensor.core import DType
+from gradc.ir.tensor.violation import VerificationError, Violation
+
+
+def verify_kernel(kernel: Kernel) -> None:
+    """Raises VerificationError if ``kernel`` breaks an invariant."""
+    violations = check_kernel(kernel)
+    if violations:
+        raise VerificationError(f"kernel {kernel.name}", violations)
+
+
+def check_kernel(kernel: Kernel) -> tuple[Violation, ...]:
+    """Every violation of L1-L9, in order."""
+    return tuple(_Checker(kernel).check())
+
+
+class _Checker:
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.found: list[Violation] = []
+        self.defined: set[Var] = set()  # ever
+        self.visible: set[Var] = set()  # here
+        self.names: set[str] = set()
+        self.ranges: dict[Var, int] = {}  # extents of open loops without a limit
+        self.kinds: list[str] = []
+        self.declared = set(kernel.buffers)
+        self.is_dead = 0  # how many open loops never run
+
+    def report(self, number: str, message: str) -> None:
+        span = self.kernel.spans[0] if self.kernel.spans else None
+        self.found.append(Violation(number, message, "", span))
+
+    def check(self) -> list[Violation]:
+        for buffer in self.kernel.buffers:
+            if buffer.size < 0:
+                self.report("L4", f"buffer {buffer.name} has size {buffer.size}")
+        self.statements(self.kernel.body)
+        return self.found
+
+    def statements(self, body: tuple[Stmt, ...]) -> None:
+        """Checks in order; what is defined here is forgotten by the caller when its scope closes."""
+        for statement in body:
+            match statement:
+                case Let():
+                    self.let(statement)
+                case Index():
+                    self.affine(statement.value)
+                    self.expect_i64(statement.var)
+                    self.define(statement.var)
+                case Load():
+                    self.load(statement)
+                case Store():
+                    self.store(statement)
+                case For():
+                    self.loop(statement)
+                case Gemm():
+                    self.gemm(statement)
+
+    # ---- scalars
+
+    def define(self, var: Var) -> None:
+        """L1."""
+        if var in self.defined or var.name in self.names:
+            self.report("L1", f"{var.name} is defined twice")
+        self.defined.add(var)
+        self.names.add(var.name)
+        self.visible.add(var)
+
+    def use(self, scalar: Scalar) -> None:
+        """L1."""
+        if isinstance(scalar, Var) and scalar not in self.visible:
+            self.report("L1", f"{scalar.name} is not defined here")
+
+    def expect_i64(self, var: Var) -> None:
+        """L3."""
+        if var.dtype is not DType.I64:
+            self.report("L3", f"{var.name} is {var.dtype}, and indices are i64")
+
+    def affine(self, value: Affine) -> None:
+        """L1 and L3 of an address."""
+        for var, _ in value.terms:
+            self.use(var)
+            self.expect_i64(var)
+
+    def guard(self, guard: Var | None) -> None:
+        """L3."""
+        if guard is not None:
+            self.use(guard)
+            if guard.dtype is not DType.BOOL:
+                self.report("L3", f"guard {guard.name} is {guard.dtype}")
+
+    def let(self, statement: Let) -> None:
+        """L2."""
+        for operand in statement.operands:
+            self.use(operand)
+        expected = _result_of(statement)
+        if isinstance(expected, str):
+            self.report("L2", f"{statement.var.name} = {statement.verb}: {expected}")
+        elif expected is not statement.var.dtype:
+            what = f"is {statement.var.dtype}, should be {expected}"
+            self.report("L2", f"{statement.var.name} = {statement.verb}: {what}")
+        self.define(statement.var)
+
+    # ---- memory
+
+    def buffer(self, buffer: Buffer) -> None:
+        """L4."""
+        if buffer not in self.declared:
+            self.report("L4", f"buffer {buffer.name} is not declared")
+
+    def load(self, statement: Load) -> None:
+        """L4, L5 and L6."""
+        self.buffer(statement.buffer)
+        self.affine(statement.offset)
+        self.guard(statement.guard)
+        if statement.var.dtype is not statement.buffer.dtype:
+            what = f"{statement.var.name} is {statement.var.dtype}"
+            self.report("L5", f"{what}, {statement.buffer.name} holds {statement.buffer.dtype}")
+        if statement.guard is None:
+            self.inside(statement.buffer, statement.offset)
+        self.define(statement.var)
+
+    def store(self, statement: Store) -> None:
+        """L4, L5 and L6."""
+        self.buffer(statement.buffer)
+        self.affine(statement.offset)
+        self.guard(statement.guard)
+        self.use(statement.value)
+        if statement.buffer.access == "read":
+            self.report("L4", f"buffer {statement.buffer.name} is read-only")
+        if statement.value.dtype is not statement.buffer.dtype:
+            what = f"stores {statement.value.dtype} into {statement.buffer.name}"
+            self.report("L5", f"{what}, which holds {statement.buffer.dtype}")
+        if statement.guard is None:
+            self.inside(statement.buffer, statement.offset)
+
+    def inside(self, buffer: Buffer, offset: Affine) -> None:
+        """L6."""
+        low = high = offset.constant
+        for var, coefficient in offset.terms:
+            if var not in self.ranges:
+                return
+            last = coefficient * (self.ranges[var] - 1)
+            low, high = low + min(last, 0), high + max(last, 0)
+        if not self.is_dead and not (0 <= low and high < buffer.size):
+            self.report("L6", f"{buffer.name}[{low}..{high}] is outside its {buffer.size} elements")
+
+    # ---- loops
+
+    def loop(self, statement: For) -> None:
+        """L1 and L7 of a loop, then its body and folds."""
+        if statement.extent < 0:
+            self.report("L7", f"a loop of extent {statement.extent}")
+        if statement.kind == "parallel" and (self.kinds or statement.folds):
+            self.report("L7", "a parallel loop is outermost and has no folds")
+        if statement.kind == "vector" and "vector" in self.kinds:
+            self.report("L7", "a vector loop inside a vector loop")
+        if statement.limit is not None:
+            self.affine(statement.limit)
+        outer = set(self.visible)
+        self.expect_i64(statement.index)
+        self.define(statement.index)
+        self.enter(statement)
+        self.statements(statement.body)
+        self.folds(statement, outer)
+        self.leave(statement)
+        self.visible = outer
+        for fold in statement.folds:
+            self.define(fold.result)
+
+    def enter(self, statement: For) -> None:
+        self.kinds.append(statement.kind)
+        self.is_dead += statement.extent <= 0
+        if statement.limit is None:
+            self.ranges[statement.index] = statement.extent
+
+    def leave(self, statement: For) -> None:
+        self.kinds.pop()
+        self.is_dead -= statement.extent <= 0
+        self.ranges.pop(statement.index, None)
+
+    def folds(self, statement: For, outer: set[Var]) -> None:
+        """L8."""
+        for fold in statement.folds:
+            self.use(fold.value)
+            if isinstance(fold.value, Const) or fold.value in outer:
+                self.report("L8", f"{fold.result.name} folds what its loop does not define")
+            if fold.value.dtype is not fold.result.dtype:
+                what = f"{fold.result.name} is {fold.result.dtype}"
+                self.report("L8", f"{what}, its value {fold.value.dtype}")
+
+    def gemm(self, statement: Gemm) -> None:
+        """L9, then the epilogue."""
+        sizes = (*statement.batch, statement.m, statement.n, statement.k)
+        if min(sizes) < 0 or len(statement.batch) != len(statement.batch_index):
+            self.report("L9", "extents are negative or batch indices do not match")
+        self.factor(statement.left, statement, statement.m, statement.k)
+        self.factor(statement.right, statement, statement.k, statement.n)
+        expected = statement.left.buffer.dtype.accumulator
+        if statement.acc.dtype is not expected:
+            self.report("L9", f"{statement.acc.name} is {statement.acc.dtype}, not {expected}")
+        if any(isinstance(inner, (For, Gemm)) for inner in statement.epilogue):
+            self.report("L9", "an epilogue is straight-line")
+        outer = set(self.visible)
+        indices = (*statement.batch_index, statement.i, statement.j)
+        for var, extent in zip(indices, (*statement.batch, statement.m, statement.n), strict=False):
+            self.expect_i64(var)
+            self.define(var)
+            self.ranges[var] = extent
+        self.define(statement.acc)
+        self.is_dead += min(sizes[:-1]) <= 0
+        self.statements(statement.epilogue)
+        self.is_dead -= min(sizes[:-1]) <= 0
+        for var in indices:
+            self.ranges.pop(var, None)
+        self.visible = outer
+
+    def factor(self, factor: Factor, gemm: Gemm, rows: int, columns: int) -> None:
+        """L4 and L9 of one matrix operand."""
+        self.buffer(factor.buffer)
+        if len(factor.batch_strides) != len(gemm.batch):
+            self.report("L9", f"{factor.buffer.name} has {len(factor.batch_strides)} batch strides")
+            return
+        extents = (*gemm.batch, rows, columns)
+        if min(extents) <= 0:
+            return
+        strides = (*factor.batch_strides, factor.row, factor.column)
+        lasts = [s * (n - 1) for s, n in zip(strides, extents, strict=True)]
+        low = factor.offset + sum(min(last, 0) for last in lasts)
+        high = factor.offset + sum(max(last, 0) for last in lasts)
+        if low < 0 or high >= factor.buffer.size:
+            size = factor.buffer.size
+            self.report("L9", f"{factor.buffer.name}[{low}..{high}] is outside its {size} elements")
+
+
+def _result_of(statement: Let) -> DType | str:
+    """The element type that follows from verb and operands, or what is wrong with them."""
+    types = [operand.dtype for operand in statement.operands]
+    if statement.verb in ("cast", "copy"):
+        if len(types) != 1:
+            return f"takes 1 operand, got {len(types)}"
+        return statement.var.dtype if statement.verb == "cast" else types[0]
+    verb = VERBS.get(statement.verb)
+    if verb is None:
+        return "there is no such verb"
+    if len(types) != verb.arity:
+        return f"takes {verb.arity} operands, got {len(types)}"
+    if statement.verb == "select":
+        if types[0] is not DType.BOOL:
+            return f"the condition is {types[0]}"
+        types = types[1:]
+    if any(dtype is not types[0] for dtype in types):
+        return "operand types differ, " + " and ".join(str(dtype) for dtype in types)
+    return DType.BOOL if verb.result == "bool" else types[0]
+
+
+def violations_of(kernels: tuple[Kernel, ...]) -> Iterator[Violation]:
+    """The violations of several kernels, each naming its kernel."""
+    for kernel in kernels:
+        for violation in check_kernel(kernel):
+            yield Violation(
+                violation.number, f"kernel {kernel.name}: {violation.message}", "", violation.span
+            )

@@ -1,0 +1,190 @@
+"""The op registry: everything gradc knows of an op stands in one ``OpDef``, defined in one file of ``ir/ops``.
+
+An op states its type rule, its meaning (``evaluate``, generic over the array domain), its derivative rules and its
+loop form. Elementwise ops state a scalar meaning and partial derivatives instead; the rest follows
+(``ir/ops/elementwise.py``). Absence of a derivative rule is a declaration, never an omission: ``ZERO`` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from gradc.ir.loop.kernel import Scalar
+from gradc.ir.ops.axes import AxisRule
+from gradc.ir.tensor.core import Attrs, Op, TensorType, Value
+
+if TYPE_CHECKING:
+    from gradc.ir.loop.builder import IndexAlgebra
+    from gradc.ir.loop.kernel import Affine
+    from gradc.ir.loop.nest import NestContext
+    from gradc.ir.ops.builder import Builder
+
+
+class TypeRuleError(Exception):
+    """Operand types or attributes that an op does not accept; the message names both operands' types."""
+
+
+TypeRule: TypeAlias = Callable[[Sequence[TensorType], Attrs], tuple[TensorType, ...]]
+# evaluate(arrays, op, operands) -> results, in the domain of the array algebra `arrays` (ir/domains/arrays.py).
+Evaluate: TypeAlias = Callable[[Any, Op, Sequence[Any]], tuple[Any, ...]]
+# Tangents and cotangents that are identically zero are None and stay None.
+JvpRule: TypeAlias = Callable[["Builder", Op, Sequence[Value | None]], Sequence[Value | None]]
+# vjp(builder, op, cotangents of results, which operands need one) -> cotangents of operands.
+VjpRule: TypeAlias = Callable[
+    ["Builder", Op, Sequence[Value | None], Sequence[bool]], Sequence[Value | None]
+]
+
+
+# read(operand number, index) -> that element of that operand, inside a kernel.
+Read: TypeAlias = Callable[[int, Sequence["Affine"]], Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The derivative of an elementwise op's result with respect to one operand.
+
+    ``value(k, y, *operands, **attributes)`` computes it from the result ``y`` and the operands, in verbs. The kind
+    saves work where the shape of the derivative is known: ``one`` and ``minus_one`` are constant; ``mask`` is 1
+    where ``condition(k, y, *operands, **attributes)`` holds and 0 elsewhere, so it is applied by ``select``;
+    ``gated`` is always applied by ``gate(ct, value)``, and ``gates`` by ``gate(value, ct)``.
+    """
+
+    value: Callable[..., Any]
+    kind: Literal["general", "one", "minus_one", "mask", "gated", "gates"] = "general"
+    condition: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pointwise:
+    """Loop form: the result at an index is ``meaning(k, *operands at that index, **attributes)``."""
+
+    meaning: Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Loop form of a view, gather or iota: ``element(k, op, index, read)`` computes the result at ``index``.
+
+    ``read(operand number, index)`` gives an operand's element; ``k`` is an ``IndexAlgebra``. Where an index may
+    lie outside the operand, the read happens inside ``with k.guard(condition):``, which guards every load
+    below it, and the value is selected by the same condition afterwards.
+    """
+
+    element: Callable[[IndexAlgebra, Op, Sequence[Affine], Read], Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """Loop form: fold over the axes in attribute ``axes`` with ``combine``."""
+
+    combine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """Loop form: a (batched) matrix product, described by attributes ``batch`` and ``contract``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nest:
+    """Loop form: the op builds its own kernel body (scatter, cumsum, convolution, pooling, ...)."""
+
+    build: Callable[[NestContext, Op], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Loop form: region ops, which ``to_loops`` handles itself."""
+
+
+LoopForm: TypeAlias = Pointwise | Access | Reduction | Contraction | Nest | Control
+
+
+@dataclass(frozen=True, slots=True)
+class OpDef:
+    """One op. ``sample`` gives example operand types, attributes and ranges from which tests are generated."""
+
+    name: str
+    doc: str
+    infer: TypeRule
+    evaluate: Evaluate
+    jvp: JvpRule
+    vjp: VjpRule
+    loop: LoopForm
+    samples: tuple[Sample, ...] = ()
+    commutative: bool = False
+    # True if the VJP can hand an operand an exact zero where another path was taken (select, max, relu):
+    # cotangents below it are applied with `gate`.
+    masks: bool = False
+    # Views move elements without computing; they cost nothing inside a fusion.
+    is_view: bool = False
+    # Elementwise ops only: one partial per operand, None where the derivative is identically zero.
+    # `elementwise_vjp(b, op, cts, needed, masked)` in ops/elementwise.py applies them; `vjp` is the same with
+    # masked=False, and passes that know a cotangent to be masked call it with True (`gate` instead of `mul`).
+    partials: tuple[Partial | None, ...] | None = None
+    # How the result's axes depend on the operands' axes (ir/ops/axes.py). Absent means: all positions are mixed.
+    axes: AxisRule | None = None
+    # Which operands name rows of something, and of how many rows: (operand number, size). An id out of range then
+    # reads NaN or writes nothing, so data are checked against it where they enter (``ir.index_uses``).
+    indexes: Callable[[Op], tuple[tuple[int, int], ...]] | None = None
+    # True if derivatives end here by choice (stop_gradient) and not because the op is constant almost everywhere.
+    is_barrier: bool = False
+
+    @property
+    def is_step(self) -> bool:
+        """Whether the op is constant almost everywhere, as floor and comparisons are: it declares that it has no
+        derivative, and not by choice."""
+        is_constant = self.vjp is zero_vjp and self.jvp is zero_jvp
+        return is_constant and not self.is_barrier
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether the op computes each element of its result from the same element of its operands."""
+        return self.partials is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One example application for generated tests.
+
+    ``ranges`` has one interval per operand, from which its elements are drawn (kept away from kinks and poles).
+    """
+
+    operands: tuple[TensorType, ...]
+    attributes: Attrs
+    ranges: tuple[tuple[float, float], ...]
+
+
+_REGISTRY: dict[str, OpDef] = {}
+
+
+def register(definition: OpDef) -> OpDef:
+    """Adds ``definition``. Raises ValueError if the name is taken."""
+    if definition.name in _REGISTRY:
+        raise ValueError(f"op {definition.name!r} is defined twice")
+    _REGISTRY[definition.name] = definition
+    return definition
+
+
+def lookup(name: str) -> OpDef:
+    """The definition of op ``name``. Raises KeyError."""
+    return _REGISTRY[name]
+
+
+def all_ops() -> tuple[OpDef, ...]:
+    """Every registered op, in order of definition."""
+    return tuple(_REGISTRY.values())
+
+
+def zero_jvp(_b: Builder, op: Op, _tangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    """The op is locally constant: every tangent is zero."""
+    return (None,) * len(op.results)
+
+
+def zero_vjp(
+    _b: Builder, op: Op, _cts: Sequence[Value | None], _needed: Sequence[bool]
+) -> Sequence[Value | None]:
+    """The op is locally constant: no operand gets a cotangent."""
+    return (None,) * len(op.operands)

@@ -1,0 +1,1 @@
+"""Programs to derivative programs: reverse, forward, loops, Jacobians."""

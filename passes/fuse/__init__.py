@@ -1,0 +1,1 @@
+"""Groups of ops that become one kernel."""

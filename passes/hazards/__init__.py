@@ -1,0 +1,1 @@
+"""Where a gradient can become NaN or infinite."""

@@ -1,0 +1,1 @@
+"""What a loop computes in every trip and need not."""

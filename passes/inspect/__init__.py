@@ -1,0 +1,1 @@
+"""Reading a Plan: an independent checker, the report and its picture."""

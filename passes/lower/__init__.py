@@ -1,0 +1,1 @@
+"""Tensor IR to kernels in loop IR and a Plan."""

@@ -1,0 +1,55 @@
+"""What a row kernel keeps between its stages: values that later stages take and that cost more to
+compute again than to read. Everything else is recomputed from what the kernel reads anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gradc.ir.tensor.core import Block, Value
+from gradc.passes.lower.cost import verbs
+from gradc.passes.lower.space import Layout, cone
+
+# Values that cost at least this much per element are kept for later stages.
+_KEPT_NS = 0.12
+
+
+def kept_values(
+    block: Block,
+    place: Layout,
+    stage: int,
+    roots: Sequence[Value],
+    outputs: Sequence[Value],
+    known: Mapping[Value, object],
+) -> list[Value]:
+    """The full values of level ``stage``, needed for ``roots``, that a later stage takes.
+
+    ``outputs`` are the results of the main loops; ``known`` what is kept already.
+    """
+    levels, shape = place.levels, place.space.shape
+    bound = dict.fromkeys((*place.kinds, *known))
+    makers = {v: op for op in block.body for v in op.results}
+    inputs = [makers[v].operands[0] for v in place.kinds]
+    later = [v for v in (*inputs, *outputs) if levels[v] > stage]
+    here = {op.results[0]: op for op in cone(block, roots, bound)}
+    taken = {
+        x: None
+        for op in cone(block, later, bound)
+        if op.results[0] not in here
+        for x in op.operands
+    }
+    return [
+        value
+        for value in here
+        if value in taken
+        and value.type.static_shape == shape
+        and levels[value] == stage
+        and _again_ns(block, value, shape, bound) >= _KEPT_NS
+    ]
+
+
+def _again_ns(
+    block: Block, value: Value, shape: tuple[int, ...], bound: Mapping[Value, object]
+) -> float:
+    """What computing an element of ``value`` again costs; what there is once per row is free."""
+    again = cone(block, [value], bound)
+    return sum(verbs(op).ns for op in again if op.results[0].type.static_shape == shape)

@@ -1,0 +1,80 @@
+"""Ops that write their own nest, and contractions that no matrix product can read. From a block to
+loop IR."""
+
+from __future__ import annotations
+
+from gradc.ir.loop.builder import IndexAlgebra
+from gradc.ir.loop.kernel import Affine, Scalar, row_major_offset
+from gradc.ir.loop.nest import NestContext
+from gradc.ir.ops.registry import Nest, lookup
+from gradc.ir.tensor.core import Block, Op
+from gradc.passes.lower.cost import flops, size_of
+from gradc.passes.lower.element import Elements, LoweringError, accumulator
+from gradc.passes.lower.gemm import contraction_axes, contraction_of
+from gradc.passes.lower.piece import Draft, Lowered, block_spans
+
+
+def nest_of(block: Block) -> Op | None:
+    """The op of ``block`` with a nest of its own, if there is one."""
+    found = [op for op in block.body if isinstance(lookup(op.name).loop, Nest)]
+    return found[0] if found else None
+
+
+def lower_nest(block: Block, name: str) -> Lowered:
+    """Lowers a block that ends in one op with a nest of its own; what precedes it is read element
+    by element."""
+    op = nest_of(block)
+    form = lookup(op.name).loop if op is not None else None
+    if op is None or not isinstance(form, Nest) or op.results != block.outputs:
+        raise LoweringError("not a group around one nest")
+    draft = Draft(block)
+    results = [draft.result(n) for n in range(len(op.results))]
+    context = NestContext(
+        draft.builder, op, lambda n, at: draft.elements.at(op.operands[n], at), results
+    )
+    form.build(context, op)
+    return Lowered((draft.finish(name, flops(block), block_spans(block)),))
+
+
+def lower_contraction_loops(block: Block, name: str) -> Lowered:
+    """Lowers a contraction as plain loops: rows in parallel, columns as vectors, sums in order."""
+    op = contraction_of(block)
+    if op is None:
+        raise LoweringError("not a group around one contraction")
+    draft = Draft(block)
+    builder, shape = draft.builder, op.result.type.static_shape
+    columns = shape[-1] if shape else 1
+    rows = size_of(shape) // columns if columns else 0
+    with builder.loop(rows, "parallel") as row, builder.loop(columns, "vector") as column:
+        head = builder.unflatten(row.at, shape[:-1])
+        index = head + ([column.at] if shape else [])
+        value = _sum(draft.elements, op, index)
+        draft.elements.bind_scalar(op.result, index, value)
+        for number, output in enumerate(block.outputs):
+            offset = row_major_offset(index, output.type.static_shape)
+            builder.store(draft.result(number), offset, draft.elements.at(output, index))
+    return Lowered((draft.finish(name, flops(block), block_spans(block)),))
+
+
+def _sum(elements: Elements, op: Op, index: list[Affine]) -> Scalar:
+    builder = elements.builder
+    axes = contraction_axes(op)
+    dtype = op.result.type.dtype
+    algebra = IndexAlgebra(builder, accumulator(dtype))
+    shape = op.operands[0].type.static_shape
+    extents = [shape[a] for a, _ in axes.contract]
+    left: dict[int, Affine] = {}
+    right: dict[int, Affine] = {}
+    rest = iter(index)
+    for a, b in axes.batch:
+        left[a] = right[b] = next(rest)
+    left.update((a, next(rest)) for a in axes.left)
+    right.update((b, next(rest)) for b in axes.right)
+    with builder.loop(size_of(tuple(extents)), "serial") as loop:
+        for (a, b), at in zip(axes.contract, builder.unflatten(loop.at, extents), strict=True):
+            left[a] = right[b] = at
+        x = elements.at(op.operands[0], [left[a] for a in range(len(left))])
+        y = elements.at(op.operands[1], [right[b] for b in range(len(right))])
+        product = algebra.mul(algebra.cast(x, algebra.dtype), algebra.cast(y, algebra.dtype))
+        total = loop.fold("add", product)
+    return algebra.cast(total, dtype)

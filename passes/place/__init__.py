@@ -1,0 +1,1 @@
+"""Every buffer's place in one arena: order, lifetimes, aliasing, scratch."""

@@ -1,0 +1,165 @@
+"""Copies that need not be made: what is copied is computed where it is wanted, or lives there.
+
+* A value that is copied once and read by nothing else is computed in the place it is copied to.
+* A constant that is copied is filled in again there instead.
+* An arena tensor that ends its life in a copy to an `out` port lives in the port all along.
+
+Invariant: whatever a step reads has the same value. Copies into `inout` ports are ``place_share``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from gradc.ir.plan.plan import Argument, Launch, Plan, Repeat, Step
+from gradc.passes.place.share import is_copy, is_whole
+
+
+@dataclass(frozen=True, slots=True)
+class _Touch:
+    """A launch that has a tensor among its arguments: the list of steps it is in, its position."""
+
+    steps: int
+    position: int
+    argument: Argument
+    access: str
+
+
+def forward_copies(plan: Plan) -> Plan:
+    """``plan`` with fewer copies."""
+    counts = {tensor: len(found) for tensor, found in _touches(plan, plan.steps).items()}
+    plan = replace(plan, steps=tuple(_forwarded(plan, plan.steps, counts)))
+    return _adopt(_without_dead_fills(plan))
+
+
+def _touches(plan: Plan, steps: Sequence[Step]) -> dict[int, list[_Touch]]:
+    """Every use of every tensor below ``steps``; ``_Touch.steps`` is 0 for the list itself, and the
+    position is always that of the step of the list."""
+    found: dict[int, list[_Touch]] = {}
+    named = [[b.access for b in k.buffers if b.access != "scratch"] for k in plan.kernels]
+    for position, step in enumerate(steps):
+        stack: list[tuple[int, Step]] = [(0, step)]
+        while stack:
+            level, item = stack.pop()
+            if isinstance(item, Repeat):
+                stack.extend((level + 1, inner) for inner in item.body)
+                if item.counter_cell is not None:
+                    touch = _Touch(1, position, Argument(item.counter_cell), "update")
+                    found.setdefault(item.counter_cell, []).append(touch)
+                continue
+            for access, argument in zip(named[item.kernel], item.arguments, strict=True):
+                touch = _Touch(level, position, argument, access)
+                found.setdefault(argument.tensor, []).append(touch)
+    return found
+
+
+def _forwarded(plan: Plan, steps: Sequence[Step], counts: Mapping[int, int]) -> list[Step]:
+    """One list of steps with values computed where they would be copied to; ``counts`` are the uses of every tensor."""
+    current: list[Step | None] = [
+        replace(s, body=tuple(_forwarded(plan, s.body, counts))) if isinstance(s, Repeat) else s
+        for s in steps
+    ]
+    here = _touches(plan, steps)
+    for position, step in enumerate(steps):
+        if not isinstance(step, Launch) or not is_copy(plan.kernels[step.kernel]):
+            continue
+        source, target = step.arguments
+        # Of a copy of a part, the rest has no place in the target.
+        if plan.kernels[step.kernel].buffers[0].size != plan.tensors[source.tensor].size:
+            continue
+        # Nothing outside this list may know the source.
+        uses = here.get(source.tensor, [])
+        if len(uses) != counts.get(source.tensor, 0):
+            continue
+        maker = _maker(plan, steps, uses, source, position)
+        if maker is None:
+            continue
+        launch = current[maker]
+        if not isinstance(launch, Launch):
+            continue
+        if len(launch.arguments) == 1:
+            current[position] = replace(launch, arguments=(target,))
+        elif len(uses) == 2 and _is_free(here, target, maker, position):
+            arguments = tuple(target if a.tensor == source.tensor else a for a in launch.arguments)
+            current[maker] = replace(launch, arguments=arguments)
+            current[position] = None
+    return [s for s in current if s is not None]
+
+
+def _maker(
+    plan: Plan, steps: Sequence[Step], uses: Sequence[_Touch], source: Argument, copy: int
+) -> int | None:
+    """The position of the only launch that writes the whole source, before the copy."""
+    if plan.tensors[source.tensor].space != "arena" or not is_whole(source):
+        return None
+    writes = [u for u in uses if u.access != "read"]
+    if len(writes) != 1 or writes[0].access != "write" or writes[0].steps != 0:
+        return None
+    (write,) = writes
+    if write.position >= copy or not is_whole(write.argument):
+        return None
+    launch = steps[write.position]
+    assert isinstance(launch, Launch)
+    named = [b for b in plan.kernels[launch.kernel].buffers if b.access != "scratch"]
+    if len(launch.arguments) == 1:
+        return write.position
+    sizes = [b.size for b, a in zip(named, launch.arguments, strict=True) if a == write.argument]
+    return write.position if sizes == [plan.tensors[source.tensor].size] else None
+
+
+def _is_free(here: dict[int, list[_Touch]], target: Argument, maker: int, copy: int) -> bool:
+    """Whether nothing touches the target's tensor from the maker up to the copy."""
+    touched = [u.position for u in here.get(target.tensor, ())]
+    return not any(maker <= position < copy for position in touched)
+
+
+def _without_dead_fills(plan: Plan) -> Plan:
+    """``plan`` without launches that only fill an arena tensor that nothing else touches."""
+    touches = _touches(plan, plan.steps)
+
+    def is_dead(step: Step) -> bool:
+        if not isinstance(step, Launch) or len(step.arguments) != 1:
+            return False
+        tensor = step.arguments[0].tensor
+        return plan.tensors[tensor].space == "arena" and len(touches[tensor]) == 1
+
+    def cleaned(steps: Sequence[Step]) -> tuple[Step, ...]:
+        return tuple(
+            replace(s, body=cleaned(s.body)) if isinstance(s, Repeat) else s
+            for s in steps
+            if not is_dead(s)
+        )
+
+    return replace(plan, steps=cleaned(plan.steps))
+
+
+def _adopt(plan: Plan) -> Plan:
+    """Arena tensors that end in a copy to an `out` port become the port."""
+    outs = {port.tensor: None for port in plan.ports if port.direction == "out"}
+    touches = _touches(plan, plan.steps)
+    renamed: dict[int, int] = {}
+    dropped: dict[int, None] = {}
+    for position, step in enumerate(plan.steps):
+        if not isinstance(step, Launch) or not is_copy(plan.kernels[step.kernel]):
+            continue
+        source, target = step.arguments
+        a, b = plan.tensors[source.tensor], plan.tensors[target.tensor]
+        fits = a.space == "arena" and a.root is None and a.nbytes == b.nbytes
+        fits = fits and a.dtype is b.dtype and is_whole(source) and is_whole(target)
+        last = max(u.position for u in touches[source.tensor])
+        is_only = len(touches[target.tensor]) == 1 and source.tensor not in renamed
+        if target.tensor in outs and fits and is_only and last == position:
+            renamed[source.tensor] = target.tensor
+            dropped[position] = None
+    if not renamed:
+        return plan
+    steps = [_renamed(s, renamed) for n, s in enumerate(plan.steps) if n not in dropped]
+    return replace(plan, steps=tuple(steps))
+
+
+def _renamed(step: Step, renamed: dict[int, int]) -> Step:
+    if isinstance(step, Repeat):
+        return replace(step, body=tuple(_renamed(s, renamed) for s in step.body))
+    arguments = tuple(replace(a, tensor=renamed.get(a.tensor, a.tensor)) for a in step.arguments)
+    return replace(step, arguments=arguments)

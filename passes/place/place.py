@@ -1,0 +1,84 @@
+"""Completing a Plan: order of steps, shared storage, one aligned arena, offsets.
+
+    from  a Plan as ``to_loops`` makes it: program order, no offsets, copies into `inout` ports at
+    the end
+    to    a complete Plan
+
+Invariants: every arena tensor that is touched has an offset, a multiple of 64 bytes; tensors alive
+together never overlap unless one is the root of the other. Non-goals: recomputation
+(``rematerialise``), kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gradc.ir.plan.plan import Plan
+from gradc.passes.place.carry import single_carries
+from gradc.passes.place.copy import forward_copies
+from gradc.passes.place.lifetime import Lifetime, lifetimes
+from gradc.passes.place.pack import aligned, lower_bound, pack
+from gradc.passes.place.prune import prune
+from gradc.passes.place.schedule import dependences, schedule, step_uses
+from gradc.passes.place.share import share, write_ports
+
+# Program order is kind to caches; another order must save at least this share of the arena.
+WORTH = 0.98
+
+
+def place(plan: Plan) -> Plan:
+    """``plan`` in a good order, with shared storage and an arena."""
+    plan = write_ports(forward_copies(single_carries(plan)))
+    placed = assign(share(plan))
+    reordered = reorder(plan)
+    if reordered is not plan:
+        other = assign(share(reordered))
+        if other.arena_bytes < placed.arena_bytes * WORTH:
+            placed = other
+    return prune(placed)
+
+
+def reorder(plan: Plan) -> Plan:
+    """``plan`` with its top-level steps in an order that keeps fewer bytes alive."""
+    uses = [step_uses(plan, step) for step in plan.steps]
+    sizes = [aligned(t.nbytes) if t.space == "arena" else 0 for t in plan.tensors]
+    order = schedule(uses, dependences(uses), lambda tensor: sizes[tensor])
+    if order == list(range(len(plan.steps))):
+        return plan
+    return replace(plan, steps=tuple(plan.steps[n] for n in order))
+
+
+def assign(plan: Plan) -> Plan:
+    """Gives every arena tensor its offset, in the order of steps as it is."""
+    sizes, times = storage(plan)
+    offsets, total = pack(sizes, times) if sizes else ({}, 0)
+    tensors = []
+    for number, tensor in enumerate(plan.tensors):
+        root, start = number, 0
+        while plan.tensors[root].root is not None:
+            start += plan.tensors[root].root_offset
+            root = plan.tensors[root].root or 0
+        base = offsets.get(root)
+        tensors.append(tensor if base is None else replace(tensor, offset=base + start))
+    return replace(plan, tensors=tuple(tensors), arena_bytes=total)
+
+
+def storage(plan: Plan) -> tuple[dict[int, int], dict[int, Lifetime]]:
+    """Bytes and lifetime of every block of the arena, by the number of its root tensor."""
+    sizes: dict[int, int] = {}
+    times: dict[int, Lifetime] = {}
+    for number, time in lifetimes(plan).items():
+        root = number
+        while plan.tensors[root].root is not None:
+            root = plan.tensors[root].root or 0
+        if plan.tensors[root].space != "arena":
+            continue
+        sizes[root] = max(sizes.get(root, 0), plan.tensors[root].nbytes)
+        known = times.get(root, time)
+        times[root] = Lifetime(min(known.first, time.first), max(known.last, time.last))
+    return sizes, times
+
+
+def arena_lower_bound(plan: Plan) -> int:
+    """The least arena any placement of ``plan`` with its order of steps can have."""
+    return lower_bound(*storage(plan))

@@ -1,0 +1,141 @@
+"""The order of the steps of a Plan: dependences, and an order that keeps fewer bytes alive.
+
+A step depends on the last writer of what it reads, and must come after every reader and writer of
+what it writes. Among the steps that are ready, the scheduler takes the one that frees the most
+bytes net of what it allocates, earlier steps first where that is equal; it looks at a bounded
+number of them. Repeats are one step each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gradc.ir.plan.plan import Plan, Repeat, Step
+
+# Ready steps considered at a time.
+WINDOW = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """The storage (root tensors) that one step reads and writes."""
+
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+
+
+def root_of(plan: Plan, tensor: int) -> int:
+    """The tensor whose bytes ``tensor`` shares."""
+    root = plan.tensors[tensor].root
+    while root is not None:
+        tensor = root
+        root = plan.tensors[tensor].root
+    return tensor
+
+
+def step_uses(plan: Plan, step: Step) -> Uses:
+    """What ``step`` reads and writes, everything below a Repeat included."""
+    reads: dict[int, None] = {}
+    writes: dict[int, None] = {}
+    stack: list[Step] = [step]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Repeat):
+            stack.extend(item.body)
+            if item.counter_cell is not None:
+                writes[root_of(plan, item.counter_cell)] = None
+            continue
+        named = [b for b in plan.kernels[item.kernel].buffers if b.access != "scratch"]
+        for buffer, argument in zip(named, item.arguments, strict=True):
+            root = root_of(plan, argument.tensor)
+            if buffer.access in ("read", "update"):
+                reads[root] = None
+            if buffer.access in ("write", "update"):
+                writes[root] = None
+    return Uses(tuple(reads), tuple(writes))
+
+
+def dependences(uses: Sequence[Uses]) -> list[tuple[int, ...]]:
+    """For each step the earlier steps it must follow."""
+    writers: dict[int, int] = {}
+    readers: dict[int, list[int]] = {}
+    found: list[tuple[int, ...]] = []
+    for number, use in enumerate(uses):
+        before: dict[int, None] = {}
+        for tensor in use.reads:
+            if tensor in writers:
+                before[writers[tensor]] = None
+        for tensor in use.writes:
+            if tensor in writers:
+                before[writers[tensor]] = None
+            before.update(dict.fromkeys(readers.get(tensor, ())))
+        before.pop(number, None)
+        found.append(tuple(before))
+        for tensor in use.reads:
+            readers.setdefault(tensor, []).append(number)
+        for tensor in use.writes:
+            writers[tensor] = number
+            readers[tensor] = []
+    return found
+
+
+def schedule(
+    uses: Sequence[Uses],
+    before: Sequence[Sequence[int]],
+    nbytes: Callable[[int], int],
+) -> list[int]:
+    """An order of the steps that keeps few bytes alive. ``nbytes`` is 0 for what is not in the
+    arena."""
+    count = len(uses)
+    waiting = [len(b) for b in before]
+    after: list[list[int]] = [[] for _ in range(count)]
+    for number, earlier in enumerate(before):
+        for n in earlier:
+            after[n].append(number)
+    left: dict[int, int] = {}
+    for use in uses:
+        for tensor in dict.fromkeys((*use.reads, *use.writes)):
+            left[tensor] = left.get(tensor, 0) + 1
+    live: dict[int, None] = {}
+    ready = sorted(n for n in range(count) if waiting[n] == 0)
+    order: list[int] = []
+    while ready:
+        chosen = min(ready[:WINDOW], key=lambda n: (_growth(uses[n], left, live, nbytes), n))
+        ready.remove(chosen)
+        order.append(chosen)
+        for tensor in dict.fromkeys((*uses[chosen].reads, *uses[chosen].writes)):
+            left[tensor] -= 1
+            if left[tensor]:
+                live[tensor] = None
+            else:
+                live.pop(tensor, None)
+        for n in after[chosen]:
+            waiting[n] -= 1
+            if waiting[n] == 0:
+                _insert(ready, n)
+    return order
+
+
+def _growth(
+    use: Uses, left: Mapping[int, int], live: Mapping[int, None], nbytes: Callable[[int], int]
+) -> int:
+    """Bytes alive after the step minus before."""
+    growth = 0
+    for tensor in dict.fromkeys((*use.reads, *use.writes)):
+        if tensor not in live:
+            growth += nbytes(tensor) if left[tensor] > 1 else 0
+        elif left[tensor] == 1:
+            growth -= nbytes(tensor)
+    return growth
+
+
+def _insert(ready: list[int], number: int) -> None:
+    low, high = 0, len(ready)
+    while low < high:
+        middle = (low + high) // 2
+        if ready[middle] < number:
+            low = middle + 1
+        else:
+            high = middle
+    ready.insert(low, number)

@@ -1,0 +1,1 @@
+"""Whether the gradient is the gradient: the ladder of proofs and its report."""

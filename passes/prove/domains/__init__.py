@@ -1,0 +1,1 @@
+"""The domains of numbers that proofs evaluate programs in."""

@@ -1,0 +1,471 @@
+"""A prime field as a domain of the reference interpreter: exact, fast, and without rounding to hide behind.
+
+Floating values become elements of F_p, p = 2^31 - 1, held in uint64 arrays. Rational identities hold exactly. What is
+not rational becomes a *keyed oracle*: the same argument always gives the same pseudo-random element, different
+arguments give unrelated ones, so two programs agree only if they feed equal arguments to equal functions. Laws that
+programs rely on are built into the oracles:
+
+* exp(-x) = 1/exp(x), expm1 = exp - 1, log1p(x) = log(1 + x), tan = sin/cos; sin, tan, tanh, erf are odd, cos is even;
+* order: sign(-x) = -sign(x) with sign(x) an oracle in {1, -1}, and a total order of oracle ranks that fits it, with
+  infinity on top; comparisons, abs, max and min follow from them, so one evaluation decides a random pattern of
+  guards, not one the reals can necessarily produce;
+* constants: a literal that equals a small fraction or ``r * 2^(a/2) * pi^(b/2)`` to an ulp of its type means that number
+  (sqrt 2 is a root in F_p, sqrt pi an oracle), a short decimal means itself (0.1 is 1/10); anything else is its
+  binary value.
+
+Division by zero gives a fixed element, as if it were one more oracle.
+
+By Schwartz and Zippel two different rational functions of degree d agree at a random point with probability at most
+d/p; ``prove`` repeats points. Non-goals: floats' own behaviour (rounding, overflow): identities over the reals only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradc.ir.domains.arrays import NumpyArrays, Pairs, matrix_form
+from gradc.ir.tensor.core import DType
+
+PRIME = (1 << 31) - 1
+Field = NDArray[np.uint64]
+_P = np.uint64(PRIME)
+_HALF = np.uint64(PRIME // 2)
+_BITS = np.uint64(31)
+_FAR = 1 << 40
+INFINITE = 0x5F3759DF  # what 1/0 is
+
+# float64 products of 16-bit halves stay exact up to this many terms.
+_EXACT_TERMS = 1 << 20
+
+
+def is_field(x: Any) -> bool:
+    """Whether ``x`` holds field elements; no type of programs is held as uint64."""
+    return bool(np.asarray(x).dtype == np.uint64)
+
+
+# --- arithmetic
+
+
+def _scalar(value: int) -> Field:
+    return np.asarray(value, np.uint64)
+
+
+def _reduced(x: Field) -> Field:
+    """``x`` < 2p brought below p: where x < p, x - p wraps around to something huge."""
+    with np.errstate(over="ignore"):
+        found: Field = np.minimum(x, x - _P)
+    return found
+
+
+def fold(x: Field) -> Field:
+    """Any number below 2^62 modulo p: 2^31 = 1, so the upper bits are added to the lower."""
+    return _reduced((x & _P) + (x >> _BITS))
+
+
+def add(a: Field, b: Field) -> Field:
+    return _reduced(a + b)
+
+
+def sub(a: Field, b: Field) -> Field:
+    return _reduced(a + (_P - b))
+
+
+def mul(a: Field, b: Field) -> Field:
+    return fold(a * b)
+
+
+def neg(a: Field) -> Field:
+    return _reduced(_P - a)
+
+
+def power(a: Field, exponent: int) -> Field:
+    """``a ** exponent``"""
+    if exponent < 0:
+        return power(inverse(a), -exponent)
+    result = np.ones_like(a)
+    base = a
+    while exponent:
+        if exponent & 1:
+            result = mul(result, base)
+        base = mul(base, base)
+        exponent >>= 1
+    return result
+
+
+def inverse(a: Field) -> Field:
+    """1/a: one inverse by Fermat, the others from products of pairs. 1/0 is the element ``INFINITE``.
+
+    A point at which a denominator vanishes by chance (about 1/p per division) makes equal programs look different, never
+    different ones equal; drawing again instead would hide denominators that guards make zero.
+    """
+    is_zero = a == 0
+    if np.any(is_zero):
+        return np.where(is_zero, np.uint64(INFINITE), inverse(np.where(is_zero, np.uint64(1), a)))
+    flat = np.ascontiguousarray(a).reshape(-1)
+    if flat.size <= 8:
+        return power(a, PRIME - 2)
+    half = flat.size // 2
+    left, right = flat[:half], flat[half : 2 * half]
+    both = inverse(mul(left, right))
+    odd = inverse(flat[2 * half :]) if flat.size % 2 else flat[:0]
+    return np.concatenate([mul(both, right), mul(both, left), odd]).reshape(a.shape)
+
+
+def matmul(a: Field, b: Field) -> Field:
+    """Batched matrix products, exact: 16-bit halves through float64, in pieces short enough for 53 bits."""
+    total = np.zeros((*a.shape[:-1], b.shape[-1]), np.uint64)
+    for start in range(0, a.shape[-1], _EXACT_TERMS):
+        left, right = a[..., start : start + _EXACT_TERMS], b[..., start : start + _EXACT_TERMS, :]
+        total = add(total, _matmul_piece(left, right))
+    return total
+
+
+def _matmul_piece(a: Field, b: Field) -> Field:
+    low = np.uint64(0xFFFF)
+    shift = np.uint64(16)
+    a0, a1 = (a & low).astype(np.float64), (a >> shift).astype(np.float64)
+    b0, b1 = (b & low).astype(np.float64), (b >> shift).astype(np.float64)
+
+    def product(x: NDArray[np.float64], y: NDArray[np.float64]) -> Field:
+        found: Field = np.matmul(x, y).astype(np.uint64) % _P
+        return found
+
+    middle = add(product(a0, b1), product(a1, b0))
+    high = mul(product(a1, b1), _scalar((1 << 32) % PRIME))
+    return add(add(product(a0, b0), mul(middle, _scalar(1 << 16))), high)
+
+
+# --- constants
+
+
+@cache
+def root_of_two() -> int:
+    """s with s^2 = 2: p = 7 mod 8, so 2 is a square and 2^((p+1)/4) is its root."""
+    return pow(2, (PRIME + 1) // 4, PRIME)
+
+
+@cache
+def root_of_pi(key: int) -> int:
+    """The element that stands for the square root of pi."""
+    return 2 + _digest(key, "root of pi") % (PRIME - 3)
+
+
+_MULTIPLES = tuple(
+    Fraction(n, d) for d in (1, 3, 5, 7) for n in (1, 3, 5, 7, 9) if n == 1 or n != d
+)
+
+
+@cache
+def closed_form(value: float, tolerance: float) -> tuple[Fraction, int, int] | None:
+    """(r, a, b) with value = r * 2^(a/2) * pi^(b/2), up to a relative ``tolerance``, r simple; else None."""
+    size = abs(value)
+    if size == 0 or not math.isfinite(value):
+        return None
+    for b in (0, 1, -1, 2, -2):
+        for multiple in _MULTIPLES:
+            a = round(2 * math.log2(size / (float(multiple) * math.pi ** (b / 2))))
+            if (a % 2 == 0 and b == 0) or abs(a) > 40:
+                continue
+            exact = float(multiple) * 2 ** (a / 2) * math.pi ** (b / 2)
+            if abs(exact - size) <= tolerance * size:
+                sign = 1 if value > 0 else -1
+                return sign * multiple, a, b
+    return None
+
+
+def short_decimal(value: float) -> Fraction | None:
+    """The decimal of at most seven digits that ``value`` is written as; else None."""
+    decimal = Fraction(repr(value))
+    is_short = decimal.denominator <= 10**9 and abs(decimal.numerator) <= 10**7
+    return decimal if is_short else None
+
+
+def small_fraction(value: float, tolerance: float) -> Fraction | None:
+    """The fraction n/d * 2^k that ``value`` is up to a relative ``tolerance``, if far simpler than chance would give.
+
+    What is left of n/d in [1, 2) has n <= 15 or d <= 15 and n * d at most a two-thousandth of the numbers of the type.
+    """
+    most = min(1 << 30, int(0.0005 / tolerance))
+    mantissa, exponent = math.frexp(abs(value))
+    scale = Fraction(2) ** exponent * (1 if value > 0 else -1)
+    for small in range(1, 16, 2):
+        for size in range(31):
+            up, down = small * 2.0**size / mantissa, mantissa * small * 2.0**size
+            for large, is_up in ((round(up), True), (round(down), False)):
+                if large < 1 or large * small > most:
+                    continue
+                near = Fraction(small << size, large) if is_up else Fraction(large, small << size)
+                if abs(float(near) - mantissa) <= tolerance * mantissa:
+                    return near * scale
+    return None
+
+
+@cache
+def literal(value: float, key: int, dtype: DType = DType.F64) -> int:
+    """The element that a literal of a program means, rounded as literals of ``dtype`` are."""
+    if math.isinf(value):
+        found = 2 + _digest(key, "infinity") % (PRIME - 3)
+        return found if value > 0 else PRIME - found
+    if math.isnan(value):
+        return 2 + _digest(key, "nan") % (PRIME - 3)
+    tolerance = ULP[dtype]
+    decimal = short_decimal(value)
+    if decimal is not None:
+        return _rational(decimal)
+    form = closed_form(value, tolerance)
+    if form is None:
+        return _rational(small_fraction(value, tolerance) or Fraction(value))
+    multiple, a, b = form
+    element = _rational(multiple) * pow(root_of_two(), a, PRIME) % PRIME
+    return element * pow(root_of_pi(key), b, PRIME) % PRIME
+
+
+# Relative distance of neighbouring numbers: a folded constant may be off by as much.
+ULP = {DType.F64: 2.0**-52, DType.F32: 2.0**-23, DType.BF16: 2.0**-7, DType.F16: 2.0**-10}
+
+
+def _rational(value: Fraction) -> int:
+    return value.numerator % PRIME * pow(value.denominator, -1, PRIME) % PRIME
+
+
+def _digest(key: int, name: str) -> int:
+    data = hashlib.blake2b(f"{key}/{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(data, "little")
+
+
+# --- oracles
+
+
+def scramble(x: Field, salt: int) -> Field:
+    """A pseudo-random function of 64 bits (splitmix64, Steele et al. 2014), keyed by ``salt``."""
+    with np.errstate(over="ignore"):
+        z = x + np.uint64(salt)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def is_upper(x: Field) -> NDArray[np.bool_]:
+    """Which of x and -x is the larger representative; picks one of each pair."""
+    return x > _HALF
+
+
+class FieldArrays(NumpyArrays):
+    """The domain. ``key`` chooses the oracles; the same key gives the same functions in every program."""
+
+    def __init__(self, key: int) -> None:
+        super().__init__()
+        self.key = key
+        self._salts: dict[str, int] = {}
+
+    def storage(self, dtype: DType) -> np.dtype[Any]:
+        return np.dtype(np.uint64) if dtype.is_float else self.dtype(dtype)
+
+    def element(self, value: float, dtype: DType = DType.F64) -> Field:
+        """The element of a literal."""
+        return np.asarray(literal(float(value), self.key, dtype), np.uint64)
+
+    def random(self, shape: Sequence[int], rng: np.random.Generator) -> Field:
+        """Uniform elements: a random point."""
+        return rng.integers(0, PRIME, tuple(shape), np.uint64)
+
+    # oracles
+
+    def oracle(self, name: str, x: Field) -> Field:
+        """The function ``name`` at ``x``: a fresh element per argument, never zero."""
+        salt = self._salts.get(name)
+        if salt is None:
+            salt = self._salts[name] = _digest(self.key, name)
+        return np.uint64(1) + scramble(x, salt) % np.uint64(PRIME - 1)
+
+    def sign(self, x: Field) -> Field:
+        """1, 0 or -1: an odd oracle."""
+        upper = is_upper(x)
+        bit = (self.oracle("sign", np.where(upper, neg(x), x)) & np.uint64(1)).astype(bool)
+        plus = np.where(bit ^ upper, np.uint64(1), np.uint64(PRIME - 1))
+        return np.where(x == 0, np.uint64(0), plus).astype(np.uint64)
+
+    def is_positive(self, x: Field) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = self.sign(x) == 1
+        return found
+
+    def rank(self, x: Field) -> NDArray[np.int64]:
+        """Where ``x`` stands in the order: an odd function, infinity above all, so folds of max have no order."""
+        upper = is_upper(x)
+        size = (self.oracle("rank", np.where(upper, neg(x), x)) >> np.uint64(1)).astype(
+            np.int64
+        ) + 1
+        found = np.where(self.is_positive(x), size, -size)
+        top = self.element(math.inf)
+        far = np.where(x == top, _FAR, np.where(x == neg(top), -_FAR, found))
+        return np.where(x == 0, 0, far)
+
+    def greater(self, a: Field, b: Field) -> NDArray[np.bool_]:
+        """Whether a > b."""
+        found: NDArray[np.bool_] = self.rank(a) > self.rank(b)
+        return found
+
+    def _folded(self, name: str, x: Field, is_odd: bool) -> Field:
+        upper = is_upper(x)
+        value = self.oracle(name, np.where(upper, neg(x), x))
+        if not is_odd:
+            return np.where(x == 0, np.uint64(1), value).astype(np.uint64)
+        signed = np.where(upper, neg(value), value)
+        return np.where(x == 0, np.uint64(0), signed).astype(np.uint64)
+
+    def exp(self, x: Field) -> Field:
+        """exp(0) = 1 and exp(-x) exp(x) = 1."""
+        upper = is_upper(x)
+        value = self.oracle("exp", np.where(upper, neg(x), x))
+        found = np.where(upper, inverse(value), value)
+        return np.where(x == 0, np.uint64(1), found).astype(np.uint64)
+
+    def log(self, x: Field) -> Field:
+        """log(1) = 0 and log(1/x) = -log(x)."""
+        other = inverse(x)
+        first = np.minimum(x, other)
+        value = self.oracle("log", first)
+        found = np.where(x == first, value, neg(value))
+        return np.where(x == 1, np.uint64(0), found).astype(np.uint64)
+
+    def pow(self, x: Field, y: Field) -> Field:
+        """Small integer exponents are powers, one half is the square root, others an oracle of both arguments."""
+        x, y = np.broadcast_arrays(x, y)
+        exponents = np.unique(y)
+        if len(exponents) == 1:
+            exponent = int(exponents[0])
+            exponent = exponent - PRIME if exponent > PRIME // 2 else exponent
+            if abs(exponent) <= 64:
+                return power(x, exponent)
+            if exponents[0] == self.element(0.5):
+                return self.oracle("sqrt", x)
+        return self.oracle("pow", add(mul(x, _scalar(1 << 16)), scramble(y, 7) % _P))
+
+    # the domain's verbs
+
+    def verb(self, name: str, *operands: Any) -> Any:
+        if not any(is_field(x) for x in operands):
+            return super().verb(name, *operands)
+        if name in ("select", "eq", "ne", "stop_gradient"):
+            return super().verb(name, *operands)
+        rule = _VERBS.get(name)
+        if rule is None:
+            return self.oracle(name, _combined(operands))
+        return rule(self, *(np.asarray(x) for x in operands))
+
+    def settle(self, x: Any, dtype: DType) -> Any:
+        return np.asarray(x)
+
+    def cast(self, x: Any, dtype: DType) -> Any:
+        array = np.asarray(x)
+        if is_field(array):
+            if dtype.is_float:
+                return array
+            if dtype is DType.BOOL:
+                return array != 0
+            return (self.oracle("truncate", array) % np.uint64(1 << 16)).astype(self.dtype(dtype))
+        if dtype.is_float:
+            return (array.astype(np.int64) % PRIME).astype(np.uint64)
+        return super().cast(array, dtype)
+
+    def full(self, value: float | bool, shape: Sequence[int], dtype: DType) -> Any:
+        if dtype.is_float:
+            return np.full(tuple(shape), self.element(value, dtype), np.uint64)
+        return super().full(value, shape, dtype)
+
+    def like(self, value: float, x: Any) -> Any:
+        return self.element(value) if is_field(x) else super().like(value, x)
+
+    def iota(self, axis: int, shape: Sequence[int], dtype: DType) -> Any:
+        found = super().iota(axis, shape, DType.I64 if dtype.is_float else dtype)
+        return self.cast(found, dtype) if dtype.is_float else found
+
+    def reduce(self, name: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
+        if not is_field(x):
+            return super().reduce(name, x, axes, dtype)
+        if name == "sum":
+            return np.sum(x, tuple(axes), dtype=np.uint64) % _P
+        step: Callable[[Any, Any], Any] = {
+            "prod": mul,
+            "reduce_max": lambda a, b: np.where(self.greater(b, a), b, a),
+            "reduce_min": lambda a, b: np.where(self.greater(a, b), b, a),
+        }[name]
+        kept = [axis for axis in range(x.ndim) if axis not in axes]
+        # With no elements at all, -1 would be ambiguous.
+        count = math.prod(x.shape[axis] for axis in axes)
+        rows = x.transpose([*axes, *kept]).reshape(count, *(x.shape[axis] for axis in kept))
+        ends = {"prod": 1.0, "reduce_max": -math.inf, "reduce_min": math.inf}
+        if not len(rows):
+            return np.full(rows.shape[1:], self.element(ends[name]), np.uint64)
+        total = rows[0]
+        for row in rows[1:]:
+            total = step(total, row)
+        return np.asarray(total, np.uint64)
+
+    def argmax(self, x: Any, axis: int) -> Any:
+        if not is_field(x):
+            return super().argmax(x, axis)
+        rows = np.moveaxis(x, axis, 0)
+        best, place = rows[0], np.zeros(rows.shape[1:], np.int32)
+        for number, row in enumerate(rows[1:], 1):
+            wins = self.greater(row, best)
+            best, place = np.where(wins, row, best), np.where(wins, np.int32(number), place)
+        return place
+
+    def cumsum(self, x: Any, axis: int, reverse: bool) -> Any:
+        found = super().cumsum(x, axis, reverse)
+        return found % _P if is_field(x) else found
+
+    def contract(self, a: Any, b: Any, batch: Pairs, contract: Pairs, dtype: DType) -> Any:
+        if not is_field(a):
+            return super().contract(a, b, batch, contract, dtype)
+        left, right, shape = matrix_form(a, b, batch, contract)
+        return matmul(left, right).reshape(shape)
+
+
+def _combined(operands: Sequence[Any]) -> Field:
+    """One argument out of several, for oracles of more than one."""
+    total = _scalar(0)
+    for number, x in enumerate(operands, 1):
+        value = np.asarray(x).astype(np.uint64)
+        total = (scramble(value, number) + total * np.uint64(3)) & np.uint64((1 << 62) - 1)
+    return np.asarray(total)
+
+
+_VERBS: dict[str, Callable[..., Any]] = {
+    "add": lambda d, a, b: add(a, b),
+    "sub": lambda d, a, b: sub(a, b),
+    "mul": lambda d, a, b: mul(a, b),
+    "gate": lambda d, a, b: mul(a, b),
+    "fma": lambda d, a, b, c: add(mul(a, b), c),
+    "div": lambda d, a, b: mul(a, inverse(b)),
+    "neg": lambda d, x: neg(x),
+    "abs": lambda d, x: mul(d.sign(x), x),
+    "sign": lambda d, x: d.sign(x),
+    "pow": lambda d, a, b: d.pow(a, b),
+    "max": lambda d, a, b: np.where(d.greater(a, b), a, b),
+    "min": lambda d, a, b: np.where(d.greater(a, b), b, a),
+    "sqrt": lambda d, x: d.oracle("sqrt", x),
+    "rsqrt": lambda d, x: inverse(d.oracle("sqrt", x)),
+    "exp": lambda d, x: d.exp(x),
+    "expm1": lambda d, x: sub(d.exp(x), _scalar(1)),
+    "log": lambda d, x: d.log(x),
+    "log1p": lambda d, x: d.log(add(x, _scalar(1))),
+    "sin": lambda d, x: d._folded("sin", x, True),
+    "cos": lambda d, x: d._folded("cos", x, False),
+    "tan": lambda d, x: mul(d._folded("sin", x, True), inverse(d._folded("cos", x, False))),
+    "tanh": lambda d, x: d._folded("tanh", x, True),
+    "erf": lambda d, x: d._folded("erf", x, True),
+    "lt": lambda d, a, b: d.greater(b, a),
+    "le": lambda d, a, b: ~d.greater(a, b),
+    "gt": lambda d, a, b: d.greater(a, b),
+    "ge": lambda d, a, b: ~d.greater(b, a),
+}

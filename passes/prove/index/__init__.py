@@ -1,0 +1,1 @@
+"""Theorems for every shape, in an algebra of indices."""

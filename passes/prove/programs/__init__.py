@@ -1,0 +1,1 @@
+"""Whole programs: passes, kernels, gradients, bisection."""

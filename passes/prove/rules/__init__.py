@@ -1,0 +1,1 @@
+"""Derivative rules and pullbacks: composition, verdicts, refutation."""

@@ -1,0 +1,1 @@
+"""Smaller programs with the same meaning: rules, folding, CSE, DCE, views."""

@@ -1,0 +1,125 @@
+"""Dead code elimination: removes ops that no result needs, and what regions compute for nobody.
+
+From-stage and to-stage: tensor. Slots stay: parameters are never removed, results neither. Inside regions it goes
+further: results of a ``scan`` or ``checkpoint`` that nobody reads go, with the operands only they needed; the carries
+of a scan are a fixed point. ``custom`` keeps its signature, which its pullback shares.
+
+All ops are pure, so an op without readers is dead. Non-goals: merging equal ops (``cse``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from gradc.ir.tensor.core import Block, Function, Op, Value
+from gradc.passes.rewrite import Scan, with_ops
+
+_PRUNED = ("scan", "checkpoint", "fusion")
+
+
+def dce(function: Function) -> Function:
+    """``function`` without dead ops; the same object if there are none."""
+    ops = live_ops(function.block.body, function.block.outputs)
+    if ops is None:
+        return function
+    return with_ops(function, ops, function.block.outputs)
+
+
+def live_ops(ops: Sequence[Op], outputs: Sequence[Value]) -> list[Op] | None:
+    """The ops that ``outputs`` need, regions pruned; None if that is all of them."""
+    live = set(outputs)
+    kept: list[Op] = []
+    is_changed = False
+    for op in reversed(ops):
+        if not any(v in live for v in op.results):
+            is_changed = True
+            continue
+        pruned = _pruned(op, live)
+        is_changed = is_changed or pruned is not op
+        live.update(pruned.operands)
+        kept.append(pruned)
+    kept.reverse()
+    return kept if is_changed else None
+
+
+def _pruned(op: Op, live: Collection[Value]) -> Op:
+    """``op`` with its regions pruned, and its results and operands where it allows that."""
+    if op.name == "scan":
+        return _pruned_scan(op, live)
+    if op.name in _PRUNED:
+        return _pruned_region(op, live)
+    regions = tuple(_clean(region) for region in op.regions)
+    if all(a is b for a, b in zip(regions, op.regions, strict=True)):
+        return op
+    return replace(op, regions=regions)
+
+
+def _clean(block: Block) -> Block:
+    ops = live_ops(block.body, block.outputs)
+    return block if ops is None else Block(block.parameters, (*ops, block.terminator))
+
+
+def _pruned_region(op: Op, live: Collection[Value]) -> Op:
+    region = op.regions[0]
+    kept = [i for i, v in enumerate(op.results) if v in live]
+    outputs = [region.outputs[i] for i in kept]
+    return _rebuilt(op, region, outputs, [op.results[i] for i in kept], {})
+
+
+def _pruned_scan(op: Op, live: Collection[Value]) -> Op:
+    scan = Scan.of(op)
+    body = scan.body
+    carries = [v in live for v in op.results[: scan.carried]]
+    steps = [i for i in range(scan.carried, len(op.results)) if op.results[i] in live]
+    while True:
+        kept = [*(i for i, flag in enumerate(carries) if flag), *steps]
+        outputs = [body.outputs[i] for i in kept]
+        needed = _needed(body, outputs)
+        following = [flag or p in needed for flag, p in zip(carries, body.parameters, strict=False)]
+        if following == carries:
+            break
+        carries = following
+    results = [op.results[i] for i in kept]
+    # A carry is kept with its parameter even where only its last value is read.
+    held = {body.parameters[i]: None for i, flag in enumerate(carries) if flag}
+    return _rebuilt(op, body, outputs, results, held)
+
+
+def _needed(block: Block, outputs: Sequence[Value]) -> set[Value]:
+    live = set(outputs)
+    for op in reversed(block.body):
+        if any(v in live for v in op.results):
+            live.update(op.operands)
+    return live
+
+
+def _rebuilt(
+    op: Op,
+    region: Block,
+    outputs: Sequence[Value],
+    results: Sequence[Value],
+    held: Collection[Value],
+) -> Op:
+    """``op`` with fewer results, and the parameters and operands that those still need."""
+    ops = live_ops(region.body, outputs)
+    body = region.body if ops is None else tuple(ops)
+    live = {*outputs, *(v for inner in body for v in inner.operands)}
+    kept = [i for i, p in enumerate(region.parameters) if p in live or p in held]
+    if ops is None and len(results) == len(op.results) and len(kept) == len(op.operands):
+        return op
+    end = replace(region.terminator, operands=tuple(outputs))
+    block = Block(tuple(region.parameters[i] for i in kept), (*body, end))
+    attributes = op.attributes
+    if op.name == "scan":
+        scan = Scan.of(op)
+        carried = sum(i < scan.carried for i in kept)
+        stacked = sum(scan.carried <= i < scan.carried + scan.stacked for i in kept)
+        attributes = scan.attributes(carried=carried, stacked=stacked)
+    return replace(
+        op,
+        operands=tuple(op.operands[i] for i in kept),
+        results=tuple(results),
+        attributes=attributes,
+        regions=(block, *op.regions[1:]),
+    )

@@ -1,0 +1,58 @@
+"""Takes ``checkpoint`` and ``custom`` apart once nothing will be differentiated any more.
+
+From-stage and to-stage: tensor. Their regions have served their purpose: what a checkpoint recomputes stands in the
+reverse sweep under a replica number of its own, and a pullback has been inlined. Left in place they would hide
+their ops from every other pass. Works inside ``scan`` too.
+
+Invariants: ops keep their replica numbers, so CSE cannot undo a recomputation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from gradc.ir.tensor.core import Block, Function, Op, Value
+from gradc.passes.rewrite import copy_ops, renamed, with_ops
+
+_WRAPPERS = ("checkpoint", "custom")
+
+
+def is_wrapper(op: Op) -> bool:
+    """Whether ``op`` only holds a region that runs once."""
+    return op.name in _WRAPPERS
+
+
+def flatten(function: Function, is_opened: Callable[[Op], bool] = is_wrapper) -> Function:
+    """``function`` without checkpoint and custom ops, or those that ``is_opened`` names; the same object if it has none."""
+    block = _block(function.block, is_opened)
+    if block is function.block:
+        return function
+    return with_ops(function, block.body, block.outputs)
+
+
+def _block(block: Block, is_opened: Callable[[Op], bool]) -> Block:
+    mapping: dict[Value, Value] = {}
+    ops: list[Op] = []
+    is_changed = False
+    for op in block.body:
+        operands = renamed(op.operands, mapping)
+        if is_opened(op):
+            region = _block(op.regions[0], is_opened)
+            inner = dict(zip(region.parameters, operands, strict=True))
+            ops += copy_ops(region.body, inner)
+            outputs = (inner.get(v, v) for v in region.outputs)
+            mapping.update(zip(op.results, outputs, strict=True))
+            is_changed = True
+            continue
+        regions = tuple(_block(region, is_opened) for region in op.regions)
+        if operands != op.operands or any(
+            a is not b for a, b in zip(regions, op.regions, strict=True)
+        ):
+            op = replace(op, operands=operands, regions=regions)
+            is_changed = True
+        ops.append(op)
+    if not is_changed:
+        return block
+    end = replace(block.terminator, operands=renamed(block.outputs, mapping))
+    return Block(block.parameters, (*ops, end))

@@ -1,0 +1,1 @@
+"""Loss and gradient to a training step: accumulation, precision, probes."""

@@ -1,0 +1,349 @@
+"""Composing one training step: gradients, clipping, schedule and update of every parameter as one Function.
+
+    from  value_and_grad of a model (results LOSS, OUTPUTs, new STATEs, COTANGENTs), an update per parameter,
+          and optionally a schedule (step number -> learning rate)
+    to    parameters: PARAM, STATE, SLOT ``<parameter>/<slot>``, HYPER ``step`` (i32), INPUTs
+          results:    LOSS, OUTPUTs, new PARAM, new STATE, new SLOT, new HYPER, OUTPUT ``grad_norm`` when clipping by norm
+
+The step number that updates and schedules see counts from 1, as in Adam's bias correction (Kingma and Ba 2015,
+algorithm 1). Clipping by norm scales all gradients by min(1, limit / ||g||) with the L2 norm over all of them (Pascanu
+et al. 2013); it comes after clipping by value.
+
+Mixed precision (Micikevicius et al. 2018): parameters of 16 bits are trained as f32 masters, rounded for each step's
+gradient; gradients are f32 from there on. With a loss scale the reverse sweep is seeded with it and gradients are divided
+by it. A dynamic scale is state: a step with a gradient that is not finite changes nothing but halves the scale (OUTPUT
+``overflow`` is then true), and every ``GROWTH_INTERVAL`` good steps double it.
+
+Invariants: results that replace a parameter carry its name and role, so the Plan can update in place.
+Non-goals: differentiation, accumulation over micro-batches (``passes.accumulate``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.inline import inline_function
+from gradc.ir.tensor.core import DType, Function, Role, Slot, TensorType, Value
+from gradc.passes.training.precision import master_type
+
+STEP = "step"
+RATE = "lr"
+GRAD_NORM = "grad_norm"
+SCALE, GOOD_STEPS, OVERFLOW = "loss_scale", "good_steps", "overflow"
+INITIAL_SCALE = 2.0**16
+GROWTH_INTERVAL = 2000
+_LARGEST_SCALE = 2.0**24
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """How one parameter is updated.
+
+    ``function`` takes the parameter (PARAM), its gradient (COTANGENT), the step number as a float (HYPER ``t``), the
+    learning rate where it has a HYPER ``lr``, and its slots (SLOT); it returns the new parameter and slots. ``rate``
+    is the learning rate where no schedule sets it.
+    """
+
+    function: Function
+    rate: float | None = None
+
+    @property
+    def slots(self) -> tuple[tuple[str, TensorType], ...]:
+        """Name and type of each slot, in order."""
+        pairs = zip(self.function.parameters, self.function.block.parameters, strict=True)
+        return tuple((s.name, v.type) for s, v in pairs if s.role is Role.SLOT)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Limits on the gradient; None means no limit."""
+
+    norm: float | None = None
+    value: float | None = None
+
+
+def train_step(
+    gradient: Function,
+    updates: Mapping[str, Update],
+    *,
+    schedule: Function | None = None,
+    clip: Clip | None = None,
+    loss_scale: float | str | None = None,
+) -> Function:
+    """The step as one Function. ``updates`` names every parameter that ``gradient`` has a COTANGENT for.
+
+    With ``loss_scale`` the gradient must take the seed of its loss (a SEED parameter); updates are those of the
+    parameters' master types.
+
+    Raises:
+        KeyError: if a COTANGENT has no update.
+    """
+    return _Composer(gradient, updates, schedule, clip or Clip(), loss_scale).compose()
+
+
+class _Composer:
+    """Builds the step in the order of its results."""
+
+    def __init__(
+        self,
+        gradient: Function,
+        updates: Mapping[str, Update],
+        schedule: Function | None,
+        clip: Clip,
+        loss_scale: float | str | None,
+    ) -> None:
+        self.gradient = gradient
+        self.updates = updates
+        self.schedule = schedule
+        self.clip = clip
+        self.loss_scale = loss_scale
+        self.b = Builder()
+        self.parameters: list[Slot] = []
+        self.results: list[Slot] = []
+        self.outputs: list[Value] = []
+
+    def compose(self) -> Function:
+        model_values = self._declare_model()
+        slots = self._declare_slots()
+        step = self._parameter(Slot(STEP, Role.HYPER), TensorType((), DType.I32))
+        scale, good_steps = self._declare_scale()
+        inputs = self._declare_inputs()
+        arguments = self._gradient_arguments(model_values, inputs, scale)
+        cts = self._pass_results_on(inline_function(self.b, self.gradient, arguments))
+        cts = {name: self._unscaled(ct, scale) for name, ct in cts.items()}
+        finite = self._finite(cts) if self.loss_scale == "dynamic" else None
+        cts = self._clipped(cts)
+        next_step = self.b.one("add", step, self.b.constant(1, DType.I32))
+        self._update_all(model_values, slots, cts, next_step, finite)
+        self._result(Slot(STEP, Role.HYPER), self._kept(finite, next_step, step))
+        if finite is not None and scale is not None and good_steps is not None:
+            self._update_scale(finite, scale, good_steps)
+        name = f"{self.gradient.name}_step"
+        return self.b.function(name, self.outputs, self.parameters, self.results)
+
+    # Loss scale.
+
+    def _declare_scale(self) -> tuple[Value | None, Value | None]:
+        """The scale (state if it is dynamic) and the number of good steps since it last changed."""
+        if self.loss_scale is None:
+            return None, None
+        if self.loss_scale != "dynamic":
+            return self.b.constant(float(self.loss_scale), DType.F32), None
+        scale = self._parameter(Slot(SCALE, Role.HYPER), TensorType((), DType.F32))
+        good = self._parameter(Slot(GOOD_STEPS, Role.HYPER), TensorType((), DType.I32))
+        return scale, good
+
+    def _gradient_arguments(
+        self, primals: Mapping[str, Value], inputs: Mapping[str, Value], scale: Value | None
+    ) -> list[Value]:
+        """The gradient's operands: masters rounded to its types, the scale as its seed."""
+        arguments = []
+        pairs = zip(self.gradient.parameters, self.gradient.block.parameters, strict=True)
+        for slot, value in pairs:
+            if slot.role is Role.SEED:
+                assert scale is not None, "a gradient with a seed needs a loss scale"
+                given = scale
+            else:
+                given = inputs[slot.name] if slot.role is Role.INPUT else primals[slot.name]
+            arguments.append(self._cast(given, value.type.dtype))
+        return arguments
+
+    def _cast(self, value: Value, dtype: DType) -> Value:
+        return value if value.type.dtype is dtype else self.b.one("cast", value, dtype=dtype)
+
+    def _unscaled(self, ct: Value, scale: Value | None) -> Value:
+        """The gradient in the master type, divided by the scale (exactly, for powers of two)."""
+        wide = self._cast(ct, master_type(ct.type).dtype)
+        if scale is None:
+            return wide
+        inverse = self.b.one("div", self.b.constant(1.0, DType.F32), scale)
+        return self._scaled(wide, inverse)
+
+    def _finite(self, cts: Mapping[str, Value]) -> Value:
+        """Whether every value of every gradient is finite: the largest size is a number below infinity."""
+        b = self.b
+        largest: Value | None = None
+        for ct in cts.values():
+            size = b.one("abs", ct)
+            top = (
+                b.one("reduce_max", size, axes=tuple(range(ct.type.rank))) if ct.type.rank else size
+            )
+            top = self._cast(top, DType.F32)
+            largest = top if largest is None else b.one("max", largest, top)
+        assert largest is not None, "a step without parameters has no loss scale"
+        return b.one("lt", largest, b.constant(float("inf"), DType.F32))
+
+    def _kept(self, finite: Value | None, new: Value, old: Value) -> Value:
+        """``new``, or ``old`` where the step is skipped."""
+        if finite is None:
+            return new
+        chosen = finite
+        if new.type.rank:
+            chosen = self.b.one("broadcast", finite, shape=new.type.shape, dims=())
+        return self.b.one("select", chosen, new, old)
+
+    def _update_scale(self, finite: Value, scale: Value, good: Value) -> None:
+        b = self.b
+        counted = b.one("add", good, b.constant(1, DType.I32))
+        is_due = b.one("ge", counted, b.constant(GROWTH_INTERVAL, DType.I32))
+        doubled = b.one("mul", scale, b.constant(2.0, DType.F32))
+        doubled = b.one("min", doubled, b.constant(_LARGEST_SCALE, DType.F32))
+        halved = b.one("mul", scale, b.constant(0.5, DType.F32))
+        halved = b.one("max", halved, b.constant(1.0, DType.F32))
+        grown = b.one("select", is_due, doubled, scale)
+        zero = b.constant(0, DType.I32)
+        restarted = b.one("select", is_due, zero, counted)
+        self._result(Slot(SCALE, Role.HYPER), b.one("select", finite, grown, halved))
+        self._result(Slot(GOOD_STEPS, Role.HYPER), b.one("select", finite, restarted, zero))
+        self._result(Slot(OVERFLOW, Role.OUTPUT), b.one("logical_not", finite))
+
+    def _parameter(self, slot: Slot, type_: TensorType) -> Value:
+        self.parameters.append(slot)
+        return self.b.parameter(type_, slot.name)
+
+    def _result(self, slot: Slot, value: Value) -> None:
+        self.results.append(slot)
+        self.outputs.append(value)
+
+    def _declare_model(self) -> dict[str, Value]:
+        """Parameters (as masters) and states."""
+        pairs = zip(self.gradient.parameters, self.gradient.block.parameters, strict=True)
+        kept = (Role.PARAM, Role.STATE)
+        return {
+            s.name: self._parameter(s, master_type(v.type) if s.role is Role.PARAM else v.type)
+            for s, v in pairs
+            if s.role in kept
+        }
+
+    def _declare_slots(self) -> dict[str, list[Value]]:
+        return {
+            name: [
+                self._parameter(Slot(f"{name}/{slot}", Role.SLOT), type_)
+                for slot, type_ in update.slots
+            ]
+            for name, update in self.updates.items()
+        }
+
+    def _declare_inputs(self) -> dict[str, Value]:
+        pairs = zip(self.gradient.parameters, self.gradient.block.parameters, strict=True)
+        return {s.name: self._parameter(s, v.type) for s, v in pairs if s.role is Role.INPUT}
+
+    def _pass_results_on(self, found: Sequence[Value]) -> dict[str, Value]:
+        """Loss, outputs and new state become results of the step; returns the cotangents by name."""
+        cts: dict[str, Value] = {}
+        for slot, value in zip(self.gradient.results, found, strict=True):
+            if slot.role is Role.COTANGENT:
+                cts[slot.name] = value
+            else:
+                self._result(slot, value)
+        return cts
+
+    def _clipped(self, cts: Mapping[str, Value]) -> dict[str, Value]:
+        limited = dict(cts)
+        if self.clip.value is not None:
+            limited = {name: self._by_value(ct, self.clip.value) for name, ct in limited.items()}
+        if self.clip.norm is not None and limited:
+            limited = self._by_norm(limited, self.clip.norm)
+        return limited
+
+    def _by_value(self, ct: Value, limit: float) -> Value:
+        high = self.b.constant(limit, ct.type.dtype, ct.type.shape)
+        low = self.b.constant(-limit, ct.type.dtype, ct.type.shape)
+        return self.b.one("max", self.b.one("min", ct, high), low)
+
+    def _by_norm(self, cts: Mapping[str, Value], limit: float) -> dict[str, Value]:
+        """Scales every gradient by min(1, limit / norm); the norm is a result of the step."""
+        b = self.b
+        wide = _widest(cts.values())
+        total: Value | None = None
+        for ct in cts.values():
+            raised = ct if ct.type.dtype is wide else b.one("cast", ct, dtype=wide)
+            square = b.one("mul", raised, raised)
+            part = b.one("sum", square, axes=tuple(range(ct.type.rank))) if ct.type.rank else square
+            total = part if total is None else b.one("add", total, part)
+        assert total is not None
+        norm = b.one("sqrt", total, hint=GRAD_NORM)
+        bound = b.constant(limit, wide)
+        # limit / max(norm, limit) is min(1, limit / norm) without a division by zero.
+        scale = b.one("div", bound, b.one("max", norm, bound))
+        self._result(Slot(GRAD_NORM, Role.OUTPUT), norm)
+        return {name: self._scaled(ct, scale) for name, ct in cts.items()}
+
+    def _scaled(self, ct: Value, scale: Value) -> Value:
+        b, type_ = self.b, ct.type
+        factor = (
+            scale if scale.type.dtype is type_.dtype else b.one("cast", scale, dtype=type_.dtype)
+        )
+        if type_.rank:
+            factor = b.one("broadcast", factor, shape=type_.shape, dims=())
+        return b.one("mul", ct, factor)
+
+    def _update_all(
+        self,
+        primals: Mapping[str, Value],
+        slots: Mapping[str, list[Value]],
+        cts: Mapping[str, Value],
+        step: Value,
+        finite: Value | None,
+    ) -> None:
+        rate = self._rate(step)
+        finished: list[tuple[Slot, Value]] = []
+        for name, ct in cts.items():
+            update = self.updates[name].function
+            given = {"p": primals[name], "g": ct}
+            arguments = self._arguments(self.updates[name], given, slots[name], step, rate)
+            new, *new_slots = inline_function(self.b, update, arguments)
+            self._result(Slot(name, Role.PARAM), self._kept(finite, new, primals[name]))
+            names = [slot for slot, _ in self.updates[name].slots]
+            finished += [
+                (Slot(f"{name}/{slot}", Role.SLOT), self._kept(finite, value, old))
+                for slot, value, old in zip(names, new_slots, slots[name], strict=True)
+            ]
+        for slot, value in finished:
+            self._result(slot, value)
+
+    def _arguments(
+        self,
+        update: Update,
+        given: Mapping[str, Value],
+        slots: Sequence[Value],
+        step: Value,
+        rate: Value | None,
+    ) -> list[Value]:
+        """The operands of one update, in the order it declares them."""
+        remaining = iter(slots)
+        by_role: dict[Role, Callable[[Slot, TensorType], Value]] = {
+            Role.PARAM: lambda _slot, _type: given["p"],
+            Role.COTANGENT: lambda _slot, _type: given["g"],
+            Role.SLOT: lambda _slot, _type: next(remaining),
+            Role.HYPER: lambda slot, type_: self._hyper(slot, type_, step, rate, update.rate),
+        }
+        function = update.function
+        pairs = zip(function.parameters, function.block.parameters, strict=True)
+        return [by_role[slot.role](slot, value.type) for slot, value in pairs]
+
+    def _hyper(
+        self, slot: Slot, type_: TensorType, step: Value, rate: Value | None, fixed: float | None
+    ) -> Value:
+        """The step number, or the learning rate of the schedule or, without one, of the optimiser."""
+        if slot.name != RATE:
+            return self.b.one("cast", step, dtype=type_.dtype)
+        if rate is not None:
+            return rate if rate.type == type_ else self.b.one("cast", rate, dtype=type_.dtype)
+        assert fixed is not None, "an optimiser without a learning rate takes none"
+        return self.b.constant(fixed, type_.dtype)
+
+    def _rate(self, step: Value) -> Value | None:
+        if self.schedule is None:
+            return None
+        (parameter,) = self.schedule.block.parameters
+        t = self.b.one("cast", step, dtype=parameter.type.dtype)
+        (rate,) = inline_function(self.b, self.schedule, [t])
+        return rate
+
+
+def _widest(values: Iterable[Value]) -> DType:
+    """The type in which norms are summed: f64 if any value is, else f32."""
+    return DType.F64 if any(v.type.dtype is DType.F64 for v in values) else DType.F32

@@ -1,0 +1,1 @@
+"""Programs, data and weights read from files; minibatches of them."""

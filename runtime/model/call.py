@@ -1,0 +1,134 @@
+"""Calling a compiled function with names: from dictionaries of arrays to ports and back.
+
+One ``Entry`` is one compiled specialisation. The fast path looks names up, makes the results and calls the machine
+code, which checks every array itself; only what it refuses is converted and explained (``runtime.arrays``).
+
+Invariants: the caller's arrays are never written to unless they are `inout` ports of a training step; results are fresh
+arrays. An array of another layout or type is copied first; where the program updates it, the copy takes its place in
+the caller's dictionary, so that no update is lost.
+Non-goals: choosing the specialisation (``runtime.model``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from gradc.ir.plan.plan import Port
+from gradc.ir.tensor.bf16 import from_bf16
+from gradc.ir.tensor.core import DType, Role
+from gradc.runtime.native.arrays import (
+    NUMPY_DTYPE,
+    Array,
+    as_array,
+    check_names,
+    check_shape,
+    convert,
+    expect,
+)
+from gradc.runtime.native.load import NativeFunction, Results
+
+Arrays = Mapping[str, Any]
+# Which of the caller's dictionaries holds the arrays of a role.
+PARAMS, INPUTS, SEEDS = "params", "inputs", "seeds"
+_HOLDER = {
+    Role.PARAM: PARAMS,
+    Role.STATE: PARAMS,
+    Role.SLOT: PARAMS,
+    Role.HYPER: PARAMS,
+    Role.INPUT: INPUTS,
+    Role.SEED: SEEDS,
+}
+_WHAT = {PARAMS: "parameter", INPUTS: "input", SEEDS: "seed"}
+
+
+class Entry:
+    """One compiled specialisation and how its ports are named."""
+
+    def __init__(self, native: NativeFunction) -> None:
+        self.native = native
+        self.fast: Callable[..., int | None] = native.fast
+        self.ports = native.signature.ports
+        self.given = tuple(p for p in self.ports if p.direction != "out")
+        self.made = tuple(p for p in self.ports if p.direction == "out")
+        self._sources = tuple((_HOLDER[p.role], p.name) for p in self.given)
+        self._makers = tuple((p.shape, NUMPY_DTYPE[p.dtype]) for p in self.made)
+        #: Whether results come as bits (bf16, which NumPy lacks) and are handed on as float32.
+        self.makes_bits = any(p.dtype is DType.BF16 for p in self.made)
+
+    def names(self, holder: str) -> list[str]:
+        """The names that ``holder`` must give, in order."""
+        return [p.name for p in self.given if _HOLDER[p.role] == holder]
+
+    def call(self, holders: Mapping[str, Arrays]) -> list[Array]:
+        """Runs on the arrays of ``holders``; returns the arrays of the `out` ports in order.
+
+        Raises:
+            DiagnosticError: with every name, type and shape that does not fit.
+        """
+        empty = np.empty
+        results = [empty(shape, dtype) for shape, dtype in self._makers]
+        try:
+            arrays = [holders[holder][name] for holder, name in self._sources]
+            # Unknown extra names must not pass: the counts differ then.
+            is_complete = len(arrays) == sum(len(holder) for holder in holders.values())
+        except (KeyError, TypeError, IndexError):
+            is_complete = False
+        if is_complete and self.fast(*arrays, *results) is None:
+            return results
+        self.native.call_checked([*self._converted(holders), *results])
+        return results
+
+    def _converted(self, holders: Mapping[str, Arrays]) -> list[Array]:
+        for holder, given in holders.items():
+            expect(holder, given, Mapping, "a dictionary of arrays by name")
+            check_names(_WHAT[holder], given, self.names(holder))
+        arrays = []
+        for (holder, name), port in zip(self._sources, self.given, strict=True):
+            array = as_array(name, holders[holder][name])
+            check_shape(name, array, port.shape)
+            arrays.append(convert(name, array, port.dtype))
+        self._keep_updated(holders, arrays)
+        return arrays
+
+    def _keep_updated(self, holders: Mapping[str, Arrays], arrays: Sequence[Array]) -> None:
+        """Puts copies in the place of what they are copies of, where the program will update them."""
+        for (holder, name), port, array in zip(self._sources, self.given, arrays, strict=True):
+            given = holders[holder]
+            if port.direction != "inout" or array is given[name]:
+                continue
+            expect(holder, given, MutableMapping, "a dictionary whose arrays can be replaced")
+            cast("MutableMapping[str, Any]", given)[name] = array
+
+
+def by_role(
+    ports: Sequence[Port], arrays: Sequence[Array], roles: Sequence[Role]
+) -> dict[str, Array]:
+    """The results of the given roles by name, in order of ports."""
+    return {p.name: a for p, a in zip(ports, arrays, strict=True) if p.role in roles}
+
+
+def decoded(found: Results) -> Results:
+    """``found`` with float32 numbers in place of the bits of bf16."""
+    loss, *groups = found
+    outputs, cts, dots = ({n: decode(a) for n, a in group.items()} for group in groups)
+    return (None if loss is None else decode(loss)), outputs, cts, dots
+
+
+def decode(array: Array) -> Array:
+    """``array``, or its values in float32 if it holds bits of bf16: nothing else has 16-bit integers."""
+    return from_bf16(array) if array.dtype == np.uint16 else array
+
+
+def grouped(ports: Sequence[Port], arrays: Sequence[Array]) -> Results:
+    """The results as a named call in machine code returns them."""
+    pairs = zip(ports, arrays, strict=True)
+    loss = [array for port, array in pairs if port.role is Role.LOSS]
+    return (
+        loss[0] if loss else None,
+        by_role(ports, arrays, (Role.OUTPUT, Role.STATE)),
+        by_role(ports, arrays, (Role.COTANGENT,)),
+        by_role(ports, arrays, (Role.TANGENT,)),
+    )

@@ -1,0 +1,380 @@
+"""A compiled training step: forward, backward, clipping, schedule and update in one native call.
+
+    step = net.train_step("adamw(lr=1e-3)", clip_norm=1.0)
+    state = step.init(params)
+    loss, state = step(state, x=x, y=y)
+
+The state is updated in place: ``step`` returns the object it was given. ``init`` copies, so the caller's parameters
+stay as they are.
+
+Weight decay (an optimiser's ``decay``) falls on matrices only by default: parameters of fewer than two axes, biases and
+gains, are left out, as is usual for networks with normalisation (``decay_on="all"`` includes them).
+
+Non-goals: loops over data, files (``runtime.training``).
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+
+from gradc.frontend.model.training import OptimizerIR, ScheduleIR, lower_optimizer, lower_schedule
+from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError, error
+from gradc.ir.tensor.core import Function, Role, TensorType
+from gradc.ir.tensor.dims import substitute
+from gradc.passes.differentiate.transforms import value_and_grad, vjp
+from gradc.passes.training.accumulate import accumulation
+from gradc.passes.training.accumulate_batch import batch_axes
+from gradc.passes.training.precision import master_type
+from gradc.passes.training.step import (
+    GOOD_STEPS,
+    INITIAL_SCALE,
+    SCALE,
+    STEP,
+    Clip,
+    Update,
+    train_step,
+)
+from gradc.runtime.files.batches import batch_dim
+from gradc.runtime.files.ids import check_inputs
+from gradc.runtime.model.call import INPUTS, PARAMS, Entry, by_role, decode, decoded
+from gradc.runtime.model.remedies import remedies
+from gradc.runtime.native.arrays import (
+    NUMPY_DTYPE,
+    Array,
+    as_array,
+    check_names,
+    check_shape,
+    convert,
+    expect,
+    shapes_of,
+)
+from gradc.runtime.native.compile import Options, compile_cached, quoting
+from gradc.runtime.native.recent import Recent
+from gradc.runtime.render.notebook import card
+
+if TYPE_CHECKING:
+    from gradc.runtime.model.compiled import Derive
+    from gradc.runtime.model.model import Model
+    from gradc.runtime.reports.memory import MemoryPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train, as the user wrote it; everything that the step's code depends on."""
+
+    optimizer: str
+    schedule: str | None = None
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    decay_on: str = "matrices"
+    accumulate: int = 1
+    loss_scale: float | str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("clip_norm", "clip_value"):
+            limit = getattr(self, name)
+            if limit is not None and not (_is_number(limit) and limit > 0):
+                message = f"{name} must be a positive number, not {limit!r}"
+                raise DiagnosticError([error("GC0801", message, None)])
+        if type(self.accumulate) is not int or self.accumulate < 1:
+            message = f"accumulate must be a whole number of at least 1, not {self.accumulate!r}"
+            raise DiagnosticError([error("GC0801", message, None)])
+        self._check_scale()
+        if self.decay_on not in ("matrices", "all"):
+            message = f"decay_on is `matrices` or `all`, not {self.decay_on!r}"
+            raise DiagnosticError([error("GC0801", message, None)])
+
+    def _check_scale(self) -> None:
+        scale = self.loss_scale
+        if scale is None or scale == "dynamic":
+            return
+        if not (_is_number(scale) and 0 < scale < float("inf")):
+            message = f"loss_scale is `dynamic` or a positive number, not {scale!r}"
+            raise DiagnosticError([error("GC0801", message, None)])
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether ``value`` is a real number; what is true or false is not."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgram:
+    """How a step is compiled: passes may change ``source``, ``derive`` makes the step of it.
+
+    ``gradient`` is the derivative of ``source`` alone, which says what recomputing would save.
+    """
+
+    source: Function
+    derive: Derive
+    gradient: Derive
+
+
+@dataclass
+class TrainState:
+    """Everything a step reads and writes: parameters, model state, optimiser slots, the number of steps done."""
+
+    arrays: dict[str, Array]
+    trained: tuple[str, ...]
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        steps = f"{self.step} step{'' if self.step == 1 else 's'}"
+        return f"<training state after {steps}: {len(self.trained)} parameters, {len(self.slots)} slots>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [(n, str(a.dtype), str(list(a.shape))) for n, a in self.arrays.items()]
+        return card(
+            "training state", repr(self)[1:-1], [("arrays", ("name", "type", "shape"), rows)]
+        )
+
+    @property
+    def params(self) -> dict[str, Array]:
+        """Parameters and states of the model by path; the arrays themselves, but for states in bf16, which NumPy lacks."""
+        return {name: decode(self.arrays[name]) for name in self.trained}
+
+    @property
+    def slots(self) -> dict[str, Array]:
+        """Optimiser state, ``fc1.w/m`` and so on."""
+        skip = {*self.trained, STEP, SCALE, GOOD_STEPS}
+        return {name: a for name, a in self.arrays.items() if name not in skip}
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self.arrays[STEP])
+
+
+class TrainStep:
+    """A training step that specialises on the shapes of its inputs."""
+
+    def __init__(self, model: Model, recipe: Recipe, options: Options) -> None:
+        self.model = model
+        expect("optimizer", recipe.optimizer, str, "a call in text, such as `adam(lr=1e-3)`")
+        schedule = "a call in text, such as `cosine(peak=1e-3, total=1000)`, or None"
+        expect("schedule", recipe.schedule, (str, type(None)), schedule)
+        self.recipe = recipe
+        self.options = options
+        names = model.program.names
+        self.optimizer: OptimizerIR = lower_optimizer(recipe.optimizer, names)
+        self.schedule: ScheduleIR | None = (
+            None if recipe.schedule is None else lower_schedule(recipe.schedule, names)
+        )
+        self._entries: Recent[tuple[tuple[int, ...], ...], Entry] = Recent()
+        self._inputs = tuple(model.inputs)
+        self._lock = threading.Lock()
+        # The machine code of the last call: it checks names and shapes itself and most calls are like the last.
+        self._last: Callable[..., Any] | None = None
+        self._makes_bits = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the model, the recipe and the options; machine code is made or found again."""
+        return TrainStep, (self.model, self.recipe, self.options)
+
+    def __repr__(self) -> str:
+        changed = [
+            f"{f.name}={getattr(self.recipe, f.name)!r}"
+            for f in fields(Recipe)[1:]
+            if getattr(self.recipe, f.name) != f.default
+        ]
+        arguments = ", ".join((repr(self.recipe.optimizer), *changed))
+        return f"<{self.model.name}.train_step({arguments})>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [(f.name, str(getattr(self.recipe, f.name))) for f in fields(Recipe)]
+        sections = [("recipe", ("", ""), [row for row in rows if row[1] != "None"])]
+        return card(f"training step of {self.model.name}", "step(state, **inputs)", sections)
+
+    def init(self, params: Mapping[str, Any]) -> TrainState:
+        """A fresh state that starts from a copy of ``params``.
+
+        Raises:
+            DiagnosticError: if names, shapes or types are not the model's.
+        """
+        types = self.model.param_types()
+        expect("params", params, Mapping, "a dictionary of arrays by name")
+        check_names("parameter", params, list(types))
+        trained = self.model.select("params")
+        arrays: dict[str, Array] = {}
+        for name, type_ in types.items():
+            array = as_array(name, params[name])
+            check_shape(name, array, type_.static_shape)
+            # Trained parameters are kept as f32 masters where the program computes in 16 bits.
+            dtype = master_type(type_).dtype if name in trained else type_.dtype
+            arrays[name] = np.array(convert(name, array, dtype), order="C")
+        for name in trained:
+            for spec in self.optimizer.update(master_type(types[name])).slots:
+                kept = NUMPY_DTYPE[spec.type.dtype]
+                arrays[f"{name}/{spec.name}"] = np.full(spec.type.static_shape, spec.start, kept)
+        arrays[STEP] = np.zeros((), np.int32)
+        if self.recipe.loss_scale == "dynamic":
+            arrays[SCALE] = np.full((), INITIAL_SCALE, np.float32)
+            arrays[GOOD_STEPS] = np.zeros((), np.int32)
+        return TrainState(arrays, tuple(types))
+
+    def __call__(self, state: TrainState, **inputs: Any) -> tuple[Any, TrainState]:
+        """One step on ``inputs``. Returns the loss before the update, and ``state``, updated."""
+        if type(state) is not TrainState:
+            expect("state", state, TrainState, "what `step.init(params)` gives")
+        if self.options.check_inputs:
+            check_inputs(self.model, inputs)
+        if self._last is not None:
+            found = self._last(state.arrays, inputs, {})
+            if type(found) is tuple:
+                state.metrics = decoded(found)[1] if self._makes_bits else found[1]
+                return found[0][()], state
+        try:
+            key = tuple([inputs[name].shape for name in self._inputs])
+            entry = self._entries.get(key) or self.entry(inputs)
+        except (KeyError, AttributeError):
+            entry = self.entry(inputs)
+        results = entry.call({PARAMS: state.arrays, INPUTS: inputs})
+        metrics = by_role(entry.made, results, (Role.OUTPUT,))
+        state.metrics = {name: decode(array) for name, array in metrics.items()}
+        self._makes_bits = entry.makes_bits
+        self._last = entry.native.fast_named
+        return results[0][()], state
+
+    def entry(self, inputs: Mapping[str, Any]) -> Entry:
+        """The specialisation for arrays like ``inputs``, compiled if it is new."""
+        check_names("input", inputs, self._inputs)
+        shapes = shapes_of(self.model.inputs, inputs)
+        key = tuple(shapes[name] for name in self._inputs)
+        with self._lock:
+            found = self._entries.get(key)
+            if found is None:
+                found = self._entries.put(key, self._compile(self.model.bind(shapes)))
+        return found
+
+    def function(self, dims: Mapping[str, int] | None = None) -> Function:
+        """The whole step in tensor IR, before optimisation."""
+        program = self.program(dims)
+        return program.derive(program.source)
+
+    def plan(self, dims: Mapping[str, int] | None = None) -> MemoryPlan:
+        """The Plan of the whole step under its budget: what it does with memory, without running it.
+
+        Raises:
+            DiagnosticError: GC0541 for a dimension without a value, GC0602 for a budget that cannot be kept.
+        """
+        from gradc.runtime.reports.memory import plan_memory
+
+        sizes = self.model.lower(dims, training=True).dims
+        with self._refusing_well(sizes):
+            program = self.program(sizes)
+            return plan_memory(program.source, program.derive, self.options, program.gradient)
+
+    @contextmanager
+    def _refusing_well(self, dims: Mapping[str, int]) -> Iterator[None]:
+        """Lets what is raised inside quote the program, and say what would help a budget."""
+
+        def program(model: Model, sizes: Mapping[str, int]) -> tuple[Function, Derive, Derive]:
+            made = TrainStep(model, self.recipe, self.options).program(sizes)
+            return made.source, made.derive, made.gradient
+
+        sources = self.model.program.report.sources
+        with quoting(sources), remedies(self.model, dims, self.options, program):
+            yield
+
+    def program(self, dims: Mapping[str, int] | None = None) -> StepProgram:
+        """What the step is made from: the model, or the program of one part of the batch.
+
+        Raises:
+            DiagnosticError: GC0807 if samples are coupled, GC0808 if the batch cannot be cut evenly.
+        """
+        whole = self.model.lower(dims, training=True)
+        parts = self.recipe.accumulate
+        names = list(self.model.select("params"))
+        if parts == 1:
+            return StepProgram(
+                whole.function,
+                lambda function: self._step(self._gradient(function, names)),
+                lambda function: self._gradient(function, names),
+            )
+        # What the program leaves free, whether or not the user has given it a value since.
+        name = batch_dim(self.model.program.signature(self.model.name))
+        size = whole.dims[name]
+        if size % parts:
+            message = f"a batch of {name} = {size} cannot be cut into {parts} equal parts"
+            raise DiagnosticError([error("GC0808", message, None)])
+        axes = batch_axes(
+            self._types(whole.dims), self._types({**whole.dims, name: size // parts}), parts
+        )
+        is_seeded = self.recipe.loss_scale is not None
+        cut = accumulation(whole.function, axes, names, parts, is_seeded=is_seeded)
+        return StepProgram(
+            cut.part, lambda function: self._step(cut.compose(function)), cut.gradient
+        )
+
+    def _types(self, dims: Mapping[str, int]) -> dict[str, TensorType]:
+        """The inputs' types at these dimensions."""
+        return {
+            spec.name: spec.type.with_shape(tuple(substitute(d, dims) for d in spec.type.shape))
+            for spec in self.model.signature.inputs
+        }
+
+    def _step(self, gradient: Function) -> Function:
+        """The step around a function that gives the gradients."""
+        pairs = zip(gradient.parameters, gradient.block.parameters, strict=True)
+        types = {slot.name: value.type for slot, value in pairs if slot.role is Role.PARAM}
+        updates = {name: self._update(master_type(type_)) for name, type_ in types.items()}
+        clip = Clip(self.recipe.clip_norm, self.recipe.clip_value)
+        schedule = None if self.schedule is None else self.schedule.function
+        scale = self.recipe.loss_scale
+        factor = scale if scale is None or scale == "dynamic" else float(scale)
+        return train_step(gradient, updates, schedule=schedule, clip=clip, loss_scale=factor)
+
+    def _gradient(self, function: Function, names: list[str]) -> Function:
+        """With a loss scale, the gradient takes the seed of its loss."""
+        if self.recipe.loss_scale is None:
+            return value_and_grad(function, names)
+        return vjp(function, names, of=["loss"])
+
+    def culprit(self, state: TrainState, **inputs: Any) -> Diagnostic | None:
+        """Where in the program the values of this step stop being finite; None if they do not.
+
+        Runs the step's forward and backward program on ``state`` in the reference interpreter.
+        """
+        from gradc.runtime.reports.culprit import find_culprit
+
+        shapes = {name: as_array(name, inputs[name]).shape for name in self._inputs}
+        model = self.model.lower(self.model.bind(shapes), training=True).function
+        gradient = self._gradient(model, list(self.model.select("params")))
+        scale = state.arrays.get(SCALE, self.recipe.loss_scale)
+        return find_culprit(gradient, {**state.arrays, **inputs, "loss": scale})
+
+    def _update(self, type_: TensorType) -> Update:
+        optimizer = self.optimizer
+        if self.recipe.decay_on == "matrices" and type_.rank < 2 and "decay" in optimizer.arguments:
+            optimizer = replace(optimizer, arguments={**optimizer.arguments, "decay": 0})
+        return Update(optimizer.update(type_).function, optimizer.rate)
+
+    def _compile(self, dims: Mapping[str, int]) -> Entry:
+        model = self.model
+        parts = (
+            model.program.digest,
+            model.name,
+            repr(sorted(dims.items())),
+            model.precision,
+            f"step {self.recipe!r}",
+        )
+        # A warm start needs no program.
+        program = functools.cache(lambda: self.program(dims))
+        with self._refusing_well(dims):
+            made = compile_cached(
+                parts,
+                lambda: program().source,
+                lambda function: program().derive(function),
+                self.options,
+                lambda function: program().gradient(function),
+            )
+        return Entry(made)

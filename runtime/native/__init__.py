@@ -1,0 +1,1 @@
+"""Plans as loaded native code: compiling, the object cache, calling."""

@@ -1,0 +1,1 @@
+"""What pages are drawn with: their common frame, graphs and line plots."""

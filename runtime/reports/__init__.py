@@ -1,0 +1,1 @@
+"""What is said of a model: verification, diagnosis, memory, the whiteboard."""

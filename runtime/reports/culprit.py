@@ -1,0 +1,270 @@
+"""Where a NaN, an infinity or an underflow began: the op that first made one which reached the results.
+
+The program is run once more by the reference interpreter, in its own element types, and watched, trip by trip inside
+loops. Every value that is not finite becomes a node with the ones it was made from; walking back from the results
+leads to the origins, of which the earliest is told. What is not finite and does not reach a result (a masked score, the
+untaken side of a ``where``) is nobody's fault, and neither is a constant infinity unless nothing else explains a NaN.
+Slow, and worth it: it runs only when something has gone wrong.
+
+Non-goals: preventing it (``gradc verify`` finds such places before running).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradc.frontend.elaborate.context import LIBRARY
+from gradc.ir.diagnostics.diagnostic import Diagnostic, error
+from gradc.ir.domains.arrays import NumpyArrays
+from gradc.ir.domains.interpret import run, run_block
+from gradc.ir.tensor.core import Block, DType, Function, Op, Role, Slot, Span, Value
+from gradc.passes.simplify.flatten import flatten
+from gradc.runtime.native.arrays import Array
+
+# Ops that only hand on what another op made, or mask with infinity on purpose.
+_CARRIERS = ("constant", "broadcast", "reshape", "transpose", "slice", "concat", "pad", "select")
+
+
+# What makes half of f16's smallest number round to zero, and the share of a value that may be so small.
+_FLUSHED, _FLUSHED_SHARE = 2.0**-25, 0.01
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    """A value that is bad (not finite, or lost in f16), at one moment of the run. ``top`` is the op of the function's own block."""
+
+    order: int
+    maker: Op | Slot
+    top: Op | None
+    step: str
+    array: Array
+    parents: tuple[_Node, ...]
+
+    @property
+    def has_nan(self) -> bool:
+        return bool(np.isnan(self.array).any())
+
+    @property
+    def is_on_purpose(self) -> bool:
+        return isinstance(self.maker, Op) and self.maker.name in _CARRIERS
+
+
+@dataclass(slots=True)
+class _Loop:
+    """A region op while it runs: trips done, what the last one handed out, all that any handed out."""
+
+    trips: int = 0
+    last: list[_Node | None] = field(default_factory=list)
+    seen: list[_Node] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A block while it runs: its bad values."""
+
+    top: Op | None
+    step: str
+    bad: dict[Value, _Node] = field(default_factory=dict)
+    loops: dict[int, _Loop] = field(default_factory=dict)
+
+
+class _Watch(NumpyArrays):
+    """The arrays of the reference interpreter; whatever runs in them, regions too, is watched."""
+
+    def __init__(
+        self, function: Function, is_bad: Callable[[Array], bool], floats: DType | None = None
+    ) -> None:
+        super().__init__(floats)
+        self._is_bad = is_bad
+        self._owners = {id(region): op for op, region in _regions(function.block)}
+        self._frames = [_Frame(None, "")]
+        self._count = 0
+
+    @property
+    def bad(self) -> dict[Value, _Node]:
+        """The bad values of the running block."""
+        return self._frames[-1].bad
+
+    def run(self, block: Block, operands: Sequence[Any]) -> tuple[Any, ...]:
+        """Runs a region in a frame of its own; its parameters inherit from the operands, or the trip before."""
+        op, outer = self._owners[id(block)], self._frames[-1]
+        loop = outer.loops.setdefault(id(op), _Loop())
+        nodes = [outer.bad.get(v) for v in op.operands]
+        if loop.trips and op.name == "scan":
+            carried = op.attributes["carried"]
+            assert isinstance(carried, int)
+            nodes[:carried] = loop.last[:carried]
+        frame = _Frame(outer.top or op, _step(op, loop.trips) or outer.step)
+        for value, node, operand in zip(block.parameters, nodes, operands, strict=True):
+            if node is not None and self._is_bad(np.asarray(operand)):
+                frame.bad[value] = node
+        self._frames.append(frame)
+        outputs = run_block(self, block, operands, self.observe)
+        self._frames.pop()
+        loop.trips += 1
+        loop.last = [frame.bad.get(v) for v in block.outputs]
+        loop.seen += [node for node in loop.last if node is not None]
+        return outputs
+
+    def observe(self, op: Op, results: Sequence[Any]) -> None:
+        """Notes what ``op`` made that is bad."""
+        frame = self._frames[-1]
+        loop = frame.loops.pop(id(op), None)
+        parents = (frame.bad.get(v) for v in op.operands) if loop is None else loop.seen
+        made_from = tuple(node for node in parents if node is not None)
+        for value, result in zip(op.results, results, strict=True):
+            self.note(value, np.asarray(result), op, made_from)
+
+    def note(
+        self, value: Value, array: Array, maker: Op | Slot, parents: tuple[_Node, ...] = ()
+    ) -> None:
+        """Makes a node of ``value`` if it is bad."""
+        if array.dtype.kind != "f" or not self._is_bad(array):
+            return
+        frame = self._frames[-1]
+        top = frame.top or (maker if isinstance(maker, Op) else None)
+        frame.bad[value] = _Node(self._count, maker, top, frame.step, array, parents)
+        self._count += 1
+
+
+def _regions(block: Block) -> Iterable[tuple[Op, Block]]:
+    for op in block.body:
+        for region in op.regions:
+            yield op, region
+            yield from _regions(region)
+
+
+def _step(op: Op, done: int) -> str:
+    """Which trip of a loop comes after ``done`` of them, in words; nothing for other regions."""
+    if op.name != "scan":
+        return ""
+    trips = op.attributes["trips"]
+    assert isinstance(trips, int), "dimensions are bound before a program runs"
+    step = trips - done if op.attributes["reverse"] else done + 1
+    return f" in step {step} of {trips} of the loop"
+
+
+def find_culprit(function: Function, operands: Mapping[str, Any]) -> Diagnostic | None:
+    """A finding at the model's line where the first value began that made a result not finite; None if all are.
+
+    ``operands`` has an array per parameter of ``function``; SEEDs may be given as numbers. Named outputs may be
+    infinite on purpose and are not asked.
+    """
+    function = flatten(function)
+    watch = _watched(_Watch(function, _is_not_finite), function, operands)
+    results = zip(function.results, function.block.outputs, strict=True)
+    ends = [watch.bad[v] for s, v in results if s.role is not Role.OUTPUT and v in watch.bad]
+    origin = _origin(ends)
+    return None if origin is None else _finding(function, origin)
+
+
+def find_underflow(
+    function: Function, operands: Mapping[str, Any], name: str
+) -> tuple[Op, Span | None] | None:
+    """The op, and its line, at which the result ``name`` began to be lost in f16; None if it is not lost.
+
+    Numbers written in the program are small on purpose: the op that multiplies by one is told.
+    """
+    function = flatten(function)
+    watch = _watched(_Watch(function, _is_flushed, DType.F64), function, operands)
+    results = zip(function.results, function.block.outputs, strict=True)
+    ends = [watch.bad[v] for s, v in results if s.name == name and v in watch.bad]
+    for node in _reached(ends):
+        # In order: whatever a node was made from has been looked at before it.
+        if isinstance(node.maker, Op) and not node.is_on_purpose:
+            return node.maker, _own_line(node.maker.span)
+    return None
+
+
+def _is_not_finite(array: Array) -> bool:
+    return not bool(np.isfinite(array).all())
+
+
+def _is_flushed(array: Array) -> bool:
+    """Whether more than a hundredth of the values that are not zero would be zero in f16."""
+    sizes = np.abs(array[array != 0])
+    return bool(sizes.size) and float((sizes <= _FLUSHED).mean()) > _FLUSHED_SHARE
+
+
+def _watched(watch: _Watch, function: Function, operands: Mapping[str, Any]) -> _Watch:
+    """``watch`` after a run of ``function``."""
+    given = []
+    for slot, value in zip(function.parameters, function.block.parameters, strict=True):
+        array = watch.settle(
+            watch.cast(np.asarray(operands[slot.name]), value.type.dtype), value.type.dtype
+        )
+        given.append(array)
+        watch.note(value, np.asarray(array), slot)
+    run(watch, function, given, watch.observe)
+    return watch
+
+
+def _reached(ends: Sequence[_Node]) -> list[_Node]:
+    """All that ``ends`` were made from, and they themselves, in order."""
+    reached: dict[int, _Node] = {}
+    waiting = list(ends)
+    while waiting:
+        node = waiting.pop()
+        if node.order not in reached:
+            reached[node.order] = node
+            waiting += node.parents
+    return [reached[order] for order in sorted(reached)]
+
+
+def _origin(ends: Sequence[_Node]) -> _Node | None:
+    """The earliest beginning among all that ``ends`` were made from."""
+    nodes = _reached(ends)
+    for node in nodes:
+        if not node.parents and not node.is_on_purpose:
+            return node
+    for node in nodes:
+        if node.has_nan and not any(parent.has_nan for parent in node.parents):
+            return node
+    return nodes[0] if nodes else None
+
+
+def _finding(function: Function, origin: _Node) -> Diagnostic:
+    found = _describe(origin.array)
+    maker = origin.maker
+    if isinstance(maker, Slot):
+        message = f"`{maker.name}` is not finite to begin with: {found}"
+        return error("GC0809", message, _own_line(maker.span))
+    where = f" in layer `{maker.scope}`" if maker.scope else ""
+    sweep = "" if origin.top is None or _is_forward(function, origin.top) else " of the gradient"
+    message = (
+        f"values stop being finite here{where}{origin.step}: `{maker.name}`{sweep} gives {found}"
+    )
+    label = f"{maker.name}: {maker.results[0].type}"
+    return error("GC0809", message, _own_line(maker.span), label=label)
+
+
+def _own_line(span: Span | None) -> Span | None:
+    """The line in the user's files: that of the op, or where the standard library was called."""
+    while span is not None and span.caller is not None and span.file.startswith(LIBRARY):
+        span = span.caller
+    return span
+
+
+def _describe(array: Array) -> str:
+    count = int((~np.isfinite(array)).sum())
+    kind = "NaN" if np.isnan(array).any() else "infinite"
+    return f"{count} of {array.size} values {kind}"
+
+
+def _is_forward(function: Function, op: Op) -> bool:
+    """Whether the loss or another primal result depends on ``op``."""
+    live = {
+        value
+        for slot, value in zip(function.results, function.block.outputs, strict=True)
+        if slot.role is not Role.COTANGENT
+    }
+    for candidate in reversed(function.block.body):
+        if any(value in live for value in candidate.results):
+            if candidate is op:
+                return True
+            live.update(candidate.operands)
+    return False

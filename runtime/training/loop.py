@@ -1,0 +1,485 @@
+"""The training loop: epochs of minibatches, validation, metrics, checkpoints, signals, resuming.
+
+A run lives in a folder: ``run.json`` (what was asked for), ``metrics.jsonl`` (one object per step and per epoch),
+checkpoints, and at the end ``params.safetensors``. Resuming continues from the newest intact checkpoint and gives the
+same bits as not having stopped: the state holds the step's arrays and the position in the epoch, the order of samples is
+a function of seed and epoch, and metrics beyond the checkpoint are cut off and written again.
+
+Signals: the first SIGINT or SIGTERM finishes the step, saves and stops; SIGUSR1 saves and goes on.
+
+Non-goals: the command line and what it prints (``runtime.commands.train``).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import numpy as np
+
+from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError, error, warning
+from gradc.passes.training.step import SCALE
+from gradc.runtime.files.batches import Samples, permutation
+from gradc.runtime.files.data import (
+    fail,
+    make_folder,
+    save_safetensors,
+    write_atomically,
+    write_text,
+)
+from gradc.runtime.model.call import decode
+from gradc.runtime.model.model import Model
+from gradc.runtime.model.step import TrainState, TrainStep
+from gradc.runtime.native.arrays import Array
+from gradc.runtime.training import checkpoint, metrics
+from gradc.runtime.training.checkpoint import Checkpoint
+
+PARAMS_FILE = "params.safetensors"
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a run was asked for; a resumed run must agree in all but ``epochs``."""
+
+    program: str
+    entry: str
+    dims: dict[str, int]
+    precision: str
+    recipe: dict[str, Any]
+    batch: int
+    epochs: int
+    seed: int
+    samples: int
+    data: str  # digest of what is trained on
+    valid: str | None  # digest of what is validated on
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands. ``position`` counts samples done in ``epoch``."""
+
+    epoch: int = 0
+    position: int = 0
+    step: int = 0
+    loss: float = math.nan
+    valid: dict[str, float] | None = None
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; everything is saved."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+        super().__init__(signal.Signals(signum).name)
+
+
+class Run:
+    """One training run in one folder."""
+
+    def __init__(
+        self,
+        step: TrainStep,
+        settings: Settings,
+        train: Samples,
+        valid: Samples | None,
+        folder: Path,
+        save_every: float = 60.0,
+    ) -> None:
+        self.step = step
+        self.model: Model = step.model
+        self.settings = settings
+        self.train = train
+        self.valid = valid
+        self.folder = folder
+        self.save_every = save_every
+        self.progress = Progress()
+        self.notices: list[Diagnostic] = []
+        self.state: TrainState | None = None
+        self._forward = self.model.forward(**_compile_keywords(step))
+        self._last_step: TrainStep | None = None
+        self._saved_at = time.monotonic()
+
+    # --- starting
+
+    def prepare(self) -> None:
+        """Compiles for the sizes of batches that there will be, before anything is written.
+
+        Raises:
+            DiagnosticError: for a budget, an accumulation or shapes that cannot be.
+        """
+        size, count = self.settings.batch, self.train.count
+        for rows in dict.fromkeys((min(size, count), count % size)):
+            if rows:
+                self._step_for(rows).entry(self.train.take(np.arange(rows)))
+        if self.valid is not None:
+            first = next(self.valid.batches(size))
+            self._forward.entry(first)
+
+    def _step_for(self, rows: int) -> TrainStep:
+        """The step for a batch of ``rows``: where a last, smaller one cannot be cut as the others, it is cut finer.
+
+        The update is that of the whole batch however it is cut.
+        """
+        parts = self.step.recipe.accumulate
+        if rows >= min(self.settings.batch, self.train.count) or rows % parts == 0:
+            return self.step
+        if self._last_step is None:
+            finer = next(n for n in (*range(parts, rows + 1), rows) if rows % n == 0)
+            recipe = replace(self.step.recipe, accumulate=finer)
+            self._last_step = TrainStep(self.model, recipe, self.step.options)
+        return self._last_step
+
+    @contextmanager
+    def alone(self, makes: bool) -> Iterator[None]:
+        """Holds the folder, made first where ``makes`` says so, against other processes that train.
+
+        Raises:
+            DiagnosticError: GC0804 if one is at work in it, GC0573 if the folder cannot be made.
+        """
+        if makes:
+            make_folder(self.folder)
+        handle = None
+        try:
+            if self.folder.is_dir():
+                handle = os.open(self.folder, os.O_RDONLY)
+            if handle is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            help = "wait for it, or give another folder"
+            raise fail("GC0804", f"a process is training in `{self.folder}`", help) from None
+        except PermissionError as problem:
+            if problem.filename != self.folder:
+                raise
+            message = f"cannot look into the folder `{self.folder}`: {problem.strerror}"
+            raise fail("GC0570", message) from None
+        finally:
+            if handle is not None:
+                os.close(handle)
+
+    def begin(self) -> None:
+        """Fresh parameters in a folder without a run. ``run.json`` comes last: what was killed before can begin anew.
+
+        Raises:
+            DiagnosticError: GC0804 if the folder holds a run already.
+        """
+        newest = checkpoint.newest_step(self.folder)
+        has_begun = newest is not None and (self.folder / RUN_FILE).exists()
+        if newest or has_begun or (self.folder / PARAMS_FILE).exists():
+            help = "give another folder, or --resume to continue this run"
+            raise fail("GC0804", f"`{self.folder}` already holds a run", help)
+        self._start()
+
+    def _start(self) -> None:
+        make_folder(self.folder)
+        checkpoint.sweep(self.folder)
+        self.state = self.step.init(self.model.init(self.settings.seed))
+        write_text(self.folder / METRICS_FILE, "")
+        self.save()
+        self._write_settings()
+
+    def resume(self) -> tuple[Diagnostic, ...]:
+        """Continues from the newest intact checkpoint; returns warnings about damaged ones.
+
+        Raises:
+            DiagnosticError: GC0805 if the folder holds another run, GC0575 if it holds no checkpoint.
+        """
+        self._compare_settings()
+        if checkpoint.newest_step(self.folder) is None and not self._has_metrics():
+            self._start()  # killed before its first checkpoint
+            return ()
+        checkpoint.sweep(self.folder)
+        found, warnings = checkpoint.load_newest(self.folder)
+        fresh = self.step.init(self.model.init(self.settings.seed))
+        _compare_arrays(self.folder, found.arrays, fresh.arrays)
+        self.state = TrainState(
+            {name: np.array(found.arrays[name]) for name in fresh.arrays}, fresh.trained
+        )
+        self.progress = progress_of(self.folder, found.state)
+        warnings += metrics.cut(self.folder / METRICS_FILE, self.progress.step, self.progress.epoch)
+        self._write_settings()
+        return warnings
+
+    def _has_metrics(self) -> bool:
+        path = self.folder / METRICS_FILE
+        return (self.folder / PARAMS_FILE).exists() or (path.exists() and path.stat().st_size > 0)
+
+    def _write_settings(self) -> None:
+        text = json.dumps(asdict(self.settings), indent=2) + "\n"
+        write_atomically(self.folder / RUN_FILE, lambda stream: _write(stream, text.encode()))
+
+    def _compare_settings(self) -> None:
+        path = self.folder / RUN_FILE
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except PermissionError as problem:
+            raise fail("GC0570", f"cannot read `{path}`: {problem.strerror}") from None
+        except (OSError, ValueError, RecursionError):
+            help = (
+                "give --out the folder of an earlier `gradc train`, or leave --resume out to begin"
+            )
+            raise fail("GC0805", f"`{self.folder}` holds no run to resume", help) from None
+        if not isinstance(known, dict):
+            raise fail("GC0805", f"`{path}` is damaged: it does not say what the run was asked for")
+        wanted = asdict(self.settings)
+        differing = [k for k in wanted if k != "epochs" and known.get(k) != wanted[k]]
+        if differing:
+            shown = "; ".join(_difference(k, known.get(k), wanted[k]) for k in differing)
+            help = "resume with what the run was begun with, or begin another in a new folder"
+            raise fail("GC0805", f"this is another run than the one to resume: {shown}", help)
+
+    # --- running
+
+    def run(self, report: Callable[[Progress], None]) -> None:
+        """Trains until the last epoch is done. ``report`` is called after each step and each epoch.
+
+        Raises:
+            Interrupted: after a signal, everything saved.
+            DiagnosticError: GC0806 when the loss or the weights stop being finite; the last good checkpoint stays.
+        """
+        with _signals() as pending, metrics.appending(self.folder / METRICS_FILE) as write:
+            while self.progress.epoch < self.settings.epochs:
+                self._epoch(pending, write, report)
+            self.save()
+        self.write_params()
+
+    def _epoch(
+        self,
+        pending: list[int],
+        write: Callable[[Mapping[str, Any]], None],
+        report: Callable[[Progress], None],
+    ) -> None:
+        progress, size = self.progress, self.settings.batch
+        order = permutation(self.settings.seed, progress.epoch, self.train.count)
+        while progress.position < self.train.count:
+            rows = order[progress.position : progress.position + size]
+            self._one_step(rows, write)
+            report(progress)
+            self._between_steps(pending)
+        progress.valid = self.validate()
+        self._note_validation()
+        done = {"step": progress.step, "epoch_done": progress.epoch}
+        write({**done, **{f"valid_{k}": v for k, v in (progress.valid or {}).items()}})
+        progress.epoch += 1
+        progress.position = 0
+        report(progress)
+        self.save()
+
+    def _one_step(self, rows: Array, write: Callable[[Mapping[str, Any]], None]) -> None:
+        progress = self.progress
+        assert self.state is not None
+        inputs = self.train.take(rows)
+        loss, _ = self._step_for(len(rows))(self.state, **inputs)
+        progress.step += 1
+        progress.position += len(rows)
+        progress.loss = float(loss)
+        record = {"step": progress.step, "epoch": progress.epoch, "loss": progress.loss}
+        if "grad_norm" in self.state.metrics:
+            record["grad_norm"] = float(self.state.metrics["grad_norm"])
+        if self.state.metrics.get("overflow"):
+            record["overflow"] = True
+            self._note_overflow(inputs)
+            if float(self.state.arrays[SCALE]) <= 1.0:
+                raise self._diverged(f"the loss became {progress.loss}")
+        elif not math.isfinite(progress.loss):
+            raise self._diverged(f"the loss became {progress.loss}")
+        write(record)
+
+    def _note_overflow(self, inputs: dict[str, Array]) -> None:
+        """Says once where a gradient overflowed; the step was skipped and the loss scale halved."""
+        if self.state is None or any(n.code == "GC0809" for n in self.notices):
+            return
+        before = {**self.state.arrays, SCALE: self.state.arrays[SCALE] * np.float32(2)}
+        found = self.step.culprit(TrainState(before, self.state.trained), **inputs)
+        if found is not None:
+            message = f"step {self.progress.step} skipped, loss scale halved: {found.message}"
+            self.notices.append(warning("GC0809", message, found.span, label=found.label))
+
+    def _note_validation(self) -> None:
+        """Says once that the validation loss is not a number that means anything."""
+        loss = (self.progress.valid or {}).get("loss", 0.0)
+        if math.isfinite(loss) or any(n.code == "GC0811" for n in self.notices):
+            return
+        message = f"the validation loss is {loss} after epoch {self.progress.epoch + 1}"
+        help = "look at the data of --valid; `gradc run` shows the outputs for them"
+        self.notices.append(warning("GC0811", message, None, help=help))
+
+    def _refuse_broken_weights(self) -> None:
+        """What is not finite is never written over what was.
+
+        Raises:
+            DiagnosticError: GC0806 for a parameter or a state of the optimiser that holds NaN or infinity.
+        """
+        assert self.state is not None
+        kept = {*self.model.select("params"), *self.state.slots}
+        for name in (n for n in self.state.arrays if n in kept):
+            array = decode(self.state.arrays[name])
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                wrong = np.argwhere(~np.isfinite(array))
+                place = f"{len(wrong)} of its {array.size} values, the first at {wrong[0].tolist()}"
+                raise self._diverged(f"`{name}` is not finite any more ({place})")
+
+    def _diverged(self, what: str) -> DiagnosticError:
+        message = f"{what} at step {self.progress.step}"
+        help = (
+            "lower the learning rate, clip the gradients with --clip-norm, or look at the data; "
+            "`gradc diagnose` shows where values grow"
+        )
+        kept = f"the last good checkpoint in `{self.folder}` is untouched"
+        notes = (kept,) if self.progress.step else ()
+        found = [error("GC0806", message, None, help=help, notes=notes)]
+        culprit = self._culprit() if self.progress.step else None
+        if culprit is not None:
+            found.append(culprit)
+        return DiagnosticError(found, self.model.program.report.sources)
+
+    def _culprit(self) -> Diagnostic | None:
+        """Replays from the last checkpoint to the step that failed, and looks into that one."""
+        saved, _ = checkpoint.load_newest(self.folder)
+        arrays = {name: np.array(a) for name, a in saved.arrays.items()}
+        assert self.state is not None
+        state = TrainState({name: arrays[name] for name in self.state.arrays}, self.state.trained)
+        at = progress_of(self.folder, saved.state)
+        while True:
+            order = permutation(self.settings.seed, at.epoch, self.train.count)
+            rows = order[at.position : at.position + self.settings.batch]
+            if at.step + 1 >= self.progress.step and len(rows):
+                return self.step.culprit(state, **self.train.take(rows))
+            if len(rows):
+                self._step_for(len(rows))(state, **self.train.take(rows))
+                at.step += 1
+                at.position += len(rows)
+            else:
+                at.epoch, at.position = at.epoch + 1, 0
+
+    def _between_steps(self, pending: list[int]) -> None:
+        if not pending:
+            if time.monotonic() - self._saved_at >= self.save_every:
+                self.save()
+            return
+        signum = pending.pop(0)
+        self.save()
+        if signum != signal.SIGUSR1:
+            raise Interrupted(signum)
+
+    def validate(self) -> dict[str, float] | None:
+        """Loss, and accuracy where the model outputs ``logits`` for class ids; None without data."""
+        if self.valid is None:
+            return None
+        assert self.state is not None
+        total, right, rated = 0.0, 0, 0
+        for inputs in self.valid.batches(self.settings.batch):
+            results = self._forward(self.state.params, **inputs)
+            count = len(next(iter(inputs[name] for name in self.valid.batched)))
+            total += float(results["loss"]) * count
+            labels = _labels(inputs, results.get("logits"))
+            if labels is not None:
+                right += int((results["logits"].argmax(-1) == labels).sum())
+                rated += labels.size
+        found = {"loss": total / self.valid.count}
+        if rated:
+            found["accuracy"] = right / rated
+        return found
+
+    # --- files
+
+    def save(self) -> None:
+        """A checkpoint of everything. Raises DiagnosticError GC0806 rather than save what is broken."""
+        assert self.state is not None
+        self._refuse_broken_weights()
+        state = asdict(self.progress)
+        if not math.isfinite(self.progress.loss):
+            state["loss"] = 0.0
+        checkpoint.save(self.folder, Checkpoint(self.progress.step, self.state.arrays, state))
+        self._saved_at = time.monotonic()
+
+    def write_params(self) -> Path:
+        """The trained parameters, for ``--params`` and other programs."""
+        assert self.state is not None
+        path = self.folder / PARAMS_FILE
+        metadata = {"model": self.settings.entry, "precision": self.settings.precision}
+        save_safetensors(path, self.state.params, metadata)
+        return path
+
+
+def _write(stream: Any, data: bytes) -> None:
+    stream.write(data)
+
+
+def progress_of(folder: Path, state: Mapping[str, object]) -> Progress:
+    """Where a checkpoint stands. Raises DiagnosticError GC0805 if its state is not that of a run."""
+    wanted: dict[str, Any] = {"epoch": int, "position": int, "step": int, "loss": (int, float)}
+    fits = isinstance(state, dict) and set(state) == {*wanted, "valid"}
+    if fits and all(isinstance(state[key], kinds) for key, kinds in wanted.items()):
+        valid = state["valid"]
+        if valid is None or isinstance(valid, dict):
+            return Progress(**cast("dict[str, Any]", state))
+    raise fail("GC0805", f"the checkpoint in `{folder}` holds another state than that of a run")
+
+
+def _difference(key: str, known: object, wanted: object) -> str:
+    if key not in ("data", "valid"):
+        return f"{key} was {known!r}, now {wanted!r}"
+    what = "the data" if key == "data" else "the validation data"
+    if known is None or wanted is None:
+        return f"{what} were {'not ' if known is None else ''}part of it"
+    return f"{what} hold other numbers than then"
+
+
+def _compare_arrays(folder: Path, found: Mapping[str, Array], wanted: Mapping[str, Array]) -> None:
+    """Raises DiagnosticError GC0805 unless a checkpoint holds arrays of the names, shapes and types of the step."""
+    if set(found) != set(wanted):
+        names = ", ".join(f"`{name}`" for name in sorted(set(found) ^ set(wanted))[:4])
+        message = f"`{folder}` holds other parameters than the program: {names}"
+        raise fail("GC0805", message)
+    for name, array in wanted.items():
+        kept = found[name]
+        if (kept.shape, kept.dtype) != (array.shape, array.dtype):
+            message = (
+                f"`{folder}` holds `{name}` as {kept.dtype.name}{list(kept.shape)}; "
+                f"the program trains {array.dtype.name}{list(array.shape)}"
+            )
+            raise fail("GC0805", message)
+
+
+def _labels(inputs: Mapping[str, Array], logits: Array | None) -> Array | None:
+    """The class ids that ``logits`` are for: the one integer input of the logits' shape without its last axis."""
+    if logits is None or logits.ndim < 1:
+        return None
+    fitting = [a for a in inputs.values() if a.dtype.kind in "iu" and a.shape == logits.shape[:-1]]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _compile_keywords(step: TrainStep) -> dict[str, Any]:
+    return {"threads": step.options.threads, "use_cache": step.options.use_cache}
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects signals instead of acting on them; a second one of a kind acts at once. Main thread only."""
+    pending: list[int] = []
+    caught = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+
+    def note(signum: int, _frame: FrameType | None) -> None:
+        if signum in pending and signum != signal.SIGUSR1:
+            os._exit(128 + signum)
+        pending.append(signum)
+
+    previous = {s: signal.signal(s, note) for s in caught}
+    try:
+        yield pending
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)

@@ -1,0 +1,184 @@
+"""The vector mathematics in units of the last place against x87 long doubles and mpmath, on every instruction set."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gradc.codegen.llvm.isa import available
+from gradc.codegen.llvm.maths import coefficients, fit
+from gradc.codegen.llvm.maths.vecmath import TRIG_LIMIT, UNARY
+from gradc.ir.tensor.core import DType
+from tests.support.llvm_kernels import Compiled, elementwise
+
+Array = npt.NDArray[Any]
+LONG = np.longdouble
+SAMPLES = 20_000
+# The table of the docstring of vecmath.
+NAMES = ("exp", "expm1", "log", "log1p", "tanh", "sin", "cos", "tan", "erf", "pow")
+BOUNDS = {
+    DType.F32: dict(zip(NAMES, (1.1, 2, 1, 1.5, 2.75, 1.5, 1.5, 3, 1.5, 0.6), strict=True)),
+    DType.F64: dict(zip(NAMES, (1.1, 2, 1, 1.5, 2.75, 1, 1, 2.5, 1.5, 1.25), strict=True)),
+}
+FLOAT: dict[DType, type[np.floating[Any]]] = {DType.F32: np.float32, DType.F64: np.float64}
+
+pytestmark = pytest.mark.skipif(
+    np.finfo(LONG).nmant < 63, reason="no extended precision to compare with"
+)
+
+
+def specials(dtype: DType) -> Array:
+    info = np.finfo(FLOAT[dtype])
+    sizes: list[Any] = [0, 1, 0.5, 2, 3, 20, 1e-30, 88.9, 103.9, 709.9, 745.2, np.inf, np.nan]
+    sizes += [info.tiny, info.smallest_subnormal, info.max, info.eps, 1 + info.eps, 1 - info.epsneg]
+    sizes += [TRIG_LIMIT, np.pi, np.pi / 2, np.pi / 4, 1e22]
+    positive = np.array(sizes, np.float64).astype(FLOAT[dtype])
+    return np.concatenate([positive, -positive])
+
+
+def samples(name: str, dtype: DType, rng: np.random.Generator) -> Array:
+    """All bit patterns, the neighbourhood of 0 and 1, and the range where the function does something."""
+    kind = FLOAT[dtype]
+    bits: Any = np.uint32 if dtype is DType.F32 else np.uint64
+    wild = rng.integers(0, np.iinfo(bits).max, SAMPLES, dtype=bits, endpoint=True).view(kind)
+    edge = 105.0 if dtype is DType.F32 else 746.0
+    signs = rng.choice([-1.0, 1.0], SAMPLES)
+    parts = [
+        rng.uniform(-1, 1, SAMPLES),
+        rng.normal(0, 3, SAMPLES),
+        rng.uniform(-edge, edge, SAMPLES),
+        signs * 10.0 ** rng.uniform(-8, 2, SAMPLES),
+        rng.uniform(0.4, 2, SAMPLES) - (name == "log1p"),
+    ]
+    if name in ("sin", "cos", "tan"):
+        parts += [
+            rng.uniform(-1.5 * TRIG_LIMIT, 1.5 * TRIG_LIMIT, SAMPLES),
+            np.round(rng.uniform(0, 1e5, SAMPLES)) * np.pi / 2,
+        ]
+    with np.errstate(over="ignore"):
+        return np.concatenate([specials(dtype), wild, *(part.astype(kind) for part in parts)])
+
+
+def errors(got: Array, truth: Array) -> Array:
+    """Distances in units of the last place of the true result; infinite where inf, NaN or a sign of 0 is wrong."""
+    kind = got.dtype.type
+    info = np.finfo(kind)
+    with np.errstate(all="ignore"):
+        rounded = truth.astype(kind)
+        size = np.maximum(np.abs(truth), LONG(info.tiny))
+        exponent = np.where(np.isfinite(size), np.floor(np.log2(size)), 0).astype(np.int64)
+        distance = np.abs(got.astype(LONG) - truth) / np.ldexp(LONG(1), exponent - info.nmant)
+    edge = ~np.isfinite(rounded) | ~np.isfinite(got)
+    same = (got == rounded) | (np.isnan(got) & np.isnan(rounded))
+    # Rounding to infinity one ulp early or late is an error of that size, not an infinite one.
+    near_top = np.isfinite(truth) & (np.abs(truth) > LONG(info.max) * (1 - 2 * LONG(info.eps)))
+    edge &= ~near_top
+    unsigned = (rounded == 0) & (np.signbit(got) != np.signbit(rounded))
+    result: Array = np.where(edge, np.where(same, 0, np.inf), distance).astype(np.float64)
+    result[near_top & ~np.isfinite(got)] = 0
+    result[unsigned] = np.inf
+    return result
+
+
+def long_truth(name: str, x: Array) -> Array:
+    with np.errstate(all="ignore"):
+        wide = x.astype(LONG)
+        if name != "erf":
+            return np.asarray(getattr(np, name)(wide))
+    if x.dtype == np.float32:
+        return np.array([LONG(math.erf(v)) for v in x])
+    mpmath: Any = importlib.import_module("mpmath")
+    mpmath.mp.dps = 30
+    return np.array(
+        [LONG(str(mpmath.erf(v))) if np.isfinite(v) and v else LONG(math.erf(v)) for v in x]
+    )
+
+
+@pytest.mark.parametrize("isa", available())
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F64], ids=str)
+@pytest.mark.parametrize("name", sorted(UNARY))
+def test_unary_is_within_its_bound(name: str, dtype: DType, isa: str) -> None:
+    rng = np.random.default_rng(20)
+    x = samples(name, dtype, rng)
+    if name == "erf" and dtype is DType.F64:
+        x = np.concatenate(
+            [specials(dtype), rng.uniform(-6.2, 6.2, 1500), rng.normal(0, 1e-3, 200)]
+        )
+    y = np.empty_like(x)
+    Compiled([elementwise(name, len(x), [dtype], dtype)], isa)([x, y])
+    found = errors(y, long_truth(name, x))
+    worst = int(np.argmax(found))
+    assert found[worst] <= BOUNDS[dtype][name], f"{name}({x[worst]!r}) = {y[worst]!r}"
+
+
+@pytest.mark.parametrize("isa", available())
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F64], ids=str)
+def test_pow_is_within_its_bound(dtype: DType, isa: str) -> None:
+    rng = np.random.default_rng(21)
+    kind = FLOAT[dtype]
+    special = specials(dtype)
+    a, b = np.meshgrid(special, special)
+    scale = 80 if dtype is DType.F32 else 700
+    base = 10 ** rng.uniform(-30, 30, SAMPLES)
+    pairs = [
+        (a.ravel(), b.ravel()),
+        (samples("pow", dtype, rng), rng.permutation(samples("pow", dtype, rng))),
+        (base, rng.uniform(-1, 1, SAMPLES) * scale / np.log(base)),
+        (rng.uniform(0.5, 2, SAMPLES), rng.uniform(-scale, scale, SAMPLES)),
+        (rng.integers(-20, 20, SAMPLES), rng.integers(-30, 30, SAMPLES)),
+    ]
+    x = np.concatenate([p[0].astype(kind) for p in pairs])
+    y = np.concatenate([p[1].astype(kind) for p in pairs])
+    out = np.empty_like(x)
+    Compiled([elementwise("pow", len(x), [dtype, dtype], dtype)], isa)([x, y, out])
+    with np.errstate(all="ignore"):
+        found = errors(out, np.power(x.astype(LONG), y.astype(LONG)))
+    worst = int(np.argmax(found))
+    assert found[worst] <= BOUNDS[dtype]["pow"], f"{x[worst]!r} ** {y[worst]!r} = {out[worst]!r}"
+
+
+@pytest.mark.parametrize("name", sorted(UNARY))
+def test_scalar_code_gives_the_bits_of_vector_code(name: str) -> None:
+    rng = np.random.default_rng(22)
+    for dtype in (DType.F32, DType.F64):
+        x = np.concatenate([specials(dtype), rng.normal(0, 2, 300).astype(FLOAT[dtype])])
+        results = []
+        for vector in (True, False):
+            y = np.empty_like(x)
+            Compiled([elementwise(name, len(x), [dtype], dtype, vector)])([x, y])
+            results.append(y)
+        np.testing.assert_array_equal(results[0], results[1])
+
+
+def test_instruction_sets_with_fma_agree_to_the_bit() -> None:
+    sets = [isa for isa in available() if isa != "sse2"]
+    x = np.random.default_rng(23).normal(0, 3, 5000).astype(np.float32)
+    for name in UNARY:
+        results = []
+        for isa in sets:
+            y = np.empty_like(x)
+            Compiled([elementwise(name, len(x), [DType.F32], DType.F32)], isa)([x, y])
+            results.append(y)
+        for other in results[1:]:
+            np.testing.assert_array_equal(results[0], other, err_msg=name)
+
+
+def test_coefficients_are_those_of_the_fit() -> None:
+    rows = {**fit.constants(), **{name: fit.fit(row) for name, row in fit.FITS.items()}}
+    for name, values in rows.items():
+        assert getattr(coefficients, name) == values, name
+
+
+@pytest.mark.parametrize("name", sorted(fit.FITS))
+def test_polynomials_are_as_near_as_their_place_asks(name: str) -> None:
+    # What an error of the polynomial weighs in the function: it is multiplied by this at most.
+    weight = {"EXP": 0.06, "LOG": 0.04, "ATAN": 0.01, "SIN": 0.11, "COS": 0.03, "ERF_": 0.2}
+    scale = next((w for prefix, w in weight.items() if name.startswith(prefix)), 0.16)
+    row = fit.FITS[name]
+    allowed = 2.0**-36 if name.endswith("MIDDLE") else 0.25 * 2.0 ** -(row.bits - 1)
+    assert fit.error(row, fit.fit(row)) * scale <= allowed

@@ -1,0 +1,61 @@
+"""Every soak of `benchmarks/`, with a tiny count: it runs, and finds nothing."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from benchmarks import soak_cli, soak_files, soak_kills, soak_programs, soak_threads
+from benchmarks.soak_common import Hang, Tally, limited, soak
+from tests.support.command_line import gradc
+
+
+def test_mutated_programs() -> None:
+    tally = soak("programs", soak_programs.case, 12, seed=5)
+    assert tally.ok, tally.line()
+
+
+def test_damaged_files() -> None:
+    tally = soak_files.files(25, seed=5, seconds=60)
+    assert tally.ok, tally.line()
+
+
+def test_kills(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak_kills, "EPOCHS", 10)
+    tally = soak_kills.kills(2, seed=5, seconds=60)
+    assert tally.ok, tally.line()
+
+
+def test_concurrent_calls() -> None:
+    tally = soak_threads.threads(48, seed=5, seconds=60)
+    assert tally.ok and tally.cases == 48, tally.line()
+
+
+def test_odd_command_lines() -> None:
+    with soak_cli.place():
+        tally = soak("command lines", soak_cli.case, 12, seed=5)
+    assert tally.ok, tally.line()
+
+
+def test_failures_are_counted() -> None:
+    def case(_rng: random.Random, tally: Tally) -> str:
+        if tally.cases == 1:
+            raise ValueError("boom")
+        return "gone" if tally.cases == 2 else ""
+
+    tally = soak("itself", case, 4)
+    assert (len(tally.tracebacks), len(tally.lost), tally.cases) == (1, 1, 4)
+    assert not tally.ok
+    with pytest.raises(Hang), limited(0.05):
+        while True:
+            pass
+
+
+def test_a_pipe_is_not_waited_for() -> None:
+    with soak_cli.place():
+        with limited(8):
+            read = gradc("check", "pipe")  # empty, as nobody writes to it
+            written = gradc("run", "net.grad", "--data", "data.npz", "--out", "pipe")
+        assert read.status == 0
+        assert (written.status, "error[GC0573]" in written.err) == (1, True), written.err
