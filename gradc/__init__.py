@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         vmap,
         while_loop,
     )
+    from gradc.runtime.tracing.custom import custom_vjp
     from gradc.runtime.tracing.transforms import (
         elementwise_grad,
         grad,
@@ -43,6 +44,7 @@ __all__ = [
     "TraceWarning",
     "__version__",
     "cond",
+    "custom_vjp",
     "elementwise_grad",
     "fori_loop",
     "grad",
@@ -70,6 +72,7 @@ _HOMES = {
     "Model": "gradc.runtime.api",
     "TraceWarning": "gradc.runtime.tracing.captures",
     "cond": "gradc.runtime.tracing.control",
+    "custom_vjp": "gradc.runtime.tracing.custom",
     "elementwise_grad": "gradc.runtime.tracing.transforms",
     "fori_loop": "gradc.runtime.tracing.control",
     "grad": "gradc.runtime.tracing.transforms",

@@ -222,7 +222,8 @@ class _Walk:
             self.generators[id(value)] = value
             self.labels[id(value)] = label
         elif hasattr(kind, "__gradc_wrapped__"):
-            self.visit(getattr(value, "__wrapped__", None), label)
+            for item in (getattr(value, "__wrapped__", None), *getattr(value, "reads", ())):
+                self.visit(item, label)
         else:
             self._object(value, label)
 
