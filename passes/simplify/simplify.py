@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.registry import lookup
 from gradc.ir.tensor.core import Block, DType, Function, Op, Value
+from gradc.ir.tensor.dims import Dim
 from gradc.passes.rewrite import renamed, with_ops
 from gradc.passes.simplify.fold import folded, splat_of
 from gradc.passes.simplify.rules import CLOSE, EXACT, FAST, Apply, Number, Pattern, Rule, Variable
@@ -102,6 +103,8 @@ class Rewriter:
     builder: Builder = field(default_factory=Builder)
     defining: dict[Value, Op] = field(default_factory=dict)
     depth: int = 0
+    # Slices that were emitted: what several users of a value read of it is made once.
+    slices: dict[tuple[Any, ...], Value] = field(default_factory=dict)
 
     def add(self, op: Op) -> Sequence[Value]:
         """Adds ``op`` or what it simplifies to; returns the values that stand for its results."""
@@ -125,13 +128,31 @@ class Rewriter:
         self.depth -= 1
         return value
 
+    def sliced(
+        self, value: Value, start: Sequence[Dim], limit: Sequence[Dim], stride: Sequence[int]
+    ) -> Value:
+        """A slice, simplified in turn; the same slice of the same value is emitted once."""
+        key = (value, tuple(start), tuple(limit), tuple(stride), self.builder.replica)
+        found = self.slices.get(key)
+        if found is None:
+            found = self.emit(
+                "slice", value, start=tuple(start), limit=tuple(limit), stride=tuple(stride)
+            )
+            self.slices[key] = found
+        return found
+
     def made_by(self, value: Value, name: str) -> Op | None:
         """The op called ``name`` that computes ``value``, if rules may look through it."""
+        op = self.maker(value)
+        return op if op is not None and op.name == name else None
+
+    def maker(self, value: Value) -> Op | None:
+        """The op that computes ``value``, if rules may look through it."""
         op = self.defining.get(value)
-        if op is None or op.name != name:
+        if op is None:
             return None
         # Constants cost nothing, so it does not matter which sweep they stand in.
-        is_same_sweep = op.replica == self.builder.replica or name == "constant"
+        is_same_sweep = op.replica == self.builder.replica or op.name == "constant"
         return op if is_same_sweep else None
 
     def splat(self, value: Value) -> float | int | bool | None:

@@ -14,6 +14,12 @@ from gradc.ir.ops.attributes import get_dims, get_int, get_ints, get_pairs
 from gradc.ir.ops.contraction import free_axes
 from gradc.ir.tensor.core import DType, Op, Value
 from gradc.ir.tensor.dims import Dim
+from gradc.passes.simplify.narrow import (
+    slice_of_broadcast,
+    slice_of_pointwise,
+    slice_of_reshape,
+    slice_of_transpose,
+)
 
 
 class Rewriter(Protocol):
@@ -21,6 +27,10 @@ class Rewriter(Protocol):
 
     def emit(self, name: str, *operands: Value, hint: str = "", **attributes: Any) -> Value: ...
     def made_by(self, value: Value, name: str) -> Op | None: ...
+    def maker(self, value: Value) -> Op | None: ...
+    def sliced(
+        self, value: Value, start: Sequence[Dim], limit: Sequence[Dim], stride: Sequence[int]
+    ) -> Value: ...
     def splat(self, value: Value) -> float | int | bool | None: ...
 
 
@@ -332,6 +342,10 @@ VIEW_RULES: Mapping[str, tuple[tuple[str, ViewRule], ...]] = {
         ("slice of slice", _slice_of_slice),
         ("slice of concat", _slice_of_concat),
         ("slice of pad", _slice_of_pad),
+        ("narrow slice of reshape", slice_of_reshape),
+        ("narrow slice of transpose", slice_of_transpose),
+        ("narrow slice of broadcast", slice_of_broadcast),
+        ("narrow slice of an elementwise op", slice_of_pointwise),
     ),
     "pad": (("pad by nothing", _same_type),),
     "concat": (("concat of one", _concat_of_one), ("concat of slices", _concat_of_slices)),
