@@ -34,15 +34,28 @@ class JacobianPlan:
         """Passes of the mode that is taken."""
         return self.forward_passes if self.mode == "forward" else self.reverse_passes
 
+    def __str__(self) -> str:
+        is_forward = self.mode == "forward"
+        other = self.reverse_passes if is_forward else self.forward_passes
+        plural = "" if self.passes == 1 else "es"
+        mode = "reverse" if is_forward else "forward"
+        return f"{self.passes} {self.mode} pass{plural} ({mode} mode: {other})"
 
-def jacobian_plan(function: Function, wrt: Sequence[Selector], of: Selector) -> JacobianPlan:
-    """Counts the passes of both modes. Raises DerivativeError as ``vjp`` does."""
+
+def jacobian_plan(
+    function: Function,
+    wrt: Sequence[Selector],
+    of: Selector,
+    mode: Literal["forward", "reverse"] | None = None,
+) -> JacobianPlan:
+    """Counts the passes of both modes; ``mode`` is taken where given. Raises DerivativeError as ``vjp`` does."""
     block = function.block
     parameters = chosen_slots(function.parameters, block.parameters, wrt, "parameter")
     (result,) = chosen_slots(function.results, block.outputs, [of], "result")
     forward = sum(_size(block.parameters[i].type) for i in parameters)
     reverse = _size(block.outputs[result].type)
-    return JacobianPlan("forward" if forward < reverse else "reverse", forward, reverse)
+    cheaper: Literal["forward", "reverse"] = "forward" if forward < reverse else "reverse"
+    return JacobianPlan(mode or cheaper, forward, reverse)
 
 
 def jacobian(
@@ -56,17 +69,16 @@ def jacobian(
 
     ``mode`` overrides the choice of ``jacobian_plan``. Raises DerivativeError as ``vjp`` does.
     """
-    plan = jacobian_plan(function, wrt, of)
+    plan = jacobian_plan(function, wrt, of, mode)
     (result,) = chosen_slots(function.results, function.block.outputs, [of], "result")
     inputs = chosen_slots(function.parameters, function.block.parameters, wrt, "parameter")
-    is_forward = (mode or plan.mode) == "forward"
+    is_forward = plan.mode == "forward"
     derivative = (jvp if is_forward else vjp)(function, inputs, [result])
-    passes = plan.forward_passes if is_forward else plan.reverse_passes
     target = function.block.outputs[result].type
     sources = [function.block.parameters[i].type for i in inputs]
     b = Builder()
     b.span = function.results[result].span
-    rows = _passes(b, function, derivative, passes, is_forward)
+    rows = _passes(b, function, derivative, plan.passes, is_forward)
     if is_forward:
         arrays = _columns(b, rows[0], target, sources)
     else:

@@ -21,7 +21,6 @@ from gradc.frontend.program import Program, initialize
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, did_you_mean, error
 from gradc.ir.tensor.core import Function, Role, Slot, TensorType
 from gradc.ir.tensor.dims import substitute
-from gradc.passes.differentiate.jacobian import jacobian
 from gradc.passes.differentiate.transforms import hvp, jvp, value_and_grad, vjp
 from gradc.passes.training.precision import master_type, promote_loss
 from gradc.runtime.files.ids import IdCheck
@@ -38,6 +37,7 @@ from gradc.runtime.model.compiled import (
     results_dots,
 )
 from gradc.runtime.model.forward import Forward
+from gradc.runtime.model.jacobian import CompiledJacobian
 from gradc.runtime.model.remedies import remedies
 from gradc.runtime.native.arrays import (
     Array,
@@ -56,7 +56,6 @@ from gradc.runtime.native.compile import (
     quoting,
     refuse_unknown,
 )
-from gradc.runtime.native.load import Results
 from gradc.runtime.native.recent import Recent
 from gradc.runtime.render.notebook import card
 
@@ -381,23 +380,11 @@ class Model:
         *,
         training: bool = True,
         **options: Unpack[CompileKeywords],
-    ) -> Compiled:
-        """``f(params, **inputs) -> {name: array of shape of.shape + name.shape}``."""
-        names = self.select(wrt)
+    ) -> CompiledJacobian:
+        """``f(params, **inputs) -> {name: array of shape of.shape + name.shape}``, by the mode of fewer passes."""
         result = self.result if of is None or of == "loss" else of
-
-        def derive(function: Function) -> Function:
-            return jacobian(function, names, result)
-
-        prefix = f"{result}/"
-
-        def finish(found: Results) -> dict[str, Array]:
-            outputs = found[1].items()
-            return {n.removeprefix(prefix): a for n, a in outputs if n.startswith(prefix)}
-
-        key = f"jacobian {names} {result}"
         chosen = options_of(self.jacobian, options)
-        return Compiled(self, key, derive, finish, training, chosen)
+        return CompiledJacobian(self, tuple(self.select(wrt)), result, training, chosen)
 
     def train_step(
         self,

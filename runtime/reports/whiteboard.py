@@ -25,10 +25,12 @@ import numpy as np
 
 from gradc.codegen.symbolic.formulas.notation import Equation, Notation, plain_name
 from gradc.frontend.model.models import ModelIR
+from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.ir.diagnostics.source import Sources
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
-from gradc.ir.tensor.core import DType, Function, Op, Span, Value
+from gradc.ir.tensor.core import DType, Function, Op, Role, Span, Value
+from gradc.passes.differentiate.jacobian import JacobianPlan, jacobian_plan
 from gradc.passes.differentiate.trace import Contribution, Traced, traced_gradient, traced_tangent
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.render.notebook import framed
@@ -155,6 +157,12 @@ class Whiteboard:
         return {g.of: g.value for g in self.backward if g.is_asked}
 
     @property
+    def passes(self) -> JacobianPlan:
+        """How many passes the gradients asked for take, and how many forward mode would."""
+        (loss,) = (n for n, s in enumerate(self.function.results) if s.role is Role.LOSS)
+        return jacobian_plan(self.function, list(self.gradients), loss, "reverse")
+
+    @property
     def loss(self) -> str:
         """The name of the loss."""
         return next((g.of for g in self.backward if not g.edges and not g.is_asked), "")
@@ -198,6 +206,7 @@ def explain(
     ir = model.lower(dims, training)
     function, names = without_checkpoints(ir)
     chosen = tuple(wrt) if wrt is not None else model.select("params") or model.select("inputs")
+    _refuse_many_results(function, chosen)
     steps = cut(function, names)
     traced = traced_gradient(function, chosen)
     given = {s.name: _float64(params, inputs, s.name) for s in function.parameters}
@@ -221,6 +230,18 @@ def explain(
         function,
     )
     return _beside_compiled(found, model, ir, (params, inputs), chosen, training)
+
+
+def _refuse_many_results(function: Function, wrt: Sequence[str]) -> None:
+    """Raises DiagnosticError GC0521 where the result is an array: it has a Jacobian, and no gradient."""
+    for number, (slot, value) in enumerate(
+        zip(function.results, function.block.outputs, strict=True)
+    ):
+        if slot.role is Role.LOSS and value.type.shape != () and value.type.dtype.is_float:
+            plan = jacobian_plan(function, wrt, number)
+            help = f"its Jacobian takes {plan}: `net.jacobian({list(wrt)})` in Python"
+            message = f"`{function.name}` has no scalar loss"
+            raise DiagnosticError([error("GC0521", message, None, help=help)])
 
 
 def _float64(params: Mapping[str, Array], inputs: Mapping[str, Array], name: str) -> Array:

@@ -61,6 +61,7 @@ def to_lines(board: Whiteboard) -> list[str]:
     lines += ["", "gradients"]
     asked = [g for g in board.backward if g.is_asked]
     lines += _columns((cells for g in asked for cells in _backward_cells(board, g)), "  ")
+    lines += ["", f"took {board.passes}"]
     if board.tangents:
         lines += ["", "forward mode"]
         rows = (
@@ -193,6 +194,11 @@ def to_json(board: Whiteboard) -> dict[str, Any]:
             {"name": t.name, "value": _array(t.value), "tangent": _array(t.tangent)}
             for t in board.tangents
         ],
+        "passes": {
+            "mode": board.passes.mode,
+            "forward": board.passes.forward_passes,
+            "reverse": board.passes.reverse_passes,
+        },
         "assumptions": list(board.assumptions),
         "notes": list(board.notes),
     }

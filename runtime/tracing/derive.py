@@ -17,6 +17,7 @@ from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.inline import inline_function
 from gradc.ir.tensor.core import Function, Slot, Value
+from gradc.passes.differentiate.jacobian import JacobianPlan, jacobian_plan
 from gradc.passes.differentiate.jacobian import jacobian as jacobian_of
 from gradc.passes.differentiate.transforms import jvp as jvp_of
 from gradc.passes.differentiate.transforms import value_and_grad as value_and_grad_of
@@ -44,6 +45,8 @@ class Kind:
     finish: Callable[[Recorded, Wanted, Sequence[Any]], Any]
     is_loss: bool = False
     seeds: Literal["tangents", "cotangents"] | None = None
+    # Jacobians: how many passes each result takes.
+    passes: Callable[[Recorded, Wanted], Sequence[JacobianPlan]] | None = None
 
 
 def results_of(recorded: Recorded, results: Sequence[Any]) -> Any:
@@ -127,6 +130,14 @@ def _jacobians(mode: Mode | None) -> Callable[[Recorded, Wanted], Function]:
     return derive
 
 
+def _passes(mode: Mode | None) -> Callable[[Recorded, Wanted], Sequence[JacobianPlan]]:
+    def count(recorded: Recorded, wanted: Wanted) -> Sequence[JacobianPlan]:
+        function = recorded.function
+        return [jacobian_plan(function, wanted.numbers, of, mode) for of in range(recorded.outputs)]
+
+    return count
+
+
 def _joined(function: Function, parts: Sequence[Function]) -> Function:
     """The results of ``function``, then what each of ``parts`` adds to them; what they share is found by CSE."""
     b = Builder()
@@ -155,14 +166,19 @@ def _finish_jacobian(recorded: Recorded, wanted: Wanted, results: Sequence[Any])
     return whole if recorded.aux is None else (whole, _aux_of(recorded, results))
 
 
+_MODES: Sequence[tuple[str, Mode | None]] = (
+    ("jacobian", None),
+    ("jacfwd", "forward"),
+    ("jacrev", "reverse"),
+)
 VALUE_AND_GRAD = Kind("value_and_grad", _gradient, _finish_value_and_grad, True)
 GRAD = Kind("grad", _gradient, _finish_grad, True)
 JIT = Kind("jit", _same, _finish_value)
 JVP = Kind("jvp", _forward, _finish_jvp, seeds="tangents")
 VJP = Kind("vjp", _reverse, _derivatives, seeds="cotangents")
-JACOBIAN = Kind("jacobian", _jacobians(None), _finish_jacobian)
-JACFWD = Kind("jacfwd", _jacobians("forward"), _finish_jacobian)
-JACREV = Kind("jacrev", _jacobians("reverse"), _finish_jacobian)
+JACOBIAN, JACFWD, JACREV = (
+    Kind(name, _jacobians(mode), _finish_jacobian, passes=_passes(mode)) for name, mode in _MODES
+)
 
 __all__ = [
     "GRAD",

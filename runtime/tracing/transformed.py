@@ -37,7 +37,7 @@ from gradc.runtime.tracing.captures import Captures, RandomState, TraceWarning
 from gradc.runtime.tracing.derive import Kind, Wanted
 from gradc.runtime.tracing.record import Argument, Recorded, numpy_of, record
 from gradc.runtime.tracing.trace import Trace, Traced, current_trace
-from gradc.runtime.tracing.trees import Static, Structure, flatten, leaf_count, paths
+from gradc.runtime.tracing.trees import Static, Structure, flatten, leaf_count, paths, rebuild
 
 # Kept per function: so many forms of arguments, and of each so many states of what the function reads.
 MOST_FORMS = 256
@@ -157,7 +157,26 @@ class Transformed:
 
     def __repr__(self) -> str:
         name = getattr(self.__wrapped__, "__qualname__", repr(self.__wrapped__))
-        return f"<gradc.{self.kind.name} of {name}>"
+        counted = ""
+        made = [states[0] for states in self._programs.values() if states]
+        if self.kind.passes is not None and made:
+            plans = self.kind.passes(made[-1].recorded, made[-1].wanted)
+            counted = f": {', '.join(map(str, plans))}"
+        return f"<gradc.{self.kind.name} of {name}{counted}>"
+
+    def passes(self, *args: Any, **kwargs: Any) -> Any:
+        """Of a Jacobian: how many passes it takes for arguments like these, and how many the other mode would.
+
+        For a function whose result is a tree, a tree of such plans. Raises TypeError for other transforms.
+        """
+        if self.kind.passes is None:
+            raise TypeError(f"{self!r} is no Jacobian: it takes one pass")
+        if kwargs or self._has_options:
+            args, kwargs = self._arranged(args, kwargs)
+        leaves: list[Any] = []
+        structure = flatten((args, kwargs), leaves)
+        found = self.program(structure, leaves)
+        return rebuild(found.recorded.out, self.kind.passes(found.recorded, found.wanted))
 
     def __get__(self, owner: object, _kind: type | None = None) -> Transformed:
         """The transform of a method bound to its object; the same one as long as the object lives."""

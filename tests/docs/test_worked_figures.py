@@ -1,13 +1,14 @@
 """The worked figures of textbooks (examples/worked), through the public interface, in float64."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
 import gradc
-from gradc.passes.differentiate.jacobian import jacobian_plan
+from gradc.runtime.reports.whiteboard_text import to_json, to_lines
 
 WORKED = Path(__file__).resolve().parent.parent.parent / "examples" / "worked"
 
@@ -270,9 +271,39 @@ def test_w20_one_input_a_thousand_results() -> None:
     [("many_to_one", "reverse", 1_000_000, 1), ("one_to_many", "forward", 1, 1000)],
 )
 def test_w20_counts_the_passes(entry: str, mode: str, forward: int, reverse: int) -> None:
-    plan = jacobian_plan(model(20, entry).lower().function, ["x"], "loss")
+    jacobian = model(20, entry).jacobian(wrt=["x"], of="loss")
+    plan = jacobian.passes()
     assert (plan.mode, plan.passes) == (mode, 1)
     assert (plan.forward_passes, plan.reverse_passes) == (forward, reverse)
+    assert f"; 1 {mode} pass (" in repr(jacobian)
+
+
+def test_w20_the_whiteboard_counts_the_passes() -> None:
+    """A gradient takes one reverse pass; an array has a Jacobian, and the refusal says what that takes."""
+    board = model(20, "many_to_one").explain({}, x=np.ones(1_000_000))
+    assert "took 1 reverse pass (forward mode: 1000000)" in to_lines(board)
+    assert to_json(board)["passes"] == {"mode": "reverse", "forward": 1_000_000, "reverse": 1}
+    with pytest.raises(gradc.DiagnosticError) as refused:
+        model(20, "one_to_many").explain({}, x=f64(0.3))
+    (found,) = refused.value.diagnostics
+    assert found.code == "GC0521"
+    assert "1 forward pass (reverse mode: 1000)" in str(refused.value)
+
+
+def test_w20_functions_count_their_passes() -> None:
+    many: Any = gradc.jacobian(lambda v: np.sin(v * np.arange(1000.0)))
+    assert "mode" not in repr(many)
+    plan = many.passes(0.3)
+    assert (plan.mode, plan.forward_passes, plan.reverse_passes) == ("forward", 1, 1000)
+    assert repr(many).endswith(": 1 forward pass (reverse mode: 1000)>")
+    forced: Any = gradc.jacrev(lambda v: np.sin(v * np.arange(1000.0)))
+    assert str(forced.passes(0.3)) == "1000 reverse passes (forward mode: 1)"
+    tree: Any = gradc.jacobian(lambda v: {"a": np.sum(v), "b": v[:2]})
+    plans = tree.passes(np.ones(3))
+    assert [plans[n].passes for n in "ab"] == [1, 2]
+    slope: Any = gradc.grad(lambda v: v * v)
+    with pytest.raises(TypeError, match="no Jacobian"):
+        slope.passes(1.0)
 
 
 def test_w21_the_gradient_of_a_bias_has_its_shape() -> None:
