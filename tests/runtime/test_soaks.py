@@ -6,7 +6,14 @@ import random
 
 import pytest
 
-from benchmarks import soak_cli, soak_files, soak_kills, soak_programs, soak_threads
+from benchmarks import (
+    soak_cli,
+    soak_files,
+    soak_functions,
+    soak_kills,
+    soak_programs,
+    soak_threads,
+)
 from benchmarks.soak_common import Hang, Tally, limited, soak
 from tests.support.command_line import gradc
 
@@ -36,6 +43,14 @@ def test_odd_command_lines() -> None:
     with soak_cli.place():
         tally = soak("command lines", soak_cli.case, 12, seed=5)
     assert tally.ok, tally.line()
+
+
+def test_generated_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    tally = soak("functions", soak_functions.case, 8, seed=5)
+    assert tally.ok and tally.kinds["right"] >= 7, tally.line()
+    differences = soak_functions._difference
+    monkeypatch.setattr(soak_functions, "_difference", lambda *a: 1.001 * differences(*a) + 1e-3)
+    assert len(soak("wrong", soak_functions.case, 1, seed=5).lost) == 1
 
 
 def test_failures_are_counted() -> None:

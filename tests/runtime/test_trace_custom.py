@@ -133,6 +133,28 @@ def test_a_second_derivative_takes_the_pullback_again() -> None:
     assert found == pytest.approx(expected, rel=1e-13)
 
 
+def test_a_forward_function_may_call_the_function_itself() -> None:
+    """As JAX's documentation writes it; the result then is the op's own, also for higher derivatives."""
+
+    @gradc.custom_vjp
+    def root(x: Any, n: int) -> Any:
+        return x ** (1 / n) if n > 1 else root(x, 2) ** 2
+
+    def forward(x: Any, n: int) -> Any:
+        y = root(x, n)
+        return y, (x, y, n)
+
+    root.defvjp(forward, lambda res, ct: (ct * res[1] / (res[2] * res[0]), None))
+    for n in (1, 3):
+        power = 1 / n
+        slope = gradc.grad(lambda x, n=n: root(x, n))(2.0)
+        assert slope == pytest.approx(power * 2.0 ** (power - 1), rel=1e-13)
+        second = gradc.grad(gradc.grad(lambda x, n=n: root(x, n)))(2.0)
+        assert second == pytest.approx(power * (power - 1) * 2.0 ** (power - 2), abs=1e-13)
+    tripled = gradc.custom_vjp(np.exp, lambda ct, x: 3 * ct * tripled(x), asserted=True)
+    assert gradc.grad(gradc.grad(tripled))(1.0) == pytest.approx(9 * np.e, rel=1e-13)
+
+
 def test_a_wrong_pullback_is_told_once_with_the_point() -> None:
     wrong = gradc.custom_vjp(softplus, lambda ct, x: ct * x)
     slope = gradc.grad(wrong)
