@@ -43,7 +43,7 @@ def test_every_flag_of_plan_is_on_the_page() -> None:
 def test_links_and_pictures_are_there() -> None:
     """Files that the page names exist; its pictures are SVG for light and dark pages."""
     text = PAGE.read_text(encoding="utf-8")
-    targets = re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r"`(tests/\w+\.py)`", text)
+    targets = re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r"`(tests/[\w/]+\.py)`", text)
     assert len(targets) > 10
     for target in targets:
         base = ROOT if target.startswith("tests/") else PAGE.parent
