@@ -19,7 +19,7 @@ import functools
 import random
 import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -182,7 +182,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self.cells: dict[int, types.CellType] = {}
-        self.items: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
+        self.items: dict[tuple[int, str], tuple[Mapping[str, Any], str]] = {}
         self.lists: dict[int, Any] = {}
         self.dicts: dict[int, dict[Any, Any]] = {}
         self.arrays: dict[int, np.ndarray[Any, Any]] = {}
@@ -305,10 +305,10 @@ class _Walk:
         elif isinstance(own, dict) and name in own:
             self._item(own, name, self._of(name, owner, label))
         else:
-            self._of_class(type(owner), name, label)
+            self._of_class(type(owner), name, label, own)
         return before != (self._count, len(self._owners), len(self._names))
 
-    def _of_class(self, kind: type, name: str, place: str) -> None:
+    def _of_class(self, kind: type, name: str, place: str, own: Any) -> None:
         for base in kind.__mro__:
             if name in vars(base) and not is_library(base.__module__):
                 found = vars(base)[name]
@@ -316,6 +316,11 @@ class _Walk:
                     found = found.fget
                 elif isinstance(found, (staticmethod, classmethod)):
                     found = found.__func__
+                elif isinstance(found, (*_ATOMS, bool)):
+                    # A number of the class: rebound there, or hidden by one of the object's own.
+                    for whose in (own, vars(base)):
+                        self.items[id(whose), name] = (whose, name)
+                        self.labels[id(whose), name] = self._of(name, kind, place)
                 self.visit(found, place)
                 return
 

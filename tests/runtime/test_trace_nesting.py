@@ -104,3 +104,19 @@ def test_an_error_inside_leaves_no_trace_behind() -> None:
 def test_tangents_of_another_shape_are_refused() -> None:
     with pytest.raises(gradc.DiagnosticError, match="GC0566"):
         gradc.grad(lambda x: np.sum(gradc.jvp(np.sin, [x], [np.ones(2)])[1]))(np.ones(3))
+
+
+def test_numbers_of_a_class_are_compared() -> None:
+    class Model:
+        k = 3.0
+
+        def f(self, x: Any) -> Any:
+            return self.k * x
+
+    one, two = Model(), Model()
+    first, second = gradc.grad(lambda x: one.f(x)), gradc.grad(lambda x: two.f(x))
+    assert first(1.0) == second(1.0) == 3.0
+    one.k = 5.0
+    assert (first(1.0), second(1.0)) == (5.0, 3.0)
+    Model.k = 7.0
+    assert (first(1.0), second(1.0)) == (5.0, 7.0)
