@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-import gradc.frontend.words  # noqa: F401  (fills the table of words)
+import gradc.frontend.model.draws  # noqa: F401  (fills the table of words, its own included)
 from gradc.frontend.elaborate.library import names as library_names
 from gradc.frontend.elaborate.shapes import DTYPES
 from gradc.frontend.elaborate.words import WORDS

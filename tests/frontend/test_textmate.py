@@ -43,7 +43,7 @@ def scopes(line: str) -> list[str]:
 
 
 def test_the_file_is_up_to_date() -> None:
-    path = Path(textmate.__file__).parent / textmate.FILE
+    path = Path(textmate.__file__).parent.parent / textmate.FILE
     assert path.read_text(encoding="utf-8") == textmate.text(), (
         "run python -m gradc.frontend.format.textmate"
     )

@@ -431,7 +431,7 @@ faulthandler.enable()
 import numpy as np
 import tests.support.native_plans as t
 from pathlib import Path
-from gradc.runtime import native
+from gradc.runtime.native import load as native
 from gradc.runtime.native.cache import ObjectCache
 cache = ObjectCache(Path({cache!r}))
 plan = t.mlp(150, 200, 190, 170)
@@ -515,7 +515,7 @@ def test_without_a_cache_nothing_is_written(cache: ObjectCache) -> None:
 import sys
 sys.path[:0] = [{tests!r}]
 import tests.support.native_plans as t
-from gradc.runtime import native
+from gradc.runtime.native import load as native
 plan = t.mlp(150, 200, 190, 170)
 native.compile_plan(plan, threads=2, cache=False).call(t.mlp_arrays(plan))
 assert native.pool_workers() == 1
