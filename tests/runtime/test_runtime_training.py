@@ -432,7 +432,7 @@ def started(work: Path, out: Path, *extra: str) -> subprocess.Popen[str]:
     """The same run in a process of its own, slowed so that it can be met in the middle."""
     slow = (
         "import sys, time\n"
-        "from gradc.runtime import training\n"
+        "from gradc.runtime.training import loop as training\n"
         "step = training.Run._one_step\n"
         "def slowly(self, *rest):\n"
         "    time.sleep(0.004)\n"
@@ -483,7 +483,7 @@ def test_a_second_signal_stops_at_once(work: Path, tmp_path: Path) -> None:
         assert pending == [signal.SIGUSR1, signal.SIGUSR1]
     program = (
         "import os, signal, time\n"
-        "from gradc.runtime import training\n"
+        "from gradc.runtime.training import loop as training\n"
         "with training._signals():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
