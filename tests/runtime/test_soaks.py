@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +13,13 @@ from benchmarks import (
     soak_cli,
     soak_files,
     soak_functions,
-    soak_kills,
     soak_programs,
     soak_threads,
 )
 from benchmarks.soak_common import Hang, Tally, limited, soak
 from tests.support.command_line import gradc
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_mutated_programs() -> None:
@@ -28,10 +32,19 @@ def test_damaged_files() -> None:
     assert tally.ok, tally.line()
 
 
-def test_kills(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(soak_kills, "EPOCHS", 10)
-    tally = soak_kills.kills(2, seed=5, seconds=60)
-    assert tally.ok, tally.line()
+def test_kills() -> None:
+    """In a process of its own: it forks, which libraries that other tests load object to."""
+    script = (
+        "from benchmarks import soak_kills\n"
+        "soak_kills.EPOCHS = 10\n"
+        "tally = soak_kills.kills(2, seed=5, seconds=60)\n"
+        "print(tally.line())\n"
+        "raise SystemExit(not tally.ok)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_concurrent_calls() -> None:
