@@ -26,9 +26,11 @@ def sides(factor: float, dtype: DType) -> tuple[Function, Function]:
 
 
 # Constants folded in f64, scalars, argmax over one axis, scatters, constants folded in f32 before a cancellation, a
-# parameter that is exactly 0 at a kink: each was a false alarm or a crash once.
+# parameter that is exactly 0 at a kink: each was a false alarm or a crash once. From 300 on a sample of those that are
+# decided in a few seconds; `python -m tests.support.alarms` takes any.
 @pytest.mark.parametrize(
-    "seed", [4, 16, 18, 34, 37, 40, 45, 53, 165, 177, 225, 285, *range(300, 312)]
+    "seed",
+    [4, 16, 18, 34, 37, 40, 45, 53, 165, 177, 225, 285, 300, 302, 304, 305, 307, 311],
 )
 def test_right_compilations_are_not_refuted(seed: int) -> None:
     program = program_of(seed)
