@@ -1,10 +1,12 @@
-"""How exact long sums are, beside torch: `python -m benchmarks.accuracy [--most 1e7] [--only sum,scatter]`.
+"""How exact long sums are, beside torch: `python -m benchmarks.accuracy [--most 1e7] [--only
+sum,scatter]`.
 
-Every reduction at 1e3 to 1e7 terms that are equal (0.1), uniform in [0, 1), or of mixed sign. The error is the largest
-difference from the result in float64, over the sum of absolute values. Prints one Markdown row per reduction and
-number of terms, and says at the end which rows miss the aims: at most four times torch's error (or one rounding of f32),
-and 1e-6 for equal terms (4e-6 for products). Torch's column is the same mathematics in f32 on one thread; a loop
-of its own would take minutes, so its scan is a chain of additions, which is what autograd does.
+Every reduction at 1e3 to 1e7 terms that are equal (0.1), uniform in [0, 1), or of mixed sign. The
+error is the largest difference from the result in float64, over the sum of absolute values. Prints
+one Markdown row per reduction and number of terms, and says at the end which rows miss the aims: at
+most four times torch's error (or one rounding of f32), and 1e-6 for equal terms (4e-6 for
+products). Torch's column is the same mathematics in f32 on one thread; a loop of its own would take
+minutes, so its scan is a chain of additions, which is what autograd does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The benchmark models: for each its program, the parameters by name, and data of the right shapes.
 
 All contenders get the same numbers. Parameters are normal with standard deviation 1/sqrt(fan-in),
-biases and gains included, so that no gradient is zero by accident. Names are those that gradc gives.
+biases and gains included, so that no gradient is zero by accident. Names are those that gradc
+gives.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,8 @@
-"""A scatter of time against memory as SVG: one front as a line, other systems as marks; for light and dark pages.
+"""A scatter of time against memory as SVG: one front as a line, other systems as marks; for light
+and dark pages.
 
-Labels are put beside their points where nothing is in the way, the first ones first; those that find no room stay out of
-the picture and in the point's tooltip.
+Labels are put beside their points where nothing is in the way, the first ones first; those that
+find no room stay out of the picture and in the point's tooltip.
 """
 
 import math

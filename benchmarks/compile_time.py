@@ -1,10 +1,13 @@
-"""How long planning takes: from a model's program to its finished Plan, without machine code, as programs grow.
+"""How long planning takes: from a model's program to its finished Plan, without machine code, as
+programs grow.
 
-    python -m benchmarks.compile_time [--sizes 100,300,1000,3000,10000] [--kinds chain,mlp,gpt] [--steps] [--json FILE]
+    python -m benchmarks.compile_time [--sizes 100,300,1000,3000,10000] [--kinds chain,mlp,gpt]
+    [--steps] [--json FILE]
 
-Sizes count the ops of the model as lowered, before differentiation; what is planned, forward and backward, has about two and a half
-times as many. For each: seconds of the processor for the plan without a budget, for budgets that are kept (three quarters and half of
-the way down to the least memory found) and for one that is refused; with ``--steps`` the parts of the first. The slope is
+Sizes count the ops of the model as lowered, before differentiation; what is planned, forward and
+backward, has about two and a half times as many. For each: seconds of the processor for the plan
+without a budget, for budgets that are kept (three quarters and half of the way down to the least
+memory found) and for one that is refused; with ``--steps`` the parts of the first. The slope is
 that of seconds over ops on logarithmic axes: 1 is linear.
 """
 

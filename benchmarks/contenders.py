@@ -1,5 +1,6 @@
-"""The systems that are compared, each as two closures: one training step's loss and gradients, timed,
-and the same as NumPy arrays under gradc's names, for the check that all compute the same thing.
+"""The systems that are compared, each as two closures: one training step's loss and gradients,
+timed, and the same as NumPy arrays under gradc's names, for the check that all compute the same
+thing.
 
 A peer that is not installed raises ImportError when it is made.
 """
@@ -88,7 +89,9 @@ def make_torch(
 
 
 def make_jax(case: Case, threads: int) -> Contender:
-    """JAX: one jit of value_and_grad. XLA takes its threads from the cores that the process may use."""
+    """JAX: one jit of value_and_grad. XLA takes its threads from the cores that the process may
+    use.
+    """
     import jax
 
     from benchmarks.twins_jax import TWINS

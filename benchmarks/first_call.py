@@ -1,9 +1,10 @@
-"""How long a user waits for the first result: `python -m benchmarks.first_call MODEL CONTENDER THREADS`.
+"""How long a user waits for the first result: `python -m benchmarks.first_call MODEL CONTENDER
+THREADS`.
 
 Prints JSON: seconds from the model to its first loss and gradients, in a fresh process, imports not
-counted, with an empty cache and again with the cache that the first left behind (JAX keeps no cache on
-disk unless asked, so it is asked); and by how many MiB the peak of resident memory grew from after the
-imports to after three steps, in the second of these processes.
+counted, with an empty cache and again with the cache that the first left behind (JAX keeps no cache
+on disk unless asked, so it is asked); and by how many MiB the peak of resident memory grew from
+after the imports to after three steps, in the second of these processes.
 """
 
 import json
@@ -17,7 +18,8 @@ from importlib import import_module
 
 from benchmarks.cases import CASES
 
-# What is imported before the clock starts; gradc loads its passes and LLVM late, and they count as imports too.
+# What is imported before the clock starts; gradc loads its passes and LLVM late, and they count as
+# imports too.
 LIBRARIES = {
     "gradc": (
         "gradc.runtime.api",

@@ -1,8 +1,9 @@
-"""The twenty codes of examples/functions beside autograd and JAX: equal in f64, and how long a call takes.
+"""The twenty codes of examples/functions beside autograd and JAX: equal in f64, and how long a call
+takes.
 
-``python -m benchmarks.functions [NAME ...]`` prints the table of docs/functions.md: the time to the first gradient
-(tracing and compiling), then the best of several calls, in one interleaved run. A peer that is not installed or cannot
-run a code has a dash.
+``python -m benchmarks.functions [NAME ...]`` prints the table of docs/functions.md: the time to the
+first gradient (tracing and compiling), then the best of several calls, in one interleaved run. A
+peer that is not installed or cannot run a code has a dash.
 
 Non-goals: whole programs; what is timed is one value and gradient at the starting point.
 """

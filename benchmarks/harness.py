@@ -1,7 +1,8 @@
-"""The benchmark's command line: check that all contenders agree, time them in turns, print and save.
+"""The benchmark's command line: check that all contenders agree, time them in turns, print and
+save.
 
-Nothing is timed before its loss and every gradient agree with the reference (PyTorch in float64 where
-it is installed, else the first peer) to TOLERANCE of the largest entry.
+Nothing is timed before its loss and every gradient agree with the reference (PyTorch in float64
+where it is installed, else the first peer) to TOLERANCE of the largest entry.
 """
 
 import argparse
@@ -122,7 +123,9 @@ def row(case: Case, contender: Contender, time: Timing, times: float, error: flo
 
 
 def first_calls(case: Case, peers: Sequence[str], threads: int) -> list[Row]:
-    """Seconds from model to first result in fresh processes, with an empty cache and with a filled one."""
+    """Seconds from model to first result in fresh processes, with an empty cache and with a filled
+    one.
+    """
     found: list[Row] = []
     for name in ("gradc", *peers):
         command = [sys.executable, "-m", "benchmarks.first_call", case.name, name, str(threads)]

@@ -1,11 +1,13 @@
-"""Memory against time of a 12-block GPT: gradc's Pareto front beside torch.utils.checkpoint and jax.checkpoint.
+"""Memory against time of a 12-block GPT: gradc's Pareto front beside torch.utils.checkpoint and
+jax.checkpoint.
 
-    python -m benchmarks.memory [--blocks 12] [--tokens 256] [--against torch,jax] [--json FILE] [--svg FILE]
-    python -m benchmarks.memory --results FILE [--svg FILE] [--markdown]
+    python -m benchmarks.memory [--blocks 12] [--tokens 256] [--against torch,jax] [--json FILE]
+    [--svg FILE] python -m benchmarks.memory --results FILE [--svg FILE] [--markdown]
 
 Every way runs in a process of its own. After two warm-up steps the peak of resident memory is reset
-(/proc/self/clear_refs), one step runs, and the growth over the idle process is what the step needed, results included;
-gradc's arena, which it keeps between calls, is counted as growth. Times are medians of five steps. Linux only.
+(/proc/self/clear_refs), one step runs, and the growth over the idle process is what the step
+needed, results included; gradc's arena, which it keeps between calls, is counted as growth. Times
+are medians of five steps. Linux only.
 """
 
 import argparse

@@ -1,17 +1,17 @@
 """Runs HIPS/autograd's test suite on gradc: ``python -m benchmarks.peer_suite PATH [--every N]``.
 
-PATH is an unpacked source distribution of autograd (``pip download autograd --no-binary :all: --no-deps``); nothing of it
-is copied. Its modules are replaced by stand-ins: ``autograd.numpy`` is NumPy itself, ``check_grads`` asks gradc for the
-gradient of a random weighing of the function and compares it with central differences of the plain function. Every
-call of ``check_grads`` is a case:
+PATH is an unpacked source distribution of autograd (``pip download autograd --no-binary :all:
+--no-deps``); nothing of it is copied. Its modules are replaced by stand-ins: ``autograd.numpy`` is
+NumPy itself, ``check_grads`` asks gradc for the gradient of a random weighing of the function and
+compares it with central differences of the plain function. Every call of ``check_grads`` is a case:
 
     right       value and gradient agree
     wrong       they do not
     refused     a diagnostic that names the function and what to write instead
     misleading  anything else: another exception, or a refusal that names neither
 
-Cases with complex arguments or results are counted apart. Tests of autograd's own machinery (boxes, vector spaces) do
-not call ``check_grads`` on arrays and are left out.
+Cases with complex arguments or results are counted apart. Tests of autograd's own machinery (boxes,
+vector spaces) do not call ``check_grads`` on arrays and are left out.
 
 Non-goals: forward mode and second order, which gradc's own tests cover.
 """
@@ -107,7 +107,9 @@ def _moved(tree: Any, step: float, along: Iterator[Any]) -> Any:
 def judged(
     function: Callable[..., Any], numbers: Any, args: Any, options: Any, plain: Any
 ) -> tuple[str, str]:
-    """The verdict on one case, and why. Eigenvectors have no sign of their own: squares of results count as well."""
+    """The verdict on one case, and why. Eigenvectors have no sign of their own: squares of results
+    count as well.
+    """
     chosen = (numbers,) if isinstance(numbers, int) else tuple(numbers)
     floats = [float(a) if isinstance(a, int) and n in chosen else a for n, a in enumerate(args)]
     name = getattr(function, "__name__", "function")

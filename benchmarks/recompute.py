@@ -1,12 +1,15 @@
-"""What recomputation costs: every point of the Pareto front of a model, compiled and timed beside the plain program.
+"""What recomputation costs: every point of the Pareto front of a model, compiled and timed beside
+the plain program.
 
-    python -m benchmarks.recompute [--models mlp_deep,lstm_long] [--seconds 20] [--threads 2] [--json FILE] [--svg FILE]
-    python -m benchmarks.recompute --results FILE [--svg FILE] [--markdown]
+    python -m benchmarks.recompute [--models mlp_deep,lstm_long] [--seconds 20] [--threads 2]
+    [--json FILE] [--svg FILE] python -m benchmarks.recompute --results FILE [--svg FILE]
+    [--markdown]
 
-Activation bytes are the arena: all that a call needs beyond parameters, inputs, outputs and gradients. Work counts
-multiplications as the compiler does. Steps take turns (``gradc.runtime.bench.timing``): a time is the median over rounds, a
-ratio the median over rounds of the ratio within one. Before anything is timed, loss and gradients of every point have
-to be those of the plain program to the bit, for one thread and for as many as are timed.
+Activation bytes are the arena: all that a call needs beyond parameters, inputs, outputs and
+gradients. Work counts multiplications as the compiler does. Steps take turns
+(``gradc.runtime.bench.timing``): a time is the median over rounds, a ratio the median over rounds
+of the ratio within one. Before anything is timed, loss and gradients of every point have to be
+those of the plain program to the bit, for one thread and for as many as are timed.
 """
 
 import argparse

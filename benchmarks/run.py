@@ -1,4 +1,6 @@
-"""Compare gradc with PyTorch and JAX: `python benchmarks/run.py --models mlp_tiny,gpt --json out.json`."""
+"""Compare gradc with PyTorch and JAX: `python benchmarks/run.py --models mlp_tiny,gpt --json
+out.json`.
+"""
 
 import sys
 from importlib import import_module

@@ -2,8 +2,9 @@
 
     python -m benchmarks.soak_cli --count 2000
 
-Commands with flags of theirs and of others, left out, given twice, with values that are no numbers, no files, devices, huge,
-negative, empty, or not of this world. Each runs in this process, in a folder of its own with a cache of its own.
+Commands with flags of theirs and of others, left out, given twice, with values that are no numbers,
+no files, devices, huge, negative, empty, or not of this world. Each runs in this process, in a
+folder of its own with a cache of its own.
 """
 
 from __future__ import annotations
@@ -38,28 +39,41 @@ model net(x: float[B, D], y: int[B]) -> float {
 }
 """
 VALUES = (
-    "", "0", "-1", "1", "2", "3", "64", "1e999", "nan", "inf", "1.5", "9" * 30, "a", "é", "\u202e", "😀", "-", "--",
-    "net.grad", "bad.grad", "data.npz", "ids.npz", "empty.npz", "text.npz", "params.safetensors", "nowhere", ".",
-    "/dev/null", "/dev/full", "/dev/zero", "pipe", "run", "out", "out/deep/er", "B=2", "B=0", "B=-1", "B=", "=2", "D=4",
-    "B=99999999999999999999", "Q=1", "fc.w", "x", "y", "loss", "params", "inputs", "fc.w,fc.b", "adam(lr=1e-3)",
-    "sgd(lr=true)", "adan()", "sgd(", "cosine(peak=1, total=2)", "64MiB", "1B", "5 parsecs", "dynamic", "ast", "llvm",
-    "loops,plan", "asm", "header", "f64", "bf16", "all", "matrices", "GC0602", "GC9999", "json", "avx2", "abacus", "x" * 5000,
+    "", "0", "-1", "1", "2", "3", "64", "1e999", "nan", "inf", "1.5", "9" * 30, "a", "é", "\u202e",
+    "😀", "-", "--",
+    "net.grad", "bad.grad", "data.npz", "ids.npz", "empty.npz", "text.npz", "params.safetensors",
+    "nowhere", ".",
+    "/dev/null", "/dev/full", "/dev/zero", "pipe", "run", "out", "out/deep/er", "B=2", "B=0",
+    "B=-1", "B=", "=2", "D=4",
+    "B=99999999999999999999", "Q=1", "fc.w", "x", "y", "loss", "params", "inputs", "fc.w,fc.b",
+    "adam(lr=1e-3)",
+    "sgd(lr=true)", "adan()", "sgd(", "cosine(peak=1, total=2)", "64MiB", "1B", "5 parsecs",
+    "dynamic", "ast", "llvm",
+    "loops,plan", "asm", "header", "f64", "bf16", "all", "matrices", "GC0602", "GC9999", "json",
+    "avx2", "abacus", "x" * 5000,
     "a\nb", "\x1b[31m", "%s", "{}", "$(id)", "torch", "net", "info", "clear",
 )  # fmt: skip
 FLAGS = (
-    "--data", "--valid", "--params", "--seed", "--out", "-o", "-D", "--entry", "--precision", "--budget", "--threads",
-    "--no-cache", "--optimizer", "--schedule", "--batch", "--epochs", "--clip-norm", "--clip-value", "--accumulate",
-    "--loss-scale", "--decay-on", "--resume", "--json", "--wrt", "--emit", "--name", "--isa", "--forward", "--train-mode",
-    "--html", "--svg", "--tangent", "--color", "--error-format", "--points", "--help", "--version", "--nonsense", "-x",
+    "--data", "--valid", "--params", "--seed", "--out", "-o", "-D", "--entry", "--precision",
+    "--budget", "--threads",
+    "--no-cache", "--optimizer", "--schedule", "--batch", "--epochs", "--clip-norm", "--clip-value",
+    "--accumulate",
+    "--loss-scale", "--decay-on", "--resume", "--json", "--wrt", "--emit", "--name", "--isa",
+    "--forward", "--train-mode",
+    "--html", "--svg", "--tangent", "--color", "--error-format", "--points", "--help", "--version",
+    "--nonsense", "-x",
     "--dump-after", "--time-passes", "--hazards", "--strict", "--check", "--write",
 )  # fmt: skip
 # What a command needs to get anywhere; the rest is drawn.
 USUAL = {
-    "check": ["net.grad"], "run": ["net.grad", "--data", "data.npz"], "grad": ["net.grad", "--data", "data.npz"],
+    "check": ["net.grad"], "run": ["net.grad", "--data", "data.npz"], "grad": ["net.grad", "--data",
+    "data.npz"],
     "train": ["net.grad", "--data", "data.npz", "--out", "run", "--epochs", "1"],
-    "compile": ["net.grad", "-D", "B=2", "-o", "out"], "verify": ["net.grad"], "plan": ["net.grad", "-D", "B=2"],
+    "compile": ["net.grad", "-D", "B=2", "-o", "out"], "verify": ["net.grad"], "plan": ["net.grad",
+    "-D", "B=2"],
     "explain": ["net.grad", "--data", "data.npz"], "diagnose": ["net.grad", "--data", "data.npz"],
-    "bisect": ["net.grad", "--data", "data.npz"], "fmt": ["net.grad"], "cache": ["info"], "doctor": [], "bench": [],
+    "bisect": ["net.grad", "--data", "data.npz"], "fmt": ["net.grad"], "cache": ["info"],
+    "doctor": [], "bench": [],
 }  # fmt: skip
 # Proofs and timings take seconds each: they come seldom.
 SELDOM = ("verify", "bench", "bisect")

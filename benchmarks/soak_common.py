@@ -1,6 +1,8 @@
-"""What the soaks share: seeded cases, a limit of seconds for each, counts, progress on stderr, a summary as text or JSON.
+"""What the soaks share: seeded cases, a limit of seconds for each, counts, progress on stderr, a
+summary as text or JSON.
 
-A case gives an empty text, or what went wrong. A case that computes, or waits, for longer than ``HANG`` seconds is a hang.
+A case gives an empty text, or what went wrong. A case that computes, or waits, for longer than
+``HANG`` seconds is a hang.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Tally:
         """The summary."""
         counts = ", ".join(f"{n} {kind}" for kind, n in sorted(self.kinds.items()))
         return (
-            f"{self.name}: {self.cases} cases (seed {self.seed}), {len(self.tracebacks)} tracebacks, "
+            f"{self.name}: {self.cases} cases (seed {self.seed}), {len(self.tracebacks)} "
+            "tracebacks, "
             f"{len(self.hangs)} hangs over {HANG:.0f} s, {len(self.lost)} lost or wrong; "
             f"{self.seconds:.0f} s" + (f" ({counts})" if counts else "")
         )
@@ -58,7 +61,8 @@ class Tally:
         return {**rest, "kinds": dict(self.kinds), **failures}
 
 
-# Gets the random numbers of one case and the tally; returns what is lost or wrong, or an empty text.
+# Gets the random numbers of one case and the tally; returns what is lost or wrong, or an empty
+# text.
 Case = Callable[[random.Random, Tally], str]
 
 
@@ -92,8 +96,8 @@ def soak(name: str, case: Case, count: int, seed: int = 0, seconds: float = 1e9)
 def limited(seconds: float = HANG) -> Iterator[None]:
     """Raises Hang inside if it takes longer. Main thread only.
 
-    On a machine that is busy with other things a case gets little of the processor: then it may take as many seconds of
-    processor time. One that waits for something gets no more.
+    On a machine that is busy with other things a case gets little of the processor: then it may
+    take as many seconds of processor time. One that waits for something gets no more.
     """
     started, used = time.monotonic(), time.process_time()
 

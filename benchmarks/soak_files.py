@@ -2,8 +2,9 @@
 
     python -m benchmarks.soak_files --count 10000
 
-Files are damaged in their bytes and in their structure (headers of archives, shapes, types, lengths, JSON). A run whose
-folder was damaged is resumed: it ends with the weights of the run that was left alone, or says why it does not.
+Files are damaged in their bytes and in their structure (headers of archives, shapes, types,
+lengths, JSON). A run whose folder was damaged is resumed: it ends with the weights of the run that
+was left alone, or says why it does not.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ model line(x: float[B, D], y: int[B]) -> float {
     return mean((x @ w - cast(y, float))^2)
 }
 """
-_ODD_SHAPES = ("(-1,)", "(0, 10**9)", "(True, 2)", "()", "(3,)", "(((", "(2, 3, 4)", "[2]", "(1e3,)",
+_ODD_SHAPES = ("(-1,)", "(0, 10**9)", "(True, 2)", "()", "(3,)", "(((", "(2, 3, 4)", "[2]",
+    "(1e3,)",
                "(" + "1, " * 70 + ")", str((1 << 62,)), "({},)", "(None,)")  # fmt: skip
 _ODD_TYPES = ("<f4", ">f8", "|O", "<U3", "<M8[s]", "f", "<f16", "[('a', '<f4')]", "|b1", "<c8", "x")
 _ODD_JSON: tuple[object, ...] = ([], 5, None, "a", {}, {"step": []}, -1, 1e308, {"a": {"b": []}})

@@ -1,11 +1,13 @@
-"""Generated NumPy functions: value and gradient in f64 against NumPy, finite differences and, where installed, JAX.
+"""Generated NumPy functions: value and gradient in f64 against NumPy, finite differences and, where
+installed, JAX.
 
     python -m benchmarks.soak_functions --count 3000
 
-A function takes a tree of arrays and makes new ones from it: elementwise, reductions over axes, indices and slices, assignment,
-`where`, products of matrices, loops, and arrays put together. It is a list of steps, so that it runs with any module that has
-NumPy's names. The value is held to 1e-11 of NumPy's, the gradient to 1e-5 of differences in three directions. Where two steps
-of a difference disagree, a kink is near, and JAX decides; it looks at one in six of the others too, to 1e-9.
+A function takes a tree of arrays and makes new ones from it: elementwise, reductions over axes,
+indices and slices, assignment, `where`, products of matrices, loops, and arrays put together. It is
+a list of steps, so that it runs with any module that has NumPy's names. The value is held to 1e-11
+of NumPy's, the gradient to 1e-5 of differences in three directions. Where two steps of a difference
+disagree, a kink is near, and JAX decides; it looks at one in six of the others too, to 1e-9.
 """
 
 from __future__ import annotations
@@ -195,7 +197,20 @@ def joined(rng: random.Random, arrays: list[Array]) -> Step:
     return lambda m, made: m.stack([made[k] for k in chosen], axis=axis)
 
 
-KINDS = (unary, unary, unary, binary, binary, binary, reduction, index, assignment, product, loop, joined)  # fmt: skip
+KINDS = (
+    unary,
+    unary,
+    unary,
+    binary,
+    binary,
+    binary,
+    reduction,
+    index,
+    assignment,
+    product,
+    loop,
+    joined,
+)
 
 
 class Generated:

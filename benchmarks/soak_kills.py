@@ -2,10 +2,11 @@
 
     python -m benchmarks.soak_kills --count 1000
 
-Each case is one kill (SIGKILL) of a process that trains, at a moment drawn from the time that it takes. A run is killed and
-resumed until it is done; then its weights and metrics must be, byte for byte, those of a run that nothing happened to.
-A checkpoint that was there before is never gone afterwards. Before each run goes on, another data set of the same shape
-is offered to it and must be refused by its digest.
+Each case is one kill (SIGKILL) of a process that trains, at a moment drawn from the time that it
+takes. A run is killed and resumed until it is done; then its weights and metrics must be, byte for
+byte, those of a run that nothing happened to. A checkpoint that was there before is never gone
+afterwards. Before each run goes on, another data set of the same shape is offered to it and must be
+refused by its digest.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ _STATUS_KILLED = -int(signal.SIGKILL)
 
 @dataclass
 class Work:
-    """The folder of one soak: a program, two data sets of one shape, a run left alone, one that is killed."""
+    """The folder of one soak: a program, two data sets of one shape, a run left alone, one that is
+    killed.
+    """
 
     place: Path
     whole_seconds: float = 0.5
@@ -123,7 +126,9 @@ def case_of(work: Work) -> Case:
 
 
 def _other_data(work: Work) -> str:
-    """What is wrong when the run is offered other data; empty if it refuses them and stays as it is."""
+    """What is wrong when the run is offered other data; empty if it refuses them and stays as it
+    is.
+    """
     run = work.place / "run"
     kept = {p.name: p.read_bytes() for p in run.iterdir()}
     status = work.finished(work.begun("run", "other"))

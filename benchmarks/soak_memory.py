@@ -1,15 +1,19 @@
-"""Bytes predicted and measured, gradients under every budget and thread count: on generated programs and on examples.
+"""Bytes predicted and measured, gradients under every budget and thread count: on generated
+programs and on examples.
 
-    python -m benchmarks.soak_memory [--programs 500] [--first 0] [--examples] [--jobs 2] [--json FILE] [--resume]
+    python -m benchmarks.soak_memory [--programs 500] [--first 0] [--examples] [--jobs 2] [--json
+    FILE] [--resume]
 
-For each program (``tests/support/generate.py``), and with ``--examples`` for every example, every model of the benchmarks and a
-whole training step of each, small: for each point of its Pareto front, for one and two threads, the compiled results are
-bitwise those of the plain plan (a step's after three calls), the arena really allocated has the predicted size, nothing
-beside it is written, nothing in it is read before it is written, and the independent checker finds nothing
+For each program (``tests/support/generate.py``), and with ``--examples`` for every example, every
+model of the benchmarks and a whole training step of each, small: for each point of its Pareto
+front, for one and two threads, the compiled results are bitwise those of the plain plan (a step's
+after three calls), the arena really allocated has the predicted size, nothing beside it is written,
+nothing in it is read before it is written, and the independent checker finds nothing
 (``tests/support/memory_subjects.py``).
 
-Prints a line per disagreement and a summary, also when interrupted; the exit status says whether there was any.
-``--json`` writes what was found, subject by subject, while it runs; ``--resume`` goes on after those in the file.
+Prints a line per disagreement and a summary, also when interrupted; the exit status says whether
+there was any. ``--json`` writes what was found, subject by subject, while it runs; ``--resume``
+goes on after those in the file.
 """
 
 import argparse
@@ -62,7 +66,10 @@ def summary(found: Found, wanted: int) -> str:
     tried = sum(outcome.tried for outcome in found.values())
     points = sum(outcome.points for outcome in found.values())
     wrong = sum(len(outcome.faults) for outcome in found.values())
-    text = f"{programs} programs and {len(found) - programs} examples, benchmarks and steps, {points} budgets, "
+    text = (
+        f"{programs} programs and {len(found) - programs} examples, benchmarks and steps, {points} "
+        f"budgets, "
+    )
     text += f"{tried} compiled gradients: {wrong} disagreements"
     return text if len(found) == wanted else f"stopped after {len(found)} of {wanted}: {text}"
 

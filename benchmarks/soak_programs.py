@@ -1,10 +1,12 @@
-"""Mutated programs through check, lowering and, where they are right, the compiler: diagnostics and nothing else.
+"""Mutated programs through check, lowering and, where they are right, the compiler: diagnostics and
+nothing else.
 
     python -m benchmarks.soak_programs --count 100000
 
-Programs of the house with bytes, words and parts of their trees exchanged (``tests.support.fuzz_programs``), and with lines that
-come from PyTorch, NumPy, JAX, Keras and Python. One in five of those that are right is compiled with its gradient,
-called, and the result looked at.
+Programs of the house with bytes, words and parts of their trees exchanged
+(``tests.support.fuzz_programs``), and with lines that come from PyTorch, NumPy, JAX, Keras and
+Python. One in five of those that are right is compiled with its gradient, called, and the result
+looked at.
 """
 
 from __future__ import annotations
@@ -86,7 +88,9 @@ def foreign(rng: random.Random) -> bytes:
 
 
 def compiled(data: bytes) -> str:
-    """Whether a right program computes: its gradient is compiled, called twice, and gives the same bits."""
+    """Whether a right program computes: its gradient is compiled, called twice, and gives the same
+    bits.
+    """
     try:
         model = Model(loads(data.decode(), "mutant.grad"))
         sizes = {name: 3 for name, size in model.signature.dims.items() if size is None}

@@ -2,8 +2,9 @@
 
     python -m benchmarks.soak_threads --count 20000
 
-Eight threads draw functions (loss and gradients of a model in two sizes, a forward program, a training step on a state of
-the thread's own, a traced NumPy function) and arguments; every result is compared with the one of a single thread.
+Eight threads draw functions (loss and gradients of a model in two sizes, a forward program, a
+training step on a state of the thread's own, a traced NumPy function) and arguments; every result
+is compared with the one of a single thread.
 """
 
 from __future__ import annotations

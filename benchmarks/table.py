@@ -1,7 +1,7 @@
 """The figures of README from a results file: `python -m benchmarks.table results.json`.
 
-Prints one Markdown row per model: milliseconds of each system, and how many times faster gradc is than the best peer of
-the same rounds.
+Prints one Markdown row per model: milliseconds of each system, and how many times faster gradc is
+than the best peer of the same rounds.
 """
 
 import json
@@ -62,7 +62,8 @@ def main(arguments: Sequence[str]) -> None:
         about = results["machine"]
         versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
         print(
-            f"\n{about['processor']}, {about['threads']} threads; Python {about['python']}, {versions}\n"
+            f"\n{about['processor']}, {about['threads']} threads; Python {about['python']}, "
+            f"{versions}\n"
         )
 
 

@@ -1,9 +1,10 @@
-"""Speed of the generated vector mathematics on one thread: elements per nanosecond by function, type and instruction set.
+"""Speed of the generated vector mathematics on one thread: elements per nanosecond by function,
+type and instruction set.
 
     python -m benchmarks.vecmath [native avx2 sse2 ...]
 
-Each function runs over 4096 elements that stay in the first-level cache; the best of many runs counts, in processor time
-of the thread, so other programs on the machine matter little.
+Each function runs over 4096 elements that stay in the first-level cache; the best of many runs
+counts, in processor time of the thread, so other programs on the machine matter little.
 """
 
 import ctypes

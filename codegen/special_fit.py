@@ -1,7 +1,9 @@
-"""Where the coefficients of ``ir/special/gamma.py`` and ``ir/special/bessel.py`` come from: fits with mpmath.
+"""Where the coefficients of ``ir/special/gamma.py`` and ``ir/special/bessel.py`` come from: fits
+with mpmath.
 
-``python -m gradc.codegen.special_fit`` writes ``ir/special/coefficients.py``; a test fits again and compares. Each row of
-``FITS`` is a function of t in [-1, 1], interpolated at Chebyshev nodes in 50 digits, in powers of t, highest first.
+``python -m gradc.codegen.special_fit`` writes ``ir/special/coefficients.py``; a test fits again and
+compares. Each row of ``FITS`` is a function of t in [-1, 1], interpolated at Chebyshev nodes in 50
+digits, in powers of t, highest first.
 
 Non-goals: minimax polynomials, coefficients tuned after rounding.
 """
@@ -57,7 +59,9 @@ def _far(t: Real) -> Real:
 
 
 def _amplitude(order: int, is_sine: bool) -> Callable[[Real], Real]:
-    """P and Q of J = sqrt(2/(pi x)) (P cos c - Q sin c), c = x - (2 order + 1) pi/4; Q times x/8."""
+    """P and Q of J = sqrt(2/(pi x)) (P cos c - Q sin c), c = x - (2 order + 1) pi/4; Q times
+    x/8.
+    """
 
     def at(t: Real) -> Real:
         mp, x = _mp(), _far(t)
@@ -143,7 +147,10 @@ def fitted(name: str) -> tuple[float, ...]:
 def render() -> str:
     """The module of coefficients."""
     lines = [
-        '"""Coefficients of special functions. Written by ``python -m gradc.codegen.special_fit``."""'
+        (
+            '"""Coefficients of special functions. Written by ``python -m '
+            'gradc.codegen.special_fit``."""'
+        )
     ]
     for name in FITS:
         lines += ["", f"{name} = ("]

@@ -4,10 +4,11 @@
     program.check()                            # warnings; raises DiagnosticError
     signature = program.signature()            # inputs and dimensions of a model, symbolic
     dims = bind_dims(signature, {"x": (32, 784), "y": (32,)}, {})
-    model = program.lower(dims=dims)           # ModelIR: the tensor-IR Function and all about its parameters
-    params = initialize(model, seed=0)
+    model = program.lower(dims=dims)           # ModelIR: the tensor-IR Function and all about its
+    parameters params = initialize(model, seed=0)
 
-Invariants: everything here raises DiagnosticError, and nothing else, for whatever a user can get wrong.
+Invariants: everything here raises DiagnosticError, and nothing else, for whatever a user can get
+wrong.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class Program:
         return tuple(self.names.models)
 
     def model(self, entry: str | None = None) -> tree.Model:
-        """The model called ``entry``; the only one (or only one of the main file) if there is no name.
+        """The model called ``entry``; the only one (or only one of the main file) if there is no
+        name.
 
         Raises:
             DiagnosticError: GC0213.
@@ -124,8 +126,8 @@ class Program:
         ``dims`` matter where they count something, such as the blocks of ``block(D) * L``.
 
         Raises:
-            DiagnosticError: with everything that checking the model finds; GC0544 for a size that is none, GC0546
-                for an unknown precision.
+            DiagnosticError: with everything that checking the model finds; GC0544 for a size that
+                is none, GC0546 for an unknown precision.
         """
         model = self.model(entry)
         overrides = {name: n for name, n in (dims or {}).items() if name in self.names.dims}
@@ -232,7 +234,8 @@ class Program:
         dims: Mapping[str, int] | None = None,
         precision: str = "f32",
     ) -> tuple[ParameterSpec, ...]:
-        """Parameters and states with their starts. Dimensions that they do not depend on need no value.
+        """Parameters and states with their starts. Dimensions that they do not depend on need no
+        value.
 
         Raises:
             DiagnosticError: as for ``lower``; GC0541 for a dimension that parameters depend on.
@@ -251,7 +254,8 @@ class Program:
         found, guessed = self._specified(signature, bound, {}, precision)
         needed = {n for spec in found for d in spec.type.shape for n in symbols(d)}
         for name in (n for n in guessed if n not in needed):
-            # Numbers were made of its sample. If another one changes no parameter, none of them matters here.
+            # Numbers were made of its sample. If another one changes no parameter, none of them
+            # matters here.
             other, _ = self._specified(signature, bound, {name: _OTHER_SAMPLE}, precision)
             if not equal(found, other, ignore=PLACES):
                 needed.add(name)
@@ -265,7 +269,9 @@ class Program:
         sample: Mapping[str, int],
         precision: str,
     ) -> tuple[tuple[ParameterSpec, ...], tuple[str, ...]]:
-        """The parameters where only ``bound`` dimensions have a value, and which others were read as numbers."""
+        """The parameters where only ``bound`` dimensions have a value, and which others were read
+        as numbers.
+        """
         report = Report(self.report.sources)
         names = Names.of(self.files, report)
         free = (name for name in (*self.names.dims, *signature.dims) if name not in bound)
@@ -289,8 +295,8 @@ class Program:
         """The model with its dimensions bound to ``dims`` and the defaults.
 
         Raises:
-            DiagnosticError: with what checking finds; GC0541 for dimensions without a value; what only shows with
-                these values, such as a division that leaves a rest.
+            DiagnosticError: with what checking finds; GC0541 for dimensions without a value; what
+                only shows with these values, such as a division that leaves a rest.
         """
         signature = self.signature(entry)
         model = self.model(entry)
@@ -381,7 +387,8 @@ def loads(text: str, name: str = "<string>", directory: Path | None = None) -> P
 
 
 def parsed(files: tuple[tuple[str, str], ...]) -> Program:
-    """The program of texts with their names: every file after those that it imports, none of them read from disk.
+    """The program of texts with their names: every file after those that it imports, none of them
+    read from disk.
 
     Raises:
         DiagnosticError: if one is not well formed.

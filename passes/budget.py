@@ -1,17 +1,20 @@
-"""Keeping a memory budget: the pipeline with the policy of recomputation that needs least work and fits.
+"""Keeping a memory budget: the pipeline with the policy of recomputation that needs least work and
+fits.
 
-Policies come from ``rematerialise_choose.candidates``, ordered by the work they repeat. Compiling one to its Plan gives its
-``peak_bytes``, which is what counts. ``run_within`` takes the first whose peak fits. The plain one is compiled first: it fits,
-or it says by how much estimates of this program are too high; then policies are compiled in order, but for those whose estimate
-is hopeless (``_Search.fits``), so that one or two are compiled as a rule.
+Policies come from ``rematerialise_choose.candidates``, ordered by the work they repeat. Compiling
+one to its Plan gives its ``peak_bytes``, which is what counts. ``run_within`` takes the first whose
+peak fits. The plain one is compiled first: it fits, or it says by how much estimates of this
+program are too high; then policies are compiled in order, but for those whose estimate is hopeless
+(``_Search.fits``), so that one or two are compiled as a rule.
 
-A smaller budget never gives a larger peak. Policies that need less than ``_HOPELESS`` of their estimate never count as fitting,
-so what is left out by its estimate would not have been taken anyway, and the first that fits does not depend on the estimates.
-Take budgets b' < b. What fits b' fits b; so the one taken for b comes no later, and if it is another one, it does not fit b':
-its peak is above b', and so above the peak taken for b'. And where b is refused, b' is.
+A smaller budget never gives a larger peak. Policies that need less than ``_HOPELESS`` of their
+estimate never count as fitting, so what is left out by its estimate would not have been taken
+anyway, and the first that fits does not depend on the estimates. Take budgets b' < b. What fits b'
+fits b; so the one taken for b comes no later, and if it is another one, it does not fit b': its
+peak is above b', and so above the peak taken for b'. And where b is refused, b' is.
 
-``pareto`` compiles them all. Where none fits, ``BudgetError`` says what the smallest would be and which tensors stand in
-the way. A ``Gap`` says how far the work of a choice is above a bound.
+``pareto`` compiles them all. Where none fits, ``BudgetError`` says what the smallest would be and
+which tensors stand in the way. A ``Gap`` says how far the work of a choice is above a bound.
 """
 
 from __future__ import annotations
@@ -36,8 +39,9 @@ _LOOKED_AT = 64
 _SHOWN = 3
 # How many of the most frugal policies a refusal compiles to say what would do.
 _OFFERED = 2
-# A policy is not compiled for a budget below this share of its estimate, and not taken if it needs less. Where the plain
-# program needs less than its estimate, because much of it is never stored, it is that much less.
+# A policy is not compiled for a budget below this share of its estimate, and not taken if it needs
+# less. Where the plain program needs less than its estimate, because much of it is never stored, it
+# is that much less.
 _HOPELESS = 0.9
 # The steps that do not depend on the policy; they are run once.
 _SHARED = ("simplify-source", "tile")
@@ -53,7 +57,9 @@ class BudgetError(DiagnosticError):
     """No policy fits the budget. ``smallest`` is the least peak found, in bytes."""
 
     def __init__(self, budget: int, plan: Plan, is_recomputed: bool) -> None:
-        """``plan`` is the one with the least peak; ``is_recomputed``: whether it computes anything again."""
+        """``plan`` is the one with the least peak; ``is_recomputed``: whether it computes anything
+        again.
+        """
         self.budget = budget
         self.smallest = plan.peak_bytes
         labels = _binding(largest(plan))
@@ -96,7 +102,9 @@ class BudgetError(DiagnosticError):
 
 
 def _binding(tensors: Sequence[Tensor]) -> list[Label]:
-    """What takes most room: tensors of one line and type together, the largest such groups first."""
+    """What takes most room: tensors of one line and type together, the largest such groups
+    first.
+    """
     groups: dict[tuple[Span, str], list[Tensor]] = {}
     for tensor in tensors:
         if tensor.span is not None:
@@ -114,7 +122,8 @@ def _binding(tensors: Sequence[Tensor]) -> list[Label]:
 class Gap:
     """How good a choice is: its work, and the least work of any choice that keeps no more bytes.
 
-    ``least`` comes from ``Estimate.least_repeated``: all that the arena holds is taken to be kept for the reverse sweep.
+    ``least`` comes from ``Estimate.least_repeated``: all that the arena holds is taken to be kept
+    for the reverse sweep.
     """
 
     work: int
@@ -173,14 +182,18 @@ def _fitting(search: _Search, budget: int | None) -> int:
 
 
 def smallest_peak(function: Function, options: Options) -> int:
-    """The least peak that some budget is sure to get: of the most frugal policy by the estimate, or of none."""
+    """The least peak that some budget is sure to get: of the most frugal policy by the estimate, or
+    of none.
+    """
     search = _Search(function, options)
     best = search.frugal()[0]
     return min(search.peak(n) for n in sorted({0, best}) if search.needs_enough(n))
 
 
 def pareto(function: Function, options: Options) -> list[Point]:
-    """Peak against work of every policy, those that another one beats in both left out; largest peak first."""
+    """Peak against work of every policy, those that another one beats in both left out; largest
+    peak first.
+    """
     search = _Search(function, options)
     points: list[Point] = []
     for number, candidate in enumerate(search.candidates):
@@ -199,7 +212,9 @@ def pareto(function: Function, options: Options) -> list[Point]:
 
 
 class _Search:
-    """Runs of one program under its policies, by number; the steps before the policy matters are shared."""
+    """Runs of one program under its policies, by number; the steps before the policy matters are
+    shared.
+    """
 
     def __init__(self, function: Function, options: Options) -> None:
         self._function = function
@@ -272,7 +287,9 @@ class _Search:
         return self.runs[number].plan.peak_bytes
 
     def gap(self, number: int) -> Gap:
-        """How far the work of a compiled policy is above a bound for its arena; the first has to be compiled too."""
+        """How far the work of a compiled policy is above a bound for its arena; the first has to be
+        compiled too.
+        """
         done, plain = _done(self.runs[number]), _done(self.runs[0])
         estimate = self._choice[0] if number else None
         if estimate is None:
@@ -288,7 +305,9 @@ def _done(run: Run) -> int:
 
 
 def largest(plan: Plan, count: int = _LOOKED_AT) -> list[Tensor]:
-    """What the arena holds when most is alive, largest first; scratch, which never lives long, left out."""
+    """What the arena holds when most is alive, largest first; scratch, which never lives long, left
+    out.
+    """
     sizes, times = storage(plan)
     live = [int(n) for n in live_bytes(sizes, times)]
     if not live:

@@ -1,14 +1,15 @@
 """The way from a checked program to a complete Plan: one table of steps, each with its reason.
 
-Every step has a stage it starts from and one it leads to; steps and ordering constraints are checked when the table is
-built, so a wrong order cannot be imported. ``run_pipeline`` runs the table and keeps what every step made, how long it
-took and whether it changed anything (a pass that changed nothing returns the object it was given).
+Every step has a stage it starts from and one it leads to; steps and ordering constraints are
+checked when the table is built, so a wrong order cannot be imported. ``run_pipeline`` runs the
+table and keeps what every step made, how long it took and whether it changed anything (a pass that
+changed nothing returns the object it was given).
 
 Stages: ``tensor`` (value semantics, any op), ``loop`` (a Plan without places), ``plan`` (complete).
 
-``Options.verify``: 0 nothing; 1 where the stage changes; 2 after every step (the default); 3 also parses the text of
-every tensor-stage program back and compares, and reorders independent ops from a seed before every step, which
-exposes passes that depend on the order by accident.
+``Options.verify``: 0 nothing; 1 where the stage changes; 2 after every step (the default); 3 also
+parses the text of every tensor-stage program back and compares, and reorders independent ops from a
+seed before every step, which exposes passes that depend on the order by accident.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ Derivative: TypeAlias = Callable[[Function], Function]
 class Options:
     """What a compilation asks of the pipeline.
 
-    ``derivative`` turns the model into the function to be compiled (``value_and_grad`` and the like, a training step);
-    None compiles the model itself. ``policy`` says what the reverse sweep recomputes; ``gradient`` is the derivative
-    without what follows it, by which policies are estimated where ``derivative`` is a training step. ``target`` says what
-    scratch its kernels need; without one the Plan has none yet. ``dump_after``
-    names steps, or ``all``; files go to ``dump_to``. ``skip`` leaves out steps that keep the stage. ``stop_after`` ends
-    early.
+    ``derivative`` turns the model into the function to be compiled (``value_and_grad`` and the
+    like, a training step); None compiles the model itself. ``policy`` says what the reverse sweep
+    recomputes; ``gradient`` is the derivative without what follows it, by which policies are
+    estimated where ``derivative`` is a training step. ``target`` says what scratch its kernels
+    need; without one the Plan has none yet. ``dump_after`` names steps, or ``all``; files go to
+    ``dump_to``. ``skip`` leaves out steps that keep the stage. ``stop_after`` ends early.
     """
 
     derivative: Derivative | None = None
@@ -182,7 +183,8 @@ STEPS = (
     Step("simplify-source", "tensor", "tensor", _on_function(_simplify),
          "a smaller program has a smaller derivative"),
     _tensor("tile", tile,
-            "attention's score matrix exists one tile at a time; the checkpoints it makes are obeyed below"),
+            "attention's score matrix exists one tile at a time; the checkpoints it makes are "
+            "obeyed below"),
     Step("rematerialise", "tensor", "tensor",
          _on_function(lambda f, o, _h: rematerialise(f, o.policy)),
          "checkpoints are recomputed by the reverse sweep, so they must be there before it"),
@@ -253,8 +255,9 @@ check_table(STEPS, CONSTRAINTS)
 def without_collector() -> Iterator[None]:
     """Holds the cyclic garbage collector back.
 
-    Programs are large graphs without cycles that stay alive: walking them again and again frees nothing, and took a
-    third of the time for 10 000 ops and all of what made it grow faster than the program.
+    Programs are large graphs without cycles that stay alive: walking them again and again frees
+    nothing, and took a third of the time for 10 000 ops and all of what made it grow faster than
+    the program.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -268,7 +271,8 @@ def without_collector() -> Iterator[None]:
 def run_pipeline(function: Function, options: Options | None = None) -> Run:
     """Runs the steps on ``function``.
 
-    Raises PipelineError for unknown step names in the options, and whatever a step or the verifier raises.
+    Raises PipelineError for unknown step names in the options, and whatever a step or the verifier
+    raises.
     """
     options = options or Options()
     _check_options(options)

@@ -1,7 +1,9 @@
-"""Small tools that passes share: copying ops under a renaming, free values, a structured view of ``scan``.
+"""Small tools that passes share: copying ops under a renaming, free values, a structured view of
+``scan``.
 
-Invariants: nothing here changes an op in place; a copy of a region has values of its own, so no value is
-ever defined twice in one function. Recursion follows the nesting of regions only, never the length of blocks.
+Invariants: nothing here changes an op in place; a copy of a region has values of its own, so no
+value is ever defined twice in one function. Recursion follows the nesting of regions only, never
+the length of blocks.
 
 Non-goals: deciding anything.
 """
@@ -54,7 +56,9 @@ def copy_block(block: Block, replica: int | None = None) -> Block:
 
 
 def free_values(ops: Iterable[Op], outputs: Iterable[Value] = ()) -> list[Value]:
-    """Values read by ``ops`` or ``outputs`` that no op of ``ops`` defines, in order of first use."""
+    """Values read by ``ops`` or ``outputs`` that no op of ``ops`` defines, in order of first
+    use.
+    """
     defined: set[Value] = set()
     found: dict[Value, None] = {}
     for op in ops:
@@ -86,7 +90,9 @@ def renamed(values: Iterable[Value], mapping: Mapping[Value, Value]) -> tuple[Va
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """A ``scan`` op taken apart. ``carried`` and ``stacked`` count; the rest of the operands are constants."""
+    """A ``scan`` op taken apart. ``carried`` and ``stacked`` count; the rest of the operands are
+    constants.
+    """
 
     op: Op
     carried: int

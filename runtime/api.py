@@ -5,7 +5,8 @@
     f = net.value_and_grad()
     loss, grads = f(params, x=x, y=y)
 
-Non-goals: what the objects do (``runtime.model``); derivatives of NumPy functions (``runtime.tracing``).
+Non-goals: what the objects do (``runtime.model``); derivatives of NumPy functions
+(``runtime.tracing``).
 """
 
 from __future__ import annotations

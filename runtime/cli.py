@@ -1,7 +1,8 @@
-"""The command line: finds the subcommand, loads only its module, and turns every outcome into an exit status.
+"""The command line: finds the subcommand, loads only its module, and turns every outcome into an
+exit status.
 
-Results go to stdout, messages to stderr. Status: 0 ok, 1 diagnostics, 2 usage, 3 verification failed, 4 internal
-error (one line and a report file, never a bare traceback), 130/143 interrupted.
+Results go to stdout, messages to stderr. Status: 0 ok, 1 diagnostics, 2 usage, 3 verification
+failed, 4 internal error (one line and a report file, never a bare traceback), 130/143 interrupted.
 
 Invariants: nothing beyond the standard library is imported until a subcommand runs.
 Non-goals: what the subcommands do (``runtime.commands``).
@@ -63,7 +64,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line and returns the exit status."""
-    # Python has no stream where the caller closed the descriptor; what would be said there is dropped.
+    # Python has no stream where the caller closed the descriptor; what would be said there is
+    # dropped.
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
     warnings.showwarning = _show_warning
@@ -76,7 +78,8 @@ def main(arguments: Sequence[str]) -> int:
         print("gradc: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader went away; there is nobody to tell. Keep the interpreter from flushing again at exit.
+        # The reader went away; there is nobody to tell. Keep the interpreter from flushing again at
+        # exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as problem:
@@ -170,7 +173,8 @@ def _overview() -> argparse.ArgumentParser:
     lines = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS)
     parser = _Parser(
         prog="gradc",
-        description="A differentiation compiler: from a typed network to native forward+backward code.",
+        description="A differentiation compiler: from a typed network to native forward+backward "
+        "code.",
         epilog=f"commands:\n{lines}\n\n`gradc COMMAND --help` says more.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="gradc COMMAND [options]",

@@ -8,14 +8,17 @@ _CALLS = (
     Code(
         "GC0551",
         "not an array of numbers",
-        "Inputs and parameters are NumPy arrays, or anything that NumPy or DLPack makes one of without\n"
+        "Inputs and parameters are NumPy arrays, or anything that NumPy or DLPack makes one of "
+        "without\n"
         "looking inside Python objects. Lists of unequal length, strings and objects are not.",
     ),
     Code(
         "GC0552",
         "an array of another element type",
-        "The element types of a call are those of the program: `float` is f32 unless another precision\n"
-        "was chosen, `int` is i32. Types are not converted silently where values could be lost: use\n"
+        "The element types of a call are those of the program: `float` is f32 unless another "
+        "precision\n"
+        "was chosen, `int` is i32. Types are not converted silently where values could be lost: "
+        "use\n"
         "`astype`.",
     ),
     Code(
@@ -27,19 +30,22 @@ _CALLS = (
     Code(
         "GC0554",
         "an unknown name",
-        "There is no input, parameter or result of this name. Parameters are called by their paths, such\n"
+        "There is no input, parameter or result of this name. Parameters are called by their "
+        "paths, such\n"
         "as `fc1.w` or `blocks.3.attn.qkv.b`.",
     ),
     Code(
         "GC0555",
         "an array of another shape",
-        "The dimensions of an array are those that the program declares, with what the other arrays, the\n"
+        "The dimensions of an array are those that the program declares, with what the other "
+        "arrays, the\n"
         "defaults and `dims=` have bound.",
     ),
     Code(
         "GC0556",
         "values that are not finite",
-        "An array that must hold finite numbers holds NaN or infinity. The message counts them and\n"
+        "An array that must hold finite numbers holds NaN or infinity. The message counts them "
+        "and\n"
         "names the first.",
     ),
     Code(
@@ -51,52 +57,61 @@ _CALLS = (
     Code(
         "GC0558",
         "an operation that refuses its operands",
-        "While a NumPy function was traced, an operation got operands whose types or shapes it does not\n"
+        "While a NumPy function was traced, an operation got operands whose types or shapes it "
+        "does not\n"
         "take. The message is the operation's own, the place the line of the function.",
     ),
     Code(
         "GC0559",
         "a traced value that was left over",
-        "While a function is traced, its arrays have no numbers. One of them was kept (in a global, say) and\n"
+        "While a function is traced, its arrays have no numbers. One of them was kept (in a "
+        "global, say) and\n"
         "used after the tracing was over. Return it from the function instead.",
     ),
     Code(
         "GC0560",
         "a function that cannot be traced",
-        "The function calls something of NumPy, or with options, for which there is no equivalent in the\n"
+        "The function calls something of NumPy, or with options, for which there is no "
+        "equivalent in the\n"
         "tensor IR. The message lists what is supported, or the nearest name.",
     ),
     Code(
         "GC0561",
         "a value that is not known while tracing",
-        "A traced value has a type and a shape but no numbers: it cannot decide an `if`, become a Python\n"
+        "A traced value has a type and a shape but no numbers: it cannot decide an `if`, become "
+        "a Python\n"
         "number, or be changed in place. Choose with `numpy.where`.",
     ),
     Code(
         "GC0562",
         "no derivative",
-        "Derivatives are taken of and by floating-point values. Integers and booleans have none, and states\n"
+        "Derivatives are taken of and by floating-point values. Integers and booleans have none, "
+        "and states\n"
         "are not differentiated.",
     ),
     Code(
         "GC0563",
         "an unknown target or number of threads",
-        "The target is one that this build compiles for, and `threads` a whole number of at least 1.",
+        "The target is one that this build compiles for, and `threads` a whole number of at "
+        "least 1.",
     ),
     Code(
         "GC0564",
         "a command-line option that does not fit",
-        "`-D NAME=N` binds a dimension to a whole number; counts and sizes are numbers in their range.",
+        "`-D NAME=N` binds a dimension to a whole number; counts and sizes are numbers in their "
+        "range.",
     ),
     Code(
         "GC0565",
         "a function that returns something else than an array",
-        "A traced function returns one array or number. `value_and_grad` and `grad` need a single number.",
+        "A traced function returns one array or number. `value_and_grad` and `grad` need a "
+        "single number.",
     ),
     Code(
         "GC0566",
         "derivatives that do not fit the arguments",
-        "Tangents and cotangents have the structure and shapes of what they belong to; `argnums` and\n"
+        "Tangents and cotangents have the structure and shapes of what they belong to; `argnums` "
+        "and\n"
         "`argnames` name arguments that the call has.",
     ),
     Code(
@@ -107,14 +122,17 @@ _CALLS = (
     Code(
         "GC0568",
         "a peer that cannot take part",
-        "`gradc bench --against` knows torch and jax. A peer must be installed, and it cannot run a model\n"
+        "`gradc bench --against` knows torch and jax. A peer must be installed, and it cannot "
+        "run a model\n"
         "that draws random numbers, since every system draws others.",
     ),
     Code(
         "GC0569",
         "systems that disagree",
-        "Loss and gradients of all systems must agree before they are timed. They may differ where a model\n"
-        "truncates a loop or states a pullback of its own: the peers differentiate what was computed.",
+        "Loss and gradients of all systems must agree before they are timed. They may differ "
+        "where a model\n"
+        "truncates a loop or states a pullback of its own: the peers differentiate what was "
+        "computed.",
     ),
 )
 
@@ -122,31 +140,36 @@ _FILES = (
     Code(
         "GC0570",
         "a data file cannot be read",
-        "Data are read from .npz files, as `numpy.savez(FILE, x=..., y=...)` writes them. The file is\n"
+        "Data are read from .npz files, as `numpy.savez(FILE, x=..., y=...)` writes them. The "
+        "file is\n"
         "missing, is not such an archive, or is damaged.",
     ),
     Code(
         "GC0571",
         "data that are not numbers",
-        "Arrays of Python objects, strings or structures are refused: reading them could run code. Convert\n"
+        "Arrays of Python objects, strings or structures are refused: reading them could run "
+        "code. Convert\n"
         "the values to numbers and save the file again.",
     ),
     Code(
         "GC0572",
         "too much data in a file",
-        "The number of arrays in a file and the bytes they unpack to are limited, so that a small file\n"
+        "The number of arrays in a file and the bytes they unpack to are limited, so that a "
+        "small file\n"
         "cannot fill the memory.",
     ),
     Code(
         "GC0573",
         "a file or folder cannot be written",
-        "The operating system refused; the message gives its reason. Files are written beside their place\n"
+        "The operating system refused; the message gives its reason. Files are written beside "
+        "their place\n"
         "and then moved, so what was there before is untouched.",
     ),
     Code(
         "GC0574",
         "a weight file that is not valid",
-        "Weights are .safetensors files. The header or the sizes contradict the content, a name stands\n"
+        "Weights are .safetensors files. The header or the sizes contradict the content, a name "
+        "stands\n"
         "twice, or the file was cut short.",
     ),
     Code(
@@ -157,7 +180,8 @@ _FILES = (
     Code(
         "GC0576",
         "a damaged checkpoint was passed over",
-        "A warning: the newest checkpoint fails its digest, so the one before it is used. The steps between\n"
+        "A warning: the newest checkpoint fails its digest, so the one before it is used. The "
+        "steps between\n"
         "them are repeated.",
     ),
     Code(
@@ -168,42 +192,53 @@ _FILES = (
     Code(
         "GC0578",
         "the linker failed",
-        "A shared object is linked with the system's C compiler; its last words are given. The object file\n"
+        "A shared object is linked with the system's C compiler; its last words are given. The "
+        "object file\n"
         "can be linked by other means.",
     ),
     Code(
         "GC0579",
         "an id out of range",
-        "Class and token ids name rows: of a table that is looked up in, of the classes of a loss. An id that names\n"
-        "none reads NaN, or leaves its sample out. Which inputs hold ids, and of how many rows, is read off the\n"
+        "Class and token ids name rows: of a table that is looked up in, of the classes of a "
+        "loss. An id that names\n"
+        "none reads NaN, or leaves its sample out. Which inputs hold ids, and of how many rows, "
+        "is read off the\n"
         "program. Ids count from 0, so the largest of V rows is V - 1.",
     ),
     Code(
         "GC0580",
         "refused by the operating system",
-        "A file or folder could not be read, written, listed or made. The message names it and gives the reason: a\n"
+        "A file or folder could not be read, written, listed or made. The message names it and "
+        "gives the reason: a\n"
         "missing permission, a full disk, a working folder that was deleted meanwhile.",
     ),
     Code(
         "GC0581",
         "a name that C does not allow",
-        "The entry of an object is called after its model. A word of C or C++, a symbol of the C library or one of\n"
-        "gradc's own cannot be its name: no compiler would take the header, or other code would call the model in\n"
+        "The entry of an object is called after its model. A word of C or C++, a symbol of the C "
+        "library or one of\n"
+        "gradc's own cannot be its name: no compiler would take the header, or other code would "
+        "call the model in\n"
         "place of what it wants.",
     ),
     Code(
         "GC0590",
         "a gradient that can become infinite or NaN",
-        "For finite inputs and parameters this operation, or its derivative, can be infinite or NaN: the\n"
-        "square root at 0, a division by 0, an exponential that overflows. Write it as the help says, or\n"
+        "For finite inputs and parameters this operation, or its derivative, can be infinite or "
+        "NaN: the\n"
+        "square root at 0, a division by 0, an exponential that overflows. Write it as the help "
+        "says, or\n"
         "guard it with `where`: what a condition excludes contributes exactly nothing.",
     ),
     Code(
         "GC0591",
         "too large to write down",
-        "As SymPy expressions every element of every array is a symbol and every operation a line. Give\n"
-        "small dimensions: the formulas of `gradc explain` and `net.formulas()` hold for all sizes. Integers that\n"
-        "depend on floating numbers, such as the place of a largest element, cannot be written down at all.",
+        "As SymPy expressions every element of every array is a symbol and every operation a "
+        "line. Give\n"
+        "small dimensions: the formulas of `gradc explain` and `net.formulas()` hold for all "
+        "sizes. Integers that\n"
+        "depend on floating numbers, such as the place of a largest element, cannot be written "
+        "down at all.",
     ),
 )
 
@@ -216,21 +251,27 @@ _MEMORY = (
     Code(
         "GC0602",
         "a budget that cannot be kept",
-        "Even with everything recomputed that can be, the program needs more memory than the budget. The\n"
-        "message gives the smallest peak that was found and the largest tensors; notes say what a smaller batch,\n"
-        "bf16 or one thread would need. Fewer bytes than the arrays of the call alone no plan can do with.",
+        "Even with everything recomputed that can be, the program needs more memory than the "
+        "budget. The\n"
+        "message gives the smallest peak that was found and the largest tensors; notes say what "
+        "a smaller batch,\n"
+        "bf16 or one thread would need. Fewer bytes than the arrays of the call alone no plan "
+        "can do with.",
     ),
     Code(
         "GC0603",
         "a budget larger than the machine",
-        "The budget is more memory than this machine has. `gradc plan` and `gradc compile` warn, since\n"
+        "The budget is more memory than this machine has. `gradc plan` and `gradc compile` warn, "
+        "since\n"
         "the program may be meant for another machine; what is to run here is refused.",
     ),
     Code(
         "GC0604",
         "not enough memory",
-        "An array or the arena of a call could not be had. `gradc plan` says, without running anything, how\n"
-        "many bytes a call needs and for what; a budget makes the program recompute instead of keep.",
+        "An array or the arena of a call could not be had. `gradc plan` says, without running "
+        "anything, how\n"
+        "many bytes a call needs and for what; a budget makes the program recompute instead of "
+        "keep.",
     ),
 )
 
@@ -238,7 +279,8 @@ _PROOF = (
     Code(
         "GC0701",
         "not a certificate",
-        "`gradc verify --replay` reads what `gradc verify --json` wrote: a JSON file with the schema\n"
+        "`gradc verify --replay` reads what `gradc verify --json` wrote: a JSON file with the "
+        "schema\n"
         "`gradc-certificate-1`. The message says what is missing or of another kind.",
     ),
 )
@@ -252,7 +294,8 @@ _TRAINING = (
     Code(
         "GC0802",
         "no dimension that counts samples",
-        "Training cuts the data into batches along one free dimension, which stands first in the inputs\n"
+        "Training cuts the data into batches along one free dimension, which stands first in the "
+        "inputs\n"
         "that hold one entry per sample and has no default: `dim B`, `x: float[B, D]`.",
     ),
     Code(
@@ -263,26 +306,32 @@ _TRAINING = (
     Code(
         "GC0804",
         "a folder that holds a run already",
-        "A run is not overwritten. Give another folder, or `--resume` to go on with this one. While a\n"
+        "A run is not overwritten. Give another folder, or `--resume` to go on with this one. "
+        "While a\n"
         "process trains in a folder, no other may, resuming included.",
     ),
     Code(
         "GC0805",
         "a run of another program",
-        "The run in the folder was started with another program, other settings or other data (`run.json` holds\n"
+        "The run in the folder was started with another program, other settings or other data "
+        "(`run.json` holds\n"
         "a digest of every number in them), so going on with it would not be the same training.",
     ),
     Code(
         "GC0806",
         "the loss or the weights are not finite any more",
-        "Training stopped because the loss, a parameter or a state of the optimiser became NaN or infinite. The\n"
-        "last good checkpoint is untouched. Lower the learning rate, clip the gradients, or look at the data.",
+        "Training stopped because the loss, a parameter or a state of the optimiser became NaN "
+        "or infinite. The\n"
+        "last good checkpoint is untouched. Lower the learning rate, clip the gradients, or look "
+        "at the data.",
     ),
     Code(
         "GC0807",
         "samples that depend on each other",
-        "Accumulating gradients over parts of a batch equals the whole batch only if no operation mixes\n"
-        "samples before they are summed, as batch normalisation does, or a convolution over the batch.",
+        "Accumulating gradients over parts of a batch equals the whole batch only if no "
+        "operation mixes\n"
+        "samples before they are summed, as batch normalisation does, or a convolution over the "
+        "batch.",
     ),
     Code(
         "GC0808",
@@ -292,21 +341,27 @@ _TRAINING = (
     Code(
         "GC0809",
         "values stop being finite",
-        "The first operation of a training step whose result holds NaN or infinity though its operands are\n"
-        "finite. The step is run once more by the reference interpreter to find it. In f16 the usual cause is\n"
-        "a gradient beyond 65504: a smaller loss scale avoids it (`--loss-scale dynamic` halves it by itself).\n"
-        "In f32 look for a division by zero, a logarithm of zero, or a learning rate that is too large.",
+        "The first operation of a training step whose result holds NaN or infinity though its "
+        "operands are\n"
+        "finite. The step is run once more by the reference interpreter to find it. In f16 the "
+        "usual cause is\n"
+        "a gradient beyond 65504: a smaller loss scale avoids it (`--loss-scale dynamic` halves "
+        "it by itself).\n"
+        "In f32 look for a division by zero, a logarithm of zero, or a learning rate that is too "
+        "large.",
     ),
     Code(
         "GC0811",
         "a validation loss that is not finite",
-        "The loss on the data of `--valid` is NaN or infinite while the weights are finite: the model meets values\n"
+        "The loss on the data of `--valid` is NaN or infinite while the weights are finite: the "
+        "model meets values\n"
         "there that it cannot take, or an overflow of its own. The run goes on.",
     ),
     Code(
         "GC0812",
         "damaged lines in the metrics of a run",
-        "A warning: lines of `metrics.jsonl` are not what a run writes there, so they are dropped. The training goes\n"
+        "A warning: lines of `metrics.jsonl` are not what a run writes there, so they are "
+        "dropped. The training goes\n"
         "on from the checkpoint, which does not depend on them.",
     ),
 )

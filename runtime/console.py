@@ -1,7 +1,7 @@
 """What a subcommand prints and where: results to stdout, diagnostics and progress to stderr.
 
-Colour only on a terminal and never against ``NO_COLOR``. Rich is loaded only where a table or a progress bar is
-really shown on a terminal.
+Colour only on a terminal and never against ``NO_COLOR``. Rich is loaded only where a table or a
+progress bar is really shown on a terminal.
 
 Non-goals: what is said.
 """

@@ -1,4 +1,6 @@
-"""What all tests share: the markers `gpu` and `mpi` skip where the machine lacks the thing, saying so."""
+"""What all tests share: the markers `gpu` and `mpi` skip where the machine lacks the thing, saying
+so.
+"""
 
 import ctypes
 import importlib.util
@@ -19,7 +21,9 @@ def root() -> Path:
 
 @cache
 def missing_gpu() -> str:
-    """Why no CUDA device can be used, or an empty string; asks the driver and loads nothing else."""
+    """Why no CUDA device can be used, or an empty string; asks the driver and loads nothing
+    else.
+    """
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

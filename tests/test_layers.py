@@ -1,4 +1,6 @@
-"""The architecture, enforced on the source text: who may import whom, what is banned, how long is long."""
+"""The architecture, enforced on the source text: who may import whom, what is banned, how long is
+long.
+"""
 
 import ast
 import subprocess
@@ -42,7 +44,8 @@ THIRD_PARTY = {
 }
 # Those that a plain installation lacks.
 OPTIONAL = ("jax", "matplotlib", "mpi4py", "torch")
-# Imports inside functions are for what would make every start slower. These may be imported late anywhere.
+# Imports inside functions are for what would make every start slower. These may be imported late
+# anywhere.
 LATE = {*THIRD_PARTY, "numpy", "difflib"}
 # And these modules of our own, by the files that import them late; each with its reason.
 LATE_OWN = {
@@ -53,7 +56,8 @@ LATE_OWN = {
     "runtime/console.py": "rendering is needed only once something is wrong",
     "runtime/native/load.py": "a warm start needs no code generation",
     "runtime/bench/compare.py": "a peer's library is loaded when the peer is named",
-    "runtime/model/model.py": "training, plans, diagnosis, verification and the whiteboard load on use",
+    "runtime/model/model.py": "training, plans, diagnosis, verification and the whiteboard load "
+    "on use",
     "runtime/model/step.py": "plans and the search for what overflowed load on use",
     "runtime/model/remedies.py": "what would help is asked only where a budget was refused",
     "runtime/native/compile.py": "a warm start runs no pass and loads none",
@@ -168,7 +172,11 @@ def test_planted_imports_are_judged(name: str, text: str, faults: int) -> None:
 
 
 def test_planted_late_imports_are_judged() -> None:
-    text = "import json\ndef f():\n    import numpy\n    import json\n    import gradc.ir.tensor.core\n"
+    text = (
+        "import json\ndef f():\n    import numpy\n"
+        "    import json\n    import gradc.ir.tensor.core\n"
+        ""
+    )
     assert len(late_faults("passes/x.py", imports(ast.parse(text)))) == 2
     assert len(late_faults("runtime/cli.py", imports(ast.parse(text)))) == 1
 

@@ -31,7 +31,9 @@ def shipped_files() -> set[str]:
 
 
 def in_the_tree(name: str) -> str:
-    """Where a file of the wheel lies in the source tree: `gradc/ir/core.py` is `ir/tensor/core.py`."""
+    """Where a file of the wheel lies in the source tree: `gradc/ir/core.py` is
+    `ir/tensor/core.py`.
+    """
     inner = name.removeprefix("gradc/")
     return inner if "/" in inner else name
 
@@ -119,7 +121,9 @@ def test_wheel_holds_exactly_what_the_folders_hold(built: Path) -> None:
 
 @pytest.mark.slow
 def test_wheel_alone_checks_a_model(built: Path, tmp_path: Path) -> None:
-    """The unpacked wheel, with nothing of the source tree beside it, finds its grammar and library."""
+    """The unpacked wheel, with nothing of the source tree beside it, finds its grammar and
+    library.
+    """
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)

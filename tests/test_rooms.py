@@ -1,4 +1,5 @@
-"""The rooms of each folder, from the ground up: a room imports only rooms before it, so there are no circles.
+"""The rooms of each folder, from the ground up: a room imports only rooms before it, so there are
+no circles.
 
 docs/architecture.md shows the same rooms; one test here holds it to this list.
 """
@@ -77,12 +78,15 @@ ROOMS = {
         "commands",
     ),
 }
-# Imports that run only when a method is called, against the order: a Model's methods are the way to every report.
+# Imports that run only when a method is called, against the order: a Model's methods are the way to
+# every report.
 FACES = ("runtime/model/", "runtime/cli.py", "runtime/console.py")
 
 
 def room_of(parts: tuple[str, ...]) -> tuple[str, str] | None:
-    """The innermost listed folder and room that a path (without suffix) lies in; None for the folders' own files."""
+    """The innermost listed folder and room that a path (without suffix) lies in; None for the
+    folders' own files.
+    """
     for depth in range(len(parts) - 1, 0, -1):
         folder = "/".join(parts[:depth])
         if folder in ROOMS:

@@ -1,6 +1,8 @@
-"""What the light paths load: the start-up times of the command line follow from the modules it imports.
+"""What the light paths load: the start-up times of the command line follow from the modules it
+imports.
 
-Times are printed (run with -s), not asserted: they belong to the machine. The sets of modules do not.
+Times are printed (run with -s), not asserted: they belong to the machine. The sets of modules do
+not.
 """
 
 import subprocess

@@ -1,20 +1,23 @@
 """From a Plan to one LLVM module: kernels, launch records, and an entry that walks the records.
 
-``i32 @NAME(ptr ports, ptr arena, i64 threads)`` runs the steps in order. Launches are constant data, read by one
-small loop: compile time is linear in the number of launches with a tiny constant, however deep the network, and a
-``Repeat`` costs what its body costs once. A record is i64 words:
+``i32 @NAME(ptr ports, ptr arena, i64 threads)`` runs the steps in order. Launches are constant
+data, read by one small loop: compile time is linear in the number of launches with a tiny constant,
+however deep the network, and a ``Repeat`` costs what its body costs once. A record is i64 words:
 
-    launch  [kernel, arguments, extent, parts] + per argument [base, byte offset, (stride, parity) per Repeat]
-    repeat  [-1, trips, words of the body, byte offset of the counter cell or -1] + body
+    launch  [kernel, arguments, extent, parts] + per argument [base, byte offset, (stride, parity)
+    per Repeat] repeat  [-1, trips, words of the body, byte offset of the counter cell or -1] + body
 
-``base`` is a port's number or, for the arena, the number of ports. ``extent`` is the trip count of the parallel
-loop; ``parts`` is in how many ranges it is worth cutting, from the kernel's flops and bytes alone. A kernel is
-called as ``kernel(ptr arguments, i64 begin, i64 end, i64 worker)``; scratch is its last argument, if it has any, and
-worker w of the launch (the caller is 0) uses the w-th equal part of it.
+``base`` is a port's number or, for the arena, the number of ports. ``extent`` is the trip count of
+the parallel loop; ``parts`` is in how many ranges it is worth cutting, from the kernel's flops and
+bytes alone. A kernel is called as ``kernel(ptr arguments, i64 begin, i64 end, i64 worker)``;
+scratch is its last argument, if it has any, and worker w of the launch (the caller is 0) uses the
+w-th equal part of it.
 
-Invariants: all addresses are checked against the Plan here, before any code is made; nothing is allocated; results
-do not depend on ``threads``; a call takes no more threads than the Plan has scratch for.
-Non-goals: making kernels (``nest``, ``gemm``), choosing the order or the placement (the Plan has both).
+Invariants: all addresses are checked against the Plan here, before any code is made; nothing is
+allocated; results do not depend on ``threads``; a call takes no more threads than the Plan has
+scratch for.
+Non-goals: making kernels (``nest``, ``gemm``), choosing the order or the placement (the Plan has
+both).
 """
 
 from __future__ import annotations
@@ -104,7 +107,8 @@ def worthwhile_parts(kernel: Kernel) -> int:
 
 
 def generate(plan: Plan, isa: Isa) -> Program:
-    """The module of ``plan`` for ``isa``; it calls ``gradc_parallel`` (``pool``) for what is worth cutting.
+    """The module of ``plan`` for ``isa``; it calls ``gradc_parallel`` (``pool``) for what is worth
+    cutting.
 
     Raises:
         PlanError: if the Plan is not placed or an address leaves its tensor.
@@ -133,7 +137,9 @@ def generate(plan: Plan, isa: Isa) -> Program:
 
 
 def scratch_bytes(kernel: Kernel, isa: Isa, threads: int) -> int:
-    """Scratch of one launch of ``kernel``: what a thread needs, for as many as may run it together."""
+    """Scratch of one launch of ``kernel``: what a thread needs, for as many as may run it
+    together.
+    """
     each = nest.scratch_bytes(kernel, isa)
     if not each:
         return 0
@@ -151,7 +157,9 @@ def launches_of(steps: Sequence[Step]) -> Iterator[Launch]:
 
 
 def _emit(module: Module, kernel: Kernel, number: int, isa: Isa) -> str:
-    """Emits a kernel and the adapter that takes its pointers from an array; returns the adapter's name."""
+    """Emits a kernel and the adapter that takes its pointers from an array; returns the adapter's
+    name.
+    """
     name = f"gradc.kernel{number}"
     only = kernel.body[0] if len(kernel.body) == 1 else None
     if isinstance(only, Gemm):
@@ -220,7 +228,9 @@ def _at(values: Sequence[int], level: int) -> int:
 
 
 def _place(plan: Plan, number: int) -> tuple[int, int]:
-    """Base and byte offset of a tensor's first element, through the tensors it is a view of; -1 if it has none."""
+    """Base and byte offset of a tensor's first element, through the tensors it is a view of; -1 if
+    it has none.
+    """
     offset = 0
     tensor = plan.tensors[number]
     while tensor.root is not None:
@@ -240,7 +250,8 @@ def check(plan: Plan) -> None:
     Raises:
         PlanError: naming the tensor or the launch.
     """
-    # Generated names have a dot or begin with gradc_, so an identifier that does not cannot collide.
+    # Generated names have a dot or begin with gradc_, so an identifier that does not cannot
+    # collide.
     if not plan.name.isidentifier() or not plan.name.isascii() or plan.name.startswith("gradc_"):
         raise PlanError(f"{plan.name!r} cannot be the name of an entry")
     for number in sorted(_used_tensors(plan, plan.steps)):
@@ -340,8 +351,8 @@ def _reach(argument: Argument, trips: tuple[int, ...]) -> tuple[int, int]:
 # ---- text ---------------------------------------------------------------------------------------
 
 _WALK = """
-define internal void @gradc.walk(ptr %code, ptr %stop, ptr %bases, ptr %counters, i64 %depth, ptr %args, \
-i64 %threads) #0 {
+define internal void @gradc.walk(ptr %code, ptr %stop, ptr %bases, ptr %counters, i64 %depth, \
+ptr %args, i64 %threads) #0 {
 entry:
   %nothing = icmp eq ptr %code, %stop
   br i1 %nothing, label %out, label %step
@@ -430,14 +441,16 @@ show:
   store i64 %t, ptr %cell
   br label %run
 run:
-  call void @gradc.walk(ptr %rest, ptr %body_end, ptr %bases, ptr %counters, i64 %below, ptr %args, i64 %threads)
+  call void @gradc.walk(ptr %rest, ptr %body_end, ptr %bases, ptr %counters,
+    i64 %below, ptr %args, i64 %threads)
   br label %ran
 ran:
   %t.next = add i64 %t, 1
   %again = icmp ult i64 %t.next, %w1
   br i1 %again, label %trip, label %advance
 advance:
-  %next = phi ptr [ %after, %alone ], [ %after, %together ], [ %body_end, %repeat ], [ %body_end, %ran ]
+  %next = phi ptr [ %after, %alone ], [ %after, %together ],
+    [ %body_end, %repeat ], [ %body_end, %ran ]
   %end = icmp eq ptr %next, %stop
   br i1 %end, label %out, label %step
 out:
@@ -468,7 +481,8 @@ go:
   %stop = getelementptr i64, ptr @gradc.records, i64 $words
   %too_many = icmp ugt i64 %threads, $threads
   %some = select i1 %too_many, i64 $threads, i64 %threads
-  call void @gradc.walk(ptr @gradc.records, ptr %stop, ptr %bases, ptr %counters, i64 0, ptr %args, i64 %some)
+  call void @gradc.walk(ptr @gradc.records, ptr %stop, ptr %bases, ptr %counters,
+    i64 0, ptr %args, i64 %some)
   ret i32 0
 }
 """

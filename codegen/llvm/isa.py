@@ -1,7 +1,8 @@
 """What the processor can do, and lesser feature sets of it for tests and for artifacts that travel.
 
-The host's features come from LLVM, never from its CPU name alone (which can name an older part). A lesser set
-is the host's architecture with the features above it switched off, so its code runs on the host as well.
+The host's features come from LLVM, never from its CPU name alone (which can name an older part). A
+lesser set is the host's architecture with the features above it switched off, so its code runs on
+the host as well.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ COMPUTE_BYTES = {
 
 @dataclass(frozen=True, slots=True)
 class Isa:
-    """A target: triple, CPU name for tuning, feature string, and the facts code generation asks for."""
+    """A target: triple, CPU name for tuning, feature string, and the facts code generation asks
+    for.
+    """
 
     name: str
     triple: str
@@ -109,7 +112,9 @@ def host() -> Isa:
 
 
 def available() -> tuple[str, ...]:
-    """The names ``select`` takes here: ``native`` and, on x86-64, the sets that this host can run."""
+    """The names ``select`` takes here: ``native`` and, on x86-64, the sets that this host can
+    run.
+    """
     native = host()
     if "x86_64" not in native.triple:
         return ("native",)
@@ -123,7 +128,9 @@ def available() -> tuple[str, ...]:
 
 @functools.cache
 def select(name: str = "native") -> Isa:
-    """The target called ``native``, ``sse2``, ``avx2`` or ``avx512``. Raises ValueError for one not available."""
+    """The target called ``native``, ``sse2``, ``avx2`` or ``avx512``. Raises ValueError for one not
+    available.
+    """
     native = host()
     if name not in available():
         raise ValueError(

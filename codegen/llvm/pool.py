@@ -1,20 +1,26 @@
 """The fork-join thread pool, as LLVM IR text that needs nothing but libc.
 
-``@gradc_parallel(fn, args, total, parts)`` runs ``fn(args, begin, end, worker)`` over contiguous ranges of ``[0, total)``,
-two per part. ``worker`` is below ``parts`` and no two calls at a time have the same: the caller is 0. How the range is cut depends on ``total`` and ``parts`` only, and kernels give the same bits however
-they are cut, so it does not matter who runs what: ranges are claimed one by one by whoever is free, the caller
-included. A worker that the system has put aside therefore holds up nothing that it has not begun.
+``@gradc_parallel(fn, args, total, parts)`` runs ``fn(args, begin, end, worker)`` over contiguous
+ranges of ``[0, total)``, two per part. ``worker`` is below ``parts`` and no two calls at a time
+have the same: the caller is 0. How the range is cut depends on ``total`` and ``parts`` only, and
+kernels give the same bits however they are cut, so it does not matter who runs what: ranges are
+claimed one by one by whoever is free, the caller included. A worker that the system has put aside
+therefore holds up nothing that it has not begun.
 
 Invariants:
-* One 64-bit word says which job is on: ticket (32 bits), number of ranges (16), next range (16). A range belongs to
-  whoever increments the word; the caller returns when all are done, so a claimed range's job is always alive.
-* A worker claims a range only if its number is below the job's parts. Both are read before the word is incremented, and
-  a job's parts change only after its last range was claimed, so the increment fails if they were another job's.
-* One caller at a time owns the pool (``@gradc_pool.lock``); another, or a nested one, runs its whole range itself.
-* Workers spin about a millisecond, then sleep on a futex (the ticket). All signals are blocked in them.
+* One 64-bit word says which job is on: ticket (32 bits), number of ranges (16), next range (16). A
+  range belongs to whoever increments the word; the caller returns when all are done, so a claimed
+  range's job is always alive.
+* A worker claims a range only if its number is below the job's parts. Both are read before the word
+  is incremented, and a job's parts change only after its last range was claimed, so the increment
+  fails if they were another job's.
+* One caller at a time owns the pool (``@gradc_pool.lock``); another, or a nested one, runs its
+  whole range itself.
+* Workers spin about a millisecond, then sleep on a futex (the ticket). All signals are blocked in
+  them.
 * Workers run under the caller's MXCSR, so rounding and denormal modes do not depend on the thread.
-* ``@gradc_pool_stop`` ends and joins the workers; ``@gradc_pool_forget`` is for the child after a fork, where they
-  are gone. If a thread cannot be started the ranges are run by fewer.
+* ``@gradc_pool_stop`` ends and joins the workers; ``@gradc_pool_forget`` is for the child after a
+  fork, where they are gone. If a thread cannot be started the ranges are run by fewer.
 
 Non-goals: nested parallelism, systems without futexes (there the caller runs everything).
 """
@@ -338,7 +344,9 @@ define $linkage i64 @gradc_pool_workers() nounwind {
 
 
 def pool_text(architecture: str, linux: bool, *, linkage: str = "") -> str:
-    """The pool's IR for one target: exported for the process-wide library, or ``weak hidden`` in an artifact."""
+    """The pool's IR for one target: exported for the process-wide library, or ``weak hidden`` in an
+    artifact.
+    """
     if not linux or architecture not in _FUTEX_CALL:
         return Template(_SERIAL).substitute(linkage=linkage)
     return Template(_POOL).substitute(

@@ -1,6 +1,8 @@
-"""Emission that computes what is known while emitting: sizes are static, so most bounds and conditions are.
+"""Emission that computes what is known while emitting: sizes are static, so most bounds and
+conditions are.
 
-Each function is its namesake of ``Function`` for i64 and i1, folded where the operands are literals.
+Each function is its namesake of ``Function`` for i64 and i1, folded where the operands are
+literals.
 """
 
 from __future__ import annotations

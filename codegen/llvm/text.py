@@ -1,11 +1,14 @@
-"""Textual LLVM IR: modules, functions, blocks, loops. Text costs a tenth of building objects and printing them.
+"""Textual LLVM IR: modules, functions, blocks, loops. Text costs a tenth of building objects and
+printing them.
 
-Invariants: a ``Value`` is an LLVM operand with its type; every pure instruction is numbered once per scope
-(``Function.op`` returns the earlier value when the same text was emitted where it dominates), so callers may
-repeat themselves freely and common subexpressions cost nothing. Scopes follow the structured control flow
-(``loop``, ``branch``): what is emitted inside is forgotten outside.
+Invariants: a ``Value`` is an LLVM operand with its type; every pure instruction is numbered once
+per scope (``Function.op`` returns the earlier value when the same text was emitted where it
+dominates), so callers may repeat themselves freely and common subexpressions cost nothing. Scopes
+follow the structured control flow (``loop``, ``branch``): what is emitted inside is forgotten
+outside.
 
-Non-goals: checking types (LLVM's parser and verifier do) and any control flow that is not structured.
+Non-goals: checking types (LLVM's parser and verifier do) and any control flow that is not
+structured.
 """
 
 from __future__ import annotations
@@ -160,7 +163,9 @@ def _rank(value: Value) -> tuple[bool, int, str]:
 
 
 class Loop:
-    """An open counting loop: ``index``, the carried values inside, and after the end ``results``."""
+    """An open counting loop: ``index``, the carried values inside, and after the end
+    ``results``.
+    """
 
     def __init__(self, index: Value, carried: list[Value]) -> None:
         self.index = index
@@ -215,7 +220,9 @@ class Function:
         return value
 
     def effect(self, text: str, type_: str) -> Value:
-        """An instruction with a result that must not be shared (loads, phis, calls with effects)."""
+        """An instruction with a result that must not be shared (loads, phis, calls with
+        effects).
+        """
         value = Value(type_, self.fresh())
         self.lines.append(f"  {value.name} = {text}")
         return value
@@ -225,7 +232,9 @@ class Function:
         self.lines.append(f"  {text}")
 
     def binary(self, opcode: str, a: Value, b: Value) -> Value:
-        """``opcode type a, b``; operands of commutative ones in one order, so that both orders are one value."""
+        """``opcode type a, b``; operands of commutative ones in one order, so that both orders are
+        one value.
+        """
         if opcode in _COMMUTATIVE and _rank(b) < _rank(a):
             a, b = b, a
         return self.op(f"{opcode} {a}, {b.name}", a.type)
@@ -326,7 +335,8 @@ class Function:
         nonempty: bool = False,
         metadata: str = "",
     ) -> Iterator[Loop]:
-        """``for index = begin; index < end; index += step``; the body sets ``next`` to the new carried values.
+        """``for index = begin; index < end; index += step``; the body sets ``next`` to the new
+        carried values.
 
         ``nonempty`` promises a first trip. ``metadata`` is a ``!llvm.loop`` node.
         """
@@ -352,7 +362,8 @@ class Function:
             zip(phis, (begin, *carried), (bump, *loop.next), strict=True)
         ):
             self.lines[slot + n] = (
-                f"  {phi.name} = phi {phi.type} [ {first.name}, %{before} ], [ {new.name}, %{latch} ]"
+                f"  {phi.name} = phi {phi.type} [ {first.name}, %{before} ], [ {new.name}, "
+                f"%{latch} ]"
             )
         self.begin_block(after)
         if nonempty:
@@ -367,7 +378,9 @@ class Function:
 
     @contextmanager
     def branch(self, condition: Value, otherwise: Sequence[Value] = ()) -> Iterator[Loop]:
-        """Runs the body only if ``condition``; ``results`` are its ``next``, or else ``otherwise``."""
+        """Runs the body only if ``condition``; ``results`` are its ``next``, or else
+        ``otherwise``.
+        """
         before, body, after = self.label, self.new_label("then"), self.new_label("join")
         self.line(f"br {condition}, label %{body}, label %{after}")
         self.begin_block(body)

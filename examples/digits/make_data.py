@@ -3,8 +3,9 @@
 Usage: python make_data.py digits.csv.gz
 
 The table (README.md says where it comes from) has one image per line: 64 pixels 0..16 row by row,
-then the digit. Of each digit's images, in file order, every fifth is held out (the 3rd, 8th, ...). Pixels are divided
-by 16, which float32 represents exactly; nothing is random, so the files can be remade anywhere.
+then the digit. Of each digit's images, in file order, every fifth is held out (the 3rd, 8th, ...).
+Pixels are divided by 16, which float32 represents exactly; nothing is random, so the files can be
+remade anywhere.
 """
 
 import gzip

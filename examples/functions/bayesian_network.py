@@ -1,4 +1,6 @@
-"""A Bayesian neural network: a Gaussian over its weights, fitted by the gradient of the evidence bound."""
+"""A Bayesian neural network: a Gaussian over its weights, fitted by the gradient of the evidence
+bound.
+"""
 
 from __future__ import annotations
 

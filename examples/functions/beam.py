@@ -1,4 +1,6 @@
-"""A cantilever beam: thickness along it that bends least under a load at the end, for a given weight."""
+"""A cantilever beam: thickness along it that bends least under a load at the end, for a given
+weight.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A cubic Bezier curve through noisy points: control points and the parameters of the points together."""
+"""A cubic Bezier curve through noisy points: control points and the parameters of the points
+together.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A cloth of masses and springs, hung at two corners: its shape at rest by minimising its energy."""
+"""A cloth of masses and springs, hung at two corners: its shape at rest by minimising its
+energy.
+"""
 
 from __future__ import annotations
 

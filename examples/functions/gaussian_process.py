@@ -1,4 +1,6 @@
-"""Gaussian process regression: length scale, amplitude and noise by the gradient of the marginal likelihood."""
+"""Gaussian process regression: length scale, amplitude and noise by the gradient of the marginal
+likelihood.
+"""
 
 from __future__ import annotations
 

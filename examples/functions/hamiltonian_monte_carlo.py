@@ -1,4 +1,6 @@
-"""Hamiltonian Monte Carlo on a correlated density: moments of the samples are those of the density."""
+"""Hamiltonian Monte Carlo on a correlated density: moments of the samples are those of the
+density.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A hidden Markov model with Gaussian emissions, fitted by the gradient of the forward algorithm."""
+"""A hidden Markov model with Gaussian emissions, fitted by the gradient of the forward
+algorithm.
+"""
 
 from __future__ import annotations
 

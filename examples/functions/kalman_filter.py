@@ -1,4 +1,6 @@
-"""A Kalman filter: the noise of a moving body's acceleration and of its measured place, by maximum likelihood."""
+"""A Kalman filter: the noise of a moving body's acceleration and of its measured place, by maximum
+likelihood.
+"""
 
 from __future__ import annotations
 

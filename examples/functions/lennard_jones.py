@@ -1,4 +1,6 @@
-"""The cluster of seven argon atoms with least Lennard-Jones energy: a pentagonal bipyramid at -16.505384."""
+"""The cluster of seven argon atoms with least Lennard-Jones energy: a pentagonal bipyramid at
+-16.505384.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Three bodies: speeds that bring each back to where it began, found by the gradient through a leapfrog."""
+"""Three bodies: speeds that bring each back to where it began, found by the gradient through a
+leapfrog.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Shooting: the angle and speed at which a ball with drag lands where it should, by Newton's method."""
+"""Shooting: the angle and speed at which a ball with drag lands where it should, by Newton's
+method.
+"""
 
 from __future__ import annotations
 

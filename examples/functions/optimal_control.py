@@ -1,4 +1,6 @@
-"""Optimal control: pushes that swing a pendulum up with little effort, by the gradient through time."""
+"""Optimal control: pushes that swing a pendulum up with little effort, by the gradient through
+time.
+"""
 
 from __future__ import annotations
 

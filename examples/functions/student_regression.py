@@ -1,4 +1,6 @@
-"""Regression with Student's t: outliers do not bend the line; degrees of freedom are learned as well."""
+"""Regression with Student's t: outliers do not bend the line; degrees of freedom are learned as
+well.
+"""
 
 from __future__ import annotations
 

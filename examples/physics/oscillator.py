@@ -1,8 +1,10 @@
-"""A network that obeys a differential equation: the damped oscillator u'' + 2 c u' + k u = 0, u(0) = 1, u'(0) = 0.
+"""A network that obeys a differential equation: the damped oscillator u'' + 2 c u' + k u = 0, u(0)
+= 1, u'(0) = 0.
 
-The loss is the square of the equation's left side at points in time, plus the initial conditions. u' and u'' are
-forward-mode derivatives of the network by time; the gradient of the loss by the weights goes through both, so it is a
-third-order derivative. Everything is ordinary NumPy: gradc traces it once and compiles it.
+The loss is the square of the equation's left side at points in time, plus the initial conditions.
+u' and u'' are forward-mode derivatives of the network by time; the gradient of the loss by the
+weights goes through both, so it is a third-order derivative. Everything is ordinary NumPy: gradc
+traces it once and compiles it.
 
 Usage: python oscillator.py [--steps 4000]
 """

@@ -1,8 +1,10 @@
-"""A network that satisfies a differential equation: u'' = -u with u(0) = 0 and u'(0) = 1, whose solution is sin.
+"""A network that satisfies a differential equation: u'' = -u with u(0) = 0 and u'(0) = 1, whose
+solution is sin.
 
-No value of the solution is shown to it: the loss is the mean square of u'' + u at points in [0, 2 pi]. The second
-derivative in x is taken of the network inside the loss, and the loss is differentiated by the network's weights:
-three nested derivatives, compiled into one native call. The initial conditions hold by construction.
+No value of the solution is shown to it: the loss is the mean square of u'' + u at points in [0, 2
+pi]. The second derivative in x is taken of the network inside the loss, and the loss is
+differentiated by the network's weights: three nested derivatives, compiled into one native call.
+The initial conditions hold by construction.
 
     python examples/physics/sine.py [--steps 3000] [--points 64] [--width 24]
 """
@@ -40,7 +42,9 @@ def solution(p: Params, x: Any) -> Any:
 
 
 def residual(p: Params, x: Any) -> Any:
-    """u'' + u at the points; each point is a sample of its own, so the gradient of the sum is pointwise."""
+    """u'' + u at the points; each point is a sample of its own, so the gradient of the sum is
+    pointwise.
+    """
     slope = gradc.grad(lambda x: np.sum(solution(p, x)))
     curvature = gradc.grad(lambda x: np.sum(slope(x)))
     return curvature(x) + solution(p, x)

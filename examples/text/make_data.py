@@ -2,10 +2,11 @@
 
 Usage: python make_data.py FOLDER [--steps 64]
 
-The text is at hand wherever this runs, is real, and needs no download; which text it is depends on the
-Python version, and the script prints a digest of it. Characters are bytes: one of 96 classes, the
-printable ones and the newline, all others counted as a space. The last tenth of the text is held out. To
-have something to beat, the script prints the bits per character of an order-3 count model.
+The text is at hand wherever this runs, is real, and needs no download; which text it is depends on
+the Python version, and the script prints a digest of it. Characters are bytes: one of 96 classes,
+the printable ones and the newline, all others counted as a space. The last tenth of the text is
+held out. To have something to beat, the script prints the bits per character of an order-3 count
+model.
 """
 
 import argparse
@@ -60,8 +61,8 @@ def contexts(codes: Codes) -> NDArray[np.int64]:
 def count_model_bits(train: Codes, valid: Codes) -> float:
     """Bits per character of the held-out text by counts of ORDER + 1 characters.
 
-    Each order is smoothed by the one below it (Witten and Bell): a context seen n times with k different
-    followers trusts itself with weight n / (n + k).
+    Each order is smoothed by the one below it (Witten and Bell): a context seen n times with k
+    different followers trusts itself with weight n / (n + k).
     """
     chance = np.full(len(valid) - ORDER, 1 / CLASSES)
     seen_after, asked_after = contexts(train), contexts(valid)

@@ -1,1 +1,3 @@
-"""Syntax tree to tensor IR: names, shapes, calls, loops, regions; one elaborator checks and lowers."""
+"""Syntax tree to tensor IR: names, shapes, calls, loops, regions; one elaborator checks and
+lowers.
+"""

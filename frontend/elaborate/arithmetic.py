@@ -1,7 +1,8 @@
 """Operators: folding of compile-time numbers, elementwise ops on arrays, the matrix product.
 
-Folding follows IEEE double precision and never raises: division by zero gives an infinity or NaN, as at run
-time. Integers stay exact dimensions under ``+ - * // %`` and positive powers; ``/`` gives a float.
+Folding follows IEEE double precision and never raises: division by zero gives an infinity or NaN,
+as at run time. Integers stay exact dimensions under ``+ - * // %`` and positive powers; ``/`` gives
+a float.
 
 Small integer powers become products, so that x^2 has the derivative 2x at every x.
 """
@@ -165,7 +166,9 @@ def _compare(symbol: str, a: float, b: float) -> bool:
 
 
 def fold_dims(ctx: Context, symbol: str, a: Dim, b: Dim, node: tree.Node) -> Item:
-    """Exact arithmetic of dimensions; a power with a negative or symbolic exponent gives a float."""
+    """Exact arithmetic of dimensions; a power with a negative or symbolic exponent gives a
+    float.
+    """
     if symbol in ("//", "%"):
         if b == 0:
             message = f"{a} {symbol} 0: a dimension is divided by zero"
@@ -339,7 +342,9 @@ def contract(
     batch: Sequence[tuple[int, int]],
     pairs: Sequence[tuple[int, int]],
 ) -> Value | Poison:
-    """Emits ``contract``; sizes that are equal only in the sample are renamed to those of ``a`` first."""
+    """Emits ``contract``; sizes that are equal only in the sample are renamed to those of ``a``
+    first.
+    """
     shape = list(b.type.shape)
     for left, right in (*batch, *pairs):
         shape[right] = a.type.shape[left]

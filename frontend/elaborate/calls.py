@@ -1,9 +1,10 @@
 """Calls of functions and layers, which are inlined where they are called; instances of layers.
 
-The body of a function or layer sees its own arguments and members, the dimensions of its file (the library has
-none) and the program's declarations; never the names of its caller.
+The body of a function or layer sees its own arguments and members, the dimensions of its file (the
+library has none) and the program's declarations; never the names of its caller.
 
-Invariants: inlining ends (a call inside itself is an error); ops carry the chain of places they were inlined at.
+Invariants: inlining ends (a call inside itself is an error); ops carry the chain of places they
+were inlined at.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from gradc.frontend.syntax.foreign import foreign_hint
 from gradc.ir.diagnostics.diagnostic import Label, closest, did_you_mean
 from gradc.ir.tensor.core import Value
 
-# How alike an unknown name and a function must be for the one to be a slip of the pen for the other.
+# How alike an unknown name and a function must be for the one to be a slip of the pen for the
+# other.
 _SLIP = 0.66
 
 
@@ -302,13 +304,16 @@ def instantiate(ctx: Context, use: tree.UseDeclaration, path: str) -> Instance |
 
 
 def similar(ctx: Context, name: str) -> str:
-    """A hint for an unknown name: what another library's name is here, or the closest of everything in scope."""
+    """A hint for an unknown name: what another library's name is here, or the closest of everything
+    in scope.
+    """
     if foreign := foreign_hint(name):
         return foreign
     known = [*ctx.frame.names, *DTYPES, "float", "pi", "inf", "nan", "training"]
     if not ctx.frame.is_library:
         known += ctx.names.dims
     functions = [*ctx.names.callable_names(), *WORDS]
-    # A function of another meaning is worse than no hint, so it must be closer than a name of the program.
+    # A function of another meaning is worse than no hint, so it must be closer than a name of the
+    # program.
     near = [known for known in functions if closest(name, [known], _SLIP)]
     return did_you_mean(name, [*known, *near])

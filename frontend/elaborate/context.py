@@ -1,8 +1,9 @@
-"""The state of one elaboration: dimensions, the region being built, the frame being read, what was declared.
+"""The state of one elaboration: dimensions, the region being built, the frame being read, what was
+declared.
 
-Invariants: every op is emitted by ``op``, which stamps it with the place in the text (through all callers) and
-the layer instance, and turns a refusal of a type rule into a diagnostic. Diagnostics about one place are
-reported once, however often a layer is instantiated.
+Invariants: every op is emitted by ``op``, which stamps it with the place in the text (through all
+callers) and the layer instance, and turns a refusal of a type rule into a diagnostic. Diagnostics
+about one place are reported once, however often a layer is instantiated.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Declared:
 
 @dataclass(slots=True, eq=False)
 class ScanScope:
-    """A scan whose body is being built. Each trip has a random key of its own, made where one is drawn from."""
+    """A scan whose body is being built. Each trip has a random key of its own, made where one is
+    drawn from.
+    """
 
     region: Region
     trips: Dim
@@ -141,7 +144,10 @@ class Context:
 
     def dimension_too_large(self, node: tree.Node) -> Poison:
         """Reports arithmetic of dimensions that gets out of hand."""
-        message = "arithmetic of dimensions gets out of hand here: too many terms, or numbers beyond 64 bits"
+        message = (
+            "arithmetic of dimensions gets out of hand here: too many terms, or numbers beyond 64 "
+            "bits"
+        )
         return self.error("GC0404", message, node, help="declare it with `dim` without a default")
 
     def execute(self, block: tree.Block) -> None:
@@ -311,7 +317,9 @@ class Context:
         return value
 
     def sampled(self, dim: Dim) -> int | None:
-        """``dim`` with every symbol at its default (or sample), or None where that divides by zero."""
+        """``dim`` with every symbol at its default (or sample), or None where that divides by
+        zero.
+        """
         if isinstance(dim, int):
             return dim
         self.guessed.update((name, None) for name in symbols(dim) if name not in self.sample)
@@ -336,7 +344,8 @@ class Context:
     def same(self, a: Dim, b: Dim) -> bool:
         """Whether two dimensions are equal, as far as can be known now.
 
-        A division that may be inexact is taken to be exact here: binding the dimensions checks again.
+        A division that may be inexact is taken to be exact here: binding the dimensions checks
+        again.
         """
         if a == b:
             return True
@@ -359,7 +368,9 @@ class Context:
             self.call_it(item, name, span)
 
     def call_it(self, value: Value, name: str, span: Span | None) -> None:
-        """Remembers that the program calls ``value`` so, unless an outer frame (or an earlier line) named it."""
+        """Remembers that the program calls ``value`` so, unless an outer frame (or an earlier line)
+        named it.
+        """
         known = self.given.get(value)
         depth = len(self.frames)
         if known is None or depth < known.depth:
@@ -380,7 +391,9 @@ def _outside(span: Span) -> Span | None:
 
 
 def _exact(dim: Dim) -> Dim:
-    """``dim`` where every ``S // n`` of a symbol S divides exactly: S is written ``n * (S // n)``."""
+    """``dim`` where every ``S // n`` of a symbol S divides exactly: S is written ``n * (S //
+    n)``.
+    """
     whole: dict[str, Dim] = {}
     for monomial, _ in () if isinstance(dim, int) else dim.terms:
         for atom in monomial:

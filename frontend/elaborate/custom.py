@@ -1,8 +1,9 @@
-"""Functions with a derivative of their own: the op ``custom`` with a primal region and a pullback region.
+"""Functions with a derivative of their own: the op ``custom`` with a primal region and a pullback
+region.
 
-The pullback sees the function's arguments and whatever names its body gave: the body is elaborated again inside the
-pullback, results that ``return`` names are taken from the op, and ops that nothing needs are dropped. It
-returns one cotangent per floating argument; integer arguments have none.
+The pullback sees the function's arguments and whatever names its body gave: the body is elaborated
+again inside the pullback, results that ``return`` names are taken from the op, and ops that nothing
+needs are dropped. It returns one cotangent per floating argument; integer arguments have none.
 """
 
 from __future__ import annotations

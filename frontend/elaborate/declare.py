@@ -1,7 +1,7 @@
 """Declarations in bodies: parameters, states and layer instances.
 
-Invariants: a path is declared once; parameters become block parameters of the function being built, whatever region
-is current (structure keeps declarations out of regions).
+Invariants: a path is declared once; parameters become block parameters of the function being built,
+whatever region is current (structure keeps declarations out of regions).
 """
 
 from __future__ import annotations

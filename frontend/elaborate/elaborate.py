@@ -1,10 +1,11 @@
 """Expressions and statements: what each node of the syntax tree means.
 
-One elaborator serves checking (dimensions are symbols) and lowering (they are integers). It runs the program's
-compile-time part (``if``, ``for``, calls, instances) and emits ops for the rest.
+One elaborator serves checking (dimensions are symbols) and lowering (they are integers). It runs
+the program's compile-time part (``if``, ``for``, calls, instances) and emits ops for the rest.
 
-Invariants: an expression that fails is POISON and reported once; statements after it still run, so that several
-mistakes are found in one run. The depth of Python's stack is bounded by ``context.MAX_DEPTH``.
+Invariants: an expression that fails is POISON and reported once; statements after it still run, so
+that several mistakes are found in one run. The depth of Python's stack is bounded by
+``context.MAX_DEPTH``.
 Non-goals: derivatives, optimisation.
 """
 
@@ -65,7 +66,9 @@ class Elaborator:
 
 
 def deepen_stack() -> None:
-    """Raises Python's recursion limit to what ``MAX_DEPTH`` needs. It is never lowered: threads share it."""
+    """Raises Python's recursion limit to what ``MAX_DEPTH`` needs. It is never lowered: threads
+    share it.
+    """
     if sys.getrecursionlimit() < _STACK:
         sys.setrecursionlimit(_STACK)
 
@@ -88,7 +91,8 @@ def _name(ctx: Context, node: tree.Expr) -> Item:
     if binding is not None:
         return binding.item
     if text in ctx.frame.states:
-        # A state's bare name is its stored value, except where it is called: `mean(x)` is the function.
+        # A state's bare name is its stored value, except where it is called: `mean(x)` is the
+        # function.
         return ctx.state_values.get(ctx.frame.states[text], POISON)
     if not ctx.frame.is_library and text in ctx.names.dims:
         ctx.used_dims[text] = None

@@ -1,7 +1,8 @@
 """A glance at code that is not elaborated: are its names there at all?
 
-The branch of an ``if`` that this program does not take has no values and no shapes here, but a misspelt name in it is
-a mistake all the same. A name counts as known if it is assigned or bound anywhere in the declaration.
+The branch of an ``if`` that this program does not take has no values and no shapes here, but a
+misspelt name in it is a mistake all the same. A name counts as known if it is assigned or bound
+anywhere in the declaration.
 
 Non-goals: whether a name has its value at that point, calls, shapes.
 """
@@ -35,7 +36,9 @@ def check_names(ctx: Context, block: tree.Block) -> None:
 
 
 def poison(ctx: Context, *blocks: tree.Block) -> None:
-    """Names that skipped statements would have bound stand for anything: one mistake, one diagnostic."""
+    """Names that skipped statements would have bound stand for anything: one mistake, one
+    diagnostic.
+    """
     for block in blocks:
         for statement in block:
             for name in _bound(statement):
@@ -77,7 +80,9 @@ def _bound(root: tree.Node) -> Iterator[str]:
 
 
 def _read(root: tree.Node) -> Iterator[tree.Name]:
-    """Names that are read as values, where they stand; calls of initialisers have names of their own."""
+    """Names that are read as values, where they stand; calls of initialisers have names of their
+    own.
+    """
     pending = [root]
     while pending:
         node = pending.pop()

@@ -1,8 +1,9 @@
-"""Indexing and slicing: ``x[:, 0]``, ``x[..., 1:]``, ``x[:, None]``, ``table[ids]``, and parts of lists.
+"""Indexing and slicing: ``x[:, 0]``, ``x[..., 1:]``, ``x[:, None]``, ``table[ids]``, and parts of
+lists.
 
-An index in brackets becomes at most a slice, a reversal, one ``take`` per array of ids, and a reshape. Positions
-count from the end if negative, where they are known at compile time; ids computed at run time do not, and one
-that is out of range gives NaN.
+An index in brackets becomes at most a slice, a reversal, one ``take`` per array of ids, and a
+reshape. Positions count from the end if negative, where they are known at compile time; ids
+computed at run time do not, and one that is out of range gives NaN.
 
 Invariants: one array of ids per bracket, so that its place in the result is never in doubt.
 """
@@ -29,13 +30,16 @@ from gradc.ir.tensor.dims import Dim
 
 @dataclass
 class _Cut:
-    """What a bracket asks for, one entry per axis of the operand; ``shape`` is the result before ``take``."""
+    """What a bracket asks for, one entry per axis of the operand; ``shape`` is the result before
+    ``take``.
+    """
 
     start: list[Dim] = field(default_factory=list)
     limit: list[Dim] = field(default_factory=list)
     stride: list[int] = field(default_factory=list)
     reverse: list[int] = field(default_factory=list)
-    # For each axis of the result: the operand's axis, or None for a new one; single positions are left out.
+    # For each axis of the result: the operand's axis, or None for a new one; single positions are
+    # left out.
     axes: list[int | None] = field(default_factory=list)
     ids: Value | None = None
     ids_axis: int = 0
@@ -217,7 +221,9 @@ def _bound(ctx: Context, node: tree.Expr | None, default: Dim) -> Dim | None:
 
 
 def _clamped(ctx: Context, position: Dim, size: Dim) -> Dim:
-    """A slice bound as Python reads it: from the end if negative, within the axis where that is known."""
+    """A slice bound as Python reads it: from the end if negative, within the axis where that is
+    known.
+    """
     known, length = known_size(ctx, position), known_size(ctx, size)
     if known is not None and known < 0:
         position = size + position

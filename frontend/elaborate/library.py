@@ -1,10 +1,12 @@
-"""The standard library: declarations in ``stdlib/*.grad``, parsed one at a time, when first asked for.
+"""The standard library: declarations in ``stdlib/*.grad``, parsed one at a time, when first asked
+for.
 
-A file is cut at its top-level declarations, which start at the left margin and end at the first ``}`` there; so a
-program pays only for what it names. The cut text is parsed behind as many empty lines as stand before it, which
-keeps the spans true.
+A file is cut at its top-level declarations, which start at the left margin and end at the first
+``}`` there; so a program pays only for what it names. The cut text is parsed behind as many empty
+lines as stand before it, which keeps the spans true.
 
-Invariants: names are unique within a kind over all files (a test compares with parsing whole files).
+Invariants: names are unique within a kind over all files (a test compares with parsing whole
+files).
 Non-goals: letting users add files (they import).
 """
 
@@ -56,7 +58,9 @@ def contents() -> dict[tuple[str, str], tuple[str, int, int]]:
 
 @cache
 def names(kind: str) -> tuple[str, ...]:
-    """The library's names of one kind (``fn``, ``layer``, ``optimizer``, ``schedule``, ``initializer``)."""
+    """The library's names of one kind (``fn``, ``layer``, ``optimizer``, ``schedule``,
+    ``initializer``).
+    """
     return tuple(name for found, name in contents() if found == kind)
 
 

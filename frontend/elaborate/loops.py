@@ -223,7 +223,9 @@ def _window(ctx: Context, node: tree.Scan) -> int | None:
 
 
 def _next_carries(ctx: Context, node: tree.Scan, carries: Sequence[Value]) -> list[Value] | None:
-    """The carried names' values at the end of the body, which must have the types they began with."""
+    """The carried names' values at the end of the body, which must have the types they began
+    with.
+    """
     nexts: list[Value] = []
     is_good = True
     for carry, initial in zip(node.carries, carries, strict=True):

@@ -1,10 +1,10 @@
 """The names of a program: what is declared where, found once for all its files.
 
-All files of a program share one set of names. The standard library is behind it: a program's declaration
-shadows one of the same name for the program's own code, never for the library's.
+All files of a program share one set of names. The standard library is behind it: a program's
+declaration shadows one of the same name for the program's own code, never for the library's.
 
-Invariants: every kind (model, layer or function, optimiser, schedule, initialiser, dimension) is a space of its
-own. Repeated declarations are reported here and the first one counts.
+Invariants: every kind (model, layer or function, optimiser, schedule, initialiser, dimension) is a
+space of its own. Repeated declarations are reported here and the first one counts.
 Non-goals: what names inside bodies mean (``frontend.elaborate``).
 """
 

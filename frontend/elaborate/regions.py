@@ -1,7 +1,9 @@
-"""Blocks under construction. A region sees only its own block parameters, so values from outside are captured.
+"""Blocks under construction. A region sees only its own block parameters, so values from outside
+are captured.
 
-``Region.bring`` maps a value of any enclosing region to one of this region, adding a block parameter at
-every border it crosses; ``captures`` lists what the op that owns the region must then pass in.
+``Region.bring`` maps a value of any enclosing region to one of this region, adding a block
+parameter at every border it crosses; ``captures`` lists what the op that owns the region must then
+pass in.
 """
 
 from __future__ import annotations

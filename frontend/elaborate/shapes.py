@@ -1,9 +1,11 @@
-"""Shapes and element types of operands: constants become tensors, sizes are compared, ones are stretched.
+"""Shapes and element types of operands: constants become tensors, sizes are compared, ones are
+stretched.
 
-Broadcasting aligns trailing dimensions; only a dimension that *is* the integer 1 stretches. Symbols that happen
-to be bound to 1 are checked as symbols first, so they never stretch by accident.
+Broadcasting aligns trailing dimensions; only a dimension that *is* the integer 1 stretches. Symbols
+that happen to be bound to 1 are checked as symbols first, so they never stretch by accident.
 
-Invariants: what is emitted has operands of equal type. Errors name both operands and where they come from.
+Invariants: what is emitted has operands of equal type. Errors name both operands and where they
+come from.
 """
 
 from __future__ import annotations
@@ -31,12 +33,16 @@ DTYPES = {
 
 
 def element_type(ctx: Context, name: str) -> DType | None:
-    """The element type called ``name``; ``float`` is the program's (or this call's) floating type."""
+    """The element type called ``name``; ``float`` is the program's (or this call's) floating
+    type.
+    """
     return ctx.frame.floating if name == "float" else DTYPES.get(name)
 
 
 def origin(ctx: Context, node: tree.Node, item: Item) -> Label:
-    """A label that shows the type of the operand ``item`` written as ``node``, where it was given."""
+    """A label that shows the type of the operand ``item`` written as ``node``, where it was
+    given.
+    """
     if isinstance(node, tree.Name):
         binding = ctx.frame.names.get(node.text)
         if binding is not None and binding.span is not None:
@@ -50,7 +56,9 @@ def plain(item: Item) -> str:
 
 
 def tensor(ctx: Context, item: Item, node: tree.Node, dtype: DType | None = None) -> Value | Poison:
-    """``item`` as a tensor; compile-time numbers become scalars of ``dtype`` (or their natural type)."""
+    """``item`` as a tensor; compile-time numbers become scalars of ``dtype`` (or their natural
+    type).
+    """
     if isinstance(item, (Value, Poison)):
         return item
     if isinstance(item, bool):
@@ -76,7 +84,9 @@ def _cast_help(dtype: DType) -> str:
 
 
 def literal(ctx: Context, item: Item, node: tree.Node, like: TensorType) -> Value | Poison:
-    """A compile-time number as a tensor of the shape and element type ``like``, to which it adapts."""
+    """A compile-time number as a tensor of the shape and element type ``like``, to which it
+    adapts.
+    """
     assert isinstance(item, (bool, int, float, DimExpr))
     dtype = like.dtype
     if isinstance(item, bool) != (dtype is DType.BOOL):
@@ -132,7 +142,9 @@ def stretch(ctx: Context, value: Value, shape: tuple[Dim, ...], node: tree.Node)
 
 
 def retype(ctx: Context, value: Value, shape: tuple[Dim, ...], node: tree.Node) -> Value:
-    """``value`` with dimensions that are equal but cannot be shown to be; a reshape that is checked later."""
+    """``value`` with dimensions that are equal but cannot be shown to be; a reshape that is checked
+    later.
+    """
     type_ = value.type.with_shape(shape)
     (result,) = ctx.append(node, "reshape", [value], [type_], {"shape": shape})
     return result
@@ -145,7 +157,9 @@ def aligned(
     what: str,
     node: tree.Node,
 ) -> list[Value] | Poison:
-    """The operands of an elementwise op as tensors of one type; compile-time numbers adapt to the others."""
+    """The operands of an elementwise op as tensors of one type; compile-time numbers adapt to the
+    others.
+    """
     if any(isinstance(item, Poison) for item in items):
         return POISON
     for item, at in zip(items, nodes, strict=True):

@@ -1,10 +1,12 @@
 """Calls meet signatures: arguments are matched with parameters, types with patterns.
 
-A pattern such as ``float[..., I]`` binds what it can: a dimension name that is in scope must match, one that is
-not is bound by the call; ``...`` stands for any leading (or inner) dimensions; ``4*D`` with an unbound D is
-solved where that is exact. ``float`` in a function's signature is the floating type of the call.
+A pattern such as ``float[..., I]`` binds what it can: a dimension name that is in scope must match,
+one that is not is bound by the call; ``...`` stands for any leading (or inner) dimensions; ``4*D``
+with an unbound D is solved where that is exact. ``float`` in a function's signature is the floating
+type of the call.
 
-Invariants: every problem is reported at the argument that causes it, with the place of the declaration.
+Invariants: every problem is reported at the argument that causes it, with the place of the
+declaration.
 """
 
 from __future__ import annotations
@@ -133,7 +135,8 @@ def bind_parameters(
     given: dict[str, Argument],
     callee: str,
 ) -> bool:
-    """Binds the parameters of the current frame to ``given`` arguments and defaults; False after an error.
+    """Binds the parameters of the current frame to ``given`` arguments and defaults; False after an
+    error.
 
     Arguments were evaluated in the caller; defaults are evaluated here, in order.
     """
@@ -157,7 +160,9 @@ def bind_parameters(
 def settle_floating(
     ctx: Context, parameters: Sequence[tree.Parameter], given: dict[str, Argument]
 ) -> DType:
-    """What ``float`` means in a call: the type of the first array given for a ``float`` parameter."""
+    """What ``float`` means in a call: the type of the first array given for a ``float``
+    parameter.
+    """
     for parameter in parameters:
         argument = given.get(parameter.name.text)
         if argument is None or not isinstance(argument.item, Value):
@@ -175,7 +180,9 @@ def conform(
     parameter: tree.Parameter,
     callee: str,
 ) -> Item:
-    """The argument as the parameter's type has it; unbound dimensions of the pattern become bound."""
+    """The argument as the parameter's type has it; unbound dimensions of the pattern become
+    bound.
+    """
     dtype = element_type(ctx, pattern.element.text)
     if dtype is None:
         return unknown_type(ctx, pattern)
@@ -240,7 +247,9 @@ def unknown_type(ctx: Context, pattern: tree.TypeExpr) -> Poison:
 
 
 def unify(ctx: Context, pattern: tree.TypeExpr, shape: Sequence[Dim]) -> str | None:
-    """Matches ``shape`` with ``pattern``, binding names that are not in scope; the problem found, or None."""
+    """Matches ``shape`` with ``pattern``, binding names that are not in scope; the problem found,
+    or None.
+    """
     dims = pattern.dims
     rest = [i for i, dim in enumerate(dims) if isinstance(dim, tree.Ellipsis)]
     if rest:
@@ -360,7 +369,9 @@ def rank_fits(ctx: Context, type_: tree.TypeExpr) -> bool:
 
 
 def exact_shape(ctx: Context, type_: tree.TypeExpr) -> tuple[Dim, ...] | None:
-    """The shape that a declaration's type gives, every name being in scope; None after reporting."""
+    """The shape that a declaration's type gives, every name being in scope; None after
+    reporting.
+    """
     shape: list[Dim] = []
     if not rank_fits(ctx, type_):
         return None

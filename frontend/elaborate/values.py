@@ -1,9 +1,10 @@
 """What an expression can stand for while a program is elaborated.
 
-Compile-time values are plain Python ones: ``bool``, ``int``, ``DimExpr`` (an integer whose symbols are not
-bound yet), ``float``, ``str``, ``DType`` and tuples of items. Run-time values are ``ir.core.Value``. What is
-left are references to declarations and layer instances. ``POISON`` stands for whatever an error has spoilt: every
-operation on it is silently poison, so that one mistake gives one diagnostic.
+Compile-time values are plain Python ones: ``bool``, ``int``, ``DimExpr`` (an integer whose symbols
+are not bound yet), ``float``, ``str``, ``DType`` and tuples of items. Run-time values are
+``ir.core.Value``. What is left are references to declarations and layer instances. ``POISON``
+stands for whatever an error has spoilt: every operation on it is silently poison, so that one
+mistake gives one diagnostic.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """The name that a program gives a value, in the outermost frame that names it (``depth`` 1: the model).
+    """The name that a program gives a value, in the outermost frame that names it (``depth`` 1: the
+    model).
 
     ``scope`` is the layer instance, ``is_library`` whether the name is one of the standard library.
     """
@@ -56,7 +58,9 @@ class Named:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Instance:
-    """One layer with its own parameters: ``names`` are its arguments and members, ``states`` maps to paths."""
+    """One layer with its own parameters: ``names`` are its arguments and members, ``states`` maps
+    to paths.
+    """
 
     layer: tree.Layer
     path: str
@@ -100,7 +104,9 @@ Item: TypeAlias = Union[
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument of a call: its value and the expression it was written as (the call, for a default)."""
+    """One argument of a call: its value and the expression it was written as (the call, for a
+    default).
+    """
 
     item: Item
     node: tree.Node
@@ -171,5 +177,7 @@ def _describe_reference(item: Item) -> str:
 
 
 def show_type(value: Value) -> str:
-    """The type of ``value`` as users write it: ``float[B, D]`` is shown by its element type, ``f32[B, D]``."""
+    """The type of ``value`` as users write it: ``float[B, D]`` is shown by its element type,
+    ``f32[B, D]``.
+    """
     return str(value.type) if value.type.shape else str(value.type.dtype)

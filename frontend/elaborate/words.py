@@ -1,7 +1,8 @@
 """The words of the language: built-in functions, each with its signature and what it emits.
 
-A word is a row of a table: name, formals, and a function of the elaboration context, the call and the matched
-arguments. What can be written in the language is not a word but a function of the standard library.
+A word is a row of a table: name, formals, and a function of the elaboration context, the call and
+the matched arguments. What can be written in the language is not a word but a function of the
+standard library.
 
 Non-goals: what words mean at run time (``ir.ops``).
 """
@@ -75,7 +76,9 @@ def call_word(ctx: Context, found: Word, call: tree.Call) -> Item:
 
 
 def array(ctx: Context, argument: Argument, dtype: DType | None = None) -> Value | None:
-    """An array, or a compile-time number as a scalar (of the program's floating type, if not ``dtype``)."""
+    """An array, or a compile-time number as a scalar (of the program's floating type, if not
+    ``dtype``).
+    """
     item = argument.item
     if is_number(item) and dtype is None:
         dtype = ctx.frame.floating

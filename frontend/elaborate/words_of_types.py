@@ -1,4 +1,5 @@
-"""Types in messages as users write them: `float[B, D]`, not the type that it stands for at the precision at hand.
+"""Types in messages as users write them: `float[B, D]`, not the type that it stands for at the
+precision at hand.
 
 Non-goals: types in dumps of the IR, where the very type is what matters.
 """
@@ -13,7 +14,9 @@ from gradc.ir.tensor.core import DType
 
 
 def in_users_words(diagnostic: Diagnostic, floating: DType, text: str) -> Diagnostic:
-    """``diagnostic`` with `float` and `int` for the types that they are, unless the program names those itself."""
+    """``diagnostic`` with `float` and `int` for the types that they are, unless the program names
+    those itself.
+    """
     spoken = {str(floating): "float", str(DType.I32): "int"}
     words = {a: b for a, b in spoken.items() if not re.search(rf"\b{a}\b", text)}
     if not words:

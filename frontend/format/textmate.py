@@ -1,8 +1,8 @@
 """A TextMate grammar for editors, made from the keyword and word tables so that it cannot drift.
 
-`python -m gradc.frontend.format.textmate` writes `gradc.tmLanguage.json` beside this file; a test says
-when that is due. Editors that read TextMate grammars (VS Code, Sublime Text, GitHub's Linguist)
-colour `.grad` files by it.
+`python -m gradc.frontend.format.textmate` writes `gradc.tmLanguage.json` beside this file; a test
+says when that is due. Editors that read TextMate grammars (VS Code, Sublime Text, GitHub's
+Linguist) colour `.grad` files by it.
 
 Non-goals: parsing. A grammar of this kind knows words and brackets, not structure.
 """

@@ -1,8 +1,9 @@
 """Dimensions from the arrays of a call.
 
-Each dimension of each input is an equation between a polynomial and a size. Equations with one unknown that is
-linear in it are solved, as often as that finds something new; the rest is compared. A default or a value given by
-the user is never overridden by an array: a different size is an error.
+Each dimension of each input is an equation between a polynomial and a size. Equations with one
+unknown that is linear in it are solved, as often as that finds something new; the rest is compared.
+A default or a value given by the user is never overridden by an array: a different size is an
+error.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ def bind_dims(
 ) -> dict[str, int]:
     """Every dimension that the inputs' shapes, ``dims`` and the defaults give.
 
-    Inputs that ``shapes`` lacks are left out; dimensions may then stay unbound, and lowering will say so.
+    Inputs that ``shapes`` lacks are left out; dimensions may then stay unbound, and lowering will
+    say so.
 
     Raises:
-        DiagnosticError: GC0542 where arrays contradict each other, a default or ``dims``; GC0545 for inputs that
-            do not exist and wrong numbers of axes.
+        DiagnosticError: GC0542 where arrays contradict each other, a default or ``dims``; GC0545
+            for inputs that do not exist and wrong numbers of axes.
     """
     binder = _Binder(signature, dims or {})
     binder.run(shapes)

@@ -1,8 +1,9 @@
 """Checking declarations that no model uses, each on its own.
 
-Arguments without a default count as dimensions, arrays have the shapes of their patterns, ``...`` stands for one
-dimension. Where a pattern leaves the shape open (``...``, or an argument without a type), findings about shapes and
-types may be wrong for the call that is meant, so only those about names are kept.
+Arguments without a default count as dimensions, arrays have the shapes of their patterns, ``...``
+stands for one dimension. Where a pattern leaves the shape open (``...``, or an argument without a
+type), findings about shapes and types may be wrong for the call that is meant, so only those about
+names are kept.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ _REST: Final = "rest"
 
 
 def check_unused(names: Names, report: Report) -> None:
-    """Checks every function, layer, optimiser, schedule and initialiser that nothing has used yet."""
+    """Checks every function, layer, optimiser, schedule and initialiser that nothing has used
+    yet.
+    """
     declarations: list[tree.Declaration] = [
         *names.callables.values(),
         *names.optimizers.values(),

@@ -1,8 +1,8 @@
 """Drawing what parameters start as.
 
-The draws come from NumPy's Philox, whose key is made of the seed, the parameter's path and the number of the draw.
-So a parameter starts the same whatever the other parameters are, in whatever order they are declared, and in every
-precision up to rounding.
+The draws come from NumPy's Philox, whose key is made of the seed, the parameter's path and the
+number of the draw. So a parameter starts the same whatever the other parameters are, in whatever
+order they are declared, and in every precision up to rounding.
 
 Imported where parameters are made and nowhere else: checking a program needs no NumPy.
 """
@@ -31,7 +31,9 @@ def initialize(parameters: Iterable[ParameterSpec], seed: int = 0) -> dict[str, 
 
 
 def generator(seed: int, path: str, draw: int) -> np.random.Generator:
-    """The generator of one draw: Philox keyed by the seed, the parameter's path and the draw's number."""
+    """The generator of one draw: Philox keyed by the seed, the parameter's path and the draw's
+    number.
+    """
     digest = hashlib.blake2b(f"{seed}/{draw}/{path}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
@@ -66,7 +68,8 @@ def _orthogonal(sizes: tuple[int, ...], random: np.random.Generator) -> npt.NDAr
 def start_value(
     path: str, type_: TensorType, start: InitializerIR | None, seed: int
 ) -> npt.NDArray[Any]:
-    """What a parameter or state of a bound type starts as. ``None`` is the random counter: (seed, 0).
+    """What a parameter or state of a bound type starts as. ``None`` is the random counter: (seed,
+    0).
 
     The array has the element type of ``type_``; f16 and bf16 come as f32 rounded to them.
     """

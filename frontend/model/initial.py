@@ -1,10 +1,11 @@
 """Initialisers: how a parameter starts, as a tensor-IR Function of random draws.
 
-``sample(shape, fan_in, fan_out)`` is elaborated in f64 with the parameter's shape; ``random_normal``,
-``random_uniform`` and ``random_orthogonal`` become inputs of the Function (``frontend.draws`` makes them).
+``sample(shape, fan_in, fan_out)`` is elaborated in f64 with the parameter's shape;
+``random_normal``, ``random_uniform`` and ``random_orthogonal`` become inputs of the Function
+(``frontend.draws`` makes them).
 
-Fans: a matrix ``[I, O]`` has fan-in I and fan-out O; a kernel ``[O, I, h, w]`` has I*h*w and O*h*w; a vector its
-length twice; a scalar 1.
+Fans: a matrix ``[I, O]`` has fan-in I and fan-out O; a kernel ``[O, I, h, w]`` has I*h*w and O*h*w;
+a vector its length twice; a scalar 1.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ from gradc.ir.tensor.dims import Dim, product
 class InitializerIR:
     """One start: name and arguments as written, and the Function that computes it from its draws.
 
-    ``draws[i]`` is the kind of parameter i of ``function``: ``normal`` (mean 0, deviation 1), ``uniform`` (in
-    [0, 1)) or ``orthogonal`` (rows or columns orthonormal, first axis against all others).
+    ``draws[i]`` is the kind of parameter i of ``function``: ``normal`` (mean 0, deviation 1),
+    ``uniform`` (in [0, 1)) or ``orthogonal`` (rows or columns orthonormal, first axis against all
+    others).
     """
 
     name: str

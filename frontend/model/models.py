@@ -1,11 +1,12 @@
 """From a program to a model in tensor IR: checking with symbols, lowering with integers.
 
-``check`` elaborates every declaration with dimensions as symbols and reports what it finds. ``lower`` checks, binds
-the dimensions and elaborates one model again, which gives a ``ModelIR``.
+``check`` elaborates every declaration with dimensions as symbols and reports what it finds.
+``lower`` checks, binds the dimensions and elaborates one model again, which gives a ``ModelIR``.
 
-Invariants of a ModelIR: parameters of the function are PARAMs and STATEs in the order of declaration, then the
-random counter ``rng`` (u32[2]: seed, step) if the model draws, then the INPUTs; results are LOSS (what the model
-returns), OUTPUTs in the order of the text, then the STATEs that were written. No symbol is left in any type.
+Invariants of a ModelIR: parameters of the function are PARAMs and STATEs in the order of
+declaration, then the random counter ``rng`` (u32[2]: seed, step) if the model draws, then the
+INPUTs; results are LOSS (what the model returns), OUTPUTs in the order of the text, then the STATEs
+that were written. No symbol is left in any type.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ MAX_TOTAL = 1 << 56
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ParameterSpec:
-    """A parameter or state: path, type, role, where it is declared and how it starts (None: the random counter)."""
+    """A parameter or state: path, type, role, where it is declared and how it starts (None: the
+    random counter).
+    """
 
     path: str
     type: TensorType
@@ -76,8 +79,8 @@ class ModelIR:
 class Signature:
     """What a call of a model looks like before its dimensions are bound.
 
-    ``dims`` are all dimensions the model uses, with their defaults (None: bound by arrays or by the user); ``outputs``
-    are the loss and the named outputs.
+    ``dims`` are all dimensions the model uses, with their defaults (None: bound by arrays or by the
+    user); ``outputs`` are the loss and the named outputs.
     """
 
     name: str
@@ -219,8 +222,8 @@ def assemble(made: Elaborated, name: str) -> Function:
 
 
 def result_name(made: Elaborated) -> str:
-    """What the value that a model returns is called: `loss` if it is one number, else by its name in the program, or
-    `result` if it has none of its own."""
+    """What the value that a model returns is called: `loss` if it is one number, else by its name
+    in the program, or `result` if it has none of its own."""
     assert made.loss is not None
     if made.loss.type.rank == 0:
         return "loss"
@@ -233,7 +236,9 @@ def result_name(made: Elaborated) -> str:
 
 
 def check_sizes(made: Elaborated, function: Function) -> None:
-    """Reports arrays that no machine can hold, alone or together, where they come from; symbols may be anything."""
+    """Reports arrays that no machine can hold, alone or together, where they come from; symbols may
+    be anything.
+    """
     rows = [
         (value, slot.span)
         for slot, value in zip(function.parameters, function.block.parameters, strict=True)
@@ -263,7 +268,9 @@ def _next_key(made: Elaborated) -> Value:
 
 
 def specifications(made: Elaborated) -> tuple[ParameterSpec, ...]:
-    """Parameters and states in order, with their starts; problems with initialisers are reported."""
+    """Parameters and states in order, with their starts; problems with initialisers are
+    reported.
+    """
     cache: dict[tuple[object, ...], InitializerIR | None] = {}
     result: list[ParameterSpec] = []
     for declared in made.ctx.declared.values():
@@ -309,7 +316,9 @@ def _start(
 
 
 def default_dims(names: Names, report: Report, overrides: Mapping[str, int]) -> dict[str, int]:
-    """The dimensions that have a value: overridden ones, then defaults, in the order of the text."""
+    """The dimensions that have a value: overridden ones, then defaults, in the order of the
+    text.
+    """
     ctx = Context(Elaborator(), names, report, {}, {}, DType.F32, True)
     frame = Frame("dims", "dims", False)
     found: dict[str, int] = {}

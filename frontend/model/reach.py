@@ -1,7 +1,7 @@
 """Warnings about what a model declares and does not need: unused parameters, inputs, and dead ends.
 
-A parameter reaches the loss if a path of floating-point values leads there that no op without a derivative
-interrupts. Regions are taken as a whole: what goes in reaches what comes out.
+A parameter reaches the loss if a path of floating-point values leads there that no op without a
+derivative interrupts. Regions are taken as a whole: what goes in reaches what comes out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def warn_unreached(ctx: Context, function: Function) -> None:
 def _warn_interrupted(
     ctx: Context, function: Function, used: set[Value], reached: set[Value]
 ) -> None:
-    """Parameters that are used and do not reach the loss: one warning for each declaration, naming all instances."""
+    """Parameters that are used and do not reach the loss: one warning for each declaration, naming
+    all instances.
+    """
     by_span: dict[Span, list[str]] = {}
     for slot, value in zip(function.parameters, function.block.parameters, strict=True):
         if slot.role is Role.PARAM and slot.span is not None and value in used - reached:

@@ -1,12 +1,12 @@
 """Optimisers and schedules as tensor-IR Functions.
 
-``adamw(lr = 1e-3)`` is read with the language's own parser and matched with the declaration of that name, the
-program's own first. The first argument called ``lr`` stays a run-time scalar, so that a schedule can set it at each
-step; the others are constants of the Function.
+``adamw(lr = 1e-3)`` is read with the language's own parser and matched with the declaration of that
+name, the program's own first. The first argument called ``lr`` stays a run-time scalar, so that a
+schedule can set it at each step; the others are constants of the Function.
 
-Results: an ``OptimizerIR`` makes one Function per parameter type: p (PARAM), g (COTANGENT), t and lr (HYPER), slots
-(SLOT) to p and slots. A ``ScheduleIR`` holds one Function from t (HYPER) to the rate (OUTPUT). ``t`` counts steps
-from 1.
+Results: an ``OptimizerIR`` makes one Function per parameter type: p (PARAM), g (COTANGENT), t and
+lr (HYPER), slots (SLOT) to p and slots. A ``ScheduleIR`` holds one Function from t (HYPER) to the
+rate (OUTPUT). ``t`` counts steps from 1.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class SlotSpec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UpdateIR:
-    """The update of one parameter: (p, g, t, lr, slots...) to (p, slots...); ``lr`` only if the optimiser has it."""
+    """The update of one parameter: (p, g, t, lr, slots...) to (p, slots...); ``lr`` only if the
+    optimiser has it.
+    """
 
     function: Function
     slots: tuple[SlotSpec, ...]
@@ -58,7 +60,9 @@ class UpdateIR:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OptimizerIR:
-    """An optimiser with its arguments. ``rate`` is the value of ``lr``, None if it has no such argument."""
+    """An optimiser with its arguments. ``rate`` is the value of ``lr``, None if it has no such
+    argument.
+    """
 
     name: str
     text: str
@@ -96,8 +100,8 @@ def lower_optimizer(
     """The optimiser that ``text`` names or calls, with its arguments checked.
 
     Raises:
-        DiagnosticError: for text that is not a call, unknown names, arguments that do not fit, and updates that are
-            wrong for every parameter.
+        DiagnosticError: for text that is not a call, unknown names, arguments that do not fit, and
+            updates that are wrong for every parameter.
     """
     report = Report()
     names = _with_report(names, report)
@@ -129,7 +133,8 @@ def lower_optimizer(
 def lower_schedule(
     text: str, names: Names | None = None, origin: str = "<schedule>", dtype: DType = DType.F64
 ) -> ScheduleIR:
-    """The schedule that ``text`` calls, as a Function from t to the rate, both scalars of ``dtype``.
+    """The schedule that ``text`` calls, as a Function from t to the rate, both scalars of
+    ``dtype``.
 
     Raises:
         DiagnosticError: for text that is not a call, unknown names, and arguments that do not fit.
@@ -230,7 +235,8 @@ def _fits(
 ) -> bool:
     """Reports a truth value for a number and the other way round.
 
-    A default says which is meant; without one the library's arguments are numbers, and a program may take either.
+    A default says which is meant; without one the library's arguments are numbers, and a program
+    may take either.
     """
     if parameter.default is None:
         if not is_library and parameter.name.text != RATE:

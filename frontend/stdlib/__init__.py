@@ -1,1 +1,3 @@
-"""The standard library of the language: layers, losses, initialisers, optimisers and schedules as programs."""
+"""The standard library of the language: layers, losses, initialisers, optimisers and schedules as
+programs.
+"""

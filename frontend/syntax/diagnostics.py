@@ -1,4 +1,6 @@
-"""Diagnostics as the front end uses them: the data lives in ``ir.diagnostics``, shared by every layer."""
+"""Diagnostics as the front end uses them: the data lives in ``ir.diagnostics``, shared by every
+layer.
+"""
 
 from gradc.ir.diagnostics.diagnostic import (
     MAX_DIAGNOSTICS,

@@ -1,7 +1,8 @@
 """What people write who come from PyTorch, NumPy, JAX or Keras, and what says the same here.
 
-A name that other libraries give a meaning is never answered with the nearest word of gradc: ``elu`` is not ``gelu`` and
-``sort`` is not ``sqrt``. Each row is a line that compiles (a test tries every one, over ``x`` and ``y``: float[4, 3],
+A name that other libraries give a meaning is never answered with the nearest word of gradc: ``elu``
+is not ``gelu`` and ``sort`` is not ``sqrt``. Each row is a line that compiles (a test tries every
+one, over ``x`` and ``y``: float[4, 3],
 ``ids``: int[4]) or an honest absence, with what can be written instead.
 """
 
@@ -13,7 +14,9 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``line`` says the same in gradc; with ``is_missing`` it is what can be written until gradc has the word."""
+    """``line`` says the same in gradc; with ``is_missing`` it is what can be written until gradc
+    has the word.
+    """
 
     line: str = ""
     is_missing: bool = False
@@ -144,7 +147,8 @@ softmax_cross_entropy, CrossEntropyLoss, sparse_categorical_crossentropy: cross_
 categorical_crossentropy: cross_entropy(x, softmax(y))
 mse_loss, MSELoss, mean_squared_error: mse(x, y)
 l1_loss, L1Loss, mean_absolute_error, mae: mean(abs(x - y))
-huber_loss, smooth_l1_loss, HuberLoss: mean(where(abs(x - y) < 1, 0.5 * (x - y)^2, abs(x - y) - 0.5))
+huber_loss, smooth_l1_loss, HuberLoss: \
+mean(where(abs(x - y) < 1, 0.5 * (x - y)^2, abs(x - y) - 0.5))
 bce, BCELoss, binary_crossentropy: binary_cross_entropy(sigmoid(x), sigmoid(y))
 bce_with_logits, BCEWithLogitsLoss: binary_cross_entropy_logits(x, sigmoid(y))
 kl_div: sum(softmax(x) * (log_softmax(x) - log_softmax(y)))
@@ -175,8 +179,10 @@ ARGUMENTS: Final = {
     "negative_slope": "slope",
 }
 STATEMENTS: Final = {
-    "print": "nothing is printed while a model runs; `output name` hands a value out beside the loss",
-    "break": "loops run to their end; choose with `where`, or leave out the last trips: `for i in 2`",
+    "print": "nothing is printed while a model runs; `output name` hands a value out beside the "
+    "loss",
+    "break": "loops run to their end; choose with `where`, or leave out the last trips: `for i "
+    "in 2`",
     "continue": "loops run every trip; choose with `where` or `if`",
     "pass": "an empty block needs no word",
 }

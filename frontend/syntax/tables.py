@@ -1,10 +1,11 @@
 """The parser's tables, made beforehand: `grammar.json` beside `grammar.lark`.
 
-Building LALR tables takes 80 ms, reading them 5. The file says which grammar and which Lark it was made from;
-if either is another, the tables are built from the grammar as if there were no file. Nothing is executed:
-the file is JSON, and its bytes are part of the package.
+Building LALR tables takes 80 ms, reading them 5. The file says which grammar and which Lark it was
+made from; if either is another, the tables are built from the grammar as if there were no file.
+Nothing is executed: the file is JSON, and its bytes are part of the package.
 
-Make it again after a change of the grammar: `python -m gradc.frontend.syntax.tables`. A test says when that is due.
+Make it again after a change of the grammar: `python -m gradc.frontend.syntax.tables`. A test says
+when that is due.
 
 Non-goals: a cache that is written while programs are compiled.
 """

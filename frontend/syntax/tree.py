@@ -5,7 +5,8 @@ Equality ignores spans, so ``parse(print(tree)) == tree`` compares what was said
 
 Invariants the parser establishes
 - Binary operators of one precedence level that associate to the left are one flat
-  :class:`Chain`, so the depth of a tree is bounded by the nesting limit, not by the length of a sum.
+  :class:`Chain`, so the depth of a tree is bounded by the nesting limit, not by the length of a
+  sum.
 - Parentheses leave no node; the span of a bracketed expression includes its brackets.
 - ``pi``, ``inf``, ``training`` and the type names are ordinary names here.
 - A :class:`Model` or :class:`Function` body is a block of statements; declarations (``param``,
@@ -390,7 +391,8 @@ class Model(Declaration):
 class Pullback(Node):
     """``pullback(ct) { ... return x_ct }``: one parameter per result, one return per argument.
 
-    ``pullback(ct) asserted { ... }`` is the user's word that this is what is wanted, derivative or not.
+    ``pullback(ct) asserted { ... }`` is the user's word that this is what is wanted, derivative or
+    not.
     """
 
     parameters: tuple[Parameter, ...]

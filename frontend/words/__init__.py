@@ -1,4 +1,6 @@
-"""The words of the language, a module per family. Importing this package fills the table of words."""
+"""The words of the language, a module per family. Importing this package fills the table of
+words.
+"""
 
 from gradc.frontend.words import einsum, elementwise, network, reduce, shape
 

@@ -1,7 +1,8 @@
 """``einsum``: sums of products over named axes.
 
-Operands are contracted from left to right. Before each contraction, axes that only one operand has and that the
-result does not need are summed away; a label repeated within one operand takes its diagonal.
+Operands are contracted from left to right. Before each contraction, axes that only one operand has
+and that the result does not need are summed away; a label repeated within one operand takes its
+diagonal.
 """
 
 from __future__ import annotations
@@ -105,7 +106,9 @@ def _parse(
 
 
 def _squeeze(ctx: Context, call: tree.Call, labels: list[str], values: list[Value]) -> bool:
-    """Drops axes of size 1 under `...` that another operand has longer: they stretch, as in NumPy."""
+    """Drops axes of size 1 under `...` that another operand has longer: they stretch, as in
+    NumPy.
+    """
     longer = {
         label
         for names, value in zip(labels, values, strict=True)

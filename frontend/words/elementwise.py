@@ -1,4 +1,6 @@
-"""Elementwise words: each is one op of the same name, folded where its argument is a compile-time number."""
+"""Elementwise words: each is one op of the same name, folded where its argument is a compile-time
+number.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ for _name in _ANY_NUMBER:
 
 
 def _is_plain(definition: OpDef) -> bool:
-    """Whether an op is elementwise on one floating array, without attributes: then it is a word as it stands."""
+    """Whether an op is elementwise on one floating array, without attributes: then it is a word as
+    it stands.
+    """
     first = definition.samples[0] if definition.samples else None
     if first is None or not definition.is_elementwise or len(first.operands) != 1:
         return False

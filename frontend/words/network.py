@@ -1,8 +1,8 @@
 """Words of networks: convolution, pooling, dropout.
 
-Dropout draws from a counter-based generator keyed by the model's random counter (seed, step) and by the call's own
-stream number, so that recomputation draws the same numbers. Inside a ``scan`` every trip has a key of its own,
-drawn outside and handed in like any other input.
+Dropout draws from a counter-based generator keyed by the model's random counter (seed, step) and by
+the call's own stream number, so that recomputation draws the same numbers. Inside a ``scan`` every
+trip has a key of its own, drawn outside and handed in like any other input.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Reductions: words that fold axes away. ``axis`` is one axis or a list; without it, all axes are folded."""
+"""Reductions: words that fold axes away. ``axis`` is one axis or a list; without it, all axes are
+folded.
+"""
 
 from __future__ import annotations
 

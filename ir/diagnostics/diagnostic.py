@@ -41,8 +41,8 @@ class Diagnostic:
     """One finding.
 
     ``message`` says in one line what was found and expected; ``label`` is written under the primary
-    carets; ``labels`` are other places; ``help`` is a concrete fix; ``notes`` are facts. ``span`` is
-    None only for findings that have no place in a text, such as a file that cannot be read.
+    carets; ``labels`` are other places; ``help`` is a concrete fix; ``notes`` are facts. ``span``
+    is None only for findings that have no place in a text, such as a file that cannot be read.
     """
 
     code: str

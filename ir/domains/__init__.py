@@ -1,1 +1,3 @@
-"""Domains of numbers that programs are interpreted over: arrays, bf16, dual numbers, straight-line scalars."""
+"""Domains of numbers that programs are interpreted over: arrays, bf16, dual numbers, straight-line
+scalars.
+"""

@@ -1,14 +1,16 @@
 """Array domains: what the reference interpreter computes with.
 
-``Arrays`` is the array algebra in which ops are evaluated: the structural verbs (reshape, slice, contract, take, ...)
-and, through ``at(dtype)``, the scalar verbs of ``ir/tensor/algebra.py`` applied elementwise. A domain decides what a floating
-number is; integers and booleans are NumPy arrays in every domain.
+``Arrays`` is the array algebra in which ops are evaluated: the structural verbs (reshape, slice,
+contract, take, ...) and, through ``at(dtype)``, the scalar verbs of ``ir/tensor/algebra.py``
+applied elementwise. A domain decides what a floating number is; integers and booleans are NumPy
+arrays in every domain.
 
-* ``NumpyArrays`` computes in machine numbers, in the program's element types or all in one (f64 as the yardstick of
-  f32 programs). bf16 and f16 are float32 arrays rounded after every op.
-* ``ObjectArrays`` holds Python objects and computes with any scalar algebra: SymPy expressions, fractions, balls.
-* ``DualArrays`` (``ir/domains/dual.py``) holds a primal and a tangent over any other domain: forward mode that shares nothing
-  with the derivative rules of the registry, and so can check them.
+* ``NumpyArrays`` computes in machine numbers, in the program's element types or all in one (f64 as
+  the yardstick of f32 programs). bf16 and f16 are float32 arrays rounded after every op.
+* ``ObjectArrays`` holds Python objects and computes with any scalar algebra: SymPy expressions,
+  fractions, balls.
+* ``DualArrays`` (``ir/domains/dual.py``) holds a primal and a tangent over any other domain:
+  forward mode that shares nothing with the derivative rules of the registry, and so can check them.
 
 Non-goals: speed beyond what tests need.
 """
@@ -76,7 +78,9 @@ class Arrays(ABC):
 
     @abstractmethod
     def settle(self, x: Any, dtype: DType) -> Any:
-        """``x`` as it is stored in ``dtype``: rounded where the domain computes with more digits."""
+        """``x`` as it is stored in ``dtype``: rounded where the domain computes with more
+        digits.
+        """
 
     @abstractmethod
     def cast(self, x: Any, dtype: DType) -> Any:
@@ -151,7 +155,7 @@ class Arrays(ABC):
         """The rows as one array of ``shape``, which says what no rows are."""
 
 
-# --- NumPy ---------------------------------------------------------------------------------------------------------
+# --- NumPy ----------------------------------------------------------------------------------------
 
 _STORAGE: dict[DType, type[np.generic]] = {
     DType.F64: np.float64,
@@ -180,7 +184,9 @@ def _sum_dtype(x: Array) -> np.dtype[Any]:
 
 
 class NumpyArrays(Arrays):
-    """Machine numbers. With ``floats``, every floating type is computed and kept in that one (f64 or f32)."""
+    """Machine numbers. With ``floats``, every floating type is computed and kept in that one (f64
+    or f32).
+    """
 
     def __init__(self, floats: DType | None = None) -> None:
         self._floats = floats
@@ -335,7 +341,9 @@ class NumpyArrays(Arrays):
 def matrix_form(
     a: Array, b: Array, batch: Pairs, contract: Pairs
 ) -> tuple[Array, Array, tuple[int, ...]]:
-    """``a`` as (batch, rows, inner), ``b`` as (batch, inner, columns), and the shape of their product."""
+    """``a`` as (batch, rows, inner), ``b`` as (batch, inner, columns), and the shape of their
+    product.
+    """
     used_a, used_b = ([pair[side] for pair in (*batch, *contract)] for side in (0, 1))
     free_a = [axis for axis in range(a.ndim) if axis not in used_a]
     free_b = [axis for axis in range(b.ndim) if axis not in used_b]
@@ -352,15 +360,16 @@ def matrix_form(
     )
 
 
-# --- Python objects ------------------------------------------------------------------------------------------------
+# --- Python objects -------------------------------------------------------------------------------
 
 
 class ObjectArrays(NumpyArrays):
-    """Arrays of Python objects over a scalar algebra ``scalars`` (an ``Algebra`` of one object type).
+    """Arrays of Python objects over a scalar algebra ``scalars`` (an ``Algebra`` of one object
+    type).
 
-    Floating arrays have NumPy's ``object`` element type. Comparisons that ``scalars`` answers with Python's ``bool``
-    become boolean arrays; any other answer (a symbolic condition) stays an object. ``scalars`` also has
-    ``truncate(x, dtype)`` for casts to integers, which may refuse.
+    Floating arrays have NumPy's ``object`` element type. Comparisons that ``scalars`` answers with
+    Python's ``bool`` become boolean arrays; any other answer (a symbolic condition) stays an
+    object. ``scalars`` also has ``truncate(x, dtype)`` for casts to integers, which may refuse.
     """
 
     def __init__(self, scalars: Any) -> None:
@@ -379,7 +388,9 @@ class ObjectArrays(NumpyArrays):
         return found.astype(np.bool_) if is_decided else found
 
     def _lifted(self, x: Any) -> Array:
-        """``x`` as an array; an element taken out of an object array is a bare object (perhaps a Python int)."""
+        """``x`` as an array; an element taken out of an object array is a bare object (perhaps a
+        Python int).
+        """
         return np.asarray(x) if isinstance(x, (np.ndarray, np.generic)) else self.objects([x], ())
 
     def settle(self, x: Any, dtype: DType) -> Any:
@@ -469,7 +480,9 @@ class ObjectArrays(NumpyArrays):
 
 
 def flatten_axes(x: Array, axes: Sequence[int]) -> Iterator[Array]:
-    """The slices of ``x`` at every multi-index along ``axes``, in row-major order of sorted axes."""
+    """The slices of ``x`` at every multi-index along ``axes``, in row-major order of sorted
+    axes.
+    """
     over = sorted(axes)
     moved = np.moveaxis(x, over, range(len(over)))
     for place in index_product(*(range(n) for n in moved.shape[: len(over)])):

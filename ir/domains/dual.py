@@ -1,8 +1,10 @@
-"""Dual numbers over any array domain: forward mode by evaluation, independent of the registry's derivative rules.
+"""Dual numbers over any array domain: forward mode by evaluation, independent of the registry's
+derivative rules.
 
-An array is a primal and a tangent; a tangent that is identically zero is None. Every scalar verb has its derivative
-in the table below, written apart from the partials of ``ir/ops``: two tables made independently and compared in tests.
-Kinks follow the language: ties of max and min share, relu'(0) = 0, the untaken side of a select contributes nothing.
+An array is a primal and a tangent; a tangent that is identically zero is None. Every scalar verb
+has its derivative in the table below, written apart from the partials of ``ir/ops``: two tables
+made independently and compared in tests. Kinks follow the language: ties of max and min share,
+relu'(0) = 0, the untaken side of a select contributes nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class Dual:
         return len(self.shape)
 
 
-# slope(verb, y, operands) -> d y / d operand; `v` applies a verb of the base domain, `c` makes a literal.
+# slope(verb, y, operands) -> d y / d operand; `v` applies a verb of the base domain, `c` makes a
+# literal.
 Slope: TypeAlias = Callable[[Any, Any, Any, Sequence[Any]], Any]
 
 _SLOPES: dict[str, tuple[Slope | None, ...]] = {
@@ -230,7 +233,9 @@ class DualArrays(Arrays):
         return Dual(self.base.reduce("sum", x.primal, axes, dtype), tangent)
 
     def _product_tangent(self, x: Dual, axes: Sequence[int], dtype: DType) -> Any:
-        """The sum over factors of that factor's tangent times all the others, one factor at a time."""
+        """The sum over factors of that factor's tangent times all the others, one factor at a
+        time.
+        """
         verb = self.base.verb
         primals = list(flatten_axes(x.primal, axes))
         tangents = list(flatten_axes(np.asarray(x.tangent), axes))

@@ -1,9 +1,10 @@
 """Which integers of a program name rows of something, and whether they can.
 
-``uses(function, inputs)`` runs the part of a function that turns integer inputs into ids (``take``, ``scatter_add`` and
-whatever else states ``OpDef.indexes``, and the one-hot form: a comparison with a count along an axis of its own), and
-yields every use with the ids it gets. Nothing else of the function is computed; ids that depend on floating numbers,
-parameters or random draws are not looked at.
+``uses(function, inputs)`` runs the part of a function that turns integer inputs into ids (``take``,
+``scatter_add`` and whatever else states ``OpDef.indexes``, and the one-hot form: a comparison with
+a count along an axis of its own), and yields every use with the ids it gets. Nothing else of the
+function is computed; ids that depend on floating numbers, parameters or random draws are not looked
+at.
 
 Regions are entered: a scan is walked trip by trip, unless its region takes the ids as they come.
 Non-goals: what is said about an id out of range (``runtime.ids``).
@@ -55,7 +56,8 @@ class IndexUses:
     def uses(self, given: Mapping[str, Any], only_moves: bool = False) -> Iterator[Use]:
         """Every use of ids, in an order that depends on the function alone.
 
-        With ``only_moves`` nothing is computed of ids: they come through unchanged, or are not known.
+        With ``only_moves`` nothing is computed of ids: they come through unchanged, or are not
+        known.
         """
         known = {value: given[name] for name, value in self.inputs.items() if name in given}
         return self._walk(self.function.block, known, only_moves)
@@ -149,7 +151,9 @@ class IndexUses:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Plan:
-    """Of one block: the values of which ids are made, the ops to look at, and the ids they use with their ranges."""
+    """Of one block: the values of which ids are made, the ops to look at, and the ids they use with
+    their ranges.
+    """
 
     needed: frozenset[Value]
     runs: tuple[Op, ...]
@@ -171,8 +175,8 @@ def indexed(op: Op, makers: Mapping[Value, Op]) -> Sequence[tuple[Value, int]]:
 def _one_hot(op: Op, makers: Mapping[Value, Op]) -> Sequence[tuple[Value, int]]:
     """``one_hot`` compares ids, repeated along a new last axis, with the count along it.
 
-    The word makes all three ops at one place of the text, which tells it from comparisons that a program writes, where
-    a number that fits nowhere has a meaning.
+    The word makes all three ops at one place of the text, which tells it from comparisons that a
+    program writes, where a number that fits nowhere has a meaning.
     """
     ids, count = (makers.get(v) for v in op.operands)
     if ids is None or count is None or not ids.span == count.span == op.span:

@@ -1,8 +1,9 @@
 """The reference interpreter: runs functions over any array domain (``ir/domains/arrays.py``).
 
-Every op is evaluated by the one meaning its ``OpDef`` states, in order, values freed after their last use; regions are
-run through ``arrays.run``. Blocks are walked with a loop; only nested regions recurse. After each op its results are
-settled in their element type, so bf16 and f16 round where a program says they do.
+Every op is evaluated by the one meaning its ``OpDef`` states, in order, values freed after their
+last use; regions are run through ``arrays.run``. Blocks are walked with a loop; only nested regions
+recurse. After each op its results are settled in their element type, so bf16 and f16 round where a
+program says they do.
 
 Non-goals: speed, and any check that the verifier makes.
 """

@@ -1,10 +1,11 @@
 """Scalar programs without arrays, loops or branches: a list of verbs applied to earlier values.
 
-A ``Straight`` is what an outsider who knows nothing of this compiler can say about a program: every value is a number it
-was given, a literal, or a verb of ``ir/tensor/algebra.py`` at earlier values. ``evaluate`` runs it over any scalar domain;
-``to_json``/``from_json`` carry it between processes.
+A ``Straight`` is what an outsider who knows nothing of this compiler can say about a program: every
+value is a number it was given, a literal, or a verb of ``ir/tensor/algebra.py`` at earlier values.
+``evaluate`` runs it over any scalar domain; ``to_json``/``from_json`` carry it between processes.
 
-Invariants: operands stand before what uses them. Non-goals: integers, which are numbers by the time one gets here.
+Invariants: operands stand before what uses them. Non-goals: integers, which are numbers by the time
+one gets here.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _BOOLEANS: Mapping[str, Callable[..., bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Straight:
-    """``given`` (array and flat position), then ``literals``, then ``steps`` are the values, in this order.
+    """``given`` (array and flat position), then ``literals``, then ``steps`` are the values, in
+    this order.
 
     ``results`` maps names to the values of their elements in row-major order.
     """

@@ -1,1 +1,3 @@
-"""The loop IR: kernels as loop nests over buffers, their builder, text form, verifier and reference meaning."""
+"""The loop IR: kernels as loop nests over buffers, their builder, text form, verifier and reference
+meaning.
+"""

@@ -1,9 +1,10 @@
-"""Structural equality and fingerprints of anything the IR is made of: functions, blocks, kernels, plans.
+"""Structural equality and fingerprints of anything the IR is made of: functions, blocks, kernels,
+plans.
 
-Two things are equal if they differ only in the identity and printed names of values, variables and buffers, that is
-up to a renaming. Everything else counts, down to the bits of floats (NaN equals NaN, -0.0 does not equal 0.0) and the
-difference between 1, 1.0 and true. The order of attributes does not count. The walk is over dataclass fields, so a
-field added to a class takes part at once.
+Two things are equal if they differ only in the identity and printed names of values, variables and
+buffers, that is up to a renaming. Everything else counts, down to the bits of floats (NaN equals
+NaN, -0.0 does not equal 0.0) and the difference between 1, 1.0 and true. The order of attributes
+does not count. The walk is over dataclass fields, so a field added to a class takes part at once.
 """
 
 from __future__ import annotations
@@ -38,12 +39,16 @@ def _is_record(item: object) -> bool:
 
 
 def equal(a: object, b: object, ignore: Collection[str] = ()) -> bool:
-    """Whether ``a`` and ``b`` are the same up to a renaming; fields named in ``ignore`` do not count."""
+    """Whether ``a`` and ``b`` are the same up to a renaming; fields named in ``ignore`` do not
+    count.
+    """
     return difference(a, b, ignore) is None
 
 
 def difference(a: object, b: object, ignore: Collection[str] = ()) -> str | None:
-    """Where ``a`` and ``b`` first differ, as a path such as ``block.ops[3].attributes``; None if they are equal."""
+    """Where ``a`` and ``b`` first differ, as a path such as ``block.ops[3].attributes``; None if
+    they are equal.
+    """
     forward: dict[int, Any] = {}
     backward: dict[int, Any] = {}
     stack: list[tuple[Any, Any, str]] = [(a, b, "")]
@@ -88,7 +93,9 @@ def _atom(item: object) -> str:
 
 
 def fingerprint(item: object, ignore: Collection[str] = ()) -> str:
-    """A digest (hexadecimal) that equal things share, the same in every process and on every machine."""
+    """A digest (hexadecimal) that equal things share, the same in every process and on every
+    machine.
+    """
     digest = hashlib.blake2b(digest_size=20)
     numbers: dict[int, int] = {}
     stack: list[Any] = [item]

@@ -1,5 +1,5 @@
-"""The reference executor of loop IR over NumPy buffers: the meaning of ``ir/loop/kernel.py`` to the last
-bit of a fold.
+"""The reference executor of loop IR over NumPy buffers: the meaning of ``ir/loop/kernel.py`` to the
+last bit of a fold.
 
 ``parallel`` and ``vector`` loops become array axes, ``serial`` loops run one iteration after the
 other. Every address is checked. The leaves of a ``Gemm`` are taken in float64 and rounded once, so
@@ -336,7 +336,9 @@ class _Level:
 
 
 class _Total:
-    """A fold of a serial loop. The levels of a sum are its open leaf, its open nodes, and the whole."""
+    """A fold of a serial loop. The levels of a sum are its open leaf, its open nodes, and the
+    whole.
+    """
 
     def __init__(self, scalars: Scalars, fold: Fold, extent: int, rank: int) -> None:
         self.fold = fold

@@ -1,29 +1,34 @@
-"""The loop IR: kernels as loop nests over flat buffers, in A-normal form. Stage ``loop``; backends accept only this.
+"""The loop IR: kernels as loop nests over flat buffers, in A-normal form. Stage ``loop``; backends
+accept only this.
 
-A kernel is a closed function of its buffers. Scalars are ``Var``s, each defined once, by ``Let``, ``Load``, a
-loop index, or the result of a ``Fold``. Addresses are ``Affine`` in loop indices (and in i64 scalars, for gathers),
-counted in elements from the buffer's start.
+A kernel is a closed function of its buffers. Scalars are ``Var``s, each defined once, by ``Let``,
+``Load``, a loop index, or the result of a ``Fold``. Addresses are ``Affine`` in loop indices (and
+in i64 scalars, for gathers), counted in elements from the buffer's start.
 
 Meaning of loops, fixed so that every backend gives the same bits:
-* ``parallel``: iterations are independent (no folds; stores of different iterations never overlap). Outermost only.
-* ``serial``: in order. Folds accumulate from the left, starting at the first value (identity if there is none); sums
-  are trees of such runs, see below.
-* ``vector``: a fold keeps ``LANE_BYTES / itemsize`` lanes times ``WAYS`` accumulators: iteration i goes to way
-  ``(i // lanes) % WAYS``, lane ``i % lanes``, each starting at the identity, accumulating in order of i (a sum as a
-  tree over its own iterations); then ways are combined ((0,1),(2,3)), then lanes by halving (lane j with lane
-  j + half). Iterations are otherwise independent.
-A fold's ``value`` is combined as ``acc = combine(acc, value)``. Sums of bf16/f16 values are folds over f32 Vars: the
-kernel casts before folding.
+* ``parallel``: iterations are independent (no folds; stores of different iterations never overlap).
+  Outermost only.
+* ``serial``: in order. Folds accumulate from the left, starting at the first value (identity if
+  there is none); sums are trees of such runs, see below.
+* ``vector``: a fold keeps ``LANE_BYTES / itemsize`` lanes times ``WAYS`` accumulators: iteration i
+  goes to way ``(i // lanes) % WAYS``, lane ``i % lanes``, each starting at the identity,
+  accumulating in order of i (a sum as a tree over its own iterations); then ways are combined
+  ((0,1),(2,3)), then lanes by halving (lane j with lane j + half). Iterations are otherwise
+  independent.
+A fold's ``value`` is combined as ``acc = combine(acc, value)``. Sums of bf16/f16 values are folds
+over f32 Vars: the kernel casts before folding.
 
-Sums (and products) of floats are trees, fixed by the number of terms alone (``node_spans``): a leaf is the sum from
-the left of ``LEAF`` consecutive terms, a node the sum from the left of ``LEAF`` consecutive leaves or nodes, until one is
-left; the last leaf and the last nodes have what is there. Terms are numbered from the loop's start. ``Gemm`` sums over
-k in the same way: leaves of ``K_LEAF`` steps, each a chain of fused multiply-adds from zero, nodes of ``K_NODE`` children.
-So the error of a sum does not grow with its length, and who sums an aligned node does not matter: tiles, threads and
-targets give the same bits.
+Sums (and products) of floats are trees, fixed by the number of terms alone (``node_spans``): a leaf
+is the sum from the left of ``LEAF`` consecutive terms, a node the sum from the left of ``LEAF``
+consecutive leaves or nodes, until one is left; the last leaf and the last nodes have what is there.
+Terms are numbered from the loop's start. ``Gemm`` sums over k in the same way: leaves of ``K_LEAF``
+steps, each a chain of fused multiply-adds from zero, nodes of ``K_NODE`` children. So the error of
+a sum does not grow with its length, and who sums an aligned node does not matter: tiles, threads
+and targets give the same bits.
 
-Non-goals: bounds proofs at this level (the verifier checks static offsets), aliasing: two buffers of one call
-may be the same memory only if the Plan says so and each iteration reads an element before it writes it.
+Non-goals: bounds proofs at this level (the verifier checks static offsets), aliasing: two buffers
+of one call may be the same memory only if the Plan says so and each iteration reads an element
+before it writes it.
 """
 
 from __future__ import annotations
@@ -43,7 +48,9 @@ K_NODE = 64  # children of a node of a matrix product
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Var:
-    """A scalar of a kernel: loop index (i64) or computed value. ``name`` is unique within the kernel."""
+    """A scalar of a kernel: loop index (i64) or computed value. ``name`` is unique within the
+    kernel.
+    """
 
     name: str
     dtype: DType
@@ -62,7 +69,9 @@ Scalar: TypeAlias = Var | Const
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """``constant + sum(coefficient * var)``; vars are loop indices or i64 scalars; no zero coefficients."""
+    """``constant + sum(coefficient * var)``; vars are loop indices or i64 scalars; no zero
+    coefficients.
+    """
 
     constant: int = 0
     terms: tuple[tuple[Var, int], ...] = ()
@@ -95,7 +104,9 @@ Access: TypeAlias = Literal["read", "write", "update", "scratch"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Buffer:
-    """A flat array of ``size`` elements. ``scratch`` is private to one iteration of the parallel loop, uninitialised."""
+    """A flat array of ``size`` elements. ``scratch`` is private to one iteration of the parallel
+    loop, uninitialised.
+    """
 
     name: str
     dtype: DType
@@ -105,7 +116,9 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Let:
-    """``var = verb(operands)``; ``verb`` is a row of VERBS, or ``cast`` (to ``var.dtype``), or ``copy``."""
+    """``var = verb(operands)``; ``verb`` is a row of VERBS, or ``cast`` (to ``var.dtype``), or
+    ``copy``.
+    """
 
     var: Var
     verb: str
@@ -132,7 +145,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Store:
-    """``buffer[offset] = value``, or ``combine(buffer[offset], value)``; skipped where ``guard`` is false."""
+    """``buffer[offset] = value``, or ``combine(buffer[offset], value)``; skipped where ``guard`` is
+    false.
+    """
 
     buffer: Buffer
     offset: Affine
@@ -143,7 +158,9 @@ class Store:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fold:
-    """The loop's ``value`` (defined in its body) folded over all iterations; ``result`` is visible after the loop."""
+    """The loop's ``value`` (defined in its body) folded over all iterations; ``result`` is visible
+    after the loop.
+    """
 
     result: Var
     combine: Literal["add", "max", "min", "mul"]
@@ -151,12 +168,16 @@ class Fold:
 
     @property
     def is_tree(self) -> bool:
-        """Whether the order matters, so that it is a tree of leaves and nodes: sums and products of floats."""
+        """Whether the order matters, so that it is a tree of leaves and nodes: sums and products of
+        floats.
+        """
         return self.combine in ("add", "mul") and self.result.dtype.is_float
 
 
 def node_spans(terms: int, leaf: int = LEAF, children: int = LEAF) -> tuple[int, ...]:
-    """How many terms a node of each level under the whole sum has, the largest first; none if it is one leaf."""
+    """How many terms a node of each level under the whole sum has, the largest first; none if it is
+    one leaf.
+    """
     spans: list[int] = []
     span = leaf
     while span < terms:
@@ -179,7 +200,9 @@ class For:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factor:
-    """One matrix operand: element (batch..., i, j) lies at ``offset + sum(batch * batch_strides) + i*row + j*column``."""
+    """One matrix operand: element (batch..., i, j) lies at ``offset + sum(batch * batch_strides) +
+    i*row + j*column``.
+    """
 
     buffer: Buffer
     batch_strides: tuple[int, ...]
@@ -190,13 +213,16 @@ class Factor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gemm:
-    """``acc[b, i, j] = sum_k left[b, i, k] * right[b, k, j]``, then ``epilogue`` once per (b, i, j).
+    """``acc[b, i, j] = sum_k left[b, i, k] * right[b, k, j]``, then ``epilogue`` once per (b, i,
+    j).
 
-    The sum is a tree of leaves of ``K_LEAF`` steps of k (of ``K_LEAF`` pairs where the processor multiplies bf16 in pairs).
+    The sum is a tree of leaves of ``K_LEAF`` steps of k (of ``K_LEAF`` pairs where the processor
+    multiplies bf16 in pairs).
 
-    ``batch`` holds the batch extents and ``batch_index`` their loop vars; ``i``, ``j`` are the index vars and ``acc``
-    the Var the epilogue reads. The epilogue is straight-line (Let, Index, Load, Store), treated as a ``vector`` body
-    in ``j``; its stores are the kernel's results. ``acc`` is f32 for f32/bf16/f16 factors, f64 for f64.
+    ``batch`` holds the batch extents and ``batch_index`` their loop vars; ``i``, ``j`` are the
+    index vars and ``acc`` the Var the epilogue reads. The epilogue is straight-line (Let, Index,
+    Load, Store), treated as a ``vector`` body in ``j``; its stores are the kernel's results.
+    ``acc`` is f32 for f32/bf16/f16 factors, f64 for f64.
     """
 
     batch: tuple[int, ...]
@@ -217,7 +243,9 @@ Stmt: TypeAlias = Let | Index | Load | Store | For | Gemm
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
-    """A closed loop nest. ``flops`` and ``bytes`` are counted once per launch; ``spans`` are the user's lines."""
+    """A closed loop nest. ``flops`` and ``bytes`` are counted once per launch; ``spans`` are the
+    user's lines.
+    """
 
     name: str
     buffers: tuple[Buffer, ...]

@@ -1,7 +1,9 @@
-"""``NestContext``: what an op with a loop nest of its own (``registry.Nest``) writes its kernel with.
+"""``NestContext``: what an op with a loop nest of its own (``registry.Nest``) writes its kernel
+with.
 
-It joins the loop builder with the op's operands, which are read element by element wherever they lie, and its results,
-which are buffers. Non-goals: deciding what else the kernel computes (``passes``).
+It joins the loop builder with the op's operands, which are read element by element wherever they
+lie, and its results, which are buffers. Non-goals: deciding what else the kernel computes
+(``passes``).
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ Read: TypeAlias = Callable[[int, Sequence[Affine]], Scalar]
 
 
 class NestContext:
-    """What ``Nest.build`` writes a kernel with: loops, reads of operands, writes of results, scratch.
+    """What ``Nest.build`` writes a kernel with: loops, reads of operands, writes of results,
+    scratch.
 
-    Every element of every result must be written before the kernel ends. ``parallel`` loops come outermost only and
-    their iterations must not touch the same result element. Scratch is private to one iteration of the
-    parallel loop and starts uninitialised.
+    Every element of every result must be written before the kernel ends. ``parallel`` loops come
+    outermost only and their iterations must not touch the same result element. Scratch is private
+    to one iteration of the parallel loop and starts uninitialised.
     """
 
     def __init__(self, builder: LoopBuilder, op: Op, read: Read, results: Sequence[Buffer]) -> None:
@@ -39,7 +42,9 @@ class NestContext:
     def loop(
         self, extent: int, kind: LoopKind, limit: Affine | None = None
     ) -> AbstractContextManager[Loop]:
-        """``with ctx.loop(n, "vector") as i:``, then ``i.at`` is the index and ``i.fold("add", value)`` folds."""
+        """``with ctx.loop(n, "vector") as i:``, then ``i.at`` is the index and ``i.fold("add",
+        value)`` folds.
+        """
         return self.builder.loop(extent, kind, limit)
 
     @contextmanager

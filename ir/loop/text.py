@@ -9,8 +9,9 @@
       }
     }
 
-Literals carry their type, ``f32(0.5)``. A guard follows ``if``, the combination of a Store ``with``. A Gemm lists its index
-variables with their extents, its depth, its accumulator and its factors, then its epilogue.
+Literals carry their type, ``f32(0.5)``. A guard follows ``if``, the combination of a Store
+``with``. A Gemm lists its index variables with their extents, its depth, its accumulator and its
+factors, then its epilogue.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from gradc.ir.loop.kernel import (
 from gradc.ir.tensor.core import Span
 from gradc.ir.tensor.text_tokens import Cursor, Names, number_text, quote, span_text
 
-# --- writing -------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 class _Printer:
@@ -140,7 +141,7 @@ def print_kernel(kernel: Kernel) -> str:
     return "\n".join(printer.lines) + "\n"
 
 
-# --- reading -------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 class KernelParser:

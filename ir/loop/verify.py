@@ -1,23 +1,27 @@
 """The verifier of the loop stage. This list is the specification of what a valid ``Kernel`` is.
 
 Scalars
-  L1  Every Var is defined once, before its uses, in a scope that encloses them: indices and body Vars inside their
+  L1  Every Var is defined once, before its uses, in a scope that encloses them: indices and body
+  Vars inside their
       loop, fold results after it. Names are unique.
-  L2  A Let's verb is a row of VERBS (or ``cast``, ``copy``) with as many operands as it takes, of one element type
-      except for ``select`` and ``cast``; its Var has the type that follows.
+  L2  A Let's verb is a row of VERBS (or ``cast``, ``copy``) with as many operands as it takes, of
+      one element type except for ``select`` and ``cast``; its Var has the type that follows.
   L3  Indices, Index Vars and the Vars of every Affine are i64; guards are bool.
 Memory
   L4  Every buffer used is declared; ``read`` buffers are not stored to, and sizes are not negative.
   L5  A Load's Var and a Store's value have the buffer's element type.
-  L6  An unguarded offset whose Vars are all loop indices stays inside its buffer. Loops with a limit, and
+  L6  An unguarded offset whose Vars are all loop indices stays inside its buffer. Loops with a
+  limit, and
       loops that never run, are not judged.
 Loops
-  L7  Extents are not negative; a ``parallel`` loop is outermost and has no folds; vector loops do not nest.
-  L8  A fold's value is defined in the loop's body and has the type of its result.
-  L9  A Gemm's epilogue is straight-line, its ``acc`` is f32 (f64 for f64 factors), and its factors have as many batch
+  L7  Extents are not negative; a ``parallel`` loop is outermost and has no folds; vector loops do
+  not nest. L8  A fold's value is defined in the loop's body and has the type of its result. L9  A
+  Gemm's epilogue is straight-line, its ``acc`` is f32 (f64 for f64 factors), and its factors have
+  as many batch
       strides as there are batch extents and stay inside their buffers.
 
-Non-goals: independence of parallel iterations and aliasing, which the executor's tests and the plan checker cover.
+Non-goals: independence of parallel iterations and aliasing, which the executor's tests and the plan
+checker cover.
 """
 
 from __future__ import annotations
@@ -81,7 +85,9 @@ class _Checker:
         return self.found
 
     def statements(self, body: tuple[Stmt, ...]) -> None:
-        """Checks in order; what is defined here is forgotten by the caller when its scope closes."""
+        """Checks in order; what is defined here is forgotten by the caller when its scope
+        closes.
+        """
         for statement in body:
             match statement:
                 case Let():

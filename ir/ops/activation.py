@@ -1,7 +1,9 @@
-"""Activations: compositions of verbs that are ops of their own, because their derivatives reuse their results.
+"""Activations: compositions of verbs that are ops of their own, because their derivatives reuse
+their results.
 
-Meanings are stable for every finite argument; derivatives are written in the result where that saves work or
-digits. ``gelu`` is the exact form with erf (Hendrycks and Gimpel, 2016), not the tanh approximation.
+Meanings are stable for every finite argument; derivatives are written in the result where that
+saves work or digits. ``gelu`` is the exact form with erf (Hendrycks and Gimpel, 2016), not the tanh
+approximation.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def _normal_cdf(k: Any, x: Any) -> Any:
 
 
 def _gelu_slope(k: Any, y: Any, x: Any) -> Any:
-    # exp(-u^2) of the argument u of erf: backends compute erf with the same exponential, so it is had for nothing.
+    # exp(-u^2) of the argument u of erf: backends compute erf with the same exponential, so it is
+    # had for nothing.
     u = k.mul(x, k.const(_INV_SQRT_2))
     density = k.mul(k.const(_INV_SQRT_2PI), k.exp(k.neg(k.mul(u, u))))
     return k.add(_normal_cdf(k, x), k.mul(x, density))

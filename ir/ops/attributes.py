@@ -1,7 +1,8 @@
-"""Typed reading of op attributes: each accessor returns what it says or refuses with a TypeRuleError.
+"""Typed reading of op attributes: each accessor returns what it says or refuses with a
+TypeRuleError.
 
-Attributes come from the front end, from passes and from parsed text, so their types are checked where they are
-read. Python's ``bool`` is not accepted where an integer is meant.
+Attributes come from the front end, from passes and from parsed text, so their types are checked
+where they are read. Python's ``bool`` is not accepted where an integer is meant.
 """
 
 from __future__ import annotations

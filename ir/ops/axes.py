@@ -1,18 +1,23 @@
-"""How the axes of an op's result depend on the axes of its operands: links, stated by each op at its definition.
+"""How the axes of an op's result depend on the axes of its operands: links, stated by each op at
+its definition.
 
-A ``Link`` is one index that runs through an op. Where the result has it, the op treats its positions one by one:
+A ``Link`` is one index that runs through an op. Where the result has it, the op treats its
+positions one by one:
 
     op(operands at positions I) = op(operands) at positions I          for every set I of positions,
 
-and where the result does not have it, the result is a sum over it: op(operands) is the sum of op(operands at I) over
-the sets I of any partition. Operands without the index are the same for all positions. What an op does not link
-it is taken to mix: absent means refused. Passes that cut a program along an axis (parts of a batch, tiles, shares of
-several processes) follow links and need no list of ops.
+and where the result does not have it, the result is a sum over it: op(operands) is the sum of
+op(operands at I) over the sets I of any partition. Operands without the index are the same for all
+positions. What an op does not link
+it is taken to mix: absent means refused. Passes that cut a program along an axis (parts of a batch,
+tiles, shares of several processes) follow links and need no list of ops.
 
-An axis may hold several indices, one inside another: ``reshape`` from [B, T] to [B * T] has two links, and in the
-result the index of B lies outside that of T. ``Place`` says where in its axis an index lies.
+An axis may hold several indices, one inside another: ``reshape`` from [B, T] to [B * T] has two
+links, and in the result the index of B lies outside that of T. ``Place`` says where in its axis an
+index lies.
 
-Non-goals: links between the operands and results of regions, which passes follow through the regions themselves.
+Non-goals: links between the operands and results of regions, which passes follow through the
+regions themselves.
 """
 
 from __future__ import annotations
@@ -27,7 +32,9 @@ from gradc.ir.tensor.dims import Dim
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An index of ``axis``: position = (before * size + index) * after + rest, with ``outer`` values of ``before``."""
+    """An index of ``axis``: position = (before * size + index) * after + rest, with ``outer``
+    values of ``before``.
+    """
 
     axis: int
     outer: int = 1
@@ -43,10 +50,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One index of ``size`` positions; where it lies in each operand, and in the result (None: not there).
+    """One index of ``size`` positions; where it lies in each operand, and in the result (None: not
+    there).
 
-    Without a place in any operand all positions of the result are the same, unless the link ``is_drawn``: then the
-    elements are random, and ``AxisRule.part`` makes the op draw some of them, given a key that numbers the part.
+    Without a place in any operand all positions of the result are the same, unless the link
+    ``is_drawn``: then the elements are random, and ``AxisRule.part`` makes the op draw some of
+    them, given a key that numbers the part.
     """
 
     size: int
@@ -55,7 +64,9 @@ class Link:
     is_drawn: bool = False
 
     def holds(self, own: Place | None, place: Place, parts: int) -> int | None:
-        """If ``place`` lies in this link, which has the place ``own``, and can be cut in ``parts``: how far inside."""
+        """If ``place`` lies in this link, which has the place ``own``, and can be cut in ``parts``:
+        how far inside.
+        """
         if own is None or own.axis != place.axis or place.outer % own.outer:
             return None
         inside = place.outer // own.outer
@@ -68,7 +79,8 @@ def _same(op: Op, _link: Link, _parts: int) -> Attrs:
 
 @dataclass(frozen=True, slots=True)
 class AxisRule:
-    """What an op states: its links, the attributes that it has on one of ``parts`` parts of a link, and why not more.
+    """What an op states: its links, the attributes that it has on one of ``parts`` parts of a link,
+    and why not more.
 
     ``otherwise`` says in words what happens between positions of axes that have no link.
     """
@@ -113,10 +125,11 @@ def shortened(name: str) -> Callable[[Op, Link, int], Attrs]:
 
 
 def regrouped(before: Sequence[int], after: Sequence[int]) -> tuple[Link, ...]:
-    """The links of a row-major regrouping of the axes ``before`` into ``after``: their common factors, outermost first.
+    """The links of a row-major regrouping of the axes ``before`` into ``after``: their common
+    factors, outermost first.
 
-    Where neither of two axes is a multiple of the other only their common divisor can be followed, and nothing
-    more until the borders of both sides meet again.
+    Where neither of two axes is a multiple of the other only their common divisor can be followed,
+    and nothing more until the borders of both sides meet again.
     """
     if math.prod(before) == 0:
         return ()

@@ -1,7 +1,8 @@
 """The Builder: the only place where ops come into being, and where mutation is allowed.
 
-Types are inferred by the registry as ops are emitted; a type rule that refuses raises ``TypeRuleError``, which the
-front end turns into a diagnostic at the current span. ``BuilderAlgebra`` interprets scalar meanings as IR.
+Types are inferred by the registry as ops are emitted; a type rule that refuses raises
+``TypeRuleError``, which the front end turns into a diagnostic at the current span.
+``BuilderAlgebra`` interprets scalar meanings as IR.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Builder:
         regions: tuple[Block, ...] = (),
         **attributes: Attr,
     ) -> tuple[Value, ...]:
-        """Emits one op and returns its results. Raises TypeRuleError, or KeyError for an unknown op."""
+        """Emits one op and returns its results. Raises TypeRuleError, or KeyError for an unknown
+        op.
+        """
         return self.apply(name, operands, attributes, regions, hint)
 
     def apply(
@@ -74,7 +77,9 @@ class Builder:
         return results
 
     def same(self, op: Op, *operands: Value) -> Value:
-        """Emits ``op`` once more on other operands, with its attributes, and returns the only result."""
+        """Emits ``op`` once more on other operands, with its attributes, and returns the only
+        result.
+        """
         (value,) = self.apply(op.name, operands, op.attributes)
         return value
 
@@ -110,7 +115,9 @@ class Builder:
         return self.one("constant", value=value, dtype=dtype, shape=shape)
 
     def function_of(self, name: str, *operands: Value, order: int = 0) -> Value:
-        """A row of ``ir/special/table.py`` on operands of one floating type; `wide` rows are computed in f64."""
+        """A row of ``ir/special/table.py`` on operands of one floating type; `wide` rows are
+        computed in f64.
+        """
         outer = operands[0].type.dtype
         if TABLE[name].wide and outer is not DType.F64:
             operands = tuple(self.one("cast", x, dtype=DType.F64) for x in operands)
@@ -118,7 +125,9 @@ class Builder:
         return made if made.type.dtype is outer else self.one("cast", made, dtype=outer)
 
     def algebra(self, like: TensorType) -> BuilderAlgebra:
-        """The scalar algebra that emits ops here; constants get the shape and element type of ``like``."""
+        """The scalar algebra that emits ops here; constants get the shape and element type of
+        ``like``.
+        """
         return BuilderAlgebra(self, like)
 
     def block(self, outputs: Sequence[Value], terminator: str = "yield") -> Block:

@@ -1,7 +1,8 @@
 """``contract``: the batched matrix product, with any axes batched, contracted and free.
 
-The result's axes are the batch axes, then the free axes of ``a``, then those of ``b``, each in order. Sums of bf16 and
-f16 are accumulated in f32. Bilinear: both transposes are contractions again, over the other operand's free axes.
+The result's axes are the batch axes, then the free axes of ``a``, then those of ``b``, each in
+order. Sums of bf16 and f16 are accumulated in f32. Bilinear: both transposes are contractions
+again, over the other operand's free axes.
 """
 
 from __future__ import annotations
@@ -50,13 +51,16 @@ def _infer(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, 
 
 
 def _ct_of(b: Builder, op: Op, ct: Value, side: int) -> Value:
-    """The cotangent of operand ``side``: ct contracted with the other operand, axes put back in order."""
+    """The cotangent of operand ``side``: ct contracted with the other operand, axes put back in
+    order.
+    """
     other_side = 1 - side
     mine, other = op.operands[side], op.operands[other_side]
     batch, contracted = get_pairs(op.attributes, "batch"), get_pairs(op.attributes, "contract")
     my_free = free_axes(op.attributes, side, mine.type.rank)
     other_free = free_axes(op.attributes, other_side, other.type.rank)
-    # Where the other operand's free axes lie in ct: after the batch axes, after a's free axes if it is b.
+    # Where the other operand's free axes lie in ct: after the batch axes, after a's free axes if it
+    # is b.
     start = len(batch) + (len(my_free) if side == 0 else 0)
     ct_batch = tuple((n, pair[other_side]) for n, pair in enumerate(batch))
     ct_inner = tuple((start + n, axis) for n, axis in enumerate(other_free))

@@ -1,13 +1,15 @@
-"""Region ops: scan, checkpoint, custom, fusion. Their regions are closed blocks that end in ``yield``.
+"""Region ops: scan, checkpoint, custom, fusion. Their regions are closed blocks that end in
+``yield``.
 
-Types follow from the regions (``region_result_types``), derivatives from ``passes``, which differentiates the regions
-themselves; loop forms from the pass that makes loops. Evaluation is here: it runs the regions in the
-domain at hand.
+Types follow from the regions (``region_result_types``), derivatives from ``passes``, which
+differentiates the regions themselves; loop forms from the pass that makes loops. Evaluation is
+here: it runs the regions in the domain at hand.
 
-``scan(carries..., stacked..., constants...)`` calls its region ``trips`` times with (carries, slices, constants); the
-first ``carried`` yields are the next carries, the rest are stacked. ``reverse`` walks from the last slice to the
-first, storing each stacked yield at its slice. ``truncate = k`` says how far back the reverse sweep of a derivative
-goes; it does not change the value.
+``scan(carries..., stacked..., constants...)`` calls its region ``trips`` times with (carries,
+slices, constants); the first ``carried`` yields are the next carries, the rest are stacked.
+``reverse`` walks from the last slice to the first, storing each stacked yield at its slice.
+``truncate = k`` says how far back the reverse sweep of a derivative goes; it does not change the
+value.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 def region_result_types(
     name: str, operands: Sequence[Value], regions: Sequence[Block], attributes: Attrs
 ) -> tuple[TensorType, ...]:
-    """Result types of a region op. Raises TypeRuleError if operands and region parameters do not fit."""
+    """Result types of a region op. Raises TypeRuleError if operands and region parameters do not
+    fit.
+    """
     types = [v.type for v in operands]
     outputs = [v.type for v in regions[0].outputs]
     if name == "scan":

@@ -1,9 +1,10 @@
 """2-D convolution (cross-correlation, NCHW and OIHW) and its two transposes.
 
-``conv2d(x, w)`` is bilinear; with the trilinear form <ct, conv2d(x, w)>, ``conv2d_input(ct, w)`` is its derivative with
-respect to x and ``conv2d_filter(x, ct)`` with respect to w. The three are closed under differentiation: each one's
-transposes are the other two. Output element (n, o, i, j) is the sum over c, p, q of
-x[n, c, i*stride + p*dilation - top, j*stride + q*dilation - left] * w[o, c, p, q], zeros outside, c in o's group.
+``conv2d(x, w)`` is bilinear; with the trilinear form <ct, conv2d(x, w)>, ``conv2d_input(ct, w)`` is
+its derivative with respect to x and ``conv2d_filter(x, ct)`` with respect to w. The three are
+closed under differentiation: each one's transposes are the other two. Output element (n, o, i, j)
+is the sum over c, p, q of x[n, c, i*stride + p*dilation - top, j*stride + q*dilation - left] * w[o,
+c, p, q], zeros outside, c in o's group.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class Geometry:
 def geometry(name: str, attributes: Attrs) -> Geometry:
     """Reads and checks the attributes that the three ops share. Raises TypeRuleError.
 
-    While programs are checked ``groups`` may be a symbol: type rules read it as an attribute, here it counts as 1.
+    While programs are checked ``groups`` may be a symbol: type rules read it as an attribute, here
+    it counts as 1.
     """
     groups = get_dim(attributes, "groups")
     found = Geometry(
@@ -119,7 +121,7 @@ def _infer_filter(types: Sequence[TensorType], attributes: Attrs) -> tuple[Tenso
     return (x.with_shape((ct.shape[1], floordiv(x.shape[1], groups), *size)),)
 
 
-# --- evaluation, one contraction per tap ---------------------------------------------------------------------------
+# --- evaluation, one contraction per tap ----------------------------------------------------------
 
 
 def _window(g: Geometry, tap: tuple[int, int], out: tuple[int, int]) -> tuple[Any, Any, Any]:
@@ -218,11 +220,13 @@ def _evaluate_filter(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any,
     return (arrays.reshape(arrays.concat(columns, 2), result.static_shape),)
 
 
-# --- loops ---------------------------------------------------------------------------------------------------------
+# --- loops ----------------------------------------------------------------------------------------
 
 
 def _block(count: int) -> int:
-    """How many of ``count`` channels one nest computes together: what it reads of the other operand serves all."""
+    """How many of ``count`` channels one nest computes together: what it reads of the other operand
+    serves all.
+    """
     return next(b for b in (4, 3, 2, 1) if count % b == 0)
 
 
@@ -238,7 +242,9 @@ def _multiply_add(k: IndexAlgebra, wide: Any, pairs: Sequence[tuple[Scalar, Scal
 def _fold_taps(
     k: IndexAlgebra, channels: int, size: tuple[int, ...], wide: Any, terms: Sequence[Any]
 ) -> list[Scalar]:
-    """For each of ``terms`` the sum of ``term(channel, p, q)`` (pairs of factors) over channels and taps."""
+    """For each of ``terms`` the sum of ``term(channel, p, q)`` (pairs of factors) over channels and
+    taps.
+    """
     taps = _taps(size)
     if len(taps) <= _UNROLLED_TAPS:
         with k.builder.loop(channels, "serial") as c:
@@ -319,9 +325,11 @@ def _input_nest(nest: NestContext, op: Op) -> None:
 
 
 def _filter_nest(nest: NestContext, op: Op) -> None:
-    """Parallel over blocks of output channels and input channels; per tap a row of accumulators along the output row.
+    """Parallel over blocks of output channels and input channels; per tap a row of accumulators
+    along the output row.
 
-    Some taps and a block of outputs take their share of a row while it is at hand, as many as registers hold.
+    Some taps and a block of outputs take their share of a row while it is at hand, as many as
+    registers hold.
     """
     k, g = nest.k, geometry(op.name, op.attributes)
     o, channels, *size = op.result.type.static_shape
@@ -378,7 +386,7 @@ def _filter_taps(
         nest.write([first + b, c, Affine(p), Affine(q)], k.cast(total, dtype))
 
 
-# --- derivatives and registration ----------------------------------------------------------------------------------
+# --- derivatives and registration -----------------------------------------------------------------
 
 
 def _spatial(x: Value) -> tuple[Dim, ...]:
@@ -386,7 +394,9 @@ def _spatial(x: Value) -> tuple[Dim, ...]:
 
 
 def _bilinear_vjp(left: Any, right: Any) -> VjpRule:
-    """``left(b, op, ct, shared)`` and ``right`` give the cotangent of the first and the second operand."""
+    """``left(b, op, ct, shared)`` and ``right`` give the cotangent of the first and the second
+    operand.
+    """
 
     def vjp(
         b: Builder, op: Op, cts: Sequence[Value | None], needed: Sequence[bool]
@@ -417,9 +427,11 @@ def _filter_of(b: Builder, x: Value, ct: Value, like: Value, shared: Attrs) -> V
 
 
 def _links(x: int | None, w: int | None, y: int | None) -> Callable[[Op], tuple[Link, ...]]:
-    """The links of one of the three ops; image, filter and output are operand 0, operand 1, or (None) the result.
+    """The links of one of the three ops; image, filter and output are operand 0, operand 1, or
+    (None) the result.
 
-    Images and, without groups, channels on both sides; places too where the filter has one tap and takes all.
+    Images and, without groups, channels on both sides; places too where the filter has one tap and
+    takes all.
     """
 
     def found(op: Op) -> tuple[Link, ...]:

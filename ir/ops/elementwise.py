@@ -1,12 +1,14 @@
-"""Elementwise ops: the factory that derives everything from a scalar meaning and its partials, and the verbs.
+"""Elementwise ops: the factory that derives everything from a scalar meaning and its partials, and
+the verbs.
 
-An elementwise op states ``meaning(k, *operands, **attributes)`` and one ``Partial`` per operand, both in the verbs of
-``ir/tensor/algebra.py``. Type rule, evaluation, JVP, VJP and loop form follow here. Operands have equal types: broadcasting
-is an op of its own. Every verb is registered as an op of the same name, and so are ``cast``, ``select`` and
-``stop_gradient``.
+An elementwise op states ``meaning(k, *operands, **attributes)`` and one ``Partial`` per operand,
+both in the verbs of ``ir/tensor/algebra.py``. Type rule, evaluation, JVP, VJP and loop form follow
+here. Operands have equal types: broadcasting is an op of its own. Every verb is registered as an op
+of the same name, and so are ``cast``, ``select`` and ``stop_gradient``.
 
-Conventions at kinks: ``max`` and ``min`` give each of two equal operands half of the cotangent; ``abs`` and ``sign``
-have derivative 0 at 0. Formulas of derivatives: any table (Abramowitz and Stegun 4.2-4.5, 7.1.19 for erf).
+Conventions at kinks: ``max`` and ``min`` give each of two equal operands half of the cotangent;
+``abs`` and ``sign`` have derivative 0 at 0. Formulas of derivatives: any table (Abramowitz and
+Stegun 4.2-4.5, 7.1.19 for erf).
 """
 
 from __future__ import annotations
@@ -103,7 +105,9 @@ def elementwise(
     masks: bool = False,
     is_barrier: bool = False,
 ) -> OpDef:
-    """Registers an elementwise op; ``partials`` has one entry per operand, None for an identically zero one."""
+    """Registers an elementwise op; ``partials`` has one entry per operand, None for an identically
+    zero one.
+    """
     arity = len(partials)
     is_smooth = any(partial is not None for partial in partials)
     if samples is None:
@@ -160,7 +164,9 @@ def elementwise_vjp(
     needed: Sequence[bool],
     masked: bool = False,
 ) -> Sequence[Value | None]:
-    """Per operand, partial times cotangent; with ``masked`` an exactly zero cotangent stays zero (``gate``)."""
+    """Per operand, partial times cotangent; with ``masked`` an exactly zero cotangent stays zero
+    (``gate``).
+    """
     (ct,) = cts
     if ct is None:
         return (None,) * len(op.operands)
@@ -453,7 +459,8 @@ def _cast_vjp(
 register(
     OpDef(
         "cast",
-        "the same numbers in another element type; float to integer truncates and saturates, NaN gives 0",
+        "the same numbers in another element type; float to integer truncates and saturates, NaN "
+        "gives 0",
         _infer_cast,
         lambda arrays, op, operands: (arrays.cast(operands[0], op.result.type.dtype),),
         _cast_jvp,

@@ -1,8 +1,9 @@
 """Indexing by data: ``take`` reads rows by number, ``scatter_add`` is its transpose.
 
-An id out of range reads NaN (0 for integers, or everywhere with ``fill = "zero"``) and writes nothing: never
-another element. Updates of one row are numbered in the order of ids, and their sum is a tree of ``_LEAF`` children per
-node (see ``_Sums``), so results do not depend on threads, and their error not on how often an id occurs.
+An id out of range reads NaN (0 for integers, or everywhere with ``fill = "zero"``) and writes
+nothing: never another element. Updates of one row are numbered in the order of ids, and their sum
+is a tree of ``_LEAF`` children per node (see ``_Sums``), so results do not depend on threads, and
+their error not on how often an id occurs.
 """
 
 from __future__ import annotations
@@ -182,8 +183,9 @@ def _scatter_add_vjp(
 class _Level:
     """A level above the rows: a table of nodes, and per node ``_LEAF * above + children``.
 
-    ``above`` is the place of the node that takes this one when it is full, 0 while there is none; place 0 is nobody's.
-    ``used`` says how many places are taken: no more than nodes can be completed below.
+    ``above`` is the place of the node that takes this one when it is full, 0 while there is none;
+    place 0 is nobody's. ``used`` says how many places are taken: no more than nodes can be
+    completed below.
     """
 
     table: Buffer
@@ -204,8 +206,9 @@ class _Node:
 class _Sums:
     """Sums of rows by id, as trees: a row takes part in as many levels as it has updates for.
 
-    A node is full after ``_LEAF`` children; it is then added to the one above, which is found (or begun) through its
-    state. So memory beyond the result is a number per row and about 1/``_LEAF`` of the updates.
+    A node is full after ``_LEAF`` children; it is then added to the one above, which is found (or
+    begun) through its state. So memory beyond the result is a number per row and about 1/``_LEAF``
+    of the updates.
     """
 
     def __init__(self, nest: NestContext, op: Op, block: _Block) -> None:
@@ -249,7 +252,9 @@ class _Sums:
             self._close(node, number, k.floordiv(before, k.const(_LEAF)))
 
     def _close(self, node: _Node, number: int, known: Scalar) -> None:
-        """Adds a full node to the one above, at place ``known`` or, if that is 0, a new one; clears it."""
+        """Adds a full node to the one above, at place ``known`` or, if that is 0, a new one; clears
+        it.
+        """
         nest, k, level = self.nest, self.k, self.levels[number]
         is_new = k.eq(known, k.const(0))
         fresh = k.add(nest.load(level.used, Affine()), k.const(1))
@@ -321,7 +326,9 @@ class _Block:
 
 
 def _scatter_add_nest(nest: NestContext, op: Op) -> None:
-    """Each parallel iteration owns one prefix and a block of columns: zeros them, then adds rows in order."""
+    """Each parallel iteration owns one prefix and a block of columns: zeros them, then adds rows in
+    order.
+    """
     k, axis = nest.k, get_int(op.attributes, "axis")
     ids = op.operands[0].type
     shape, dtype = op.result.type.static_shape, op.result.type.dtype
@@ -360,7 +367,9 @@ def _add_in_order(nest: NestContext, op: Op, block: _Block, spot: Spot) -> None:
 
 
 def _add_as_trees(nest: NestContext, op: Op, block: _Block, spot: Spot) -> None:
-    """Rows of the result, or of a table in a wider type, are the open leaves; what is full moves up."""
+    """Rows of the result, or of a table in a wider type, are the open leaves; what is full moves
+    up.
+    """
     k, axis = nest.k, get_int(op.attributes, "axis")
     shape, dtype = op.result.type.static_shape, op.result.type.dtype
     ids = op.operands[0].type.static_shape

@@ -1,7 +1,7 @@
 """Copying IR: a block's ops into a builder, with operands in place of parameters.
 
-Ops are copied as they are (attributes, regions, spans, scopes, replica numbers); only values are new. Regions are
-closed and immutable, so they are shared, not copied.
+Ops are copied as they are (attributes, regions, spans, scopes, replica numbers); only values are
+new. Regions are closed and immutable, so they are shared, not copied.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from gradc.ir.tensor.core import Block, Function, Op, Value
 def inline_block(
     b: Builder, block: Block, operands: Sequence[Value], *, replica: int | None = None
 ) -> tuple[Value, ...]:
-    """Emits the ops of ``block`` with ``operands`` as its parameters; returns what its terminator hands out.
+    """Emits the ops of ``block`` with ``operands`` as its parameters; returns what its terminator
+    hands out.
 
-    ``replica`` replaces the ops' own replica number. Raises ValueError if counts or types do not fit.
+    ``replica`` replaces the ops' own replica number. Raises ValueError if counts or types do not
+    fit.
     """
     expected = [v.type for v in block.parameters]
     given = [v.type for v in operands]
@@ -36,7 +38,9 @@ def _shown(types: Sequence[object]) -> str:
 def inline_ops(
     b: Builder, ops: Sequence[Op], mapping: dict[Value, Value], *, replica: int | None = None
 ) -> None:
-    """Emits copies of ``ops``; ``mapping`` says what stands for their operands and learns their results."""
+    """Emits copies of ``ops``; ``mapping`` says what stands for their operands and learns their
+    results.
+    """
     for op in ops:
         results = tuple(Value(v.type, v.hint) for v in op.results)
         copied = replace(
@@ -52,7 +56,8 @@ def inline_ops(
 def inline_function(
     b: Builder, function: Function, operands: Mapping[str, Value] | Sequence[Value]
 ) -> tuple[Value, ...]:
-    """Emits the body of ``function``; operands by parameter name or in order. Returns its results in order.
+    """Emits the body of ``function``; operands by parameter name or in order. Returns its results
+    in order.
 
     Raises KeyError for a parameter that the mapping lacks, ValueError where types do not fit.
     """

@@ -1,12 +1,15 @@
-"""Linear algebra as programs of the tensor IR: factorisations and solutions, batched over leading axes.
+"""Linear algebra as programs of the tensor IR: factorisations and solutions, batched over leading
+axes.
 
-Each is a ``custom`` op: its value is a rolled loop over columns or rotations (``scan``), its pullback the closed formula
-in products and other functions of this file, so nothing is kept of the loop and derivatives of any order exist. No
-pullback mentions its own function: what would (the solution of a system) goes through the inverse, whose pullback reads
-its own result. All sums have the order that shapes fix.
+Each is a ``custom`` op: its value is a rolled loop over columns or rotations (``scan``), its
+pullback the closed formula in products and other functions of this file, so nothing is kept of the
+loop and derivatives of any order exist. No
+pullback mentions its own function: what would (the solution of a system) goes through the inverse,
+whose pullback reads its own result. All sums have the order that shapes fix.
 
-Conventions: matrices that must be symmetric are read in their lower triangle, as LAPACK does, and get symmetric
-cotangents; a matrix without the factorisation asked for (not positive, singular) gives NaN or infinities, never an error.
+Conventions: matrices that must be symmetric are read in their lower triangle, as LAPACK does, and
+get symmetric cotangents; a matrix without the factorisation asked for (not positive, singular)
+gives NaN or infinities, never an error.
 
 Non-goals: blocked algorithms for large matrices; complex eigenvalues.
 """
@@ -23,7 +26,9 @@ _Body = Callable[[Builder, list[Value], list[Value], list[Value]], tuple[list[Va
 
 
 class Matrices:
-    """What the programs are written in: matrix notation over a Builder, leading axes being the batch."""
+    """What the programs are written in: matrix notation over a Builder, leading axes being the
+    batch.
+    """
 
     def __init__(self, b: Builder) -> None:
         self.b = b
@@ -132,7 +137,9 @@ def loop(
     body: Callable[[Matrices, list[Value], Value, list[Value]], tuple[list[Value], list[Value]]],
     reverse: bool = False,
 ) -> tuple[list[Value], list[Value]]:
-    """``body(m, carries, number of the trip, constants)`` gives the next carries and what is stacked."""
+    """``body(m, carries, number of the trip, constants)`` gives the next carries and what is
+    stacked.
+    """
     inner = _block(b)
     inside = [inner.parameter(v.type) for v in carries]
     place = inner.parameter(TensorType((), DType.I32))
@@ -187,7 +194,9 @@ def _moved_first(m: Matrices, x: Value) -> Value:
 
 
 def _eliminate(m: Matrices, a: Value, right: Value) -> tuple[Value, Value, Value]:
-    """Gauss and Jordan with the greatest pivot of each column: the solution, the pivots, and their rows."""
+    """Gauss and Jordan with the greatest pivot of each column: the solution, the pivots, and their
+    rows.
+    """
     n = a.type.static_shape[-1]
     whole = m.join(-1, a, right)
     free = m.full(1.0, a, a.type.static_shape[:-1])
@@ -334,7 +343,9 @@ def cholesky(b: Builder, a: Value) -> Value:
 
 
 def qr(b: Builder, a: Value) -> tuple[Value, Value]:
-    """Q with orthonormal columns and R, upper, by Householder's reflections; as many columns as rows at most."""
+    """Q with orthonormal columns and R, upper, by Householder's reflections; as many columns as
+    rows at most.
+    """
     rows, n = a.type.static_shape[-2:]
     if rows < n:
         m = Matrices(b)
@@ -390,7 +401,9 @@ def _sweeps(n: int) -> int:
 
 
 def _turn(n: int) -> list[int]:
-    """One step of a round robin of n (even) players, of whom i and i + n/2 meet: the first keeps its place."""
+    """One step of a round robin of n (even) players, of whom i and i + n/2 meet: the first keeps
+    its place.
+    """
     half = n // 2
     ring = [*range(1, half), *range(n - 1, half - 1, -1)]
     before = dict(zip(ring, [ring[-1], *ring[:-1]], strict=True))
@@ -398,7 +411,9 @@ def _turn(n: int) -> list[int]:
 
 
 def _angles(k: Matrices, difference: Value, double: Value) -> tuple[Value, Value]:
-    """Cosine and sine of the smaller rotation that makes ``double / 2`` vanish; none where it is 0 already."""
+    """Cosine and sine of the smaller rotation that makes ``double / 2`` vanish; none where it is 0
+    already.
+    """
     still = k.op("eq", double, 0.0)
     tau = k.op("div", difference, k.where(still, k.full(1.0, double), double))
     size = k.op("abs", tau)
@@ -517,7 +532,9 @@ def _over(m: Matrices, x: Value, gaps: Value) -> Value:
 
 
 def svd(b: Builder, a: Value) -> tuple[Value, Value, Value]:
-    """U, singular values (falling) and V^T, as many as the lesser side, by one-sided Jacobi rotations."""
+    """U, singular values (falling) and V^T, as many as the lesser side, by one-sided Jacobi
+    rotations.
+    """
     rows, n = a.type.static_shape[-2:]
     m = Matrices(b)
     if rows < n:

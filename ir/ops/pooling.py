@@ -1,9 +1,10 @@
 """Max and average pooling over NCHW images.
 
-``padding`` never wins a maximum and counts as zeros in an average, which always divides by the window's size. Equal
-greatest elements of a window share its cotangent with total weight 1. Derivatives are compositions: windows that do
-not overlap are a reshape; otherwise there is one strided slice of the image per place in the window, or, for windows
-of many places, a loop over places (``windows``).
+``padding`` never wins a maximum and counts as zeros in an average, which always divides by the
+window's size. Equal greatest elements of a window share its cotangent with total weight 1.
+Derivatives are compositions: windows that do not overlap are a reshape; otherwise there is one
+strided slice of the image per place in the window, or, for windows of many places, a loop over
+places (``windows``).
 """
 
 from __future__ import annotations
@@ -58,11 +59,13 @@ def _rule(name: str) -> Any:
     return infer
 
 
-# --- evaluation ----------------------------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
 def _evaluate_max(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
-    """The running maximum over places; a place outside the image repeats the nearest place inside."""
+    """The running maximum over places; a place outside the image repeats the nearest place
+    inside.
+    """
     window = _window(op.name, op.attributes)
     k = arrays.at(op.result.type.dtype)
     size, out = op.operands[0].type.static_shape[2:], op.result.type.static_shape[2:]
@@ -101,11 +104,13 @@ def _place(
     return (0, 0, *place), (n, c, *limit), (1, 1, *window.stride)
 
 
-# --- windows as values ---------------------------------------------------------------------------------------------
+# --- windows as values ----------------------------------------------------------------------------
 
 
 def _windows(b: Builder, op: Op, x: Value, outside: float) -> list[Value]:
-    """Per place in the window, that element of every window; ``outside`` where it lies in the padding."""
+    """Per place in the window, that element of every window; ``outside`` where it lies in the
+    padding.
+    """
     window = _window(op.name, op.attributes)
     if window.padding != ((0, 0), (0, 0)):
         low, high = (tuple(pair[end] for pair in window.padding) for end in (0, 1))
@@ -175,7 +180,7 @@ def _over_tiles(b: Builder, op: Op, x: Value) -> Value:
     return b.one("broadcast", x, shape=(n, c, rows, size[0], columns, size[1]), dims=(0, 1, 2, 4))
 
 
-# --- derivatives ---------------------------------------------------------------------------------------------------
+# --- derivatives ----------------------------------------------------------------------------------
 
 
 def _sum_of(b: Builder, terms: Sequence[Value]) -> Value:
@@ -200,7 +205,9 @@ def _tile_mask(b: Builder, op: Op) -> tuple[Value, Value]:
 
 
 def _max_loop(b: Builder, op: Op) -> tuple[Loop, Value, Value]:
-    """The loop over places; the padded image; and how many places of each window attain its maximum."""
+    """The loop over places; the padded image; and how many places of each window attain its
+    maximum.
+    """
     loop = Loop(b, op, _window(op.name, op.attributes))
     x = loop.padded(op.operands[0], float("-inf"))
 
@@ -317,7 +324,7 @@ def _avg_vjp(
     return (_unwindow(b, op, [share] * len(window.places)),)
 
 
-# --- loops and registration ----------------------------------------------------------------------------------------
+# --- loops and registration -----------------------------------------------------------------------
 
 
 def _element(combine: Literal["max", "add"]) -> Any:

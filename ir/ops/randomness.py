@@ -1,14 +1,16 @@
 """Counter-based random bits: Threefry-2x32 with 20 rounds, written in integer verbs.
 
-Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3 (SC11); constants and test vectors from
-Random123 (``kat_vectors``). Element i of ``random_bits(key) {stream}`` is the first word of
-threefry(key, counter = (i, stream)): it depends on nothing but key, stream and position, so drawing again when
-an op is recomputed, on another thread or on another machine gives the same bits. The stream is an attribute, or
-a second operand u32[]: fusion makes it one, so that layers that differ in nothing else share their kernels.
+Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3 (SC11); constants and test
+vectors from Random123 (``kat_vectors``). Element i of ``random_bits(key) {stream}`` is the first
+word of threefry(key, counter = (i, stream)): it depends on nothing but key, stream and position, so
+drawing again when an op is recomputed, on another thread or on another machine gives the same bits.
+The stream is an attribute, or a second operand u32[]: fusion makes it one, so that layers that
+differ in nothing else share their kernels.
 
-A part of a larger draw: with a key u32[3], whose last word numbers the part, ``{whole, axis}`` say of what shape the draw
-is a part, cut along which axis; i is then the position in the whole. So a batch cut into parts draws what it would
-have drawn in one. Without these attributes the third word is not used.
+A part of a larger draw: with a key u32[3], whose last word numbers the part, ``{whole, axis}`` say
+of what shape the draw is a part, cut along which axis; i is then the position in the whole. So a
+batch cut into parts draws what it would have drawn in one. Without these attributes the third word
+is not used.
 """
 
 from __future__ import annotations
@@ -93,7 +95,9 @@ def _checked_whole(key: TensorType, shape: Sequence[Dim], attributes: Attrs) -> 
 
 
 def _whole(op: Op) -> tuple[tuple[int, ...], int]:
-    """The shape in which positions count, and how many elements one part is further than the one before."""
+    """The shape in which positions count, and how many elements one part is further than the one
+    before.
+    """
     shape = op.result.type.static_shape
     if "whole" not in op.attributes:
         return shape, 0

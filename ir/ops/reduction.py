@@ -1,8 +1,10 @@
-"""Reductions: sum, reduce_max, reduce_min, prod, argmax, and the running sum (max and min are the verbs of two operands).
+"""Reductions: sum, reduce_max, reduce_min, prod, argmax, and the running sum (max and min are the
+verbs of two operands).
 
-Over no elements, sum is 0, prod 1, max -inf and min +inf (the least and greatest integer); argmax refuses. Ties of
-max and min share the cotangent with total weight 1. The derivative of prod multiplies the other factors, found by a
-product tree, and never divides, so zeros are no exception and it can be differentiated again.
+Over no elements, sum is 0, prod 1, max -inf and min +inf (the least and greatest integer); argmax
+refuses. Ties of max and min share the cotangent with total weight 1. The derivative of prod
+multiplies the other factors, found by a product tree, and never divides, so zeros are no exception
+and it can be differentiated again.
 """
 
 from __future__ import annotations
@@ -101,7 +103,7 @@ def _reduction(
     )
 
 
-# --- sum -----------------------------------------------------------------------------------------------------------
+# --- sum ------------------------------------------------------------------------------------------
 
 
 def _sum_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
@@ -120,7 +122,7 @@ def _sum_vjp(
 
 _reduction("sum", "the sum over `axes`", "add", _sum_jvp, _sum_vjp)
 
-# --- max and min ---------------------------------------------------------------------------------------------------
+# --- max and min ----------------------------------------------------------------------------------
 
 
 def _winners(b: Builder, op: Op) -> tuple[Value, Value]:
@@ -166,14 +168,15 @@ _reduction(
     "reduce_min", "the least over `axes`; NaN if any is", "min", _extremum_jvp, _extremum_vjp, True
 )
 
-# --- prod ----------------------------------------------------------------------------------------------------------
+# --- prod -----------------------------------------------------------------------------------------
 
 
 def _others(b: Builder, op: Op) -> Value:
-    """At each element of the operand, the product of all the other elements that it is multiplied with.
+    """At each element of the operand, the product of all the other elements that it is multiplied
+    with.
 
-    A product tree: upwards, products of pairs; downwards, each node's outside product is its parent's times
-    its sibling. Logarithmic depth, no division.
+    A product tree: upwards, products of pairs; downwards, each node's outside product is its
+    parent's times its sibling. Logarithmic depth, no division.
     """
     x, axes = op.operands[0], get_ints(op.attributes, "axes")
     kept = tuple(axis for axis in range(x.type.rank) if axis not in axes)
@@ -203,7 +206,9 @@ def _outside(b: Builder, level: Value, count: int) -> Value:
 
 
 def halves(b: Builder, level: Value, pairs: Dim, is_odd: bool) -> tuple[Value, Value]:
-    """The first and the second factor of each of ``pairs`` pairs of the last axis; a missing last one is 1."""
+    """The first and the second factor of each of ``pairs`` pairs of the last axis; a missing last
+    one is 1.
+    """
     axis = level.type.rank - 1
     if is_odd:
         one = b.constant(1.0, level.type.dtype, (*level.type.shape[:-1], 1))
@@ -248,7 +253,7 @@ def _prod_vjp(
 
 _reduction("prod", "the product over `axes`", "mul", _prod_jvp, _prod_vjp)
 
-# --- argmax --------------------------------------------------------------------------------------------------------
+# --- argmax ---------------------------------------------------------------------------------------
 
 
 def _infer_argmax(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
@@ -263,7 +268,9 @@ def _infer_argmax(types: Sequence[TensorType], attributes: Attrs) -> tuple[Tenso
 
 
 def _argmax_nest(nest: NestContext, op: Op) -> None:
-    """Two folds per row: the greatest value, then the least index that attains it. A NaN counts as greatest."""
+    """Two folds per row: the greatest value, then the least index that attains it. A NaN counts as
+    greatest.
+    """
     k, axis = nest.k, get_int(op.attributes, "axis")
     shape = op.operands[0].type.static_shape
     dtype = op.operands[0].type.dtype
@@ -302,7 +309,7 @@ register(
     )
 )
 
-# --- cumsum --------------------------------------------------------------------------------------------------------
+# --- cumsum ---------------------------------------------------------------------------------------
 
 
 def _infer_cumsum(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
@@ -333,7 +340,8 @@ def _cumsum_vjp(
 def _cumsum_nest(nest: NestContext, op: Op) -> None:
     """A row of accumulators walks along the axis; the inner axes are the vector direction.
 
-    A running sum cannot be a tree without steps down where a leaf ends, so floats are added up in f64.
+    A running sum cannot be a tree without steps down where a leaf ends, so floats are added up in
+    f64.
     """
     k, axis = nest.k, get_int(op.attributes, "axis")
     shape, dtype = op.result.type.static_shape, op.result.type.dtype

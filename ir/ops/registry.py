@@ -1,8 +1,10 @@
-"""The op registry: everything gradc knows of an op stands in one ``OpDef``, defined in one file of ``ir/ops``.
+"""The op registry: everything gradc knows of an op stands in one ``OpDef``, defined in one file of
+``ir/ops``.
 
-An op states its type rule, its meaning (``evaluate``, generic over the array domain), its derivative rules and its
-loop form. Elementwise ops state a scalar meaning and partial derivatives instead; the rest follows
-(``ir/ops/elementwise.py``). Absence of a derivative rule is a declaration, never an omission: ``ZERO`` says so.
+An op states its type rule, its meaning (``evaluate``, generic over the array domain), its
+derivative rules and its loop form. Elementwise ops state a scalar meaning and partial derivatives
+instead; the rest follows (``ir/ops/elementwise.py``). Absence of a derivative rule is a
+declaration, never an omission: ``ZERO`` says so.
 """
 
 from __future__ import annotations
@@ -23,11 +25,14 @@ if TYPE_CHECKING:
 
 
 class TypeRuleError(Exception):
-    """Operand types or attributes that an op does not accept; the message names both operands' types."""
+    """Operand types or attributes that an op does not accept; the message names both operands'
+    types.
+    """
 
 
 TypeRule: TypeAlias = Callable[[Sequence[TensorType], Attrs], tuple[TensorType, ...]]
-# evaluate(arrays, op, operands) -> results, in the domain of the array algebra `arrays` (ir/domains/arrays.py).
+# evaluate(arrays, op, operands) -> results, in the domain of the array algebra `arrays`
+# (ir/domains/arrays.py).
 Evaluate: TypeAlias = Callable[[Any, Op, Sequence[Any]], tuple[Any, ...]]
 # Tangents and cotangents that are identically zero are None and stay None.
 JvpRule: TypeAlias = Callable[["Builder", Op, Sequence[Value | None]], Sequence[Value | None]]
@@ -45,10 +50,11 @@ Read: TypeAlias = Callable[[int, Sequence["Affine"]], Scalar]
 class Partial:
     """The derivative of an elementwise op's result with respect to one operand.
 
-    ``value(k, y, *operands, **attributes)`` computes it from the result ``y`` and the operands, in verbs. The kind
-    saves work where the shape of the derivative is known: ``one`` and ``minus_one`` are constant; ``mask`` is 1
-    where ``condition(k, y, *operands, **attributes)`` holds and 0 elsewhere, so it is applied by ``select``;
-    ``gated`` is always applied by ``gate(ct, value)``, and ``gates`` by ``gate(value, ct)``.
+    ``value(k, y, *operands, **attributes)`` computes it from the result ``y`` and the operands, in
+    verbs. The kind saves work where the shape of the derivative is known: ``one`` and ``minus_one``
+    are constant; ``mask`` is 1 where ``condition(k, y, *operands, **attributes)`` holds and 0
+    elsewhere, so it is applied by ``select``; ``gated`` is always applied by ``gate(ct, value)``,
+    and ``gates`` by ``gate(value, ct)``.
     """
 
     value: Callable[..., Any]
@@ -58,18 +64,21 @@ class Partial:
 
 @dataclass(frozen=True, slots=True)
 class Pointwise:
-    """Loop form: the result at an index is ``meaning(k, *operands at that index, **attributes)``."""
+    """Loop form: the result at an index is ``meaning(k, *operands at that index,
+    **attributes)``.
+    """
 
     meaning: Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Loop form of a view, gather or iota: ``element(k, op, index, read)`` computes the result at ``index``.
+    """Loop form of a view, gather or iota: ``element(k, op, index, read)`` computes the result at
+    ``index``.
 
-    ``read(operand number, index)`` gives an operand's element; ``k`` is an ``IndexAlgebra``. Where an index may
-    lie outside the operand, the read happens inside ``with k.guard(condition):``, which guards every load
-    below it, and the value is selected by the same condition afterwards.
+    ``read(operand number, index)`` gives an operand's element; ``k`` is an ``IndexAlgebra``. Where
+    an index may lie outside the operand, the read happens inside ``with k.guard(condition):``,
+    which guards every load below it, and the value is selected by the same condition afterwards.
     """
 
     element: Callable[[IndexAlgebra, Op, Sequence[Affine], Read], Scalar]
@@ -104,7 +113,9 @@ LoopForm: TypeAlias = Pointwise | Access | Reduction | Contraction | Nest | Cont
 
 @dataclass(frozen=True, slots=True)
 class OpDef:
-    """One op. ``sample`` gives example operand types, attributes and ranges from which tests are generated."""
+    """One op. ``sample`` gives example operand types, attributes and ranges from which tests are
+    generated.
+    """
 
     name: str
     doc: str
@@ -115,33 +126,39 @@ class OpDef:
     loop: LoopForm
     samples: tuple[Sample, ...] = ()
     commutative: bool = False
-    # True if the VJP can hand an operand an exact zero where another path was taken (select, max, relu):
-    # cotangents below it are applied with `gate`.
+    # True if the VJP can hand an operand an exact zero where another path was taken (select, max,
+    # relu): cotangents below it are applied with `gate`.
     masks: bool = False
     # Views move elements without computing; they cost nothing inside a fusion.
     is_view: bool = False
     # Elementwise ops only: one partial per operand, None where the derivative is identically zero.
-    # `elementwise_vjp(b, op, cts, needed, masked)` in ops/elementwise.py applies them; `vjp` is the same with
-    # masked=False, and passes that know a cotangent to be masked call it with True (`gate` instead of `mul`).
+    # `elementwise_vjp(b, op, cts, needed, masked)` in ops/elementwise.py applies them; `vjp` is the
+    # same with masked=False, and passes that know a cotangent to be masked call it with True
+    # (`gate` instead of `mul`).
     partials: tuple[Partial | None, ...] | None = None
-    # How the result's axes depend on the operands' axes (ir/ops/axes.py). Absent means: all positions are mixed.
+    # How the result's axes depend on the operands' axes (ir/ops/axes.py). Absent means: all
+    # positions are mixed.
     axes: AxisRule | None = None
-    # Which operands name rows of something, and of how many rows: (operand number, size). An id out of range then
-    # reads NaN or writes nothing, so data are checked against it where they enter (``ir.index_uses``).
+    # Which operands name rows of something, and of how many rows: (operand number, size). An id out
+    # of range then reads NaN or writes nothing, so data are checked against it where they enter
+    # (``ir.index_uses``).
     indexes: Callable[[Op], tuple[tuple[int, int], ...]] | None = None
-    # True if derivatives end here by choice (stop_gradient) and not because the op is constant almost everywhere.
+    # True if derivatives end here by choice (stop_gradient) and not because the op is constant
+    # almost everywhere.
     is_barrier: bool = False
 
     @property
     def is_step(self) -> bool:
-        """Whether the op is constant almost everywhere, as floor and comparisons are: it declares that it has no
-        derivative, and not by choice."""
+        """Whether the op is constant almost everywhere, as floor and comparisons are: it declares
+        that it has no derivative, and not by choice."""
         is_constant = self.vjp is zero_vjp and self.jvp is zero_jvp
         return is_constant and not self.is_barrier
 
     @property
     def is_elementwise(self) -> bool:
-        """Whether the op computes each element of its result from the same element of its operands."""
+        """Whether the op computes each element of its result from the same element of its
+        operands.
+        """
         return self.partials is not None
 
 
@@ -149,7 +166,8 @@ class OpDef:
 class Sample:
     """One example application for generated tests.
 
-    ``ranges`` has one interval per operand, from which its elements are drawn (kept away from kinks and poles).
+    ``ranges`` has one interval per operand, from which its elements are drawn (kept away from kinks
+    and poles).
     """
 
     operands: tuple[TensorType, ...]

@@ -1,4 +1,5 @@
-"""``function1`` and ``function2``: the elementwise functions of ``ir/special/table.py``, named by an attribute.
+"""``function1`` and ``function2``: the elementwise functions of ``ir/special/table.py``, named by
+an attribute.
 
 One op per arity stands for all of them, so a new function is a row of the table and nothing else.
 """

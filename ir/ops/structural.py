@@ -1,8 +1,8 @@
 """Structural ops: the views that move elements without computing.
 
-All views are linear, so each JVP is the op itself and each VJP the transposed movement. Loop forms are ``Access``:
-an element of the result is one element of an operand (or zero, in padding). Shapes may be symbolic; what symbols
-cannot decide is checked again when dimensions are bound.
+All views are linear, so each JVP is the op itself and each VJP the transposed movement. Loop forms
+are ``Access``: an element of the result is one element of an operand (or zero, in padding). Shapes
+may be symbolic; what symbols cannot decide is checked again when dimensions are bound.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _view(
     )
 
 
-# --- broadcast -----------------------------------------------------------------------------------------------------
+# --- broadcast ------------------------------------------------------------------------------------
 
 
 def _infer_broadcast(operand: TensorType, attributes: Attrs) -> tuple[Dim, ...]:
@@ -168,14 +168,15 @@ _view(
     AxisRule(_broadcast_links, "they are repeated", shortened("shape")),
 )
 
-# --- reshape -------------------------------------------------------------------------------------------------------
+# --- reshape --------------------------------------------------------------------------------------
 
 
 def _infer_reshape(operand: TensorType, attributes: Attrs) -> tuple[Dim, ...]:
     result = operand.with_shape(get_dims(attributes, "shape"))
     if result.size != operand.size:
         raise TypeRuleError(
-            f"reshape: sizes differ, {operand} has {operand.size} elements and {result} {result.size}"
+            f"reshape: sizes differ, {operand} has {operand.size} elements and {result} "
+            f"{result.size}"
         )
     return result.shape
 
@@ -207,7 +208,7 @@ _view(
     ),
 )
 
-# --- transpose -----------------------------------------------------------------------------------------------------
+# --- transpose ------------------------------------------------------------------------------------
 
 
 def _infer_transpose(operand: TensorType, attributes: Attrs) -> tuple[Dim, ...]:
@@ -248,7 +249,7 @@ _view(
     AxisRule(_transpose_links, "their axes change places"),
 )
 
-# --- slice and pad -------------------------------------------------------------------------------------------------
+# --- slice and pad --------------------------------------------------------------------------------
 
 
 def _infer_slice(operand: TensorType, attributes: Attrs) -> tuple[Dim, ...]:
@@ -398,7 +399,7 @@ _view(
     AxisRule(_pad_links, "zeros are put between or beside them"),
 )
 
-# --- concat and reverse --------------------------------------------------------------------------------------------
+# --- concat and reverse ---------------------------------------------------------------------------
 
 
 def _infer_concat(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:

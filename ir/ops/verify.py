@@ -1,22 +1,24 @@
 """The verifier of the tensor stage. This list is the specification of what a valid ``Function`` is.
 
 Blocks
-  T1  A block ends in a terminator, has no other, and it is ``return`` in a function and ``yield`` in a region.
-  T2  Every operand is a parameter of the same block or a result of an earlier op of it: regions are closed.
-  T3  Every value is defined once in the whole function.
+  T1  A block ends in a terminator, has no other, and it is ``return`` in a function and ``yield``
+  in a region. T2  Every operand is a parameter of the same block or a result of an earlier op of
+  it: regions are closed. T3  Every value is defined once in the whole function.
 Ops
-  T4  The op is registered, and its attributes are values of the kinds ``Attr`` lists, under string names.
-  T5  Its result types are those its type rule gives; ops with regions follow from their regions.
-  T6  Its replica number is not negative and its span, if any, does not end before it starts.
+  T4  The op is registered, and its attributes are values of the kinds ``Attr`` lists, under string
+  names. T5  Its result types are those its type rule gives; ops with regions follow from their
+  regions. T6  Its replica number is not negative and its span, if any, does not end before it
+  starts.
 Functions
   T7  There is one slot per parameter and per result; no two parameters share role and name
       (the tangent handed in for `w` is the SEED `w`).
-  T8  The loss, if there is one, is the only result of that role, comes first, and is a floating type.
-  T9  A new state and a cotangent have the type of the parameter they are named after.
+  T8  The loss, if there is one, is the only result of that role, comes first, and is a floating
+  type. T9  A new state and a cotangent have the type of the parameter they are named after.
 Stage ``static`` (code is about to be made)
   T10 Every dimension is a non-negative integer.
 
-Violations are collected, each with the op and the user's place. Non-goals: meaning, cost, placement.
+Violations are collected, each with the op and the user's place. Non-goals: meaning, cost,
+placement.
 """
 
 from __future__ import annotations

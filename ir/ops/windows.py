@@ -1,8 +1,10 @@
-"""Windows over images, and a loop over the places of a window, for derivatives of pooling over many places.
+"""Windows over images, and a loop over the places of a window, for derivatives of pooling over many
+places.
 
-Written out place by place a window of a thousand places makes thousands of ops, and compiling them takes longer than any
-training step. The loop is a ``scan`` whose trip takes one place of every window (``take`` along rows and columns) or adds
-to it (``scatter_add``); it adds in the order of places, as the written form does, in the accumulator's type.
+Written out place by place a window of a thousand places makes thousands of ops, and compiling them
+takes longer than any training step. The loop is a ``scan`` whose trip takes one place of every
+window (``take`` along rows and columns) or adds to it (``scatter_add``); it adds in the order of
+places, as the written form does, in the accumulator's type.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ Body: TypeAlias = "Callable[[Builder, Place, Sequence[Value], Sequence[Value]], 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One place of every window, inside the loop: ``rows`` and ``columns`` are where it lies in the padded image."""
+    """One place of every window, inside the loop: ``rows`` and ``columns`` are where it lies in the
+    padded image.
+    """
 
     b: Builder
     rows: Value
@@ -146,7 +150,9 @@ class Loop:
         return list(found)
 
     def _positions(self, b: Builder, axis: int, place: Value) -> Value:
-        """Where this place of each window lies along one axis: number of the window * stride + place."""
+        """Where this place of each window lies along one axis: number of the window * stride +
+        place.
+        """
         shape = (self.out.shape[2 + axis],)
         number = b.one("iota", axis=0, dtype=DType.I32, shape=shape)
         stride = b.constant(self.window.stride[axis], DType.I32, shape)

@@ -88,7 +88,8 @@ class _Execution:
     def _launch(self, launch: Launch, counters: tuple[int, ...]) -> None:
         kernel = self.plan.kernels[launch.kernel]
         if launch.scratch is not None:
-            # The kernel's own scratch lies elsewhere here, but these bytes are as good as overwritten.
+            # The kernel's own scratch lies elsewhere here, but these bytes are as good as
+            # overwritten.
             scratch = self._bytes(self.plan.tensors[launch.scratch])
             scratch[:] = POISON
         named = [b for b in kernel.buffers if b.access != "scratch"]

@@ -1,14 +1,17 @@
-"""The Plan: a program as data. Kernels, tensors, ordered steps, entry signature; every backend executes this.
+"""The Plan: a program as data. Kernels, tensors, ordered steps, entry signature; every backend
+executes this.
 
-``to_loops`` makes a Plan whose arena tensors have no offset (``Tensor.offset is None``, ``arena_bytes == 0``);
-``place`` orders the steps, shares storage and sets offsets; ``scratch`` adds what a target needs besides: packed
-factors of matrix products and rows of its threads, one tensor per launch (``Launch.scratch``), alive during that launch.
-After that the Plan is complete: whatever a call touches is an argument of the entry or lies in ``[0, arena_bytes)``.
+``to_loops`` makes a Plan whose arena tensors have no offset (``Tensor.offset is None``,
+``arena_bytes == 0``); ``place`` orders the steps, shares storage and sets offsets; ``scratch`` adds
+what a target needs besides: packed factors of matrix products and rows of its threads, one tensor
+per launch (``Launch.scratch``), alive during that launch. After that the Plan is complete: whatever
+a call touches is an argument of the entry or lies in ``[0, arena_bytes)``.
 
-Steps run in order. ``Repeat`` runs its body ``trips`` times, innermost counters last; an argument's address is
-``offset + sum(strides[l] * counter[l])`` elements into its tensor, one stride per enclosing Repeat (outer first),
-with ``parity`` added as ``parity[l] * (counter[l] % 2)`` for double-buffered carries. ``counter_cell`` is an i64[1]
-arena tensor that the executor sets to the counter before each trip, for kernels that need it as data.
+Steps run in order. ``Repeat`` runs its body ``trips`` times, innermost counters last; an argument's
+address is ``offset + sum(strides[l] * counter[l])`` elements into its tensor, one stride per
+enclosing Repeat (outer first), with ``parity`` added as ``parity[l] * (counter[l] % 2)`` for
+double-buffered carries. ``counter_cell`` is an i64[1] arena tensor that the executor sets to the
+counter before each trip, for kernels that need it as data.
 """
 
 from __future__ import annotations
@@ -25,9 +28,11 @@ ALIGNMENT = 64  # bytes; every arena tensor starts on a cache line
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Dense row-major storage. ``space`` says whose: an entry argument (``argument`` is its number) or the arena.
+    """Dense row-major storage. ``space`` says whose: an entry argument (``argument`` is its number)
+    or the arena.
 
-    ``root`` names another tensor of which this one is a view (same bytes from ``root_offset`` elements on).
+    ``root`` names another tensor of which this one is a view (same bytes from ``root_offset``
+    elements on).
     """
 
     name: str
@@ -56,7 +61,9 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """Where one kernel buffer points: ``tensor`` plus ``offset`` elements plus a stride per enclosing Repeat."""
+    """Where one kernel buffer points: ``tensor`` plus ``offset`` elements plus a stride per
+    enclosing Repeat.
+    """
 
     tensor: int
     offset: int = 0
@@ -68,7 +75,8 @@ class Argument:
 class Launch:
     """Runs ``Plan.kernels[kernel]``; ``arguments`` match its non-scratch buffers in order.
 
-    ``scratch`` is an arena tensor whose bytes the launch may use as it likes, cut evenly among the threads that run it.
+    ``scratch`` is an arena tensor whose bytes the launch may use as it likes, cut evenly among the
+    threads that run it.
     """
 
     kernel: int
@@ -94,7 +102,9 @@ Step: TypeAlias = Launch | Repeat
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One entry argument: what the caller hands in (`in`), receives (`out`), or has updated in place (`inout`)."""
+    """One entry argument: what the caller hands in (`in`), receives (`out`), or has updated in
+    place (`inout`).
+    """
 
     name: str
     role: Role
@@ -106,9 +116,11 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A complete program. Entry argument number i is ``ports[i]``; the arena is one aligned block of the caller's.
+    """A complete program. Entry argument number i is ``ports[i]``; the arena is one aligned block
+    of the caller's.
 
-    ``threads`` is how many threads the scratch is for; 0 as long as no target has been chosen and scratch is not placed.
+    ``threads`` is how many threads the scratch is for; 0 as long as no target has been chosen and
+    scratch is not placed.
     """
 
     name: str

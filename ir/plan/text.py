@@ -12,8 +12,8 @@
       }
     }
 
-Tensors and kernels are written in order and named by their number. ``offset`` is in bytes; what follows ``+`` in an
-argument is in elements.
+Tensors and kernels are written in order and named by their number. ``offset`` is in bytes; what
+follows ``+`` in an argument is in elements.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gradc.ir.tensor.text_tokens import Cursor, place_text, quote
 _ROLES = {role.value: role for role in Role}
 
 
-# --- writing -------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def print_plan(plan: Plan) -> str:
@@ -90,7 +90,7 @@ def _steps(steps: Sequence[Step], indent: str, lines: list[str]) -> None:
         lines.append(f"{indent}}}")
 
 
-# --- reading -------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def parse_plan(text: str) -> Plan:

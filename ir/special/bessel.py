@@ -1,7 +1,8 @@
-"""Rows of ``ir/special/table.py``: Bessel functions of orders 0 and 1, and the derivatives of sin(x)/x.
+"""Rows of ``ir/special/table.py``: Bessel functions of orders 0 and 1, and the derivatives of
+sin(x)/x.
 
-Below 8 the Bessel functions are fits in x**2, beyond it amplitude and phase; errors are absolute, near 3e-16 times the
-amplitude, so zeros of J and Y are as far off as their neighbours' last place.
+Below 8 the Bessel functions are fits in x**2, beyond it amplitude and phase; errors are absolute,
+near 3e-16 times the amplitude, so zeros of J and Y are as far off as their neighbours' last place.
 """
 
 from __future__ import annotations
@@ -123,7 +124,9 @@ special(
 
 
 def _sine_over(k: Any, x: Any, order: int) -> Any:
-    """The derivative of ``order``: Taylor's series below 2 + order / 2, beyond it from one order to the next."""
+    """The derivative of ``order``: Taylor's series below 2 + order / 2, beyond it from one order to
+    the next.
+    """
     limit = 2.0 + order / 2
     near = k.lt(k.abs(x), k.const(limit))
     at = k.select(near, x, k.const(0.0))

@@ -1,7 +1,8 @@
-"""Rows of ``ir/special/table.py``: other bases of exp and log, inverse and hyperbolic functions, roots, stable sums of exponentials.
+"""Rows of ``ir/special/table.py``: other bases of exp and log, inverse and hyperbolic functions,
+roots, stable sums of exponentials.
 
-Cases are chosen by ``select`` on the primal and every branch is finite where it is not taken, so nothing overflows on
-the side. Ties of ``hypot`` at the origin and of ``arctan2`` have slope 0.
+Cases are chosen by ``select`` on the primal and every branch is finite where it is not taken, so
+nothing overflows on the side. Ties of ``hypot`` at the origin and of ``arctan2`` have slope 0.
 """
 
 from __future__ import annotations
@@ -301,7 +302,8 @@ def _root_slope(k: Any, y: Any, x: Any) -> Any:
     return k.select(flat, k.const(0.0), k.div(k.const(0.5), k.select(flat, k.const(1.0), y)))
 
 
-# The root of a sum of squares has a least value at 0: the slope there is taken to be 0, not infinite.
+# The root of a sum of squares has a least value at 0: the slope there is taken to be 0, not
+# infinite.
 special("root_of_squares", _root_or_zero, _root_slope)
 
 
@@ -314,7 +316,9 @@ def _quotient(k: Any, x: Any, y: Any, is_floor: bool) -> Any:
 
 
 def _remainder(k: Any, x: Any, y: Any) -> Any:
-    """x - floor(x / y) y with the sign of y; x/y may round to the next whole number, which is put right."""
+    """x - floor(x / y) y with the sign of y; x/y may round to the next whole number, which is put
+    right.
+    """
     r = k.fma(k.neg(_quotient(k, x, y, True)), y, x)
     zero = k.const(0.0)
     over = k.ge(k.abs(r), k.abs(y))

@@ -1,6 +1,7 @@
 """Rows of ``ir/special/table.py``: the gamma and error functions and what follows from them.
 
-Relative errors against SciPy on the ranges users have are stated and measured in ``tests/runtime/test_special.py``.
+Relative errors against SciPy on the ranges users have are stated and measured in
+``tests/runtime/test_special.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ def _c(k: Any, value: float) -> Any:
 
 
 def _distance(k: Any, x: Any) -> Any:
-    """How far x is from the nearest integer, with its sign: sin(pi x) and cot(pi x) have it as their argument."""
+    """How far x is from the nearest integer, with its sign: sin(pi x) and cot(pi x) have it as
+    their argument.
+    """
     return k.sub(x, k.round(x))
 
 
@@ -87,7 +90,9 @@ def _digamma(k: Any, x: Any) -> Any:
 
 
 def _polygamma(k: Any, x: Any, order: int) -> Any:
-    """(-1)^(n+1) n! times the sum of 1/(x + i)^(n+1): 14 terms, then Euler and Maclaurin's series."""
+    """(-1)^(n+1) n! times the sum of 1/(x + i)^(n+1): 14 terms, then Euler and Maclaurin's
+    series.
+    """
     if order == 0:
         return _digamma(k, x)
     total = _c(k, 0.0)

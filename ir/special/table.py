@@ -1,11 +1,14 @@
-"""Functions of numbers beyond the verbs: rows of one table, from which the ops ``function1`` and ``function2`` are made.
+"""Functions of numbers beyond the verbs: rows of one table, from which the ops ``function1`` and
+``function2`` are made.
 
-A row states a meaning, a stable composition of verbs, case by case where that keeps digits, and its slopes: the exact
-derivatives, in verbs and other rows, so they can be differentiated again to any order. A slope is never the
-derivative of the composition: cases that meet at a point would give it a false tie. Rows marked ``wide`` are computed
-in f64 and rounded once at the end.
+A row states a meaning, a stable composition of verbs, case by case where that keeps digits, and its
+slopes: the exact derivatives, in verbs and other rows, so they can be differentiated again to any
+order. A slope is never the
+derivative of the composition: cases that meet at a point would give it a false tie. Rows marked
+``wide`` are computed in f64 and rounded once at the end.
 
-Non-goals: proofs of the approximations (``tests/runtime/test_special.py`` measures them against SciPy and mpmath).
+Non-goals: proofs of the approximations (``tests/runtime/test_special.py`` measures them against
+SciPy and mpmath).
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ Slope = Callable[..., Any]  # slope(w, y, *operands), `w` being Words
 
 @dataclass(frozen=True, slots=True)
 class Special:
-    """One function: its composition, and per operand the derivative (None where it is identically zero)."""
+    """One function: its composition, and per operand the derivative (None where it is identically
+    zero).
+    """
 
     name: str
     meaning: Meaning
@@ -39,7 +44,9 @@ def special(
     wide: bool = False,
     ordered: bool = False,
 ) -> None:
-    """Adds a row; an ``ordered`` one takes an integer ``order`` too. Raises ValueError if the name is taken."""
+    """Adds a row; an ``ordered`` one takes an integer ``order`` too. Raises ValueError if the name
+    is taken.
+    """
     if name in TABLE:
         raise ValueError(f"{name!r} is defined twice")
     TABLE[name] = Special(name, meaning, slopes, wide, ordered)
@@ -60,7 +67,9 @@ def polynomial(k: Any, x: Any, coefficients: tuple[float, ...]) -> Any:
 
 
 class Words:
-    """What slopes are written in: verbs as attributes, rows by call, which stay rows where the algebra emits ops."""
+    """What slopes are written in: verbs as attributes, rows by call, which stay rows where the
+    algebra emits ops.
+    """
 
     def __init__(self, k: Any) -> None:
         self._k = k

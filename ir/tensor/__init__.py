@@ -1,1 +1,3 @@
-"""The tensor IR: types, values, ops, blocks, functions; dimensions, the scalar algebra, text form, equality."""
+"""The tensor IR: types, values, ops, blocks, functions; dimensions, the scalar algebra, text form,
+equality.
+"""

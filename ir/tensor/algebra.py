@@ -1,17 +1,20 @@
-"""The scalar algebra: the verbs in which every elementwise op states its meaning and its partial derivatives.
+"""The scalar algebra: the verbs in which every elementwise op states its meaning and its partial
+derivatives.
 
-An interpreter of the algebra gives verbs a domain: NumPy arrays, SymPy expressions, prime fields, balls, IR
-ops (``Builder``), loop IR scalars. A meaning receives the algebra as ``k`` and its operands as values of that
-domain, and uses nothing but verbs, so one text serves every backend. A new verb is one line here and one in
-every interpreter; ``tests`` list missing rows.
+An interpreter of the algebra gives verbs a domain: NumPy arrays, SymPy expressions, prime fields,
+balls, IR ops (``Builder``), loop IR scalars. A meaning receives the algebra as ``k`` and its
+operands as values of that domain, and uses nothing but verbs, so one text serves every backend. A
+new verb is one line here and one in every interpreter; ``tests`` list missing rows.
 
-Semantics (IEEE unless said): ``max``/``min`` propagate NaN; ``round`` is half to even; ``floordiv``/``mod`` on
-integers round toward minus infinity; ``pow(x, y)`` is C's; comparisons give booleans; ``select`` evaluates
-both sides and takes one; ``gate(ct, p)`` is ``ct * p`` but exactly 0 where ``ct`` is exactly 0, whatever ``p``
-(it keeps the untaken side of a ``where`` silent); ``mulhi`` is the high half of the u32 product. Integers wrap;
-``floordiv(a, 0)`` and ``mod(a, 0)`` are 0, and the least integer divided by -1 is itself; shift counts are taken modulo
-the width; ``shr`` is arithmetic for signed types. ``cast`` from float to integer truncates and saturates, NaN giving
-0; to bool it asks whether the number differs from 0. ``fma`` is rounded once where the machine can.
+Semantics (IEEE unless said): ``max``/``min`` propagate NaN; ``round`` is half to even;
+``floordiv``/``mod`` on integers round toward minus infinity; ``pow(x, y)`` is C's; comparisons give
+booleans; ``select`` evaluates both sides and takes one; ``gate(ct, p)`` is ``ct * p`` but exactly 0
+where ``ct`` is exactly 0, whatever ``p`` (it keeps the untaken side of a ``where`` silent);
+``mulhi`` is the high half of the u32 product. Integers wrap; ``floordiv(a, 0)`` and ``mod(a, 0)``
+are 0, and the least integer divided by -1 is itself; shift counts are taken modulo the width;
+``shr`` is arithmetic for signed types. ``cast`` from float to integer truncates and saturates, NaN
+giving 0; to bool it asks whether the number differs from 0. ``fma`` is rounded once where the
+machine can.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """Name, arity, and what the result type is: that of the operands (`same`) or a boolean (`bool`)."""
+    """Name, arity, and what the result type is: that of the operands (`same`) or a boolean
+    (`bool`).
+    """
 
     name: str
     arity: int
@@ -53,7 +58,9 @@ VERBS: dict[str, Verb] = {
 
 
 class Algebra(Protocol[S]):
-    """The verbs over one domain ``S``. ``const`` takes the element type of the op at hand from the context."""
+    """The verbs over one domain ``S``. ``const`` takes the element type of the op at hand from the
+    context.
+    """
 
     def const(self, value: float | bool, dtype: DType | None = None, /) -> S: ...
     def cast(self, x: S, dtype: DType, /) -> S: ...

@@ -1,6 +1,8 @@
-"""bf16 over NumPy, which has no such type: numbers are float32 arrays whose low 16 bits are zero, memory is uint16 bits.
+"""bf16 over NumPy, which has no such type: numbers are float32 arrays whose low 16 bits are zero,
+memory is uint16 bits.
 
-Invariants: rounding is to nearest, half to even; a NaN stays a NaN and becomes quiet; shapes are kept, scalars included.
+Invariants: rounding is to nearest, half to even; a NaN stays a NaN and becomes quiet; shapes are
+kept, scalars included.
 Non-goals: arithmetic (done in float32 and rounded by the caller).
 """
 
@@ -26,7 +28,8 @@ def bf16_bits(x: NDArray[Any]) -> NDArray[np.uint16]:
 def _f32_to_odd(x: NDArray[Any]) -> NDArray[np.float32]:
     """``x`` in float32 such that rounding once more, to fewer bits, rounds as if directly.
 
-    What is not exact is cut off and ends in a one (Boldo and Melquiond: rounding to odd), so it lies on no border.
+    What is not exact is cut off and ends in a one (Boldo and Melquiond: rounding to odd), so it
+    lies on no border.
     """
     wide = np.asarray(x)
     with np.errstate(all="ignore"):

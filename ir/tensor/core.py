@@ -1,12 +1,13 @@
 """The tensor IR: types, values, ops, blocks, functions. All immutable; passes build new ones.
 
-A block is a tuple of ops that ends in a terminator (``return`` in a function, ``yield`` in a region). Regions
-serve structured control (``scan``, ``checkpoint``, ``custom``) and ``fusion`` groups; there is no branch graph
-and there are no use lists. A region sees only its own block parameters: what it needs from outside is
-passed as an operand, so every region is a closed function.
+A block is a tuple of ops that ends in a terminator (``return`` in a function, ``yield`` in a
+region). Regions serve structured control (``scan``, ``checkpoint``, ``custom``) and ``fusion``
+groups; there is no branch graph and there are no use lists. A region sees only its own block
+parameters: what it needs from outside is passed as an operand, so every region is a closed
+function.
 
-Identity: values and ops compare by identity. ``Op.replica`` is part of what an op is: ops with different
-replica numbers are never merged by CSE, which is how a recomputed op stays recomputed.
+Identity: values and ops compare by identity. ``Op.replica`` is part of what an op is: ops with
+different replica numbers are never merged by CSE, which is how a recomputed op stays recomputed.
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ class TensorType:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of source text, lines and columns from 1, end exclusive; ``caller`` is where it was inlined."""
+    """A stretch of source text, lines and columns from 1, end exclusive; ``caller`` is where it was
+    inlined.
+    """
 
     file: str
     line: int
@@ -146,7 +149,9 @@ class Value:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Op:
-    """One operation. ``name`` keys the registry; ``scope`` is the layer instance, such as ``blocks.3.attn``."""
+    """One operation. ``name`` keys the registry; ``scope`` is the layer instance, such as
+    ``blocks.3.attn``.
+    """
 
     name: str
     operands: tuple[Value, ...]
@@ -212,7 +217,9 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Function:
-    """A closed program: ``parameters[i]`` describes ``block.parameters[i]``, ``results[i]`` the i-th output."""
+    """A closed program: ``parameters[i]`` describes ``block.parameters[i]``, ``results[i]`` the
+    i-th output.
+    """
 
     name: str
     block: Block

@@ -1,11 +1,13 @@
 """Dimensions: integers where code is made, polynomials in named symbols where programs are checked.
 
-A ``Dim`` is an ``int`` or a ``DimExpr`` that no ``int`` equals: arithmetic folds to ``int`` as soon as every
-symbol cancels, so ``4 * D - 3 * D == D`` and shape rules are written once for both. Equality is equality
-of polynomials: two distinct symbols are never equal. Floor division by anything that does not divide
-exactly becomes an opaque atom ``floordiv(a, b)``.
+A ``Dim`` is an ``int`` or a ``DimExpr`` that no ``int`` equals: arithmetic folds to ``int`` as soon
+as every symbol cancels, so ``4 * D - 3 * D == D`` and shape rules are written once for both.
+Equality is equality
+of polynomials: two distinct symbols are never equal. Floor division by anything that does not
+divide exactly becomes an opaque atom ``floordiv(a, b)``.
 
-Non-goals: inequalities and solving; what cannot be proved here is re-checked when dimensions are bound.
+Non-goals: inequalities and solving; what cannot be proved here is re-checked when dimensions are
+bound.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from typing import TypeAlias, Union
 
 Dim: TypeAlias = Union[int, "DimExpr"]
 
-# How many atoms one dimension may hold, those inside quotients included, how deep quotients may lie in quotients,
-# and how large a coefficient may be. Real shapes need a few dozen atoms; the bounds keep each step of arithmetic cheap.
+# How many atoms one dimension may hold, those inside quotients included, how deep quotients may lie
+# in quotients, and how large a coefficient may be. Real shapes need a few dozen atoms; the bounds
+# keep each step of arithmetic cheap.
 MAX_ATOMS = 512
 MAX_QUOTIENTS = 64
 MAX_COEFFICIENT = 2**63
@@ -47,7 +50,9 @@ _WORK = _Work()
 
 @contextmanager
 def bounded_work(limit: int = MAX_WORK) -> Iterator[None]:
-    """Inside, arithmetic raises DimensionTooLarge once it has written ``limit`` atoms. The outermost bound counts."""
+    """Inside, arithmetic raises DimensionTooLarge once it has written ``limit`` atoms. The
+    outermost bound counts.
+    """
     if _WORK.left is not None:
         yield
         return
@@ -206,7 +211,9 @@ def _from_terms(terms: list[tuple[Monomial, int]]) -> Dim:
 
 
 def floordiv(a: Dim, b: Dim) -> Dim:
-    """``a // b``: exact where it can be shown to be, else an opaque atom. Raises ZeroDivisionError."""
+    """``a // b``: exact where it can be shown to be, else an opaque atom. Raises
+    ZeroDivisionError.
+    """
     if b == 0:
         raise ZeroDivisionError("a dimension divided by zero")
     if isinstance(a, int) and isinstance(b, int):
@@ -225,7 +232,9 @@ def floordiv(a: Dim, b: Dim) -> Dim:
 
 
 def divide_exactly(a: Dim, b: Dim) -> Dim | None:
-    """The quotient if ``b`` is one term that divides every term of ``a``, or ``a == b``; else None."""
+    """The quotient if ``b`` is one term that divides every term of ``a``, or ``a == b``; else
+    None.
+    """
     if a == b:
         return 1
     divisor = _terms(b)

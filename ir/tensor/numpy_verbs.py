@@ -1,4 +1,6 @@
-"""What each scalar verb means in NumPy: read by the array domains and by the reference meaning of kernels."""
+"""What each scalar verb means in NumPy: read by the array domains and by the reference meaning of
+kernels.
+"""
 
 import math
 from collections.abc import Callable

@@ -1,16 +1,17 @@
-"""The text form of the tensor IR: ``parse(print_function(f))`` equals ``f``, spans and attributes included.
+"""The text form of the tensor IR: ``parse(print_function(f))`` equals ``f``, spans and attributes
+included.
 
     function "mlp" (
       %x: f32[8, 4] input "x" @ "mlp.grad":3:11-3:16,
       %w: f32[4, 2] param "fc.w"
     ) -> (loss "loss") {
-      %h = contract %x, %w {batch = (), contract = ((1, 0),)} : f32[8, 2] @ "mlp.grad":4:9-4:14 in "fc"
-      %s = sum %h {axes = (0, 1)} : f32[]
-      return %s
+      %h = contract %x, %w {batch = (), contract = ((1, 0),)} : f32[8, 2] @ "mlp.grad":4:9-4:14 in
+      "fc" %s = sum %h {axes = (0, 1)} : f32[] return %s
     }
 
-Regions follow attributes: ``region (%p: f32[]) { ... yield %q }``. Result types are written and checked against nothing
-here (``ir/ops/verify.py`` does). Names of values are hints made unique; printing what was parsed gives the same text.
+Regions follow attributes: ``region (%p: f32[]) { ... yield %q }``. Result types are written and
+checked against nothing here (``ir/ops/verify.py`` does). Names of values are hints made unique;
+printing what was parsed gives the same text.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ TERMINATORS = ("return", "yield")
 _ROLES = {role.value: role for role in Role}
 
 
-# --- writing -------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 class _Printer:
@@ -95,7 +96,7 @@ def print_op(op: Op) -> str:
     return "\n".join(printer.lines)
 
 
-# --- reading -------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 class _Parser:

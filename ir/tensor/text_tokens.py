@@ -1,8 +1,9 @@
-"""The parts that the text forms of functions, kernels and plans share: tokens, names, types, dimensions, attributes, spans.
+"""The parts that the text forms of functions, kernels and plans share: tokens, names, types,
+dimensions, attributes, spans.
 
-Writing and reading stand side by side. Floats are written with ``repr`` and so read back exactly; strings as JSON.
-``#`` starts a comment. Reading is linear in the text; nesting is limited by ``MAX_DEPTH``, so hostile text
-gets a message and not a stack overflow.
+Writing and reading stand side by side. Floats are written with ``repr`` and so read back exactly;
+strings as JSON. ``#`` starts a comment. Reading is linear in the text; nesting is limited by
+``MAX_DEPTH``, so hostile text gets a message and not a stack overflow.
 
 Raises ``TextError`` with line and column for whatever does not parse.
 """
@@ -43,7 +44,9 @@ class TextError(Exception):
 
 
 class Names:
-    """Unique printable names for values or variables: the hint where it is free, else the hint and a number."""
+    """Unique printable names for values or variables: the hint where it is free, else the hint and
+    a number.
+    """
 
     def __init__(self) -> None:
         self._names: dict[int, str] = {}
@@ -72,7 +75,7 @@ class Names:
         return candidate
 
 
-# --- writing -------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def quote(text: str) -> str:
@@ -128,7 +131,7 @@ def place_text(span: Span | None, scope: str = "", replica: int = 0) -> str:
     return f"{text} replica {replica}" if replica else text
 
 
-# --- reading -------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 class Cursor:

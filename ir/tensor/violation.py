@@ -10,7 +10,9 @@ MAX_VIOLATIONS = 20
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One broken invariant: its number, what is wrong, the op printed, and its place in the user's text."""
+    """One broken invariant: its number, what is wrong, the op printed, and its place in the user's
+    text.
+    """
 
     number: str
     message: str

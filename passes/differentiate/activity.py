@@ -1,8 +1,9 @@
-"""Activity: which values depend on what is differentiated by, and which reach what is differentiated.
+"""Activity: which values depend on what is differentiated by, and which reach what is
+differentiated.
 
-``varied`` follows dependence forward from a set of values, ``useful`` backward. Both go through regions: a
-``scan`` is solved by a fixed point over its carries, which needs at most one round per carry. Ops that are declared
-locally constant (``zero_vjp``), integers and booleans stop both.
+``varied`` follows dependence forward from a set of values, ``useful`` backward. Both go through
+regions: a ``scan`` is solved by a fixed point over its carries, which needs at most one round per
+carry. Ops that are declared locally constant (``zero_vjp``), integers and booleans stop both.
 
 Non-goals: values. An op whose derivative happens to be zero at some point is active.
 """

@@ -1,11 +1,12 @@
 """The forward sweep of one block: tangents are computed next to the values they belong to.
 
-From-stage and to-stage: tensor. The primal ops are kept as they are; after each come the ops of its tangent, with
-its span, scope and replica number. A missing tangent is a symbolic zero.
+From-stage and to-stage: tensor. The primal ops are kept as they are; after each come the ops of its
+tangent, with its span, scope and replica number. A missing tangent is a symbolic zero.
 
-A ``custom`` op states only its pullback, a linear map of the cotangent; its tangent is the transpose of that map,
-found by reversing the pullback (``jvp = transpose of vjp``). A pullback that is not linear in its cotangent (one that
-clips it, say) has no tangent, and asking for one is refused with ``NotLinear``.
+A ``custom`` op states only its pullback, a linear map of the cotangent; its tangent is the
+transpose of that map, found by reversing the pullback (``jvp = transpose of vjp``). A pullback that
+is not linear in its cotangent (one that clips it, say) has no tangent, and asking for one is
+refused with ``NotLinear``.
 
 Non-goals: which functions are differentiated by what (``differentiate``).
 """
@@ -26,7 +27,9 @@ from gradc.passes.rewrite import copy_ops
 
 
 def forward_ops(b: Builder, ops: Iterable[Op], tangents: Tangents, numbers: Numbers) -> None:
-    """Emits ``ops`` and their tangents into ``b``; ``tangents`` gains the tangents of all results."""
+    """Emits ``ops`` and their tangents into ``b``; ``tangents`` gains the tangents of all
+    results.
+    """
     for op in ops:
         operand_dots = tangents.take(op.operands)
         if all(t is None for t in operand_dots):

@@ -1,9 +1,10 @@
 """Full Jacobians by the cheaper mode, as a rolled loop over basis seeds.
 
-A Jacobian of a result of n elements with respect to parameters of m elements takes n reverse passes or m forward passes;
-``jacobian_plan`` counts both and chooses the fewer (reverse if equal: it shares the forward sweep). One pass is emitted
-directly; several become one ``scan`` over the basis, whose body holds only the ops that depend on the seed: the forward
-sweep runs once. Dimensions must be bound.
+A Jacobian of a result of n elements with respect to parameters of m elements takes n reverse passes
+or m forward passes; ``jacobian_plan`` counts both and chooses the fewer (reverse if equal: it
+shares the forward sweep). One pass is emitted directly; several become one ``scan`` over the basis,
+whose body holds only the ops that depend on the seed: the forward sweep runs once. Dimensions must
+be bound.
 
 Non-goals: sparsity; seeding several basis vectors at a time.
 """
@@ -48,7 +49,9 @@ def jacobian_plan(
     of: Selector,
     mode: Literal["forward", "reverse"] | None = None,
 ) -> JacobianPlan:
-    """Counts the passes of both modes; ``mode`` is taken where given. Raises DerivativeError as ``vjp`` does."""
+    """Counts the passes of both modes; ``mode`` is taken where given. Raises DerivativeError as
+    ``vjp`` does.
+    """
     block = function.block
     parameters = chosen_slots(function.parameters, block.parameters, wrt, "parameter")
     (result,) = chosen_slots(function.results, block.outputs, [of], "result")
@@ -64,8 +67,8 @@ def jacobian(
     of: Selector,
     mode: Literal["forward", "reverse"] | None = None,
 ) -> Function:
-    """The results of ``function``, then ``d of / d p`` of shape ``of.shape + p.shape`` for each p of ``wrt``: OUTPUTs
-    named ``of/p``.
+    """The results of ``function``, then ``d of / d p`` of shape ``of.shape + p.shape`` for each p
+    of ``wrt``: OUTPUTs named ``of/p``.
 
     ``mode`` overrides the choice of ``jacobian_plan``. Raises DerivativeError as ``vjp`` does.
     """
@@ -103,7 +106,8 @@ def _passes(
     fixed = len(function.parameters)
     seeds = derivative.block.parameters[fixed:]
     outputs = derivative.block.outputs[len(function.results) :]
-    # In forward mode a scan computes values and tangents together; the values are needed outside as well.
+    # In forward mode a scan computes values and tangents together; the values are needed outside as
+    # well.
     primal = list(function.block.body) if is_forward else []
     b.ops += primal
     known = {v for op in primal for v in op.results}
@@ -167,7 +171,9 @@ def _basis(b: Builder, seeds: Sequence[Value], index: Value | None) -> list[Valu
 def _columns(
     b: Builder, rows: Value, target: TensorType, sources: Sequence[TensorType]
 ) -> list[Value]:
-    """Forward mode: passes run over the elements of all parameters; cut them up, put ``of`` in front."""
+    """Forward mode: passes run over the elements of all parameters; cut them up, put ``of`` in
+    front.
+    """
     arrays: list[Value] = []
     first = 0
     rank = target.rank

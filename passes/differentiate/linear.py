@@ -1,7 +1,8 @@
 """Whether a region is linear in some of its parameters, decided op by op.
 
-Sound but not complete: an op that only happens to be linear at its operands (``mul`` by itself plus ...) counts as
-not linear. Needed for the tangent of ``custom``, which is the transpose of its pullback.
+Sound but not complete: an op that only happens to be linear at its operands (``mul`` by itself plus
+...) counts as not linear. Needed for the tangent of ``custom``, which is the transpose of its
+pullback.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ _LINEAR_IN: dict[str, tuple[tuple[int, ...], ...]] = {
 
 
 class NotLinear(Exception):
-    """A ``custom`` op has no tangent: its pullback is not linear in the cotangent, because of ``offender``."""
+    """A ``custom`` op has no tangent: its pullback is not linear in the cotangent, because of
+    ``offender``.
+    """
 
     def __init__(self, op: Op, offender: Op) -> None:
         self.op = op

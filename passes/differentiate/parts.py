@@ -1,8 +1,10 @@
-"""Cotangents of slices: put together once, instead of padding each with zeros and adding them all up.
+"""Cotangents of slices: put together once, instead of padding each with zeros and adding them all
+up.
 
-The cotangent of ``x`` where ``a, b = split(x)`` is ``concat(a_ct, b_ct)``. Parts of one axis that do not overlap make one
-concatenation, gaps filled with zeros; parts that overlap go to further layers, which are added; a lone part is padded.
-Order of layers and parts is that of the reverse sweep, so the result is deterministic.
+The cotangent of ``x`` where ``a, b = split(x)`` is ``concat(a_ct, b_ct)``. Parts of one axis that
+do not overlap make one concatenation, gaps filled with zeros; parts that overlap go to further
+layers, which are added; a lone part is padded. Order of layers and parts is that of the reverse
+sweep, so the result is deterministic.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ class Part:
 
 
 def part_of(op: Op, ct: Value) -> Part | None:
-    """The part that ``slice`` op reads, if it is a plain stretch of one axis with bound dimensions."""
+    """The part that ``slice`` op reads, if it is a plain stretch of one axis with bound
+    dimensions.
+    """
     shape = op.operands[0].type.shape
     start, limit = get_dims(op.attributes, "start"), get_dims(op.attributes, "limit")
     if any(stride != 1 for stride in get_ints(op.attributes, "stride")):

@@ -1,20 +1,23 @@
-"""The reverse sweep of one block: cotangents flow from results to operands, in reverse order of the ops.
+"""The reverse sweep of one block: cotangents flow from results to operands, in reverse order of the
+ops.
 
 From-stage and to-stage: tensor. What comes out is ordinary IR, so it can be differentiated again.
 
 Invariants:
 - a missing cotangent is a symbolic zero; nothing adds zeros;
-- contributions to one value are added one by one in the reverse order of its uses, through checkpoints and loops as
-  if they were not there, so the result is deterministic and the same whatever is recomputed;
-- every op carries the span and scope of the primal op it belongs to, and its replica number, so that the sweep of a
-  recomputed region is recomputed as well;
+- contributions to one value are added one by one in the reverse order of its uses, through
+  checkpoints and loops as if they were not there, so the result is deterministic and the same
+  whatever is recomputed;
+- every op carries the span and scope of the primal op it belongs to, and its replica number, so
+  that the sweep of a recomputed region is recomputed as well;
 - the work is linear in the number of ops; recursion follows the nesting of regions only.
 
-Masking: a cotangent that may be exactly zero because another path was taken is *marked*, and so is whatever is
-derived from it. Marked cotangents meet partial derivatives through ``gate``, so an infinite or NaN derivative on
-the untaken side contributes nothing.
+Masking: a cotangent that may be exactly zero because another path was taken is *marked*, and so is
+whatever is derived from it. Marked cotangents meet partial derivatives through ``gate``, so an
+infinite or NaN derivative on the untaken side contributes nothing.
 
-Non-goals: which functions are differentiated by what (``differentiate``); recomputing anything but checkpoints.
+Non-goals: which functions are differentiated by what (``differentiate``); recomputing anything but
+checkpoints.
 """
 
 from __future__ import annotations
@@ -41,8 +44,9 @@ def reverse_ops(
 ) -> list[Op]:
     """Emits the reverse sweep of ``ops`` into ``b``, starting from what ``cts`` holds.
 
-    ``wanted`` are the values that depend on what is differentiated by; only they get cotangents. Returns
-    the primal ops to run in place of ``ops``: the same ones, but scans also hand out what the sweep reads.
+    ``wanted`` are the values that depend on what is differentiated by; only they get cotangents.
+    Returns the primal ops to run in place of ``ops``: the same ones, but scans also hand out what
+    the sweep reads.
     """
     primal: list[Op] = []
     for op in reversed(ops):
@@ -93,7 +97,9 @@ def _reverse_op(
 
 
 def _running_sums(b: Builder, op: Op, needed: Sequence[bool], cts: Cotangents) -> dict[int, Value]:
-    """Takes the sums so far of the cotangents of a scan's constants; the loop goes on adding to them."""
+    """Takes the sums so far of the cotangents of a scan's constants; the loop goes on adding to
+    them.
+    """
     scan = Scan.of(op)
     totals: dict[int, Value] = {}
     for number in range(scan.carried + scan.stacked, len(op.operands)):
@@ -114,8 +120,8 @@ def _reverse_region(
 ) -> None:
     """A ``checkpoint``: runs its region again under a new replica number, then reverses that copy.
 
-    The copy reads the operands themselves, and contributions go to the same sums in the same order as if there were no
-    checkpoint: the gradient has the same bits.
+    The copy reads the operands themselves, and contributions go to the same sums in the same order
+    as if there were no checkpoint: the gradient has the same bits.
     """
     region = op.regions[0]
     mapping = dict(zip(region.parameters, op.operands, strict=True))

@@ -1,10 +1,11 @@
 """The derivatives of ``scan``, which stay rolled: a loop forward, a loop backward.
 
-Reverse: the forward scan additionally stacks the residuals, that is, what the reverse body reads of each trip. The
-reverse scan runs the other way; its carries are the cotangents of the carries and one running sum per constant
-operand. What the reverse body reads is derived from it: constants are passed on, slices are read from the
-arrays they came from, views and constants are recomputed, stacks that the program yields anyway are used. So is a sum,
-difference or product of what is read anyway (``1 - z`` where ``z`` is), which is no dearer than reading it back.
+Reverse: the forward scan additionally stacks the residuals, that is, what the reverse body reads of
+each trip. The reverse scan runs the other way; its carries are the cotangents of the carries and
+one running sum per constant operand. What the reverse body reads is derived from it: constants are
+passed on, slices are read from the arrays they came from, views and constants are recomputed,
+stacks that the program yields anyway are used. So is a sum, difference or product of what is read
+anyway (``1 - z`` where ``z`` is), which is no dearer than reading it back.
 
 ``truncate`` is defined in ``differentiate_truncate``.
 
@@ -43,8 +44,9 @@ def reverse_scan(
 ) -> tuple[list[Value | None], Op]:
     """Emits the reverse scan; returns the operands' cotangents and the forward scan to run instead.
 
-    ``totals`` are the sums so far of cotangents of constants, by operand number; the loop adds to them, and what it
-    returns for these operands includes them. ``reverse`` sweeps the body (``differentiate_reverse.reverse_ops``).
+    ``totals`` are the sums so far of cotangents of constants, by operand number; the loop adds to
+    them, and what it returns for these operands includes them. ``reverse`` sweeps the body
+    (``differentiate_reverse.reverse_ops``).
     """
     scan = Scan.of(op)
     carries_vary, wanted = varied_scan(scan, needed)
@@ -63,7 +65,9 @@ def reverse_scan(
 
 @dataclass
 class _ReverseBody:
-    """The reverse scan while it is built; the lists of operands run parallel to those of parameters."""
+    """The reverse scan while it is built; the lists of operands run parallel to those of
+    parameters.
+    """
 
     b: Builder
     scan: Scan
@@ -153,7 +157,9 @@ class _ReverseBody:
 
 @dataclass
 class _Sources:
-    """Where the reverse body gets the primal values it reads: (its parameter or value, outer operand)."""
+    """Where the reverse body gets the primal values it reads: (its parameter or value, outer
+    operand).
+    """
 
     slices: list[tuple[Value, Value]] = field(default_factory=list)
     constants: list[tuple[Value, Value]] = field(default_factory=list)

@@ -1,6 +1,7 @@
 """The tangent of ``scan``: one scan that carries tangents next to the values they belong to.
 
-``truncate`` cuts the tangents at the same borders as the reverse sweep (``differentiate_truncate``).
+``truncate`` cuts the tangents at the same borders as the reverse sweep
+(``differentiate_truncate``).
 
 Non-goals: pruning tangents that nothing reads (``dce``).
 """

@@ -1,7 +1,9 @@
-"""Derivatives whose every step can be looked at: which value is whose cotangent, and from which use each part came.
+"""Derivatives whose every step can be looked at: which value is whose cotangent, and from which use
+each part came.
 
-The functions are those of ``differentiate``; beside them come the tables that explanations are written from. Values
-of the primal program keep their identity, so a name the front end gave them still holds.
+The functions are those of ``differentiate``; beside them come the tables that explanations are
+written from. Values of the primal program keep their identity, so a name the front end gave them
+still holds.
 
 Non-goals: compiling what comes out (``differentiate`` does the same without the tables).
 """
@@ -24,7 +26,9 @@ from gradc.passes.rewrite import next_replica
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """One summand of a cotangent: ``value``, which came back through the results ``through`` of one op."""
+    """One summand of a cotangent: ``value``, which came back through the results ``through`` of one
+    op.
+    """
 
     value: Value
     through: tuple[Value, ...]
@@ -32,7 +36,9 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A joint program; ``of`` maps primal values to cotangents (or tangents), ``parts`` to their summands."""
+    """A joint program; ``of`` maps primal values to cotangents (or tangents), ``parts`` to their
+    summands.
+    """
 
     function: Function
     primal: Function
@@ -44,9 +50,10 @@ class Traced:
 class _Recorded(Cotangents):
     """Cotangents that remember their summands.
 
-    Every summand and every finished sum is a value of its own (a copy where the rules would share one), so what
-    is told of one step can never be read off another that happens to have the same cotangent. For the same reason
-    slices are not put together, and loops do not go on adding to sums that others began.
+    Every summand and every finished sum is a value of its own (a copy where the rules would share
+    one), so what is told of one step can never be read off another that happens to have the same
+    cotangent. For the same reason slices are not put together, and loops do not go on adding to
+    sums that others began.
     """
 
     builder: Builder = field(default_factory=Builder)
@@ -88,8 +95,8 @@ class _Recorded(Cotangents):
 def traced_gradient(function: Function, wrt: Sequence[Selector]) -> Traced:
     """The gradient of the scalar LOSS with respect to ``wrt``, and every cotangent on the way.
 
-    Results of the function are those of ``function``, then every cotangent, so nothing is dead. Raises
-    DerivativeError as ``value_and_grad`` does.
+    Results of the function are those of ``function``, then every cotangent, so nothing is dead.
+    Raises DerivativeError as ``value_and_grad`` does.
     """
     block = function.block
     chosen = chosen_slots(function.parameters, block.parameters, wrt, "parameter")

@@ -1,24 +1,27 @@
-"""Differentiation: IR to IR, closed. What comes out is an ordinary function and can be differentiated again.
+"""Differentiation: IR to IR, closed. What comes out is an ordinary function and can be
+differentiated again.
 
-From-stage and to-stage: tensor, before ``fuse``. Parameters and results keep their order; what is added follows
-them, in this order:
+From-stage and to-stage: tensor, before ``fuse``. Parameters and results keep their order; what is
+added follows them, in this order:
 
 | function | added parameters (role SEED) | added results |
 |---|---|---|
-| ``vjp`` | a cotangent per result of ``of``, named after it | a COTANGENT per parameter of ``wrt`` |
+| ``vjp`` | a cotangent per result of ``of``, with its name | a COTANGENT per parameter of ``wrt`` |
 | ``value_and_grad`` | none | a COTANGENT per parameter of ``wrt`` |
 | ``jvp`` | a tangent per parameter of ``wrt`` | a TANGENT per result of ``of`` |
-| ``hvp`` | a tangent per parameter of ``wrt`` | a COTANGENT and then a TANGENT (of the gradient) per parameter |
-| ``jacobian`` (``differentiate_jacobian``) | none | an OUTPUT ``of/p`` of shape ``of.shape + p.shape`` per parameter |
+| ``hvp`` | a tangent per parameter of ``wrt`` | per parameter a COTANGENT, then its TANGENT |
+| ``jacobian`` (``differentiate_jacobian``) | none | an OUTPUT ``of/p`` per parameter |
 
-Names stay those of the parameter or result; where role and name are taken already (higher derivatives), primes
-are added. Parameters that do not reach a result get zeros, and ``unreached`` names them. Only what ``wrt`` asks for is
-computed.
+Names stay those of the parameter or result; where role and name are taken already (higher
+derivatives), primes are added. Parameters that do not reach a result get zeros, and ``unreached``
+names them. Only what ``wrt`` asks for is computed.
 
-Conventions at kinks are those of the ops; ``stop_gradient`` stops; the untaken side of ``select`` contributes exactly
-nothing (``differentiate_reverse``). ``scan`` stays rolled, ``checkpoint`` is recomputed.
+Conventions at kinks are those of the ops; ``stop_gradient`` stops; the untaken side of ``select``
+contributes exactly nothing (``differentiate_reverse``). ``scan`` stays rolled, ``checkpoint`` is
+recomputed.
 
-Non-goals: making the result small (``simplify``, ``cse``, ``dce``) or its memory low (``rematerialise``).
+Non-goals: making the result small (``simplify``, ``cse``, ``dce``) or its memory low
+(``rematerialise``).
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ _OUTWARD = (Role.LOSS, Role.OUTPUT, Role.COTANGENT, Role.TANGENT)
 
 
 class DerivativeError(DiagnosticError):
-    """A derivative was asked for that does not exist; ``slot`` is the parameter or result concerned."""
+    """A derivative was asked for that does not exist; ``slot`` is the parameter or result
+    concerned.
+    """
 
     def __init__(self, code: str, message: str, slot: Slot | None, help: str = "") -> None:
         self.slot = slot
@@ -57,8 +62,8 @@ def vjp(
 ) -> Function:
     """Reverse mode: parameters and seeds to results and cotangents.
 
-    ``of`` defaults to every floating result that is not a new state. Raises DerivativeError if something named
-    does not exist or is not floating.
+    ``of`` defaults to every floating result that is not a new state. Raises DerivativeError if
+    something named does not exist or is not floating.
     """
     function = last_windows(function)
     parameters = chosen_slots(function.parameters, function.block.parameters, wrt, "parameter")
@@ -95,7 +100,8 @@ def jvp(
 ) -> Function:
     """Forward mode: parameters and tangents to results and their tangents.
 
-    Raises DerivativeError as ``vjp`` does, and for a ``custom`` pullback that is not linear in its cotangent.
+    Raises DerivativeError as ``vjp`` does, and for a ``custom`` pullback that is not linear in its
+    cotangent.
     """
     parameters = chosen_slots(function.parameters, function.block.parameters, wrt, "parameter")
     results = _results(function, of)
@@ -148,7 +154,9 @@ def _reversed(
     seeds: Sequence[Value],
     seed_slots: Sequence[Slot],
 ) -> Function:
-    """The joint function: forward sweep, reverse sweep from ``cts``, cotangents of ``parameters``."""
+    """The joint function: forward sweep, reverse sweep from ``cts``, cotangents of
+    ``parameters``.
+    """
     block = function.block
     sources = [block.parameters[i] for i in parameters]
     wanted = varied(block.body, sources)

@@ -1,11 +1,12 @@
 """Truncated backpropagation through time: where the derivative of a ``scan`` is cut.
 
-``truncate k``: counted from the last trip that runs, every k-th border between trips lets no derivative pass through
-the carries. With trips numbered in order of execution, that is the border before trip t whenever ``trips - t`` is
-a multiple of k (and ``t > 0``: what comes before the first trip is no border). So the derivative is exactly that
-of the unrolled program with ``stop_gradient`` on the carries at those borders: a term of the loss reaches at
-most k trips back, a term at the end of the loop exactly k. ``k >= trips`` truncates nothing. Forward mode
-cuts the same borders, so it remains the transpose; constants and slices are not cut.
+``truncate k``: counted from the last trip that runs, every k-th border between trips lets no
+derivative pass through the carries. With trips numbered in order of execution, that is the border
+before trip t whenever ``trips - t`` is a multiple of k (and ``t > 0``: what comes before the first
+trip is no border). So the derivative is exactly that of the unrolled program with ``stop_gradient``
+on the carries at those borders: a term of the loss reaches at most k trips back, a term at the end
+of the loop exactly k. ``k >= trips`` truncates nothing. Forward mode cuts the same borders, so it
+remains the transpose; constants and slices are not cut.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from gradc.passes.rewrite import Scan
 
 
 def borders(b: Builder, scan: Scan) -> Value:
-    """One boolean per trip, stored at its index: whether derivatives pass through the carries before it."""
+    """One boolean per trip, stored at its index: whether derivatives pass through the carries
+    before it.
+    """
     i32 = DType.I32
     shape = (scan.trips,)
     index = b.one("iota", axis=0, dtype=i32, shape=shape)

@@ -3,14 +3,17 @@
     hs[-1] of `yield h`          ->  the last h
     scan of T trips, truncate k  ->  scan of T - k trips, carries stopped, scan of k trips
 
-The last row of what a loop yields is its last carry if it yields what it carries. Read there, it has a cotangent of one
-state, not of a whole stack of zeros around it. A truncated loop of which only last carries are used goes in two:
+The last row of what a loop yields is its last carry if it yields what it carries. Read there, it
+has a cotangent of one state, not of a whole stack of zeros around it. A truncated loop of which
+only last carries are used goes in two:
 
-Where a loss reads what a loop yields in every trip, every window has a derivative, and all their residuals are read. Where
-it reads the last carries alone, the border before the last k trips cuts it off from everything earlier (``truncate`` is
-defined in ``differentiate_truncate``), so those trips need no residuals and no reverse sweep: memory is that of k trips.
+Where a loss reads what a loop yields in every trip, every window has a derivative, and all their
+residuals are read. Where it reads the last carries alone, the border before the last k trips cuts
+it off from everything earlier (``truncate`` is defined in ``differentiate_truncate``), so those
+trips need no residuals and no reverse sweep: memory is that of k trips.
 
-Invariants: values and derivatives are the same; the last carries keep their identity. Non-goals: loops inside regions.
+Invariants: values and derivatives are the same; the last carries keep their identity. Non-goals:
+loops inside regions.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ from gradc.passes.rewrite import Scan, copy_block, emit_scan, rows, stacked_valu
 
 
 def last_windows(function: Function) -> Function:
-    """``function`` with ends read from carries and such loops in two; the same object if there are none."""
+    """``function`` with ends read from carries and such loops in two; the same object if there are
+    none.
+    """
     function = _ends(function)
     ops = function.block.ops
     read = {value for op in ops for value in op.operands}
@@ -43,7 +48,9 @@ def last_windows(function: Function) -> Function:
 
 
 def _ends(function: Function) -> Function:
-    """``function`` with last rows of yields read from the carries; the same object if there are none."""
+    """``function`` with last rows of yields read from the carries; the same object if there are
+    none.
+    """
     carries: dict[Value, tuple[Scan, Value]] = {}
     b = Builder()
     is_changed = False
@@ -70,7 +77,9 @@ def _reach(op: Op) -> tuple[tuple[Dim, ...], ...]:
 
 
 def _is_last_row(op: Op, scan: Scan) -> bool:
-    """Whether a slice of a stack takes what the last trip that runs has yielded, and nothing else."""
+    """Whether a slice of a stack takes what the last trip that runs has yielded, and nothing
+    else.
+    """
     if not isinstance(scan.trips, int):
         return False
     start, limit, _ = _reach(op)
@@ -91,7 +100,8 @@ def _split(b: Builder, scan: Scan) -> None:
     carries, stacked, constants = scan.split(scan.op.operands)
     heads = [rows(b, x, last if scan.is_reverse else 0, first) for x in stacked]
     tails = [rows(b, x, 0 if scan.is_reverse else first, last) for x in stacked]
-    # Products of all slices at once, which `hoist` would make, are as large as the residuals that are saved.
+    # Products of all slices at once, which `hoist` would make, are as large as the residuals that
+    # are saved.
     head = {**scan.op.attributes, "trips": first, "truncate": 0, "saves_memory": True}
     operands = [*carries, *heads, *constants]
     results = emit_scan(b, operands, copy_block(scan.body), head)

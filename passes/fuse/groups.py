@@ -30,7 +30,8 @@ from gradc.passes.lower.space import Kind, Space, is_row_shape, kind_in, natural
 MAX_OPS = 160
 MAX_BUFFERS = 28
 MAX_EPILOGUE = 40
-# Verbs per element that one op of a group may compute again at other indices, so as not to store what it reads there.
+# Verbs per element that one op of a group may compute again at other indices, so as not to store
+# what it reads there.
 MAX_AGAIN = 6
 
 
@@ -56,8 +57,8 @@ class Group:
     anchored: dict[Value, bool] = field(default_factory=dict)
     # Values that are dear to compute twice.
     heavy: dict[Value, bool] = field(default_factory=dict)
-    # Verbs that one element takes where nothing of the group is known yet; None if some of them are computed again
-    # at other indices already.
+    # Verbs that one element takes where nothing of the group is known yet; None if some of them are
+    # computed again at other indices already.
     again: dict[Value, int | None] = field(default_factory=dict)
     inputs: dict[Value, None] = field(default_factory=dict)
     space: Space | None = None
@@ -153,8 +154,8 @@ class Grouping:
         return list(found.values())[:4]
 
     def _is_worth_sharing(self, base: Value, op: Op, group: Group) -> bool:
-        """Whether ``op`` and ``group`` should read ``base`` together: it is large, or has an element
-        for each of the group's rows."""
+        """Whether ``op`` and ``group`` should read ``base`` together: it is large, or has an
+        element for each of the group's rows."""
         size = size_of(base.type.static_shape)
         shapes = [v.type.static_shape for v in (*op.results, *op.operands)]
         if 4 * size >= max(map(size_of, shapes)):
@@ -346,8 +347,8 @@ class Grouping:
         return True
 
     def _elsewhere(self, operand: Value, group: Group, place: Place) -> list[Value]:
-        """The values of the group that an op at ``place`` reads through ``operand`` at indices of their own, once
-        for every read."""
+        """The values of the group that an op at ``place`` reads through ``operand`` at indices of
+        their own, once for every read."""
         return [
             base
             for base, view in self.views.reads(operand)
@@ -356,8 +357,10 @@ class Grouping:
         ]
 
     def _again_is_little(self, operand: Value, group: Group, place: Place) -> bool:
-        """Whether what ``operand`` asks the group for at other indices is cheap, and not computed at other indices in
-        turn: then an op adds a bounded number of verbs to its group, however long the chain of such ops."""
+        """Whether what ``operand`` asks the group for at other indices is cheap, and not computed
+        at other indices in
+        turn: then an op adds a bounded number of verbs to its group, however long the chain of such
+            ops."""
         known = [group.again[base] for base in self._elsewhere(operand, group, place)]
         costs = [cost for cost in known if cost is not None]
         return len(costs) == len(known) and sum(costs) <= MAX_AGAIN

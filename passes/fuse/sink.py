@@ -20,8 +20,8 @@ from gradc.passes.lower.cost import size_of, verbs
 MAX_COPIES = 4
 # At most this many ops move along with one.
 MAX_CHAIN_MOVED = 16
-# In a group that an op is moved to, one element of it is computed at most this many times: at as many indices is it
-# read there for one element of what the group makes.
+# In a group that an op is moved to, one element of it is computed at most this many times: at as
+# many indices is it read there for one element of what the group makes.
 MAX_TIMES = 4
 
 
@@ -98,7 +98,9 @@ class Sinking:
             self._move(op, ([group] if is_used_here else []) + list(targets.values()))
 
     def _times(self, value: Value, home: Group) -> int:
-        """At how many indices ``home`` would compute ``value`` for one element of what it makes, at most."""
+        """At how many indices ``home`` would compute ``value`` for one element of what it makes, at
+        most.
+        """
         together, apart = 0, 0
         for user, operand in self.users.get(value, ()):
             if home not in self.homes[user]:

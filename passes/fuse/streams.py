@@ -1,7 +1,8 @@
 """Streams of random draws as data, so that layers that differ in nothing else share their kernels.
 
-Every draw has a stream number of its own. Written into the kernel it would make one kernel per layer;
-here the numbers go into one small array, made once at the start, and every draw reads its own.
+Every draw has a stream number of its own. Written into the kernel it would make one kernel per
+layer; here the numbers go into one small array, made once at the start, and every draw reads its
+own.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from gradc.passes.lower.space import Space
 MAX_CHAIN = 24
 # Verbs in a value computed from parameters alone that is not stored.
 MAX_VERBS = 6
-# Views that put several parts together, of parts put together themselves, double what one element reads at every link:
-# from this many reads on, what they make is stored.
+# Views that put several parts together, of parts put together themselves, double what one element
+# reads at every link: from this many reads on, what they make is stored.
 MAX_READS = 16
 
 

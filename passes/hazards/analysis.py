@@ -1,7 +1,8 @@
-"""The interval analysis behind ``hazards``: a transfer rule per op, refined by the conditions of ``select`` and ``gate``.
+"""The interval analysis behind ``hazards``: a transfer rule per op, refined by the conditions of
+``select`` and ``gate``.
 
-Every op is visited once in order; below a ``select`` or ``gate`` the guarded side is evaluated again, up to a few ops
-deep, under what the condition says. Work is linear in the number of ops.
+Every op is visited once in order; below a ``select`` or ``gate`` the guarded side is evaluated
+again, up to a few ops deep, under what the condition says. Work is linear in the number of ops.
 
 Non-goals: which faults matter (``hazards``).
 """
@@ -54,7 +55,9 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Env:
-    """Conditions that hold (or do not) where a value is looked at, and how many ops deep they are still used."""
+    """Conditions that hold (or do not) where a value is looked at, and how many ops deep they are
+    still used.
+    """
 
     conditions: tuple[tuple[Value, bool], ...] = ()
     left: int = 0
@@ -82,7 +85,9 @@ class Analysis:
         self._known: dict[tuple[Value, Env], Interval] = {}
 
     def run(self, block: Block, operands: Sequence[Interval] = ()) -> None:
-        """Visits ``block``, whose parameters may be anything finite unless ``operands`` says more."""
+        """Visits ``block``, whose parameters may be anything finite unless ``operands`` says
+        more.
+        """
         for number, parameter in enumerate(block.parameters):
             self._given[parameter] = operands[number] if operands else ANY
         for op in block.body:

@@ -1,15 +1,19 @@
-"""Finds where a gradient can become infinite or NaN before anything is run: by intervals over the joint program.
+"""Finds where a gradient can become infinite or NaN before anything is run: by intervals over the
+joint program.
 
-``find_hazards(function)`` differentiates a model, gives every value an interval (inputs and parameters: any finite
-number), and names the ops whose result may be infinite or NaN for finite operands, if that reaches the loss or a
-gradient. ``where`` and the verb ``gate`` are understood: what a condition excludes is excluded from the side it guards,
-and a derivative that meets an exact zero is silent. Each hazard comes with a rewrite, where there is one;
+``find_hazards(function)`` differentiates a model, gives every value an interval (inputs and
+parameters: any finite number), and names the ops whose result may be infinite or NaN for finite
+operands, if that reaches the loss or a gradient. ``where`` and the verb ``gate`` are understood:
+what a condition excludes is excluded from the side it guards, and a derivative that meets an exact
+zero is silent. Each hazard comes with a rewrite, where there is one;
 ``codegen/symbolic/sympy/rewrites.py`` proves the rewrites.
 
-What is assumed: at least one entry of a masked row is not masked; ids are in range. Overflow is looked for in
-exponentials only. Loops are analysed once, with carries that may be any finite number.
+What is assumed: at least one entry of a masked row is not masked; ids are in range. Overflow is
+looked for in exponentials only. Loops are analysed once, with carries that may be any finite
+number.
 
-What comes out are candidates: ``runtime/reports/hazard_points`` makes them happen, or leaves them open.
+What comes out are candidates: ``runtime/reports/hazard_points`` makes them happen, or leaves them
+open.
 
 Non-goals: rounding; proving the absence of hazards at a given point.
 """
@@ -32,8 +36,9 @@ _LIBRARY = "stdlib/"
 class Hazard:
     """A place where finite numbers can give a gradient that is not.
 
-    ``when`` is ``forward`` if the loss itself is then not finite, else ``backward``; ``affects`` are the results that
-    are hit. ``rewrite`` names a row of ``REWRITES`` or is empty. ``place`` is in the user's own text, ``span`` the op's.
+    ``when`` is ``forward`` if the loss itself is then not finite, else ``backward``; ``affects``
+    are the results that are hit. ``rewrite`` names a row of ``REWRITES`` or is empty. ``place`` is
+    in the user's own text, ``span`` the op's.
     """
 
     kind: str
@@ -47,7 +52,9 @@ class Hazard:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """``before`` and ``after`` are templates over E (and A), texts of the program; ``why`` in one line."""
+    """``before`` and ``after`` are templates over E (and A), texts of the program; ``why`` in one
+    line.
+    """
 
     before: str
     after: str
@@ -100,7 +107,9 @@ REWRITES: Mapping[str, Rewrite] = {
 
 
 def find_hazards(function: Function) -> list[Hazard]:
-    """The hazards of a model's gradient, in the order of its text. A model without a scalar loss has none."""
+    """The hazards of a model's gradient, in the order of its text. A model without a scalar loss
+    has none.
+    """
     loss = [s for s in function.results if s.role is Role.LOSS]
     value = function.block.outputs[function.results.index(loss[0])] if loss else None
     if value is None or value.type.shape != () or not value.type.dtype.is_float:
@@ -110,7 +119,8 @@ def find_hazards(function: Function) -> list[Hazard]:
         for slot, parameter in zip(function.parameters, function.block.parameters, strict=True)
         if slot.role in (Role.PARAM, Role.INPUT) and parameter.type.dtype.is_float
     ]
-    # Without repetitions, what a condition says of an expression also holds where it is written again.
+    # Without repetitions, what a condition says of an expression also holds where it is written
+    # again.
     joint = cse(flatten(value_and_grad(function, wrt)))
     analysis = Analysis()
     analysis.run(joint.block)

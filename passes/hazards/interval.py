@@ -1,11 +1,11 @@
 """Intervals with open and closed ends: what values an array's elements can take.
 
-An end may be attained (closed) or only approached (open): ``exp`` reaches 0 because it underflows, ``x`` where ``x > 0``
-does not. An infinite end that is attained is a value that is not finite; ``faults`` says which ops made it so. Inputs and
-parameters are finite numbers.
+An end may be attained (closed) or only approached (open): ``exp`` reaches 0 because it underflows,
+``x`` where ``x > 0`` does not. An infinite end that is attained is a value that is not finite;
+``faults`` says which ops made it so. Inputs and parameters are finite numbers.
 
-Facts between elements that intervals cannot hold: ``peak`` names axes along which the greatest element is exactly the
-upper end (``z - max(z)`` has 0 there, its exponential 1).
+Facts between elements that intervals cannot hold: ``peak`` names axes along which the greatest
+element is exactly the upper end (``z - max(z)`` has 0 there, its exponential 1).
 
 Non-goals: rounding, and overflow of anything but exponentials.
 """
@@ -20,7 +20,8 @@ INF = math.inf
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Ends, whether they are left out, the ops (numbered) whose infinities or NaN it may hold, and ``peak`` axes.
+    """Ends, whether they are left out, the ops (numbered) whose infinities or NaN it may hold, and
+    ``peak`` axes.
 
     ``is_nonzero`` leaves out 0 where it lies between the ends.
     """
@@ -140,7 +141,9 @@ def _open_at(a: Interval, magnitude: float) -> bool:
 
 
 def reciprocal(a: Interval) -> Interval:
-    """1 / a for an interval without an attained zero (else everything); 1 / infinity is 0 and no fault."""
+    """1 / a for an interval without an attained zero (else everything); 1 / infinity is 0 and no
+    fault.
+    """
     if a.spans_zero:
         return ANY
     if a.low < 0 < a.high:

@@ -1,17 +1,21 @@
-"""Loop-invariant work leaves the loop: what a ``scan`` computes without its carries, and what it only adds up.
+"""Loop-invariant work leaves the loop: what a ``scan`` computes without its carries, and what it
+only adds up.
 
 From-stage and to-stage: tensor. Inner loops first, so work can leave several loops. Four moves:
 - ops on constants alone are computed once, before the loop;
-- a ``contract`` of slices with a constant (``x @ wx``) becomes one product over all trips, before the loop, together
-  with the elementwise ops and views its operand comes from;
-- a carry that is only added to (a weight gradient) becomes sums over many trips, after the loop (``hoist_sums``);
-- a product with a constant that is only handed out becomes one product over all trips, after it (``hoist_yields``).
+- a ``contract`` of slices with a constant (``x @ wx``) becomes one product over all trips, before
+  the loop, together with the elementwise ops and views its operand comes from;
+- a carry that is only added to (a weight gradient) becomes sums over many trips, after the loop
+  (``hoist_sums``);
+- a product with a constant that is only handed out becomes one product over all trips, after it
+  (``hoist_yields``).
 
-All but the third leave every element's arithmetic as it is. The third adds in another order than the loop did; it applies
-to sums that differentiation made, and the order it gives them is the same whatever is recomputed.
+All but the third leave every element's arithmetic as it is. The third adds in another order than
+the loop did; it applies to sums that differentiation made, and the order it gives them is the same
+whatever is recomputed.
 
-A scan with the attribute ``saves_memory`` exists so that its trips need not be in memory together (accumulation over parts
-of a batch); it is left as it is.
+A scan with the attribute ``saves_memory`` exists so that its trips need not be in memory together
+(accumulation over parts of a batch); it is left as it is.
 
 Non-goals: ops that depend on carries; making loops out of anything.
 """
@@ -143,7 +147,9 @@ class _Lifter:
         self.outer: dict[Value, Value] = dict(pairs)
 
     def lift(self, value: Value) -> Value | None:
-        """The outer value for ``value``: stacked if it is of kind slice. None if that cannot be made."""
+        """The outer value for ``value``: stacked if it is of kind slice. None if that cannot be
+        made.
+        """
         chain = self._chain(value)
         if chain is None:
             return None

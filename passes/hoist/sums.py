@@ -1,13 +1,13 @@
 """Carries that are only added to: their sums are taken after the loop, many trips at a time.
 
-The running sum of a weight gradient, ``acc + x_t^T d_t``, reads and writes the whole accumulator every trip. If ``acc``
-is used for nothing else, the loop hands out ``x_t`` and ``d_t`` instead, and products over ``GROUP`` trips each are added
-up. Sums over axes (bias gradients) move along if what they sum is handed out anyway. Views of a term are applied to its
-sum.
+The running sum of a weight gradient, ``acc + x_t^T d_t``, reads and writes the whole accumulator
+every trip. If ``acc`` is used for nothing else, the loop hands out ``x_t`` and ``d_t`` instead, and
+products over ``GROUP`` trips each are added up. Sums over axes (bias gradients) move along if what
+they sum is handed out anyway. Views of a term are applied to its sum.
 
-Groups have a fixed size and lie at fixed places: counted from the end of the stack that the loop reaches last. So a loop
-that runs in chunks (``rematerialise_scan``, whose chunks are multiples of ``GROUP``) adds up the same groups in the
-same order, and its gradient has the same bits.
+Groups have a fixed size and lie at fixed places: counted from the end of the stack that the loop
+reaches last. So a loop that runs in chunks (``rematerialise_scan``, whose chunks are multiples of
+``GROUP``) adds up the same groups in the same order, and its gradient has the same bits.
 
 Non-goals: terms that are neither products nor sums; they stay in the loop, and so does their carry.
 """
@@ -29,7 +29,9 @@ _VIEWS = ("reshape", "transpose")
 
 @dataclass
 class Term:
-    """One summand of an accumulator: a product or sum of the body, the views applied to it, and its sign."""
+    """One summand of an accumulator: a product or sum of the body, the views applied to it, and its
+    sign.
+    """
 
     op: Op
     views: list[Op] = field(default_factory=list)
@@ -37,7 +39,9 @@ class Term:
 
 
 def hoist_sums(b: Builder, op: Op) -> tuple[Op, dict[Value, Value]]:
-    """Emits the scan without the sums, then the sums; returns it and what its old results became."""
+    """Emits the scan without the sums, then the sums; returns it and what its old results
+    became.
+    """
     scan = Scan.of(op)
     if not isinstance(scan.trips, int) or not scan.trips:
         b.ops.append(op)
@@ -84,7 +88,9 @@ class Loop:
         self.extra: list[Value] = []
 
     def terms(self, number: int) -> list[Term] | None:
-        """The summands of carry ``number``, first added first, if it is only added to and all can move."""
+        """The summands of carry ``number``, first added first, if it is only added to and all can
+        move.
+        """
         body = self.scan.body
         carry, total = body.parameters[number], body.outputs[number]
         if self.uses.get(carry) != 1:
@@ -116,7 +122,8 @@ class Loop:
     def can_move(self, op: Op) -> bool:
         """Not with a constant as operand, and not what a recomputation of each trip leads to.
 
-        The operands of a recomputed product would have to be kept for all trips, which is what was to be avoided.
+        The operands of a recomputed product would have to be kept for all trips, which is what was
+        to be avoided.
         """
         is_same_sweep = op.replica == self.scan.op.replica
         return is_same_sweep and not any(v in self.constants for v in op.operands)
@@ -181,7 +188,8 @@ class _Sums:
         assert isinstance(trips, int), "only loops with bound trips get here"
         totals = {i: scan.op.operands[i] for i in self._terms}
         groups, rest = divmod(trips, GROUP)
-        # The loop starts at the end of the stack if it runs backward, and the rest is where it starts.
+        # The loop starts at the end of the stack if it runs backward, and the rest is where it
+        # starts.
         start = trips - rest if scan.is_reverse else 0
         if rest:
             stacks = {v: rows(b, x, start, rest) for v, x in self._stacks.items()}

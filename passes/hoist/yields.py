@@ -1,8 +1,9 @@
 """Products that a loop only hands out: done once for all trips, after the loop.
 
-Where a yield is ``contract(v, w)`` of a value of the trip with a constant (the cotangent of a loop's input, ``d_t @ wx^T``)
-and nothing else reads it, the loop hands out ``v`` instead, and one large product follows. Only where ``v`` is handed out
-anyway or takes no more memory than the product does.
+Where a yield is ``contract(v, w)`` of a value of the trip with a constant (the cotangent of a
+loop's input, ``d_t @ wx^T``) and nothing else reads it, the loop hands out ``v`` instead, and one
+large product follows. Only where ``v`` is handed out anyway or takes no more memory than the
+product does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from gradc.passes.rewrite import Scan
 
 
 def hoist_yields(b: Builder, op: Op) -> tuple[Op, dict[Value, Value]]:
-    """Takes such products out of the scan ``op``, the last one in ``b``; returns it and what its old results became."""
+    """Takes such products out of the scan ``op``, the last one in ``b``; returns it and what its
+    old results became.
+    """
     scan = Scan.of(op)
     loop = Loop(scan)
     gone: dict[Value, Op] = {}
@@ -73,9 +76,11 @@ def _is_no_larger(a: Value, b: Value) -> bool:
 def stacked_product(
     b: Builder, op: Op, operands: tuple[Value, Value], trips_in_first: bool
 ) -> Value:
-    """``op``, a contract without batch axes, for all trips: one operand is stacked, the result is too.
+    """``op``, a contract without batch axes, for all trips: one operand is stacked, the result is
+    too.
 
-    The stacked operand comes first, so that the trips are the leading axis; then the axes are put in order again.
+    The stacked operand comes first, so that the trips are the leading axis; then the axes are put
+    in order again.
     """
     pairs = get_pairs(op.attributes, "contract")
     hint = op.result.hint

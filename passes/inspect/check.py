@@ -450,7 +450,8 @@ class _Checker:
         self.fault("reading", f"{kernel.name} reads {name} as {buffer.name}, which is {what}", at)
 
     def _is_rewritten(self, part: _Stretch, author: _Author) -> bool:
-        """Whether the same kernel has written this very stretch from the same operands, and nobody has touched any of
+        """Whether the same kernel has written this very stretch from the same operands, and nobody
+        has touched any of
         it since: it holds what will be written."""
         clock, known = self.authors.get(part, (0, None))
         units = [part, *author[1]]

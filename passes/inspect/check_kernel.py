@@ -3,8 +3,8 @@ nobody.
 
 Every address is computed for every iteration. Loops too long for that are cut to their first and
 last iterations (``is_exact`` says so); bounds are then taken from the coefficients, which is exact
-for affine addresses. An access whose address depends on data is taken to touch any element; one in a
-loop whose limit depends on data may not happen, so it counts as guarded.
+for affine addresses. An access whose address depends on data is taken to touch any element; one in
+a loop whose limit depends on data may not happen, so it counts as guarded.
 
 Time within a kernel is the order of execution. Iterations of ``parallel`` and ``vector`` loops have
 no order, so two accesses in different iterations of one of them conflict whatever the time.

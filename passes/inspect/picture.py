@@ -1,7 +1,9 @@
-"""A Plan's arena as a picture: one rectangle per block, at its offset and for its lifetime; the bytes alive as a line.
+"""A Plan's arena as a picture: one rectangle per block, at its offset and for its lifetime; the
+bytes alive as a line.
 
-Bytes upwards with round marks, launches to the right. Blocks of one layer share a colour, and those with room for it
-say what they are; all do when pointed at. Light and dark pages. Non-goals: finding the figures (``passes.plan_report``).
+Bytes upwards with round marks, launches to the right. Blocks of one layer share a colour, and those
+with room for it say what they are; all do when pointed at. Light and dark pages. Non-goals: finding
+the figures (``passes.plan_report``).
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ _STYLE = (
 
 
 def byte_ticks(most: int) -> list[int]:
-    """Round numbers of bytes from 0 up to ``most``: steps are powers of two, so that each reads well in its unit."""
+    """Round numbers of bytes from 0 up to ``most``: steps are powers of two, so that each reads
+    well in its unit.
+    """
     step = 2 ** max(0, ceil(log2(max(most, 1) / _MOST_TICKS)))
     return list(range(0, most + 1, step))
 
@@ -49,7 +53,10 @@ def to_svg(report: MemoryReport) -> str:
 
     title = f"{report.name}: arena {shown(report.arena_bytes)} over {report.launches} launches"
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" '
+            'role="img">'
+        ),
         f"<title>{escape(title)}</title><style>{_STYLE}</style>",
         '<rect class="page" width="100%" height="100%"/>',
         f'<text class="title" x="16" y="26">{escape(title)}</text>',

@@ -5,8 +5,8 @@ All figures are exact: the arena is one block of the size stated, entry argument
 role. Scratch of launches lies in the arena as well; ``scratch_bytes`` is the most that a launch
 has, all its threads together, ``scratch_only`` the end of the arena that nothing else uses.
 ``live`` is what the tensors that are needed at each launch take; the arena can only be larger
-by what packing leaves between them. ``to_text`` prints the report, ``plan_picture`` draws it; ``MemoryReport``
-is plain data for other printers.
+by what packing leaves between them. ``to_text`` prints the report, ``plan_picture`` draws it;
+``MemoryReport`` is plain data for other printers.
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ Step: TypeAlias = tuple[str, tuple[int, ...], tuple[tuple[str, Attr], ...], Tens
 
 
 def chain_steps(parameters: Sequence[Value], ops: Sequence[Op]) -> tuple[Step, ...]:
-    """What ``ops``, each with one result, do to ``parameters``: equal for chains that do the same."""
+    """What ``ops``, each with one result, do to ``parameters``: equal for chains that do the
+    same.
+    """
     numbers = {value: number for number, value in enumerate(parameters)}
     steps = []
     for op in ops:

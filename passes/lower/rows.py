@@ -268,7 +268,9 @@ class _RowKernel:
                 self.builder.store(self.buffers[value], chunk, scalar)
 
     def _rows(self, chunk: Affine) -> None:
-        """The rows of a chunk. Sums per column are taken leaf by leaf, others are trees by themselves."""
+        """The rows of a chunk. Sums per column are taken leaf by leaf, others are trees by
+        themselves.
+        """
         space, columns = self.place.space, self.place.of_kind(Kind.COLUMN_TAIL)
         leaf = leaf_rows(space)
         first = chunk * self.size

@@ -50,8 +50,9 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """``shape`` with some axes as columns, the others as rows. Columns are the last axes, or several
-    runs of axes of which one is the last (as in sums over all but the channels of an image)."""
+    """``shape`` with some axes as columns, the others as rows. Columns are the last axes, or
+    several runs of axes of which one is the last (as in sums over all but the channels of an
+    image)."""
 
     shape: tuple[int, ...]
     column_axes: tuple[int, ...]
@@ -194,7 +195,9 @@ def is_row_shape(shape: Sequence[int], space: Space) -> bool:
 
 
 def leaf_rows(space: Space) -> int:
-    """How many rows a leaf of the sums over the rows of ``space`` has: a function of its shape alone."""
+    """How many rows a leaf of the sums over the rows of ``space`` has: a function of its shape
+    alone.
+    """
     if space.rows * space.columns < CHUNKED_ELEMENTS:
         return LEAF
     return max(1, min(LEAF, -(-space.rows // _LEAVES)))

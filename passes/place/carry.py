@@ -1,9 +1,10 @@
-"""Carries of rolled loops in one buffer instead of two, where every trip may write over what it reads.
+"""Carries of rolled loops in one buffer instead of two, where every trip may write over what it
+reads.
 
-``to_loops`` gives a carry two halves that change roles every trip. One is enough if a single launch of
-the body writes it, nothing in the body reads the old value after that launch, and the launch itself
-reads each element before it writes it. Running sums of gradients are of this kind: they then take
-their own size, not twice of it.
+``to_loops`` gives a carry two halves that change roles every trip. One is enough if a single launch
+of the body writes it, nothing in the body reads the old value after that launch, and the launch
+itself reads each element before it writes it. Running sums of gradients are of this kind: they then
+take their own size, not twice of it.
 """
 
 from __future__ import annotations

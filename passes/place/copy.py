@@ -4,7 +4,8 @@
 * A constant that is copied is filled in again there instead.
 * An arena tensor that ends its life in a copy to an `out` port lives in the port all along.
 
-Invariant: whatever a step reads has the same value. Copies into `inout` ports are ``place_share``'s.
+Invariant: whatever a step reads has the same value. Copies into `inout` ports are
+``place_share``'s.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def _touches(plan: Plan, steps: Sequence[Step]) -> dict[int, list[_Touch]]:
 
 
 def _forwarded(plan: Plan, steps: Sequence[Step], counts: Mapping[int, int]) -> list[Step]:
-    """One list of steps with values computed where they would be copied to; ``counts`` are the uses of every tensor."""
+    """One list of steps with values computed where they would be copied to; ``counts`` are the uses
+    of every tensor.
+    """
     current: list[Step | None] = [
         replace(s, body=tuple(_forwarded(plan, s.body, counts))) if isinstance(s, Repeat) else s
         for s in steps

@@ -86,7 +86,9 @@ def write_ports(plan: Plan) -> Plan:
 
 
 class _Rewriting:
-    """The steps of a Plan while copies are taken out. Steps keep their numbers, whatever their order."""
+    """The steps of a Plan while copies are taken out. Steps keep their numbers, whatever their
+    order.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan

@@ -1,7 +1,9 @@
 """All obligations of one compilation, as verdicts: gradients, passes, kernels, the Plan.
 
-``Subject`` holds the pipeline's records twice: at the real dimensions, and at probe dimensions where evaluating is cheap.
-Non-goals: single methods (the other ``prove_`` modules), where programs come from (``runtime.verify``).
+``Subject`` holds the pipeline's records twice: at the real dimensions, and at probe dimensions
+where evaluating is cheap.
+Non-goals: single methods (the other ``prove_`` modules), where programs come from
+(``runtime.verify``).
 """
 
 from __future__ import annotations
@@ -115,8 +117,8 @@ def prove_gradients(subject: Subject, seed: int, points: int) -> Found:
 
 
 def at_both(verdicts: Sequence[Verdict], other: Found | None) -> list[Verdict]:
-    """Verdicts with what is known at other sizes: the weaker of both (of two proofs the first), and the detail says
-    at which."""
+    """Verdicts with what is known at other sizes: the weaker of both (of two proofs the first), and
+    the detail says at which."""
     if other is None:
         return list(verdicts)
     known = {(v.kind, v.subject): v for v in other.verdicts}
@@ -138,7 +140,9 @@ def at_both(verdicts: Sequence[Verdict], other: Found | None) -> list[Verdict]:
 
 @dataclass(frozen=True)
 class Terms:
-    """What comparing terms has shown: gradients that compose their rules, steps that keep every term."""
+    """What comparing terms has shown: gradients that compose their rules, steps that keep every
+    term.
+    """
 
     composed: Mapping[str, bool]
     kept: Mapping[str, bool]
@@ -236,8 +240,9 @@ def _composed_status(
 ) -> Status | None:
     """What a gradient deserves that is composed as it should be; None if that decides nothing.
 
-    ``outcome`` is what real points say of one that differs from dual numbers over the field: that may be for want of laws
-    of exp and log (rules do not need them), or because a pullback is no derivative.
+    ``outcome`` is what real points say of one that differs from dual numbers over the field: that
+    may be for want of laws of exp and log (rules do not need them), or because a pullback is no
+    derivative.
     """
     word = weakest([v.status for v in pullbacks.values()])
     if outcome is not None and outcome.status is Status.REFUTED:
@@ -245,7 +250,8 @@ def _composed_status(
     if word.is_proof:
         return weakest([premises, word])
     if outcome is None and word is not Status.REFUTED:
-        # The gradient is right whatever the pullbacks are: either they do not matter to it, or they are right.
+        # The gradient is right whatever the pullbacks are: either they do not matter to it, or they
+        # are right.
         return weakest([premises, word if word is Status.AGREES else Status.PROBABLE])
     if outcome is not None and outcome.status is Status.AGREES and word is Status.AGREES:
         return weakest([premises, word])
@@ -255,8 +261,8 @@ def _composed_status(
 def _is_the_users_word(
     subject: Subject, gradient: Function, name: str, pullbacks: Mapping[str, Verdict]
 ) -> bool:
-    """Whether a gradient that is not the derivative is what asserted pullbacks make of it, every other one being the
-    derivative of its function."""
+    """Whether a gradient that is not the derivative is what asserted pullbacks make of it, every
+    other one being the derivative of its function."""
     asserted = {n for n, v in pullbacks.items() if v.status is Status.ASSERTED}
     if not asserted:
         return False
@@ -288,7 +294,9 @@ def _other_verdict(
     subject: Subject, slot: Slot, outcome: Outcome, pullbacks: Mapping[str, Verdict],
     is_asserted: bool, seconds: float,
 ) -> Verdict:  # fmt: skip
-    """A gradient that is not the derivative: the user's word, or wrong, because of a pullback or otherwise."""
+    """A gradient that is not the derivative: the user's word, or wrong, because of a pullback or
+    otherwise.
+    """
     place = "" if slot.span is None else str(slot.span)
     if is_asserted:
         names = _named(pullbacks, Status.ASSERTED)
@@ -465,7 +473,9 @@ def plan_verdicts(subject: Subject) -> list[Verdict]:
 
 
 def _faulty_plan(subject: Subject, findings: str) -> Verdict:
-    """A Plan that breaks a rule: refuted if it also computes something wrong at a point, else undecided."""
+    """A Plan that breaks a rule: refuted if it also computes something wrong at a point, else
+    undecided.
+    """
     last = _last(subject.probe)
     places = [(n, n) for n in range(len(last.results))]
     outcome = decide_equal(last, PlanProgram(last, subject.probe.plan), places)

@@ -1,13 +1,17 @@
-"""What a verification found, as data: verdicts with their methods, assumptions and refuting points; accuracy; times.
+"""What a verification found, as data: verdicts with their methods, assumptions and refuting points;
+accuracy; times.
 
-A verdict is about one subject: the gradient of a parameter, the derivative rule of an op, a pass, the kernels, the
-Plan, a pullback the user wrote; or what SymPy makes of a parameter (``sympy``). The ladder, from the strongest: proved for all shapes; proved for this shape; proved
-up to a stated probability of error; probable, by a named method whose error has no known bound; agreeing to stated
-digits at stated points; asserted by the user and not checkable; skipped, as too large; undecided; refuted, with the point. An identity is one
+A verdict is about one subject: the gradient of a parameter, the derivative rule of an op, a pass,
+the kernels, the Plan, a pullback the user wrote; or what SymPy makes of a parameter (``sympy``).
+The ladder, from the strongest: proved for all shapes; proved for this shape; proved up to a stated
+probability of error; probable, by a named method whose error has no known bound; agreeing to stated
+digits at stated points; asserted by the user and not checkable; skipped, as too large; undecided;
+refuted, with the point. An identity is one
 of the reals off kinks: rounding is measured (``Accuracy``), never proved.
 
-Invariants: a report says nothing that is not in its fields, so text, pages and certificates are made of it alone;
-``digest`` covers what is claimed, not what was timed, so the same program verified again has the same digest.
+Invariants: a report says nothing that is not in its fields, so text, pages and certificates are
+made of it alone; ``digest`` covers what is claimed, not what was timed, so the same program
+verified again has the same digest.
 Non-goals: how verdicts are found (the other ``prove_`` modules), how they look.
 """
 
@@ -63,10 +67,11 @@ KINDS: tuple[Kind, ...] = ("parameter", "sympy", "rule", "pass", "kernel", "plan
 class Verdict:
     """What is known of one subject.
 
-    ``method`` says how it was found and ``detail`` with what figures (error bound, digits, points); ``point`` is the
-    refuting point, name to value; ``place`` is FILE:LINE:COLUMN; ``formula`` is left to whoever writes formulas.
-    ``witness`` is the refuting point in full: what is wrong there (``of``), what was ``found`` and ``expected``, the
-    ``dims``, and the ``values`` of all operands as nested lists. Nothing is refuted without one.
+    ``method`` says how it was found and ``detail`` with what figures (error bound, digits, points);
+    ``point`` is the refuting point, name to value; ``place`` is FILE:LINE:COLUMN; ``formula`` is
+    left to whoever writes formulas. ``witness`` is the refuting point in full: what is wrong there
+    (``of``), what was ``found`` and ``expected``, the ``dims``, and the ``values`` of all operands
+    as nested lists. Nothing is refuted without one.
     """
 
     kind: Kind
@@ -89,10 +94,10 @@ class Verdict:
 class Accuracy:
     """The error of one compiled gradient against a reference of more digits.
 
-    ``of_largest`` is in ulps of the tensor's largest entry, ``elementwise`` in ulps of each entry's own; ``differences``
-    is the relative error of central differences against the same reference, ``dot`` that of <gradient, v> against
-    them along one direction. ``explained`` are the ulps of the largest entry that the program's precision explains
-    (``runtime.accuracy``).
+    ``of_largest`` is in ulps of the tensor's largest entry, ``elementwise`` in ulps of each entry's
+    own; ``differences`` is the relative error of central differences against the same reference,
+    ``dot`` that of <gradient, v> against them along one direction. ``explained`` are the ulps of
+    the largest entry that the program's precision explains (``runtime.accuracy``).
     """
 
     tensor: str
@@ -172,7 +177,9 @@ def certificate(report: Report) -> dict[str, Any]:
 
 
 def from_json(data: Mapping[str, Any]) -> Report:
-    """The report that ``as_json`` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+    """The report that ``as_json`` wrote. Raises KeyError, TypeError or ValueError for anything
+    else.
+    """
     if data.get("schema") != SCHEMA:
         raise ValueError(f"the schema is {data.get('schema')!r}, not {SCHEMA!r}")
     names = [f.name for f in dataclasses.fields(Report)]

@@ -1,10 +1,13 @@
-"""What is known of the rules of every op: reverse, forward, and both applied again to what they made.
+"""What is known of the rules of every op: reverse, forward, and both applied again to what they
+made.
 
-Second order: the pullback of an op is a program of ops; its gradient by the rules, against dual numbers of it and against a
-plain second sweep over terms. If that sweep's terms are those of the gradient, what is known of the rules it used, at the
-instances it used, is known of the second order as well.
+Second order: the pullback of an op is a program of ops; its gradient by the rules, against dual
+numbers of it and against a plain second sweep over terms. If that sweep's terms are those of the
+gradient, what is known of the rules it used, at the instances it used, is known of the second order
+as well.
 
-Non-goals: rules at the instances of one program (``prove_rule_verdicts``), formulas, SymPy's opinion (``runtime``).
+Non-goals: rules at the instances of one program (``prove_rule_verdicts``), formulas, SymPy's
+opinion (``runtime``).
 """
 
 from __future__ import annotations
@@ -108,7 +111,9 @@ def second_verdict(name: str) -> Verdict:
 
 
 def _holds_on_elements(case: Instance) -> bool:
-    """Whether the gradient of an elementwise op's pullback is its derivative, exactly, on single elements."""
+    """Whether the gradient of an elementwise op's pullback is its derivative, exactly, on single
+    elements.
+    """
     types = [v.type.with_shape(()) for v in case.parameters]
     program = pullback_program(instance(case.name, types, case.op.attributes))
     assert program is not None

@@ -1,7 +1,7 @@
 """Verdicts on derivative rules: of the ops a program uses, and of every op there is.
 
-The order of methods: exact fractions for elementwise ops, the index algebra for linear ops between axes, a prime field
-at the instances at hand, balls to refute.
+The order of methods: exact fractions for elementwise ops, the index algebra for linear ops between
+axes, a prime field at the instances at hand, balls to refute.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""The least work with which a chain of steps can be reversed when only few states may be kept (Griewank 1992).
+"""The least work with which a chain of steps can be reversed when only few states may be kept
+(Griewank 1992).
 
-To reverse ``steps`` steps with room for ``slots`` states (the first one included), some steps must be run again. With r
-the least number for which C(slots + r, slots) >= steps, the least number of forward steps in all is
-``r steps - C(slots + r, r - 1)``, and a schedule that needs no more splits at binomial places (Griewank and Walther
-2000, algorithm 799, ``revolve``). ``rematerialise_time`` carries it out for few units; for the chunks of equal size of
-``rematerialise_scan``, which stay rolled, it is the yardstick.
+To reverse ``steps`` steps with room for ``slots`` states (the first one included), some steps must
+be run again. With r the least number for which C(slots + r, slots) >= steps, the least number of
+forward steps in all is ``r steps - C(slots + r, r - 1)``, and a schedule that needs no more splits
+at binomial places (Griewank and Walther 2000, algorithm 799, ``revolve``). ``rematerialise_time``
+carries it out for few units; for the chunks of equal size of ``rematerialise_scan``, which stay
+rolled, it is the yardstick.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from typing import Literal
 class Action:
     """One action of a schedule.
 
-    ``save``: keep the state before step ``first``. ``advance``: run the steps ``first`` to ``last`` (exclusive).
-    ``reverse``: run step ``first`` once more and reverse it. ``free``: forget the state before step ``first``.
+    ``save``: keep the state before step ``first``. ``advance``: run the steps ``first`` to ``last``
+        (exclusive).
+    ``reverse``: run step ``first`` once more and reverse it. ``free``: forget the state before step
+        ``first``.
     """
 
     kind: Literal["save", "advance", "reverse", "free"]
@@ -31,7 +35,8 @@ class Action:
 def forward_steps(steps: int, slots: int) -> int:
     """The least number of forward steps that reverses ``steps`` steps with ``slots`` states.
 
-    The run that a reversal of one step begins with does not count. Raises ValueError without a slot.
+    The run that a reversal of one step begins with does not count. Raises ValueError without a
+    slot.
     """
     if slots < 1:
         raise ValueError("at least the first state has to be kept")
@@ -50,10 +55,13 @@ def _repeats(steps: int, slots: int) -> int:
 
 
 def schedule(steps: int, slots: int) -> Iterator[Action]:
-    """Actions that reverse ``steps`` steps with at most ``slots`` states kept and ``forward_steps`` advances."""
+    """Actions that reverse ``steps`` steps with at most ``slots`` states kept and ``forward_steps``
+    advances.
+    """
     if steps < 1:
         return
-    # Pieces still to be reversed, last first: (first step, end, free slots, whether its first state is kept).
+    # Pieces still to be reversed, last first: (first step, end, free slots, whether its first state
+    # is kept).
     pending: list[tuple[int, int, int, bool]] = [(0, steps, slots, False)]
     while pending:
         first, end, free, is_kept = pending.pop()
@@ -75,9 +83,11 @@ def schedule(steps: int, slots: int) -> Iterator[Action]:
 
 
 def split(steps: int, free: int) -> int:
-    """How far to advance ``steps`` steps before the next state is kept, with ``free`` slots: where both sides need least.
+    """How far to advance ``steps`` steps before the next state is kept, with ``free`` slots: where
+    both sides need least.
 
-    The cost is convex in the place, so the first place from which it does not fall is found by halving.
+    The cost is convex in the place, so the first place from which it does not fall is found by
+    halving.
     """
     if not free:
         return steps - 1

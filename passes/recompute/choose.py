@@ -1,13 +1,17 @@
-"""Which policies of recomputation are worth trying, by an estimate of the bytes they keep and the work they repeat.
+"""Which policies of recomputation are worth trying, by an estimate of the bytes they keep and the
+work they repeat.
 
-The estimate: of a plain derivative, each op of the program keeps the bytes that the reverse sweep reads of it. Cuts lie
-where little is alive. For a cap on the bytes one stretch may keep, dynamic programming finds the cuts that keep least;
-caps from the whole to the largest single op give chains their sqrt(N), caps inside caps the cube root for two extra
-sweeps; stretches of equal bytes are also nested along binomial schedules. Loops are cut into chunks, chunks of chunks, or unrolled along a binomial schedule, and stretches chosen in
-what that leaves. ``least_repeated`` bounds from below what any choice repeats that keeps no more bytes.
+The estimate: of a plain derivative, each op of the program keeps the bytes that the reverse sweep
+reads of it. Cuts lie where little is alive. For a cap on the bytes one stretch may keep, dynamic
+programming finds the cuts that keep least; caps from the whole to the largest single op give chains
+their sqrt(N), caps inside caps the cube root for two extra sweeps; stretches of equal bytes are
+also nested along binomial schedules. Loops are cut into chunks, chunks of chunks, or unrolled along
+a binomial schedule, and stretches chosen in what that leaves. ``least_repeated`` bounds from below
+what any choice repeats that keeps no more bytes.
 
-Only whole stretches are recomputed, so that a value is computed again where its neighbours are; the bound takes every
-value on its own. Invariants: the list does not depend on a budget. Non-goals: what a policy costs exactly (``budget``).
+Only whole stretches are recomputed, so that a value is computed again where its neighbours are; the
+bound takes every value on its own. Invariants: the list does not depend on a budget. Non-goals:
+what a policy costs exactly (``budget``).
 """
 
 from __future__ import annotations
@@ -34,7 +38,8 @@ from gradc.passes.rewrite import Scan
 FREE = ("constant", "iota", "broadcast", "reshape", "transpose", "slice", "reverse")
 # Policies that are handed on at most.
 MOST = 15
-# A policy is worth its work if memory falls to at most this share of what the one before needs; the last one to that.
+# A policy is worth its work if memory falls to at most this share of what the one before needs; the
+# last one to that.
 _WORTH, _LAST_WORTH = 0.95, 0.99
 # Cuts are looked for at this many places of a program, evenly by bytes.
 _PLACES = 160
@@ -52,7 +57,8 @@ _SLOTS = (2, 3, 4, 5, 6, 8, 10, 12, 16)
 _SWEEPS = 4
 # A schedule is unrolled if its derivative has at most this many copies of the loop.
 _COPIES = 96
-# Rolled loops run faster and compile faster: a schedule must keep at most this share of what they keep.
+# Rolled loops run faster and compile faster: a schedule must keep at most this share of what they
+# keep.
 _UNROLL = 0.9
 
 
@@ -70,9 +76,11 @@ def candidates(
     derivative: Callable[[Function], Function],
     estimate: Estimate | None = None,
 ) -> list[Candidate]:
-    """Policies worth trying, those that repeat least first; none is worse than an earlier one in both ways.
+    """Policies worth trying, those that repeat least first; none is worse than an earlier one in
+    both ways.
 
-    The first recomputes nothing; there are at most ``MOST`` others. ``estimate`` is that of ``function``, if it is there.
+    The first recomputes nothing; there are at most ``MOST`` others. ``estimate`` is that of
+    ``function``, if it is there.
     """
     plain = estimate or Estimate(function, derivative)
     found = [Candidate(Policy(), plain.keeps(()), 0)]
@@ -98,7 +106,9 @@ def candidates(
 def _with_stretches(
     estimate: Estimate, base: Policy, held: int, again: int, *, is_nested: bool
 ) -> Iterator[Candidate]:
-    """``base`` with stretches of what it makes of the program; itself it holds ``held`` bytes and repeats ``again``."""
+    """``base`` with stretches of what it makes of the program; itself it holds ``held`` bytes and
+    repeats ``again``.
+    """
     choices = estimate.choices()
     for stretches in (*choices, *(estimate.nested() if is_nested else ())):
         policy = Policy(base.chunk, stretches, base.inner)
@@ -107,7 +117,9 @@ def _with_stretches(
 
 
 def _chain(borders: Sequence[int], slots: int) -> list[Stretch]:
-    """The parts between ``borders`` along a binomial schedule that keeps ``slots`` of their states."""
+    """The parts between ``borders`` along a binomial schedule that keeps ``slots`` of their
+    states.
+    """
     found = []
     while len(borders) > 2:
         middle = split(len(borders) - 1, slots - 1)
@@ -129,8 +141,8 @@ def _front(found: Sequence[Candidate]) -> list[Candidate]:
 def _thinned(front: list[Candidate], fixed: int) -> list[Candidate]:
     """At most ``MOST`` besides the first, those left out that save little over the one before.
 
-    Savings are shares of all memory, ``fixed`` bytes of parameters and results included; the last stays if it saves
-    anything to speak of.
+    Savings are shares of all memory, ``fixed`` bytes of parameters and results included; the last
+    stays if it saves anything to speak of.
     """
     ratio = _WORTH
     while True:
@@ -149,7 +161,9 @@ def _thinned(front: list[Candidate], fixed: int) -> list[Candidate]:
 
 
 def chunk_sizes(trips: int) -> list[int]:
-    """Sizes to try, from half the trips down to about their square root: whole groups of ``hoist_sums``."""
+    """Sizes to try, from half the trips down to about their square root: whole groups of
+    ``hoist_sums``.
+    """
     sizes: dict[int, None] = {}
     for parts in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128):
         size = -(-trips // parts // GROUP) * GROUP
@@ -179,7 +193,9 @@ def _trips(op: Op) -> int:
 
 
 def _reversed(plain: Estimate, op: Op, sizes: tuple[int, ...]) -> int:
-    """Bytes held while one chunk of the loop ``op`` is reversed: the states in it, and the trips of the innermost."""
+    """Bytes held while one chunk of the loop ``op`` is reversed: the states in it, and the trips of
+    the innermost.
+    """
     trips = _trips(op)
     if trips <= sizes[-1]:
         return 0
@@ -188,7 +204,9 @@ def _reversed(plain: Estimate, op: Op, sizes: tuple[int, ...]) -> int:
 
 
 def _repeated(op: Op, sizes: tuple[int, ...]) -> int:
-    """The work of ``op`` that is done again if its loop is in chunks; the last chunk of each level is not."""
+    """The work of ``op`` that is done again if its loop is in chunks; the last chunk of each level
+    is not.
+    """
 
     def again(trips: int, sizes: tuple[int, ...]) -> int:
         if not sizes:
@@ -226,7 +244,9 @@ def _schedules(plain: Estimate, loops: Sequence[Op]) -> list[Candidate]:
 
 
 def work(op: Op) -> int:
-    """Multiplications of ``op``, roughly: products by their size, other computing by elements, views nothing."""
+    """Multiplications of ``op``, roughly: products by their size, other computing by elements,
+    views nothing.
+    """
     if op.regions:
         trips = op.attributes.get("trips", 1)
         inner = sum(work(o) for region in op.regions[:1] for o in region.body)
@@ -243,7 +263,9 @@ def work(op: Op) -> int:
 
 
 def _stored(ops: Sequence[Op]) -> list[Value]:
-    """Values in memory whatever is fused: what contractions and opaque ops read, and what contractions make."""
+    """Values in memory whatever is fused: what contractions and opaque ops read, and what
+    contractions make.
+    """
     found = dict.fromkeys(v for op in ops if _is_contraction(op) for v in op.results)
     return list({**found, **dict.fromkeys(values_in_memory(ops, ()))})
 
@@ -253,7 +275,9 @@ def _is_contraction(op: Op) -> bool:
 
 
 def _changes(ops: Sequence[Op], values: Iterable[Value]) -> list[int]:
-    """How many more bytes of ``values`` are alive at each op than at the one before it; elementwise ops work in place."""
+    """How many more bytes of ``values`` are alive at each op than at the one before it; elementwise
+    ops work in place.
+    """
     last = {v: number for number, op in enumerate(ops) for v in op.operands}
     counted = frozenset(values)
     change = [0] * (len(ops) + 1)
@@ -278,8 +302,9 @@ def _inside(block: Block) -> int:
 
 
 def _kept(joint: Function) -> list[tuple[Op, Value]]:
-    """The saved values that are stored: fusion computes cheap ones where they are read, if what they are made from is
-    stored or small (``fuse_sink``), such as normalised values from means and scales."""
+    """The saved values that are stored: fusion computes cheap ones where they are read, if what
+    they are made from is stored or small (``fuse_sink``), such as normalised values from means and
+    scales."""
     saved = saved_values(joint)
     body = joint.block.body
     needed = values_in_memory(body, ())
@@ -295,7 +320,9 @@ def _kept(joint: Function) -> list[tuple[Op, Value]]:
 
 
 def _is_there(operand: Value, value: Value, makers: Mapping[Value, Op], there: set[Value]) -> bool:
-    """Whether ``operand`` of the op that makes ``value`` can be read without storing more for it."""
+    """Whether ``operand`` of the op that makes ``value`` can be read without storing more for
+    it.
+    """
     while operand in makers and makers[operand].name in FREE and makers[operand].operands:
         operand = makers[operand].operands[0]
     if operand not in makers or makers[operand].name in FREE or operand in there:
@@ -332,7 +359,8 @@ class Estimate:
         return self.kept[self._defined[op.results[0]]]
 
     def _alive(self) -> list[int]:
-        """Bytes alive at each border: made before it, read after it. Splats are made where they are read.
+        """Bytes alive at each border: made before it, read after it. Splats are made where they are
+        read.
 
         A view keeps what it is a view of alive.
         """
@@ -354,8 +382,8 @@ class Estimate:
     def _working(self, joint: Function) -> list[int]:
         """Bytes that the reverse sweep itself has in memory while it reverses each op.
 
-        The reverse sweep has reached the op whose values it has read last. Only what is stored whatever is fused
-        counts, so this is rather too little than too much.
+        The reverse sweep has reached the op whose values it has read last. Only what is stored
+        whatever is fused counts, so this is rather too little than too much.
         """
         forward = forward_values(joint)
         body = joint.block.body
@@ -374,12 +402,17 @@ class Estimate:
         return found
 
     def keeps(self, stretches: Sequence[tuple[int, int]]) -> int:
-        """Bytes held at most: kept for the reverse sweep, in the stretch that is reversed, and by the sweep itself."""
+        """Bytes held at most: kept for the reverse sweep, in the stretch that is reversed, and by
+        the sweep itself.
+        """
         return self._held(0, len(self.ops), forest(stretches))
 
     def _held(self, start: int, end: int, stretches: Sequence[Stretch]) -> int:
-        """Bytes held at most while the ops from ``start`` to ``end`` are reversed, what entered them left out."""
-        # Last things first: what follows a stretch is forgotten, its start state too, before it is computed again.
+        """Bytes held at most while the ops from ``start`` to ``end`` are reversed, what entered
+        them left out.
+        """
+        # Last things first: what follows a stretch is forgotten, its start state too, before it is
+        # computed again.
         reached, before, most = start, 0, 0
         for stretch in stretches:
             before += self.total[stretch.start] - self.total[reached]
@@ -389,7 +422,9 @@ class Estimate:
         return max(most, before + self._reversing(reached, end))
 
     def _reversing(self, start: int, end: int) -> int:
-        """Bytes held at most while the ops from ``start`` to ``end`` are reversed, all of them kept."""
+        """Bytes held at most while the ops from ``start`` to ``end`` are reversed, all of them
+        kept.
+        """
         held = (self.total[n + 1] + self.working[n] for n in range(start, end))
         return max(held, default=self.total[start]) - self.total[start]
 
@@ -398,11 +433,12 @@ class Estimate:
         return sum(self.works[end] - self.works[start] for start, end in stretches)
 
     def least_repeated(self, nbytes: int) -> int:
-        """The least work any recomputation repeats that keeps at most ``nbytes`` between the sweeps.
+        """The least work any recomputation repeats that keeps at most ``nbytes`` between the
+        sweeps.
 
-        A value that the reverse sweep reads and that is not in memory when that sweep begins is computed once more at
-        least, by its op at least. Which are kept is a knapsack; its fractional relaxation keeps those that cost most
-        per byte.
+        A value that the reverse sweep reads and that is not in memory when that sweep begins is
+        computed once more at least, by its op at least. Which are kept is a knapsack; its
+        fractional relaxation keeps those that cost most per byte.
         """
         works = list(zip(self.kept, (work(op) for op in self.ops), strict=True))
         costly = sorted((pair for pair in works if pair[0]), key=lambda p: -p[1] / p[0])
@@ -430,7 +466,9 @@ class Estimate:
         return list(dict.fromkeys(found))
 
     def nested(self) -> list[tuple[tuple[int, int], ...]]:
-        """Lists of stretches inside stretches: as ``_LEVELS`` says, and along binomial schedules."""
+        """Lists of stretches inside stretches: as ``_LEVELS`` says, and along binomial
+        schedules.
+        """
         whole, largest = self.total[-1], max(self.kept, default=0)
         found = []
         for parts in _LEVELS:
@@ -448,7 +486,9 @@ class Estimate:
         return [s for s in dict.fromkeys(found) if s and self.repeats(s) <= most]
 
     def _levels(self, low: int, high: int, caps: Sequence[int]) -> list[Stretch]:
-        """Stretches from ``low`` to ``high``, none for the last part of any level, whose inner ones stay."""
+        """Stretches from ``low`` to ``high``, none for the last part of any level, whose inner ones
+        stay.
+        """
         if not caps:
             return []
         borders = [low, *self._cuts(low, high, caps[0]), high]
@@ -481,7 +521,8 @@ class Estimate:
         return [p for p in places if 0 < p < len(self.ops)]
 
     def _cuts(self, low: int, high: int, cap: int) -> list[int]:
-        """Cuts between ``low`` and ``high`` with at most ``cap`` kept bytes between neighbours, least alive in all.
+        """Cuts between ``low`` and ``high`` with at most ``cap`` kept bytes between neighbours,
+        least alive in all.
 
         Where neighbouring places are further apart than the cap, the cut is made all the same.
         """

@@ -1,10 +1,11 @@
 """Recomputation chosen by the compiler: stretches of the forward sweep become checkpoints.
 
-From-stage and to-stage: tensor, before ``differentiate``. A stretch of the program is wrapped in a ``checkpoint``: what is
-inside is computed again when the reverse sweep gets there, under a replica number of its own, and only what enters the
-stretch is kept. Stretches may lie inside stretches: then what is recomputed first keeps only what enters the inner ones.
-Scans are cut into chunks first (``rematerialise_scan``), or unrolled along a binomial schedule (``rematerialise_time``).
-A ``Policy`` says which; ``rematerialise_choose`` lists those worth trying.
+From-stage and to-stage: tensor, before ``differentiate``. A stretch of the program is wrapped in a
+``checkpoint``: what is inside is computed again when the reverse sweep gets there, under a replica
+number of its own, and only what enters the stretch is kept. Stretches may lie inside stretches:
+then what is recomputed first keeps only what enters the inner ones. Scans are cut into chunks first
+(``rematerialise_scan``), or unrolled along a binomial schedule (``rematerialise_time``). A
+``Policy`` says which; ``rematerialise_choose`` lists those worth trying.
 
 Invariants: values do not change, not even in the last bit. Non-goals: choosing, budgets, placing.
 """
@@ -23,11 +24,13 @@ from gradc.passes.rewrite import copy_ops, free_values, renamed, with_ops
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What to recompute: loops in chunks of ``chunk`` trips (0: none), and stretches of the program's ops.
+    """What to recompute: loops in chunks of ``chunk`` trips (0: none), and stretches of the
+    program's ops.
 
-    ``inner`` are the sizes of chunks inside chunks, outermost first. With ``slots`` loops are unrolled instead, in units
-    of ``chunk`` trips of which at most ``slots`` start states are kept. ``stretches`` are half-open ranges of positions
-    in the block after that, in order; any two are apart, or one lies in the other.
+    ``inner`` are the sizes of chunks inside chunks, outermost first. With ``slots`` loops are
+    unrolled instead, in units of ``chunk`` trips of which at most ``slots`` start states are kept.
+    ``stretches`` are half-open ranges of positions in the block after that, in order; any two are
+    apart, or one lies in the other.
     """
 
     chunk: int = 0
@@ -139,7 +142,9 @@ class _Wrapper:
                 self._last_read[value] = number
 
     def wrap(self, b: Builder, stretch: Stretch, mapping: dict[Value, Value]) -> None:
-        """Emits the ops of ``stretch`` as one checkpoint whose results are what is read after it."""
+        """Emits the ops of ``stretch`` as one checkpoint whose results are what is read after
+        it.
+        """
         ops = self._body[stretch.start : stretch.end]
         made = [v for op in ops for v in op.results]
         results = [v for v in made if self._last_read.get(v, -1) >= stretch.end]

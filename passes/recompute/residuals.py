@@ -1,10 +1,14 @@
-"""What the reverse sweep reads of the forward sweep: derived from the program, not remembered from making it.
+"""What the reverse sweep reads of the forward sweep: derived from the program, not remembered from
+making it.
 
-The forward sweep is what the results other than COTANGENTs depend on; the rest is the reverse sweep. A residual is a
-value that crosses: computed by the forward sweep, read by the reverse one. What the reverse sweep computes again
-is listed as recomputed: ops with a replica number whose name, attributes and place are those of a forward op, in loops of one of the same trip. Parameters cross for nothing: they are there anyway. A view counts as what it is a view of.
+The forward sweep is what the results other than COTANGENTs depend on; the rest is the reverse
+sweep. A residual is a value that crosses: computed by the forward sweep, read by the reverse one.
+What the reverse sweep computes again is listed as recomputed: ops with a replica number whose name,
+attributes and place are those of a forward op, in loops of one of the same trip. Parameters cross
+for nothing: they are there anyway. A view counts as what it is a view of.
 
-The list is about the program it is given: ask before and after ``rematerialise`` to see the difference.
+The list is about the program it is given: ask before and after ``rematerialise`` to see the
+difference.
 """
 
 from __future__ import annotations
@@ -26,8 +30,8 @@ _FREE = ("constant", "iota")
 class Residual:
     """One value that the reverse sweep reads, or computes again.
 
-    ``nbytes`` is symbolic while dimensions are; ``op`` is the name of the op that computes it, ``readers`` how many ops
-    of the reverse sweep read it.
+    ``nbytes`` is symbolic while dimensions are; ``op`` is the name of the op that computes it,
+    ``readers`` how many ops of the reverse sweep read it.
     """
 
     name: str
@@ -62,7 +66,9 @@ def residuals(function: Function) -> tuple[Residual, ...]:
 
 
 def _recomputed_in(block: Block) -> list[Residual]:
-    """What a loop computes twice in one trip: parts of a batch go forward and backward in the same trip."""
+    """What a loop computes twice in one trip: parts of a batch go forward and backward in the same
+    trip.
+    """
     originals = {_identity(op) for op in block.body if not op.replica}
     readers: dict[Value, int] = {}
     for op in block.body:
@@ -91,7 +97,9 @@ def _identity(op: Op) -> Hashable:
 
 
 def saved_values(function: Function) -> list[tuple[Op, Value]]:
-    """The values of the forward sweep that are kept for the reverse sweep of a joint function, and their ops."""
+    """The values of the forward sweep that are kept for the reverse sweep of a joint function, and
+    their ops.
+    """
     forward = forward_values(function)
     viewed = {op.result: op.operands[0] for op in function.block.body if op.name in _VIEWS}
     read: set[Value] = set()
@@ -108,7 +116,8 @@ def saved_values(function: Function) -> list[tuple[Op, Value]]:
 
 
 def forward_values(function: Function) -> set[Value]:
-    """The values that the results other than cotangents depend on; of a training step, those of the loss.
+    """The values that the results other than cotangents depend on; of a training step, those of the
+    loss.
 
     Everything else that a training step hands out follows from the gradients.
     """

@@ -2,13 +2,15 @@
 
     scan of T trips  ->  scan of T/k trips over checkpoint { scan of k trips }
 
-From-stage and to-stage: tensor, before ``differentiate``, which then does the rest: the outer reverse loop recomputes one
-chunk at a time. Memory falls from T to T/k + k trips' worth, least at k = sqrt(T), for one extra forward sweep. The last
-k or fewer trips stand apart and are not recomputed: the reverse sweep begins with them. Chunks may be cut into chunks
-again, the last trips too: T/k + k/l + l trips' worth for two extra sweeps.
+From-stage and to-stage: tensor, before ``differentiate``, which then does the rest: the outer
+reverse loop recomputes one chunk at a time. Memory falls from T to T/k + k trips' worth, least at k
+= sqrt(T), for one extra forward sweep. The last k or fewer trips stand apart and are not
+recomputed: the reverse sweep begins with them. Chunks may be cut into chunks again, the last trips
+too: T/k + k/l + l trips' worth for two extra sweeps.
 
-``truncate`` is kept exact: chunks are chosen so that every border of the truncated derivative is a border that the
-inner loop, or the outer one, cuts as well; where no such chunk exists the loop stays as it is.
+``truncate`` is kept exact: chunks are chosen so that every border of the truncated derivative is a
+border that the inner loop, or the outer one, cuts as well; where no such chunk exists the loop
+stays as it is.
 
 Invariants: values do not change, not even in the last bit; the same trips run in the same order.
 """
@@ -27,7 +29,8 @@ Sizes: TypeAlias = tuple[int, ...]
 
 
 def chunk_scans(function: Function, size: int, inner: Sequence[int] = ()) -> Function:
-    """``function`` with its outermost scans in chunks of ``size`` trips; the same object if none is longer.
+    """``function`` with its outermost scans in chunks of ``size`` trips; the same object if none is
+    longer.
 
     ``inner`` are the sizes of chunks in these chunks, largest first.
     """
@@ -87,7 +90,8 @@ def _chunked(b: Builder, scan: Scan, sizes: Sizes) -> list[Value] | None:
         chunks, rest = trips // size, 0
         is_finer = size % scan.truncate == 0
         inner_cut, outer_cut = (scan.truncate, 1) if is_finer else (0, scan.truncate // size)
-    # In order of execution: whole chunks, then the rest, which lies at the start if time runs backward.
+    # In order of execution: whole chunks, then the rest, which lies at the start if time runs
+    # backward.
     first = rest if scan.is_reverse else 0
     carries, stacked, constants = scan.split(operands)
     parts = [rows(b, x, first, chunks * size) for x in stacked]
@@ -114,7 +118,9 @@ def _chunked(b: Builder, scan: Scan, sizes: Sizes) -> list[Value] | None:
 
 
 def _chunk_body(b: Builder, scan: Scan, sizes: Sizes, truncate: int) -> Block:
-    """One trip of the outer loop: a checkpoint around a loop of as many trips as the first of ``sizes``."""
+    """One trip of the outer loop: a checkpoint around a loop of as many trips as the first of
+    ``sizes``.
+    """
     size = sizes[0]
     attributes: dict[str, Attr] = {**scan.op.attributes, "trips": size, "truncate": truncate}
     inside = _nested(b, scan, size)

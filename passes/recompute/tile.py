@@ -1,18 +1,21 @@
-"""Products that are consumed row by row are computed a few rows at a time: attention without its score matrix.
+"""Products that are consumed row by row are computed a few rows at a time: attention without its
+score matrix.
 
-From-stage and to-stage: tensor, before ``differentiate``. Looks for a contraction whose large result S goes through
-row-wise ops (scaling, masks, softmax) into the left side of another contraction, as in softmax(Q K^T) V. If nothing else
-reads what lies between, the rows are cut into tiles:
+From-stage and to-stage: tensor, before ``differentiate``. Looks for a contraction whose large
+result S goes through row-wise ops (scaling, masks, softmax) into the left side of another
+contraction, as in softmax(Q K^T) V. If nothing else reads what lies between, the rows are cut into
+tiles:
 
     scan over tiles: checkpoint { S_tile = Q_tile K^T; ...; O_tile = P_tile V }
 
-so that only one tile of S exists at a time, in the forward sweep and, because of the checkpoint, in the reverse sweep,
-where it is computed again (Dao et al. 2022, with whole rows instead of running maxima). Every row is computed by the same
-operations as before.
+so that only one tile of S exists at a time, in the forward sweep and, because of the checkpoint, in
+the reverse sweep, where it is computed again (Dao et al. 2022, with whole rows instead of running
+maxima). Every row is computed by the same operations as before.
 
-Applies where S takes at least ``LEAST`` bytes; smaller ones live in the cache anyway. Invariants: values are the same
-but for the order of sums: gradients of what all tiles share are summed tile by tile. Non-goals: tiling along the
-contracted axis; programs whose row-wise part draws random numbers (their place in the matrix keys the draw).
+Applies where S takes at least ``LEAST`` bytes; smaller ones live in the cache anyway. Invariants:
+values are the same but for the order of sums: gradients of what all tiles share are summed tile by
+tile. Non-goals: tiling along the contracted axis; programs whose row-wise part draws random numbers
+(their place in the matrix keys the draw).
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ _ABSORBED = ("broadcast", "constant")
 
 
 def tile(function: Function) -> Function:
-    """``function`` with large row-wise products cut into tiles; the same object if there is none."""
+    """``function`` with large row-wise products cut into tiles; the same object if there is
+    none.
+    """
     # Dead readers of what lies between would hide that nothing needs it.
     live = dce(function)
     block = _block(live.block)
@@ -62,7 +67,8 @@ def _inside(op: Op) -> Op:
 
 @dataclass(frozen=True, slots=True)
 class _Tiling:
-    """What is cut: ops in order (first and last are the contractions), the row axis of every value, tile size.
+    """What is cut: ops in order (first and last are the contractions), the row axis of every value,
+    tile size.
 
     ``shared`` are those of ``ops`` that others may read as well: they stay where they are, too.
     """
@@ -82,9 +88,11 @@ class _Tiling:
 
 
 class _Search:
-    """One walk over the ops of a block: every contraction that can be the last of a tiling is, earlier ones first.
+    """One walk over the ops of a block: every contraction that can be the last of a tiling is,
+    earlier ones first.
 
-    What is known of a value is known when its op is passed, after all rewriting before it, so the walk is linear.
+    What is known of a value is known when its op is passed, after all rewriting before it, so the
+    walk is linear.
     """
 
     def __init__(self, ops: Sequence[Op], outputs: Sequence[Value]) -> None:
@@ -158,7 +166,9 @@ class _Search:
         return _choose(tuple(between), self.made)
 
     def _between(self, last: Op) -> list[Op] | None:
-        """The ops from a large contraction to the first operand of ``last``; None if there are others on the way."""
+        """The ops from a large contraction to the first operand of ``last``; None if there are
+        others on the way.
+        """
         if self.is_small.get(last.operands[0], False):
             return None
         found: dict[Op, None] = {}
@@ -175,7 +185,8 @@ class _Search:
                 stack.extend(v for v in op.operands if self.depends.get(v, False))
             else:
                 return None
-        # Without a reduction over the row there is nothing quadratic about it (a feed-forward layer).
+        # Without a reduction over the row there is nothing quadratic about it (a feed-forward
+        # layer).
         if len(firsts) != 1 or not any(isinstance(lookup(op.name).loop, Reduction) for op in found):
             return None
         return [*firsts, *found, last]
@@ -299,7 +310,9 @@ def _moved(op: Op, row: int) -> int | None:
 
 
 def _same_place(before: Sequence[int], after: Sequence[int], row: int) -> int | None:
-    """The axis of ``after`` that is axis ``row`` of ``before``, where only axes of 1 come and go."""
+    """The axis of ``after`` that is axis ``row`` of ``before``, where only axes of 1 come and
+    go.
+    """
     if [n for n in before if n != 1] != [n for n in after if n != 1] or before[row] == 1:
         return None
     number = sum(n != 1 for n in before[:row])
@@ -329,7 +342,9 @@ def _leave(op: Op, axis: dict[Value, int]) -> bool:
 
 
 def _absorb(op: Op, axis: dict[Value, int]) -> bool:
-    """Whether an outside broadcast or constant can be made per tile; notes its operand's row axis."""
+    """Whether an outside broadcast or constant can be made per tile; notes its operand's row
+    axis.
+    """
     if op.name == "constant":
         return True
     row = axis[op.result]

@@ -1,16 +1,19 @@
-"""Recomputation over time with the fewest steps: a ``scan`` unrolled into units along a binomial schedule.
+"""Recomputation over time with the fewest steps: a ``scan`` unrolled into units along a binomial
+schedule.
 
-    chain(units first..end, slots) -> checkpoint { chain(first..middle, slots) }; chain(middle..end, slots - 1)
+    chain(units first..end, slots) -> checkpoint { chain(first..middle, slots) }; chain(middle..end,
+    slots - 1)
 
-From-stage and to-stage: tensor, before ``differentiate``. The state at the start of each checkpoint is kept, at most ``slots``
-at once, the first one included. With the places of ``binomial.split`` the reverse sweep runs exactly
-``binomial.forward_steps`` units again, the least there is; every unit is in the program once, so its derivative has as
-many copies of the loop as units are run. That is why it is for few units; each unit is a rolled loop.
+From-stage and to-stage: tensor, before ``differentiate``. The state at the start of each checkpoint
+is kept, at most ``slots`` at once, the first one included. With the places of ``binomial.split``
+the reverse sweep runs exactly ``binomial.forward_steps`` units again, the least there is; every
+unit is in the program once, so its derivative has as many copies of the loop as units are run. That
+is why it is for few units; each unit is a rolled loop.
 
 Truncated loops stay as they are: their borders are those of ``rematerialise_scan``.
 
-Invariants: values do not change, not even in the last bit; the same trips run in the same order. If a unit is a multiple
-of ``hoist_sums.GROUP`` the bits of weight gradients are kept as well.
+Invariants: values do not change, not even in the last bit; the same trips run in the same order. If
+a unit is a multiple of ``hoist_sums.GROUP`` the bits of weight gradients are kept as well.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from gradc.passes.rewrite import Scan, copy_block, emit_scan, renamed, rows, wit
 
 
 def unroll_scans(function: Function, unit: int, slots: int) -> Function:
-    """``function`` with its outermost scans in units of ``unit`` trips of which ``slots`` states are kept.
+    """``function`` with its outermost scans in units of ``unit`` trips of which ``slots`` states
+    are kept.
 
     The same object if none is longer. Raises ValueError without a unit or a slot.
     """
@@ -57,7 +61,9 @@ def can_unroll(scan: Scan, unit: int) -> bool:
 
 @dataclass(slots=True)
 class _Chain:
-    """What some units hand on: the carries after them, and what each of them yields, in order of execution."""
+    """What some units hand on: the carries after them, and what each of them yields, in order of
+    execution.
+    """
 
     carries: list[Value]
     steps: list[list[Value]]
@@ -89,7 +95,9 @@ class _Units:
         carries: Sequence[Value],
         read: tuple[Sequence[Value], Sequence[Value]],
     ) -> _Chain:
-        """Emits the units of ``place``; ``read`` are the stacked operands and the constants, as ``b`` knows them."""
+        """Emits the units of ``place``; ``read`` are the stacked operands and the constants, as
+        ``b`` knows them.
+        """
         first, end = place
         chain = _Chain(list(carries), [])
         while end - first > 1:

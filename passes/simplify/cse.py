@@ -1,12 +1,12 @@
 """Common subexpression elimination: equal ops are computed once.
 
-From-stage and to-stage: tensor. Two ops are equal if name, operands, attributes, regions and replica number are; span
-and scope do not count, and the first op's are kept. Operands of commutative ops are compared in a fixed order. The
-replica number keeps a recomputed op recomputed. Keys are built bottom-up and interned, so the work is linear in the
-size of the program.
+From-stage and to-stage: tensor. Two ops are equal if name, operands, attributes, regions and
+replica number are; span and scope do not count, and the first op's are kept. Operands of
+commutative ops are compared in a fixed order. The replica number keeps a recomputed op recomputed.
+Keys are built bottom-up and interned, so the work is linear in the size of the program.
 
-Invariants: floats are compared by bits (0.0 and -0.0 differ, NaN equals itself), so merging is exact. All ops are
-pure; ``random_bits`` is a function of its key and stream.
+Invariants: floats are compared by bits (0.0 and -0.0 differ, NaN equals itself), so merging is
+exact. All ops are pure; ``random_bits`` is a function of its key and stream.
 
 Non-goals: algebra (``simplify``).
 """
@@ -32,7 +32,9 @@ def cse(function: Function) -> Function:
 
 
 def attribute_key(attribute: Attr) -> Hashable:
-    """A key under which equal attributes, and only those, are equal: 1, 1.0, True differ, 0.0 and -0.0 too."""
+    """A key under which equal attributes, and only those, are equal: 1, 1.0, True differ, 0.0 and
+    -0.0 too.
+    """
     if isinstance(attribute, bool):
         return ("b", attribute)
     if isinstance(attribute, float):

@@ -1,8 +1,9 @@
 """Dead code elimination: removes ops that no result needs, and what regions compute for nobody.
 
-From-stage and to-stage: tensor. Slots stay: parameters are never removed, results neither. Inside regions it goes
-further: results of a ``scan`` or ``checkpoint`` that nobody reads go, with the operands only they needed; the carries
-of a scan are a fixed point. ``custom`` keeps its signature, which its pullback shares.
+From-stage and to-stage: tensor. Slots stay: parameters are never removed, results neither. Inside
+regions it goes further: results of a ``scan`` or ``checkpoint`` that nobody reads go, with the
+operands only they needed; the carries of a scan are a fixed point. ``custom`` keeps its signature,
+which its pullback shares.
 
 All ops are pure, so an op without readers is dead. Non-goals: merging equal ops (``cse``).
 """

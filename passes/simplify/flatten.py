@@ -1,8 +1,8 @@
 """Takes ``checkpoint`` and ``custom`` apart once nothing will be differentiated any more.
 
-From-stage and to-stage: tensor. Their regions have served their purpose: what a checkpoint recomputes stands in the
-reverse sweep under a replica number of its own, and a pullback has been inlined. Left in place they would hide
-their ops from every other pass. Works inside ``scan`` too.
+From-stage and to-stage: tensor. Their regions have served their purpose: what a checkpoint
+recomputes stands in the reverse sweep under a replica number of its own, and a pullback has been
+inlined. Left in place they would hide their ops from every other pass. Works inside ``scan`` too.
 
 Invariants: ops keep their replica numbers, so CSE cannot undo a recomputation.
 """
@@ -24,7 +24,9 @@ def is_wrapper(op: Op) -> bool:
 
 
 def flatten(function: Function, is_opened: Callable[[Op], bool] = is_wrapper) -> Function:
-    """``function`` without checkpoint and custom ops, or those that ``is_opened`` names; the same object if it has none."""
+    """``function`` without checkpoint and custom ops, or those that ``is_opened`` names; the same
+    object if it has none.
+    """
     block = _block(function.block, is_opened)
     if block is function.block:
         return function

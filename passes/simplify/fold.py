@@ -1,8 +1,10 @@
-"""Constant folding on splats: one number stands for the whole tensor, so folding never makes a large constant.
+"""Constant folding on splats: one number stands for the whole tensor, so folding never makes a
+large constant.
 
-Elementwise ops are evaluated by their own meaning in their own element type (f32 in f32, integers wrapping), so the
-result is what the reference interpreter would compute. Views of splats are splats. Sums are folded only where no
-rounding can occur. Nothing is folded that would be computed differently by another order of addition.
+Elementwise ops are evaluated by their own meaning in their own element type (f32 in f32, integers
+wrapping), so the result is what the reference interpreter would compute. Views of splats are
+splats. Sums are folded only where no rounding can occur. Nothing is folded that would be computed
+differently by another order of addition.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ def splat_of(op: Op) -> float | int | bool | None:
 
 
 def folded(op: Op, splats: Sequence[float | int | bool]) -> float | int | bool | None:
-    """The splat that ``op`` gives on constant operands, or None if it gives none that is certain."""
+    """The splat that ``op`` gives on constant operands, or None if it gives none that is
+    certain.
+    """
     if op.name in _MOVES:
         return splats[0]
     if op.name == "concat":

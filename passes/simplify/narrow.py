@@ -1,11 +1,13 @@
 """Slices that read little of something large made from little: only what is read is made.
 
-``sin(x[:, None] * y)`` reshaped to one axis and sliced to its last three elements would be computed whole and then read
-in three places. Such a slice moves down through reshapes, transposes and elementwise ops to the broadcast, so
-that the whole never exists, and (before differentiation) nor does its cotangent. All moves are exact.
+``sin(x[:, None] * y)`` reshaped to one axis and sliced to its last three elements would be computed
+whole and then read in three places. Such a slice moves down through reshapes, transposes and
+elementwise ops to the broadcast, so that the whole never exists, and (before differentiation) nor
+does its cotangent. All moves are exact.
 
-They apply where the slice reads at most one part in ``_FEW`` of a value that is at least as many times larger than what it is
-made from. Elsewhere they would only do work twice: a row of a computed matrix is read from the matrix.
+They apply where the slice reads at most one part in ``_FEW`` of a value that is at least as many
+times larger than what it is made from. Elsewhere they would only do work twice: a row of a computed
+matrix is read from the matrix.
 """
 
 from __future__ import annotations
@@ -128,7 +130,9 @@ def _is_worth_it(r: Rewriter, op: Op) -> bool:
 
 
 def _made_from(r: Rewriter, value: Value, most: int) -> bool:
-    """Whether ``value`` is made, through views and elementwise ops, from at most ``most`` elements."""
+    """Whether ``value`` is made, through views and elementwise ops, from at most ``most``
+    elements.
+    """
     seen: set[Value] = set()
     stack = [value]
     total = 0
@@ -165,7 +169,9 @@ def _bounds(op: Op) -> _Slice | None:
 
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, range]]:
-    """The runs of axes that a reshape turns into each other; the last takes trailing axes of size 1."""
+    """The runs of axes that a reshape turns into each other; the last takes trailing axes of size
+    1.
+    """
     groups: list[tuple[range, range]] = []
     i = j = 0
     while i < len(before) and j < len(after):
@@ -189,7 +195,9 @@ def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, ra
 def _narrowed(
     before: Sequence[int], after: Sequence[int], bounds: _Slice, new: range
 ) -> tuple[list[tuple[int, int]], list[int], list[int]]:
-    """For one group of axes: what is kept of the axes before, the axes after, and how far these moved."""
+    """For one group of axes: what is kept of the axes before, the axes after, and how far these
+    moved.
+    """
     starts = [bounds.start[axis] for axis in new]
     last = [bounds.limit[axis] - 1 for axis in new]
     low, high = _place(starts, after), _place(last, after) + 1

@@ -1,19 +1,24 @@
 """Peephole rules as data: ``"mul(x, 1) => x"`` is the rule, its name and its documentation.
 
-A pattern is an op name with patterns in brackets, a variable, or a number. A number stands for a ``constant`` op of
-that value; ``0.0`` and ``-0.0`` are one zero each, ``0`` is both. A variable named ``c``, ``c1``, ``c2`` matches
-constants only, ``f`` finite constants, ``t`` powers of two whose inverse is one as well; the same variable twice means the same value. On the right, ops on constants alone are folded when
-the rule is applied. Variants that swap the operands of commutative ops are generated.
+A pattern is an op name with patterns in brackets, a variable, or a number. A number stands for a
+``constant`` op of that value; ``0.0`` and ``-0.0`` are one zero each, ``0`` is both. A variable
+named ``c``, ``c1``, ``c2`` matches constants only, ``f`` finite constants, ``t`` powers of two
+whose inverse is one as well; the same variable twice means the same value. On the right, ops on
+constants alone are folded when the rule is applied. Variants that swap the operands of commutative
+ops are generated.
 
 Three sets:
-- EXACT: both sides give the same bits for every operand, infinities, NaN and both zeros included (the
-  sign and payload of a NaN aside, and the sign of a zero that ``gate`` lets through, which it does not promise);
-- CLOSE: exact on special values, elsewhere within two units in the last place; applied too, because the left side is a
-  library function whose last digit means nothing;
-- FAST: equal over the reals, but not for NaN, infinities, signed zeros, overflow or rounding. ``--fast-math`` only.
+- EXACT: both sides give the same bits for every operand, infinities, NaN and both zeros included
+  (the sign and payload of a NaN aside, and the sign of a zero that ``gate`` lets through, which it
+  does not promise);
+- CLOSE: exact on special values, elsewhere within two units in the last place; applied too, because
+  the left side is a library function whose last digit means nothing;
+- FAST: equal over the reals, but not for NaN, infinities, signed zeros, overflow or rounding.
+  ``--fast-math`` only.
 
-``floats`` and ``integers`` rules hold for that kind of element type only. Tests prove every rule with SymPy over the
-reals (over the integers where it says so), and try EXACT and CLOSE on special floats.
+``floats`` and ``integers`` rules hold for that kind of element type only. Tests prove every rule
+with SymPy over the reals (over the integers where it says so), and try EXACT and CLOSE on special
+floats.
 """
 
 from __future__ import annotations
@@ -35,7 +40,9 @@ _TOKEN = re.compile(r"\s*(?:(?P<name>[a-z_][a-z_0-9]*)|(?P<number>-?[0-9.]+)|(?P
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """Matches any value; one called c, c1, c2, f or t only constants, of which ``accepts`` says more."""
+    """Matches any value; one called c, c1, c2, f or t only constants, of which ``accepts`` says
+    more.
+    """
 
     name: str
 
@@ -75,7 +82,9 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``left => right``; ``text`` is the rule as written, ``left`` one of its commutative variants."""
+    """``left => right``; ``text`` is the rule as written, ``left`` one of its commutative
+    variants.
+    """
 
     text: str
     left: Apply
@@ -148,7 +157,9 @@ def _parse_at(tokens: list[str], at: int) -> tuple[Pattern, int]:
 
 
 def _variants(pattern: Pattern) -> Iterator[Apply]:
-    """``pattern`` with the operands of commutative ops in every order, without repeats up to renaming."""
+    """``pattern`` with the operands of commutative ops in every order, without repeats up to
+    renaming.
+    """
     seen: set[Pattern] = set()
     for variant in _orders(pattern):
         if variant not in seen and isinstance(variant, Apply):

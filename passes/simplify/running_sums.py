@@ -1,15 +1,18 @@
-"""Running sums of loops are taken in a wider type and rounded once: a chain of additions must not stagnate.
+"""Running sums of loops are taken in a wider type and rounded once: a chain of additions must not
+stagnate.
 
-From-stage and to-stage: tensor, after ``flatten``. A *chain* is a value that additions, and carries of scans that are only
-added to, hand from one to the next, each used nowhere else: the cotangent of what a loop captures, the sum of its
-groups of products (``hoist_sums``). A chain of more than ``LEAF`` additions is carried in f64; a shorter one of 16-bit
-numbers in f32, if a loop takes part. f64 stays as it is.
+From-stage and to-stage: tensor, after ``flatten``. A *chain* is a value that additions, and carries
+of scans that are only added to, hand from one to the next, each used nowhere else: the cotangent of
+what a loop captures, the sum of its groups of products (``hoist_sums``). A chain of more than
+``LEAF`` additions is carried in f64; a shorter one of 16-bit numbers in f32, if a loop takes part.
+f64 stays as it is.
 
-What is added, and in which order, is untouched, and how many additions a chain has does not depend on whether a loop is
-cut into chunks. So bits are the same under every budget; they do not depend on how the loop is written, as a tree over
-trips would.
+What is added, and in which order, is untouched, and how many additions a chain has does not depend
+on whether a loop is cut into chunks. So bits are the same under every budget; they do not depend on
+how the loop is written, as a tree over trips would.
 
-Non-goals: sums whose intermediate values are used (a running sum that the program yields has the program's precision).
+Non-goals: sums whose intermediate values are used (a running sum that the program yields has the
+program's precision).
 """
 
 from __future__ import annotations
@@ -72,7 +75,9 @@ class _Uses:
         return len(self._places.get(value, ())) == 1
 
     def next(self, value: Value) -> Place | None:
-        """Where a value that is used once is used; None if that is as an output, or there are more uses."""
+        """Where a value that is used once is used; None if that is as an output, or there are more
+        uses.
+        """
         return self._places[value][0] if self.is_single(value) else None
 
     def through(self, place: Place) -> tuple[Value, int] | None:
@@ -84,7 +89,9 @@ class _Uses:
         return None if count is None else (op.results[number], count)
 
     def additions(self, op: Op, number: int) -> int | None:
-        """How many additions a scan makes to operand ``number``, if it is a carry that is only added to."""
+        """How many additions a scan makes to operand ``number``, if it is a carry that is only
+        added to.
+        """
         scan = Scan.of(op)
         if number >= scan.carried or not isinstance(scan.trips, int):
             return None

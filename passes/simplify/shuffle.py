@@ -1,7 +1,8 @@
-"""Another valid order of the ops of every block, drawn from a seed: exposes passes that depend on the order by accident.
+"""Another valid order of the ops of every block, drawn from a seed: exposes passes that depend on
+the order by accident.
 
-From-stage and to-stage: tensor. Values and meaning stay; only the order of independent ops changes. For tests and for
-the strictest level of verification.
+From-stage and to-stage: tensor. Values and meaning stay; only the order of independent ops changes.
+For tests and for the strictest level of verification.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""Peephole simplification: ``rules`` on elementwise ops, moves of views, constant folding, canonical operand order.
+"""Peephole simplification: ``rules`` on elementwise ops, moves of views, constant folding,
+canonical operand order.
 
-From-stage and to-stage: tensor. One walk in program order: every op is rewritten until no rule fires, and what a
-rule emits is rewritten as well, to a bounded depth, so one run reaches a fixed point of everything but rules that would
-look at later users. Ops that became unused stay for ``dce``.
+From-stage and to-stage: tensor. One walk in program order: every op is rewritten until no rule
+fires, and what a rule emits is rewritten as well, to a bounded depth, so one run reaches a fixed
+point of everything but rules that would look at later users. Ops that became unused stay for
+``dce``.
 
-Invariants: with ``fast_math`` off only EXACT and CLOSE rules and exact moves of views apply (``rules`` says what that
-means); types never change; new ops carry the span, scope and replica number of the op they replace; a rule
-fires only on ops of one replica number, so recomputed values are not replaced by kept ones.
+Invariants: with ``fast_math`` off only EXACT and CLOSE rules and exact moves of views apply
+(``rules`` says what that means); types never change; new ops carry the span, scope and replica
+number of the op they replace; a rule fires only on ops of one replica number, so recomputed values
+are not replaced by kept ones.
 
 Non-goals: merging equal ops (``cse``), anything that depends on how often a value is used.
 """
@@ -27,15 +30,18 @@ from gradc.passes.simplify.fold import folded, splat_of
 from gradc.passes.simplify.rules import CLOSE, EXACT, FAST, Apply, Number, Pattern, Rule, Variable
 from gradc.passes.simplify.views import VIEW_RULES
 
-# So often what a rule emits is rewritten in turn. Chains of views that take each other apart (a slice of a concat of
-# slices ...) are as long as the program: without a bound every link would be walked down to the start.
+# So often what a rule emits is rewritten in turn. Chains of views that take each other apart (a
+# slice of a concat of slices ...) are as long as the program: without a bound every link would be
+# walked down to the start.
 _MAX_DEPTH = 16
 
 
 def simplify(
     function: Function, *, fast_math: bool = False, hits: Counter[str] | None = None
 ) -> Function:
-    """``function`` simplified; the same object if no rule fired. ``hits`` gains a count per rule."""
+    """``function`` simplified; the same object if no rule fired. ``hits`` gains a count per
+    rule.
+    """
     counter: Counter[str] = Counter()
     simplifier = _Simplifier(_by_root(fast_math), counter)
     block = simplifier.block(function.block)
@@ -188,7 +194,9 @@ class Rewriter:
         return None
 
     def _match(self, pattern: Apply, op: Op, bound: dict[str, Value]) -> bool:
-        """Whether ``op`` has the form of ``pattern``; binds its variables. Depth is that of the pattern."""
+        """Whether ``op`` has the form of ``pattern``; binds its variables. Depth is that of the
+        pattern.
+        """
         for part, operand in zip(pattern.operands, op.operands, strict=True):
             if isinstance(part, Variable):
                 if bound.setdefault(part.name, operand) is not operand:
@@ -248,7 +256,9 @@ def _is_constant(splat: float | bool | None, variable: Variable) -> bool:
 
 
 def _is_number(splat: float | bool | None, number: Number) -> bool:
-    """Whether a constant is the number of a pattern; ``0`` is any zero, ``0.0`` and ``-0.0`` one each."""
+    """Whether a constant is the number of a pattern; ``0`` is any zero, ``0.0`` and ``-0.0`` one
+    each.
+    """
     if splat is None or isinstance(splat, bool) or splat != number.value:
         return False
     if number.value == 0 and "." in number.text:

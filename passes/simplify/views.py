@@ -1,8 +1,8 @@
 """Exact moves of views: what only rearranges elements is merged, moved into its user, or dropped.
 
-Every rule is a row of ``VIEW_RULES`` with the identity it applies as its name. A rule gets the rewriter (for looking
-through operands and emitting) and the op, and returns the value to use instead, or None. All are exact: the same
-elements are read, and sums keep their order.
+Every rule is a row of ``VIEW_RULES`` with the identity it applies as its name. A rule gets the
+rewriter (for looking through operands and emitting) and the op, and returns the value to use
+instead, or None. All are exact: the same elements are read, and sums keep their order.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Rewriter(Protocol):
 ViewRule = Callable[[Rewriter, Op], Value | None]
 
 
-# --- reshape, transpose, broadcast, cast ---------------------------------------------------------------------------
+# --- reshape, transpose, broadcast, cast ----------------------------------------------------------
 
 
 def _same_type(_r: Rewriter, op: Op) -> Value | None:
@@ -149,7 +149,7 @@ _EMBEDDED = {
 }
 
 
-# --- slice, pad, concat, reverse -----------------------------------------------------------------------------------
+# --- slice, pad, concat, reverse ------------------------------------------------------------------
 
 
 def _slice_of_slice(r: Rewriter, op: Op) -> Value | None:
@@ -253,7 +253,7 @@ def _reverse_of_ones(_r: Rewriter, op: Op) -> Value | None:
     return op.operands[0] if all(shape[a] == 1 for a in get_ints(op.attributes, "axes")) else None
 
 
-# --- reductions and products ---------------------------------------------------------------------------------------
+# --- reductions and products ----------------------------------------------------------------------
 
 
 def _reduce_ones(r: Rewriter, op: Op) -> Value | None:

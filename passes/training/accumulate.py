@@ -1,4 +1,5 @@
-"""Gradient accumulation that equals the big batch: one function that cuts its batch and adds up exact gradients.
+"""Gradient accumulation that equals the big batch: one function that cuts its batch and adds up
+exact gradients.
 
     from  a model's function at the whole batch, and which axes of its inputs hold samples
     to    a function like its ``value_and_grad``, whose memory is that of one part
@@ -7,17 +8,21 @@ The loss is L = h(S, p) with S the sums over samples (``accumulate_batch``), so
 
     dL/dp = sum_j dh/dS_j dS_j/dp + dh/dp,    S_j = sum over parts of S_j(part)
 
-and the parts' pullbacks are seeded with dh/dS_j. Where dh/dS_j needs sums that only the whole batch knows (the number of
-tokens that count, say), a first loop over the parts computes just those. This is why ragged token counts are exact,
-where the mean of means is not (huggingface/transformers #34191).
+and the parts' pullbacks are seeded with dh/dS_j. Where dh/dS_j needs sums that only the whole batch
+knows (the number of tokens that count, say), a first loop over the parts computes just those. This
+is why ragged token counts are exact, where the mean of means is not (huggingface/transformers
+#34191).
 
-Random draws are those of the whole batch: a part draws its own rows of them (``accumulate_draws``). Literals such as
-1/B mean the whole batch too, since the part's program is made from that of the whole.
+Random draws are those of the whole batch: a part draws its own rows of them (``accumulate_draws``).
+Literals such as 1/B mean the whole batch too, since the part's program is made from that of the
+whole.
 
-The program of one part is a Function of its own (``Accumulation.part``). Passes that come before a derivative, such as
-recomputation under a budget, change it there; ``compose`` then takes its pullback and writes the loops around it.
+The program of one part is a Function of its own (``Accumulation.part``). Passes that come before a
+derivative, such as recomputation under a budget, change it there; ``compose`` then takes its
+pullback and writes the loops around it.
 
-Invariants: loops stay rolled (``scan``), so code size does not depend on ``parts``. Non-goals: clipping, updates.
+Invariants: loops stay rolled (``scan``), so code size does not depend on ``parts``. Non-goals:
+clipping, updates.
 """
 
 from __future__ import annotations
@@ -40,7 +45,9 @@ from gradc.passes.training.cut import Cut
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The program in two functions: ``inner`` per part (parameters to sums and per-sample outputs), ``outer`` after."""
+    """The program in two functions: ``inner`` per part (parameters to sums and per-sample outputs),
+    ``outer`` after.
+    """
 
     inner: Function
     outer: Function
@@ -56,10 +63,11 @@ def accumulate(
     *,
     is_seeded: bool = False,
 ) -> Function:
-    """Results and gradients of ``big``, computed in ``parts`` parts; ``axes`` are those of samples, by input.
+    """Results and gradients of ``big``, computed in ``parts`` parts; ``axes`` are those of samples,
+    by input.
 
-    Parameters and results are those of ``value_and_grad(big, wrt)``; with ``is_seeded`` a SEED for the loss follows
-    the parameters, as in ``vjp``.
+    Parameters and results are those of ``value_and_grad(big, wrt)``; with ``is_seeded`` a SEED for
+    the loss follows the parameters, as in ``vjp``.
 
     Raises:
         DiagnosticError: GC0807 if samples are coupled, GC0808 if ``parts`` is not positive.
@@ -72,17 +80,22 @@ def accumulate(
 
 @dataclass(frozen=True, slots=True)
 class Accumulation:
-    """A batch cut into parts. ``part`` is the forward program of one, from parameters to its sums and outputs."""
+    """A batch cut into parts. ``part`` is the forward program of one, from parameters to its sums
+    and outputs.
+    """
 
     part: Function
     _composer: _Composer
 
     def gradient(self, part: Function) -> Function:
-        """The pullback of ``part`` alone, which says what its reverse sweep reads. ``part`` is as for ``compose``."""
+        """The pullback of ``part`` alone, which says what its reverse sweep reads. ``part`` is as
+        for ``compose``.
+        """
         return self._composer.pullback_of(part)
 
     def compose(self, part: Function) -> Function:
-        """Results and gradients of the whole batch; ``part`` is this one's, or what passes have made of it.
+        """Results and gradients of the whole batch; ``part`` is this one's, or what passes have
+        made of it.
 
         Parameters and results are as ``accumulate`` says.
         """
@@ -97,7 +110,8 @@ def accumulation(
     *,
     is_seeded: bool = False,
 ) -> Accumulation:
-    """``big`` cut into ``parts`` parts along ``axes`` of its inputs, before derivatives are taken. At least two parts.
+    """``big`` cut into ``parts`` parts along ``axes`` of its inputs, before derivatives are taken.
+    At least two parts.
 
     Raises:
         DiagnosticError: as for ``accumulate``.
@@ -155,7 +169,9 @@ def _closed(
 
 
 def _outer(big: Function, samples: Cut, names: Sequence[str]) -> Function:
-    """What comes after the sums, from the whole program, so that sizes and means are the whole batch's."""
+    """What comes after the sums, from the whole program, so that sizes and means are the whole
+    batch's.
+    """
     b = Builder()
     pairs = zip(big.parameters, big.block.parameters, strict=True)
     kept = [(slot, value) for slot, value in pairs if value not in samples.places]
@@ -228,7 +244,9 @@ class _Composer:
     # The seeds: cotangents of the sums, which may need some sums beforehand.
 
     def _outer_pullback(self) -> Function:
-        """(parameters, sums, seed) to (results, cotangents of float sums, cotangents of ``wrt``)."""
+        """(parameters, sums, seed) to (results, cotangents of float sums, cotangents of
+        ``wrt``).
+        """
         floats = [n for n in self.parts.sums if self._sum_type(n).dtype.is_float]
         return vjp(self.parts.outer, [*floats, *self.wrt], of=["loss"])
 
@@ -263,7 +281,9 @@ class _Composer:
         return {n: found[names.index((Role.COTANGENT, n))] for n in self._seed_cts(pullback)}
 
     def _call_outer(self, pullback: Function, sums: Mapping[str, Value]) -> tuple[Value, ...]:
-        """Inlines the pullback; sums that are not known are zero, and do not matter to what is used."""
+        """Inlines the pullback; sums that are not known are zero, and do not matter to what is
+        used.
+        """
         operands = []
         for slot, value in zip(pullback.parameters, pullback.block.parameters, strict=True):
             type_ = value.type
@@ -287,7 +307,9 @@ class _Composer:
     def _loop(
         self, body: Function, seeds: Mapping[str, Value], sums: Sequence[str]
     ) -> tuple[dict[str, Value], dict[str, Value], list[Value]]:
-        """Runs ``body`` on every part. Returns total sums, total cotangents, stacked per-sample outputs."""
+        """Runs ``body`` on every part. Returns total sums, total cotangents, stacked per-sample
+        outputs.
+        """
         carried = [
             (slot, value)
             for slot, value in zip(body.results, body.block.outputs, strict=True)
@@ -409,7 +431,9 @@ class _Composer:
         return dce(made)
 
     def _joined(self, stacked: Value, place: Place) -> Value:
-        """[parts, ..., n / parts, ...] as [..., n, ...]: the number of the part comes after ``place.outer``."""
+        """[parts, ..., n / parts, ...] as [..., n, ...]: the number of the part comes after
+        ``place.outer``.
+        """
         axis, outer = place.axis, place.outer
         _, *shape = stacked.type.static_shape
         split = (self.count, *shape[:axis], outer, shape[axis] // outer, *shape[axis + 1 :])

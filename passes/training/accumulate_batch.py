@@ -1,10 +1,11 @@
 """Which inputs of a program hold samples, and the program of a part of them, or why there is none.
 
-An input whose axis is ``parts`` times longer for the whole batch than for a part holds samples along it. From there
-the axes that ops state to belong together are followed (``passes.cut``), so no annotation is needed. A program is
-separable if samples stay apart until sums over them, and nothing that belongs to single samples depends on such a sum.
-Inside loops and checkpoints samples must stay apart altogether. Then a batch can be cut and the sums added up. What
-breaks that (batch statistics, comparisons between samples) is refused with the op, and the reason in words.
+An input whose axis is ``parts`` times longer for the whole batch than for a part holds samples
+along it. From there the axes that ops state to belong together are followed (``passes.cut``), so no
+annotation is needed. A program is separable if samples stay apart until sums over them, and nothing
+that belongs to single samples depends on such a sum. Inside loops and checkpoints samples must stay
+apart altogether. Then a batch can be cut and the sums added up. What breaks that (batch statistics,
+comparisons between samples) is refused with the op, and the reason in words.
 
 Non-goals: composing the accumulated program (``passes.accumulate``).
 """
@@ -22,7 +23,8 @@ from gradc.passes.training.cut import Cut, Mixed, cut
 def batch_axes(
     whole: Mapping[str, TensorType], part: Mapping[str, TensorType], parts: int
 ) -> dict[str, int]:
-    """The axis of samples of each input that has one, from the inputs' types for the whole batch and for a part.
+    """The axis of samples of each input that has one, from the inputs' types for the whole batch
+    and for a part.
 
     Raises:
         DiagnosticError: GC0807 for an input that is not cut along one axis.
@@ -62,8 +64,10 @@ def separate(function: Function, axes: Mapping[str, int], parts: int) -> Cut:
 
 def _refused(message: str, op: Op | None) -> DiagnosticError:
     help = (
-        "the gradient of a batch cut into parts would differ from that of the whole batch; train without "
-        "`accumulate`, or use a layer that treats samples one by one (layernorm instead of batchnorm)"
+        "the gradient of a batch cut into parts would differ from that of the whole batch; train "
+        "without "
+        "`accumulate`, or use a layer that treats samples one by one (layernorm instead of "
+        "batchnorm)"
     )
     span = op.span if op is not None else None
     text = f"this program cannot be accumulated over parts of a batch: {message}"

@@ -1,8 +1,9 @@
 """Random draws of a part of the batch: keys that carry the number of the part.
 
-A key u32[2] is (seed, step). In a function that runs on part i of a batch every key becomes u32[3] = (seed, step, i), so
-that draws marked as parts of a whole (``random_bits`` with ``{whole, axis}``) are the rows that the whole batch would have
-drawn. Keys of the trips of a loop, which are drawn themselves, are the same for all parts and get i as well.
+A key u32[2] is (seed, step). In a function that runs on part i of a batch every key becomes u32[3]
+= (seed, step, i), so that draws marked as parts of a whole (``random_bits`` with ``{whole, axis}``)
+are the rows that the whole batch would have drawn. Keys of the trips of a loop, which are drawn
+themselves, are the same for all parts and get i as well.
 
 Non-goals: marking the draws (``accumulate_batch.as_part_of``).
 """
@@ -39,7 +40,9 @@ def keys_of_parts(b: Builder, key: Value, parts: int) -> Value:
 def _numbered(
     block: Block, parameters: Sequence[Value], keys: dict[Value, Value], key: Value
 ) -> Block:
-    """``block`` over other parameters; ``keys`` are the values that become another, ``key`` is one of them."""
+    """``block`` over other parameters; ``keys`` are the values that become another, ``key`` is one
+    of them.
+    """
     b = Builder()
     b.parameters = list(parameters)
     for op in block.body:
@@ -55,7 +58,9 @@ def _numbered(
 
 
 def _is_keys(op: Op) -> bool:
-    """Whether ``op`` draws a key per trip of a loop: two words per row, and not a part of something."""
+    """Whether ``op`` draws a key per trip of a loop: two words per row, and not a part of
+    something.
+    """
     shape = op.result.type.shape if len(op.results) == 1 else ()
     return op.name == "random_bits" and "whole" not in op.attributes and shape[1:] == (2,)
 

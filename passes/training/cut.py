@@ -1,16 +1,18 @@
-"""A function cut into equal parts along one index of its inputs: the program of one part, made from that of the whole.
+"""A function cut into equal parts along one index of its inputs: the program of one part, made from
+that of the whole.
 
     from  a function, and where in each cut input the index lies (``ir.axes.Place``)
     to    ``Cut``: the ops of one part, the sums over parts, what comes after them
 
-The walk follows the index from op to op by the links that each op states (``ir/ops/axes.py``), and writes every op again as
-it is on one part. Because the part is derived from the whole, and only along stated links, stacking the parts' values
-(or adding the parts' sums) gives the whole's values, whatever was reshaped or transposed on the way. Where an op has
-no link for the index, ``Mixed`` says so.
+The walk follows the index from op to op by the links that each op states (``ir/ops/axes.py``), and
+writes every op again as it is on one part. Because the part is derived from the whole, and only
+along stated links, stacking the parts' values (or adding the parts' sums) gives the whole's values,
+whatever was reshaped or transposed on the way. Where an op has no link for the index, ``Mixed``
+says so.
 
-A value that no cut input reaches is the same for all parts; where it meets values that are cut, the part of it is made
-on demand, from what broadcasts or draws it. Regions are walked with what their operands are; a carry of a loop is cut
-if any of its trips makes it so.
+A value that no cut input reaches is the same for all parts; where it meets values that are cut, the
+part of it is made on demand, from what broadcasts or draws it. Regions are walked with what their
+operands are; a carry of a loop is cut if any of its trips makes it so.
 
 Non-goals: adding up, derivatives (``passes.accumulate``), choosing what to cut.
 """
@@ -44,9 +46,10 @@ class Mixed(Exception):
 class Cut:
     """One part of a function.
 
-    ``block`` has the function's parameters, cut, and every op of a part; it is not pruned. ``places`` are the values
-    of the whole that are cut, ``parts_of[v]`` is that part of v; ``sums[v]`` is one summand of v, a sum over parts.
-    ``after`` are the values that depend on such a sum; ``local`` are the same in all parts, but known there only.
+    ``block`` has the function's parameters, cut, and every op of a part; it is not pruned.
+    ``places`` are the values of the whole that are cut, ``parts_of[v]`` is that part of v;
+    ``sums[v]`` is one summand of v, a sum over parts. ``after`` are the values that depend on such
+    a sum; ``local`` are the same in all parts, but known there only.
     """
 
     parameters: tuple[Value, ...]
@@ -59,7 +62,9 @@ class Cut:
 
 
 def cut(function: Function, places: Mapping[str, Place], parts: int) -> Cut:
-    """``function`` cut at the places of its inputs. Raises Mixed, naming the op where parts meet."""
+    """``function`` cut at the places of its inputs. Raises Mixed, naming the op where parts
+    meet.
+    """
     found = [places.get(slot.name) for slot in function.parameters]
     walk = _Walk(function.block, found, parts, "function")
     walk.run()
@@ -98,7 +103,8 @@ class _Walk:
         self.sums: dict[Value, Value] = {}
         self.after: set[Value] = set()
         self.local: set[Value] = set()
-        # Parameters of a region that must be cut although their operands are the same for all parts.
+        # Parameters of a region that must be cut although their operands are the same for all
+        # parts.
         self.demands: dict[int, Place] = {}
         for value, place in zip(block.parameters, places, strict=True):
             type_ = value.type if place is None else part_type(value.type, place, parts)
@@ -122,7 +128,9 @@ class _Walk:
         return self.made[value, None]
 
     def cut(self, value: Value, place: Place, user: Op | None) -> Value:
-        """The part of ``value`` at ``place``, made from its source where it is the same for all parts."""
+        """The part of ``value`` at ``place``, made from its source where it is the same for all
+        parts.
+        """
         todo = [(value, place)]
         while todo:
             if todo[-1] in self.made:
@@ -214,7 +222,9 @@ class _Walk:
             self._follow(op)
 
     def _after(self, op: Op) -> None:
-        """What depends on sums: after all parts, or, in a pullback, a view of a cotangent that is a sum."""
+        """What depends on sums: after all parts, or, in a pullback, a view of a cotangent that is a
+        sum.
+        """
         if any(v in self.local for v in op.operands):
             raise Mixed("what a loop over samples made is used after their sum", op)
         if self.kind == "function":
@@ -242,7 +252,9 @@ class _Walk:
             self.made[op.result, place] = made
 
     def _link(self, op: Op) -> tuple[Link, int]:
-        """The link along which the cut operands go through ``op``, and how far inside it they are cut."""
+        """The link along which the cut operands go through ``op``, and how far inside it they are
+        cut.
+        """
         places = [self.places.get(v) for v in op.operands]
         first = next(n for n, place in enumerate(places) if place is not None)
         rule = lookup(op.name).axes
@@ -308,7 +320,9 @@ class _Walk:
                 self.places[value] = place
 
     def _custom(self, op: Op) -> None:
-        """A function with its own pullback: cotangents of what all parts share must be sums over samples."""
+        """A function with its own pullback: cotangents of what all parts share must be sums over
+        samples.
+        """
         primal, reverse = op.regions
         count = len(op.operands)
         inner = [self.places.get(value) for value in op.operands]

@@ -1,10 +1,11 @@
 """Low-precision programs: the scalar tail of the loss in f32.
 
-From-stage and to-stage: tensor, before ``differentiate``. In a bf16 or f16 program the last steps, from per-sample values
-to the one number that is minimised, are sums and a few operations on scalars. They cost nothing in f32 and lose digits, or
-range, in 16 bits: a cotangent seeded with a loss scale of 2^16 does not fit f16 (largest number 65504), while the
-cotangents of single samples do. So scalars that lead to the loss, and the reductions that make them, are computed in
-f32; the loss is f32.
+From-stage and to-stage: tensor, before ``differentiate``. In a bf16 or f16 program the last steps,
+from per-sample values to the one number that is minimised, are sums and a few operations on
+scalars. They cost nothing in f32 and lose digits, or range, in 16 bits: a cotangent seeded with a
+loss scale of 2^16 does not fit f16 (largest number 65504), while the cotangents of single samples
+do. So scalars that lead to the loss, and the reductions that make them, are computed in f32; the
+loss is f32.
 
 Invariants: other values keep their types. Non-goals: choosing types per op.
 """
@@ -37,7 +38,8 @@ def promote_loss(function: Function) -> Function:
             continue
         with b.at(op.span, op.scope, op.replica):
             wide[op.result] = _widened(b, op, wide)
-            # The narrow value stays for whatever else reads it; dead code elimination removes it otherwise.
+            # The narrow value stays for whatever else reads it; dead code elimination removes it
+            # otherwise.
             b.ops.append(op)
     with b.at(function.results[found[0]].span):
         promoted = wide.get(loss) or b.one("cast", loss, dtype=DType.F32)

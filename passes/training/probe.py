@@ -1,11 +1,12 @@
 """Probes: where a program's gradient can be looked at, and the program with parameters added there.
 
-From-stage and to-stage: tensor, before ``differentiate``. At each probed value v a parameter e of the same type is added
-(v + e): at e = 0 nothing changes, and the gradient with respect to e is the cotangent of v. Inside a ``scan`` the carry
-gets one e per trip, so the cotangent comes per time step.
+From-stage and to-stage: tensor, before ``differentiate``. At each probed value v a parameter e of
+the same type is added (v + e): at e = 0 nothing changes, and the gradient with respect to e is the
+cotangent of v. Inside a ``scan`` the carry gets one e per trip, so the cotangent comes per time
+step.
 
-What is probed: the outcome of every layer instance (the last value made in its scope that something outside reads), and
-in the model's own body every nonlinearity and product.
+What is probed: the outcome of every layer instance (the last value made in its scope that something
+outside reads), and in the model's own body every nonlinearity and product.
 
 Non-goals: saying what the numbers mean (``runtime.diagnose``).
 """
@@ -26,7 +27,9 @@ NONLINEAR = ("sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu", "softplus"
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One place. ``parameter`` is the added parameter's name; ``is_stacked`` if it has a row per time step."""
+    """One place. ``parameter`` is the added parameter's name; ``is_stacked`` if it has a row per
+    time step.
+    """
 
     parameter: str
     label: str

@@ -1,20 +1,24 @@
-"""Composing one training step: gradients, clipping, schedule and update of every parameter as one Function.
+"""Composing one training step: gradients, clipping, schedule and update of every parameter as one
+Function.
 
-    from  value_and_grad of a model (results LOSS, OUTPUTs, new STATEs, COTANGENTs), an update per parameter,
-          and optionally a schedule (step number -> learning rate)
+    from  value_and_grad of a model (results LOSS, OUTPUTs, new STATEs, COTANGENTs), an update per
+          parameter, and optionally a schedule (step number -> learning rate)
     to    parameters: PARAM, STATE, SLOT ``<parameter>/<slot>``, HYPER ``step`` (i32), INPUTs
-          results:    LOSS, OUTPUTs, new PARAM, new STATE, new SLOT, new HYPER, OUTPUT ``grad_norm`` when clipping by norm
+          results:    LOSS, OUTPUTs, new PARAM, new STATE, new SLOT, new HYPER, OUTPUT ``grad_norm``
+          when clipping by norm
 
-The step number that updates and schedules see counts from 1, as in Adam's bias correction (Kingma and Ba 2015,
-algorithm 1). Clipping by norm scales all gradients by min(1, limit / ||g||) with the L2 norm over all of them (Pascanu
-et al. 2013); it comes after clipping by value.
+The step number that updates and schedules see counts from 1, as in Adam's bias correction (Kingma
+and Ba 2015, algorithm 1). Clipping by norm scales all gradients by min(1, limit / ||g||) with the
+L2 norm over all of them (Pascanu et al. 2013); it comes after clipping by value.
 
-Mixed precision (Micikevicius et al. 2018): parameters of 16 bits are trained as f32 masters, rounded for each step's
-gradient; gradients are f32 from there on. With a loss scale the reverse sweep is seeded with it and gradients are divided
-by it. A dynamic scale is state: a step with a gradient that is not finite changes nothing but halves the scale (OUTPUT
-``overflow`` is then true), and every ``GROWTH_INTERVAL`` good steps double it.
+Mixed precision (Micikevicius et al. 2018): parameters of 16 bits are trained as f32 masters,
+rounded for each step's gradient; gradients are f32 from there on. With a loss scale the reverse
+sweep is seeded with it and gradients are divided by it. A dynamic scale is state: a step with a
+gradient that is not finite changes nothing but halves the scale (OUTPUT ``overflow`` is then true),
+and every ``GROWTH_INTERVAL`` good steps double it.
 
-Invariants: results that replace a parameter carry its name and role, so the Plan can update in place.
+Invariants: results that replace a parameter carry its name and role, so the Plan can update in
+place.
 Non-goals: differentiation, accumulation over micro-batches (``passes.accumulate``).
 """
 
@@ -41,9 +45,9 @@ _LARGEST_SCALE = 2.0**24
 class Update:
     """How one parameter is updated.
 
-    ``function`` takes the parameter (PARAM), its gradient (COTANGENT), the step number as a float (HYPER ``t``), the
-    learning rate where it has a HYPER ``lr``, and its slots (SLOT); it returns the new parameter and slots. ``rate``
-    is the learning rate where no schedule sets it.
+    ``function`` takes the parameter (PARAM), its gradient (COTANGENT), the step number as a float
+    (HYPER ``t``), the learning rate where it has a HYPER ``lr``, and its slots (SLOT); it returns
+    the new parameter and slots. ``rate`` is the learning rate where no schedule sets it.
     """
 
     function: Function
@@ -72,10 +76,11 @@ def train_step(
     clip: Clip | None = None,
     loss_scale: float | str | None = None,
 ) -> Function:
-    """The step as one Function. ``updates`` names every parameter that ``gradient`` has a COTANGENT for.
+    """The step as one Function. ``updates`` names every parameter that ``gradient`` has a COTANGENT
+    for.
 
-    With ``loss_scale`` the gradient must take the seed of its loss (a SEED parameter); updates are those of the
-    parameters' master types.
+    With ``loss_scale`` the gradient must take the seed of its loss (a SEED parameter); updates are
+    those of the parameters' master types.
 
     Raises:
         KeyError: if a COTANGENT has no update.
@@ -162,7 +167,9 @@ class _Composer:
         return self._scaled(wide, inverse)
 
     def _finite(self, cts: Mapping[str, Value]) -> Value:
-        """Whether every value of every gradient is finite: the largest size is a number below infinity."""
+        """Whether every value of every gradient is finite: the largest size is a number below
+        infinity.
+        """
         b = self.b
         largest: Value | None = None
         for ct in cts.values():
@@ -231,7 +238,9 @@ class _Composer:
         return {s.name: self._parameter(s, v.type) for s, v in pairs if s.role is Role.INPUT}
 
     def _pass_results_on(self, found: Sequence[Value]) -> dict[str, Value]:
-        """Loss, outputs and new state become results of the step; returns the cotangents by name."""
+        """Loss, outputs and new state become results of the step; returns the cotangents by
+        name.
+        """
         cts: dict[str, Value] = {}
         for slot, value in zip(self.gradient.results, found, strict=True):
             if slot.role is Role.COTANGENT:
@@ -327,7 +336,9 @@ class _Composer:
     def _hyper(
         self, slot: Slot, type_: TensorType, step: Value, rate: Value | None, fixed: float | None
     ) -> Value:
-        """The step number, or the learning rate of the schedule or, without one, of the optimiser."""
+        """The step number, or the learning rate of the schedule or, without one, of the
+        optimiser.
+        """
         if slot.name != RATE:
             return self.b.one("cast", step, dtype=type_.dtype)
         if rate is not None:

@@ -1,8 +1,9 @@
-"""``gradc bench``: a model's step timed, side by side with PyTorch and JAX running the same operations.
+"""``gradc bench``: a model's step timed, side by side with PyTorch and JAX running the same
+operations.
 
-The peers get the program's tensor IR, operation by operation, before anything of gradc touches it, and differentiate
-it themselves. Nothing is timed before losses and gradients agree. Hand-written twins of chosen networks, which show
-the peers at their best, are in ``benchmarks/``.
+The peers get the program's tensor IR, operation by operation, before anything of gradc touches it,
+and differentiate it themselves. Nothing is timed before losses and gradients agree. Hand-written
+twins of chosen networks, which show the peers at their best, are in ``benchmarks/``.
 
 Non-goals: more than one machine; accelerators.
 """
@@ -47,7 +48,9 @@ class Row:
 
 
 def random_inputs(model: Model, dims: Mapping[str, int], seed: int) -> dict[str, Array]:
-    """Arrays for a call: normal numbers, and integers 0 or 1, which every class and vocabulary has."""
+    """Arrays for a call: normal numbers, and integers 0 or 1, which every class and vocabulary
+    has.
+    """
     rng = np.random.default_rng(seed)
     found: dict[str, Array] = {}
     for spec in model.lower(dims).inputs:
@@ -70,8 +73,8 @@ def compare(
     """gradc first, then each peer.
 
     Raises:
-        DiagnosticError: GC0568 for a peer that is unknown, not installed or cannot run the model; GC0569 where
-            results disagree.
+        DiagnosticError: GC0568 for a peer that is unknown, not installed or cannot run the model;
+            GC0569 where results disagree.
     """
     contenders = [_gradc(model, params, inputs, options)]
     shapes = {name: array.shape for name, array in inputs.items()}

@@ -1,9 +1,9 @@
 """Fair timing of several contenders in one process.
 
-Contenders take turns: in every round each runs a block of calls, in rotating order, after one untimed
-call that brings its code and its threads back. The time of a contender is the median over rounds of
-its time per call; a ratio is the median over rounds of the ratio within that round, so that a machine
-that slows down for a while slows down everyone.
+Contenders take turns: in every round each runs a block of calls, in rotating order, after one
+untimed call that brings its code and its threads back. The time of a contender is the median over
+rounds of its time per call; a ratio is the median over rounds of the ratio within that round, so
+that a machine that slows down for a while slows down everyone.
 """
 
 import gc
@@ -19,7 +19,9 @@ MIN_ROUNDS = 7
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per call: the median over rounds, the fastest and the slowest round; and the rounds."""
+    """Seconds per call: the median over rounds, the fastest and the slowest round; and the
+    rounds.
+    """
 
     median: float
     best: float

@@ -1,9 +1,11 @@
-"""JAX as an array domain: a program's own operations traced into JAX, compiled and differentiated by it.
+"""JAX as an array domain: a program's own operations traced into JAX, compiled and differentiated
+by it.
 
-Used by ``gradc bench --against jax`` and by tests. ``scan`` becomes ``lax.scan``; common activations, convolution and
-pooling are JAX's own functions.
+Used by ``gradc bench --against jax`` and by tests. ``scan`` becomes ``lax.scan``; common
+activations, convolution and pooling are JAX's own functions.
 
-Non-goals: ``truncate`` and ``custom`` pullbacks (JAX differentiates what was computed), random bits.
+Non-goals: ``truncate`` and ``custom`` pullbacks (JAX differentiates what was computed), random
+bits.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """PyTorch as an array domain: a program's own operations run, and are differentiated, by PyTorch.
 
-Used by ``gradc bench --against torch`` and by tests, which compare gradients that share nothing but the meaning of
-the operations. Common activations, convolution and pooling are PyTorch's own functions.
+Used by ``gradc bench --against torch`` and by tests, which compare gradients that share nothing but
+the meaning of the operations. Common activations, convolution and pooling are PyTorch's own
+functions.
 
-Non-goals: ``truncate`` and ``custom`` pullbacks (PyTorch differentiates what was computed), random bits.
+Non-goals: ``truncate`` and ``custom`` pullbacks (PyTorch differentiates what was computed), random
+bits.
 """
 
 from __future__ import annotations

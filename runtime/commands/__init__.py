@@ -1,1 +1,3 @@
-"""One module per subcommand: ``add_arguments(parser)`` and ``run(options, console) -> exit status``."""
+"""One module per subcommand: ``add_arguments(parser)`` and ``run(options, console) -> exit
+status``.
+"""

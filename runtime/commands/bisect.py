@@ -1,4 +1,6 @@
-"""``gradc bisect FILE --data IN.npz``: the first pass, op and line at which a compilation goes wrong."""
+"""``gradc bisect FILE --data IN.npz``: the first pass, op and line at which a compilation goes
+wrong.
+"""
 
 from __future__ import annotations
 

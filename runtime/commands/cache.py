@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    """Says what the cache holds, or empties it. Whoever can write to it can run code: it is private to you."""
+    """Says what the cache holds, or empties it. Whoever can write to it can run code: it is private
+    to you.
+    """
     cache = ObjectCache()
     if options.action == "clear":
         count = cache.clear()

@@ -44,7 +44,9 @@ _SIZE = 6
 
 
 def _hazards(program: Program, remarks: list[str]) -> list[Diagnostic]:
-    """Warnings about every model's gradient; ``remarks`` gains what was looked for and what is left open."""
+    """Warnings about every model's gradient; ``remarks`` gains what was looked for and what is left
+    open.
+    """
     from gradc.runtime.model.model import Model
     from gradc.runtime.reports.hazard_points import search
     from gradc.runtime.reports.hazard_text import as_diagnostic, left_open, none_found

@@ -52,8 +52,8 @@ def load_inputs(
     Names and shapes are compared before anything is unpacked.
 
     Raises:
-        DiagnosticError: GC0554 for names that are no inputs, GC0553 for missing ones unless ``some`` will do, and for
-            shapes that do not fit.
+        DiagnosticError: GC0554 for names that are no inputs, GC0553 for missing ones unless
+            ``some`` will do, and for shapes that do not fit.
     """
 
     def choose(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -72,7 +72,9 @@ def load_inputs(
 def load_params(
     model: Model, options: argparse.Namespace, dims: Mapping[str, int]
 ) -> dict[str, Array]:
-    """Parameters from ``--params`` (.safetensors, or .npz with names of parameters), or fresh ones from ``--seed``."""
+    """Parameters from ``--params`` (.safetensors, or .npz with names of parameters), or fresh ones
+    from ``--seed``.
+    """
     if options.params is None:
         return model.init(options.seed, dims)
     if options.params.endswith(".npz"):

@@ -1,4 +1,6 @@
-"""``gradc compile FILE``: a shared object with header and manifest, or the text of any stage on the way."""
+"""``gradc compile FILE``: a shared object with header and manifest, or the text of any stage on the
+way.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _certificate(options: argparse.Namespace, console: Console) -> dict[str, str] | None:
-    """Verifies the gradients and writes the certificate beside the object; None if something is refuted."""
+    """Verifies the gradients and writes the certificate beside the object; None if something is
+    refuted.
+    """
     # Proofs load much that compiling does not need.
     from gradc.runtime.reports.verify import verify_model
 
@@ -145,7 +149,9 @@ Derive = Callable[[Function], Function]
 def _programs(
     options: argparse.Namespace, model: Model, dims: Mapping[str, int]
 ) -> tuple[Function, Derive, Derive | None]:
-    """The model's function, what turns it into the one to compile, and the derivative alone if that is more."""
+    """The model's function, what turns it into the one to compile, and the derivative alone if that
+    is more.
+    """
     if options.forward:
         function = model.lower(dims, training=False).function
         outputs = chosen_outputs(options)

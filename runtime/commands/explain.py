@@ -1,7 +1,7 @@
 """``gradc explain``: the whiteboard of a program at given arrays, or what a diagnostic code means.
 
-``gradc explain FILE --data IN.npz`` prints the forward and backward tables with values and formulas; ``gradc explain
-CODE`` explains a diagnostic with a program that shows it.
+``gradc explain FILE --data IN.npz`` prints the forward and backward tables with values and
+formulas; ``gradc explain CODE`` explains a diagnostic with a program that shows it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,9 @@ PRECISIONS = ("f64", "f32", "bf16", "f16")
 
 
 def add_model(parser: argparse.ArgumentParser, is_optional: bool = False) -> None:
-    """FILE (which may be left out, if ``is_optional``) and what chooses and binds the model in it."""
+    """FILE (which may be left out, if ``is_optional``) and what chooses and binds the model in
+    it.
+    """
     text = "a .grad program; - reads it from stdin"
     if is_optional:
         parser.add_argument("file", metavar="FILE", nargs="?", help=text)

@@ -1,4 +1,6 @@
-"""``gradc plan FILE``: the peak and what makes it, what is kept and computed again, and what a budget would cost."""
+"""``gradc plan FILE``: the peak and what makes it, what is kept and computed again, and what a
+budget would cost.
+"""
 
 from __future__ import annotations
 

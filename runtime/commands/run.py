@@ -1,4 +1,6 @@
-"""``gradc run FILE --data IN.npz``: the outputs of a model that the data determine, or those asked for."""
+"""``gradc run FILE --data IN.npz``: the outputs of a model that the data determine, or those asked
+for.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""``gradc verify FILE``: a verdict on every gradient, pass and kernel, as a table, JSON or a page."""
+"""``gradc verify FILE``: a verdict on every gradient, pass and kernel, as a table, JSON or a
+page.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Minibatches: which arrays have samples, in which order they come, where one stopped.
 
-The samples of an epoch come in a permutation drawn from Philox keyed by (seed, epoch), so any position of any epoch can
-be found again without replaying what came before.
+The samples of an epoch come in a permutation drawn from Philox keyed by (seed, epoch), so any
+position of any epoch can be found again without replaying what came before.
 
 Non-goals: reading files (``runtime.data``).
 """
@@ -25,7 +25,9 @@ _PIECE = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Arrays of a data set: ``batched`` have one sample per row, ``shared`` are the same for every batch."""
+    """Arrays of a data set: ``batched`` have one sample per row, ``shared`` are the same for every
+    batch.
+    """
 
     batched: dict[str, Array]
     shared: dict[str, Array]

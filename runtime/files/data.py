@@ -1,9 +1,12 @@
-"""Reading and writing arrays: ``.npz`` data and ``.safetensors`` weights, from files nobody vouches for.
+"""Reading and writing arrays: ``.npz`` data and ``.safetensors`` weights, from files nobody vouches
+for.
 
-Nothing in a file is executed or unpickled; sizes are checked before memory is taken; what is wrong is said as a
-diagnostic (GC05xx) that names the file and the array. Writing is atomic: a reader sees the old file or the new one.
+Nothing in a file is executed or unpickled; sizes are checked before memory is taken; what is wrong
+is said as a diagnostic (GC05xx) that names the file and the array. Writing is atomic: a reader sees
+the old file or the new one.
 
-Non-goals: matching arrays with a model's inputs (``runtime.arrays``), checkpoints (``runtime.checkpoint``).
+Non-goals: matching arrays with a model's inputs (``runtime.arrays``), checkpoints
+(``runtime.checkpoint``).
 """
 
 from __future__ import annotations
@@ -77,11 +80,13 @@ Choose: TypeAlias = "Callable[[Mapping[str, tuple[int, ...]]], Iterable[str]]"
 def load_npz(path: str | Path, choose: Choose | None = None) -> dict[str, Array]:
     """The arrays of an ``.npz`` file, in the order they are stored.
 
-    Only the headers are unpacked before ``choose`` has seen their shapes and said which arrays are wanted.
+    Only the headers are unpacked before ``choose`` has seen their shapes and said which arrays are
+    wanted.
 
     Raises:
-        DiagnosticError: GC0570 if it cannot be read or is not an npz archive, GC0571 if an array is not plain
-            numbers (object arrays hold pickles, which are never read), GC0572 if it is larger than allowed.
+        DiagnosticError: GC0570 if it cannot be read or is not an npz archive, GC0571 if an array is
+            not plain numbers (object arrays hold pickles, which are never read), GC0572 if it is
+            larger than allowed.
     """
     shown = str(path)
     try:
@@ -108,8 +113,8 @@ def load_npz(path: str | Path, choose: Choose | None = None) -> dict[str, Array]
 
 @contextmanager
 def _regular(path: str | Path) -> Iterator[BinaryIO]:
-    """The file at ``path``, if it is one that can be read at any place. Raises OSError for pipes and devices, without
-    waiting for what may never come."""
+    """The file at ``path``, if it is one that can be read at any place. Raises OSError for pipes
+    and devices, without waiting for what may never come."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as stream:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -235,7 +240,8 @@ def save_npz(path: str | Path, arrays: Mapping[str, Array]) -> None:
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Writes beside ``path``, syncs, and renames; on any failure the old file stays.
 
-    A link is followed. A device or a pipe is written to: a rename would put a plain file in its place.
+    A link is followed. A device or a pipe is written to: a rename would put a plain file in its
+    place.
 
     Raises:
         DiagnosticError: GC0573 if the folder is missing or the disk refuses.
@@ -282,7 +288,9 @@ def _sweep(place: Path) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """``path`` as a folder, made if it is not there. Raises DiagnosticError GC0573 if it cannot be."""
+    """``path`` as a folder, made if it is not there. Raises DiagnosticError GC0573 if it cannot
+    be.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -292,7 +300,9 @@ def make_folder(path: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically, as UTF-8. Raises DiagnosticError GC0573 if it cannot be written."""
+    """Writes a text file atomically, as UTF-8. Raises DiagnosticError GC0573 if it cannot be
+    written.
+    """
     write_atomically(path, lambda stream: stream.write(text.encode()))
 
 
@@ -314,12 +324,13 @@ def sync_folder(folder: Path) -> None:
 def load_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
     """Arrays and metadata of a ``.safetensors`` file. bf16, which NumPy lacks, is read as f32.
 
-    The format's own reader accepts a header with a repeated name (the last wins), so the header is parsed here
-    too and repeats are refused.
+    The format's own reader accepts a header with a repeated name (the last wins), so the header is
+    parsed here too and repeats are refused.
 
     Raises:
-        DiagnosticError: GC0574 if the file is damaged, names an array twice, or holds numbers of a type that
-            programs do not have; GC0570 if it cannot be read, GC0572 if it is a stream without end.
+        DiagnosticError: GC0574 if the file is damaged, names an array twice, or holds numbers of a
+            type that programs do not have; GC0570 if it cannot be read, GC0572 if it is a stream
+            without end.
     """
     from safetensors import SafetensorError, deserialize
 
@@ -341,7 +352,8 @@ def read_limited(path: str | Path) -> bytes:
     """All bytes of a file, or of a pipe or device if there are not too many.
 
     Raises:
-        OSError: if it cannot be read; DiagnosticError: GC0572 beyond ``MAX_STREAM_BYTES`` of a pipe or device.
+        OSError: if it cannot be read; DiagnosticError: GC0572 beyond ``MAX_STREAM_BYTES`` of a pipe
+            or device.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe may have no writer
     with os.fdopen(handle, "rb") as stream:
@@ -356,7 +368,9 @@ def read_limited(path: str | Path) -> bytes:
 
 
 def _tensor(name: str, found: Mapping[str, Any], shown: str) -> Array:
-    """One array of a safetensors file. Raises DiagnosticError GC0574 for a type that programs do not have."""
+    """One array of a safetensors file. Raises DiagnosticError GC0574 for a type that programs do
+    not have.
+    """
     kind, shape = found["dtype"], tuple(found["shape"])
     if kind == "BF16":
         return from_bf16(np.frombuffer(found["data"], "<u2").reshape(shape))
@@ -395,7 +409,9 @@ def _checked_header(data: bytes) -> tuple[list[str], dict[str, str]]:
 def save_safetensors(
     path: str | Path, arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes a ``.safetensors`` file atomically. Raises DiagnosticError GC0573 if it cannot be written."""
+    """Writes a ``.safetensors`` file atomically. Raises DiagnosticError GC0573 if it cannot be
+    written.
+    """
     from safetensors.numpy import save
 
     dense = {
@@ -406,8 +422,8 @@ def save_safetensors(
 
 
 def _write_sorted(stream: BinaryIO, data: bytes) -> None:
-    """Writes ``data`` with its metadata in order of their names: the format's own writer takes any order, so equal
-    content had different bytes."""
+    """Writes ``data`` with its metadata in order of their names: the format's own writer takes any
+    order, so equal content had different bytes."""
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])
     header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))

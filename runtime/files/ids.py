@@ -1,7 +1,9 @@
-"""Class and token ids out of range, found where data enter: which array, which row, which value, which range.
+"""Class and token ids out of range, found where data enter: which array, which row, which value,
+which range.
 
-A program reads NaN at an id that names no row (and a one-hot vector of it is all zeros), so such data train nothing and
-say nothing. Which inputs hold ids, and of how many rows, is read off the program (``ir.index_uses``).
+A program reads NaN at an id that names no row (and a one-hot vector of it is all zeros), so such
+data train nothing and say nothing. Which inputs hold ids, and of how many rows, is read off the
+program (``ir.index_uses``).
 
 Non-goals: ids that a program computes of floating numbers.
 """
@@ -83,7 +85,9 @@ class IdCheck:
     def _origin(
         self, number: int, at: tuple[int, ...], given: Mapping[str, Array]
     ) -> tuple[str, list[int]]:
-        """Which input the id comes from and where it stands there: numbers of places are sent the same way."""
+        """Which input the id comes from and where it stands there: numbers of places are sent the
+        same way.
+        """
         for name, array in given.items():
             places = np.arange(array.size, dtype=np.int64).reshape(array.shape)
             for count, use in enumerate(self._uses.uses({name: places}, only_moves=True)):

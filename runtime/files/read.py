@@ -13,7 +13,8 @@ from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 
 
 def read_program(file: str) -> Program:
-    """The program in ``file``, or on stdin for ``-``; imports of the latter are looked up in the working folder.
+    """The program in ``file``, or on stdin for ``-``; imports of the latter are looked up in the
+    working folder.
 
     Raises:
         DiagnosticError: if it cannot be read or is not well formed.
@@ -31,7 +32,9 @@ def _working_folder() -> Path | None:
 
 
 def _standard_input() -> str:
-    """All of it; bytes that are not UTF-8 stay visible, so that the front end can say where they are."""
+    """All of it; bytes that are not UTF-8 stay visible, so that the front end can say where they
+    are.
+    """
     try:
         if sys.stdin is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))

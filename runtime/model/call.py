@@ -1,11 +1,12 @@
 """Calling a compiled function with names: from dictionaries of arrays to ports and back.
 
-One ``Entry`` is one compiled specialisation. The fast path looks names up, makes the results and calls the machine
-code, which checks every array itself; only what it refuses is converted and explained (``runtime.arrays``).
+One ``Entry`` is one compiled specialisation. The fast path looks names up, makes the results and
+calls the machine code, which checks every array itself; only what it refuses is converted and
+explained (``runtime.arrays``).
 
-Invariants: the caller's arrays are never written to unless they are `inout` ports of a training step; results are fresh
-arrays. An array of another layout or type is copied first; where the program updates it, the copy takes its place in
-the caller's dictionary, so that no update is lost.
+Invariants: the caller's arrays are never written to unless they are `inout` ports of a training
+step; results are fresh arrays. An array of another layout or type is copied first; where the
+program updates it, the copy takes its place in the caller's dictionary, so that no update is lost.
 Non-goals: choosing the specialisation (``runtime.model``).
 """
 
@@ -94,7 +95,9 @@ class Entry:
         return arrays
 
     def _keep_updated(self, holders: Mapping[str, Arrays], arrays: Sequence[Array]) -> None:
-        """Puts copies in the place of what they are copies of, where the program will update them."""
+        """Puts copies in the place of what they are copies of, where the program will update
+        them.
+        """
         for (holder, name), port, array in zip(self._sources, self.given, arrays, strict=True):
             given = holders[holder]
             if port.direction != "inout" or array is given[name]:
@@ -118,7 +121,9 @@ def decoded(found: Results) -> Results:
 
 
 def decode(array: Array) -> Array:
-    """``array``, or its values in float32 if it holds bits of bf16: nothing else has 16-bit integers."""
+    """``array``, or its values in float32 if it holds bits of bf16: nothing else has 16-bit
+    integers.
+    """
     return from_bf16(array) if array.dtype == np.uint16 else array
 
 

@@ -1,7 +1,8 @@
-"""A compiled program that Python calls with dictionaries of arrays, and what such a call gives back.
+"""A compiled program that Python calls with dictionaries of arrays, and what such a call gives
+back.
 
-The first call with arrays of new shapes binds the dimensions, compiles (or loads from the cache) and remembers; later
-calls go straight to machine code, which checks names and shapes itself.
+The first call with arrays of new shapes binds the dimensions, compiles (or loads from the cache)
+and remembers; later calls go straight to machine code, which checks names and shapes itself.
 
 Invariants: safe to call from several threads; arrays handed in are not changed.
 Non-goals: what is derived from a model (``runtime.model``).
@@ -33,7 +34,9 @@ Derive = Callable[[Function], Function]
 
 
 def pure(derive: Derive) -> Derive:
-    """``derive`` with new states handed out as outputs, so that the caller's arrays are not written to."""
+    """``derive`` with new states handed out as outputs, so that the caller's arrays are not written
+    to.
+    """
 
     def changed(function: Function) -> Function:
         made = derive(function)
@@ -53,7 +56,9 @@ _Found = TypeVar("_Found", bound="Compiled")
 def remembered(
     method: Callable[Concatenate[Model, _Asked], _Found],
 ) -> Callable[Concatenate[Model, _Asked], _Found]:
-    """``method`` of a model, whose results know how they were asked for, so that they can be copied and pickled."""
+    """``method`` of a model, whose results know how they were asked for, so that they can be copied
+    and pickled.
+    """
 
     @functools.wraps(method)
     def asked(model: Model, /, *args: _Asked.args, **kwargs: _Asked.kwargs) -> _Found:
@@ -72,7 +77,9 @@ def _made_again(
 
 
 class Compiled:
-    """A compiled program that specialises on the shapes of its inputs. Safe to call from several threads."""
+    """A compiled program that specialises on the shapes of its inputs. Safe to call from several
+    threads.
+    """
 
     def __init__(
         self,
@@ -94,14 +101,18 @@ class Compiled:
         self._inputs = tuple(model.inputs)
         self._entries: Recent[tuple[tuple[int, ...], ...], Entry] = Recent()
         self._lock = threading.Lock()
-        # The machine code of the last call: it checks names and shapes itself and most calls are like the last.
+        # The machine code of the last call: it checks names and shapes itself and most calls are
+        # like the last.
         self._last: Callable[..., Any] | None = None
         self._makes_bits = False
-        # The call of a method of the model that made this, if one did: a copy is made by the same call.
+        # The call of a method of the model that made this, if one did: a copy is made by the same
+        # call.
         self.made_by: tuple[str, tuple[Any, ...], dict[str, Any]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles hold the model and how this was asked of it; machine code is made or found again."""
+        """Copies and pickles hold the model and how this was asked of it; machine code is made or
+        found again.
+        """
         if self.made_by is None:
             raise TypeError("only what a method of a model has compiled can be copied")
         return _made_again, (self.model, *self.made_by)
@@ -128,7 +139,8 @@ class Compiled:
         if len(seeds) != self._takes_seeds:
             self._refuse_positions(len(seeds))
         if not self._training and RANDOM_STATE in params:
-            # Only training draws random numbers; the counter lies among the parameters all the same.
+            # Only training draws random numbers; the counter lies among the parameters all the
+            # same.
             params = {name: array for name, array in params.items() if name != RANDOM_STATE}
         if self.options.check_inputs:
             check_inputs(self.model, inputs)
@@ -152,7 +164,9 @@ class Compiled:
         return self._finish(decoded(found) if entry.makes_bits else found)
 
     def _refuse_positions(self, given: int) -> None:
-        """Raises TypeError: some of what belongs to names came without one, or seeds did not come."""
+        """Raises TypeError: some of what belongs to names came without one, or seeds did not
+        come.
+        """
         names = ", ".join(f"{name}=..." for name in self._inputs)
         form = f"f(params, {'seeds, ' if self._takes_seeds else ''}{names})"
         message = f"a call is {form}; {given + 1} arrays or dictionaries came without a name"
@@ -216,7 +230,9 @@ def _loss(found: Results) -> Any:
 
 
 def results(found: Results, name: str) -> dict[str, Any]:
-    """All results by name; ``name`` is that of what the model returns, which may not be among them."""
+    """All results by name; ``name`` is that of what the model returns, which may not be among
+    them.
+    """
     return found[1] if found[0] is None else {name: _loss(found), **found[1]}
 
 

@@ -1,11 +1,12 @@
-"""Forward programs, and the part of one that chosen outputs depend on: inputs, parameters and dimensions alike.
+"""Forward programs, and the part of one that chosen outputs depend on: inputs, parameters and
+dimensions alike.
 
     net.forward()(params, x=x, y=y)                 # everything
     net.forward()(params, x=x)                      # what these inputs determine
     net.forward(outputs=["logits"])(params, x=x)    # needs only what the outputs depend on
 
-Invariants: a part computes the bits that the whole program computes; arrays that a part does not need may be given, and
-are not looked at.
+Invariants: a part computes the bits that the whole program computes; arrays that a part does not
+need may be given, and are not looked at.
 Non-goals: parts of anything but the forward program.
 """
 
@@ -35,7 +36,9 @@ _Shapes = Mapping[str, tuple[int, ...]]
 
 
 def restricted(function: Function, names: Collection[str]) -> Function:
-    """``function`` with the results called ``names`` only, and the parameters that they depend on."""
+    """``function`` with the results called ``names`` only, and the parameters that they depend
+    on.
+    """
     pairs = list(zip(function.results, function.block.outputs, strict=True))
     chosen = [(slot, value) for slot, value in pairs if slot.name in names]
     end = replace(function.block.terminator, operands=tuple(value for _, value in chosen))
@@ -59,7 +62,9 @@ def _same(function: Function) -> Function:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a call with arrays of certain shapes computes: the program, at ``dims``, of the results called ``names``."""
+    """What a call with arrays of certain shapes computes: the program, at ``dims``, of the results
+    called ``names``.
+    """
 
     dims: Mapping[str, int]
     names: tuple[str, ...]
@@ -85,7 +90,9 @@ class _PartCompiled(Compiled):
 
 
 class Forward(Compiled):
-    """``f(params, **inputs) -> {name: result}``: of the outputs asked for, or of all that the inputs determine."""
+    """``f(params, **inputs) -> {name: result}``: of the outputs asked for, or of all that the
+    inputs determine.
+    """
 
     def __init__(
         self, model: Model, outputs: Sequence[str] | None, training: bool, options: Options
@@ -116,7 +123,8 @@ class Forward(Compiled):
         return part(needed, **{name: inputs[name] for name in part.inputs})
 
     def part(self, shapes: _Shapes | None = None) -> Part:
-        """What inputs of these shapes, or all inputs of the shapes that the program gives them, determine.
+        """What inputs of these shapes, or all inputs of the shapes that the program gives them,
+        determine.
 
         Raises:
             DiagnosticError: GC0553 for inputs that are missing, GC0541 for dimensions that are.
@@ -143,7 +151,9 @@ class Forward(Compiled):
             return None
 
     def _at(self, dims: Mapping[str, int], shapes: _Shapes | None) -> Part:
-        """The part at ``dims``; raises DiagnosticError GC0553 for inputs it needs and has not got."""
+        """The part at ``dims``; raises DiagnosticError GC0553 for inputs it needs and has not
+        got.
+        """
         function = self.model.lower(dims, self._training).function
         missing = [name for name in self._inputs if shapes is not None and name not in shapes]
         if self.outputs is not None:

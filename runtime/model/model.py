@@ -1,9 +1,11 @@
 """A model: one entry of a program, and everything that can be compiled from it.
 
-Each method that compiles returns a callable that specialises itself: the first call with arrays of new shapes binds
-the dimensions, compiles (or loads from the cache) and remembers; later calls go straight to machine code.
+Each method that compiles returns a callable that specialises itself: the first call with arrays of
+new shapes binds the dimensions, compiles (or loads from the cache) and remembers; later calls go
+straight to machine code.
 
-Invariants: callables may be shared by threads; arrays handed in are not changed. Names are paths, such as ``fc1.w``.
+Invariants: callables may be shared by threads; arrays handed in are not changed. Names are paths,
+such as ``fc1.w``.
 Non-goals: training loops (``runtime.training``), the command line.
 """
 
@@ -138,7 +140,9 @@ class Model:
 
     @property
     def params(self) -> dict[str, TensorType]:
-        """Parameters and states by path, in the order of declaration; free dimensions stay symbols."""
+        """Parameters and states by path, in the order of declaration; free dimensions stay
+        symbols.
+        """
         return {p.name: self._shown(p.type) for p in self.signature.parameters}
 
     @property
@@ -168,7 +172,8 @@ class Model:
         """The tensor IR with every dimension bound.
 
         Raises:
-            DiagnosticError: GC0551 for dimensions without a value, and what only shows with these values.
+            DiagnosticError: GC0551 for dimensions without a value, and what only shows with these
+                values.
         """
         bound = {**self.dims, **(dims or {})}
         key = (tuple(sorted(bound.items())), training)
@@ -221,8 +226,8 @@ class Model:
         """``f(params, **inputs) -> {"loss": ..., outputs...}``; without training by default.
 
         Args:
-            outputs: names of results; a call then needs only the inputs and parameters that these depend on.
-                Without names it gives all that its inputs determine.
+            outputs: names of results; a call then needs only the inputs and parameters that these
+                depend on. Without names it gives all that its inputs determine.
 
         Raises:
             DiagnosticError: GC0554 for a name that is no output.
@@ -335,8 +340,8 @@ class Model:
         """The forward and backward tables at these arrays, with formulas.
 
         Args:
-            wrt: whose gradients to show: ``"params"``, ``"inputs"`` or names; by default the parameters, or the
-                inputs of a model without any.
+            wrt: whose gradients to show: ``"params"``, ``"inputs"`` or names; by default the
+                parameters, or the inputs of a model without any.
             tangent: a direction for forward mode, by name.
         """
         from gradc.runtime.reports.whiteboard import explain
@@ -346,7 +351,8 @@ class Model:
         return explain(self, params, inputs, wrt=chosen, tangent=tangent, training=training)
 
     def to_sympy(self, dims: Mapping[str, int] | None = None) -> SymbolicProgram:
-        """The program as SymPy expressions with sharing; its ``gradient(names)`` is SymPy's own derivative.
+        """The program as SymPy expressions with sharing; its ``gradient(names)`` is SymPy's own
+        derivative.
 
         Dimensions without a value are 2; every element is a symbol, so this is for small ones.
 
@@ -367,7 +373,9 @@ class Model:
             raise DiagnosticError([error("GC0591", message, None)]) from None
 
     def formulas(self, wrt: Wrt | None = None) -> Formulas:
-        """The gradient as formulas in matrix notation, for all sizes, found in the adjoint program."""
+        """The gradient as formulas in matrix notation, for all sizes, found in the adjoint
+        program.
+        """
         from gradc.runtime.reports.formulas import gradient_formulas
 
         return gradient_formulas(self, None if wrt is None else self.select(wrt))
@@ -381,7 +389,9 @@ class Model:
         training: bool = True,
         **options: Unpack[CompileKeywords],
     ) -> CompiledJacobian:
-        """``f(params, **inputs) -> {name: array of shape of.shape + name.shape}``, by the mode of fewer passes."""
+        """``f(params, **inputs) -> {name: array of shape of.shape + name.shape}``, by the mode of
+        fewer passes.
+        """
         result = self.result if of is None or of == "loss" else of
         chosen = options_of(self.jacobian, options)
         return CompiledJacobian(self, tuple(self.select(wrt)), result, training, chosen)
@@ -402,11 +412,13 @@ class Model:
 
         Args:
             optimizer: a call in the language, such as ``"adamw(lr=1e-3)"``.
-            schedule: sets the learning rate at each step, such as ``"cosine(peak=1e-3, total=1000)"``.
+            schedule: sets the learning rate at each step, such as ``"cosine(peak=1e-3,
+                total=1000)"``.
             clip_norm, clip_value: limits on the gradients' global L2 norm and on each value.
-            accumulate: cut the batch into this many equal parts, one after another; the update is that of the
-                whole batch, the memory that of a part.
-            loss_scale: ``dynamic`` or a factor for the loss before differentiation, against underflow in f16.
+            accumulate: cut the batch into this many equal parts, one after another; the update is
+                that of the whole batch, the memory that of a part.
+            loss_scale: ``dynamic`` or a factor for the loss before differentiation, against
+                underflow in f16.
             decay_on: ``matrices`` or ``all``: which parameters weight decay falls on.
         """
         from gradc.runtime.model.step import Recipe, TrainStep
@@ -419,7 +431,8 @@ class Model:
     def diagnose(self, params: Arrays, *, seed: int = 0, **inputs: Any) -> Diagnosis:
         """How the gradient flows at ``params`` and ``inputs``, and what is wrong with it.
 
-        Runs once in float64 in the reference interpreter; remedies are tried with other starts drawn from ``seed``.
+        Runs once in float64 in the reference interpreter; remedies are tried with other starts
+        drawn from ``seed``.
 
         Raises:
             DiagnosticError: for names and shapes that do not fit.
@@ -452,7 +465,8 @@ class Model:
         return arrays, model
 
     def truncation(self, params: Arrays, *, wrt: Wrt = "params", **inputs: Any) -> Truncation:
-        """What `truncate` drops from each gradient at ``params`` and ``inputs``; both gradients are compiled.
+        """What `truncate` drops from each gradient at ``params`` and ``inputs``; both gradients are
+        compiled.
 
         Raises:
             DiagnosticError: for names and shapes that do not fit.
@@ -508,7 +522,8 @@ class Model:
             dims: values for dimensions that no default and no ``dims=`` of ``load`` has bound.
 
         Raises:
-            DiagnosticError: GC0541 for a dimension without a value, GC0602 for a budget that cannot be kept.
+            DiagnosticError: GC0541 for a dimension without a value, GC0602 for a budget that cannot
+                be kept.
         """
         from gradc.runtime.reports.memory import plan_memory
 

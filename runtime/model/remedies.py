@@ -1,8 +1,10 @@
-"""What would help where a budget cannot be kept: a smaller batch, bf16, one thread, each with its figure.
+"""What would help where a budget cannot be kept: a smaller batch, bf16, one thread, each with its
+figure.
 
-``remedies`` goes around whatever may raise ``BudgetError`` and adds to it. Every figure is the peak of a Plan: the program
-is planned again as it would be compiled, with the most frugal recomputation. Programs of more than ``MOST_OPS`` ops get the
-refusal without figures, since planning them a few times more takes longer than reading it.
+``remedies`` goes around whatever may raise ``BudgetError`` and adds to it. Every figure is the peak
+of a Plan: the program is planned again as it would be compiled, with the most frugal recomputation.
+Programs of more than ``MOST_OPS`` ops get the refusal without figures, since planning them a few
+times more takes longer than reading it.
 
 Non-goals: keeping budgets (``passes.budget``).
 """

@@ -4,11 +4,12 @@
     state = step.init(params)
     loss, state = step(state, x=x, y=y)
 
-The state is updated in place: ``step`` returns the object it was given. ``init`` copies, so the caller's parameters
-stay as they are.
+The state is updated in place: ``step`` returns the object it was given. ``init`` copies, so the
+caller's parameters stay as they are.
 
-Weight decay (an optimiser's ``decay``) falls on matrices only by default: parameters of fewer than two axes, biases and
-gains, are left out, as is usual for networks with normalisation (``decay_on="all"`` includes them).
+Weight decay (an optimiser's ``decay``) falls on matrices only by default: parameters of fewer than
+two axes, biases and gains, are left out, as is usual for networks with normalisation
+(``decay_on="all"`` includes them).
 
 Non-goals: loops over data, files (``runtime.training``).
 """
@@ -119,7 +120,9 @@ class StepProgram:
 
 @dataclass
 class TrainState:
-    """Everything a step reads and writes: parameters, model state, optimiser slots, the number of steps done."""
+    """Everything a step reads and writes: parameters, model state, optimiser slots, the number of
+    steps done.
+    """
 
     arrays: dict[str, Array]
     trained: tuple[str, ...]
@@ -127,7 +130,10 @@ class TrainState:
 
     def __repr__(self) -> str:
         steps = f"{self.step} step{'' if self.step == 1 else 's'}"
-        return f"<training state after {steps}: {len(self.trained)} parameters, {len(self.slots)} slots>"
+        return (
+            f"<training state after {steps}: {len(self.trained)} parameters, {len(self.slots)} "
+            f"slots>"
+        )
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -138,7 +144,9 @@ class TrainState:
 
     @property
     def params(self) -> dict[str, Array]:
-        """Parameters and states of the model by path; the arrays themselves, but for states in bf16, which NumPy lacks."""
+        """Parameters and states of the model by path; the arrays themselves, but for states in
+        bf16, which NumPy lacks.
+        """
         return {name: decode(self.arrays[name]) for name in self.trained}
 
     @property
@@ -171,12 +179,15 @@ class TrainStep:
         self._entries: Recent[tuple[tuple[int, ...], ...], Entry] = Recent()
         self._inputs = tuple(model.inputs)
         self._lock = threading.Lock()
-        # The machine code of the last call: it checks names and shapes itself and most calls are like the last.
+        # The machine code of the last call: it checks names and shapes itself and most calls are
+        # like the last.
         self._last: Callable[..., Any] | None = None
         self._makes_bits = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles hold the model, the recipe and the options; machine code is made or found again."""
+        """Copies and pickles hold the model, the recipe and the options; machine code is made or
+        found again.
+        """
         return TrainStep, (self.model, self.recipe, self.options)
 
     def __repr__(self) -> str:
@@ -261,10 +272,12 @@ class TrainStep:
         return program.derive(program.source)
 
     def plan(self, dims: Mapping[str, int] | None = None) -> MemoryPlan:
-        """The Plan of the whole step under its budget: what it does with memory, without running it.
+        """The Plan of the whole step under its budget: what it does with memory, without running
+        it.
 
         Raises:
-            DiagnosticError: GC0541 for a dimension without a value, GC0602 for a budget that cannot be kept.
+            DiagnosticError: GC0541 for a dimension without a value, GC0602 for a budget that cannot
+                be kept.
         """
         from gradc.runtime.reports.memory import plan_memory
 
@@ -289,7 +302,8 @@ class TrainStep:
         """What the step is made from: the model, or the program of one part of the batch.
 
         Raises:
-            DiagnosticError: GC0807 if samples are coupled, GC0808 if the batch cannot be cut evenly.
+            DiagnosticError: GC0807 if samples are coupled, GC0808 if the batch cannot be cut
+                evenly.
         """
         whole = self.model.lower(dims, training=True)
         parts = self.recipe.accumulate

@@ -1,9 +1,10 @@
 """The caller's arrays as a program wants them: dense, aligned, native-endian, of the declared type.
 
-What fits is passed on untouched (zero copy); what holds the right numbers in another layout (F order, negative
-strides, byte-swapped, another float width, another integer width in range) is copied once; everything else is a
-diagnostic that names the array, what was found and what was expected. Numbers are never changed silently: an
-integer out of range, or a finite float that would become infinite, is refused.
+What fits is passed on untouched (zero copy); what holds the right numbers in another layout (F
+order, negative strides, byte-swapped, another float width, another integer width in range) is
+copied once; everything else is a diagnostic that names the array, what was found and what was
+expected. Numbers are never changed silently: an integer out of range, or a finite float that would
+become infinite, is refused.
 
 Non-goals: binding dimensions from shapes (``runtime.model``).
 """
@@ -23,7 +24,8 @@ from gradc.ir.tensor.core import DType, TensorType
 
 Array = NDArray[Any]
 
-# bf16 has no NumPy type of its own: its bits travel as uint16 (``as_bf16``, ``gradc.ir.tensor.bf16``).
+# bf16 has no NumPy type of its own: its bits travel as uint16 (``as_bf16``,
+# ``gradc.ir.tensor.bf16``).
 NUMPY_DTYPE: dict[DType, np.dtype[Any]] = {
     DType.F64: np.dtype(np.float64),
     DType.F32: np.dtype(np.float32),
@@ -39,8 +41,9 @@ NUMPY_DTYPE: dict[DType, np.dtype[Any]] = {
 def as_array(name: str, value: object) -> Array:
     """``value`` as an ndarray of numbers, without a copy where possible.
 
-    Accepts ndarrays, Python numbers and nested lists, anything with ``__dlpack__`` on the CPU or ``__array__``. Tensors of
-    torch are detached; bf16 becomes float32, which holds the same numbers.
+    Accepts ndarrays, Python numbers and nested lists, anything with ``__dlpack__`` on the CPU or
+    ``__array__``. Tensors of torch are detached; bf16 becomes float32, which holds the same
+    numbers.
 
     Raises:
         DiagnosticError: GC0551 if it is not an array of booleans, integers or real numbers.
@@ -89,7 +92,9 @@ def _imported(name: str, value: object) -> Array:
 
 
 def _of_tensor(torch: Any, value: Any) -> Array:
-    """A tensor of torch without its history: what gradc computes of it is no part of torch's graph."""
+    """A tensor of torch without its history: what gradc computes of it is no part of torch's
+    graph.
+    """
     tensor = value.detach()
     if tensor.dtype is not torch.bfloat16:
         return np.asarray(tensor)
@@ -104,8 +109,8 @@ def _refused(name: str, found: str, help: str) -> DiagnosticError:
 
 
 def refuse_bits(name: str, array: Array, dtype: DType) -> None:
-    """Raises DiagnosticError GC0552 for 16-bit integers where the program has bf16: taken for its bits, they would
-    be other numbers."""
+    """Raises DiagnosticError GC0552 for 16-bit integers where the program has bf16: taken for its
+    bits, they would be other numbers."""
     if dtype is DType.BF16 and array.dtype == np.uint16:
         raise _wrong_type(name, array.dtype, dtype, f"convert it: {name}.astype(numpy.float32)")
 
@@ -170,7 +175,9 @@ def _wrong_type(name: str, found: np.dtype[Any], expected: DType, help: str) -> 
 
 
 def as_bf16(name: str, array: Array) -> Array:
-    """The bf16 bits of a float array, rounded to nearest even, NaN kept; uint16 passes as bits already."""
+    """The bf16 bits of a float array, rounded to nearest even, NaN kept; uint16 passes as bits
+    already.
+    """
     if array.dtype == np.uint16:
         return array
     if array.dtype.kind != "f":

@@ -1,13 +1,15 @@
 """The object cache: compiled code on disk, one self-checking file per entry, private to the user.
 
-An entry is ``magic, header length, JSON header, code length, code, BLAKE2 digest of all before``. It is written
-to a new file in the same directory and renamed, so readers see all of it or nothing, and several processes may
-fill a cold cache together. The key is part of the header and covers whatever the code depends on; the caller
-names it with ``make_key`` and puts in the versions of Python and LLVM and the processor (``jit.environment``).
+An entry is ``magic, header length, JSON header, code length, code, BLAKE2 digest of all before``.
+It is written to a new file in the same directory and renamed, so readers see all of it or nothing,
+and several processes may fill a cold cache together. The key is part of the header and covers
+whatever the code depends on; the caller names it with ``make_key`` and puts in the versions of
+Python and LLVM and the processor (``jit.environment``).
 
-Invariants: the directory is the user's own, mode 0700; one that is a link, belongs to another, or can be written
-by others is not used. Whatever is wrong with an entry, it counts as absent, and its replacement is written over it.
-Whoever can write in the directory can run code as the user: that is why nobody else may.
+Invariants: the directory is the user's own, mode 0700; one that is a link, belongs to another, or
+can be written by others is not used. Whatever is wrong with an entry, it counts as absent, and its
+replacement is written over it. Whoever can write in the directory can run code as the user: that is
+why nobody else may.
 
 Non-goals: trusting anything in an entry beyond its digest, sharing between users.
 """
@@ -83,7 +85,9 @@ def make_key(*parts: str | bytes) -> str:
 
 @functools.cache
 def source_stamp() -> str:
-    """Sizes and times of gradc's own files: one that was edited must not find what it made before."""
+    """Sizes and times of gradc's own files: one that was edited must not find what it made
+    before.
+    """
     folder = Path(__file__).resolve().parent.parent.parent
     digest = hashlib.blake2b(digest_size=16)
     for part in ("codegen", "frontend", "ir", "passes", "runtime"):
@@ -96,7 +100,9 @@ def source_stamp() -> str:
 
 
 class ObjectCache:
-    """A directory of entries. Every method works, doing nothing, when the directory cannot be trusted."""
+    """A directory of entries. Every method works, doing nothing, when the directory cannot be
+    trusted.
+    """
 
     def __init__(self, directory: Path | None = None, limit: int = DEFAULT_LIMIT) -> None:
         self.directory = directory if directory is not None else default_directory()

@@ -1,7 +1,8 @@
 """From a Function to a loaded native function: passes, Plan, code, cache.
 
-Two ways in. ``compile_function`` starts from a Function. ``compile_cached`` first asks the object cache under a key
-made of everything the Function will be made from, so that a warm start runs no pass at all, and loads none.
+Two ways in. ``compile_function`` starts from a Function. ``compile_cached`` first asks the object
+cache under a key made of everything the Function will be made from, so that a warm start runs no
+pass at all, and loads none.
 
 Non-goals: deciding which Function (``runtime.model``), calling it (``runtime.call``).
 """
@@ -122,10 +123,12 @@ def compile_options(
 ) -> Options:
     """Options from what users write.
 
-    ``check_inputs`` looks at the data of every call: at least one row, every id in range (``runtime.ids``).
+    ``check_inputs`` looks at the data of every call: at least one row, every id in range
+    (``runtime.ids``).
 
     Raises:
-        DiagnosticError: GC0601 for a budget, GC0563 for a target or number of threads, that cannot be.
+        DiagnosticError: GC0601 for a budget, GC0563 for a target or number of threads, that cannot
+            be.
     """
     if target != "cpu":
         message = f"there is no target `{target}`; this build compiles for `cpu`"
@@ -155,7 +158,9 @@ def options_of(call: Callable[..., Any], given: Mapping[str, Any]) -> Options:
 def refuse_unknown(
     call: Callable[..., Any], given: Iterable[str], *takers: Callable[..., Any]
 ) -> None:
-    """Raises TypeError for a keyword that none of ``takers`` has; what they have are the options of ``call``."""
+    """Raises TypeError for a keyword that none of ``takers`` has; what they have are the options of
+    ``call``.
+    """
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     found = [p for taker in takers for p in inspect.signature(taker).parameters.values()]
     known = [p.name for p in found if p.kind in kinds and p.name not in _NO_OPTIONS]
@@ -180,7 +185,9 @@ def machine_warnings(budget: int | None) -> list[Diagnostic]:
 
 
 def _refuse_beyond_machine(budget: int | None) -> None:
-    """Raises DiagnosticError GC0603 for a budget that this machine, which is to run the code, cannot give."""
+    """Raises DiagnosticError GC0603 for a budget that this machine, which is to run the code,
+    cannot give.
+    """
     found = machine_warnings(budget)
     if found:
         raise DiagnosticError([replace(found[0], severity="error")])
@@ -210,7 +217,8 @@ def plan_of(
     options: Options,
     gradient: Derivative | None = None,
 ) -> Plan:
-    """The Plan of what ``derivative`` makes of ``function`` (of ``function`` itself for None), for this machine.
+    """The Plan of what ``derivative`` makes of ``function`` (of ``function`` itself for None), for
+    this machine.
 
     ``gradient`` is the derivative alone where ``derivative`` is a training step.
 
@@ -226,7 +234,9 @@ def plan_of(
 def pipeline_options(
     derivative: Derivative | None, options: Options, **more: Any
 ) -> PipelineOptions:
-    """The pipeline's options, for this machine; unless asked for more, checks of the IR run where the stage changes."""
+    """The pipeline's options, for this machine; unless asked for more, checks of the IR run where
+    the stage changes.
+    """
     from gradc.passes.pipeline import Options as PipelineOptions
 
     target = target_for(host(), options.thread_count)

@@ -1,12 +1,13 @@
 """Compiled Plans that Python can call: loading, the object cache, arenas, and both ways in.
 
-The fast way is a function in machine code that checks the arrays and runs the entry with the GIL released
-(``codegen.llvm.wrapper``); the other goes through ctypes, takes over when a second thread calls meanwhile or an
-array is refused, and says in words what is wrong with it. Both run the same entry and give the same bits.
+The fast way is a function in machine code that checks the arrays and runs the entry with the GIL
+released (``codegen.llvm.wrapper``); the other goes through ctypes, takes over when a second thread
+calls meanwhile or an array is refused, and says in words what is wrong with it. Both run the same
+entry and give the same bits.
 
-Invariants: one arena per call in flight, exactly ``arena_bytes`` long and 64-byte aligned, kept for the next call;
-a function and its code live as long as anything refers to them; the thread pool is one per process, gone from a
-forked child and stopped at exit.
+Invariants: one arena per call in flight, exactly ``arena_bytes`` long and 64-byte aligned, kept for
+the next call; a function and its code live as long as anything refers to them; the thread pool is
+one per process, gone from a forked child and stopped at exit.
 
 Non-goals: converting arrays (``runtime.arrays``), naming parameters (``runtime.api``).
 """
@@ -43,7 +44,8 @@ from gradc.runtime.native.machine import environment
 if TYPE_CHECKING:
     from gradc.passes.place.scratch import Target
 
-# Entries cheaper than this (microseconds) keep the GIL: giving it up and back costs a tenth of that.
+# Entries cheaper than this (microseconds) keep the GIL: giving it up and back costs a tenth of
+# that.
 RELEASE_ABOVE = 2.0
 _HUGE_PAGE = 1 << 21
 
@@ -101,7 +103,9 @@ class Signature:
 
     @staticmethod
     def from_json(header: Mapping[str, Any]) -> Signature:
-        """Reads ``to_json``'s result back. Raises KeyError, TypeError or ValueError for anything else."""
+        """Reads ``to_json``'s result back. Raises KeyError, TypeError or ValueError for anything
+        else.
+        """
         ports = tuple(
             Port(name, Role(role), tuple(shape), DType(dtype), direction, tensor)
             for name, role, shape, dtype, direction, tensor in header["ports"]
@@ -141,13 +145,16 @@ class NativeFunction:
         )
         self._entry = prototype(library[name])
         kept = [library, self._arenas, *self._fill_state(library[f"{name}_state"])]
-        #: The function in machine code: None after a call, else an int (see ``codegen.llvm.wrapper``).
+        # : The function in machine code: None after a call, else an int (see
+        # ``codegen.llvm.wrapper``).
         self.fast: Callable[..., int | None] = _fastcall(library[f"{name}_call"], name, kept)
         #: The same from dictionaries of arrays (see ``named_call``).
         self.fast_named: Callable[..., Any] = _fastcall(library[f"{name}_named"], name, kept)
 
     def _fill_state(self, address: int) -> list[object]:
-        """Writes what only this process knows into the wrapper's state; returns what must be kept alive."""
+        """Writes what only this process knows into the wrapper's state; returns what must be kept
+        alive.
+        """
         self._first = self._arenas.take()
         dtypes = [NUMPY_DTYPE[kind] for kind in wrapper.kinds(self.signature.ports)]
         names = [sys.intern(port.name) for port in self.signature.ports]
@@ -166,10 +173,12 @@ class NativeFunction:
         return [*dtypes, *names]
 
     def named_call(self, params: object, inputs: object, seeds: object) -> Results | None:
-        """Runs the program on dictionaries of arrays by name; makes the arrays of the ``out`` ports.
+        """Runs the program on dictionaries of arrays by name; makes the arrays of the ``out``
+        ports.
 
-        Returns (loss or None, outputs and states, cotangents, tangents), or None if something does not fit: then
-        nothing was run, and ``call_checked`` says what is wrong or does it beside other callers.
+        Returns (loss or None, outputs and states, cotangents, tangents), or None if something does
+        not fit: then nothing was run, and ``call_checked`` says what is wrong or does it beside
+        other callers.
         """
         found = self.fast_named(params, inputs, seeds)
         return cast(Results, found) if type(found) is tuple else None
@@ -261,9 +270,10 @@ def compile_plan(
 ) -> NativeFunction:
     """Machine code for ``plan``, from the cache if it was made before.
 
-    A Plan without a target is completed for this one (``target_for``); the function's ``plan`` is the complete one.
-    ``isa`` is a name of ``codegen.llvm.isa.available``, None for all that the host has. ``key`` names the cache
-    entry (``load_native`` finds it again without a Plan); by default it follows from the generated code.
+    A Plan without a target is completed for this one (``target_for``); the function's ``plan`` is
+    the complete one. ``isa`` is a name of ``codegen.llvm.isa.available``, None for all that the
+    host has. ``key`` names the cache entry (``load_native`` finds it again without a Plan); by
+    default it follows from the generated code.
 
     Raises:
         PlanError: if the Plan is not placed or contradicts itself.
@@ -311,7 +321,9 @@ def compile_plan(
 
 
 def target_for(isa: Isa, threads: int) -> Target:
-    """What Plans are completed for: the scratch of code for ``isa``, run by up to ``threads`` threads."""
+    """What Plans are completed for: the scratch of code for ``isa``, run by up to ``threads``
+    threads.
+    """
     from gradc.codegen.llvm.driver import scratch_bytes
     from gradc.passes.place.scratch import Target
 
@@ -335,7 +347,9 @@ def load_native(
 
 
 def native_key(*parts: str | bytes, cache: ObjectCache | bool = True) -> str:
-    """A cache key for ``compile_plan``: digest of ``parts``, gradc, LLVM, Python, NumPy and the processor."""
+    """A cache key for ``compile_plan``: digest of ``parts``, gradc, LLVM, Python, NumPy and the
+    processor.
+    """
     return make_key(*environment(_cache_of(cache)), np.__version__, *parts)
 
 
@@ -389,7 +403,9 @@ def _libc() -> Any:
 
 
 def _aligned(nbytes: int) -> int:
-    """Address of a new block of exactly ``nbytes``; large ones on huge pages where the system has them."""
+    """Address of a new block of exactly ``nbytes``; large ones on huge pages where the system has
+    them.
+    """
     address = ctypes.c_void_p()
     alignment = _HUGE_PAGE if nbytes >= 2 * _HUGE_PAGE else ALIGNMENT
     size = ctypes.c_size_t(max(1, nbytes))
@@ -407,7 +423,8 @@ def _free_all(sizes: dict[int, int]) -> None:
         _libc().free(ctypes.c_void_p(address))
 
 
-# ---- the interpreter's and NumPy's structures -----------------------------------------------------
+# ---- the interpreter's and NumPy's structures
+# -----------------------------------------------------
 
 
 @functools.cache
@@ -415,7 +432,8 @@ def ndarray_layout() -> wrapper.Layout:
     """Where ndarrays keep their fields, found by looking at known ones.
 
     Raises:
-        RuntimeError: if a field cannot be found (then this NumPy keeps arrays differently than any known one).
+        RuntimeError: if a field cannot be found (then this NumPy keeps arrays differently than any
+            known one).
     """
     samples: list[Array] = [
         np.zeros((3, 5, 7), np.float32),
@@ -438,7 +456,8 @@ def ndarray_layout() -> wrapper.Layout:
         for at in range(data + 8, size - 7, 8):
             places = [struct.unpack_from("Q", view, at)[0] for view in views]
             if all(p > 4096 and p % 8 == 0 for p in places) and at != dtype:
-                # A tuple of dimensions and one of strides follow each other in one block: take the first match.
+                # A tuple of dimensions and one of strides follow each other in one block: take the
+                # first match.
                 shapes = [
                     list((ctypes.c_ssize_t * a.ndim).from_address(p))
                     for a, p in zip(samples, places, strict=True)
@@ -508,7 +527,8 @@ def _new_array() -> int:
     return int(entry.value)
 
 
-# ---- the thread pool ------------------------------------------------------------------------------
+# ---- the thread pool
+# ------------------------------------------------------------------------------
 
 
 _pools: list[jit.Library] = []  # one, once it is loaded

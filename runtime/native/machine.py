@@ -1,9 +1,12 @@
-"""What object code depends on besides its source: versions of Python and LLVM, and the processor as LLVM sees it.
+"""What object code depends on besides its source: versions of Python and LLVM, and the processor as
+LLVM sees it.
 
-Asking LLVM means loading it, which takes longer than everything else a warm start does. So the answer is kept in the
-object cache, under what the operating system says of the processor and the versions of Python and llvmlite.
+Asking LLVM means loading it, which takes longer than everything else a warm start does. So the
+answer is kept in the object cache, under what the operating system says of the processor and the
+versions of Python and llvmlite.
 
-Non-goals: machines whose processor the operating system does not describe in /proc/cpuinfo (LLVM is asked there).
+Non-goals: machines whose processor the operating system does not describe in /proc/cpuinfo (LLVM is
+asked there).
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from gradc.codegen.llvm.host import jit
 from gradc.runtime.native.cache import ObjectCache, make_key
 
 _CPUINFO = Path("/proc/cpuinfo")
-# Lines that say what a processor can do; the others are its place, its speed of the moment and its faults.
+# Lines that say what a processor can do; the others are its place, its speed of the moment and its
+# faults.
 _LINES = (
     "vendor_id",
     "cpu family",
@@ -53,7 +57,9 @@ def environment(store: ObjectCache | None) -> tuple[str, ...]:
 
 @functools.cache
 def _processor() -> str:
-    """The first processor's lines of /proc/cpuinfo that say what it can do; empty where there is no such file."""
+    """The first processor's lines of /proc/cpuinfo that say what it can do; empty where there is no
+    such file.
+    """
     try:
         first = _CPUINFO.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
     except OSError:

@@ -1,8 +1,9 @@
 """A mapping that keeps what was used last, and forgets the rest.
 
-Every new shape of a call gives a specialisation: a program in IR and machine code. A process that sees ever new shapes
-(lengths of texts, last batches) would keep them all, so only the last ``KEPT`` are; one that comes back later is
-made again, from the object cache as a rule. What a call in another thread still uses lives until that call ends.
+Every new shape of a call gives a specialisation: a program in IR and machine code. A process that
+sees ever new shapes (lengths of texts, last batches) would keep them all, so only the last ``KEPT``
+are; one that comes back later is made again, from the object cache as a rule. What a call in
+another thread still uses lives until that call ends.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import threading
 from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
-# How many specialisations of one compiled function, and how many lowered programs of one model, are remembered.
+# How many specialisations of one compiled function, and how many lowered programs of one model, are
+# remembered.
 KEPT: Final = 64
 
 _Key = TypeVar("_Key")

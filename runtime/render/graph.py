@@ -1,10 +1,11 @@
 """The computational graph of a function, as DOT text and as a self-contained SVG.
 
-Nodes are parameters, ops and results; constants and the broadcasts of constants are left out, since they say nothing a
-formula would. Above ``MAX_NODES`` the ops of one layer instance (scope) become one node.
+Nodes are parameters, ops and results; constants and the broadcasts of constants are left out, since
+they say nothing a formula would. Above ``MAX_NODES`` the ops of one layer instance (scope) become
+one node.
 
-The layout is the usual layered one (Sugiyama et al. 1981): rank by longest path, a few sweeps of barycentres to untangle
-edges, then even spacing. Non-goals: interactivity, optimal crossings.
+The layout is the usual layered one (Sugiyama et al. 1981): rank by longest path, a few sweeps of
+barycentres to untangle edges, then even spacing. Non-goals: interactivity, optimal crossings.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _ROW, _GAP, _CHAR, _HEIGHT, _MARGIN = 64.0, 22.0, 7.2, 34.0, 24.0
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One box. ``kind`` is param, state, input, op, layer or result; ``note`` is a third line, such as a gradient."""
+    """One box. ``kind`` is param, state, input, op, layer or result; ``note`` is a third line, such
+    as a gradient.
+    """
 
     key: str
     label: str
@@ -322,7 +325,9 @@ def _width(node: Node | None) -> float:
 def _spread(
     row: Sequence[str], wanted: Sequence[float], widths: Mapping[str, float], x: dict[str, float]
 ) -> None:
-    """Moves a row's nodes as near to ``wanted`` as the gaps allow: once from each side, then the mean."""
+    """Moves a row's nodes as near to ``wanted`` as the gaps allow: once from each side, then the
+    mean.
+    """
     forward: list[float] = []
     for i, key in enumerate(row):
         least = wanted[i]

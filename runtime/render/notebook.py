@@ -1,6 +1,8 @@
-"""How objects look in a notebook: small cards that take on the notebook's own colours, and our pages in a frame.
+"""How objects look in a notebook: small cards that take on the notebook's own colours, and our
+pages in a frame.
 
-Everything is text that came from a program or a user, so all of it is escaped; there is no script and no link.
+Everything is text that came from a program or a user, so all of it is escaped; there is no script
+and no link.
 
 Non-goals: pages (``runtime.page``), text forms (each object's ``__repr__``).
 """
@@ -16,7 +18,8 @@ Section: TypeAlias = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 # Rows of a section that are shown; the rest is counted.
 MOST = 24
 _STYLE = (
-    ".gradc-card{border:1px solid rgba(128,128,128,.4);border-radius:8px;padding:10px 14px;max-width:860px;"
+    ".gradc-card{border:1px solid rgba(128,128,128,.4);border-radius:8px;padding:10px "
+    "14px;max-width:860px;"
     "font:13px/1.5 system-ui,sans-serif}"
     ".gradc-card b.t{font-size:15px}.gradc-card .s{opacity:.7}"
     ".gradc-card table{border-collapse:collapse;margin:2px 0 4px;font-size:13px}"

@@ -1,4 +1,5 @@
-"""What our pages have in common: one file without links to anywhere, light and dark, printable, no script.
+"""What our pages have in common: one file without links to anywhere, light and dark, printable, no
+script.
 
 Non-goals: content.
 """
@@ -9,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 _STYLE = """
-:root{color-scheme:light dark;--page:#fff;--ink:#1b1f24;--soft:#57606a;--line:#d8dee4;--panel:#f6f8fa;
+:root{color-scheme:light dark;--page:#fff;--ink:#1b1f24;--soft:#57606a;--line:#d8dee4;
+--panel:#f6f8fa;
 --good:#116329;--goodbg:#dafbe1;--bad:#a40e26;--badbg:#ffebe9;--warn:#7d4e00;--warnbg:#fff8c5;--blue:#0550ae;
 --bluebg:#ddf4ff}
 @media(prefers-color-scheme:dark){:root{--page:#0d1117;--ink:#e6edf3;--soft:#9198a1;--line:#30363d;
@@ -22,7 +24,8 @@ h1{font-size:26px;margin:0 0 4px;letter-spacing:-.01em}
 h2{font-size:18px;margin:34px 0 8px;padding-bottom:5px;border-bottom:1px solid var(--line)}
 p{margin:6px 0}.soft{color:var(--soft)}
 code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
-pre{background:var(--panel);border:1px solid var(--line);border-radius:6px;padding:10px 12px;overflow-x:auto}
+pre{background:var(--panel);border:1px solid var(--line);border-radius:6px;padding:10px 12px;
+overflow-x:auto}
 .wide{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th{text-align:left;font-weight:600;color:var(--soft);font-size:12px;padding:5px 12px 5px 0;
@@ -32,7 +35,8 @@ td.number,th.number{text-align:right;font-variant-numeric:tabular-nums}
 tr:last-child td{border-bottom:0}
 math{font-size:1.08em}.eq{padding:2px 0}
 .line{display:inline-block;min-width:2.2em;color:var(--soft);font-size:12px}
-.tag{display:inline-block;border-radius:99px;padding:1px 9px;font-size:12px;font-weight:600;white-space:nowrap}
+.tag{display:inline-block;border-radius:99px;padding:1px 9px;font-size:12px;font-weight:600;
+white-space:nowrap}
 .good{color:var(--good);background:var(--goodbg)}.bad{color:var(--bad);background:var(--badbg)}
 .warn{color:var(--warn);background:var(--warnbg)}.info{color:var(--blue);background:var(--bluebg)}
 .verdict{border-radius:8px;padding:14px 18px;margin:16px 0;font-size:17px;font-weight:600}
@@ -41,7 +45,8 @@ math{font-size:1.08em}.eq{padding:2px 0}
 .fact{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:9px 12px}
 .fact b{display:block;font-size:18px;font-variant-numeric:tabular-nums}
 .fact span{color:var(--soft);font-size:12px}
-details{border:1px solid var(--line);border-radius:8px;padding:7px 14px;margin:8px 0;background:var(--page)}
+details{border:1px solid var(--line);border-radius:8px;padding:7px 14px;margin:8px 0;
+background:var(--page)}
 summary{cursor:pointer;font-weight:600}
 details[open] summary{margin-bottom:6px}
 .graph{overflow-x:auto}.graph svg{max-width:100%;height:auto;display:block;margin:auto}
@@ -82,4 +87,7 @@ def table(
         f"<tr>{''.join(f'<td{mark[i]}{name[i]}>{cell}</td>' for i, cell in enumerate(row))}</tr>"
         for row in rows
     )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f"<div "
+        f'class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )

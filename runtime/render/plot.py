@@ -1,6 +1,7 @@
 """Line plots as self-contained SVG: logarithmic or linear y axis, several series, light and dark.
 
-Non-goals: anything a plotting library is for; reports need a handful of honest curves without dependencies.
+Non-goals: anything a plotting library is for; reports need a handful of honest curves without
+dependencies.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ _WIDTH, _HEIGHT = 720.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70.0, 20.0, 34.0, 46.0
 _COLORS = ("#0969da", "#cf222e", "#1a7f37", "#8250df", "#bf8700", "#57606a")
 _STYLE = (
-    ".page{fill:#fff}text{font:12px Helvetica,Arial,sans-serif;fill:#1b1f24}.s{font-size:11px;fill:#57606a}"
+    ".page{fill:#fff}text{font:12px "
+    "Helvetica,Arial,sans-serif;fill:#1b1f24}.s{font-size:11px;fill:#57606a}"
     ".g{stroke:#d0d7de;stroke-width:1}.a{stroke:#57606a;stroke-width:1}polyline{fill:none;stroke-width:2}"
     "@media(prefers-color-scheme:dark){.page{fill:#0d1117}text{fill:#e6edf3}.s{fill:#9198a1}"
     ".g{stroke:#30363d}}"
@@ -23,7 +25,9 @@ _STYLE = (
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One curve; points whose y is not finite (or not positive, on a logarithmic axis) are left out."""
+    """One curve; points whose y is not finite (or not positive, on a logarithmic axis) are left
+    out.
+    """
 
     name: str
     xs: Sequence[float]

@@ -1,10 +1,13 @@
-"""How far compiled gradients are from the exact ones, in ulps, with finite differences and dot products beside them.
+"""How far compiled gradients are from the exact ones, in ulps, with finite differences and dot
+products beside them.
 
-The reference is the gradient program evaluated at the very numbers that the machine code gets, with balls at 50 digits
-where the program is small, in f64 otherwise. One ulp is that of the program's type.
+The reference is the gradient program evaluated at the very numbers that the machine code gets, with
+balls at 50 digits where the program is small, in f64 otherwise. One ulp is that of the program's
+type.
 
-What precision explains: the gradient is evaluated again at inputs moved by half an ulp of the coarsest type that the
-program computes in. An error of more than ``MARGIN`` times what that changes (or four such ulps) is not one of
+What precision explains: the gradient is evaluated again at inputs moved by half an ulp of the
+coarsest type that the program computes in. An error of more than ``MARGIN`` times what that changes
+(or four such ulps) is not one of
 rounding: sums that stagnate, underflow, a fault.
 
 Non-goals: proofs (``passes.prove``); speed.
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
 
 MOST_BALLS = 30_000
 STEP = 1e-5
-# Relative to the numbers at hand, nothing but rounding at 50 digits (or in f64, where that is the reference).
+# Relative to the numbers at hand, nothing but rounding at 50 digits (or in f64, where that is the
+# reference).
 _ZERO = 1e-15
 MARGIN = 16.0
 _EPSILON = {DType.F64: 2.0**-52, DType.F32: 2.0**-23, DType.BF16: 2.0**-7, DType.F16: 2.0**-10}
@@ -141,7 +145,8 @@ def _row(
     dot = float((found.astype(np.float64) * v).sum())
     worst = float(np.max(error, initial=0.0))
     if largest <= _ZERO * _size_of_parts(values):
-        # A gradient that is 0 by mathematics has no largest entry to measure by: ulps of 1 are absolute.
+        # A gradient that is 0 by mathematics has no largest entry to measure by: ulps of 1 are
+        # absolute.
         largest, elementwise = 1.0, worst / epsilon
     return Accuracy(
         name,

@@ -1,10 +1,12 @@
-"""Where a NaN, an infinity or an underflow began: the op that first made one which reached the results.
+"""Where a NaN, an infinity or an underflow began: the op that first made one which reached the
+results.
 
-The program is run once more by the reference interpreter, in its own element types, and watched, trip by trip inside
-loops. Every value that is not finite becomes a node with the ones it was made from; walking back from the results
-leads to the origins, of which the earliest is told. What is not finite and does not reach a result (a masked score, the
-untaken side of a ``where``) is nobody's fault, and neither is a constant infinity unless nothing else explains a NaN.
-Slow, and worth it: it runs only when something has gone wrong.
+The program is run once more by the reference interpreter, in its own element types, and watched,
+trip by trip inside loops. Every value that is not finite becomes a node with the ones it was made
+from; walking back from the results leads to the origins, of which the earliest is told. What is not
+finite and does not reach a result (a masked score, the untaken side of a ``where``) is nobody's
+fault, and neither is a constant infinity unless nothing else explains a NaN. Slow, and worth it: it
+runs only when something has gone wrong.
 
 Non-goals: preventing it (``gradc verify`` finds such places before running).
 """
@@ -29,13 +31,16 @@ from gradc.runtime.native.arrays import Array
 _CARRIERS = ("constant", "broadcast", "reshape", "transpose", "slice", "concat", "pad", "select")
 
 
-# What makes half of f16's smallest number round to zero, and the share of a value that may be so small.
+# What makes half of f16's smallest number round to zero, and the share of a value that may be so
+# small.
 _FLUSHED, _FLUSHED_SHARE = 2.0**-25, 0.01
 
 
 @dataclass(slots=True, eq=False)
 class _Node:
-    """A value that is bad (not finite, or lost in f16), at one moment of the run. ``top`` is the op of the function's own block."""
+    """A value that is bad (not finite, or lost in f16), at one moment of the run. ``top`` is the op
+    of the function's own block.
+    """
 
     order: int
     maker: Op | Slot
@@ -55,7 +60,9 @@ class _Node:
 
 @dataclass(slots=True)
 class _Loop:
-    """A region op while it runs: trips done, what the last one handed out, all that any handed out."""
+    """A region op while it runs: trips done, what the last one handed out, all that any handed
+    out.
+    """
 
     trips: int = 0
     last: list[_Node | None] = field(default_factory=list)
@@ -90,7 +97,9 @@ class _Watch(NumpyArrays):
         return self._frames[-1].bad
 
     def run(self, block: Block, operands: Sequence[Any]) -> tuple[Any, ...]:
-        """Runs a region in a frame of its own; its parameters inherit from the operands, or the trip before."""
+        """Runs a region in a frame of its own; its parameters inherit from the operands, or the
+        trip before.
+        """
         op, outer = self._owners[id(block)], self._frames[-1]
         loop = outer.loops.setdefault(id(op), _Loop())
         nodes = [outer.bad.get(v) for v in op.operands]
@@ -149,10 +158,11 @@ def _step(op: Op, done: int) -> str:
 
 
 def find_culprit(function: Function, operands: Mapping[str, Any]) -> Diagnostic | None:
-    """A finding at the model's line where the first value began that made a result not finite; None if all are.
+    """A finding at the model's line where the first value began that made a result not finite; None
+    if all are.
 
-    ``operands`` has an array per parameter of ``function``; SEEDs may be given as numbers. Named outputs may be
-    infinite on purpose and are not asked.
+    ``operands`` has an array per parameter of ``function``; SEEDs may be given as numbers. Named
+    outputs may be infinite on purpose and are not asked.
     """
     function = flatten(function)
     watch = _watched(_Watch(function, _is_not_finite), function, operands)
@@ -165,7 +175,8 @@ def find_culprit(function: Function, operands: Mapping[str, Any]) -> Diagnostic 
 def find_underflow(
     function: Function, operands: Mapping[str, Any], name: str
 ) -> tuple[Op, Span | None] | None:
-    """The op, and its line, at which the result ``name`` began to be lost in f16; None if it is not lost.
+    """The op, and its line, at which the result ``name`` began to be lost in f16; None if it is not
+    lost.
 
     Numbers written in the program are small on purpose: the op that multiplies by one is told.
     """

@@ -1,20 +1,22 @@
-"""Diagnosis of gradient flow: what a model's gradients look like at given parameters and data, and what is wrong.
+"""Diagnosis of gradient flow: what a model's gradients look like at given parameters and data, and
+what is wrong.
 
-``diagnose`` runs value and gradient once in float64 (so that nothing underflows while it is being measured) with probes at
-layers and time steps, and derives findings:
+``diagnose`` runs value and gradient once in float64 (so that nothing underflows while it is being
+measured) with probes at layers and time steps, and derives findings:
 
 | finding | when |
 |---|---|
-| vanishing | the cotangent shrinks more than 1000-fold from the last to the first place (layers, or time steps) |
+| vanishing | the cotangent shrinks over 1000-fold from the last to the first layer or time step |
 | exploding | it grows more than 1000-fold |
 | dead | units of a ReLU are zero for every sample |
-| symmetry | all units of a layer have the same weights and the same gradient, so they stay the same |
+| symmetry | all units of a layer have the same weights and gradient, so they stay the same |
 | underflow | more than 1 % of gradient values would be flushed to zero in f16 |
 | unreached | a parameter's gradient is exactly zero everywhere |
 | truncation | `truncate` leaves out terms of more than 10 % of a gradient's norm |
 
-Each finding names the line, and a remedy that has been tried on the same data, with what it changed. Findings are ranked
-by severity. Norms are L2; gains compare neighbours in order of execution.
+Each finding names the line, and a remedy that has been tried on the same data, with what it
+changed. Findings are ranked by severity. Norms are L2; gains compare neighbours in order of
+execution.
 
 Non-goals: watching training over many steps.
 """
@@ -51,7 +53,7 @@ DROPPED_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A layer's outcome: norms of its value's cotangent, and the gain to the place before it in execution."""
+    """A layer's outcome: norms of its value's cotangent, and the gain to the place before it."""
 
     label: str
     op: str
@@ -67,7 +69,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A trained array: norms of itself and of its gradient, and the f16-underflow share of the gradient."""
+    """A trained array: norms of itself and of its gradient, and the f16-underflow share of the
+    gradient.
+    """
 
     name: str
     span: Span | None
@@ -78,7 +82,9 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong. ``severity`` orders findings; ``remedy`` was tried, ``effect`` is what it did."""
+    """One thing that is wrong. ``severity`` orders findings; ``remedy`` was tried, ``effect`` is
+    what it did.
+    """
 
     kind: str
     message: str
@@ -165,7 +171,8 @@ def diagnose(
 ) -> Diagnosis:
     """Diagnoses a model's function at ``operands`` (an array per parameter).
 
-    ``redraw(initializer)`` gives other starting parameters, for trying remedies; without it remedies are not tried.
+    ``redraw(initializer)`` gives other starting parameters, for trying remedies; without it
+    remedies are not tried.
     """
     probed, probes = insert_probes(flatten(function))
     measured = _measure(probed, probes, operands)
@@ -195,7 +202,9 @@ def _above_rounding(
     probes: Sequence[Probe],
     operands: Mapping[str, Any],
 ) -> list[Place]:
-    """The places whose cotangent is more than rounding: one that is 0 by mathematics grows with coarser arithmetic."""
+    """The places whose cotangent is more than rounding: one that is 0 by mathematics grows with
+    coarser arithmetic.
+    """
     told = [p for p in places if p.size and p.norm > 0]
     if not told or _ratio(min(p.norm for p in told), max(p.norm for p in told)) >= 1 / FOLD:
         return list(places)
@@ -298,7 +307,8 @@ def _flow_findings(
     kind = "vanishing" if ratio < 1 else "exploding"
     verb = "shrinks" if ratio < 1 else "grows"
     message = (
-        f"the gradient {verb} by a factor {ratio:.3g} over {steps} places, from `{last.label}` back to "
+        f"the gradient {verb} by a factor {ratio:.3g} over {steps} places, from `{last.label}` "
+        "back to "
         f"`{first.label}` ({each:.3g} per place; most at `{worst.label}`)"
     )
     severity = abs(math.log10(ratio)) if 0 < ratio < math.inf else 400.0
@@ -325,7 +335,10 @@ def _advice(kind: str, worst: Place) -> str:
     if kind == "exploding":
         return f"clip the gradient (--clip-norm 1) and scale the weights of `{worst.label}` down"
     if worst.op in ("sigmoid", "tanh"):
-        return f"`{worst.op}` is saturated at `{worst.label}`: normalise its input, or use relu or gelu"
+        return (
+            f"`{worst.op}` is saturated at `{worst.label}`: "
+            "normalise its input, or use relu or gelu"
+        )
     return f"add a residual connection or a normalisation layer around `{worst.label}`"
 
 
@@ -372,7 +385,10 @@ def _time_findings(
             f"{len(norms)} steps"
         )
         if kind == "vanishing":
-            remedy = f"`truncate {window}` loses less than 0.1 % of the gradient; use lstm or gru to reach further"
+            remedy = (
+                f"`truncate {window}` loses less than 0.1 % of the gradient; use lstm or gru to "
+                f"reach further"
+            )
         else:
             remedy = f"clip the gradient (--clip-norm 1), or truncate the loop: `truncate {window}`"
         severity = abs(math.log10(ratio)) if 0 < ratio < math.inf else 400.0
@@ -398,7 +414,10 @@ def _dead_findings(measured: _Measured) -> list[Finding]:
         if share < (0.1 if samples >= 64 else 0.5):
             continue
         where = f" of layer `{op.scope}`" if op.scope else ""
-        message = f"{share:.0%} of the ReLU units{where} are zero for all {samples} samples: they learn nothing"
+        message = (
+            f"{share:.0%} of the ReLU units{where} are zero for all {samples} samples: they learn "
+            f"nothing"
+        )
         remedy = (
             "lower the learning rate, start biases at a small positive value, or use leaky_relu"
         )
@@ -429,7 +448,8 @@ def _symmetry_findings(
         if redraw is not None:
             effect = _symmetry_after(function, operands, redraw, slot.name)
         message = (
-            f"all {weight.shape[1]} units of `{slot.name}` have the same weights and the same gradient: they "
+            f"all {weight.shape[1]} units of `{slot.name}` have the same weights and the same "
+            "gradient: they "
             "stay the same for ever"
         )
         found.append(Finding("symmetry", message, slot.span, 50.0, remedy, effect))
@@ -479,7 +499,9 @@ def _flushed(gradient: Array) -> float:
 
 
 def _safe_scale(gradients: Sequence[Array]) -> float:
-    """The largest power of two that keeps every gradient value 16-fold below f16's largest number."""
+    """The largest power of two that keeps every gradient value 16-fold below f16's largest
+    number.
+    """
     top = max((float(np.abs(g).max(initial=0.0)) for g in gradients), default=0.0)
     if not 0 < top < math.inf:
         return 1.0
@@ -503,7 +525,9 @@ def _unreached_findings(parameters: Sequence[Parameter]) -> list[Finding]:
 def _truncation(
     function: Function, operands: Mapping[str, Any], kept: Mapping[str, Array], factor: int = 1
 ) -> Truncation | None:
-    """The ledger with windows ``factor`` times as long, ``kept`` being its gradients; None without windows."""
+    """The ledger with windows ``factor`` times as long, ``kept`` being its gradients; None without
+    windows.
+    """
     found = windows(rewindowed(function, factor))
     if not found:
         return None
@@ -521,7 +545,8 @@ def _truncation_findings(
     worst = max(ledger.parameters, key=lambda row: row.share)
     loop = min(ledger.windows, key=lambda w: w.size / w.trips)
     message = (
-        f"`truncate {loop.size}` leaves out terms of {worst.share:.0%} of the norm of the gradient of "
+        f"`truncate {loop.size}` leaves out terms of {worst.share:.0%} of the norm of the "
+        "gradient of "
         f"`{worst.name}`"
     )
     factor, share = 1, ledger.share
@@ -556,7 +581,9 @@ def flow_svg(diagnosis: Diagnosis, title: str) -> str:
 
 
 def redrawn(specs: Sequence[ParameterSpec], name: str, seed: int) -> dict[str, Array]:
-    """Other starts for the matrices among ``specs``: ``glorot_normal``, ``he_normal`` or ``orthogonal``."""
+    """Other starts for the matrices among ``specs``: ``glorot_normal``, ``he_normal`` or
+    ``orthogonal``.
+    """
     found: dict[str, Array] = {}
     for spec in specs:
         if spec.role is not Role.PARAM or spec.type.rank < 2:

@@ -1,4 +1,5 @@
-"""What a diagnosis watches while a program runs: which units of each ReLU were above zero for any sample.
+"""What a diagnosis watches while a program runs: which units of each ReLU were above zero for any
+sample.
 
 Non-goals: findings (``diagnose``).
 """
@@ -32,7 +33,9 @@ class Fired:
 
 
 class Watched(NumpyArrays):
-    """The reference interpreter's arrays; sees every ReLU of the forward sweep, those inside loops too."""
+    """The reference interpreter's arrays; sees every ReLU of the forward sweep, those inside loops
+    too.
+    """
 
     def __init__(self, floats: DType) -> None:
         super().__init__(floats)

@@ -1,16 +1,20 @@
-"""The gradient as formulas: every cotangent that the program names, and every parameter's gradient, in matrix notation.
+"""The gradient as formulas: every cotangent that the program names, and every parameter's gradient,
+in matrix notation.
 
-The formulas are read off the adjoint program and simplified there (``codegen.symbolic``); nothing is looked up. A
-cotangent that is used once is written where it is used, unless the line would get too long; one that comes back along
-several ways is also given way by way: direct, through a mean, through a variance.
+The formulas are read off the adjoint program and simplified there (``codegen.symbolic``); nothing
+is looked up. A cotangent that is used once is written where it is used, unless the line would get
+too long; one that comes back along several ways is also given way by way: direct, through a mean,
+through a variance.
 
-They hold for all sizes: the program is elaborated at sizes that are distinct primes, so that every number in a formula
-tells which dimension it is. Sizes that the program fixes stay numbers.
+They hold for all sizes: the program is elaborated at sizes that are distinct primes, so that every
+number in a formula tells which dimension it is. Sizes that the program fixes stay numbers.
 
-Each formula is computed from its notation at other sizes and several points, and compared with the values that the
-compiled gradient rests on (``formulas_tried``). One that is not right is left out, and ``missing`` says so.
+Each formula is computed from its notation at other sizes and several points, and compared with the
+values that the compiled gradient rests on (``formulas_tried``). One that is not right is left out,
+and ``missing`` says so.
 
-If the loss is a mean, the same formulas are also given for its sum (``scale``), as textbooks write them.
+If the loss is a mean, the same formulas are also given for its sum (``scale``), as textbooks write
+them.
 
 Non-goals: values (``whiteboard``), proofs.
 """
@@ -70,7 +74,9 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """``equation`` says what the cotangent of ``of`` is; ``scaled`` the same for the sum instead of the mean."""
+    """``equation`` says what the cotangent of ``of`` is; ``scaled`` the same for the sum instead of
+    the mean.
+    """
 
     of: str
     equation: Notation
@@ -85,7 +91,9 @@ class Formula:
 
 @dataclass(frozen=True, slots=True)
 class Formulas:
-    """The gradient of one model. ``definitions`` are its own lines; ``scale`` is the count the loss is divided by."""
+    """The gradient of one model. ``definitions`` are its own lines; ``scale`` is the count the loss
+    is divided by.
+    """
 
     model: str
     definitions: tuple[Notation, ...]
@@ -104,7 +112,9 @@ class Formulas:
 
 
 def gradient_formulas(model: Model, wrt: Sequence[str] | None = None) -> Formulas:
-    """The formulas of ``model``; by default for its parameters, or the inputs of a model without any."""
+    """The formulas of ``model``; by default for its parameters, or the inputs of a model without
+    any.
+    """
     ir, names, given = _generic(model)
     chosen = tuple(wrt) if wrt is not None else model.select("params") or model.select("inputs")
     finder = _Finder(ir, names, chosen, model.program.report.sources)
@@ -115,7 +125,9 @@ def gradient_formulas(model: Model, wrt: Sequence[str] | None = None) -> Formula
 
 
 def _generic(model: Model) -> tuple[ModelIR, dict[int, str], dict[str, int]]:
-    """The model at sizes that tell dimensions apart, as far as it allows them to be chosen; their names; all sizes."""
+    """The model at sizes that tell dimensions apart, as far as it allows them to be chosen; their
+    names; all sizes.
+    """
     shapes = [t.shape for t in (*model.inputs.values(), *model.params.values())]
     free = dict.fromkeys(name for shape in shapes for d in shape for name in symbols(d))
     signature = model.signature.dims
@@ -406,7 +418,8 @@ class _Finder:
             return None
         scaled = None
         if scale is not None:
-            # Cotangents on the way are those of the sum; a parameter's gradient stays that of the mean.
+            # Cotangents on the way are those of the sum; a parameter's gradient stays that of the
+            # mean.
             own = Fraction(1) if value in self.parameters else Fraction(scale[0])
             changed = it.plus(
                 *(it.scaled((t,), own / Fraction(scale[0]) ** _cotangents(t)) for t in poly)
@@ -436,7 +449,9 @@ class _Finder:
     def _ways(
         self, value: Value, at: tuple[int, ...], atoms: Mapping[Value, str]
     ) -> tuple[Way, ...]:
-        """The summands by the named value that they come back through; none where one has no formula."""
+        """The summands by the named value that they come back through; none where one has no
+        formula.
+        """
         parts = self.traced.parts.get(value, ())
         by_name: dict[Value, list[Value]] = {}
         for part in parts:
@@ -508,7 +523,10 @@ class _Finder:
         return False
 
 
-_UNTOLD = "what was found did not have the value of the compiled gradient, or takes words that formulas lack"
+_UNTOLD = (
+    "what was found did not have the value of the compiled gradient, or takes words that formulas "
+    "lack"
+)
 
 
 def _is_layer(op: Op, steps: Steps, function: Function) -> bool:

@@ -1,8 +1,10 @@
-"""Points at which formulas are tried: a small twin of the program they were found in, run and compiled.
+"""Points at which formulas are tried: a small twin of the program they were found in, run and
+compiled.
 
-The formulas of a gradient are found at sizes that tell dimensions apart. Here the same program is elaborated once more
-at small sizes, in float64; its joint program is run at a few points by the reference interpreter, and what comes out
-for the gradients is compared with the compiled gradient. A formula is right if it has these values at these sizes.
+The formulas of a gradient are found at sizes that tell dimensions apart. Here the same program is
+elaborated once more at small sizes, in float64; its joint program is run at a few points by the
+reference interpreter, and what comes out for the gradients is compared with the compiled gradient.
+A formula is right if it has these values at these sizes.
 
 Non-goals: which formulas there are (``formulas``).
 """
@@ -37,7 +39,9 @@ Named: TypeAlias = tuple[Sequence[Value], bool]
 
 @dataclass
 class Trial:
-    """Values of a joint program at points; those of ``distributions`` have targets that sum to 1."""
+    """Values of a joint program at points; those of ``distributions`` have targets that sum to
+    1.
+    """
 
     sizes: Mapping[str, int] = field(default_factory=dict)
     points: list[dict[Value, Array]] = field(default_factory=list)
@@ -54,9 +58,11 @@ class Trial:
         has_targets: bool = False,
         scales: tuple[float, float] = (1.0, 1.0),
     ) -> bool:
-        """Whether the right side has the value of the sum of ``parts``, at every point where that is finite.
+        """Whether the right side has the value of the sum of ``parts``, at every point where that
+        is finite.
 
-        ``names`` are sums of values by name, and whether they are cotangents. ``scales`` multiply cotangents among them, and what is expected.
+        ``names`` are sums of values by name, and whether they are cotangents. ``scales`` multiply
+        cotangents among them, and what is expected.
         """
         tried = 0
         for point in self.distributions if has_targets else self.points:
@@ -90,7 +96,9 @@ def trial_of(
     wrt: Sequence[str],
     targets: Sequence[str],
 ) -> Trial:
-    """The trial of ``traced``, which is ``model`` at ``dims``; ``sizes`` are the names of sizes that may be changed."""
+    """The trial of ``traced``, which is ``model`` at ``dims``; ``sizes`` are the names of sizes
+    that may be changed.
+    """
     small = dict(zip(sizes, SIZES, strict=False))
     for chosen in ({**dims, **small}, dict(dims)):
         try:
@@ -110,7 +118,9 @@ def _twin(ir: ModelIR, wrt: Sequence[str]) -> Traced:
 
 
 def _paired(a: Traced, b: Traced) -> dict[Value, Value] | None:
-    """The values of ``a`` by those of ``b`` in the same places; None where the programs are not built alike."""
+    """The values of ``a`` by those of ``b`` in the same places; None where the programs are not
+    built alike.
+    """
     left, right = a.function.block, b.function.block
     if [op.name for op in left.body] != [op.name for op in right.body]:
         return None

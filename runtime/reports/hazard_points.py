@@ -1,13 +1,15 @@
-"""Hazards with a point each: what intervals cannot exclude is made to happen in the compiled gradient, or is not reported.
+"""Hazards with a point each: what intervals cannot exclude is made to happen in the compiled
+gradient, or is not reported.
 
-``search(model, dims)`` runs the native gradient of every floating parameter and input at points where programs
-are known to break: zeros, equal entries, the program's own constants, large and very small numbers, masks that hide
-everything. Where a result is not finite, the joint program is run at that point by the reference interpreter in the
-same precision and walked back to the op whose result stopped being finite. A hazard is reported with the first point that shows
-it. What intervals cannot exclude and no point shows is left open, and said to be.
+``search(model, dims)`` runs the native gradient of every floating parameter and input at points
+where programs are known to break: zeros, equal entries, the program's own constants, large and very
+small numbers, masks that hide everything. Where a result is not finite, the joint program is run at
+that point by the reference interpreter in the same precision and walked back to the op whose result
+stopped being finite. A hazard is reported with the first point that shows it. What intervals cannot
+exclude and no point shows is left open, and said to be.
 
-Parameters are kept near their start, unless there is nothing else to vary: that a deep network overflows at weights of
-1e10 is no finding.
+Parameters are kept near their start, unless there is nothing else to vary: that a deep network
+overflows at weights of 1e10 is no finding.
 
 Non-goals: proving that there is no such point.
 """
@@ -45,7 +47,9 @@ _MOST_LITERALS = 16
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A hazard that happens: ``point`` are arrays by name, ``results`` what is not finite there, by name."""
+    """A hazard that happens: ``point`` are arrays by name, ``results`` what is not finite there, by
+    name.
+    """
 
     hazard: Hazard
     point: Mapping[str, Array]
@@ -54,7 +58,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a search found. ``open`` could not be excluded, but no point showed it; ``is_cut`` if time ran out."""
+    """What a search found. ``open`` could not be excluded, but no point showed it; ``is_cut`` if
+    time ran out.
+    """
 
     found: tuple[Finding, ...]
     open: tuple[Hazard, ...]
@@ -69,8 +75,10 @@ class Findings:
             return "the program has no scalar loss with something to vary: no point was tried"
         cut = "; the search was cut there for time" if self.is_cut else ""
         return (
-            f"the compiled gradient was run in {self.precision} at {self.tried} points: parameters near their "
-            f"start, inputs up to {LARGEST:g} in magnitude, zeros, equal entries, the program's constants, "
+            f"the compiled gradient was run in {self.precision} at {self.tried} points: "
+            "parameters near their "
+            f"start, inputs up to {LARGEST:g} in magnitude, zeros, equal entries, the program's "
+            "constants, "
             f"masks of every kind{cut}"
         )
 
@@ -168,7 +176,9 @@ def _points(
 
 
 def _literals(function: Function) -> list[float]:
-    """Constants that the program compares or subtracts, and their quotients: where it may have poles."""
+    """Constants that the program compares or subtracts, and their quotients: where it may have
+    poles.
+    """
     found: dict[float, None] = {}
     for op in walk(function.block):
         if op.name == "constant" and op.results and op.result.type.dtype.is_float:
@@ -225,7 +235,9 @@ class _Tracer:
     def hazards(
         self, point: Mapping[str, Array], wrong: Mapping[str, str], candidates: Sequence[Hazard]
     ) -> list[Hazard]:
-        """What goes wrong at ``point``: the candidates at the places of the culprits, else hazards of their own."""
+        """What goes wrong at ``point``: the candidates at the places of the culprits, else hazards
+        of their own.
+        """
         values = self._run([point[s.name] for s in self.joint.parameters])
         found = []
         for op in self._culprits(values):
@@ -253,7 +265,9 @@ class _Tracer:
         return found
 
     def _culprits(self, values: Mapping[Value, Array]) -> list[Op]:
-        """Ops whose results are not finite though what they read is, or NaN though it holds no NaN."""
+        """Ops whose results are not finite though what they read is, or NaN though it holds no
+        NaN.
+        """
         bad = {v for v in self.joint.block.outputs if not _is_finite(values[v])}
         found: list[Op] = []
         for op in reversed(self.joint.block.body):

@@ -1,6 +1,8 @@
-"""Hazards in the user's terms: the line, what goes wrong, and the rewrite with the user's own expressions in it.
+"""Hazards in the user's terms: the line, what goes wrong, and the rewrite with the user's own
+expressions in it.
 
-Non-goals: finding hazards (``passes.hazards``, ``hazard_points``); proving rewrites (``codegen.symbolic.rewrites``).
+Non-goals: finding hazards (``passes.hazards``, ``hazard_points``); proving rewrites
+(``codegen.symbolic.rewrites``).
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from gradc.runtime.reports.whiteboard_text import show_value
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What to write instead: the user's text, the new text, why it is right, and whether SymPy has proved it."""
+    """What to write instead: the user's text, the new text, why it is right, and whether SymPy has
+    proved it.
+    """
 
     before: str
     after: str
@@ -27,7 +31,9 @@ class Advice:
 
 
 def advice(hazard: Hazard, sources: Sources) -> Advice | None:
-    """The rewrite for ``hazard``, if there is one; with the user's own expression where it can be read off."""
+    """The rewrite for ``hazard``, if there is one; with the user's own expression where it can be
+    read off.
+    """
     rewrite = REWRITES.get(hazard.rewrite)
     if rewrite is None:
         return None
@@ -39,7 +45,9 @@ def advice(hazard: Hazard, sources: Sources) -> Advice | None:
 
 
 def _filled(name: str, text: str) -> str:
-    """The rewrite with the user's expressions; empty if ``text`` does not have the shape expected."""
+    """The rewrite with the user's expressions; empty if ``text`` does not have the shape
+    expected.
+    """
     called = re.fullmatch(r"(\w+)\((.*)\)", text)
     inner = called[2] if called and _is_balanced(called[2]) else ""
     if name in ("sqrt", "log") and inner and called is not None and called[1] == name:
@@ -118,7 +126,9 @@ def happens_at(finding: Finding) -> str:
 
 
 def left_open(findings: Findings) -> str:
-    """What intervals could not exclude and no point showed; empty where there is nothing of the kind."""
+    """What intervals could not exclude and no point showed; empty where there is nothing of the
+    kind.
+    """
     places = [
         f"{h.kind} ({h.place.file}:{h.place.line})" if h.place is not None else h.kind
         for h in findings.open
@@ -130,7 +140,8 @@ def left_open(findings: Findings) -> str:
 def none_found(findings: Findings) -> str:
     """What the absence of findings says, and what it does not."""
     excluded = (
-        "Over the reals, intervals exclude roots, logarithms, powers and divisions that are infinite or undefined, "
+        "Over the reals, intervals exclude roots, logarithms, powers and divisions that are "
+        "infinite or undefined, "
         "and exponentials that overflow, for every finite input and parameter"
         if not findings.open
         else "Intervals do not exclude all roots, logarithms, powers, divisions and exponentials"

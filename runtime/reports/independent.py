@@ -1,8 +1,10 @@
-"""SymPy's own derivative as a row per parameter of ``gradc verify``: at a small shape, against the adjoint made there.
+"""SymPy's own derivative as a row per parameter of ``gradc verify``: at a small shape, against the
+adjoint made there.
 
-The shape is the smallest at which the model can be lowered, sizes differing where they may, layers as many as there are. A
-row never changes the verdict on its parameter, but a refuted one refutes the report. What is too large, or not done when
-the time is over, is SKIPPED, with the reason; rows skipped for want of time are known by ``is_late``.
+The shape is the smallest at which the model can be lowered, sizes differing where they may, layers
+as many as there are. A row never changes the verdict on its parameter, but a refuted one refutes
+the report. What is too large, or not done when the time is over, is SKIPPED, with the reason; rows
+skipped for want of time are known by ``is_late``.
 
 SymPy is loaded on use. Non-goals: comparing (``passes.prove_independent``).
 """
@@ -110,7 +112,8 @@ def _first_compared(
 def _compared(
     model: Model, subject: Subject, shape: _Shape, options: Options, theirs: Straight
 ) -> dict[str, Compared]:
-    # Without `simplify-source`, which folds literals in the program's type: both sides have them as they are written.
+    # Without `simplify-source`, which folds literals in the program's type: both sides have them as
+    # they are written.
     asked = pipeline_options(
         model.gradient_of(subject.wrt), options,
         stop_after="differentiate", skip=("simplify-source",), verify=0,
@@ -134,7 +137,9 @@ def _dims(dims: Mapping[str, int]) -> str:
 
 
 def _shapes(model: Model, subject: Subject) -> Iterator[_Shape]:
-    """The model's own shape if that is small, else those of a few at which it can be lowered, and last its own."""
+    """The model's own shape if that is small, else those of a few at which it can be lowered, and
+    last its own.
+    """
     own = _Shape(subject.dims, subject.real.source)
     free = {n: v for n, v in subject.dims.items() if n not in model.derived}
     if work(own.function) <= _SMALL:

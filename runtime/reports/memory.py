@@ -1,14 +1,18 @@
-"""What a compiled program does with memory: the Plan, its peak, what is kept for the reverse sweep, and why.
+"""What a compiled program does with memory: the Plan, its peak, what is kept for the reverse sweep,
+and why.
 
     plan = net.plan(budget="64MiB")
     plan.peak_bytes, plan.tensors, plan.launches
     print(plan.report())
 
-Nothing is run: the Plan is what compiled code will do, to the byte. ``pareto`` compiles every policy of recomputation
-and gives time against memory, time as a model of the processor estimates it.
+Nothing is run: the Plan is what compiled code will do, to the byte. ``pareto`` compiles every
+policy of recomputation and gives time against memory, time as a model of the processor estimates
+it.
 
-Invariants: ``peak_bytes`` is what a call allocates and is handed: arrays and the arena, thread scratch included.
-Non-goals: choosing what to recompute (``passes.budget``), drawing the arena (``passes.plan_picture``).
+Invariants: ``peak_bytes`` is what a call allocates and is handed: arrays and the arena, thread
+scratch included.
+Non-goals: choosing what to recompute (``passes.budget``), drawing the arena
+(``passes.plan_picture``).
 """
 
 from __future__ import annotations
@@ -65,7 +69,10 @@ class MemoryPlan:
         self.decisions = _decisions(run)
 
     def __repr__(self) -> str:
-        return f"<plan of {self.plan.name}: peak {self.peak_bytes} bytes, {len(self.launches)} launches>"
+        return (
+            f"<plan of {self.plan.name}: peak {self.peak_bytes} bytes, {len(self.launches)} "
+            f"launches>"
+        )
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -94,7 +101,9 @@ class MemoryPlan:
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes of the arena that the threads of one launch use for packing and the like, at most."""
+        """Bytes of the arena that the threads of one launch use for packing and the like, at
+        most.
+        """
         return self.memory.scratch_bytes
 
     @property
@@ -171,7 +180,9 @@ def plan_memory(
 
 
 def _decisions(run: Run) -> tuple[Decision, ...]:
-    """What the reverse sweep of the optimised program needs, in the order in which it is computed."""
+    """What the reverse sweep of the optimised program needs, in the order in which it is
+    computed.
+    """
     function = run.after("dce")
     assert isinstance(function, Function), "`dce` keeps the stage"
     asked = _asked_for(run.source)
@@ -254,7 +265,8 @@ def _decided(decision: Decision) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way to compile: what is computed again, the peak, and the work relative to recomputing nothing.
+    """One way to compile: what is computed again, the peak, and the work relative to recomputing
+    nothing.
 
     ``gap`` is how far the work is above a bound for this arena, as a share.
     """

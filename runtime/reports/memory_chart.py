@@ -1,6 +1,7 @@
 """Work against memory as a picture: one point per way to compile, joined by steps.
 
-Both axes have round marks. Points say their peak where there is room beside them, and their policy when pointed at.
+Both axes have round marks. Points say their peak where there is room beside them, and their policy
+when pointed at.
 Non-goals: the arena over time (``passes.plan_picture``).
 """
 
@@ -74,7 +75,8 @@ def choices_svg(choices: Sequence[Choice], title: str) -> str:
     for choice, (left, high) in zip(ordered, spots, strict=True):
         about = f"{choice.policy}: {shown(choice.peak_bytes)}, {choice.work:.3f}x"
         lines.append(
-            f'<circle cx="{left:.1f}" cy="{high:.1f}" r="3.5"><title>{escape(about)}</title></circle>'
+            f'<circle cx="{left:.1f}" cy="{high:.1f}" '
+            f'r="3.5"><title>{escape(about)}</title></circle>'
         )
     return "\n".join([*lines, *_names(ordered, spots), "</svg>"]) + "\n"
 

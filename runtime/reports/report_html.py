@@ -1,7 +1,9 @@
-"""A verification report as one page: the verdict first, then every subject with how it was found, formulas and hazards.
+"""A verification report as one page: the verdict first, then every subject with how it was found,
+formulas and hazards.
 
-The page needs nothing else: MathML for formulas, inline SVG for the graph, light and dark, printable, no script. It is
-made of a ``Report`` alone; with the model at hand it also shows the gradient as formulas, the graph and the hazards.
+The page needs nothing else: MathML for formulas, inline SVG for the graph, light and dark,
+printable, no script. It is made of a ``Report`` alone; with the model at hand it also shows the
+gradient as formulas, the graph and the hazards.
 
 Non-goals: finding verdicts (``passes.prove``).
 """
@@ -63,8 +65,10 @@ _MOST_FOLDS = 4
 # A dimension that neither the report nor the program gives a value.
 _SIZE = 3
 _FORMULAS = (
-    "Found in the compiled adjoint and simplified there, for all sizes; each was computed at points and has the "
-    "value of the compiled gradient. d<i>x</i> is the derivative of the loss by <i>x</i>; (∂<i>y</i>/∂<i>x</i>)<sup>⊤</sup> "
+    "Found in the compiled adjoint and simplified there, for all sizes; each was computed at "
+    "points and has the "
+    "value of the compiled gradient. d<i>x</i> is the derivative of the loss by <i>x</i>; "
+    "(∂<i>y</i>/∂<i>x</i>)<sup>⊤</sup> "
     "d<i>y</i> is what comes back through a step that formulas have no words for."
 )
 
@@ -156,7 +160,9 @@ def _facts(report: Report) -> str:
 
 
 def _refuted(report: Report) -> list[str]:
-    """What is wrong, causes before what they spoil: the first one open, with its point; many others in one fold."""
+    """What is wrong, causes before what they spoil: the first one open, with its point; many others
+    in one fold.
+    """
     wrong = [v for v in report.verdicts if v.status is Status.REFUTED]
     if not wrong:
         return []
@@ -187,7 +193,9 @@ def _point(verdict: Verdict) -> str:
 
 
 def _parameters(report: Report, formulas: Formulas | None) -> list[str]:
-    """The gradients, the least certain first; many of them folded by the block of the model that they lie in."""
+    """The gradients, the least certain first; many of them folded by the block of the model that
+    they lie in.
+    """
     known: Mapping[str, Formula] = {f.of: f for f in formulas.gradients} if formulas else {}
     verdicts = sorted(report.of("parameter"), key=lambda v: -v.status.rank)
     if not verdicts:
@@ -208,7 +216,9 @@ def _parameters(report: Report, formulas: Formulas | None) -> list[str]:
 
 
 def block_of(name: str) -> str:
-    """The block of a model that a parameter lies in: `blocks.3` of `blocks.3.attn.q.w`, `fc1` of `fc1.w`."""
+    """The block of a model that a parameter lies in: `blocks.3` of `blocks.3.attn.q.w`, `fc1` of
+    `fc1.w`.
+    """
     first, *rest = name.split(".")
     if not rest:
         return "parameters of the model itself"
@@ -255,7 +265,10 @@ def _formulas(formulas: Formulas | None) -> list[str]:
     parts += _ways(formulas)
     scaled = [(to_mathml(f.scaled),) for f in formulas.gradients if f.scaled is not None]
     if scaled:
-        title = f"With the loss as a sum over {formulas.scale} instead of a mean (cotangents on the way)"
+        title = (
+            f"With the loss as a sum over {formulas.scale} instead of a mean (cotangents on the "
+            f"way)"
+        )
         parts.append(_details(title, table(("",), scaled), False))
     latex = "\n".join(to_latex(f.equation) for f in formulas.gradients)
     parts.append(_details("LaTeX", f"<pre>{escape(latex)}</pre>", False))

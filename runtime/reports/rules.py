@@ -1,7 +1,8 @@
-"""``gradc verify --rules``: what is known of the derivative rules of every op, as rows for a table or JSON.
+"""``gradc verify --rules``: what is known of the derivative rules of every op, as rows for a table
+or JSON.
 
-Non-goals: proofs (``passes.prove_rule_table``), SymPy's opinion (``codegen.symbolic.rule_check``), formulas
-(``codegen.symbolic.rule_formulas``): they are put side by side here.
+Non-goals: proofs (``passes.prove_rule_table``), SymPy's opinion (``codegen.symbolic.rule_check``),
+formulas (``codegen.symbolic.rule_formulas``): they are put side by side here.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def as_json(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
-    """The table of docs/verification.md: ops with a rule, one line each, and the names of those without."""
+    """The table of docs/verification.md: ops with a rule, one line each, and the names of those
+    without.
+    """
     lines = [
         "| op | rule, forward rule, second order | by | SymPy | assuming |",
         "|---|---|---|---|---|",

@@ -1,9 +1,10 @@
 """The truncation ledger: what ``truncate k`` leaves out of each gradient.
 
-The gradient of a truncated loop is exact up to its borders; what would have come through them is dropped. The ledger
-sets it beside the gradient of the same program without truncation: for each parameter the L2 norms of the whole
-gradient, of what is kept, and of their difference, which is the dropped terms. ``net.truncation`` also gives the planned
-peaks of both programs: what truncation saves is measured, not assumed.
+The gradient of a truncated loop is exact up to its borders; what would have come through them is
+dropped. The ledger sets it beside the gradient of the same program without truncation: for each
+parameter the L2 norms of the whole gradient, of what is kept, and of their difference, which is the
+dropped terms. ``net.truncation`` also gives the planned peaks of both programs: what truncation
+saves is measured, not assumed.
 
 Non-goals: choosing a window (``gradc diagnose`` tries longer ones where too much is dropped).
 """
@@ -51,7 +52,8 @@ class Dropped:
 class Truncation:
     """Every truncated loop of a model, and what that drops from each gradient.
 
-    ``peaks`` are the peak bytes of the whole and of the kept gradient's Plan, where they were asked for.
+    ``peaks`` are the peak bytes of the whole and of the kept gradient's Plan, where they were asked
+    for.
     """
 
     windows: tuple[Window, ...]

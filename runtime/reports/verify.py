@@ -1,8 +1,8 @@
 """``net.verify()``: every obligation of one compilation, discharged and reported.
 
-The program is lowered and put through the very pipeline that compiles it; what each step made is compared with what it
-got. Where the shapes are too large to draw random points cheaply, points are drawn at smaller dimensions
-(``Report.probe_dims``), and verdicts say so.
+The program is lowered and put through the very pipeline that compiles it; what each step made is
+compared with what it got. Where the shapes are too large to draw random points cheaply, points are
+drawn at smaller dimensions (``Report.probe_dims``), and verdicts say so.
 
 Non-goals: how a verdict is found (``passes.prove_*``), how reports look.
 """
@@ -69,7 +69,9 @@ class Verified(Report):
         return f"<verification of {self.model}: {counts}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the page without what only the model can add, which takes its time."""
+        """What a notebook shows: the page without what only the model can add, which takes its
+        time.
+        """
         from gradc.runtime.reports.report_html import report_page
 
         return framed(report_page(self))
@@ -205,7 +207,8 @@ def replay(data: Mapping[str, Any], path: str | None = None) -> tuple[Verified, 
         path: where the program is, if not where the certificate says.
 
     Raises:
-        DiagnosticError: GC0701 for what is no certificate, and what keeps the program from being compiled.
+        DiagnosticError: GC0701 for what is no certificate, and what keeps the program from being
+            compiled.
     """
     claimed = _claimed(data)
     program = read_program(path or claimed.file)
@@ -236,7 +239,9 @@ def replay(data: Mapping[str, Any], path: str | None = None) -> tuple[Verified, 
 
 
 def _given(program: Program, claimed: Report) -> dict[str, int]:
-    """The dimensions that the user gave values: not those chosen for want of one, nor those that follow from others."""
+    """The dimensions that the user gave values: not those chosen for want of one, nor those that
+    follow from others.
+    """
     free = {n: v for n, v in claimed.dims.items() if n not in program.derived}
     follows = Model(program, claimed.model, free, claimed.precision).lower().dims
     given = {n: v for n, v in claimed.dims.items() if n in free or follows.get(n) != v}
@@ -244,7 +249,9 @@ def _given(program: Program, claimed: Report) -> dict[str, int]:
 
 
 def _timely(claimed: Report, found: Report) -> tuple[Report, Report]:
-    """Both reports without SymPy's rows, if its time was over in one: that is no difference of the programs."""
+    """Both reports without SymPy's rows, if its time was over in one: that is no difference of the
+    programs.
+    """
     if not any(is_late(v) for v in (*claimed.verdicts, *found.verdicts)):
         return claimed, found
     claimed, found = (
@@ -262,7 +269,9 @@ def _claimed(data: Mapping[str, Any]) -> Report:
 
 
 def witness_arrays(witness: Mapping[str, Any]) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-    """A refuting point as arrays by name, as ``gradc grad`` and NumPy take them; both numbers stand beside them."""
+    """A refuting point as arrays by name, as ``gradc grad`` and NumPy take them; both numbers stand
+    beside them.
+    """
     values = {name: np.asarray(value) for name, value in witness["values"].items()}
     for name in ("found", "expected"):
         try:
@@ -273,7 +282,8 @@ def witness_arrays(witness: Mapping[str, Any]) -> dict[str, np.ndarray[Any, np.d
 
 
 def free_dims(model: Model) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Every dimension of the model that no other defines, and which of them were chosen here for want of a value.
+    """Every dimension of the model that no other defines, and which of them were chosen here for
+    want of a value.
 
     What others define follows from them, and is left out unless the user gave it a value.
     """
@@ -283,12 +293,14 @@ def free_dims(model: Model) -> tuple[dict[str, int], tuple[str, ...]]:
     return (known | _sizes(model, known, chosen)[0] if chosen else known), chosen
 
 
-# Sizes of dimensions without a value: no two share a factor. Those that divide further are for programs that need it.
+# Sizes of dimensions without a value: no two share a factor. Those that divide further are for
+# programs that need it.
 _SIZES = (3, 5, 7, 11, 13, 17, 19, 23, 4, 8, 16)
 
 
 def _sizes(model: Model, known: Mapping[str, int], chosen: Sequence[str]) -> list[dict[str, int]]:
-    """One size for all of ``chosen``, and where there is one a second that shares no factor with it.
+    """One size for all of ``chosen``, and where there is one a second that shares no factor with
+    it.
 
     Sizes that the program writes (a hard-coded `/ 3`) or does not take are passed over.
 
@@ -331,8 +343,8 @@ def _second(
     options: Options,
     seed: int,
 ) -> Found | None:
-    """What is known of the gradients and pullbacks at other sizes of the dimensions that were chosen here; None if the
-    program does not take them."""
+    """What is known of the gradients and pullbacks at other sizes of the dimensions that were
+    chosen here; None if the program does not take them."""
     known = {name: n for name, n in free.items() if name not in chosen}
     sizes = _sizes(model, known, chosen)
     if len(sizes) < 2:
@@ -348,7 +360,8 @@ def _compiled(
 ) -> Run:
     """The pipeline's records for ``dims`` under the budget, up to the Plan for any machine.
 
-    What is recomputed is what this machine's budget asks for; its scratch, which follows, is no part of a certificate.
+    What is recomputed is what this machine's budget asks for; its scratch, which follows, is no
+    part of a certificate.
     """
     function = model.lower(dims, training=True).function
     derive: Callable[[Function], Function] = model.gradient_of(names)

@@ -1,16 +1,18 @@
 """The whiteboard: a program's forward and backward tables, with values, as one writes them by hand.
 
-One row is one step of the user's text: its name (or ``v1``, ``v2``, ... where the text gives none), its formula and its
-value; then, in reverse, every cotangent with the chain rule that makes it. Between rows run edges, one for each use of a
-value: over it goes a message on the way back, the cotangent of the step times the slope of the step by the value; the
-messages of a value add up to its cotangent. What the standard library does inside counts as one step: softmax
-cross-entropy is one row, and its derivative is found as p - y, not looked up.
+One row is one step of the user's text: its name (or ``v1``, ``v2``, ... where the text gives none),
+its formula and its value; then, in reverse, every cotangent with the chain rule that makes it.
+Between rows run edges, one for each use of a value: over it goes a message on the way back, the
+cotangent of the step times the slope of the step by the value; the messages of a value add up to
+its cotangent. What the standard library does inside counts as one step: softmax cross-entropy is
+one row, and its derivative is found as p - y, not looked up.
 
-Values are computed by the reference interpreter from the joint program that the compiler differentiates: in float64, of a
-program in f16 or bf16 in its own types, since what vanishes there is what one wants to see. Formulas come out of that
-program too (``codegen.symbolic``); each was computed at several points before it got here (``whiteboard_formulas``).
-Where none is right, a step is told in the user's own words, and a message as a transposed Jacobian matrix times a
-cotangent. Loops are one step.
+Values are computed by the reference interpreter from the joint program that the compiler
+differentiates: in float64, of a program in f16 or bf16 in its own types, since what vanishes there
+is what one wants to see. Formulas come out of that program too (``codegen.symbolic``); each was
+computed at several points before it got here (``whiteboard_formulas``). Where none is right, a step
+is told in the user's own words, and a message as a transposed Jacobian matrix times a cotangent.
+Loops are one step.
 
 Non-goals: how tables look (``whiteboard_show``); formulas of the whole gradient (``formulas``).
 """
@@ -65,8 +67,9 @@ class Made:
 class Row:
     """One step. ``source`` is the user's text, ``scope`` the layer instance.
 
-    ``reads`` are the names of the values that it is computed from, ``ops`` what it is made of; ``local`` are its
-    derivatives by what it reads, or what it adds to their cotangents where it does not work element by element.
+    ``reads`` are the names of the values that it is computed from, ``ops`` what it is made of;
+    ``local`` are its derivatives by what it reads, or what it adds to their cotangents where it
+    does not work element by element.
     """
 
     name: str
@@ -85,8 +88,9 @@ class Row:
 class Edge:
     """One use of the value ``start`` by the step ``end``.
 
-    ``slope`` is the derivative of the step by the value, where the step works element by element. ``message`` is
-    what comes back over this edge, ``sent`` its numbers; both are None where no derivative flows.
+    ``slope`` is the derivative of the step by the value, where the step works element by element.
+    ``message`` is what comes back over this edge, ``sent`` its numbers; both are None where no
+    derivative flows.
     """
 
     number: int
@@ -102,7 +106,8 @@ class Edge:
 class Gradient:
     """One cotangent on the way back: its name, the chain rule that makes it, its value.
 
-    ``edges`` are the numbers of the edges whose messages add up to it; the loss has none, its cotangent is 1.
+    ``edges`` are the numbers of the edges whose messages add up to it; the loss has none, its
+    cotangent is 1.
     """
 
     name: str
@@ -198,7 +203,8 @@ def explain(
     """The whiteboard of ``model`` at these arrays.
 
     Args:
-        wrt: whose gradients are asked for; by default the parameters, or the inputs of a model without any.
+        wrt: whose gradients are asked for; by default the parameters, or the inputs of a model
+            without any.
         tangent: a direction for forward mode, by name.
     """
     shapes = {name: np.shape(array) for name, array in inputs.items()}
@@ -233,7 +239,9 @@ def explain(
 
 
 def _refuse_many_results(function: Function, wrt: Sequence[str]) -> None:
-    """Raises DiagnosticError GC0521 where the result is an array: it has a Jacobian, and no gradient."""
+    """Raises DiagnosticError GC0521 where the result is an array: it has a Jacobian, and no
+    gradient.
+    """
     for number, (slot, value) in enumerate(
         zip(function.results, function.block.outputs, strict=True)
     ):
@@ -257,7 +265,9 @@ def _beside_compiled(
     chosen: Sequence[str],
     training: bool,
 ) -> Whiteboard:
-    """The tables with the compiled gradients, where the precision is half; a note where they differ otherwise."""
+    """The tables with the compiled gradients, where the precision is half; a note where they differ
+    otherwise.
+    """
     params, inputs = arrays
     is_half = model.precision in _HALF
     twin = type(model)(model.program, model.name, model.dims, model.precision if is_half else "f64")
@@ -366,7 +376,9 @@ class _Tables:
         return tuple(found)
 
     def backward(self, asked: Sequence[str]) -> tuple[tuple[Gradient, ...], tuple[Edge, ...]]:
-        """Every cotangent, last step first, then those asked for; and the edges, in order of the steps they end in."""
+        """Every cotangent, last step first, then those asked for; and the edges, in order of the
+        steps they end in.
+        """
         function = self.traced.primal
         order = [(v, own_place(op.span), op.scope, False) for v, op in reversed(self._shown())]
         order = [item for item in order if item[0] in self.traced.of]

@@ -1,8 +1,9 @@
 """The formulas of a whiteboard, each computed from its notation and compared before it is shown.
 
-Points: the arrays at hand, those a little moved, and random ones, all in float64. A formula that has the value of what it
-stands for wherever that is finite is shown; else the next candidate is tried, and in the end what cannot be wrong: the
-user's own text for a step, the transposed Jacobian matrix for a message.
+Points: the arrays at hand, those a little moved, and random ones, all in float64. A formula that
+has the value of what it stands for wherever that is finite is shown; else the next candidate is
+tried, and in the end what cannot be wrong: the user's own text for a step, the transposed Jacobian
+matrix for a message.
 
 Non-goals: values and tables (``whiteboard``).
 """
@@ -41,7 +42,9 @@ _FEW_STATES = 40
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What comes back over one use of a value: ``poly`` at ``at``, by ``notation``; the use is by the step ``end``."""
+    """What comes back over one use of a value: ``poly`` at ``at``, by ``notation``; the use is by
+    the step ``end``.
+    """
 
     end: str
     parts: tuple[Contribution, ...]
@@ -130,7 +133,9 @@ class Board:
         return found
 
     def _is_right(self, equation: n.Notation, parts: Sequence[Value], reader: Reader) -> bool:
-        """Whether the right side is the sum of ``parts`` at every point where that is finite, and at one at least."""
+        """Whether the right side is the sum of ``parts`` at every point where that is finite, and
+        at one at least.
+        """
         tried = 0
         for point in self.points:
             expected = _total(point.values, parts)
@@ -273,7 +278,9 @@ class Board:
         end: str,
         at: tuple[int, ...],
     ) -> Message:
-        """A message that has no formula of its own: the transposed Jacobian matrix times the cotangent."""
+        """A message that has no formula of its own: the transposed Jacobian matrix times the
+        cotangent.
+        """
         word = f"@{len(self.words)}"
         mark, names = self.steps.mark, [self.steps.names[v] for v in ends]
         is_curly = mark != n.COTANGENT
@@ -322,7 +329,9 @@ class Board:
         parts: Sequence[Value],
         reader: Reader,
     ) -> Array | None:
-        """The slope at the arrays at hand, if times the cotangent it is the message at every point."""
+        """The slope at the arrays at hand, if times the cotangent it is the message at every
+        point.
+        """
         assert isinstance(equation, n.Equation)
         first: Array | None = None
         tried = 0
@@ -398,7 +407,9 @@ def _normalised(array: Array) -> Array:
 
 
 def _is_distribution(op: Op, producers: Mapping[Value, Op]) -> bool:
-    """Whether ``op`` divides exponentials by their sum: the one name that derivatives are written with."""
+    """Whether ``op`` divides exponentials by their sum: the one name that derivatives are written
+    with.
+    """
     above = producers.get(op.operands[0]) if op.name == "div" else None
     return above is not None and above.name == "exp"
 

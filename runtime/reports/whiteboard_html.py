@@ -1,4 +1,5 @@
-"""A whiteboard as one page that needs nothing else: formulas in MathML, the graph inline, light and dark, printable.
+"""A whiteboard as one page that needs nothing else: formulas in MathML, the graph inline, light and
+dark, printable.
 
 Non-goals: the verification report (``report_html``), which shares the style.
 """

@@ -1,8 +1,10 @@
-"""A function cut into the steps of its text: which op belongs to which step, and what the steps' values are called.
+"""A function cut into the steps of its text: which op belongs to which step, and what the steps'
+values are called.
 
-A step is what one place of the user's text computes; views and constants belong to what reads them. A value that leaves
-its step is called what the user called it, else ``L`` for the loss, else ``v1``, ``v2``, ...; no name stands for two
-values, and none that is made up looks like a name of the program or like a cotangent of one.
+A step is what one place of the user's text computes; views and constants belong to what reads them.
+A value that leaves its step is called what the user called it, else ``L`` for the loss, else
+``v1``, ``v2``, ...; no name stands for two values, and none that is made up looks like a name of
+the program or like a cotangent of one.
 
 Non-goals: formulas and values (``whiteboard``, ``formulas``).
 """
@@ -40,7 +42,9 @@ class Steps:
 
 
 def without_checkpoints(ir: ModelIR) -> tuple[Function, dict[Value, Named]]:
-    """The model with what its checkpoints run in their place, and the names that its values have."""
+    """The model with what its checkpoints run in their place, and the names that its values
+    have.
+    """
     names = dict(ir.names)
     mapping: dict[Value, Value] = {}
     ops = _opened(ir.function.block.body, mapping, names, is_copied=False)
@@ -51,7 +55,9 @@ def without_checkpoints(ir: ModelIR) -> tuple[Function, dict[Value, Named]]:
 def _opened(
     ops: Iterable[Op], mapping: dict[Value, Value], names: dict[Value, Named], is_copied: bool
 ) -> list[Op]:
-    """``ops`` with the bodies of checkpoints in place of them; ``mapping`` says what stands for each old value."""
+    """``ops`` with the bodies of checkpoints in place of them; ``mapping`` says what stands for
+    each old value.
+    """
     found: list[Op] = []
     for op in ops:
         if op.name == "checkpoint":
@@ -61,7 +67,8 @@ def _opened(
             }
             found += _opened(region.body, inner, names, is_copied=True)
             results = {r: inner.get(v, v) for r, v in zip(op.results, region.outputs, strict=True)}
-            # A name inside wins over the one that the result has outside: it is the first that was given.
+            # A name inside wins over the one that the result has outside: it is the first that was
+            # given.
             names.update({b: names[a] for a, b in results.items() if a in names and b not in names})
             mapping.update(results)
             continue
@@ -81,7 +88,9 @@ def own_place(span: Span | None) -> Span | None:
 
 
 def cut(function: Function, names: Mapping[Value, Named]) -> Steps:
-    """Steps: runs of ops that come from one place of the user's text; views and constants join their readers."""
+    """Steps: runs of ops that come from one place of the user's text; views and constants join
+    their readers.
+    """
     step_of: dict[Op, int] = {}
     numbers = count()
     current, previous = -1, None
@@ -116,7 +125,9 @@ def cut(function: Function, names: Mapping[Value, Named]) -> Steps:
 
 
 class _Namer:
-    """Names what leaves each step: as the user did, else the loss ``L``, else ``v1``, ``v2``, ..."""
+    """Names what leaves each step: as the user did, else the loss ``L``, else ``v1``, ``v2``,
+    ...
+    """
 
     def __init__(self, steps: Steps, names: Mapping[Value, Named], taken: set[str]) -> None:
         self.steps = steps
@@ -211,7 +222,9 @@ def text_at(sources: Sources, span: Span | None) -> str:
 
 
 def spoken(text: str) -> str:
-    """A piece of the user's text as a formula: a loop without what it runs, no name that the step has anyway."""
+    """A piece of the user's text as a formula: a loop without what it runs, no name that the step
+    has anyway.
+    """
     head, brace, _ = text.partition("{")
     head = head.partition("=")[2] if brace and " scan " in head and "=" in head else head
     return f"{head.strip()} {{ ... }}" if brace else text

@@ -91,7 +91,9 @@ def _forward_cells(row: Row) -> list[list[str]]:
 
 
 def _backward_cells(board: Whiteboard, row: Gradient) -> list[list[str]]:
-    """A cotangent; where several messages make it, each of them below it, by the step that it comes from."""
+    """A cotangent; where several messages make it, each of them below it, by the step that it comes
+    from.
+    """
     cells = [[_left(row), f"= {_right(row.equation)}", f"= {show_value(row.value)}"]]
     if len(row.edges) > 1:
         for number in row.edges:
@@ -120,7 +122,9 @@ def _sections(rows: Sequence[Any], cells: Any) -> list[str]:
 
 
 def _columns(rows: Iterable[Sequence[str]], margin: str) -> list[str]:
-    """Aligned cells; a column's width stops at 44, so that one long cell does not push all others out."""
+    """Aligned cells; a column's width stops at 44, so that one long cell does not push all others
+    out.
+    """
     table = [list(row) for row in rows]
     if not table:
         return []
@@ -133,7 +137,9 @@ def _columns(rows: Iterable[Sequence[str]], margin: str) -> list[str]:
 
 
 def to_graph(board: Whiteboard) -> Graph:
-    """The steps as a graph over the board's edges, with values and (in red) the derivative of the loss by them."""
+    """The steps as a graph over the board's edges, with values and (in red) the derivative of the
+    loss by them.
+    """
     gradients = {g.of: f"d = {_brief(g.value)}" for g in board.backward}
     roles = {s.name: s.role.value for s in board.function.parameters}
     nodes = [
@@ -160,7 +166,9 @@ def _brief(array: Array) -> str:
 
 
 def to_json(board: Whiteboard) -> dict[str, Any]:
-    """The whiteboard as JSON values, numbers in full; ``docs/whiteboard.md`` says what each field is."""
+    """The whiteboard as JSON values, numbers in full; ``docs/whiteboard.md`` says what each field
+    is.
+    """
     roles = {s.name: s.role.value for s in board.function.parameters}
     types = {
         s.name: str(v.type)

@@ -1,15 +1,18 @@
 """What a recorded function read from around itself, and whether that is still so.
 
-A function is recorded once; what it reads besides its arguments is part of the record. ``Captures`` finds what its code
-can read by name: closure cells, globals, attributes of ``self`` and of the user's other objects, elements of lists and
-dictionaries among these, through every function of the user's that it can call. ``changed`` names the first thing that
-is no longer what it was, and the caller records anew. Arrays that meet a traced value are operands, read at each call.
+A function is recorded once; what it reads besides its arguments is part of the record. ``Captures``
+finds what its code can read by name: closure cells, globals, attributes of ``self`` and of the
+user's other objects, elements of lists and dictionaries among these, through every function of the
+user's that it can call. ``changed`` names the first thing that is no longer what it was, and the
+caller records anew. Arrays that meet a traced value are operands, read at each call.
 
-What cannot be seen: names made at run time (``getattr(x, name)``), files, clocks, C extensions, and changes in place
-of large arrays from which NumPy alone computed something; the last, and draws of random numbers, are warned about.
+What cannot be seen: names made at run time (``getattr(x, name)``), files, clocks, C extensions, and
+changes in place of large arrays from which NumPy alone computed something; the last, and draws of
+random numbers, are warned about.
 
-Invariants: everything compared is kept alive, so identity means the same object; values are compared after the recording,
-so what the function itself changes while it is recorded (a counter, a log) does not count.
+Invariants: everything compared is kept alive, so identity means the same object; values are
+compared after the recording, so what the function itself changes while it is recorded (a counter, a
+log) does not count.
 """
 
 from __future__ import annotations
@@ -39,7 +42,9 @@ class TraceWarning(UserWarning):
 
 
 def is_library(name: object) -> bool:
-    """Whether a module belongs to Python or to an installed library, whose code is not the user's."""
+    """Whether a module belongs to Python or to an installed library, whose code is not the
+    user's.
+    """
     return _is_installed(str(name).partition(".")[0])
 
 
@@ -66,7 +71,9 @@ class Captures:
         self._arrays: list[tuple[np.ndarray[Any, Any], bytes]] = []
 
     def leave_out_written(self, before: Captures) -> None:
-        """No longer compares what differs from ``before``: what the function itself wrote while it was recorded."""
+        """No longer compares what differs from ``before``: what the function itself wrote while it
+        was recorded.
+        """
         cells = {id(cell): value for cell, value in before._cells}
         self._cells = [(c, v) for c, v in self._cells if same(cells.get(id(c), v), v)]
         items = {(id(mapping), key): value for mapping, key, value in before._items}
@@ -84,7 +91,9 @@ class Captures:
         return list(self._walk.arrays.values())
 
     def watch(self, operands: Iterable[object]) -> list[str]:
-        """Compares small arrays by contents, but for ``operands``, which each call reads; the names of the large ones."""
+        """Compares small arrays by contents, but for ``operands``, which each call reads; the names
+        of the large ones.
+        """
         known = {id(item) for item in operands}
         large = []
         for array in self.arrays:

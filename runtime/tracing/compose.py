@@ -1,7 +1,8 @@
-"""NumPy's functions that follow from others: differences, products of vectors, running products, statistics, polynomials.
+"""NumPy's functions that follow from others: differences, products of vectors, running products,
+statistics, polynomials.
 
-Importing this module adds to ``trace.FUNCTIONS``. Each is written in NumPy's own functions on traced arrays, as one
-would write it by hand, and means what NumPy's means.
+Importing this module adds to ``trace.FUNCTIONS``. Each is written in NumPy's own functions on
+traced arrays, as one would write it by hand, and means what NumPy's means.
 
 Non-goals: results whose shape depends on values.
 """

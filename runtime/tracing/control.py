@@ -1,9 +1,9 @@
-"""Control flow on values that are not known while a function is recorded: ``cond``, ``scan``, ``fori_loop``, ``while_loop``;
-``vmap``, which is a loop over an axis; ``stop_gradient``.
+"""Control flow on values that are not known while a function is recorded: ``cond``, ``scan``,
+``fori_loop``, ``while_loop``; ``vmap``, which is a loop over an axis; ``stop_gradient``.
 
-Loops stay rolled: one ``scan`` of the tensor IR, whose reverse sweep is the compiler's. Called with numbers, outside any
-recording, all of them are plain Python. Both sides of ``cond`` are computed and one is chosen; what the other would have
-contributed to a gradient is exactly nothing.
+Loops stay rolled: one ``scan`` of the tensor IR, whose reverse sweep is the compiler's. Called with
+numbers, outside any recording, all of them are plain Python. Both sides of ``cond`` are computed
+and one is chosen; what the other would have contributed to a gradient is exactly nothing.
 
 Non-goals: loops without a bound (a reverse sweep would have to keep an unknown number of states).
 """
@@ -27,7 +27,9 @@ Function = Callable[..., Any]
 
 
 def cond(pred: Any, true_fun: Function, false_fun: Function, *operands: Any) -> Any:
-    """``true_fun(*operands)`` where ``pred`` holds, else ``false_fun(*operands)``; both give trees of one structure."""
+    """``true_fun(*operands)`` where ``pred`` holds, else ``false_fun(*operands)``; both give trees
+    of one structure.
+    """
     if type(pred) is not Traced:
         return true_fun(*operands) if pred else false_fun(*operands)
     if pred.shape:
@@ -50,7 +52,8 @@ def cond(pred: Any, true_fun: Function, false_fun: Function, *operands: Any) -> 
 def scan(
     body: Function, init: Any, xs: Any = None, length: int | None = None, reverse: bool = False
 ) -> tuple[Any, Any]:
-    """``body(carry, x) -> (carry, y)`` along the first axis of ``xs``; returns the last carry and the ys, stacked.
+    """``body(carry, x) -> (carry, y)`` along the first axis of ``xs``; returns the last carry and
+    the ys, stacked.
 
     ``xs`` is a tree of arrays of one length, or None with ``length``.
     """
@@ -99,7 +102,9 @@ class _Loop:
         self.slices = [trace.lift(leaf) for leaf in leaves]
 
     def run(self, init: Any) -> tuple[Any, Any]:
-        """Records the body, once more if the carries have to be of a wider type, and emits the loop."""
+        """Records the body, once more if the carries have to be of a wider type, and emits the
+        loop.
+        """
         leaves: list[Any] = []
         structure = flatten(init, leaves)
         carries = [self.trace.lift(leaf) for leaf in leaves]
@@ -173,8 +178,8 @@ def fori_loop(lower: Any, upper: Any, body: Function, init: Any) -> Any:
 def while_loop(cond_fun: Function, body: Function, init: Any, max_steps: int | None = None) -> Any:
     """``while cond_fun(carry): carry = body(carry)``, at most ``max_steps`` times.
 
-    A recorded loop needs ``max_steps``; all of its steps are computed. If the condition still holds after them, floating
-    results are NaN.
+    A recorded loop needs ``max_steps``; all of its steps are computed. If the condition still holds
+    after them, floating results are NaN.
     """
     if current_trace() is None:
         return _plain_while(cond_fun, body, init, max_steps)
@@ -219,7 +224,9 @@ def _stopped(leaf: Any) -> Any:
 def vmap(
     function: Function | None = None, in_axes: int | Sequence[int | None] = 0, out_axes: int = 0
 ) -> Function:
-    """``function`` along an axis of its arguments: a rolled loop. ``in_axes`` has an axis per argument, None for the same."""
+    """``function`` along an axis of its arguments: a rolled loop. ``in_axes`` has an axis per
+    argument, None for the same.
+    """
     if function is None:
         return lambda f: vmap(f, in_axes, out_axes)
     inner = function

@@ -1,12 +1,14 @@
-"""Arrays that a recorded function makes for itself: ``np.zeros(3)`` that traced values are put into, ``np.array([x, y])``.
+"""Arrays that a recorded function makes for itself: ``np.zeros(3)`` that traced values are put
+into, ``np.array([x, y])``.
 
-NumPy asks nobody when it makes an array from numbers alone, and it looks for numbers in whatever stands in a list. So
-while a function is recorded, ``numpy.zeros``, ``ones``, ``full``, ``empty``, ``array``, ``asarray`` and their relatives are
-stand-ins. They hand on to NumPy at once unless this thread is recording and the user's own code is written to call them;
-when the last recording ends, NumPy has its own functions back.
+NumPy asks nobody when it makes an array from numbers alone, and it looks for numbers in whatever
+stands in a list. So while a function is recorded, ``numpy.zeros``, ``ones``, ``full``, ``empty``,
+``array``, ``asarray`` and their relatives are stand-ins. They hand on to NumPy at once unless this
+thread is recording and the user's own code is written to call them; when the last recording ends,
+NumPy has its own functions back.
 
-Non-goals: names bound by ``from numpy import zeros`` before; arrays of integers and booleans made without traced values,
-which are options (indices, counts) and stay NumPy's.
+Non-goals: names bound by ``from numpy import zeros`` before; arrays of integers and booleans made
+without traced values, which are options (indices, counts) and stay NumPy's.
 """
 
 from __future__ import annotations
@@ -141,8 +143,9 @@ _Place = tuple[int, int]
 def called_name(code: types.CodeType, at: int) -> str:
     """The name by which the call at bytecode offset ``at`` calls; empty if it cannot be told.
 
-    Extension modules have no frame of their own: what they call seems to be called by the user's code, and must not be
-    answered by a stand-in. Only a call that is written with the function's name is.
+    Extension modules have no frame of their own: what they call seems to be called by the user's
+    code, and must not be answered by a stand-in. Only a call that is written with the function's
+    name is.
     """
     steps = [s for s in dis.get_instructions(code) if s.positions is not None]
     reached = [s.positions for s in steps if s.offset <= at]  # `at` may lie in the call's cache

@@ -1,12 +1,16 @@
-"""Functions with a derivative of their own: ``custom_vjp``, recorded as the op ``custom`` (a primal region and a pullback region).
+"""Functions with a derivative of their own: ``custom_vjp``, recorded as the op ``custom`` (a primal
+region and a pullback region).
 
-What a call brings that is not traced is known: it has no derivative, and the function sees it as it is. The pullback
-region runs the forward function again; what it shares with the primal is found by CSE.
+What a call brings that is not traced is known: it has no derivative, and the function sees it as it
+is. The pullback region runs the forward function again; what it shares with the primal is found by
+CSE.
 
-The pullback is compared once with what differentiation gives for the function (``pullbacks``). Where the two differ, a
-``TraceWarning`` shows the point, and the user's pullback is used nevertheless: to differ may be its purpose.
+The pullback is compared once with what differentiation gives for the function (``pullbacks``).
+Where the two differ, a ``TraceWarning`` shows the point, and the user's pullback is used
+nevertheless: to differ may be its purpose.
 
-Non-goals: proving a pullback (``passes.prove``), rules for forward mode (the compiler transposes the pullback).
+Non-goals: proving a pullback (``passes.prove``), rules for forward mode (the compiler transposes
+the pullback).
 """
 
 from __future__ import annotations
@@ -42,11 +46,13 @@ def custom_vjp(
 ) -> Any:
     """``function`` with a derivative of its own.
 
-    ``pullback(cotangent, *args)`` gives a cotangent per argument: a tuple, or one alone for one argument; None is zero.
-    Or, as in JAX, ``defvjp(fwd, bwd)`` follows: ``fwd(*args)`` gives (result, residuals), and
-    ``bwd(*those of nondiff_argnums, residuals, cotangent)`` gives the cotangents of the other arguments.
+    ``pullback(cotangent, *args)`` gives a cotangent per argument: a tuple, or one alone for one
+    argument; None is zero. Or, as in JAX, ``defvjp(fwd, bwd)`` follows: ``fwd(*args)`` gives
+    (result, residuals), and ``bwd(*those of nondiff_argnums, residuals, cotangent)`` gives the
+    cotangents of the other arguments.
 
-    Both are compared once with the derivative of ``function`` itself; ``asserted=True`` leaves that out.
+    Both are compared once with the derivative of ``function`` itself; ``asserted=True`` leaves that
+    out.
     """
     if function is None:
         return lambda f: custom_vjp(f, pullback, nondiff_argnums=nondiff_argnums, asserted=asserted)
@@ -120,7 +126,9 @@ class CustomVjp:
         return self._forward, self._backward
 
     def compare(self, pullback: Pullback, names: Sequence[str]) -> None:
-        """Warns, once for each form of the pullback, where it is not the derivative of the function."""
+        """Warns, once for each form of the pullback, where it is not the derivative of the
+        function.
+        """
         key = fingerprint((pullback.primal, pullback.pull), PLACES)
         if key in self._compared:
             return
@@ -205,7 +213,9 @@ class _Recording:
             _now.stack = stack
 
     def again(self, args: tuple[Any, ...], leaves: list[Any]) -> Any:
-        """The function called by its own pullback: the result is known if the arguments are the same."""
+        """The function called by its own pullback: the result is known if the arguments are the
+        same.
+        """
         second, values = self.own
         given = [leaf.value for leaf in leaves if type(leaf) is Traced]
         is_same = len(given) == len(values) and all(map(operator.is_, given, values))
@@ -263,7 +273,9 @@ class _Recording:
     def _closed(
         self, traces: Sequence[Trace], outputs: Sequence[list[Value]], more: Sequence[Value]
     ) -> tuple[tuple[Block, Block], list[Any]]:
-        """The regions, and what they read from around them: further operands, without a derivative."""
+        """The regions, and what they read from around them: further operands, without a
+        derivative.
+        """
         items: list[Any] = []
         for trace in traces:
             items += [item for _, item in trace.captured if all(item is not i for i in items)]
@@ -292,7 +304,9 @@ def _zeros(trace: Trace, type_: TensorType) -> Value:
 
 
 def _match(expected: Structure, given: Structure, leaves: Iterator[Any], found: list[Any]) -> None:
-    """Appends the cotangent of each leaf of ``expected``, or None; containers may be of another type, names may not."""
+    """Appends the cotangent of each leaf of ``expected``, or None; containers may be of another
+    type, names may not.
+    """
     if type(given) is Static and given.value is None:
         found += [None] * leaf_count(expected)
     elif expected is LEAF and given is LEAF:

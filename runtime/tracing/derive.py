@@ -1,8 +1,9 @@
 """What a transform makes of a recorded function: its program, and the value a call returns.
 
-A ``Kind`` is one transform. ``derive`` goes from IR to IR (with ``wrt``, the numbers of the parameters to differentiate
-in); ``finish`` puts the results of the derived program, arrays or traced values, into the trees that users see. Both
-ways of calling share them: compiled for arrays, inlined inside another trace.
+A ``Kind`` is one transform. ``derive`` goes from IR to IR (with ``wrt``, the numbers of the
+parameters to differentiate in); ``finish`` puts the results of the derived program, arrays or
+traced values, into the trees that users see. Both ways of calling share them: compiled for arrays,
+inlined inside another trace.
 
 Non-goals: transforms that are compositions of others (``transforms``).
 """
@@ -139,7 +140,9 @@ def _passes(mode: Mode | None) -> Callable[[Recorded, Wanted], Sequence[Jacobian
 
 
 def _joined(function: Function, parts: Sequence[Function]) -> Function:
-    """The results of ``function``, then what each of ``parts`` adds to them; what they share is found by CSE."""
+    """The results of ``function``, then what each of ``parts`` adds to them; what they share is
+    found by CSE.
+    """
     b = Builder()
     operands = [b.parameter(v.type, v.hint) for v in function.block.parameters]
     count = len(function.results)
@@ -155,7 +158,9 @@ def _joined(function: Function, parts: Sequence[Function]) -> Function:
 
 
 def _finish_jacobian(recorded: Recorded, wanted: Wanted, results: Sequence[Any]) -> Any:
-    """For each leaf of the result, the tree of the arguments; a single leaf gives that tree alone."""
+    """For each leaf of the result, the tree of the arguments; a single leaf gives that tree
+    alone.
+    """
     arrays = results[len(recorded.function.results) :]
     width = len(wanted.numbers)
     rows = [

@@ -1,9 +1,10 @@
 """The NumPy functions that can be traced, each as the tensor IR it means.
 
-Importing this module fills ``trace.UFUNCS`` and ``trace.FUNCTIONS``. The meaning of every entry is NumPy's own; a test
-compares each with NumPy on random arrays.
+Importing this module fills ``trace.UFUNCS`` and ``trace.FUNCTIONS``. The meaning of every entry is
+NumPy's own; a test compares each with NumPy on random arrays.
 
-Non-goals: keyword arguments that change nothing of the mathematics (``out``, ``order``, ``casting``).
+Non-goals: keyword arguments that change nothing of the mathematics (``out``, ``order``,
+``casting``).
 """
 
 from __future__ import annotations

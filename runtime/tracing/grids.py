@@ -1,6 +1,8 @@
-"""NumPy's polynomials, tables and grids, what works element by element, functions of functions, and arrays like others.
+"""NumPy's polynomials, tables and grids, what works element by element, functions of functions, and
+arrays like others.
 
-Importing this module adds to ``trace.FUNCTIONS``. Each is written in NumPy's own functions on traced arrays.
+Importing this module adds to ``trace.FUNCTIONS``. Each is written in NumPy's own functions on
+traced arrays.
 
 Non-goals: results whose shape depends on values.
 """

@@ -1,8 +1,10 @@
-"""Indexing as NumPy has it, reading and assigning: slices, integers, new axes, arrays of ids, masks.
+"""Indexing as NumPy has it, reading and assigning: slices, integers, new axes, arrays of ids,
+masks.
 
-Negative ids count from the end, and known ids out of range raise IndexError where they stand. Ids that are traced wrap
-likewise; out of range they read NaN (0 for integers), since no error can be raised from compiled code. A traced mask has
-no fixed count, so it may be assigned under, and read through ``numpy.where``.
+Negative ids count from the end, and known ids out of range raise IndexError where they stand. Ids
+that are traced wrap likewise; out of range they read NaN (0 for integers), since no error can be
+raised from compiled code. A traced mask has no fixed count, so it may be assigned under, and read
+through ``numpy.where``.
 
 Assignment makes a new value: along each axis what lies before, the new part, what lies after.
 
@@ -159,7 +161,9 @@ def _ids(t: Trace, part: Part, size: int) -> Value:
 
 
 def _linear(t: Trace, parts: Sequence[Part], sizes: Sequence[int]) -> Value:
-    """One id for the axes of ``parts`` together; one past the end where any of them is out of range."""
+    """One id for the axes of ``parts`` together; one past the end where any of them is out of
+    range.
+    """
     if not any(isinstance(part, Traced) for part in parts):
         whole = np.broadcast_arrays(*parts)
         return t.lift(np.ravel_multi_index(tuple(whole), tuple(sizes)).astype(np.int64))
@@ -209,7 +213,9 @@ def _setitem(t: Trace, a: object, key: object, item: object) -> Value:
 
 
 def _fitted(t: Trace, new: Value, shape: tuple[int, ...]) -> Value:
-    """``new`` stretched to the part it is assigned to; leading axes of 1 are dropped, as NumPy does."""
+    """``new`` stretched to the part it is assigned to; leading axes of 1 are dropped, as NumPy
+    does.
+    """
     own = new.type.static_shape
     while len(own) > len(shape) and own[0] == 1:
         own = own[1:]
@@ -225,7 +231,9 @@ def _fitted(t: Trace, new: Value, shape: tuple[int, ...]) -> Value:
 
 
 def _under_mask(t: Trace, old: Value, mask: Value, new: Value) -> Value:
-    """``old[mask] = new`` for what is one value for all places, or one for each row that the mask marks."""
+    """``old[mask] = new`` for what is one value for all places, or one for each row that the mask
+    marks.
+    """
     rest = old.type.static_shape[mask.type.rank :]
     if old.type.static_shape[: mask.type.rank] != mask.type.static_shape:
         raise OutOfRange(f"a mask of {mask.type} does not suit {old.type}")
@@ -289,7 +297,9 @@ def _placed_at(t: Trace, value: Value, parts: Sequence[Part], axis: int, new: Va
 
 
 def _scattered(t: Trace, value: Value, parts: Sequence[Part], new: Value) -> Value:
-    """Assignment at known arrays of ids: every place reads itself or the new element that is last put there."""
+    """Assignment at known arrays of ids: every place reads itself or the new element that is last
+    put there.
+    """
     sizes = value.type.static_shape
     if any(isinstance(part, Traced) for part in parts):
         raise refuse("GC0560", "assignment at traced ids and arrays of ids cannot be traced")

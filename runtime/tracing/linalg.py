@@ -1,10 +1,11 @@
 """numpy.linalg: what is composed of the programs of ``ir/ops/linalg.py``.
 
-Importing this module adds to ``trace.FUNCTIONS``. Shapes and results are NumPy's; a matrix that NumPy refuses when it
-sees its numbers (singular, not positive) gives NaN or infinity here. Eigenvectors and singular vectors have signs of
-their own: what does not depend on them is NumPy's.
+Importing this module adds to ``trace.FUNCTIONS``. Shapes and results are NumPy's; a matrix that
+NumPy refuses when it sees its numbers (singular, not positive) gives NaN or infinity here.
+Eigenvectors and singular vectors have signs of their own: what does not depend on them is NumPy's.
 
-Non-goals: eigenvalues of matrices that are not symmetric, which are complex; full bases of tall matrices.
+Non-goals: eigenvalues of matrices that are not symmetric, which are complex; full bases of tall
+matrices.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""How NumPy's and SciPy's functions are called in the tables: ``sum``, ``linalg.inv``, ``fft.rfft``."""
+"""How NumPy's and SciPy's functions are called in the tables: ``sum``, ``linalg.inv``,
+``fft.rfft``.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
 """NumPy's order of elements: sort, argsort, partitions, medians and quantiles.
 
-Importing this module adds to ``trace.FUNCTIONS``. The place of an element is the number of those before it, counted in one
-fused pass over all pairs; equal elements keep their order and NaN comes last. Values are then gathered, so a cotangent
-goes back to the element that it belongs to.
+Importing this module adds to ``trace.FUNCTIONS``. The place of an element is the number of those
+before it, counted in one fused pass over all pairs; equal elements keep their order and NaN comes
+last. Values are then gathered, so a cotangent goes back to the element that it belongs to.
 
-Non-goals: speed beyond some ten thousand elements in one line; results whose shape depends on values.
+Non-goals: speed beyond some ten thousand elements in one line; results whose shape depends on
+values.
 """
 
 from __future__ import annotations

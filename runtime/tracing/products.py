@@ -27,7 +27,9 @@ _LETTERS = string.ascii_letters
 
 
 def _einsum(t: Trace, *operands: Any, optimize: object = False, **options: object) -> Traced:
-    """numpy.einsum: ellipses and repeated letters are worked off first, then operands are contracted from left to right."""
+    """numpy.einsum: ellipses and repeated letters are worked off first, then operands are
+    contracted from left to right.
+    """
     if options:
         raise refuse("GC0560", f"numpy.einsum cannot be traced with {', '.join(options)}")
     subscripts, items = _as_letters(operands)

@@ -1,7 +1,8 @@
-"""Whether a pullback that a function brings is the derivative of the function: in NumPy, f64, at random points.
+"""Whether a pullback that a function brings is the derivative of the function: in NumPy, f64, at
+random points.
 
-Entries where differentiation gives no number are not compared, nor is a step, whose derivative is nothing. The points and
-cotangents are always the same ones.
+Entries where differentiation gives no number are not compared, nor is a step, whose derivative is
+nothing. The points and cotangents are always the same ones.
 
 Non-goals: a proof (``passes.prove``).
 """

@@ -1,4 +1,5 @@
-"""Running a function once on arrays without numbers: its program, its result as a tree, what it took from around it.
+"""Running a function once on arrays without numbers: its program, its result as a tree, what it
+took from around it.
 
 Non-goals: deriving anything from the program (``derive``), compiling it (``transformed``).
 """
@@ -23,7 +24,9 @@ Class: TypeAlias = type
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """A leaf of the arguments: what a message calls it, its type, and the class of the caller's object."""
+    """A leaf of the arguments: what a message calls it, its type, and the class of the caller's
+    object.
+    """
 
     name: str
     type: TensorType
@@ -31,7 +34,9 @@ class Argument:
 
     @staticmethod
     def of(name: str, array: Array, kind: Class = np.ndarray) -> Argument:
-        """The argument for an array. Raises DiagnosticError GC0557 for a width that programs do not have."""
+        """The argument for an array. Raises DiagnosticError GC0557 for a width that programs do not
+        have.
+        """
         return Argument(name, TensorType(array.shape, dtype_of(name, array)), kind)
 
 
@@ -39,8 +44,9 @@ class Argument:
 class Recorded:
     """A function recorded once.
 
-    ``function`` has a parameter per argument, then one per captured array; its results are the leaves of ``out``, then
-    those of ``aux``. Inside another trace, what was captured may be traced as well.
+    ``function`` has a parameter per argument, then one per captured array; its results are the
+    leaves of ``out``, then those of ``aux``. Inside another trace, what was captured may be traced
+    as well.
     """
 
     function: Function
@@ -68,8 +74,8 @@ def record(
     """Runs ``function`` on traced arrays; ``structure`` is that of (positional, by name).
 
     Raises:
-        DiagnosticError: for what cannot be traced, also where the function swallowed it; GC0565 for a result of
-            another form.
+        DiagnosticError: for what cannot be traced, also where the function swallowed it; GC0565 for
+            a result of another form.
     """
     with Trace() as trace:
         values = [trace.argument(a.name, a.type) for a in arguments]

@@ -1,7 +1,8 @@
-"""NumPy's reductions as tensor IR: sums, products, extremes, moments and what counts, with NumPy's whole signatures.
+"""NumPy's reductions as tensor IR: sums, products, extremes, moments and what counts, with NumPy's
+whole signatures.
 
-Importing this module adds to ``trace.FUNCTIONS``. Ties of ``max`` and ``min`` share their cotangent; the deviation of
-equal elements (of one, say) has gradient 0, the least of its slopes.
+Importing this module adds to ``trace.FUNCTIONS``. Ties of ``max`` and ``min`` share their
+cotangent; the deviation of equal elements (of one, say) has gradient 0, the least of its slopes.
 
 Non-goals: ``out``, which the tracer itself handles before a rule is called.
 """

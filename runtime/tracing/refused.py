@@ -1,4 +1,5 @@
-"""What cannot be traced, and what to write instead: data for messages and for docs/functions-table.md.
+"""What cannot be traced, and what to write instead: data for messages and for
+docs/functions-table.md.
 
 Non-goals: names that can be traced (the tables), names that take no traced array (``states``).
 """
@@ -57,7 +58,8 @@ DENSITIES: dict[str, str] = {
     "norm": "-0.5*((x - m)/s)**2 - numpy.log(s) - 0.5*numpy.log(2*numpy.pi)",
     "multivariate_normal": "with L = numpy.linalg.cholesky(C): z = numpy.linalg.solve(L, x - m); "
     "-0.5*z @ z - numpy.sum(numpy.log(numpy.diag(L))) - 0.5*len(x)*numpy.log(2*numpy.pi)",
-    "t": "gammaln((v + 1)/2) - gammaln(v/2) - 0.5*numpy.log(v*numpy.pi) - (v + 1)/2*numpy.log1p(x**2/v)",
+    "t": "gammaln((v + 1)/2) - gammaln(v/2) - 0.5*numpy.log(v*numpy.pi) - (v + "
+    "1)/2*numpy.log1p(x**2/v)",
     "gamma": "(a - 1)*numpy.log(x) - x - gammaln(a)",
     "beta": "(a - 1)*numpy.log(x) + (b - 1)*numpy.log1p(-x) - betaln(a, b)",
     "expon": "-x/s - numpy.log(s)",
@@ -68,7 +70,8 @@ DENSITIES: dict[str, str] = {
     "chi2": "(k/2 - 1)*numpy.log(x) - x/2 - k/2*numpy.log(2) - gammaln(k/2)",
     "poisson": "xlogy(k, mu) - gammaln(k + 1) - mu",
     "bernoulli": "xlogy(k, p) + xlog1py(1 - k, -p)",
-    "binom": "xlogy(k, p) + xlog1py(n - k, -p) + gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)",
+    "binom": "xlogy(k, p) + xlog1py(n - k, -p) + gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k "
+    "+ 1)",
     "dirichlet": "numpy.sum((a - 1)*numpy.log(x)) + gammaln(numpy.sum(a)) - numpy.sum(gammaln(a))",
     "uniform": "-numpy.log(high - low)",
     "invgamma": "-(a + 1)*numpy.log(x) - 1/x - gammaln(a)",

@@ -1,7 +1,9 @@
-"""NumPy's functions that only move elements: pieces, joins, turns, repeats, triangles, padding, and gathers of any kind.
+"""NumPy's functions that only move elements: pieces, joins, turns, repeats, triangles, padding, and
+gathers of any kind.
 
-Importing this module adds to ``trace.FUNCTIONS``. What is a view in the IR becomes one. The rest is worked out by NumPy
-itself on the positions of the elements, of which one gather is made, so it means what NumPy means.
+Importing this module adds to ``trace.FUNCTIONS``. What is a view in the IR becomes one. The rest is
+worked out by NumPy itself on the positions of the elements, of which one gather is made, so it
+means what NumPy means.
 
 Non-goals: arguments that decide a shape by value (``nonzero``, ``unique``).
 """
@@ -426,7 +428,9 @@ def _take(
     out: Any = None,
     mode: str = "raise",
 ) -> Any:
-    """numpy.take. Known places are checked now; traced ones out of range read NaN in mode ``raise``."""
+    """numpy.take. Known places are checked now; traced ones out of range read NaN in mode
+    ``raise``.
+    """
     x = traced(t, a)
     if axis is None:
         x, axis = np.ravel(x), 0

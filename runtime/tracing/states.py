@@ -1,10 +1,13 @@
-"""The state of every public name of NumPy and SciPy that a traced function may meet, from which docs/functions-table.md is made.
+"""The state of every public name of NumPy and SciPy that a traced function may meet, from which
+docs/functions-table.md is made.
 
-``traced``: it is recorded and differentiated. ``flat``: it is recorded, and its derivative is zero wherever it has one.
-``plain``: it takes no traced array (types, constants, new arrays, files), so NumPy itself answers. ``refused``: a traced
-array is a diagnostic, with what to write instead.
+``traced``: it is recorded and differentiated. ``flat``: it is recorded, and its derivative is zero
+wherever it has one.
+``plain``: it takes no traced array (types, constants, new arrays, files), so NumPy itself answers.
+``refused``: a traced array is a diagnostic, with what to write instead.
 
-``python -m gradc.runtime.tracing.states`` writes the page. A test walks NumPy's and SciPy's own lists: no name is missing.
+``python -m gradc.runtime.tracing.states`` writes the page. A test walks NumPy's and SciPy's own
+lists: no name is missing.
 
 Non-goals: what an implementation is (its module), options of functions.
 """
@@ -301,8 +304,14 @@ def render() -> str:
     lines = [
         "# NumPy and SciPy in traced functions",
         "",
-        "Written by `python -m gradc.runtime.tracing.states` from the tables of the tracer and from NumPy's and SciPy's",
-        "own lists of names. *Traced*: recorded and differentiated. *Flat*: recorded, with derivative zero. *Plain*: takes",
+        (
+            "Written by `python -m gradc.runtime.tracing.states` from the tables of the tracer and "
+            "from NumPy's and SciPy's"
+        ),
+        (
+            "own lists of names. *Traced*: recorded and differentiated. *Flat*: recorded, with "
+            "derivative zero. *Plain*: takes"
+        ),
         "no traced array. *Refused*: a diagnostic says what to write instead.",
     ]
     for module, states in all_states().items():

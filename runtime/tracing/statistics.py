@@ -1,6 +1,8 @@
-"""NumPy's statistics, tests and places: means with weights, covariances, what skips NaN, extremes' places, counts.
+"""NumPy's statistics, tests and places: means with weights, covariances, what skips NaN, extremes'
+places, counts.
 
-Importing this module adds to ``trace.FUNCTIONS``. Each is written in NumPy's own functions on traced arrays.
+Importing this module adds to ``trace.FUNCTIONS``. Each is written in NumPy's own functions on
+traced arrays.
 
 Non-goals: results whose shape depends on values.
 """

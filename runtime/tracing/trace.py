@@ -1,11 +1,13 @@
 """Tracing: a function written with NumPy becomes a Function of the tensor IR.
 
-The function is run once on ``Traced`` arrays, which record what is done to them. NumPy's own functions reach us
-through ``__array_ufunc__`` and ``__array_function__``; what is not supported, and any attempt to branch on or convert
-a traced value, is a diagnostic that names the function and what to use instead. Arrays that the function closes
-over become parameters of their own, so nothing large is baked into code.
+The function is run once on ``Traced`` arrays, which record what is done to them. NumPy's own
+functions reach us through ``__array_ufunc__`` and ``__array_function__``; what is not supported,
+and any attempt to branch on or convert a traced value, is a diagnostic that names the function and
+what to use instead. Arrays that the function closes over become parameters of their own, so nothing
+large is baked into code.
 
-Types follow the caller's arrays by NumPy's rules: float64 stays f64, Python numbers adapt to the array beside them.
+Types follow the caller's arrays by NumPy's rules: float64 stays f64, Python numbers adapt to the
+array beside them.
 
 Non-goals: Python control flow on values (use ``numpy.where``), mutation of traced arrays.
 """
@@ -46,12 +48,15 @@ _WHY_TRACED = (
     "keep Python's `if` for shapes and options"
 )
 _WHY_NO_NUMBER = (
-    "the function is recorded once, without numbers: write it with NumPy's functions, not math's; an array "
+    "the function is recorded once, without numbers: write it with NumPy's functions, not "
+    "math's; an array "
     "that traced values are put into is made inside it, e.g. by np.zeros or np.array"
 )
 _WHY_NO_BRANCH = (
-    "the function is recorded once, without numbers; choose with numpy.where(condition, a, b) or gradc.cond, "
-    "loop with gradc.while_loop, gradc.fori_loop or gradc.scan, and keep Python's `if` for shapes and options"
+    "the function is recorded once, without numbers; choose with numpy.where(condition, a, b) or "
+    "gradc.cond, "
+    "loop with gradc.while_loop, gradc.fori_loop or gradc.scan, and keep Python's `if` for "
+    "shapes and options"
 )
 _LEFT_OVER = "a traced value was used after its function had been recorded"
 
@@ -60,14 +65,17 @@ UfuncRule = Callable[..., Value]
 FunctionRule = Callable[..., object]
 UFUNCS: dict[str, UfuncRule] = {}
 FUNCTIONS: dict[str, FunctionRule] = {}
-# What Python and NumPy do to arrays besides calling functions: assignment, ``out=``, methods of ufuncs.
+# What Python and NumPy do to arrays besides calling functions: assignment, ``out=``, methods of
+# ufuncs.
 PROTOCOLS: dict[str, Callable[..., Any]] = {}
 # What is to happen when a recording begins and ends.
 RECORDING: list[tuple[Callable[[], None], Callable[[], None]]] = []
 
 
 def dtype_of(name: str, array: Array) -> DType:
-    """The element type of an array. Raises DiagnosticError GC0557 for widths that programs do not have."""
+    """The element type of an array. Raises DiagnosticError GC0557 for widths that programs do not
+    have.
+    """
     found = DTYPES.get(array.dtype.name)
     if found is None:
         help = "convert it to one of " + ", ".join(DTYPES)
@@ -86,7 +94,9 @@ def refuse(code: str, message: str, help: str = "") -> DiagnosticError:
 
 
 class OutOfRange(DiagnosticError, IndexError):
-    """An index that is not there: NumPy's IndexError, with the user's line. The function may catch it."""
+    """An index that is not there: NumPy's IndexError, with the user's line. The function may catch
+    it.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__([error("GC0558", message, None, notes=(f"at {user_span()}",))])
@@ -115,7 +125,8 @@ def current_trace() -> Trace | None:
 class Trace:
     """One function being recorded: the Builder, and what the function takes from around it.
 
-    ``with Trace() as trace:`` records; a trace inside another one may use the other's values, which it captures.
+    ``with Trace() as trace:`` records; a trace inside another one may use the other's values, which
+    it captures.
     """
 
     def __init__(self) -> None:
@@ -145,7 +156,9 @@ class Trace:
         return self.argument(name, TensorType(array.shape, dtype_of(name, array)))
 
     def raise_refused(self) -> None:
-        """Raises the first refusal, if there was one: a bare `except` of the function cannot swallow it."""
+        """Raises the first refusal, if there was one: a bare `except` of the function cannot
+        swallow it.
+        """
         if self.refused is not None:
             raise self.refused
 
@@ -217,7 +230,9 @@ class Trace:
         return [self.broadcast(v, shape) for v in values]
 
     def common(self, items: Sequence[object]) -> list[Value]:
-        """Operands in their common type: Python numbers take the type beside them, everything else counts."""
+        """Operands in their common type: Python numbers take the type beside them, everything else
+        counts.
+        """
         kinds = [self._promotes_as(item) for item in items]
         found = np.result_type(*kinds)
         dtype = DTYPES.get(found.name)
@@ -258,7 +273,9 @@ class Trace:
         return value if value.type.dtype.is_float else self.cast(value, DType.F64)
 
     def wrap(self, value: Value, kind: type | None = None) -> Traced:
-        """The array that stands for ``value`` in the user's function; ``kind`` is the class it has there."""
+        """The array that stands for ``value`` in the user's function; ``kind`` is the class it has
+        there.
+        """
         return Traced(self, value, kind)
 
 
@@ -273,8 +290,9 @@ def unsupported(name: str, known: dict[str, Any], how: str = "") -> DiagnosticEr
 class Traced(np.lib.mixins.NDArrayOperatorsMixin):
     """An array whose operations are recorded. It has a shape and a type, but no numbers.
 
-    Assignment gives it another value: arguments and results are the function's own arrays. A part of it (``y[1:3]``,
-    ``y.T``) is a view: it reads, and where it is a part, writes, the array it is of.
+    Assignment gives it another value: arguments and results are the function's own arrays. A part
+    of it (``y[1:3]``, ``y.T``) is a view: it reads, and where it is a part, writes, the array it is
+    of.
     """
 
     def __init__(self, trace: Trace, value: Value, kind: type | None = None) -> None:
@@ -300,7 +318,9 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
 
     @property
     def kind(self) -> type:
-        """The class that NumPy would give here: an array, one of its scalars, or Python's own number."""
+        """The class that NumPy would give here: an array, one of its scalars, or Python's own
+        number.
+        """
         if self._kind is not None:
             return self._kind
         return np.ndarray if self._value.type.rank else self.dtype.type
@@ -499,7 +519,9 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
 
 @dataclass(slots=True)
 class View:
-    """What an array is a view of: how it is read again, and the key under which it is assigned to (None: not)."""
+    """What an array is a view of: how it is read again, and the key under which it is assigned to
+    (None: not).
+    """
 
     base: Traced
     changes: int
@@ -534,7 +556,9 @@ VIEWS = frozenset(
 
 
 def is_basic_key(key: object) -> bool:
-    """Whether a key is made of integers, slices, ``...`` and None alone, so that NumPy gives a view."""
+    """Whether a key is made of integers, slices, ``...`` and None alone, so that NumPy gives a
+    view.
+    """
     parts = key if isinstance(key, tuple) else (key,)
     return all(
         part is None
@@ -554,7 +578,9 @@ def _is_number(item: object) -> bool:
 
 
 def _python_number(name: str) -> Callable[..., Any]:
-    """An operator of NumPy's mixin that keeps Python's numbers Python's: their type gives way to that beside them."""
+    """An operator of NumPy's mixin that keeps Python's numbers Python's: their type gives way to
+    that beside them.
+    """
     operate = getattr(np.lib.mixins.NDArrayOperatorsMixin, name)
 
     @functools.wraps(operate)

@@ -1,13 +1,16 @@
-"""A transformed function: recorded, compiled and kept per structure, shapes and types of its arguments.
+"""A transformed function: recorded, compiled and kept per structure, shapes and types of its
+arguments.
 
-``Transformed`` is a value: a function, a ``Kind``, a choice of arguments, options. It takes nothing over from the function
-it wraps but name and documentation, so transforms of transforms compose. Called with arrays it compiles once and calls;
-called while another function is recorded, its program becomes part of that one.
+``Transformed`` is a value: a function, a ``Kind``, a choice of arguments, options. It takes nothing
+over from the function it wraps but name and documentation, so transforms of transforms compose.
+Called with arrays it compiles once and calls; called while another function is recorded, its
+program becomes part of that one.
 
-What a function reads besides its arguments is compared at each call (``captures``); if it changed, the function is
-recorded again, and compiled again only where the program came out different.
+What a function reads besides its arguments is compared at each call (``captures``); if it changed,
+the function is recorded again, and compiled again only where the program came out different.
 
-Invariants: cache keys hold what they compare, never an address or a printed form; safe to call from several threads.
+Invariants: cache keys hold what they compare, never an address or a printed form; safe to call from
+several threads.
 """
 
 from __future__ import annotations
@@ -39,14 +42,15 @@ from gradc.runtime.tracing.record import Argument, Recorded, numpy_of, record
 from gradc.runtime.tracing.trace import Trace, Traced, current_trace
 from gradc.runtime.tracing.trees import Static, Structure, flatten, leaf_count, paths, rebuild
 
-# Kept per function: so many forms of arguments, and of each so many states of what the function reads.
+# Kept per function: so many forms of arguments, and of each so many states of what the function
+# reads.
 MOST_FORMS = 256
 MOST_STATES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which arguments are differentiated and which are options. None for ``argnums`` is all of them."""
+    """Which arguments are differentiated, which are options. ``argnums`` None: all of them."""
 
     argnums: int | tuple[int, ...] | None = 0
     argnames: str | tuple[str, ...] | None = None
@@ -84,7 +88,7 @@ class Program:
         self._scalars = self._which_are_scalars()
 
     def _which_are_scalars(self) -> list[int]:
-        """Results handed out as NumPy's scalars: all of rank 0 but gradients of arrays of rank 0."""
+        """Results handed out as NumPy's scalars: rank 0, but not gradients of arrays."""
         own = len(self.recorded.function.results)
         found = [n for n, (shape, _) in enumerate(self._makers) if shape == ()]
         if len(self._makers) - own != len(self.wanted.numbers) or self.kind.seeds == "tangents":
@@ -165,9 +169,11 @@ class Transformed:
         return f"<gradc.{self.kind.name} of {name}{counted}>"
 
     def passes(self, *args: Any, **kwargs: Any) -> Any:
-        """Of a Jacobian: how many passes it takes for arguments like these, and how many the other mode would.
+        """Of a Jacobian: how many passes it takes for arguments like these, and how many the other
+        mode would.
 
-        For a function whose result is a tree, a tree of such plans. Raises TypeError for other transforms.
+        For a function whose result is a tree, a tree of such plans. Raises TypeError for other
+        transforms.
         """
         if self.kind.passes is None:
             raise TypeError(f"{self!r} is no Jacobian: it takes one pass")
@@ -179,7 +185,7 @@ class Transformed:
         return rebuild(found.recorded.out, self.kind.passes(found.recorded, found.wanted))
 
     def __get__(self, owner: object, _kind: type | None = None) -> Transformed:
-        """The transform of a method bound to its object; the same one as long as the object lives."""
+        """The transform of a method bound to its object; one as long as the object lives."""
         if owner is None:
             return self
         found = self._bound.get(id(owner))
@@ -210,7 +216,9 @@ class Transformed:
         return self.seeded(args, kwargs, None)
 
     def _remember(self, args: tuple[Any, ...], program: Program) -> None:
-        """Keeps a program for calls with arrays alone under their shapes and types, which is quick to look up."""
+        """Keeps a program for calls with arrays alone under their shapes and types, which is quick
+        to look up.
+        """
         if self._has_options or any(type(item) is not np.ndarray for item in args):
             return
         if len(self._plain) >= MOST_FORMS:
@@ -253,7 +261,9 @@ class Transformed:
     def _arranged(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments by name in their places where nothing before them is missing; options marked as such."""
+        """Arguments by name in their places where nothing before them is missing; options marked as
+        such.
+        """
         moved, rest = list(args), dict(kwargs)
         names = self._positional()
         for name in names[len(args) :]:
@@ -274,7 +284,9 @@ class Transformed:
         return tuple(moved), rest
 
     def wanted(self, structure: Structure) -> Wanted:
-        """The parameters to differentiate in. Raises DiagnosticError GC0566 for arguments that are not there."""
+        """The parameters to differentiate in. Raises DiagnosticError GC0566 for arguments that are
+        not there.
+        """
         (_, _, args), (_, names, kwargs) = structure[2]
         if self.choice.argnums is None and self.choice.argnames is None:
             numbers: list[int] = list(range(len(args)))
@@ -332,7 +344,9 @@ class Transformed:
     # --- compiled calls
 
     def program(self, structure: Structure, leaves: list[Any]) -> Program:
-        """The compiled form for arguments like these; leaves that are no arrays or numbers become arrays."""
+        """The compiled form for arguments like these; leaves that are no arrays or numbers become
+        arrays.
+        """
         kinds: list[Any] = []
         for number, leaf in enumerate(leaves):
             kind = type(leaf)
@@ -451,7 +465,9 @@ def _forget(bound: dict[int, Any], key: int, _gone: object) -> None:
 
 
 class _WeakMethod:
-    """A bound method that does not keep its object alive; the cache of the object's transforms holds it."""
+    """A bound method that does not keep its object alive; the cache of the object's transforms
+    holds it.
+    """
 
     __gradc_wrapped__ = True
 

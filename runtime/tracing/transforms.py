@@ -5,8 +5,9 @@
 
     value, dw = loss(w, x, y)
 
-Arguments are arrays, numbers, or trees of them (``trees``); gradients come back in the same structure. Every transform may
-be taken of every other, and of functions that take transforms inside. docs/functions.md is the users' page.
+Arguments are arrays, numbers, or trees of them (``trees``); gradients come back in the same
+structure. Every transform may be taken of every other, and of functions that take transforms
+inside. docs/functions.md is the users' page.
 
 Non-goals: how a call is recorded and compiled (``transformed``).
 """
@@ -41,9 +42,10 @@ def value_and_grad(
 ) -> Function:
     """``g(*args) -> (value, gradient)`` of a function that returns a scalar. Usable as a decorator.
 
-    ``argnums`` or ``argnames`` choose the arguments (the first by default), several as a tuple. With ``has_aux`` the
-    function returns (value, more) and g ((value, more), gradient). Other options: ``static_argnums``,
-    ``static_argnames``, and those of compiling: ``budget``, ``threads``, ``fast_math``, ``use_cache``.
+    ``argnums`` or ``argnames`` choose the arguments (the first by default), several as a tuple.
+    With ``has_aux`` the function returns (value, more) and g ((value, more), gradient). Other
+    options: ``static_argnums``, ``static_argnames``, and those of compiling: ``budget``,
+    ``threads``, ``fast_math``, ``use_cache``.
     """
     _checked(value_and_grad, options)
     return _made(derive.VALUE_AND_GRAD, function, argnums, has_aux, options)
@@ -55,7 +57,9 @@ def grad(
     has_aux: bool = False,
     **options: Any,
 ) -> Function:
-    """``g(*args) -> gradient``, or (gradient, more) with ``has_aux``. Nests: ``grad(grad(f))``. See `value_and_grad`."""
+    """``g(*args) -> gradient``, or (gradient, more) with ``has_aux``. Nests: ``grad(grad(f))``. See
+    `value_and_grad`.
+    """
     _checked(grad, options)
     return _made(derive.GRAD, function, argnums, has_aux, options)
 
@@ -108,7 +112,9 @@ def hessian(
     has_aux: bool = False,
     **options: Any,
 ) -> Function:
-    """``H(*args)`` of shape ``argument.shape * 2``: the Jacobian of the gradient. For trees a tree of trees."""
+    """``H(*args)`` of shape ``argument.shape * 2``: the Jacobian of the gradient. For trees a tree
+    of trees.
+    """
     _checked(hessian, options)
     if function is None:
         return lambda f: hessian(f, argnums, has_aux, **options)
@@ -119,7 +125,9 @@ def hessian(
 def hvp(
     function: Function | None = None, argnums: Numbers | None = None, **options: Any
 ) -> Function:
-    """``P(*args, vector)``: the Hessian times ``vector``, which has the structure of the chosen arguments."""
+    """``P(*args, vector)``: the Hessian times ``vector``, which has the structure of the chosen
+    arguments.
+    """
     _checked(hvp, options)
     if function is None:
         return lambda f: hvp(f, argnums, **options)
@@ -151,11 +159,12 @@ def elementwise_grad(
 
 
 def jvp(function: Function, args: Any = None, tangents: Any = None, **options: Any) -> Any:
-    """``(value, directional derivative)`` of ``function`` at ``args`` along ``tangents``, in forward mode.
+    """``(value, directional derivative)`` of ``function`` at ``args`` along ``tangents``, in
+    forward mode.
 
-    ``tangents`` has the structure of ``args``. ``jvp(function)`` alone is a function of (args, tangents). With
-    ``has_aux`` the function returns (value, more), and more is the third result. What is compiled is kept for as long
-    as the function lives.
+    ``tangents`` has the structure of ``args``. ``jvp(function)`` alone is a function of (args,
+    tangents). With ``has_aux`` the function returns (value, more), and more is the third result.
+    What is compiled is kept for as long as the function lives.
     """
     _checked(jvp, options)
     has_aux = bool(options.pop("has_aux", False))
@@ -167,7 +176,8 @@ def jvp(function: Function, args: Any = None, tangents: Any = None, **options: A
 
 
 def vjp(function: Function, *args: Any, has_aux: bool = False, **options: Any) -> Any:
-    """``(value, pull)`` of ``function`` at ``args``; ``pull(cotangent)`` is a tuple with an entry per argument.
+    """``(value, pull)`` of ``function`` at ``args``; ``pull(cotangent)`` is a tuple with an entry
+    per argument.
 
     ``vjp(function)`` alone is a function of the arguments. With ``has_aux``: (value, pull, more).
     """
@@ -297,7 +307,9 @@ class _Same:
 
 
 def _kept(kind: Kind, function: Function, has_aux: bool, options: dict[str, Any]) -> Transformed:
-    """The transform of ``function`` that was made before, or of a function that is the same in all it can see."""
+    """The transform of ``function`` that was made before, or of a function that is the same in all
+    it can see.
+    """
     if isinstance(function, types.FunctionType):
         whose: Any = function.__code__
     else:
@@ -318,7 +330,9 @@ def _kept(kind: Kind, function: Function, has_aux: bool, options: dict[str, Any]
 
 
 def _see_the_same(a: Any, b: Any) -> bool:
-    """Whether two functions of one code have the same globals, defaults and contents of their cells."""
+    """Whether two functions of one code have the same globals, defaults and contents of their
+    cells.
+    """
     if a is b or not isinstance(a, types.FunctionType):
         return True
     if a.__globals__ is not b.__globals__:

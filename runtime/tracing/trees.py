@@ -1,9 +1,11 @@
-"""Arguments and results as trees of arrays: dictionaries, lists, tuples, dataclasses and types that users register.
+"""Arguments and results as trees of arrays: dictionaries, lists, tuples, dataclasses and types that
+users register.
 
-``flatten`` takes a tree apart into a structure, which can be hashed and compared (it is a cache key), and its leaves:
-arrays and numbers. ``rebuild`` puts leaves back, into containers of the same types. What is no container and no
-number (text, None, booleans, functions) is part of the structure, compared by type and value, functions by identity;
-the structure keeps them alive, so that an address is never taken for another object's.
+``flatten`` takes a tree apart into a structure, which can be hashed and compared (it is a cache
+key), and its leaves: arrays and numbers. ``rebuild`` puts leaves back, into containers of the same
+types. What is no container and no number (text, None, booleans, functions) is part of the
+structure, compared by type and value, functions by identity; the structure keeps them alive, so
+that an address is never taken for another object's.
 
 Non-goals: converting leaves (``runtime.arrays``).
 """
@@ -54,7 +56,9 @@ class Static:
 
 
 def equal_values(a: Any, b: Any) -> bool:
-    """Whether two options are the same: one object, or of one type, hashable and equal, to the bits of floats."""
+    """Whether two options are the same: one object, or of one type, hashable and equal, to the bits
+    of floats.
+    """
     if a is b:
         return True
     if type(a) is not type(b):
@@ -77,8 +81,8 @@ _lock = threading.Lock()
 def register_tree(kind: type, flatten: Flatten, unflatten: Unflatten) -> None:
     """Makes objects of class ``kind`` trees.
 
-    ``flatten(x)`` gives the children and anything hashable that rebuilding needs; ``unflatten(that, children)`` makes the
-    object again, also from gradients.
+    ``flatten(x)`` gives the children and anything hashable that rebuilding needs; ``unflatten(that,
+    children)`` makes the object again, also from gradients.
 
     Raises:
         TypeError: if ``kind`` is no class.

@@ -1,7 +1,8 @@
 """The rest of NumPy's ufuncs: remainders, rounding, tests, signs, bits, and those of scipy.special.
 
-Importing this module adds to ``trace.UFUNCS``. Remainders of floats are exact while the quotient is below 2**53; their
-slope in the divisor is minus the quotient. Integers follow NumPy: division by zero gives 0.
+Importing this module adds to ``trace.UFUNCS``. Remainders of floats are exact while the quotient is
+below 2**53; their slope in the divisor is minus the quotient. Integers follow NumPy: division by
+zero gives 0.
 
 Non-goals: ufuncs of several results other than ``divmod`` and ``modf``; bit patterns of floats.
 """

@@ -1,8 +1,10 @@
-"""Checkpoints of a training run: one self-checking file each, written so that a kill at any moment loses nothing.
+"""Checkpoints of a training run: one self-checking file each, written so that a kill at any moment
+loses nothing.
 
-A checkpoint is a ``.safetensors`` file ``step-000000000042.safetensors`` whose metadata holds the run's state as JSON
-and a BLAKE2 digest of everything. It is written beside its final name, synced and renamed, and counts as saved only
-after that. The newest two are kept; a damaged newest one falls back to the one before, and says so.
+A checkpoint is a ``.safetensors`` file ``step-000000000042.safetensors`` whose metadata holds the
+run's state as JSON and a BLAKE2 digest of everything. It is written beside its final name, synced
+and renamed, and counts as saved only after that. The newest two are kept; a damaged newest one
+falls back to the one before, and says so.
 
 Non-goals: what the state means (``runtime.training``).
 """
@@ -117,7 +119,9 @@ def newest_step(folder: Path) -> int | None:
 
 
 def _digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
-    """BLAKE2 of names, types, shapes, bytes and metadata, independent of their order in the file."""
+    """BLAKE2 of names, types, shapes, bytes and metadata, independent of their order in the
+    file.
+    """
     digest = hashlib.blake2b(digest_size=32)
     for name in sorted(arrays):
         array = arrays[name]

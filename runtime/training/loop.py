@@ -1,9 +1,11 @@
 """The training loop: epochs of minibatches, validation, metrics, checkpoints, signals, resuming.
 
-A run lives in a folder: ``run.json`` (what was asked for), ``metrics.jsonl`` (one object per step and per epoch),
-checkpoints, and at the end ``params.safetensors``. Resuming continues from the newest intact checkpoint and gives the
-same bits as not having stopped: the state holds the step's arrays and the position in the epoch, the order of samples is
-a function of seed and epoch, and metrics beyond the checkpoint are cut off and written again.
+A run lives in a folder: ``run.json`` (what was asked for), ``metrics.jsonl`` (one object per step
+and per epoch), checkpoints, and at the end ``params.safetensors``. Resuming continues from the
+newest intact checkpoint and gives the
+same bits as not having stopped: the state holds the step's arrays and the position in the epoch,
+the order of samples is a function of seed and epoch, and metrics beyond the checkpoint are cut off
+and written again.
 
 Signals: the first SIGINT or SIGTERM finishes the step, saves and stops; SIGUSR1 saves and goes on.
 
@@ -128,7 +130,8 @@ class Run:
             self._forward.entry(first)
 
     def _step_for(self, rows: int) -> TrainStep:
-        """The step for a batch of ``rows``: where a last, smaller one cannot be cut as the others, it is cut finer.
+        """The step for a batch of ``rows``: where a last, smaller one cannot be cut as the others,
+        it is cut finer.
 
         The update is that of the whole batch however it is cut.
         """
@@ -170,7 +173,8 @@ class Run:
                 os.close(handle)
 
     def begin(self) -> None:
-        """Fresh parameters in a folder without a run. ``run.json`` comes last: what was killed before can begin anew.
+        """Fresh parameters in a folder without a run. ``run.json`` comes last: what was killed
+        before can begin anew.
 
         Raises:
             DiagnosticError: GC0804 if the folder holds a run already.
@@ -194,7 +198,8 @@ class Run:
         """Continues from the newest intact checkpoint; returns warnings about damaged ones.
 
         Raises:
-            DiagnosticError: GC0805 if the folder holds another run, GC0575 if it holds no checkpoint.
+            DiagnosticError: GC0805 if the folder holds another run, GC0575 if it holds no
+                checkpoint.
         """
         self._compare_settings()
         if checkpoint.newest_step(self.folder) is None and not self._has_metrics():
@@ -247,7 +252,8 @@ class Run:
 
         Raises:
             Interrupted: after a signal, everything saved.
-            DiagnosticError: GC0806 when the loss or the weights stop being finite; the last good checkpoint stays.
+            DiagnosticError: GC0806 when the loss or the weights stop being finite; the last good
+                checkpoint stays.
         """
         with _signals() as pending, metrics.appending(self.folder / METRICS_FILE) as write:
             while self.progress.epoch < self.settings.epochs:
@@ -320,7 +326,8 @@ class Run:
         """What is not finite is never written over what was.
 
         Raises:
-            DiagnosticError: GC0806 for a parameter or a state of the optimiser that holds NaN or infinity.
+            DiagnosticError: GC0806 for a parameter or a state of the optimiser that holds NaN or
+                infinity.
         """
         assert self.state is not None
         kept = {*self.model.select("params"), *self.state.slots}
@@ -375,7 +382,9 @@ class Run:
             raise Interrupted(signum)
 
     def validate(self) -> dict[str, float] | None:
-        """Loss, and accuracy where the model outputs ``logits`` for class ids; None without data."""
+        """Loss, and accuracy where the model outputs ``logits`` for class ids; None without
+        data.
+        """
         if self.valid is None:
             return None
         assert self.state is not None
@@ -396,7 +405,9 @@ class Run:
     # --- files
 
     def save(self) -> None:
-        """A checkpoint of everything. Raises DiagnosticError GC0806 rather than save what is broken."""
+        """A checkpoint of everything. Raises DiagnosticError GC0806 rather than save what is
+        broken.
+        """
         assert self.state is not None
         self._refuse_broken_weights()
         state = asdict(self.progress)
@@ -419,7 +430,9 @@ def _write(stream: Any, data: bytes) -> None:
 
 
 def progress_of(folder: Path, state: Mapping[str, object]) -> Progress:
-    """Where a checkpoint stands. Raises DiagnosticError GC0805 if its state is not that of a run."""
+    """Where a checkpoint stands. Raises DiagnosticError GC0805 if its state is not that of a
+    run.
+    """
     wanted: dict[str, Any] = {"epoch": int, "position": int, "step": int, "loss": (int, float)}
     fits = isinstance(state, dict) and set(state) == {*wanted, "valid"}
     if fits and all(isinstance(state[key], kinds) for key, kinds in wanted.items()):
@@ -439,7 +452,9 @@ def _difference(key: str, known: object, wanted: object) -> str:
 
 
 def _compare_arrays(folder: Path, found: Mapping[str, Array], wanted: Mapping[str, Array]) -> None:
-    """Raises DiagnosticError GC0805 unless a checkpoint holds arrays of the names, shapes and types of the step."""
+    """Raises DiagnosticError GC0805 unless a checkpoint holds arrays of the names, shapes and types
+    of the step.
+    """
     if set(found) != set(wanted):
         names = ", ".join(f"`{name}`" for name in sorted(set(found) ^ set(wanted))[:4])
         message = f"`{folder}` holds other parameters than the program: {names}"
@@ -455,7 +470,9 @@ def _compare_arrays(folder: Path, found: Mapping[str, Array], wanted: Mapping[st
 
 
 def _labels(inputs: Mapping[str, Array], logits: Array | None) -> Array | None:
-    """The class ids that ``logits`` are for: the one integer input of the logits' shape without its last axis."""
+    """The class ids that ``logits`` are for: the one integer input of the logits' shape without its
+    last axis.
+    """
     if logits is None or logits.ndim < 1:
         return None
     fitting = [a for a in inputs.values() if a.dtype.kind in "iu" and a.shape == logits.shape[:-1]]
@@ -468,7 +485,9 @@ def _compile_keywords(step: TrainStep) -> dict[str, Any]:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects signals instead of acting on them; a second one of a kind acts at once. Main thread only."""
+    """Collects signals instead of acting on them; a second one of a kind acts at once. Main thread
+    only.
+    """
     pending: list[int] = []
     caught = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
 

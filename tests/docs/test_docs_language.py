@@ -1,4 +1,6 @@
-"""The language page: its programs check, its words and library are those of the compiler, its limits too."""
+"""The language page: its programs check, its words and library are those of the compiler, its
+limits too.
+"""
 
 from __future__ import annotations
 

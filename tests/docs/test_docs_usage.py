@@ -1,4 +1,6 @@
-"""The pages on usage and training: every command and every line of Python on them runs and prints what is shown."""
+"""The pages on usage and training: every command and every line of Python on them runs and prints
+what is shown.
+"""
 
 from __future__ import annotations
 

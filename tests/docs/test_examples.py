@@ -1,4 +1,6 @@
-"""Every example does what it says: its programs check, and the digits reach the accuracy promised."""
+"""Every example does what it says: its programs check, and the digits reach the accuracy
+promised.
+"""
 
 import json
 import subprocess
@@ -83,7 +85,9 @@ def test_digits_reach_their_accuracy(
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """A folder with a part of the text data, and the loss of guessing by how frequent characters are."""
+    """A folder with a part of the text data, and the loss of guessing by how frequent characters
+    are.
+    """
     folder = tmp_path_factory.mktemp("text")
     script = [sys.executable, str(EXAMPLES / "text" / "make_data.py"), str(folder)]
     told = subprocess.run(script, capture_output=True, text=True, check=True).stdout
@@ -116,7 +120,9 @@ def test_characters_beat_letter_frequencies(
 
 
 def test_the_autoencoder_beats_the_best_linear_code(tmp_path: Path) -> None:
-    """Eight numbers per digit, held out: less than half of the epochs of the README already beat eight components."""
+    """Eight numbers per digit, held out: less than half of the epochs of the README already beat
+    eight components.
+    """
     parts = {}
     for name in ("train", "valid"):
         with np.load(DIGITS / f"digits_{name}.npz", allow_pickle=False) as data:
@@ -137,7 +143,9 @@ def test_the_autoencoder_beats_the_best_linear_code(tmp_path: Path) -> None:
 
 
 def test_the_oscillator_is_found_from_its_equation() -> None:
-    """A derivative of third order in training: the network ends within 2 % of the exact solution."""
+    """A derivative of third order in training: the network ends within 2 % of the exact
+    solution.
+    """
     script = [sys.executable, str(EXAMPLES / "physics" / "oscillator.py"), "--steps", "4000"]
     told = subprocess.run(script, capture_output=True, text=True, check=True).stdout
     assert 0 < float(told.split()[-1]) < 0.02, told

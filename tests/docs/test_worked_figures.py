@@ -223,7 +223,9 @@ def test_w18_f16_underflow(scale: float | None, change: float) -> None:
 def recurrent_by_hand(
     params: dict[str, Floats], xs: Floats, y: Floats, window: int
 ) -> dict[str, Floats]:
-    """The gradient as the unrolled product of diag(1 - h^2) wh, stopped after `window` steps back."""
+    """The gradient as the unrolled product of diag(1 - h^2) wh, stopped after `window` steps
+    back.
+    """
     h = [np.zeros(y.shape)]
     for x in xs:
         h.append(np.tanh(params["wh"] @ h[-1] + params["wx"] @ x + params["b"]))
@@ -279,7 +281,9 @@ def test_w20_counts_the_passes(entry: str, mode: str, forward: int, reverse: int
 
 
 def test_w20_the_whiteboard_counts_the_passes() -> None:
-    """A gradient takes one reverse pass; an array has a Jacobian, and the refusal says what that takes."""
+    """A gradient takes one reverse pass; an array has a Jacobian, and the refusal says what that
+    takes.
+    """
     board = model(20, "many_to_one").explain({}, x=np.ones(1_000_000))
     assert "took 1 reverse pass (forward mode: 1000000)" in to_lines(board)
     assert to_json(board)["passes"] == {"mode": "reverse", "forward": 1_000_000, "reverse": 1}

@@ -1,4 +1,6 @@
-"""Diagnostics of names, types and compile-time values: a golden rendering per code, and what each mistake is called."""
+"""Diagnostics of names, types and compile-time values: a golden rendering per code, and what each
+mistake is called.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError
 from gradc.ir.diagnostics.render import render_all
 from tests.support.golden_files import check_golden
 
-# Shown by flags and arrays, in tests/frontend/test_lowering_training.py and tests/passes/test_ad_classes.py, or never met: the checks come first.
+# Shown by flags and arrays, in tests/frontend/test_lowering_training.py and
+# tests/passes/test_ad_classes.py, or never met: the checks come first.
 WITHOUT_EXAMPLE = {
     "GC0213", "GC0217", "GC0312", "GC0521", "GC0522", "GC0523", "GC0524", "GC0525",
     "GC0541", "GC0542", "GC0543", "GC0544", "GC0545", "GC0546",
@@ -138,8 +141,10 @@ CASES: list[tuple[str, str, str]] = [
     (expression("zeros([2, 3, 4]) @ zeros([5, 4, 2])"), "GC0302", "stacks of matrices"),
     (expression('einsum("bi,bj->ij", x, zeros([3, 2]))'), "GC0302", "axis `b`"),
     (expression("conv2d(x, zeros([1, 1, 2, 2]))"), "GC0302", "[batch, channels, height, width]"),
-    (expression("conv2d(zeros([1, 3, 8, 8]), zeros([4, 2, 3, 3]))"), "GC0302", "3 channels against 2"),
-    (expression("conv2d(zeros([1, 2, 2, 8]), zeros([4, 2, 3, 3]))"), "GC0302", "larger than the padded"),
+    (expression("conv2d(zeros([1, 3, 8, 8]), zeros([4, 2, 3, 3]))"), "GC0302", ("3 channels "
+                                                                               "against 2")),
+    (expression("conv2d(zeros([1, 2, 2, 8]), zeros([4, 2, 3, 3]))"), "GC0302", ("larger than the "
+                                                                               "padded")),
     (expression("max_pool(zeros([1, 2, 2, 8]), 3)"), "GC0302", "window of 3 x 3"),
     (expression("max_pool(zeros([1, 2, 8, 8]), 2, padding = 2)"), "GC0302", "must be less"),
     (expression("n * 0.5"), "GC0303", "cast(x, float)"),
@@ -165,10 +170,12 @@ CASES: list[tuple[str, str, str]] = [
     (expression("f(v)", "fn f(a: float[B, D]) { return a }"), "GC0304", "2 dimensions, found 1"),
     (expression("f(sum(v))", "fn f(a: float[..., Z]) { return a }"), "GC0304", "at least 1"),
     (expression("f(y)", "fn f(a: float[B, 2*Z]) { return a }"), "GC0304", "no `Z` makes `2*Z"),
-    (expression("f(x)", "fn f(a: float[Z, Z]) { return a }"), "GC0304", "`Z = B` does not match `D`"),
+    (expression("f(x)", "fn f(a: float[Z, Z]) { return a }"), "GC0304", ("`Z = B` does not match "
+                                                                        "`D`")),
     (expression("f([1, 2])", "fn f(a: float[2]) { return a }"), "GC0304", "a list"),
     (expression("f(x)", "fn f(a: float[B, D]) -> float[B] { return a }"), "GC0305", "2"),
-    (expression("f(x)", "fn f(a: float[...]) -> (float, float) { return a }"), "GC0305", "2 declared"),
+    (expression("f(x)", "fn f(a: float[...]) -> (float, float) { return a }"), "GC0305",
+    "2 declared"),
     ("model net(x: float[3]) -> float { return x }", "GC0305", "declared as the result"),
     ("model net(x: float) -> float { return x, x }", "GC0305", "returns one value"),
     (expression("sum(x, axis = 5)"), "GC0306", "axes 0 to 1"),
@@ -242,7 +249,8 @@ CASES: list[tuple[str, str, str]] = [
     ("dim D = -3\nmodel net(x: float[D]) -> float { return sum(x) }", "GC0405", "`D` is -3"),
     ("model net(x: float[2 - 5]) -> float { return sum(x) }", "GC0405", "this is -3"),
     (expression("split(x, 0)"), "GC0405", "at least 1"),
-    (expression("conv2d(zeros([1, 1, 4, 4]), zeros([1, 1, 2, 2]), stride = 0)"), "GC0405", "stride"),
+    (expression("conv2d(zeros([1, 1, 4, 4]), zeros([1, 1, 2, 2]), stride = 0)"), "GC0405",
+    "stride"),
     # declarations that no model uses
     (body("", "fn f(a: float) -> float { return b }"), "GC0201", "no `b`"),
     (body("", "fn f(a: float[3]) -> float { return sum(a @ ones([4])) }"), "GC0302", "multiply"),
@@ -250,15 +258,19 @@ CASES: list[tuple[str, str, str]] = [
     (body("", "layer l(K = 2) { apply(a: float[K]) { return a + ones([3]) } }"), "GC0301", "`+`"),
     (body("", "optimizer o(lr) { update(p, g, t) { return p - rate * g } }"), "GC0201", "`rate`"),
     (body("", "optimizer o(lr) { update(p, g) { return p - lr * g } }"), "GC0203", "(p, g, t)"),
-    (body("", "optimizer o(lr) { state s ~ normal\nupdate(p, g, t) { return p } }"), "GC0208", "zeros"),
+    (body("", "optimizer o(lr) { state s ~ normal\nupdate(p, g, t) { return p } }"), "GC0208",
+    "zeros"),
     (body("", "schedule s(peak) { at(t) { return peek } }"), "GC0201", "did you mean `peak`"),
     (body("", "schedule s(peak) { at(t) { r = peak } }"), "GC0204", "schedule `s`"),
     (body("", "initializer i { sample(shape) { return ones(shap) } }"), "GC0201", "`shape`"),
-    (body("", "fn f(a: float) -> float { return a\npullback(ct, more) { return ct } }"), "GC0305", "per result"),
-    (body("", "fn f(a: float) -> float { return a\npullback(ct) { return ct, ct } }"), "GC0305", "1 of them"),
+    (body("", "fn f(a: float) -> float { return a\npullback(ct, more) { return ct } }"), "GC0305",
+    "per result"),
+    (body("", "fn f(a: float) -> float { return a\npullback(ct) { return ct, ct } }"), "GC0305",
+    "1 of them"),
     (body("", "fn f(a: float[3]) -> float[3] { return a\npullback(ct) { return sum(ct) } }"),
      "GC0305", "the cotangent of `a` must be `float[3]`"),
-    (body("", "fn f(a: float) -> float { return a\npullback(ct) { b = ct } }"), "GC0204", "`pullback`"),
+    (body("", "fn f(a: float) -> float { return a\npullback(ct) { b = ct } }"), "GC0204",
+    "`pullback`"),
 ]  # fmt: skip
 
 
@@ -284,13 +296,17 @@ def test_names_in_the_branch_not_taken_are_looked_at() -> None:
     found, shown = findings(body(text))
     names = [d.message.split("`")[1] for d in found if d.code == "GC0201"]
     assert names == ["num", "dens", "fcs", "rows", "e"], shown
-    quiet = "if D > 9 { a = fancy + 1\nfancy = a.T\nparam p: float[D] ~ odd(D)\nb = state s } else { a = x }"
+    quiet = (
+        "if D > 9 { a = fancy + 1\nfancy = a.T\nparam p: float[D] ~ odd(D)\n"
+        "b = state s } else { a = x }"
+    )
     assert [d for d in findings(body(quiet))[0] if d.severity == "error"] == []
 
 
 def test_several_mistakes_are_found_in_one_run() -> None:
     text = body(
-        "a = x + y\nb = a * 2\nc = sofmax(b)\nd = x @ y\nuse e = dense(D)\nf = e(x)\ng = sum(n, axis = 3)"
+        "a = x + y\nb = a * 2\nc = sofmax(b)\nd = x @ y\nuse e = dense(D)\nf = e(x)\ng = sum(n, "
+        "axis = 3)"
     )
     found, _ = findings(text)
     assert [d.code for d in found] == ["GC0301", "GC0201", "GC0302", "GC0203", "GC0306"]

@@ -131,8 +131,14 @@ def test_many_arrays_that_no_machine_holds_together_are_refused() -> None:
     "text",
     [
         "model m(x: float[{dims}]) -> float {{ return sum(x) }}",
-        "model m(x: float) -> float {{\n    param w: float[{dims}] ~ zeros\n    return x * sum(w)\n}}",
-        "fn f(x: float[{dims}]) -> float {{ return sum(x) }}\nmodel m(x: float) -> float {{ return x }}",
+        (
+            "model m(x: float) -> float {{\n    param w: float[{dims}] ~ zeros\n    return x * "
+            "sum(w)\n}}"
+        ),
+        (
+            "fn f(x: float[{dims}]) -> float {{ return sum(x) }}\nmodel m(x: float) -> float {{ "
+            "return x }}"
+        ),
     ],
 )
 def test_signatures_have_at_most_32_axes(text: str) -> None:

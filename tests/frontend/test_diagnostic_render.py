@@ -1,4 +1,6 @@
-"""How diagnostics look: carets under tabs, wide and hidden characters, long lines, several places."""
+"""How diagnostics look: carets under tabs, wide and hidden characters, long lines, several
+places.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The parser's stored tables belong to the grammar beside them and parse as freshly built ones do."""
+"""The parser's stored tables belong to the grammar beside them and parse as freshly built ones
+do.
+"""
 
 import json
 from pathlib import Path
@@ -18,7 +20,9 @@ def test_stored_tables_are_fresh() -> None:
 
 
 def rules_and_actions(lark: Lark) -> dict[str, set[tuple[str, str]]]:
-    """For every rule its expansions and options, independent of how states and tokens are numbered."""
+    """For every rule its expansions and options, independent of how states and tokens are
+    numbered.
+    """
     found: dict[str, set[tuple[str, str]]] = {}
     for rule in lark.rules:
         row = (" ".join(s.name for s in rule.expansion), repr(rule.options))

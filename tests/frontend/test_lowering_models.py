@@ -1,4 +1,6 @@
-"""Layers, loops, state and functions of the language, run by the reference interpreter, against NumPy and torch."""
+"""Layers, loops, state and functions of the language, run by the reference interpreter, against
+NumPy and torch.
+"""
 
 from math import erf
 from pathlib import Path
@@ -332,7 +334,8 @@ def test_dropout_in_a_scan_draws_anew_in_each_trip() -> None:
 def test_several_models_imports_and_shadowing(tmp_path: Path) -> None:
     (tmp_path / "parts.grad").write_text(
         "dim H = 3\nfn relu(x: float[...]) -> float[...] { return x * 10 }\n"
-        "layer dense(I, O) { param k: float[I, O] ~ ones\n apply(x: float[..., I]) { return x @ k } }\n"
+        "layer dense(I, O) { param k: float[I, O] ~ ones\n apply(x: float[..., I]) { return x @ "
+        "k } }\n"
     )
     main = tmp_path / "main.grad"
     main.write_text(
@@ -426,7 +429,8 @@ def test_checkpoints_change_nothing_but_what_is_kept() -> None:
     expected, found = (evaluate(model, inputs, params) for model in (plain, kept))
     assert list(found) == list(expected)
     assert [n for n in found if n.startswith("new:")] == [
-        "new:first.bn.mean", "new:first.bn.var", "new:second.bn.mean", "new:second.bn.var", "new:rng",
+        "new:first.bn.mean", "new:first.bn.var", "new:second.bn.mean", "new:second.bn.var",
+        "new:rng",
     ]  # fmt: skip
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)

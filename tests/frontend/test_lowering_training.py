@@ -25,7 +25,10 @@ RANDOM = np.random.default_rng(5)
 def start(kind: str, shape: tuple[int, ...], seed: int = 0, **dims: int) -> NDArray[Any]:
     sizes = ", ".join(str(size) for size in shape)
     dims_ = f"[{sizes}]" if shape else ""
-    text = f"dim K = 4\nmodel m(x: float) -> float {{ param w: float{dims_} ~ {kind}\n return sum(w) * x }}"
+    text = (
+        f"dim K = 4\nmodel m(x: float) -> float {{ param w: float{dims_} ~ {kind}\n"
+        f" return sum(w) * x }}"
+    )
     return initialize(lowered(text, True, None, **dims), seed)["w"]
 
 
@@ -312,7 +315,8 @@ def test_values_of_dimensions_are_checked() -> None:
 def test_attention_lowers_at_any_size(b: int, n: int, h: int, t: int) -> None:
     text = """
     dim B, T, D, N
-    model m(x: float[B, T, D]) -> float { use a = attention(D, N)\n y = a(x)\n output y\n return mean(y) }
+    model m(x: float[B, T, D]) -> float { use a = attention(D, N)
+     y = a(x)\n output y\n return mean(y) }
     """
     model = lowered(text, B=b, T=t, D=n * h, N=n)
     assert model.outputs == (("y", TensorType((b, t, n * h), DType.F64)),)
@@ -336,7 +340,8 @@ BOMBS = {
     + "model m(x: float) -> float { return f39(x) }",
     "doubling layers": "layer l0(K) { apply(x: float[K]) { return x } }\n"
     + "".join(
-        f"layer l{i}(K) {{ use a = l{i - 1}(K)\nuse b = l{i - 1}(K)\napply(x: float[K]) {{ return b(a(x)) }} }}\n"
+        f"layer l{i}(K) "
+        f"{{ use a = l{i - 1}(K)\nuse b = l{i - 1}(K)\napply(x: float[K]) {{ return b(a(x)) }} }}\n"
         for i in range(1, 40)
     )
     + "model m(x: float[3]) -> float { use a = l39(3)\nreturn sum(a(x)) }",
@@ -349,7 +354,8 @@ BOMBS = {
         for i in range(60)
     )
     + "model m(x: float) -> float { return f59(x) }",
-    "polynomial": "dim A, B, C, D, E\nmodel m(x: float[(A+B+C+D+E)^8 * (A+B+C+D+E+1)^8]) -> float { return sum(x) }",
+    "polynomial": "dim A, B, C, D, E\nmodel m(x: float[(A+B+C+D+E)^8 * (A+B+C+D+E+1)^8]) -> "
+    "float { return sum(x) }",
     "axes": "model m(x: float) -> float { return sum(x[" + "None," * 50 + "]) }",
     "bytes": "model m(x: float) -> float { return sum(zeros([1000000000, 1000000000]) * x) }",
 }

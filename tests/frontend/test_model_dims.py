@@ -1,4 +1,6 @@
-"""A dimension given by the user counts wherever the program counts with it, and types follow the precision."""
+"""A dimension given by the user counts wherever the program counts with it, and types follow the
+precision.
+"""
 
 from typing import Any
 
@@ -87,7 +89,10 @@ model m(x: float[D]) -> float {
 )
 def test_parameters_start_without_the_dimensions_of_the_data(inputs: str, body: str) -> None:
     """The same numbers as at any size, and a training step that starts from them."""
-    layer = "layer conv1d_like(H) { use c = conv(2, 3, 3); apply(x: float[B, 2, H]) -> float[B, 3, 4, H - 2] "
+    layer = (
+        "layer conv1d_like(H) { use c = conv(2, 3, 3); apply(x: float[B, 2, H]) -> float[B, 3, 4, "
+        "H - 2] "
+    )
     layer += "{ return c(broadcast(x[:, :, None, :], [B, 2, 6, H])) } }\n"
     text = f"{layer if 'like' in body else ''}model m(x: {inputs}) -> float {{\n    {body}\n}}"
     net = gradc.loads(text)
@@ -105,11 +110,17 @@ def test_parameters_start_without_the_dimensions_of_the_data(inputs: str, body: 
         (BLOCKS, "L"),
         ("model m(x: float[D]) -> float {\n    use f = dense(D, 2)\n    return sum(f(x))\n}", "D"),
         (
-            "model m(x: float[T]) -> float {\n    param w: float ~ constant(1 / T)\n    return sum(x) * w\n}",
+            (
+                "model m(x: float[T]) -> float {\n    param w: float ~ constant(1 / T)\n    return "
+                "sum(x) * w\n}"
+            ),
             "T",
         ),
         (
-            "model m(x: float[T, 3]) -> float {\n    if T > 40 { use f = dense(3, 2); x = f(x) }\n    return sum(x)\n}",
+            (
+                "model m(x: float[T, 3]) -> float {\n    if T > 40 { use f = dense(3, 2); x = f(x) "
+                "}\n    return sum(x)\n}"
+            ),
             "T",
         ),
     ],

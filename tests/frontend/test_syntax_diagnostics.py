@@ -1,4 +1,6 @@
-"""Diagnostics of files and syntax: a golden rendering for every code, and what each slip is called."""
+"""Diagnostics of files and syntax: a golden rendering for every code, and what each slip is
+called.
+"""
 
 from __future__ import annotations
 
@@ -154,7 +156,8 @@ def test_the_command_explains_codes(capsys: pytest.CaptureFixture[str]) -> None:
         ("fn f(x: float[3) -> float { return x }", "GC0104", "`[` is never closed"),
         ("fn f(x: float -> float { return x }", "GC0104", "`(` is never closed"),
         ("fn f(x: float) -> float { return x", "GC0104", "`{` is never closed"),
-        ("fn f(x: float) -> float { return x\nfn g(x: float) -> float { return x }", "GC0104", "`{`"),
+        ("fn f(x: float) -> float { return x\nfn g(x: float) -> float { return x }", "GC0104",
+        "`{`"),
         (body("y = x)"), "GC0105", "`)` closes nothing"),
         ("}", "GC0105", "`}` closes nothing"),
         # names and places
@@ -231,7 +234,10 @@ def test_a_block_without_braces_is_one_error() -> None:
 
 
 def test_the_unclosed_brace_is_found_by_indentation() -> None:
-    text = "fn f(x: float) -> float {\n    if a {\n        y = x\n    return y\n}\nfn g(x: float) { return x }"
+    text = (
+        "fn f(x: float) -> float {\n    if a {\n        y = x\n    return y\n}\n"
+        "fn g(x: float) { return x }"
+    )
     (found,) = findings(text)
     assert found.code == "GC0104"
     assert found.span is not None

@@ -1,4 +1,6 @@
-"""`gradc fmt`: keeps the program and its comments, is idempotent, and looks as the golden file says."""
+"""`gradc fmt`: keeps the program and its comments, is idempotent, and looks as the golden file
+says.
+"""
 
 from __future__ import annotations
 
@@ -56,9 +58,11 @@ model   mlp( x : float[B,D] ,y:int[ B ] )->float
 )
 
 LONG = """fn f(x: float) -> float {
-    y = softmax(where(causal_mask(T), einsum("bqnd,bknd->bnqk", queries, keys) / sqrt(D // N), -inf), axis = -1)
+    y = softmax(where(causal_mask(T), einsum("bqnd,bknd->bnqk", queries, \
+keys) / sqrt(D // N), -inf), axis = -1)
     z = some_function(first_argument, second_argument, third_argument, fourth = argument, fifth = 5)
-    v = g(aaaaaaaaaaaaaaaaaaaaaaaaaaaa * bbbbbbbbbbbbbbbbbbbbbbbbbbb + cccccccccccccccccccccccccc / dddddd - eeeee)
+    v = g(aaaaaaaaaaaaaaaaaaaaaaaaaaaa * bbbbbbbbbbbbbbbbbbbbbbbbbbb + \
+cccccccccccccccccccccccccc / dddddd - eeeee)
     w = (
         a, # the first
         # alone
@@ -69,7 +73,8 @@ LONG = """fn f(x: float) -> float {
         1, 2, 3]
     r = g(a +  # why
         b)
-    return aaaaaaaaaaaaaaaaaaaaaaaaaaaa * bbbbbbbbbbbbbbbbbbbbbbbbbbb + cccccccccccccccccccccccccc / dddddd - eee
+    return aaaaaaaaaaaaaaaaaaaaaaaaaaaa * bbbbbbbbbbbbbbbbbbbbbbbbbbb + \
+cccccccccccccccccccccccccc / dddddd - eee
 }
 """
 
@@ -157,7 +162,10 @@ def test_empty_programs() -> None:
 
 
 def test_declarations_with_blocks_stand_apart_and_dims_need_not() -> None:
-    text = "dim A\ndim B\n# about f\nfn f(x: float) -> float {\nreturn x\n}\nfn g(x: float) -> float { return x }"
+    text = (
+        "dim A\ndim B\n# about f\nfn f(x: float) -> float {\nreturn x\n}\n"
+        "fn g(x: float) -> float { return x }"
+    )
     assert format_text(text) == (
         "dim A\ndim B\n\n# about f\nfn f(x: float) -> float {\n    return x\n}\n\n"
         "fn g(x: float) -> float { return x }\n"

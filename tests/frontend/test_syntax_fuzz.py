@@ -1,4 +1,6 @@
-"""Three thousand programs that are almost right: a diagnostic each, in bounded time, and nothing else."""
+"""Three thousand programs that are almost right: a diagnostic each, in bounded time, and nothing
+else.
+"""
 
 from __future__ import annotations
 

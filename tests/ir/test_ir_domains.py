@@ -1,4 +1,6 @@
-"""Domains of the interpreter: exact fractions, a prime field and dual numbers agree with the derivative programs exactly."""
+"""Domains of the interpreter: exact fractions, a prime field and dual numbers agree with the
+derivative programs exactly.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ class Residues(Fractions):
 
 
 def rational_net(with_relu: bool) -> Function:
-    """A dense layer, an optional relu, a normalisation by the mean square, a weighted loss: only + - * / and max."""
+    """A dense layer, an optional relu, a normalisation by the mean square, a weighted loss: only +
+    - * / and max.
+    """
     b = Builder()
     x, w = b.parameter(TensorType((3, 2), F)), b.parameter(TensorType((2, 4), F))
     h = b.one("contract", x, w, batch=(), contract=((1, 0),))
@@ -130,7 +134,9 @@ def total(arrays: ObjectArrays, xs: Sequence[Any], ys: Sequence[Any]) -> Any:
 
 @pytest.mark.parametrize("scalars, with_relu", [(Fractions(), True), (Residues(), False)])
 def test_reverse_mode_equals_dual_numbers_exactly(scalars: Any, with_relu: bool) -> None:
-    """<gradient, v> is the derivative along v, to the last digit of exact arithmetic; a changed gradient is not."""
+    """<gradient, v> is the derivative along v, to the last digit of exact arithmetic; a changed
+    gradient is not.
+    """
     arrays = ObjectArrays(scalars)
     function = rational_net(with_relu)
     operands = [
@@ -174,7 +180,7 @@ def test_dual_numbers_against_reverse_mode(seed: int) -> None:
     assert inner == pytest.approx(0.0 if along is None else float(along), rel=1e-10, abs=1e-10)
 
 
-# --- region ops and the interpreter itself ---------------------------------------------------------------------------
+# --- region ops and the interpreter itself --------------------------------------------------------
 
 
 def running_product(trips: int, reverse: bool) -> Function:

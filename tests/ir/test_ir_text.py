@@ -1,4 +1,6 @@
-"""The text form: what is printed parses back to the same thing; what is not IR gets a place and a reason."""
+"""The text form: what is printed parses back to the same thing; what is not IR gets a place and a
+reason.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +114,7 @@ def test_several_functions() -> None:
     assert [equal(a, b) for a, b in zip(both, parsed, strict=True)] == [True, True]
 
 
-# --- equality --------------------------------------------------------------------------------------------------------
+# --- equality -------------------------------------------------------------------------------------
 
 
 def chain(
@@ -141,7 +143,7 @@ def test_equality_sees_everything_but_names() -> None:
     assert difference(base, chain("sin")) == "block.ops[2].name"
 
 
-# --- what is not IR --------------------------------------------------------------------------------------------------
+# --- what is not IR -------------------------------------------------------------------------------
 
 HEAD = 'function "f" (%x: f32[2] input "x") -> (output "y") {\n'
 BAD = [

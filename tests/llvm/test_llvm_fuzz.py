@@ -1,4 +1,6 @@
-"""Index arithmetic, loops cut at conditions, and random kernels, to the bit against the reference executor."""
+"""Index arithmetic, loops cut at conditions, and random kernels, to the bit against the reference
+executor.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def isa(request: pytest.FixtureRequest) -> str:
 
 
 def division_kernel(size: int, divisor: int, form: int) -> Kernel:
-    """Quotients and remainders of positions, as numbers and as addresses, in a row loop and a vector loop."""
+    """Quotients and remainders of positions, as numbers and as addresses, in a row loop and a
+    vector loop.
+    """
     rows = 3
     table = Buffer("table", F32, 4 * rows * size + 200, "read")
     outs = [Buffer(name, I64, rows * size, "write") for name in ("q", "m", "both")]
@@ -78,7 +82,9 @@ def test_index_arithmetic(form: int, isa: str) -> None:
 
 
 def concat_kernel(parts: tuple[int, ...], kind: Any = "vector") -> Kernel:
-    """Several arrays one after the other, by conditions on the index, and whether each side was taken."""
+    """Several arrays one after the other, by conditions on the index, and whether each side was
+    taken.
+    """
     size = sum(parts)
     i = Var("i", I64)
     out, flags = Buffer("out", F32, size, "write"), Buffer("flags", BOOL, size, "write")
@@ -118,7 +124,9 @@ def test_loops_are_cut_where_conditions_change(isa: str) -> None:
 
 
 def transposed_kernel(rows: int, columns: int, dtype: DType, form: int) -> Kernel:
-    """Loops that read down the columns: a copy, one with arithmetic by row, one that adds up along the rows."""
+    """Loops that read down the columns: a copy, one with arithmetic by row, one that adds up along
+    the rows.
+    """
     n = rows * columns
     x, z = Buffer("x", dtype, n + 3, "read"), Buffer("z", dtype, n, "read")
     y = Buffer("y", dtype, n if form < 3 else columns, "update")
@@ -153,7 +161,9 @@ def test_loops_turned_round(dtype: DType, isa: str) -> None:
 
 
 def narrow_kernel(size: int, dtype: DType, border: int) -> Kernel:
-    """f32 values stored in a narrow type: all, and those below ``border`` by a condition on the index."""
+    """f32 values stored in a narrow type: all, and those below ``border`` by a condition on the
+    index.
+    """
     x = Buffer("x", F32, size, "read")
     y, z = Buffer("y", dtype, size, "write"), Buffer("z", dtype, size, "update")
     i, a, b, below = Var("i", I64), Var("a", F32), Var("b", dtype), Var("below", BOOL)
@@ -180,7 +190,9 @@ EXACT = ["add", "sub", "mul", "max", "min", "neg", "abs", "sign", "gate", "floor
 
 
 class Fuzz:
-    """Draws kernels: rows in parallel, in each a few vector or serial loops over random types and strides."""
+    """Draws kernels: rows in parallel, in each a few vector or serial loops over random types and
+    strides.
+    """
 
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)

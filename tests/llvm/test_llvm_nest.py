@@ -1,4 +1,6 @@
-"""Loop nests of every shape against the reference executor, to the bit, on every instruction set; and random ones."""
+"""Loop nests of every shape against the reference executor, to the bit, on every instruction set;
+and random ones.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +42,14 @@ def isa(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-# ---- vector loops ---------------------------------------------------------------------------------
+# ---- vector loops
+# ---------------------------------------------------------------------------------
 
 
 def fold_kernel(size: int, combine: Any, dtype: DType, limited: bool = False) -> Kernel:
-    """One result: the fold of ``size`` elements; and the doubled elements, so that the body stores as well."""
+    """One result: the fold of ``size`` elements; and the doubled elements, so that the body stores
+    as well.
+    """
     x, y = Buffer("x", dtype, size, "read"), Buffer("y", dtype, size, "update")
     out, bound = Buffer("out", dtype, 1, "write"), Buffer("bound", I64, 1, "read")
     i, a, b, total, n = (
@@ -262,7 +267,9 @@ def test_columns(limited: bool, isa: str) -> None:
 
 
 def taps_kernel(rows: int, columns: int, taps: int, step: int) -> Kernel:
-    """Sums of shifted rows in scratch, ``step`` elements apart: in registers unless they overlap."""
+    """Sums of shifted rows in scratch, ``step`` elements apart: in registers unless they
+    overlap.
+    """
     size = rows * columns
     x, y = Buffer("x", F32, size + taps, "read"), Buffer("y", F32, 2 * taps, "write")
     sums = Buffer("sums", F32, step * taps + columns, "scratch")

@@ -1,4 +1,6 @@
-"""Every op at every sample of its definition, through loops to machine code, against its evaluation in NumPy."""
+"""Every op at every sample of its definition, through loops to machine code, against its evaluation
+in NumPy.
+"""
 
 from __future__ import annotations
 

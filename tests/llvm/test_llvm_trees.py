@@ -1,4 +1,6 @@
-"""Long sums in machine code against the reference executor, to the bit: leaves, nodes, and what is left over."""
+"""Long sums in machine code against the reference executor, to the bit: leaves, nodes, and what is
+left over.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The vector mathematics in units of the last place against x87 long doubles and mpmath, on every instruction set."""
+"""The vector mathematics in units of the last place against x87 long doubles and mpmath, on every
+instruction set.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def specials(dtype: DType) -> Array:
 
 
 def samples(name: str, dtype: DType, rng: np.random.Generator) -> Array:
-    """All bit patterns, the neighbourhood of 0 and 1, and the range where the function does something."""
+    """All bit patterns, the neighbourhood of 0 and 1, and the range where the function does
+    something.
+    """
     kind = FLOAT[dtype]
     bits: Any = np.uint32 if dtype is DType.F32 else np.uint64
     wild = rng.integers(0, np.iinfo(bits).max, SAMPLES, dtype=bits, endpoint=True).view(kind)
@@ -65,7 +69,9 @@ def samples(name: str, dtype: DType, rng: np.random.Generator) -> Array:
 
 
 def errors(got: Array, truth: Array) -> Array:
-    """Distances in units of the last place of the true result; infinite where inf, NaN or a sign of 0 is wrong."""
+    """Distances in units of the last place of the true result; infinite where inf, NaN or a sign of
+    0 is wrong.
+    """
     kind = got.dtype.type
     info = np.finfo(kind)
     with np.errstate(all="ignore"):

@@ -1,4 +1,6 @@
-"""Every verb on every element type and instruction set: bitwise NumPy's, with the edge cases the algebra fixes."""
+"""Every verb on every element type and instruction set: bitwise NumPy's, with the edge cases the
+algebra fixes.
+"""
 
 from __future__ import annotations
 
@@ -180,7 +182,8 @@ def test_casts_saturate_and_round_once(isa: str) -> None:
 
 @pytest.mark.parametrize("isa", available())
 def test_f64_to_narrow_rounds_once(isa: str) -> None:
-    # Just above a tie of the narrow type, by less than f32 can hold: rounding twice would round to even.
+    # Just above a tie of the narrow type, by less than f32 can hold: rounding twice would round to
+    # even.
     x = np.array([1 + 2.0**-8 + 2.0**-40, 1 + 2.0**-11 + 2.0**-40, -1 - 2.0**-8 - 2.0**-40])
     code = Compiled([elementwise("cast", 3, [DType.F64], d) for d in (DType.BF16, DType.F16)], isa)
     bf16, f16 = empty(DType.BF16, 3), empty(DType.F16, 3)

@@ -162,7 +162,9 @@ def _fold(values: Array, kind: str, combine: str) -> Any:
 
 
 def _by_hand(values: Array) -> Any:
-    """The order that ``ir/loop/kernel.py`` fixes for vector sums, spelled out one addition at a time."""
+    """The order that ``ir/loop/kernel.py`` fixes for vector sums, spelled out one addition at a
+    time.
+    """
     kind = values.dtype.type
     lanes, ways = 64 // values.dtype.itemsize, 4
     terms: list[list[list[Any]]] = [[[] for _ in range(lanes)] for _ in range(ways)]

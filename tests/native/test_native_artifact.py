@@ -1,4 +1,6 @@
-"""Artifacts: a C program links object and library, gets the bits that Python gets, and needs only libc and libm."""
+"""Artifacts: a C program links object and library, gets the bits that Python gets, and needs only
+libc and libm.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Plans run natively: launches, rolled repeats, threads, both ways to call, refusals, concurrency, forks."""
+"""Plans run natively: launches, rolled repeats, threads, both ways to call, refusals, concurrency,
+forks.
+"""
 
 from __future__ import annotations
 
@@ -194,7 +196,8 @@ def test_nothing_outside_the_arena_is_touched(cache: ObjectCache) -> None:
     assert not np.all(block[start : start + plan.arena_bytes] == 0xA5)
 
 
-# ---- the two ways to call -------------------------------------------------------------------------
+# ---- the two ways to call
+# -------------------------------------------------------------------------
 
 
 def test_the_machine_code_call_and_ctypes_agree(cache: ObjectCache) -> None:
@@ -393,7 +396,8 @@ def test_functions_come_from_the_cache_with_or_without_their_plan(cache: ObjectC
     assert native.compile_plan(plan, threads=1, cache=False).object_bytes == first.object_bytes
 
 
-# ---- Plans that contradict themselves --------------------------------------------------------------
+# ---- Plans that contradict themselves
+# --------------------------------------------------------------
 
 
 def test_incomplete_or_contradictory_plans_are_refused() -> None:
@@ -422,7 +426,8 @@ def test_incomplete_or_contradictory_plans_are_refused() -> None:
             driver.generate(broken, select())
 
 
-# ---- processes ------------------------------------------------------------------------------------
+# ---- processes
+# ------------------------------------------------------------------------------------
 
 _SCRIPT = """
 import sys, os, faulthandler
@@ -487,7 +492,9 @@ print("ok")
 
 
 def test_processes_that_meet_at_a_cold_cache(cache: ObjectCache) -> None:
-    """Eight at once compile or load the same function; all get the same bits and leave whole entries."""
+    """Eight at once compile or load the same function; all get the same bits and leave whole
+    entries.
+    """
     script = """
 import hashlib
 print(hashlib.blake2b(expected.tobytes()).hexdigest())

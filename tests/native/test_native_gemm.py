@@ -1,4 +1,6 @@
-"""Generated matrix products against NumPy in float64: shapes, layouts, types, instruction sets, ranges."""
+"""Generated matrix products against NumPy in float64: shapes, layouts, types, instruction sets,
+ranges.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ EPSILON = {DType.F32: 2.0**-23, DType.F64: 2.0**-52}
 
 
 class Case:
-    """One Gemm with its operands: layouts are axis orders of (batch, row, column), outermost first."""
+    """One Gemm with its operands: layouts are axis orders of (batch, row, column), outermost
+    first.
+    """
 
     def __init__(
         self,
@@ -188,7 +192,9 @@ def test_other_element_types(isa: str, dtype: DType) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_axes_interleaved_with_the_batch(isa: str) -> None:
-    """Heads inside rows, as attention has them: no axis of a factor or of the result need be contiguous."""
+    """Heads inside rows, as attention has them: no axis of a factor or of the result need be
+    contiguous.
+    """
     Case(17, 20, 23, batch=(3,), left="mbk", right="kbn", out="mbn").check(isa)
     Case(17, 20, 23, batch=(3,), left="mkb", right="knb", out="nmb").check(isa)
     Case(9, 18, 11, batch=(2, 3), left="mbk", right="nbk", out="bmn").check(isa)
@@ -197,14 +203,17 @@ def test_axes_interleaved_with_the_batch(isa: str) -> None:
 def _views(
     a: Array, b: Array, left: tuple[int, int, int], right: tuple[int, int, int]
 ) -> tuple[Array, Array]:
-    """Both operands as float64 matrices (20 x 30 and 30 x 40) from (row, column, offset) of flat storage."""
+    """Both operands as float64 matrices (20 x 30 and 30 x 40) from (row, column, offset) of flat
+    storage.
+    """
     rows, columns, depth = np.arange(20), np.arange(40), np.arange(30)
     x = a[left[2] + rows[:, None] * left[0] + depth * left[1]]
     y = b[right[2] + depth[:, None] * right[0] + columns * right[1]]
     return x.astype(np.float64), y.astype(np.float64)
 
 
-# (row stride, column stride, offset): broadcast along one axis or both, reversed, overlapping, spread out.
+# (row stride, column stride, offset): broadcast along one axis or both, reversed, overlapping,
+# spread out.
 LEFTS = [(0, 1, 3), (1, 0, 0), (0, 0, 5), (-30, 1, 570), (30, -1, 29), (1, 1, 0), (-1, 7, 19)]
 RIGHTS = [(0, 1, 0), (1, 0, 2), (40, -1, 39), (-40, 1, 1160), (-1, 30, 29), (1, 1, 0), (3, 97, 0)]
 
@@ -274,7 +283,9 @@ def test_bits_do_not_depend_on_how_the_units_are_cut(right: str) -> None:
 
 
 def test_bits_depend_on_k_alone() -> None:
-    """Whatever the tile, packing or blocking: the same rows give the same sums in another product."""
+    """Whatever the tile, packing or blocking: the same rows give the same sums in another
+    product.
+    """
     small, large = Case(8, 24, 700, seed=5), Case(200, 1100, 700, seed=6)
     large.a.reshape(200, 700)[96:104] = small.a.reshape(8, 700)
     large.b.reshape(700, 1100)[:, 500:524] = small.b.reshape(700, 24)

@@ -1,4 +1,6 @@
-"""The loader of object code: right wherever memory is, within its rights, and clear about what it refuses."""
+"""The loader of object code: right wherever memory is, within its rights, and clear about what it
+refuses.
+"""
 
 import ctypes
 import gc
@@ -16,7 +18,8 @@ from gradc.codegen.llvm.isa import host
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# A function that reads constants, a table of addresses, writable data, and calls libm and an import.
+# A function that reads constants, a table of addresses, writable data, and calls libm and an
+# import.
 MODULE = """
 @table = internal constant [2 x ptr] [ptr @plus, ptr @minus]
 @calls = internal global i64 0
@@ -120,7 +123,9 @@ print(ctypes.CFUNCTYPE(ctypes.c_int8, ctypes.c_int64)(library["pick"])(8_000_002
 
 
 def test_code_and_constants_stay_within_reach_of_each_other() -> None:
-    """Small free pages 5 GiB above the rest: LLVM's loader puts code there, constants below, and aborts."""
+    """Small free pages 5 GiB above the rest: LLVM's loader puts code there, constants below, and
+    aborts.
+    """
     done = subprocess.run(
         [sys.executable, "-c", FAR], cwd=ROOT, capture_output=True, text=True, check=False
     )

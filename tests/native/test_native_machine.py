@@ -1,4 +1,6 @@
-"""A warm start asks the cache, not LLVM, what machine this is; and asks LLVM where the cache cannot know."""
+"""A warm start asks the cache, not LLVM, what machine this is; and asks LLVM where the cache cannot
+know.
+"""
 
 import os
 import subprocess

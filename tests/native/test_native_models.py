@@ -1,4 +1,6 @@
-"""Whole models in machine code: the same bits for any threads, vector width and LLVM pass level; close without FMA."""
+"""Whole models in machine code: the same bits for any threads, vector width and LLVM pass level;
+close without FMA.
+"""
 
 from __future__ import annotations
 

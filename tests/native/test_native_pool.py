@@ -1,4 +1,6 @@
-"""The thread pool by itself: every range once, nested and concurrent callers, modes, many parts, start and stop."""
+"""The thread pool by itself: every range once, nested and concurrent callers, modes, many parts,
+start and stop.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from gradc.codegen.llvm.isa import host
 LINUX = "linux" in host().triple
 pytestmark = pytest.mark.skipif(not LINUX, reason="the pool needs futexes")
 
-# mark: adds 1 to every element of its range. busy: counts calls at work per worker, 64: clashes, 65: highest. nested: calls the pool again from inside. tiny: a denormal product.
+# mark: adds 1 to every element of its range. busy: counts calls at work per worker, 64: clashes,
+# 65: highest. nested: calls the pool again from inside. tiny: a denormal product.
 _BODIES = """
 define void @mark(ptr %array, i64 %begin, i64 %end, i64 %worker) {
 entry:
@@ -178,7 +181,9 @@ def test_workers_take_the_callers_rounding_mode(threads: Pool) -> None:
 
 
 def test_workers_of_a_job_have_numbers_of_their_own_below_its_parts(threads: Pool) -> None:
-    """Large and small jobs in turn: a worker that is late from a large one keeps out of a small one."""
+    """Large and small jobs in turn: a worker that is late from a large one keeps out of a small
+    one.
+    """
     for _ in range(300):
         for parts in (8, 2, 3):
             array = np.zeros(66, np.int64)

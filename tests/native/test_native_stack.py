@@ -1,4 +1,6 @@
-"""What a call puts on stacks: a few kilobytes of frames, read off the machine code of every example."""
+"""What a call puts on stacks: a few kilobytes of frames, read off the machine code of every
+example.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ pytestmark = pytest.mark.skipif(not SETS, reason="reads x86-64 assembly")
 
 
 def frames(assembly: str) -> dict[str, int]:
-    """Bytes that each function takes from the stack: what it subtracts from rsp, and what it pushes."""
+    """Bytes that each function takes from the stack: what it subtracts from rsp, and what it
+    pushes.
+    """
     found: dict[str, int] = {}
     name = ""
     for line in assembly.splitlines():

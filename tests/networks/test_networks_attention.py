@@ -1,4 +1,6 @@
-"""Attention with masks at odd sizes, and the GPT of the examples with its tied embedding, against torch."""
+"""Attention with masks at odd sizes, and the GPT of the examples with its tied embedding, against
+torch.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -66,7 +68,9 @@ def reference(q: Any, k: Any, v: Any, *, seen: Any) -> Any:
 )
 @pytest.mark.parametrize("kind", ["all", "causal", "padding", "blind"])
 def test_masks(kind: str, q: int, k: int, d: int, e: int) -> None:
-    """No mask hides more than it says; what a blind query would have seen gets no gradient from it, and no NaN."""
+    """No mask hides more than it says; what a blind query would have seen gets no gradient from it,
+    and no NaN.
+    """
     b, n = 3, 2
     shapes = {"q": (b, n, q, d), "k": (b, n, k, d), "v": (b, n, k, e)}
     rng = np.random.default_rng(q)

@@ -1,4 +1,6 @@
-"""Diagnosis of whole networks: norms are those of the compiled gradient, faults planted in them are named."""
+"""Diagnosis of whole networks: norms are those of the compiled gradient, faults planted in them are
+named.
+"""
 
 from pathlib import Path
 from typing import Any

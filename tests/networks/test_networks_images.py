@@ -1,4 +1,6 @@
-"""Convolution and pooling against torch over grids of stride, padding, dilation and groups, odd sizes throughout."""
+"""Convolution and pooling against torch over grids of stride, padding, dilation and groups, odd
+sizes throughout.
+"""
 
 from typing import Any
 
@@ -44,7 +46,8 @@ CONV = """
 dim B
 model m(x: float[B, 4, {h}, {w}], goal: float[B, {goal}]) -> float {{
     param w: float[8, {inner}, {kh}, {kw}] ~ normal(0.5)
-    out = conv2d(x, w, stride = {stride}, padding = {padding}, dilation = {dilation}, groups = {groups})
+    out = conv2d(x, w, stride = {stride}, padding = {padding},
+        dilation = {dilation}, groups = {groups})
     output out
     return mean((out - goal)^2)
 }}
@@ -86,7 +89,8 @@ SECOND = """
 dim B
 model m(x: float[B, 4, {h}, {w}], goal: float[B, {goal}]) -> float {{
     param w: float[8, {inner}, {kh}, {kw}] ~ normal(0.5)
-    out = conv2d(tanh(x), w, stride = {stride}, padding = {padding}, dilation = {dilation}, groups = {groups})
+    out = conv2d(tanh(x), w, stride = {stride}, padding = {padding},
+        dilation = {dilation}, groups = {groups})
     return mean((sin(out) - goal)^2)
 }}
 """
@@ -99,7 +103,8 @@ def test_convolution_to_second_order(index: int) -> None:
     stride, padding, dilation, groups, kernel, image = GRID[index]
     text = SECOND.format(
         h=image[0], w=image[1], goal=", ".join(map(str, case.goal[1:])), inner=4 // groups,
-        kh=kernel[0], kw=kernel[1], stride=stride, padding=padding, dilation=dilation, groups=groups,
+        kh=kernel[0], kw=kernel[1], stride=stride, padding=padding, dilation=dilation,
+        groups=groups,
     )  # fmt: skip
     net = loads(text, precision="f64")
     params, inputs = case.params(net), case.inputs()

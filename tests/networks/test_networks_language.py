@@ -1,4 +1,6 @@
-"""Programs as the language's own pages write them, compiled: loops in loops, recomputation, pullbacks, own optimisers."""
+"""Programs as the language's own pages write them, compiled: loops in loops, recomputation,
+pullbacks, own optimisers.
+"""
 
 from typing import Any
 
@@ -54,7 +56,9 @@ model gpt(tokens: int[B, T], targets: int[B, T]) -> float {
 
 @pytest.mark.parametrize("marks", [("", ""), ("checkpoint {", "}")])
 def test_a_transformer_with_dropout_and_recomputation(marks: tuple[str, str]) -> None:
-    """Machine code against the reference interpreter on the derived program, the same draws in both."""
+    """Machine code against the reference interpreter on the derived program, the same draws in
+    both.
+    """
     text = GPT.replace("OPEN", marks[0]).replace("CLOSE", marks[1])
     net = loads(text, dims={"T": 7}, precision="f64")
     params = net.init(0)

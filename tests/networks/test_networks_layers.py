@@ -1,4 +1,6 @@
-"""Layers of the standard library against torch: value, gradients, ten steps of training, single precision."""
+"""Layers of the standard library against torch: value, gradients, ten steps of training, single
+precision.
+"""
 
 from collections.abc import Callable
 from typing import Any

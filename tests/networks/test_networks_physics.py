@@ -1,4 +1,6 @@
-"""A physics-informed example: its nested derivatives against torch's, and what its README says it reaches."""
+"""A physics-informed example: its nested derivatives against torch's, and what its README says it
+reaches.
+"""
 
 import importlib.util
 from pathlib import Path

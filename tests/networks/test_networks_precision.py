@@ -1,4 +1,6 @@
-"""Half precision in whole networks: the f32 loss within 2 %, and overflows traced into loops, layers and blocks."""
+"""Half precision in whole networks: the f32 loss within 2 %, and overflows traced into loops,
+layers and blocks.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,8 @@ def rows(length: int) -> Any:
 def late_loss(path: Path, precision: str, dims: dict[str, int], batches: list[Any]) -> float:
     """The mean loss over the second half of the batches, trained as the READMEs do.
 
-    By then a dynamic scale has come down to where it stays; each overflow before that costs one step.
+    By then a dynamic scale has come down to where it stays; each overflow before that costs one
+    step.
     """
     net = load(path, dims=dims, precision=precision)
     scale = "dynamic" if precision == "f16" else None
@@ -61,7 +64,9 @@ NETWORKS = {
 
 @pytest.mark.parametrize("network", list(NETWORKS))
 def test_16_bit_training_reaches_the_f32_loss(network: str) -> None:
-    """Within 2 %, bf16 plain and f16 with a dynamic scale; the f32 run has learnt something by then."""
+    """Within 2 %, bf16 plain and f16 with a dynamic scale; the f32 run has learnt something by
+    then.
+    """
     dims, make = NETWORKS[network]
     batches = make()
     losses = {
@@ -74,7 +79,8 @@ def test_16_bit_training_reaches_the_f32_loss(network: str) -> None:
         assert abs(losses[precision] - losses["f32"]) < 0.02 * losses["f32"]
 
 
-# The value doubles from step to step and passes 65504, the largest f16, in step 6; `keep` reads it late.
+# The value doubles from step to step and passes 65504, the largest f16, in step 6; `keep` reads it
+# late.
 LOOP = """
 dim T, B
 model m(x: float[T, B]) -> float {
@@ -168,7 +174,9 @@ def test_an_overflow_inside_layers_and_checkpoints_names_the_instance() -> None:
 
 
 def test_infinities_on_purpose_and_masked_accidents_are_not_blamed() -> None:
-    """The masked scores are -inf and the untaken logarithms NaN: the gradient is finite, so nobody is at fault."""
+    """The masked scores are -inf and the untaken logarithms NaN: the gradient is finite, so nobody
+    is at fault.
+    """
     x = np.array([[0.5, -1.0, 2.0], [1.0, 3.0, -2.0]], np.float32)
     n = (x > 0).astype(np.int32)
     assert culprit(MASKED, "f32", x=x, n=n)[0] is None
@@ -202,7 +210,9 @@ model m(x: float[T, B]) -> float {
 
 
 def test_an_underflow_is_traced_to_its_line() -> None:
-    """Each step back divides the gradient by 100: after the fourth it is below f16's numbers, inside the loop."""
+    """Each step back divides the gradient by 100: after the fourth it is below f16's numbers,
+    inside the loop.
+    """
     net = loads(SMALL, dims={"T": 6, "B": 4})
     found = net.diagnose(net.init(0), x=np.ones((6, 4)))
     (finding,) = [f for f in found.findings if f.kind == "underflow"]

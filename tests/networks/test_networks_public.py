@@ -1,4 +1,6 @@
-"""Networks as people publish them: value and gradient beside torch, and reports without a false word."""
+"""Networks as people publish them: value and gradient beside torch, and reports without a false
+word.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,8 @@ def test_value_and_gradient_are_those_of_torch(name: str) -> None:
         assert np.max(np.abs(grad - twin)) <= 1e-9 * max(1e-6, float(np.max(np.abs(twin))))
 
 
-# A pullback that its program calls asserted: the implicit function theorem, which no op of the primal states.
+# A pullback that its program calls asserted: the implicit function theorem, which no op of the
+# primal states.
 ASSERTED = {"implicit_equilibrium"}
 
 

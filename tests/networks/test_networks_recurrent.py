@@ -1,4 +1,6 @@
-"""Recurrent layers against torch's, at one step, two and many: value, gradients, training; loops stay loops."""
+"""Recurrent layers against torch's, at one step, two and many: value, gradients, training; loops
+stay loops.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +33,9 @@ model m(x: float[T, B, I], goal: float[T, B, H]) -> float {
 
 
 def run(kind: str, p: Arrays, prefix: str, xs: Any) -> Any:
-    """torch's layer of this kind over [T, B, I], its weights taken from ours: transposed, gates in the same order."""
+    """torch's layer of this kind over [T, B, I], its weights taken from ours: transposed, gates in
+    the same order.
+    """
     width = p[f"{prefix}.wh"].shape[0]
     layer = getattr(torch.nn, kind.upper())(xs.shape[2], width).double()
     if kind == "gru":

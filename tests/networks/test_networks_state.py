@@ -1,4 +1,6 @@
-"""Batch normalisation and dropout as trained, then used: running statistics, draws and their repetition."""
+"""Batch normalisation and dropout as trained, then used: running statistics, draws and their
+repetition.
+"""
 
 from typing import Any
 
@@ -36,7 +38,9 @@ def draw(shape: tuple[int, ...], seed: int) -> Arrays:
 
 @pytest.mark.parametrize("layer", list(LAYERS))
 def test_batch_normalisation_trained_then_used(layer: str) -> None:
-    """Ten steps as torch takes them, with its running statistics (ours are of the biased variance), then eval."""
+    """Ten steps as torch takes them, with its running statistics (ours are of the biased variance),
+    then eval.
+    """
     shape = LAYERS[layer]
     inner = ", ".join(["B", *map(str, shape[1:])])
     net = loads(NORM.replace("SHAPE", inner).replace("LAYER", layer), precision="f64")

@@ -1,4 +1,6 @@
-"""Activations, losses, optimisers, schedules and clipping as compiled, against torch and closed forms."""
+"""Activations, losses, optimisers, schedules and clipping as compiled, against torch and closed
+forms.
+"""
 
 import math
 from collections.abc import Callable
@@ -130,7 +132,8 @@ def test_losses_from_logits_are_stable_at_any_size(size: float) -> None:
 
 def test_probabilities_at_their_ends_give_finite_losses() -> None:
     net = loads(
-        "dim B\nmodel m(p: float[B], y: float[B]) -> float { return mean(binary_cross_entropy(p, y)) }"
+        "dim B\nmodel m(p: float[B], y: float[B]) -> float { return mean(binary_cross_entropy(p, "
+        "y)) }"
     )
     ends = np.array([0, 1, 0, 1, 1e-38, 0.5], np.float32)
     y = np.array([0, 1, 1, 0, 1, 1], np.float32)
@@ -296,7 +299,9 @@ model m(x: float[B, T, H], y: int[B, T], w: float[B, T]) -> float {
 
 
 def test_four_parts_train_as_the_whole_batch_does() -> None:
-    """Compiled, with ragged token counts: after five steps of momentum the parameters agree to 1e-12."""
+    """Compiled, with ragged token counts: after five steps of momentum the parameters agree to
+    1e-12.
+    """
     found = []
     for parts in (1, 4):
         net = loads(TOKENS, precision="f64")

@@ -1,4 +1,6 @@
-"""Truncated backpropagation as compiled: the exact truncated gradient, and the ledger of what it drops."""
+"""Truncated backpropagation as compiled: the exact truncated gradient, and the ledger of what it
+drops.
+"""
 
 import json
 from pathlib import Path
@@ -130,7 +132,9 @@ def test_memory_does_not_grow_with_what_a_window_cuts_off() -> None:
 
 
 def test_the_last_row_of_a_stack_is_the_last_carry() -> None:
-    """`hs[-1]` has a cotangent of one state: as much memory and the same bits as the carry itself."""
+    """`hs[-1]` has a cotangent of one state: as much memory and the same bits as the carry
+    itself.
+    """
     row = LAST.replace("{\n        i, f", "{\n        i, f").replace(
         "scan row in x", "hs = scan row in x"
     )

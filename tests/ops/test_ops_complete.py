@@ -1,4 +1,6 @@
-"""Nothing is missing: every verb is an op and has a row in every interpreter; every op says all that an op must say."""
+"""Nothing is missing: every verb is an op and has a row in every interpreter; every op says all
+that an op must say.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Derivative rules of all ops, generated from the registry: four independent opinions on every sample.
+"""Derivative rules of all ops, generated from the registry: four independent opinions on every
+sample.
 
-The JVP rule against central differences and against dual numbers (a table of slopes of their own); the VJP rule against
-the JVP rule by random inner products; second derivatives by differentiating the derivative programs again.
+The JVP rule against central differences and against dual numbers (a table of slopes of their own);
+the VJP rule against the JVP rule by random inner products; second derivatives by differentiating
+the derivative programs again.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ STEP = 1e-6
 
 
 def jvp_function(case: Case) -> tuple[Function, bool]:
-    """Parameters, then tangents of the active ones, to the tangent; whether that is identically zero."""
+    """Parameters, then tangents of the active ones, to the tangent; whether that is identically
+    zero.
+    """
     b = Builder()
     op = case.emit(b)
     tangents = [
@@ -126,7 +130,9 @@ def test_only_needed_cotangents_are_computed(case: Case) -> None:
 
 
 def loss_of(case: Case) -> tuple[Function, list[str]]:
-    """sum(weights * op(x)**2 + weights * op(x)): a scalar whose gradient depends on x even for linear ops."""
+    """sum(weights * op(x)**2 + weights * op(x)): a scalar whose gradient depends on x even for
+    linear ops.
+    """
     b = Builder()
     op = case.emit(b)
     y = op.result
@@ -160,7 +166,7 @@ def test_second_order(case: Case) -> None:
         np.testing.assert_allclose(ours, (up - down) / (2 * STEP), rtol=2e-6, atol=2e-6)
 
 
-# --- kinks, zeros and other places where rules go wrong --------------------------------------------------------------
+# --- kinks, zeros and other places where rules go wrong -------------------------------------------
 
 
 def pulled_back(

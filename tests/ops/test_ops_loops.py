@@ -1,4 +1,5 @@
-"""Loop forms of all ops: every sample and every derivative program, lowered to kernels, verified, run by the reference executor.
+"""Loop forms of all ops: every sample and every derivative program, lowered to kernels, verified,
+run by the reference executor.
 
 The executor runs the Plan over a poisoned arena, so reading what was never written shows as NaN.
 """

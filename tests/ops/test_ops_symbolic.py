@@ -1,4 +1,6 @@
-"""SymPy's opinion on every elementwise op: its partials are the derivatives of its meaning; and on structural ops."""
+"""SymPy's opinion on every elementwise op: its partials are the derivatives of its meaning; and on
+structural ops.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ PARTIALS = [
     for position, partial in enumerate(definition.partials or ())
     if partial is not None
 ]
-# Literals that stand for irrational numbers are rounded to 53 bits: identities with them hold to 1e-15.
+# Literals that stand for irrational numbers are rounded to 53 bits: identities with them hold to
+# 1e-15.
 ROUNDED_LITERALS = {"erf", "gelu"}
 
 
@@ -51,7 +54,9 @@ def formulas(definition: OpDef, position: int) -> tuple[Any, Any, list[Any]]:
 
 @pytest.mark.parametrize("definition, position", PARTIALS, ids=lambda x: getattr(x, "name", str(x)))
 def test_partial_is_the_derivative(definition: OpDef, position: int) -> None:
-    """Equal at 6 random rational points to 40 digits (1e-15 where a literal is a rounded irrational)."""
+    """Equal at 6 random rational points to 40 digits (1e-15 where a literal is a rounded
+    irrational).
+    """
     stated, expected, operands = formulas(definition, position)
     source = random.Random(position)
     bound = sp.Float("1e-15") if definition.name in ROUNDED_LITERALS else sp.Float("1e-35")
@@ -97,7 +102,9 @@ def test_structural_ops_run_on_symbols(definition: OpDef) -> None:
 
 
 def test_softmax_cross_entropy_gradient_is_p_minus_y() -> None:
-    """A program through the interpreter on formulas: the derivative of its result is softmax minus one-hot."""
+    """A program through the interpreter on formulas: the derivative of its result is softmax minus
+    one-hot.
+    """
     b = Builder()
     z = b.parameter(TensorType((3,), DType.F64))
     total = b.one("log", b.one("sum", b.one("exp", z), axes=(0,)))

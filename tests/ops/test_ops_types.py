@@ -1,4 +1,6 @@
-"""Type rules of all ops: what they give on samples, what they refuse and how they say so, symbolic dimensions."""
+"""Type rules of all ops: what they give on samples, what they refuse and how they say so, symbolic
+dimensions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Values of all ops against references that share no code with them: scalar formulas, loops over indices, published vectors."""
+"""Values of all ops against references that share no code with them: scalar formulas, loops over
+indices, published vectors.
+"""
 
 from __future__ import annotations
 

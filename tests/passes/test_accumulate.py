@@ -158,7 +158,10 @@ def test_only_what_the_seeds_need_is_computed_first() -> None:
             "inside a loop",
         ),
         (
-            "hs = scan row in x carry h = g * ones([D]) { h = h + row; yield h }\n    return sum(hs)",
+            (
+                "hs = scan row in x carry h = g * ones([D]) { h = h + row; yield h }\n    return "
+                "sum(hs)"
+            ),
             "runs over the samples",
         ),
         (
@@ -166,7 +169,10 @@ def test_only_what_the_seeds_need_is_computed_first() -> None:
             "statistic of the whole batch",
         ),
         (
-            "k = ones([1, 1, 3, 1])\n    return sum(conv2d(reshape(x * g, [1, 1, B, D]), k, padding = 1)^2)",
+            (
+                "k = ones([1, 1, 3, 1])\n    return sum(conv2d(reshape(x * g, [1, 1, B, D]), k, "
+                "padding = 1)^2)"
+            ),
             "`conv2d`: a convolution runs over them",
         ),
         ("return sum(max_pool(reshape(x * g, [1, 1, B, D]), 3)^2)", "a window runs over them"),
@@ -311,7 +317,9 @@ model m(x: float[B, D], xs: float[T, B, D]) -> float {
 
 @pytest.mark.parametrize("parts", [2, 4])
 def test_parts_draw_what_the_whole_batch_draws(parts: int) -> None:
-    """Dropout of inputs, parameters, in checkpoints, loops, loops in loops, and with the batch on another axis."""
+    """Dropout of inputs, parameters, in checkpoints, loops, loops in loops, and with the batch on
+    another axis.
+    """
     rng = np.random.default_rng(4)
     x, xs = rng.normal(size=(8, 5)), rng.normal(size=(3, 8, 5))
     found = []
@@ -341,7 +349,9 @@ NOISY = DEEP.replace("sin(tanh(fc(h)))", "dropout(sin(tanh(fc(h))), 0.25)")
     ids=["deep", "dropout"],
 )
 def test_budgets_bind_inside_the_parts(program: str, dims: dict[str, int]) -> None:
-    """Parts are recomputed as whole batches are: fewer bytes, the same bits after two steps, dropout included."""
+    """Parts are recomputed as whole batches are: fewer bytes, the same bits after two steps,
+    dropout included.
+    """
     net = gradc.loads(program, dims=dims)
     inputs = random_inputs(net, {}, 1)
 

@@ -1,7 +1,8 @@
-"""The classes of bugs that differentiation systems have had, each as a named test (findings of other projects' trackers).
+"""The classes of bugs that differentiation systems have had, each as a named test (findings of
+other projects' trackers).
 
-Every test fixes what gradc does where others went wrong, against numbers worked out by hand or by finite differences.
-Random cotangents throughout: a seed of ones hides forgotten factors.
+Every test fixes what gradc does where others went wrong, against numbers worked out by hand or by
+finite differences. Random cotangents throughout: a seed of ones hides forgotten factors.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def function(
     make: Callable[..., Value],
     dtypes: Sequence[DType] | None = None,
 ) -> Function:
-    """``make(b, *parameters)`` as a function; parameters are p0, p1, ...; a scalar result is the loss."""
+    """``make(b, *parameters)`` as a function; parameters are p0, p1, ...; a scalar result is the
+    loss.
+    """
     b = Builder()
     dtypes = dtypes or [F64] * len(shapes)
     parameters = [
@@ -76,7 +79,9 @@ def total(b: Builder, x: Value) -> Value:
 
 
 def test_class_01_untaken_where_branch() -> None:
-    """The untaken side contributes exactly nothing, though its derivative there is infinite or NaN."""
+    """The untaken side contributes exactly nothing, though its derivative there is infinite or
+    NaN.
+    """
 
     def make(name: str) -> Callable[..., Value]:
         def body(b: Builder, x: Value) -> Value:
@@ -95,7 +100,9 @@ def test_class_01_untaken_where_branch() -> None:
 
 
 def test_class_01_second_order() -> None:
-    """The same for Hessian-vector products: no NaN from the derivative of the silenced derivative."""
+    """The same for Hessian-vector products: no NaN from the derivative of the silenced
+    derivative.
+    """
 
     def body(b: Builder, x: Value) -> Value:
         safe = b.one("gt", x, full(b, 0.0, x))
@@ -118,7 +125,9 @@ def _guarded(b: Builder, x: Value) -> Value:
 
 
 def test_class_01_through_products_and_sums() -> None:
-    """A masked row stays silent below a matrix product and a sum: sqrt at 0 three ops further down."""
+    """A masked row stays silent below a matrix product and a sum: sqrt at 0 three ops further
+    down.
+    """
 
     def body(b: Builder, x: Value, w: Value) -> Value:
         root = b.one("sqrt", x)
@@ -145,7 +154,9 @@ def test_class_02_ties_of_two(name: str) -> None:
 
 
 def test_class_02_ties_of_reductions_and_kinks() -> None:
-    """Ties of a reduction share with total weight 1; relu'(0) = 0; abs'(0) = 0; clip at its border."""
+    """Ties of a reduction share with total weight 1; relu'(0) = 0; abs'(0) = 0; clip at its
+    border.
+    """
     f = function([(2, 3)], lambda b, x: b.one("reduce_max", x, axes=(1,)))
     x = np.array([[3.0, 3.0, 1.0], [2.0, 2.0, 2.0]])
     (ct,) = pulled(f, [x], np.array([0.6, 0.9]))
@@ -181,7 +192,9 @@ def test_class_03_broadcast_is_summed_back(
 
 
 def test_class_04_zero_sizes() -> None:
-    """Size 1 stretched to 0 is summed back to exact zeros; empty cumsum and prod have derivatives."""
+    """Size 1 stretched to 0 is summed back to exact zeros; empty cumsum and prod have
+    derivatives.
+    """
     f = function([(1, 3)], lambda b, x: b.one("broadcast", x, shape=(0, 3), dims=(0, 1)))
     (ct,) = pulled(f, [np.ones((1, 3))], np.zeros((0, 3)))
     np.testing.assert_array_equal(ct, np.zeros((1, 3)))
@@ -241,7 +254,9 @@ def test_class_07_log_softmax_extremes() -> None:
 
 @pytest.mark.parametrize("offset", [0.0, 1e4, 1e8])
 def test_class_08_variance_of_shifted_rows(offset: float) -> None:
-    """Two-pass variance: the derivative 2 (x - mean) / n survives an offset of 1e8; constant rows give 0."""
+    """Two-pass variance: the derivative 2 (x - mean) / n survives an offset of 1e8; constant rows
+    give 0.
+    """
 
     def body(b: Builder, x: Value) -> Value:
         n = full(b, 1 / 4, x)
@@ -306,7 +321,9 @@ def test_class_11_memory_layout_does_not_matter() -> None:
 
 
 def test_class_12_integers_are_refused() -> None:
-    """Asking for the derivative of or by an integer is an error that names it, never a silent zero."""
+    """Asking for the derivative of or by an integer is an error that names it, never a silent
+    zero.
+    """
     f = function(
         [(3,), (2,)], lambda b, x, ids: total(b, b.one("take", x, ids, axis=0)), [F64, I32]
     )
@@ -356,7 +373,9 @@ def test_class_13_recomputation_draws_the_same_numbers() -> None:
 
 
 def test_class_14_repeated_rows_add_in_order() -> None:
-    """The gradient of a table read many times at one row is the sum in the order of ids, bitwise every time."""
+    """The gradient of a table read many times at one row is the sum in the order of ids, bitwise
+    every time.
+    """
     f = function(
         [(2, 1), (50,), (50, 1)],
         lambda b, t, ids, w: total(b, b.one("mul", b.one("take", t, ids, axis=0), w)),
@@ -375,7 +394,9 @@ def test_class_14_repeated_rows_add_in_order() -> None:
 
 
 def test_class_15_nothing_assumes_finite_numbers() -> None:
-    """x * 0, x - x and x / x keep NaN and infinity through the default pipeline; --fast-math may fold them."""
+    """x * 0, x - x and x / x keep NaN and infinity through the default pipeline; --fast-math may
+    fold them.
+    """
 
     def body(b: Builder, x: Value) -> Value:
         zero = b.one("mul", x, full(b, 0.0, x))
@@ -411,7 +432,9 @@ def test_class_16_activity() -> None:
 @pytest.mark.parametrize("trips", [0, 1, 5])
 @pytest.mark.parametrize("is_reverse", [False, True])
 def test_class_16_scan_of_few_trips(trips: int, is_reverse: bool) -> None:
-    """c <- c * (x_t + w), y_t = c: derivatives of carry, slices and constant at 0, 1 and 5 trips."""
+    """c <- c * (x_t + w), y_t = c: derivatives of carry, slices and constant at 0, 1 and 5
+    trips.
+    """
     inner = Builder()
     carry, step, w = (inner.parameter(TensorType((), F64)) for _ in range(3))
     following = inner.one("mul", carry, inner.one("add", step, w))
@@ -454,7 +477,9 @@ def test_class_17_gradients_have_the_type_of_the_parameter(dtype: DType) -> None
 
 
 def _straight_through(b: Builder, x: Value) -> Value:
-    """round(x) whose pullback says ct * x: a derivative of one's own that depends on the operand."""
+    """round(x) whose pullback says ct * x: a derivative of one's own that depends on the
+    operand.
+    """
     inner = Builder()
     own = inner.parameter(x.type)
     primal = inner.block([inner.one("round", own)])
@@ -466,7 +491,9 @@ def _straight_through(b: Builder, x: Value) -> Value:
 
 
 def test_class_18_higher_order_through_custom_rules() -> None:
-    """The asserted derivative is x, so the second is 1; forward mode is the transpose of the pullback."""
+    """The asserted derivative is x, so the second is 1; forward mode is the transpose of the
+    pullback.
+    """
     f = function([()], lambda b, x: b.one("mul", _straight_through(b, x), b.one("sin", x)))
     x = 1.3
     (ct,) = pulled(f, [x], 0.7)
@@ -487,7 +514,9 @@ def test_class_18_higher_order_through_custom_rules() -> None:
 
 
 def test_class_18_nonlinear_pullbacks_have_no_tangent() -> None:
-    """A pullback that clips its cotangent cannot be transposed: forward mode says so, reverse mode works."""
+    """A pullback that clips its cotangent cannot be transposed: forward mode says so, reverse mode
+    works.
+    """
 
     def clipped(b: Builder, x: Value) -> Value:
         inner = Builder()

@@ -1,4 +1,6 @@
-"""Modes and their bookkeeping: Jacobians by the cheaper mode, truncation, residuals, spans, linear compile time."""
+"""Modes and their bookkeeping: Jacobians by the cheaper mode, truncation, residuals, spans, linear
+compile time.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,7 @@ def count_ops(function: Function) -> int:
     return sum(1 for _ in walk(function.block))
 
 
-# --- Jacobians -------------------------------------------------------------------------------------------------------
+# --- Jacobians ------------------------------------------------------------------------------------
 
 
 def test_w20_many_to_one_takes_one_reverse_pass() -> None:
@@ -86,7 +88,9 @@ def test_w20_one_to_many_takes_one_forward_pass() -> None:
 @pytest.mark.parametrize("mode", ["forward", "reverse"])
 @pytest.mark.parametrize("seed", range(12))
 def test_jacobians_of_random_programs(mode: Any, seed: int) -> None:
-    """Both modes give the matrix of central differences, one column per element of the parameters."""
+    """Both modes give the matrix of central differences, one column per element of the
+    parameters.
+    """
     f = program(seed, size=5, regions=seed % 2 == 0)
     if any(op.name == "stop_gradient" or op.attributes.get("truncate", 0) for op in walk(f.block)):
         f = program(seed + 300, size=5, regions=False)
@@ -111,7 +115,9 @@ def test_jacobians_of_random_programs(mode: Any, seed: int) -> None:
 
 
 def test_jacobian_runs_the_forward_sweep_once() -> None:
-    """Only what depends on the seed is in the loop: no tanh there, no contract with the other operand."""
+    """Only what depends on the seed is in the loop: no tanh there, no contract with the other
+    operand.
+    """
     b = Builder()
     x = b.parameter(TensorType((4,), F64))
     w = b.parameter(TensorType((4, 3), F64))
@@ -136,7 +142,7 @@ def test_worked_figure_w5_forward_mode() -> None:
     assert (round(float(value), 3), round(float(tangent), 3)) == (6.909, 2.584)
 
 
-# --- truncation ------------------------------------------------------------------------------------------------------
+# --- truncation -----------------------------------------------------------------------------------
 
 
 def rnn(trips: int, truncate: int, is_reverse: bool) -> Function:
@@ -182,7 +188,9 @@ def unrolled(trips: int, truncate: int, is_reverse: bool) -> Function:
 def test_truncated_bptt_is_the_unrolled_program_with_stops(
     trips: int, truncate: int, is_reverse: bool
 ) -> None:
-    """Gradients, tangents and second derivatives of the truncated loop are those of the cut program."""
+    """Gradients, tangents and second derivatives of the truncated loop are those of the cut
+    program.
+    """
     loop, flat = (make(trips, truncate, is_reverse) for make in (rnn, unrolled))
     wrt = ["p0", "p1", "p2", "p3"]
     source = np.random.default_rng(trips)
@@ -202,7 +210,9 @@ def test_truncated_bptt_is_the_unrolled_program_with_stops(
 
 
 def test_truncation_matters_and_saves_nothing_wrong() -> None:
-    """The truncated gradient differs from the full one, and truncation at the full length does not."""
+    """The truncated gradient differs from the full one, and truncation at the full length does
+    not.
+    """
     arguments = draw(rnn(6, 0, False), 3)
     full, cut, whole = (
         run(ARRAYS, value_and_grad(rnn(6, k, False), ["p2"]), arguments)[1] for k in (0, 2, 6)
@@ -232,7 +242,7 @@ def test_worked_figure_w19_rnn_is_the_product_of_jacobians() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-# --- residuals -------------------------------------------------------------------------------------------------------
+# --- residuals ------------------------------------------------------------------------------------
 
 
 def located(b: Builder, line: int) -> Any:
@@ -274,7 +284,7 @@ def test_checkpoint_saves_its_inputs_only() -> None:
     assert recomputed == ["first", "second"]
 
 
-# --- places and activity ---------------------------------------------------------------------------------------------
+# --- places and activity --------------------------------------------------------------------------
 
 
 def test_adjoint_ops_carry_span_and_scope_of_their_primal_op() -> None:
@@ -291,7 +301,9 @@ def test_adjoint_ops_carry_span_and_scope_of_their_primal_op() -> None:
 
 
 def test_only_what_is_asked_for_is_computed() -> None:
-    """wrt = [b] of x @ w + b needs no contract in the reverse sweep; of = [y] ignores other results."""
+    """wrt = [b] of x @ w + b needs no contract in the reverse sweep; of = [y] ignores other
+    results.
+    """
     b = Builder()
     x, w, bias = (b.parameter(TensorType(s, F64)) for s in ((5, 3), (3, 4), (5, 4)))
     product = b.one("contract", x, w, batch=(), contract=((1, 0),))
@@ -324,7 +336,7 @@ def test_names_of_higher_derivatives_stay_apart() -> None:
     assert len(slots) == len(set(slots))
 
 
-# --- linear compile time ---------------------------------------------------------------------------------------------
+# --- linear compile time --------------------------------------------------------------------------
 
 
 def chain(depth: int) -> Function:
@@ -344,7 +356,9 @@ def slope(depths: Sequence[int], sizes: Sequence[float]) -> float:
 
 @pytest.mark.parametrize("derive", ["grad", "jvp", "hvp", "pipeline"])
 def test_size_and_work_grow_linearly(derive: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ops made, and Op objects built on the way (a count, not a clock), have log-log slope at most 1.1."""
+    """Ops made, and Op objects built on the way (a count, not a clock), have log-log slope at most
+    1.1.
+    """
     depths, sizes, work = (20, 80, 320), [], []
     made = 0
     original = Op.__init__

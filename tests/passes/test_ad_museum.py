@@ -1,7 +1,9 @@
-"""The issue museum: programs on which other systems gave wrong gradients without a word, compiled here all the way to a Plan.
+"""The issue museum: programs on which other systems gave wrong gradients without a word, compiled
+here all the way to a Plan.
 
-Each test names the report. The gradient comes from the whole pipeline, executed by the reference executor of Plans and as
-machine code, and is compared with central differences of the reference interpreter or with a formula.
+Each test names the report. The gradient comes from the whole pipeline, executed by the reference
+executor of Plans and as machine code, and is compared with central differences of the reference
+interpreter or with a formula.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ def model(shapes: Sequence[tuple[int, ...]], make: Callable[..., Value], *extra:
 
 
 def compiled(f: Function, arguments: Sequence[Any], wrt: Sequence[str]) -> list[Array]:
-    """Loss and gradients of the compiled program; run twice, to see that a replay gives the same, and as machine code."""
+    """Loss and gradients of the compiled program; run twice, to see that a replay gives the same,
+    and as machine code.
+    """
     options = Options(derivative=lambda g: value_and_grad(g, list(wrt)), verify=2)
     plan = run_pipeline(f, options).plan
     values = [np.asarray(a) for a in arguments]
@@ -200,7 +204,9 @@ def test_pytorch_187297_norm_and_where_at_zero() -> None:
 
 
 def test_tinygrad_16571_replays_give_the_same_gradient() -> None:
-    """A memory planner that reuses buffers too early spoils replays: a deep chain, replayed by ``compiled``."""
+    """A memory planner that reuses buffers too early spoils replays: a deep chain, replayed by
+    ``compiled``.
+    """
 
     def make(b: Builder, x: Value, w: Value) -> Value:
         h = x
@@ -239,7 +245,9 @@ def test_pytensor_1772_third_derivative_of_a_loop() -> None:
 
 
 def test_warp_1694_value_from_before_the_loop() -> None:
-    """A value computed before the loop, read in every trip and after it: no contribution may be lost."""
+    """A value computed before the loop, read in every trip and after it: no contribution may be
+    lost.
+    """
     vector = TensorType((3,), F64)
     inner = Builder()
     carry, before = inner.parameter(vector), inner.parameter(vector)
@@ -286,7 +294,9 @@ def test_warp_1697_components_overwritten_in_a_loop() -> None:
 
 @pytest.mark.parametrize("is_reverse", [False, True])
 def test_taichi_8802_reads_of_the_previous_trip(is_reverse: bool) -> None:
-    """x_i <- sin(x_{i-1}) * x_i + y_i, in place elsewhere: loop-carried reads and their gradient."""
+    """x_i <- sin(x_{i-1}) * x_i + y_i, in place elsewhere: loop-carried reads and their
+    gradient.
+    """
     scalar = TensorType((), F64)
     inner = Builder()
     carry, x, y = (inner.parameter(scalar) for _ in range(3))
@@ -304,7 +314,9 @@ def test_taichi_8802_reads_of_the_previous_trip(is_reverse: bool) -> None:
 
 
 def test_theano_4652_truncated_gradient_of_inputs() -> None:
-    """With truncation, the gradient of inputs before the border is their own step's, not zero and not the full one."""
+    """With truncation, the gradient of inputs before the border is their own step's, not zero and
+    not the full one.
+    """
     scalar = TensorType((), F64)
     inner = Builder()
     carry, x = inner.parameter(scalar), inner.parameter(scalar)
@@ -329,7 +341,9 @@ def test_theano_4652_truncated_gradient_of_inputs() -> None:
 
 
 def test_transformers_34191_accumulation_with_unequal_token_counts() -> None:
-    """Loss per token over micro-batches of 7, 1 and 4 tokens: the loop's gradient is the big batch's to 1e-12."""
+    """Loss per token over micro-batches of 7, 1 and 4 tokens: the loop's gradient is the big
+    batch's to 1e-12.
+    """
     counts = (7, 1, 4)
     weight = np.zeros((3, 7))
     for number, count in enumerate(counts):
@@ -382,7 +396,7 @@ def test_transformers_34191_accumulation_with_unequal_token_counts() -> None:
     assert np.max(np.abs(averaged - grads[0][1])) > 1e-3, "the mean of means is something else"
 
 
-# --- Hessian-vector products against JAX -----------------------------------------------------------------------------
+# --- Hessian-vector products against JAX ----------------------------------------------------------
 
 
 def _attention(b: Builder, x: Value, wq: Value, wk: Value, wv: Value) -> Value:

@@ -1,4 +1,6 @@
-"""Differentiation of 240 random programs: against itself, finite differences, dual numbers and torch; first and second order."""
+"""Differentiation of 240 random programs: against itself, finite differences, dual numbers and
+torch; first and second order.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def moved(arguments: Sequence[Array], by: Sequence[Array], step: float) -> list[
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_first_order(seed: int) -> None:
-    """<ct, J v> = <J^T ct, v> with random ct for every result, and both equal a central difference."""
+    """<ct, J v> = <J^T ct, v> with random ct for every result, and both equal a central
+    difference.
+    """
     function = program(seed)
     arguments = draw(function, seed)
     v = directions(arguments, seed)
@@ -65,7 +69,9 @@ def test_first_order(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_second_order(seed: int) -> None:
-    """Forward over reverse = reverse over reverse = the difference of gradients; the Hessian is symmetric."""
+    """Forward over reverse = reverse over reverse = the difference of gradients; the Hessian is
+    symmetric.
+    """
     function = program(seed)
     arguments = draw(function, seed)
     v, u = directions(arguments, seed), directions(arguments, seed + 7)

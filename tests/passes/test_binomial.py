@@ -1,4 +1,6 @@
-"""Binomial checkpointing: counts against dynamic programming, schedules played, the published large case."""
+"""Binomial checkpointing: counts against dynamic programming, schedules played, the published large
+case.
+"""
 
 from __future__ import annotations
 

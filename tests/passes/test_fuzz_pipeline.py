@@ -1,7 +1,9 @@
-"""Random programs and their gradients through the whole pipeline, checked at every step by the reference interpreter.
+"""Random programs and their gradients through the whole pipeline, checked at every step by the
+reference interpreter.
 
-The pipeline runs at its strictest: every step verified, its text read back, ops reordered before it. What the last Plan
-computes over a poisoned arena is compared with the interpreter on the program as it was written.
+The pipeline runs at its strictest: every step verified, its text read back, ops reordered before
+it. What the last Plan computes over a poisoned arena is compared with the interpreter on the
+program as it was written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Hazards: what must be found, what must not, and that the rewrites cure what they are offered for."""
+"""Hazards: what must be found, what must not, and that the rewrites cure what they are offered
+for.
+"""
 
 from pathlib import Path
 
@@ -123,7 +125,9 @@ def test_examples_are_safe(path: Path) -> None:
 def test_a_hazard_is_real_and_its_rewrite_cures_it(
     before: str, after: str, point: list[float]
 ) -> None:
-    """The compiled gradient is not finite at the point, is after the rewrite, and both agree elsewhere."""
+    """The compiled gradient is not finite at the point, is after the rewrite, and both agree
+    elsewhere.
+    """
     x = np.array(point)
     elsewhere = np.array([0.3, -0.7, 1.1])
     grads = []

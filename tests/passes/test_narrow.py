@@ -1,4 +1,6 @@
-"""Slices that read little of something large made from little: what is planned, and the same values bit by bit."""
+"""Slices that read little of something large made from little: what is planned, and the same values
+bit by bit.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from gradc.passes.simplify.simplify import simplify
 
 F64 = DType.F64
 END = "[N*M-3:N*M]"
-# What each spelling computes over the last three elements: (form, factor of x[-1], in NumPy over ys = y[-3:]).
+# What each spelling computes over the last three elements: (form, factor of x[-1], in NumPy over ys
+# = y[-3:]).
 FORMS = {
     "broadcast": f"reshape(sin(broadcast(x[:, None], [N, M])), [N*M]){END}",
     "ones": f"reshape(sin(x[:, None] * ones([N, M])), [N*M]){END}",
@@ -88,7 +91,7 @@ def test_values_and_gradients_against_numpy(name: str) -> None:
         np.testing.assert_allclose(grads[key], array, rtol=1e-4, atol=1e-5)
 
 
-# --- the moves themselves --------------------------------------------------------------------------------------------
+# --- the moves themselves -------------------------------------------------------------------------
 
 
 def _random_split(rng: random.Random, size: int) -> tuple[int, ...]:
@@ -102,7 +105,9 @@ def _random_split(rng: random.Random, size: int) -> tuple[int, ...]:
 
 
 def _random_chain(rng: random.Random) -> Function:
-    """A broadcast, taken through reshapes, transposes and elementwise ops, of which a slice is read."""
+    """A broadcast, taken through reshapes, transposes and elementwise ops, of which a slice is
+    read.
+    """
     b = Builder()
     sizes = rng.choice([(6, 10, 12), (16, 30), (4, 4, 9, 8), (48, 1, 15)])
     x = b.parameter(TensorType((sizes[0],), F64), "x")

@@ -1,4 +1,6 @@
-"""Passes on the tensor stage: same values on random programs, and the exact programs they should make of small ones."""
+"""Passes on the tensor stage: same values on random programs, and the exact programs they should
+make of small ones.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def same_values(f: Function, g: Function, arguments: Sequence[Any], exact: bool)
 
 @pytest.mark.parametrize("seed", range(60))
 def test_passes_keep_the_values_of_random_programs(seed: int) -> None:
-    """Of gradients and Hessian-vector products, each pass alone; a second run changes nothing more."""
+    """Of gradients and Hessian-vector products, each pass alone; a second run changes nothing
+    more.
+    """
     source = program(seed)
     for derived in (value_and_grad(source, NAMES), hvp(source, NAMES)):
         arguments = draw(derived, seed)
@@ -89,7 +93,9 @@ def test_passes_keep_the_values_of_random_programs(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(100, 130))
 def test_pipeline_at_the_strictest_level(seed: int) -> None:
-    """Shuffled before every step, printed and parsed after it; the Plan computes what the source does."""
+    """Shuffled before every step, printed and parsed after it; the Plan computes what the source
+    does.
+    """
     source = program(seed)
     options = Options(derivative=lambda f: value_and_grad(f, NAMES), verify=3)
     outcome = run_pipeline(source, options)
@@ -100,7 +106,7 @@ def test_pipeline_at_the_strictest_level(seed: int) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11)
 
 
-# --- simplify: moves of views ----------------------------------------------------------------------------------------
+# --- simplify: moves of views ---------------------------------------------------------------------
 
 
 def _slice(b: Builder, x: Value, start: Sequence[int], limit: Sequence[int]) -> Value:
@@ -136,7 +142,8 @@ VIEWS: list[tuple[str, list[tuple[int, ...]], Callable[..., Value], list[str]]] 
      lambda b, x: b.one("concat", _slice(b, x, (0, 0), (4, 2)), _slice(b, x, (4, 0), (6, 2)),
                         axis=0), []),
     ("concat of one", [(3,)], lambda b, x: b.one("concat", x, axis=0), []),
-    ("pad by nothing", [(3,)], lambda b, x: b.one("pad", x, low=(0,), high=(0,), interior=(0,)), []),
+    ("pad by nothing", [(3,)], lambda b, x: b.one("pad", x, low=(0,), high=(0,), interior=(0,)),
+    []),
     ("reverse of reverse", [(3, 2)],
      lambda b, x: b.one("reverse", b.one("reverse", x, axes=(0, 1)), axes=(1,)), ["reverse"]),
     ("sum of axes of size 1", [(3, 1)], lambda b, x: b.one("sum", x, axes=(1,)), ["reshape"]),
@@ -197,7 +204,7 @@ def test_folding_makes_no_large_constants_and_loses_nothing() -> None:
     assert len(print_function(g)) < 500
 
 
-# --- cse -------------------------------------------------------------------------------------------------------------
+# --- cse ------------------------------------------------------------------------------------------
 
 
 def test_cse_merges_equal_ops_and_commuted_operands() -> None:
@@ -253,7 +260,7 @@ def test_cse_merges_equal_scans_whatever_their_inner_names() -> None:
     assert names(cse(function([(3,)], make))) == ["scan", "add"]
 
 
-# --- dce -------------------------------------------------------------------------------------------------------------
+# --- dce ------------------------------------------------------------------------------------------
 
 
 def test_dce_prunes_loops() -> None:
@@ -279,7 +286,7 @@ def test_dce_prunes_loops() -> None:
     same_values(f, g, draw(f, 2), exact=True)
 
 
-# --- hoist -----------------------------------------------------------------------------------------------------------
+# --- hoist ----------------------------------------------------------------------------------------
 
 
 def _rnn(b: Builder, xs: Value, h: Value, wx: Value, wh: Value, bias: Value) -> Value:
@@ -344,7 +351,7 @@ def test_invariants_leave_nested_loops() -> None:
     same_values(f, g, draw(f, 3), exact=True)
 
 
-# --- pipeline --------------------------------------------------------------------------------------------------------
+# --- pipeline -------------------------------------------------------------------------------------
 
 
 def test_the_table_is_checked() -> None:

@@ -1,4 +1,6 @@
-"""Planning takes time in proportion to the program: calls are counted, not seconds, so the answer is always the same."""
+"""Planning takes time in proportion to the program: calls are counted, not seconds, so the answer
+is always the same.
+"""
 
 from __future__ import annotations
 

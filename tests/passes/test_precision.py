@@ -51,7 +51,9 @@ def test_a_program_without_low_precision_is_left_alone() -> None:
 
 
 def test_w18_a_gradient_below_f16_is_flushed_without_scaling_and_kept_with_it() -> None:
-    """2^-26 is below the smallest f16, 2^-24: rounding to nearest even makes it 0; times 2^16 it is exact."""
+    """2^-26 is below the smallest f16, 2^-24: rounding to nearest even makes it 0; times 2^16 it is
+    exact.
+    """
     net = loads(
         "model m(x: float[2]) -> float { param w: float[2] ~ ones\n return sum(w * x) }",
         precision="f16",

@@ -1,4 +1,6 @@
-"""Recomputation and budgets: the same bits under every policy, less memory for bounded work, budgets kept or refused."""
+"""Recomputation and budgets: the same bits under every policy, less memory for bounded work,
+budgets kept or refused.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +57,14 @@ def trained(f: Function) -> tuple[str, ...]:
     return tuple(s.name for s in f.parameters if s.role is Role.PARAM)
 
 
-# --- the transformation ----------------------------------------------------------------------------------------------
+# --- the transformation ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(80))
 def test_any_stretches_keep_values_and_gradients(seed: int) -> None:
-    """Random stretches of random programs: results bitwise equal, gradients too, first and forward mode."""
+    """Random stretches of random programs: results bitwise equal, gradients too, first and forward
+    mode.
+    """
     f = program(seed)
     source = random.Random(seed)
     count = len(f.block.body)
@@ -108,7 +112,9 @@ def test_chunked_loops(trips: int, truncate: int, is_reverse: bool) -> None:
 
 
 def test_what_is_recomputed_stays_recomputed() -> None:
-    """After the whole pipeline the copies are still there, and the forward sweep's values do not cross."""
+    """After the whole pipeline the copies are still there, and the forward sweep's values do not
+    cross.
+    """
     f = residual_mlp(6)
     policy = Policy(0, ((0, 12), (12, 24)))
     options = Options(derivative=gradient(trained(f)), policy=policy)
@@ -120,7 +126,7 @@ def test_what_is_recomputed_stays_recomputed() -> None:
     assert any(launch.replica for launch in outcome.plan.steps if hasattr(launch, "replica"))
 
 
-# --- budgets ---------------------------------------------------------------------------------------------------------
+# --- budgets --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(16))
@@ -141,7 +147,9 @@ def test_gradients_are_bitwise_the_same_under_every_policy(seed: int) -> None:
 
 
 def test_chains_need_about_the_square_root_at_one_more_forward() -> None:
-    """64 residual layers: at least four times less arena at one more forward sweep, eight times at two."""
+    """64 residual layers: at least four times less arena at one more forward sweep, eight times at
+    two.
+    """
     f = residual_mlp(64)
     options = Options(derivative=gradient(trained(f)), verify=0)
     front = pareto(f, options)
@@ -168,7 +176,9 @@ def test_long_loops_need_about_the_square_root() -> None:
 @pytest.mark.parametrize("trips", [33, 48, 70])
 @pytest.mark.parametrize("is_reverse", [False, True])
 def test_chunks_of_loops_keep_the_bits_of_weight_gradients(trips: int, is_reverse: bool) -> None:
-    """A recurrent network with inputs: weight gradients are sums over fixed groups of trips, whatever the chunks."""
+    """A recurrent network with inputs: weight gradients are sums over fixed groups of trips,
+    whatever the chunks.
+    """
     f = recurrent(trips, is_reverse)
     names = trained(f)
     arguments = [a.astype(np.float32) for a in draw(f, trips)]
@@ -229,7 +239,9 @@ def rnn_batch(trips: int) -> Function:
 
 
 def test_budgets_are_kept_and_monotone_or_refused() -> None:
-    """From ample to impossible: the peak never exceeds the budget nor grows as it falls; then a refusal says why."""
+    """From ample to impossible: the peak never exceeds the budget nor grows as it falls; then a
+    refusal says why.
+    """
     f = residual_mlp(24)
     options = Options(derivative=gradient(trained(f)), verify=0)
     ample = run_within(f, options, None).plan.peak_bytes

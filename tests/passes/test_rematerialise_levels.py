@@ -1,4 +1,6 @@
-"""Recomputation in levels: stretches in stretches, chunks in chunks, binomial schedules carried out; what planning costs."""
+"""Recomputation in levels: stretches in stretches, chunks in chunks, binomial schedules carried
+out; what planning costs.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def laminar(source: random.Random, low: int, high: int, depth: int) -> list[tupl
 
 @pytest.mark.parametrize("seed", range(60))
 def test_any_levels_of_stretches_keep_values_and_gradients(seed: int) -> None:
-    """Random stretches three deep in random programs: bitwise the same values and gradients, the same tangents."""
+    """Random stretches three deep in random programs: bitwise the same values and gradients, the
+    same tangents.
+    """
     f = program(seed)
     ranges = laminar(random.Random(seed), 0, len(f.block.body), 3)
     g = rematerialise(f, Policy(0, tuple(dict.fromkeys(ranges))))
@@ -71,7 +75,9 @@ def test_stretches_that_cross_are_refused() -> None:
 
 
 def test_two_levels_are_recomputed_twice() -> None:
-    """Ops of the inner stretch run three times in all, those around it twice; the checker finds no fault."""
+    """Ops of the inner stretch run three times in all, those around it twice; the checker finds no
+    fault.
+    """
     f = residual_mlp(6)
     options = Options(derivative=gradient(trained(f)), policy=Policy(0, ((0, 20), (0, 10))))
     outcome = run_pipeline(f, options)
@@ -108,7 +114,9 @@ def test_levels_make_smaller_budgets_feasible(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_depth_costs_the_cube_root() -> None:
-    """From 64 to 512 layers two levels grow by about 2 (the cube root of 8), at two more forward sweeps at most."""
+    """From 64 to 512 layers two levels grow by about 2 (the cube root of 8), at two more forward
+    sweeps at most.
+    """
     held = []
     for layers in (64, 512):
         f = residual_mlp(layers)
@@ -131,7 +139,9 @@ def test_depth_costs_the_cube_root() -> None:
 
 @pytest.mark.parametrize("is_reverse", [False, True])
 @pytest.mark.parametrize("truncate", [0, 2, 3, 6])
-@pytest.mark.parametrize(("trips", "sizes"), [(13, (6, 2)), (24, (12, 6, 2)), (25, (7, 3)), (12, (6, 3))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("trips", "sizes"), [(13, (6, 2)), (24, (12, 6, 2)), (25, (7, 3)), (12, (6, 3))]
+)
 def test_chunks_in_chunks(
     trips: int, sizes: tuple[int, ...], truncate: int, is_reverse: bool
 ) -> None:
@@ -143,7 +153,9 @@ def test_chunks_in_chunks(
 
 
 @pytest.mark.parametrize("is_reverse", [False, True])
-@pytest.mark.parametrize(("trips", "unit", "slots"), [(9, 1, 2), (13, 3, 2), (10, 2, 1), (17, 2, 4), (6, 4, 9)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("trips", "unit", "slots"), [(9, 1, 2), (13, 3, 2), (10, 2, 1), (17, 2, 4), (6, 4, 9)]
+)
 def test_schedules(trips: int, unit: int, slots: int, is_reverse: bool) -> None:
     f = rnn(trips, 0, is_reverse)
     g = unroll_scans(f, unit, slots)
@@ -183,7 +195,9 @@ def _same_derivatives(f: Function, g: Function, seed: int) -> None:
 @pytest.mark.parametrize("trips", [135])
 @pytest.mark.parametrize("is_reverse", [False, True])
 def test_levels_of_loops_keep_the_bits_of_weight_gradients(trips: int, is_reverse: bool) -> None:
-    """Every chunk in chunk and some schedules: compiled gradients are bitwise those of the plain Plan."""
+    """Every chunk in chunk and some schedules: compiled gradients are bitwise those of the plain
+    Plan.
+    """
     f = recurrent(trips, is_reverse)
     names = trained(f)
     arguments = [a.astype(np.float32) for a in draw(f, trips)]
@@ -230,7 +244,9 @@ def executed(ops: Sequence[Op], name: str) -> int:
 
 @pytest.mark.parametrize("slots", range(1, 6))
 def test_schedules_run_the_fewest_steps(slots: int) -> None:
-    """As many forward steps as the optimum: those run again, and each once with what its reversal reads."""
+    """As many forward steps as the optimum: those run again, and each once with what its reversal
+    reads.
+    """
     for steps in range(2, 20):
         outcome = _plan(chain(steps), ("h", "w"), Policy(1, slots=slots))
         optimised = outcome.after("dce")
@@ -252,7 +268,9 @@ def test_schedules_trade_states_for_steps() -> None:
 
 
 def remembered(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
-    """Makes budgets remember runs of the pipeline, so that tests are fast; returns the list of those asked for."""
+    """Makes budgets remember runs of the pipeline, so that tests are fast; returns the list of
+    those asked for.
+    """
     known: dict[object, Run] = {}
     asked: list[Run] = []
 
@@ -269,7 +287,9 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
 
 def test_the_pipeline_runs_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plain one, and one or two whose estimates come near the budget or are the least; the first steps run once."""
+    """The plain one, and one or two whose estimates come near the budget or are the least; the
+    first steps run once.
+    """
     f = residual_mlp(28, width=8, batch=16)
     options = Options(derivative=gradient(trained(f)), verify=0)
     asked = remembered(monkeypatch)
@@ -303,7 +323,9 @@ def test_peaks_never_grow_as_budgets_fall(kind: str, monkeypatch: pytest.MonkeyP
 
 
 def test_the_bound_on_work_is_below_every_choice() -> None:
-    """Against all subsets of a small program: no choice of kept values that fits repeats less than the bound says."""
+    """Against all subsets of a small program: no choice of kept values that fits repeats less than
+    the bound says.
+    """
     f = residual_mlp(4, width=8, batch=16)
     estimate = Estimate(f, gradient(trained(f)))
     kept = [

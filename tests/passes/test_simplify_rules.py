@@ -1,4 +1,6 @@
-"""Every peephole rule: proved by SymPy over the reals, tried on special floats, and seen to fire where it should."""
+"""Every peephole rule: proved by SymPy over the reals, tried on special floats, and seen to fire
+where it should.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ def booleans_of(pattern: Pattern) -> set[str]:
     return found
 
 
-# --- proofs over the reals ------------------------------------------------------------------------------------------
+# --- proofs over the reals ------------------------------------------------------------------------
 
 _SYMPY: dict[str, Any] = {
     "add": lambda a, b: a + b,
@@ -121,7 +123,7 @@ def test_the_prover_rejects_wrong_rules() -> None:
             test_proved_over_the_reals(rule)
 
 
-# --- special floats --------------------------------------------------------------------------------------------------
+# --- special floats -------------------------------------------------------------------------------
 
 
 def evaluate(pattern: Pattern, values: dict[str, Any], dtype: DType) -> Any:
@@ -199,7 +201,7 @@ def test_exact_on_integers(rule: Rule, data: st.DataObject) -> None:
         assert evaluate(rule.left, values, DType.I32) == evaluate(rule.right, values, DType.I32)
 
 
-# --- firing ----------------------------------------------------------------------------------------------------------
+# --- firing ---------------------------------------------------------------------------------------
 
 
 def left_as_function(rule: Rule) -> tuple[Function, list[Any]]:

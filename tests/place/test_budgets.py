@@ -1,4 +1,6 @@
-"""Every place that takes a budget keeps it or refuses it: Python, command line, whatever is written for a size."""
+"""Every place that takes a budget keeps it or refuses it: Python, command line, whatever is written
+for a size.
+"""
 
 from __future__ import annotations
 
@@ -152,7 +154,8 @@ GOOD = {
     "2GiB": 2 << 30, "3kb": 3000, "3KiB": 3072, "0.5TB": 500_000_000_000, ".5kB": 500, "7B": 7,
 }  # fmt: skip
 BAD = (
-    "0", "-1", "-64MiB", "", " ", "MiB", "much", "nan", "NaN", "inf", "1e3", "1e400", "0x10", "64 M iB",
+    "0", "-1", "-64MiB", "", " ", "MiB", "much", "nan", "NaN", "inf", "1e3", "1e400", "0x10",
+    "64 M iB",
     "64Mib s", "1,5GB", "0.4", "12PB", "9e99", "1" * 400, "9223372036854775808", "٣", "1_000",
 )  # fmt: skip
 
@@ -182,7 +185,9 @@ def test_numbers_that_are_no_sizes(net: Model, value: Any) -> None:
 
 
 def test_a_budget_beyond_the_machine(net: Model, files: Path) -> None:
-    """A plan may be for another machine and is made, with a warning; what is to run here is refused."""
+    """A plan may be for another machine and is made, with a warning; what is to run here is
+    refused.
+    """
     done = command("plan", str(files / "deep.grad"), "-D", "B=32", "--budget", "4000000TB")
     assert done.status == 0 and "warning[GC0603]" in done.err and "peak" in done.out
     more = ("--data", str(files / "in.npz"), "--budget", "4000000TB")

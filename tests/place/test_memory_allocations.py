@@ -1,4 +1,6 @@
-"""A call allocates nothing, whatever is computed again: examples, traced functions and training steps, counted."""
+"""A call allocates nothing, whatever is computed again: examples, traced functions and training
+steps, counted.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Every example and benchmark model, and a training step of each: the same bits under every budget, the bytes predicted.
+"""Every example and benchmark model, and a training step of each: the same bits under every budget,
+the bytes predicted.
 
-``python -m benchmarks.soak_memory --examples`` does the same for every point of every front and 500 generated programs.
+``python -m benchmarks.soak_memory --examples`` does the same for every point of every front and 500
+generated programs.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ def test_examples_keep_bytes_and_bits(name: str) -> None:
 
 
 def test_the_subjects_are_worth_looking_at() -> None:
-    """All folders, steps and traced functions; chains, loops and states that have something to recompute."""
+    """All folders, steps and traced functions; chains, loops and states that have something to
+    recompute.
+    """
     found = names()
     assert len(found) > 60 and len(set(found)) == len(found)
     for part in ("examples/text", "examples/worked", "benchmarks/models", "step", "sine.py"):

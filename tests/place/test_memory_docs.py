@@ -1,4 +1,6 @@
-"""The page on memory: every command and every line of Python on it runs and prints what is shown; pictures exist."""
+"""The page on memory: every command and every line of Python on it runs and prints what is shown;
+pictures exist.
+"""
 
 from __future__ import annotations
 

@@ -48,7 +48,9 @@ def test_packing_loses_at_most_a_twentieth(path: Path) -> None:
 
 
 def test_gaps_of_work_are_small_or_explained(front: list[dict[str, float]]) -> None:
-    """Every budget of the table: a gap of more than 5 % comes with its reason, a smaller one without."""
+    """Every budget of the table: a gap of more than 5 % comes with its reason, a smaller one
+    without.
+    """
     seen = set()
     for choice in (front[1], front[-1]):
         said = gradc("plan", *GPT, "--budget", int(choice["peak_bytes"])).out
@@ -72,7 +74,9 @@ def test_a_refusal_names_a_budget_that_is_kept(front: list[dict[str, float]]) ->
 
 
 def test_a_refusal_quotes_the_lines_that_bind() -> None:
-    """Groups of tensors with sizes and types, each under its line of the model; all fit the arena together."""
+    """Groups of tensors with sizes and types, each under its line of the model; all fit the arena
+    together.
+    """
     done = refused(1)
     smallest = int(re.findall(r"allow (\d+) bytes", done.err)[0])
     arena = json.loads(gradc("plan", *GPT, "--budget", smallest, "--json").out)["arena_bytes"]
@@ -106,7 +110,9 @@ def test_the_table_is_the_json(front: list[dict[str, float]]) -> None:
 
 
 def texts(svg: str) -> list[tuple[str, Box]]:
-    """All texts with the boxes that they fill, roughly: 6 units per letter, anchored as they say."""
+    """All texts with the boxes that they fill, roughly: 6 units per letter, anchored as they
+    say.
+    """
     found = []
     for node in ElementTree.fromstring(svg).iter(f"{SPACE}text"):
         size = {"name": 5.2, "small": 5.4, "title": 8.2}.get(node.get("class", ""), 5.9)
@@ -169,7 +175,9 @@ def test_marks_of_work_are_few_and_reach_the_top() -> None:
 
 
 def test_scatters_place_names_apart() -> None:
-    """Points of three systems on a heap: names that find no room are left out, none lies over another."""
+    """Points of three systems on a heap: names that find no room are left out, none lies over
+    another.
+    """
     rng = np.random.default_rng(3)
     series = [
         Series(

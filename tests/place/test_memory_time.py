@@ -1,4 +1,6 @@
-"""Recomputation meets its theory: binomial over time, the square root along chains; counted on Plans that are run."""
+"""Recomputation meets its theory: binomial over time, the square root along chains; counted on
+Plans that are run.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from tests.support.ad_programs import draw
 
 @cache
 def fewest(steps: int, slots: int) -> int:
-    """The least number of forward steps that reverses ``steps``, by trying every place for the next state."""
+    """The least number of forward steps that reverses ``steps``, by trying every place for the next
+    state.
+    """
     if steps <= 1:
         return 0
     if slots == 1:
@@ -54,7 +58,9 @@ def runs(plan: Plan, mark: str) -> int:
 
 @pytest.mark.parametrize(("steps", "slots"), [(12, 1), (21, 2), (30, 3), (40, 5), (60, 10)])
 def test_plans_launch_as_many_steps_as_the_optimum(steps: int, slots: int) -> None:
-    """Every forward step is a launch: those run again, and each once more where it is reversed. And the gradient is right."""
+    """Every forward step is a launch: those run again, and each once more where it is reversed. And
+    the gradient is right.
+    """
     f = chain(steps)
     options = Options(derivative=gradient(("h", "w")), verify=0)
     plain = run_pipeline(f, options).plan
@@ -69,7 +75,9 @@ def test_plans_launch_as_many_steps_as_the_optimum(steps: int, slots: int) -> No
 
 
 def test_chains_need_the_square_root() -> None:
-    """Of 16 and of 64 layers: twice as much arena where four times as many layers are, at one more forward sweep."""
+    """Of 16 and of 64 layers: twice as much arena where four times as many layers are, at one more
+    forward sweep.
+    """
     held = []
     for layers in (16, 64):
         f = residual_mlp(layers, width=8, batch=64)

@@ -1,4 +1,6 @@
-"""Copies that vanish: carries in one buffer, values computed where they are wanted, sums in ports."""
+"""Copies that vanish: carries in one buffer, values computed where they are wanted, sums in
+ports.
+"""
 
 from __future__ import annotations
 

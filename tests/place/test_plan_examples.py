@@ -1,4 +1,6 @@
-"""Every example with one model: its gradient's Plan passes the checker, and packing loses next to nothing."""
+"""Every example with one model: its gradient's Plan passes the checker, and packing loses next to
+nothing.
+"""
 
 from __future__ import annotations
 

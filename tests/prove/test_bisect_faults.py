@@ -1,4 +1,6 @@
-"""`gradc bisect` names the first pass, op and line: seeded wrong passes, wrong numbers and NaN, with a budget and without."""
+"""`gradc bisect` names the first pass, op and line: seeded wrong passes, wrong numbers and NaN,
+with a budget and without.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ SINE = 7  # the line of `sin`
 
 
 def faulted(block: Block, fault: Callable[[Op], list[Op]], done: list[Op]) -> Block:
-    """``block`` with its first sine, perhaps in a checkpoint, replaced by what ``fault`` makes of it."""
+    """``block`` with its first sine, perhaps in a checkpoint, replaced by what ``fault`` makes of
+    it.
+    """
     ops: list[Op] = []
     for op in block.ops:
         if op.name == "sin" and not done:

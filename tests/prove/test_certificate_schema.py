@@ -1,4 +1,6 @@
-"""Certificates match their published schema, and what was tampered with is said plainly and refused with status 3."""
+"""Certificates match their published schema, and what was tampered with is said plainly and refused
+with status 3.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def schema() -> dict[str, Any]:
 
 
 def faults(data: Any, rule: dict[str, Any], at: str = "$") -> Iterator[str]:
-    """Where ``data`` does not match ``rule``: the words of JSON Schema that the certificate's schema uses."""
+    """Where ``data`` does not match ``rule``: the words of JSON Schema that the certificate's
+    schema uses.
+    """
     assert set(rule) <= {
         *("$schema", "title", "description", "type", "additionalProperties", "required"),
         *("properties", "items", "enum", "const", "pattern", "minimum"),

@@ -1,4 +1,6 @@
-"""No false alarms: right compilations of random programs are never refuted, and faults in them still are not proved."""
+"""No false alarms: right compilations of random programs are never refuted, and faults in them
+still are not proved.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,10 @@ def sides(factor: float, dtype: DType) -> tuple[Function, Function]:
     return made[0], made[1]
 
 
-# Constants folded in f64, scalars, argmax over one axis, scatters, constants folded in f32 before a cancellation, a
-# parameter that is exactly 0 at a kink: each was a false alarm or a crash once. From 300 on a sample of those that are
-# decided in a few seconds; `python -m tests.support.alarms` takes any.
+# Constants folded in f64, scalars, argmax over one axis, scatters, constants folded in f32 before a
+# cancellation, a parameter that is exactly 0 at a kink: each was a false alarm or a crash once.
+# From 300 on a sample of those that are decided in a few seconds; `python -m tests.support.alarms`
+# takes any.
 @pytest.mark.parametrize(
     "seed",
     [4, 16, 18, 34, 37, 40, 45, 53, 165, 177, 225, 285, 300, 302, 304, 305, 307, 311],

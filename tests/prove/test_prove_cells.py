@@ -1,4 +1,6 @@
-"""Cells: guards that depend on each other are compared in the patterns that real points have, and only there."""
+"""Cells: guards that depend on each other are compared in the patterns that real points have, and
+only there.
+"""
 
 from __future__ import annotations
 
@@ -177,7 +179,9 @@ def test_no_cell_is_no_agreement() -> None:
 
 @pytest.mark.parametrize("name", EQUAL)
 def test_recording_changes_no_value_and_all_outcomes_are_used(name: str) -> None:
-    """The recorded run computes what NumPy does, and a forced run asks for just as many outcomes."""
+    """The recorded run computes what NumPy does, and a forced run asks for just as many
+    outcomes.
+    """
     f = program(EQUAL[name][1])
     values = real_operands(f, SEED, 0)
     domain = RecordingArrays()
@@ -195,7 +199,9 @@ def test_recording_changes_no_value_and_all_outcomes_are_used(name: str) -> None
 
 @pytest.mark.parametrize("seed", [0, 1, 5])
 def test_random_programs(seed: int) -> None:
-    """Loops, gathers and guards: what passes make is the same, and no fault that changes numbers is confirmed."""
+    """Loops, gathers and guards: what passes make is the same, and no fault that changes numbers is
+    confirmed.
+    """
     source = random_program(seed)
     assert cells_equal(source, simplify(shuffle(source, 3)), SEED, 8).differing == ()
     points = [real_draw(source, n) for n in range(3)]

@@ -187,7 +187,9 @@ model net(x: float[D]) -> float {
 
 
 def test_a_straight_through_estimator_is_asserted() -> None:
-    """Its gradient is not the derivative, and nobody is told that it is; the other parameter is not blamed."""
+    """Its gradient is not the derivative, and nobody is told that it is; the other parameter is not
+    blamed.
+    """
     report = loads(THROUGH).verify()
     found = {v.subject: v.status for v in report.of("parameter")}
     assert found == {"w": Status.ASSERTED, "v": Status.PROBABLE}
@@ -197,15 +199,20 @@ def test_a_straight_through_estimator_is_asserted() -> None:
 
 LAYERS = {
     "dense": "use f = dense(D, 3)\nreturn mean(f(x)^2)",
-    "norms": "use a = layernorm(D)\nuse b = rmsnorm(D)\nuse c = batchnorm(D)\nreturn mean(c(b(a(x)))^2)",
-    "softmax": "param w: float[D] ~ normal(1)\nreturn mean(softmax(x * w)^2) + mean(log_softmax(x + w))",
-    "spread": "param w: float[D] ~ normal(1)\nreturn std(x * w) + var(x + w) + mean(logsumexp(x * w))",
-    "curves": "param w: float[D] ~ normal(1)\ny = x * w\nreturn mean(gelu(y) + silu(y) + softplus(y) + sigmoid(y))",
+    "norms": "use a = layernorm(D)\nuse b = rmsnorm(D)\nuse c = batchnorm(D)\nreturn "
+             "mean(c(b(a(x)))^2)",
+    "softmax": "param w: float[D] ~ normal(1)\nreturn mean(softmax(x * w)^2) + "
+               "mean(log_softmax(x + w))",
+    "spread": "param w: float[D] ~ normal(1)\nreturn std(x * w) + var(x + w) + mean(logsumexp(x "
+              "* w))",
+    "curves": "param w: float[D] ~ normal(1)\ny = x * w\nreturn mean(gelu(y) + silu(y) + "
+              "softplus(y) + sigmoid(y))",
     "losses": (
         "param w: float[D] ~ normal(1)\ny = x * w\n"
         "return mean(binary_cross_entropy_logits(y, x)) + mse(y, x)"
     ),
-    "powers": "param w: float[D] ~ normal(1)\ny = x * w\nreturn mean(sqrt(1 + y^2) + abs(y) + y^3 + log(1 + y^2))",
+    "powers": "param w: float[D] ~ normal(1)\ny = x * w\nreturn mean(sqrt(1 + y^2) + abs(y) + "
+              "y^3 + log(1 + y^2))",
 }  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""Loops that cut their derivative, and pullbacks that are wrong: every parameter gets a verdict that says why."""
+"""Loops that cut their derivative, and pullbacks that are wrong: every parameter gets a verdict
+that says why.
+"""
 
 from __future__ import annotations
 

@@ -105,7 +105,9 @@ def test_what_differs_is_not_proved(name: str) -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_degrees_are_bounds(seed: int) -> None:
-    """A random rational function of one variable, its degrees found by Euclid's algorithm on the exact polynomials."""
+    """A random rational function of one variable, its degrees found by Euclid's algorithm on the
+    exact polynomials.
+    """
     source = random.Random(seed)
     scalars = FreeScalars(521, seed)
     x = scalars.fresh(source.getrandbits(500))
@@ -206,7 +208,9 @@ def test_what_depends_on_a_guard_is_refused() -> None:
 
 
 def test_kernels_of_random_programs_are_proved_and_mutants_are_not() -> None:
-    """The loop nests of gradients, and the same with one product a sum where the small field sees a difference."""
+    """The loop nests of gradients, and the same with one product a sum where the small field sees a
+    difference.
+    """
     known, refused = 0, 0
     for seed in range(12):
         made = random_program(seed, regions=seed % 2 == 0)
@@ -255,7 +259,9 @@ def is_product(statement: Any) -> bool:
 
 
 def test_open_guards_speak_for_every_region() -> None:
-    """Two programs that agree where x0 > x1 and nowhere else are not proved, whichever pattern a seed would draw."""
+    """Two programs that agree where x0 > x1 and nowhere else are not proved, whichever pattern a
+    seed would draw.
+    """
     left = program(lambda b, x: b.one("max", x[0], x[1]))
     right = program(lambda b, x: b.one("select", b.one("gt", x[0], x[1]), x[0], x[2]))
     assert not any(bounded_equal(left, right, s, ["output y"]).holds for s in range(8))

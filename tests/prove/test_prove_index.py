@@ -1,4 +1,6 @@
-"""The index algebra: its table of elements is the registry's evaluation; faults in rules are not proved; what it must not equate."""
+"""The index algebra: its table of elements is the registry's evaluation; faults in rules are not
+proved; what it must not equate.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ def test_the_table_of_elements_is_the_evaluation(case: Instance) -> None:
 
 
 class Fault:
-    """An op whose rule emits something wrong: a fault in number ``at`` of the ops called ``name`` that it emits."""
+    """An op whose rule emits something wrong: a fault in number ``at`` of the ops called ``name``
+    that it emits.
+    """
 
     def __init__(self, definition: OpDef, kind: str, name: str, at: int) -> None:
         self.definition, self.kind, self.name, self.at = definition, kind, name, at
@@ -142,7 +146,9 @@ def emitted(theorem: Theorem, forward: bool) -> list[tuple[str, int]]:
 
 
 def test_faults_in_rules_between_axes_are_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ops of a quarter of the samples' rules, every kind of fault, both modes; the field says which are faults."""
+    """Ops of a quarter of the samples' rules, every kind of fault, both modes; the field says which
+    are faults.
+    """
     unproved = same = 0
     for case in CASES[::4]:
         theorem = generalised(case)
@@ -165,7 +171,9 @@ def test_faults_in_rules_between_axes_are_not_proved(monkeypatch: pytest.MonkeyP
 def outcome_of(
     fault: Fault, theorem: Theorem, case: Instance, forward: bool
 ) -> tuple[bool, bool] | None:
-    """Whether the algebra proves the faulty rule, and whether it holds over the field; None if none is made."""
+    """Whether the algebra proves the faulty rule, and whether it holds over the field; None if none
+    is made.
+    """
     try:
         is_proved = tangent_is_proved(theorem) if forward else pullback_is_proved(theorem)
     except (Unfit, TypeRuleError, ValueError, TypeError, StopIteration, KeyError, AttributeError):
@@ -202,8 +210,10 @@ I, J = ({1: Fraction(1)}, {2: Fraction(1)})
     "left, right, same",
     [
         # sum_ij a_ij b_ij, indices renamed; transposed; a lost equation; a range that differs
-        (times(element("a", I, J), element("b", I, J)), times(element("a", J, I), element("b", J, I)), True),
-        (times(element("a", I, J), element("b", I, J)), times(element("a", I, J), element("b", J, I)), False),
+        (times(element("a", I, J), element("b", I, J)), times(element("a", J, I), element("b", J,
+        I)), True),
+        (times(element("a", I, J), element("b", I, J)), times(element("a", I, J), element("b", J,
+        I)), False),
         (times(element("a", I), element("b", I)), times(element("a", I), element("b", J)), False),
         (element("a", I), element("a", constant(3)), False),
     ],
@@ -214,7 +224,9 @@ def test_normal_forms(left: Entry, right: Entry, same: bool) -> None:
 
 
 def test_a_range_that_is_not_that_of_an_axis_is_kept() -> None:
-    """sum over i < 90 of a_i is not the sum over the axis of size 100, nor is it forgotten when i is eliminated."""
+    """sum over i < 90 of a_i is not the sum over the axis of size 100, nor is it forgotten when i
+    is eliminated.
+    """
     short = times(bound(1, 90), element("a", I))
     whole = times(bound(1), element("a", I))
     assert normal_form(short) != normal_form(whole)
@@ -223,7 +235,9 @@ def test_a_range_that_is_not_that_of_an_axis_is_kept() -> None:
 
 
 def test_factors_of_one_name_are_numbered_in_every_way() -> None:
-    """sum_ij a_i a_j b_j is the same with i and j exchanged, and not sum_ij a_i a_i b_j; very many do not fit."""
+    """sum_ij a_i a_j b_j is the same with i and j exchanged, and not sum_ij a_i a_i b_j; very many
+    do not fit.
+    """
     a, b = (element("a", x) for x in (I, J)), element("b", J)
     left, right = a
     first = times(times(times(bound(1), bound(2)), times(left, right)), b)
@@ -256,7 +270,9 @@ def test_the_product_tree_is_proved_for_every_number_of_factors() -> None:
 def test_wrong_levels_of_the_product_tree_are_not_proved(
     kind: str, is_odd: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Siblings not exchanged, one of them twice, pairs that overlap, and the smaller tree forgotten."""
+    """Siblings not exchanged, one of them twice, pairs that overlap, and the smaller tree
+    forgotten.
+    """
 
     def wrong_joined(b: Builder, outside: Value, even: Value, odd: Value, odd_count: bool) -> Value:
         if kind == "sibling":

@@ -1,4 +1,6 @@
-"""The ladder of verdicts for passes: what one field tells apart is tried where more laws hold, and only then in balls."""
+"""The ladder of verdicts for passes: what one field tells apart is tried where more laws hold, and
+only then in balls.
+"""
 
 from __future__ import annotations
 

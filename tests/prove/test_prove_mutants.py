@@ -1,4 +1,6 @@
-"""Mutation: seeded faults that change meaning are never confirmed; finite differences confirm many of them."""
+"""Mutation: seeded faults that change meaning are never confirmed; finite differences confirm many
+of them.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def test_no_fault_in_an_adjoint_is_confirmed(number: int) -> None:
 
 
 def test_finite_differences_accept_what_is_caught() -> None:
-    """A gradient scaled by 1 + 2^-12 is caught every time, and mostly within rtol 1e-3 of finite differences."""
+    """A gradient scaled by 1 + 2^-12 is caught every time, and mostly within rtol 1e-3 of finite
+    differences.
+    """
     score = dict(adjoint_scores(targets()[1], 12, ["scale"]))["scale"]
     assert not score.missed
     assert score.by_differences * 2 < score.caught
@@ -106,7 +110,9 @@ def test_every_named_fault_is_made_somewhere(kind: str) -> None:
 
 
 def test_equivalence_is_told_by_numbers() -> None:
-    """a + b and b + a are the same program in numbers; a factor of 1 + 2^-33, which f64 at 1e-9 accepts, is not."""
+    """a + b and b + a are the same program in numbers; a factor of 1 + 2^-33, which f64 at 1e-9
+    accepts, is not.
+    """
     type_ = TensorType((2,), F)
     programs = []
     for number in range(3):
@@ -125,7 +131,9 @@ def test_equivalence_is_told_by_numbers() -> None:
 
 
 def test_wrong_adjoints_are_never_the_terms_of_the_rules() -> None:
-    """Composition over terms: a mutant whose terms are those of the second sweep computes the same numbers."""
+    """Composition over terms: a mutant whose terms are those of the second sweep computes the same
+    numbers.
+    """
     target = targets()[0]
     names = [s.name for s in target.source.parameters if s.role is Role.PARAM]
     arrays = TermArrays()

@@ -1,4 +1,6 @@
-"""Rules: every op has a verdict; wrong rules are proved by no method; the index algebra knows what it must not."""
+"""Rules: every op has a verdict; wrong rules are proved by no method; the index algebra knows what
+it must not.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,8 @@ WRONG: list[tuple[str, TensorType, dict[str, Any], Vjp]] = [
         "reverse", SQUARE, {"axes": (0,)},
         changed(lambda b, op, ct: b.one("reverse", ct, axes=(1,))),
     ),
-    ("slice", TensorType((4,), F), {"start": (1,), "limit": (3,), "stride": (1,)}, changed(_shifted)),
+    ("slice", TensorType((4,), F), {"start": (1,), "limit": (3,), "stride": (1,)},
+    changed(_shifted)),
     (
         "cumsum", SQUARE, {"axis": 0, "reverse": False},
         changed(lambda b, op, ct: b.one("cumsum", ct, axis=0, reverse=False)),
@@ -161,7 +164,9 @@ def test_wrong_partials_are_refuted(name: str, slope: Any, monkeypatch: pytest.M
 
 
 def test_theorems_hold_at_other_shapes() -> None:
-    """Each instance that the index algebra proves holds over the field, as a check of the algebra."""
+    """Each instance that the index algebra proves holds over the field, as a check of the
+    algebra.
+    """
     tried = 0
     for definition in all_ops():
         for sample in definition.samples:

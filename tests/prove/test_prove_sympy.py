@@ -1,4 +1,6 @@
-"""SymPy's rows of `gradc verify`: there for every parameter, within their time, in certificates and their replay."""
+"""SymPy's rows of `gradc verify`: there for every parameter, within their time, in certificates and
+their replay.
+"""
 
 from __future__ import annotations
 

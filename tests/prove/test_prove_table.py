@@ -1,4 +1,6 @@
-"""`gradc verify --rules`: every op has a row, all is proved, and docs/verification.md shows the same table."""
+"""`gradc verify --rules`: every op has a row, all is proved, and docs/verification.md shows the
+same table.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Terms are sound: programs whose results are the same terms compute the same numbers, whatever the program and fault.
+"""Terms are sound: programs whose results are the same terms compute the same numbers, whatever the
+program and fault.
 
-Passes and adjoints of random programs as well: the compiled gradient has the terms of the plain reverse sweep.
+Passes and adjoints of random programs as well: the compiled gradient has the terms of the plain
+reverse sweep.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The tower: laws of exp, log and sqrt are known, near misses are rejected, and programs that exact fields tell apart."""
+"""The tower: laws of exp, log and sqrt are known, near misses are rejected, and programs that exact
+fields tell apart.
+"""
 
 from __future__ import annotations
 
@@ -193,7 +195,9 @@ def of_scalar(make: Callable[[Terms, Value], Value]) -> Function:
 
 
 def test_square_of_a_root_is_known_and_the_root_of_a_square_is_not() -> None:
-    """sqrt(x^2) = x holds wherever x is a residue, at half of the points: chance must not confirm it."""
+    """sqrt(x^2) = x holds wherever x is a residue, at half of the points: chance must not confirm
+    it.
+    """
     plain = of_scalar(lambda t, x: x)
     square = of_scalar(lambda t, x: t.k.mul(t.k.sqrt(x), t.k.sqrt(x)))
     root = of_scalar(lambda t, x: t.k.sqrt(t.k.mul(x, x)))
@@ -243,7 +247,9 @@ def test_arithmetic_against_integers() -> None:
 
 @pytest.mark.parametrize("name", ["stable softmax", "silu by tanh", "rsqrt"])
 def test_no_fault_that_changes_numbers_is_confirmed(name: str) -> None:
-    """Seeded faults in the second program of a pair, against the first; f64 says which change anything."""
+    """Seeded faults in the second program of a pair, against the first; f64 says which change
+    anything.
+    """
     before, after = (program(make) for make in EQUAL[name])
     rng = np.random.default_rng(6)
     points = [[rng.normal(size=(2, 4)) for _ in range(2)] for _ in range(3)]

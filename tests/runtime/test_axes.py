@@ -1,4 +1,6 @@
-"""What ops state of their axes holds: an op on parts of its operands gives the parts of its result, or it is refused."""
+"""What ops state of their axes holds: an op on parts of its operands gives the parts of its result,
+or it is refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`gradc bench`: the peers compute the same loss and gradients, and what cannot be compared is said."""
+"""`gradc bench`: the peers compute the same loss and gradients, and what cannot be compared is
+said.
+"""
 
 import json
 from pathlib import Path

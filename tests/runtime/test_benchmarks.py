@@ -1,4 +1,6 @@
-"""The benchmark models compute the same loss and gradients in every system, and timing takes turns."""
+"""The benchmark models compute the same loss and gradients in every system, and timing takes
+turns.
+"""
 
 import time
 

@@ -1,4 +1,6 @@
-"""A call of a traced function with arrays alone: few calls of Python functions, nothing made twice, nothing stale."""
+"""A call of a traced function with arrays alone: few calls of Python functions, nothing made twice,
+nothing stale.
+"""
 
 from __future__ import annotations
 

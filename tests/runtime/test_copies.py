@@ -129,7 +129,9 @@ def test_process_pools_take_compiled_functions() -> None:
 
 
 class Regressor:
-    """As scikit-learn has estimators: arguments under their own names, cloned by deep copies of them."""
+    """As scikit-learn has estimators: arguments under their own names, cloned by deep copies of
+    them.
+    """
 
     def __init__(self, model: gradc.Model, optimizer: str = "sgd(lr=0.1)", epochs: int = 3) -> None:
         self.model = model

@@ -1,4 +1,6 @@
-"""Diagnosis of gradient flow: measured numbers are right, and each finding is found, named and answered."""
+"""Diagnosis of gradient flow: measured numbers are right, and each finding is found, named and
+answered.
+"""
 
 import json
 from pathlib import Path
@@ -196,7 +198,9 @@ model net(x: float[8, 4], y: float[8, 4]) -> float {
 
 
 def test_a_gradient_that_is_zero_by_mathematics_does_not_vanish() -> None:
-    """A softmax does not see what is added to all its entries: what comes back is rounding, and no finding."""
+    """A softmax does not see what is added to all its entries: what comes back is rounding, and no
+    finding.
+    """
     rng = np.random.default_rng(0)
     net = loads(CANCELLED)
     inputs: dict[str, Any] = {"x": rng.normal(size=(8, 4)), "y": rng.normal(size=(8, 4))}

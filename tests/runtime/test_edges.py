@@ -1,4 +1,6 @@
-"""Words at the edges of what they are defined for: slopes where a loss is most wrong, roots at zero, stretched axes."""
+"""Words at the edges of what they are defined for: slopes where a loss is most wrong, roots at
+zero, stretched axes.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ model m(p: float[N], y: float[N]) -> float { return sum(binary_cross_entropy(p, 
 
 @pytest.mark.parametrize("precision", ["f64", "f32", "bf16"])
 def test_binary_cross_entropy_learns_where_it_is_most_wrong(precision: str) -> None:
-    """p = 0 for a hit, p = 1 for a miss: PyTorch's slopes, whose logarithms end at 1e-12 in the derivative."""
+    """p = 0 for a hit, p = 1 for a miss: PyTorch's slopes, whose logarithms end at 1e-12 in the
+    derivative.
+    """
     torch = pytest.importorskip("torch")
     p = np.array([0.0, 1.0, 1e-30, 1e-13, 0.25, 0.5, 1e-4])
     y = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 0.5, 1.0])
@@ -59,7 +63,9 @@ def test_binary_cross_entropy_has_a_second_derivative() -> None:
     ["std(x)", "norm(x)", "sum(std(reshape(x, [2, 2]), axis = 1))", "sum(root(x))"],
 )
 def test_deviations_and_lengths_at_zero_have_the_slope_zero(body: str) -> None:
-    """Deviations, norms: at the tip of the cone the least subgradient, forward and reverse, and no NaN behind it."""
+    """Deviations, norms: at the tip of the cone the least subgradient, forward and reverse, and no
+    NaN behind it.
+    """
     text = f"model m(x: float[4]) -> float {{ return {body} }}"
     net = gradc.loads(text, precision="f64")
     zero, one = np.zeros(4), np.ones(4)
@@ -110,7 +116,10 @@ def test_axes_of_size_one_stretch_under_dots(spec: str, shapes: list[tuple[int, 
 
 
 def test_axes_under_dots_are_named_by_their_place() -> None:
-    text = 'model m(a: float[3, 4, 5], b: float[2, 6, 5]) -> float { return sum(einsum("...d,...d->...", a, b)) }'
+    text = (
+        "model m(a: float[3, 4, 5], b: float[2, 6, 5]) -> float { return "
+        'sum(einsum("...d,...d->...", a, b)) }'
+    )
     with pytest.raises(DiagnosticError) as refused:
         gradc.loads(text)
     (found,) = refused.value.diagnostics

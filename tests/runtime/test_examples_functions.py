@@ -1,4 +1,5 @@
-"""examples/functions: codes end in assertions of their own, and their gradients are autograd's and JAX's in f64.
+"""examples/functions: codes end in assertions of their own, and their gradients are autograd's and
+JAX's in f64.
 
 The quick ones are run here; ``python -m benchmarks.functions`` compares and times all twenty.
 """

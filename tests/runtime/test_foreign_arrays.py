@@ -1,4 +1,6 @@
-"""Arrays of other libraries as parameters, inputs and seeds: the numbers of torch and JAX, whatever their history."""
+"""Arrays of other libraries as parameters, inputs and seeds: the numbers of torch and JAX, whatever
+their history.
+"""
 
 from __future__ import annotations
 

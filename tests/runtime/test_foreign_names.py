@@ -1,4 +1,6 @@
-"""Names of PyTorch, NumPy and Keras are answered with a line that compiles, or with an honest absence."""
+"""Names of PyTorch, NumPy and Keras are answered with a line that compiles, or with an honest
+absence.
+"""
 
 from __future__ import annotations
 

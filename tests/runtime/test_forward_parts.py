@@ -1,4 +1,6 @@
-"""The part of a forward program that some outputs depend on: inputs, parameters, dimensions and ports alike."""
+"""The part of a forward program that some outputs depend on: inputs, parameters, dimensions and
+ports alike.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every public name of NumPy and SciPy has a state, the page shows it, and refusals say what it says."""
+"""Every public name of NumPy and SciPy has a state, the page shows it, and refusals say what it
+says.
+"""
 
 from __future__ import annotations
 

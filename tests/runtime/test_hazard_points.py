@@ -1,4 +1,6 @@
-"""Hazards that are reported happen, at the point that is printed; healthy programs are left in peace."""
+"""Hazards that are reported happen, at the point that is printed; healthy programs are left in
+peace.
+"""
 
 from pathlib import Path
 
@@ -12,8 +14,8 @@ from gradc.runtime.reports.hazard_text import none_found
 from tests.support.hazard_programs import BROKEN, HEAD
 
 ROOT = Path(__file__).resolve().parent.parent
-# Their gradients do become infinite or NaN at inputs that are far out: an elu that underflows, densities and
-# exponentials without a bound. They are found, and rightly.
+# Their gradients do become infinite or NaN at inputs that are far out: an elu that underflows,
+# densities and exponentials without a bound. They are found, and rightly.
 FAR_OUT = {
     "linear_attention": {"division by 0", "overflow"},
     "ppo_clip": {"exp overflow"},

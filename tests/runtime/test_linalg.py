@@ -1,4 +1,6 @@
-"""Linear algebra of the tensor IR: values against NumPy's over sizes, second derivatives, matrices at the edge."""
+"""Linear algebra of the tensor IR: values against NumPy's over sizes, second derivatives, matrices
+at the edge.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What objects say of themselves: one short line of text, and markup that is whole, escaped and without script."""
+"""What objects say of themselves: one short line of text, and markup that is whole, escaped and
+without script.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Pooling over windows of many places: the loop computes what the written form does, and compiles in a second."""
+"""Pooling over windows of many places: the loop computes what the written form does, and compiles
+in a second.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,10 @@ def test_the_loop_over_places_is_the_written_form(
 @pytest.mark.parametrize(("shape", "size"), [((1, 2, 1, 300), (1, 130)), ((2, 1, 12, 14), (9, 9))])
 def test_wide_windows_equal_torch(kind: str, shape: tuple[int, ...], size: tuple[int, int]) -> None:
     torch = pytest.importorskip("torch")
-    text = f"model m(x: float[{', '.join(map(str, shape))}]) -> float {{ return sum(sin({kind}(x, {size}, stride = 1))) }}"
+    text = (
+        f"model m(x: float[{', '.join(map(str, shape))}]) -> float {{ return sum(sin({kind}(x, "
+        f"{size}, stride = 1))) }}"
+    )
     x = np.random.default_rng(7).normal(size=shape)
     loss, found = gradc.loads(text, precision="f64").value_and_grad(wrt="inputs")({}, x=x)
     theirs = torch.tensor(x, requires_grad=True)
@@ -81,10 +86,15 @@ def test_wide_windows_equal_torch(kind: str, shape: tuple[int, ...], size: tuple
 
 @pytest.mark.parametrize("kind", ["max_pool", "avg_pool"])
 def test_programs_with_wide_windows_stay_small(kind: str) -> None:
-    """Ops do not grow with the window, and a thousand places compile in about a second (22 s when written out)."""
+    """Ops do not grow with the window, and a thousand places compile in about a second (22 s when
+    written out).
+    """
     counts = []
     for width in (100, 1025):
-        text = f"model m(x: float[1, 1, 1, 2048]) -> float {{ return sum({kind}(x, (1, {width}), stride = 1)) }}"
+        text = (
+            f"model m(x: float[1, 1, 1, 2048]) -> float {{ return sum({kind}(x, (1, {width}), "
+            f"stride = 1)) }}"
+        )
         compiled = gradc.loads(text).value_and_grad(wrt="inputs")
         counts.append(len(compiled.function().block.ops))
     assert counts[0] == counts[1]

@@ -1,4 +1,6 @@
-"""Specialisations are kept by use, up to a stated number; what comes back later is made again, with the same bits."""
+"""Specialisations are kept by use, up to a stated number; what comes back later is made again, with
+the same bits.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ model m(x: float[B, 3]) -> float {
 def test_ever_new_batch_sizes_keep_a_bounded_number_of_programs(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Machine code of sizes that did not come for long is given back; when one comes again it computes the same."""
+    """Machine code of sizes that did not come for long is given back; when one comes again it
+    computes the same.
+    """
     monkeypatch.setattr(recent.Recent.__init__, "__defaults__", (4,))
     net = gradc.loads(MODEL, precision="f64")
     params = net.init(0)

@@ -1,4 +1,6 @@
-"""Running sums through loops: which chains are widened, that they are right, and that budgets do not change a bit."""
+"""Running sums through loops: which chains are widened, that they are right, and that budgets do
+not change a bit.
+"""
 
 from __future__ import annotations
 

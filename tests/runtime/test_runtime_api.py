@@ -1,4 +1,6 @@
-"""The Python interface, name by name: every call shape of the contract, against NumPy written by hand."""
+"""The Python interface, name by name: every call shape of the contract, against NumPy written by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def test_entry_chooses_among_models() -> None:
     [("f64", np.float64), ("f32", np.float32), ("f16", np.float16), ("bf16", np.float32)],
 )
 def test_precision_chooses_the_types_of_results(precision: str, dtype: type) -> None:
-    """bf16, which NumPy lacks, comes as float32 with bf16's digits; a loss in 16 bits is float32."""
+    """bf16, which NumPy lacks, comes as float32 with bf16's digits; a loss in 16 bits is
+    float32.
+    """
     net = gradc.loads(MLP, precision=precision)
     params, inputs = net.init(1), batch(1, 4)
     loss, grads = net.value_and_grad()(params, **inputs)

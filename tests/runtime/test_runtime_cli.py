@@ -1,4 +1,6 @@
-"""The command line: statuses, streams, JSON, and a diagnostic for everything a user can get wrong."""
+"""The command line: statuses, streams, JSON, and a diagnostic for everything a user can get
+wrong.
+"""
 
 from __future__ import annotations
 

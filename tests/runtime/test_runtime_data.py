@@ -1,4 +1,6 @@
-"""Files from strangers: .npz and .safetensors that are damaged, lying or hostile end in a diagnostic, fast and small."""
+"""Files from strangers: .npz and .safetensors that are damaged, lying or hostile end in a
+diagnostic, fast and small.
+"""
 
 from __future__ import annotations
 
@@ -286,7 +288,10 @@ def entry(dtype: str = "F32", shape: Any = (4,), offsets: Any = (0, 16)) -> dict
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 
 
-TWICE = b'{"x": {"dtype":"F32","shape":[4],"data_offsets":[0,16]}, "x": {"dtype":"I32","shape":[4],"data_offsets":[0,16]}}'
+TWICE = (
+    b'{"x": {"dtype":"F32","shape":[4],"data_offsets":[0,16]}, "x": '
+    b'{"dtype":"I32","shape":[4],"data_offsets":[0,16]}}'
+)
 LIES: dict[str, bytes] = {
     "empty": b"",
     "shorter than a header": b"\x01\x02",

@@ -1,4 +1,6 @@
-"""Files, folders and systems that are not as they should be: a diagnostic each, no traceback, no waiting, nothing lost."""
+"""Files, folders and systems that are not as they should be: a diagnostic each, no traceback, no
+waiting, nothing lost.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +113,9 @@ def test_hostile_shapes_in_an_npz_are_a_diagnostic(work: Path, shape: str, order
 
 
 def test_shapes_are_compared_before_anything_is_unpacked(work: Path) -> None:
-    """A small file whose array is large and of a shape that the model does not take: no byte of it is unpacked."""
+    """A small file whose array is large and of a shape that the model does not take: no byte of it
+    is unpacked.
+    """
     rows = 1 << 23
     text = (HEADER % ("False", f"({rows}, 8)")).encode() + b"\n"
     path = work / "bomb.npz"
@@ -250,7 +254,8 @@ DAMAGE: dict[str, tuple[str, str]] = {
     "run.json ": ("5", "GC0805"),
     "run.json  ": ("[" * 100_000, "GC0805"),
     "run.json   ": ("", "GC0805"),
-    "metrics.jsonl": ("5\n[]\n\n{}\nnull\n" + '{"step": "a"}\n{"step": 1, "epoch_done": []}\n', "GC0812"),
+    "metrics.jsonl": ("5\n[]\n\n{}\nnull\n" + '{"step": "a"}\n{"step": 1, "epoch_done": []}\n',
+    "GC0812"),
     "metrics.jsonl ": ("[" * 100_000 + "\n\xff\n", "GC0812"),
 }  # fmt: skip
 

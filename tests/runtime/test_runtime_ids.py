@@ -13,8 +13,8 @@ import gradc as gradc_api
 from gradc.ir.domains.index_uses import IndexUses
 from tests.support.command_line import gradc
 
-# Token ids through a slice, class ids of a loss, ids that are computed, ids per step of a loop, a one-hot vector; and
-# integers that are no ids.
+# Token ids through a slice, class ids of a loss, ids that are computed, ids per step of a loop, a
+# one-hot vector; and integers that are no ids.
 PROGRAM = """
 dim B, T = 4, V = 10, D = 5, C = 3
 
@@ -80,7 +80,8 @@ def test_an_id_out_of_range_is_named_with_row_value_and_range(
     assert state.step == 0
     with pytest.raises(gradc_api.DiagnosticError, match="GC0579"):
         forward(params, **given)
-    # Without the option nothing is looked at: the call is as fast as it was, the loss says that something is wrong.
+    # Without the option nothing is looked at: the call is as fast as it was, the loss says that
+    # something is wrong.
     loss, _ = net.value_and_grad()(params, **given)
     assert np.isnan(loss) or name == "kind"
 

@@ -122,7 +122,9 @@ def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_call_allocates_nothing(
     counter: Path, program: str, dims: dict[str, int], threads: int
 ) -> None:
-    """Fifty training steps make not one call to the allocator; the arena is exactly what was predicted."""
+    """Fifty training steps make not one call to the allocator; the arena is exactly what was
+    predicted.
+    """
     command = [
         sys.executable, "-c", WATCHED, str(ROOT / "examples" / program), json.dumps(dims),
         str(threads),
@@ -132,7 +134,8 @@ def test_a_call_allocates_nothing(
     found = json.loads(done.stdout)
     assert found["probe"] > 0, "the counter must see allocations"
     assert found["calls"] == 0
-    # The first was made when the function was loaded; a second caller gets one of exactly this size.
+    # The first was made when the function was loaded; a second caller gets one of exactly this
+    # size.
     assert found["arena"] in found["fresh"]
     assert np.isfinite(found["loss"])
 

@@ -1,4 +1,6 @@
-"""What a call of the Python interface is asked with, and does not have: answered in the caller's own terms."""
+"""What a call of the Python interface is asked with, and does not have: answered in the caller's
+own terms.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ def net() -> gradc.Model:
     return gradc.loads(MLP, precision="f64")
 
 
-# Type checkers refuse these as well (`tests/runtime/test_typed_options.py`), so they are hidden from them here.
+# Type checkers refuse these as well (`tests/runtime/test_typed_options.py`), so they are hidden
+# from them here.
 UNKNOWN: dict[str, Callable[[Any], object]] = {
     "`value_and_grad` has no option `budgett`; did you mean `budget`?": lambda n: n.value_and_grad(
         budgett=3

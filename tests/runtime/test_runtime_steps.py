@@ -154,7 +154,9 @@ def _spoilt(array: np.ndarray, how: str) -> Any:
     "how", ["column-major", "another width", "another byte order", "list", "strided"]
 )
 def test_a_state_in_another_form_is_updated_like_any_other(net: gradc.Model, how: str) -> None:
-    """Loaded or edited by the caller; a copy that is trained and dropped would change nothing, without a word."""
+    """Loaded or edited by the caller; a copy that is trained and dropped would change nothing,
+    without a word.
+    """
     step = net.train_step("adam(lr=0.1)")
     plain, spoilt = step.init(net.init(0)), step.init(net.init(0))
     for name, array in spoilt.arrays.items():

@@ -1,4 +1,6 @@
-"""NumPy functions that are traced: every one against NumPy itself and finite differences; what is refused, and how."""
+"""NumPy functions that are traced: every one against NumPy itself and finite differences; what is
+refused, and how.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ CUBE = RNG.standard_normal((2, 3, 4))
 IDS = np.array([2, 0, 2, 1])
 SMALL = A * 1e-9
 
-# What is called, on what. The name before the space is the entry of the tables that the row is about.
+# What is called, on what. The name before the space is the entry of the tables that the row is
+# about.
 CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     # elementwise
     "exp": (np.exp, (A,)),

@@ -1,7 +1,7 @@
 """`gradc train`: the numbers of a run, and that nothing that happens to it changes them.
 
-A run is stopped by signals, killed at random moments, robbed of its newest checkpoint, resumed: in the end the weights
-and the metrics are those of a run that was left alone, bit for bit.
+A run is stopped by signals, killed at random moments, robbed of its newest checkpoint, resumed: in
+the end the weights and the metrics are those of a run that was left alone, bit for bit.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def same_run(one: Path, two: Path) -> None:
 
 
 def test_a_run_is_gradient_descent_over_shuffled_batches(work: Path, tmp_path: Path) -> None:
-    """Every loss and the last weights, against the same run in NumPy; the last batch of an epoch is short."""
+    """Every loss and the last weights, against the same run in NumPy; the last batch of an epoch is
+    short.
+    """
     out = tmp_path / "run"
     done = train(
         work, out, "--json", program="mlp", optimizer="sgd(lr=0.3)", precision="f64", seed=4,
@@ -405,7 +407,9 @@ def test_without_an_intact_checkpoint_nothing_is_resumed(work: Path, tmp_path: P
 def test_half_a_line_of_metrics_and_stale_files_are_swept(
     work: Path, whole: Path, tmp_path: Path
 ) -> None:
-    """What a kill leaves behind: a line cut short, steps beyond the checkpoint, a temporary file."""
+    """What a kill leaves behind: a line cut short, steps beyond the checkpoint, a temporary
+    file.
+    """
     out = tmp_path / "run"
     train(work, out, epochs=2, valid=work / "valid.npz")
     with (out / "metrics.jsonl").open("a") as stream:
@@ -499,7 +503,8 @@ def test_sigusr1_saves_and_goes_on(work: Path, long_run: Path, tmp_path: Path) -
     wait_for(job, out, 22)
     before = {p.name for p in out.glob("step-*.safetensors")}
     middle: set[str] = set()
-    # A signal may come as an epoch ends, where a checkpoint is written anyway: then another one is sent.
+    # A signal may come as an epoch ends, where a checkpoint is written anyway: then another one is
+    # sent.
     while not middle and job.poll() is None:
         job.send_signal(signal.SIGUSR1)
         limit = time.monotonic() + 0.2
@@ -558,7 +563,9 @@ def test_a_folder_in_which_another_process_trains(tmp_path: Path) -> None:
 
 
 def test_dimensions_that_the_data_fixes_are_bound_by_it(work: Path, tmp_path: Path) -> None:
-    """Parameters sized by the data need no `-D`: the same weights as with the size in the program."""
+    """Parameters sized by the data need no `-D`: the same weights as with the size in the
+    program.
+    """
     (work / "open.grad").write_text(LINE.replace("D = 6", "D").replace("model line", "model open"))
     (work / "line.grad").write_text(LINE)
     for name in ("open", "line"):

@@ -1,4 +1,6 @@
-"""Special functions against SciPy: values to a stated error, slopes and second slopes against SciPy's own derivatives."""
+"""Special functions against SciPy: values to a stated error, slopes and second slopes against
+SciPy's own derivatives.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from gradc.runtime.tracing.transforms import grad as fill_the_tables
 
 sp = pytest.importorskip("scipy.special")
 
-# Ranges, and the largest error there: relative, or absolute where a row says so (functions with zeros).
+# Ranges, and the largest error there: relative, or absolute where a row says so (functions with
+# zeros).
 RANGES: tuple[tuple[str, float, float, float, bool], ...] = (
     ("gammaln", 1e-5, 3.0, 2e-15, True),
     ("gammaln", 3.0, 60.0, 1e-14, False),

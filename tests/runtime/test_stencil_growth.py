@@ -1,5 +1,6 @@
-"""Chains of stencils: every step reads the one before it at several indices, and nothing may be computed again so often
-that the work grows faster than the program. Calls and statements are counted, not seconds."""
+"""Chains of stencils: every step reads the one before it at several indices, and nothing may be
+computed again so often that the work grows faster than the program. Calls and statements are
+counted, not seconds."""
 
 from __future__ import annotations
 
@@ -100,7 +101,9 @@ def statements(body: Iterable[Stmt]) -> int:
 
 
 def written(plan: Plan) -> int:
-    """Statements of the kernels of all launches together: a kernel counts as often as it is launched."""
+    """Statements of the kernels of all launches together: a kernel counts as often as it is
+    launched.
+    """
 
     def of(kernel: Kernel) -> int:
         return statements(kernel.body)
@@ -126,7 +129,9 @@ def test_chained_stencils_are_planned_in_linear_time(step: Step) -> None:
 def test_a_step_is_computed_a_bounded_number_of_times(
     step: Step, context: Callable[[Step, int], Step]
 ) -> None:
-    """So many statements, per op of the traced program, are carried out for one element, however long the chain."""
+    """So many statements, per op of the traced program, are carried out for one element, however
+    long the chain.
+    """
     for count in (4, 24):
         function, _ = traced(context(step, count))
         assert written(planned(context(step, count))) < 40 * len(function.block.body) + 200

@@ -1,4 +1,6 @@
-"""Long sums are exact to a few roundings whatever they sum, and have the same bits for any number of threads."""
+"""Long sums are exact to a few roundings whatever they sum, and have the same bits for any number
+of threads.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def _model(text: str, **dims: int) -> Any:
 @pytest.mark.parametrize("rows", [1, 16, 17, 255, 257, 1023, 1024, 4097, 9001])
 @pytest.mark.parametrize("columns", [1, 3, 40])
 def test_sums_over_rows_are_trees_of_16(rows: int, columns: int) -> None:
-    """Column sums by hand, to the bit, alone and fused with a row reduction; for one and two threads."""
+    """Column sums by hand, to the bit, alone and fused with a row reduction; for one and two
+    threads.
+    """
     text = f"""model f(x: float[R, {columns}], g: float[{columns}], h: float[R]) -> float {{
         return sum((g + 1.0) * x) + sum(h * max(x, axis = 1))
     }}"""

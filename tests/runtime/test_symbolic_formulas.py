@@ -1,4 +1,6 @@
-"""Formulas found in the adjoint: those of the textbooks come out, and every one has the value it claims."""
+"""Formulas found in the adjoint: those of the textbooks come out, and every one has the value it
+claims.
+"""
 
 from pathlib import Path
 
@@ -106,7 +108,9 @@ def test_what_is_assumed_is_said() -> None:
 
 
 def test_formulas_have_the_values_of_the_gradient() -> None:
-    """W9's and W11's formulas, computed with NumPy as they are printed, against the compiled gradient."""
+    """W9's and W11's formulas, computed with NumPy as they are printed, against the compiled
+    gradient.
+    """
     rng = np.random.default_rng(5)
     net = gradc.load(WORKED / "w11.grad", precision="f64")
     z, g = rng.normal(size=7), rng.normal(size=7)
@@ -120,7 +124,8 @@ def test_formulas_have_the_values_of_the_gradient() -> None:
 def test_notations() -> None:
     equation = formulas(9).of("z1").equation
     assert to_latex(equation) == (
-        r"\mathrm{d}z_{1} = {w_{2}}^{\top}\, \mathrm{d}z_{2} \odot a_{1} \odot \left(1 - a_{1}\right)"
+        r"\mathrm{d}z_{1} = {w_{2}}^{\top}\, \mathrm{d}z_{2} \odot a_{1} \odot \left(1 - "
+        r"a_{1}\right)"
     )
     markup = to_mathml(equation)
     assert markup.startswith("<math") and markup.endswith("</math>")

@@ -1,4 +1,6 @@
-"""SymPy as an independent differentiator: its derivatives are right, agree with the adjoint, and catch wrong ones."""
+"""SymPy as an independent differentiator: its derivatives are right, agree with the adjoint, and
+catch wrong ones.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +33,8 @@ MODELS = {
     " return mean(cross_entropy(tanh(a(x)), y))\n}",
     "relu": "model m(x: float[2, 2], y: float[2, 3]) -> float {\n use a = dense(2, 3)\n"
     " return mse(relu(a(x)), y)\n}",
-    "layernorm": "model m(x: float[2, 3]) -> float {\n use a = layernorm(3)\n return mean(a(x)^3)\n}",
+    "layernorm": "model m(x: float[2, 3]) -> float {\n use a = layernorm(3)\n return "
+    "mean(a(x)^3)\n}",
     "batchnorm": "model m(x: float[3, 2]) -> float {\n use a = batchnorm(2)\n"
     " return mean(a(x)^3)\n}",
     "lstm": "model m(x: float[2, 1, 2]) -> float {\n use a = lstm(2, 2)\n return mean(a(x)^2)\n}",

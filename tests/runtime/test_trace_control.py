@@ -1,4 +1,6 @@
-"""Loops and branches on values, and maps over an axis: against plain Python, and their slopes against differences."""
+"""Loops and branches on values, and maps over an axis: against plain Python, and their slopes
+against differences.
+"""
 
 from __future__ import annotations
 

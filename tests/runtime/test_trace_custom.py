@@ -1,4 +1,6 @@
-"""Functions with a derivative of their own: against JAX's custom_vjp, differences, and the derivative of the function itself."""
+"""Functions with a derivative of their own: against JAX's custom_vjp, differences, and the
+derivative of the function itself.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +127,9 @@ def test_jax_gives_the_same_where_the_pullback_is_another_function() -> None:
 
 
 def test_a_second_derivative_takes_the_pullback_again() -> None:
-    """JAX differentiates ``fwd`` for it, so that f would have another slope inside a gradient than outside."""
+    """JAX differentiates ``fwd`` for it, so that f would have another slope inside a gradient than
+    outside.
+    """
     doubled = gradc.custom_vjp(np.sin, lambda ct, x: 2 * ct * np.cos(x), asserted=True)
     x = 0.3  # the gradient of f^2 is 2 f f', with f' = 2 cos
     expected = 2 * (2 * np.cos(x)) ** 2 - 4 * np.sin(x) ** 2
@@ -134,7 +138,9 @@ def test_a_second_derivative_takes_the_pullback_again() -> None:
 
 
 def test_a_forward_function_may_call_the_function_itself() -> None:
-    """As JAX's documentation writes it; the result then is the op's own, also for higher derivatives."""
+    """As JAX's documentation writes it; the result then is the op's own, also for higher
+    derivatives.
+    """
 
     @gradc.custom_vjp
     def root(x: Any, n: int) -> Any:

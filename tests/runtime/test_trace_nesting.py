@@ -1,4 +1,6 @@
-"""Derivatives of NumPy functions inside each other, closures included, against closed forms and differences."""
+"""Derivatives of NumPy functions inside each other, closures included, against closed forms and
+differences.
+"""
 
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""NumPy's protocols on traced arrays: indexing, assignment, out=, methods, numbers; each against NumPy itself."""
+"""NumPy's protocols on traced arrays: indexing, assignment, out=, methods, numbers; each against
+NumPy itself.
+"""
 
 from __future__ import annotations
 
@@ -223,7 +225,9 @@ def test_numpy_has_its_own_functions_back() -> None:
 
 
 def test_extension_modules_get_numpys_own_arrays() -> None:
-    """Code without frames of its own (NumPy's random numbers) makes arrays while a function is recorded."""
+    """Code without frames of its own (NumPy's random numbers) makes arrays while a function is
+    recorded.
+    """
 
     def f(x: Any) -> Any:
         draws = np.random.default_rng(0).standard_normal((3, 4))

@@ -1,4 +1,6 @@
-"""Transforms of NumPy functions as values: composed in every order, cached by what they compare, true to what they read."""
+"""Transforms of NumPy functions as values: composed in every order, cached by what they compare,
+true to what they read.
+"""
 
 from __future__ import annotations
 
@@ -307,7 +309,9 @@ def test_large_arrays_that_numpy_alone_reads_are_said() -> None:
 
 
 def test_installed_libraries_are_not_looked_into() -> None:
-    """A function that names a library is compared no more often than the user's own names ask for."""
+    """A function that names a library is compared no more often than the user's own names ask
+    for.
+    """
     found = Captures(lambda x: pytest.approx(x) == np.sum(x) and warnings.catch_warnings())
     assert found._walk._count == 1
 
@@ -465,7 +469,12 @@ def test_a_refusal_cannot_be_swallowed() -> None:
 WRONG: tuple[tuple[str, Callable[[], Any], type[Exception], str], ...] = (
     ("an unknown option", lambda: gradc.grad(np.sum, budgett=1), TypeError, "budgett.*`budget`"),
     ("no function", lambda: gradc.grad(3), TypeError, "takes a function"),  # type: ignore[arg-type]
-    ("a wrong number", lambda: gradc.grad(np.sum, argnums=1.5), TypeError, "whole"),  # type: ignore[arg-type]
+    (
+        "a wrong number",
+        lambda: gradc.grad(np.sum, argnums=1.5),  # type: ignore[arg-type]
+        TypeError,
+        "whole",
+    ),
     ("twice", lambda: gradc.grad(np.sum, argnums=(0, 0))(X), gradc.DiagnosticError, "twice"),
     ("a wrong name", lambda: gradc.grad(scalar, argnames="y")(X), gradc.DiagnosticError, "`x`"),
     ("no pair", lambda: gradc.grad(scalar, has_aux=True)(X), gradc.DiagnosticError, "GC0565"),

@@ -1,4 +1,6 @@
-"""Every traceable function means what NumPy's means: values, and gradients against finite differences."""
+"""Every traceable function means what NumPy's means: values, and gradients against finite
+differences.
+"""
 
 from __future__ import annotations
 

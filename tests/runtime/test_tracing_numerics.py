@@ -1,4 +1,6 @@
-"""Traced functions where the mathematics is awkward: ties, ends of the number line, one element, none; exact results."""
+"""Traced functions where the mathematics is awkward: ties, ends of the number line, one element,
+none; exact results.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ def test_a_logistic_regression_has_its_hessian_at_zero() -> None:
 _U = 1 + 0.66**2
 _ARCTAN_JET = (1 / _U, -2 * 0.66 / _U**2, (6 * 0.66**2 - 2) / _U**3)
 
-# Functions whose value is put together from cases, at points where the cases meet: (function, point, third-order jet).
+# Functions whose value is put together from cases, at points where the cases meet: (function,
+# point, third-order jet).
 TIES: tuple[tuple[str, Callable[[Any], Any], float, tuple[float, ...]], ...] = (
     ("logaddexp", lambda x: np.logaddexp(x, 0.0), 0.0, (0.5, 0.25, 0.0)),
     ("logaddexp mirrored", lambda x: np.logaddexp(-x, x), 0.0, (0.0, 1.0, 0.0)),

@@ -1,4 +1,6 @@
-"""Options are typed: what is written here is checked by mypy, whose run fails for an ignore that it does not need."""
+"""Options are typed: what is written here is checked by mypy, whose run fails for an ignore that it
+does not need.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A pullback is compared with the derivative of its function: proved, agreeing or refuted; asserted only where nothing
-else can be said, or where the user says so."""
+"""A pullback is compared with the derivative of its function: proved, agreeing or refuted; asserted
+only where nothing else can be said, or where the user says so."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def test_wrong_pullbacks_of_named_layers_are_refuted_and_right_ones_are_not(laye
 
 
 def test_a_wrong_pullback_through_a_softmax_is_refuted(tmp_path: Path) -> None:
-    """Its maximum is under `stop_gradient`, which is no step: the derivative of a softmax is known."""
+    """Its maximum is under `stop_gradient`, which is no step: the derivative of a softmax is
+    known.
+    """
     body, ct = "p = softmax(x, axis = -1)\n    return p", "p * (1 - p) * ct"
     report = verified(body, ct)
     assert statuses(report) == {"w": Status.REFUTED, "v": Status.PROBABLE}
@@ -51,7 +53,9 @@ def test_a_wrong_pullback_through_a_softmax_is_refuted(tmp_path: Path) -> None:
 
 
 def test_a_pullback_that_agrees_leaves_its_parameters_alone() -> None:
-    """It takes a law of exp that a field does not know, so balls say it; nothing is asserted then."""
+    """It takes a law of exp that a field does not know, so balls say it; nothing is asserted
+    then.
+    """
     report = verified("h = tanh(x)\n    return h", "4 * ct / (exp(x) + exp(-x))^2")
     assert list(statuses(report, "pullback").values()) == [Status.AGREES]
     assert statuses(report) == {"w": Status.AGREES, "v": Status.AGREES}
@@ -105,7 +109,9 @@ def test_the_word_asserted_is_taken_and_counted(
 
 
 def test_an_assertion_excuses_nothing_else() -> None:
-    """Two pullbacks, one asserted and one wrong: each parameter is judged by the one its gradient goes through."""
+    """Two pullbacks, one asserted and one wrong: each parameter is judged by the one its gradient
+    goes through.
+    """
     text = FN.format(body="return round(x)", ct="ct", word="") + (
         "fn g(x: float[...]) -> float[...] { return tanh(x)\n"
         "    pullback(ct) { return ct * (1 - tanh(x)) } }\n"

@@ -1,4 +1,6 @@
-"""Dimensions in `gradc verify`: those that others define keep their definitions, free ones are tried at two sizes."""
+"""Dimensions in `gradc verify`: those that others define keep their definitions, free ones are
+tried at two sizes.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def test_free_dimensions_are_tried_at_two_sizes_without_a_common_factor() -> Non
 
 
 def test_a_size_that_only_other_sizes_show_is_refuted() -> None:
-    """The pullback is right where the size is the first one that is tried, and says so nowhere in digits."""
+    """The pullback is right where the size is the first one that is tried, and says so nowhere in
+    digits.
+    """
     text = MEAN.format(count="(B + (B - 1 - 1 - 1))")
     report = loads(text).verify(sympy=0)
     assert report.dims["B"] == 3

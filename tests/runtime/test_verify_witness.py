@@ -1,4 +1,6 @@
-"""Nothing is refuted without a witness, what is right is not refuted, and a witness can be looked at with `gradc grad`."""
+"""Nothing is refuted without a witness, what is right is not refuted, and a witness can be looked
+at with `gradc grad`.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ from gradc.runtime.reports.memory import plan_memory
 from tests.place.test_plan_faults import FAULTS
 from tests.support.mutants import KERNEL_FAULTS, kernel_mutants
 
-# Each was refuted by residues that the proof itself had spoilt, by a rule of Plans, or at a point that is none.
+# Each was refuted by residues that the proof itself had spoilt, by a rule of Plans, or at a point
+# that is none.
 RIGHT = {
     "a result in the storage of an operand, beside an inner sum": """
         model m(q: float[3, 2]) -> float { param w: float[3] ~ ones
@@ -89,7 +92,9 @@ model m(x: float[2, 3], y: int[2]) -> float { param w: float[3, 4] ~ normal(1)
 
 
 def test_a_witness_shows_the_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`gradc grad` computes the wrong entry there, and central differences of `gradc run`'s loss the right one."""
+    """`gradc grad` computes the wrong entry there, and central differences of `gradc run`'s loss
+    the right one.
+    """
     source, point, out = (str(tmp_path / name) for name in ("f.grad", "w.npz", "g.npz"))
     Path(source).write_text(WRONG)
     flags = ["--witness", point, "--sympy", "0", "--json", str(tmp_path / "c.json")]
@@ -159,7 +164,9 @@ def test_a_refuted_kernel_has_a_witness() -> None:
 
 
 def check_witness(verdict: Verdict, last: Function, wrong: Subject) -> None:
-    """A refuting point is finite, and both programs differ there in f64; without one nothing is refuted."""
+    """A refuting point is finite, and both programs differ there in f64; without one nothing is
+    refuted.
+    """
     if verdict.status is not Status.REFUTED:
         assert not verdict.witness
         return

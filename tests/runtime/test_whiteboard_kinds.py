@@ -1,4 +1,6 @@
-"""What a whiteboard and formulas say is so: consumers by identity, messages that add up, formulas that were tried."""
+"""What a whiteboard and formulas say is so: consumers by identity, messages that add up, formulas
+that were tried.
+"""
 
 import json
 from typing import Any

@@ -1,4 +1,6 @@
-"""The whiteboard of the worked examples W1 to W8: every figure a textbook gives, and the formulas beside them."""
+"""The whiteboard of the worked examples W1 to W8: every figure a textbook gives, and the formulas
+beside them.
+"""
 
 import json
 from collections.abc import Mapping

@@ -1,7 +1,8 @@
 """Random programs in tensor IR for the tests of differentiation and of passes on the tensor stage.
 
-Programs are smooth where their inputs are drawn, or take kinks with probability zero; values stay of order one, so finite
-differences mean something. Every program has parameters of several shapes, uses some twice, and ends in a scalar loss.
+Programs are smooth where their inputs are drawn, or take kinks with probability zero; values stay
+of order one, so finite differences mean something. Every program has parameters of several shapes,
+uses some twice, and ends in a scalar loss.
 """
 
 from __future__ import annotations
@@ -231,7 +232,8 @@ class Maker:
         truncate = self.random.choice([0, 0, 0, 2])
         last, steps = emit_scan(
             self.b, [carry, ramp, constant], region,
-            {"trips": trips, "carried": 1, "stacked": 1, "reverse": self.random.random() < 0.4, "truncate": truncate},
+            {"trips": trips, "carried": 1, "stacked": 1, "reverse": self.random.random() < 0.4,
+            "truncate": truncate},
         )  # fmt: skip
         total = self.b.one("sum", steps, axes=(0,))
         return self.b.one("add", last, self.b.one("mul", total, self.const(0.3, total)))

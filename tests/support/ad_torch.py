@@ -1,6 +1,8 @@
-"""The reference interpreter over torch tensors: torch's own differentiation of our programs, to compare with.
+"""The reference interpreter over torch tensors: torch's own differentiation of our programs, to
+compare with.
 
-Only meanings are shared with gradc; every derivative here is torch's. ``truncate`` and ``custom`` are not modelled.
+Only meanings are shared with gradc; every derivative here is torch's. ``truncate`` and ``custom``
+are not modelled.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Right compilations of random programs, verified: nothing may be refuted. ``python -m tests.support.alarms FIRST LAST``.
+"""Right compilations of random programs, verified: nothing may be refuted. ``python -m
+tests.support.alarms FIRST LAST``.
 
-Programs of all kinds (regions, images, f32 and f64), compiled plainly, with a part recomputed, and with loops in chunks.
+Programs of all kinds (regions, images, f32 and f64), compiled plainly, with a part recomputed, and
+with loops in chunks.
 """
 
 from __future__ import annotations

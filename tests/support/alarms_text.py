@@ -1,8 +1,10 @@
-"""Right programs of the kinds that raised false alarms once, in the language. ``python -m tests.support.alarms_text FIRST LAST``.
+"""Right programs of the kinds that raised false alarms once, in the language. ``python -m
+tests.support.alarms_text FIRST LAST``.
 
-Each draws from: exp of gathered parameters beside inner reductions, values read whole and in another shape, row sums of
-different lengths, carries that no trip changes, masks with -inf whose class labels may meet, derived dimensions. The whole of
-`gradc verify` is asked, but for SymPy; nothing may be refuted or undecided.
+Each draws from: exp of gathered parameters beside inner reductions, values read whole and in
+another shape, row sums of different lengths, carries that no trip changes, masks with -inf whose
+class labels may meet, derived dimensions. The whole of `gradc verify` is asked, but for SymPy;
+nothing may be refuted or undecided.
 """
 
 from __future__ import annotations

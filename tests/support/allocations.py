@@ -1,4 +1,5 @@
-"""Counts every allocation of a process: a library to preload, which stands in for the allocator and passes calls on.
+"""Counts every allocation of a process: a library to preload, which stands in for the allocator and
+passes calls on.
 
 A watched process finds ``seen_calls`` and ``seen_bytes`` with ``ctypes.CDLL(None)``.
 """
@@ -33,7 +34,8 @@ int posix_memalign(void **p, size_t a, size_t n) {
 void *aligned_alloc(size_t a, size_t n) {
     REAL(void *, "aligned_alloc", size_t, size_t); NOTE(n); return real(a, n); }
 void *mmap(void *p, size_t n, int r, int f, int d, long o) {
-    REAL(void *, "mmap", void *, size_t, int, int, int, long); NOTE(n); return real(p, n, r, f, d, o); }
+    REAL(void *, "mmap", void *, size_t, int, int, int, long);
+    NOTE(n); return real(p, n, r, f, d, o); }
 long seen_calls(void) { return count; }
 long seen_bytes(void) { return bytes; }
 """

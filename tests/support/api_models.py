@@ -1,4 +1,6 @@
-"""A small classifier and what it computes, written once more in NumPy: the reference of the interface tests."""
+"""A small classifier and what it computes, written once more in NumPy: the reference of the
+interface tests.
+"""
 
 from __future__ import annotations
 

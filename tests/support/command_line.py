@@ -21,7 +21,9 @@ class Done:
 
 
 def gradc(*arguments: object, stdin: str = "", together: bool = False) -> Done:
-    """Runs ``gradc ARGUMENTS``; ``together`` puts both streams into ``out``, as a terminal shows them."""
+    """Runs ``gradc ARGUMENTS``; ``together`` puts both streams into ``out``, as a terminal shows
+    them.
+    """
     out = io.StringIO()
     err = out if together else io.StringIO()
     with (

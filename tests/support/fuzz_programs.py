@@ -1,7 +1,8 @@
 """Mutation fuzz of the front end: programs that are almost right must get diagnostics and nothing
 else.
 
-    python -m tests.support.fuzz_programs --count 100000 --seed 0        # prints each failure, minimised
+    python -m tests.support.fuzz_programs --count 100000 --seed 0        # prints each failure,
+    minimised
 
 Three kinds of mutants are made from every program of the house: of its bytes, of its tokens, and of
 its syntax tree (which still parses, so the checks behind the parser get their share). A failure is

@@ -1,8 +1,10 @@
-"""Random valid programs, for every test that wants many: ``random_program(seed)`` is always the same program.
+"""Random valid programs, for every test that wants many: ``random_program(seed)`` is always the
+same program.
 
-Programs are valid by construction and safe by construction: arguments of log, sqrt, div and the like are made positive
-by the program itself, and values stay moderate, so results are finite for the inputs drawn and differences mean
-something. Sizes include 0 and 1. The loss weighs every element differently, so cotangents are never all ones.
+Programs are valid by construction and safe by construction: arguments of log, sqrt, div and the
+like are made positive by the program itself, and values stay moderate, so results are finite for
+the inputs drawn and differences mean something. Sizes include 0 and 1. The loss weighs every
+element differently, so cotangents are never all ones.
 
 With Hypothesis: ``st.integers(0, 2**32 - 1).map(random_program)``.
 """
@@ -56,8 +58,8 @@ def random_program(
 ) -> Program:
     """The program number ``seed``.
 
-    ``smooth`` leaves out kinks (max, relu, where, argmax, rounding); ``regions`` adds scan and checkpoint; ``images``
-    adds convolution and pooling; ``empty`` allows dimensions of size 0.
+    ``smooth`` leaves out kinks (max, relu, where, argmax, rounding); ``regions`` adds scan and
+    checkpoint; ``images`` adds convolution and pooling; ``empty`` allows dimensions of size 0.
     """
     return _Generator(seed, dtype, smooth, regions, images, empty).program(steps)
 
@@ -118,7 +120,9 @@ class _Generator:
         return Program(function, draw_inputs(function, self.seed), self.seed)
 
     def loss(self) -> tuple[Value, list[Value]]:
-        """A scalar to which every unused value contributes with weights of its own, and up to two outputs."""
+        """A scalar to which every unused value contributes with weights of its own, and up to two
+        outputs.
+        """
         leaves = [v for v in self.pool if v not in self.used]
         total = self.b.constant(0.0, self.dtype)
         for number, leaf in enumerate(leaves):

@@ -1,4 +1,6 @@
-"""Golden files: exact text kept beside the tests. `pytest --bless` rewrites them; review reads the diff."""
+"""Golden files: exact text kept beside the tests. `pytest --bless` rewrites them; review reads the
+diff.
+"""
 
 from __future__ import annotations
 

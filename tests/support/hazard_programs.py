@@ -1,6 +1,7 @@
 """Programs known to make gradients that are not finite, as people publish them, and healthy ones.
 
-Each is the body of a model over ``x`` and ``y`` (float[3]), ``on`` (bool[3]) and a parameter ``w`` (float[3], ones).
+Each is the body of a model over ``x`` and ``y`` (float[3]), ``on`` (bool[3]) and a parameter ``w``
+(float[3], ones).
 """
 
 HEAD = """model m(x: float[3], y: float[3], on: bool[3]) -> float {
@@ -21,7 +22,8 @@ BROKEN = {
     "log of 1 - tanh^2": "return sum(log(1 - tanh(z)^2))",
     "log of a softmax": "return -sum(y * log(softmax(z)))",
     "log of a sigmoid": "return -sum(log(sigmoid(z)))",
-    "binary cross-entropy by hand": "p = sigmoid(z)\n    return -sum(y * log(p) + (1 - y) * log(1 - p))",
+    "binary cross-entropy by hand": "p = sigmoid(z)\n    return -sum(y * log(p) + (1 - y) * "
+    "log(1 - p))",
     "entropy by hand": "p = softmax(z)\n    return -sum(p * log(p))",
     "log of relu": "return sum(log(relu(z)))",
     "log1p at -1": "return sum(log1p(z))",

@@ -1,4 +1,6 @@
-"""Single kernels compiled for a named instruction set and called on NumPy arrays, for the tests of the LLVM backend."""
+"""Single kernels compiled for a named instruction set and called on NumPy arrays, for the tests of
+the LLVM backend.
+"""
 
 from __future__ import annotations
 

@@ -46,6 +46,8 @@ def evaluate(
 
 
 def value_of(expression: str, arguments: str = "", **inputs: Any) -> NDArray[Any]:
-    """``expression`` over inputs of the types that ``arguments`` declares, as the interpreter computes it."""
+    """``expression`` over inputs of the types that ``arguments`` declares, as the interpreter
+    computes it.
+    """
     text = f"model m({arguments}) -> float {{\n    output it = {expression}\n    return 0.0\n}}\n"
     return evaluate(lowered(text), inputs)["it"]

@@ -1,9 +1,11 @@
-"""The contract of memory, on one program at a time: every way to compile it keeps its bytes and gives the same bits.
+"""The contract of memory, on one program at a time: every way to compile it keeps its bytes and
+gives the same bits.
 
-``check(subject(name))`` compiles each point of the subject's Pareto front for one and two threads and runs it. Arena and results
-lie between guards, and the arena is filled with NaN bytes before every call, so what is written elsewhere or read before it
-was written shows. Subjects (``names`` and ``program N``) are the examples, the models of the benchmarks, functions traced from Python, whole training
-steps and generated programs; all with small sizes.
+``check(subject(name))`` compiles each point of the subject's Pareto front for one and two threads
+and runs it. Arena and results lie between guards, and the arena is filled with NaN bytes before
+every call, so what is written elsewhere or read before it was written shows. Subjects (``names``
+and ``program N``) are the examples, the models of the benchmarks, functions traced from Python,
+whole training steps and generated programs; all with small sizes.
 
 Non-goals: allocations of a call (``tests/runtime/test_runtime_memory.py`` counts them), time.
 """
@@ -79,7 +81,9 @@ model noisy(x: float[B, D], y: int[B]) -> float {
 
 @dataclass(frozen=True)
 class Subject:
-    """A program, what is derived from it, and arrays for it by name. A step of training is called ``calls`` times."""
+    """A program, what is derived from it, and arrays for it by name. A step of training is called
+    ``calls`` times.
+    """
 
     name: str
     function: Function
@@ -98,7 +102,9 @@ class Subject:
         return pareto(self.function, self.options)
 
     def policies(self, most: int) -> list[Policy]:
-        """At most ``most`` of the policies that budgets choose from: nothing recomputed, the most frugal, some between."""
+        """At most ``most`` of the policies that budgets choose from: nothing recomputed, the most
+        frugal, some between.
+        """
         found = [c.policy for c in candidates(self.function, self.gradient or self.derive)]
         places = np.linspace(0, len(found) - 1, min(most, len(found)))
         return [found[round(n)] for n in places]
@@ -140,7 +146,9 @@ def is_intact(whole: Bytes, inside: Bytes) -> bool:
 def run(
     native: NativeFunction, arrays: Mapping[str, NDArray[Any]], calls: int
 ) -> tuple[list[Bytes], list[str]]:
-    """The bytes of every result after ``calls`` calls on guarded, poisoned memory; and which guards were written to."""
+    """The bytes of every result after ``calls`` calls on guarded, poisoned memory; and which guards
+    were written to.
+    """
     blocks: list[tuple[str, Bytes, Bytes]] = []
     for port in native.signature.ports:
         nbytes = int(np.prod(port.shape)) * port.dtype.itemsize
@@ -166,7 +174,9 @@ def run(
 
 
 def check(subject: Subject, most: int | None = None) -> Outcome:
-    """Compiles and runs every point of the front; or ``most`` policies, which takes less time than finding the front."""
+    """Compiles and runs every point of the front; or ``most`` policies, which takes less time than
+    finding the front.
+    """
     outcome = Outcome()
     chosen: list[tuple[Policy, int | None]]
     if most is None:
@@ -211,7 +221,9 @@ def subject(name: str) -> Subject:
 
 @cache
 def names() -> tuple[str, ...]:
-    """All examples and all models of the benchmarks that have a scalar loss; and steps of those that have parameters."""
+    """All examples and all models of the benchmarks that have a scalar loss; and steps of those
+    that have parameters.
+    """
     found = [*TRACED, "noisy noisy gradient", "noisy noisy step"]
     for path in (*EXAMPLES, *BENCHMARKS):
         for entry in load(path).models:

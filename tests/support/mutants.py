@@ -1,7 +1,8 @@
-"""Seeded faults in programs and kernels: the ways in which compilers go wrong after differentiation.
+"""Seeded faults in programs and kernels: the ways in which compilers go wrong after
+differentiation.
 
-A mutator changes one op or one statement; what comes out is still well formed, as a fault of a compiler is. Whether
-the meaning changed is decided by the caller, in numbers.
+A mutator changes one op or one statement; what comes out is still well formed, as a fault of a
+compiler is. Whether the meaning changed is decided by the caller, in numbers.
 """
 
 from __future__ import annotations
@@ -160,7 +161,9 @@ def transpose(op: Op, _known: Sequence[Value], rng: random.Random) -> list[Op] |
 def _other(
     op: Op, rng: random.Random, name: str, right: Any, choices: list[Any]
 ) -> list[Op] | None:
-    """``op`` with attribute ``name`` another of ``choices``, the first of a random order that has the same type."""
+    """``op`` with attribute ``name`` another of ``choices``, the first of a random order that has
+    the same type.
+    """
     rng.shuffle(choices)
     for choice in choices:
         found = None if choice == right else _same_type(op, **{name: choice})
@@ -263,7 +266,9 @@ OP_FAULTS: dict[str, OpFault] = {
 def op_mutants(
     function: Function, fault: OpFault, seed: int, first: int = 0, is_shuffled: bool = False
 ) -> Iterator[Function]:
-    """``function`` with ``fault`` at each op where it applies, from op number ``first`` on, regions included."""
+    """``function`` with ``fault`` at each op where it applies, from op number ``first`` on, regions
+    included.
+    """
     numbers = list(range(first, _count(function.block)))
     if is_shuffled:
         random.Random(seed).shuffle(numbers)

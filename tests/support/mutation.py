@@ -1,13 +1,16 @@
-"""The mutation score: seeded faults of every kind, wherever programs are made, against the methods of ``gradc verify``.
+"""The mutation score: seeded faults of every kind, wherever programs are made, against the methods
+of ``gradc verify``.
 
-``python -m tests.support.mutation [N] [--seed S] [--json FILE]`` makes up to N faults of each kind in each place of each model:
-rules (one op each), adjoints, adjoints that recompute, tiled attention, forward mode, training steps, passes, loop
-nests, plans. A mutant that changes no number is equivalent and does not count; that is decided apart from the methods
-under test: f64 at four real points, and where these agree balls at 50 digits. ``missed`` must be 0: a fault that changes
-meaning and that is confirmed. Beside it, how many finite differences (or, where no gradient is at hand, the true
-numbers) at rtol 1e-3 would catch.
+``python -m tests.support.mutation [N] [--seed S] [--json FILE]`` makes up to N faults of each kind
+in each place of each model: rules (one op each), adjoints, adjoints that recompute, tiled
+attention, forward mode, training steps, passes, loop nests, plans. A mutant that changes no number
+is equivalent and does not count; that is decided apart from the methods under test: f64 at four
+real points, and where these agree balls at 50 digits. ``missed`` must be 0: a fault that changes
+meaning and that is confirmed. Beside it, how many finite differences (or, where no gradient is at
+hand, the true numbers) at rtol 1e-3 would catch.
 
-Non-goals: which faults there are (``tests.support.mutants``, ``tests.place.test_plan_faults``), models (``tests.support.mutation_models``).
+Non-goals: which faults there are (``tests.support.mutants``, ``tests.place.test_plan_faults``),
+models (``tests.support.mutation_models``).
 """
 
 from __future__ import annotations
@@ -64,7 +67,8 @@ from tests.support.mutation_models import (
 RTOL, ATOL = 1e-3, 1e-5
 # Programs of more ops are not compared in balls: f64 at four points has to do.
 MOST_OPS = 300
-# Points of the field at which programs and Plans are compared, as many as `gradc verify` takes at the least.
+# Points of the field at which programs and Plans are compared, as many as `gradc verify` takes at
+# the least.
 POINTS = 3
 
 
@@ -130,7 +134,9 @@ def program_scores(
     seed: int,
     kinds: Sequence[str] = tuple(OP_FAULTS),
 ) -> Scores:
-    """Faults in ``program``, by kind, up to ``limit`` each; ``accepts(mutant, found, true)`` says what differences do."""
+    """Faults in ``program``, by kind, up to ``limit`` each; ``accepts(mutant, found, true)`` says
+    what differences do.
+    """
     points = reals(program)
     expected = numbers(program, points)
     for kind in kinds:
@@ -177,7 +183,9 @@ def _by_differences(target: Target) -> Callable[[Function, list[Any], list[Any]]
 
 
 def proved_gradient(target: Target, mutant: Function) -> bool:
-    """What ``gradc verify`` would say of a wrong adjoint: all agrees. The first point mostly tells; it is asked first."""
+    """What ``gradc verify`` would say of a wrong adjoint: all agrees. The first point mostly tells;
+    it is asked first.
+    """
     for points in (1, points_for(mutant)):
         tested = test_gradient(target.source, mutant, target.seed, points)
         if not (tested.primal_agrees and all(tested.agrees.values())):
@@ -268,7 +276,9 @@ def pass_scores(target: Target, limit: int | None = None, seed: int = 1) -> Scor
 
 @dataclass(frozen=True)
 class Machine:
-    """A compiled gradient with what it computes in f32, over the field, and by finite differences."""
+    """A compiled gradient with what it computes in f32, over the field, and by finite
+    differences.
+    """
 
     name: str
     plan: Plan
@@ -337,7 +347,9 @@ def plan_scores(target: Target, limit: int | None = None, seed: int = 1) -> Scor
 
 
 def _score_plan(score: Score, machine: Machine, plan: Plan, name: str, is_checked: bool) -> None:
-    """One wrong Plan; ``is_checked`` if the checker of Plans is asked too. What cannot run at all is caught."""
+    """One wrong Plan; ``is_checked`` if the checker of Plans is asked too. What cannot run at all
+    is caught.
+    """
     score.mutants += 1
     if is_checked and check_plan(plan):
         score.caught += 1
@@ -364,7 +376,9 @@ def _score_plan(score: Score, machine: Machine, plan: Plan, name: str, is_checke
 
 
 def _is_confirmed(machine: Machine, plan: Plan) -> bool:
-    """Whether `gradc verify` would confirm the kernels of a Plan: over one field, or else by more laws or real points."""
+    """Whether `gradc verify` would confirm the kernels of a Plan: over one field, or else by more
+    laws or real points.
+    """
     found = compare_plan(machine.function, plan, machine.seed, POINTS)
     if not found.differing and not found.fault:
         return True

@@ -1,4 +1,5 @@
-"""What mutants are made of: small models, their derivatives of every mode, and what both are at real points.
+"""What mutants are made of: small models, their derivatives of every mode, and what both are at
+real points.
 
 Non-goals: faults (``tests.support.mutants``), scores (``tests.support.mutation``).
 """
@@ -25,7 +26,8 @@ from gradc.passes.training.step import Update, train_step
 from tests.support.loops_models import channel_model, lstm, mlp, row_model, transformer
 
 F64 = NumpyArrays(DType.F64)
-# Below this relative change in f64, two programs are the same up to rounding (balls are asked as well).
+# Below this relative change in f64, two programs are the same up to rounding (balls are asked as
+# well).
 SAME = 1e-9
 
 
@@ -158,7 +160,9 @@ def single_ops() -> tuple[Target, ...]:
 
 
 def recomputed(target: Target) -> Target:
-    """The gradient under a budget: loops in chunks, and the middle of the program is recomputed by the reverse sweep."""
+    """The gradient under a budget: loops in chunks, and the middle of the program is recomputed by
+    the reverse sweep.
+    """
     if any(op.name == "scan" for op in target.source.block.body):
         policy = Policy(chunk=2)
     else:
@@ -202,14 +206,18 @@ def forward(target: Target) -> Function:
 
 
 def step_of(target: Target) -> Function:
-    """A training step: the gradient, and an update of every parameter like Adam's without moments of the gradient."""
+    """A training step: the gradient, and an update of every parameter like Adam's without moments
+    of the gradient.
+    """
     rows = zip(target.source.parameters, target.source.block.parameters, strict=True)
     types = {slot.name: value.type for slot, value in rows}
     return train_step(target.gradient, {name: scaled_update(types[name]) for name in target.wrt})
 
 
 def scaled_update(type_: TensorType) -> Update:
-    """p - lr g / (sqrt(v') + eps), v' = 0.75 v + 0.25 g^2; v is drawn positive where it is a square."""
+    """p - lr g / (sqrt(v') + eps), v' = 0.75 v + 0.25 g^2; v is drawn positive where it is a
+    square.
+    """
     b = Builder()
     p, g = (b.parameter(type_) for _ in range(2))
     t, lr = (b.parameter(type_.with_shape(())) for _ in range(2))

@@ -1,4 +1,6 @@
-"""Plans written by hand, for tests of native code: two dense layers, elementwise kernels, a rolled scan."""
+"""Plans written by hand, for tests of native code: two dense layers, elementwise kernels, a rolled
+scan.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +134,9 @@ def plus_counter(size: int) -> Kernel:
 
 
 def scan(trips: int, size: int) -> Plan:
-    """``h[t+1] = h[t] * x[t]; y[t] = h[t+1] + t``: h alternates between two halves of one arena tensor."""
+    """``h[t+1] = h[t] * x[t]; y[t] = h[t+1] + t``: h alternates between two halves of one arena
+    tensor.
+    """
     tensors = (
         Tensor("h0", (2, size), F32, "argument", 0),
         Tensor("x", (trips, size), F32, "argument", 1),

@@ -1,4 +1,5 @@
-"""The programs of ``tests/networks`` in torch: the same losses by the same names, and arrays to try them on.
+"""The programs of ``tests/networks`` in torch: the same losses by the same names, and arrays to try
+them on.
 
 Each function takes the parameters ``p`` by name and the inputs in the order of its program's model.
 """

@@ -1,8 +1,9 @@
-"""Networks in the language beside the same networks in torch: values, gradients and ten steps of training.
+"""Networks in the language beside the same networks in torch: values, gradients and ten steps of
+training.
 
-A ``Case`` is a program whose model has an output ``out`` and ends with ``mean((out - goal)^2)``, where ``goal`` is drawn
-at random: so the cotangent of ``out`` is random as well. Its twin is a function of torch tensors by the same names. What
-gradc does here goes through the compiled path.
+A ``Case`` is a program whose model has an output ``out`` and ends with ``mean((out - goal)^2)``,
+where ``goal`` is drawn at random: so the cotangent of ``out`` is random as well. Its twin is a
+function of torch tensors by the same names. What gradc does here goes through the compiled path.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from gradc.runtime.model.model import Model
 
 # Where torch is missing, tests that import this module are skipped.
 torch: Any = pytest.importorskip("torch")
-# Small arrays only: torch's threads would wait for each other most of the time, and on a busy machine for long.
+# Small arrays only: torch's threads would wait for each other most of the time, and on a busy
+# machine for long.
 torch.set_num_threads(1)
 
 Arrays = dict[str, Any]
@@ -31,7 +33,9 @@ EXACT = 1e-10
 
 @dataclass(frozen=True)
 class Case:
-    """A network in both languages. ``shapes`` are those of its floating inputs; ``ids`` are its integer inputs."""
+    """A network in both languages. ``shapes`` are those of its floating inputs; ``ids`` are its
+    integer inputs.
+    """
 
     name: str
     text: str
@@ -77,7 +81,9 @@ def twin_loss(case: Case, params: Mapping[str, Any], inputs: Mapping[str, Any]) 
 
 
 def assert_close(found: Any, expected: Any, bound: float, what: str = "") -> None:
-    """Largest difference against the largest size: entries that cancel are judged by their neighbours."""
+    """Largest difference against the largest size: entries that cancel are judged by their
+    neighbours.
+    """
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     assert found.shape == expected.shape, what
     size = max(float(np.abs(expected).max(initial=0.0)), 1e-3)
@@ -136,10 +142,11 @@ def check_gradients(case: Case, precision: str = "f64") -> None:
 
 
 def check_training(case: Case) -> None:
-    """Ten compiled steps with momentum on fresh data give the parameters that torch gives, to 1e-10.
+    """Ten compiled steps with momentum on fresh data give the parameters that torch gives, to
+    1e-10.
 
-    Momentum and not Adam: where a gradient is zero but for rounding (the bias of attention's keys), Adam divides
-    rounding by its own size. Optimisers have tests of their own.
+    Momentum and not Adam: where a gradient is zero but for rounding (the bias of attention's keys),
+    Adam divides rounding by its own size. Optimisers have tests of their own.
     """
     net = loads(case.text, precision="f64")
     params = case.params(net)

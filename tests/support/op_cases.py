@@ -1,4 +1,6 @@
-"""Every op at every sample of its definition, as functions: what the generated tests of ops walk over."""
+"""Every op at every sample of its definition, as functions: what the generated tests of ops walk
+over.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Pullbacks of named layers by hand, right ones and wrong ones, against `gradc verify`. ``python -m tests.support.pullbacks``.
+"""Pullbacks of named layers by hand, right ones and wrong ones, against `gradc verify`. ``python -m
+tests.support.pullbacks``.
 
-A right pullback is proved or agrees, a wrong one is refuted; none is asserted. The wrong ones are what people write: a
-dropped term, a wrong axis, a wrong scale, a transpose, an eps that is left out or a factor that is a little off.
+A right pullback is proved or agrees, a wrong one is refuted; none is asserted. The wrong ones are
+what people write: a dropped term, a wrong axis, a wrong scale, a transpose, an eps that is left out
+or a factor that is a little off.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ class Layer:
 
 SOFTMAX = "p * (ct - sum(p * ct, axis = -1, keepdims = true))"
 LOSS = "p = softmax(z, axis = -1)\n    t = one_hot(y, 4)\n    v = mean(cross_entropy(z, y))"
-NORM = "m = mean(x, axis = -1, keepdims = true)\n    s = rsqrt(mean((x - m)^2, axis = -1, keepdims = true) + 1e-5)"
+NORM = (
+    "m = mean(x, axis = -1, keepdims = true)\n"
+    "    s = rsqrt(mean((x - m)^2, axis = -1, keepdims = true) + 1e-5)"
+)
 NORM_CT = (
     "s * (ct - mean(ct, axis = -1, keepdims = true) - n * mean(ct * n, axis = -1, keepdims = true))"
 )
@@ -52,7 +57,8 @@ LAYERS = (
         "softmax", "x: float[3, 4]", "p = softmax(x, axis = -1)\n    return p",
         (SOFTMAX, "p * ct - p * sum(p * ct, axis = 1, keepdims = true)"),
         ("p * (1 - p) * ct", "p * (ct - sum(p * ct, axis = 0, keepdims = true))",
-         "p * (ct - sum(ct, axis = -1, keepdims = true))", "ct - sum(p * ct, axis = -1, keepdims = true)",
+         "p * (ct - sum(ct, axis = -1, keepdims = true))", ("ct - sum(p * ct, axis = -1, keepdims "
+                                                           "= true)"),
          "1.001 * " + SOFTMAX),
     ),
     Layer(
@@ -87,7 +93,8 @@ LAYERS = (
          "s * (ct - n * mean(ct * n, axis = 1, keepdims = true))"),
         ("s * ct", "s * ct - n * mean(ct * n, axis = -1, keepdims = true)",
          "s * ct - n * s * sum(ct * n, axis = -1, keepdims = true)",
-         "ct * s - x * s * sum(ct * x, axis = -1, keepdims = true) / sum(x^2, axis = -1, keepdims = true)"),
+         ("ct * s - x * s * sum(ct * x, axis = -1, keepdims = true) / sum(x^2, axis = -1, "
+         "keepdims = true)")),
     ),
     Layer(
         "dense", "x: float[3, 4], w: float[4, 2]", "return x @ w",
@@ -104,7 +111,8 @@ LAYERS = (
         "attention", "q: float[3, 4], k: float[3, 4], v: float[3, 4]", HEADS[0] + "\n    return o",
         (f"({SCORE}) @ k, transpose({SCORE}) @ q, {HEADS[1]}",),
         (f"({SCORE}) @ k * sqrt(4.0), transpose({SCORE}) @ q, {HEADS[1]}",
-         f"({SCORE}) @ k, ({SCORE}) @ q, {HEADS[1]}", f"({SCORE}) @ k, transpose({SCORE}) @ q, a @ ct",
+         f"({SCORE}) @ k, ({SCORE}) @ q, {HEADS[1]}", (f"({SCORE}) @ k, transpose({SCORE}) @ q, a "
+                                                      "@ ct"),
          f"(ct @ transpose(v)) @ k, transpose({SCORE}) @ q, {HEADS[1]}"),
     ),
     Layer(
@@ -145,7 +153,8 @@ LAYERS = (
     Layer(
         "leaky relu", "x: float[5]", "return where(x > 0, x, 0.1 * x)",
         ("where(x > 0, ct, 0.1 * ct)", "ct * where(x > 0, 1.0, 0.1)"),
-        ("where(x > 0, ct, 0 * ct)", "ct", "where(x > 0, 0.1 * ct, ct)", "where(x > 0, ct, 0.11 * ct)"),
+        ("where(x > 0, ct, 0 * ct)", "ct", "where(x > 0, 0.1 * ct, ct)", ("where(x > 0, ct, 0.11 "
+                                                                         "* ct)")),
     ),
     Layer(
         "relu by a mask", "x: float[5]", "k = where(x > 0, 1.0, 0.0)\n    return x * k",
@@ -175,7 +184,8 @@ LAYERS = (
     Layer(
         "bias and scale", "x: float[3, 4], g: float[4], b: float[4]", "return x * g + b",
         ("ct * g, sum(ct * x, axis = 0), sum(ct, axis = 0)",),
-        ("ct * g, mean(ct * x, axis = 0), sum(ct, axis = 0)", "ct, sum(ct * x, axis = 0), sum(ct, axis = 0)",
+        ("ct * g, mean(ct * x, axis = 0), sum(ct, axis = 0)", ("ct, sum(ct * x, axis = 0), "
+                                                              "sum(ct, axis = 0)"),
          "ct * g, sum(ct, axis = 0), sum(ct, axis = 0)"),
     ),
     Layer(

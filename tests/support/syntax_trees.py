@@ -1,7 +1,7 @@
 """Random well-formed syntax trees, for round trips and as seeds of the mutation fuzz.
 
-The trees obey the grammar and the structural rules, not names, types or shapes. Spans are all the same
-empty place: equality of trees ignores them.
+The trees obey the grammar and the structural rules, not names, types or shapes. Spans are all the
+same empty place: equality of trees ignores them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What the traced functions are tried on: one row per entry of the tables (``name`` or ``name of a variant``)."""
+"""What the traced functions are tried on: one row per entry of the tables (``name`` or ``name of a
+variant``).
+"""
 
 from __future__ import annotations
 

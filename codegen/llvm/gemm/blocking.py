@@ -1,12 +1,14 @@
-"""How a matrix product is cut: register tile, packing, blocks of k. A function of shapes, strides and ISA only.
+"""How a matrix product is cut: register tile, packing, blocks of k. A function of shapes, strides
+and ISA only.
 
-The register tile has ``rows`` x ``vectors`` accumulators. A *panel* is ``vectors`` registers of columns; a *strip*
-is ``rows`` rows. Work is cut into units, one strip of one column block (``panels`` panels) of one batch element;
-strips are the innermost unit so that a packed column block serves many of them.
+The register tile has ``rows`` x ``vectors`` accumulators. A *panel* is ``vectors`` registers of
+columns; a *strip* is ``rows`` rows. Work is cut into units, one strip of one column block
+(``panels`` panels) of one batch element; strips are the innermost unit so that a packed column
+block serves many of them.
 
-Sums over k are the trees of ``ir.loops``, one accumulator per element, whatever the blocking: blocks of k are leaves or
-runs of leaves, and sums are parked in memory between them. So results depend on K alone, not on tile, packing, threads
-or position.
+Sums over k are the trees of ``ir.loops``, one accumulator per element, whatever the blocking:
+blocks of k are leaves or runs of leaves, and sums are parked in memory between them. So results
+depend on K alone, not on tile, packing, threads or position.
 
 Non-goals: emitting anything (``gemm``, ``gemm_tile``, ``gemm_pack``).
 """
@@ -32,7 +34,9 @@ K_UNBLOCKED = 1024  # up to here k is not blocked when nothing is packed
 
 @dataclass(frozen=True, slots=True)
 class Blocking:
-    """All choices for one Gemm. ``strips``, ``blocks`` and ``panels_total`` count what M and N are cut into."""
+    """All choices for one Gemm. ``strips``, ``blocks`` and ``panels_total`` count what M and N are
+    cut into.
+    """
 
     dtype: DType  # of the accumulators: f32 or f64
     lanes: int
@@ -101,12 +105,16 @@ class Blocking:
 
     @property
     def left_group(self) -> int:
-        """Strips that are packed together. Contiguous rows lie in lines of memory that several strips share."""
+        """Strips that are packed together. Contiguous rows lie in lines of memory that several
+        strips share.
+        """
         return 1 if self.left_by_rows else PACKED_STRIPS
 
     @property
     def left_pitch(self) -> int:
-        """Elements between the rows or, where rows are contiguous, the columns of a packed strip."""
+        """Elements between the rows or, where rows are contiguous, the columns of a packed
+        strip.
+        """
         # By rows whatever k is, so that products share their tiles.
         return 2 * K_BLOCK + self.lanes if self.left_by_rows else self.rows + self.lanes
 
@@ -144,7 +152,9 @@ def is_paired(gemm: Gemm, isa: Isa) -> bool:
 
 
 def _tiles(isa: Isa, lanes: int) -> list[tuple[int, int]]:
-    """Register tiles that fit: accumulators, one row of the right factor, and what a broadcast needs."""
+    """Register tiles that fit: accumulators, one row of the right factor, and what a broadcast
+    needs.
+    """
     spare = 2 if isa.masks else 3  # AVX-512 broadcasts from memory in the multiplication itself
     if not isa.fma:
         spare += 1
@@ -156,9 +166,11 @@ def _tiles(isa: Isa, lanes: int) -> list[tuple[int, int]]:
 
 
 def _cycles(rows: int, vectors: int) -> float:
-    """Modelled cycles of one k step of a tile: two multiplications and two loads a cycle, latency four.
+    """Modelled cycles of one k step of a tile: two multiplications and two loads a cycle, latency
+    four.
 
-    Vectors of the right factor count three times: where a caller's array is not aligned each spans two lines.
+    Vectors of the right factor count three times: where a caller's array is not aligned each spans
+    two lines.
     """
     return max(rows * vectors / 2, (rows + 3 * vectors) / 2, 4.0) + 0.5
 
@@ -187,7 +199,9 @@ def _tile(m: int, n: int, k: int, lanes: int, isa: Isa) -> tuple[int, int]:
 
 
 def _orientation_cost(gemm: Gemm, isa: Isa) -> float:
-    """Modelled cycles of ``gemm`` as it stands: tiles, transposing the right factor, a scattered epilogue."""
+    """Modelled cycles of ``gemm`` as it stands: tiles, transposing the right factor, a scattered
+    epilogue.
+    """
     lanes = isa.lanes(gemm.acc.dtype)
     m, n, k = max(gemm.m, 1), max(gemm.n, 1), max(gemm.k, 1)
     cost = _cost(m, n, k, *_tile(m, n, k, lanes, isa), lanes)
@@ -201,7 +215,8 @@ def _orientation_cost(gemm: Gemm, isa: Isa) -> float:
 
 
 def oriented(gemm: Gemm, isa: Isa) -> Gemm:
-    """``gemm``, or its transpose where vectors along i fill better than vectors along j (few columns, many rows).
+    """``gemm``, or its transpose where vectors along i fill better than vectors along j (few
+    columns, many rows).
 
     The sums and the epilogue of each element are the same, so are the bits.
     """

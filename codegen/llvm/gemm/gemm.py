@@ -1,13 +1,16 @@
-"""Matrix products: a ``Gemm`` statement becomes a blocked, register-tiled kernel with its epilogue fused in.
+"""Matrix products: a ``Gemm`` statement becomes a blocked, register-tiled kernel with its epilogue
+fused in.
 
-Loops, outer to inner: column block, chunk of strips, block of k, strip, panel. A column block of the right factor
-and a strip of the left one are packed when their layout asks for it; the tile adds one block of k to what is parked;
-after the last block the epilogue runs over the rows of the tile, vector lanes along j. Where k is so long that sums have
-nodes of nodes, each level is parked by itself and added to the next when it is complete.
+Loops, outer to inner: column block, chunk of strips, block of k, strip, panel. A column block of
+the right factor and a strip of the left one are packed when their layout asks for it; the tile adds
+one block of k to what is parked; after the last block the epilogue runs over the rows of the tile,
+vector lanes along j. Where k is so long that sums have nodes of nodes, each level is parked by
+itself and added to the next when it is complete.
 
-Invariants: sums over k are trees fixed by k alone (``gemm_blocking``); ``[begin, end)`` counts units (a strip of a column block
-of a batch element), so any cut into ranges gives the same bits; packed factors and parked accumulators lie in scratch
-that the caller gives, nothing but registers is spilled to the stack.
+Invariants: sums over k are trees fixed by k alone (``gemm_blocking``); ``[begin, end)`` counts
+units (a strip of a column block of a batch element), so any cut into ranges gives the same bits;
+packed factors and parked accumulators lie in scratch that the caller gives, nothing but registers
+is spilled to the stack.
 Non-goals: sizes that are not static, choosing the blocking (``gemm_blocking``).
 """
 
@@ -27,7 +30,8 @@ from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value, vector
 from gradc.ir.loop.kernel import Buffer, Factor, Gemm, Kernel
 
-# emit(function, gemm, pointers, batch indices, i, first j, acc, mask): the epilogue of ``acc``'s lanes.
+# emit(function, gemm, pointers, batch indices, i, first j, acc, mask): the epilogue of ``acc``'s
+# lanes.
 Epilogue = Callable[
     [Function, Gemm, dict[Buffer, Value], Sequence[Value], Value, Value, Value, Value | None], None
 ]
@@ -46,14 +50,17 @@ def scratch_bytes(gemm: Gemm, isa: Isa) -> int:
 
 
 def _lines(cut: Blocking) -> list[int]:
-    """Bytes of the packed strip, the packed column block and the parked accumulators, in whole cache lines."""
+    """Bytes of the packed strip, the packed column block and the parked accumulators, in whole
+    cache lines.
+    """
     return [-(-size * cut.dtype.itemsize // 64) * 64 for size in cut.scratch_sizes]
 
 
 def emit_kernel(
     module: Module, kernel: Kernel, gemm: Gemm, name: str, isa: Isa, epilogue: Epilogue
 ) -> None:
-    """Defines ``void @name(ptr buffer..., ptr scratch, i64 begin, i64 end)`` for a kernel that is one Gemm.
+    """Defines ``void @name(ptr buffer..., ptr scratch, i64 begin, i64 end)`` for a kernel that is
+    one Gemm.
 
     ``scratch`` is aligned to 64 bytes and has ``scratch_bytes``, which nobody else uses meanwhile.
     """
@@ -71,7 +78,9 @@ class _Scratch:
 
 @dataclass
 class _Here:
-    """Where the loops stand: a column block (``bounds``, in panels), a block of k, a chunk of strips."""
+    """Where the loops stand: a column block (``bounds``, in panels), a block of k, a chunk of
+    strips.
+    """
 
     batch: list[Value]
     bounds: tuple[Value, Value]
@@ -121,7 +130,9 @@ class _Emitter:
         return emit_tile(self.module, tile, self.isa)
 
     def _emit_epilogue(self, columns: int) -> str:
-        """``void @epilogue(parked, rows, i, j, batch..., buffers...)`` for panels of ``columns`` columns."""
+        """``void @epilogue(parked, rows, i, j, batch..., buffers...)`` for panels of ``columns``
+        columns.
+        """
         cut, gemm = self.cut, self.gemm
         name = f"{self.name}.epilogue{columns}"
         names = [("i64", f"b{n}") for n in range(len(gemm.batch))]
@@ -363,7 +374,9 @@ class _Emitter:
                 self._finish(f, parked, here.batch, strip, panel.index, whole_panel, (wide, over))
 
     def _close_nodes(self, f: Function, parked: Value, k: Value, more: Value) -> Value:
-        """Adds what is parked to the next level where this block of k completes a node; returns the last level."""
+        """Adds what is parked to the next level where this block of k completes a node; returns the
+        last level.
+        """
         cut = self.cut
         end = static.add(f, k, i64(cut.k_block))
         for level, span in enumerate(cut.node_spans):

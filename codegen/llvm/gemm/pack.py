@@ -1,7 +1,9 @@
-"""Packing of matrix factors into dense, converted, aligned scratch, with vector copies along the contiguous axis.
+"""Packing of matrix factors into dense, converted, aligned scratch, with vector copies along the
+contiguous axis.
 
-A column block of the right factor becomes panels of ``k x width``, edge columns zero. A strip of the left factor
-becomes either ``row x pitch`` (its columns contiguous in memory) or ``k x row`` (its rows contiguous).
+A column block of the right factor becomes panels of ``k x width``, edge columns zero. A strip of
+the left factor becomes either ``row x pitch`` (its columns contiguous in memory) or ``k x row``
+(its rows contiguous).
 
 Non-goals: deciding when to pack (``gemm_blocking``).
 """
@@ -46,7 +48,8 @@ def widen(f: Function, value: Value, dtype: DType, isa: Isa) -> Value:
     bits = f.convert("zext", value, words)
     if dtype is DType.BF16:
         return f.convert("bitcast", f.binary("shl", bits, constant(words, 16)), floats)
-    # Exponent and fraction moved into place, then the biases' difference as a factor: exact, denormals too.
+    # Exponent and fraction moved into place, then the biases' difference as a factor: exact,
+    # denormals too.
     size = f.binary("shl", f.binary("and", bits, constant(words, 0x7FFF)), constant(words, 13))
     sign = f.binary("shl", f.binary("and", bits, constant(words, 0x8000)), constant(words, 16))
     scaled = f.binary("fmul", f.convert("bitcast", size, floats), constant(floats, 2.0**112))
@@ -90,7 +93,8 @@ def offset(f: Function, base: Value, element: str, *terms: tuple[Value, int]) ->
 def transpose(f: Function, rows: list[Value]) -> list[Value]:
     """The transpose of ``n`` vectors of ``n`` lanes, ``n`` a power of two.
 
-    First squares within 16-byte quarters, then the quarters: every shuffle is one cheap instruction on x86.
+    First squares within 16-byte quarters, then the quarters: every shuffle is one cheap instruction
+    on x86.
     """
     count = len(rows)
     square = min(count, 2 if element_of(rows[0].type) in ("double", "i64") else 4)
@@ -112,7 +116,9 @@ def _squares(f: Function, rows: list[Value]) -> list[Value]:
     half = size // 2
 
     def mix(a: Value, b: Value, step: int, high: bool) -> Value:
-        """Runs of ``step`` lanes from ``a`` and ``b`` in turn, out of the low or the high half of every square."""
+        """Runs of ``step`` lanes from ``a`` and ``b`` in turn, out of the low or the high half of
+        every square.
+        """
         order = []
         for base in range(0, lanes, size):
             for run in range(0, half, step):
@@ -151,9 +157,9 @@ def pack_right(
 ) -> str:
     """Defines, once per module, the packing of a column block; returns its name.
 
-    ``void (ptr source, i64 row, i64 column, ptr target, i64 columns, i64 depth)`` packs ``depth x columns`` elements
-    into panels of ``lanes * vectors`` columns; columns beyond ``columns`` become zero. Strides are in elements;
-    which of ``strides`` (row, column) is 1 chooses the way to read.
+    ``void (ptr source, i64 row, i64 column, ptr target, i64 columns, i64 depth)`` packs ``depth x
+    columns`` elements into panels of ``lanes * vectors`` columns; columns beyond ``columns`` become
+    zero. Strides are in elements; which of ``strides`` (row, column) is 1 chooses the way to read.
     """
     row, column = strides
     way = "rows" if column == 1 else "columns" if row == 1 and lanes > 1 else "scattered"
@@ -288,8 +294,8 @@ def _transposed_block(
 ) -> None:
     """``lanes`` steps of k of ``lanes`` columns.
 
-    Steps that ``mask`` leaves out are written as zeros past the end of the panel, where the next one is packed
-    later; the last panel has room for them.
+    Steps that ``mask`` leaves out are written as zeros past the end of the panel, where the next
+    one is packed later; the last panel has room for them.
     """
     f = p.f
     lines = []
@@ -310,9 +316,10 @@ def pack_left(
 ) -> str:
     """Defines, once per module, the packing of strips; returns its name.
 
-    ``void (ptr source, i64 row, i64 column, ptr target, i64 height, i64 depth)``. ``shape`` is (lanes, rows of a
-    strip, pitch, elements from strip to strip). Contiguous columns give one strip, ``target[row * pitch + k]``;
-    anything else as many strips as ``height`` holds, each ``target[k * pitch + row]``.
+    ``void (ptr source, i64 row, i64 column, ptr target, i64 height, i64 depth)``. ``shape`` is
+    (lanes, rows of a strip, pitch, elements from strip to strip). Contiguous columns give one
+    strip, ``target[row * pitch + k]``; anything else as many strips as ``height`` holds, each
+    ``target[k * pitch + row]``.
     """
     lanes, rows, pitch, size = shape
     by_rows = strides[1] == 1

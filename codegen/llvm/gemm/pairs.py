@@ -1,10 +1,13 @@
-"""Packing for products of pairs: two bf16 steps of k in one 32-bit element, as the processor's dot product takes them.
+"""Packing for products of pairs: two bf16 steps of k in one 32-bit element, as the processor's dot
+product takes them.
 
-Layouts are those of ``gemm_pack`` with pairs for elements: panels of ``pairs x width``, strips ``row x pitch`` or
-``pair x row``. Where k is odd the last pair is filled up with zero on both sides. Sums then run over pairs of k in
+Layouts are those of ``gemm_pack`` with pairs for elements: panels of ``pairs x width``, strips
+``row x pitch`` or ``pair x row``. Where k is odd the last pair is filled up with zero on both
+sides. Sums then run over pairs of k in
 order: both products of a pair are added before the accumulator, and denormals count as zero.
 
-Non-goals: factors of which neither axis is contiguous, other element types (``gemm_blocking`` keeps them away).
+Non-goals: factors of which neither axis is contiguous, other element types (``gemm_blocking`` keeps
+them away).
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ def _load(f: Function, pointer: Value, mask: Value, lanes: int) -> Value:
 
 
 def _interleaved(f: Function, line: Value, step: Value, mask: Value, second: Value) -> Value:
-    """Pairs of the halves at ``line`` and ``step`` elements further on; the latter are zero unless ``second``."""
+    """Pairs of the halves at ``line`` and ``step`` elements further on; the latter are zero unless
+    ``second``.
+    """
     low = _load(f, line, mask, LANES)
     both = f.binary("and", mask, f.splat(second, LANES))
     high = _load(f, f.address(line, _HALF, step), both, LANES)
@@ -51,7 +56,8 @@ def _pairs(f: Function, depth: Value) -> Value:
 def pack_right_pairs(module: Module, strides: tuple[int, int], vectors: int) -> str:
     """Defines, once per module, the packing of a column block; returns its name.
 
-    ``void (ptr source, i64 row, i64 column, ptr target, i64 columns, i64 depth)``; ``depth`` counts single steps of k.
+    ``void (ptr source, i64 row, i64 column, ptr target, i64 columns, i64 depth)``; ``depth`` counts
+    single steps of k.
     """
     way = "rows" if strides[1] == 1 else "columns"
     name = f"gradc.pack_right.pairs.{way}.{vectors}"
@@ -92,7 +98,9 @@ def _transposed(
     counts: tuple[Value, Value, Value],
     vectors: int,
 ) -> None:
-    """Contiguous k: pairs lie in memory as they are wanted; blocks of 16 columns are transposed in registers."""
+    """Contiguous k: pairs lie in memory as they are wanted; blocks of 16 columns are transposed in
+    registers.
+    """
     source, column, target = places
     columns, depth, pairs = counts
     width = LANES * vectors
@@ -116,7 +124,8 @@ def _transposed(
                 halves = _load(f, f.address(start, _HALF, k), mask, 2 * LANES)
                 lines.append(f.convert("bitcast", halves, vector(_PAIR, LANES)))
             out = offset(f, base, _PAIR, (pair.index, width))
-            # Rows past the end fall into the next panel, packed later, or into the room after the last.
+            # Rows past the end fall into the next panel, packed later, or into the room after the
+            # last.
             for n, value in enumerate(transpose(f, lines)):
                 f.store(value, f.address(out, _PAIR, i64(n * width)), 4)
 
@@ -126,8 +135,9 @@ def pack_left_pairs(
 ) -> str:
     """Defines, once per module, the packing of strips; returns its name.
 
-    ``void (ptr source, i64 row, i64 column, ptr target, i64 height, i64 depth)``; ``depth`` counts single steps of k.
-    Contiguous columns give one strip, contiguous rows as many of ``rows`` rows as ``height`` holds, ``size`` apart.
+    ``void (ptr source, i64 row, i64 column, ptr target, i64 height, i64 depth)``; ``depth`` counts
+    single steps of k. Contiguous columns give one strip, contiguous rows as many of ``rows`` rows
+    as ``height`` holds, ``size`` apart.
     """
     by_rows = strides[1] == 1
     way = "rows" if by_rows else f"columns.{rows}.{size}"

@@ -1,13 +1,14 @@
 """The register tile: a strip of rows times a panel of columns, summed over one block of k.
 
-``void @tile(ptr left, i64 left_step, ptr right, i64 right_step, ptr parked, i64 depth, i1 fresh)``: takes ``depth`` steps
-of k in order. Every ``K_LEAF`` steps the accumulators, which started at zero, are added to what is parked (rows of
-``width`` elements); the first of a ``fresh`` tile are parked as they are. Every row reads its own broadcast, every
-vector of the panel one load; nothing else happens in the loop.
+``void @tile(ptr left, i64 left_step, ptr right, i64 right_step, ptr parked, i64 depth, i1 fresh)``:
+takes ``depth`` steps of k in order. Every ``K_LEAF`` steps the accumulators, which started at zero,
+are added to what is parked (rows of ``width`` elements); the first of a ``fresh`` tile are parked
+as they are. Every row reads its own broadcast, every vector of the panel one load; nothing else
+happens in the loop.
 
-The left factor is contiguous along k, its rows ``left_row`` elements apart (a constant of the tile, so that every
-broadcast is one addressing mode), or along the rows, ``left_step`` bytes from k to k. ``right_step`` is bytes from k
-to k. Products of a module share the tiles that fit them.
+The left factor is contiguous along k, its rows ``left_row`` elements apart (a constant of the tile,
+so that every broadcast is one addressing mode), or along the rows, ``left_step`` bytes from k to k.
+``right_step`` is bytes from k to k. Products of a module share the tiles that fit them.
 
 Non-goals: what becomes of the sums (the epilogue, ``gemm``).
 """
@@ -54,7 +55,8 @@ def tail_mask(lanes: int, count: int) -> Value:
 
 
 def emit_park(module: Module, dtype: DType, lanes: int, size: int) -> str:
-    """Defines the function that adds a parked tile of ``size`` elements to another; returns its name.
+    """Defines the function that adds a parked tile of ``size`` elements to another; returns its
+    name.
 
     ``void @park(ptr from, ptr to, i1 fresh)``; where ``fresh`` holds there is nothing to add to.
     """

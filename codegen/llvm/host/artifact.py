@@ -1,7 +1,8 @@
 """``gradc compile``: object, shared library, C header and manifest of one or more Plans.
 
-The object holds every entry and its own thread pool, and needs nothing but libc and libm. The manifest says what
-is in it: entries, ports, sizes, and digests of source, Plans and files, so that a certificate can name them.
+The object holds every entry and its own thread pool, and needs nothing but libc and libm. The
+manifest says what is in it: entries, ports, sizes, and digests of source, Plans and files, so that
+a certificate can name them.
 
 Invariants: the same Plans give the same bytes; files are written whole or not at all.
 Non-goals: which Plans an artifact should have (``runtime``), certificates (``passes.prove``).
@@ -61,12 +62,13 @@ def write_artifact(
 ) -> dict[str, Path]:
     """Writes ``folder/NAME.o``, ``.so``, ``.h`` and ``.json``; returns what was written, by kind.
 
-    ``extra`` is added to the manifest (the certificate's digest, the dims). Of ``kinds``, ``shared`` needs a C
-    compiler to link and is left out, with a note in the manifest, where there is none or the target is foreign.
+    ``extra`` is added to the manifest (the certificate's digest, the dims). Of ``kinds``,
+    ``shared`` needs a C compiler to link and is left out, with a note in the manifest, where there
+    is none or the target is foreign.
 
     Raises:
-        DiagnosticError: GC0577 for an unknown instruction set, GC0578 if linking fails, GC0581 for an entry whose
-            name no C program could call.
+        DiagnosticError: GC0577 for an unknown instruction set, GC0578 if linking fails, GC0581 for
+            an entry whose name no C program could call.
         PlanError: if a Plan is not complete, or has no scratch for this target.
     """
     target = target_of(isa)
@@ -104,7 +106,9 @@ def write_artifact(
 
 
 def _refuse_names(plans: Sequence[Plan]) -> None:
-    """Raises DiagnosticError GC0581 for entries that C could not call, or that would replace what it calls."""
+    """Raises DiagnosticError GC0581 for entries that C could not call, or that would replace what
+    it calls.
+    """
     found = []
     for plan in plans:
         reason = problem(plan.name)

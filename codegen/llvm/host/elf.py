@@ -1,17 +1,18 @@
 """Loading relocatable x86-64 ELF objects: all sections in one stretch of memory, relocated by us.
 
-LLVM's own loader maps every section on its own. In a process that has mapped much else (PyTorch, JAX) the kernel may
-put code and constants of one object further apart than the 2 GiB that its instructions reach, and LLVM then aborts the
-process. Here the sections of an object lie side by side, so that cannot happen; and nothing of LLVM is needed to load
-code from the cache.
+LLVM's own loader maps every section on its own. In a process that has mapped much else (PyTorch,
+JAX) the kernel may put code and constants of one object further apart than the 2 GiB that its
+instructions reach, and LLVM then aborts the process. Here the sections of an object lie side by
+side, so that cannot happen; and nothing of LLVM is needed to load code from the cache.
 
-Layout: code and stubs (readable, executable), constants and the offset table (readable), data (writable); no page is
-ever writable and executable at once. Calls to functions outside go through stubs.
+Layout: code and stubs (readable, executable), constants and the offset table (readable), data
+(writable); no page is ever writable and executable at once. Calls to functions outside go through
+stubs.
 
 Formulas of relocations: System V ABI, AMD64 supplement, table 4.9.
 
-Non-goals: other machines and object formats (``jit.Library`` uses LLVM's loader there), exceptions, debug information,
-thread-local data.
+Non-goals: other machines and object formats (``jit.Library`` uses LLVM's loader there), exceptions,
+debug information, thread-local data.
 """
 
 from __future__ import annotations
@@ -36,14 +37,17 @@ _UNDEFINED, _ABSOLUTE, _RESERVED = 0, 0xFFF1, 0xFF00
 _STUB: Final = 16  # jmp *0(%rip), then the address
 _SLOT: Final = 8
 
-# Relocation types: those that hold an address, an offset from the place, a call, an offset to a slot of the table.
+# Relocation types: those that hold an address, an offset from the place, a call, an offset to a
+# slot of the table.
 _ABS64, _ABS32, _ABS32S = 1, 10, 11
 _OFFSET32, _CALL32, _OFFSET64 = 2, 4, 24
 _SLOTS = (9, 41, 42)
 
 
 class LoadError(Exception):
-    """Object code that cannot be loaded: damaged, of another kind, or asking for a symbol that is not there."""
+    """Object code that cannot be loaded: damaged, of another kind, or asking for a symbol that is
+    not there.
+    """
 
 
 @dataclass(slots=True)
@@ -75,10 +79,13 @@ def is_loadable(code: bytes) -> bool:
 
 
 class Image:
-    """An object in memory, executable. It is unmapped when this object goes, but never while Python shuts down."""
+    """An object in memory, executable. It is unmapped when this object goes, but never while Python
+    shuts down.
+    """
 
     def __init__(self, code: bytes, imports: Mapping[str, int]) -> None:
-        """Maps, relocates and protects ``code``; outside symbols come from ``imports``, then from the process.
+        """Maps, relocates and protects ``code``; outside symbols come from ``imports``, then from
+        the process.
 
         Raises:
             LoadError: if it cannot be loaded.
@@ -89,7 +96,8 @@ class Image:
             raise LoadError(f"object code is damaged: {problem}") from None
         layout = _Layout(self._object)
         self._base = _map(layout.size)
-        # Freed with this object. At exit worker threads may still run the code: then nothing is unmapped.
+        # Freed with this object. At exit worker threads may still run the code: then nothing is
+        # unmapped.
         weakref.finalize(self, _unmap, self._base, layout.size).atexit = False
         memory = (ctypes.c_char * layout.size).from_address(self._base)
         outside = {

@@ -1,7 +1,8 @@
-"""The C header of an artifact: prototypes, port numbers, sizes. Names follow the model's, made fit for C.
+"""The C header of an artifact: prototypes, port numbers, sizes. Names follow the model's, made fit
+for C.
 
-A port called ``fc1.w`` of the entry ``mlp_grad`` becomes ``MLP_GRAD_FC1_W``; its cotangent ends in ``_CT``, its
-tangent in ``_DOT``. Names that would collide are numbered.
+A port called ``fc1.w`` of the entry ``mlp_grad`` becomes ``MLP_GRAD_FC1_W``; its cotangent ends in
+``_CT``, its tangent in ``_DOT``. Names that would collide are numbered.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ _SUFFIX = {Role.COTANGENT: "_ct", Role.TANGENT: "_dot", Role.SEED: "_seed"}
 
 _TOP = """/* {name}: made by gradc {version}. Do not edit.
  *
- * Every entry takes an array of pointers, one per port in the order of its enum, and an arena that the caller
- * owns: ..._ARENA_BYTES bytes, aligned to {alignment}. Arrays are dense and row-major. Nothing is allocated and
- * nothing is kept between calls: whatever an entry writes to is an array, the arena, or a few kilobytes of stack.
- * `threads` above 1 starts that many threads once (pthread_create) and keeps them; with 1 no thread is ever made.
- * Results do not depend on it. The arena has room for ..._THREADS threads; a call that allows more uses so many.
- * Calls from several threads need an arena each. The result is 0.
+ * Every entry takes an array of pointers, one per port in the order of its enum, and an arena that
+ * the caller owns: ..._ARENA_BYTES bytes, aligned to {alignment}. Arrays are dense and row-major.
+ * Nothing is allocated and nothing is kept between calls: whatever an entry writes to is an array,
+ * the arena, or a few kilobytes of stack. `threads` above 1 starts that many threads once
+ * (pthread_create) and keeps them; with 1 no thread is ever made. Results do not depend on it. The
+ * arena has room for ..._THREADS threads; a call that allows more uses so many. Calls from several
+ * threads need an arena each. The result is 0.
  */
 #ifndef GRADC_{guard}_H
 #define GRADC_{guard}_H

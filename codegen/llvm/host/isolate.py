@@ -1,7 +1,9 @@
-"""Compiles a module in a process of its own: ``python -m gradc.codegen.llvm.host.isolate TRIPLE CPU FEATURES OPT < text``.
+"""Compiles a module in a process of its own: ``python -m gradc.codegen.llvm.host.isolate TRIPLE CPU
+FEATURES OPT < text``.
 
-LLVM ends the process on some errors; here that process is not the user's. Needed for targets other than the
-host, whose code generators have seen less of our IR, and for fuzzing. The object goes to stdout.
+LLVM ends the process on some errors; here that process is not the user's. Needed for targets other
+than the host, whose code generators have seen less of our IR, and for fuzzing. The object goes to
+stdout.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import sys
 from gradc.codegen.llvm.host.jit import CodegenError, parse
 from gradc.codegen.llvm.isa import Isa
 
-# Targets besides the host, by the name that `--isa` takes. Vectors of 16 bytes exist on every one of them.
+# Targets besides the host, by the name that `--isa` takes. Vectors of 16 bytes exist on every one
+# of them.
 _VECTOR = "+m,+a,+f,+d,+c,+v"
 FOREIGN = {
     isa.name: isa
@@ -49,7 +52,8 @@ def compile_isolated(text: str, isa: Isa, *, timeout: float = 600.0) -> bytes:
     """Object code of ``text`` for any target of this LLVM.
 
     Raises:
-        CodegenError: if the module is refused, or the compiler dies or takes longer than ``timeout`` seconds.
+        CodegenError: if the module is refused, or the compiler dies or takes longer than
+            ``timeout`` seconds.
     """
     command = [sys.executable, "-m", "gradc.codegen.llvm.host.isolate", isa.triple, isa.cpu]
     try:

@@ -1,8 +1,9 @@
 """From LLVM IR text to machine code, and from machine code to callable addresses.
 
-Invariants: a module is parsed, verified and its outside symbols compared with ``OUTSIDE`` before LLVM generates
-code, because what LLVM finds later kills the process. No IR passes run by default: our loops are explicit
-vectors already. A ``Library`` keeps its code loaded as long as it is referenced.
+Invariants: a module is parsed, verified and its outside symbols compared with ``OUTSIDE`` before
+LLVM generates code, because what LLVM finds later kills the process. No IR passes run by default:
+our loops are explicit vectors already. A ``Library`` keeps its code loaded as long as it is
+referenced.
 
 Non-goals: caching (``runtime.cache``), what the code means (``driver``).
 """
@@ -20,7 +21,8 @@ from typing import Any
 from gradc.codegen.llvm.host import elf
 from gradc.codegen.llvm.isa import Isa, host
 
-# Symbols that generated code may take from outside: libc, libm, and the interpreter for the call wrapper.
+# Symbols that generated code may take from outside: libc, libm, and the interpreter for the call
+# wrapper.
 _THREADS = ("pthread_create", "pthread_join", "pthread_sigmask", "sigfillset", "sched_yield")
 _STACKS = ("pthread_attr_init", "pthread_attr_setstacksize", "pthread_attr_destroy")
 LIBC = frozenset((*_THREADS, *_STACKS, "syscall", "memcpy", "memmove", "memset"))
@@ -37,11 +39,15 @@ LONG_FUNCTION = 20_000
 
 
 class CodegenError(Exception):
-    """Generated code was refused by LLVM's parser or verifier, or asks for a symbol outside the list: our bug."""
+    """Generated code was refused by LLVM's parser or verifier, or asks for a symbol outside the
+    list: our bug.
+    """
 
 
 def environment() -> tuple[str, ...]:
-    """What object code depends on besides its source: versions of Python and LLVM, and the processor."""
+    """What object code depends on besides its source: versions of Python and LLVM, and the
+    processor.
+    """
     import llvmlite
     from llvmlite import binding
 
@@ -96,7 +102,9 @@ def linked(texts: Sequence[str]) -> str:
 
 
 def optimise(module: Any, machine: Any, level: int) -> None:
-    """LLVM's own pass pipeline at ``level`` 1..3; nothing at 0. Unrolling and vectorising stay off."""
+    """LLVM's own pass pipeline at ``level`` 1..3; nothing at 0. Unrolling and vectorising stay
+    off.
+    """
     if level == 0:
         return
     from llvmlite import binding
@@ -135,7 +143,8 @@ def compile_object(text: str, isa: Isa, *, level: int = 0) -> bytes:
 
 @contextmanager
 def _plain_loops() -> Iterator[None]:
-    """Leaves loop strength reduction out: a third of the time to compile, and our addresses are reduced already.
+    """Leaves loop strength reduction out: a third of the time to compile, and our addresses are
+    reduced already.
 
     The switch is one of the process; other users of LLVM in it at most miss the pass meanwhile.
     """
@@ -159,7 +168,9 @@ def assembly(text: str, isa: Isa, *, level: int = 0) -> str:
 
 @functools.cache
 def _engine() -> Any:
-    """The process's LLJIT. Never disposed of: worker threads and callers may still run its code at exit."""
+    """The process's LLJIT. Never disposed of: worker threads and callers may still run its code at
+    exit.
+    """
     from llvmlite import binding
 
     engine = binding.create_lljit_compiler(host().machine(jit=True))
@@ -197,7 +208,9 @@ class Library:
 
 
 def _linked_by_llvm(code: bytes, exports: Sequence[str], imports: Mapping[str, int]) -> Any:
-    """LLVM's tracker of ``code``, loaded: for object formats that ``elf`` does not load. Raises CodegenError."""
+    """LLVM's tracker of ``code``, loaded: for object formats that ``elf`` does not load. Raises
+    CodegenError.
+    """
     from llvmlite import binding
 
     builder = binding.JITLibraryBuilder().add_object_img(code).add_current_process()

@@ -1,7 +1,8 @@
-"""Names that an entry cannot have outside: words of C and C++, symbols of the C library, gradc's own.
+"""Names that an entry cannot have outside: words of C and C++, symbols of the C library, gradc's
+own.
 
-An entry is called after its model. In a process of ours it gets another name where that would not do (``inner_name``);
-in an artifact it is refused (``problem``), since the caller writes it.
+An entry is called after its model. In a process of ours it gets another name where that would not
+do (``inner_name``); in an artifact it is refused (``problem``), since the caller writes it.
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ _WORDS = frozenset(
         "EOF",
     ]
 )
-# Types and limits of <stdint.h>, which the header includes: ports of a model `int8` would be called as they are.
+# Types and limits of <stdint.h>, which the header includes: ports of a model `int8` would be called
+# as they are.
 _STDINT = re.compile(
     r"u?int(_least|_fast)?(8|16|32|64)(_t|_c)?|u?int(max|ptr)(_t|_c)?|size|ptrdiff", re.IGNORECASE
 )

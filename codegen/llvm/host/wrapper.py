@@ -1,19 +1,23 @@
-"""Calls from Python, as LLVM IR: every ndarray is checked in machine code and the entry runs without the GIL.
+"""Calls from Python, as LLVM IR: every ndarray is checked in machine code and the entry runs
+without the GIL.
 
 Two METH_FASTCALL functions share one core:
 
 * ``NAME_call(array, ...)`` takes one ndarray per port and returns None.
-* ``NAME_named(dict, ...)`` finds the arrays of the ports that are given in dictionaries by name, makes the others, and
-  returns ``(loss or None, dict, dict, dict)``: the made arrays by name, in the groups that ``Named`` says.
+* ``NAME_named(dict, ...)`` finds the arrays of the ports that are given in dictionaries by name,
+  makes the others, and returns ``(loss or None, dict, dict, dict)``: the made arrays by name, in
+  the groups that ``Named`` says.
 
-Each array must be exactly an ndarray, of the expected dtype object, rank and shape, C-contiguous, aligned, and
-writeable where the program writes. If something does not fit, nothing has been run and the answer is an int: the
-number of the first port that was refused, ``WRONG_COUNT``, or ``BUSY`` when another thread is inside (its caller
-takes the ctypes path, which explains, or does the same work with another arena).
+Each array must be exactly an ndarray, of the expected dtype object, rank and shape, C-contiguous,
+aligned, and writeable where the program writes. If something does not fit, nothing has been run and
+the answer is an int: the number of the first port that was refused, ``WRONG_COUNT``, or ``BUSY``
+when another thread is inside (its caller takes the ctypes path, which explains, or does the same
+work with another arena).
 
-Where an ndarray keeps its fields is a ``Layout``, found out at start-up (``runtime.native``), not assumed. What only
-exists in the running process (type objects, names, the arena) is written into ``NAME_state`` after loading, so object
-code can be cached. Order there: ``FIELDS``, one dtype object per kind in ``kinds``, one name object per port.
+Where an ndarray keeps its fields is a ``Layout``, found out at start-up (``runtime.native``), not
+assumed. What only exists in the running process (type objects, names, the arena) is written into
+``NAME_state`` after loading, so object code can be cached. Order there: ``FIELDS``, one dtype
+object per kind in ``kinds``, one name object per port.
 
 Non-goals: converting anything, explaining anything.
 """
@@ -52,7 +56,9 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """Per port: the number of the dictionary it is given in, or -1 if it is made; and the group of a made one."""
+    """Per port: the number of the dictionary it is given in, or -1 if it is made; and the group of
+    a made one.
+    """
 
     holders: tuple[int, ...]
     groups: tuple[int, ...]
@@ -66,7 +72,9 @@ def kinds(ports: Sequence[Port]) -> tuple[DType, ...]:
 def wrapper_text(
     name: str, ports: tuple[Port, ...], layout: Layout, named: Named, release: bool
 ) -> str:
-    """The IR of both functions and ``@NAME_state``; ``release`` gives up the GIL around the entry."""
+    """The IR of both functions and ``@NAME_state``; ``release`` gives up the GIL around the
+    entry.
+    """
     types = kinds(ports)
     slots = {dtype: len(FIELDS) + n for n, dtype in enumerate(types)}
     words: list[int] = []
@@ -242,7 +250,8 @@ refuse:
 }
 """
 
-# Every object in %objects is owned until %release, so nothing that another thread drops disappears meanwhile.
+# Every object in %objects is owned until %release, so nothing that another thread drops disappears
+# meanwhile.
 _NAMED = """
 define ptr @${name}_named(ptr %self, ptr %args, i64 %n) #0 {
 entry:
@@ -307,7 +316,8 @@ make:
   %word3 = getelementptr i64, ptr %word, i64 3
   %first = load i64, ptr %word3
   %dims = getelementptr i64, ptr @gradc.shapes, i64 %first
-  %new = call ptr %new_array(ptr %ndarray, ptr %dtype, i32 %rank32, ptr %dims, ptr null, ptr null, i32 0, ptr null)
+  %new = call ptr %new_array(ptr %ndarray, ptr %dtype, i32 %rank32, ptr %dims,
+    ptr null, ptr null, i32 0, ptr null)
   %failed = icmp eq ptr %new, null
   br i1 %failed, label %broken, label %have
 have:
@@ -407,7 +417,8 @@ leave:
 done:
   ret ptr %outcome
 refuse:
-  %why = phi i64 [ $wrong_count, %entry ], [ $wrong_count, %holder ], [ $wrong_count, %size ], [ %why.0, %leave ]
+  %why = phi i64 [ $wrong_count, %entry ], [ $wrong_count, %holder ],
+    [ $wrong_count, %size ], [ %why.0, %leave ]
   %number = call ptr @PyLong_FromLong(i64 %why)
   ret ptr %number
 }

@@ -1,4 +1,6 @@
-"""Coefficients of the vector mathematics. Written by ``python -m gradc.codegen.llvm.maths.fit``; do not edit."""
+"""Coefficients of the vector mathematics. Written by ``python -m gradc.codegen.llvm.maths.fit``; do
+not edit.
+"""
 
 from __future__ import annotations
 

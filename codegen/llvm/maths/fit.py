@@ -1,9 +1,11 @@
-"""Where the coefficients of ``vecmath`` come from: fits with mpmath, printed as ``coefficients.py``.
+"""Where the coefficients of ``vecmath`` come from: fits with mpmath, printed as
+``coefficients.py``.
 
-``python -m gradc.codegen.llvm.maths.fit`` writes the file; a test fits again and compares. Each row of ``FITS`` is a
-function, an interval, a degree and a precision. The fit interpolates at Chebyshev nodes in 50 digits, which is
-within a few per cent of the minimax polynomial for these analytic functions, and rounds each coefficient once;
-the leading terms that must be exact (the 1 and 1/2 of exp, the 1 of sin) are divided out of the function first.
+``python -m gradc.codegen.llvm.maths.fit`` writes the file; a test fits again and compares. Each row
+of ``FITS`` is a function, an interval, a degree and a precision. The fit interpolates at Chebyshev
+nodes in 50 digits, which is within a few per cent of the minimax polynomial for these analytic
+functions, and rounds each coefficient once; the leading terms that must be exact (the 1 and 1/2 of
+exp, the 1 of sin) are divided out of the function first.
 
 Non-goals: rational fits, coefficients tuned after rounding (errors stay under .1 ulp without).
 """
@@ -25,7 +27,9 @@ ERFC_SCALE_F64 = 0.28
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """``function`` on [low, high] by a polynomial of ``degree``, coefficients rounded to ``bits`` (24 or 53)."""
+    """``function`` on [low, high] by a polynomial of ``degree``, coefficients rounded to ``bits``
+    (24 or 53).
+    """
 
     function: Callable[[Real], Real]
     low: float
@@ -168,7 +172,9 @@ def fit(row: Fit) -> tuple[float, ...]:
 
 
 def error(row: Fit, coefficients: tuple[float, ...], samples: int = 400) -> float:
-    """The largest error of the polynomial (exact arithmetic) as a share of the function's largest value."""
+    """The largest error of the polynomial (exact arithmetic) as a share of the function's largest
+    value.
+    """
     mp = _mp()
     worst = scale = mp.mpf(0)
     for i in range(samples + 1):
@@ -180,7 +186,9 @@ def error(row: Fit, coefficients: tuple[float, ...], samples: int = 400) -> floa
 
 
 def split(value: Real, bits: tuple[int, ...], last: int = 53) -> tuple[float, ...]:
-    """``value`` as a sum of parts with so many bits each (products with small integers are exact), and a rest."""
+    """``value`` as a sum of parts with so many bits each (products with small integers are exact),
+    and a rest.
+    """
     mp = _mp()
     parts, rest = [], mp.mpf(value)
     for size in bits:
@@ -208,7 +216,10 @@ def render() -> str:
     """The text of ``coefficients.py``."""
     rows = {**constants(), **{name: fit(row) for name, row in FITS.items()}}
     out = [
-        '"""Coefficients of the vector mathematics. Written by ``python -m gradc.codegen.llvm.maths.fit``; do not edit."""',
+        (
+            '"""Coefficients of the vector mathematics. Written by ``python -m '
+            'gradc.codegen.llvm.maths.fit``; do not edit."""'
+        ),
         "",
         "from __future__ import annotations",
         "",

@@ -1,8 +1,10 @@
-"""Arithmetic on one float type (f32 or f64, scalar or vector), with its bits: the vocabulary of ``vecmath``.
+"""Arithmetic on one float type (f32 or f64, scalar or vector), with its bits: the vocabulary of
+``vecmath``.
 
-Every method emits one IEEE operation unless its docstring says otherwise; nothing is reassociated and no
-comparison assumes away NaN. ``fma`` is fused where the processor can and a product and a sum where it cannot,
-so results may differ in the last place between processors with and without it, and nowhere else.
+Every method emits one IEEE operation unless its docstring says otherwise; nothing is reassociated
+and no comparison assumes away NaN. ``fma`` is fused where the processor can and a product and a sum
+where it cannot, so results may differ in the last place between processors with and without it, and
+nowhere else.
 """
 
 from __future__ import annotations
@@ -169,12 +171,16 @@ class Floats:
         return self.select(self.compare("ogt", near, x), lower, near)
 
     def nearest_multiple(self, x: Value, per_unit: float) -> tuple[Value, Value]:
-        """The nearest integer n to ``x * per_unit``: as a float, and as the float whose low bits hold it."""
+        """The nearest integer n to ``x * per_unit``: as a float, and as the float whose low bits
+        hold it.
+        """
         shifted = self.fma(x, self.c(per_unit), self.c(self.magic))
         return self.sub(shifted, self.c(self.magic)), shifted
 
     def scale(self, x: Value, n: Value, shifted: Value) -> Value:
-        """``x * 2^n``, rounded once, for n from ``nearest_multiple`` in [-2 bias, 2 bias]; infinities and denormals right."""
+        """``x * 2^n``, rounded once, for n from ``nearest_multiple`` in [-2 bias, 2 bias];
+        infinities and denormals right.
+        """
         lanes = lanes_of(self.type)
         native = 8 if self.double else 16
         if self.isa.masks and lanes and lanes % native == 0:

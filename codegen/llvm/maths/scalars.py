@@ -1,12 +1,13 @@
 """The verbs of the algebra as LLVM instructions, on scalars and on vectors of any width.
 
-A value of element type f64, f32, i32, u32, i64 or bool is computed as ``double``, ``float``, ``i32``, ``i32``,
-``i64`` or ``i1``; bf16 and f16 are computed in ``float`` and rounded to their type after every verb (to nearest, ties
-to even, NaN kept), so what is computed is what a store would keep. In memory bool is a byte, bf16 and f16 are 16 bits.
+A value of element type f64, f32, i32, u32, i64 or bool is computed as ``double``, ``float``,
+``i32``, ``i32``, ``i64`` or ``i1``; bf16 and f16 are computed in ``float`` and rounded to their
+type after every verb (to nearest, ties to even, NaN kept), so what is computed is what a store
+would keep. In memory bool is a byte, bf16 and f16 are 16 bits.
 
-Invariants: IEEE to the letter (no reassociation, no contraction but for the verb ``fma``); division of integers
-never traps; shifts take their count modulo the width; casts to integers saturate. Non-goals: transcendentals
-(``vecmath``), memory (``nest``).
+Invariants: IEEE to the letter (no reassociation, no contraction but for the verb ``fma``); division
+of integers never traps; shifts take their count modulo the width; casts to integers saturate.
+Non-goals: transcendentals (``vecmath``), memory (``nest``).
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ class Scalars:
     def verb(
         self, name: str, result: DType, operands: Sequence[Value], dtypes: Sequence[DType]
     ) -> Value:
-        """``name(operands)``, rounded to ``result``. Raises ValueError for a verb its operands do not have."""
+        """``name(operands)``, rounded to ``result``. Raises ValueError for a verb its operands do
+        not have.
+        """
         if name == "copy":
             return operands[0]
         if name == "cast":
@@ -187,7 +190,9 @@ class Scalars:
         raise ValueError(f"{dtype} has no {name}")
 
     def _quotient(self, a: Value, b: Value, dtype: DType) -> Value:
-        """floor(a/b); 0 for b = 0. In f64 for 32 bits: a quotient that is no integer is 2^-32 away from the next."""
+        """floor(a/b); 0 for b = 0. In f64 for 32 bits: a quotient that is no integer is 2^-32 away
+        from the next.
+        """
         fn = self.fn
         zero, one = constant(a.type, 0), constant(a.type, 1)
         none = fn.compare("icmp eq", b, zero)
@@ -334,7 +339,9 @@ class Scalars:
         return self.fn.op(f"call {type_} @{full}({x})", type_)
 
     def _round_to_odd(self, x: Value, type_: str) -> Value:
-        """f64 to f32 such that rounding once more, to fewer bits, rounds as if directly (Boldo, Melquiond)."""
+        """f64 to f32 such that rounding once more, to fewer bits, rounds as if directly (Boldo,
+        Melquiond).
+        """
         fn = self.fn
         near = fn.convert("fptrunc", x, type_)
         back = fn.convert("fpext", near, x.type)
@@ -348,7 +355,8 @@ class Scalars:
     def round_to(self, x: Value, dtype: DType, plain: bool = False) -> Value:
         """A ``float`` rounded to a 16-bit type, still a ``float``; other types unchanged.
 
-        ``plain`` says that x was computed from values of that type: its NaN is quiet and its lower half zero.
+        ``plain`` says that x was computed from values of that type: its NaN is quiet and its lower
+        half zero.
         """
         if dtype not in _NARROW or not x.name.startswith("%"):
             return x  # literals were rounded when they were made
@@ -390,14 +398,17 @@ class Scalars:
         return x
 
     def _bf16_bits(self, x: Value, plain: bool) -> Value:
-        """The bf16 nearest to x in the high half of an i32. (The processor's own instruction flushes denormals.)"""
+        """The bf16 nearest to x in the high half of an i32. (The processor's own instruction
+        flushes denormals.)
+        """
         k = self.floats(x.type)
         bits = k.to_bits(x)
         tie = k.integer("and", k.integer("lshr", bits, 16), 1)
         rounded = k.integer("add", k.integer("add", bits, 0x7FFF), tie)
         if plain:
             return rounded
-        # NaN is not counted up, lest it leave the NaNs; a payload in the lower half alone would be lost.
+        # NaN is not counted up, lest it leave the NaNs; a payload in the lower half alone would be
+        # lost.
         quiet = k.integer("or", bits, 0x400000)
         return self.fn.select(k.compare("ord", x, x), rounded, quiet)
 

@@ -1,6 +1,8 @@
-"""exp, expm1, log, log1p, tanh, sin, cos, tan, erf and pow, in f32 and f64, on vectors of any width.
+"""exp, expm1, log, log1p, tanh, sin, cos, tan, erf and pow, in f32 and f64, on vectors of any
+width.
 
-Largest errors in units of the last place, with or without fused multiply-add (``tests/llvm/test_llvm_vecmath.py``):
+Largest errors in units of the last place, with or without fused multiply-add
+(``tests/llvm/test_llvm_vecmath.py``):
 
     ==== ===== ===== ===== ===== ===== ===== ===== ===== ===== =====
          exp   expm1 log   log1p tanh  sin   cos   tan   erf   pow
@@ -8,9 +10,10 @@ Largest errors in units of the last place, with or without fused multiply-add (`
     f64  1.1   2.0   1.0   1.5   2.75  1.0   1.0   2.5   1.5   1.25
     ==== ===== ===== ===== ===== ===== ===== ===== ===== ===== =====
 
-Infinities, NaN, denormals and signed zeros are C's. Everything is straight-line code but for sin, cos and tan of
-arguments beyond ``TRIG_LIMIT``, which call libm lane by lane behind a branch. The arguments are reduced by Cody
-and Waite's method; the polynomials come from ``fit.py``; log and pow in f64 follow fdlibm's arrangement.
+Infinities, NaN, denormals and signed zeros are C's. Everything is straight-line code but for sin,
+cos and tan of arguments beyond ``TRIG_LIMIT``, which call libm lane by lane behind a branch. The
+arguments are reduced by Cody and Waite's method; the polynomials come from ``fit.py``; log and pow
+in f64 follow fdlibm's arrangement.
 
 Non-goals: correct rounding, exception flags, other rounding modes.
 """
@@ -239,13 +242,15 @@ def tan(k: Floats, x: Value) -> Value:
     return _beyond(k, "tan", x, result)
 
 
-# ---- erf -------------------------------------------------------------------------------------------
+# ---- erf
+# -------------------------------------------------------------------------------------------
 
 
 def erf(k: Floats, x: Value) -> Value:
     """x + x P(x^2) up to 1, else 1 - exp(-x^2) z Q(z), z = 1/(1 + c|x|) (Mills ratio).
 
-    The exponential is that of ``-(x x)`` as a derivative of erf writes it, so value and derivative share it.
+    The exponential is that of ``-(x x)`` as a derivative of erf writes it, so value and derivative
+    share it.
     """
     square = k.mul(x, x)
     small = k.fma(x, k.polynomial(square, table.ERF_F64 if k.double else table.ERF_F32), x)
@@ -258,7 +263,8 @@ def erf(k: Floats, x: Value) -> Value:
     return k.select(k.compare("olt", size, k.c(ERF_SPLIT)), small, large)
 
 
-# ---- pow -------------------------------------------------------------------------------------------
+# ---- pow
+# -------------------------------------------------------------------------------------------
 
 
 def pow(k: Floats, x: Value, y: Value) -> Value:
@@ -294,7 +300,9 @@ def _pow_f32(k: Floats, size: Value, y: Value) -> Value:
 
 
 def _log_positive(k: Floats, x: Value) -> Value:
-    """log of a normal f64 >= 0 or infinity or NaN, to about 2^-45: enough for a power rounded to f32."""
+    """log of a normal f64 >= 0 or infinity or NaN, to about 2^-45: enough for a power rounded to
+    f32.
+    """
     m, e, _ = _split_exponent(k, x)
     f = k.sub(m, k.c(1.0))
     s = k.div(f, k.add(f, k.c(2.0)))
@@ -319,7 +327,9 @@ def _pow_f64(k: Floats, size: Value, y: Value) -> Value:
 
 
 def _log_pair(k: Floats, x: Value) -> tuple[Value, Value]:
-    """log x for x >= 0 as a sum of two f64, to about 2^-65; -inf at 0, x itself at infinity and NaN."""
+    """log x for x >= 0 as a sum of two f64, to about 2^-65; -inf at 0, x itself at infinity and
+    NaN.
+    """
     scaled, extra = _normal(k, x)
     m, e, _ = _split_exponent(k, scaled)
     e = k.add(e, extra)

@@ -1,11 +1,14 @@
-"""Folds of vector loops: the accumulators that ``ir.loops`` prescribes, cut into pieces of the body's width.
+"""Folds of vector loops: the accumulators that ``ir.loops`` prescribes, cut into pieces of the
+body's width.
 
-Iteration i of a float sum or product belongs to accumulator element ``i % (lanes * WAYS)`` with ``lanes =
-LANE_BYTES / itemsize``, on every processor. A *piece* is a run of ``width`` such elements in one register. Maxima,
-minima and integer folds do not depend on the order; their pieces are as many as the loop is unrolled.
+Iteration i of a float sum or product belongs to accumulator element ``i % (lanes * WAYS)`` with
+``lanes = LANE_BYTES / itemsize``, on every processor. A *piece* is a run of ``width`` such elements
+in one register. Maxima, minima and integer folds do not depend on the order; their pieces are as
+many as the loop is unrolled.
 
-Invariant: an accumulator that never received a value stays the literal identity and costs nothing; adding it would
-not change a bit, because an accumulator that started at +0 is never -0. A leaf starts at +0, and so does the node it is added to.
+Invariant: an accumulator that never received a value stays the literal identity and costs nothing;
+adding it would not change a bit, because an accumulator that started at +0 is never -0. A leaf
+starts at +0, and so does the node it is added to.
 """
 
 from __future__ import annotations

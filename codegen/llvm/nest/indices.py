@@ -1,9 +1,11 @@
-"""Index arithmetic: quotients and remainders of positions by constants, without a division where it can be avoided.
+"""Index arithmetic: quotients and remainders of positions by constants, without a division where it
+can be avoided.
 
-Of every i64 variable that follows from loop indices three things are tracked: its range, a number that divides it,
-and, in a vector body, whether it is ``start + stride * lane``. So the lanes of a vector that never straddles a multiple
-of the divisor have one quotient, a scalar, and their remainders are again a run: an address made of them stays
-contiguous. What is left is a shift or a multiplication where the range allows it.
+Of every i64 variable that follows from loop indices three things are tracked: its range, a number
+that divides it, and, in a vector body, whether it is ``start + stride * lane``. So the lanes of a
+vector that never straddles a multiple of the divisor have one quotient, a scalar, and their
+remainders are again a run: an address made of them stays contiguous. What is left is a shift or a
+multiplication where the range allows it.
 
 Non-goals: arithmetic on data (ids read from memory are unknown numbers here).
 """
@@ -23,7 +25,9 @@ _EXACT = 1 << 31  # multiplication by a reciprocal is exact for dividends below
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a variable: its least and greatest value, and a divisor of it (0 for zero itself)."""
+    """What is known of a variable: its least and greatest value, and a divisor of it (0 for zero
+    itself).
+    """
 
     low: int
     high: int
@@ -39,7 +43,9 @@ class Indices:
         self.facts: dict[Var, Facts] = {}
 
     def enter(self, index: Var, extent: int, step: int = 1, start: int = 0) -> None:
-        """A loop index runs over [0, extent); its value now is a multiple of ``step`` (or the literal ``start``)."""
+        """A loop index runs over [0, extent); its value now is a multiple of ``step`` (or the
+        literal ``start``).
+        """
         self.facts[index] = Facts(0, max(extent - 1, 0), math.gcd(step, start))
 
     def of(self, affine: Affine) -> Facts | None:
@@ -73,7 +79,9 @@ class Indices:
     def divide(
         self, var: Var, verb: str, source: Var, place: Place, divisor: int, lanes: Lanes | None
     ) -> Place:
-        """``var = source // divisor`` or ``source % divisor``, where ``source`` is ``place`` in the current body."""
+        """``var = source // divisor`` or ``source % divisor``, where ``source`` is ``place`` in the
+        current body.
+        """
         facts = self.facts.get(source)
         result = self._result_facts(verb, facts, divisor)
         if result is not None:
@@ -87,7 +95,9 @@ class Indices:
         return Place(i64(0), (), self._divide(verb, whole, facts, divisor))
 
     def _pattern(self, verb: str, place: Place, facts: Facts | None, divisor: int) -> Place | None:
-        """The lanes' quotients or remainders, where they follow from what is known of the first one."""
+        """The lanes' quotients or remainders, where they follow from what is known of the first
+        one.
+        """
         if place.offsets is not None:
             return None
         if not place.start.name.startswith("%"):
@@ -96,7 +106,8 @@ class Indices:
         if facts is None:
             return None
         if facts.divisor % divisor == 0:
-            # The first lane is a multiple: quotients add, remainders are those of the pattern alone.
+            # The first lane is a multiple: quotients add, remainders are those of the pattern
+            # alone.
             start = self._divide(verb, place.start, facts, divisor)
             steps = tuple(_apply(verb, step, divisor) for step in place.pattern)
             return Place(start if verb == "floordiv" else i64(0), steps if any(steps) else ())
@@ -126,7 +137,8 @@ class Indices:
             number = int(x.name)
             return i64(number // divisor if verb == "floordiv" else number % divisor)
         if divisor & (divisor - 1) == 0:
-            # Right for negative numbers too: shifting rounds down, and masking is the remainder of that.
+            # Right for negative numbers too: shifting rounds down, and masking is the remainder of
+            # that.
             if verb == "mod":
                 return fn.binary("and", x, constant(x.type, divisor - 1))
             return fn.binary("ashr", x, constant(x.type, divisor.bit_length() - 1))
@@ -139,7 +151,8 @@ class Indices:
         fn = self.fn
         natural = facts is not None and facts.low >= 0
         if natural and facts is not None and facts.high < _EXACT and lanes_of(x.type):
-            # ceil(2^s/d) x / 2^s with s = 31 + ceil(log2 d) is exact below 2^31 (Granlund and Montgomery).
+            # ceil(2^s/d) x / 2^s with s = 31 + ceil(log2 d) is exact below 2^31 (Granlund and
+            # Montgomery).
             shift = 31 + (divisor - 1).bit_length()
             reciprocal = constant(x.type, -(-(1 << shift) // divisor))
             narrow = fn.binary("and", x, constant(x.type, 0xFFFFFFFF))

@@ -1,4 +1,6 @@
-"""What a loop is like: what varies from lane to lane, whether it can be vectorised, how wide, how often written out."""
+"""What a loop is like: what varies from lane to lane, whether it can be vectorised, how wide, how
+often written out.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def lanes_of_body(loop: For) -> int:
 
 
 def width_of(loop: For, isa: Isa) -> int:
-    """Iterations per vector: LANE_BYTES of the narrowest type; more around inner loops; fewer if there are fewer."""
+    """Iterations per vector: LANE_BYTES of the narrowest type; more around inner loops; fewer if
+    there are fewer.
+    """
     width = lanes_of_body(loop)
     inner = [s for s in loop.body if isinstance(s, For)]
     spare = isa.registers * isa.vector_bytes // LANE_BYTES

@@ -1,11 +1,11 @@
 """Loads and stores of loop IR: scalar, contiguous, reversed, broadcast, gathered; whole or masked.
 
-``Lanes`` says how a vector body stands to its loop: lane l is iteration ``base + l``. An address is cut into a scalar
-part, a stride per lane, and a vector part (offsets from data); from these the cheapest instruction follows.
-Masked-off lanes read nothing, are 0, and write nothing.
+``Lanes`` says how a vector body stands to its loop: lane l is iteration ``base + l``. An address is
+cut into a scalar part, a stride per lane, and a vector part (offsets from data); from these the
+cheapest instruction follows. Masked-off lanes read nothing, are 0, and write nothing.
 
-Invariants: within one vector body the order of loads and stores is the order of the statements. Non-goals: aliasing
-analysis; the Plan promises that an element is read before it is written.
+Invariants: within one vector body the order of loads and stores is the order of the statements.
+Non-goals: aliasing analysis; the Plan promises that an element is read before it is written.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ _MOST_CHUNKS = 4
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """A vector body: ``index`` is ``base + lane`` for ``count`` lanes; ``mask`` says which are alive (None: all)."""
+    """A vector body: ``index`` is ``base + lane`` for ``count`` lanes; ``mask`` says which are
+    alive (None: all).
+    """
 
     index: Var
     base: Value
@@ -43,10 +45,11 @@ class Lanes:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An address: elements from the buffer's start, known elements per lane, and per-lane offsets from data.
+    """An address: elements from the buffer's start, known elements per lane, and per-lane offsets
+    from data.
 
-    Lane l lies at ``start + pattern[l] + offsets[l]``; an empty pattern is all zeros. ``is_small`` promises that
-    pattern and offsets together stay within 31 bits.
+    Lane l lies at ``start + pattern[l] + offsets[l]``; an empty pattern is all zeros. ``is_small``
+    promises that pattern and offsets together stay within 31 bits.
     """
 
     start: Value
@@ -60,7 +63,9 @@ class Place:
 
     @property
     def stride(self) -> int:
-        """Elements per lane if they are the same from lane to lane (and nothing comes from data), else 0."""
+        """Elements per lane if they are the same from lane to lane (and nothing comes from data),
+        else 0.
+        """
         if self.offsets is not None or not self.pattern:
             return 0
         step = self.pattern[1] - self.pattern[0] if len(self.pattern) > 1 else 0
@@ -118,7 +123,9 @@ class Memory:
         lanes: Lanes | None,
         runs: dict[Var, Place] | None = None,
     ) -> Place:
-        """Cuts an affine offset into its parts; ``runs`` are variables of a vector body that are cut already."""
+        """Cuts an affine offset into its parts; ``runs`` are variables of a vector body that are
+        cut already.
+        """
         start = i64(offset.constant)
         pattern: tuple[int, ...] = ()
         offsets: Value | None = None
@@ -207,7 +214,9 @@ class Memory:
     def _load_pattern(
         self, pointer: Value, type_: str, dtype: DType, pattern: tuple[int, ...], alive: int
     ) -> Value:
-        """The first ``alive`` lanes from whole vectors, shuffled; nothing outside their reach is read."""
+        """The first ``alive`` lanes from whole vectors, shuffled; nothing outside their reach is
+        read.
+        """
         lanes = lanes_of(type_)
         first, last = min(pattern[:alive]), max(pattern[:alive])
         result: Value | None = None
@@ -342,8 +351,9 @@ class Memory:
         if mask is None:
             self.fn.store(value, pointer, dtype.itemsize)
             return
-        # LLVM (22) makes a masked store of one lane, known to it, of truncated values a scalar store of the wide
-        # type, beyond the end. So one lane is stored as a scalar here, and masks it might yet fold are hidden from it.
+        # LLVM (22) makes a masked store of one lane, known to it, of truncated values a scalar
+        # store of the wide type, beyond the end. So one lane is stored as a scalar here, and masks
+        # it might yet fold are hidden from it.
         lanes = mask.name.strip("<>").split(", ") if mask.name.startswith("<") else []
         if lanes.count("i1 true") == 1:
             self._store_lane(pointer, dtype, value, lanes.index("i1 true"))
@@ -372,7 +382,9 @@ class Memory:
 
 
 def _alive(mask: Value | None, lanes: int) -> int | None:
-    """How many lanes, all at the front, a mask known here lets through; None if it is not of that kind."""
+    """How many lanes, all at the front, a mask known here lets through; None if it is not of that
+    kind.
+    """
     if mask is None:
         return lanes
     bits = mask.name.strip("<>").split(", ")

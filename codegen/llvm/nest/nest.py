@@ -1,16 +1,19 @@
-"""Loop nests to LLVM: a ``Kernel`` becomes one function of its buffers and a range of its parallel loop.
+"""Loop nests to LLVM: a ``Kernel`` becomes one function of its buffers and a range of its parallel
+loop.
 
-``void @name(ptr buffer..., ptr scratch, i64 begin, i64 end)``: scratch buffers and what matrix products pack lie in
-``scratch_bytes`` at ``scratch``, one after the other; ``[begin, end)`` counts the iterations of the outermost ``parallel``
-loop, or is (0, 1) where the kernel is not one such loop.
+``void @name(ptr buffer..., ptr scratch, i64 begin, i64 end)``: scratch buffers and what matrix
+products pack lie in ``scratch_bytes`` at ``scratch``, one after the other; ``[begin, end)`` counts
+the iterations of the outermost ``parallel`` loop, or is (0, 1) where the kernel is not one such
+loop.
 
-A ``vector`` loop is emitted with explicit vectors: values that do not depend on its index stay scalars, the rest are
-vectors of ``width`` iterations; the last, incomplete one is masked. Serial loops inside a vector loop are
-run once for all lanes (outer-loop vectorisation, several registers wide). A vector loop that cannot be vectorised
-(it holds another one, or an inner trip count differs from lane to lane) runs as a scalar loop.
+A ``vector`` loop is emitted with explicit vectors: values that do not depend on its index stay
+scalars, the rest are vectors of ``width`` iterations; the last, incomplete one is masked. Serial
+loops inside a vector loop are run once for all lanes (outer-loop vectorisation, several registers
+wide). A vector loop that cannot be vectorised (it holds another one, or an inner trip count differs
+from lane to lane) runs as a scalar loop.
 
-Invariants: the bits are those of ``ir.loops`` whatever the width. Non-goals: hoisting and common subexpressions of
-the loop IR (its builder did that), scheduling, alias analysis.
+Invariants: the bits are those of ``ir.loops`` whatever the width. Non-goals: hoisting and common
+subexpressions of the loop IR (its builder did that), scheduling, alias analysis.
 """
 
 from __future__ import annotations
@@ -91,7 +94,9 @@ def emit_kernel(module: Module, kernel: Kernel, name: str, isa: Isa) -> None:
 
 
 def scratch_bytes(kernel: Kernel, isa: Isa) -> int:
-    """Scratch that one thread needs for ``kernel``: its buffers, and the most that one of its products packs."""
+    """Scratch that one thread needs for ``kernel``: its buffers, and the most that one of its
+    products packs.
+    """
     rows = sum(_lines(buffer) for buffer in kernel.buffers if buffer.access == "scratch")
     products = (s for s in kernel.body if isinstance(s, Gemm))
     return rows + max((matrix.scratch_bytes(p, isa) for p in products), default=0)
@@ -113,7 +118,9 @@ def emit_epilogue(
     acc: Value,
     mask: Value | None,
 ) -> None:
-    """Emits the epilogue of ``gemm`` for the lanes of ``acc``, which are columns ``j``, ``j + 1``, ..."""
+    """Emits the epilogue of ``gemm`` for the lanes of ``acc``, which are columns ``j``, ``j + 1``,
+    ...
+    """
     nest = Nest(fn, isa, pointers)
     nest.env.update(zip(gemm.batch_index, batch, strict=True))
     nest.env[gemm.i] = i
@@ -173,7 +180,9 @@ class Nest:
         self._gemms = 0
 
     def keep_rows(self, body: Sequence[Stmt]) -> None:
-        """Decides which scratch rows live in registers; their contents are anything until stored."""
+        """Decides which scratch rows live in registers; their contents are anything until
+        stored.
+        """
         width = functools.partial(width_of, isa=self.isa)
         self._row_vectors = rows.find(body, self.isa, width, can_vectorise)
         widths = {
@@ -249,7 +258,9 @@ class Nest:
             self.env[var] = self.memory.number(place, self.lanes)
 
     def _divides(self, statement: Let) -> bool:
-        """Emits a quotient or remainder of an index by a positive literal; False if the statement is not one."""
+        """Emits a quotient or remainder of an index by a positive literal; False if the statement
+        is not one.
+        """
         if statement.verb not in ("floordiv", "mod") or statement.var.dtype is not DType.I64:
             return False
         source, by = statement.operands
@@ -346,7 +357,9 @@ class Nest:
         )
 
     def run(self, loop: For, begin: Value, end: Value) -> None:
-        """The loop over [begin, end) in order, its folds from the left; for all lanes at once in a vector body."""
+        """The loop over [begin, end) in order, its folds from the left; for all lanes at once in a
+        vector body.
+        """
         static = loop.limit is None and begin.name == "0" and not end.name.startswith("%")
         if static and end.name in ("0", "1"):
             self._few(loop, int(end.name))
@@ -372,7 +385,9 @@ class Nest:
     def _serial(
         self, loop: For, at: _Span, first: list[Value], kept: list[rows.Row], spans: Sequence[int]
     ) -> list[Value]:
-        """Iterations in order, from what ``first`` says: the folds, then the rows. ``spans`` are those of the nodes."""
+        """Iterations in order, from what ``first`` says: the folds, then the rows. ``spans`` are
+        those of the nodes.
+        """
         fn, count = self.fn, len(loop.folds)
         step = spans[0] if spans else 1
         with fn.loop(
@@ -427,7 +442,9 @@ class Nest:
             self.env[fold.result] = value
 
     def _once(self, loop: For) -> None:
-        """A vector loop of one iteration: scalars, folded onto the identity as the vector loop would."""
+        """A vector loop of one iteration: scalars, folded onto the identity as the vector loop
+        would.
+        """
         self.env[loop.index] = i64(0)
         self.indices.enter(loop.index, 1, 0)
         self.body(loop.body)
@@ -438,7 +455,9 @@ class Nest:
             self.env[fold.result] = result
 
     def _one_by_one(self, loop: For) -> None:
-        """A vector loop as a scalar one; its accumulators lie in memory, where iteration i finds its own."""
+        """A vector loop as a scalar one; its accumulators lie in memory, where iteration i finds
+        its own.
+        """
         fn, trips = self.fn, self.trips(loop)
         spans = vector_spans(loop)
         cells: list[_Cells] = []

@@ -1,10 +1,13 @@
-"""Scratch rows that live in registers: short scratch buffers whose every access lies at ``constant + lane``.
+"""Scratch rows that live in registers: short scratch buffers whose every access lies at ``constant
++ lane``.
 
-A nest that accumulates several rows at once (the taps of a filter gradient) keeps them in scratch. Where each access
-is ``scratch[constant + index]`` in a short vector loop, unguarded, and the rows so named are equal or disjoint, the rows
-become vector values: loads and stores disappear, and loops that store carry them.
+A nest that accumulates several rows at once (the taps of a filter gradient) keeps them in scratch.
+Where each access is ``scratch[constant + index]`` in a short vector loop, unguarded, and the rows
+so named are equal or disjoint, the rows become vector values: loads and stores disappear, and loops
+that store carry them.
 
-Invariant: lanes beyond a row's end hold anything; nothing reads them. Non-goals: long rows, several widths.
+Invariant: lanes beyond a row's end hold anything; nothing reads them. Non-goals: long rows, several
+widths.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ class Row:
 
 @dataclass(slots=True)
 class _Found:
-    """What is known of one buffer: its rows with their lengths, and the width of the loops that touch them."""
+    """What is known of one buffer: its rows with their lengths, and the width of the loops that
+    touch them.
+    """
 
     extents: dict[int, int]
     width: int

@@ -1,10 +1,12 @@
 """Cutting a vector loop where its conditions on the index change: each piece has them as constants.
 
-A concatenation or a padding is a loop in which every element asks where it lies. Cut at the borders, the pieces ask
-nothing: guards vanish, and with them the loads and the arithmetic of the other sides.
+A concatenation or a padding is a loop in which every element asks where it lies. Cut at the
+borders, the pieces ask nothing: guards vanish, and with them the loads and the arithmetic of the
+other sides.
 
-Only loops without folds, with a static extent and a straight-line body are cut, and only into pieces of at least
-``_LEAST`` iterations. Non-goals: conditions that depend on anything but the index and literals.
+Only loops without folds, with a static extent and a straight-line body are cut, and only into
+pieces of at least ``_LEAST`` iterations. Non-goals: conditions that depend on anything but the
+index and literals.
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ def _positions(loop: For) -> dict[Var, int]:
 
 
 def _threshold(statement: Stmt, positions: dict[Var, int]) -> tuple[int, bool] | None:
-    """``(t, below)``: the condition is ``below`` for an index under t and its opposite from t on; None if it is no such."""
+    """``(t, below)``: the condition is ``below`` for an index under t and its opposite from t on;
+    None if it is no such.
+    """
     if not isinstance(statement, Let) or statement.verb not in _ORDER:
         return None
     left, right = statement.operands
@@ -87,7 +91,9 @@ def _piece(loop: For, start: int, length: int) -> For:
 
 
 class _Piece:
-    """Rewrites a body for one stretch of the index. ``known`` replaces variables by literals and by each other."""
+    """Rewrites a body for one stretch of the index. ``known`` replaces variables by literals and by
+    each other.
+    """
 
     def __init__(self, loop: For, start: int) -> None:
         self.loop = loop
@@ -162,7 +168,9 @@ class _Piece:
 
 
 def _decide(verb: str, operands: tuple[Scalar, ...]) -> Scalar | None:
-    """What a verb is worth when conditions among its operands are known; None if that is not known."""
+    """What a verb is worth when conditions among its operands are known; None if that is not
+    known.
+    """
     first = operands[0]
     if verb == "select" and isinstance(first, Const):
         return operands[1] if first.value else operands[2]

@@ -1,11 +1,14 @@
-"""Loops that read along one index and write along the other: square tiles, turned round in registers.
+"""Loops that read along one index and write along the other: square tiles, turned round in
+registers.
 
-``for i: for j (vector): ... x[i + n*j] ...`` reads a new cache line for every lane. Where the order of the iterations
-does not matter, tiles of ``width x width`` iterations are done together: the strided loads are taken along i, where they
-are contiguous, and transposed; everything else is emitted once per i of the tile, as before.
+``for i: for j (vector): ... x[i + n*j] ...`` reads a new cache line for every lane. Where the order
+of the iterations does not matter, tiles of ``width x width`` iterations are done together: the
+strided loads are taken along i, where they are contiguous, and transposed; everything else is
+emitted once per i of the tile, as before.
 
-Invariants: for one j the order over i is kept, and for one i the order over j; stores of different (i, j) that could
-meet otherwise are refused. Non-goals: guarded loads, long bodies, loops with folds.
+Invariants: for one j the order over i is kept, and for one i the order over j; stores of different
+(i, j) that could meet otherwise are refused. Non-goals: guarded loads, long bodies, loops with
+folds.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ _LONG = 40
 
 @dataclass(frozen=True, slots=True)
 class Transposed:
-    """``outer`` runs ``before`` and then the vector loop ``inner``; ``turned`` are the loads to be transposed."""
+    """``outer`` runs ``before`` and then the vector loop ``inner``; ``turned`` are the loads to be
+    transposed.
+    """
 
     outer: For
     before: tuple[Stmt, ...]
@@ -66,7 +71,9 @@ def _is_turned(load: Load, loop: For, inner: For, own: set[Var]) -> bool:
 
 
 def _may_reorder(loop: For, inner: For, own: set[Var]) -> bool:
-    """Whether different (i, j) never store to one place but where their order is kept, nor read what is stored."""
+    """Whether different (i, j) never store to one place but where their order is kept, nor read
+    what is stored.
+    """
     stores = [s for s in inner.body if isinstance(s, Store)]
     read = {s.buffer for s in inner.body if isinstance(s, Load)}
     for store in stores:

@@ -1,10 +1,12 @@
-"""A vector loop as LLVM code: rounds of several vectors, or a rotation of accumulators, and what is left, masked.
+"""A vector loop as LLVM code: rounds of several vectors, or a rotation of accumulators, and what is
+left, masked.
 
-Ordered folds need WAYS vectors before their accumulators repeat. A short body is written out for a whole round; a
-long one once, its accumulators moving on by one place per vector, so that code size does not grow with the folds.
+Ordered folds need WAYS vectors before their accumulators repeat. A short body is written out for a
+whole round; a long one once, its accumulators moving on by one place per vector, so that code size
+does not grow with the folds.
 
-Long sums are trees (``ir.loops``): loops over nodes around the rounds of a leaf. What is left after the whole rounds
-belongs to the last leaf.
+Long sums are trees (``ir.loops``): loops over nodes around the rounds of a leaf. What is left after
+the whole rounds belongs to the last leaf.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ _LONG = 800  # instructions of a loop written out; longer ones rotate
 
 
 def own_spans(fold: Fold, extent: int) -> tuple[int, ...]:
-    """How many iterations of a vector loop the nodes of each level of ``fold`` take in, the largest first."""
+    """How many iterations of a vector loop the nodes of each level of ``fold`` take in, the largest
+    first.
+    """
     return node_spans(extent, period(fold) * LEAF) if fold.is_tree else ()
 
 
@@ -39,7 +43,9 @@ def vector_spans(loop: For) -> tuple[int, ...]:
 
 
 class VectorLoop:
-    """A vector loop being emitted: rounds of ``unroll`` vectors of ``width``, then what is left, masked."""
+    """A vector loop being emitted: rounds of ``unroll`` vectors of ``width``, then what is left,
+    masked.
+    """
 
     def __init__(self, nest: Nest, loop: For) -> None:
         self.nest = nest

@@ -1,10 +1,12 @@
-"""Reads tensor IR into the index algebra: the element of a value at given indices, in terms of named values.
+"""Reads tensor IR into the index algebra: the element of a value at given indices, in terms of
+named values.
 
-``Reader`` goes back from a value to the nearest values that have a name. What the algebra has no words for (pooling,
-loops, gathers along odd axes, ...) is named itself, as an application of its op, so a formula always comes out.
+``Reader`` goes back from a value to the nearest values that have a name. What the algebra has no
+words for (pooling, loops, gathers along odd axes, ...) is named itself, as an application of its
+op, so a formula always comes out.
 
-Assumptions are collected while reading: the standard library guards its logarithms and class ids, and formulas are
-those where no guard is hit; sums over class ids presume ids in range.
+Assumptions are collected while reading: the standard library guards its logarithms and class ids,
+and formulas are those where no guard is hit; sums over class ids presume ids in range.
 
 Non-goals: simplification beyond canonical form (``index_fold``), notation.
 """
@@ -43,7 +45,9 @@ class _Opaque(Exception):
 
 @dataclass
 class Reader:
-    """Reads values defined by ``producers``; ``atoms`` are values that stand for themselves, with their names."""
+    """Reads values defined by ``producers``; ``atoms`` are values that stand for themselves, with
+    their names.
+    """
 
     producers: Mapping[Value, Op]
     atoms: Mapping[Value, str]
@@ -133,7 +137,8 @@ class Reader:
             (self.atoms.get(v) or self.opaque.get(v) or "...").replace("∂", "d")
             for v in op.operands[:4]
         ]
-        return f"{words.get(op.name, op.name)}({', '.join(n if len(n) < 20 else '...' for n in known)})"
+        operands = ", ".join(n if len(n) < 20 else "..." for n in known)
+        return f"{words.get(op.name, op.name)}({operands})"
 
     def assume(self, text: str) -> None:
         """Notes what the formula presumes."""
@@ -506,7 +511,9 @@ def is_readable(op: Op) -> bool:
 
 
 def is_said(op: Op | None, atoms: Mapping[Value, str], name: str) -> bool:
-    """Whether ``name``, which a reader gave the result of ``op``, says all there is to say: an op on names, a mask."""
+    """Whether ``name``, which a reader gave the result of ``op``, says all there is to say: an op
+    on names, a mask.
+    """
     if name.partition("#")[0] in _MASKS:
         return True
     return op is not None and op.name in _WORDS and all(v in atoms for v in op.operands)

@@ -1,9 +1,11 @@
-"""Makes formulas short: products are multiplied out where something cancels, and known quantities get their names back.
+"""Makes formulas short: products are multiplied out where something cancels, and known quantities
+get their names back.
 
-``Folder.shortest`` searches a few dozen equal forms of a polynomial and keeps the one that mentions least: groups
-multiplied out one by one, definitions of named values read from right to left (``exp(z_i) / sum exp(z_j)`` becomes
-``p_i``), softmax and sigmoid recognised. Every step is an identity of the index algebra, except one: class
-probabilities given as targets sum to 1, which is recorded as an assumption where it is used.
+``Folder.shortest`` searches a few dozen equal forms of a polynomial and keeps the one that mentions
+least: groups multiplied out one by one, definitions of named values read from right to left
+(``exp(z_i) / sum exp(z_j)`` becomes ``p_i``), softmax and sigmoid recognised. Every step is an
+identity of the index algebra, except one: class probabilities given as targets sum to 1, which is
+recorded as an assumption where it is used.
 
 Non-goals: finding the shortest form there is.
 """
@@ -37,7 +39,9 @@ class Definition:
 
 @dataclass
 class Folder:
-    """Shortens polynomials by ``definitions``; ``targets`` are inputs that may be class probabilities."""
+    """Shortens polynomials by ``definitions``; ``targets`` are inputs that may be class
+    probabilities.
+    """
 
     definitions: Sequence[Definition]
     targets: Collection[str] = ()
@@ -118,7 +122,9 @@ def _multiplied_out(term: Term, group: it.Group) -> Poly:
 
 
 def _everywhere(poly: Poly, rewrite: Rewrite) -> Poly:
-    """``poly`` with ``rewrite`` applied to its terms and to those inside sums, groups and functions."""
+    """``poly`` with ``rewrite`` applied to its terms and to those inside sums, groups and
+    functions.
+    """
     parts = []
     for term in poly:
         inner = it.times(*(it.power(_inside(b, rewrite), e) for b, e in term.factors))
@@ -285,7 +291,9 @@ def _sigmoid(term: Term) -> Poly | None:
 
 
 def sigmoid(argument: Poly) -> Poly:
-    """The logistic function; of an argument that starts with a minus sign it is 1 minus that of the opposite."""
+    """The logistic function; of an argument that starts with a minus sign it is 1 minus that of the
+    opposite.
+    """
     if _is_negative(argument):
         return it.minus(it.ONE, sigmoid(it.scaled(argument, -1)))
     return it.single(it.Call("sigmoid", (argument,)))

@@ -1,10 +1,10 @@
 """Formulas as a small tree of notation, written as text, as LaTeX and as MathML.
 
-Nodes know how tightly they bind, so brackets appear where a reader needs them and nowhere else. MathML is
-presentation markup that browsers show without any script.
+Nodes know how tightly they bind, so brackets appear where a reader needs them and nowhere else.
+MathML is presentation markup that browsers show without any script.
 
-Names: digits at the end of a name are its subscript; a leading ``∂`` marks the cotangent of the name after it, written
-``dz`` in text.
+Names: digits at the end of a name are its subscript; a leading ``∂`` marks the cotangent of the
+name after it, written ``dz`` in text.
 """
 
 from __future__ import annotations
@@ -144,9 +144,11 @@ class Slope:
 
 @dataclass(frozen=True, slots=True)
 class Through:
-    """Cotangents brought back through a step as a whole: transposed Jacobian matrices times cotangents.
+    """Cotangents brought back through a step as a whole: transposed Jacobian matrices times
+    cotangents.
 
-    ``value`` is the name under which the sum is known. Where the user wrote the pullback, it is that which is applied.
+    ``value`` is the name under which the sum is known. Where the user wrote the pullback, it is
+    that which is applied.
     """
 
     parts: tuple[tuple[Slope, str], ...]
@@ -182,7 +184,9 @@ _RELATIONS = {
 
 
 def cotangent_mark(names: Collection[str]) -> str:
-    """What cotangents start with: shown as ``dx``, or as ``∂x`` where a program has a name like ``dx`` beside ``x``."""
+    """What cotangents start with: shown as ``dx``, or as ``∂x`` where a program has a name like
+    ``dx`` beside ``x``.
+    """
     taken = set(names)
     return (
         COTANGENT * 2 if any(plain_name(COTANGENT + name) in taken for name in names) else COTANGENT

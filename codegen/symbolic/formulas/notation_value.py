@@ -1,9 +1,10 @@
 """What a formula says, computed from its notation: so that nothing is printed that was not tried.
 
-``value_of`` reads notation as a person does: ``*`` elementwise, juxtaposition as the matrix product, arrays of one axis
-as columns, leading axes of larger arrays together as rows; ``agrees`` asks whether an equation's right side has the
-value that its left side is known to have. What the notation leaves open (whether a sum keeps its axis, how long a
-one-hot row is) may be read either way.
+``value_of`` reads notation as a person does: ``*`` elementwise, juxtaposition as the matrix
+product, arrays of one axis as columns, leading axes of larger arrays together as rows; ``agrees``
+asks whether an equation's right side has the value that its left side is known to have. What the
+notation leaves open (whether a sum keeps its axis, how long a one-hot row is) may be read either
+way.
 
 Non-goals: values to more digits than a comparison needs.
 """
@@ -108,7 +109,9 @@ def is_near(found: Array, expected: Array) -> bool:
 
 
 def value_of(equation: n.Equation, shape: Sequence[int], names: Names) -> Array | None:
-    """The right side as an array of ``shape``; None where it has another shape. Raises Unreadable."""
+    """The right side as an array of ``shape``; None where it has another shape. Raises
+    Unreadable.
+    """
     with np.errstate(all="ignore"):
         if isinstance(equation.left, n.Indexed):
             return _by_index(equation, tuple(shape), names)

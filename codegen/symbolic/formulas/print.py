@@ -1,11 +1,13 @@
-"""Writes polynomials of the index algebra as a person would: as matrices where that is possible, else with indices.
+"""Writes polynomials of the index algebra as a person would: as matrices where that is possible,
+else with indices.
 
-``notate`` first tries array notation: products of arrays elementwise, contractions as matrix products and transposes,
-sums and means as such. Whatever does not fit (a contraction of three factors, batched axes out of order) makes the
-whole formula fall back to index notation, so both sides of an equation read alike.
+``notate`` first tries array notation: products of arrays elementwise, contractions as matrix
+products and transposes, sums and means as such. Whatever does not fit (a contraction of three
+factors, batched axes out of order) makes the whole formula fall back to index notation, so both
+sides of an equation read alike.
 
-Sizes that belong to a dimension are printed by its name; they are told by their values, so formulas are made at sizes
-that are distinct primes. Non-goals: deciding anything about equality.
+Sizes that belong to a dimension are printed by its name; they are told by their values, so formulas
+are made at sizes that are distinct primes. Non-goals: deciding anything about equality.
 """
 
 from __future__ import annotations
@@ -258,7 +260,9 @@ class Writer:
         row: Index | tuple[Index, ...],
         column: Index | tuple[Index, ...],
     ) -> Notation:
-        """A product of factors as a matrix with these rows and columns, transposed if they stand the other way."""
+        """A product of factors as a matrix with these rows and columns, transposed if they stand
+        the other way.
+        """
         rows, columns = _tuple(row), _tuple(column)
         ways = [((*rows, *columns), False), ((*columns, *rows), True)]
         if columns == (it.UNIT,):
@@ -382,7 +386,9 @@ class Writer:
 
 
 def _spread(term: Term) -> tuple[Fraction, dict[Base, Fraction]]:
-    """Coefficient and factors; the coefficient goes into a group if that turns its sums into means."""
+    """Coefficient and factors; the coefficient goes into a group if that turns its sums into
+    means.
+    """
     factors = dict(term.factors)
     groups = [b for b, e in term.factors if isinstance(b, it.Group) and e == 1]
     if len(groups) != 1 or term.coefficient.denominator == 1:
@@ -410,7 +416,9 @@ def _decimal(value: Fraction) -> str:
 
 
 def _positive(term: Term) -> tuple[int, Term]:
-    """The sign of a term and the term without it; a minus sign may turn a difference around instead."""
+    """The sign of a term and the term without it; a minus sign may turn a difference around
+    instead.
+    """
     coefficient, factors = term.coefficient, list(term.factors)
     for position, (base, exponent) in enumerate(factors):
         if not isinstance(base, it.Group) or exponent.denominator != 1:

@@ -1,8 +1,9 @@
-"""The derivative rule of each op as a formula: what its pullback makes of a cotangent, read off the rule itself.
+"""The derivative rule of each op as a formula: what its pullback makes of a cotangent, read off the
+rule itself.
 
-The rule is applied to one op on operands called ``x`` (or ``a``, ``b``, ``c``) with result ``y``; what it emits is
-written in matrix notation. Ops whose pullback the index algebra has no words for (pools, loops, gathers along odd axes)
-are shown as the ops they are made of.
+The rule is applied to one op on operands called ``x`` (or ``a``, ``b``, ``c``) with result ``y``;
+what it emits is written in matrix notation. Ops whose pullback the index algebra has no words for
+(pools, loops, gathers along odd axes) are shown as the ops they are made of.
 
 Non-goals: proving rules.
 """

@@ -1,14 +1,18 @@
-"""The index algebra that formulas are found in: sums of products of array elements, exact and in canonical form.
+"""The index algebra that formulas are found in: sums of products of array elements, exact and in
+canonical form.
 
-A polynomial is a tuple of terms; a term is a rational coefficient times powers of bases: an element of a named array
-(``Ref``), Kronecker's delta, a function of polynomials (``Call``), a polynomial that is not multiplied out (``Group``),
-Iverson's bracket (``Cond``), a sum over bound indices (``Sigma``). Equal things are equal tuples: factors and terms are
-sorted, bound indices are negative labels chosen canonically, a group has leading coefficient 1 and no common factor.
+A polynomial is a tuple of terms; a term is a rational coefficient times powers of bases: an element
+of a named array (``Ref``), Kronecker's delta, a function of polynomials (``Call``), a polynomial
+that is not multiplied out (``Group``), Iverson's bracket (``Cond``), a sum over bound indices
+(``Sigma``). Equal things are equal tuples: factors and terms are sorted, bound indices are negative
+labels chosen canonically, a group has leading coefficient 1 and no common factor.
 
-Identities are those of the reals where both sides are defined. Sums over a delta of a table's ids presume that the ids
-lie in range. Indices are positive numbers; 0 is the only index of an axis of size 1.
+Identities are those of the reals where both sides are defined. Sums over a delta of a table's ids
+presume that the ids lie in range. Indices are positive numbers; 0 is the only index of an axis of
+size 1.
 
-Non-goals: reading programs (``index_expand``), recognising names (``index_fold``), notation (``notation``).
+Non-goals: reading programs (``index_expand``), recognising names (``index_fold``), notation
+(``notation``).
 """
 
 from __future__ import annotations
@@ -69,7 +73,9 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Cond:
-    """1 where a comparison (``gt``, ``eq``, ...) holds, else 0. Indices compare through ``Call('index', ...)``."""
+    """1 where a comparison (``gt``, ``eq``, ...) holds, else 0. Indices compare through
+    ``Call('index', ...)``.
+    """
 
     op: str
     a: Poly
@@ -364,7 +370,9 @@ def _clashes(sigma: Sigma, others: list[tuple[Base, Fraction]]) -> bool:
 
 
 def _distributed(inside: list[tuple[Base, Fraction]], index: int) -> Poly | None:
-    """The product multiplied out, if a group is all there is or a group holds a delta of the index."""
+    """The product multiplied out, if a group is all there is or a group holds a delta of the
+    index.
+    """
     for position, (base, exponent) in enumerate(inside):
         if not isinstance(base, Group) or exponent != 1:
             continue

@@ -1,11 +1,13 @@
-"""SymPy as a second differentiator: its derivative of a program's loss, as a scalar program to compare with ours.
+"""SymPy as a second differentiator: its derivative of a program's loss, as a scalar program to
+compare with ours.
 
-``derivative`` writes the forward program as steps over symbols, has SymPy differentiate every step by its own rules,
-joins them by the chain rule, and hands out a ``Straight``, which any domain of numbers can evaluate. Our derivative rules
-and our adjoint are not asked. Literals are symbols meanwhile, so that 0.1 means the same to both sides.
+``derivative`` writes the forward program as steps over symbols, has SymPy differentiate every step
+by its own rules, joins them by the chain rule, and hands out a ``Straight``, which any domain of
+numbers can evaluate. Our derivative rules and our adjoint are not asked. Literals are symbols
+meanwhile, so that 0.1 means the same to both sides.
 
-Nothing here searches or simplifies: the time is linear in the number of scalar operations, which ``most`` limits, and the
-clock is looked at on the way (``Late``).
+Nothing here searches or simplifies: the time is linear in the number of scalar operations, which
+``most`` limits, and the clock is looked at on the way (``Late``).
 
 Non-goals: comparing (``passes/prove/programs/independent``).
 """
@@ -93,7 +95,8 @@ def derivative(
     seconds: float,
     most: int = MOST_STEPS,
 ) -> Straight:
-    """SymPy's derivative of the loss of ``function`` by the parameters ``names``, as results under their names.
+    """SymPy's derivative of the loss of ``function`` by the parameters ``names``, as results under
+    their names.
 
     Raises:
         TooLong: if the program has more than ``most`` scalar operations.

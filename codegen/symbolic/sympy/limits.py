@@ -1,7 +1,8 @@
-"""What happens at a hazard, by SymPy's limits: the value and the derivative as the argument goes to where it is dangerous.
+"""What happens at a hazard, by SymPy's limits: the value and the derivative as the argument goes to
+where it is dangerous.
 
-Each kind of hazard is one function of one argument and the edge of its domain. A limit that is not finite confirms the
-hazard; of a value that stays finite it says what to put there.
+Each kind of hazard is one function of one argument and the edge of its domain. A limit that is not
+finite confirms the hazard; of a value that stays finite it says what to put there.
 
 Non-goals: finding hazards (``passes/hazards``), compositions: limits are those of the op itself.
 """
@@ -18,7 +19,9 @@ import sympy as sp
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """``region``: where it happens; ``value`` and ``slope``: the limits there, as text (``oo`` is infinity)."""
+    """``region``: where it happens; ``value`` and ``slope``: the limits there, as text (``oo`` is
+    infinity).
+    """
 
     region: str
     formula: str
@@ -31,7 +34,10 @@ class Edge:
         return any("oo" in x or "/" in x for x in (self.value, self.slope))
 
     def __str__(self) -> str:
-        return f"{self.region}: there {self.formula} -> {self.value}, and its derivative -> {self.slope}"
+        return (
+            f"{self.region}: there {self.formula} -> {self.value}, and its derivative -> "
+            f"{self.slope}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

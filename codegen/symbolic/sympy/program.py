@@ -1,13 +1,16 @@
 """Programs as SymPy expressions with sharing, and their derivatives by SymPy itself.
 
-A program becomes a list of steps ``t3 = t1*t2``, one per scalar operation, over symbols named after parameters and
-inputs. SymPy differentiates each step by itself, and a walk backwards over the list joins the pieces by the chain rule:
-linear in the number of steps, where ``diff`` of one big expression is not. Nothing of our derivative rules is used, so
-this is an independent differentiator.
+A program becomes a list of steps ``t3 = t1*t2``, one per scalar operation, over symbols named after
+parameters and inputs. SymPy differentiates each step by itself, and a walk backwards over the list
+joins the pieces by the chain rule: linear in the number of steps, where ``diff`` of one big
+expression is not. Nothing of our derivative rules is used, so this is an independent
+differentiator.
 
-Expressions are built from IR, never from text. Integers (class ids, the random counter) must be given as numbers.
+Expressions are built from IR, never from text. Integers (class ids, the random counter) must be
+given as numbers.
 
-Non-goals: big programs: every element of every array is a symbol (``TooLarge`` beyond ``MOST_STEPS``).
+Non-goals: big programs: every element of every array is a symbol (``TooLarge`` beyond
+``MOST_STEPS``).
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ class TooLarge(Exception):
 
 
 class Undetermined(Exception):
-    """An integer depends on symbols: the place of a largest element, a number rounded to a whole one."""
+    """An integer depends on symbols: the place of a largest element, a number rounded to a whole
+    one.
+    """
 
 
 def _function(name: str, value: Any, slopes: Any) -> Any:
@@ -157,7 +162,9 @@ class SharedArrays(ObjectArrays):
 
 @dataclass
 class SymbolicProgram:
-    """``steps`` in order, over ``symbols``; ``results`` by name. ``gradient`` differentiates the loss."""
+    """``steps`` in order, over ``symbols``; ``results`` by name. ``gradient`` differentiates the
+    loss.
+    """
 
     name: str
     symbols: Mapping[str, Any]
@@ -177,7 +184,9 @@ class SymbolicProgram:
         return expression.xreplace(memo) if isinstance(expression, sp.Basic) else expression
 
     def gradient(self, names: Iterable[str], arrays: SharedArrays | None = None) -> SymbolicProgram:
-        """The derivative of the loss by each array of ``names``, by SymPy's rules, as further steps of ``arrays``."""
+        """The derivative of the loss by each array of ``names``, by SymPy's rules, as further steps
+        of ``arrays``.
+        """
         shared = SharedArrays(prefix="d") if arrays is None else arrays
         bars: dict[Any, Any] = {}
         loss = self.results["loss"].item()
@@ -229,7 +238,9 @@ def _range(array: Any) -> str:
 
 
 def symbols_of(name: str, shape: tuple[int, ...]) -> Any:
-    """Real symbols called after ``name``, every character that is not a letter or digit replaced."""
+    """Real symbols called after ``name``, every character that is not a letter or digit
+    replaced.
+    """
     safe = re.sub(r"\W", "_", name)
     places = list(np.ndindex(shape))
     flat = [sp.Symbol("_".join([safe, *map(str, at)]) if at else safe, real=True) for at in places]

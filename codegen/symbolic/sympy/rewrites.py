@@ -1,8 +1,8 @@
 """Proves that the rewrites offered for hazards change nothing where both sides are defined.
 
-Each rewrite is stated twice over symbols, before and after, with the domain of its argument; SymPy decides the
-difference there, and limits say what the rewritten form gives at the edge. Array functions are proved for vectors of
-three, in which nothing is special about three.
+Each rewrite is stated twice over symbols, before and after, with the domain of its argument; SymPy
+decides the difference there, and limits say what the rewritten form gives at the edge. Array
+functions are proved for vectors of three, in which nothing is special about three.
 
 Non-goals: finding hazards (``passes/hazards``).
 """
@@ -22,7 +22,9 @@ _EXPONENT = sp.Symbol("a", real=True)
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """``before`` equals ``after`` on the domain; ``edge`` is the point it guards and ``limit`` the value given there."""
+    """``before`` equals ``after`` on the domain; ``edge`` is the point it guards and ``limit`` the
+    value given there.
+    """
 
     before: Callable[..., Any]
     after: Callable[..., Any]
@@ -79,7 +81,9 @@ CLAIMS: Mapping[str, Claim] = {
 
 @cache
 def is_proved(name: str) -> bool:
-    """Whether SymPy finds both sides of the rewrite equal on its domain (and at its edge, in the limit)."""
+    """Whether SymPy finds both sides of the rewrite equal on its domain (and at its edge, in the
+    limit).
+    """
     claim = CLAIMS.get(name)
     if claim is None:
         return False
@@ -97,7 +101,9 @@ def is_proved(name: str) -> bool:
 
 
 def _is_equal(a: Any, b: Any) -> bool:
-    """Equality of real expressions: of the difference, or of the exponentials where logarithms hide it."""
+    """Equality of real expressions: of the difference, or of the exponentials where logarithms hide
+    it.
+    """
     if sp.simplify(a - b) == 0:
         return True
     return bool(sp.simplify(sp.expand(sp.exp(a)) / sp.expand(sp.exp(b))) == 1)

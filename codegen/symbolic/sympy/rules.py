@@ -1,7 +1,9 @@
-"""SymPy's opinion on the partial derivatives of elementwise ops: it differentiates each op's meaning by itself.
+"""SymPy's opinion on the partial derivatives of elementwise ops: it differentiates each op's
+meaning by itself.
 
-An independent table of derivatives beside that of ``ir/domains/dual.py``. The difference of what an op states and what SymPy finds
-is simplified; what does not become zero is evaluated at rational points, to 50 digits.
+An independent table of derivatives beside that of ``ir/domains/dual.py``. The difference of what an
+op states and what SymPy finds is simplified; what does not become zero is evaluated at rational
+points, to 50 digits.
 
 Importing SymPy takes a third of a second: import this module only where it is wanted.
 """
@@ -27,7 +29,9 @@ _EQUAL = sp.Float("1e-35")
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """``kind`` is "equal" (simplified to zero), "equal at points", "up to rounded literals", or "differs"."""
+    """``kind`` is "equal" (simplified to zero), "equal at points", "up to rounded literals", or
+    "differs".
+    """
 
     kind: str
     detail: str = ""

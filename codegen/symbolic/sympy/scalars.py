@@ -1,9 +1,10 @@
-"""SymPy as a scalar domain of the reference interpreter: ``ObjectArrays(SympyScalars())`` runs programs on formulas.
+"""SymPy as a scalar domain of the reference interpreter: ``ObjectArrays(SympyScalars())`` runs
+programs on formulas.
 
-Expressions are built from IR only, never from text, over real symbols that the caller makes. Literals are exact: a
-float is the rational number it is. Comparisons that SymPy decides are Python booleans, others stay symbolic and
-``select`` makes a ``Piecewise``. Numbers are real, so NaN, signed zeros and rounding are out of sight; ``gate`` is the
-plain product.
+Expressions are built from IR only, never from text, over real symbols that the caller makes.
+Literals are exact: a float is the rational number it is. Comparisons that SymPy decides are Python
+booleans, others stay symbolic and ``select`` makes a ``Piecewise``. Numbers are real, so NaN,
+signed zeros and rounding are out of sight; ``gate`` is the plain product.
 
 Importing SymPy takes a third of a second: import this module only where formulas are wanted.
 """

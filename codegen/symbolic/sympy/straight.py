@@ -1,8 +1,9 @@
 """SymPy expressions as scalar programs: the way back from SymPy's derivative into our domains.
 
-Every node of an expression becomes verbs: sums and products one operand at a time, powers as quotients, roots or ``pow``,
-``Piecewise`` as selects. Literals of the program stand as symbols, so that they reach the domains as they were written;
-what SymPy's own rules bring in is rational, or a number with pi in it, which becomes the nearest float.
+Every node of an expression becomes verbs: sums and products one operand at a time, powers as
+quotients, roots or ``pow``, ``Piecewise`` as selects. Literals of the program stand as symbols, so
+that they reach the domains as they were written; what SymPy's own rules bring in is rational, or a
+number with pi in it, which becomes the nearest float.
 
 Non-goals: simplification.
 """

@@ -1,12 +1,14 @@
 """Balls at 50 digits as a domain of the interpreter: what decides that something is wrong.
 
-A ball (python-flint's ``arb``) contains the real number it stands for, whatever was rounded on the way. Two balls that
-do not overlap are therefore two different numbers, which no mismatch in a prime field can show on its own: there the
-functions are oracles that know only some of the laws of exp and log.
+A ball (python-flint's ``arb``) contains the real number it stands for, whatever was rounded on the
+way. Two balls that do not overlap are therefore two different numbers, which no mismatch in a prime
+field can show on its own: there the functions are oracles that know only some of the laws of exp
+and log.
 
-Literals mean what ``prove_field`` says they mean: 0.1 is a tenth, a literal within an ulp of sqrt(2/pi) is that number.
-What is no such number is a ball of two ulps, since passes fold constants in floats.
-Comparisons that the balls do not decide raise ``Undecided``: the point is too near a kink.
+Literals mean what ``prove_field`` says they mean: 0.1 is a tenth, a literal within an ulp of
+sqrt(2/pi) is that number. What is no such number is a ball of two ulps, since passes fold constants
+in floats. Comparisons that the balls do not decide raise ``Undecided``: the point is too near a
+kink.
 Non-goals: speed. Use it at small shapes.
 """
 
@@ -43,12 +45,16 @@ def _rational(value: Fraction) -> Any:
 
 
 def _rounded(value: float, dtype: DType) -> Any:
-    """A literal that means no simple number may be a folded one: it stands for every number within two ulps."""
+    """A literal that means no simple number may be a folded one: it stands for every number within
+    two ulps.
+    """
     return flint.arb(value, 2 * abs(value) * ULP[dtype])
 
 
 def lifted(x: Any) -> Any:
-    """A ball: out of an array without axes, or of the integer 0 at which NumPy's sums of objects start."""
+    """A ball: out of an array without axes, or of the integer 0 at which NumPy's sums of objects
+    start.
+    """
     if isinstance(x, np.ndarray):
         x = x.item()
     return flint.arb(x) if isinstance(x, int) else x
@@ -217,7 +223,9 @@ class BallScalars:
 
 
 class LenientScalars(BallScalars):
-    """Balls of another algebra's literals that are NaN where a function is not defined, as machine numbers are."""
+    """Balls of another algebra's literals that are NaN where a function is not defined, as machine
+    numbers are.
+    """
 
     def __init__(self, base: BallScalars) -> None:
         self._base = base
@@ -301,14 +309,18 @@ class _Nudged(BallScalars):
 
 
 class NudgedArrays(BallArrays):
-    """Arrays of balls in which literals are a few ulps off: what folding constants in a type may do to a program."""
+    """Arrays of balls in which literals are a few ulps off: what folding constants in a type may do
+    to a program.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__(_Nudged(seed))
 
 
 def largest_gap(a: Any, b: Any) -> float:
-    """The largest difference of the middles of two arrays of balls; infinite numbers are left out."""
+    """The largest difference of the middles of two arrays of balls; infinite numbers are left
+    out.
+    """
     pairs = zip(np.ravel(np.asarray(a, object)), np.ravel(np.asarray(b, object)), strict=True)
     gaps = ((lifted(x) - lifted(y)).mid() for x, y in pairs)
     return max((abs(float(gap)) for gap in gaps if gap.is_finite()), default=0.0)
@@ -319,8 +331,8 @@ def first_difference(
 ) -> tuple[tuple[int, ...], str, str] | None:
     """Where two arrays of balls certainly differ by more than ``tolerance`` of the largest entry.
 
-    Gives the index and both values. Raises Undecided if anything is no finite number, unless it is the same infinity on
-    both sides.
+    Gives the index and both values. Raises Undecided if anything is no finite number, unless it is
+    the same infinity on both sides.
     """
     left, right = np.asarray(a, object), np.asarray(b, object)
     pairs = [(p, lifted(left[p]), lifted(right[p])) for p in np.ndindex(left.shape)]

@@ -1,14 +1,17 @@
 """Cells: programs whose guards are related to each other, compared region by region.
 
-A guard (a comparison, the choice of a maximum or minimum, a sign, a rounding) is an independent coin in a prime field,
-so patterns occur there that no real point has, and programs that differ only in such patterns look different. Here the
-patterns come from real points: both programs run in f64, and every outcome is recorded in order of evaluation. Then
-both run over the prime field with those outcomes *forced*, each program replaying its own.
+A guard (a comparison, the choice of a maximum or minimum, a sign, a rounding) is an independent
+coin in a prime field, so patterns occur there that no real point has, and programs that differ only
+in such patterns look different. Here the patterns come from real points: both programs run in f64,
+and every outcome is recorded in order of evaluation. Then both run over the prime field with those
+outcomes *forced*, each program replaying its own.
 
-Why agreement means something: within one pattern both programs are fixed compositions of sums, products, quotients and
-functions; if these agree at random points of a prime field (``prove_field``), they are the same function wherever that
-pattern holds. What is not known is whether every pattern that occurs was met, so the verdict is PROBABLE and carries
-the number of cells, not an error bound. Points at which a guard sees NaN, or two equal numbers that it must order by
+Why agreement means something: within one pattern both programs are fixed compositions of sums,
+products, quotients and functions; if these agree at random points of a prime field
+(``prove_field``), they are the same function wherever that pattern holds. What is not known is
+whether every pattern that occurs was met, so the verdict is PROBABLE and carries the number of
+cells, not an error bound. Points at which a guard sees NaN, or two equal numbers that it must order
+by
 rounding alone, are used as they come: equal numbers mean the same on either side.
 
 Non-goals: refutation, laws of exp (``prove_tower``).
@@ -56,7 +59,8 @@ class Infeasible(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """How many different patterns were met, and which results (named as by ``prove_passes.key``) differ in one.
+    """How many different patterns were met, and which results (named as by ``prove_passes.key``)
+    differ in one.
 
     With no pattern met, all of them count as different.
     """
@@ -157,10 +161,11 @@ class ForcedArrays(FieldArrays):
 
 
 def cells_equal(before: Function, after: Function | Runnable, seed: int, most: int = 64) -> Cells:
-    """Compares two programs, parameters matched by place, in up to ``most`` cells found at random real points.
+    """Compares two programs, parameters matched by place, in up to ``most`` cells found at random
+    real points.
 
-    A cell is a pattern of outcomes of both programs' guards, with the integer and boolean operands it was met at. No
-    guards at all make one cell.
+    A cell is a pattern of outcomes of both programs' guards, with the integer and boolean operands
+    it was met at. No guards at all make one cell.
     """
     met: set[bytes] = set()
     wrong: dict[str, None] = {}
@@ -183,7 +188,9 @@ def cells_equal(before: Function, after: Function | Runnable, seed: int, most: i
 
 
 def real_operands(function: Function, seed: int, number: int) -> list[Any]:
-    """Point ``number``: normal floats of several magnitudes, integers and booleans as in ``prove_point``."""
+    """Point ``number``: normal floats of several magnitudes, integers and booleans as in
+    ``prove_point``.
+    """
     rng = np.random.default_rng([seed, number, 3])
     plain = FieldArrays(seed)
     limit = index_limit(function)

@@ -1,8 +1,8 @@
 """Dual numbers for proofs: the tangent of a program, found apart from the pass that differentiates.
 
-Slopes are those of ``ir/domains/dual.py``, a table independent of the registry's partials, except for roots and powers: over a
-prime field s^2 = x does not hold for an oracle s, so there the registry's partial is used, and its rule is proved on
-its own (``prove_rules``).
+Slopes are those of ``ir/domains/dual.py``, a table independent of the registry's partials, except
+for roots and powers: over a prime field s^2 = x does not hold for an oracle s, so there the
+registry's partial is used, and its rule is proved on its own (``prove_rules``).
 """
 
 from __future__ import annotations

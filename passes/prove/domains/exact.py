@@ -1,16 +1,20 @@
-"""Scalars as exact fractions of polynomials: a decision procedure for identities of single elements.
+"""Scalars as exact fractions of polynomials: a decision procedure for identities of single
+elements.
 
-A scalar is a quotient of polynomials with rational coefficients in generators: the operands, and one atom per value of a
-function that is not rational (exp, log, tanh, erf, ...). Two scalars are equal exactly if cross products are, so an
-identity that holds here holds over the reals wherever both sides are defined. Laws beyond arithmetic:
+A scalar is a quotient of polynomials with rational coefficients in generators: the operands, and
+one atom per value of a function that is not rational (exp, log, tanh, erf, ...). Two scalars are
+equal exactly if cross products are, so an identity that holds here holds over the reals wherever
+both sides are defined. Laws beyond arithmetic:
 
-* exp(a + b log q) = exp(a) q^b for whole b, exp(-x) exp(x) = 1, expm1, log1p, tan by their definitions;
-* sqrt(x^2) = x: roots are taken of operands that are squares of generators (``square``), so x > 0 is assumed;
+* exp(a + b log q) = exp(a) q^b for whole b, exp(-x) exp(x) = 1, expm1, log1p, tan by their
+  definitions;
+* sqrt(x^2) = x: roots are taken of operands that are squares of generators (``square``), so x > 0
+  is assumed;
 * x^(p + n) = x^p x^n for whole n; tanh, sin, erf are odd, cos is even;
 * literals mean what ``prove_field`` says, with the square roots of 2 and pi as generators.
 
-Guards are decided by ``Cells``: a comparison is asked once per run, answered from a list of bits, and ``cells`` runs a
-test for every list, so all regions off kinks are covered.
+Guards are decided by ``Cells``: a comparison is asked once per run, answered from a list of bits,
+and ``cells`` runs a test for every list, so all regions off kinks are covered.
 """
 
 from __future__ import annotations
@@ -366,7 +370,9 @@ class ExactScalars:
     # ---- relations between generators
 
     def is_zero(self, x: Quotient) -> bool:
-        """Whether ``x`` vanishes, with sin^2 + cos^2 = 1 and (root of two)^2 = 2 taken into account."""
+        """Whether ``x`` vanishes, with sin^2 + cos^2 = 1 and (root of two)^2 = 2 taken into
+        account.
+        """
         num = x.num
         for (given,), sine in self.functions.get("sin", []):
             for (other,), cosine in self.functions.get("cos", []):

@@ -1,22 +1,25 @@
-"""A prime field as a domain of the reference interpreter: exact, fast, and without rounding to hide behind.
+"""A prime field as a domain of the reference interpreter: exact, fast, and without rounding to hide
+behind.
 
-Floating values become elements of F_p, p = 2^31 - 1, held in uint64 arrays. Rational identities hold exactly. What is
-not rational becomes a *keyed oracle*: the same argument always gives the same pseudo-random element, different
-arguments give unrelated ones, so two programs agree only if they feed equal arguments to equal functions. Laws that
-programs rely on are built into the oracles:
+Floating values become elements of F_p, p = 2^31 - 1, held in uint64 arrays. Rational identities
+hold exactly. What is not rational becomes a *keyed oracle*: the same argument always gives the same
+pseudo-random element, different arguments give unrelated ones, so two programs agree only if they
+feed equal arguments to equal functions. Laws that programs rely on are built into the oracles:
 
-* exp(-x) = 1/exp(x), expm1 = exp - 1, log1p(x) = log(1 + x), tan = sin/cos; sin, tan, tanh, erf are odd, cos is even;
-* order: sign(-x) = -sign(x) with sign(x) an oracle in {1, -1}, and a total order of oracle ranks that fits it, with
-  infinity on top; comparisons, abs, max and min follow from them, so one evaluation decides a random pattern of
-  guards, not one the reals can necessarily produce;
-* constants: a literal that equals a small fraction or ``r * 2^(a/2) * pi^(b/2)`` to an ulp of its type means that number
-  (sqrt 2 is a root in F_p, sqrt pi an oracle), a short decimal means itself (0.1 is 1/10); anything else is its
-  binary value.
+* exp(-x) = 1/exp(x), expm1 = exp - 1, log1p(x) = log(1 + x), tan = sin/cos; sin, tan, tanh, erf are
+  odd, cos is even;
+* order: sign(-x) = -sign(x) with sign(x) an oracle in {1, -1}, and a total order of oracle ranks
+  that fits it, with infinity on top; comparisons, abs, max and min follow from them, so one
+  evaluation decides a random pattern of guards, not one the reals can necessarily produce;
+* constants: a literal that equals a small fraction or ``r * 2^(a/2) * pi^(b/2)`` to an ulp of its
+  type means that number (sqrt 2 is a root in F_p, sqrt pi an oracle), a short decimal means itself
+  (0.1 is 1/10); anything else is its binary value.
 
 Division by zero gives a fixed element, as if it were one more oracle.
 
-By Schwartz and Zippel two different rational functions of degree d agree at a random point with probability at most
-d/p; ``prove`` repeats points. Non-goals: floats' own behaviour (rounding, overflow): identities over the reals only.
+By Schwartz and Zippel two different rational functions of degree d agree at a random point with
+probability at most d/p; ``prove`` repeats points. Non-goals: floats' own behaviour (rounding,
+overflow): identities over the reals only.
 """
 
 from __future__ import annotations
@@ -101,10 +104,12 @@ def power(a: Field, exponent: int) -> Field:
 
 
 def inverse(a: Field) -> Field:
-    """1/a: one inverse by Fermat, the others from products of pairs. 1/0 is the element ``INFINITE``.
+    """1/a: one inverse by Fermat, the others from products of pairs. 1/0 is the element
+    ``INFINITE``.
 
-    A point at which a denominator vanishes by chance (about 1/p per division) makes equal programs look different, never
-    different ones equal; drawing again instead would hide denominators that guards make zero.
+    A point at which a denominator vanishes by chance (about 1/p per division) makes equal programs
+    look different, never different ones equal; drawing again instead would hide denominators that
+    guards make zero.
     """
     is_zero = a == 0
     if np.any(is_zero):
@@ -120,7 +125,9 @@ def inverse(a: Field) -> Field:
 
 
 def matmul(a: Field, b: Field) -> Field:
-    """Batched matrix products, exact: 16-bit halves through float64, in pieces short enough for 53 bits."""
+    """Batched matrix products, exact: 16-bit halves through float64, in pieces short enough for 53
+    bits.
+    """
     total = np.zeros((*a.shape[:-1], b.shape[-1]), np.uint64)
     for start in range(0, a.shape[-1], _EXACT_TERMS):
         left, right = a[..., start : start + _EXACT_TERMS], b[..., start : start + _EXACT_TERMS, :]
@@ -165,7 +172,9 @@ _MULTIPLES = tuple(
 
 @cache
 def closed_form(value: float, tolerance: float) -> tuple[Fraction, int, int] | None:
-    """(r, a, b) with value = r * 2^(a/2) * pi^(b/2), up to a relative ``tolerance``, r simple; else None."""
+    """(r, a, b) with value = r * 2^(a/2) * pi^(b/2), up to a relative ``tolerance``, r simple; else
+    None.
+    """
     size = abs(value)
     if size == 0 or not math.isfinite(value):
         return None
@@ -189,9 +198,11 @@ def short_decimal(value: float) -> Fraction | None:
 
 
 def small_fraction(value: float, tolerance: float) -> Fraction | None:
-    """The fraction n/d * 2^k that ``value`` is up to a relative ``tolerance``, if far simpler than chance would give.
+    """The fraction n/d * 2^k that ``value`` is up to a relative ``tolerance``, if far simpler than
+    chance would give.
 
-    What is left of n/d in [1, 2) has n <= 15 or d <= 15 and n * d at most a two-thousandth of the numbers of the type.
+    What is left of n/d in [1, 2) has n <= 15 or d <= 15 and n * d at most a two-thousandth of the
+    numbers of the type.
     """
     most = min(1 << 30, int(0.0005 / tolerance))
     mantissa, exponent = math.frexp(abs(value))
@@ -259,7 +270,9 @@ def is_upper(x: Field) -> NDArray[np.bool_]:
 
 
 class FieldArrays(NumpyArrays):
-    """The domain. ``key`` chooses the oracles; the same key gives the same functions in every program."""
+    """The domain. ``key`` chooses the oracles; the same key gives the same functions in every
+    program.
+    """
 
     def __init__(self, key: int) -> None:
         super().__init__()
@@ -298,7 +311,9 @@ class FieldArrays(NumpyArrays):
         return found
 
     def rank(self, x: Field) -> NDArray[np.int64]:
-        """Where ``x`` stands in the order: an odd function, infinity above all, so folds of max have no order."""
+        """Where ``x`` stands in the order: an odd function, infinity above all, so folds of max
+        have no order.
+        """
         upper = is_upper(x)
         size = (self.oracle("rank", np.where(upper, neg(x), x)) >> np.uint64(1)).astype(
             np.int64
@@ -337,7 +352,9 @@ class FieldArrays(NumpyArrays):
         return np.where(x == 1, np.uint64(0), found).astype(np.uint64)
 
     def pow(self, x: Field, y: Field) -> Field:
-        """Small integer exponents are powers, one half is the square root, others an oracle of both arguments."""
+        """Small integer exponents are powers, one half is the square root, others an oracle of both
+        arguments.
+        """
         x, y = np.broadcast_arrays(x, y)
         exponents = np.unique(y)
         if len(exponents) == 1:

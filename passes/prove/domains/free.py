@@ -1,24 +1,30 @@
-"""Programs over a large prime with guards left open: one evaluation, with an error bound, for every region at once.
+"""Programs over a large prime with guards left open: one evaluation, with an error bound, for every
+region at once.
 
-A floating value is an element of F_p, p = 2^k - 1 a Mersenne prime as large as the bound asks for, and with it a bound on
-the degrees of the numerator and the denominator of the rational function it stands for. Its variables are the operands
-and one *atom* per value of a function that is not rational: equal arguments give the same random element. The laws are
-those of ``prove_field``; guards are atoms too, so that no pattern of them is chosen:
+A floating value is an element of F_p, p = 2^k - 1 a Mersenne prime as large as the bound asks for,
+and with it a bound on the degrees of the numerator and the denominator of the rational function it
+stands for. Its variables are the operands and one *atom* per value of a function that is not
+rational: equal arguments give the same random element. The laws are those of ``prove_field``;
+guards are atoms too, so that no pattern of them is chosen:
 
-* ``a > b`` is an atom g of a - b, with 1 - g for b - a (off kinks), and ``select(g, a, b)`` is g a + (1 - g) b;
-* ``max`` is the atom of the *set* of what it is taken of: order and repetition do not matter, and ``min(a, b)`` is
-  -max(-a, -b); ``sign`` and ``abs`` are odd and even in an atom;
+* ``a > b`` is an atom g of a - b, with 1 - g for b - a (off kinks), and ``select(g, a, b)`` is g a
+  + (1 - g) b;
+* ``max`` is the atom of the *set* of what it is taken of: order and repetition do not matter, and
+  ``min(a, b)`` is -max(-a, -b); ``sign`` and ``abs`` are odd and even in an atom;
 * ``a = b`` is an atom of a - b up to sign.
 
-Two programs that are the same function of inputs and atoms are equal over the reals in every region, wherever both are
-defined. The converse fails (g^2 = g is not known), so a mismatch says nothing.
+Two programs that are the same function of inputs and atoms are equal over the reals in every
+region, wherever both are defined. The converse fails (g^2 = g is not known), so a mismatch says
+nothing.
 
-The bound. Let D bound all degrees, N the number of arguments of atoms and M that of divisions and of questions whether an
-element is zero. A point misleads only if a function that is not zero vanishes there: the difference of two results, or of
-two arguments up to sign and inversion, a denominator, or what was asked; by Schwartz and Zippel (J. ACM 27, 1980) together
-with probability at most (4 N^2 + M + 2) 2 D / p. Atoms are SHAKE-128 of their arguments and are taken for random.
+The bound. Let D bound all degrees, N the number of arguments of atoms and M that of divisions and
+of questions whether an element is zero. A point misleads only if a function that is not zero
+vanishes there: the difference of two results, or of two arguments up to sign and inversion, a
+denominator, or what was asked; by Schwartz and Zippel (J. ACM 27, 1980) together with probability
+at most (4 N^2 + M + 2) 2 D / p. Atoms are SHAKE-128 of their arguments and are taken for random.
 
-Raises ``Open`` where a program needs to know an atom: an integer made of it, an address, a loop's guard.
+Raises ``Open`` where a program needs to know an atom: an integer made of it, an address, a loop's
+guard.
 """
 
 from __future__ import annotations
@@ -108,7 +114,9 @@ class FreeScalars:
         return Free(value, num, den)
 
     def atom(self, name: str, *arguments: Free) -> Free:
-        """The function ``name`` at ``arguments``: never zero, the same element for the same arguments."""
+        """The function ``name`` at ``arguments``: never zero, the same element for the same
+        arguments.
+        """
         place = (name, *(x.value for x in arguments))
         found = self._atoms.get(place)
         if found is None:
@@ -407,7 +415,9 @@ def _value(x: Any) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """An identity holds with an error of at most 2^``error``, seen modulo 2^``exponent`` - 1; or why it is not known."""
+    """An identity holds with an error of at most 2^``error``, seen modulo 2^``exponent`` - 1; or
+    why it is not known.
+    """
 
     error: int = 0
     exponent: int = 0
@@ -420,7 +430,10 @@ class Bound:
     def __str__(self) -> str:
         if self.reason:
             return self.reason
-        return f"error at most 2^{self.error}; one point modulo 2^{self.exponent} - 1, guards left open"
+        return (
+            f"error at most 2^{self.error}; one point modulo 2^{self.exponent} - 1, guards left "
+            f"open"
+        )
 
 
 @dataclass(frozen=True)
@@ -433,7 +446,9 @@ class FreePoint:
 
 
 def draw(function: Function, seed: int, exponent: int) -> FreePoint:
-    """Fresh variables for the floating parameters of ``function``; integers as ``prove_point`` draws them."""
+    """Fresh variables for the floating parameters of ``function``; integers as ``prove_point``
+    draws them.
+    """
     key = int(np.random.SeedSequence([seed, exponent]).generate_state(2, np.uint64)[0])
     domain, rng = FreeArrays(FreeScalars(exponent, key)), np.random.default_rng([seed, exponent])
     limit = index_limit(function)
@@ -445,7 +460,9 @@ def draw(function: Function, seed: int, exponent: int) -> FreePoint:
 
 
 def bound(function: Function, seed: int, test: Callable[[FreePoint], Sequence[str]]) -> Bound:
-    """The error with which ``test`` (names of what differs at a point of ``function``) could be misled."""
+    """The error with which ``test`` (names of what differs at a point of ``function``) could be
+    misled.
+    """
     exponent = EXPONENTS[0]
     while True:
         at = draw(function, seed, exponent)
@@ -467,7 +484,9 @@ def bound(function: Function, seed: int, test: Callable[[FreePoint], Sequence[st
 
 
 def bounded_equal(before: Function, after: Function, seed: int, names: Sequence[str]) -> Bound:
-    """Whether two programs with the same parameters agree in the results ``names`` (role and name)."""
+    """Whether two programs with the same parameters agree in the results ``names`` (role and
+    name).
+    """
 
     def test(at: FreePoint) -> list[str]:
         sides = []

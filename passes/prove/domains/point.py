@@ -1,7 +1,8 @@
-"""Random points of a prime field for the parameters of a program, from a seed that everybody can compute again.
+"""Random points of a prime field for the parameters of a program, from a seed that everybody can
+compute again.
 
-Floating operands are uniform in the field, booleans are coin tosses, integers lie within every axis they may index,
-so that no id falls outside.
+Floating operands are uniform in the field, booleans are coin tosses, integers lie within every axis
+they may index, so that no id falls outside.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from gradc.ir.tensor.core import DType, Function, Role, Slot, TensorType, walk
 from gradc.passes.prove.domains.field import FieldArrays
 
 T = TypeVar("T")
-# Ids stay below this even where a table is larger: collisions of ids should happen in small batches too.
+# Ids stay below this even where a table is larger: collisions of ids should happen in small batches
+# too.
 MOST_IDS = 64
 
 
@@ -87,10 +89,12 @@ def element_of(
     limit: int,
     is_spread: bool = False,
 ) -> Any:
-    """A random operand of ``type_``; integers are below ``limit``, and two or more of them are not all equal.
+    """A random operand of ``type_``; integers are below ``limit``, and two or more of them are not
+    all equal.
 
-    ``is_spread``: integers are as different as they can be, so that each row of a small table is met. Otherwise they
-    collide as chance has it. Programs are tried both ways, since integers are not random elements of a field.
+    ``is_spread``: integers are as different as they can be, so that each row of a small table is
+    met. Otherwise they collide as chance has it. Programs are tried both ways, since integers are
+    not random elements of a field.
     """
     shape = type_.static_shape
     if type_.dtype.is_float:
@@ -106,7 +110,9 @@ def element_of(
 
 
 def index_limit(function: Function) -> int:
-    """The size of the smallest axis that integers of the program index, or are compared with the places of (else 2)."""
+    """The size of the smallest axis that integers of the program index, or are compared with the
+    places of (else 2).
+    """
     sizes, counted = [MOST_IDS], [MOST_IDS]
     found = False
     for op in walk(function.block):

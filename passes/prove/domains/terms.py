@@ -1,13 +1,16 @@
-"""Programs as hash-consed terms: two programs whose results are the same term compute the same, at any point.
+"""Programs as hash-consed terms: two programs whose results are the same term compute the same, at
+any point.
 
-``TermArrays`` is a domain of the interpreter in which an array is a normal form: a linear combination with exact
-coefficients of monomials over atoms. Atoms are parameters, scalar functions of terms, products, reductions. What is
-folded into the normal form are laws of the reals alone: addition and multiplication commute, constants multiply out,
-x/y is x times y to the power -1, views move through whatever acts on each element (so moved, copied, merged,
-recomputed, inlined and unrolled programs come out the same). Nothing is distributed, so terms stay as small as programs.
+``TermArrays`` is a domain of the interpreter in which an array is a normal form: a linear
+combination with exact coefficients of monomials over atoms. Atoms are parameters, scalar functions
+of terms, products, reductions. What is folded into the normal form are laws of the reals alone:
+addition and multiplication commute, constants multiply out, x/y is x times y to the power -1, views
+move through whatever acts on each element (so moved, copied, merged, recomputed, inlined and
+unrolled programs come out the same). Nothing is distributed, so terms stay as small as programs.
 
-Costs do not depend on shapes, only on the number of ops (times trips of loops): the real program at its real shape.
-Equal terms are a proof, up to denominators that are zero; different terms say nothing.
+Costs do not depend on shapes, only on the number of ops (times trips of loops): the real program at
+its real shape. Equal terms are a proof, up to denominators that are zero; different terms say
+nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ MOST_HEIGHT = 64
 
 
 class Term:
-    """An array: ``linear`` maps atoms to coefficients (floating arrays); integers and booleans are single atoms."""
+    """An array: ``linear`` maps atoms to coefficients (floating arrays); integers and booleans are
+    single atoms.
+    """
 
     __slots__ = ("key", "known", "linear", "shape")
 
@@ -57,7 +62,9 @@ class Term:
 
 
 def exact(value: float, dtype: DType) -> Fraction | float:
-    """What a literal means, as in ``prove_field``; a number with pi or a root in it stays a float."""
+    """What a literal means, as in ``prove_field``; a number with pi or a root in it stays a
+    float.
+    """
     if not math.isfinite(value):
         return value
     found = short_decimal(value)
@@ -317,7 +324,9 @@ class TermArrays(Arrays):
         return base, (*steps, step)
 
     def _spread(self, x: Any, pairs: Sequence[tuple[int, int]], shape: Shape) -> Term:
-        """A view that places every axis of ``x`` of more than one element at an axis of the result."""
+        """A view that places every axis of ``x`` of more than one element at an axis of the
+        result.
+        """
         kept = tuple((i, o) for i, o in pairs if x.shape[i] != 1)
         if shape == x.shape and all(i == o for i, o in kept):
             return _as_term(x)

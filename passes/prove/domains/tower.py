@@ -1,26 +1,34 @@
-"""A tower of prime fields as a domain in which exp is homomorphic: exp(a + b) = exp(a) exp(b), and sqrt(x)^2 = x.
+"""A tower of prime fields as a domain in which exp is homomorphic: exp(a + b) = exp(a) exp(b), and
+sqrt(x)^2 = x.
 
-A value is its residues modulo a chain of primes p_0 > p_1 > ... with p_{i+1} | p_i - 1, held as one element of a
-structured array, so that reshaping, slicing and gathering work unchanged. Sums, products and quotients are taken level
-by level. The laws:
+A value is its residues modulo a chain of primes p_0 > p_1 > ... with p_{i+1} | p_i - 1, held as one
+element of a structured array, so that reshaping, slicing and gathering work unchanged. Sums,
+products and quotients are taken level by level. The laws:
 
-* exp(x) mod p_i is g_i^(x mod p_{i+1}), g_i of order p_{i+1}; at the last level it is an oracle. tanh is made of exp;
-* log(y) mod p_{i+1} is the discrete logarithm of y mod p_i, so log(a b) = log(a) + log(b) below the first level. At
-  the first level log(exp(x)) = x is known for every exp that was computed, and log(1/y) = -log(y);
-* all p_i are 3 mod 4. sqrt(x) is the root that is a quadratic residue itself; where x is no residue, an oracle;
-* every decision (order, sign, equality) and every other function looks at the first level only: it knows the most
-  laws, and one value is decided one way on all levels.
+* exp(x) mod p_i is g_i^(x mod p_{i+1}), g_i of order p_{i+1}; at the last level it is an oracle.
+  tanh is made of exp;
+* log(y) mod p_{i+1} is the discrete logarithm of y mod p_i, so log(a b) = log(a) + log(b) below the
+  first level. At the first level log(exp(x)) = x is known for every exp that was computed, and
+  log(1/y) = -log(y);
+* all p_i are 3 mod 4. sqrt(x) is the root that is a quadratic residue itself; where x is no
+  residue, an oracle;
+* every decision (order, sign, equality) and every other function looks at the first level only: it
+  knows the most laws, and one value is decided one way on all levels.
 
-Why agreement means something: each level is an assignment of the parameters under which every function of the program
-is a function of its argument, and under which no laws hold beyond those of the reals and of the tower; programs that
-differ over the reals agree only by accident. No bound of the accident's probability is known, since g^x is not a
-polynomial in x: the verdict has its own label (PROBABLE) and is never called a proof. sqrt(x^2) = x and max(x, 0) = x
-hold at every second point, so programs that decide anything are compared at ``LEAST_POINTS`` points at least.
+Why agreement means something: each level is an assignment of the parameters under which every
+function of the program is a function of its argument, and under which no laws hold beyond those of
+the reals and of the tower; programs that differ over the reals agree only by accident. No bound of
+the accident's probability is known, since g^x is not a
+polynomial in x: the verdict has its own label (PROBABLE) and is never called a proof. sqrt(x^2) = x
+and max(x, 0) = x hold at every second point, so programs that decide anything are compared at
+``LEAST_POINTS`` points at least.
 
-Nested exps need levels; ``tower_equal`` raises the tower until results agree. Where an argument of sqrt or log was no
-residue, a law is missing: a disagreement there is passed over, never an agreement invented.
+Nested exps need levels; ``tower_equal`` raises the tower until results agree. Where an argument of
+sqrt or log was no residue, a law is missing: a disagreement there is passed over, never an
+agreement invented.
 
-Non-goals: refutation (a disagreement may be a law the tower does not know), rounding, laws of sin and erf.
+Non-goals: refutation (a disagreement may be a law the tower does not know), rounding, laws of sin
+and erf.
 """
 
 from __future__ import annotations
@@ -48,7 +56,8 @@ from gradc.passes.prove.domains.field import (
 )
 from gradc.passes.prove.domains.point import Runnable, element_of, index_limit, results_of
 
-# Chains p_i = 2 p_{i+1} + 1, all 7 mod 8 (so that 2 has a root), all of 26 to 31 bits. Points take turns.
+# Chains p_i = 2 p_{i+1} + 1, all 7 mod 8 (so that 2 has a root), all of 26 to 31 bits. Points take
+# turns.
 CHAINS = (
     (2128558079, 1064279039, 532139519, 266069759, 133034879, 66517439),
     (2053224959, 1026612479, 513306239, 256653119, 128326559, 64163279),
@@ -109,7 +118,9 @@ def _ladder(base: int, count: int, prime: int) -> Residues:
 
 @cache
 def _steps(prime: int) -> tuple[Residues, Residues, Residues]:
-    """Powers of 4 modulo ``prime``, sorted; their exponents; and what takes all others back to them."""
+    """Powers of 4 modulo ``prime``, sorted; their exponents; and what takes all others back to
+    them.
+    """
     near = _ladder(4, _BABY_STEPS, prime)
     order = np.argsort(near)
     count = 1 << ((prime >> 1) // _BABY_STEPS).bit_length()
@@ -118,7 +129,9 @@ def _steps(prime: int) -> tuple[Residues, Residues, Residues]:
 
 
 def discrete_log(x: Residues, prime: int) -> Residues:
-    """l with 4^l = x modulo ``prime`` = 2 q + 1, for squares x; by baby and giant steps (Shanks 1971). 0 for 0."""
+    """l with 4^l = x modulo ``prime`` = 2 q + 1, for squares x; by baby and giant steps (Shanks
+    1971). 0 for 0.
+    """
     near, exponents, far = _steps(prime)
     found = []
     for start in range(0, x.size, _CHUNK):
@@ -133,8 +146,8 @@ def discrete_log(x: Residues, prime: int) -> Residues:
 
 
 class TowerArrays(FieldArrays):
-    """The domain: ``height`` levels of a chain. ``is_lacking`` says whether a law was missing somewhere so far,
-    ``has_decided`` whether an order, a sign or a root was chosen."""
+    """The domain: ``height`` levels of a chain. ``is_lacking`` says whether a law was missing
+    somewhere so far, ``has_decided`` whether an order, a sign or a root was chosen."""
 
     def __init__(self, seed: int, chain: Sequence[int], height: int) -> None:
         super().__init__(seed)
@@ -176,7 +189,9 @@ class TowerArrays(FieldArrays):
         return np.uint64(1) + np.stack(rows, -1) % (self.primes - np.uint64(1))
 
     def first(self, x: Any) -> Residues:
-        """The first level as elements of ``prove_field``'s larger prime, -x as minus x and infinity as infinity."""
+        """The first level as elements of ``prove_field``'s larger prime, -x as minus x and infinity
+        as infinity.
+        """
         at, prime = residues(x)[..., 0], self.chain[0]
         lifted = np.where(at > prime // 2, np.uint64(PRIME - prime) + at, at)
         top = residues(self.literal(math.inf))[..., 0]
@@ -475,11 +490,12 @@ _VERBS: dict[str, Callable[..., Any]] = {
 def tower_equal(
     before: Function, after: Function | Runnable, seed: int, points: int
 ) -> tuple[str, ...]:
-    """The results of ``before`` (by role and name, as ``prove_passes.key`` says) that ``after`` lacks or computes
-    differently, as far as the tower knows; () if all agree.
+    """The results of ``before`` (by role and name, as ``prove_passes.key`` says) that ``after``
+    lacks or computes differently, as far as the tower knows; () if all agree.
 
-    A result agrees if there are a height and a level of it at which it agrees at all points that count, and enough
-    of them do. A point with a disagreement does not count if a law was missing there. Parameters are matched by place.
+    A result agrees if there are a height and a level of it at which it agrees at all points that
+    count, and enough of them do. A point with a disagreement does not count if a law was missing
+    there. Parameters are matched by place.
     """
     open_ = tuple(name_of(slot) for slot in before.results)
     for height in HEIGHTS:

@@ -1,8 +1,9 @@
-"""What kernels compute with when they are proved: elements of a domain of the interpreter instead of machine numbers.
+"""What kernels compute with when they are proved: elements of a domain of the interpreter instead
+of machine numbers.
 
-``words_of`` gives the ``Scalars`` of a domain, so that the loop nests of a Plan run wherever a tensor program does: over
-a prime field, a tower of them, free elements, forced or recorded guards, balls. An element takes one word of memory,
-whatever its type; integers and booleans are themselves.
+``words_of`` gives the ``Scalars`` of a domain, so that the loop nests of a Plan run wherever a
+tensor program does: over a prime field, a tower of them, free elements, forced or recorded guards,
+balls. An element takes one word of memory, whatever its type; integers and booleans are themselves.
 
 Non-goals: the memory that words lie in (``prove_kernels``), rounding.
 """
@@ -28,7 +29,9 @@ _NEUTRAL = {"add": 0.0, "mul": 1.0, "max": -np.inf, "min": np.inf}
 
 
 class Words(Scalars, ABC):
-    """Elements of ``domain`` in words of ``word``, which is no type of integers that programs have."""
+    """Elements of ``domain`` in words of ``word``, which is no type of integers that programs
+    have.
+    """
 
     def __init__(self, domain: NumpyArrays, word: np.dtype[Any]) -> None:
         self.domain = domain
@@ -166,7 +169,9 @@ class _ObjectWords(Words):
 
     @abstractmethod
     def _unwritten(self, dtype: DType) -> Any:
-        """What a read finds that nothing was written for. Lanes that are switched off read as well."""
+        """What a read finds that nothing was written for. Lanes that are switched off read as
+        well.
+        """
 
     def store(self, values: Array, dtype: DType) -> Array:
         return np.asarray(values).astype(_OBJECT)
@@ -189,13 +194,17 @@ class FreeWords(_ObjectWords):
         return any(type(x) is Free for x in words.reshape(-1))
 
     def _unwritten(self, dtype: DType) -> Free | int:
-        """A variable of its own, which no result survives. Integers are checked over the small field."""
+        """A variable of its own, which no result survives. Integers are checked over the small
+        field.
+        """
         self._reads += 1
         return self.domain.scalars.atom(f"unwritten {self._reads}") if dtype.is_float else 0
 
 
 class BallWords(_ObjectWords):
-    """Balls at real points. Lanes that are switched off compute too, so what is not defined there is NaN at first."""
+    """Balls at real points. Lanes that are switched off compute too, so what is not defined there
+    is NaN at first.
+    """
 
     def __init__(self, domain: BallArrays) -> None:
         super().__init__(BallArrays(LenientScalars(domain.scalars)))

@@ -1,15 +1,20 @@
-"""The product tree of ``prod``'s rule is right for every number of factors, by induction over its levels.
+"""The product tree of ``prod``'s rule is right for every number of factors, by induction over its
+levels.
 
-Claim: the tree gives, at each factor, the product of all the others. One factor: 1. Otherwise the tree multiplies pairs, takes
-what is outside each pair from the tree of half as many, and multiplies by the sibling. One such level is read with a
-symbol for the number of pairs, once for an even and once for an odd number of factors:
+Claim: the tree gives, at each factor, the product of all the others. One factor: 1. Otherwise the
+tree multiplies pairs, takes what is outside each pair from the tree of half as many, and multiplies
+by the sibling. One such level is read with a symbol for the number of pairs, once for an even and
+once for an odd number of factors:
 
-* every factor is in exactly one pair: the sum over pairs of both members is the sum over factors (the same statement as
-  that the products of pairs have the product of all factors as their product; 1 is written as a summand of 0);
-* what the level gives at a factor, times that factor, is what the smaller tree gives at its pair, times the pair.
+* every factor is in exactly one pair: the sum over pairs of both members is the sum over factors
+  (the same statement as that the products of pairs have the product of all factors as their
+  product; 1 is written as a summand of 0);
+* what the level gives at a factor, times that factor, is what the smaller tree gives at its pair,
+  times the pair.
 
-By the claim for the smaller tree the right-hand side is the product of all pairs, so of all factors. Where no factor is zero,
-dividing gives the claim; both sides are polynomials, so it holds everywhere.
+By the claim for the smaller tree the right-hand side is the product of all pairs, so of all
+factors. Where no factor is zero, dividing gives the claim; both sides are polynomials, so it holds
+everywhere.
 
 Non-goals: the reduction around the tree, which ``prove_index`` reads at a number of factors.
 """
@@ -37,7 +42,9 @@ from gradc.passes.prove.index.sums import (
 
 @cache
 def tree_is_proved() -> bool:
-    """Whether one level of the tree is right for every number of pairs, of even and of odd numbers of factors."""
+    """Whether one level of the tree is right for every number of pairs, of even and of odd numbers
+    of factors.
+    """
     try:
         return all(_level_is_right(is_odd) for is_odd in (False, True))
     except Unfit:
@@ -60,7 +67,9 @@ def _level_is_right(is_odd: bool) -> bool:
 
 
 def _covers(b: Builder, reader: Reader, x: Value, even: Value, odd: Value) -> bool:
-    """sum_j even_j + odd_j = sum_i x_i; the right-hand side through i = 2 j + r, which is a reshape."""
+    """sum_j even_j + odd_j = sum_i x_i; the right-hand side through i = 2 j + r, which is a
+    reshape.
+    """
     rows, count = x.type.shape
     pairs = even.type.shape[1]
     missing = 2 * pairs - count

@@ -1,12 +1,13 @@
 """Elements of programs as sums of products: what each op computes, in indices.
 
-The table ``_ELEMENTS`` states, per op, the element of its result at an index in elements of its operands. It is used for
-forward programs and for what rules emit alike. Tests hold the table against the registry's evaluation,
-element by element.
+The table ``_ELEMENTS`` states, per op, the element of its result at an index in elements of its
+operands. It is used for forward programs and for what rules emit alike. Tests hold the table
+against the registry's evaluation, element by element.
 
-Ops that are not polynomials of their operands (comparisons, quotients, functions) are opaque factors, whose names spell
-out what they are functions of, down to the leaves: equal names are equal functions, so nothing need be known of them.
-Booleans are 0 or 1. Off kinks and over the reals: ``gate`` is a product, a cast between floats does nothing.
+Ops that are not polynomials of their operands (comparisons, quotients, functions) are opaque
+factors, whose names spell out what they are functions of, down to the leaves: equal names are equal
+functions, so nothing need be known of them. Booleans are 0 or 1. Off kinks and over the reals:
+``gate`` is a product, a cast between floats does nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ from gradc.passes.prove.index.sums import (
 
 
 class Reader:
-    """Reads elements of values through the ops that make them, down to ``leaves``, which have names."""
+    """Reads elements of values through the ops that make them, down to ``leaves``, which have
+    names.
+    """
 
     def __init__(self, ops: Sequence[Op], leaves: dict[Value, str], binder: Binder) -> None:
         self.makers = {v: op for op in ops for v in op.results}
@@ -137,7 +140,9 @@ def _reshape(r: Reader, op: Op, index: Index) -> Entry:
 def groups(
     before: Sequence[Dim], after: Sequence[Dim]
 ) -> list[tuple[tuple[Dim, ...], tuple[Dim, ...]]]:
-    """``before`` and ``after`` cut into pieces of equal products, as small as can be seen to be equal."""
+    """``before`` and ``after`` cut into pieces of equal products, as small as can be seen to be
+    equal.
+    """
     found = []
     left, right = list(before), list(after)
     while left or right:
@@ -412,7 +417,9 @@ def _met(op: Op, axis: int, out: Linear, tap: Linear) -> Linear:
 
 
 def _grouped(r: Reader, op: Op, outputs: Dim, o: Linear, term: Callable[[int], Entry]) -> Entry:
-    """``term`` of each group g, where output channel ``o`` is in it: o = g * outputs / groups + rest."""
+    """``term`` of each group g, where output channel ``o`` is in it: o = g * outputs / groups +
+    rest.
+    """
     groups_ = geometry(op.name, op.attributes).groups
     if groups_ == 1:
         return term(0)

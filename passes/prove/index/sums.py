@@ -1,15 +1,18 @@
 """Sums of products of elements at affine indices, and when two of them are the same for every size.
 
-A ``Sum`` is a number times a sum over bound indices of a product of factors: elements of named tensors, each at a list
-of linear forms of the indices, under linear equations between them. A tensor is zero outside its shape. An ``Entry``,
-one element of a program, is a list of Sums. Sizes are symbols: monomials of sizes are unknowns of the linear forms.
+A ``Sum`` is a number times a sum over bound indices of a product of factors: elements of named
+tensors, each at a list of linear forms of the indices, under linear equations between them. A
+tensor is zero outside its shape. An ``Entry``, one element of a program, is a list of Sums. Sizes
+are symbols: monomials of sizes are unknowns of the linear forms.
 
-``normal_form`` says which entries meet: a system of equations between the places ("slots") of all factors, brought to
-reduced row echelon form. Sound because: bound indices whose range is that of an axis they stand at are determined by
-that slot; any other has its range written down as a factor of its own; indices that are eliminated are determined by
-the others, so nothing is counted twice; an index in no equation counts its own range. What is no equation is an opaque
-factor with a name: ids of ``take``, the order of ``cumsum``, winners of a maximum. Equal names mean equal functions of
-the slots. Small ranges that are numbers (windows, groups) are written out, so terms of both sides match one to one.
+``normal_form`` says which entries meet: a system of equations between the places ("slots") of all
+factors, brought to
+reduced row echelon form. Sound because: bound indices whose range is that of an axis they stand at
+are determined by that slot; any other has its range written down as a factor of its own; indices
+that are eliminated are determined by the others, so nothing is counted twice; an index in no
+equation counts its own range. What is no equation is an opaque factor with a name: ids of ``take``,
+the order of ``cumsum``, winners of a maximum. Equal names mean equal functions of the slots. Small
+ranges that are numbers (windows, groups) are written out, so terms of both sides match one to one.
 
 Non-goals: deciding what does not fit (``Unfit``), which is no proof of anything.
 """
@@ -25,7 +28,8 @@ from typing import Any, TypeAlias
 
 from gradc.ir.tensor.dims import Dim, DimExpr
 
-# Bound indices are integers, ("one",) is 1, ("size", name) a monomial of sizes, ("slot", ...) a place of a factor.
+# Bound indices are integers, ("one",) is 1, ("size", name) a monomial of sizes, ("slot", ...) a
+# place of a factor.
 Linear: TypeAlias = dict[Any, Fraction]
 Index: TypeAlias = list[Linear]
 # Ranges up to this size are written out; sums of more terms than MOST_TERMS are given up on.
@@ -136,7 +140,9 @@ class Binder:
         self.count = 0
 
     def choices(self, extents: Sequence[Dim]) -> list[tuple[Index, Entry]]:
-        """Indices below ``extents`` to be summed over: values written out where the range is a small number."""
+        """Indices below ``extents`` to be summed over: values written out where the range is a
+        small number.
+        """
         found: list[tuple[Index, Entry]] = [([], ONE)]
         for extent in extents:
             if isinstance(extent, int) and extent <= MOST_WRITTEN_OUT:
@@ -221,9 +227,11 @@ def _arranged(one: Sum, named: list[tuple[str, list[Linear]]]) -> Any:
 
 
 def _settled(one: Sum) -> Sum | None:
-    """``one`` without indices that equations give, their ranges written down where they are not implied.
+    """``one`` without indices that equations give, their ranges written down where they are not
+    implied.
 
-    Afterwards each index that is used stands at an axis of its own range. None if an equation has no solution.
+    Afterwards each index that is used stands at an axis of its own range. None if an equation has
+    no solution.
     """
     ranges = dict(one.ranges)
     factors = list(one.factors)
@@ -265,7 +273,9 @@ def _settled(one: Sum) -> Sum | None:
 
 
 def _primitive(row: Linear) -> Linear | None:
-    """An equation divided by the common divisor of its coefficients; None if no integers solve it."""
+    """An equation divided by the common divisor of its coefficients; None if no integers solve
+    it.
+    """
     if any(c.denominator != 1 for c in row.values()):
         return row
     divisor = gcd(*(int(c) for key, c in row.items() if key != ("one",)))
@@ -302,7 +312,9 @@ def _direct(factors: Sequence[Factor], ranges: dict[int, Dim]) -> set[int]:
 def _solvable(
     equations: Sequence[Linear], ranges: dict[int, Dim], direct: set[int]
 ) -> tuple[Linear, int] | None:
-    """An equation that gives an index: one that stands at no axis of its range, or one that is a constant."""
+    """An equation that gives an index: one that stands at no axis of its range, or one that is a
+    constant.
+    """
     for row in equations:
         bounds = [key for key in row if isinstance(key, int)]
         for bound in bounds:
@@ -350,7 +362,9 @@ def _is_within(form: Linear, extent: Dim, ranges: dict[int, Dim]) -> bool:
 
 
 def _named(f: Factor) -> tuple[str, list[Linear]]:
-    """Coordinates without an index belong to the name, so that elements at different numbers differ."""
+    """Coordinates without an index belong to the name, so that elements at different numbers
+    differ.
+    """
     fixed, rest = [], []
     for axis, expression in enumerate(f.index):
         if all(isinstance(key, tuple) and key[0] in ("one", "size") for key in expression):
@@ -365,7 +379,9 @@ def _text(form: Linear) -> str:
 
 
 def _echelon(rows: list[Linear]) -> list[str]:
-    """The reduced row echelon form, pivots being slots in order. Raises Unfit for a relation between sizes."""
+    """The reduced row echelon form, pivots being slots in order. Raises Unfit for a relation
+    between sizes.
+    """
     slots = sorted({key for row in rows for key in row if key[0] == "slot"})
     reduced: list[Linear] = []
     for slot in slots:

@@ -1,13 +1,15 @@
-"""Rules of ops between axes, proved for every shape: <g, J v> and <pullback(g), v> are the same sum.
+"""Rules of ops between axes, proved for every shape: <g, J v> and <pullback(g), v> are the same
+sum.
 
-J comes from what the op computes, element by element (``prove_index_read``): a polynomial of elements is differentiated
-by the product rule; an extremum by Danskin's: its derivative is that of the elements that attain it, shared among
-ties. The forward rule is held against the same J. Both sides are brought to the normal form of ``prove_index_sums``, with
-symbols for sizes, so a proof holds for all of them. Attributes (strides, paddings, windows, axes) are those of the
-instance. A product is written out at a few factors; its tree is proved for every number (``prove_index_prod``).
+J comes from what the op computes, element by element (``prove_index_read``): a polynomial of
+elements is differentiated by the product rule; an extremum by Danskin's: its derivative is that of
+the elements that attain it, shared among ties. The forward rule is held against the same J. Both
+sides are brought to the normal form of ``prove_index_sums``, with symbols for sizes, so a proof
+holds for all of them. Attributes (strides, paddings, windows, axes) are those of the instance. A
+product is written out at a few factors; its tree is proved for every number (``prove_index_prod``).
 
-Every theorem is tried over a prime field at three small shapes as well, against the registry's own evaluation, so
-that a fault of the algebra or of its table of elements would show.
+Every theorem is tried over a prime field at three small shapes as well, against the registry's own
+evaluation, so that a fault of the algebra or of its table of elements would show.
 
 Non-goals: functions of single elements (``prove_exact``).
 """
@@ -62,7 +64,9 @@ class Theorem:
     sizes: dict[str, int] = field(default_factory=dict)
 
     def at(self, sizes: dict[str, int]) -> Instance:
-        """The op at numbers for symbols. Raises TypeRuleError or ValueError where they do not fit."""
+        """The op at numbers for symbols. Raises TypeRuleError or ValueError where they do not
+        fit.
+        """
         types = [
             t.with_shape(tuple(substitute(n, dict(sizes)) for n in t.shape)) for t in self.types
         ]
@@ -135,7 +139,9 @@ def _derivative(forward: _Forward, place: int, binder: Binder) -> Entry:
 
 
 def _product_rule(term: Sum, operand: str, direction: str) -> Entry:
-    """One term per factor that is an element of ``operand``. Raises Unfit if something else depends on it."""
+    """One term per factor that is an element of ``operand``. Raises Unfit if something else depends
+    on it.
+    """
     found = []
     for n, f in enumerate(term.factors):
         if f.name == operand:
@@ -198,7 +204,9 @@ _LAWS: dict[str, Callable[[Builder, Op, Value], Value]] = {
 
 
 def pullback_is_proved(theorem: Theorem) -> bool:
-    """Whether the reverse rule is right at all sizes: all operands wanted, and each alone. Raises Unfit."""
+    """Whether the reverse rule is right at all sizes: all operands wanted, and each alone. Raises
+    Unfit.
+    """
     b, forward = _forward(theorem)
     result = forward.named.result
     places = [n for n, v in enumerate(forward.operands) if v.type.dtype.is_float]
@@ -228,7 +236,9 @@ def _reads(reader: Reader, value: Value) -> Callable[[Any], Entry]:
 
 
 def tangent_is_proved(theorem: Theorem) -> bool:
-    """Whether the forward rule is right at all sizes: each operand's tangent alone, and all. Raises Unfit."""
+    """Whether the forward rule is right at all sizes: each operand's tangent alone, and all. Raises
+    Unfit.
+    """
     b, forward = _forward(theorem)
     result = forward.named.result
     places = [n for n, v in enumerate(forward.operands) if v.type.dtype.is_float]
@@ -252,7 +262,9 @@ def tangent_is_proved(theorem: Theorem) -> bool:
 
 
 def replayed(theorem: Theorem, forward: bool = False, tries: int = _TRIES) -> int:
-    """At how many small shapes, up to three, the rule holds over the prime field; -1 if at one it does not."""
+    """At how many small shapes, up to three, the rule holds over the prime field; -1 if at one it
+    does not.
+    """
     holds = tangent_confirmed if forward else confirmed
     names = sorted(theorem.sizes)
     held = 0

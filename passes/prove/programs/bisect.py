@@ -1,10 +1,13 @@
-"""Where a compilation goes wrong: the first step, op and line at which programs differ on given data.
+"""Where a compilation goes wrong: the first step, op and line at which programs differ on given
+data.
 
-Every artifact of the pipeline is run on the same numbers in f64; the first whose results differ from the program before it
-is the culprit. In it, the first op that computes a value unknown to the program before, from values that are all known
-to it, on the way to a wrong result, is where it happened; its span is the user's line.
+Every artifact of the pipeline is run on the same numbers in f64; the first whose results differ
+from the program before it is the culprit. In it, the first op that computes a value unknown to the
+program before, from values that are all known to it, on the way to a wrong result, is where it
+happened; its span is the user's line.
 
-Non-goals: rounding (a pass may round a constant to the program's type, which ``TOLERANCE`` allows for), why.
+Non-goals: rounding (a pass may round a constant to the program's type, which ``TOLERANCE`` allows
+for), why.
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ PLAN_TOLERANCE = {DType.F64: 1e-9, DType.F32: 1e-3, DType.BF16: 0.2, DType.F16: 
 
 @dataclass(frozen=True, slots=True)
 class Culprit:
-    """The first step whose results differ, those results, and the op and place if they could be found."""
+    """The first step whose results differ, those results, and the op and place if they could be
+    found.
+    """
 
     step: str
     results: tuple[str, ...]
@@ -44,7 +49,8 @@ class Culprit:
 
 
 def bisect(source: Function, records: Sequence[Record], values: Sequence[Any]) -> Culprit | None:
-    """The first step of a pipeline run that changes what ``source`` computes at ``values``; None if none does.
+    """The first step of a pipeline run that changes what ``source`` computes at ``values``; None if
+    none does.
 
     ``values`` are the parameters in order.
     """

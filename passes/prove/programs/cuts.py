@@ -1,10 +1,12 @@
-"""Loops with ``truncate`` as loops without: the cuts written where they are, so that ordinary derivatives see them.
+"""Loops with ``truncate`` as loops without: the cuts written where they are, so that ordinary
+derivatives see them.
 
-A loop that cuts its derivative every ``k`` trips, counted from its end, is a chain of loops of ``k`` trips with
-``stop_gradient`` on the carries between them. The chain computes the same values, and its derivative, by dual numbers or
-by anybody else's rules, is what the cut loop promises.
+A loop that cuts its derivative every ``k`` trips, counted from its end, is a chain of loops of
+``k`` trips with ``stop_gradient`` on the carries between them. The chain computes the same values,
+and its derivative, by dual numbers or by anybody else's rules, is what the cut loop promises.
 
-Non-goals: speed; the chain repeats the loop's region (as the same blocks, which is good for interpreting only).
+Non-goals: speed; the chain repeats the loop's region (as the same blocks, which is good for
+interpreting only).
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ def _chain(op: Op) -> tuple[Sequence[Op], Sequence[Value]]:
         slices = [_rows(b, x, low, high) for x in sequences]
         attributes = {**op.attributes, "trips": high - low, "truncate": 0}
         results = [Value(v.type) for v in op.results[:carried]]
-        results += [Value(v.type.with_shape((high - low, *v.type.shape[1:]))) for v in op.results[carried:]]  # fmt: skip
+        results += [
+            Value(v.type.with_shape((high - low, *v.type.shape[1:]))) for v in op.results[carried:]
+        ]
         operands = (*carries, *slices, *constants)
         b.ops.append(replace(op, operands=operands, results=tuple(results), attributes=attributes))
         carries = results[:carried]

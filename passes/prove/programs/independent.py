@@ -1,11 +1,14 @@
-"""The adjoint against somebody else's derivative: a ``Straight`` program that knows nothing of our rules.
+"""The adjoint against somebody else's derivative: a ``Straight`` program that knows nothing of our
+rules.
 
-Both sides are evaluated over the same domains. Exact fractions of polynomials come first, in every cell of the guards: if
-the quotients are equal, the entries are equal wherever both are defined. What is too large for that, or needs laws they
-do not know, is compared in balls at real points: disjoint balls refute, with the point.
+Both sides are evaluated over the same domains. Exact fractions of polynomials come first, in every
+cell of the guards: if the quotients are equal, the entries are equal wherever both are defined.
+What is too large for that, or needs laws they do not know, is compared in balls at real points:
+disjoint balls refute, with the point.
 
-Literals are the same on both sides if no pass has folded them, and then mean exactly what is written; what our rules bring
-in is right to 2^-40. Which methods are tried depends on the programs alone, not on the clock.
+Literals are the same on both sides if no pass has folded them, and then mean exactly what is
+written; what our rules bring in is right to 2^-40. Which methods are tried depends on the programs
+alone, not on the clock.
 Non-goals: where the other derivative comes from (``codegen/symbolic/sympy/check``).
 """
 
@@ -58,7 +61,9 @@ MOST_PRODUCTS = 25_000
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What is known of one parameter: PROVED_SHAPE, AGREES, REFUTED with the point, or SKIPPED, and how."""
+    """What is known of one parameter: PROVED_SHAPE, AGREES, REFUTED with the point, or SKIPPED, and
+    how.
+    """
 
     status: Status
     detail: str
@@ -125,9 +130,11 @@ class _ExactArrays(BallArrays):
 
 
 def integers_of(function: Function) -> dict[str, Any]:
-    """The integers and booleans that both sides are given: the first of a few draws at which results are finite.
+    """The integers and booleans that both sides are given: the first of a few draws at which
+    results are finite.
 
-    Ids are 0 or 1, which every axis has at shapes like these, unless only others give finite results (a masked class).
+    Ids are 0 or 1, which every axis has at shapes like these, unless only others give finite
+    results (a masked class).
     """
     for number in range(_DRAWS):
         for most in (2, 1 << 16):
@@ -151,7 +158,9 @@ def integers_of(function: Function) -> dict[str, Any]:
 
 
 def compare(function: Function, gradient: Function, other: Straight) -> dict[str, Compared]:
-    """The COTANGENT results of ``gradient`` against the results of ``other``, by parameter of ``function``."""
+    """The COTANGENT results of ``gradient`` against the results of ``other``, by parameter of
+    ``function``.
+    """
     places = cotangents(gradient)
     exact: dict[str, int] = {}
     if len(other.steps) <= MOST_EXACT_STEPS:
@@ -282,7 +291,9 @@ def _refuted(
 
 
 class _Literals(BallScalars):
-    """Balls whose literals are the floats they are, exactly, where they stand for no simpler number."""
+    """Balls whose literals are the floats they are, exactly, where they stand for no simpler
+    number.
+    """
 
     def const(self, value: float | bool, dtype: DType | None = None) -> Any:
         found = super().const(value)
@@ -311,7 +322,9 @@ class _DeepPoint(RealPoint):
 
 
 def _shared_digits(x: Any, y: Any) -> int:
-    """Decimal digits that two arrays of balls share, of the largest entry (of 1, where all are near 0)."""
+    """Decimal digits that two arrays of balls share, of the largest entry (of 1, where all are near
+    0).
+    """
     scale = max((float(abs(lifted(a)).upper()) for a in x), default=1.0)
     gap = max(
         (float(abs(lifted(a) - lifted(b)).upper()) for a, b in zip(x, y, strict=True)), default=0.0

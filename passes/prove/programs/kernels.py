@@ -1,11 +1,14 @@
-"""The loop nests that code is made of, run over a prime field, against the tensor program they come from.
+"""The loop nests that code is made of, run over a prime field, against the tensor program they come
+from.
 
-``prove_words`` puts elements where kernels compute with machine numbers; the arena is a shadow in which the element at
-byte o stands at index o, whatever its width, so storage that is shared or reused too early shows as a wrong residue.
-Everything between the tensor IR and the code generator takes part: fusion, loop forms, rolled loops, offsets.
-``PlanProgram`` is the same over any domain: in a tower, in cells and in balls at real points.
+``prove_words`` puts elements where kernels compute with machine numbers; the arena is a shadow in
+which the element at byte o stands at index o, whatever its width, so storage that is shared or
+reused too early shows as a wrong residue. Everything between the tensor IR and the code generator
+takes part: fusion, loop forms, rolled loops, offsets. ``PlanProgram`` is the same over any domain:
+in a tower, in cells and in balls at real points.
 
-Non-goals: what the code generator makes of a nest (measured, see ``prove_report.Accuracy``), rounding.
+Non-goals: what the code generator makes of a nest (measured, see ``prove_report.Accuracy``),
+rounding.
 """
 
 from __future__ import annotations
@@ -89,8 +92,8 @@ class ShadowRun:
                 own.append(part)
             views.append(part[::size])
         for part in own:
-            # Nobody else reads it: an accumulator that is not cleared must not find a zero by luck. What shares its
-            # storage with an operand finds that there.
+            # Nobody else reads it: an accumulator that is not cleared must not find a zero by luck.
+            # What shares its storage with an operand finds that there.
             if not any(np.shares_memory(part, other) for other in read):
                 part[:] = self.scalars.poison(part.size)
         execute_kernel(kernel, views, self.scalars)
@@ -118,7 +121,9 @@ def _private(steps: Sequence[Step]) -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """Which results of the Plan differ from the tensor program's; ``fault`` if it could not run at all."""
+    """Which results of the Plan differ from the tensor program's; ``fault`` if it could not run at
+    all.
+    """
 
     differing: tuple[str, ...]
     fault: str
@@ -164,7 +169,9 @@ def compare_plan(function: Function, plan: Plan, seed: int, points: int) -> Kern
 
 
 def bounded_plan(function: Function, plan: Plan, seed: int) -> Bound:
-    """The error with which the Plan could differ from its tensor program all the same, guards left open."""
+    """The error with which the Plan could differ from its tensor program all the same, guards left
+    open.
+    """
 
     program = PlanProgram(function, plan)
 

@@ -1,7 +1,9 @@
-"""What to say of two programs that one prime field tells apart: real points, and where these agree, more laws.
+"""What to say of two programs that one prime field tells apart: real points, and where these agree,
+more laws.
 
-Oracles know few laws of exp and log, and guards there come in patterns that no real number makes; so a difference of
-residues is a reason to look, and nothing else. Non-goals: programs that one field finds equal (``prove_free``).
+Oracles know few laws of exp and log, and guards there come in patterns that no real number makes;
+so a difference of residues is a reason to look, and nothing else. Non-goals: programs that one
+field finds equal (``prove_free``).
 """
 
 from __future__ import annotations
@@ -50,10 +52,11 @@ def is_small(function: Function) -> bool:
 def agreement_by_law(
     before: Function, after: Function | Runnable, seed: int, names: Sequence[str]
 ) -> Law | None:
-    """How results that differ over one field agree where more laws hold, if they do and the programs are small.
+    """How results that differ over one field agree where more laws hold, if they do and the
+    programs are small.
 
-    ``names`` are results by role and name. First a tower of fields, which knows that exp turns sums into products;
-    then cells, which know guards that real numbers produce together.
+    ``names`` are results by role and name. First a tower of fields, which knows that exp turns sums
+    into products; then cells, which know guards that real numbers produce together.
     """
     if not is_small(before):
         return None
@@ -70,9 +73,11 @@ def agreement_by_law(
 def overflowing(
     before: Function, after: Function | Runnable, seed: int, names: Sequence[str]
 ) -> list[str]:
-    """Those of ``names`` that are finite numbers in f64 before, at operands of some size, and not after.
+    """Those of ``names`` that are finite numbers in f64 before, at operands of some size, and not
+    after.
 
-    The same function of the reals may be useless to a machine: a softmax that takes off the least element, say.
+    The same function of the reals may be useless to a machine: a softmax that takes off the least
+    element, say.
     """
     domain, found = NumpyArrays(DType.F64), dict[str, None]()
     for number, scale in enumerate(_SCALES):
@@ -88,7 +93,9 @@ def overflowing(
 
 
 def settle_plan(function: Function, plan: Plan, found: Kernels, seed: int) -> Law | Outcome:
-    """What is known of kernels that differ from their program over one field, or that did not run there."""
+    """What is known of kernels that differ from their program over one field, or that did not run
+    there.
+    """
     program = PlanProgram(function, plan)
     names = found.differing or tuple(key(slot) for slot in function.results)
     places = [(n, n) for n, slot in enumerate(function.results) if key(slot) in names]

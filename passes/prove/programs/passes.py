@@ -1,7 +1,9 @@
-"""Does every pass keep what a program computes? Before = after on every result, at points of a prime field.
+"""Does every pass keep what a program computes? Before = after on every result, at points of a
+prime field.
 
-Programs are compared through what the first of them computes at each point, so a chain of n passes costs n + 1
-evaluations; an artifact that a pass returned unchanged costs nothing. Results are matched by role and name.
+Programs are compared through what the first of them computes at each point, so a chain of n passes
+costs n + 1 evaluations; an artifact that a pass returned unchanged costs nothing. Results are
+matched by role and name.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from gradc.passes.prove.report import key
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One pass: which results differ somewhere (by role and name); ``is_same_text`` if it changed nothing."""
+    """One pass: which results differ somewhere (by role and name); ``is_same_text`` if it changed
+    nothing.
+    """
 
     step: str
     differing: tuple[str, ...]
@@ -47,8 +51,8 @@ def compare_records(
 ) -> list[Compared]:
     """Every tensor-stage record against the program before it.
 
-    A step that adds results (``differentiate``) is compared on those that were there before; what it adds is the
-    business of ``prove_gradient``.
+    A step that adds results (``differentiate``) is compared on those that were there before; what
+    it adds is the business of ``prove_gradient``.
     """
     chain = [source, *(r.artifact for r in records if isinstance(r.artifact, Function))]
     steps = [r for r in records if isinstance(r.artifact, Function)]

@@ -47,7 +47,8 @@ def probe_dims(
     lower: Callable[[Mapping[str, int]], Function],
     most: int = MOST_WORK,
 ) -> tuple[dict[str, int], Function]:
-    """``dims``, or the largest common reduction of the big ones at which an evaluation is cheap enough.
+    """``dims``, or the largest common reduction of the big ones at which an evaluation is cheap
+    enough.
 
     Dimensions below eight are left alone, and so are those that count layers.
     """
@@ -85,6 +86,8 @@ def is_structural(
 
 
 def points_for(function: Function) -> int:
-    """How many random points to try: more where a program is so small that few guards are seen at once."""
+    """How many random points to try: more where a program is so small that few guards are seen at
+    once.
+    """
     cost = work(function)
     return 24 if cost < 600 else 8 if cost < 20_000 else 3

@@ -1,9 +1,11 @@
-"""Is the adjoint the composition of the rules? A second reverse sweep, over terms, against the one that was compiled.
+"""Is the adjoint the composition of the rules? A second reverse sweep, over terms, against the one
+that was compiled.
 
-``gradient_terms`` walks a program backwards in the plainest way there is: every op runs forward once, every use adds
-the cotangent that the op's rule gives, loops are walked trip by trip, checkpoints are what is in them. It shares the
-rules with ``passes/differentiate*`` and nothing else. If its terms are those of the compiled gradient, then whatever is
-known of the rules is known of the gradient, at no cost in shapes: rules proved for all shapes prove it here.
+``gradient_terms`` walks a program backwards in the plainest way there is: every op runs forward
+once, every use adds the cotangent that the op's rule gives, loops are walked trip by trip,
+checkpoints are what is in them. It shares the rules with ``passes/differentiate*`` and nothing
+else. If its terms are those of the compiled gradient, then whatever is known of the rules is known
+of the gradient, at no cost in shapes: rules proved for all shapes prove it here.
 
 Non-goals: the rules themselves (``prove_rules``).
 """

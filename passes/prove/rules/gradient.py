@@ -1,11 +1,14 @@
-"""Is the gradient a program hands out the derivative of the program? The adjoint against dual numbers.
+"""Is the gradient a program hands out the derivative of the program? The adjoint against dual
+numbers.
 
-At a random point of a prime field and along a random direction v, ``sum <cotangent_k, v_k>`` must be the tangent of the
-loss in direction v, which dual numbers find without any reverse mode. As the direction is random in every entry, one
-equality speaks for all parameters: a wrong cotangent makes a nonzero linear form of v, which vanishes with
-probability 1/p. Only where it fails are the parameters taken one by one.
+At a random point of a prime field and along a random direction v, ``sum <cotangent_k, v_k>`` must
+be the tangent of the loss in direction v, which dual numbers find without any reverse mode. As the
+direction is random in every entry, one equality speaks for all parameters: a wrong cotangent makes
+a nonzero linear form of v, which vanishes with probability 1/p. Only where it fails are the
+parameters taken one by one.
 
-A failure is never a refutation: oracles know few laws of exp and log. Balls decide (``prove_refute``).
+A failure is never a refutation: oracles know few laws of exp and log. Balls decide
+(``prove_refute``).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Pullbacks that users write (``custom``), against dual numbers of the primal they belong to.
 
-What counts is the derivative that differentiation would give the primal, ``stop_gradient`` included. A right pullback is
-proved by exact fractions where it is small, else by a prime field, or agrees in balls; a wrong one is refuted at a real
-point, with the entry that is wrong. Asserted is what the user calls so, and what belongs to a function that ends in a step
-(``prove_steps``) and is not its derivative, which says nothing there.
+What counts is the derivative that differentiation would give the primal, ``stop_gradient``
+included. A right pullback is proved by exact fractions where it is small, else by a prime field, or
+agrees in balls; a wrong one is refuted at a real point, with the entry that is wrong. Asserted is
+what the user calls so, and what belongs to a function that ends in a step (``prove_steps``) and is
+not its derivative, which says nothing there.
 """
 
 from __future__ import annotations
@@ -120,7 +121,9 @@ def _sides(
     directions: Sequence[Any],
     cotangents: Sequence[Any],
 ) -> tuple[Any, Any]:
-    """<g, J v> and <pullback(g), v> as scalars of the domain; ``directions`` has None for what is no float."""
+    """<g, J v> and <pullback(g), v> as scalars of the domain; ``directions`` has None for what is
+    no float.
+    """
     primal = op.regions[0]
     given = [Dual(x, v) for x, v in zip(values, directions, strict=True)]
     results = run_block(duals, primal, given)
@@ -184,7 +187,9 @@ def _random(arrays: FieldArrays, type_: TensorType, rng: np.random.Generator) ->
 def _at_balls(
     op: Op, at: RealPoint, unit: tuple[int, Any] | None = None
 ) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Both sides at a point, along one random direction or ``unit``: the number of an operand, and a direction of it."""
+    """Both sides at a point, along one random direction or ``unit``: the number of an operand, and
+    a direction of it.
+    """
     rng = np.random.default_rng(11)
     directions = []
     for n, value in enumerate(op.operands):

@@ -1,12 +1,13 @@
 """Balls at real points: the only thing that refutes, and never without a witness.
 
-Points are drawn from a fixed sequence, in several ranges so that logarithms and roots get arguments they like. At each,
-both sides are evaluated at 50 digits. Entries that certainly differ refute, with the point and both numbers (``Witness``),
-if it is a point: losses, gradients and states are finite there, and so is what is compared; the difference is still there
-a little way off, so it is no kink. Points where a guard is too close to call, or a function is not defined, are passed
-over. A program in which two computed numbers are equal everywhere (a maximum of copies) has such a guard at every point:
-there both sides are compared in f64, which decides ties the same way on both sides, can agree to some digits, and refutes
-nothing.
+Points are drawn from a fixed sequence, in several ranges so that logarithms and roots get arguments
+they like. At each, both sides are evaluated at 50 digits. Entries that certainly differ refute,
+with the point and both numbers (``Witness``), if it is a point: losses, gradients and states are
+finite there, and so is what is compared; the difference is still there a little way off, so it is
+no kink. Points where a guard is too close to call, or a function is not defined, are passed over. A
+program in which two computed numbers are equal everywhere (a maximum of copies) has such a guard at
+every point: there both sides are compared in f64, which decides ties the same way on both sides,
+can agree to some digits, and refutes nothing.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ from gradc.passes.prove.domains.point import Runnable, index_limit, results_of
 from gradc.passes.prove.report import Status, key
 from gradc.passes.prove.rules.gradient import cotangents
 
-# Passes fold constants in the program's type; what that can explain, several times over, refutes nothing.
+# Passes fold constants in the program's type; what that can explain, several times over, refutes
+# nothing.
 FOLDED = {DType.F64: 2.0**-40, DType.F32: 2.0**-17, DType.BF16: 2.0**-3, DType.F16: 2.0**-6}
-# In how many ways literals are moved before a difference refutes, and how many times as large it must then be.
+# In how many ways literals are moved before a difference refutes, and how many times as large it
+# must then be.
 NUDGES, SPREADS = 4, 8
 RANGES = ((-1.0, 1.0), (0.1, 0.9), (0.5, 2.0), (-0.2, 0.2))
 # Digits that two right computations in f64 share, at the least.
@@ -57,8 +60,8 @@ _FINITE = (Role.LOSS, Role.COTANGENT, Role.TANGENT, Role.STATE)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """REFUTED with a point (as text, and whole as ``witness``), AGREES with figures, or UNDECIDED if no point could be
-    evaluated."""
+    """REFUTED with a point (as text, and whole as ``witness``), AGREES with figures, or UNDECIDED
+    if no point could be evaluated."""
 
     status: Status
     detail: str
@@ -83,7 +86,9 @@ PointArrays: TypeAlias = BallArrays | FloatArrays
 
 @dataclass(frozen=True, slots=True)
 class RealPoint:
-    """Numbers for every parameter of a program, and the domain (balls, or floats) they are taken to."""
+    """Numbers for every parameter of a program, and the domain (balls, or floats) they are taken
+    to.
+    """
 
     balls: PointArrays
     numbers: tuple[Any, ...]
@@ -94,7 +99,9 @@ class RealPoint:
 
 
 def real_point(function: Function, number: int) -> RealPoint:
-    """Point ``number`` of the sequence: odd multiples of 2^-13, which print short and are never zero (a kink of relu)."""
+    """Point ``number`` of the sequence: odd multiples of 2^-13, which print short and are never
+    zero (a kink of relu).
+    """
     rng = np.random.default_rng([number, 77])
     low, high = RANGES[number % len(RANGES)]
     limit = index_limit(function)
@@ -116,7 +123,9 @@ Sides = Callable[[RealPoint], tuple[Sequence[Any], Sequence[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """An entry in which two sides are apart; ``other`` is empty where the other side gives nothing."""
+    """An entry in which two sides are apart; ``other`` is empty where the other side gives
+    nothing.
+    """
 
     name: str
     one: str
@@ -135,7 +144,8 @@ def decide(
 ) -> Outcome:
     """Compares two lists of arrays of balls, called ``names``, at real points of ``function``.
 
-    ``is_exact``: literals are as they were written, so that none may have been folded in the program's type.
+    ``is_exact``: literals are as they were written, so that none may have been folded in the
+        program's type.
     """
     pairs: list[tuple[Any, Any]] = []
     used = on_kinks = 0
@@ -163,7 +173,9 @@ def decide(
 def _compared(
     function: Function, at: RealPoint, sides: Sides, names: Sequence[str], is_exact: bool = False
 ) -> tuple[Difference | None, list[tuple[Any, Any]]]:
-    """The first certain difference at a point, and all pairs of numbers. Raises Undecided where there is no point."""
+    """The first certain difference at a point, and all pairs of numbers. Raises Undecided where
+    there is no point.
+    """
     floats = [v.type.dtype for v in function.block.parameters if v.type.dtype.is_float]
     tolerance = max((FOLDED[dtype] for dtype in floats), default=FOLDED[DType.F64])
     tolerance = FOLDED[DType.F64] if is_exact else tolerance
@@ -205,9 +217,11 @@ def witness(function: Function, at: RealPoint, found: Difference) -> dict[str, A
 
 
 def _is_folding(at: RealPoint, sides: Sides, left: Sequence[Any], right: Sequence[Any]) -> bool:
-    """Whether a difference is no more than what literals that are a few ulps off make of the left side.
+    """Whether a difference is no more than what literals that are a few ulps off make of the left
+    side.
 
-    Cancellation makes much of little there, so a difference relative to the result says nothing of it.
+    Cancellation makes much of little there, so a difference relative to the result says nothing of
+    it.
     """
     nudged = [sides(replace(at, balls=NudgedArrays(seed)))[0] for seed in range(NUDGES)]
     for n, (x, y) in enumerate(zip(left, right, strict=True)):
@@ -258,8 +272,8 @@ def described(function: Function, at: RealPoint) -> dict[str, str]:
 
 
 def decide_gradient(function: Function, gradient: Function, name: str, points: int = 8) -> Outcome:
-    """The gradient of one parameter against dual numbers over balls: along one direction, and where that is wrong, the
-    entry that is."""
+    """The gradient of one parameter against dual numbers over balls: along one direction, and where
+    that is wrong, the entry that is."""
     place = cotangents(gradient)[name]
 
     def sides(at: RealPoint) -> tuple[Sequence[Any], Sequence[Any]]:
@@ -365,8 +379,8 @@ def decide_equal(
 
 
 def lacking(before: Function, names: Sequence[str], points: int = 8) -> Outcome:
-    """What to say of a program that does not give the results ``names`` of ``before`` at all: REFUTED with a point at
-    which they are numbers."""
+    """What to say of a program that does not give the results ``names`` of ``before`` at all:
+    REFUTED with a point at which they are numbers."""
     place = next(n for n, slot in enumerate(before.results) if key(slot) == names[0])
     for number in range(points):
         at = real_point(before, number)

@@ -1,8 +1,10 @@
-"""What to say of a derivative rule that an opaque prime field does not confirm: ordered fields first, then balls.
+"""What to say of a derivative rule that an opaque prime field does not confirm: ordered fields
+first, then balls.
 
-Rules of windows (max pooling) compare results of comparisons, which opaque guards do not know to be equal to an
-operand. There one window is decided exactly, in every order of its elements, and the layout of windows over a prime
-field with a real order. What still differs is put to balls at 50 digits.
+Rules of windows (max pooling) compare results of comparisons, which opaque guards do not know to be
+equal to an operand. There one window is decided exactly, in every order of its elements, and the
+layout of windows over a prime field with a real order. What still differs is put to balls at 50
+digits.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Is each derivative rule right? <g, J v> against sum <pullback_k(g), v_k>, J from dual numbers.
 
-Elementwise ops are decided exactly on single elements (``prove_exact``), in every cell of their guards: that is a proof
-for all shapes. Linear ops between axes are proved for all shapes by the index algebra (``prove_index``). The others are
-run over a prime field at each combination of attributes and shapes a program uses: both sides are polynomials of small
-degree in g, v and the operands, so the chance that a wrong rule passes is computed and printed.
+Elementwise ops are decided exactly on single elements (``prove_exact``), in every cell of their
+guards: that is a proof for all shapes. Linear ops between axes are proved for all shapes by the
+index algebra (``prove_index``). The others are run over a prime field at each combination of
+attributes and shapes a program uses: both sides are polynomials of small degree in g, v and the
+operands, so the chance that a wrong rule passes is computed and printed.
 
-Where an op compares (max, pooling), comparisons are opaque there: a field element that depends on the two numbers
-compared, so one evaluation speaks for every order of the operands.
+Where an op compares (max, pooling), comparisons are opaque there: a field element that depends on
+the two numbers compared, so one evaluation speaks for every order of the operands.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ POINTS = 3
 REGION_OPS = ("scan", "checkpoint", "custom", "fusion")
 # Functions of which roots are taken: operands are squares.
 POSITIVE = ("sqrt", "rsqrt")
-# Both sides of the identity, degree in everything that is drawn; reductions of n factors have n more.
+# Both sides of the identity, degree in everything that is drawn; reductions of n factors have n
+# more.
 _DEGREE = 8
 
 
@@ -177,7 +179,9 @@ class _Generators(Drawn):
 
 
 def holds_exactly(case: Instance, forward: bool = False) -> bool:
-    """Whether the rule of ``case`` (or its forward rule) is an identity in every cell. Raises TooLarge."""
+    """Whether the rule of ``case`` (or its forward rule) is an identity in every cell. Raises
+    TooLarge.
+    """
     identity = tangent_sides if forward else sides
     return all(cells(lambda scalars: _exact(case, scalars, identity)))
 
@@ -213,7 +217,8 @@ def _exact(case: Instance, scalars: ExactScalars, identity: Sides) -> bool:
 class OpaqueArrays(FieldArrays):
     """Field elements whose comparisons are opaque: c = oracle(a, b) stands for any truth value.
 
-    select(c, a, b) is c a + (1 - c) b; an identity in these holds for c = 0 and for c = 1, for every guard at once.
+    select(c, a, b) is c a + (1 - c) b; an identity in these holds for c = 0 and for c = 1, for
+    every guard at once.
     """
 
     def verb(self, name: str, *operands: Any) -> Any:

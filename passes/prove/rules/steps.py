@@ -1,11 +1,13 @@
-"""Where a function has no derivative that says anything: its result comes of a step (``round``, ``floor``, ``sign``), or
-is chosen by comparisons alone (a spike, a place of a maximum).
+"""Where a function has no derivative that says anything: its result comes of a step (``round``,
+``floor``, ``sign``), or is chosen by comparisons alone (a spike, a place of a maximum).
 
-Almost everywhere such a function is constant, so what its user wants instead of a derivative is their word. A comparison
-that chooses between numbers that do vary (``where(x > 0, x, 0)``, a mask times what it masks) is none of this: there is
-a derivative off kinks. Neither is ``stop_gradient``, which is a choice of what to differentiate.
+Almost everywhere such a function is constant, so what its user wants instead of a derivative is
+their word. A comparison that chooses between numbers that do vary (``where(x > 0, x, 0)``, a mask
+times what it masks) is none of this: there is a derivative off kinks. Neither is ``stop_gradient``,
+which is a choice of what to differentiate.
 
-What an op is stands at its definition (``OpDef.is_step``). Non-goals: whether a pullback is right (``prove_pullback``).
+What an op is stands at its definition (``OpDef.is_step``). Non-goals: whether a pullback is right
+(``prove_pullback``).
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from gradc.ir.tensor.core import Block, DType, Op, Value
 
 
 class Way(IntEnum):
-    """How a value depends on the floating operands: not at all, smoothly, as a choice by comparisons, by a step."""
+    """How a value depends on the floating operands: not at all, smoothly, as a choice by
+    comparisons, by a step.
+    """
 
     NONE = 0
     SMOOTH = 1
@@ -82,7 +86,9 @@ def _way(op: Op, operands: Sequence[Way], result: Value) -> Way:
 
 
 def _is_guarded(op: Op, operands: Sequence[Way]) -> bool:
-    """Whether a choice only says which of the smooth operands count, by selecting or by a factor."""
+    """Whether a choice only says which of the smooth operands count, by selecting or by a
+    factor.
+    """
     definition = lookup(op.name)
     choices = [v for v, way in zip(op.operands, operands, strict=True) if way is Way.CHOICE]
     if all(not v.type.dtype.is_float for v in choices) or isinstance(definition.loop, Contraction):
