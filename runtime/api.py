@@ -44,6 +44,10 @@ def load(
 
     Raises:
         DiagnosticError: with everything that is wrong with the program.
+
+    >>> net = load("examples/digits/mlp.grad", precision="f64")
+    >>> sorted(net.inputs), sorted(net.params)
+    (['x', 'y'], ['fc1.b', 'fc1.w', 'fc2.b', 'fc2.w'])
     """
     expect("path", path, (str, os.PathLike), "the path of a program")
     return Model(programs.load(Path(path)), entry, dims, precision)
@@ -57,6 +61,16 @@ def loads(
     precision: str = "f32",
     entry: str | None = None,
 ) -> Model:
-    """The model in ``text``; arguments and errors as for ``load``."""
+    """The model in ``text``; arguments and errors as for ``load``.
+
+    >>> text = '''model m(x: float[3]) -> float {
+    ...     param w: float[3] ~ ones
+    ...     return sum(w * x)
+    ... }'''
+    >>> net = loads(text)
+    >>> loss, slopes = net.value_and_grad()(net.init(seed=0), x=np.array([1, 2, 3], np.float32))
+    >>> float(loss), slopes["w"].tolist()
+    (6.0, [1.0, 2.0, 3.0])
+    """
     expect("text", text, str, "the text of a program")
     return Model(programs.loads(text, name), entry, dims, precision)

@@ -87,3 +87,24 @@ def test_explaining_a_code_loads_no_compiler(arguments: tuple[str, ...]) -> None
     modules = loaded("-m", "gradc", *arguments)
     assert not tops(modules) & (HEAVY - {"lark", "numpy"})
     assert not {name for name in modules if name.startswith(("gradc.passes", "gradc.codegen"))}
+
+
+WARM = f"""
+import numpy as np, gradc
+net = gradc.load({str(MODEL)!r})
+x, y = np.zeros((2, *net.inputs["x"].shape[1:]), np.float32), np.zeros(2, np.int32)
+net.value_and_grad()(net.init(0), x=x, y=y)
+"""
+
+
+def test_a_warm_call_loads_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the cache is called without the passes that made it, proofs or reports."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cold = loaded("-c", WARM)
+    warm = loaded("-c", WARM)
+    unwanted = ("lower", "fuse", "place", "budget", "pipeline", "prove", "hazards")
+    packages = tuple(f"gradc.passes.{name}" for name in unwanted)
+    writers = ("gradc.codegen.llvm.driver", "gradc.codegen.symbolic", "gradc.runtime.reports")
+    assert {name for name in cold if name.startswith(packages)}
+    assert not {name for name in warm if name.startswith((*packages, *writers))}
+    assert not tops(warm) & (HEAVY - {"lark", "llvmlite", "numpy"})

@@ -18,6 +18,9 @@ from gradc.runtime.commands.flags import add_model
 from gradc.runtime.console import Console
 from gradc.runtime.files.data import fail, save_npz
 from gradc.runtime.model.model import Model
+from gradc.runtime.reports.hazard_points import search
+from gradc.runtime.reports.hazard_text import as_diagnostic
+from gradc.runtime.reports.rules import COLUMNS, as_json, cells, rule_rows
 from gradc.runtime.reports.verify import SYMPY_SECONDS, replay, verify_model, witness_arrays
 
 
@@ -100,8 +103,6 @@ def _save_witness(report: Report, options: argparse.Namespace, console: Console)
 
 def _rules(options: argparse.Namespace, console: Console) -> int:
     """The table of all rules; status 3 if one is not proved."""
-    from gradc.runtime.reports.rules import COLUMNS, as_json, cells, rule_rows
-
     rows = rule_rows()
     if options.json is not None:
         data = as_json(rows)
@@ -119,9 +120,6 @@ def _rules(options: argparse.Namespace, console: Console) -> int:
 
 def _hazards(model: Model, report: Report) -> list[Diagnostic]:
     """Where the gradient, right as it is, becomes infinite or NaN."""
-    from gradc.runtime.reports.hazard_points import search
-    from gradc.runtime.reports.hazard_text import as_diagnostic
-
     sources = model.program.report.sources
     return [as_diagnostic(f, sources) for f in search(model, report.dims).found]
 

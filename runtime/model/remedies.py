@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.tensor.core import Function
+from gradc.runtime.files.batches import batch_dim
 from gradc.runtime.native.compile import Options, pipeline_options
 
 if TYPE_CHECKING:
@@ -89,8 +90,6 @@ class _Search:
 
     def _batch(self) -> str:
         """The largest batch that fits if peaks grow evenly with it, or what a batch of 1 takes."""
-        from gradc.runtime.files.batches import batch_dim
-
         try:
             name = batch_dim(self.model.program.signature(self.model.name))
         except DiagnosticError:

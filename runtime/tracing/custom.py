@@ -53,6 +53,10 @@ def custom_vjp(
 
     Both are compared once with the derivative of ``function`` itself; ``asserted=True`` leaves that
     out.
+
+    >>> safe = custom_vjp(np.sqrt, lambda ct, x: ct / (2 * np.sqrt(x)))
+    >>> float(gradc.grad(safe)(4.0))
+    0.25
     """
     if function is None:
         return lambda f: custom_vjp(f, pullback, nondiff_argnums=nondiff_argnums, asserted=asserted)

@@ -46,6 +46,12 @@ def value_and_grad(
     With ``has_aux`` the function returns (value, more) and g ((value, more), gradient). Other
     options: ``static_argnums``, ``static_argnames``, and those of compiling: ``budget``,
     ``threads``, ``fast_math``, ``use_cache``.
+
+    >>> loss = lambda p, x: np.mean((x @ p["w"] + p["b"]) ** 2)
+    >>> x = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> value, slopes = value_and_grad(loss)({"w": np.array([1.0, -1.0]), "b": 0.5}, x)
+    >>> float(value), slopes["w"].tolist(), float(slopes["b"])
+    (0.25, [-2.0, -3.0], -1.0)
     """
     _checked(value_and_grad, options)
     return _made(derive.VALUE_AND_GRAD, function, argnums, has_aux, options)
@@ -59,13 +65,20 @@ def grad(
 ) -> Function:
     """``g(*args) -> gradient``, or (gradient, more) with ``has_aux``. Nests: ``grad(grad(f))``. See
     `value_and_grad`.
+
+    >>> float(grad(lambda x: x**3)(2.0)), float(grad(grad(lambda x: x**3))(2.0))
+    (12.0, 12.0)
     """
     _checked(grad, options)
     return _made(derive.GRAD, function, argnums, has_aux, options)
 
 
 def jit(function: Function | None = None, **options: Any) -> Function:
-    """The function itself, compiled."""
+    """The function itself, compiled.
+
+    >>> float(jit(lambda x: np.sum(np.sort(x)[:2]))(np.array([3.0, 1.0, 2.0])))
+    3.0
+    """
     _checked(jit, options)
     return _made(derive.JIT, function, None, False, options)
 
@@ -79,6 +92,9 @@ def jacobian(
     """``J(*args)`` of shape ``result.shape + argument.shape``, by the mode that needs fewer passes.
 
     For trees: the tree of the result, with trees of the arguments as its leaves.
+
+    >>> jacobian(lambda x: np.array([x[0] + x[1], x[0] * x[1]]))(np.array([2.0, 5.0])).tolist()
+    [[1.0, 1.0], [5.0, 2.0]]
     """
     _checked(jacobian, options)
     return _made(derive.JACOBIAN, function, argnums, has_aux, options)
@@ -90,7 +106,11 @@ def jacfwd(
     has_aux: bool = False,
     **options: Any,
 ) -> Function:
-    """`jacobian` in forward mode."""
+    """`jacobian` in forward mode.
+
+    >>> jacfwd(lambda x: x**2)(np.array([1.0, 3.0])).tolist()
+    [[2.0, 0.0], [0.0, 6.0]]
+    """
     _checked(jacfwd, options)
     return _made(derive.JACFWD, function, argnums, has_aux, options)
 
@@ -101,7 +121,11 @@ def jacrev(
     has_aux: bool = False,
     **options: Any,
 ) -> Function:
-    """`jacobian` in reverse mode."""
+    """`jacobian` in reverse mode.
+
+    >>> jacrev(lambda x: x[0] * x[1])(np.array([2.0, 5.0])).tolist()
+    [5.0, 2.0]
+    """
     _checked(jacrev, options)
     return _made(derive.JACREV, function, argnums, has_aux, options)
 
@@ -114,6 +138,9 @@ def hessian(
 ) -> Function:
     """``H(*args)`` of shape ``argument.shape * 2``: the Jacobian of the gradient. For trees a tree
     of trees.
+
+    >>> hessian(lambda x: x[0] ** 2 * x[1])(np.array([1.0, 3.0])).tolist()
+    [[6.0, 2.0], [2.0, 0.0]]
     """
     _checked(hessian, options)
     if function is None:
@@ -127,6 +154,9 @@ def hvp(
 ) -> Function:
     """``P(*args, vector)``: the Hessian times ``vector``, which has the structure of the chosen
     arguments.
+
+    >>> hvp(lambda x: np.sum(x**3))(np.array([1.0, 2.0]), np.array([1.0, -1.0])).tolist()
+    [6.0, -12.0]
     """
     _checked(hvp, options)
     if function is None:
@@ -144,7 +174,11 @@ def hvp(
 def elementwise_grad(
     function: Function | None = None, argnums: Numbers | None = None, **options: Any
 ) -> Function:
-    """The gradient of the sum of all results: the derivative of each where they do not mix."""
+    """The gradient of the sum of all results: the derivative of each where they do not mix.
+
+    >>> elementwise_grad(np.square)(np.array([1.0, 2.0, 3.0])).tolist()
+    [2.0, 4.0, 6.0]
+    """
     _checked(elementwise_grad, options)
     if function is None:
         return lambda f: elementwise_grad(f, argnums, **options)
@@ -165,6 +199,10 @@ def jvp(function: Function, args: Any = None, tangents: Any = None, **options: A
     ``tangents`` has the structure of ``args``. ``jvp(function)`` alone is a function of (args,
     tangents). With ``has_aux`` the function returns (value, more), and more is the third result.
     What is compiled is kept for as long as the function lives.
+
+    >>> value, slope = jvp(lambda x, y: x * y, (2.0, 3.0), (1.0, 0.0))
+    >>> float(value), float(slope)
+    (6.0, 3.0)
     """
     _checked(jvp, options)
     has_aux = bool(options.pop("has_aux", False))
@@ -180,6 +218,10 @@ def vjp(function: Function, *args: Any, has_aux: bool = False, **options: Any) -
     per argument.
 
     ``vjp(function)`` alone is a function of the arguments. With ``has_aux``: (value, pull, more).
+
+    >>> value, pull = vjp(lambda x, y: x * y, 2.0, 3.0)
+    >>> [float(g) for g in pull(10.0)]
+    [30.0, 20.0]
     """
     _checked(vjp, options)
     if not args:

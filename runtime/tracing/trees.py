@@ -87,6 +87,14 @@ def register_tree(kind: type, flatten: Flatten, unflatten: Unflatten) -> None:
     Raises:
         TypeError: if ``kind`` is no class.
         ValueError: if it is registered already.
+
+    >>> class Point:
+    ...     def __init__(self, x, y):
+    ...         self.x, self.y = x, y
+    >>> register_tree(Point, lambda p: ((p.x, p.y), None), lambda _, xy: Point(*xy))
+    >>> slope = gradc.grad(lambda p: p.x * p.y)(Point(2.0, 5.0))
+    >>> float(slope.x), float(slope.y)
+    (5.0, 2.0)
     """
     if not isinstance(kind, type):
         raise TypeError(f"register_tree takes a class, not {kind!r}")
