@@ -146,6 +146,27 @@ class Arrays(ABC):
     @abstractmethod
     def scatter_add(self, ids: Any, updates: Any, axis: int, size: int) -> Any: ...
 
+    def fourier(self, x: Any, axis: int, dtype: DType) -> Any:
+        """The discrete Fourier transform of real parts ``x[0]`` and imaginary parts ``x[1]`` along
+        ``axis``, as its definition has it.
+        """
+        n, rank = x.shape[axis], len(x.shape)
+        turns = [j * k % n for j in range(n) for k in range(n)]
+        positions = self.reshape(self.cast(self.integers(turns), dtype), (n, n))
+        step = self.full(2 * math.pi / max(n, 1), (), dtype)
+        angles = self.verb("mul", positions, step)
+        cosine, sine = self.verb("cos", angles), self.verb("sin", angles)
+        last = (*range(axis - 1), *range(axis, rank - 1), axis - 1)
+        back = tuple(last.index(i) for i in range(rank - 1))
+
+        def turned(part: int, table: Any) -> Any:
+            found = self.contract(self.row(x, part), table, (), ((axis - 1, 0),), dtype)
+            return self.transpose(found, back)
+
+        re = self.verb("add", turned(0, cosine), turned(1, sine))
+        im = self.verb("sub", turned(1, cosine), turned(0, sine))
+        return self.stack([re, im], x.shape, dtype)
+
     @abstractmethod
     def row(self, x: Any, position: int) -> Any:
         """``x[position]``."""
@@ -330,6 +351,14 @@ class NumpyArrays(Arrays):
                     "add", found[(*head, row)], updates[(*head, *place)]
                 )
         return found.astype(dtype)
+
+    def fourier(self, x: Any, axis: int, dtype: DType) -> Any:
+        if type(self).verb is not NumpyArrays.verb:
+            return super().fourier(x, axis, dtype)  # other numbers than the machine's
+        if x.size == 0:
+            return x
+        found = np.fft.fft(x[0] + 1j * x[1].astype(np.float64), axis=axis - 1)
+        return np.stack([found.real, found.imag]).astype(x.dtype)
 
     def row(self, x: Any, position: int) -> Any:
         return x[position]

@@ -188,6 +188,9 @@ class DualArrays(Arrays):
     def cumsum(self, x: Dual, axis: int, reverse: bool) -> Dual:
         return self._both("cumsum", x, axis, reverse)
 
+    def fourier(self, x: Dual, axis: int, dtype: DType) -> Dual:
+        return self._both("fourier", x, axis, dtype)
+
     def row(self, x: Dual, position: int) -> Dual:
         return self._both("row", x, position)
 

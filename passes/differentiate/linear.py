@@ -27,6 +27,7 @@ _LINEAR = frozenset(
         "reverse",
         "sum",
         "cumsum",
+        "fft",
         "avg_pool",
         "cast",
     ]

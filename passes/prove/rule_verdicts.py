@@ -34,6 +34,7 @@ REASONS = {
     "max_pool": "the window is too large to be written out",
     "avg_pool": "the window is too large to be written out",
     "prod": "too many factors to be written out",
+    "fft": "roots of unity are taken at its sizes",
 }
 
 

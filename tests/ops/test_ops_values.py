@@ -4,6 +4,7 @@ indices, published vectors.
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
@@ -172,6 +173,20 @@ def concat(shape: Any, *xs: Array, axis: int) -> Array:
     return np.moveaxis(np.array(rows), 0, axis)
 
 
+def fft(shape: Any, x: Array, axis: int) -> Array:
+    n, z = shape[axis], x[0] + 1j * x[1]
+
+    def element(at: tuple[int, ...]) -> float:
+        place, k = list(at[1:]), at[axis]
+        total = 0j
+        for j in range(n):
+            place[axis - 1] = j
+            total += z[tuple(place)] * cmath.exp(-2j * math.pi * (j * k % n) / n)
+        return total.imag if at[0] else total.real
+
+    return filled(shape, element)
+
+
 def cumsum(shape: Any, x: Array, axis: int, reverse: bool) -> Array:
     def element(at: tuple[int, ...]) -> Any:
         span = range(at[axis], x.shape[axis]) if reverse else range(at[axis] + 1)
@@ -257,6 +272,7 @@ REFERENCES: dict[str, Callable[..., Array]] = {
         shape, lambda at: max(range(x.shape[axis]), key=lambda i: (along(x, at, [axis])[i], -i))
     ),
     "cumsum": cumsum,
+    "fft": fft,
     "contract": contract,
     "take": take,
     "scatter_add": scatter_add,

@@ -36,7 +36,10 @@ def test_every_op_is_proved_in_all_three_ways() -> None:
     assert [row["op"] for row in rows()] == [d.name for d in all_ops()]
     assert [row["op"] for row in rows() if not row["ok"]] == []
     for column in ("reverse", "forward", "second order"):
-        assert {row[column] for row in rows()} == {Status.PROVED_ALL.value}
+        found = {row["op"]: row[column] for row in rows()}
+        # Roots of unity are no polynomial of a size: a proof per size, in the prime field.
+        assert found.pop("fft") == Status.PROVED_BOUND.value
+        assert set(found.values()) == {Status.PROVED_ALL.value}
 
 
 def test_sympy_agrees_with_every_elementwise_op() -> None:
