@@ -29,13 +29,14 @@ from gradc.ir.loop.verify import verify_kernel
 from gradc.ir.ops.verify import verify_function
 from gradc.ir.plan.plan import Plan
 from gradc.ir.plan.text import parse_plan, print_plan
+from gradc.ir.target.target import GENERIC, Target
 from gradc.ir.tensor.core import Function
 from gradc.ir.tensor.text import parse_function, print_function
 from gradc.passes.fuse.fuse import fuse
 from gradc.passes.hoist.invariants import hoist
 from gradc.passes.lower.plan import to_loops
 from gradc.passes.place.place import place
-from gradc.passes.place.scratch import Target, place_scratch
+from gradc.passes.place.scratch import Scratch, place_scratch
 from gradc.passes.recompute.rematerialise import NOTHING, Policy, rematerialise
 from gradc.passes.recompute.tile import tile
 from gradc.passes.simplify.cse import cse
@@ -57,16 +58,18 @@ class Options:
     ``derivative`` turns the model into the function to be compiled (``value_and_grad`` and the
     like, a training step); None compiles the model itself. ``policy`` says what the reverse sweep
     recomputes; ``gradient`` is the derivative without what follows it, by which policies are
-    estimated where ``derivative`` is a training step. ``target`` says what scratch its kernels
-    need; without one the Plan has none yet. ``dump_after`` names steps, or ``all``; files go to
-    ``dump_to``. ``skip`` leaves out steps that keep the stage. ``stop_after`` ends early.
+    estimated where ``derivative`` is a training step. ``target`` is what schedules are for, and
+    ``scratch`` says what its kernels need; without it the Plan has none yet. ``dump_after`` names
+    steps, or ``all``; files go to ``dump_to``. ``skip`` leaves out steps that keep the stage.
+    ``stop_after`` ends early.
     """
 
     derivative: Derivative | None = None
     gradient: Derivative | None = None
     policy: Policy = NOTHING
     fast_math: bool = False
-    target: Target | None = None
+    target: Target = GENERIC
+    scratch: Scratch | None = None
     verify: int = 2
     stop_after: str | None = None
     skip: tuple[str, ...] = ()
@@ -164,7 +167,9 @@ def _on_plan(
 
 
 def _scratch(plan: Plan, options: Options) -> Plan:
-    return plan if options.target is None else place_scratch(plan, options.target)
+    if options.scratch is None:
+        return plan
+    return place_scratch(plan, options.target, options.scratch)
 
 
 def _tensor(name: str, change: Callable[[Function], Function], reason: str) -> Step:
@@ -200,8 +205,9 @@ STEPS = (
          "merged values and hoisted products meet new neighbours"),
     _tensor("cse-again", cse, "what became equal by simplification"),
     _tensor("dce", dce, "nothing dead is planned, fused or placed"),
-    _tensor("fuse", fuse, "one kernel per group: what is in a kernel is not in memory"),
-    Step("to-loops", "tensor", "loop", _on_function(lambda f, _o, _h: to_loops(f)),
+    Step("fuse", "tensor", "tensor", _on_function(lambda f, o, _h: fuse(f, o.target)),
+         "one kernel per group: what is in a kernel is not in memory"),
+    Step("to-loops", "tensor", "loop", _on_function(lambda f, o, _h: to_loops(f, o.target)),
          "backends know loops and buffers only"),
     Step("place", "loop", "plan", _on_plan(lambda p, _o: place(p)),
          "offsets need every buffer and its lifetime"),

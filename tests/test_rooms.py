@@ -13,7 +13,7 @@ from tests.test_layers import ROOT, imports, library_files, parse, place
 
 # Folder -> its rooms, lowest first: a package, or a module (.py) that stands beside the packages.
 ROOMS = {
-    "ir": ("tensor", "diagnostics", "loop", "plan", "special", "ops", "domains"),
+    "ir": ("tensor", "diagnostics", "target", "loop", "plan", "special", "ops", "domains"),
     "frontend": (
         "syntax",
         "codes",

@@ -12,6 +12,7 @@ import platform
 from dataclasses import dataclass
 from typing import Any
 
+from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import DType
 
 _AVX = ("avx", "avx2", "fma", "f16c", "sse3", "ssse3", "sse4.1", "sse4.2")
@@ -45,10 +46,18 @@ class Isa:
     masks: bool  # masked loads and stores cost nothing
     half: bool  # conversion between f16 and f32
     rounds: bool  # floor and rint
+    # Bytes of the caches of one core, the nearest first: what they have at least, not what this
+    # machine has, so that its code is that of others.
+    caches: tuple[int, int] = (32 << 10, 256 << 10)
 
     def lanes(self, dtype: DType) -> int:
         """Elements of one register, as computed (bf16 and f16 compute in f32)."""
         return max(1, self.vector_bytes // COMPUTE_BYTES[dtype])
+
+    def target(self, threads: int) -> Target:
+        """What the passes need to know, for launches of at most ``threads`` threads."""
+        facts = (self.vector_bytes, self.registers, self.caches)
+        return Target("cpu", self.name, threads, *facts, row_bytes=self.caches[0] // 2)
 
     @property
     def attributes(self) -> str:

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 
 from gradc.ir.loop.builder import IndexAlgebra, Loop, LoopBuilder, LoopKind
 from gradc.ir.loop.kernel import Affine, Buffer, Const, Scalar, Var, row_major_offset
+from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import DType, Op
 
 Read: TypeAlias = Callable[[int, Sequence[Affine]], Scalar]
@@ -25,11 +26,20 @@ class NestContext:
 
     Every element of every result must be written before the kernel ends. ``parallel`` loops come
     outermost only and their iterations must not touch the same result element. Scratch is private
-    to one iteration of the parallel loop and starts uninitialised.
+    to one iteration of the parallel loop and starts uninitialised. ``target`` may decide how work
+    is cut, never the order of a sum.
     """
 
-    def __init__(self, builder: LoopBuilder, op: Op, read: Read, results: Sequence[Buffer]) -> None:
+    def __init__(
+        self,
+        builder: LoopBuilder,
+        op: Op,
+        read: Read,
+        results: Sequence[Buffer],
+        target: Target,
+    ) -> None:
         self.builder = builder
+        self.target = target
         self.k = IndexAlgebra(builder, op.results[0].type.dtype)
         self._op = op
         self._read = read

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from gradc.ir.loop.nest import NestContext
     from gradc.ir.ops.builder import Builder
 
-_ROWS_AT_ONCE = 24  # vectors of accumulators that a filter gradient keeps
 _UNROLLED_TAPS = 32  # filters up to this size are written out tap by tap
 
 
@@ -339,7 +338,7 @@ def _filter_nest(nest: NestContext, op: Op) -> None:
     block = _block(per_group)
     taps = _taps(size)
     vectors = max(1, -(-width * wide.itemsize // LANE_BYTES))
-    passes = -(-len(taps) // max(1, _ROWS_AT_ONCE // (block * vectors)))
+    passes = -(-len(taps) // max(1, nest.target.accumulators // (block * vectors)))
     step = max(1, -(-len(taps) // max(passes, 1)))
     sums = nest.scratch(width * block * step, wide)
     with nest.parallel((o // block, channels)) as (part, c):

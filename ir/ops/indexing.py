@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from gradc.ir.loop.nest import NestContext
     from gradc.ir.ops.builder import Builder
 
-_COLUMNS = 64  # how many columns one parallel iteration of scatter_add owns
 _LEAF = 64  # children of a node of the sums of scatter_add
 # Where the result has a row and a column of the block at hand.
 Spot: TypeAlias = Callable[[Affine, Affine], list[Affine]]
@@ -334,10 +333,11 @@ def _scatter_add_nest(nest: NestContext, op: Op) -> None:
     shape, dtype = op.result.type.static_shape, op.result.type.dtype
     prefix, suffix = shape[:axis], shape[axis + 1 :]
     columns, rows = size_of(suffix), size_of(ids.static_shape)
-    blocks, width = -(-columns // _COLUMNS), min(columns, _COLUMNS)
+    owned = nest.target.columns
+    blocks, width = -(-columns // owned), min(columns, owned)
     with nest.parallel((*prefix, blocks)) as outer:
-        first = outer[-1] * _COLUMNS
-        limit = None if columns % _COLUMNS == 0 or blocks == 1 else first * -1 + columns
+        first = outer[-1] * owned
+        limit = None if columns % owned == 0 or blocks == 1 else first * -1 + columns
         block = _Block(first, width, limit)
 
         def spot(row: Affine, column: Affine) -> list[Affine]:

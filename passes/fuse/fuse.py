@@ -17,6 +17,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from gradc.ir.ops.registry import Contraction, Reduction, lookup
+from gradc.ir.target.target import GENERIC, Target
 from gradc.ir.tensor.core import Attr, Block, Function, Op, Value
 from gradc.passes.fuse.demand import values_in_memory
 from gradc.passes.fuse.groups import Group, Grouping
@@ -30,19 +31,21 @@ from gradc.passes.rewrite import copy_ops
 LABELS = {"rows": "rows", "product": "gemm", "mixed": "mixed", "opaque": "opaque"}
 
 
-def fuse(function: Function) -> Function:
-    """``function`` with fusion ops. All dimensions must be bound."""
+def fuse(function: Function, target: Target = GENERIC) -> Function:
+    """``function`` with fusion ops, as large as is good for ``target``. All dimensions must be
+    bound.
+    """
     block = function.block
     first, ops = shared_streams(block.body)
-    fused = fuse_block(Block(block.parameters, (*ops, block.terminator)))
+    fused = fuse_block(Block(block.parameters, (*ops, block.terminator)), target)
     return replace(function, block=Block(block.parameters, (*first, *fused.ops)))
 
 
-def fuse_block(block: Block) -> Block:
+def fuse_block(block: Block, target: Target) -> Block:
     """``block`` with fusion ops; terminator and parameters stay."""
     *opened, end = _open_regions(block)
-    ops, stored = _legal_contractions(opened)
-    emitted = _Emission(_scalars_first(ops, block), end.operands, stored).run()
+    ops, stored = _legal_contractions(opened, target)
+    emitted = _Emission(_scalars_first(ops, block), end.operands, stored, target).run()
     return Block(block.parameters, (*emitted, end))
 
 
@@ -91,12 +94,12 @@ def _simple(op: Op) -> Op:
     return replace(op, name="reshape", attributes={"shape": op.result.type.static_shape})
 
 
-def _legal_contractions(ops: Sequence[Op]) -> tuple[list[Op], frozenset[Value]]:
+def _legal_contractions(ops: Sequence[Op], target: Target) -> tuple[list[Op], frozenset[Value]]:
     """Contractions whose operands a matrix product can read, and the views that must be stored for
     it."""
     stored: dict[Value, None] = {}
     found: list[Op] = []
-    views = Views(ops)
+    views = Views(ops, target.limits)
     for op in ops:
         if isinstance(lookup(op.name).loop, Contraction) and op.result.type.dtype.is_float:
             operands = list(op.operands)
@@ -184,11 +187,16 @@ class _Emission:
     """Writes the groups of one block as ops."""
 
     def __init__(
-        self, ops: Sequence[Op], outputs: Sequence[Value], stored: frozenset[Value]
+        self,
+        ops: Sequence[Op],
+        outputs: Sequence[Value],
+        stored: frozenset[Value],
+        target: Target,
     ) -> None:
         self.ops = ops
-        self.views = Views(ops, stored, values_in_memory(ops, outputs))
-        self.grouping = Grouping(ops, self.views, outputs)
+        self.target = target
+        self.views = Views(ops, target.limits, stored, values_in_memory(ops, outputs))
+        self.grouping = Grouping(ops, self.views, outputs, target.limits)
         self.outputs = outputs
         self.sinking = Sinking(ops, self.grouping, self.views, outputs)
         self.emitted: list[Op] = []
@@ -210,7 +218,9 @@ class _Emission:
         for operand in op.operands:
             self._store(operand)
         if op.name == "scan":
-            op = replace(op, regions=tuple(fuse_block(region) for region in op.regions))
+            op = replace(
+                op, regions=tuple(fuse_block(region, self.target) for region in op.regions)
+            )
         self.emitted.append(op)
 
     def _store(self, value: Value) -> None:

@@ -20,19 +20,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gradc.ir.ops.registry import Access, Contraction, Pointwise, Reduction, lookup
+from gradc.ir.target.target import Limits
 from gradc.ir.tensor.core import Block, Op, Value
 from gradc.passes.fuse.demand import epilogue_values, values_in_memory
 from gradc.passes.fuse.views import View, Views, is_view, passes_index, passes_row
 from gradc.passes.lower.cost import size_of, verbs
 from gradc.passes.lower.gemm import stored_order
 from gradc.passes.lower.space import Kind, Space, is_row_shape, kind_in, natural_space
-
-MAX_OPS = 160
-MAX_BUFFERS = 28
-MAX_EPILOGUE = 40
-# Verbs per element that one op of a group may compute again at other indices, so as not to store
-# what it reads there.
-MAX_AGAIN = 6
 
 
 class Place(Enum):
@@ -70,8 +64,11 @@ class Group:
 class Grouping:
     """Grows the groups of one block."""
 
-    def __init__(self, ops: Sequence[Op], views: Views, outputs: Iterable[Value]) -> None:
+    def __init__(
+        self, ops: Sequence[Op], views: Views, outputs: Iterable[Value], limits: Limits
+    ) -> None:
         self.views = views
+        self.limits = limits
         self.epilogues = epilogue_values(ops, views, outputs)
         # Stored for one product each: computed together they would all be alive together.
         self.apart = values_in_memory(ops, ())
@@ -201,13 +198,13 @@ class Grouping:
     # ---- fitting
 
     def _joins(self, op: Op, group: Group) -> bool:
-        if len(group.ops) >= MAX_OPS or group.kind == "opaque":
+        if len(group.ops) >= self.limits.ops or group.kind == "opaque":
             return False
         # What is recomputed stays where it is recomputed.
         if op.replica and all(other.replica != op.replica for other in group.ops):
             return False
         fresh = sum(b not in group.inputs and not group.holds(b) for b in self.views.read_by(op))
-        if len(group.inputs) + fresh > MAX_BUFFERS:
+        if len(group.inputs) + fresh > self.limits.buffers:
             return False
         form = lookup(op.name).loop
         if group.kind in ("product", "mixed"):
@@ -219,7 +216,8 @@ class Grouping:
         return self._joins_elementwise(op, group)
 
     def _joins_epilogue(self, op: Op, group: Group) -> bool:
-        if op.result.type.static_shape != group.shape or len(group.ops) > MAX_EPILOGUE:
+        is_full = len(group.ops) > self.limits.epilogue
+        if op.result.type.static_shape != group.shape or is_full:
             return False
         if not self._rides(op, group):
             return False
@@ -363,7 +361,7 @@ class Grouping:
             ops."""
         known = [group.again[base] for base in self._elsewhere(operand, group, place)]
         costs = [cost for cost in known if cost is not None]
-        return len(costs) == len(known) and sum(costs) <= MAX_AGAIN
+        return len(costs) == len(known) and sum(costs) <= self.limits.again
 
     def _verbs_again(
         self, op: Op, group: Group, place: Place, bases: Sequence[Value]
@@ -378,7 +376,7 @@ class Grouping:
             return None
         count = verbs(op)
         own = 1 + count.plain + count.slow + count.transcendental
-        return min(own + sum(cost or 0 for cost in costs), MAX_AGAIN + 1)
+        return min(own + sum(cost or 0 for cost in costs), self.limits.again + 1)
 
     def _same_index(self, operand: Value, view: View, group: Group, place: Place) -> bool:
         source = group.places[view.base]

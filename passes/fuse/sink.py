@@ -12,17 +12,9 @@ from collections.abc import Iterable, Sequence
 
 from gradc.ir.ops.registry import Pointwise, Reduction, lookup
 from gradc.ir.tensor.core import Op, Value
-from gradc.passes.fuse.groups import MAX_BUFFERS, MAX_OPS, Group, Grouping, Place
+from gradc.passes.fuse.groups import Group, Grouping, Place
 from gradc.passes.fuse.views import Views, passes_index
 from gradc.passes.lower.cost import size_of, verbs
-
-# An op is computed again in at most this many groups.
-MAX_COPIES = 4
-# At most this many ops move along with one.
-MAX_CHAIN_MOVED = 16
-# In a group that an op is moved to, one element of it is computed at most this many times: at as
-# many indices is it read there for one element of what the group makes.
-MAX_TIMES = 4
 
 
 class Sinking:
@@ -34,6 +26,7 @@ class Sinking:
     ) -> None:
         self.views = views
         self.grouping = grouping
+        self.limits = grouping.limits
         self.kept = frozenset(b for v in outputs for b in views.bases(v))
         self.order = {op: n for n, op in enumerate(ops)}
         self.homes: dict[Op, list[Group]] = {}
@@ -88,10 +81,10 @@ class Sinking:
             stretched = size_of(operand.type.static_shape) > size_of(value.type.static_shape)
             if stretched and verbs(op).slow:
                 return
-        if not targets or len(targets) > MAX_COPIES:
+        if not targets or len(targets) > self.limits.copies:
             return
         times = max(self._times(value, home) for home in targets.values())
-        if times > MAX_TIMES:
+        if times > self.limits.times:
             return
         if self._pays(op, group, list(targets.values())):
             self.times[op] = times
@@ -136,7 +129,7 @@ class Sinking:
             value = stack.pop()
             maker = self.views.makers.get(value)
             inner = group.holds(value) and not self.escapes(value)
-            inner = inner and maker is not None and expanded < MAX_CHAIN_MOVED
+            inner = inner and maker is not None and expanded < self.limits.moved
             if inner and maker is not None and self._is_movable(maker, group):
                 expanded += 1
                 stack += reversed(self.views.read_by(maker))
@@ -154,7 +147,9 @@ class Sinking:
         read = 0
         for target in targets:
             fresh = [b for b in frontier if b not in target.inputs]
-            if len(target.inputs) + len(fresh) > MAX_BUFFERS or len(target.ops) >= MAX_OPS:
+            if len(target.inputs) + len(fresh) > self.limits.buffers:
+                return False
+            if len(target.ops) >= self.limits.ops:
                 return False
             read += sum(b.type.nbytes for b in fresh)
         return stored + read <= gain * (1 + len(targets))

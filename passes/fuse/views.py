@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradc.ir.ops.registry import Access, Pointwise, lookup
+from gradc.ir.target.target import Limits
 from gradc.ir.tensor.core import Op, Value
 from gradc.passes.lower.cost import verbs
 from gradc.passes.lower.gemm import chain_reads, chain_steps, chain_view
@@ -21,11 +22,6 @@ from gradc.passes.lower.space import Space
 # Chains of views longer than this are stored in between: every link is a level of recursion when it
 # becomes loops.
 MAX_CHAIN = 24
-# Verbs in a value computed from parameters alone that is not stored.
-MAX_VERBS = 6
-# Views that put several parts together, of parts put together themselves, double what one element
-# reads at every link: from this many reads on, what they make is stored.
-MAX_READS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +34,7 @@ class View:
 
 
 class Views:
-    """The virtual values of one block.
+    """The virtual values of one block, within ``limits``.
 
     ``stored`` lists values that are to be stored although they could be virtual, ``in_memory``
     values of which it is
@@ -48,6 +44,7 @@ class Views:
     def __init__(
         self,
         ops: Sequence[Op],
+        limits: Limits,
         stored: frozenset[Value] = frozenset(),
         in_memory: frozenset[Value] = frozenset(),
     ) -> None:
@@ -66,14 +63,14 @@ class Views:
         paths: dict[Value, int] = {}
         for op in ops:
             ways = sum(paths.get(x, 1) for x in op.operands)
-            is_wide = ways > MAX_READS and ways > len(op.operands) > 1
+            is_wide = ways > limits.reads and ways > len(op.operands) > 1
             length = 1 + max((depth.get(x, 0) for x in op.operands), default=0)
             known = [
                 outside.get(x, None if x in self.makers and x not in in_memory else 0)
                 for x in op.operands
             ]
-            count = sum(n or 0 for n in known) + _cheap_verbs(op)
-            is_outside = None not in known and count <= MAX_VERBS
+            count = sum(n or 0 for n in known) + _cheap_verbs(op, limits.verbs)
+            is_outside = None not in known and count <= limits.verbs
             is_cheap = is_outside and isinstance(lookup(op.name).loop, Pointwise)
             # What has to be stored anyway is computed once, where its operands are.
             fits = is_view(op) or (is_cheap and not any(v in in_memory for v in op.results))
@@ -156,12 +153,12 @@ class Views:
         return None if strided is None else View(bases[0], strided.offset, strided.strides)
 
 
-def _cheap_verbs(op: Op) -> int:
-    """Verbs of an elementwise op that is cheap enough to be computed in every user; more than any
-    bound otherwise."""
+def _cheap_verbs(op: Op, most: int) -> int:
+    """Verbs of an elementwise op that is cheap enough to be computed in every user; more than
+    ``most`` otherwise."""
     count = verbs(op)
     if count.slow or count.transcendental:
-        return MAX_VERBS + 1
+        return most + 1
     return 1 if op.results and op.results[0].type.size == 1 else count.plain
 
 

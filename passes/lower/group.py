@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Attr, Block, Op, Value
 from gradc.passes.lower.gemm import contraction_of, gemm_operands, lower_gemm
 from gradc.passes.lower.nest import lower_contraction_loops, lower_nest, nest_of
@@ -73,9 +74,10 @@ def label(block: Block) -> str:
 
 
 class Groups:
-    """Lowered groups by their key."""
+    """Groups lowered for one target, by their key."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target) -> None:
+        self._target = target
         self._known: dict[tuple[object, ...], Lowered] = {}
 
     def lower(self, block: Block, space: Space | None = None) -> Lowered:
@@ -83,7 +85,8 @@ class Groups:
         key = (space, block_key(block))
         found = self._known.get(key)
         if found is None:
-            found = lower_block(block, f"k{len(self._known)}_{label(block)}", space)
+            name = f"k{len(self._known)}_{label(block)}"
+            found = lower_block(block, name, self._target, space)
             self._known[key] = found
         return found
 
@@ -100,7 +103,7 @@ def _integers(values: tuple[Attr, ...]) -> tuple[int, ...]:
     return tuple(value for value in values if isinstance(value, int))
 
 
-def lower_block(block: Block, name: str, space: Space | None = None) -> Lowered:
+def lower_block(block: Block, name: str, target: Target, space: Space | None = None) -> Lowered:
     """Lowers one group, in ``space`` where that was chosen. Raises LoweringError if no loop form
     fits."""
     contraction = contraction_of(block)
@@ -108,8 +111,8 @@ def lower_block(block: Block, name: str, space: Space | None = None) -> Lowered:
         fits = contraction.result.type.dtype.is_float and gemm_operands(block, contraction)
         return lower_gemm(block, name) if fits else lower_contraction_loops(block, name)
     if nest_of(block) is not None:
-        return lower_nest(block, name)
-    return lower_rows(block, name, space)
+        return lower_nest(block, name, target)
+    return lower_rows(block, name, target, space)
 
 
 def copy_block(source: Value) -> Block:

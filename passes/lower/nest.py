@@ -7,6 +7,7 @@ from gradc.ir.loop.builder import IndexAlgebra
 from gradc.ir.loop.kernel import Affine, Scalar, row_major_offset
 from gradc.ir.loop.nest import NestContext
 from gradc.ir.ops.registry import Nest, lookup
+from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, Op
 from gradc.passes.lower.cost import flops, size_of
 from gradc.passes.lower.element import Elements, LoweringError, accumulator
@@ -20,7 +21,7 @@ def nest_of(block: Block) -> Op | None:
     return found[0] if found else None
 
 
-def lower_nest(block: Block, name: str) -> Lowered:
+def lower_nest(block: Block, name: str, target: Target) -> Lowered:
     """Lowers a block that ends in one op with a nest of its own; what precedes it is read element
     by element."""
     op = nest_of(block)
@@ -30,7 +31,7 @@ def lower_nest(block: Block, name: str) -> Lowered:
     draft = Draft(block)
     results = [draft.result(n) for n in range(len(op.results))]
     context = NestContext(
-        draft.builder, op, lambda n, at: draft.elements.at(op.operands[n], at), results
+        draft.builder, op, lambda n, at: draft.elements.at(op.operands[n], at), results, target
     )
     form.build(context, op)
     return Lowered((draft.finish(name, flops(block), block_spans(block)),))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from gradc.ir.loop.kernel import Kernel
 from gradc.ir.ops.registry import Access, lookup
 from gradc.ir.plan.plan import Argument, Launch, Plan, Port, Repeat, Step, Tensor
+from gradc.ir.target.target import GENERIC, Target
 from gradc.ir.tensor.core import Block, DType, Function, Op, Role, Slot, Span, Value
 from gradc.passes.lower.carry import Carry, along, doubled, kept, stacked_carries
 from gradc.passes.lower.element import LoweringError
@@ -30,14 +31,14 @@ from gradc.passes.lower.piece import Piece
 _REPLACING = (Role.PARAM, Role.STATE, Role.SLOT, Role.HYPER)
 
 
-def to_loops(function: Function, name: str | None = None) -> Plan:
-    """The Plan of ``function``, unplaced. All dimensions must be bound.
+def to_loops(function: Function, target: Target = GENERIC) -> Plan:
+    """The Plan of ``function`` for ``target``, unplaced. All dimensions must be bound.
 
     Raises:
         LoweringError: an op has no loop form where it stands.
         ValueError: a dimension is unbound.
     """
-    return _Lowering(function, name or function.name).run()
+    return _Lowering(function, target).run()
 
 
 def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
@@ -81,10 +82,10 @@ class _Frame:
 
 
 class _Lowering:
-    def __init__(self, function: Function, name: str) -> None:
+    def __init__(self, function: Function, target: Target) -> None:
         self.function = function
-        self.name = name
-        self.groups = Groups()
+        self.name = function.name
+        self.groups = Groups(target)
         self.kernels: dict[Kernel, int] = {}
         self.tensors: list[Tensor] = []
         self.ports: list[Port] = []

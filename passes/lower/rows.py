@@ -30,6 +30,7 @@ from gradc.ir.loop.kernel import (
     row_major_offset,
 )
 from gradc.ir.ops.registry import Reduction, lookup
+from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, DType, Op, Value
 from gradc.passes.lower.cost import PARALLEL_NS, element_ns, flops, size_of
 from gradc.passes.lower.element import (
@@ -68,19 +69,14 @@ from gradc.passes.lower.space import (
 # Emits the work at one row and column; returns the elements to be folded over the columns.
 Body: TypeAlias = Callable[[list[Affine]], dict[Value, Scalar]]
 
-# Row scratch up to this size is scratch of the thread; beyond, a tensor of the arena, one row per
-# chunk.
-SCRATCH_BYTES = 16_384
 # Rows of elementwise groups are made at least this long by merging axes.
 _SHORT_ROW = 8
-# Parallel iterations of kernels without tails.
-_PARALLEL_CHUNKS = 32
 
 
-def lower_rows(block: Block, name: str, space: Space | None = None) -> Lowered:
+def lower_rows(block: Block, name: str, target: Target, space: Space | None = None) -> Lowered:
     """Lowers a group, in ``space`` if given. Raises LoweringError if its values do not fit it."""
     space = space or group_space(block) or elementwise_space(block)
-    return _RowKernel(block, name, layout(block, space)).lower()
+    return _RowKernel(block, name, layout(block, space), target).lower()
 
 
 def elementwise_space(block: Block) -> Space:
@@ -138,6 +134,7 @@ class _RowKernel:
     block: Block
     name: str
     place: Layout
+    target: Target
     temps: list[Temp] = field(default_factory=list)
     # Where each tail is accumulated: for column tails a buffer, for others the folded scalar per
     # chunk.
@@ -193,10 +190,10 @@ class _RowKernel:
         """How many rows (columns, if flat) one iteration of the outer loop takes."""
         space = self.place.space
         if self.is_flat:
-            cut = -(-space.columns // _PARALLEL_CHUNKS)
+            cut = -(-space.columns // self.target.chunks)
             return max(1, FLAT_PIECE if self._tail_ops() else cut)
         if not self._tail_ops():
-            return max(1, -(-space.rows // _PARALLEL_CHUNKS) if self.is_parallel else space.rows)
+            return max(1, -(-space.rows // self.target.chunks) if self.is_parallel else space.rows)
         if self.is_parallel or self.place.of_kind(Kind.COLUMN_TAIL) or leaf_rows(space) < LEAF:
             return chunk_rows(space, self.is_parallel)
         return max(1, space.rows)
@@ -318,11 +315,13 @@ class _RowKernel:
             self.builder.store(buffer, base + column.at, neutral)
 
     def _room(self, name: str, dtype: DType, chunk: Affine) -> tuple[Buffer, Affine]:
-        """Room for a row: scratch of the thread while there is any, else a part of a temporary."""
+        """Room for a row: scratch of the thread while there is any, else a part of a temporary, one
+        row per chunk.
+        """
         width = self.place.space.columns
         scratch = [b for b in self.builder.buffers if b.access == "scratch"]
         taken = sum(b.size * b.dtype.itemsize for b in scratch)
-        if taken + width * dtype.itemsize <= SCRATCH_BYTES:
+        if taken + width * dtype.itemsize <= self.target.row_bytes:
             return self.builder.buffer(name, dtype, width, "scratch"), Affine()
         number = self._temp(self.chunks * width, dtype)
         return self.draft.temp(number, self.temps[number], "write"), chunk * width

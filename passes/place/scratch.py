@@ -7,18 +7,20 @@ other tensors allows: scratch of different launches never exists at the same tim
 the arena too far above its lower bound, all offsets are chosen again, scratch included.
 
 Invariants: every launch that needs scratch has a tensor of its own, whole cache lines long, alive
-during that launch only. Non-goals: how much a kernel needs (``Target`` says so).
+during that launch only. Non-goals: how much a kernel needs (the backend says so).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
 from gradc.ir.loop.kernel import Kernel
 from gradc.ir.plan.plan import Launch, Plan, Step, Tensor
+from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import DType
 from gradc.passes.place.lifetime import numbered
 from gradc.passes.place.pack import aligned
@@ -30,18 +32,13 @@ _TRIED = 4
 _CLOSE = 1.02
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a Plan is completed for. ``scratch`` gives the bytes that a launch of a kernel needs,
-    all of its threads together."""
-
-    threads: int
-    scratch: Callable[[Kernel], int]
+# The bytes that a launch of a kernel needs, all of its threads together.
+Scratch: TypeAlias = Callable[[Kernel], int]
 
 
-def place_scratch(plan: Plan, target: Target) -> Plan:
-    """``plan``, which is placed, with scratch for ``target``."""
-    needs = [aligned(target.scratch(kernel)) for kernel in plan.kernels]
+def place_scratch(plan: Plan, target: Target, scratch: Scratch) -> Plan:
+    """``plan``, which is placed, with what ``scratch`` asks for on ``target``."""
+    needs = [aligned(scratch(kernel)) for kernel in plan.kernels]
     wanted = [(i.number, i.launch, needs[i.launch.kernel]) for i in numbered(plan.steps)]
     wanted = [item for item in wanted if item[2]]
     if not wanted:

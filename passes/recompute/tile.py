@@ -30,6 +30,8 @@ from gradc.ir.tensor.core import Attr, Block, Function, Op, Value
 from gradc.passes.rewrite import with_ops
 from gradc.passes.simplify.dce import dce
 
+# How S is cut fixes the order in which gradients of what all tiles share are summed, so these are
+# sizes for everyone and not the target's.
 LEAST = 8 << 20
 TILE = 4 << 20
 # Views of something small that are cheaper made inside a tile than handed in.

@@ -35,7 +35,7 @@ from gradc.runtime.native.compile import (
     pipeline_options,
     quoting,
 )
-from gradc.runtime.native.load import target_for
+from gradc.runtime.native.load import scratch_for, target_for
 from gradc.runtime.render.graph import graph_dot, graph_svg
 
 ARTIFACT = ("object", "shared", "header")
@@ -175,11 +175,13 @@ def _pipeline(
     chosen: Options,
     options: argparse.Namespace,
 ) -> Run:
+    isa = artifact.target_of(options.isa)
     asked = pipeline_options(
         derive,
         chosen,
         gradient=gradient,
-        target=target_for(artifact.target_of(options.isa), chosen.thread_count),
+        target=target_for(isa, chosen.thread_count),
+        scratch=scratch_for(isa, chosen.thread_count),
         verify=2 if options.verify_each else 1,
         dump_after=tuple(options.dump_after),
         dump_to=make_folder(Path(options.dump_dir)) if options.dump_after else None,

@@ -35,6 +35,7 @@ from gradc.runtime.native.load import (
     compile_plan,
     load_native,
     native_key,
+    scratch_for,
     target_for,
 )
 from gradc.runtime.native.room import machine_bytes
@@ -239,8 +240,13 @@ def pipeline_options(
     """
     from gradc.passes.pipeline import Options as PipelineOptions
 
-    target = target_for(host(), options.thread_count)
-    chosen = {"verify": 1, "target": target, **more}
+    isa, threads = host(), options.thread_count
+    chosen = {
+        "verify": 1,
+        "target": target_for(isa, threads),
+        "scratch": scratch_for(isa, threads),
+        **more,
+    }
     return PipelineOptions(derivative, fast_math=options.fast_math, **chosen)
 
 

@@ -42,7 +42,8 @@ from gradc.runtime.native.cache import Json, ObjectCache, make_key
 from gradc.runtime.native.machine import environment
 
 if TYPE_CHECKING:
-    from gradc.passes.place.scratch import Target
+    from gradc.ir.target.target import Target
+    from gradc.passes.place.scratch import Scratch
 
 # Entries cheaper than this (microseconds) keep the GIL: giving it up and back costs a tenth of
 # that.
@@ -286,7 +287,7 @@ def compile_plan(
     if not plan.threads:
         from gradc.passes.place.scratch import place_scratch
 
-        plan = place_scratch(plan, target_for(target, threads))
+        plan = place_scratch(plan, target_for(target, threads), scratch_for(target, threads))
     program = driver.generate(plan, target)
     cost = sum(driver.microseconds(plan.kernels[n.kernel]) for n in driver.launches_of(plan.steps))
     release = cost > RELEASE_ABOVE
@@ -321,14 +322,16 @@ def compile_plan(
 
 
 def target_for(isa: Isa, threads: int) -> Target:
-    """What Plans are completed for: the scratch of code for ``isa``, run by up to ``threads``
-    threads.
-    """
-    from gradc.codegen.llvm.driver import scratch_bytes
-    from gradc.passes.place.scratch import Target
+    """What programs are compiled for: code for ``isa``, run by up to ``threads`` threads."""
+    return isa.target(max(1, min(threads, pool.MAX_WORKERS + 1)))
 
-    count = max(1, min(threads, pool.MAX_WORKERS + 1))
-    return Target(count, functools.cache(lambda kernel: scratch_bytes(kernel, isa, count)))
+
+def scratch_for(isa: Isa, threads: int) -> Scratch:
+    """The scratch that code for ``isa`` needs, run by up to ``threads`` threads."""
+    from gradc.codegen.llvm.driver import scratch_bytes
+
+    count = target_for(isa, threads).threads
+    return functools.cache(lambda kernel: scratch_bytes(kernel, isa, count))
 
 
 def load_native(

@@ -38,7 +38,7 @@ from gradc.passes.inspect.report import (
 from gradc.passes.pipeline import Derivative, Run
 from gradc.passes.recompute.residuals import residuals
 from gradc.runtime.native.compile import Options, pipeline_options
-from gradc.runtime.native.load import target_for
+from gradc.runtime.native.load import scratch_for
 from gradc.runtime.render.notebook import card
 
 # How many values a printed list names.
@@ -113,7 +113,7 @@ class MemoryPlan:
 
     def check(self) -> tuple[Finding, ...]:
         """What an independent replay finds wrong with the Plan; empty if nothing is."""
-        return check_plan(self.plan, target_for(host(), self.threads).scratch)
+        return check_plan(self.plan, scratch_for(host(), self.threads))
 
     def report(self, most: int = MOST) -> str:
         """The report as text: the peak and what makes it, what is kept and computed again."""

@@ -17,12 +17,13 @@ from gradc.ir.loop.equal import difference
 from gradc.ir.plan.execute import execute_plan
 from gradc.ir.plan.plan import Launch, Plan, Repeat, Step, Tensor
 from gradc.ir.plan.text import parse_plan, print_plan
+from gradc.ir.target.target import GENERIC, Target
 from gradc.ir.tensor.core import DType
 from gradc.passes.inspect.check import check_plan
 from gradc.passes.place.lifetime import numbered
 from gradc.passes.place.place import arena_lower_bound, storage
-from gradc.passes.place.scratch import Target, place_scratch, scratch_tensors
-from gradc.runtime.native.load import compile_plan, target_for
+from gradc.passes.place.scratch import place_scratch, scratch_tensors
+from gradc.runtime.native.load import compile_plan, scratch_for, target_for
 from tests.support.loops_models import (
     arguments,
     gradient,
@@ -36,6 +37,7 @@ from tests.support.native_plans import ready
 
 THREADS = 2
 TARGET = target_for(host(), THREADS)
+SCRATCH = scratch_for(host(), THREADS)
 
 
 @cache
@@ -47,7 +49,7 @@ def plans() -> tuple[Plan, ...]:
         gradient(lstm(5, 3, 4, 6)),
         gradient(mlp(64, [64, 128, 64, 10])),
     )
-    return tuple(place_scratch(planned(f), TARGET) for f in functions)
+    return tuple(place_scratch(planned(f), TARGET, SCRATCH) for f in functions)
 
 
 def with_launches(plan: Plan, change: Callable[[int, Launch], Launch]) -> Plan:
@@ -124,10 +126,10 @@ def test_threads_that_are_never_used_cost_nothing() -> None:
 def test_a_gap_below_the_top_is_used_first() -> None:
     """A target that asks for a line per product leaves the arena as it was, or a line larger."""
     bare = planned(gradient(mlp(16, [12, 20, 9, 5])))
-    small = place_scratch(bare, Target(1, lambda kernel: 64))
+    small = place_scratch(bare, GENERIC, lambda kernel: 64)
     assert small.arena_bytes <= bare.arena_bytes + 64
     assert scratch_tensors(small) and check_plan(small) == ()
-    none = place_scratch(bare, Target(3, lambda kernel: 0))
+    none = place_scratch(bare, Target("three", threads=3), lambda kernel: 0)
     assert none == replace(bare, threads=3)
 
 
@@ -300,7 +302,7 @@ FAULTS: tuple[Fault, ...] = (
 
 def test_the_plans_themselves_are_fine() -> None:
     for plan in plans():
-        assert [str(finding) for finding in check_plan(plan, TARGET.scratch)] == []
+        assert [str(finding) for finding in check_plan(plan, SCRATCH)] == []
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: str(fault.__name__))
@@ -313,5 +315,5 @@ def test_seeded_faults_are_caught(fault: Fault) -> None:
         if broken is None or broken == plan:
             continue
         made += 1
-        assert check_plan(broken, TARGET.scratch), f"{fault.__name__} number {seed}: {plan.name}"
+        assert check_plan(broken, SCRATCH), f"{fault.__name__} number {seed}: {plan.name}"
     assert made >= 9

@@ -24,7 +24,6 @@ from gradc.ir.tensor.core import DType
 
 PAGE = 4096  # strides from here on fall into the same few cache sets and a new page each
 K_BLOCK = K_LEAF
-B_BLOCK_BYTES = 3 << 16  # a packed column block stays in L2
 PARKED_STRIPS = 24  # strips whose sums are parked between blocks of k
 PACKED_STRIPS = 8  # strips packed together where rows are contiguous
 PIECES = 32  # into which a product worth several threads is cut if it can be had for nothing
@@ -264,7 +263,8 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     else:
         k_block = K_BLOCK
     panel_bytes = k_block * width * size
-    room = B_BLOCK_BYTES if pack_right else 4 * B_BLOCK_BYTES
+    stays = isa.caches[1] * 3 // 4  # a packed column block stays in the second cache
+    room = stays if pack_right else 4 * stays
     panels = max(1, min(panels_total, room // panel_bytes))
     if not pack_left and m * n * k * batch >= WORTH_CUTTING:
         # Few strips: more column blocks, so that many threads find a piece each.

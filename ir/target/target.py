@@ -1,0 +1,61 @@
+"""``Target``: what a program is compiled for, known from the start of the pipeline.
+
+It steers schedules only: what is fused, what runs in parallel and in how many pieces, where rows
+are kept. Bits never depend on it: the order of every sum follows from shapes (``ir.loop.kernel``,
+``passes.lower.space``, ``passes.recompute.tile``), and ``tests/passes/test_target.py`` compiles for
+several made-up targets and compares results.
+
+A backend makes the Target of its machine (``codegen.llvm`` from the instruction set). ``GENERIC``
+is for programs that are looked at, not run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large one kernel may grow by fusion, and how much it may compute again."""
+
+    ops: int = 160
+    buffers: int = 28
+    epilogue: int = 40  # ops after a matrix product
+    # Verbs per element that one op of a group may compute again at other indices, so as not to
+    # store what it reads there.
+    again: int = 6
+    # An op is computed again in at most so many groups, with at most ``moved`` ops along with it,
+    # and at most ``times`` times for one element of what a group makes.
+    copies: int = 4
+    moved: int = 16
+    times: int = 4
+    # Verbs in a value, computed from what is in memory anyway, that is not stored.
+    verbs: int = 6
+    # Views that put several parts together, of parts put together themselves, double what one
+    # element reads at every link: from so many reads on, what they make is stored.
+    reads: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A machine, as far as schedules ask for it.
+
+    ``isa`` names what code is made for: an instruction set or a compute capability. ``threads`` is
+    how many may run one launch together.
+    """
+
+    name: str
+    isa: str = ""
+    threads: int = 1
+    lane_bytes: int = 64  # of a vector register
+    registers: int = 32  # vector registers
+    caches: tuple[int, ...] = (32 << 10, 256 << 10)  # bytes, the nearest first
+    shared_bytes: int = 0  # what the threads of a block share
+    row_bytes: int = 16 << 10  # rows that one thread keeps between the stages of a kernel
+    chunks: int = 32  # iterations that a parallel loop over independent rows is cut into
+    accumulators: int = 24  # vectors of sums that one loop of a kernel keeps at once
+    columns: int = 64  # columns of a table that one iteration of a scatter owns
+    limits: Limits = Limits()
+
+
+GENERIC = Target("generic")
