@@ -68,9 +68,9 @@ def main() -> int:
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
     differ = []
-    for name, *program in programs():
+    for name, function, derive, gradient in programs():
         file = f"{name.replace('/', '+').replace(' ', '_')}.txt"
-        made = text(*program)
+        made = text(function, derive, gradient)
         (asked.folder / file).write_text(made, encoding="utf-8")
         if asked.against is not None and _read(asked.against / file) != made:
             differ.append(name)
