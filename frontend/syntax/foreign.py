@@ -155,7 +155,8 @@ kl_div: sum(softmax(x) * (log_softmax(x) - log_softmax(y)))
 cosine_similarity: sum(x * y, axis = 1) / (norm(x, axis = 1) * norm(y, axis = 1))
 normalize: x / norm(x, axis = 1, keepdims = true)
 print: ! output x
-sort, argsort, topk, top_k, unique, searchsorted: !
+topk, top_k: -sort(-x, axis = 1)[:, 0:2]
+unique, searchsorted: !
 median, quantile, percentile: !
 fft, rfft, ifft: !
 svd, eig, eigh, qr, cholesky, inv, solve, det, slogdet: !

@@ -135,6 +135,10 @@ class Arrays(ABC):
     def argmax(self, x: Any, axis: int) -> Any: ...
 
     @abstractmethod
+    def argsort(self, x: Any, axis: int) -> Any:
+        """The places (i32) in rising order along ``axis``; equals keep theirs, NaN comes last."""
+
+    @abstractmethod
     def cumsum(self, x: Any, axis: int, reverse: bool) -> Any: ...
 
     @abstractmethod
@@ -308,6 +312,9 @@ class NumpyArrays(Arrays):
 
     def argmax(self, x: Any, axis: int) -> Any:
         return np.argmax(x, axis).astype(np.int32)
+
+    def argsort(self, x: Any, axis: int) -> Any:
+        return np.argsort(x, axis, kind="stable").astype(np.int32)
 
     def cumsum(self, x: Any, axis: int, reverse: bool) -> Any:
         ordered = np.flip(x, axis) if reverse else x
@@ -488,6 +495,16 @@ class ObjectArrays(NumpyArrays):
             best = self.verb("select", wins, rows[position], best)
             where = np.where(wins.astype(np.bool_), np.int32(position), where)
         return where
+
+    def argsort(self, x: Any, axis: int) -> Any:
+        if x.dtype != object:
+            return super().argsort(x, axis)
+        line = np.moveaxis(x, axis, -1)
+        mine, other = line[..., :, None], line[..., None, :]
+        is_less, is_tied = (self.verb(v, other, mine).astype(np.bool_) for v in ("lt", "eq"))
+        is_earlier = np.tri(line.shape[-1], k=-1, dtype=np.bool_)
+        ranks = np.sum(is_less | (is_tied & is_earlier), -1)
+        return np.moveaxis(np.argsort(ranks, -1), -1, axis).astype(np.int32)
 
     def cumsum(self, x: Any, axis: int, reverse: bool) -> Any:
         rows = list(np.moveaxis(x, axis, 0))

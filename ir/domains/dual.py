@@ -197,6 +197,9 @@ class DualArrays(Arrays):
     def argmax(self, x: Dual, axis: int) -> Dual:
         return Dual(self.base.argmax(x.primal, axis))
 
+    def argsort(self, x: Dual, axis: int) -> Dual:
+        return Dual(self.base.argsort(x.primal, axis))
+
     def _tangents(self, xs: Sequence[Dual]) -> list[Any] | None:
         """The tangents, zeros where there is none; None if there is none at all."""
         if all(x.tangent is None for x in xs):

@@ -555,7 +555,7 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "scatter_add": _running,
     **dict.fromkeys(("conv2d", "conv2d_input", "conv2d_filter", "gelu", "silu"), _linear),
     **dict.fromkeys(("leaky_relu", "prod", "tan", "fft"), _linear),
-    **dict.fromkeys(("argmax", "random_bits"), _silent),
+    **dict.fromkeys(("argmax", "argsort", "random_bits"), _silent),
     **dict.fromkeys(("eq", "ne", "lt", "le", "gt", "ge"), _silent),
     **dict.fromkeys(("logical_and", "logical_or", "logical_not"), _silent),
 }

@@ -149,6 +149,9 @@ class JaxArrays(Arrays):
     def argmax(self, x: Any, axis: int) -> Any:
         return jnp.argmax(x, axis).astype(jnp.int32)
 
+    def argsort(self, x: Any, axis: int) -> Any:
+        return jnp.argsort(x, axis, stable=True).astype(jnp.int32)
+
     def cumsum(self, x: Any, axis: int, reverse: bool) -> Any:
         return lax.cumsum(x, axis, reverse)
 

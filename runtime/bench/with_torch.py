@@ -156,6 +156,9 @@ class TorchArrays(Arrays):
     def argmax(self, x: Any, axis: int) -> Any:
         return torch.argmax(x, dim=axis).to(torch.int32)
 
+    def argsort(self, x: Any, axis: int) -> Any:
+        return torch.argsort(x, dim=axis, stable=True).to(torch.int32)
+
     def cumsum(self, x: Any, axis: int, reverse: bool) -> Any:
         if reverse:
             return torch.flip(torch.cumsum(torch.flip(x, (axis,)), axis), (axis,))

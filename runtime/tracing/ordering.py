@@ -1,11 +1,10 @@
 """NumPy's order of elements: sort, argsort, partitions, medians and quantiles.
 
-Importing this module adds to ``trace.FUNCTIONS``. The place of an element is the number of those
-before it, counted in one fused pass over all pairs; equal elements keep their order and NaN comes
-last. Values are then gathered, so a cotangent goes back to the element that it belongs to.
+Importing this module adds to ``trace.FUNCTIONS``. The order is the op ``argsort``: equal elements
+keep their order and NaN comes last. Values are then gathered, so a cotangent goes back to the
+element that it belongs to.
 
-Non-goals: speed beyond some ten thousand elements in one line; results whose shape depends on
-values.
+Non-goals: results whose shape depends on values.
 """
 
 from __future__ import annotations
@@ -18,27 +17,8 @@ import numpy as np
 from gradc.ir.tensor.core import DType
 from gradc.runtime.tracing.functions import axis_of
 from gradc.runtime.tracing.reductions import is_unset
-from gradc.runtime.tracing.shapes import function, rows_of, traced
+from gradc.runtime.tracing.shapes import function, traced
 from gradc.runtime.tracing.trace import FUNCTIONS, Trace, refuse
-
-
-def order_of(t: Trace, x: Any) -> Any:
-    """The places of the last axis in rising order."""
-    size = x.shape[-1]
-    mine, other = x[..., :, None], x[..., None, :]
-    before, tied = other < mine, other == mine
-    if x.dtype.kind == "f":
-        lost, known = np.isnan(mine), ~np.isnan(other)
-        before = before | (lost & known)
-        tied = tied | (lost & ~known)
-    earlier = np.arange(size)[None, :] < np.arange(size)[:, None]
-    ranks = np.sum(before | (tied & earlier), axis=-1)
-    flat = rows_of(t, t.lift(ranks), x.ndim - 1, size)
-    count = x.value.type.size
-    numbers = np.broadcast_to(np.arange(size), x.shape).reshape(count)
-    ids, updates = t.lift(np.ravel(t.wrap(flat))), t.lift(np.ascontiguousarray(numbers))
-    made = t.emit("scatter_add", ids, updates, axis=0, size=count)
-    return np.reshape(t.wrap(t.cast(made, DType.I64)), x.shape)
 
 
 def _flat_if_none(x: Any, axis: Any) -> tuple[Any, int]:
@@ -52,9 +32,8 @@ def _argsort(
     t: Trace, a: Any, axis: Any = -1, kind: Any = None, order: Any = None, *, stable: Any = None
 ) -> Any:
     x, where = _flat_if_none(traced(t, a), axis)
-    if x.shape[where] == 0:
-        return np.zeros_like(x, dtype=np.int64)
-    return np.moveaxis(order_of(t, np.moveaxis(x, where, -1)), -1, where)
+    value = t.cast(x.value, DType.I32) if x.dtype == np.bool_ else x.value
+    return t.wrap(t.cast(t.emit("argsort", value, axis=where), DType.I64))
 
 
 @function("sort")

@@ -80,7 +80,7 @@ def jit(function: Function | None = None, **options: Any) -> Function:
     3.0
     """
     _checked(jit, options)
-    return _made(derive.JIT, function, None, False, options)
+    return _made(derive.JIT, function, (), False, options)
 
 
 def jacobian(
@@ -208,9 +208,19 @@ def jvp(function: Function, args: Any = None, tangents: Any = None, **options: A
     has_aux = bool(options.pop("has_aux", False))
     if args is None:
         made = _transformed(derive.JVP, function, None, has_aux, options, everything=True)
-        return lambda args, tangents: made.seeded(tuple(args), {}, tuple(tangents))
+        return lambda args, tangents: made.seeded(*_directed(args, tangents))
     made = _kept(derive.JVP, function, has_aux, options)
-    return made.seeded(tuple(args), {}, tuple(tangents))
+    return made.seeded(*_directed(args, tangents))
+
+
+def _directed(args: Any, tangents: Any) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Any, ...]]:
+    """What ``seeded`` takes. Raises TypeError for one array where a tuple is meant: its rows are
+    no arguments."""
+    for name, given in (("args", args), ("tangents", tangents)):
+        if not isinstance(given, (tuple, list)):
+            message = f"jvp: {name} is a tuple with an entry per argument, not a"
+            raise TypeError(f"{message} {type(given).__name__}; write ({name},)")
+    return tuple(args), {}, tuple(tangents)
 
 
 def vjp(function: Function, *args: Any, has_aux: bool = False, **options: Any) -> Any:

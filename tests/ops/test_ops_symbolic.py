@@ -73,7 +73,7 @@ def test_partial_is_the_derivative(definition: OpDef, position: int) -> None:
 @pytest.mark.parametrize("definition", PLAIN_OPS, ids=lambda d: d.name)
 def test_structural_ops_run_on_symbols(definition: OpDef) -> None:
     """What an op does to symbols, numbers put in afterwards, is what it does to numbers."""
-    if definition.is_elementwise or definition.name == "argmax":
+    if definition.is_elementwise or definition.name in ("argmax", "argsort"):
         return
     sample = definition.samples[0]
     if any(not t.dtype.is_float for t in sample.operands) and definition.name == "random_bits":

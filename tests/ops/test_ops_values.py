@@ -271,6 +271,12 @@ REFERENCES: dict[str, Callable[..., Array]] = {
     "argmax": lambda shape, x, axis: filled(
         shape, lambda at: max(range(x.shape[axis]), key=lambda i: (along(x, at, [axis])[i], -i))
     ),
+    "argsort": lambda shape, x, axis: filled(
+        shape,
+        lambda at: sorted(
+            range(x.shape[axis]), key=lambda i: along(x, (*at[:axis], *at[axis + 1 :]), [axis])[i]
+        )[at[axis]],
+    ),
     "cumsum": cumsum,
     "fft": fft,
     "contract": contract,

@@ -493,3 +493,24 @@ def test_wrong_calls_are_said(
 ) -> None:
     with pytest.raises(kind, match=f"(?s){message}"):
         call()
+
+
+def test_directions_are_tuples() -> None:
+    """The rows of an array are no arguments."""
+    x = np.ones(3)
+    with pytest.raises(TypeError, match="args is a tuple with an entry per argument"):
+        gradc.jvp(np.sin, x, (x,))
+    with pytest.raises(TypeError, match="tangents is a tuple"):
+        gradc.jvp(np.sin)((x,), x)
+
+
+def test_compiling_alone_takes_whole_numbers() -> None:
+    """Nothing is differentiated, so nothing must have a derivative."""
+    twice = gradc.jit(lambda x, at: (x * 2, x[at]))
+    ids = np.array([2, 0])
+    doubled, taken = twice(ids, np.array([1]))
+    np.testing.assert_array_equal(doubled, [4, 0])
+    assert doubled.dtype == ids.dtype
+    with pytest.raises(gradc.DiagnosticError, match="GC0562"):
+        gradc.grad(lambda x: np.sum(gradc.jit(lambda y: y * 2)(x)))(ids)
+    np.testing.assert_array_equal(taken, [0])

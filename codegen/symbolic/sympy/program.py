@@ -146,6 +146,12 @@ class SharedArrays(ObjectArrays):
             raise Undetermined("the place of the largest of several symbols")
         return super().argmax(x, axis)
 
+    def argsort(self, x: Any, axis: int) -> Any:
+        """Of numbers. Raises Undetermined."""
+        if any(not e.is_number for e in np.asarray(x).flat if isinstance(e, sp.Basic)):
+            raise Undetermined("the order of several symbols")
+        return super().argsort(x, axis)
+
     def share(self, expression: Any) -> Any:
         """The symbol that stands for ``expression``. Raises TooLarge."""
         if not isinstance(expression, sp.Expr) or not expression.args or expression.is_number:

@@ -115,6 +115,10 @@ class RecordingArrays(NumpyArrays):
         found = super().argmax(x, axis)
         return self.note(found, x) if _is_float(x) else found
 
+    def argsort(self, x: Any, axis: int) -> Any:
+        found = super().argsort(x, axis)
+        return self.note(found, x) if _is_float(x) else found
+
 
 class ForcedArrays(FieldArrays):
     """A prime field in which guards come out as recorded."""
@@ -158,6 +162,9 @@ class ForcedArrays(FieldArrays):
 
     def argmax(self, x: Any, axis: int) -> Any:
         return self.recorded() if is_field(x) else super().argmax(x, axis)
+
+    def argsort(self, x: Any, axis: int) -> Any:
+        return self.recorded() if is_field(x) else super().argsort(x, axis)
 
 
 def cells_equal(before: Function, after: Function | Runnable, seed: int, most: int = 64) -> Cells:

@@ -437,6 +437,9 @@ class FieldArrays(NumpyArrays):
             best, place = np.where(wins, row, best), np.where(wins, np.int32(number), place)
         return place
 
+    def argsort(self, x: Any, axis: int) -> Any:
+        return super().argsort(self.rank(x) if is_field(x) else x, axis)
+
     def cumsum(self, x: Any, axis: int, reverse: bool) -> Any:
         found = super().cumsum(x, axis, reverse)
         return found % _P if is_field(x) else found

@@ -392,6 +392,11 @@ class FreeArrays(ObjectArrays):
             raise Open("the place of a maximum")
         return super().argmax(x, axis)
 
+    def argsort(self, x: Any, axis: int) -> Any:
+        if x.dtype == object:
+            raise Open("an order")
+        return super().argsort(x, axis)
+
     def random(self, shape: Sequence[int], rng: np.random.Generator) -> Any:
         """Fresh variables."""
         size = self.scalars.exponent // 8 + 9

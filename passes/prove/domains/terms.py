@@ -438,6 +438,9 @@ class TermArrays(Arrays):
         shape = (*x.shape[:axis], *x.shape[axis + 1 :])
         return self._discrete(("argmax", axis, x.key, x.shape), shape)
 
+    def argsort(self, x: Any, axis: int) -> Term:
+        return self._discrete(("argsort", axis, x.key, x.shape), x.shape)
+
     def cumsum(self, x: Any, axis: int, reverse: bool) -> Term:
         return self._mapped(x, ("cumsum", axis, reverse), x.shape)
 

@@ -393,6 +393,12 @@ class TowerArrays(FieldArrays):
         self.has_decided = True
         return np.argmax(self.rank(self.first(x)), axis).astype(np.int32)
 
+    def argsort(self, x: Any, axis: int) -> Any:
+        if not is_tower(x):
+            return NumpyArrays.argsort(self, x, axis)
+        self.has_decided = True
+        return NumpyArrays.argsort(self, self.rank(self.first(x)), axis)
+
     def _zeros(self, shape: Sequence[int], like: Any) -> Any:
         return np.zeros(tuple(shape), like.dtype)
 
