@@ -35,9 +35,7 @@ MOST_HEIGHT = 64
 
 
 class Term:
-    """An array: ``linear`` maps atoms to coefficients (floating arrays); integers and booleans are
-    single atoms.
-    """
+    """An array: ``linear`` maps atoms to coefficients; integers and booleans are single atoms."""
 
     __slots__ = ("key", "known", "linear", "shape")
 
@@ -62,9 +60,7 @@ class Term:
 
 
 def exact(value: float, dtype: DType) -> Fraction | float:
-    """What a literal means, as in ``prove_field``; a number with pi or a root in it stays a
-    float.
-    """
+    """What a literal means, as in ``prove_field``; with pi or a root in it it stays a float."""
     if not math.isfinite(value):
         return value
     found = short_decimal(value)
