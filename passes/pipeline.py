@@ -78,7 +78,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PipelineStep:
     """One row of the table. ``run`` gets the artifact, the options, and a counter for rule hits."""
 
     name: str
@@ -172,8 +172,8 @@ def _scratch(plan: Plan, options: Options) -> Plan:
     return place_scratch(plan, options.target, options.scratch)
 
 
-def _tensor(name: str, change: Callable[[Function], Function], reason: str) -> Step:
-    return Step(name, "tensor", "tensor", _on_function(lambda f, _o, _h: change(f)), reason)
+def _tensor(name: str, change: Callable[[Function], Function], reason: str) -> PipelineStep:
+    return PipelineStep(name, "tensor", "tensor", _on_function(lambda f, _o, _h: change(f)), reason)
 
 
 def _simplify(function: Function, options: Options, hits: Counter[str]) -> Function:
@@ -185,33 +185,33 @@ def _differentiate(function: Function, options: Options, _hits: Counter[str]) ->
 
 
 STEPS = (
-    Step("simplify-source", "tensor", "tensor", _on_function(_simplify),
+    PipelineStep("simplify-source", "tensor", "tensor", _on_function(_simplify),
          "a smaller program has a smaller derivative"),
     _tensor("tile", tile,
             "attention's score matrix exists one tile at a time; the checkpoints it makes are "
             "obeyed below"),
-    Step("rematerialise", "tensor", "tensor",
+    PipelineStep("rematerialise", "tensor", "tensor",
          _on_function(lambda f, o, _h: rematerialise(f, o.policy)),
          "checkpoints are recomputed by the reverse sweep, so they must be there before it"),
-    Step("differentiate", "tensor", "tensor", _on_function(_differentiate),
+    PipelineStep("differentiate", "tensor", "tensor", _on_function(_differentiate),
          "rules of single ops see the program as the user wrote it"),
-    Step("simplify", "tensor", "tensor", _on_function(_simplify),
+    PipelineStep("simplify", "tensor", "tensor", _on_function(_simplify),
          "derivatives are full of ones, negations and views"),
     _tensor("cse", cse, "the reverse sweep computes again what the forward sweep has"),
     _tensor("hoist", hoist, "what the sweeps of a loop compute without its carries leaves it"),
     _tensor("flatten", flatten, "checkpoint and custom have served their purpose and hide ops"),
     _tensor("running-sums", running_sums, "long chains of additions through loops would stagnate"),
-    Step("simplify-again", "tensor", "tensor", _on_function(_simplify),
+    PipelineStep("simplify-again", "tensor", "tensor", _on_function(_simplify),
          "merged values and hoisted products meet new neighbours"),
     _tensor("cse-again", cse, "what became equal by simplification"),
     _tensor("dce", dce, "nothing dead is planned, fused or placed"),
-    Step("fuse", "tensor", "tensor", _on_function(lambda f, o, _h: fuse(f, o.target)),
+    PipelineStep("fuse", "tensor", "tensor", _on_function(lambda f, o, _h: fuse(f, o.target)),
          "one kernel per group: what is in a kernel is not in memory"),
-    Step("to-loops", "tensor", "loop", _on_function(lambda f, o, _h: to_loops(f, o.target)),
+    PipelineStep("to-loops", "tensor", "loop", _on_function(lambda f, o, _h: to_loops(f, o.target)),
          "backends know loops and buffers only"),
-    Step("place", "loop", "plan", _on_plan(lambda p, _o: place(p)),
+    PipelineStep("place", "loop", "plan", _on_plan(lambda p, _o: place(p)),
          "offsets need every buffer and its lifetime"),
-    Step("scratch", "plan", "plan", _on_plan(_scratch),
+    PipelineStep("scratch", "plan", "plan", _on_plan(_scratch),
          "what a launch packs lies where nothing else is alive during it"),
 )  # fmt: skip
 
@@ -236,7 +236,7 @@ CONSTRAINTS = (
 )
 
 
-def check_table(steps: Sequence[Step], constraints: Sequence[Constraint]) -> None:
+def check_table(steps: Sequence[PipelineStep], constraints: Sequence[Constraint]) -> None:
     """Names are unique, stages fit together, constraints hold. Raises PipelineError."""
     position = {step.name: i for i, step in enumerate(steps)}
     if len(position) != len(steps):
@@ -323,7 +323,7 @@ def _check_options(options: Options) -> None:
             raise PipelineError(f"`{name}` leads to another stage and cannot be skipped")
 
 
-def _verify(step: Step | None, artifact: Artifact, options: Options) -> None:
+def _verify(step: PipelineStep | None, artifact: Artifact, options: Options) -> None:
     """Checks what ``step`` made (the source program if None), as far as the options ask."""
     level = options.verify
     is_border = step is None or step.start != step.end

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gradc.codegen.llvm.text import Function, Loop, Value
+from gradc.codegen.llvm.text import CountedLoop, Function, Value
 
 TRUE = Value("i1", "true")
 FALSE = Value("i1", "false")
@@ -98,11 +98,13 @@ def maximum(f: Function, a: Value, b: Value) -> Value:
 
 
 @contextmanager
-def counted(f: Function, begin: Value, end: Value, step: int, nonempty: bool) -> Iterator[Loop]:
+def counted(
+    f: Function, begin: Value, end: Value, step: int, nonempty: bool
+) -> Iterator[CountedLoop]:
     """A loop without carried values; no loop if it is known to have one trip."""
     first, last = known(begin), known(end)
     if first is not None and last is not None and 0 < last - first <= step:
-        yield Loop(begin, [])
+        yield CountedLoop(begin, [])
         return
     with f.loop(begin, end, step, nonempty=nonempty) as loop:
         yield loop

@@ -162,7 +162,7 @@ def _rank(value: Value) -> tuple[bool, int, str]:
     return value.name[0] != "%", len(value.name), value.name
 
 
-class Loop:
+class CountedLoop:
     """An open counting loop: ``index``, the carried values inside, and after the end
     ``results``.
     """
@@ -334,7 +334,7 @@ class Function:
         carried: Sequence[Value] = (),
         nonempty: bool = False,
         metadata: str = "",
-    ) -> Iterator[Loop]:
+    ) -> Iterator[CountedLoop]:
         """``for index = begin; index < end; index += step``; the body sets ``next`` to the new
         carried values.
 
@@ -350,7 +350,7 @@ class Function:
         phis = [Value(v.type, self.fresh()) for v in (begin, *carried)]
         slot = len(self.lines)
         self.lines += [""] * len(phis)
-        loop = Loop(phis[0], phis[1:])
+        loop = CountedLoop(phis[0], phis[1:])
         with self.scope():
             yield loop
             bump = self.effect(f"add nsw {loop.index}, {step}", loop.index.type)
@@ -377,14 +377,14 @@ class Function:
             ]
 
     @contextmanager
-    def branch(self, condition: Value, otherwise: Sequence[Value] = ()) -> Iterator[Loop]:
+    def branch(self, condition: Value, otherwise: Sequence[Value] = ()) -> Iterator[CountedLoop]:
         """Runs the body only if ``condition``; ``results`` are its ``next``, or else
         ``otherwise``.
         """
         before, body, after = self.label, self.new_label("then"), self.new_label("join")
         self.line(f"br {condition}, label %{body}, label %{after}")
         self.begin_block(body)
-        arm = Loop(condition, [])
+        arm = CountedLoop(condition, [])
         with self.scope():
             yield arm
         end = self.label

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 # (verb, operands); an operand is the number of a value.
-Step: TypeAlias = tuple[str, tuple[int, ...]]
+StraightStep: TypeAlias = tuple[str, tuple[int, ...]]
 _BOOLEANS: Mapping[str, Callable[..., bool]] = {
     "logical_and": lambda a, b: a and b,
     "logical_or": lambda a, b: a or b,
@@ -33,7 +33,7 @@ class Straight:
 
     given: tuple[tuple[str, int], ...]
     literals: tuple[float | bool, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[StraightStep, ...]
     results: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 

@@ -49,7 +49,7 @@ _COMMUTATIVE = frozenset(
 
 
 @dataclass(eq=False)
-class Loop:
+class OpenLoop:
     """An open loop. ``at`` is its index; ``fold`` registers a reduction whose result is visible
     after the loop."""
 
@@ -157,13 +157,13 @@ class LoopBuilder:
         return var
 
     @contextmanager
-    def loop(self, extent: int, kind: LoopKind, limit: Affine | None = None) -> Iterator[Loop]:
+    def loop(self, extent: int, kind: LoopKind, limit: Affine | None = None) -> Iterator[OpenLoop]:
         """Opens ``for index in range(extent)``; ``limit`` cuts it short."""
         bound = None if limit is None else self.resolve(limit)
         # Nothing is hoisted out of a loop that never runs: its addresses may not exist.
         is_floor = kind == "parallel" or extent <= 0
         self._scopes.append(_Scope(is_floor=is_floor, is_vector=kind == "vector"))
-        opened = Loop(self.var(DType.I64, extent), extent, self)
+        opened = OpenLoop(self.var(DType.I64, extent), extent, self)
         try:
             yield opened
         finally:
@@ -171,7 +171,7 @@ class LoopBuilder:
         body, folds = tuple(scope.statements), tuple(opened.folds)
         self._scopes[-1].statements.append(For(opened.index, extent, kind, body, folds, bound))
 
-    def add_fold(self, loop: Loop, combine: str, value: Scalar) -> Var:
+    def add_fold(self, loop: OpenLoop, combine: str, value: Scalar) -> Var:
         """See ``Loop.fold``."""
         if isinstance(value, Const) or self._levels[value] < len(self._scopes) - 1:
             value = self._append(Let(self.var(value.dtype), "copy", (value,)))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, TypeAlias
 
-from gradc.ir.loop.builder import IndexAlgebra, Loop, LoopBuilder, LoopKind
+from gradc.ir.loop.builder import IndexAlgebra, LoopBuilder, LoopKind, OpenLoop
 from gradc.ir.loop.kernel import Affine, Buffer, Const, Scalar, Var, row_major_offset
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import DType, Op
@@ -51,7 +51,7 @@ class NestContext:
 
     def loop(
         self, extent: int, kind: LoopKind, limit: Affine | None = None
-    ) -> AbstractContextManager[Loop]:
+    ) -> AbstractContextManager[OpenLoop]:
         """``with ctx.loop(n, "vector") as i:``, then ``i.at`` is the index and ``i.fold("add",
         value)`` folds.
         """

@@ -21,7 +21,7 @@ from gradc.ir.ops.registry import Access, Nest, OpDef, Read, Sample, TypeRuleErr
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 
 if TYPE_CHECKING:
-    from gradc.ir.loop.builder import IndexAlgebra, Loop
+    from gradc.ir.loop.builder import IndexAlgebra, OpenLoop
     from gradc.ir.loop.nest import NestContext
     from gradc.ir.ops.builder import Builder
 
@@ -305,7 +305,7 @@ class _Sums:
             total = self.wide.add(have, total)
         return total
 
-    def only_if(self, condition: Scalar) -> AbstractContextManager[Loop]:
+    def only_if(self, condition: Scalar) -> AbstractContextManager[OpenLoop]:
         """What is run only where ``condition`` holds."""
         trips = self.k.select(condition, self.k.const(1), self.k.const(0))
         return self.nest.loop(1, "serial", self.k.affine(trips))
@@ -319,7 +319,7 @@ class _Block:
     width: int
     limit: Affine | None
 
-    def columns(self, nest: NestContext) -> AbstractContextManager[Loop]:
+    def columns(self, nest: NestContext) -> AbstractContextManager[OpenLoop]:
         """A loop over them."""
         return nest.loop(self.width, "vector", self.limit)
 

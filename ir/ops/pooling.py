@@ -17,7 +17,7 @@ from gradc.ir.ops.attributes import get_pair, get_pairs
 from gradc.ir.ops.axes import AxisRule, Link, kept
 from gradc.ir.ops.registry import Access, OpDef, Read, TypeRuleError, register
 from gradc.ir.ops.structural import one_operand, sample
-from gradc.ir.ops.windows import Loop, Place, Window
+from gradc.ir.ops.windows import Window, WindowLoop, WindowTap
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.tensor.dims import Dim, floordiv
 
@@ -204,15 +204,15 @@ def _tile_mask(b: Builder, op: Op) -> tuple[Value, Value]:
     return mask, count
 
 
-def _max_loop(b: Builder, op: Op) -> tuple[Loop, Value, Value]:
+def _max_loop(b: Builder, op: Op) -> tuple[WindowLoop, Value, Value]:
     """The loop over places; the padded image; and how many places of each window attain its
     maximum.
     """
-    loop = Loop(b, op, _window(op.name, op.attributes))
+    loop = WindowLoop(b, op, _window(op.name, op.attributes))
     x = loop.padded(op.operands[0], float("-inf"))
 
     def count(
-        inner: Builder, place: Place, carries: Sequence[Value], given: Sequence[Value]
+        inner: Builder, place: WindowTap, carries: Sequence[Value], given: Sequence[Value]
     ) -> list[Value]:
         mask = inner.one("eq", place.read(given[0]), given[1])
         return [inner.one("add", carries[0], loop.wide(inner, mask))]
@@ -225,7 +225,7 @@ def _max_jvp_rolled(b: Builder, op: Op, tangent: Value) -> Value:
     loop, x, count = _max_loop(b, op)
 
     def add(
-        inner: Builder, place: Place, carries: Sequence[Value], given: Sequence[Value]
+        inner: Builder, place: WindowTap, carries: Sequence[Value], given: Sequence[Value]
     ) -> list[Value]:
         mask = inner.one("eq", place.read(given[0]), given[1])
         piece = place.read(given[2])
@@ -242,7 +242,7 @@ def _max_vjp_rolled(b: Builder, op: Op, ct: Value) -> Value:
     loop, x, count = _max_loop(b, op)
 
     def add(
-        inner: Builder, place: Place, carries: Sequence[Value], given: Sequence[Value]
+        inner: Builder, place: WindowTap, carries: Sequence[Value], given: Sequence[Value]
     ) -> list[Value]:
         mask = inner.one("eq", place.read(given[0]), given[1])
         zero = inner.constant(0.0, ct.type.dtype, ct.type.shape)
@@ -255,10 +255,10 @@ def _max_vjp_rolled(b: Builder, op: Op, ct: Value) -> Value:
 
 
 def _avg_vjp_rolled(b: Builder, op: Op, share: Value) -> Value:
-    loop = Loop(b, op, _window(op.name, op.attributes))
+    loop = WindowLoop(b, op, _window(op.name, op.attributes))
 
     def add(
-        inner: Builder, place: Place, carries: Sequence[Value], given: Sequence[Value]
+        inner: Builder, place: WindowTap, carries: Sequence[Value], given: Sequence[Value]
     ) -> list[Value]:
         return [inner.one("add", carries[0], place.write(loop.wide(inner, given[0])))]
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from gradc.ir.loop.builder import IndexAlgebra
     from gradc.ir.ops.builder import Builder
 
-Index: TypeAlias = Sequence[Affine]
-Element: TypeAlias = Callable[["IndexAlgebra", Op, Index, Read], Scalar]
+Position: TypeAlias = Sequence[Affine]
+Element: TypeAlias = Callable[["IndexAlgebra", Op, Position, Read], Scalar]
 _ANY = (-2.0, 2.0)
 
 
@@ -135,7 +135,7 @@ def _transpose_broadcast(b: Builder, op: Op, ct: Value) -> Value:
     return ct if ct.type.shape == operand.shape else b.one("reshape", ct, shape=operand.shape)
 
 
-def _broadcast_element(k: IndexAlgebra, op: Op, index: Index, read: Read) -> Scalar:
+def _broadcast_element(k: IndexAlgebra, op: Op, index: Position, read: Read) -> Scalar:
     sizes = op.operands[0].type.shape
     dims = get_ints(op.attributes, "dims")
     return read(0, [Affine() if n == 1 else index[d] for n, d in zip(sizes, dims, strict=True)])
@@ -295,7 +295,7 @@ def _transpose_slice(b: Builder, op: Op, ct: Value) -> Value | None:
     return b.one("pad", ct, low=tuple(low), high=tuple(high), interior=tuple(interior))
 
 
-def _slice_element(k: IndexAlgebra, op: Op, index: Index, read: Read) -> Scalar:
+def _slice_element(k: IndexAlgebra, op: Op, index: Position, read: Read) -> Scalar:
     starts, strides = get_ints(op.attributes, "start"), get_ints(op.attributes, "stride")
     return read(0, [i * n + s for i, s, n in zip(index, starts, strides, strict=True)])
 
@@ -359,7 +359,7 @@ def _transpose_pad(b: Builder, op: Op, ct: Value) -> Value:
     return b.one("slice", ct, start=lows, limit=tuple(limits), stride=strides)
 
 
-def _pad_element(k: IndexAlgebra, op: Op, index: Index, read: Read) -> Scalar:
+def _pad_element(k: IndexAlgebra, op: Op, index: Position, read: Read) -> Scalar:
     operand = op.operands[0].type
     lows, interiors = get_ints(op.attributes, "low"), get_ints(op.attributes, "interior")
     inside: list[Scalar] = []
@@ -451,7 +451,7 @@ def slice_axis(b: Builder, x: Value, axis: int, start: Dim, limit: Dim, stride: 
     return b.one("slice", x, start=tuple(starts), limit=tuple(limits), stride=tuple(strides))
 
 
-def _concat_element(k: IndexAlgebra, op: Op, index: Index, read: Read) -> Scalar:
+def _concat_element(k: IndexAlgebra, op: Op, index: Position, read: Read) -> Scalar:
     axis = get_int(op.attributes, "axis")
     dtype = op.result.type.dtype
     found: Scalar | None = None
@@ -506,7 +506,7 @@ def _infer_reverse(operand: TensorType, attributes: Attrs) -> tuple[Dim, ...]:
     return operand.shape
 
 
-def _reverse_element(k: IndexAlgebra, op: Op, index: Index, read: Read) -> Scalar:
+def _reverse_element(k: IndexAlgebra, op: Op, index: Position, read: Read) -> Scalar:
     axes = get_ints(op.attributes, "axes")
     shape = op.result.type.static_shape
     flipped = [i * -1 + (shape[a] - 1) if a in axes else i for a, i in enumerate(index)]

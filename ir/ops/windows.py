@@ -48,11 +48,11 @@ class Window:
 
 
 # body(builder, place, carries, constants) -> the next carries
-Body: TypeAlias = "Callable[[Builder, Place, Sequence[Value], Sequence[Value]], list[Value]]"
+Body: TypeAlias = "Callable[[Builder, WindowTap, Sequence[Value], Sequence[Value]], list[Value]]"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WindowTap:
     """One place of every window, inside the loop: ``rows`` and ``columns`` are where it lies in the
     padded image.
     """
@@ -73,7 +73,7 @@ class Place:
         return self.b.one("scatter_add", self.rows, wide, axis=2, size=self.size[2])
 
 
-class Loop:
+class WindowLoop:
     """The loop over the places of the windows of ``op``, emitted into ``b``."""
 
     def __init__(self, b: Builder, op: Op, window: Window) -> None:
@@ -136,7 +136,7 @@ class Loop:
         at = [inner.parameter(TensorType((), DType.I32)) for _ in stacked]
         shared = [inner.parameter(v.type) for v in constants]
         rows, columns = (self._positions(inner, axis, at[axis]) for axis in (0, 1))
-        place = Place(inner, rows, columns, self.padded_type.shape)
+        place = WindowTap(inner, rows, columns, self.padded_type.shape)
         block = inner.block(body(inner, place, given, shared))
         attributes: dict[str, Any] = {
             "trips": count,

@@ -26,10 +26,10 @@ from gradc.passes.fuse.demand import epilogue_values, values_in_memory
 from gradc.passes.fuse.views import View, Views, is_view, passes_index, passes_row
 from gradc.passes.lower.cost import size_of, verbs
 from gradc.passes.lower.gemm import stored_order
-from gradc.passes.lower.space import Kind, Space, is_row_shape, kind_in, natural_space
+from gradc.passes.lower.space import ReductionKind, Space, is_row_shape, kind_in, natural_space
 
 
-class Place(Enum):
+class RowRole(Enum):
     """Where a value of a rows group stands."""
 
     FULL = "full"
@@ -46,7 +46,7 @@ class Group:
     kind: str
     shape: tuple[int, ...]
     ops: list[Op] = field(default_factory=list)
-    places: dict[Value, Place] = field(default_factory=dict)
+    places: dict[Value, RowRole] = field(default_factory=dict)
     # Values whose cone in the group holds a row reduction: they exist at their own index only.
     anchored: dict[Value, bool] = field(default_factory=dict)
     # Values that are dear to compute twice.
@@ -95,7 +95,7 @@ class Grouping:
         group: Group | None = None
         if self._stores_product(op):
             group = self.home[self.views.read_by(op)[0]]
-            self._place(op, group, Place.STORED, True)
+            self._place(op, group, RowRole.STORED, True)
         elif isinstance(form, (Pointwise, Reduction)) or (isinstance(form, Access) and op.operands):
             for candidate in self._candidates(op):
                 if self._joins(op, candidate):
@@ -120,7 +120,7 @@ class Grouping:
             return False
         bases = self.views.read_by(op)
         group = self.home.get(bases[0]) if len(bases) == 1 else None
-        if group is None or group.kind != "product" or group.places[bases[0]] is not Place.FULL:
+        if group is None or group.kind != "product" or group.places[bases[0]] is not RowRole.FULL:
             return False
         if op.replica != group.ops[0].replica:
             return False
@@ -178,10 +178,10 @@ class Grouping:
             group.shape = space.shape
             self._place_reduction(op, group, kind_in(op, space))
         elif kind != "opaque":
-            self._place(op, group, Place.FULL, kind in ("product", "mixed"))
+            self._place(op, group, RowRole.FULL, kind in ("product", "mixed"))
         return group
 
-    def _place(self, op: Op, group: Group, place: Place, anchored: bool) -> None:
+    def _place(self, op: Op, group: Group, place: RowRole, anchored: bool) -> None:
         bases = [b for b in self.views.read_by(op) if group.holds(b)]
         count = verbs(op)
         heavy = count.transcendental > 0 or isinstance(lookup(op.name).loop, Access)
@@ -192,8 +192,8 @@ class Grouping:
         group.anchored[value] = anchored or any(group.anchored[b] for b in bases)
         group.heavy[value] = heavy
 
-    def _place_reduction(self, op: Op, group: Group, kind: Kind) -> None:
-        self._place(op, group, Place.ROW if kind is Kind.ROW else Place.POST, True)
+    def _place_reduction(self, op: Op, group: Group, kind: ReductionKind) -> None:
+        self._place(op, group, RowRole.ROW if kind is ReductionKind.ROW else RowRole.POST, True)
 
     # ---- fitting
 
@@ -225,11 +225,11 @@ class Grouping:
             for base, view in self.views.reads(operand):
                 if not group.holds(base):
                     continue
-                if group.places[base] is Place.STORED or view is None:
+                if group.places[base] is RowRole.STORED or view is None:
                     return False
                 if not passes_index(view, group.shape):
                     return False
-        self._place(op, group, Place.FULL, True)
+        self._place(op, group, RowRole.FULL, True)
         return True
 
     def _rides(self, op: Op, group: Group) -> bool:
@@ -250,18 +250,18 @@ class Grouping:
             return False
         if op.result.type.static_shape != group.shape:
             return False
-        self._place(op, group, Place.FULL, False)
+        self._place(op, group, RowRole.FULL, False)
         return True
 
     def _joins_elementwise(self, op: Op, group: Group) -> bool:
         held = [b for b in self.views.read_by(op) if group.holds(b)]
-        if any(group.places[b] is Place.POST for b in held):
+        if any(group.places[b] is RowRole.POST for b in held):
             return self._joins_post(op, group, held)
         shape = op.result.type.static_shape
         if shape == group.shape:
-            place = Place.FULL
+            place = RowRole.FULL
         elif group.space is not None and is_row_shape(shape, group.space):
-            place = Place.ROW
+            place = RowRole.ROW
         else:
             return False
         if not all(self._reads(x, group, place) for x in op.operands):
@@ -279,28 +279,28 @@ class Grouping:
         return not large or any(group.holds(b) or b in group.inputs for b in large)
 
     def _joins_post(self, op: Op, group: Group, held: Sequence[Value]) -> bool:
-        if not all(group.places[b] is Place.POST for b in held):
+        if not all(group.places[b] is RowRole.POST for b in held):
             return False
         size = size_of(op.result.type.static_shape)
         if size > max(size_of(b.type.static_shape) for b in held):
             return False
-        if not all(self._again_is_little(x, group, Place.POST) for x in op.operands):
+        if not all(self._again_is_little(x, group, RowRole.POST) for x in op.operands):
             return False
-        self._place(op, group, Place.POST, True)
+        self._place(op, group, RowRole.POST, True)
         return True
 
     def _joins_as_reduction(self, op: Op, group: Group) -> bool:
-        if any(group.holds(b) and group.places[b] is Place.POST for b in self.views.read_by(op)):
+        if any(group.holds(b) and group.places[b] is RowRole.POST for b in self.views.read_by(op)):
             return False
         shape = op.operands[0].type.static_shape
         space = self._common_space(op, group)
         if space is None:
             return False
         kind = kind_in(op, space)
-        if kind is Kind.MIXED:
+        if kind is ReductionKind.MIXED:
             return False
-        place = Place.ROW if kind is Kind.ROW_TAIL else Place.FULL
-        if place is Place.FULL and shape != space.shape:
+        place = RowRole.ROW if kind is ReductionKind.ROW_TAIL else RowRole.FULL
+        if place is RowRole.FULL and shape != space.shape:
             return False
         before, group.space = group.space, space
         if not self._reads(op.operands[0], group, place):
@@ -319,21 +319,21 @@ class Grouping:
             return group.space
         if kind_in(op, group.space) is kind_in(op, natural):
             return group.space
-        if kind_in(op, natural) is not Kind.ROW:
+        if kind_in(op, natural) is not ReductionKind.ROW:
             return None
         reductions = [x for x in group.ops if isinstance(lookup(x.name).loop, Reduction)]
         same = all(kind_in(x, natural) is kind_in(x, group.space) for x in reductions)
-        has_rows = any(place is Place.ROW for place in group.places.values())
+        has_rows = any(place is RowRole.ROW for place in group.places.values())
         return natural if same and not has_rows else None
 
-    def _reads(self, operand: Value, group: Group, place: Place) -> bool:
+    def _reads(self, operand: Value, group: Group, place: RowRole) -> bool:
         """Whether an op at ``place`` can have the elements of ``operand``."""
         if not self._again_is_little(operand, group, place):
             return False
         for base, view in self.views.reads(operand):
             if not group.holds(base):
                 continue
-            if group.places[base] is Place.POST:
+            if group.places[base] is RowRole.POST:
                 return False
             if view is not None and self._same_index(operand, view, group, place):
                 continue
@@ -344,7 +344,7 @@ class Grouping:
                 return False
         return True
 
-    def _elsewhere(self, operand: Value, group: Group, place: Place) -> list[Value]:
+    def _elsewhere(self, operand: Value, group: Group, place: RowRole) -> list[Value]:
         """The values of the group that an op at ``place`` reads through ``operand`` at indices of
         their own, once for every read."""
         return [
@@ -354,7 +354,7 @@ class Grouping:
             and not (view is not None and self._same_index(operand, view, group, place))
         ]
 
-    def _again_is_little(self, operand: Value, group: Group, place: Place) -> bool:
+    def _again_is_little(self, operand: Value, group: Group, place: RowRole) -> bool:
         """Whether what ``operand`` asks the group for at other indices is cheap, and not computed
         at other indices in
         turn: then an op adds a bounded number of verbs to its group, however long the chain of such
@@ -364,7 +364,7 @@ class Grouping:
         return len(costs) == len(known) and sum(costs) <= self.limits.again
 
     def _verbs_again(
-        self, op: Op, group: Group, place: Place, bases: Sequence[Value]
+        self, op: Op, group: Group, place: RowRole, bases: Sequence[Value]
     ) -> int | None:
         """See ``Group.again``, for the result of ``op``."""
         if isinstance(lookup(op.name).loop, Reduction):
@@ -378,11 +378,11 @@ class Grouping:
         own = 1 + count.plain + count.slow + count.transcendental
         return min(own + sum(cost or 0 for cost in costs), self.limits.again + 1)
 
-    def _same_index(self, operand: Value, view: View, group: Group, place: Place) -> bool:
+    def _same_index(self, operand: Value, view: View, group: Group, place: RowRole) -> bool:
         source = group.places[view.base]
         if place is source:
             return passes_index(view, operand.type.static_shape)
-        if place is Place.FULL and source is Place.ROW and group.space is not None:
+        if place is RowRole.FULL and source is RowRole.ROW and group.space is not None:
             if operand.type.static_shape != group.space.shape:
                 return False
             return passes_row(view, group.space)

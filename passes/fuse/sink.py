@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from gradc.ir.ops.registry import Pointwise, Reduction, lookup
 from gradc.ir.tensor.core import Op, Value
-from gradc.passes.fuse.groups import Group, Grouping, Place
+from gradc.passes.fuse.groups import Group, Grouping, RowRole
 from gradc.passes.fuse.views import Views, passes_index
 from gradc.passes.lower.cost import size_of, verbs
 
@@ -117,7 +117,7 @@ class Sinking:
             return False
         if op.result in self.kept or verbs(op).transcendental:
             return False
-        return group.places.get(op.result) is not Place.POST
+        return group.places.get(op.result) is not RowRole.POST
 
     def _frontier(self, op: Op, group: Group) -> list[Value]:
         """What a group that computes ``op`` itself has to read, if cheap operands move along with

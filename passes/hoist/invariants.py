@@ -36,7 +36,7 @@ from gradc.passes.rewrite import Scan, renamed, with_ops
 from gradc.passes.simplify.dce import dce
 
 # How a value of the body depends on the trip.
-Kind: TypeAlias = Literal["constant", "slice", "carry"]
+InvariantKind: TypeAlias = Literal["constant", "slice", "carry"]
 # Too cheap to be worth an operand of its own; moved only if what reads them is.
 _CHEAP = ("constant", "iota", "broadcast", "reshape", "transpose", "slice", "reverse", "cast")
 # Ops of one varying operand that are done for all trips by shifting their axes.
@@ -112,9 +112,9 @@ def _hoist_invariants(b: Builder, op: Op) -> Op:
     return replace(op, operands=sources, regions=(region,), attributes=attributes)
 
 
-def _kinds(scan: Scan) -> dict[Value, Kind]:
-    kinds: dict[Value, Kind] = {}
-    groups: tuple[Kind, ...] = ("carry", "slice", "constant")
+def _kinds(scan: Scan) -> dict[Value, InvariantKind]:
+    kinds: dict[Value, InvariantKind] = {}
+    groups: tuple[InvariantKind, ...] = ("carry", "slice", "constant")
     for kind, parameters in zip(groups, scan.split(scan.body.parameters), strict=True):
         kinds.update((p, kind) for p in parameters)
     for op in scan.body.body:
@@ -124,11 +124,11 @@ def _kinds(scan: Scan) -> dict[Value, Kind]:
     return kinds
 
 
-def _is_invariant(op: Op, kind: Kind) -> bool:
+def _is_invariant(op: Op, kind: InvariantKind) -> bool:
     return kind == "constant" and op.name not in _CHEAP and not op.regions and len(op.results) == 1
 
 
-def _is_product_of_slices(op: Op, kinds: dict[Value, Kind]) -> bool:
+def _is_product_of_slices(op: Op, kinds: dict[Value, InvariantKind]) -> bool:
     if op.name != "contract" or get_pairs(op.attributes, "batch"):
         return False
     return sorted(kinds[v] for v in op.operands) == ["constant", "slice"]
@@ -137,7 +137,7 @@ def _is_product_of_slices(op: Op, kinds: dict[Value, Kind]) -> bool:
 class _Lifter:
     """Computes values of the body for all trips at once, outside; ``outer`` holds what it found."""
 
-    def __init__(self, b: Builder, scan: Scan, kinds: dict[Value, Kind]) -> None:
+    def __init__(self, b: Builder, scan: Scan, kinds: dict[Value, InvariantKind]) -> None:
         self._b = b
         self._trips = scan.trips
         self._kinds = kinds

@@ -28,7 +28,7 @@ _VIEWS = ("reshape", "transpose")
 
 
 @dataclass
-class Term:
+class Summand:
     """One summand of an accumulator: a product or sum of the body, the views applied to it, and its
     sign.
     """
@@ -46,7 +46,7 @@ def hoist_sums(b: Builder, op: Op) -> tuple[Op, dict[Value, Value]]:
     if not isinstance(scan.trips, int) or not scan.trips:
         b.ops.append(op)
         return op, {}
-    loop = Loop(scan)
+    loop = LoopBody(scan)
     terms = {i: found for i in range(scan.carried) if (found := loop.terms(i))}
     products = {i: found for i, found in terms.items() if any(_is_product(t) for t in found)}
     for found in products.values():
@@ -66,11 +66,11 @@ def hoist_sums(b: Builder, op: Op) -> tuple[Op, dict[Value, Value]]:
     return _without(b, scan, loop, kept)
 
 
-def _is_product(term: Term) -> bool:
+def _is_product(term: Summand) -> bool:
     return term.op.name == "contract"
 
 
-class Loop:
+class LoopBody:
     """What is known of the body of a scan, and what it hands out."""
 
     def __init__(self, scan: Scan) -> None:
@@ -87,7 +87,7 @@ class Loop:
         self.outer: dict[Value, Value] = {**dict(steps), **dict(slices)}
         self.extra: list[Value] = []
 
-    def terms(self, number: int) -> list[Term] | None:
+    def terms(self, number: int) -> list[Summand] | None:
         """The summands of carry ``number``, first added first, if it is only added to and all can
         move.
         """
@@ -95,7 +95,7 @@ class Loop:
         carry, total = body.parameters[number], body.outputs[number]
         if self.uses.get(carry) != 1:
             return None
-        found: list[Term] = []
+        found: list[Summand] = []
         while total is not carry:
             op = self.defining.get(total)
             if op is None or op.name not in ("add", "sub") or self.uses[total] != 1:
@@ -109,7 +109,7 @@ class Loop:
             found.append(term)
         return found[::-1]
 
-    def _term(self, value: Value, verb: str) -> Term | None:
+    def _term(self, value: Value, verb: str) -> Summand | None:
         views: list[Op] = []
         op = self.defining.get(value)
         while op is not None and op.name in _VIEWS:
@@ -117,7 +117,7 @@ class Loop:
             op = self.defining.get(op.operands[0])
         if op is None or op.name not in ("contract", "sum") or not self.can_move(op):
             return None
-        return Term(op, views, verb)
+        return Summand(op, views, verb)
 
     def can_move(self, op: Op) -> bool:
         """Not with a constant as operand, and not what a recomputation of each trip leads to.
@@ -140,7 +140,7 @@ class Loop:
 
 
 def _without(
-    b: Builder, scan: Scan, loop: Loop, terms: dict[int, list[Term]]
+    b: Builder, scan: Scan, loop: LoopBody, terms: dict[int, list[Summand]]
 ) -> tuple[Op, dict[Value, Value]]:
     """Emits the scan without the carries of ``terms``, and their sums after it."""
     op, body = scan.op, scan.body
@@ -173,7 +173,9 @@ def _without(
 class _Sums:
     """The sums after the loop: first the trips that make no whole group, then group after group."""
 
-    def __init__(self, b: Builder, scan: Scan, loop: Loop, terms: dict[int, list[Term]]) -> None:
+    def __init__(
+        self, b: Builder, scan: Scan, loop: LoopBody, terms: dict[int, list[Summand]]
+    ) -> None:
         self._b = b
         self._scan = scan
         self._terms = terms
@@ -229,7 +231,7 @@ class _Sums:
         return total
 
 
-def _sum(b: Builder, stacks: dict[Value, Value], term: Term) -> Value:
+def _sum(b: Builder, stacks: dict[Value, Value], term: Summand) -> Value:
     """The sum of ``term`` over the trips in ``stacks``."""
     op = term.op
     with b.at(op.span, op.scope, op.replica):

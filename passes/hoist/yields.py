@@ -13,7 +13,7 @@ from dataclasses import replace
 from gradc.ir.ops.attributes import get_pairs
 from gradc.ir.ops.builder import Builder
 from gradc.ir.tensor.core import Block, Op, Value
-from gradc.passes.hoist.sums import Loop
+from gradc.passes.hoist.sums import LoopBody
 from gradc.passes.rewrite import Scan
 
 
@@ -22,7 +22,7 @@ def hoist_yields(b: Builder, op: Op) -> tuple[Op, dict[Value, Value]]:
     old results became.
     """
     scan = Scan.of(op)
-    loop = Loop(scan)
+    loop = LoopBody(scan)
     gone: dict[Value, Op] = {}
     for output in scan.step_outputs:
         product = loop.defining.get(output)
@@ -48,7 +48,7 @@ def hoist_yields(b: Builder, op: Op) -> tuple[Op, dict[Value, Value]]:
     return shorter, found
 
 
-def _after(b: Builder, scan: Scan, loop: Loop, product: Op) -> Value:
+def _after(b: Builder, scan: Scan, loop: LoopBody, product: Op) -> Value:
     """``product`` of the stack that the loop hands out."""
     outside = dict(zip(scan.body.parameters, scan.op.operands, strict=True))
     left, right = product.operands
@@ -57,7 +57,7 @@ def _after(b: Builder, scan: Scan, loop: Loop, product: Op) -> Value:
     return stacked_product(b, product, (loop.outer[left], outside[right]), True)
 
 
-def _only_handed_out(loop: Loop, op: Op) -> bool:
+def _only_handed_out(loop: LoopBody, op: Op) -> bool:
     if op.name != "contract" or get_pairs(op.attributes, "batch"):
         return False
     if loop.uses[op.result] != 1 or op.replica != loop.scan.op.replica:

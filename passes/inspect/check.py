@@ -43,8 +43,8 @@ from gradc.ir.loop.kernel import Buffer, Kernel
 from gradc.ir.loop.verbs import Array
 from gradc.ir.plan.plan import ALIGNMENT, Argument, Launch, Plan, Repeat, Step
 from gradc.passes.inspect.check_kernel import (
-    Access,
     Footprint,
+    Touch,
     covers,
     footprint,
     interval,
@@ -244,7 +244,7 @@ class _Checker:
             if not self.findings:
                 self._kernel_buffers(kernel, found)
 
-    def _kernel_bounds(self, kernel: Kernel, access: Access) -> None:
+    def _kernel_bounds(self, kernel: Kernel, access: Touch) -> None:
         name, size = access.buffer.name, access.buffer.size
         if access.is_store and access.buffer.access == "read":
             self.fault("kernel", f"{kernel.name} writes {name}, which it declares read")

@@ -26,7 +26,7 @@ _BORDER = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Loop:
+class EnclosingLoop:
     """A loop around an access."""
 
     index: Var
@@ -36,7 +36,7 @@ class Loop:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class Touch:
     """A load or store with the loops around it and its position in each body."""
 
     buffer: Buffer
@@ -44,7 +44,7 @@ class Access:
     is_combining: bool
     is_guarded: bool
     offset: Affine
-    loops: tuple[Loop, ...]
+    loops: tuple[EnclosingLoop, ...]
     path: tuple[int, ...]
     is_factor: bool = False
 
@@ -54,9 +54,9 @@ class Footprint:
     """All accesses of a kernel, and what they touch."""
 
     kernel: Kernel
-    accesses: list[Access] = field(default_factory=list)
+    accesses: list[Touch] = field(default_factory=list)
 
-    def of(self, buffer: Buffer) -> list[Access]:
+    def of(self, buffer: Buffer) -> list[Touch]:
         return [a for a in self.accesses if a.buffer is buffer]
 
 
@@ -69,7 +69,7 @@ def footprint(kernel: Kernel) -> Footprint:
 
 def _collect(
     body: Sequence[Stmt],
-    loops: tuple[Loop, ...],
+    loops: tuple[EnclosingLoop, ...],
     path: tuple[int, ...],
     known: Mapping[Var, Affine],
     found: Footprint,
@@ -86,13 +86,13 @@ def _collect(
             combining = isinstance(statement, Store) and bool(statement.combine)
             guarded = is_conditional or statement.guard is not None
             found.accesses.append(
-                Access(statement.buffer, is_store, combining, guarded, offset, loops, at)
+                Touch(statement.buffer, is_store, combining, guarded, offset, loops, at)
             )
         elif isinstance(statement, For):
             limit = None if statement.limit is None else _expanded(statement.limit, known)
             around = {loop.index for loop in loops}
             on_data = limit is not None and any(var not in around for var, _ in limit.terms)
-            loop = Loop(
+            loop = EnclosingLoop(
                 statement.index, statement.extent, statement.kind, None if on_data else limit
             )
             may_not = is_conditional or on_data
@@ -103,14 +103,16 @@ def _collect(
 
 def _collect_gemm(
     gemm: Gemm,
-    loops: tuple[Loop, ...],
+    loops: tuple[EnclosingLoop, ...],
     at: tuple[int, ...],
     known: Mapping[Var, Affine],
     found: Footprint,
 ) -> None:
-    batch = [Loop(v, n, "vector") for v, n in zip(gemm.batch_index, gemm.batch, strict=True)]
-    i, j = Loop(gemm.i, gemm.m, "vector"), Loop(gemm.j, gemm.n, "vector")
-    depth = Loop(Var("k", gemm.i.dtype), gemm.k, "serial")
+    batch = [
+        EnclosingLoop(v, n, "vector") for v, n in zip(gemm.batch_index, gemm.batch, strict=True)
+    ]
+    i, j = EnclosingLoop(gemm.i, gemm.m, "vector"), EnclosingLoop(gemm.j, gemm.n, "vector")
+    depth = EnclosingLoop(Var("k", gemm.i.dtype), gemm.k, "serial")
     for factor, row, column in ((gemm.left, i, depth), (gemm.right, depth, j)):
         terms = Affine(factor.offset)
         for loop, stride in zip(batch, factor.batch_strides, strict=True):
@@ -119,7 +121,7 @@ def _collect_gemm(
         around = (*loops, *batch, row, column)
         path = at + (0,) * (len(around) - len(loops))
         found.accesses.append(
-            Access(factor.buffer, False, False, False, terms, around, path, is_factor=True)
+            Touch(factor.buffer, False, False, False, terms, around, path, is_factor=True)
         )
     inner = (*loops, *batch, i, j)
     deep = at + (1,) * (len(batch) + 1)
@@ -134,13 +136,13 @@ def _expanded(offset: Affine, known: Mapping[Var, Affine]) -> Affine:
     return total
 
 
-def is_affine(access: Access) -> bool:
+def is_affine(access: Touch) -> bool:
     """Whether the address depends on the loops alone."""
     known = [loop.index for loop in access.loops]
     return all(var in known for var, _ in access.offset.terms)
 
 
-def interval(access: Access) -> tuple[int, int] | None:
+def interval(access: Touch) -> tuple[int, int] | None:
     """The least and the greatest address, exact but for limits; None if some loop never runs."""
     low = high = access.offset.constant
     for loop in access.loops:
@@ -151,7 +153,7 @@ def interval(access: Access) -> tuple[int, int] | None:
     return low, high
 
 
-def within_limits(access: Access) -> bool:
+def within_limits(access: Touch) -> bool:
     """Whether no loop around the access is cut short at run time."""
     return all(loop.limit is None for loop in access.loops)
 
@@ -166,7 +168,7 @@ class Points:
     is_exact: bool
 
 
-def shared_loops(a: Access, b: Access) -> int:
+def shared_loops(a: Touch, b: Touch) -> int:
     """How many loops, from the outermost, are around both accesses."""
     count = 0
     while (
@@ -178,7 +180,7 @@ def shared_loops(a: Access, b: Access) -> int:
     return count
 
 
-def points(access: Access, shared: int) -> Points:
+def points(access: Touch, shared: int) -> Points:
     """Every execution of an affine access (of loops cut to their borders if there are too many)."""
     total = 1
     for loop in access.loops:
@@ -202,7 +204,7 @@ def points(access: Access, shared: int) -> Points:
     return Points(address[active], group[active], time[active], exact)
 
 
-def reads_before_write(load: Access, store: Access, size: int) -> bool:
+def reads_before_write(load: Touch, store: Touch, size: int) -> bool:
     """Whether no element is read after it was written, were both buffers the same memory of
     ``size`` elements."""
     shared = shared_loops(load, store)
@@ -222,7 +224,7 @@ def reads_before_write(load: Access, store: Access, size: int) -> bool:
     return bool((latest[both] < earliest[both]).all())
 
 
-def written_before_read(load: Access, stores: Sequence[Access], size: int) -> bool:
+def written_before_read(load: Touch, stores: Sequence[Touch], size: int) -> bool:
     """Whether every element that ``load`` reads was stored earlier by one of ``stores``."""
     for store in stores:
         shared = shared_loops(load, store)
@@ -256,7 +258,7 @@ def _extremes(found: Points, size: int, last: bool) -> tuple[Array, tuple[Array,
     return time, (low, high)
 
 
-def covers(stores: Sequence[Access], size: int) -> bool:
+def covers(stores: Sequence[Touch], size: int) -> bool:
     """Whether the stores of a kernel reach every element of a buffer; True where that cannot be
     enumerated."""
     if any(not is_affine(s) for s in stores):

@@ -24,7 +24,7 @@ from gradc.ir.tensor.core import Block, DType, Op, Value
 _SHORT_RUN = 16
 Indices: TypeAlias = Sequence[Affine]
 # Reads a value where it was kept; None where it was not kept at that index and must be computed.
-Place: TypeAlias = Callable[[Indices], Scalar | None]
+ElementAt: TypeAlias = Callable[[Indices], Scalar | None]
 
 
 class LoweringError(Exception):
@@ -39,7 +39,7 @@ class Elements:
         self.makers: dict[Value, Op] = {op.results[0]: op for op in block.body}
         self._buffers: dict[Value, Buffer] = {}
         self._scalars: dict[Value, tuple[object, Scalar]] = {}
-        self._places: dict[Value, Place] = {}
+        self._places: dict[Value, ElementAt] = {}
 
     def bind_buffer(self, value: Value, buffer: Buffer) -> None:
         """``value`` lies densely in ``buffer``."""
@@ -49,7 +49,7 @@ class Elements:
         """``value`` at ``index`` is ``scalar``; it will be asked for at no other index."""
         self._scalars[value] = (self.builder.index_key(index), scalar)
 
-    def bind_place(self, value: Value, read: Place) -> None:
+    def bind_place(self, value: Value, read: ElementAt) -> None:
         """``read(index)`` gives ``value`` at ``index`` from now on."""
         self._places[value] = read
 

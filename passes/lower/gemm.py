@@ -44,10 +44,10 @@ def strided_reads(block: Block, value: Value) -> list[tuple[int, Strided | None]
     return found
 
 
-Step: TypeAlias = tuple[str, tuple[int, ...], tuple[tuple[str, Attr], ...], TensorType]
+ChainStep: TypeAlias = tuple[str, tuple[int, ...], tuple[tuple[str, Attr], ...], TensorType]
 
 
-def chain_steps(parameters: Sequence[Value], ops: Sequence[Op]) -> tuple[Step, ...]:
+def chain_steps(parameters: Sequence[Value], ops: Sequence[Op]) -> tuple[ChainStep, ...]:
     """What ``ops``, each with one result, do to ``parameters``: equal for chains that do the
     same.
     """
@@ -60,7 +60,7 @@ def chain_steps(parameters: Sequence[Value], ops: Sequence[Op]) -> tuple[Step, .
     return tuple(steps)
 
 
-def _chain(parameters: Sequence[TensorType], steps: Sequence[Step]) -> tuple[Block, Value]:
+def _chain(parameters: Sequence[TensorType], steps: Sequence[ChainStep]) -> tuple[Block, Value]:
     """A block that carries out ``steps``, and what the last of them makes."""
     values = [Value(type_) for type_ in parameters]
     ops = []
@@ -74,14 +74,14 @@ def _chain(parameters: Sequence[TensorType], steps: Sequence[Step]) -> tuple[Blo
 
 @lru_cache(maxsize=4096)
 def chain_reads(
-    parameters: tuple[TensorType, ...], steps: tuple[Step, ...]
+    parameters: tuple[TensorType, ...], steps: tuple[ChainStep, ...]
 ) -> tuple[tuple[int, Strided | None], ...]:
     """``strided_reads`` of what the last of ``steps`` makes. Layers repeat, so it is remembered."""
     return tuple(strided_reads(*_chain(parameters, steps)))
 
 
 @lru_cache(maxsize=4096)
-def chain_view(parameters: tuple[TensorType, ...], steps: tuple[Step, ...]) -> Strided | None:
+def chain_view(parameters: tuple[TensorType, ...], steps: tuple[ChainStep, ...]) -> Strided | None:
     """``strided_view`` of what the last of ``steps`` makes. Layers repeat, so it is remembered."""
     return strided_view(*_chain(parameters, steps))
 

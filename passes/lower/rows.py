@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from gradc.ir.loop.builder import Combine, IndexAlgebra, Loop
+from gradc.ir.loop.builder import Combine, IndexAlgebra, OpenLoop
 from gradc.ir.loop.kernel import (
     LEAF,
     Affine,
@@ -34,9 +34,9 @@ from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, DType, Op, Value
 from gradc.passes.lower.cost import PARALLEL_NS, element_ns, flops, size_of
 from gradc.passes.lower.element import (
+    ElementAt,
     Indices,
     LoweringError,
-    Place,
     accumulator,
     adjacent_groups,
     folds_along_memory,
@@ -54,8 +54,8 @@ from gradc.passes.lower.piece import (
 from gradc.passes.lower.space import (
     CHUNKED_ELEMENTS,
     FLAT_PIECE,
-    Kind,
     Layout,
+    ReductionKind,
     Space,
     chunk_rows,
     group_space,
@@ -152,7 +152,7 @@ class _RowKernel:
         self.stages = 1 + max(
             [self.place.levels[v] for v in self._main_outputs()]
             + [self.place.levels[op.operands[0]] for op in self._tail_ops()]
-            + [self.place.levels[v] - 1 for v in self.place.of_kind(Kind.ROW)],
+            + [self.place.levels[v] - 1 for v in self.place.of_kind(ReductionKind.ROW)],
             default=0,
         )
         work = space.rows * space.columns * element_ns(self.block)
@@ -163,11 +163,11 @@ class _RowKernel:
         self.is_flat = (
             space.rows == 1
             and space.is_trailing
-            and not self.place.of_kind(Kind.ROW)
-            and not self.place.of_kind(Kind.COLUMN_TAIL)
+            and not self.place.of_kind(ReductionKind.ROW)
+            and not self.place.of_kind(ReductionKind.COLUMN_TAIL)
             and (
                 space.columns >= CHUNKED_ELEMENTS
-                or (self.is_parallel and not self.place.of_kind(Kind.FULL_TAIL))
+                or (self.is_parallel and not self.place.of_kind(ReductionKind.FULL_TAIL))
             )
         )
         self.size = self._chunk_size()
@@ -194,7 +194,11 @@ class _RowKernel:
             return max(1, FLAT_PIECE if self._tail_ops() else cut)
         if not self._tail_ops():
             return max(1, -(-space.rows // self.target.chunks) if self.is_parallel else space.rows)
-        if self.is_parallel or self.place.of_kind(Kind.COLUMN_TAIL) or leaf_rows(space) < LEAF:
+        if (
+            self.is_parallel
+            or self.place.of_kind(ReductionKind.COLUMN_TAIL)
+            or leaf_rows(space) < LEAF
+        ):
             return chunk_rows(space, self.is_parallel)
         return max(1, space.rows)
 
@@ -220,10 +224,10 @@ class _RowKernel:
     def _declare_tails(self) -> None:
         for value in self.place.tails:
             kind = self.place.kinds[value]
-            if self.chunks == 1 and kind is Kind.FULL_TAIL:
+            if self.chunks == 1 and kind is ReductionKind.FULL_TAIL:
                 continue
             size = self.chunks * size_of(value.type.static_shape)
-            if kind is Kind.ROW_TAIL:
+            if kind is ReductionKind.ROW_TAIL:
                 size = self.place.space.rows
             self.partial[value] = self._temp(size, accumulator(value.type.dtype))
 
@@ -251,7 +255,7 @@ class _RowKernel:
     def _chunk(self, chunk: Affine) -> None:
         space = self.place.space
         width = space.columns
-        for value in self.place.of_kind(Kind.COLUMN_TAIL):
+        for value in self.place.of_kind(ReductionKind.COLUMN_TAIL):
             self.columns_at[value] = (self.buffers[value], chunk * width)
             self._clear(value)
         if self.is_flat:
@@ -268,7 +272,7 @@ class _RowKernel:
         """The rows of a chunk. Sums per column are taken leaf by leaf, others are trees by
         themselves.
         """
-        space, columns = self.place.space, self.place.of_kind(Kind.COLUMN_TAIL)
+        space, columns = self.place.space, self.place.of_kind(ReductionKind.COLUMN_TAIL)
         leaf = leaf_rows(space)
         first = chunk * self.size
         if not columns or min(self.size, space.rows) <= leaf:
@@ -327,7 +331,7 @@ class _RowKernel:
         return self.draft.temp(number, self.temps[number], "write"), chunk * width
 
     def _row(
-        self, chunk: Affine, row: list[Affine], first: Affine, size: int, loop: Loop | None
+        self, chunk: Affine, row: list[Affine], first: Affine, size: int, loop: OpenLoop | None
     ) -> None:
         """One row (or, if flat, one chunk of the columns): its stages, then what is kept per
         row."""
@@ -336,7 +340,7 @@ class _RowKernel:
             self._store_rows(stage, row)
             self._stage(stage, chunk, row, first, size, totals)
         self._store_rows(self.stages, row)
-        for value in self.place.of_kind(Kind.ROW_TAIL):
+        for value in self.place.of_kind(ReductionKind.ROW_TAIL):
             # Kept per row and summed afterwards, in the order of a sum by itself.
             element = self.elements.fold_input(self._op(value), row)
             offset = row_major_offset(row, self.place.space.rows_shape)
@@ -400,7 +404,7 @@ class _RowKernel:
             adjacent_groups(self.place.space.column_axes), [], first, size, body
         )
         for value in folds:
-            if self.place.kinds[value] is Kind.FULL_TAIL:
+            if self.place.kinds[value] is ReductionKind.FULL_TAIL:
                 totals[value] = results[value]
                 continue
             algebra = IndexAlgebra(self.builder, value.type.dtype)
@@ -412,7 +416,7 @@ class _RowKernel:
         """The folds over columns, the column tails and the full results of level ``stage``."""
         levels = self.place.levels
 
-        def of(*kinds: Kind) -> list[Value]:
+        def of(*kinds: ReductionKind) -> list[Value]:
             found = [v for kind in kinds for v in self.place.of_kind(kind)]
             return [v for v in found if levels[self._op(v).operands[0]] == stage]
 
@@ -420,7 +424,7 @@ class _RowKernel:
         stores = [
             v for v in self._main_outputs() if v.type.static_shape == shape and levels[v] == stage
         ]
-        return of(Kind.ROW, Kind.FULL_TAIL), of(Kind.COLUMN_TAIL), stores
+        return of(ReductionKind.ROW, ReductionKind.FULL_TAIL), of(ReductionKind.COLUMN_TAIL), stores
 
     def _columns(
         self,
@@ -474,7 +478,7 @@ class _RowKernel:
         self.builder.store(buffer, base + column, self.elements.at(value, at))
         self.scratch[value] = (buffer, base)
 
-    def _recall(self, value: Value, row: Indices) -> Place:
+    def _recall(self, value: Value, row: Indices) -> ElementAt:
         buffer, base = self.scratch[value]
         expected = self.builder.index_key(row)
         space = self.place.space
@@ -499,7 +503,7 @@ class _RowKernel:
 
     def _emit_post(self, draft: Draft) -> None:
         elements = draft.elements
-        for value in (*self.place.of_kind(Kind.ROW), *self.scratch):
+        for value in (*self.place.of_kind(ReductionKind.ROW), *self.scratch):
             elements.unbind(value)
         for value in self.place.tails:
             self._bind_tail(draft, value)
@@ -524,7 +528,7 @@ class _RowKernel:
             draft.elements.bind_scalar(value, [], scalar)
             return
         buffer, width = self.buffers[value], size_of(shape)
-        if self.place.kinds[value] is Kind.ROW_TAIL:
+        if self.place.kinds[value] is ReductionKind.ROW_TAIL:
             total = self._sum_rows(draft, buffer, combine)
             draft.elements.bind_scalar(value, [], algebra.cast(total, value.type.dtype))
             return

@@ -38,7 +38,7 @@ _NODES = 4
 FLAT_PIECE = 4096
 
 
-class Kind(Enum):
+class ReductionKind(Enum):
     """How a reduction relates to the space."""
 
     ROW = "row"  # over all columns of a full value
@@ -110,7 +110,7 @@ def natural_space(op: Op) -> Space | None:
     return None
 
 
-def kind_in(op: Op, space: Space) -> Kind:
+def kind_in(op: Op, space: Space) -> ReductionKind:
     """What reduction ``op`` is in ``space``."""
     shape = op.operands[0].type.static_shape
     axes = reduced_axes(op)
@@ -118,18 +118,18 @@ def kind_in(op: Op, space: Space) -> Kind:
     if shape == space.shape and axes:
         if axes == tuple(range(rank)):
             if rank == 1 and size_of(shape) < CHUNKED_ELEMENTS:
-                return Kind.ROW
+                return ReductionKind.ROW
             single = space.column_axes == (rank - 1,)
-            return Kind.FULL_TAIL if single else Kind.MIXED
+            return ReductionKind.FULL_TAIL if single else ReductionKind.MIXED
         if axes == space.column_axes:
-            return Kind.ROW
+            return ReductionKind.ROW
         if axes == space.row_axes and space.is_trailing:
-            return Kind.COLUMN_TAIL
-        return Kind.MIXED
+            return ReductionKind.COLUMN_TAIL
+        return ReductionKind.MIXED
     is_whole = bool(axes) and axes == tuple(range(rank))
     if shape == space.rows_shape and is_whole and size_of(shape) < CHUNKED_ELEMENTS:
-        return Kind.ROW_TAIL
-    return Kind.MIXED
+        return ReductionKind.ROW_TAIL
+    return ReductionKind.MIXED
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,23 +138,25 @@ class Layout:
     values."""
 
     space: Space
-    kinds: Mapping[Value, Kind]
+    kinds: Mapping[Value, ReductionKind]
     levels: Mapping[Value, int]
     post: Mapping[Value, bool]
 
     @property
     def tails(self) -> tuple[Value, ...]:
         """The tail reductions in order."""
-        return tuple(v for v, k in self.kinds.items() if k not in (Kind.ROW, Kind.MIXED))
+        return tuple(
+            v for v, k in self.kinds.items() if k not in (ReductionKind.ROW, ReductionKind.MIXED)
+        )
 
-    def of_kind(self, kind: Kind) -> tuple[Value, ...]:
+    def of_kind(self, kind: ReductionKind) -> tuple[Value, ...]:
         """The reductions of one kind in order."""
         return tuple(v for v, k in self.kinds.items() if k is kind)
 
 
 def layout(block: Block, space: Space) -> Layout:
     """The place of every value of ``block`` in ``space``."""
-    kinds: dict[Value, Kind] = {}
+    kinds: dict[Value, ReductionKind] = {}
     levels: dict[Value, int] = dict.fromkeys(block.parameters, 0)
     post: dict[Value, bool] = dict.fromkeys(block.parameters, False)
     for op in block.body:
@@ -162,10 +164,14 @@ def layout(block: Block, space: Space) -> Layout:
         is_post = any(post[x] for x in op.operands)
         for value in op.results:
             if is_reduction(op):
-                kind = Kind.MIXED if is_post else kind_in(op, space)
+                kind = ReductionKind.MIXED if is_post else kind_in(op, space)
                 kinds[value] = kind
-                is_post = is_post or kind in (Kind.COLUMN_TAIL, Kind.FULL_TAIL, Kind.ROW_TAIL)
-                level += kind is Kind.ROW
+                is_post = is_post or kind in (
+                    ReductionKind.COLUMN_TAIL,
+                    ReductionKind.FULL_TAIL,
+                    ReductionKind.ROW_TAIL,
+                )
+                level += kind is ReductionKind.ROW
             levels[value] = level
             post[value] = is_post
     return Layout(space, kinds, levels, post)
@@ -181,7 +187,7 @@ def group_space(block: Block) -> Space | None:
         space = natural_space(op)
         if space is None:
             continue
-        if kind_in(op, space) is Kind.ROW:
+        if kind_in(op, space) is ReductionKind.ROW:
             return space
         if first is None or size_of(space.shape) > size_of(first.shape):
             first = space

@@ -32,7 +32,7 @@ from gradc.passes.prove.programs.laws import (
 )
 from gradc.passes.prove.programs.passes import Compared, compare_records
 from gradc.passes.prove.programs.shapes import points_for
-from gradc.passes.prove.report import Kind, Status, Verdict, key, weakest
+from gradc.passes.prove.report import RowKind, Status, Verdict, key, weakest
 from gradc.passes.prove.rule_verdicts import rule_verdict
 from gradc.passes.prove.rules.compose import gradient_terms, result_terms
 from gradc.passes.prove.rules.gradient import Tested, cotangents, test_gradient
@@ -390,7 +390,9 @@ def _pass_verdict(
 TRIED = "tried: a tower of prime fields, cells of real points, balls at 50 digits"
 
 
-def _decided(kind: Kind, name: str, outcome: Outcome, subject: Subject, note: str = "") -> Verdict:
+def _decided(
+    kind: RowKind, name: str, outcome: Outcome, subject: Subject, note: str = ""
+) -> Verdict:
     """What real points say of a pass, of kernels or of a Plan; UNDECIDED with what was tried."""
     detail = f"{note}{outcome.detail}{subject.at()}"
     if outcome.status is Status.UNDECIDED:

@@ -59,8 +59,8 @@ def weakest(statuses: Sequence[Status]) -> Status:
     return max(statuses, key=lambda s: s.rank, default=Status.PROVED_ALL)
 
 
-Kind: TypeAlias = Literal["parameter", "sympy", "rule", "pass", "kernel", "plan", "pullback"]
-KINDS: tuple[Kind, ...] = ("parameter", "sympy", "rule", "pass", "kernel", "plan", "pullback")
+RowKind: TypeAlias = Literal["parameter", "sympy", "rule", "pass", "kernel", "plan", "pullback"]
+KINDS: tuple[RowKind, ...] = ("parameter", "sympy", "rule", "pass", "kernel", "plan", "pullback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Verdict:
     as nested lists. Nothing is refuted without one.
     """
 
-    kind: Kind
+    kind: RowKind
     subject: str
     status: Status
     method: str
@@ -141,7 +141,7 @@ class Report:
         """Whether nothing is refuted."""
         return all(v.status is not Status.REFUTED for v in self.verdicts)
 
-    def of(self, kind: Kind) -> tuple[Verdict, ...]:
+    def of(self, kind: RowKind) -> tuple[Verdict, ...]:
         """The verdicts of one kind."""
         return tuple(v for v in self.verdicts if v.kind == kind)
 

@@ -45,7 +45,7 @@ POINTS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RuleRow:
     """One op."""
 
     name: str
@@ -167,8 +167,10 @@ def _second(name: str, program: Function) -> Verdict:
     return Verdict("rule", name, status, "composition", detail, assumed)
 
 
-def table() -> Iterator[Row]:
+def table() -> Iterator[RuleRow]:
     """A row per op, in order of definition."""
     for definition in all_ops():
         name = definition.name
-        yield Row(name, sampled_verdict(name), sampled_verdict(name, True), second_verdict(name))
+        yield RuleRow(
+            name, sampled_verdict(name), sampled_verdict(name, True), second_verdict(name)
+        )

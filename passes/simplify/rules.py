@@ -33,7 +33,7 @@ from typing import Literal, TypeAlias, Union
 import gradc.ir.ops  # noqa: F401  (fills the registry)
 from gradc.ir.ops.registry import lookup
 
-Kind: TypeAlias = Literal["any", "floats", "integers"]
+VariableKind: TypeAlias = Literal["any", "floats", "integers"]
 Pattern: TypeAlias = Union["Apply", "Variable", "Number"]
 _TOKEN = re.compile(r"\s*(?:(?P<name>[a-z_][a-z_0-9]*)|(?P<number>-?[0-9.]+)|(?P<sign>[(),]))")
 
@@ -89,10 +89,10 @@ class Rule:
     text: str
     left: Apply
     right: Pattern
-    kind: Kind
+    kind: VariableKind
 
 
-def parse_rule(text: str, kind: Kind) -> tuple[Rule, ...]:
+def parse_rule(text: str, kind: VariableKind) -> tuple[Rule, ...]:
     """The rule and its commutative variants. Raises ValueError for text that is no rule."""
     sides = text.split("=>")
     if len(sides) != 2:
@@ -106,7 +106,7 @@ def parse_rule(text: str, kind: Kind) -> tuple[Rule, ...]:
     return tuple(Rule(text, variant, right, kind) for variant in _variants(left))
 
 
-def rules(*texts: str, kind: Kind = "any") -> tuple[Rule, ...]:
+def rules(*texts: str, kind: VariableKind = "any") -> tuple[Rule, ...]:
     """The rules of ``texts`` with their commutative variants, in order."""
     return tuple(rule for text in texts for rule in parse_rule(text, kind))
 

@@ -54,7 +54,7 @@ def _block(block: Block) -> Block:
 # ---- finding chains
 
 # An operand of an op: where a chain enters it.
-Place: TypeAlias = tuple[Op, int]
+Use: TypeAlias = tuple[Op, int]
 
 
 class _Uses:
@@ -62,7 +62,7 @@ class _Uses:
 
     def __init__(self, block: Block) -> None:
         self.makers = {value: op for op in block.body for value in op.results}
-        self._places: dict[Value, list[Place | None]] = {}
+        self._places: dict[Value, list[Use | None]] = {}
         self._inside: dict[Op, _Uses] = {}
         for op in block.body:
             for number, value in enumerate(op.operands):
@@ -74,13 +74,13 @@ class _Uses:
         """Whether ``value`` is used exactly once."""
         return len(self._places.get(value, ())) == 1
 
-    def next(self, value: Value) -> Place | None:
+    def next(self, value: Value) -> Use | None:
         """Where a value that is used once is used; None if that is as an output, or there are more
         uses.
         """
         return self._places[value][0] if self.is_single(value) else None
 
-    def through(self, place: Place) -> tuple[Value, int] | None:
+    def through(self, place: Use) -> tuple[Value, int] | None:
         """What comes out where ``place`` is only added to, and by how many additions."""
         op, number = place
         if op.name == "add" or (op.name == "sub" and number == 0):
@@ -113,7 +113,7 @@ class _Uses:
 class _Chain:
     """From its first place on; carried in ``dtype``, rounded to what ``end`` is."""
 
-    start: Place
+    start: Use
     last: Op
     end: Value
     dtype: DType
@@ -121,7 +121,7 @@ class _Chain:
 
 def _chains(block: Block) -> list[_Chain]:
     uses = _Uses(block)
-    taken: set[Place] = set()
+    taken: set[Use] = set()
     found: list[_Chain] = []
     for op in block.body:
         if op.name not in ("add", "sub", "scan"):
@@ -144,12 +144,12 @@ def _is_start(uses: _Uses, value: Value) -> bool:
     return before is None or before.name not in ("add", "sub") or not uses.is_single(value)
 
 
-def _chain(uses: _Uses, start: Place) -> tuple[_Chain | None, list[Place]]:
+def _chain(uses: _Uses, start: Use) -> tuple[_Chain | None, list[Use]]:
     """The chain that begins at ``start``, if it wants a wider type, and its places."""
     value = start[0].operands[start[1]]
     dtype = value.type.dtype
-    place: Place | None = start
-    places: list[Place] = []
+    place: Use | None = start
+    places: list[Use] = []
     count = 0
     while place is not None and (found := uses.through(place)) is not None:
         places.append(place)

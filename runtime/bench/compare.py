@@ -36,7 +36,7 @@ class Contender:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Timing:
     """Milliseconds per step (median, fastest and slowest round), and how many times gradc's."""
 
     contender: str
@@ -69,7 +69,7 @@ def compare(
     peers: tuple[str, ...],
     seconds: float,
     **options: Any,
-) -> list[Row]:
+) -> list[Timing]:
     """gradc first, then each peer.
 
     Raises:
@@ -88,7 +88,7 @@ def compare(
             raise DiagnosticError([error("GC0569", message, None)])
     timings = take_turns([c.step for c in contenders], seconds)
     return [
-        Row(c.name, 1e3 * t.median, 1e3 * t.best, 1e3 * t.worst, ratio(t, timings[0]), e)
+        Timing(c.name, 1e3 * t.median, 1e3 * t.best, 1e3 * t.worst, ratio(t, timings[0]), e)
         for c, t, e in zip(contenders, timings, errors, strict=True)
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from gradc.runtime.bench.compare import Row, compare, random_inputs
+from gradc.runtime.bench.compare import Timing, compare, random_inputs
 from gradc.runtime.commands.common import (
     compile_arguments,
     load_inputs,
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Timing) -> tuple[str, ...]:
     times = (row.milliseconds, row.best, row.worst)
     return (
         row.contender,

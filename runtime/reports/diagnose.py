@@ -52,7 +52,7 @@ DROPPED_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LayerOutcome:
     """A layer's outcome: norms of its value's cotangent, and the gain to the place before it."""
 
     label: str
@@ -99,7 +99,7 @@ class Diagnosis:
     """Everything measured, and the findings, worst first."""
 
     loss: float
-    places: tuple[Place, ...]
+    places: tuple[LayerOutcome, ...]
     times: dict[str, tuple[float, ...]]
     parameters: tuple[Parameter, ...]
     findings: tuple[Finding, ...]
@@ -197,11 +197,11 @@ def diagnose(
 
 
 def _above_rounding(
-    places: Sequence[Place],
+    places: Sequence[LayerOutcome],
     probed: Function,
     probes: Sequence[Probe],
     operands: Mapping[str, Any],
-) -> list[Place]:
+) -> list[LayerOutcome]:
     """The places whose cotangent is more than rounding: one that is 0 by mathematics grows with
     coarser arithmetic.
     """
@@ -256,9 +256,9 @@ def _row_norms(array: Array) -> list[float]:
     return [_norm(row) for row in array]
 
 
-def _places(probes: Sequence[Probe], measured: _Measured) -> tuple[Place, ...]:
+def _places(probes: Sequence[Probe], measured: _Measured) -> tuple[LayerOutcome, ...]:
     return tuple(
-        Place(
+        LayerOutcome(
             p.label, p.op, p.span, _norm(measured.cts[p.parameter]), measured.cts[p.parameter].size
         )
         for p in probes
@@ -286,7 +286,7 @@ def _parameters(
 
 
 def _flow_findings(
-    places: Sequence[Place],
+    places: Sequence[LayerOutcome],
     function: Function,
     operands: Mapping[str, Any],
     redraw: Redraw | None,
@@ -324,14 +324,14 @@ def _ratio(first: float, last: float) -> float:
     return math.inf if last == 0 else first / last
 
 
-def _worst_step(places: Sequence[Place], shrinking: bool) -> Place:
+def _worst_step(places: Sequence[LayerOutcome], shrinking: bool) -> LayerOutcome:
     """The place across which the gradient changes most."""
     gains = [_ratio(a.norm, b.norm) for a, b in pairwise(places)]
     chosen = min(gains) if shrinking else max(gains)
     return places[gains.index(chosen) + 1]
 
 
-def _advice(kind: str, worst: Place) -> str:
+def _advice(kind: str, worst: LayerOutcome) -> str:
     if kind == "exploding":
         return f"clip the gradient (--clip-norm 1) and scale the weights of `{worst.label}` down"
     if worst.op in ("sigmoid", "tanh"):

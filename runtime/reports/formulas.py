@@ -544,7 +544,7 @@ def _is_layer(op: Op, steps: Steps, function: Function) -> bool:
 _MATRIX = ("contract", "conv2d", "take", "max_pool", "avg_pool", "scan")
 
 
-def _cotangents(term: it.Term) -> int:
+def _cotangents(term: it.Monomial) -> int:
     """How many cotangents a term is a product of: 1, or 0 where the chain starts."""
     return 1 if f"name='{COTANGENT}" in repr(term) else 0
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from gradc.codegen.symbolic.formulas.notation import to_latex, to_mathml
 from gradc.codegen.symbolic.formulas.rules import rule_formulas
 from gradc.ir.tensor.core import Function
-from gradc.passes.prove.report import Kind, Report, Status, Verdict, weakest
+from gradc.passes.prove.report import Report, RowKind, Status, Verdict, weakest
 from gradc.runtime.render.graph import graph_svg
 from gradc.runtime.render.page import page, table
 from gradc.runtime.reports.formulas import Formula, Formulas, gradient_formulas
@@ -39,7 +39,7 @@ _TONE = {
     Status.UNDECIDED: "warn",
     Status.REFUTED: "bad",
 }
-_HEADINGS: tuple[tuple[Kind, str], ...] = (
+_HEADINGS: tuple[tuple[RowKind, str], ...] = (
     ("sympy", "SymPy's own derivative"),
     ("rule", "Derivative rules"),
     ("pass", "Passes"),
@@ -48,8 +48,8 @@ _HEADINGS: tuple[tuple[Kind, str], ...] = (
     ("pullback", "Pullbacks of one's own"),
 )
 # Refuted subjects in the order in which one looks for a cause, and their names in a sentence.
-_CAUSES: tuple[Kind, ...] = ("pullback", "rule", "pass", "kernel", "plan", "parameter", "sympy")
-_NAMES: Mapping[Kind, str] = {
+_CAUSES: tuple[RowKind, ...] = ("pullback", "rule", "pass", "kernel", "plan", "parameter", "sympy")
+_NAMES: Mapping[RowKind, str] = {
     "rule": "The rule of",
     "pass": "The pass",
     "parameter": "The gradient of",
@@ -357,7 +357,7 @@ def _accuracy(report: Report) -> list[str]:
     return ["<h2>Accuracy of the compiled code</h2>", table(columns, rows, numeric=(1, 2, 3, 4))]
 
 
-def _verdicts(heading: str, verdicts: Sequence[Verdict], kind: Kind) -> list[str]:
+def _verdicts(heading: str, verdicts: Sequence[Verdict], kind: RowKind) -> list[str]:
     if not verdicts:
         return []
     rows = [

@@ -64,7 +64,7 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BoardRow:
     """One step. ``source`` is the user's text, ``scope`` the layer instance.
 
     ``reads`` are the names of the values that it is computed from, ``ops`` what it is made of;
@@ -136,7 +136,7 @@ class Whiteboard:
     model: str
     precision: str
     given: Mapping[str, Array]
-    forward: tuple[Row, ...]
+    forward: tuple[BoardRow, ...]
     edges: tuple[Edge, ...]
     backward: tuple[Gradient, ...]
     tangents: tuple[Tangent, ...]
@@ -172,7 +172,7 @@ class Whiteboard:
         """The name of the loss."""
         return next((g.of for g in self.backward if not g.edges and not g.is_asked), "")
 
-    def row(self, name: str) -> Row:
+    def row(self, name: str) -> BoardRow:
         """The step called ``name``. Raises KeyError."""
         for row in self.forward:
             if row.name == name:
@@ -336,7 +336,7 @@ class _Tables:
         half = _MOST_ROWS // 2
         return [*results[:half], *results[-half:]]
 
-    def forward(self) -> tuple[Row, ...]:
+    def forward(self) -> tuple[BoardRow, ...]:
         """Every step in order; ``backward`` comes first."""
         made: dict[int, list[Op]] = {}
         for op in self.traced.primal.block.body:
@@ -346,7 +346,7 @@ class _Tables:
             place = own_place(op.span)
             step = self.steps.step_of.get(op, -1)
             rows.append(
-                Row(
+                BoardRow(
                     self.steps.names[value],
                     self.board.definition(value, op),
                     text_at(self.sources, place),

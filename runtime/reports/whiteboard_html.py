@@ -16,7 +16,7 @@ from gradc.runtime.render.page import page, table
 from gradc.runtime.reports.whiteboard_text import show_value, to_graph
 
 if TYPE_CHECKING:
-    from gradc.runtime.reports.whiteboard import Gradient, Row, Whiteboard
+    from gradc.runtime.reports.whiteboard import BoardRow, Gradient, Whiteboard
 
 
 def whiteboard_page(board: Whiteboard) -> str:
@@ -49,7 +49,7 @@ def whiteboard_page(board: Whiteboard) -> str:
     return page(f"gradc explain {board.model}", "\n".join(parts))
 
 
-def _forward(row: Row) -> Sequence[str]:
+def _forward(row: BoardRow) -> Sequence[str]:
     place = f"{row.place.line}" if row.place is not None else ""
     source = f'<span class="line">{place}</span> {_code(row.source)}'
     local = "".join(f'<div class="eq">{to_mathml(n)}</div>' for n in row.local)

@@ -15,7 +15,7 @@ import numpy as np
 from gradc.codegen.symbolic.formulas.notation import Equation, Notation, to_latex, to_text
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.render.graph import Graph, Node
-from gradc.runtime.reports.whiteboard import Edge, Gradient, Row, Whiteboard
+from gradc.runtime.reports.whiteboard import BoardRow, Edge, Gradient, Whiteboard
 
 SMALL = 16
 _LABEL = 44
@@ -78,12 +78,12 @@ def _right(shown: Notation) -> str:
     return to_text(shown.right) if isinstance(shown, Equation) else to_text(shown)
 
 
-def _left(row: Row | Gradient) -> str:
+def _left(row: BoardRow | Gradient) -> str:
     shown = row.equation
     return to_text(shown.left) if isinstance(shown, Equation) else row.name
 
 
-def _forward_cells(row: Row) -> list[list[str]]:
+def _forward_cells(row: BoardRow) -> list[list[str]]:
     formula = f"= {_right(row.equation)}"
     local = "; ".join(to_text(n) for n in row.local)
     line = f"line {row.place.line}" if row.place is not None else ""
@@ -216,7 +216,7 @@ def _formula(shown: Notation) -> dict[str, str]:
     return {"formula": to_text(shown), "latex": to_latex(shown)}
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def _row_json(row: BoardRow) -> dict[str, Any]:
     return {
         "name": row.name,
         "source": row.source,

@@ -1,6 +1,6 @@
 """What a transform makes of a recorded function: its program, and the value a call returns.
 
-A ``Kind`` is one transform. ``derive`` goes from IR to IR (with ``wrt``, the numbers of the
+A ``Transform`` is one transform. ``derive`` goes from IR to IR (with ``wrt``, the numbers of the
 parameters to differentiate in); ``finish`` puts the results of the derived program, arrays or
 traced values, into the trees that users see. Both ways of calling share them: compiled for arrays,
 inlined inside another trace.
@@ -38,7 +38,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class Transform:
     """A transform. ``seeds`` says whether calls bring tangents or cotangents."""
 
     name: str
@@ -176,13 +176,14 @@ _MODES: Sequence[tuple[str, Mode | None]] = (
     ("jacfwd", "forward"),
     ("jacrev", "reverse"),
 )
-VALUE_AND_GRAD = Kind("value_and_grad", _gradient, _finish_value_and_grad, True)
-GRAD = Kind("grad", _gradient, _finish_grad, True)
-JIT = Kind("jit", _same, _finish_value)
-JVP = Kind("jvp", _forward, _finish_jvp, seeds="tangents")
-VJP = Kind("vjp", _reverse, _derivatives, seeds="cotangents")
+VALUE_AND_GRAD = Transform("value_and_grad", _gradient, _finish_value_and_grad, True)
+GRAD = Transform("grad", _gradient, _finish_grad, True)
+JIT = Transform("jit", _same, _finish_value)
+JVP = Transform("jvp", _forward, _finish_jvp, seeds="tangents")
+VJP = Transform("vjp", _reverse, _derivatives, seeds="cotangents")
 JACOBIAN, JACFWD, JACREV = (
-    Kind(name, _jacobians(mode), _finish_jacobian, passes=_passes(mode)) for name, mode in _MODES
+    Transform(name, _jacobians(mode), _finish_jacobian, passes=_passes(mode))
+    for name, mode in _MODES
 )
 
 __all__ = [
@@ -194,7 +195,7 @@ __all__ = [
     "JVP",
     "VALUE_AND_GRAD",
     "VJP",
-    "Kind",
+    "Transform",
     "Wanted",
     "results_of",
 ]

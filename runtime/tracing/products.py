@@ -22,7 +22,7 @@ from gradc.runtime.tracing.trace import FUNCTIONS, Trace, Traced, refuse
 
 # --- products
 
-Term = tuple[str, Value]
+Factor = tuple[str, Value]
 _LETTERS = string.ascii_letters
 
 
@@ -100,7 +100,7 @@ def _extents(terms: Sequence[str], values: Sequence[Value]) -> dict[str, int]:
     return found
 
 
-def _fitted(t: Trace, term: str, value: Value, extents: dict[str, int]) -> Term:
+def _fitted(t: Trace, term: str, value: Value, extents: dict[str, int]) -> Factor:
     """One operand with every letter once, and no axis of 1 where others have more."""
     once = "".join(dict.fromkeys(term))
     if once != term:
@@ -119,7 +119,7 @@ def _fitted(t: Trace, term: str, value: Value, extents: dict[str, int]) -> Term:
     return "".join(squeezed), value
 
 
-def _contracted(t: Trace, a: Term, b: Term, later: set[str]) -> Term:
+def _contracted(t: Trace, a: Factor, b: Factor, later: set[str]) -> Factor:
     """Two operands as one; what only one of them has, and nobody reads later, is summed before."""
     left, x = _summed(t, *a, later | set(b[0]))
     right, y = _summed(t, *b, later | set(left))
@@ -134,7 +134,7 @@ def _contracted(t: Trace, a: Term, b: Term, later: set[str]) -> Term:
     return "".join([*(left[i] for i, _ in batch), *free]), made
 
 
-def _summed(t: Trace, letters: str, value: Value, kept: set[str]) -> Term:
+def _summed(t: Trace, letters: str, value: Value, kept: set[str]) -> Factor:
     axes = tuple(i for i, letter in enumerate(letters) if letter not in kept)
     if not axes:
         return letters, value

@@ -1,10 +1,10 @@
 """A transformed function: recorded, compiled and kept per structure, shapes and types of its
 arguments.
 
-``Transformed`` is a value: a function, a ``Kind``, a choice of arguments, options. It takes nothing
-over from the function it wraps but name and documentation, so transforms of transforms compose.
-Called with arrays it compiles once and calls; called while another function is recorded, its
-program becomes part of that one.
+``Transformed`` is a value: a function, a ``Transform``, a choice of arguments, options. It takes
+nothing over from the function it wraps but name and documentation, so transforms of transforms
+compose. Called with arrays it compiles once and calls; called while another function is
+recorded, its program becomes part of that one.
 
 What a function reads besides its arguments is compared at each call (``captures``); if it changed,
 the function is recorded again, and compiled again only where the program came out different.
@@ -37,7 +37,7 @@ from gradc.runtime.model.call import Entry
 from gradc.runtime.native.arrays import Array, as_array, convert
 from gradc.runtime.native.compile import Options, compile_function
 from gradc.runtime.tracing.captures import Captures, RandomState, TraceWarning
-from gradc.runtime.tracing.derive import Kind, Wanted
+from gradc.runtime.tracing.derive import Transform, Wanted
 from gradc.runtime.tracing.record import Argument, Recorded, numpy_of, record
 from gradc.runtime.tracing.trace import Trace, Traced, current_trace
 from gradc.runtime.tracing.trees import Static, Structure, flatten, leaf_count, paths, rebuild
@@ -68,7 +68,7 @@ class Program:
     """One compiled form: what is called, with which captured arrays, and whether it still holds."""
 
     def __init__(
-        self, entry: Entry, recorded: Recorded, wanted: Wanted, kind: Kind, captures: Captures
+        self, entry: Entry, recorded: Recorded, wanted: Wanted, kind: Transform, captures: Captures
     ) -> None:
         self.entry = entry
         self.recorded = recorded
@@ -128,7 +128,7 @@ class Transformed:
 
     __gradc_wrapped__ = True
     __wrapped__: Callable[..., Any]
-    kind: Kind
+    kind: Transform
     choice: Choice
     options: Options
     _programs: OrderedDict[Any, list[Program]]
@@ -139,7 +139,7 @@ class Transformed:
     _has_options: bool
 
     def __init__(
-        self, function: Callable[..., Any], kind: Kind, choice: Choice, options: Options
+        self, function: Callable[..., Any], kind: Transform, choice: Choice, options: Options
     ) -> None:
         put = functools.partial(object.__setattr__, self)
         put("__wrapped__", function)
@@ -488,7 +488,7 @@ class _WeakMethod:
         return method(*args, **kwargs)
 
 
-def _derived(kind: Kind, recorded: Recorded, wanted: Wanted, _function: Any) -> Any:
+def _derived(kind: Transform, recorded: Recorded, wanted: Wanted, _function: Any) -> Any:
     return kind.derive(recorded, wanted)
 
 
@@ -535,7 +535,7 @@ def _lifted(outer: Trace, name: str, leaf: Any, is_differentiated: bool) -> Valu
 # --- tangents and cotangents
 
 
-def _chosen_seeds(recorded: Recorded, wanted: Wanted, kind: Kind, seeds: Any) -> list[Any]:
+def _chosen_seeds(recorded: Recorded, wanted: Wanted, kind: Transform, seeds: Any) -> list[Any]:
     """The leaves of ``seeds`` that the derived program takes. Raises DiagnosticError GC0566."""
     leaves: list[Any] = []
     given = flatten(seeds, leaves)
@@ -546,14 +546,14 @@ def _chosen_seeds(recorded: Recorded, wanted: Wanted, kind: Kind, seeds: Any) ->
     return leaves if kind.seeds == "tangents" else [leaves[n] for n in recorded.floating]
 
 
-def _seed_types(recorded: Recorded, wanted: Wanted, kind: Kind) -> list[tuple[str, Any]]:
+def _seed_types(recorded: Recorded, wanted: Wanted, kind: Transform) -> list[tuple[str, Any]]:
     if kind.seeds == "tangents":
         return [(recorded.arguments[n].name, recorded.arguments[n].type) for n in wanted.numbers]
     block = recorded.function.block
     return [(recorded.function.results[n].name, block.outputs[n].type) for n in recorded.floating]
 
 
-def _seeds(recorded: Recorded, wanted: Wanted, kind: Kind, seeds: Any) -> list[Array]:
+def _seeds(recorded: Recorded, wanted: Wanted, kind: Transform, seeds: Any) -> list[Array]:
     found = []
     chosen = _chosen_seeds(recorded, wanted, kind, seeds)
     for (name, type_), seed in zip(_seed_types(recorded, wanted, kind), chosen, strict=True):
@@ -566,7 +566,9 @@ def _seeds(recorded: Recorded, wanted: Wanted, kind: Kind, seeds: Any) -> list[A
     return found
 
 
-def _check_seed(kind: Kind, name: str, given: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def _check_seed(
+    kind: Transform, name: str, given: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
     if given != expected:
         what = (kind.seeds or "").rstrip("s")
         message = f"the {what} of `{name}` has shape {list(given)}, and `{name}` {list(expected)}"
@@ -574,7 +576,7 @@ def _check_seed(kind: Kind, name: str, given: tuple[int, ...], expected: tuple[i
 
 
 def _seed_values(
-    outer: Trace, recorded: Recorded, wanted: Wanted, kind: Kind, seeds: Any
+    outer: Trace, recorded: Recorded, wanted: Wanted, kind: Transform, seeds: Any
 ) -> list[Value]:
     found = []
     chosen = _chosen_seeds(recorded, wanted, kind, seeds)

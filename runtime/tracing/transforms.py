@@ -25,7 +25,7 @@ import numpy as np
 import gradc.runtime.tracing.tables  # noqa: F401  (fills the tables of traceable functions)
 from gradc.runtime.native.compile import compile_options, refuse_unknown
 from gradc.runtime.tracing import derive
-from gradc.runtime.tracing.derive import Kind
+from gradc.runtime.tracing.derive import Transform
 from gradc.runtime.tracing.transformed import Choice, Transformed, argument_numbers
 from gradc.runtime.tracing.trees import flatten, rebuild
 
@@ -254,7 +254,7 @@ _STATIC = ("static_argnums", "static_argnames")
 
 
 def _made(
-    kind: Kind,
+    kind: Transform,
     function: Function | None,
     argnums: Numbers | None,
     has_aux: bool,
@@ -266,7 +266,7 @@ def _made(
 
 
 def _transformed(
-    kind: Kind,
+    kind: Transform,
     function: Function,
     argnums: Numbers | None,
     has_aux: bool,
@@ -358,7 +358,9 @@ class _Same:
         return isinstance(other, _Same) and self.item is other.item
 
 
-def _kept(kind: Kind, function: Function, has_aux: bool, options: dict[str, Any]) -> Transformed:
+def _kept(
+    kind: Transform, function: Function, has_aux: bool, options: dict[str, Any]
+) -> Transformed:
     """The transform of ``function`` that was made before, or of a function that is the same in all
     it can see.
     """

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.command_line import gradc
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "examples"
 PROGRAMS = sorted(EXAMPLES.rglob("*.grad")) + sorted((ROOT / "benchmarks").rglob("*.grad"))
 DIGITS = EXAMPLES / "digits"
 
 
-def gradc_command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def gradc_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
     command = [sys.executable, "-m", "gradc", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -24,10 +26,10 @@ def gradc_command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_program_checks_without_a_warning(path: Path) -> None:
-    done = gradc_command("check", path)
-    assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr.startswith(f"{path}: ok (")
-    assert done.stderr.count("\n") == 1
+    done = gradc("check", path)
+    assert (done.status, done.out) == (0, "")
+    assert done.err.startswith(f"{path}: ok (")
+    assert done.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: p.relative_to(ROOT).as_posix())
@@ -35,10 +37,10 @@ def test_program_formats_and_still_checks(path: Path, tmp_path: Path) -> None:
     """`fmt` loses nothing: formatting the formatted program changes nothing more."""
     copy = tmp_path / path.name
     copy.write_text(path.read_text())
-    assert gradc_command("fmt", copy).returncode == 0
+    assert gradc("fmt", copy).status == 0
     once = copy.read_text()
-    assert gradc_command("check", copy).returncode == 0
-    assert gradc_command("fmt", copy).returncode == 0
+    assert gradc("check", copy).status == 0
+    assert gradc("fmt", copy).status == 0
     assert copy.read_text() == once
 
 
@@ -75,7 +77,7 @@ def test_digits_reach_their_accuracy(
     program: str, flags: str, accuracy: float, tmp_path: Path
 ) -> None:
     """The commands of README and examples/digits/README.md, to the same end."""
-    done = gradc_command(
+    done = gradc_process(
         "train", DIGITS / program, "--data", DIGITS / "digits_train.npz",
         "--valid", DIGITS / "digits_valid.npz", *flags.split(), "--out", tmp_path / "run", "--json",
     )  # fmt: skip
@@ -110,7 +112,7 @@ def test_characters_beat_letter_frequencies(
     """At small size: one pass over 2 000 rows learns more than how frequent characters are."""
     folder, frequencies = text
     flags = [flag for dim in dims for flag in ("-D", dim)]
-    done = gradc_command(
+    done = gradc_process(
         "train", EXAMPLES / "text" / program, "--data", folder / "train.npz",
         "--valid", folder / "valid.npz", *flags, "--optimizer", "adamw(lr=1e-2)",
         "--clip-norm", "1", "--batch", "16", "--epochs", "1", "--out", tmp_path / "run", "--json",
@@ -133,7 +135,7 @@ def test_the_autoencoder_beats_the_best_linear_code(tmp_path: Path) -> None:
     held_out = parts["valid"] - middle
     linear = float(((held_out - held_out @ axes.T @ axes) ** 2).mean())
     assert abs(linear - 0.0243) < 5e-5
-    done = gradc_command(
+    done = gradc_process(
         "train", DIGITS / "autoencoder.grad", "--data", tmp_path / "train.npz", "--valid",
         tmp_path / "valid.npz", "--optimizer", "adamw(lr=3e-3)", "--epochs", "25",
         "--out", tmp_path / "run", "--json",

@@ -65,7 +65,7 @@ def not_a_number(op: Op) -> list[Op]:
 def seeded(monkeypatch: pytest.MonkeyPatch, name: str, fault: Callable[[Op], list[Op]]) -> None:
     """The pipeline with a pass that goes wrong."""
 
-    def after(step: pipeline.Step) -> pipeline.Step:
+    def after(step: pipeline.PipelineStep) -> pipeline.PipelineStep:
         right = step.run
 
         def run(artifact: Any, options: pipeline.Options, hits: Counter[str]) -> Any:

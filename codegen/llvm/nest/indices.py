@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gradc.codegen.llvm.nest.memory import Lanes, Memory, Place, i64
+from gradc.codegen.llvm.nest.memory import Address, Lanes, Memory, i64
 from gradc.codegen.llvm.text import Function, Value, constant, lanes_of
 from gradc.ir.loop.kernel import Affine, Var
 
@@ -77,8 +77,8 @@ class Indices:
             self.facts[var] = facts
 
     def divide(
-        self, var: Var, verb: str, source: Var, place: Place, divisor: int, lanes: Lanes | None
-    ) -> Place:
+        self, var: Var, verb: str, source: Var, place: Address, divisor: int, lanes: Lanes | None
+    ) -> Address:
         """``var = source // divisor`` or ``source % divisor``, where ``source`` is ``place`` in the
         current body.
         """
@@ -87,14 +87,16 @@ class Indices:
         if result is not None:
             self.facts[var] = result
         if lanes is None or place.is_uniform:
-            return Place(self._divide(verb, place.start, facts, divisor))
+            return Address(self._divide(verb, place.start, facts, divisor))
         known = self._pattern(verb, place, facts, divisor)
         if known is not None:
             return known
         whole = self.memory.number(place, lanes)
-        return Place(i64(0), (), self._divide(verb, whole, facts, divisor))
+        return Address(i64(0), (), self._divide(verb, whole, facts, divisor))
 
-    def _pattern(self, verb: str, place: Place, facts: Facts | None, divisor: int) -> Place | None:
+    def _pattern(
+        self, verb: str, place: Address, facts: Facts | None, divisor: int
+    ) -> Address | None:
         """The lanes' quotients or remainders, where they follow from what is known of the first
         one.
         """
@@ -110,12 +112,12 @@ class Indices:
             # alone.
             start = self._divide(verb, place.start, facts, divisor)
             steps = tuple(_apply(verb, step, divisor) for step in place.pattern)
-            return Place(start if verb == "floordiv" else i64(0), steps if any(steps) else ())
+            return Address(start if verb == "floordiv" else i64(0), steps if any(steps) else ())
         common = math.gcd(facts.divisor, divisor)
         if min(place.pattern) >= 0 and max(place.pattern) < common:
             # All lanes lie between the same two multiples of the divisor.
             start = self._divide(verb, place.start, facts, divisor)
-            return Place(start, place.pattern if verb == "mod" else ())
+            return Address(start, place.pattern if verb == "mod" else ())
         return None
 
     def _result_facts(self, verb: str, facts: Facts | None, divisor: int) -> Facts | None:
@@ -169,7 +171,7 @@ def _apply(verb: str, number: int, divisor: int) -> int:
     return number // divisor if verb == "floordiv" else number % divisor
 
 
-def _place_of(numbers: list[int]) -> Place:
+def _place_of(numbers: list[int]) -> Address:
     """Known numbers, one per lane, as a place."""
     steps = tuple(n - numbers[0] for n in numbers)
-    return Place(i64(numbers[0]), steps if any(steps) else ())
+    return Address(i64(numbers[0]), steps if any(steps) else ())

@@ -44,7 +44,7 @@ class Lanes:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Address:
     """An address: elements from the buffer's start, known elements per lane, and per-lane offsets
     from data.
 
@@ -121,8 +121,8 @@ class Memory:
         offset: Affine,
         env: dict[Var, Value],
         lanes: Lanes | None,
-        runs: dict[Var, Place] | None = None,
-    ) -> Place:
+        runs: dict[Var, Address] | None = None,
+    ) -> Address:
         """Cuts an affine offset into its parts; ``runs`` are variables of a vector body that are
         cut already.
         """
@@ -131,19 +131,19 @@ class Memory:
         offsets: Value | None = None
         for var, factor in offset.terms:
             if lanes is not None and var is lanes.index:
-                term = Place(lanes.base, run(1, lanes.count))
+                term = Address(lanes.base, run(1, lanes.count))
             elif runs is not None and var in runs:
                 term = runs[var]
             elif lanes_of(env[var].type):
-                term = Place(i64(0), (), env[var])
+                term = Address(i64(0), (), env[var])
             else:
-                term = Place(env[var])
+                term = Address(env[var])
             start = self._sum(start, self._times(term.start, factor))
             pattern = sum_patterns(pattern, term.pattern, factor)
             if term.offsets is not None:
                 scaled = self._times(term.offsets, factor)
                 offsets = scaled if offsets is None else self.fn.binary("add", offsets, scaled)
-        return Place(start, pattern, offsets)
+        return Address(start, pattern, offsets)
 
     def _times(self, x: Value, factor: int) -> Value:
         if factor == 1 or x.name == "0":
@@ -159,7 +159,7 @@ class Memory:
             return i64(int(a.name) + int(b.name))
         return self.fn.binary("add", a, b)
 
-    def number(self, place: Place, lanes: Lanes | None) -> Value:
+    def number(self, place: Address, lanes: Lanes | None) -> Value:
         """A place as an i64 scalar, or as one per lane."""
         if lanes is None or place.is_uniform:
             return place.start
@@ -168,7 +168,7 @@ class Memory:
             total = self.fn.binary("add", total, part)
         return total
 
-    def _offsets(self, place: Place, lanes: Lanes) -> list[Value]:
+    def _offsets(self, place: Address, lanes: Lanes) -> list[Value]:
         parts = [] if place.offsets is None else [place.offsets]
         if place.pattern:
             parts.append(literal_vector(place.pattern))
@@ -177,7 +177,7 @@ class Memory:
     # ---- loads ----------------------------------------------------------------------------------
 
     def load(
-        self, base: Value, dtype: DType, place: Place, lanes: Lanes | None, guard: Value | None
+        self, base: Value, dtype: DType, place: Address, lanes: Lanes | None, guard: Value | None
     ) -> Value:
         """The element, or one per lane; 0 where ``guard`` is false."""
         fn, element = self.fn, STORED[dtype]
@@ -199,7 +199,7 @@ class Memory:
         return arm.results[0]
 
     def _load_lanes(
-        self, pointer: Value, dtype: DType, place: Place, lanes: Lanes, mask: Value | None
+        self, pointer: Value, dtype: DType, place: Address, lanes: Lanes, mask: Value | None
     ) -> Value:
         type_ = vector(STORED[dtype], lanes.count)
         if place.stride == 1:
@@ -256,7 +256,7 @@ class Memory:
         text = f"{pointers}, i32 {dtype.itemsize}, {mask}, {type_} zeroinitializer"
         return self.fn.effect(f"call {type_} @{name}({text})", type_)
 
-    def _pointers(self, pointer: Value, dtype: DType, place: Place, lanes: Lanes) -> Value:
+    def _pointers(self, pointer: Value, dtype: DType, place: Address, lanes: Lanes) -> Value:
         fn = self.fn
         parts = self._offsets(place, lanes)
         index = parts[0] if len(parts) == 1 else fn.binary("add", *parts) if parts else None
@@ -277,7 +277,7 @@ class Memory:
         self,
         base: Value,
         dtype: DType,
-        place: Place,
+        place: Address,
         lanes: Lanes | None,
         guard: Value | None,
         value: Value,
@@ -333,7 +333,7 @@ class Memory:
         self,
         pointer: Value,
         dtype: DType,
-        place: Place,
+        place: Address,
         lanes: Lanes,
         mask: Value | None,
         value: Value,

@@ -30,7 +30,7 @@ from gradc.codegen.llvm.nest import rows, transposed
 from gradc.codegen.llvm.nest.folds import Pieces, neutral, period, zero_trips
 from gradc.codegen.llvm.nest.indices import Indices
 from gradc.codegen.llvm.nest.loop_facts import can_vectorise, varying, walk, width_of
-from gradc.codegen.llvm.nest.memory import Lanes, Memory, Place, i64, run
+from gradc.codegen.llvm.nest.memory import Address, Lanes, Memory, i64, run
 from gradc.codegen.llvm.nest.split import split
 from gradc.codegen.llvm.nest.vectors import VectorLoop, own_spans, vector_spans
 from gradc.codegen.llvm.text import Function, Module, Value, lanes_of, vector
@@ -171,12 +171,12 @@ class Nest:
         self.memory = Memory(fn, self.scalars)
         self.indices = Indices(fn, self.memory)
         self.env: dict[Var, Value] = {}
-        self.runs: dict[Var, Place] = {}
+        self.runs: dict[Var, Address] = {}
         self.given: dict[Load, Value] = {}  # loads made already
         self.lanes: Lanes | None = None
         self.varying: set[Var] = set()
-        self.rows: dict[rows.Row, list[Value]] = {}
-        self._row_vectors: dict[rows.Row, int] = {}
+        self.rows: dict[rows.VectorRow, list[Value]] = {}
+        self._row_vectors: dict[rows.VectorRow, int] = {}
         self._gemms = 0
 
     def keep_rows(self, body: Sequence[Stmt]) -> None:
@@ -199,7 +199,7 @@ class Nest:
 
     def row_of(self, statement: Load | Store) -> tuple[list[Value], int] | None:
         """The register row that a statement of a vector body accesses, and which vector of it."""
-        row = self.rows.get(rows.Row(statement.buffer, statement.offset.constant))
+        row = self.rows.get(rows.VectorRow(statement.buffer, statement.offset.constant))
         if row is None or self.lanes is None:
             return None
         return row, int(self.lanes.base.name) // self.lanes.count
@@ -239,17 +239,19 @@ class Nest:
         if isinstance(scalar, Const):
             return self.scalars.const(scalar.value, scalar.dtype)
         if self.lanes is not None and scalar is self.lanes.index:
-            return self.memory.number(Place(self.lanes.base, run(1, self.lanes.count)), self.lanes)
+            return self.memory.number(
+                Address(self.lanes.base, run(1, self.lanes.count)), self.lanes
+            )
         place = self.runs.get(scalar)
         return self.env[scalar] if place is None else self.memory.number(place, self.lanes)
 
-    def _place(self, offset: Affine) -> Place:
+    def _place(self, offset: Affine) -> Address:
         place = self.memory.place(offset, self.env, self.lanes, self.runs)
         if place.is_uniform or not self.indices.is_small(offset.terms):
             return place
         return dataclasses.replace(place, is_small=True)
 
-    def _set_place(self, var: Var, place: Place) -> None:
+    def _set_place(self, var: Var, place: Address) -> None:
         """Defines an index variable; a run of numbers stays one as long as it is only added to."""
         self.runs.pop(var, None)
         if self.lanes is not None and place.pattern and place.offsets is None:
@@ -383,7 +385,12 @@ class Nest:
             self.env[fold.result] = result
 
     def _serial(
-        self, loop: For, at: _Span, first: list[Value], kept: list[rows.Row], spans: Sequence[int]
+        self,
+        loop: For,
+        at: _Span,
+        first: list[Value],
+        kept: list[rows.VectorRow],
+        spans: Sequence[int],
     ) -> list[Value]:
         """Iterations in order, from what ``first`` says: the folds, then the rows. ``spans`` are
         those of the nodes.
@@ -418,7 +425,7 @@ class Nest:
                 open_.next += [vector for row in kept for vector in self.rows[row]]
         return open_.results
 
-    def _refill_rows(self, kept: Sequence[rows.Row], values: Sequence[Value]) -> None:
+    def _refill_rows(self, kept: Sequence[rows.VectorRow], values: Sequence[Value]) -> None:
         source = iter(values)
         for row in kept:
             self.rows[row] = [next(source) for _ in self.rows[row]]

@@ -25,7 +25,7 @@ _DTYPES = (DType.F32, DType.F64, DType.I32)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class VectorRow:
     """The elements of ``buffer`` from ``start`` on that one vector loop walks."""
 
     buffer: Buffer
@@ -47,7 +47,7 @@ def find(
     isa: Isa,
     width_of: Callable[[For], int],
     vectorises: Callable[[For], bool],
-) -> dict[Row, int]:
+) -> dict[VectorRow, int]:
     """The rows of a kernel to be kept in registers, each with its number of vectors."""
     found: dict[Buffer, _Found | None] = {}
     for access, loop in _accesses(body, None):
@@ -59,7 +59,7 @@ def find(
             found[buffer] = None
             continue
         _note(found, buffer, access.offset.constant, loop.extent, width_of(loop))
-    rows: dict[Row, int] = {}
+    rows: dict[VectorRow, int] = {}
     left = _MOST_REGISTERS
     for buffer, facts in found.items():
         if facts is None or not _are_disjoint(facts.extents):
@@ -69,7 +69,7 @@ def find(
         cost = sum(vectors.values()) * per_vector
         if max(vectors.values()) <= _MOST_VECTORS and cost <= left:
             left -= cost
-            rows.update((Row(buffer, start), count) for start, count in vectors.items())
+            rows.update((VectorRow(buffer, start), count) for start, count in vectors.items())
     return rows
 
 
@@ -111,20 +111,20 @@ def _are_disjoint(extents: dict[int, int]) -> bool:
     return True
 
 
-def stored(body: Iterable[Stmt], rows: dict[Row, int]) -> list[Row]:
+def stored(body: Iterable[Stmt], rows: dict[VectorRow, int]) -> list[VectorRow]:
     """The register rows that ``body`` writes, in a fixed order."""
     written = {
-        Row(access.buffer, access.offset.constant)
+        VectorRow(access.buffer, access.offset.constant)
         for access, _ in _accesses(body, None)
         if isinstance(access, Store)
     }
     return [row for row in rows if row in written]
 
 
-def touched(loop: For, rows: dict[Row, int]) -> bool:
+def touched(loop: For, rows: dict[VectorRow, int]) -> bool:
     """Whether the body of a vector loop uses register rows."""
     return any(
-        Row(statement.buffer, statement.offset.constant) in rows
+        VectorRow(statement.buffer, statement.offset.constant) in rows
         for statement in loop.body
         if isinstance(statement, (Load, Store))
     )

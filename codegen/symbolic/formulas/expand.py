@@ -21,7 +21,7 @@ from itertools import count
 from typing import Any, Final
 
 from gradc.codegen.symbolic.formulas import terms as it
-from gradc.codegen.symbolic.formulas.terms import Index, Lookup, Poly
+from gradc.codegen.symbolic.formulas.terms import Lookup, Poly, Subscript
 from gradc.ir.ops.attributes import get_pairs
 from gradc.ir.ops.registry import lookup
 from gradc.ir.tensor.core import DType, Op, Value
@@ -56,7 +56,7 @@ class Reader:
     # Names that opaque values have, here and in other readers of the same program.
     known: dict[Value, str] = field(default_factory=dict)
     _left: int = _BUDGET
-    _memo: dict[tuple[Value, tuple[Index, ...]], Poly] = field(default_factory=dict)
+    _memo: dict[tuple[Value, tuple[Subscript, ...]], Poly] = field(default_factory=dict)
 
     def formula(self, value: Value, through: bool = False) -> tuple[tuple[int, ...], Poly]:
         """Fresh indices for the axes of ``value`` (0 for those of size 1) and its element there.
@@ -68,7 +68,7 @@ class Reader:
             return at, self._produced(value, at)
         return at, self.read(value, at)
 
-    def read(self, value: Value, at: Sequence[Index]) -> Poly:
+    def read(self, value: Value, at: Sequence[Subscript]) -> Poly:
         """The element of ``value`` at ``at``."""
         place = tuple(i if n != 1 else it.UNIT for i, n in zip(at, value.type.shape, strict=True))
         name = self.atoms.get(value) or self.opaque.get(value)
@@ -79,7 +79,7 @@ class Reader:
             self._memo[key] = self._produced(value, place)
         return self._memo[key]
 
-    def _produced(self, value: Value, at: tuple[Index, ...]) -> Poly:
+    def _produced(self, value: Value, at: tuple[Subscript, ...]) -> Poly:
         op = self.producers.get(value)
         if op is None:
             return self._named(value, value.hint or "?", at)
@@ -95,7 +95,7 @@ class Reader:
             return self._named(value, self._display(op), at)
         return found
 
-    def _named(self, value: Value, name: str, at: tuple[Index, ...]) -> Poly:
+    def _named(self, value: Value, name: str, at: tuple[Subscript, ...]) -> Poly:
         """``value`` under a name that nothing else has: what is called alike must be alike."""
         if value not in self.known:
             taken = {*self.atoms.values(), *self.known.values()}
@@ -105,7 +105,7 @@ class Reader:
         self.opaque[value] = name = self.known[value]
         return it.single(it.Ref(name, at))
 
-    def _applied(self, op: Op, at: tuple[Index, ...]) -> Poly:
+    def _applied(self, op: Op, at: tuple[Subscript, ...]) -> Poly:
         """An elementwise function without a rule of its own."""
         if not op.results[0].type.dtype.is_float or any(
             v.type.shape != op.results[0].type.shape for v in op.operands
@@ -146,7 +146,7 @@ class Reader:
 
     # --- integers and conditions
 
-    def index(self, value: Value, at: Sequence[Index]) -> Index | Fraction | None:
+    def index(self, value: Value, at: Sequence[Subscript]) -> Subscript | Fraction | None:
         """An integer value as an index, or the constant it is, or None."""
         place = tuple(i if n != 1 else it.UNIT for i, n in zip(at, value.type.shape, strict=True))
         op = self.producers.get(value)
@@ -166,7 +166,7 @@ class Reader:
             return self.index(op.operands[0], place)
         return None
 
-    def condition(self, value: Value, at: tuple[Index, ...]) -> Poly:
+    def condition(self, value: Value, at: tuple[Subscript, ...]) -> Poly:
         """A boolean value as an indicator."""
         op = self.producers.get(value)
         if value in self.atoms or op is None:
@@ -188,7 +188,7 @@ class Reader:
             return self._comparison(op, at)
         raise _Opaque
 
-    def truth(self, value: Value, at: tuple[Index, ...]) -> Poly:
+    def truth(self, value: Value, at: tuple[Subscript, ...]) -> Poly:
         """``condition``, or a mask with a name of its own where the algebra has no words for it."""
         try:
             return self.condition(value, at)
@@ -204,7 +204,7 @@ class Reader:
             op = self.producers.get(op.operands[0])
         return op is not None and op.name == "random_bits"
 
-    def _comparison(self, op: Op, at: tuple[Index, ...]) -> Poly:
+    def _comparison(self, op: Op, at: tuple[Subscript, ...]) -> Poly:
         a, b = op.operands
         if not a.type.dtype.is_float:
             return self._comparison_of_indices(op, at)
@@ -220,7 +220,7 @@ class Reader:
             a = inner if a not in self.atoms or inner in self.atoms else a
         return it.single(it.Cond(op.name, self.read(a, at), right))
 
-    def _comparison_of_indices(self, op: Op, at: tuple[Index, ...]) -> Poly:
+    def _comparison_of_indices(self, op: Op, at: tuple[Subscript, ...]) -> Poly:
         a, b = (self.index(v, at) for v in op.operands)
         if a is None or b is None:
             raise _Opaque
@@ -235,23 +235,25 @@ class Reader:
             return it.delta(a, b)
         if op.name == "ne":
             return it.minus(it.ONE, it.delta(a, b))
-        return it.single(it.Cond(op.name, it.single(it.Place(a)), it.single(it.Place(b))))
+        return it.single(
+            it.Cond(op.name, it.single(it.IndexNumber(a)), it.single(it.IndexNumber(b)))
+        )
 
 
 def _compares(name: str, a: Fraction, b: Fraction) -> bool:
     return {"eq": a == b, "ne": a != b, "lt": a < b, "le": a <= b, "gt": a > b, "ge": a >= b}[name]
 
 
-def _is_infinite(term: it.Term) -> bool:
+def _is_infinite(term: it.Monomial) -> bool:
     return len(term.factors) == 1 and term.factors[0][0] == it.Call("inf", ())
 
 
 # --- rules: the element of an op's result at an index
 
-_Rule = Callable[[Reader, Op, tuple[Index, ...]], Poly]
+_Rule = Callable[[Reader, Op, tuple[Subscript, ...]], Poly]
 
 
-def _constant(reader: Reader, op: Op, _at: tuple[Index, ...]) -> Poly:
+def _constant(reader: Reader, op: Op, _at: tuple[Subscript, ...]) -> Poly:
     return literal(op.attributes["value"], op.results[0].type.dtype)
 
 
@@ -268,7 +270,7 @@ def literal(value: Any, dtype: DType) -> Poly:
     return it.number(Fraction(repr(number)))
 
 
-def _moved(op: Op, at: Sequence[Index]) -> tuple[Index, ...] | None:
+def _moved(op: Op, at: Sequence[Subscript]) -> tuple[Subscript, ...] | None:
     """Where an element of a view lies in its operand; None for a reshape that mixes axes."""
     shape = op.operands[0].type.static_shape
     if op.name == "broadcast":
@@ -279,7 +281,7 @@ def _moved(op: Op, at: Sequence[Index]) -> tuple[Index, ...] | None:
     if op.name == "transpose":
         perm = op.attributes["perm"]
         assert isinstance(perm, tuple)
-        back: list[Index] = [it.UNIT] * len(shape)
+        back: list[Subscript] = [it.UNIT] * len(shape)
         for place, axis in zip(at, perm, strict=True):
             assert isinstance(axis, int)
             back[axis] = place
@@ -291,14 +293,14 @@ def _moved(op: Op, at: Sequence[Index]) -> tuple[Index, ...] | None:
     return tuple(it.UNIT if n == 1 else next(wide) for n in shape)
 
 
-def _view(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
+def _view(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
     moved = _moved(op, at)
     if moved is None:
         raise _Opaque
     return reader.read(op.operands[0], moved)
 
 
-def _sum(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
+def _sum(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
     axes, shape = op.attributes["axes"], op.operands[0].type.static_shape
     assert isinstance(axes, tuple)
     kept = iter(at)
@@ -310,7 +312,7 @@ def _sum(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
     return _summed(found, [(place[a], shape[a]) for a in axes if isinstance(a, int)])
 
 
-def _summed(poly: Poly, over: Sequence[tuple[Index, int]]) -> Poly:
+def _summed(poly: Poly, over: Sequence[tuple[Subscript, int]]) -> Poly:
     for index, size in over:
         if index != it.UNIT:
             assert isinstance(index, int)
@@ -318,10 +320,10 @@ def _summed(poly: Poly, over: Sequence[tuple[Index, int]]) -> Poly:
     return poly
 
 
-def _contract(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
+def _contract(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
     a, b = op.operands
-    places: list[dict[int, Index]] = [{}, {}]
-    bound: list[tuple[Index, int]] = []
+    places: list[dict[int, Subscript]] = [{}, {}]
+    bound: list[tuple[Subscript, int]] = []
     shape = a.type.static_shape
     result = iter(at)
     for i, j in get_pairs(op.attributes, "batch"):
@@ -341,7 +343,7 @@ def _contract(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
     return _summed(it.times(*factors), bound)
 
 
-def _select(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
+def _select(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
     condition, a, b = op.operands
     for branch, other in ((a, b), (b, a)):
         made = reader.producers.get(branch)
@@ -359,7 +361,7 @@ def _select(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
     return it.plus(it.times(holds, first), it.times(it.minus(it.ONE, holds), second))
 
 
-def _cast(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
+def _cast(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
     origin = op.operands[0].type.dtype
     if origin.is_float:
         return reader.read(op.operands[0], at)
@@ -368,10 +370,10 @@ def _cast(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
     index = reader.index(op.operands[0], at)
     if index is None:
         raise _Opaque
-    return it.number(index) if isinstance(index, Fraction) else it.single(it.Place(index))
+    return it.number(index) if isinstance(index, Fraction) else it.single(it.IndexNumber(index))
 
 
-def _take(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
+def _take(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
     table, ids = op.operands
     axis = op.attributes["axis"]
     assert isinstance(axis, int)
@@ -382,7 +384,7 @@ def _take(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
     return reader.read(table, (*at[:axis], index, *at[axis + ids.type.rank :]))
 
 
-def _scatter(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
+def _scatter(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
     ids, updates = op.operands
     axis = op.attributes["axis"]
     assert isinstance(axis, int)
@@ -396,11 +398,11 @@ def _scatter(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
     return _summed(body, list(zip(over, shape, strict=True)))
 
 
-def _name(index: Index) -> str:
+def _name(index: Subscript) -> str:
     return index.name if isinstance(index, Lookup) else "used as indices"
 
 
-def _pow(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
+def _pow(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
     base, exponent = (reader.read(v, at) for v in op.operands)
     if len(exponent) == 1 and not exponent[0].factors:
         return it.power(base, exponent[0].coefficient)
@@ -413,7 +415,7 @@ def exponential(poly: Poly) -> Poly:
     for term in poly:
         base, exponent = term, Fraction(1)
         if term.coefficient.denominator == 1 and term.factors:
-            base, exponent = it.Term(Fraction(1), term.factors), term.coefficient
+            base, exponent = it.Monomial(Fraction(1), term.factors), term.coefficient
         head = term.factors[0][0] if len(term.factors) == 1 else None
         if isinstance(head, it.Call) and head.name == "log" and term.factors[0][1] == 1:
             factors.append(it.power(head.arguments[0], exponent))
@@ -425,12 +427,12 @@ def exponential(poly: Poly) -> Poly:
     return it.times(it.ONE, *factors)
 
 
-def _exp(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
+def _exp(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
     return exponential(reader.read(op.operands[0], at))
 
 
 def _arithmetic(combine: Callable[..., Poly]) -> _Rule:
-    def rule(reader: Reader, op: Op, at: tuple[Index, ...]) -> Poly:
+    def rule(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
         if not op.results[0].type.dtype.is_float:
             raise _Opaque
         return combine(*(reader.read(v, at) for v in op.operands))

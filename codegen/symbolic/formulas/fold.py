@@ -18,14 +18,14 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from gradc.codegen.symbolic.formulas import terms as it
-from gradc.codegen.symbolic.formulas.terms import Base, Factors, Index, Poly, Term
+from gradc.codegen.symbolic.formulas.terms import Base, Factors, Monomial, Poly, Subscript
 
 _MOST_STATES = 120
 _MOST_SIZE = 400
 _LONG = 36
 _ONE = Fraction(1)
 
-Rewrite: TypeAlias = Callable[[Term], Poly | None]
+Rewrite: TypeAlias = Callable[[Monomial], Poly | None]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Definition:
     """``name[at]`` equals ``poly``."""
 
     name: str
-    at: tuple[Index, ...]
+    at: tuple[Subscript, ...]
     poly: Poly
 
 
@@ -111,7 +111,7 @@ def _names(item: object) -> set[str]:
     return found
 
 
-def _multiplied_out(term: Term, group: it.Group) -> Poly:
+def _multiplied_out(term: Monomial, group: it.Group) -> Poly:
     """``term`` with one factor ``group`` multiplied out."""
     left = [(b, e - 1 if b == group else e) for b, e in term.factors]
     head = (it.monomial(term.coefficient, left),)
@@ -145,8 +145,8 @@ def _inside(base: Base, rewrite: Rewrite) -> Poly:
         )
     if isinstance(base, it.Sigma):
         # Under labels of its own, so that what the rewrite brings in is not captured.
-        found = _everywhere((Term(_ONE, base.factors),), rewrite)
-        if found == (Term(_ONE, base.factors),):
+        found = _everywhere((Monomial(_ONE, base.factors),), rewrite)
+        if found == (Monomial(_ONE, base.factors),):
             return it.single(base)
         for label, size in zip(base.bound, base.sizes, strict=True):
             found = it.total(found, label, size)
@@ -174,15 +174,15 @@ def _readings(definition: Definition) -> Iterator[Rewrite]:
             yield _factor(definition, term, base)
 
 
-def _product(definition: Definition, shape: Term) -> Rewrite:
+def _product(definition: Definition, shape: Monomial) -> Rewrite:
     """Products that hold all factors of ``shape`` hold the name instead."""
     formal = tuple(i for i in definition.at if isinstance(i, int) and i != it.UNIT)
 
-    def rewrite(term: Term) -> Poly | None:
+    def rewrite(term: Monomial) -> Poly | None:
         mapping = _embedding(shape.factors, term.factors, formal)
         if mapping is None:
             return None
-        renamed = it.rename((Term(_ONE, shape.factors),), mapping)
+        renamed = it.rename((Monomial(_ONE, shape.factors),), mapping)
         inverse = it.power(renamed, -1)
         at = tuple(it.rename_index(i, mapping) for i in definition.at)
         name = it.single(it.Ref(definition.name, at))
@@ -191,12 +191,12 @@ def _product(definition: Definition, shape: Term) -> Rewrite:
     return rewrite
 
 
-def _factor(definition: Definition, shape: Term, group: it.Group) -> Rewrite:
+def _factor(definition: Definition, shape: Monomial, group: it.Group) -> Rewrite:
     """The group in ``shape``, wherever it stands, is the name over the other factors."""
     formal = tuple(i for i in definition.at if isinstance(i, int) and i != it.UNIT)
     others = tuple((b, e) for b, e in shape.factors if b != group)
 
-    def rewrite(term: Term) -> Poly | None:
+    def rewrite(term: Monomial) -> Poly | None:
         for base, exponent in term.factors:
             if not isinstance(base, it.Group) or exponent.denominator != 1:
                 continue
@@ -204,10 +204,10 @@ def _factor(definition: Definition, shape: Term, group: it.Group) -> Rewrite:
             if mapping is None:
                 continue
             at = tuple(it.rename_index(i, mapping) for i in definition.at)
-            rest = it.rename((Term(shape.coefficient, others),), mapping)
+            rest = it.rename((Monomial(shape.coefficient, others),), mapping)
             own = it.times(it.single(it.Ref(definition.name, at)), it.power(rest, -1))
             left = tuple((b, e) for b, e in term.factors if b != base)
-            return it.times((Term(term.coefficient, left),), it.power(own, exponent))
+            return it.times((Monomial(term.coefficient, left),), it.power(own, exponent))
         return None
 
     return rewrite
@@ -215,7 +215,7 @@ def _factor(definition: Definition, shape: Term, group: it.Group) -> Rewrite:
 
 def _embedding(
     shape: Factors, factors: Factors, formal: Sequence[int]
-) -> Mapping[int, Index] | None:
+) -> Mapping[int, Subscript] | None:
     """How to name the formal indices so that every factor of ``shape`` is among ``factors``."""
     anchors = [b for b, _ in shape if set(formal) <= set(it.indices(b))]
     if not anchors:
@@ -227,9 +227,9 @@ def _embedding(
     return None
 
 
-def _contains(shape: Factors, factors: Factors, mapping: Mapping[int, Index]) -> bool:
+def _contains(shape: Factors, factors: Factors, mapping: Mapping[int, Subscript]) -> bool:
     known = dict(factors)
-    renamed = it.rename((Term(_ONE, shape),), mapping)
+    renamed = it.rename((Monomial(_ONE, shape),), mapping)
     if len(renamed) != 1 or renamed[0].coefficient != 1:
         return False
     for base, exponent in renamed[0].factors:
@@ -239,8 +239,8 @@ def _contains(shape: Factors, factors: Factors, mapping: Mapping[int, Index]) ->
     return True
 
 
-def _matched(pattern: Base, item: Base, formal: Sequence[int]) -> Mapping[int, Index] | None:
-    mapping: dict[int, Index] = {}
+def _matched(pattern: Base, item: Base, formal: Sequence[int]) -> Mapping[int, Subscript] | None:
+    mapping: dict[int, Subscript] = {}
     if not _match(pattern, item, formal, mapping):
         return None
     if len(mapping) != len(formal):
@@ -249,7 +249,9 @@ def _matched(pattern: Base, item: Base, formal: Sequence[int]) -> Mapping[int, I
     return mapping if it.rename_base(pattern, mapping) == it.rename_base(item, {}) else None
 
 
-def _match(pattern: object, item: object, formal: Sequence[int], mapping: dict[int, Index]) -> bool:
+def _match(
+    pattern: object, item: object, formal: Sequence[int], mapping: dict[int, Subscript]
+) -> bool:
     if isinstance(pattern, int) and not isinstance(pattern, bool) and pattern in formal:
         if not isinstance(item, (int, it.Lookup)):
             return False
@@ -276,17 +278,17 @@ def _tidied(poly: Poly) -> Poly:
     return _everywhere(poly, _sigmoid)
 
 
-def _sigmoid(term: Term) -> Poly | None:
+def _sigmoid(term: Monomial) -> Poly | None:
     for base, exponent in term.factors:
         argument = _logistic(base) if exponent == -1 else None
         if argument is not None:
             left = tuple((b, e) for b, e in term.factors if b != base)
-            return it.times((Term(term.coefficient, left),), sigmoid(argument))
+            return it.times((Monomial(term.coefficient, left),), sigmoid(argument))
         if exponent != 1 or not isinstance(base, it.Call) or base.name != "sigmoid":
             continue
         if _is_negative(base.arguments[0]):
             left = tuple((b, e) for b, e in term.factors if b != base)
-            return it.times((Term(term.coefficient, left),), sigmoid(base.arguments[0]))
+            return it.times((Monomial(term.coefficient, left),), sigmoid(base.arguments[0]))
     return None
 
 
@@ -324,7 +326,7 @@ def _logarithm(factors: Factors) -> Poly | None:
     return it.plus(*parts)
 
 
-def _softmax(term: Term) -> Poly | None:
+def _softmax(term: Monomial) -> Poly | None:
     """exp(z_i) over the sum of exp(z_j) over j is the softmax of z at i."""
     known = dict(term.factors)
     for base, exponent in term.factors:
@@ -333,7 +335,7 @@ def _softmax(term: Term) -> Poly | None:
         (label,) = base.bound
         candidates = it.indices(tuple(b for b, e in term.factors if e > 0))
         for index in (*candidates, it.UNIT):
-            body = it.rename((Term(_ONE, base.factors),), {label: index})
+            body = it.rename((Monomial(_ONE, base.factors),), {label: index})
             if len(body) != 1 or not _contains(body[0].factors, term.factors, {}):
                 continue
             name = _softmax_name(base, label, index)
@@ -344,7 +346,7 @@ def _softmax(term: Term) -> Poly | None:
     return None
 
 
-def _softmax_name(sigma: it.Sigma, label: int, index: Index) -> Poly | None:
+def _softmax_name(sigma: it.Sigma, label: int, index: Subscript) -> Poly | None:
     """What the softmax is called: by its argument, at ``index``."""
     exponentials = tuple((b, e) for b, e in sigma.factors if not isinstance(b, it.Cond))
     logarithm = _logarithm(exponentials) if exponentials else None
@@ -363,14 +365,16 @@ def _softmax_name(sigma: it.Sigma, label: int, index: Index) -> Poly | None:
 def _normalised(name: str) -> Rewrite:
     """The sum of a distribution beside a softmax is 1."""
 
-    def rewrite(term: Term) -> Poly | None:
+    def rewrite(term: Monomial) -> Poly | None:
         if not any(_is_softmax(b) for b, _ in term.factors):
             return None
         for base, exponent in term.factors:
             if isinstance(base, it.Sigma) and len(base.factors) == 1 and exponent == 1:
                 inner, _ = base.factors[0]
                 if isinstance(inner, it.Ref) and inner.name == name and inner.at[-1] in base.bound:
-                    return (Term(term.coefficient, tuple(p for p in term.factors if p[0] != base)),)
+                    return (
+                        Monomial(term.coefficient, tuple(p for p in term.factors if p[0] != base)),
+                    )
         return None
 
     return rewrite

@@ -35,11 +35,11 @@ from gradc.codegen.symbolic.formulas.notation import (
     Root,
     Sum,
 )
-from gradc.codegen.symbolic.formulas.terms import Base, Index, Poly, Term
+from gradc.codegen.symbolic.formulas.terms import Base, Monomial, Poly, Subscript
 
 _LETTERS = "ijklmnpqrstuvwxyzabcdefgh"
 _Kind: TypeAlias = Literal["scalar", "elementwise", "matrix"]
-_Write: TypeAlias = Callable[[Term], Notation]
+_Write: TypeAlias = Callable[[Monomial], Notation]
 _Pairs: TypeAlias = Sequence[tuple[Base, Fraction]]
 _SMALLEST_PRIME = 50
 
@@ -58,7 +58,7 @@ class Writer:
     _taken: set[str] = field(default_factory=set)
 
     def equation(
-        self, name: str, at: Sequence[Index], poly: Poly, sizes: Sequence[int] = ()
+        self, name: str, at: Sequence[Subscript], poly: Poly, sizes: Sequence[int] = ()
     ) -> Notation:
         """``name = poly``, both sides in the same notation."""
         try:
@@ -67,7 +67,7 @@ class Writer:
             return self.by_index(name, at, poly, sizes)
 
     def by_index(
-        self, name: str, at: Sequence[Index], poly: Poly, sizes: Sequence[int] = ()
+        self, name: str, at: Sequence[Subscript], poly: Poly, sizes: Sequence[int] = ()
     ) -> Notation:
         """``name[i, ...] = poly`` in index notation; letters are none of the names."""
         self._taken = {r.name for r in _refs(poly)} | {name, *self.dims.values()}
@@ -79,7 +79,7 @@ class Writer:
     def _name(self, name: str) -> Notation:
         return self.words.get(name, Name(name))
 
-    def notate(self, at: Sequence[Index], poly: Poly, sizes: Sequence[int] = ()) -> Notation:
+    def notate(self, at: Sequence[Subscript], poly: Poly, sizes: Sequence[int] = ()) -> Notation:
         """``poly`` alone."""
         found = self.equation("", at, poly, sizes)
         assert isinstance(found, Equation)
@@ -110,7 +110,7 @@ class Writer:
 
     # --- sums
 
-    def array_poly(self, poly: Poly, at: tuple[Index, ...]) -> Notation:
+    def array_poly(self, poly: Poly, at: tuple[Subscript, ...]) -> Notation:
         """``poly`` as an array whose axes are ``at``. Raises _NoMatrix."""
         return self._poly(poly, lambda term: self._array_term(term, at))
 
@@ -126,7 +126,7 @@ class Writer:
         ordered = sorted(poly, key=_reading_order)
         items = []
         for term in ordered:
-            sign, flipped = _positive(it.Term(term.coefficient / common, term.factors))
+            sign, flipped = _positive(it.Monomial(term.coefficient / common, term.factors))
             items.append((sign, write(flipped)))
         items.sort(key=lambda item: item[0] < 0)
         whole: Notation = items[0][1] if items == [(1, items[0][1])] else Sum(tuple(items))
@@ -138,7 +138,7 @@ class Writer:
 
     # --- terms
 
-    def _array_term(self, term: Term, at: tuple[Index, ...]) -> Notation:
+    def _array_term(self, term: Monomial, at: tuple[Subscript, ...]) -> Notation:
         coefficient, factors = _spread(term)
         above: list[tuple[Base, Fraction]] = []
         below: list[tuple[Base, Fraction]] = []
@@ -158,7 +158,7 @@ class Writer:
         return _assembled(numbers, top, divisors, bottom, is_array=bool(at))
 
     def _factors(
-        self, pairs: Sequence[tuple[Base, Fraction]], at: tuple[Index, ...]
+        self, pairs: Sequence[tuple[Base, Fraction]], at: tuple[Subscript, ...]
     ) -> list[Notation]:
         ordered = sorted(pairs, key=_factor_order)
         plain = [(b, e) for b, e in ordered if not _is_exponential(b)]
@@ -174,7 +174,7 @@ class Writer:
             found.append(Apply("exp", (self.array_poly(exponent, at),)))
         return found
 
-    def _array_base(self, base: Base, at: tuple[Index, ...]) -> Notation:
+    def _array_base(self, base: Base, at: tuple[Subscript, ...]) -> Notation:
         match base:
             case it.Ref(name, place):
                 if place and all(isinstance(i, it.Lookup) for i in place) and not it.indices(place):
@@ -200,7 +200,7 @@ class Writer:
     # --- products of matrices
 
     def _outer(
-        self, pairs: Sequence[tuple[Base, Fraction]], at: tuple[Index, ...]
+        self, pairs: Sequence[tuple[Base, Fraction]], at: tuple[Subscript, ...]
     ) -> tuple[Notation, list[tuple[Base, Fraction]]] | None:
         """Two groups of factors on different axes, as a matrix product over an axis of size 1."""
         small = [
@@ -231,7 +231,7 @@ class Writer:
         self,
         pairs: Sequence[tuple[Base, Fraction]],
         small: _Pairs,
-        at: tuple[Index, ...],
+        at: tuple[Subscript, ...],
     ) -> tuple[Notation, list[tuple[Base, Fraction]]] | None:
         """A matrix with an axis of size 1 times a vector of size 1, such as ``w^T d``."""
         if it.indices(small[0][0]) or len(at) == 0:
@@ -257,8 +257,8 @@ class Writer:
     def _matrix(
         self,
         pairs: Sequence[tuple[Base, Fraction]],
-        row: Index | tuple[Index, ...],
-        column: Index | tuple[Index, ...],
+        row: Subscript | tuple[Subscript, ...],
+        column: Subscript | tuple[Subscript, ...],
     ) -> Notation:
         """A product of factors as a matrix with these rows and columns, transposed if they stand
         the other way.
@@ -282,7 +282,7 @@ class Writer:
             return Power(found, "T") if is_transposed else found
         raise _NoMatrix
 
-    def _array_sigma(self, sigma: it.Sigma, at: tuple[Index, ...]) -> Notation:
+    def _array_sigma(self, sigma: it.Sigma, at: tuple[Subscript, ...]) -> Notation:
         groups: dict[frozenset[int], list[tuple[Base, Fraction]]] = {}
         for base, exponent in sigma.factors:
             groups.setdefault(frozenset(it.indices(base)), []).append((base, exponent))
@@ -305,7 +305,7 @@ class Writer:
         sides = (self._matrix(left, rows, inner), self._matrix(right, inner, columns))
         return _product(sides, "matrix")
 
-    def _row_times_column(self, sigma: it.Sigma, at: tuple[Index, ...]) -> Notation | None:
+    def _row_times_column(self, sigma: it.Sigma, at: tuple[Subscript, ...]) -> Notation | None:
         """A matrix of one row times a vector."""
         if any(i != it.UNIT for i in at) or len(sigma.bound) != 1:
             return None
@@ -317,7 +317,7 @@ class Writer:
         sides = [self._matrix(left, it.UNIT, label), self._matrix(right, label, it.UNIT)]
         return _product(sides, "matrix")
 
-    def _reduction(self, sigma: it.Sigma, at: tuple[Index, ...]) -> Notation:
+    def _reduction(self, sigma: it.Sigma, at: tuple[Subscript, ...]) -> Notation:
         """A sum or mean of one array over some of its axes."""
         order = _axes_of(sigma.factors)
         kept = [i for i in order if i not in sigma.bound and i != it.UNIT]
@@ -333,7 +333,7 @@ class Writer:
 
     # --- index notation
 
-    def _letters(self, at: Sequence[Index], poly: Poly, sizes: Sequence[int]) -> dict[int, str]:
+    def _letters(self, at: Sequence[Subscript], poly: Poly, sizes: Sequence[int]) -> dict[int, str]:
         letters: dict[int, str] = {}
         known = dict(zip(at, sizes, strict=False))
         for index in it.indices((*at, poly)):
@@ -351,7 +351,7 @@ class Writer:
         others: tuple[str, ...] = (*_LETTERS, *(f"i{n}" for n in range(len(used) + 1)))
         return next(letter for letter in others if letter not in used)
 
-    def _indexed_term(self, term: Term, letters: Mapping[int, str]) -> Notation:
+    def _indexed_term(self, term: Monomial, letters: Mapping[int, str]) -> Notation:
         numbers, divisors = self._coefficient(term.coefficient)
         ordered = sorted(term.factors, key=_factor_order)
         top = [_raised(self._indexed_base(b, letters), e) for b, e in ordered if e > 0]
@@ -371,7 +371,7 @@ class Writer:
                 return Bracket(self.indexed_poly(a, letters), op, self.indexed_poly(b, letters))
             case it.Delta(a, b):
                 return Bracket(_place(a, letters), "eq", _place(b, letters))
-            case it.Place(index):
+            case it.IndexNumber(index):
                 return _place(index, letters)
             case it.Sigma():
                 own = dict(letters)
@@ -385,7 +385,7 @@ class Writer:
                 return BigSum(tuple(own[label] for label in base.bound), body)
 
 
-def _spread(term: Term) -> tuple[Fraction, dict[Base, Fraction]]:
+def _spread(term: Monomial) -> tuple[Fraction, dict[Base, Fraction]]:
     """Coefficient and factors; the coefficient goes into a group if that turns its sums into
     means.
     """
@@ -400,7 +400,7 @@ def _spread(term: Term) -> tuple[Fraction, dict[Base, Fraction]]:
     return Fraction(1 if term.coefficient > 0 else -1), factors
 
 
-def _is_plain(term: Term) -> bool:
+def _is_plain(term: Monomial) -> bool:
     """Whether the coefficient vanishes once a sum over all of an axis is written as a mean."""
     coefficient = term.coefficient
     for base, exponent in term.factors:
@@ -415,7 +415,7 @@ def _decimal(value: Fraction) -> str:
     return f"{mantissa}e{int(exponent)}" if exponent else text
 
 
-def _positive(term: Term) -> tuple[int, Term]:
+def _positive(term: Monomial) -> tuple[int, Monomial]:
     """The sign of a term and the term without it; a minus sign may turn a difference around
     instead.
     """
@@ -427,10 +427,10 @@ def _positive(term: Term) -> tuple[int, Term]:
         if all(negative) or (exponent % 2 and coefficient < 0 and any(negative)):
             factors[position] = (it.Group(it.scaled(base.poly, -1)), exponent)
             coefficient *= (-1) ** int(exponent)
-    return (1 if coefficient > 0 else -1), Term(abs(coefficient), tuple(factors))
+    return (1 if coefficient > 0 else -1), Monomial(abs(coefficient), tuple(factors))
 
 
-def _reading_order(term: Term) -> tuple[bool, bool, int, str]:
+def _reading_order(term: Monomial) -> tuple[bool, bool, int, str]:
     names = [b for b, _ in term.factors]
     return (term.coefficient < 0, not term.factors, -it.size_of(term), repr(names))
 
@@ -475,14 +475,14 @@ def _refs(item: object) -> Iterator[it.Ref]:
         yield from _refs((item.a, item.b))
     elif isinstance(item, it.Delta):
         yield it.Ref("", tuple(it.indices(item)))
-    elif isinstance(item, (it.Term, it.Sigma)):
+    elif isinstance(item, (it.Monomial, it.Sigma)):
         yield from _refs(tuple(b for b, _ in item.factors))
     elif isinstance(item, tuple):
         for part in item:
             yield from _refs(part)
 
 
-def _fits(place: Sequence[Index], at: Sequence[Index]) -> bool:
+def _fits(place: Sequence[Subscript], at: Sequence[Subscript]) -> bool:
     """Whether an array with axes ``place`` stretches to axes ``at`` as arrays do."""
     if len(place) > len(at):
         return all(i == it.UNIT for i in place[: len(place) - len(at)]) and _fits(
@@ -492,22 +492,22 @@ def _fits(place: Sequence[Index], at: Sequence[Index]) -> bool:
     return all(i in (j, it.UNIT) for i, j in zip(place, tail, strict=True))
 
 
-def _fits_all(base: Base, at: tuple[Index, ...]) -> bool:
+def _fits_all(base: Base, at: tuple[Subscript, ...]) -> bool:
     return all(len(r.at) == len(at) and _fits(r.at, at) for r in _refs(base))
 
 
-def _one_hot(a: Index, b: Index, at: tuple[Index, ...]) -> Notation:
+def _one_hot(a: Subscript, b: Subscript, at: tuple[Subscript, ...]) -> Notation:
     looked, other = (a, b) if isinstance(a, it.Lookup) else (b, a)
     if isinstance(looked, it.Lookup) and (*looked.at, other) == at:
         return Apply("onehot", (Name(looked.name),))
     raise _NoMatrix
 
 
-def _tuple(item: Index | tuple[Index, ...]) -> tuple[Index, ...]:
+def _tuple(item: Subscript | tuple[Subscript, ...]) -> tuple[Subscript, ...]:
     return item if isinstance(item, tuple) else (item,)
 
 
-def _axes_of(factors: Sequence[tuple[Base, Fraction]]) -> tuple[Index, ...]:
+def _axes_of(factors: Sequence[tuple[Base, Fraction]]) -> tuple[Subscript, ...]:
     """The axes of the factor with most of them."""
     places = [r.at for b, _ in factors for r in _refs(b)]
     if not places:
@@ -519,14 +519,14 @@ def _order(pairs: Sequence[tuple[Base, Fraction]], bound: set[int]) -> tuple[int
     return tuple(i for i in _axes_of(pairs) if isinstance(i, int) and i in bound)
 
 
-def _is_flat(at: tuple[Index, ...], groups: Mapping[frozenset[int], object]) -> bool:
+def _is_flat(at: tuple[Subscript, ...], groups: Mapping[frozenset[int], object]) -> bool:
     """Whether leading axes stay together, so that they count as one."""
     return all(set(g) & set(at) in (set(at[:-1]), set(at[-1:])) for g in groups)
 
 
 def _split(
-    at: tuple[Index, ...], left: frozenset[int] | set[int], right: frozenset[int] | set[int]
-) -> tuple[tuple[Index, ...] | None, tuple[Index, ...] | None]:
+    at: tuple[Subscript, ...], left: frozenset[int] | set[int], right: frozenset[int] | set[int]
+) -> tuple[tuple[Subscript, ...] | None, tuple[Subscript, ...] | None]:
     """``at`` as rows and columns, if ``left`` are the rows."""
     axes = at if len(at) >= 2 else (*at, it.UNIT) if at else (it.UNIT, it.UNIT)
     rows, columns = axes[:-1], axes[-1:]
@@ -537,7 +537,7 @@ def _split(
     return None, None
 
 
-def _place(index: Index, letters: Mapping[int, str]) -> Notation:
+def _place(index: Subscript, letters: Mapping[int, str]) -> Notation:
     if isinstance(index, it.Lookup):
         at = tuple(_place(i, letters) for i in index.at if i != it.UNIT)
         return Indexed(Name(index.name), at) if at else Name(index.name)

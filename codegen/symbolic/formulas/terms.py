@@ -34,10 +34,10 @@ class Lookup:
     """An element of an integer array, used as an index."""
 
     name: str
-    at: tuple[Index, ...]
+    at: tuple[Subscript, ...]
 
 
-Index: TypeAlias = int | Lookup
+Subscript: TypeAlias = int | Lookup
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,15 @@ class Ref:
     """An element of the array called ``name``."""
 
     name: str
-    at: tuple[Index, ...]
+    at: tuple[Subscript, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
     """1 where two indices are equal, else 0."""
 
-    a: Index
-    b: Index
+    a: Subscript
+    b: Subscript
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +83,10 @@ class Cond:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class IndexNumber:
     """An index as a number."""
 
-    index: Index
+    index: Subscript
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +98,21 @@ class Sigma:
     factors: Factors
 
 
-Base: TypeAlias = Ref | Delta | Call | Group | Cond | Place | Sigma
+Base: TypeAlias = Ref | Delta | Call | Group | Cond | IndexNumber | Sigma
 Factors: TypeAlias = tuple[tuple[Base, Fraction], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class Monomial:
     """A coefficient times powers of bases, sorted."""
 
     coefficient: Fraction
     factors: Factors
 
 
-Poly: TypeAlias = tuple[Term, ...]
+Poly: TypeAlias = tuple[Monomial, ...]
 ZERO: Poly = ()
-ONE: Poly = (Term(Fraction(1), ()),)
+ONE: Poly = (Monomial(Fraction(1), ()),)
 
 
 @lru_cache(maxsize=100_000)
@@ -123,12 +123,12 @@ def _key(item: object) -> str:
 
 def number(value: Fraction | int) -> Poly:
     """A constant."""
-    return (Term(Fraction(value), ()),) if value else ZERO
+    return (Monomial(Fraction(value), ()),) if value else ZERO
 
 
 def single(base: Base, exponent: Fraction | int = 1) -> Poly:
     """A power of one base."""
-    return (Term(Fraction(1), ((base, Fraction(exponent)),)),)
+    return (Monomial(Fraction(1), ((base, Fraction(exponent)),)),)
 
 
 def plus(*polys: Poly) -> Poly:
@@ -137,13 +137,13 @@ def plus(*polys: Poly) -> Poly:
     for poly in polys:
         for term in poly:
             found[term.factors] = found.get(term.factors, Fraction(0)) + term.coefficient
-    terms = [Term(c, factors) for factors, c in found.items() if c]
+    terms = [Monomial(c, factors) for factors, c in found.items() if c]
     return tuple(sorted(terms, key=lambda t: _key(t.factors)))
 
 
 def scaled(poly: Poly, by: Fraction | int) -> Poly:
     """``poly`` times a number."""
-    return tuple(Term(t.coefficient * by, t.factors) for t in poly) if by else ZERO
+    return tuple(Monomial(t.coefficient * by, t.factors) for t in poly) if by else ZERO
 
 
 def minus(a: Poly, b: Poly) -> Poly:
@@ -161,17 +161,17 @@ def _joined(pairs: Iterable[tuple[Base, Fraction]]) -> Factors:
     return tuple(sorted(kept, key=lambda pair: _key(pair[0])))
 
 
-def monomial(coefficient: Fraction, pairs: Iterable[tuple[Base, Fraction]]) -> Term:
+def monomial(coefficient: Fraction, pairs: Iterable[tuple[Base, Fraction]]) -> Monomial:
     """A term in canonical form."""
-    return Term(coefficient, _joined(pairs))
+    return Monomial(coefficient, _joined(pairs))
 
 
-def as_term(poly: Poly) -> Term:
+def as_term(poly: Poly) -> Monomial:
     """``poly`` as one term, a group if it has several."""
     if len(poly) == 1:
         return poly[0]
     if not poly:
-        return Term(Fraction(0), ())
+        return Monomial(Fraction(0), ())
     common = dict(poly[0].factors)
     for term in poly[1:]:
         exponents = dict(term.factors)
@@ -210,7 +210,7 @@ def times(*polys: Poly) -> Poly:
     return _unwrapped(monomial(coefficient, pairs))
 
 
-def _unwrapped(term: Term) -> Poly:
+def _unwrapped(term: Monomial) -> Poly:
     """A lone group is the polynomial it holds."""
     if len(term.factors) == 1:
         base, exponent = term.factors[0]
@@ -266,21 +266,21 @@ def _collect(item: object, found: dict[int, None]) -> None:
             _collect(part, found)
     elif isinstance(item, (Ref, Lookup)):
         _collect(item.at, found)
-    elif isinstance(item, (Delta, Call, Group, Cond, Place, Term)):
+    elif isinstance(item, (Delta, Call, Group, Cond, IndexNumber, Monomial)):
         for field in fields(item):
             value = getattr(item, field.name)
             if not isinstance(value, (str, Fraction)):
                 _collect(value, found)
 
 
-def rename_index(index: Index, by: Mapping[int, Index]) -> Index:
+def rename_index(index: Subscript, by: Mapping[int, Subscript]) -> Subscript:
     """``index`` with free indices replaced."""
     if isinstance(index, Lookup):
         return Lookup(index.name, tuple(rename_index(i, by) for i in index.at))
     return by.get(index, index)
 
 
-def rename(poly: Poly, by: Mapping[int, Index]) -> Poly:
+def rename(poly: Poly, by: Mapping[int, Subscript]) -> Poly:
     """``poly`` with free indices replaced, canonical again."""
     return plus(
         *(
@@ -290,14 +290,14 @@ def rename(poly: Poly, by: Mapping[int, Index]) -> Poly:
     )
 
 
-def rename_base(base: Base, by: Mapping[int, Index]) -> Poly:
+def rename_base(base: Base, by: Mapping[int, Subscript]) -> Poly:
     """A base with free indices replaced."""
     if isinstance(base, Ref):
         return single(Ref(base.name, tuple(rename_index(i, by) for i in base.at)))
     if isinstance(base, Delta):
         return delta(rename_index(base.a, by), rename_index(base.b, by))
-    if isinstance(base, Place):
-        return single(Place(rename_index(base.index, by)))
+    if isinstance(base, IndexNumber):
+        return single(IndexNumber(rename_index(base.index, by)))
     if isinstance(base, Call):
         return single(Call(base.name, tuple(rename(a, by) for a in base.arguments)))
     if isinstance(base, Cond):
@@ -307,21 +307,21 @@ def rename_base(base: Base, by: Mapping[int, Index]) -> Poly:
     return _rename_sigma(base, by)
 
 
-def _rename_sigma(base: Sigma, by: Mapping[int, Index]) -> Poly:
+def _rename_sigma(base: Sigma, by: Mapping[int, Subscript]) -> Poly:
     kept = {i: j for i, j in by.items() if i not in base.bound}
     taken = indices(tuple(kept.values())) | indices(base.factors)
     fresh: dict[int, int] = {}
     for label in base.bound:
         new = min((*taken, *fresh.values(), -1000)) - 1
         fresh[label] = new
-    mapping: dict[int, Index] = {**kept, **fresh}
+    mapping: dict[int, Subscript] = {**kept, **fresh}
     body = times(*(power(rename_base(b, mapping), e) for b, e in base.factors))
     for label, size in zip(base.bound, base.sizes, strict=True):
         body = total(body, fresh[label], size)
     return body
 
 
-def delta(a: Index, b: Index) -> Poly:
+def delta(a: Subscript, b: Subscript) -> Poly:
     """Kronecker's delta."""
     if a == b:
         return ONE
@@ -336,16 +336,16 @@ def total(poly: Poly, index: int, size: int) -> Poly:
     return plus(*(_total_term(term, index, size) for term in poly))
 
 
-def _total_term(term: Term, index: int, size: int) -> Poly:
+def _total_term(term: Monomial, index: int, size: int) -> Poly:
     for base, _ in term.factors:
         if isinstance(base, Delta) and index in (base.a, base.b):
             other = base.b if base.a == index else base.a
             rest = tuple((b, e) for b, e in term.factors if b != base)
-            return rename((Term(term.coefficient, rest),), {index: other})
+            return rename((Monomial(term.coefficient, rest),), {index: other})
     inside = [(b, e) for b, e in term.factors if index in indices(b)]
     outside = [(b, e) for b, e in term.factors if index not in indices(b)]
     if not inside:
-        return (Term(term.coefficient * size, term.factors),)
+        return (Monomial(term.coefficient * size, term.factors),)
     spread = _distributed(inside, index)
     if spread is not None:
         return times((monomial(term.coefficient, outside),), total(spread, index, size))
@@ -380,7 +380,7 @@ def _distributed(inside: list[tuple[Base, Fraction]], index: int) -> Poly | None
             isinstance(b, Delta) and index in (b.a, b.b) for t in base.poly for b, _ in t.factors
         )
         if len(inside) == 1 or has_delta:
-            rest = (Term(Fraction(1), _joined(inside[:position] + inside[position + 1 :])),)
+            rest = (Monomial(Fraction(1), _joined(inside[:position] + inside[position + 1 :])),)
             return plus(*(times((t,), rest) for t in base.poly))
     return None
 
@@ -426,7 +426,7 @@ def expanded(poly: Poly) -> Poly:
     return plus(*(_expanded_term(term) for term in poly))
 
 
-def _expanded_term(term: Term) -> Poly:
+def _expanded_term(term: Monomial) -> Poly:
     plain = [(b, e) for b, e in term.factors if not _is_expandable(b, e)]
     groups = [
         b.poly
@@ -449,9 +449,9 @@ def _is_expandable(base: Base, exponent: Fraction) -> bool:
 
 def size_of(item: object) -> int:
     """How many array elements, functions and numbers a formula mentions: what shorter means."""
-    if isinstance(item, (Ref, Lookup, Delta, Place)):
+    if isinstance(item, (Ref, Lookup, Delta, IndexNumber)):
         return 1
-    if isinstance(item, Term):
+    if isinstance(item, Monomial):
         costs = (size_of(b) + (e not in (1, -1)) for b, e in item.factors)
         return sum(costs) + (abs(item.coefficient) != 1)
     if isinstance(item, Sigma):

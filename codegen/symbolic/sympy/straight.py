@@ -15,7 +15,7 @@ from typing import Any
 
 import sympy as sp
 
-from gradc.ir.domains.straight import Step, Straight
+from gradc.ir.domains.straight import Straight, StraightStep
 
 _FUNCTIONS = {
     "exp": "exp",
@@ -175,7 +175,7 @@ class Writer:
         """The program with these results."""
         start = {"given": 0, "literal": len(self.given)}
         start["step"] = start["literal"] + len(self.literals)
-        steps: list[Step] = [
+        steps: list[StraightStep] = [
             (verb, tuple(start[kind] + n for kind, n in operands)) for verb, operands in self.steps
         ]
         named = {

@@ -28,8 +28,8 @@ from gradc.passes.prove.index.sums import (
     Binder,
     Entry,
     Factor,
-    Index,
     Linear,
+    LinearIndex,
     Unfit,
     constant,
     equation,
@@ -54,7 +54,7 @@ class Reader:
         self.binder = binder
         self.names: dict[Value, str] = {}
 
-    def read(self, value: Value, index: Index) -> Entry:
+    def read(self, value: Value, index: LinearIndex) -> Entry:
         """``value[index]``. Raises Unfit."""
         if value in self.leaves:
             name = self.leaves[value]
@@ -69,7 +69,7 @@ class Reader:
             return self.opaque(op, index)
         raise Unfit(op.name)
 
-    def sum_over(self, extents: Sequence[Dim], term: Callable[[Index], Entry]) -> Entry:
+    def sum_over(self, extents: Sequence[Dim], term: Callable[[LinearIndex], Entry]) -> Entry:
         """The sum of ``term`` over indices below ``extents``."""
         return [
             one
@@ -77,7 +77,7 @@ class Reader:
             for one in times(ranges, term(index))
         ]
 
-    def opaque(self, op: Op, index: Index) -> Entry:
+    def opaque(self, op: Op, index: LinearIndex) -> Entry:
         """A function of elements of the operands."""
         found = [self.argument(x, index) for x in op.operands]
         if lookup(op.name).commutative:
@@ -89,7 +89,7 @@ class Reader:
         leaves = [leaf for f in found for leaf in f.leaves]
         return factor(f"{op.name}[{given}]({'; '.join(names)})", places, shape, leaves)
 
-    def argument(self, x: Value, index: Index) -> Factor:
+    def argument(self, x: Value, index: LinearIndex) -> Factor:
         """``x[index]`` as a function of some places, its name spelling out which."""
         entry = self.read(x, index)
         leaves = tuple(leaf for one in entry for f in one.factors for leaf in f.leaves)
@@ -100,7 +100,7 @@ class Reader:
             shape = tuple(n for f in one.factors for n in f.shape)
             return Factor(names, places, shape, leaves)
         if x not in self.names:
-            anywhere: Index = [
+            anywhere: LinearIndex = [
                 {} if n == 1 else {("slot", "of", a): Fraction(1)}
                 for a, n in enumerate(x.type.shape)
             ]
@@ -113,21 +113,21 @@ def digest(form: object) -> str:
     return hashlib.blake2b(repr(form).encode(), digest_size=16).hexdigest()
 
 
-Element: TypeAlias = Callable[[Reader, Op, Index], Entry]
+Element: TypeAlias = Callable[[Reader, Op, LinearIndex], Entry]
 
 # --- movement
 
 
-def _broadcast(r: Reader, op: Op, index: Index) -> Entry:
+def _broadcast(r: Reader, op: Op, index: LinearIndex) -> Entry:
     x = op.operands[0]
     dims = get_ints(op.attributes, "dims")
     return r.read(x, [{} if n == 1 else index[d] for n, d in zip(x.type.shape, dims, strict=True)])
 
 
-def _reshape(r: Reader, op: Op, index: Index) -> Entry:
+def _reshape(r: Reader, op: Op, index: LinearIndex) -> Entry:
     """Groups of axes with the same product, each at the same position."""
     x = op.operands[0]
-    found: list[tuple[Index, Entry]] = [([], ONE)]
+    found: list[tuple[LinearIndex, Entry]] = [([], ONE)]
     at = 0
     for before, after in groups(x.type.shape, op.result.type.shape):
         given = index[at : at + len(after)]
@@ -156,7 +156,7 @@ def groups(
     return found
 
 
-def _flat(shape: Sequence[Dim], index: Index) -> Linear | None:
+def _flat(shape: Sequence[Dim], index: LinearIndex) -> Linear | None:
     """The row-major position of ``index``, if it is linear."""
     total: Linear = {}
     for n, i in enumerate(index):
@@ -172,8 +172,8 @@ def _flat(shape: Sequence[Dim], index: Index) -> Linear | None:
 
 
 def _positions(
-    r: Reader, before: tuple[Dim, ...], after: tuple[Dim, ...], index: Index
-) -> list[tuple[Index, Entry]]:
+    r: Reader, before: tuple[Dim, ...], after: tuple[Dim, ...], index: LinearIndex
+) -> list[tuple[LinearIndex, Entry]]:
     """The places of a group's operand that lie where ``index`` does."""
     if len(before) == len(after) == 1:
         return [(index, ONE)]
@@ -207,25 +207,25 @@ def _unflat(at: int, shape: Sequence[Dim]) -> list[int]:
     return found[::-1]
 
 
-def _transpose(r: Reader, op: Op, index: Index) -> Entry:
+def _transpose(r: Reader, op: Op, index: LinearIndex) -> Entry:
     perm = get_ints(op.attributes, "perm")
-    found: Index = [{} for _ in perm]
+    found: LinearIndex = [{} for _ in perm]
     for place, axis in enumerate(perm):
         found[axis] = index[place]
     return r.read(op.operands[0], found)
 
 
-def _slice(r: Reader, op: Op, index: Index) -> Entry:
+def _slice(r: Reader, op: Op, index: LinearIndex) -> Entry:
     start, stride = get_dims(op.attributes, "start"), get_ints(op.attributes, "stride")
     rows = zip(start, stride, index, strict=True)
     return r.read(op.operands[0], [plus(constant(s), i, step) for s, step, i in rows])
 
 
-def _pad(r: Reader, op: Op, index: Index) -> Entry:
+def _pad(r: Reader, op: Op, index: LinearIndex) -> Entry:
     x = op.operands[0]
     low, gap = get_dims(op.attributes, "low"), get_ints(op.attributes, "interior")
 
-    def term(inner: Index) -> Entry:
+    def term(inner: LinearIndex) -> Entry:
         found = ONE
         for before, between, j, i in zip(low, gap, inner, index, strict=True):
             found = times(found, equation(plus(plus(constant(before), j, between + 1), i, -1)))
@@ -234,7 +234,7 @@ def _pad(r: Reader, op: Op, index: Index) -> Entry:
     return r.sum_over(x.type.shape, term)
 
 
-def _concat(r: Reader, op: Op, index: Index) -> Entry:
+def _concat(r: Reader, op: Op, index: LinearIndex) -> Entry:
     axis = get_int(op.attributes, "axis")
     before: Dim = 0
     found: Entry = []
@@ -248,7 +248,7 @@ def _concat(r: Reader, op: Op, index: Index) -> Entry:
     return found
 
 
-def _reverse(r: Reader, op: Op, index: Index) -> Entry:
+def _reverse(r: Reader, op: Op, index: LinearIndex) -> Entry:
     x = op.operands[0]
     axes = get_ints(op.attributes, "axes")
     found = [
@@ -261,7 +261,7 @@ def _reverse(r: Reader, op: Op, index: Index) -> Entry:
 # --- arithmetic
 
 
-def _constant(_r: Reader, op: Op, _index: Index) -> Entry:
+def _constant(_r: Reader, op: Op, _index: LinearIndex) -> Entry:
     value = op.attributes["value"]
     assert isinstance(value, (bool, int, float))
     if not math.isfinite(value):
@@ -271,25 +271,25 @@ def _constant(_r: Reader, op: Op, _index: Index) -> Entry:
     return number(near if float(near) == value else Fraction(value))
 
 
-def _add(r: Reader, op: Op, index: Index) -> Entry:
+def _add(r: Reader, op: Op, index: LinearIndex) -> Entry:
     return [one for x in op.operands for one in r.read(x, index)]
 
 
-def _sub(r: Reader, op: Op, index: Index) -> Entry:
+def _sub(r: Reader, op: Op, index: LinearIndex) -> Entry:
     a, b = op.operands
     return [*r.read(a, index), *scaled(r.read(b, index), -1)]
 
 
-def _neg(r: Reader, op: Op, index: Index) -> Entry:
+def _neg(r: Reader, op: Op, index: LinearIndex) -> Entry:
     return scaled(r.read(op.operands[0], index), -1)
 
 
-def _mul(r: Reader, op: Op, index: Index) -> Entry:
+def _mul(r: Reader, op: Op, index: LinearIndex) -> Entry:
     a, b = op.operands
     return times(r.read(a, index), r.read(b, index))
 
 
-def _div(r: Reader, op: Op, index: Index) -> Entry:
+def _div(r: Reader, op: Op, index: LinearIndex) -> Entry:
     a, b = op.operands
     below = r.argument(b, index)
     return times(r.read(a, index), _inverse(below))
@@ -299,39 +299,39 @@ def _inverse(below: Factor) -> Entry:
     return factor(f"1/({below.name})", below.index, below.shape, below.leaves)
 
 
-def _select(r: Reader, op: Op, index: Index) -> Entry:
+def _select(r: Reader, op: Op, index: LinearIndex) -> Entry:
     condition, a, b = op.operands
     holds, otherwise = r.read(condition, index), r.read(b, index)
     found = times(holds, r.read(a, index))
     return [*found, *otherwise, *scaled(times(holds, otherwise), -1)]
 
 
-def _cast(r: Reader, op: Op, index: Index) -> Entry:
+def _cast(r: Reader, op: Op, index: LinearIndex) -> Entry:
     before, after = op.operands[0].type.dtype, op.result.type.dtype
     if before is not DType.BOOL and before.is_float != after.is_float:
         return r.opaque(op, index)
     return r.read(op.operands[0], index)
 
 
-def _not(r: Reader, op: Op, index: Index) -> Entry:
+def _not(r: Reader, op: Op, index: LinearIndex) -> Entry:
     return [*ONE, *scaled(r.read(op.operands[0], index), -1)]
 
 
 # --- sums
 
 
-def _sum(r: Reader, op: Op, index: Index) -> Entry:
+def _sum(r: Reader, op: Op, index: LinearIndex) -> Entry:
     x = op.operands[0]
     axes = get_ints(op.attributes, "axes")
 
-    def term(inner: Index) -> Entry:
+    def term(inner: LinearIndex) -> Entry:
         some, rest = iter(inner), iter(index)
         return r.read(x, [next(some) if a in axes else next(rest) for a in range(x.type.rank)])
 
     return r.sum_over([n for a, n in enumerate(x.type.shape) if a in axes], term)
 
 
-def _prod(r: Reader, op: Op, index: Index) -> Entry:
+def _prod(r: Reader, op: Op, index: LinearIndex) -> Entry:
     """The product of all factors, whose number must be known."""
     x = op.operands[0]
     axes = get_ints(op.attributes, "axes")
@@ -346,11 +346,11 @@ def _prod(r: Reader, op: Op, index: Index) -> Entry:
     return found
 
 
-def _cumsum(r: Reader, op: Op, index: Index) -> Entry:
+def _cumsum(r: Reader, op: Op, index: LinearIndex) -> Entry:
     x, axis = op.operands[0], get_int(op.attributes, "axis")
     n = x.type.shape[axis]
 
-    def term(inner: Index) -> Entry:
+    def term(inner: LinearIndex) -> Entry:
         (j,) = inner
         pair = [index[axis], j] if op.attributes["reverse"] else [j, index[axis]]
         element = r.read(x, [*index[:axis], j, *index[axis + 1 :]])
@@ -359,11 +359,11 @@ def _cumsum(r: Reader, op: Op, index: Index) -> Entry:
     return r.sum_over([n], term)
 
 
-def _contract(r: Reader, op: Op, index: Index) -> Entry:
+def _contract(r: Reader, op: Op, index: LinearIndex) -> Entry:
     batch, inner = (get_pairs(op.attributes, name) for name in ("batch", "contract"))
     a, b = op.operands
 
-    def term(bound: Index) -> Entry:
+    def term(bound: LinearIndex) -> Entry:
         places: list[dict[int, Linear]] = [{}, {}]
         rest = iter(index)
         for pair in batch:
@@ -381,13 +381,13 @@ def _contract(r: Reader, op: Op, index: Index) -> Entry:
     return r.sum_over([a.type.shape[i] for i, _ in inner], term)
 
 
-def _take(r: Reader, op: Op, index: Index) -> Entry:
+def _take(r: Reader, op: Op, index: LinearIndex) -> Entry:
     table, ids = op.operands
     axis = get_int(op.attributes, "axis")
     end = axis + ids.type.rank
     n = table.type.shape[axis]
 
-    def term(inner: Index) -> Entry:
+    def term(inner: LinearIndex) -> Entry:
         (row,) = inner
         met = factor("ids", [row, *index[axis:end]], [n, *ids.type.shape])
         return times(met, r.read(table, [*index[:axis], row, *index[end:]]))
@@ -395,11 +395,11 @@ def _take(r: Reader, op: Op, index: Index) -> Entry:
     return r.sum_over([n], term)
 
 
-def _scatter_add(r: Reader, op: Op, index: Index) -> Entry:
+def _scatter_add(r: Reader, op: Op, index: LinearIndex) -> Entry:
     ids, updates = op.operands
     axis = get_int(op.attributes, "axis")
 
-    def term(places: Index) -> Entry:
+    def term(places: LinearIndex) -> Entry:
         met = factor("ids", [index[axis], *places], [op.result.type.shape[axis], *ids.type.shape])
         return times(met, r.read(updates, [*index[:axis], *places, *index[axis + 1 :]]))
 
@@ -433,12 +433,12 @@ def _grouped(r: Reader, op: Op, outputs: Dim, o: Linear, term: Callable[[int], E
     return found
 
 
-def _conv2d(r: Reader, op: Op, index: Index) -> Entry:
+def _conv2d(r: Reader, op: Op, index: LinearIndex) -> Entry:
     x, w = op.operands
     n, o, *out = index
     channels = w.type.shape[1]
 
-    def term(bound: Index) -> Entry:
+    def term(bound: LinearIndex) -> Entry:
         c, *taps = bound
         at = [_met(op, a, out[a], taps[a]) for a in (0, 1)]
         weight = r.read(w, [o, *bound])
@@ -450,12 +450,12 @@ def _conv2d(r: Reader, op: Op, index: Index) -> Entry:
     return r.sum_over(w.type.shape[1:], term)
 
 
-def _conv2d_input(r: Reader, op: Op, index: Index) -> Entry:
+def _conv2d_input(r: Reader, op: Op, index: LinearIndex) -> Entry:
     ct, w = op.operands
     n, channel, *image = index
     outputs, channels, *size = w.type.shape
 
-    def term(bound: Index) -> Entry:
+    def term(bound: LinearIndex) -> Entry:
         o, c, p, q, *out = bound
         found = r.read(w, [o, c, p, q])
         for a, tap in ((0, p), (1, q)):
@@ -470,12 +470,12 @@ def _conv2d_input(r: Reader, op: Op, index: Index) -> Entry:
     return r.sum_over([outputs, channels, *size, *ct.type.shape[2:]], term)
 
 
-def _conv2d_filter(r: Reader, op: Op, index: Index) -> Entry:
+def _conv2d_filter(r: Reader, op: Op, index: LinearIndex) -> Entry:
     x, ct = op.operands
     o, c, *taps = index
     outputs, channels = op.result.type.shape[:2]
 
-    def term(bound: Index) -> Entry:
+    def term(bound: LinearIndex) -> Entry:
         n, *out = bound
         at = [_met(op, a, out[a], taps[a]) for a in (0, 1)]
         weight = r.read(ct, [n, o, *out])
@@ -487,13 +487,13 @@ def _conv2d_filter(r: Reader, op: Op, index: Index) -> Entry:
     return r.sum_over([x.type.shape[0], *ct.type.shape[2:]], term)
 
 
-def _avg_pool(r: Reader, op: Op, index: Index) -> Entry:
+def _avg_pool(r: Reader, op: Op, index: LinearIndex) -> Entry:
     """The mean over places of a window, zeros outside the image."""
     x = op.operands[0]
     size, stride = get_pair(op.attributes, "size"), get_pair(op.attributes, "stride")
     padding = get_pairs(op.attributes, "padding")
 
-    def term(bound: Index) -> Entry:
+    def term(bound: LinearIndex) -> Entry:
         p, q, *inner = bound
         found = number(Fraction(1, size[0] * size[1]))
         for a, tap in ((0, p), (1, q)):

@@ -31,7 +31,7 @@ from gradc.ir.tensor.dims import Dim, DimExpr
 # Bound indices are integers, ("one",) is 1, ("size", name) a monomial of sizes, ("slot", ...) a
 # place of a factor.
 Linear: TypeAlias = dict[Any, Fraction]
-Index: TypeAlias = list[Linear]
+LinearIndex: TypeAlias = list[Linear]
 # Ranges up to this size are written out; sums of more terms than MOST_TERMS are given up on.
 MOST_WRITTEN_OUT = 64
 MOST_TERMS = 4096
@@ -139,11 +139,11 @@ class Binder:
     def __init__(self) -> None:
         self.count = 0
 
-    def choices(self, extents: Sequence[Dim]) -> list[tuple[Index, Entry]]:
+    def choices(self, extents: Sequence[Dim]) -> list[tuple[LinearIndex, Entry]]:
         """Indices below ``extents`` to be summed over: values written out where the range is a
         small number.
         """
-        found: list[tuple[Index, Entry]] = [([], ONE)]
+        found: list[tuple[LinearIndex, Entry]] = [([], ONE)]
         for extent in extents:
             if isinstance(extent, int) and extent <= MOST_WRITTEN_OUT:
                 options = [(constant(n), ONE) for n in range(extent)]
