@@ -352,7 +352,7 @@ def _if(ctx: Context, node: tree.Statement) -> None:
         message = "`if` decides at compile time, and this is only known while running"
         help = "choose with `where(condition, a, b)`"
     else:
-        message = f"`if` wants a condition, not {describe(condition)}"
+        message = f"`if` takes a condition, not {describe(condition)}"
         help = "compare it, as in `if N > 1 { ... }`"
     ctx.error("GC0401", message, node.condition, help=help)
     poison(ctx, node.then, node.otherwise)

@@ -216,7 +216,7 @@ def _window(ctx: Context, node: tree.Scan) -> int | None:
     dim = as_dim(item)
     known = None if dim is None else ctx.sampled(dim)
     if known is None or known < 1:
-        message = f"`truncate` wants a known number of steps, at least 1, not {describe(item)}"
+        message = f"`truncate` takes a known number of steps, at least 1, not {describe(item)}"
         ctx.error("GC0401", message, node.truncate)
         return None
     return known

@@ -227,7 +227,7 @@ def _not_conforming(
         found = f"`{show_type(item)}`" if isinstance(item, Value) else describe(item)
         return ctx.error(
             "GC0304",
-            f"`{callee}` wants `{name}: {pattern}`, and gets {found}",
+            f"`{callee}` takes `{name}: {pattern}`, and gets {found}",
             argument.node,
             label=problem,
             labels=[Label(parameter.span, "declared here")],

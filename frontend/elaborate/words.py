@@ -185,7 +185,7 @@ def dtype(ctx: Context, argument: Argument, what: str) -> DType | None:
     """An element type."""
     if isinstance(argument.item, DType):
         return argument.item
-    message = f"`{what}` wants a type such as `float` or `int`, not {describe(argument.item)}"
+    message = f"`{what}` takes a type such as `float` or `int`, not {describe(argument.item)}"
     ctx.error("GC0308", message, argument.node)
     return None
 

@@ -142,7 +142,7 @@ def _agree(
     sizes: dict[str, tuple[Dim, int]] = {}
     for number, (names, value) in enumerate(zip(labels, values, strict=True)):
         if value.type.dtype is not values[0].type.dtype or not value.type.dtype.is_float:
-            message = f"`einsum` wants one floating type, and this is `{show_type(value)}`"
+            message = f"`einsum` takes one floating type, and this is `{show_type(value)}`"
             ctx.error("GC0303", message, nodes[number], help="convert it: `cast(x, float)`")
             return False
         for label, size in zip(names, value.type.shape, strict=True):

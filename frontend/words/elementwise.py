@@ -159,7 +159,7 @@ def _where(ctx: Context, call: tree.Call, given: Arguments) -> Item:
     if mask is None:
         return POISON
     if mask.type.dtype is not DType.BOOL:
-        message = f"`where` wants a condition, and this holds `{mask.type.dtype}`"
+        message = f"`where` takes a condition, and this holds `{mask.type.dtype}`"
         return ctx.error("GC0303", message, condition.node, help="compare it: `where(x > 0, a, b)`")
     branches = aligned(ctx, (a.item, b.item), (a.node, b.node), "`where`", call)
     if isinstance(branches, Poison):

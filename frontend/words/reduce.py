@@ -100,7 +100,7 @@ def _widen(ctx: Context, call: tree.Call, given: Arguments) -> Item:
 def _narrow(ctx: Context, call: tree.Call, given: Arguments) -> Item:
     value, like = given["x"].item, given["like"].item
     if not isinstance(value, Value) or not isinstance(like, Value):
-        message = f"`narrow` wants two arrays, not {describe(like)}"
+        message = f"`narrow` takes two arrays, not {describe(like)}"
         return ctx.error("GC0308", message, given["like"].node)
     return cast(ctx, call, value, like.type.dtype)
 
@@ -160,7 +160,7 @@ def _rank(ctx: Context, call: tree.Call, given: Arguments) -> Item:
 def _size(ctx: Context, call: tree.Call, given: Arguments) -> Item:
     item = given["x"].item
     if not isinstance(item, Value):
-        message = f"`size` wants an array, not {describe(item)}"
+        message = f"`size` takes an array, not {describe(item)}"
         return ctx.error("GC0308", message, given["x"].node)
     over = axes(ctx, given["axis"], item)
     return POISON if over is None else product(tuple(item.type.shape[i] for i in over))
@@ -186,5 +186,5 @@ def _smallest(ctx: Context, call: tree.Call, given: Arguments) -> Item:
     item = given["x"].item
     dtype = item.type.dtype if isinstance(item, Value) else ctx.frame.floating
     if dtype not in _SMALLEST:
-        return ctx.error("GC0303", f"`smallest` wants a floating type, not `{dtype}`", call)
+        return ctx.error("GC0303", f"`smallest` takes a floating type, not `{dtype}`", call)
     return _SMALLEST[dtype]

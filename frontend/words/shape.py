@@ -94,7 +94,7 @@ def _transpose(ctx: Context, call: tree.Call, given: Arguments) -> Item:
         perm.append(one)
     if sorted(perm) != list(range(rank)):
         shown = f"`{show_type(value)}`"
-        message = f"`transpose` wants each axis of {shown} once, and gets {list(perm)}"
+        message = f"`transpose` takes each axis of {shown} once, and gets {list(perm)}"
         return ctx.error("GC0306", message, given["axes"].node)
     return ctx.op(call, "transpose", value, perm=tuple(perm))
 
@@ -155,7 +155,7 @@ def _arrays(ctx: Context, argument: Argument, what: str) -> list[Value] | None:
     """A list of arrays of one element type."""
     items = argument.item
     if not isinstance(items, tuple):
-        message = f"`{what}` wants a list of arrays, not {describe(items)}"
+        message = f"`{what}` takes a list of arrays, not {describe(items)}"
         ctx.error("GC0308", message, argument.node, help=f"write `{what}([a, b])`")
         return None
     if not items:
@@ -278,7 +278,7 @@ def _widths(ctx: Context, argument: Argument, value: Value) -> list[tuple[Dim, D
     is_good = len(widths) == len(entries) == rank
     if is_good and all(not isinstance(d, int) or d >= 0 for pair in widths for d in pair):
         return widths
-    message = f"`pad` of `{show_type(value)}` wants a width of at least 0 for each of {rank} axes"
+    message = f"`pad` of `{show_type(value)}` takes a width of at least 0 for each of {rank} axes"
     ctx.error("GC0307", message, argument.node, help="as in `pad(x, [(0, 0), (1, 1)])`")
     return None
 
@@ -363,7 +363,7 @@ def _full(ctx: Context, call: tree.Call, given: Arguments) -> Item:
     if isinstance(value, Poison):
         return POISON
     if value.type.rank or (target is not None and value.type.dtype is not target):
-        message = f"`full` wants one number, not {describe(value)}"
+        message = f"`full` takes one number, not {describe(value)}"
         return ctx.error("GC0308", message, given["value"].node)
     return stretch(ctx, value, sizes, call)
 
@@ -376,7 +376,7 @@ def _iota(ctx: Context, call: tree.Call, given: Arguments) -> Item:
         return POISON
     if size is None or not _are_sizes(ctx, given["n"], (size,)):
         if size is None:
-            message = f"`iota` wants a dimension, not {describe(given['n'].item)}"
+            message = f"`iota` takes a dimension, not {describe(given['n'].item)}"
             ctx.error("GC0402", message, given["n"].node)
         return POISON
     return ctx.op(call, "iota", axis=0, dtype=kind, shape=(size,))
@@ -390,7 +390,7 @@ def _grid(ctx: Context, node: tree.Node, sizes: tuple[Dim, ...], along: int) -> 
 def _causal_mask(ctx: Context, call: tree.Call, given: Arguments) -> Item:
     size = as_dim(given["n"].item)
     if size is None:
-        message = f"`causal_mask` wants a dimension, not {describe(given['n'].item)}"
+        message = f"`causal_mask` takes a dimension, not {describe(given['n'].item)}"
         return ctx.error("GC0402", message, given["n"].node)
     rows, columns = (_grid(ctx, call, (size, size), i) for i in (0, 1))
     if isinstance(rows, Poison) or isinstance(columns, Poison):
@@ -406,10 +406,10 @@ def _one_hot(ctx: Context, call: tree.Call, given: Arguments) -> Item:
     if ids is None or kind is None:
         return POISON
     if classes is None:
-        message = f"`one_hot` wants a number of classes, not {describe(given['classes'].item)}"
+        message = f"`one_hot` takes a number of classes, not {describe(given['classes'].item)}"
         return ctx.error("GC0402", message, given["classes"].node)
     if ids.type.dtype not in (DType.I32, DType.I64):
-        message = f"`one_hot` wants integers, and this holds `{ids.type.dtype}`"
+        message = f"`one_hot` takes integers, and this holds `{ids.type.dtype}`"
         return ctx.error("GC0303", message, given["ids"].node)
     rank = ids.type.rank
     sizes = (*ids.type.shape, classes)

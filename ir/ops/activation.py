@@ -37,7 +37,7 @@ def _normal_cdf(k: Any, x: Any) -> Any:
 
 def _gelu_slope(k: Any, y: Any, x: Any) -> Any:
     # exp(-u^2) of the argument u of erf: backends compute erf with the same exponential, so it is
-    # had for nothing.
+    # free.
     u = k.mul(x, k.const(_INV_SQRT_2))
     density = k.mul(k.const(_INV_SQRT_2PI), k.exp(k.neg(k.mul(u, u))))
     return k.add(_normal_cdf(k, x), k.mul(x, density))

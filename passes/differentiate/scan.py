@@ -5,7 +5,7 @@ each trip. The reverse scan runs the other way; its carries are the cotangents o
 one running sum per constant operand. What the reverse body reads is derived from it: constants are
 passed on, slices are read from the arrays they came from, views and constants are recomputed,
 stacks that the program yields anyway are used. So is a sum, difference or product of what is read
-anyway (``1 - z`` where ``z`` is), which is no dearer than reading it back.
+anyway (``1 - z`` where ``z`` is), which costs no more than reading it back.
 
 ``truncate`` is defined in ``differentiate_truncate``.
 

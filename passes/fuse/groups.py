@@ -49,7 +49,7 @@ class Group:
     places: dict[Value, RowRole] = field(default_factory=dict)
     # Values whose cone in the group holds a row reduction: they exist at their own index only.
     anchored: dict[Value, bool] = field(default_factory=dict)
-    # Values that are dear to compute twice.
+    # Values that cost too much to compute twice.
     heavy: dict[Value, bool] = field(default_factory=dict)
     # Verbs that one element takes where nothing of the group is known yet; None if some of them are
     # computed again at other indices already.

@@ -3,9 +3,10 @@
 The main kernel walks chunks of rows (in parallel where it pays), the rows of a chunk, and in each
 row the stages: one loop over the columns per level of row reductions, in which everything that is
 known by then is computed, folded or stored. What later stages take from a stage is kept in a
-scratch row if it is dear, else recomputed. A chunk is a leaf of the sums over the rows or a node of
-leaves. Tails are summed per chunk and finished in a small second kernel (or at once, where no
-threads share the work): a sum over the chunks, which are leaves or nodes of one tree.
+scratch row if it is costly, else recomputed. A chunk is a leaf of the sums over the rows or a
+node of leaves. Tails are summed per chunk and finished in a small second kernel (or at
+once, where no threads share the work): a sum over the chunks, which are leaves or nodes of one
+tree.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def _is_start(uses: _Uses, value: Value) -> bool:
 
 
 def _chain(uses: _Uses, start: Use) -> tuple[_Chain | None, list[Use]]:
-    """The chain that begins at ``start``, if it wants a wider type, and its places."""
+    """The chain that begins at ``start``, if it needs a wider type, and its uses."""
     value = start[0].operands[start[1]]
     dtype = value.type.dtype
     place: Use | None = start

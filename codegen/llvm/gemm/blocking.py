@@ -26,7 +26,7 @@ PAGE = 4096  # strides from here on fall into the same few cache sets and a new 
 K_BLOCK = K_LEAF
 PARKED_STRIPS = 24  # strips whose sums are parked between blocks of k
 PACKED_STRIPS = 8  # strips packed together where rows are contiguous
-PIECES = 32  # into which a product worth several threads is cut if it can be had for nothing
+PIECES = 32  # into which a product worth several threads is cut if that is free
 WORTH_CUTTING = 1 << 20  # products
 K_UNBLOCKED = 1024  # up to here k is not blocked when nothing is packed
 

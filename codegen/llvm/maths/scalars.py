@@ -407,8 +407,8 @@ class Scalars:
         rounded = k.integer("add", k.integer("add", bits, 0x7FFF), tie)
         if plain:
             return rounded
-        # NaN is not counted up, lest it leave the NaNs; a payload in the lower half alone would be
-        # lost.
+        # NaN is not counted up, or it would leave the NaNs; a payload in the lower half alone
+        # would be lost.
         quiet = k.integer("or", bits, 0x400000)
         return self.fn.select(k.compare("ord", x, x), rounded, quiet)
 
