@@ -162,7 +162,9 @@ def main() -> int:
     """Runs the soak."""
     options = arguments(__doc__ or "", 2000)
     with place():
-        tally = soak("command lines", case, options.count, options.seed, options.seconds)
+        tally = soak(
+            "command lines", case, options.count, options.seed, options.seconds, options.state
+        )
     return report(tally, options.json)
 
 

@@ -1,5 +1,5 @@
 """What the soaks share: seeded cases, a limit of seconds for each, counts, progress on stderr, a
-summary as text or JSON.
+summary as text or JSON, and a file from which one that was stopped goes on.
 
 A case gives an empty text, or what went wrong. A case that computes, or waits, for longer than
 ``HANG`` seconds is a hang.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import signal
 import sys
@@ -18,10 +19,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 
 HANG = 10.0  # seconds
 _BUSY = 0.05  # of the processor: who uses less, waits
+_EVERY = 2.0  # seconds between two lines of progress, and two writings of the state
 
 
 class Hang(BaseException):
@@ -60,36 +63,71 @@ class Tally:
         rest = {"name": self.name, "seed": self.seed, "cases": self.cases, "seconds": self.seconds}
         return {**rest, "kinds": dict(self.kinds), **failures}
 
+    def write(self, path: Path) -> None:
+        """The state, whole or not at all."""
+        beside = path.with_name(path.name + ".new")
+        beside.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+
+    @staticmethod
+    def read(path: Path, name: str, seed: int) -> Tally:
+        """What an earlier process wrote, to go on from there; an empty one if none did."""
+        if not path.exists():
+            return Tally(name, seed)
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if (found["name"], found["seed"]) != (name, seed):
+            raise SystemExit(f"{path} is of {found['name']}, seed {found['seed']}")
+        return Tally(**{**found, "kinds": Counter(found["kinds"])})
+
 
 # Gets the random numbers of one case and the tally; returns what is lost or wrong, or an empty
 # text.
 Case = Callable[[random.Random, Tally], str]
 
 
-def soak(name: str, case: Case, count: int, seed: int = 0, seconds: float = 1e9) -> Tally:
-    """Runs ``count`` cases, or as many as fit into ``seconds``."""
-    tally = Tally(name, seed)
-    started = shown = time.monotonic()
-    for number in range(count):
+def soak(
+    name: str,
+    case: Case,
+    count: int,
+    seed: int = 0,
+    seconds: float = 1e9,
+    state: Path | None = None,
+) -> Tally:
+    """Runs cases until ``count`` are done, or for ``seconds``; with ``state``, from where the last
+    process stopped.
+    """
+    tally = Tally(name, seed) if state is None else Tally.read(state, name, seed)
+    earlier, started = tally.seconds, time.monotonic()
+    shown = started
+    for number in range(tally.cases, count):
         if time.monotonic() - started > seconds:
             break
-        label = f"case {number} of seed {seed}"
-        try:
-            with limited():
-                wrong = case(random.Random(f"{seed}/{number}"), tally)
-            if wrong:
-                tally.lost.append(f"{label}: {wrong}")
-        except Hang as hang:
-            tally.hangs.append(f"{label}: {''.join(traceback.format_exception(hang)[-4:])}")
-        except Exception:  # noqa: BLE001  (any exception at all is what is looked for)
-            tally.tracebacks.append(f"{label}: {traceback.format_exc(limit=-6)}")
-        tally.cases += 1
-        if time.monotonic() - shown > 2:
+        _one(case, number, tally)
+        if time.monotonic() - shown > _EVERY:
             shown = time.monotonic()
-            tally.seconds = shown - started
+            tally.seconds = earlier + shown - started
             print(f"\r{tally.line()}", end="", file=sys.stderr, flush=True)
-    tally.seconds = time.monotonic() - started
+            if state is not None:
+                tally.write(state)
+    tally.seconds = earlier + time.monotonic() - started
+    if state is not None:
+        tally.write(state)
     return tally
+
+
+def _one(case: Case, number: int, tally: Tally) -> None:
+    """Case ``number``, and what came of it."""
+    label = f"case {number} of seed {tally.seed}"
+    try:
+        with limited():
+            wrong = case(random.Random(f"{tally.seed}/{number}"), tally)
+        if wrong:
+            tally.lost.append(f"{label}: {wrong}")
+    except Hang as hang:
+        tally.hangs.append(f"{label}: {''.join(traceback.format_exception(hang)[-4:])}")
+    except Exception:  # noqa: BLE001  (any exception at all is what is looked for)
+        tally.tracebacks.append(f"{label}: {traceback.format_exc(limit=-6)}")
+    tally.cases += 1
 
 
 @contextmanager
@@ -116,12 +154,14 @@ def limited(seconds: float = HANG) -> Iterator[None]:
         signal.signal(signal.SIGALRM, previous)
 
 
-def arguments(doc: str, count: int) -> argparse.Namespace:
-    """The flags that all soaks have."""
+def arguments(doc: str, count: int, keeps_state: bool = True) -> argparse.Namespace:
+    """The flags that all soaks have; ``--state`` where cases come one after the other."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--count", type=int, default=count, help=f"cases ({count})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after so many")
+    if keeps_state:
+        parser.add_argument("--state", type=Path, help="go on from this file, kept up to date")
     parser.add_argument("--json", action="store_true", help="the summary as JSON")
     return parser.parse_args()
 

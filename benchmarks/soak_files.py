@@ -191,11 +191,11 @@ def case(rng: random.Random, tally: Tally) -> str:
     return KINDS[kind](rng, tally)
 
 
-def files(count: int, seed: int, seconds: float) -> Tally:
+def files(count: int, seed: int, seconds: float, state: Path | None = None) -> Tally:
     """Damages ``count`` files."""
     made = folder()  # compiling is no part of a case
     try:
-        return soak("files", case, count, seed, seconds)
+        return soak("files", case, count, seed, seconds, state)
     finally:
         shutil.rmtree(made, ignore_errors=True)
         folder.cache_clear()
@@ -204,7 +204,8 @@ def files(count: int, seed: int, seconds: float) -> Tally:
 def main() -> int:
     """Runs the soak."""
     options = arguments(__doc__ or "", 10_000)
-    return report(files(options.count, options.seed, options.seconds), options.json)
+    tally = files(options.count, options.seed, options.seconds, options.state)
+    return report(tally, options.json)
 
 
 if __name__ == "__main__":

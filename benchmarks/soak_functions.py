@@ -311,7 +311,7 @@ def _difference(f: Generated, directions: list[Array], step: float) -> float:
 def main() -> int:
     """Runs the soak."""
     options = arguments(__doc__ or "", 3_000)
-    tally = soak("functions", case, options.count, options.seed, options.seconds)
+    tally = soak("functions", case, options.count, options.seed, options.seconds, options.state)
     return report(tally, options.json)
 
 

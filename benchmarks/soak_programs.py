@@ -1,12 +1,13 @@
-"""Mutated programs through check, lowering and, where they are right, the compiler: diagnostics and
-nothing else.
+"""Mutated programs through check and, where they are right, lowering and the compiler: diagnostics
+and nothing else.
 
-    python -m benchmarks.soak_programs --count 100000
+    python -m benchmarks.soak_programs --count 100000 --state FILE
 
-Programs of the house with bytes, words and parts of their trees exchanged
+Programs of the house and their parts with bytes, words and branches of their trees exchanged
 (``tests.support.fuzz_programs``), and with lines that come from PyTorch, NumPy, JAX, Keras and
-Python. One in five of those that are right is compiled with its gradient, called, and the result
-looked at.
+Python. Each is parsed and checked, and lowered where it is right; one in ``COMPILED`` of the right
+ones with a model is compiled with its gradient and called twice. ``--state`` keeps what was found
+and goes on from there. The counts say how many came how far.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.soak_common import Tally, arguments, report, soak
-from gradc.frontend.program import loads
+from gradc.frontend.program import Program
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.runtime.model.model import Model
-from tests.support.fuzz_programs import MUTATIONS, examine, seeds
+from tests.support.fuzz_programs import MUTATIONS, looked_at, text_of
+
+COMPILED = 6
 
 FOREIGN = """
 import torch
@@ -80,40 +83,40 @@ x → relu → y
 
 def foreign(rng: random.Random) -> bytes:
     """A program with lines of another language among its own."""
-    lines = rng.choice(seeds()).splitlines()
+    lines = text_of(rng).splitlines()
     for _ in range(rng.randint(1, 3)):
         indent = " " * rng.choice((0, 4, 8))
         lines.insert(rng.randrange(len(lines) + 1), indent + rng.choice(FOREIGN))
     return "\n".join(lines).encode()
 
 
-def compiled(data: bytes) -> str:
-    """Whether a right program computes: its gradient is compiled, called twice, and gives the same
-    bits.
+def compiled(program: Program, rng: random.Random, tally: Tally) -> str:
+    """Whether a right program computes: the gradient of one of its models is compiled, called
+    twice, and gives the same bits.
     """
     try:
-        model = Model(loads(data.decode(), "mutant.grad"))
-        sizes = {name: 3 for name, size in model.signature.dims.items() if size is None}
-        function = model.lower(sizes).function
+        entry = rng.choice(program.models)
+        free = program.signature(entry).dims
+        model = Model(program, entry, {n: 3 for n, size in free.items() if size is None})
+        function = model.lower().function
         if sum(int(np.prod(v.type.static_shape)) for v in function.block.parameters) > 1 << 20:
             return ""
         if len(function.block.body) > 300:
             return ""
-        inputs: dict[str, Any] = {
-            name: np.zeros(value.type.static_shape, _numpy(str(value.type.dtype)))
-            for name, value in (
-                (slot.name, v)
-                for slot, v in zip(function.parameters, function.block.parameters, strict=True)
-                if slot.name in model.inputs
-            )
-        }
+        tally.kinds["compiled"] += 1
         call = model.value_and_grad(use_cache=False, threads=1)
+        inputs: dict[str, Any] = {
+            slot.name: np.zeros(value.type.static_shape, _numpy(str(value.type.dtype)))
+            for slot, value in zip(function.parameters, function.block.parameters, strict=True)
+            if slot.name in model.inputs
+        }
         params = model.init(0)
         one, two = (call(params, **inputs) for _ in range(2))
+        tally.kinds["called"] += 1
     except DiagnosticError:
         return ""
     same = all(np.array_equal(one[1][n], two[1][n], equal_nan=True) for n in one[1])
-    return "" if same else f"two calls differ: {data!r}"
+    return "" if same else f"two calls of `{entry}` differ"
 
 
 def _numpy(name: str) -> type:
@@ -126,26 +129,18 @@ def case(rng: random.Random, tally: Tally) -> str:
     mutate = rng.choice((*MUTATIONS, foreign))
     data = mutate(rng)
     tally.kinds[mutate.__name__] += 1
-    reason = examine(data)
-    if reason:
-        return f"{reason}\n{data.decode(errors='replace')}"
-    if rng.random() < 1 / 5 and _is_right(data):
-        tally.kinds["compiled"] += 1
-        return compiled(data)
-    return ""
-
-
-def _is_right(data: bytes) -> bool:
-    try:
-        return bool(loads(data.decode(), "mutant.grad").models)
-    except (DiagnosticError, UnicodeDecodeError):
-        return False
+    wrong, program = looked_at(data)
+    if not wrong and program is not None:
+        tally.kinds["right"] += 1
+        if program.models and rng.random() < 1 / COMPILED:
+            wrong = compiled(program, rng, tally)
+    return f"{wrong}\n{data.decode(errors='replace')}" if wrong else ""
 
 
 def main() -> int:
     """Runs the soak."""
     options = arguments(__doc__ or "", 100_000)
-    tally = soak("programs", case, options.count, options.seed, options.seconds)
+    tally = soak("programs", case, options.count, options.seed, options.seconds, options.state)
     return report(tally, options.json)
 
 

@@ -134,7 +134,7 @@ def _any_alive(workers: list[threading.Thread]) -> bool:
 
 def main() -> int:
     """Runs the soak."""
-    options = arguments(__doc__ or "", 20_000)
+    options = arguments(__doc__ or "", 20_000, keeps_state=False)
     return report(threads(options.count, options.seed, options.seconds), options.json)
 
 

@@ -34,8 +34,10 @@ _MAX_SYNTAX_ERRORS: Final = 20
 
 @cache
 def grammar() -> Lark:
-    """The parser, once per process."""
-    return tables.parser()
+    """The parser, once per process; its lexer too, which Lark would make anew for each text."""
+    made = tables.parser()
+    made.lexer = made.parser.lexer
+    return made
 
 
 def parse(source: Source, report: Report) -> syntax.Program:

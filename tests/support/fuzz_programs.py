@@ -4,8 +4,9 @@ else.
     python -m tests.support.fuzz_programs --count 100000 --seed 0        # prints each failure,
     minimised
 
-Three kinds of mutants are made from every program of the house: of its bytes, of its tokens, and of
-its syntax tree (which still parses, so the checks behind the parser get their share). A failure is
+Three kinds of mutants are made from the programs of the house, and more often from parts of them
+(a declaration with what it names, which takes a tenth of the time): of bytes, of tokens, and of the
+syntax tree (which still parses, so the checks behind the parser get their share). A failure is
 an exception other than DiagnosticError, a diagnostic that cannot be rendered or points outside the
 text, or more than ``TIME_LIMIT`` seconds of processor time. Minimised failures belong into
 ``tests/corpus``."""
@@ -24,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gradc.frontend.program import loads
+from gradc.frontend.program import Program, loads
 from gradc.frontend.syntax import tree as s
 from gradc.frontend.syntax.diagnostics import Diagnostic, DiagnosticError
 from gradc.frontend.syntax.parse import parse_text
@@ -160,12 +161,59 @@ def seeds() -> tuple[str, ...]:
     return tuple(found)
 
 
+_NAMED = (s.Model, s.Function, s.Layer, s.Optimizer, s.Schedule, s.Initializer)
+
+
+@cache
+def parts() -> tuple[s.Program, ...]:
+    """Each declaration of the programs, with those of its file that it names, directly or not."""
+    found = []
+    for tree in _trees():
+        named = {d.name.text: d for d in tree.declarations if isinstance(d, _NAMED)}
+        for first, declaration in named.items():
+            wanted, todo = {first}, [declaration]
+            while todo:
+                words = {n.text for n in walk(todo.pop()) if isinstance(n, s.Name)}
+                new = words & named.keys() - wanted
+                todo += [named[word] for word in sorted(new)]
+                wanted |= new
+            kept = (
+                d for d in tree.declarations if not isinstance(d, _NAMED) or d.name.text in wanted
+            )
+            found.append(replace(tree, declarations=tuple(kept)))
+    return tuple(found)
+
+
+@cache
+def _pools() -> tuple[tuple[s.Program, ...], ...]:
+    """What mutants are made of: parts with a model and other parts as often as each other, whole
+    programs a quarter as often.
+    """
+    models = tuple(t for t in parts() if any(isinstance(d, s.Model) for d in t.declarations))
+    others = tuple(t for t in parts() if t not in models)
+    return (*[models] * 4, *[others] * 4, _trees())
+
+
+@cache
+def _text(tree: s.Program) -> str:
+    return unparse(tree)
+
+
+def _tree_of(rng: random.Random) -> s.Program:
+    return rng.choice(rng.choice(_pools()))
+
+
+def text_of(rng: random.Random) -> str:
+    """What a mutant of bytes or words is made of: a program of the house, or a part of one."""
+    return _text(_tree_of(rng))
+
+
 # --- mutations
 
 
 def mutate_bytes(rng: random.Random) -> bytes:
     """A program with a few of its bytes changed, moved, lost or repeated."""
-    data = bytearray(rng.choice(seeds()).encode())
+    data = bytearray(text_of(rng).encode())
     for _ in range(rng.randint(1, 4)):
         start = rng.randrange(len(data) + 1)
         stop = min(len(data), start + rng.randint(0, 12))
@@ -185,7 +233,7 @@ def mutate_bytes(rng: random.Random) -> bytes:
 
 def mutate_tokens(rng: random.Random) -> bytes:
     """A program with a few of its words changed, moved, lost or repeated."""
-    words = _TOKEN.findall(rng.choice(seeds()))
+    words = _TOKEN.findall(text_of(rng))
     for _ in range(rng.randint(1, 4)):
         position = rng.randrange(len(words))
         kind = rng.randrange(5)
@@ -226,9 +274,9 @@ def _pool() -> dict[type[s.Node], tuple[s.Node, ...]]:
 
 def mutate_tree(rng: random.Random) -> bytes:
     """A program with a few parts of its tree exchanged for parts of other programs; it parses."""
-    tree: s.Program = rng.choice(_trees())
+    tree = _tree_of(rng)
     if rng.random() < 0.3:
-        tree = replace(tree, declarations=tree.declarations + rng.choice(_trees()).declarations)
+        tree = replace(tree, declarations=tree.declarations + _tree_of(rng).declarations)
     for _ in range(rng.randint(1, 3)):
         nodes = [node for node in walk(tree) if _kind(node) is not None]
         if not nodes:
@@ -290,20 +338,27 @@ MUTATIONS: tuple[Callable[[random.Random], bytes], ...] = (mutate_bytes, mutate_
 
 def examine(data: bytes) -> str:
     """What is wrong with how the front end takes ``data``; empty if nothing is."""
+    return looked_at(data)[0]
+
+
+def looked_at(data: bytes) -> tuple[str, Program | None]:
+    """What is wrong with how the front end takes ``data``, and the program if it is right."""
     start = time.process_time()
     try:
-        found, sources = _findings(data)
+        found, sources, program = _findings(data)
         reason = _badly_told(found, sources)
     except RecursionError:
-        return "RecursionError"
+        return "RecursionError", None
     except Exception:  # noqa: BLE001 - any exception at all is what is looked for
-        return traceback.format_exc(limit=-6)
+        return traceback.format_exc(limit=-6), None
     seconds = time.process_time() - start
-    return reason or (f"took {seconds:.1f} s" if seconds > TIME_LIMIT else "")
+    return reason or (f"took {seconds:.1f} s" if seconds > TIME_LIMIT else ""), program
 
 
-def _findings(data: bytes) -> tuple[Sequence[Diagnostic], Sources]:
-    """What checking ``data`` finds, errors or warnings, and the texts that are quoted."""
+def _findings(data: bytes) -> tuple[Sequence[Diagnostic], Sources, Program | None]:
+    """What checking ``data`` finds, errors or warnings, the texts that are quoted, the program if
+    it is right.
+    """
     try:
         source = decode(data, "mutant.grad")
         program = loads(source.text, "mutant.grad")
@@ -311,10 +366,10 @@ def _findings(data: bytes) -> tuple[Sequence[Diagnostic], Sources]:
         for entry in program.models:
             dims = program.signature(entry).dims
             program.lower(entry, {name: 4 for name, value in dims.items() if value is None})
-        return found, program.report.sources
+        return found, program.report.sources, program
     except DiagnosticError as problem:
         assert problem.diagnostics, "an error without a diagnostic"
-        return problem.diagnostics, problem.sources
+        return problem.diagnostics, problem.sources, None
 
 
 def _badly_told(found: Sequence[Diagnostic], sources: Sources) -> str:
