@@ -82,6 +82,18 @@ def _norm(x: Array) -> Inputs:
     return {"x": np.ascontiguousarray(rows), "u": x, "g": np.ones(WIDTH, np.float32)}
 
 
+def _images(u: Array) -> Inputs:
+    rows = np.broadcast_to(np.asarray([0.5, -1.0, 2.0, 0.25], np.float32), (len(u), 1, 1, 4))
+    return {"x": np.ascontiguousarray(rows), "u": u, "w": np.ones((2, 1, 1, 2), np.float32)}
+
+
+def _filter(i: Inputs) -> Array:
+    """The filter's gradient in float64: for each tap, products summed over images and places."""
+    x, u = _wide(i["x"]), _wide(i["u"])
+    taps = [_sum((x[..., q : q + 3] * u).reshape(len(u), 2, 3)).sum(0) for q in (0, 1)]
+    return np.stack(taps, -1)[:, None, None]
+
+
 def _embedding(torch: Any, i: Inputs) -> Any:
     table = torch.zeros_like(torch.from_numpy(i["t"]))
     return table.index_add_(0, torch.from_numpy(i["ids"]).long(), torch.from_numpy(i["u"]))[1]
@@ -142,6 +154,17 @@ CASES = (
             _unit_torch(torch, torch.from_numpy(i["x"])) * torch.from_numpy(i["u"])
         ).sum(0),
         (WIDTH,), "g",
+    ),
+    Case(
+        "filter gradient",
+        """model f(x: float[N, 1, 1, 4], u: float[N, 2, 1, 3], w: float[2, 1, 1, 2]) -> float {
+            return sum(conv2d(x, w) * u)
+        }""",
+        _images, _filter, lambda i: _filter({name: np.abs(a) for name, a in i.items()}),
+        lambda torch, i: torch.nn.grad.conv2d_weight(
+            torch.from_numpy(i["x"]), i["w"].shape, torch.from_numpy(i["u"])
+        ),
+        (2, 1, 3), "w", aim=4e-6,
     ),
     Case(
         "scatter",

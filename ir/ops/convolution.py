@@ -12,9 +12,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
-from gradc.ir.loop.kernel import LANE_BYTES, Affine, Buffer, Scalar
+from gradc.ir.loop.kernel import (
+    K_LEAF,
+    K_NODE,
+    LANE_BYTES,
+    Affine,
+    Buffer,
+    Scalar,
+    node_spans,
+)
 from gradc.ir.ops.attributes import get_dim, get_dims, get_pair, get_pairs
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
 from gradc.ir.ops.contraction import bilinear_jvp
@@ -328,7 +337,8 @@ def _filter_nest(nest: NestContext, op: Op) -> None:
     along the output row.
 
     Some taps and a block of outputs take their share of a row while it is at hand, as many as
-    registers hold.
+    registers hold. Rows (images, then rows of one) are summed as a matrix product's steps of k
+    are: leaves of ``K_LEAF``, nodes of ``K_NODE``, a set of accumulators for each level.
     """
     k, g = nest.k, geometry(op.name, op.attributes)
     o, channels, *size = op.result.type.static_shape
@@ -340,7 +350,8 @@ def _filter_nest(nest: NestContext, op: Op) -> None:
     vectors = max(1, -(-width * wide.itemsize // LANE_BYTES))
     passes = -(-len(taps) // max(1, nest.target.accumulators // (block * vectors)))
     step = max(1, -(-len(taps) // max(passes, 1)))
-    sums = nest.scratch(width * block * step, wide)
+    depth = 1 + len(node_spans(prod(op.operands[1].type.static_shape[0:3:2]), K_LEAF, K_NODE))
+    sums = [nest.scratch(width * block * step, wide) for _ in range(depth)]
     with nest.parallel((o // block, channels)) as (part, c):
         channel = k.divmod(part, per_group // block)[0] * channels + c
         for first in range(0, len(taps), step):
@@ -350,7 +361,7 @@ def _filter_nest(nest: NestContext, op: Op) -> None:
 def _filter_taps(
     nest: NestContext,
     op: Op,
-    sums: Buffer,
+    sums: Sequence[Buffer],
     place: tuple[Affine, Affine, Affine],
     taps: Sequence[tuple[int, int]],
 ) -> None:
@@ -363,26 +374,62 @@ def _filter_taps(
     first, c, channel = place
     block = _block(op.result.type.static_shape[0] // g.groups)
     rows = [(b, p, q) for p, q in taps for b in range(block)]
-    for row in range(len(rows)):
+
+    def add_row(number: Affine) -> None:
+        image, i = k.unflatten(number, (n, height))
         with nest.loop(width, "vector") as j:
-            nest.store(sums, j.at + row * width, k.const(0, wide))
-    with (
-        nest.loop(n, "serial") as image,
-        nest.loop(height, "serial") as i,
-        nest.loop(width, "vector") as j,
-    ):
-        for row, (b, p, q) in enumerate(rows):
-            ct = k.cast(nest.read(1, [image.at, first + b, i.at, j.at]), wide)
-            y = i.at * g.stride[0] + (p * g.dilation[0] - g.padding[0][0])
-            x = j.at * g.stride[1] + (q * g.dilation[1] - g.padding[1][0])
-            with k.guard(k.both(k.inside(y, x_height), k.inside(x, x_width))):
-                value = nest.read(0, [image.at, channel, y, x])
-            at = j.at + row * width
-            nest.store(sums, at, k.fma(k.cast(value, wide), ct, nest.load(sums, at)))
+            for row, (b, p, q) in enumerate(rows):
+                ct = k.cast(nest.read(1, [image, first + b, i, j.at]), wide)
+                y = i * g.stride[0] + (p * g.dilation[0] - g.padding[0][0])
+                x = j.at * g.stride[1] + (q * g.dilation[1] - g.padding[1][0])
+                with k.guard(k.both(k.inside(y, x_height), k.inside(x, x_width))):
+                    value = nest.read(0, [image, channel, y, x])
+                at = j.at + row * width
+                had = nest.load(sums[-1], at)
+                nest.store(sums[-1], at, k.fma(k.cast(value, wide), ct, had))
+
+    _sum_rows(nest, sums, (width, len(rows)), n * height, add_row)
     for row, (b, p, q) in enumerate(rows):
         with nest.loop(width, "vector") as j:
-            total = j.fold("add", nest.load(sums, j.at + row * width))
+            total = j.fold("add", nest.load(sums[0], j.at + row * width))
         nest.write([first + b, c, Affine(p), Affine(q)], k.cast(total, dtype))
+
+
+def _sum_rows(
+    nest: NestContext,
+    sums: Sequence[Buffer],
+    shape: tuple[int, int],
+    count: int,
+    add: Callable[[Affine], None],
+) -> None:
+    """The terms 0 to ``count`` as a tree, element by element: ``add`` adds one to ``sums[-1]``, the
+    leaf; ``sums[0]`` is the whole. Each holds ``shape[1]`` rows of ``shape[0]``.
+    """
+    spans = (max(count, 1), *node_spans(count, K_LEAF, K_NODE))
+    width, rows = shape
+    ends = [j * width for j in range(rows)]
+
+    def node(level: int, first: Affine) -> None:
+        below = spans[level + 1] if level + 1 < len(spans) else 1
+        for start in ends:
+            with nest.loop(width, "vector") as j:
+                nest.store(sums[level], j.at + start, nest.k.const(0, sums[level].dtype))
+        left = Affine(
+            -(-count // below), tuple((var, -factor // below) for var, factor in first.terms)
+        )
+        limit = left if count % spans[level] else None
+        with nest.loop(-(-min(spans[level], count) // below), "serial", limit) as child:
+            at = first + child.at * below
+            if below == 1:
+                add(at)
+                return
+            node(level + 1, at)
+            for start in ends:
+                with nest.loop(width, "vector") as j:
+                    part = nest.load(sums[level + 1], j.at + start)
+                    nest.store(sums[level], j.at + start, part, "add")
+
+    node(0, Affine())
 
 
 # --- derivatives and registration -----------------------------------------------------------------

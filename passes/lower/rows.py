@@ -539,7 +539,10 @@ class _RowKernel:
             if self.chunks == 1:
                 return algebra.cast(draft.builder.load(buffer, at), value.type.dtype)
             with draft.builder.loop(self.chunks, "serial") as chunk:
-                element = draft.builder.load(buffer, chunk.at * width + at)
+                element: Scalar = draft.builder.load(buffer, chunk.at * width + at)
+                if self.is_flat and combine == "add" and buffer.dtype is DType.F32:
+                    # The last few additions are those whose roundings are left in the result.
+                    element = algebra.cast(element, DType.F64)
                 total = chunk.fold(combine, element)
             return algebra.cast(total, value.type.dtype)
 

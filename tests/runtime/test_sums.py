@@ -18,8 +18,8 @@ from gradc.ir.tensor.bf16 import round_to_bf16
 from gradc.runtime.reports.accuracy import measure
 
 Array = NDArray[Any]
-# A trip of a loop costs more than an element.
-LONGEST = {"scan cotangent": 20_000}
+# A trip of a loop, and an image, cost more than an element.
+LONGEST = {"scan cotangent": 20_000, "filter gradient": 100_000}
 
 
 def _error(case: Case, kind: str, count: int) -> float:
@@ -62,6 +62,25 @@ def test_sums_over_rows_are_trees_of_16(rows: int, columns: int) -> None:
             run = _model(text, R=rows).value_and_grad(wrt=wrt, threads=threads)
             found = run({}, **inputs)[1]["g"]
             np.testing.assert_array_equal(found, expected[0])
+
+
+@pytest.mark.parametrize("images, height, width", [(1, 1, 1), (0, 2, 3), (300, 1, 5), (517, 33, 2)])
+def test_filter_gradients_have_bits_of_their_own(images: int, height: int, width: int) -> None:
+    """For one and two threads, alone and beside the image's gradient, close to float64."""
+    source = np.random.default_rng(images)
+    x = source.random((images, 2, height + 1, width + 2), np.float32)
+    u = source.random((images, 3, height, width), np.float32)
+    text = f"""model f(x: float[N, 2, {height + 1}, {width + 2}], u: float[N, 3, {height}, {width}],
+        w: float[3, 2, 2, 3]) -> float {{ return sum(conv2d(x, w) * u) }}"""
+    inputs = {"x": x, "u": u, "w": np.ones((3, 2, 2, 3), np.float32)}
+    model, found = _model(text, N=images), []
+    for threads, wrt in ((1, ["w"]), (2, ["w"]), (2, ["x", "w"])):
+        run = model.value_and_grad(wrt=wrt, threads=threads)
+        found.append(np.asarray(run({}, **inputs)[1]["w"]))
+    assert all(np.array_equal(found[0], other) for other in found)
+    taps = np.lib.stride_tricks.sliding_window_view(x.astype(np.float64), (height, width), (2, 3))
+    exact = np.einsum("ncpqij,noij->ocpq", taps, u.astype(np.float64))
+    np.testing.assert_allclose(found[0], exact, 5e-7)
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16", "f16"])
