@@ -241,7 +241,7 @@ class _Search:
         if options.derivative is None:
             return None, [Candidate(NOTHING, 0, 0)]
         derivative = options.gradient or options.derivative
-        estimate = Estimate(self.source, derivative)
+        estimate = Estimate(self.source, derivative, options.target.costs)
         return estimate, candidates(self.source, derivative, estimate)
 
     @property

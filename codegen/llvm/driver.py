@@ -35,20 +35,7 @@ from gradc.codegen.llvm.pool import MAX_WORKERS
 from gradc.codegen.llvm.text import Module, Value
 from gradc.ir.loop.kernel import For, Gemm, Kernel, Let, Stmt
 from gradc.ir.plan.plan import ALIGNMENT, Argument, Launch, Plan, Repeat, Step
-
-# Estimated cost in microseconds: below SERIAL a launch is not cut; each part gets at least PART.
-SERIAL = 8.0
-PART = 4.0
-_MAX_PARTS = 64
-_BYTES_PER_US = 12e3
-_WORK_PER_US = 3e3
-_LANES = 8
-_PRODUCTS_PER_CYCLE = 24
-_CYCLES = {verb: 4.0 for verb in ("div", "sqrt", "rsqrt", "floordiv", "mod", "mulhi")}
-_CYCLES.update(
-    {verb: 15.0 for verb in ("exp", "expm1", "log", "log1p", "tanh", "erf", "sin", "cos")}
-)
-_CYCLES.update({"tan": 30.0, "pow": 40.0})
+from gradc.ir.target.costs import Costs
 
 
 class PlanError(ValueError):
@@ -77,33 +64,32 @@ def extent(kernel: Kernel, isa: Isa) -> int:
     return 1
 
 
-def microseconds(kernel: Kernel) -> float:
-    """A rough cost of one launch on one core: its statements, counted, or its bytes."""
-    return max(_work(kernel.body, 1.0) / _WORK_PER_US, kernel.bytes / _BYTES_PER_US)
+def microseconds(kernel: Kernel, costs: Costs) -> float:
+    """A rough time of one launch on one core: its statements, counted, or its bytes."""
+    return costs.microseconds(_cycles(kernel.body, 1.0, costs), kernel.bytes)
 
 
-def _work(statements: Sequence[Stmt], times: float) -> float:
+def _cycles(statements: Sequence[Stmt], times: float, costs: Costs) -> float:
     """Cycles, roughly, of statements that run ``times`` times."""
     total = 0.0
     for statement in statements:
         if isinstance(statement, For):
-            lanes = _LANES if statement.kind == "vector" else 1
-            total += _work(statement.body, times * statement.extent / lanes)
+            lanes = costs.lanes if statement.kind == "vector" else 1
+            total += _cycles(statement.body, times * statement.extent / lanes, costs)
         elif isinstance(statement, Gemm):
             count = math.prod(statement.batch) * statement.m * statement.n
-            total += count * statement.k / _PRODUCTS_PER_CYCLE
-            total += _work(statement.epilogue, count / _LANES)
+            total += count * statement.k / costs.products
+            total += _cycles(statement.epilogue, count / costs.lanes, costs)
         elif isinstance(statement, Let):
-            total += times * _CYCLES.get(statement.verb, 1.0)
+            total += times * costs.of(statement.verb).cycles
         else:
             total += times
     return total
 
 
-def worthwhile_parts(kernel: Kernel) -> int:
+def worthwhile_parts(kernel: Kernel, costs: Costs) -> int:
     """In how many ranges a launch is worth cutting, whatever the number of threads."""
-    cost = microseconds(kernel)
-    return 1 if cost < SERIAL else max(1, min(_MAX_PARTS, int(cost / PART)))
+    return costs.worthwhile_parts(microseconds(kernel, costs))
 
 
 def generate(plan: Plan, isa: Isa) -> Program:
@@ -119,7 +105,7 @@ def generate(plan: Plan, isa: Isa) -> Program:
     used = sorted({launch.kernel for launch in launches_of(plan.steps)})
     table = ", ".join(f"ptr @{_emit(module, plan.kernels[n], n, isa)}" for n in used)
     work = {
-        n: (row, extent(plan.kernels[n], isa), worthwhile_parts(plan.kernels[n]))
+        n: (row, extent(plan.kernels[n], isa), worthwhile_parts(plan.kernels[n], isa.costs))
         for row, n in enumerate(used)
     }
     words = list(_Records(plan, work).steps(plan.steps, 0))
@@ -143,7 +129,7 @@ def scratch_bytes(kernel: Kernel, isa: Isa, threads: int) -> int:
     each = nest.scratch_bytes(kernel, isa)
     if not each:
         return 0
-    most = min(threads, worthwhile_parts(kernel), extent(kernel, isa), MAX_WORKERS + 1)
+    most = min(threads, worthwhile_parts(kernel, isa.costs), extent(kernel, isa), MAX_WORKERS + 1)
     return each * max(1, most)
 
 

@@ -12,6 +12,7 @@ import platform
 from dataclasses import dataclass
 from typing import Any
 
+from gradc.ir.target.costs import CPU, Costs
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import DType
 
@@ -49,6 +50,7 @@ class Isa:
     # Bytes of the caches of one core, the nearest first: what they have at least, not what this
     # machine has, so that its code is that of others.
     caches: tuple[int, int] = (32 << 10, 256 << 10)
+    costs: Costs = CPU
 
     def lanes(self, dtype: DType) -> int:
         """Elements of one register, as computed (bf16 and f16 compute in f32)."""
@@ -57,7 +59,9 @@ class Isa:
     def target(self, threads: int) -> Target:
         """What the passes need to know, for launches of at most ``threads`` threads."""
         facts = (self.vector_bytes, self.registers, self.caches)
-        return Target("cpu", self.name, threads, *facts, row_bytes=self.caches[0] // 2)
+        return Target(
+            "cpu", self.name, threads, *facts, row_bytes=self.caches[0] // 2, costs=self.costs
+        )
 
     @property
     def attributes(self) -> str:

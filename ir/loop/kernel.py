@@ -243,8 +243,8 @@ Stmt: TypeAlias = Let | Index | Load | Store | For | Gemm
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
-    """A closed loop nest. ``flops`` and ``bytes`` are counted once per launch; ``spans`` are the
-    user's lines.
+    """A closed loop nest. ``flops`` are those of the ops it computes, ``bytes`` what it must move
+    (``ir.loop.traffic``), each per launch; ``spans`` are the user's lines.
     """
 
     name: str

@@ -432,6 +432,13 @@ def _sum_rows(
     node(0, Affine())
 
 
+def _flops(w: Value, y: Value) -> int:
+    """Two for each element of the convolution's result ``y``, channel of its group and tap of
+    ``w``.
+    """
+    return 2 * prod((*y.type.static_shape, *w.type.static_shape[1:]))
+
+
 # --- derivatives and registration -----------------------------------------------------------------
 
 
@@ -554,7 +561,7 @@ register(
             lambda b, op, ct, s: _input_of(b, ct, op.operands[1], op.operands[0], s),
             lambda b, op, ct, s: _filter_of(b, op.operands[0], ct, op.operands[1], s),
         ),
-        Nest(_conv2d_nest),
+        Nest(_conv2d_nest, lambda op: _flops(op.operands[1], op.result)),
         _samples("conv2d"),
         axes=AxisRule(_links(0, 1, None), _OTHERWISE),
     )
@@ -570,7 +577,7 @@ register(
             lambda b, op, ct, s: _conv2d_of(b, ct, op.operands[1], s),
             lambda b, op, ct, s: _filter_of(b, ct, op.operands[0], op.operands[1], s),
         ),
-        Nest(_input_nest),
+        Nest(_input_nest, lambda op: _flops(op.operands[1], op.operands[0])),
         _samples("conv2d_input"),
         axes=AxisRule(_links(None, 1, 0), _OTHERWISE, _part_of_image),
     )
@@ -586,7 +593,7 @@ register(
             lambda b, op, ct, s: _input_of(b, op.operands[1], ct, op.operands[0], s),
             lambda b, op, ct, s: _conv2d_of(b, op.operands[0], ct, s),
         ),
-        Nest(_filter_nest),
+        Nest(_filter_nest, lambda op: _flops(op.result, op.operands[1])),
         _samples("conv2d_filter"),
         axes=AxisRule(_links(0, None, 1), _OTHERWISE),
     )

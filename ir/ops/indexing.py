@@ -445,7 +445,7 @@ register(
         ),
         _scatter_add_jvp,
         _scatter_add_vjp,
-        Nest(_scatter_add_nest),
+        Nest(_scatter_add_nest, lambda op: size_of(op.operands[1].type.static_shape)),
         (
             Sample(
                 (TensorType((4,), DType.I32), TensorType((4, 3), DType.F64)),

@@ -9,6 +9,7 @@ and it can be differentiated again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -300,7 +301,7 @@ register(
         lambda arrays, op, operands: (arrays.argmax(operands[0], op.attributes["axis"]),),
         zero_jvp,
         zero_vjp,
-        Nest(_argmax_nest),
+        Nest(_argmax_nest, lambda op: 0),
         (sample((2, 3), axis=1), sample((4,), axis=0), sample((2, 1, 3), axis=1)),
         axes=AxisRule(
             lambda op: _kept_links(op, [get_int(op.attributes, "axis")]),
@@ -374,7 +375,7 @@ register(
         ),
         _cumsum_jvp,
         _cumsum_vjp,
-        Nest(_cumsum_nest),
+        Nest(_cumsum_nest, lambda op: math.prod(op.result.type.static_shape)),
         (
             Sample((TensorType((2, 3), DType.F64),), {"axis": 1, "reverse": False}, ((-2.0, 2.0),)),
             sample((2, 3, 2), axis=1, reverse=True),

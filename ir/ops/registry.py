@@ -98,9 +98,12 @@ class Contraction:
 
 @dataclass(frozen=True, slots=True)
 class Nest:
-    """Loop form: the op builds its own kernel body (scatter, cumsum, convolution, pooling, ...)."""
+    """Loop form: the op builds its own kernel body (scatter, cumsum, convolution, ...); ``flops``
+    counts its floating point operations.
+    """
 
     build: Callable[[NestContext, Op], None]
+    flops: Callable[[Op], int]
 
 
 @dataclass(frozen=True, slots=True)

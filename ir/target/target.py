@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gradc.ir.target.costs import CPU, Costs
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -56,6 +58,7 @@ class Target:
     accumulators: int = 24  # vectors of sums that one loop of a kernel keeps at once
     columns: int = 64  # columns of a table that one iteration of a scatter owns
     limits: Limits = Limits()
+    costs: Costs = CPU
 
 
 GENERIC = Target("generic")

@@ -13,12 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gradc.ir.ops.registry import Access, Contraction, Pointwise, Reduction, lookup
+from gradc.ir.target.costs import Costs
 from gradc.ir.tensor.core import Op, Value
 from gradc.passes.fuse.views import Views, is_view
 from gradc.passes.lower.cost import verbs
 
 
-def epilogue_values(ops: Sequence[Op], views: Views, outputs: Iterable[Value]) -> frozenset[Value]:
+def epilogue_values(
+    ops: Sequence[Op], views: Views, outputs: Iterable[Value], costs: Costs
+) -> frozenset[Value]:
     """Results of elementwise ops that belong to the product that makes their operands, if one
     does."""
     age = _ages(ops)
@@ -36,7 +39,8 @@ def epilogue_values(ops: Sequence[Op], views: Views, outputs: Iterable[Value]) -
                 if isinstance(form, Reduction):
                     continue
                 is_next = is_elementwise and age[base] == age[op.result]
-                leads_on = is_elementwise and (op.result in wanted or verbs(op).transcendental > 0)
+                is_dear = is_elementwise and verbs(op, costs).transcendental > 0
+                leads_on = is_elementwise and (op.result in wanted or is_dear)
                 if not is_elementwise or (is_next and leads_on):
                     wanted[base] = None
     return frozenset(found)

@@ -99,7 +99,7 @@ def _legal_contractions(ops: Sequence[Op], target: Target) -> tuple[list[Op], fr
     it."""
     stored: dict[Value, None] = {}
     found: list[Op] = []
-    views = Views(ops, target.limits)
+    views = Views(ops, target)
     for op in ops:
         if isinstance(lookup(op.name).loop, Contraction) and op.result.type.dtype.is_float:
             operands = list(op.operands)
@@ -195,8 +195,8 @@ class _Emission:
     ) -> None:
         self.ops = ops
         self.target = target
-        self.views = Views(ops, target.limits, stored, values_in_memory(ops, outputs))
-        self.grouping = Grouping(ops, self.views, outputs, target.limits)
+        self.views = Views(ops, target, stored, values_in_memory(ops, outputs))
+        self.grouping = Grouping(ops, self.views, outputs, target)
         self.outputs = outputs
         self.sinking = Sinking(ops, self.grouping, self.views, outputs)
         self.emitted: list[Op] = []

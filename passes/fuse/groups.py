@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gradc.ir.ops.registry import Access, Contraction, Pointwise, Reduction, lookup
-from gradc.ir.target.target import Limits
+from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, Op, Value
 from gradc.passes.fuse.demand import epilogue_values, values_in_memory
 from gradc.passes.fuse.views import View, Views, is_view, passes_index, passes_row
@@ -65,11 +65,11 @@ class Grouping:
     """Grows the groups of one block."""
 
     def __init__(
-        self, ops: Sequence[Op], views: Views, outputs: Iterable[Value], limits: Limits
+        self, ops: Sequence[Op], views: Views, outputs: Iterable[Value], target: Target
     ) -> None:
         self.views = views
-        self.limits = limits
-        self.epilogues = epilogue_values(ops, views, outputs)
+        self.limits, self.costs = target.limits, target.costs
+        self.epilogues = epilogue_values(ops, views, outputs, self.costs)
         # Stored for one product each: computed together they would all be alive together.
         self.apart = values_in_memory(ops, ())
         self.groups: list[Group] = []
@@ -183,7 +183,7 @@ class Grouping:
 
     def _place(self, op: Op, group: Group, place: RowRole, anchored: bool) -> None:
         bases = [b for b in self.views.read_by(op) if group.holds(b)]
-        count = verbs(op)
+        count = verbs(op, self.costs)
         heavy = count.transcendental > 0 or isinstance(lookup(op.name).loop, Access)
         heavy = heavy or any(group.heavy[b] for b in bases)
         value = op.result
@@ -234,7 +234,7 @@ class Grouping:
 
     def _rides(self, op: Op, group: Group) -> bool:
         """Whether ``op`` is better computed with a product than with what uses it later."""
-        if op.result in self.epilogues or verbs(op).transcendental:
+        if op.result in self.epilogues or verbs(op, self.costs).transcendental:
             return True
         held = [b for b in self.views.read_by(op) if group.holds(b)]
         if any(group.heavy[b] for b in held):
@@ -374,8 +374,8 @@ class Grouping:
         costs = [group.again[b] for b in bases]
         if None in costs:
             return None
-        count = verbs(op)
-        own = 1 + count.plain + count.slow + count.transcendental
+        count = verbs(op, self.costs)
+        own = 1 + count.total
         return min(own + sum(cost or 0 for cost in costs), self.limits.again + 1)
 
     def _same_index(self, operand: Value, view: View, group: Group, place: RowRole) -> bool:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradc.ir.ops.registry import Access, Pointwise, lookup
-from gradc.ir.target.target import Limits
+from gradc.ir.target.costs import Costs
+from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Op, Value
 from gradc.passes.lower.cost import verbs
 from gradc.passes.lower.gemm import chain_reads, chain_steps, chain_view
@@ -34,7 +35,7 @@ class View:
 
 
 class Views:
-    """The virtual values of one block, within ``limits``.
+    """The virtual values of one block, for ``target``.
 
     ``stored`` lists values that are to be stored although they could be virtual, ``in_memory``
     values of which it is
@@ -44,10 +45,11 @@ class Views:
     def __init__(
         self,
         ops: Sequence[Op],
-        limits: Limits,
+        target: Target,
         stored: frozenset[Value] = frozenset(),
         in_memory: frozenset[Value] = frozenset(),
     ) -> None:
+        limits = target.limits
         self.makers: dict[Value, Op] = {value: op for op in ops for value in op.results}
         self._bases: dict[Value, tuple[Value, ...]] = {}
         self._chains: dict[Value, tuple[Op, ...]] = {}
@@ -69,7 +71,7 @@ class Views:
                 outside.get(x, None if x in self.makers and x not in in_memory else 0)
                 for x in op.operands
             ]
-            count = sum(n or 0 for n in known) + _cheap_verbs(op, limits.verbs)
+            count = sum(n or 0 for n in known) + _cheap_verbs(op, limits.verbs, target.costs)
             is_outside = None not in known and count <= limits.verbs
             is_cheap = is_outside and isinstance(lookup(op.name).loop, Pointwise)
             # What has to be stored anyway is computed once, where its operands are.
@@ -153,10 +155,10 @@ class Views:
         return None if strided is None else View(bases[0], strided.offset, strided.strides)
 
 
-def _cheap_verbs(op: Op, most: int) -> int:
+def _cheap_verbs(op: Op, most: int, costs: Costs) -> int:
     """Verbs of an elementwise op that is cheap enough to be computed in every user; more than
     ``most`` otherwise."""
-    count = verbs(op)
+    count = verbs(op, costs)
     if count.slow or count.transcendental:
         return most + 1
     return 1 if op.results and op.results[0].type.size == 1 else count.plain

@@ -1,41 +1,24 @@
-"""What ops cost, read off their meanings: verbs per element, by class. Used by fusion and by the
-choice of loops."""
+"""What ops take, read off their meanings: verbs per element and flops. What a verb costs is the
+target's to say (``ir.target.costs``)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from gradc.ir.ops.registry import Contraction, Pointwise, Reduction, lookup
+from gradc.ir.ops.registry import Contraction, Nest, Pointwise, Reduction, lookup
+from gradc.ir.target.costs import Costs, VerbCount
 from gradc.ir.tensor.core import Attr, Block, DType, Op
 
-TRANSCENDENTAL = frozenset(
-    ("exp", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "erf", "pow")
+# Verbs that no float is computed by: flops do not count them.
+_NO_FLOPS = frozenset(
+    (
+        *("cast", "copy", "select", "logical_and", "logical_or", "logical_not"),
+        *("eq", "ne", "lt", "le", "gt", "ge"),
+        *("bitand", "bitor", "bitxor", "shl", "shr", "mulhi"),
+    )
 )
-SLOW = frozenset(("div", "sqrt", "rsqrt", "floordiv", "mod"))
-
-# Nanoseconds per element of one thread: rough, but in the right order; only thresholds depend on
-# them.
-_NS_PLAIN, _NS_SLOW, _NS_TRANSCENDENTAL, _NS_ELEMENT = 0.03, 0.15, 0.4, 0.3
-# Starting and joining a parallel loop pays off above this much work.
-PARALLEL_NS = 50_000.0
-
-
-@dataclass(frozen=True, slots=True)
-class VerbCount:
-    """Verbs per element of one op."""
-
-    plain: int = 0
-    slow: int = 0
-    transcendental: int = 0
-
-    @property
-    def ns(self) -> float:
-        return (
-            self.plain * _NS_PLAIN + self.slow * _NS_SLOW + self.transcendental * _NS_TRANSCENDENTAL
-        )
 
 
 class _Recorder:
@@ -60,22 +43,25 @@ class _Recorder:
 
 
 @lru_cache(maxsize=4096)
-def _count(
+def _recorded(
     meaning: Callable[..., Any], arity: int, attributes: tuple[tuple[str, Attr], ...]
-) -> VerbCount:
+) -> tuple[str, ...]:
     recorder = _Recorder()
     meaning(recorder, *([0] * arity), **dict(attributes))
-    transcendental = sum(name in TRANSCENDENTAL for name in recorder.names)
-    slow = sum(name in SLOW for name in recorder.names)
-    return VerbCount(len(recorder.names) - transcendental - slow, slow, transcendental)
+    return tuple(recorder.names)
 
 
-def verbs(op: Op) -> VerbCount:
-    """Verbs per element of an elementwise op; one for a reduction; none for views."""
+def verb_names(op: Op) -> tuple[str, ...]:
+    """The verbs of one element of an elementwise op; one for a reduction; none for views."""
     form = lookup(op.name).loop
     if isinstance(form, Pointwise):
-        return _count(form.meaning, len(op.operands), tuple(op.attributes.items()))
-    return VerbCount(plain=1) if isinstance(form, Reduction) else VerbCount()
+        return _recorded(form.meaning, len(op.operands), tuple(op.attributes.items()))
+    return (form.combine,) if isinstance(form, Reduction) else ()
+
+
+def verbs(op: Op, costs: Costs) -> VerbCount:
+    """What one element of ``op`` takes on a target."""
+    return costs.count(verb_names(op))
 
 
 def size_of(shape: tuple[int, ...]) -> int:
@@ -86,25 +72,34 @@ def size_of(shape: tuple[int, ...]) -> int:
     return total
 
 
-def element_ns(block: Block) -> float:
-    """Time per element of the whole of ``block``, were all its ops computed at every element."""
-    return _NS_ELEMENT + sum(verbs(op).ns for op in block.body)
+def elementwise_us(block: Block, elements: int, costs: Costs) -> float:
+    """Time of one thread for ``elements`` of the whole of ``block``, were all its ops computed at
+    every one.
+    """
+    cycles = costs.element + sum(verbs(op, costs).cycles for op in block.body)
+    return costs.microseconds(elements / costs.lanes * cycles)
 
 
 def flops(block: Block) -> int:
-    """Floating point operations of ``block``, every verb counted as one."""
-    total = 0
-    for op in block.body:
-        form = lookup(op.name).loop
-        count = verbs(op)
-        per = count.plain + count.slow + count.transcendental
-        if isinstance(form, Contraction):
-            total += 2 * size_of(op.result.type.static_shape) * contracted_extent(op)
-        elif isinstance(form, Reduction):
-            total += size_of(op.operands[0].type.static_shape)
-        elif per:
-            total += per * size_of(op.result.type.static_shape)
-    return total
+    """Floating point operations of ``block``: arithmetic on floats one per element (a function such
+    as exp one, a fused multiply-add two, comparisons and choices none), sums one per term, products
+    and convolutions two per term.
+    """
+    return sum(_flops(op) for op in block.body)
+
+
+def _flops(op: Op) -> int:
+    form = lookup(op.name).loop
+    if not op.results or not op.results[0].type.dtype.is_float:
+        return 0
+    if isinstance(form, Nest):
+        return form.flops(op)
+    if isinstance(form, Contraction):
+        return 2 * size_of(op.result.type.static_shape) * contracted_extent(op)
+    if isinstance(form, Reduction):
+        return size_of(op.operands[0].type.static_shape)
+    each = sum(1 + (name == "fma") for name in verb_names(op) if name not in _NO_FLOPS)
+    return each * size_of(op.result.type.static_shape) if each else 0
 
 
 def contracted_extent(op: Op) -> int:

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from gradc.ir.target.costs import Costs
 from gradc.ir.tensor.core import Block, Value
 from gradc.passes.lower.cost import verbs
 from gradc.passes.lower.space import Layout, cone
-
-# Values that cost at least this much per element are kept for later stages.
-_KEPT_NS = 0.12
 
 
 def kept_values(
@@ -20,6 +18,7 @@ def kept_values(
     roots: Sequence[Value],
     outputs: Sequence[Value],
     known: Mapping[Value, object],
+    costs: Costs,
 ) -> list[Value]:
     """The full values of level ``stage``, needed for ``roots``, that a later stage takes.
 
@@ -43,13 +42,17 @@ def kept_values(
         if value in taken
         and value.type.static_shape == shape
         and levels[value] == stage
-        and _again_ns(block, value, shape, bound) >= _KEPT_NS
+        and _again(block, value, shape, bound, costs) >= costs.keep
     ]
 
 
-def _again_ns(
-    block: Block, value: Value, shape: tuple[int, ...], bound: Mapping[Value, object]
+def _again(
+    block: Block,
+    value: Value,
+    shape: tuple[int, ...],
+    bound: Mapping[Value, object],
+    costs: Costs,
 ) -> float:
-    """What computing an element of ``value`` again costs; what there is once per row is free."""
+    """Cycles of computing a vector of ``value`` again; what there is once per row is free."""
     again = cone(block, [value], bound)
-    return sum(verbs(op).ns for op in again if op.results[0].type.static_shape == shape)
+    return sum(verbs(op, costs).cycles for op in again if op.results[0].type.static_shape == shape)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from gradc.ir.loop.builder import LoopBuilder
 from gradc.ir.loop.kernel import Buffer, For, Gemm, Kernel, Load, Stmt, Store
+from gradc.ir.loop.traffic import traffic
 from gradc.ir.tensor.core import Block, DType, Span
 from gradc.passes.lower.element import Elements
 
@@ -120,8 +121,7 @@ class Draft:
         body = self.builder.body()
         used = buffers_used(body)
         ordered = [b for b in self.builder.buffers if b in used]
-        moved = sum(b.size * b.dtype.itemsize for b in ordered if b.access != "scratch")
-        kernel = Kernel(name, tuple(ordered), body, flops, moved, spans)
+        kernel = Kernel(name, tuple(ordered), body, flops, traffic(body), spans)
         refs = tuple(self._refs[b] for b in ordered if b.access != "scratch")
         return Piece(kernel, refs)
 

@@ -33,7 +33,7 @@ from gradc.ir.loop.kernel import (
 from gradc.ir.ops.registry import Reduction, lookup
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, DType, Op, Value
-from gradc.passes.lower.cost import PARALLEL_NS, element_ns, flops, size_of
+from gradc.passes.lower.cost import elementwise_us, flops, size_of
 from gradc.passes.lower.element import (
     ElementAt,
     Indices,
@@ -156,8 +156,9 @@ class _RowKernel:
             + [self.place.levels[v] - 1 for v in self.place.of_kind(ReductionKind.ROW)],
             default=0,
         )
-        work = space.rows * space.columns * element_ns(self.block)
-        self.is_parallel = work > PARALLEL_NS and not (
+        costs = self.target.costs
+        time = elementwise_us(self.block, space.rows * space.columns, costs)
+        self.is_parallel = time > costs.parallel_us and not (
             self._tail_ops() and space.rows * space.columns < CHUNKED_ELEMENTS
         )
         # One row, or no rows to speak of: the columns are cut instead.
@@ -387,7 +388,9 @@ class _RowKernel:
         kept: list[Value] = []
         if not self.is_flat and stage + 1 < self.stages:
             outputs = self._main_outputs()
-            kept = kept_values(self.block, self.place, stage, roots, outputs, self.scratch)
+            kept = kept_values(
+                self.block, self.place, stage, roots, outputs, self.scratch, self.target.costs
+            )
 
         def body(at: list[Affine]) -> dict[Value, Scalar]:
             column = row_major_offset(at, self.place.space.columns_shape)

@@ -24,6 +24,7 @@ from itertools import accumulate, pairwise
 
 from gradc.ir.ops.attributes import get_pairs
 from gradc.ir.ops.registry import Contraction, lookup
+from gradc.ir.target.costs import CPU, Costs
 from gradc.ir.tensor.core import Block, Function, Op, Value
 from gradc.passes.fuse.demand import values_in_memory
 from gradc.passes.hoist.sums import GROUP
@@ -88,7 +89,7 @@ def candidates(
     sizes = chunk_sizes(longest_scan(function))
     loops = [op for op in function.block.body if op.name == "scan"]
     for chunk in sizes:
-        estimate = Estimate(chunk_scans(function, chunk), derivative)
+        estimate = Estimate(chunk_scans(function, chunk), derivative, plain.costs)
         for inner in ((), *((n,) for n in chunk_sizes(chunk)), *_halved(chunk)):
             policy = Policy(chunk, (), inner)
             held = max((_reversed(plain, op, (chunk, *inner)) for op in loops), default=0)
@@ -301,7 +302,7 @@ def _inside(block: Block) -> int:
     return most
 
 
-def _kept(joint: Function) -> list[tuple[Op, Value]]:
+def _kept(joint: Function, costs: Costs) -> list[tuple[Op, Value]]:
     """The saved values that are stored: fusion computes cheap ones where they are read, if what
     they are made from is stored or small (``fuse_sink``), such as normalised values from means and
     scales."""
@@ -314,7 +315,7 @@ def _kept(joint: Function) -> list[tuple[Op, Value]]:
         (op, v)
         for op, v in saved
         if v in needed
-        or not (lookup(op.name).is_elementwise and not verbs(op).transcendental)
+        or not (lookup(op.name).is_elementwise and not verbs(op, costs).transcendental)
         or not all(_is_there(x, v, makers, there) for x in op.operands)
     ]
 
@@ -333,11 +334,17 @@ def _is_there(operand: Value, value: Value, makers: Mapping[Value, Op], there: s
 class Estimate:
     """What each op of a program keeps for the reverse sweep, and what is alive between ops."""
 
-    def __init__(self, function: Function, derivative: Callable[[Function], Function]) -> None:
+    def __init__(
+        self,
+        function: Function,
+        derivative: Callable[[Function], Function],
+        costs: Costs = CPU,
+    ) -> None:
         self.function = function
+        self.costs = costs
         self.ops = function.block.body
         joint = derivative(function)
-        saved = _kept(joint)
+        saved = _kept(joint, costs)
         # Bytes that do not depend on what is recomputed: arguments and results.
         self.fixed = sum(v.type.nbytes for v in (*joint.block.parameters, *joint.block.outputs))
         self._defined = {v: n for n, op in enumerate(self.ops) for v in op.results}

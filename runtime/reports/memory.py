@@ -294,7 +294,7 @@ def _microseconds(plan: Plan, steps: tuple[Step, ...]) -> float:
     total = 0.0
     for step in steps:
         if isinstance(step, Launch):
-            total += driver.microseconds(plan.kernels[step.kernel])
+            total += driver.microseconds(plan.kernels[step.kernel], host().costs)
         else:
             total += step.trips * _microseconds(plan, step.body)
     return total

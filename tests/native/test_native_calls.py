@@ -21,7 +21,7 @@ import pytest
 from gradc.codegen.llvm import driver
 from gradc.codegen.llvm.driver import PlanError
 from gradc.codegen.llvm.host import wrapper
-from gradc.codegen.llvm.isa import available, select
+from gradc.codegen.llvm.isa import available, host, select
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.plan.plan import Argument, Launch, Plan, Port, Repeat, Tensor
 from gradc.ir.tensor.core import Role
@@ -132,7 +132,7 @@ def test_views_are_addressed_through_their_roots(cache: ObjectCache) -> None:
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_bits_do_not_depend_on_the_number_of_threads(cache: ObjectCache, threads: int) -> None:
     plan = mlp(150, 200, 190, 170)
-    assert all(driver.worthwhile_parts(kernel) > 1 for kernel in plan.kernels)
+    assert all(driver.worthwhile_parts(kernel, host().costs) > 1 for kernel in plan.kernels)
     one, many = mlp_arrays(plan), mlp_arrays(plan)
     many[-1][:] = np.nan
     load(plan, cache, 1).call(one)

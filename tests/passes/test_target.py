@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from gradc.codegen.llvm.isa import host
+from gradc.ir.target.costs import Costs, VerbCost
 from gradc.ir.target.target import Limits, Target
+from gradc.ir.tensor.algebra import VERBS
 from gradc.passes.pipeline import run_pipeline, text_of
 from gradc.runtime.native.compile import Options, pipeline_options
 from gradc.runtime.native.load import compile_plan
@@ -22,11 +24,12 @@ MOST = Limits(**{f.name: 10**6 for f in fields(Limits)})
 TARGETS = (
     replace(
         HOST, name="small", limits=replace(LEAST, ops=5, buffers=7), chunks=7, row_bytes=100,
-        accumulators=1, columns=7,
+        accumulators=1, columns=7, costs=Costs(parallel_us=0.0, keep=0.0),
     ),
     replace(
         HOST, name="large", limits=MOST, chunks=4096, row_bytes=1 << 20, accumulators=999,
         columns=4096,
+        costs=Costs(dict.fromkeys(VERBS, VerbCost(50.0)), parallel_us=1e9, keep=1e9),
     ),
 )  # fmt: skip
 SUBJECTS = (

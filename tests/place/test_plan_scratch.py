@@ -107,7 +107,9 @@ def test_every_launch_has_what_its_kernel_needs(number: int) -> None:
     for item in numbered(plan.steps):
         kernel = plan.kernels[item.launch.kernel]
         each = nest.scratch_bytes(kernel, host())
-        parts = min(THREADS, driver.worthwhile_parts(kernel), driver.extent(kernel, host()))
+        parts = min(
+            THREADS, driver.worthwhile_parts(kernel, host().costs), driver.extent(kernel, host())
+        )
         if item.launch.scratch is None:
             assert each == 0
         else:

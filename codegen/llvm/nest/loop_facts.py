@@ -8,12 +8,11 @@ import math
 from collections.abc import Iterable, Iterator
 
 from gradc.codegen.llvm.isa import COMPUTE_BYTES, Isa
-from gradc.codegen.llvm.maths.vecmath import UNARY
 from gradc.ir.loop.kernel import LANE_BYTES, For, Gemm, Index, Let, Load, Scalar, Stmt, Store, Var
+from gradc.ir.target.costs import Costs
 from gradc.ir.tensor.core import DType
 
 _LATENCY_BOUND = 30  # instructions of a body from which on its latency shows
-_HEAVY = {*UNARY, "pow", "div", "floordiv", "mod", "sqrt", "rsqrt"}
 
 
 def walk(statements: Iterable[Stmt]) -> Iterator[Stmt]:
@@ -91,9 +90,9 @@ def width_of(loop: For, isa: Isa) -> int:
         longest = max(sum(1 for _ in walk(s.body)) for s in inner)
         if longest <= 12 and spare >= 8:
             width *= 4 if spare >= 16 and longest <= 6 else 2
-    elif spare >= 32 and weight(loop) >= _LATENCY_BOUND and _divides_well(loop, 2 * width):
+    elif spare >= 32 and weight(loop, isa.costs) >= _LATENCY_BOUND:
         # One vector at a time would wait for itself: two are interleaved.
-        width *= 2
+        width *= 2 if _divides_well(loop, 2 * width) else 1
     if loop.limit is None and loop.extent < width:
         width = max(2, 1 << math.ceil(math.log2(max(loop.extent, 1))))
     return width
@@ -104,20 +103,21 @@ def _divides_well(loop: For, width: int) -> bool:
     return loop.limit is None and (loop.extent % width == 0 or loop.extent >= 8 * width)
 
 
-def unroll_of(loop: For) -> int:
+def unroll_of(loop: For, costs: Costs) -> int:
     """Vectors per round of a loop whose folds do not ask for a number of them."""
     statements = list(walk(loop.body))
-    if any(isinstance(s, For) or (isinstance(s, Let) and s.verb in _HEAVY) for s in statements):
+    if any(isinstance(s, For) for s in statements):
+        return 1
+    if any(isinstance(s, Let) and costs.of(s.verb).cycles > 1 for s in statements):
         return 1
     if len(statements) <= 8:
         return 4
     return 2 if len(statements) <= 16 else 1
 
 
-def weight(loop: For) -> int:
+def weight(loop: For, costs: Costs) -> int:
     """About how many instructions one vector of the body takes."""
     total = 0
     for statement in walk(loop.body):
-        verb = statement.verb if isinstance(statement, Let) else ""
-        total += 60 if verb == "pow" else 25 if verb in UNARY else 1
+        total += costs.of(statement.verb).instructions if isinstance(statement, Let) else 1
     return total

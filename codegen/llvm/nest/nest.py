@@ -25,7 +25,6 @@ from collections.abc import Iterable, Sequence
 from gradc.codegen.llvm.gemm import gemm as matrix
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.maths.scalars import COMPUTE, Scalars
-from gradc.codegen.llvm.maths.vecmath import UNARY
 from gradc.codegen.llvm.nest import rows, transposed
 from gradc.codegen.llvm.nest.folds import Pieces, neutral, period, zero_trips
 from gradc.codegen.llvm.nest.indices import Indices
@@ -54,8 +53,6 @@ from gradc.ir.loop.kernel import (
     node_spans,
 )
 from gradc.ir.tensor.core import DType
-
-_HEAVY = {*UNARY, "pow", "div", "floordiv", "mod", "sqrt", "rsqrt"}
 
 
 def emit_kernel(module: Module, kernel: Kernel, name: str, isa: Isa) -> None:
@@ -328,7 +325,7 @@ class Nest:
     # ---- loops ----------------------------------------------------------------------------------
 
     def _for(self, loop: For) -> None:
-        turned = transposed.find(loop) if self.lanes is None else None
+        turned = transposed.find(loop, self.isa.costs) if self.lanes is None else None
         if turned is not None and not self.uses_rows(turned.inner):
             transposed.emit(self, turned)
         elif loop.kind != "vector" or self.lanes is not None:

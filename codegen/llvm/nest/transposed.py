@@ -22,6 +22,7 @@ from gradc.codegen.llvm.nest.loop_facts import lanes_of_body, weight
 from gradc.codegen.llvm.nest.memory import Lanes, first_lanes, i64
 from gradc.codegen.llvm.text import Value, vector
 from gradc.ir.loop.kernel import For, Index, Let, Load, Stmt, Store, Var
+from gradc.ir.target.costs import Costs
 from gradc.ir.tensor.core import DType
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Transposed:
     turned: tuple[Load, ...]
 
 
-def find(loop: For) -> Transposed | None:
+def find(loop: For, costs: Costs) -> Transposed | None:
     """What there is to turn round in a serial loop, if it is of that kind."""
     *before, inner = loop.body or (None,)
     if not isinstance(inner, For) or inner.kind != "vector" or loop.kind != "serial":
@@ -50,7 +51,7 @@ def find(loop: For) -> Transposed | None:
     if loop.folds or inner.folds or loop.limit is not None or inner.limit is not None:
         return None
     lanes = lanes_of_body(inner)
-    if loop.extent < lanes or inner.extent < lanes or weight(inner) > _LONG:
+    if loop.extent < lanes or inner.extent < lanes or weight(inner, costs) > _LONG:
         return None
     pure = [s for s in before if isinstance(s, (Let, Index))]
     flat = [s for s in inner.body if not isinstance(s, For)]

@@ -54,10 +54,10 @@ class VectorLoop:
         self.extent = loop.extent if loop.limit is None else None
         self.width = width_of(loop, nest.isa)
         ordered = [period(fold) for fold in loop.folds if fold.is_tree]
-        free = self.width * unroll_of(loop)
+        free = self.width * unroll_of(loop, nest.isa.costs)
         self.round = max([*ordered, self.width]) if ordered else free
         self.unroll = self.round // self.width
-        self.weight = weight(loop)
+        self.weight = weight(loop, nest.isa.costs)
         self.spans = vector_spans(loop)
         nest.varying.update(varying(loop.body, {loop.index}))
 
