@@ -69,6 +69,18 @@ def microseconds(kernel: Kernel, costs: Costs) -> float:
     return costs.microseconds(_cycles(kernel.body, 1.0, costs), kernel.bytes)
 
 
+def estimate(plan: Plan, costs: Costs) -> float:
+    """Microseconds of one call on one core, roughly."""
+    each = [microseconds(kernel, costs) for kernel in plan.kernels]
+
+    def total(steps: Sequence[Step]) -> float:
+        return sum(
+            each[s.kernel] if isinstance(s, Launch) else s.trips * total(s.body) for s in steps
+        )
+
+    return total(plan.steps)
+
+
 def _cycles(statements: Sequence[Stmt], times: float, costs: Costs) -> float:
     """Cycles, roughly, of statements that run ``times`` times."""
     total = 0.0
