@@ -289,11 +289,7 @@ def compile_plan(
 
         plan = place_scratch(plan, target_for(target, threads), scratch_for(target, threads))
     program = driver.generate(plan, target)
-    cost = sum(
-        driver.microseconds(plan.kernels[n.kernel], target.costs)
-        for n in driver.launches_of(plan.steps)
-    )
-    release = cost > RELEASE_ABOVE
+    release = driver.estimate(plan, target.costs) > RELEASE_ABOVE
     text = program.text + wrapper.wrapper_text(
         plan.name, plan.ports, ndarray_layout(), named_ports(plan.ports), release
     )

@@ -22,7 +22,7 @@ from typing import Any
 
 from gradc.codegen.llvm import driver
 from gradc.codegen.llvm.isa import host
-from gradc.ir.plan.plan import Launch, Plan, Step, Tensor
+from gradc.ir.plan.plan import Launch, Plan, Tensor
 from gradc.ir.tensor.core import Function, Op, Span
 from gradc.passes.budget import Gap, chosen_within, pareto
 from gradc.passes.inspect.check import Finding, check_plan
@@ -109,7 +109,7 @@ class MemoryPlan:
     @property
     def milliseconds(self) -> float:
         """An estimate of one call's time on one core of a present-day processor."""
-        return _microseconds(self.plan, self.plan.steps) / 1e3
+        return driver.estimate(self.plan, host().costs) / 1e3
 
     def check(self) -> tuple[Finding, ...]:
         """What an independent replay finds wrong with the Plan; empty if nothing is."""
@@ -288,13 +288,3 @@ def choices(
         Choice(str(p.policy), p.peak_bytes, p.arena_bytes, p.work / least, p.gap.share)
         for p in points
     ]
-
-
-def _microseconds(plan: Plan, steps: tuple[Step, ...]) -> float:
-    total = 0.0
-    for step in steps:
-        if isinstance(step, Launch):
-            total += driver.microseconds(plan.kernels[step.kernel], host().costs)
-        else:
-            total += step.trips * _microseconds(plan, step.body)
-    return total
