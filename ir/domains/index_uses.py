@@ -182,7 +182,8 @@ def _one_hot(op: Op, makers: Mapping[Value, Op]) -> Sequence[tuple[Value, int]]:
     if ids is None or count is None or not ids.span == count.span == op.span:
         return ()
     rank = op.result.type.rank
-    if (ids.name, count.name) != ("broadcast", "iota") or count.attributes["axis"] != rank - 1:
+    is_pair = ids.name == "broadcast" and count.name == "iota"
+    if not is_pair or count.attributes["axis"] != rank - 1:
         return ()
     if ids.attributes["dims"] != tuple(range(rank - 1)):
         return ()

@@ -413,10 +413,6 @@ def _combine(text: str) -> Combine:
     match text:
         case "add" | "max" | "min" | "mul":
             return text
-        case "sum":
-            return "add"
-        case "prod":
-            return "mul"
     raise ValueError(f"no such combination: {text}")
 
 

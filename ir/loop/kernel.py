@@ -255,6 +255,16 @@ class Kernel:
     spans: tuple[Span, ...] = field(default=())
 
 
+def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Row-major strides in elements."""
+    strides: list[int] = []
+    step = 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= max(extent, 1)
+    return tuple(reversed(strides))
+
+
 def row_major_offset(index: Sequence[Affine], shape: Sequence[int]) -> Affine:
     """The element offset of ``index`` in a dense row-major array of ``shape``."""
     offset = Affine()

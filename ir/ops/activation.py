@@ -15,8 +15,10 @@ from typing import Any
 from gradc.ir.ops.attributes import get_number
 from gradc.ir.ops.elementwise import elementwise, same_types
 from gradc.ir.ops.registry import Partial, Sample, TypeRuleError
+from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, TensorType
 
+_BENDS = Traits(slope="bends")
 _INV_SQRT_2 = 1.0 / math.sqrt(2.0)
 _INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 
@@ -66,6 +68,7 @@ relu = elementwise(
     ),
     ranges=((-2.0, 2.0),),
     masks=True,
+    traits=_BENDS,
 )
 
 
@@ -89,6 +92,7 @@ leaky_relu = elementwise(
         Sample((TensorType((2, 3), DType.F64),), {"slope": 0.1}, ((-2.0, 2.0),)),
         Sample((TensorType((), DType.F64),), {"slope": 0.0}, ((0.2, 2.0),)),
     ),
+    traits=_BENDS,
 )
 
 sigmoid = elementwise(
@@ -96,6 +100,7 @@ sigmoid = elementwise(
     "1 / (1 + exp(-x))",
     _sigmoid,
     (Partial(lambda k, y, x: k.mul(y, k.sub(k.const(1.0), y))),),
+    traits=Traits(slope="saturates"),
 )
 
 softplus = elementwise(
@@ -104,6 +109,7 @@ softplus = elementwise(
     _softplus,
     # sigmoid(x) = 1 - exp(-y)
     (Partial(lambda k, y, x: k.neg(k.expm1(k.neg(y)))),),
+    traits=_BENDS,
 )
 
 gelu = elementwise(
@@ -111,8 +117,13 @@ gelu = elementwise(
     "x times the standard normal distribution function at x",
     lambda k, x: k.mul(x, _normal_cdf(k, x)),
     (Partial(_gelu_slope),),
+    traits=_BENDS,
 )
 
 silu = elementwise(
-    "silu", "x * sigmoid(x)", lambda k, x: k.mul(x, _sigmoid(k, x)), (Partial(_silu_slope),)
+    "silu",
+    "x * sigmoid(x)",
+    lambda k, x: k.mul(x, _sigmoid(k, x)),
+    (Partial(_silu_slope),),
+    traits=_BENDS,
 )

@@ -7,6 +7,7 @@ again, over the other operand's free axes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from gradc.ir.ops.attributes import get_pairs
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
 from gradc.ir.ops.registry import Contraction, OpDef, Sample, TypeRuleError, register
 from gradc.ir.ops.structural import inverse
+from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 
 if TYPE_CHECKING:
@@ -113,6 +115,13 @@ def bilinear_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequen
     return (terms[0] if len(terms) == 1 else b.one("add", *terms),)
 
 
+def _multiplications(op: Op) -> int:
+    """One per element of the result and of the axes summed over."""
+    shape = op.operands[0].type.static_shape
+    inner = math.prod(shape[i] for i, _ in get_pairs(op.attributes, "contract"))
+    return math.prod(op.result.type.static_shape) * inner
+
+
 def _sample(
     a: tuple[int, ...],
     b: tuple[int, ...],
@@ -153,6 +162,7 @@ register(
             _sample((3,), (3,), (), ((0, 0),)),
             _sample((2, 0), (0, 3), (), ((1, 0),)),
         ),
+        traits=Traits(linear=((0,), (1,)), work=_multiplications),
         axes=AxisRule(_links, "they are multiplied with each other"),
     )
 )

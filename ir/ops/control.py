@@ -130,12 +130,24 @@ def _run_scan(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
     return (*carries, *collected)
 
 
-for _name, _doc in (
-    ("checkpoint", "runs its region; the reverse sweep recomputes what is inside"),
-    ("custom", "runs its first region; the second is its pullback (operands, results, cotangents)"),
-    ("fusion", "runs its region; a group of ops that becomes one kernel"),
+for _name, _doc, _form in (
+    (
+        "checkpoint",
+        "runs its region; the reverse sweep recomputes what is inside",
+        Control(is_wrapper=True, is_transparent=True),
+    ),
+    (
+        "custom",
+        "runs its first region; the second is its pullback (operands, results, cotangents)",
+        Control(is_wrapper=True, keeps_signature=True),
+    ),
+    (
+        "fusion",
+        "runs its region; a group of ops that becomes one kernel",
+        Control(is_transparent=True),
+    ),
 ):
-    register(OpDef(_name, _doc, _needs_region, _run_region, region_jvp, region_vjp, Control()))
+    register(OpDef(_name, _doc, _needs_region, _run_region, region_jvp, region_vjp, _form))
 
 register(
     OpDef(

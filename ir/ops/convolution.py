@@ -10,8 +10,8 @@ c, p, q], zeros outside, c in o's group.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +24,20 @@ from gradc.ir.loop.kernel import (
     Scalar,
     node_spans,
 )
-from gradc.ir.ops.attributes import get_dim, get_dims, get_pair, get_pairs
+from gradc.ir.ops.attributes import get_dims
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
 from gradc.ir.ops.contraction import bilinear_jvp
-from gradc.ir.ops.registry import Nest, OpDef, Sample, TypeRuleError, VjpRule, register
+from gradc.ir.ops.convolution_types import (
+    Geometry,
+    geometry,
+    infer_conv2d,
+    infer_filter,
+    infer_input,
+)
+from gradc.ir.ops.registry import Nest, OpDef, Sample, VjpRule, register
+from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
-from gradc.ir.tensor.dims import Dim, floordiv
+from gradc.ir.tensor.dims import Dim
 
 if TYPE_CHECKING:
     from gradc.ir.loop.builder import IndexAlgebra
@@ -37,96 +45,6 @@ if TYPE_CHECKING:
     from gradc.ir.ops.builder import Builder
 
 _UNROLLED_TAPS = 32  # filters up to this size are written out tap by tap
-
-
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """Stride, dilation and low/high padding per spatial axis, and the number of groups."""
-
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    padding: tuple[tuple[int, int], ...]
-    groups: int
-
-    def output(self, axis: int, size: Dim, taps: Dim) -> Dim:
-        """How many places a filter of ``taps`` has along an input of ``size``."""
-        low, high = self.padding[axis]
-        span = (taps - 1) * self.dilation[axis] + 1
-        return floordiv(size + low + high - span, self.stride[axis]) + 1
-
-
-def geometry(name: str, attributes: Attrs) -> Geometry:
-    """Reads and checks the attributes that the three ops share. Raises TypeRuleError.
-
-    While programs are checked ``groups`` may be a symbol: type rules read it as an attribute, here
-    it counts as 1.
-    """
-    groups = get_dim(attributes, "groups")
-    found = Geometry(
-        get_pair(attributes, "stride"),
-        get_pair(attributes, "dilation"),
-        get_pairs(attributes, "padding"),
-        groups if isinstance(groups, int) else 1,
-    )
-    if min(*found.stride, *found.dilation, found.groups) < 1:
-        raise TypeRuleError(f"{name}: stride, dilation and groups must be positive")
-    if len(found.padding) != 2 or any(min(pair) < 0 for pair in found.padding):
-        raise TypeRuleError(f"{name}: padding must be two pairs that are not negative")
-    return found
-
-
-def _pair_types(name: str, types: Sequence[TensorType]) -> tuple[TensorType, TensorType]:
-    if len(types) != 2:
-        raise TypeRuleError(f"{name}: takes 2 operands, got {len(types)}")
-    a, b = types
-    if a.rank != 4 or b.rank != 4 or a.dtype is not b.dtype or not a.dtype.is_float:
-        raise TypeRuleError(f"{name}: takes two floating arrays of 4 axes, not {a} and {b}")
-    return a, b
-
-
-def _check(name: str, holds: bool, what: str, a: TensorType, b: TensorType) -> None:
-    if not holds:
-        raise TypeRuleError(f"{name}: {what}, {a} and {b}")
-
-
-def _is_divisible(size: Dim, by: Dim) -> bool:
-    return not (isinstance(size, int) and isinstance(by, int)) or size % by == 0
-
-
-def _infer_conv2d(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
-    x, w = _pair_types("conv2d", types)
-    g, groups = geometry("conv2d", attributes), get_dim(attributes, "groups")
-    _check("conv2d", x.shape[1] == w.shape[1] * groups, "channels differ", x, w)
-    _check("conv2d", _is_divisible(w.shape[0], groups), "groups do not divide outputs", x, w)
-    sizes = tuple(g.output(axis, x.shape[2 + axis], w.shape[2 + axis]) for axis in (0, 1))
-    fits = all(not isinstance(size, int) or size >= 1 for size in sizes)
-    _check("conv2d", fits, "the filter is larger than the padded input", x, w)
-    return (x.with_shape((x.shape[0], w.shape[0], *sizes)),)
-
-
-def _infer_input(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
-    ct, w = _pair_types("conv2d_input", types)
-    g, size = geometry("conv2d_input", attributes), get_dims(attributes, "size")
-    _check("conv2d_input", len(size) == 2, "size must be (height, width)", ct, w)
-    _check("conv2d_input", ct.shape[1] == w.shape[0], "channels differ", ct, w)
-    for axis in (0, 1):
-        fits = g.output(axis, size[axis], w.shape[2 + axis]) == ct.shape[2 + axis]
-        _check("conv2d_input", fits, f"size {size[axis]} does not fit", ct, w)
-    groups = get_dim(attributes, "groups")
-    return (ct.with_shape((ct.shape[0], w.shape[1] * groups, *size)),)
-
-
-def _infer_filter(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
-    x, ct = _pair_types("conv2d_filter", types)
-    g, size = geometry("conv2d_filter", attributes), get_dims(attributes, "size")
-    groups = get_dim(attributes, "groups")
-    _check("conv2d_filter", len(size) == 2, "size must be (height, width)", x, ct)
-    _check("conv2d_filter", x.shape[0] == ct.shape[0], "batch sizes differ", x, ct)
-    _check("conv2d_filter", _is_divisible(x.shape[1], groups), "groups do not divide", x, ct)
-    for axis in (0, 1):
-        fits = g.output(axis, x.shape[2 + axis], size[axis]) == ct.shape[2 + axis]
-        _check("conv2d_filter", fits, f"size {size[axis]} does not fit", x, ct)
-    return (x.with_shape((ct.shape[1], floordiv(x.shape[1], groups), *size)),)
 
 
 # --- evaluation, one contraction per tap ----------------------------------------------------------
@@ -539,7 +457,7 @@ def _samples(which: str) -> tuple[Sample, ...]:
     for stride, padding, dilation, groups, x, w in _CASES:
         shared = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         types = [TensorType(x, DType.F64), TensorType(w, DType.F64)]
-        (out,) = _infer_conv2d(types, shared)
+        (out,) = infer_conv2d(types, shared)
         by_name = {
             "conv2d": (types, {}),
             "conv2d_input": ([out, types[1]], {"size": x[2:]}),
@@ -550,11 +468,24 @@ def _samples(which: str) -> tuple[Sample, ...]:
     return tuple(found)
 
 
+def _traits(image_and_filter: Callable[[Op], tuple[Value, Value]]) -> Traits:
+    """Bilinear, with the multiplications of the convolution that has that output and that
+    filter.
+    """
+
+    def multiplications(op: Op) -> int:
+        output, weights = image_and_filter(op)
+        taps = math.prod(weights.type.static_shape[1:])
+        return math.prod(output.type.static_shape) * taps
+
+    return Traits(linear=((0,), (1,)), work=multiplications)
+
+
 register(
     OpDef(
         "conv2d",
         "cross-correlation of NCHW images with OIHW filters",
-        _infer_conv2d,
+        infer_conv2d,
         _evaluate_conv2d,
         bilinear_jvp,
         _bilinear_vjp(
@@ -563,6 +494,7 @@ register(
         ),
         Nest(_conv2d_nest, lambda op: _flops(op.operands[1], op.result)),
         _samples("conv2d"),
+        traits=_traits(lambda op: (op.result, op.operands[1])),
         axes=AxisRule(_links(0, 1, None), _OTHERWISE),
     )
 )
@@ -570,7 +502,7 @@ register(
     OpDef(
         "conv2d_input",
         "the transpose of conv2d in its image: (ct, w) to an image of spatial `size`",
-        _infer_input,
+        infer_input,
         _evaluate_input,
         bilinear_jvp,
         _bilinear_vjp(
@@ -579,6 +511,7 @@ register(
         ),
         Nest(_input_nest, lambda op: _flops(op.operands[1], op.operands[0])),
         _samples("conv2d_input"),
+        traits=_traits(lambda op: (op.operands[0], op.operands[1])),
         axes=AxisRule(_links(None, 1, 0), _OTHERWISE, _part_of_image),
     )
 )
@@ -586,7 +519,7 @@ register(
     OpDef(
         "conv2d_filter",
         "the transpose of conv2d in its filter: (x, ct) to a filter of spatial `size`",
-        _infer_filter,
+        infer_filter,
         _evaluate_filter,
         bilinear_jvp,
         _bilinear_vjp(
@@ -595,6 +528,7 @@ register(
         ),
         Nest(_filter_nest, lambda op: _flops(op.result, op.operands[1])),
         _samples("conv2d_filter"),
+        traits=_traits(lambda op: (op.operands[1], op.result)),
         axes=AxisRule(_links(0, None, 1), _OTHERWISE),
     )
 )

@@ -31,6 +31,7 @@ from gradc.ir.ops.registry import (
     zero_jvp,
     zero_vjp,
 )
+from gradc.ir.ops.traits import ALL, PLAIN, Traits
 from gradc.ir.tensor.algebra import VERBS
 from gradc.ir.tensor.core import Attr, Attrs, DType, Op, TensorType, Value
 
@@ -104,6 +105,7 @@ def elementwise(
     commutative: bool = False,
     masks: bool = False,
     is_barrier: bool = False,
+    traits: Traits = PLAIN,
 ) -> OpDef:
     """Registers an elementwise op; ``partials`` has one entry per operand, None for an identically
     zero one.
@@ -130,6 +132,7 @@ def elementwise(
             commutative,
             masks,
             partials=partials,
+            traits=traits,
             axes=_ONE_BY_ONE,
             is_barrier=is_barrier,
         )
@@ -231,6 +234,7 @@ def _smooth(
     ranges: tuple[tuple[float, float], ...] | None = None,
     commutative: bool = False,
     masks: bool = False,
+    traits: Traits = PLAIN,
 ) -> OpDef:
     wrapped = tuple(p if isinstance(p, Partial) else Partial(p) for p in partials)
     return elementwise(
@@ -242,6 +246,7 @@ def _smooth(
         ranges=ranges,
         commutative=commutative,
         masks=masks,
+        traits=traits,
     )
 
 
@@ -297,10 +302,19 @@ def _pow_exponent(k: Any, y: Any, x: Any, p: Any) -> Any:
 _POSITIVE = (0.3, 2.0)
 _ANY = (-2.0, 2.0)
 
-_smooth("add", "a + b", ONE, ONE, accepts="number", commutative=True)
-_smooth("sub", "a - b", ONE, MINUS_ONE, accepts="number")
+_SUM = Traits(cost="cheap", linear=ALL)
+_EITHER = ((0,), (1,))  # linear in one operand while the other is fixed
+
+_smooth("add", "a + b", ONE, ONE, accepts="number", commutative=True, traits=_SUM)
+_smooth("sub", "a - b", ONE, MINUS_ONE, accepts="number", traits=_SUM)
 _smooth(
-    "mul", "a * b", lambda k, y, a, b: b, lambda k, y, a, b: a, accepts="number", commutative=True
+    "mul",
+    "a * b",
+    lambda k, y, a, b: b,
+    lambda k, y, a, b: a,
+    accepts="number",
+    commutative=True,
+    traits=Traits(cost="cheap", linear=_EITHER),
 )
 _smooth(
     "div",
@@ -308,6 +322,7 @@ _smooth(
     lambda k, y, a, b: k.div(k.const(1.0), b),
     lambda k, y, a, b: k.neg(k.mul(y, k.div(k.const(1.0), b))),
     ranges=(_ANY, _POSITIVE),
+    traits=Traits(linear=((0,),)),
 )
 _smooth("pow", "a ** b as in C", _pow_base, _pow_exponent, ranges=(_POSITIVE, _ANY))
 for _name in ("max", "min"):
@@ -328,6 +343,7 @@ _smooth(
     Partial(lambda k, y, ct, p: ct, "gates"),
     ranges=(_POSITIVE, _ANY),
     masks=True,
+    traits=Traits(linear=_EITHER),
 )
 _smooth(
     "fma",
@@ -336,8 +352,9 @@ _smooth(
     lambda k, y, a, b, c: a,
     ONE,
     ranges=(_ANY, _ANY, _ANY),
+    traits=Traits(linear=((0, 2), (1, 2))),
 )
-_smooth("neg", "-x", MINUS_ONE, accepts="number")
+_smooth("neg", "-x", MINUS_ONE, accepts="number", traits=_SUM)
 _smooth("abs", "|x|", lambda k, y, x: k.sign(x), accepts="number", ranges=((0.2, 2.0),))
 _flat("sign", "-1, 0 or 1; NaN of NaN")
 _flat("floor", "the greatest integer not above x", accepts="float")
@@ -349,7 +366,7 @@ _smooth(
     lambda k, y, x: k.mul(k.const(-0.5), k.mul(y, k.mul(y, y))),
     ranges=(_POSITIVE,),
 )
-_smooth("exp", "e ** x", lambda k, y, x: y)
+_smooth("exp", "e ** x", lambda k, y, x: y, traits=Traits(slope="bends"))
 _smooth("expm1", "e ** x - 1 without cancellation", lambda k, y, x: k.add(y, k.const(1.0)))
 _smooth("log", "natural logarithm", lambda k, y, x: k.div(k.const(1.0), x), ranges=(_POSITIVE,))
 _smooth(
@@ -361,7 +378,12 @@ _smooth(
 _smooth("sin", "sine", lambda k, y, x: k.cos(x))
 _smooth("cos", "cosine", lambda k, y, x: k.neg(k.sin(x)))
 _smooth("tan", "tangent", lambda k, y, x: k.add(k.const(1.0), k.mul(y, y)), ranges=((-1.2, 1.2),))
-_smooth("tanh", "hyperbolic tangent", lambda k, y, x: k.sub(k.const(1.0), k.mul(y, y)))
+_smooth(
+    "tanh",
+    "hyperbolic tangent",
+    lambda k, y, x: k.sub(k.const(1.0), k.mul(y, y)),
+    traits=Traits(slope="saturates"),
+)
 _smooth(
     "erf",
     "2/sqrt(pi) times the integral of exp(-t**2) from 0 to x",
@@ -429,6 +451,7 @@ elementwise(
     infer=_infer_select,
     samples=_select_samples(),
     masks=True,
+    traits=Traits(linear=((1, 2),)),
 )
 
 
@@ -471,6 +494,12 @@ register(
             Sample((TensorType((2, 3), DType.F64),), {"dtype": DType.I32}, ((-9.0, 9.0),)),
             Sample((TensorType((3,), DType.I32),), {"dtype": DType.F64}, ((-9.0, 9.0),)),
         ),
+        traits=Traits(
+            linear=ALL,
+            is_same_numbers=True,
+            is_silent=True,
+            stacked=lambda attributes, _n: attributes,
+        ),
         axes=_ONE_BY_ONE,
     )
 )
@@ -482,4 +511,5 @@ elementwise(
     (None,),
     accepts="any",
     is_barrier=True,
+    traits=Traits(is_same_numbers=True, is_silent=True),
 )

@@ -27,6 +27,7 @@ from gradc.ir.loop.kernel import Affine
 from gradc.ir.ops.attributes import get_int
 from gradc.ir.ops.axes import AxisRule, kept
 from gradc.ir.ops.registry import Nest, OpDef, Sample, TypeRuleError, register
+from gradc.ir.ops.traits import ALL, Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 
 if TYPE_CHECKING:
@@ -386,6 +387,7 @@ register(
             _sample(2, 2, 1, axis=2),
             _sample(2, 0, 3, axis=2),
         ),
+        traits=Traits(linear=ALL),
         axes=AxisRule(
             lambda op: kept(op, [0, get_int(op.attributes, "axis")]),
             "every result is a sum over them",

@@ -18,6 +18,7 @@ from gradc.ir.loop.kernel import Affine, Buffer, Scalar
 from gradc.ir.ops.attributes import get_dim, get_int, get_str
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
 from gradc.ir.ops.registry import Access, Nest, OpDef, Read, Sample, TypeRuleError, register
+from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ register(
                 ((-2.0, 2.0), (0.0, 4.0)),
             ),
         ),
+        traits=Traits(linear=((0,),)),
         axes=AxisRule(_take_links, "they are looked up by number"),
         indexes=_take_indexes,
     )
@@ -463,6 +465,7 @@ register(
                 ((0.0, 3.0), (-2.0, 2.0)),
             ),
         ),
+        traits=Traits(linear=((1,),)),
         axes=AxisRule(_scatter_add_links, "they are put where their numbers say"),
         indexes=lambda op: ((0, op.result.type.static_shape[get_int(op.attributes, "axis")]),),
     )

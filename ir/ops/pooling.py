@@ -17,6 +17,7 @@ from gradc.ir.ops.attributes import get_pair, get_pairs
 from gradc.ir.ops.axes import AxisRule, Link, kept
 from gradc.ir.ops.registry import Access, OpDef, Read, TypeRuleError, register
 from gradc.ir.ops.structural import one_operand, sample
+from gradc.ir.ops.traits import ALL, Traits
 from gradc.ir.ops.windows import Window, WindowLoop, WindowTap
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.tensor.dims import Dim, floordiv
@@ -403,6 +404,7 @@ register(
         _avg_vjp,
         Access(_element("add")),
         _SAMPLES,
+        traits=Traits(linear=ALL),
         axes=_AXES,
     )
 )

@@ -29,6 +29,7 @@ from gradc.ir.ops.registry import (
     zero_vjp,
 )
 from gradc.ir.ops.structural import check_axes, one_operand, sample, slice_axis
+from gradc.ir.ops.traits import ALL, PLAIN, Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.tensor.dims import Dim, product
 
@@ -49,6 +50,11 @@ def _infer_reduction(
         return (operand.with_shape(kept),)
 
     return infer
+
+
+def reduced_axes(op: Op) -> tuple[int, ...]:
+    """The axes that a reduction removes, sorted."""
+    return tuple(sorted(get_ints(op.attributes, "axes")))
 
 
 def spread(b: Builder, x: Value, axes: Sequence[int], shape: tuple[Dim, ...]) -> Value:
@@ -78,7 +84,13 @@ def _reduction_links(op: Op) -> tuple[Link, ...]:
 
 
 def _reduction(
-    name: str, doc: str, combine: str, jvp: JvpRule, vjp: VjpRule, masks: bool = False
+    name: str,
+    doc: str,
+    combine: str,
+    jvp: JvpRule,
+    vjp: VjpRule,
+    masks: bool = False,
+    traits: Traits = PLAIN,
 ) -> OpDef:
     return register(
         OpDef(
@@ -99,6 +111,7 @@ def _reduction(
                 sample((), axes=()),
             ),
             masks=masks,
+            traits=traits,
             axes=AxisRule(_reduction_links, "they are combined in a way that is not a sum"),
         )
     )
@@ -121,7 +134,7 @@ def _sum_vjp(
     return (spread(b, ct, get_ints(op.attributes, "axes"), op.operands[0].type.shape),)
 
 
-_reduction("sum", "the sum over `axes`", "add", _sum_jvp, _sum_vjp)
+_reduction("sum", "the sum over `axes`", "add", _sum_jvp, _sum_vjp, traits=Traits(linear=ALL))
 
 # --- max and min ----------------------------------------------------------------------------------
 
@@ -381,6 +394,7 @@ register(
             sample((2, 3, 2), axis=1, reverse=True),
             sample((0, 2), axis=0, reverse=False),
         ),
+        traits=Traits(linear=ALL),
         axes=AxisRule(
             lambda op: kept(op, [get_int(op.attributes, "axis")]), "they are added up one by one"
         ),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gradc.ir.loop.kernel import Scalar
 from gradc.ir.ops.axes import AxisRule
+from gradc.ir.ops.traits import PLAIN, Moves, Traits
 from gradc.ir.tensor.core import Attrs, Op, TensorType, Value
 
 if TYPE_CHECKING:
@@ -108,7 +109,16 @@ class Nest:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """Loop form: region ops, which ``to_loops`` handles itself."""
+    """Loop form: region ops, which ``to_loops`` handles itself.
+
+    ``is_wrapper``: its region runs once and can stand in its place. ``is_transparent``: its
+    derivative is that of its region. ``keeps_signature``: results that nobody reads stay, because a
+    second region (the pullback) has the same ones.
+    """
+
+    is_wrapper: bool = False
+    is_transparent: bool = False
+    keeps_signature: bool = False
 
 
 LoopForm: TypeAlias = Pointwise | Access | Reduction | Contraction | Nest | Control
@@ -132,8 +142,8 @@ class OpDef:
     # True if the VJP can hand an operand an exact zero where another path was taken (select, max,
     # relu): cotangents below it are applied with `gate`.
     masks: bool = False
-    # Views move elements without computing; they cost nothing inside a fusion.
-    is_view: bool = False
+    # What passes ask of it (ir/ops/traits.py).
+    traits: Traits = PLAIN
     # Elementwise ops only: one partial per operand, None where the derivative is identically zero.
     # `elementwise_vjp(b, op, cts, needed, masked)` in ops/elementwise.py applies them; `vjp` is the
     # same with masked=False, and passes that know a cotangent to be masked call it with True
@@ -156,6 +166,23 @@ class OpDef:
         that it has no derivative, and not by choice."""
         is_constant = self.vjp is zero_vjp and self.jvp is zero_jvp
         return is_constant and not self.is_barrier
+
+    @property
+    def is_view(self) -> bool:
+        """Whether it moves elements, or makes them from nothing, without computing: it costs
+        nothing inside a fusion.
+        """
+        return self.traits.moves is not None
+
+    @property
+    def is_source(self) -> bool:
+        """Whether it has no operands and is made where it is read."""
+        return self.traits.moves is Moves.SOURCE
+
+    @property
+    def is_free(self) -> bool:
+        """Whether computing it costs less than reading it back."""
+        return self.traits.cost == "free"
 
     @property
     def is_elementwise(self) -> bool:
@@ -197,6 +224,25 @@ def lookup(name: str) -> OpDef:
 def all_ops() -> tuple[OpDef, ...]:
     """Every registered op, in order of definition."""
     return tuple(_REGISTRY.values())
+
+
+def is_wrapper(op: Op) -> bool:
+    """Whether ``op`` only holds a region that runs once, in whose place it stands."""
+    form = lookup(op.name).loop if op.regions else None
+    return isinstance(form, Control) and form.is_wrapper
+
+
+def is_transparent(op: Op) -> bool:
+    """Whether the derivative of ``op`` is that of its region."""
+    form = lookup(op.name).loop if op.regions else None
+    return isinstance(form, Control) and form.is_transparent
+
+
+def has_own_numbers(op: Op) -> bool:
+    """Whether the numbers of ``op`` are those of its one operand, moved or represented otherwise
+    at most.
+    """
+    return lookup(op.name).traits.is_same_numbers
 
 
 def zero_jvp(_b: Builder, op: Op, _tangents: Sequence[Value | None]) -> Sequence[Value | None]:

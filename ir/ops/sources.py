@@ -8,7 +8,10 @@ from gradc.ir.ops.attributes import get_dims, get_dtype, get_int, get_number
 from gradc.ir.ops.axes import AxisRule, invented, shortened
 from gradc.ir.ops.registry import Access, OpDef, Sample, TypeRuleError, register, zero_jvp, zero_vjp
 from gradc.ir.ops.structural import check_axes
+from gradc.ir.ops.traits import Moves, Traits
 from gradc.ir.tensor.core import Attrs, DType, TensorType
+
+SOURCE = Traits(moves=Moves.SOURCE, cost="free", is_silent=True)
 
 
 def _infer_constant(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
@@ -42,7 +45,7 @@ register(
             Sample((), {"value": -7, "dtype": DType.I32, "shape": ()}, ()),
             Sample((), {"value": True, "dtype": DType.BOOL, "shape": (0,)}, ()),
         ),
-        is_view=True,
+        traits=SOURCE,
         axes=AxisRule(
             lambda op: invented(op, range(op.result.type.rank)),
             "they are all the same",
@@ -90,7 +93,7 @@ register(
             Sample((), {"axis": 1, "dtype": DType.I32, "shape": (2, 3)}, ()),
             Sample((), {"axis": 0, "dtype": DType.F64, "shape": (4,)}, ()),
         ),
-        is_view=True,
+        traits=SOURCE,
         axes=AxisRule(
             lambda op: invented(
                 op, (a for a in range(op.result.type.rank) if a != op.attributes["axis"])

@@ -22,6 +22,7 @@ from gradc.ir.ops.registry import (
     TypeRuleError,
     register,
 )
+from gradc.ir.ops.traits import ALL, Moves, Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.tensor.dims import Dim, floordiv
 
@@ -63,7 +64,21 @@ def linear_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence
     return (b.same(op, tangent),)
 
 
+Stacked: TypeAlias = Callable[[Attrs, Dim], Attrs]
 Transpose: TypeAlias = Callable[["Builder", Op, Value], Value | None]
+
+
+def _moving(moves: Moves, stacked: Stacked | None, is_silent: bool = False) -> Traits:
+    """The traits of a view of one operand."""
+    is_whole = moves is not Moves.PLACES
+    return Traits(
+        moves=moves,
+        cost="free" if is_whole else "plain",
+        linear=ALL,
+        is_same_numbers=is_whole,
+        is_silent=is_silent,
+        stacked=stacked,
+    )
 
 
 def _view(
@@ -75,6 +90,7 @@ def _view(
     element: Element,
     samples: tuple[Sample, ...],
     axes: AxisRule,
+    traits: Traits,
 ) -> OpDef:
     """Registers a linear view of one operand; ``transpose(b, op, ct)`` is its VJP."""
 
@@ -98,7 +114,7 @@ def _view(
             vjp,
             Access(element),
             samples,
-            is_view=True,
+            traits=traits,
             axes=axes,
         )
     )
@@ -166,6 +182,14 @@ _view(
         sample((2,), shape=(2, 1), dims=(0,)),
     ),
     AxisRule(_broadcast_links, "they are repeated", shortened("shape")),
+    _moving(
+        Moves.REPEATS,
+        lambda a, n: {
+            "shape": (n, *get_dims(a, "shape")),
+            "dims": (0, *(axis + 1 for axis in get_ints(a, "dims"))),
+        },
+        is_silent=True,
+    ),
 )
 
 # --- reshape --------------------------------------------------------------------------------------
@@ -206,6 +230,7 @@ _view(
         "their elements are dealt to other rows",
         shortened("shape"),
     ),
+    _moving(Moves.PERMUTES, lambda a, n: {"shape": (n, *get_dims(a, "shape"))}, is_silent=True),
 )
 
 # --- transpose ------------------------------------------------------------------------------------
@@ -247,6 +272,11 @@ _view(
         sample((0, 2), perm=(1, 0)),
     ),
     AxisRule(_transpose_links, "their axes change places"),
+    _moving(
+        Moves.PERMUTES,
+        lambda a, n: {"perm": (0, *(axis + 1 for axis in get_ints(a, "perm")))},
+        is_silent=True,
+    ),
 )
 
 # --- slice and pad --------------------------------------------------------------------------------
@@ -331,6 +361,14 @@ _view(
         sample((6,), start=(0,), limit=(5,), stride=(4,)),
     ),
     AxisRule(_slice_links, "some are left out and the others shifted", _slice_part),
+    _moving(
+        Moves.SELECTS,
+        lambda a, n: {
+            "start": (0, *get_dims(a, "start")),
+            "limit": (n, *get_dims(a, "limit")),
+            "stride": (1, *get_ints(a, "stride")),
+        },
+    ),
 )
 
 
@@ -397,6 +435,14 @@ _view(
         sample((2, 3), low=(0, 1), high=(0, 2), interior=(0, 0)),
     ),
     AxisRule(_pad_links, "zeros are put between or beside them"),
+    _moving(
+        Moves.PLACES,
+        lambda a, n: {
+            "low": (0, *get_dims(a, "low")),
+            "high": (0, *get_dims(a, "high")),
+            "interior": (0, *get_ints(a, "interior")),
+        },
+    ),
 )
 
 # --- concat and reverse ---------------------------------------------------------------------------
@@ -493,7 +539,11 @@ register(
                 (_ANY, _ANY, _ANY),
             ),
         ),
-        is_view=True,
+        traits=Traits(
+            moves=Moves.PLACES,
+            linear=ALL,
+            stacked=lambda a, n: {"axis": get_int(a, "axis") + 1},
+        ),
         axes=AxisRule(
             lambda op: kept(op, [get_int(op.attributes, "axis")]), "they are joined with others"
         ),
@@ -522,4 +572,5 @@ _view(
     _reverse_element,
     (sample((2, 3), axes=(1,)), sample((2, 3), axes=(0, 1)), sample((0,), axes=(0,))),
     AxisRule(lambda op: kept(op, get_ints(op.attributes, "axes")), "they are put in another order"),
+    _moving(Moves.PERMUTES, lambda a, n: {"axes": tuple(axis + 1 for axis in get_ints(a, "axes"))}),
 )

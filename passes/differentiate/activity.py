@@ -12,12 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from gradc.ir.ops.registry import lookup, zero_jvp, zero_vjp
+from gradc.ir.ops.registry import is_transparent, lookup, zero_jvp, zero_vjp
 from gradc.ir.tensor.core import Op, Value
 from gradc.passes.rewrite import Scan
-
-# Ops whose region decides; `custom` is opaque: its pullback answers for all of it.
-TRANSPARENT = ("checkpoint", "fusion")
 
 
 def is_locally_constant(op: Op) -> bool:
@@ -45,11 +42,11 @@ def varied_results(op: Op, operands: Sequence[bool]) -> list[bool]:
         outputs = op.regions[0].outputs
         # Without trips the carries pass through unchanged, so the initial flags count as well.
         return [v in body or (i < carried and operands[i]) for i, v in enumerate(outputs)]
-    if op.name in TRANSPARENT:
+    if is_transparent(op):
         region = op.regions[0]
         body = varied(region.body, _chosen(region.parameters, operands))
         return [v in body for v in region.outputs]
-    if op.name != "custom" and is_locally_constant(op):
+    if is_locally_constant(op):
         return [False] * len(op.results)
     return [v.type.dtype.is_float for v in op.results]
 
@@ -83,11 +80,11 @@ def useful_operands(op: Op, results: Sequence[bool]) -> list[bool]:
         carries, body = useful_scan(Scan.of(op), results)
         parameters = op.regions[0].parameters
         return [v in body or (i < len(carries) and carries[i]) for i, v in enumerate(parameters)]
-    if op.name in TRANSPARENT:
+    if is_transparent(op):
         region = op.regions[0]
         body = useful(region.body, _chosen(region.outputs, results))
         return [v in body for v in region.parameters]
-    if op.name != "custom" and is_locally_constant(op):
+    if is_locally_constant(op):
         return [False] * len(op.operands)
     return [v.type.dtype.is_float for v in op.operands]
 

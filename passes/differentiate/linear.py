@@ -9,41 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import is_transparent, lookup
+from gradc.ir.ops.traits import ALL
 from gradc.ir.tensor.core import Block, Op, Value
-
-# Linear in all operands together.
-_LINEAR = frozenset(
-    [
-        "neg",
-        "add",
-        "sub",
-        "broadcast",
-        "reshape",
-        "transpose",
-        "slice",
-        "pad",
-        "concat",
-        "reverse",
-        "sum",
-        "cumsum",
-        "fft",
-        "avg_pool",
-        "cast",
-    ]
-)
-# Linear in the operands at these positions together, while the others do not depend.
-_LINEAR_IN: dict[str, tuple[tuple[int, ...], ...]] = {
-    "mul": ((0,), (1,)),
-    "gate": ((0,), (1,)),
-    "div": ((0,),),
-    "fma": ((0, 2), (1, 2)),
-    "select": ((1, 2),),
-    "contract": ((0,), (1,)),
-    **{name: ((0,), (1,)) for name in ("conv2d", "conv2d_input", "conv2d_filter")},
-    "take": ((0,),),
-    "scatter_add": ((1,),),
-}
 
 
 class NotLinear(Exception):
@@ -71,14 +39,11 @@ def nonlinear_op(region: Block, parameters: Collection[Value]) -> Op | None:
 
 
 def _is_linear(op: Op, flags: Sequence[bool]) -> bool:
-    if op.name == "stop_gradient":
-        return False
     if op.regions:
-        return op.name == "checkpoint" and _region_is_linear(op, flags)
-    if op.name in _LINEAR or (lookup(op.name).is_view and len(op.operands) == 1):
-        return True
+        return is_transparent(op) and _region_is_linear(op, flags)
+    groups = lookup(op.name).traits.linear
     chosen = {i for i, flag in enumerate(flags) if flag}
-    return any(chosen <= set(group) for group in _LINEAR_IN.get(op.name, ()))
+    return groups == ALL or any(chosen <= set(group) for group in groups)
 
 
 def _region_is_linear(op: Op, flags: Sequence[bool]) -> bool:

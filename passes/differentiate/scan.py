@@ -19,13 +19,13 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.traits import Moves
 from gradc.ir.tensor.core import Block, Op, Value
 from gradc.passes.differentiate.activity import useful_scan, varied_scan
 from gradc.passes.differentiate.truncate import borders, cut
 from gradc.passes.differentiate.values import Cotangents, Numbers, companion, zeros
 from gradc.passes.rewrite import Scan, emit_scan, free_values, stacked_value
-
-_CHEAP = ("add", "sub", "mul", "neg")
 
 Reverse: TypeAlias = Callable[
     [Builder, Sequence[Op], Cotangents, Collection[Value], Numbers], list[Op]
@@ -179,7 +179,7 @@ def _with_residuals(scan: Scan, primal: Sequence[Op], body: _ReverseBody) -> tup
     stacks: list[Value] = []
     seen: set[Value] = set()
     at_hand = {*constants, *slices, *yielded}
-    at_hand.update(v for v in reads if v not in defining or defining[v].name not in _CHEAP)
+    at_hand.update(v for v in reads if v not in defining or not _is_cheap_op(defining[v]))
     queue = list(reversed(reads))
     while queue:
         value = queue.pop()
@@ -209,7 +209,13 @@ def _with_residuals(scan: Scan, primal: Sequence[Op], body: _ReverseBody) -> tup
 
 def _is_free_to_recompute(op: Op) -> bool:
     """Whether recomputing ``op`` costs less than reading it back, whatever else is read."""
-    return op.name in ("constant", "iota", "broadcast", "reshape", "transpose", "reverse")
+    # A selection reads less than what it selects from, which would have to be kept.
+    definition = lookup(op.name)
+    return definition.is_free and definition.traits.moves is not Moves.SELECTS
+
+
+def _is_cheap_op(op: Op) -> bool:
+    return lookup(op.name).traits.cost == "cheap"
 
 
 def _is_cheap(op: Op, defining: Mapping[Value, Op], at_hand: Collection[Value]) -> bool:
@@ -218,14 +224,14 @@ def _is_cheap(op: Op, defining: Mapping[Value, Op], at_hand: Collection[Value]) 
     def is_there(value: Value) -> bool:
         while value not in at_hand and value in defining:
             source = defining[value]
-            if source.name == "constant":
+            if lookup(source.name).is_source:
                 return True
             if not _is_free_to_recompute(source) or not source.operands:
                 return False
             value = source.operands[0]
         return value in at_hand
 
-    return op.name in _CHEAP and all(is_there(v) for v in op.operands)
+    return _is_cheap_op(op) and all(is_there(v) for v in op.operands)
 
 
 def _extended(

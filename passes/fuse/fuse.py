@@ -16,16 +16,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from gradc.ir.ops.registry import Contraction, Reduction, lookup
+from gradc.ir.loop.kernel import dense_strides
+from gradc.ir.ops.attributes import get_pairs
+from gradc.ir.ops.reduction import reduced_axes
+from gradc.ir.ops.registry import Contraction, Reduction, is_wrapper, lookup
 from gradc.ir.target.target import GENERIC, Target
 from gradc.ir.tensor.core import Attr, Block, Function, Op, Value
 from gradc.passes.fuse.demand import values_in_memory
 from gradc.passes.fuse.groups import Group, Grouping
 from gradc.passes.fuse.sink import Sinking
 from gradc.passes.fuse.streams import shared_streams
-from gradc.passes.fuse.views import View, Views, dense_strides
-from gradc.passes.lower.element import reduced_axes
-from gradc.passes.lower.gemm import axis_pairs, contraction_axes
+from gradc.passes.fuse.views import View, Views
+from gradc.passes.lower.gemm import contraction_axes
 from gradc.passes.rewrite import copy_ops
 
 LABELS = {"rows": "rows", "product": "gemm", "mixed": "mixed", "opaque": "opaque"}
@@ -72,7 +74,7 @@ def _open_regions(block: Block) -> list[Op]:
     found: list[Op] = []
     for op in block.ops:
         operands = tuple(renamed.get(x, x) for x in op.operands)
-        if op.name in ("checkpoint", "custom"):
+        if is_wrapper(op):
             region = op.regions[0]
             inner = dict(zip(region.parameters, operands, strict=True))
             copies = copy_ops(region.ops[:-1], inner)
@@ -172,7 +174,7 @@ def _with_ordered_operands(op: Op, operands: Sequence[Value]) -> Op:
     for name in ("batch", "contract"):
         attributes[name] = tuple(
             tuple(_moved(op, side, axis, operands) for side, axis in enumerate(pair))
-            for pair in axis_pairs(op, name)
+            for pair in get_pairs(op.attributes, name)
         )
     return replace(op, operands=tuple(operands), attributes=attributes)
 

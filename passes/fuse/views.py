@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gradc.ir.loop.kernel import dense_strides
 from gradc.ir.ops.registry import Access, Pointwise, lookup
 from gradc.ir.target.costs import Costs
 from gradc.ir.target.target import Target
@@ -168,16 +169,6 @@ def is_view(op: Op) -> bool:
     """Whether ``op`` moves or makes elements without computing them from others."""
     definition = lookup(op.name)
     return isinstance(definition.loop, Access) and (definition.is_view or not op.operands)
-
-
-def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Row-major strides in elements."""
-    strides: list[int] = []
-    step = 1
-    for extent in reversed(shape):
-        strides.append(step)
-        step *= max(extent, 1)
-    return tuple(reversed(strides))
 
 
 def passes_index(view: View, shape: Sequence[int]) -> bool:

@@ -23,24 +23,19 @@ Non-goals: ops that depend on carries; making loops out of anything.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from gradc.ir.ops.attributes import get_dims, get_ints, get_pairs
+from gradc.ir.ops.attributes import get_pairs
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import has_own_numbers, lookup
 from gradc.ir.tensor.core import Block, Function, Op, Value
-from gradc.ir.tensor.dims import Dim
 from gradc.passes.hoist.sums import hoist_sums
 from gradc.passes.hoist.yields import hoist_yields, stacked_product
 from gradc.passes.rewrite import Scan, renamed, with_ops
 from gradc.passes.simplify.dce import dce
 
 # How a value of the body depends on the trip.
-InvariantKind: TypeAlias = Literal["constant", "slice", "carry"]
-# Too cheap to be worth an operand of its own; moved only if what reads them is.
-_CHEAP = ("constant", "iota", "broadcast", "reshape", "transpose", "slice", "reverse", "cast")
-# Ops of one varying operand that are done for all trips by shifting their axes.
-_SHIFTED = ("reshape", "transpose", "broadcast", "slice", "cast")
+InvariantKind: TypeAlias = Literal["fixed", "sliced", "carried"]
 
 
 def hoist(function: Function) -> Function:
@@ -88,12 +83,12 @@ def _hoist_invariants(b: Builder, op: Op) -> Op:
     slices: list[Value] = []
     kept: list[Op] = []
     for inner in scan.body.body:
-        kind = kinds[inner.results[0]] if inner.results else "carry"
+        kind = kinds[inner.results[0]] if inner.results else "carried"
         is_worthy = _is_invariant(inner, kind) or _is_product_of_slices(inner, kinds)
         # What is recomputed per trip was asked to take no memory outside the loop.
         is_worthy = is_worthy and inner.replica == op.replica
         if is_worthy and lifter.lift(inner.result) is not None:
-            (constants if kind == "constant" else slices).append(inner.result)
+            (constants if kind == "fixed" else slices).append(inner.result)
         else:
             kept.append(inner)
     if not constants and not slices:
@@ -114,24 +109,27 @@ def _hoist_invariants(b: Builder, op: Op) -> Op:
 
 def _kinds(scan: Scan) -> dict[Value, InvariantKind]:
     kinds: dict[Value, InvariantKind] = {}
-    groups: tuple[InvariantKind, ...] = ("carry", "slice", "constant")
+    groups: tuple[InvariantKind, ...] = ("carried", "sliced", "fixed")
     for kind, parameters in zip(groups, scan.split(scan.body.parameters), strict=True):
         kinds.update((p, kind) for p in parameters)
     for op in scan.body.body:
         found = {kinds[v] for v in op.operands}
-        kind = next((k for k in groups if k in found), "constant")
+        kind = next((k for k in groups if k in found), "fixed")
         kinds.update((v, kind) for v in op.results)
     return kinds
 
 
 def _is_invariant(op: Op, kind: InvariantKind) -> bool:
-    return kind == "constant" and op.name not in _CHEAP and not op.regions and len(op.results) == 1
+    # Sources and what only moves or represents numbers otherwise are too cheap to be worth an
+    # operand of their own; they move only if what reads them does.
+    is_cheap = lookup(op.name).is_source or has_own_numbers(op)
+    return kind == "fixed" and not is_cheap and not op.regions and len(op.results) == 1
 
 
 def _is_product_of_slices(op: Op, kinds: dict[Value, InvariantKind]) -> bool:
     if op.name != "contract" or get_pairs(op.attributes, "batch"):
         return False
-    return sorted(kinds[v] for v in op.operands) == ["constant", "slice"]
+    return sorted(kinds[v] for v in op.operands) == ["fixed", "sliced"]
 
 
 class _Lifter:
@@ -147,7 +145,7 @@ class _Lifter:
         self.outer: dict[Value, Value] = dict(pairs)
 
     def lift(self, value: Value) -> Value | None:
-        """The outer value for ``value``: stacked if it is of kind slice. None if that cannot be
+        """The outer value for ``value``: stacked if it is sliced. None if that cannot be
         made.
         """
         chain = self._chain(value)
@@ -175,50 +173,34 @@ class _Lifter:
         return list(reversed(found))
 
     def _can_lift(self, op: Op) -> bool:
-        if op.regions or len(op.results) != 1 or self._kinds[op.result] == "carry":
+        if op.regions or len(op.results) != 1 or self._kinds[op.result] == "carried":
             return False
-        if self._kinds[op.result] == "constant":
+        if self._kinds[op.result] == "fixed":
             return True
         is_product = _is_product_of_slices(op, self._kinds)
-        return lookup(op.name).is_elementwise or op.name in _SHIFTED or is_product
+        definition = lookup(op.name)
+        can_be_stacked = definition.traits.stacked is not None and len(op.operands) == 1
+        return definition.is_elementwise or can_be_stacked or is_product
 
     def _lifted(self, op: Op) -> Value:
         b, hint = self._b, op.result.hint
         operands = [self.outer[v] for v in op.operands]
-        if self._kinds[op.result] == "constant":
+        if self._kinds[op.result] == "fixed":
             return b.one(op.name, *operands, hint=hint, **op.attributes)
-        is_stacked = [self._kinds[v] == "slice" for v in op.operands]
+        is_stacked = [self._kinds[v] == "sliced" for v in op.operands]
         if op.name == "contract":
             left, right = operands
             return stacked_product(b, op, (left, right), is_stacked[0])
-        if op.name in _SHIFTED:
-            attributes = shifted(op, self._trips)
+        stacked = lookup(op.name).traits.stacked
+        if stacked is not None:
+            attributes = stacked(op.attributes, self._trips)
             return b.one(op.name, *operands, hint=hint, **attributes)
         wide = [
-            v if stacked else self._spread(v)
-            for v, stacked in zip(operands, is_stacked, strict=True)
+            v if is_wide else self._spread(v)
+            for v, is_wide in zip(operands, is_stacked, strict=True)
         ]
         return b.one(op.name, *wide, hint=hint, **op.attributes)
 
     def _spread(self, value: Value) -> Value:
         shape = (self._trips, *value.type.shape)
         return self._b.one("broadcast", value, shape=shape, dims=tuple(range(1, len(shape))))
-
-
-def shifted(op: Op, trips: Dim) -> dict[str, Any]:
-    """The attributes of a view of one operand, for operands stacked along a new leading axis."""
-    a = op.attributes
-    if op.name == "reshape":
-        return {"shape": (trips, *get_dims(a, "shape"))}
-    if op.name == "transpose":
-        return {"perm": (0, *(axis + 1 for axis in get_ints(a, "perm")))}
-    if op.name == "broadcast":
-        dims = (0, *(axis + 1 for axis in get_ints(a, "dims")))
-        return {"shape": (trips, *get_dims(a, "shape")), "dims": dims}
-    if op.name == "slice":
-        return {
-            "start": (0, *get_dims(a, "start")),
-            "limit": (trips, *get_dims(a, "limit")),
-            "stride": (1, *get_ints(a, "stride")),
-        }
-    return dict(a)

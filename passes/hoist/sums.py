@@ -19,12 +19,13 @@ from typing import Any
 
 from gradc.ir.ops.attributes import get_ints, get_pairs
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.traits import Moves
 from gradc.ir.tensor.core import Attr, Block, Op, Value
 from gradc.passes.rewrite import Scan, emit_scan, rows, stacked_value
 
 # Trips per product.
 GROUP = 16
-_VIEWS = ("reshape", "transpose")
 
 
 @dataclass
@@ -112,10 +113,10 @@ class LoopBody:
     def _term(self, value: Value, verb: str) -> Summand | None:
         views: list[Op] = []
         op = self.defining.get(value)
-        while op is not None and op.name in _VIEWS:
+        while op is not None and lookup(op.name).traits.moves is Moves.PERMUTES:
             views.insert(0, op)
             op = self.defining.get(op.operands[0])
-        if op is None or op.name not in ("contract", "sum") or not self.can_move(op):
+        if op is None or not (op.name == "contract" or op.name == "sum") or not self.can_move(op):
             return None
         return Summand(op, views, verb)
 

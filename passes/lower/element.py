@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from gradc.ir.loop.builder import IndexAlgebra, LoopBuilder, LoopKind
 from gradc.ir.loop.kernel import Affine, Buffer, Const, Scalar, row_major_offset
+from gradc.ir.ops.reduction import reduced_axes
 from gradc.ir.ops.registry import Access, Pointwise, Reduction, lookup
 from gradc.ir.tensor.core import Block, DType, Op, Value
 
@@ -128,8 +129,8 @@ class Elements:
     def _pointwise(self, op: Op, form: Pointwise, operands: Sequence[Scalar]) -> Scalar:
         """The meaning of an elementwise op; for bf16 and f16 in f32, rounded once at the end."""
         dtype = op.result.type.dtype
-        wide = IndexAlgebra(self.builder, accumulator(dtype))
-        values = [wide.cast(x, accumulator(x.dtype)) for x in operands]
+        wide = IndexAlgebra(self.builder, dtype.accumulator)
+        values = [wide.cast(x, x.dtype.accumulator) for x in operands]
         result: Scalar = form.meaning(wide, *values, **op.attributes)
         return wide.cast(result, dtype)
 
@@ -177,19 +178,7 @@ class Elements:
         """The operand element of a reduction in the type it is accumulated in."""
         value = self.at(op.operands[0], index)
         algebra = IndexAlgebra(self.builder, value.dtype)
-        return algebra.cast(value, accumulator(value.dtype))
-
-
-def accumulator(dtype: DType) -> DType:
-    """The type in which reductions of ``dtype`` are accumulated."""
-    return DType.F32 if dtype in (DType.BF16, DType.F16) else dtype
-
-
-def reduced_axes(op: Op) -> tuple[int, ...]:
-    """The axes a reduction op removes, sorted."""
-    axes = op.attributes["axes"]
-    assert isinstance(axes, tuple)
-    return tuple(sorted(axis for axis in axes if isinstance(axis, int)))
+        return algebra.cast(value, value.dtype.accumulator)
 
 
 def folds_along_memory(op: Op) -> bool:
@@ -218,9 +207,9 @@ def adjacent_groups(axes: Sequence[int]) -> list[list[int]]:
 
 def identity(combine: str, dtype: DType) -> Const:
     """The neutral element of ``combine``."""
-    if combine in ("add", "sum"):
+    if combine == "add":
         value: float | int = 0
-    elif combine in ("mul", "prod"):
+    elif combine == "mul":
         value = 1
     elif dtype.is_float:
         value = float("-inf") if combine == "max" else float("inf")

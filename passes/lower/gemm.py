@@ -16,10 +16,11 @@ from typing import TypeAlias
 
 from gradc.ir.loop.builder import IndexAlgebra, LoopBuilder
 from gradc.ir.loop.kernel import Affine, Factor, Gemm, Load, Stmt, Var, row_major_offset
+from gradc.ir.ops.attributes import get_pairs
 from gradc.ir.ops.registry import Contraction, lookup
 from gradc.ir.tensor.core import Attr, Block, DType, Op, TensorType, Value
 from gradc.passes.lower.cost import flops, size_of
-from gradc.passes.lower.element import Elements, LoweringError, accumulator
+from gradc.passes.lower.element import Elements, LoweringError
 from gradc.passes.lower.piece import Draft, Lowered, block_spans, statements
 
 
@@ -190,25 +191,12 @@ class _Axes:
 
 def contraction_axes(op: Op) -> _Axes:
     """The roles of the axes of a ``contract`` op."""
-    batch, contract = axis_pairs(op, "batch"), axis_pairs(op, "contract")
+    batch, contract = (get_pairs(op.attributes, name) for name in ("batch", "contract"))
     used_left = {a for a, _ in (*batch, *contract)}
     used_right = {b for _, b in (*batch, *contract)}
     left = tuple(a for a in range(op.operands[0].type.rank) if a not in used_left)
     right = tuple(b for b in range(op.operands[1].type.rank) if b not in used_right)
     return _Axes(batch, contract, left, right)
-
-
-def axis_pairs(op: Op, name: str) -> tuple[tuple[int, int], ...]:
-    """The pairs of axes in attribute ``name`` of a contraction."""
-    pairs = op.attributes[name]
-    assert isinstance(pairs, tuple)
-    found = []
-    for pair in pairs:
-        assert isinstance(pair, tuple)
-        a, b = pair
-        assert isinstance(a, int) and isinstance(b, int)
-        found.append((a, b))
-    return tuple(found)
 
 
 def _merges(extents: Sequence[int], strides: Sequence[int]) -> int:
@@ -301,7 +289,7 @@ def _product(draft: Draft, block: Block, op: Op, views: tuple[Strided, Strided])
         builder.var(DType.I64, size_of(tuple(columns))),
     )
     dtype = op.result.type.dtype
-    acc = builder.var(accumulator(dtype))
+    acc = builder.var(dtype.accumulator)
     index = [Affine.of(v) for v in batch_index]
     index += builder.unflatten(Affine.of(i), rows) + builder.unflatten(Affine.of(j), columns)
     tail.bind_scalar(op.result, index, IndexAlgebra(builder, dtype).cast(acc, dtype))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gradc.ir.ops.registry import Reduction, lookup
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Attr, Block, Op, Value
 from gradc.passes.lower.gemm import contraction_of, gemm_operands, lower_gemm
@@ -62,15 +63,14 @@ def block_key(block: Block) -> tuple[object, ...]:
 def label(block: Block) -> str:
     """A short name for people: the most telling op of the group."""
     names = [op.name for op in block.body]
-    for preferred in ("contract",):
-        if preferred in names:
-            return "gemm" if len(names) == 1 else "gemm_fused"
+    if contraction_of(block) is not None:
+        return "gemm" if len(names) == 1 else "gemm_fused"
     nest = nest_of(block)
     if nest is not None:
         return nest.name
     if len(names) == 1:
         return names[0]
-    return "rows" if any(n in ("sum", "max", "min", "prod") for n in names) else "map"
+    return "rows" if any(isinstance(lookup(n).loop, Reduction) for n in names) else "map"
 
 
 class Groups:

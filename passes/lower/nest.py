@@ -10,7 +10,7 @@ from gradc.ir.ops.registry import Nest, lookup
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, Op
 from gradc.passes.lower.cost import flops, size_of
-from gradc.passes.lower.element import Elements, LoweringError, accumulator
+from gradc.passes.lower.element import Elements, LoweringError
 from gradc.passes.lower.gemm import contraction_axes, contraction_of
 from gradc.passes.lower.piece import Draft, Lowered, block_spans
 
@@ -61,7 +61,7 @@ def _sum(elements: Elements, op: Op, index: list[Affine]) -> Scalar:
     builder = elements.builder
     axes = contraction_axes(op)
     dtype = op.result.type.dtype
-    algebra = IndexAlgebra(builder, accumulator(dtype))
+    algebra = IndexAlgebra(builder, dtype.accumulator)
     shape = op.operands[0].type.static_shape
     extents = [shape[a] for a, _ in axes.contract]
     left: dict[int, Affine] = {}

@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gradc.ir.loop.kernel import Kernel
-from gradc.ir.ops.registry import Access, lookup
+from gradc.ir.loop.kernel import Kernel, dense_strides
+from gradc.ir.ops.registry import Access, is_wrapper, lookup
 from gradc.ir.plan.plan import Argument, Launch, Plan, Port, Repeat, Step, Tensor
 from gradc.ir.target.target import GENERIC, Target
 from gradc.ir.tensor.core import Block, DType, Function, Op, Role, Slot, Span, Value
@@ -26,6 +26,7 @@ from gradc.passes.lower.element import LoweringError
 from gradc.passes.lower.gemm import chain_steps, chain_view
 from gradc.passes.lower.group import Groups, as_block, copy_block, group_operands, group_space
 from gradc.passes.lower.piece import Piece
+from gradc.passes.rewrite import Scan
 
 # Results of these roles are written over the parameter of the same name and role.
 _REPLACING = (Role.PARAM, Role.STATE, Role.SLOT, Role.HYPER)
@@ -39,16 +40,6 @@ def to_loops(function: Function, target: Target = GENERIC) -> Plan:
         ValueError: a dimension is unbound.
     """
     return _Lowering(function, target).run()
-
-
-def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Row-major strides in elements."""
-    strides: list[int] = []
-    step = 1
-    for extent in reversed(shape):
-        strides.append(step)
-        step *= max(extent, 1)
-    return tuple(reversed(strides))
 
 
 def contiguous_offset(op: Op) -> int | None:
@@ -174,7 +165,7 @@ class _Lowering:
         for op in ops:
             if op.name == "scan":
                 self._scan(op)
-            elif op.name in ("checkpoint", "custom"):
+            elif is_wrapper(op):
                 self._inline(op)
             elif not self._alias(op):
                 self._launch(op)
@@ -270,13 +261,14 @@ class _Lowering:
     # ---- scan
 
     def _scan(self, op: Op) -> None:
-        trips, carried, stacked, is_reverse = scan_attributes(op)
+        scan = Scan.of(op)
+        trips, carried, is_reverse = bound_trips(scan), scan.carried, scan.is_reverse
         region, operands = op.regions[0], op.operands
         histories = self._histories(op, carried)
         carries = [self._carry(op, n, n in histories.values()) for n in range(carried)]
         for parameter, carry in zip(region.parameters[:carried], carries, strict=True):
             self.where[parameter] = carry.read
-        middle = carried + stacked
+        middle = carried + scan.stacked
         slices = zip(region.parameters[carried:middle], operands[carried:middle], strict=True)
         for parameter, operand in slices:
             self.where[parameter] = self._slice(self.where[operand], parameter, trips, is_reverse)
@@ -313,7 +305,8 @@ class _Lowering:
 
     def _carry(self, op: Op, number: int, is_kept: bool) -> Carry:
         """Storage for a carry, its initial value in place."""
-        trips, _, _, is_reverse = scan_attributes(op)
+        scan = Scan.of(op)
+        trips = bound_trips(scan)
         value = op.operands[number]
         slots = trips + 1 if is_kept else 2
         shape, dtype = (slots, *value.type.static_shape), value.type.dtype
@@ -321,7 +314,7 @@ class _Lowering:
         cell = self._at(Argument(self._tensor(name, shape, dtype, op.span, op.scope)))
         depth = self.frame.depth
         if is_kept:
-            carry = kept(cell, _size(value), trips, is_reverse, depth)
+            carry = kept(cell, _size(value), trips, scan.is_reverse, depth)
         else:
             carry = doubled(cell, _size(value), trips, depth)
         self._copy(value, self.where[value], carry.start)
@@ -370,10 +363,8 @@ def _size(value: Value) -> int:
     return total
 
 
-def scan_attributes(op: Op) -> tuple[int, int, int, bool]:
-    """Trips, numbers of carried and stacked operands, direction. Raises LoweringError if trips are
-    unbound."""
-    trips, carried, stacked = (op.attributes[n] for n in ("trips", "carried", "stacked"))
-    if not (isinstance(trips, int) and isinstance(carried, int) and isinstance(stacked, int)):
+def bound_trips(scan: Scan) -> int:
+    """The number of trips. Raises LoweringError if it is unbound."""
+    if not isinstance(scan.trips, int):
         raise LoweringError("the number of trips of a scan is unbound")
-    return trips, carried, stacked, bool(op.attributes["reverse"])
+    return scan.trips

@@ -38,7 +38,6 @@ from gradc.passes.lower.element import (
     ElementAt,
     Indices,
     LoweringError,
-    accumulator,
     adjacent_groups,
     folds_along_memory,
     identity,
@@ -231,7 +230,7 @@ class _RowKernel:
             size = self.chunks * size_of(value.type.static_shape)
             if kind is ReductionKind.ROW_TAIL:
                 size = self.place.space.rows
-            self.partial[value] = self._temp(size, accumulator(value.type.dtype))
+            self.partial[value] = self._temp(size, value.type.dtype.accumulator)
 
     def _temp(self, size: int, dtype: DType) -> int:
         self.temps.append(Temp(size, dtype))
@@ -284,7 +283,7 @@ class _RowKernel:
         leaves = -(-count // leaf)
         whole = dict(self.columns_at)
         for number, value in enumerate(columns):
-            dtype = accumulator(value.type.dtype)
+            dtype = value.type.dtype.accumulator
             self.columns_at[value] = self._room(f"leaf{number}", dtype, chunk)
         cut = chunk * -leaves + -(-space.rows // leaf) if self.is_ragged else None
         with self.builder.loop(leaves, "serial", cut) as loop:
@@ -316,7 +315,7 @@ class _RowKernel:
 
     def _clear(self, value: Value) -> None:
         buffer, base = self.columns_at[value]
-        neutral = identity(self._combine_of(value), accumulator(value.type.dtype))
+        neutral = identity(self._combine_of(value), value.type.dtype.accumulator)
         with self.builder.loop(self.place.space.columns, "vector") as column:
             self.builder.store(buffer, base + column.at, neutral)
 

@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gradc.ir.loop.kernel import LEAF
+from gradc.ir.ops.reduction import reduced_axes
 from gradc.ir.ops.registry import Reduction, lookup
 from gradc.ir.tensor.core import Block, Op, Value
 from gradc.passes.lower.cost import size_of
-from gradc.passes.lower.element import folds_along_memory, reduced_axes
+from gradc.passes.lower.element import folds_along_memory
 
 # Reductions of at least this many elements are summed in parts that threads can share.
 CHUNKED_ELEMENTS = 32_768

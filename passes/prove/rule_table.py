@@ -22,7 +22,7 @@ from gradc.ir.domains.arrays import ObjectArrays
 from gradc.ir.domains.dual import Dual, DualArrays
 from gradc.ir.domains.interpret import run
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.registry import all_ops, lookup
+from gradc.ir.ops.registry import Control, all_ops, lookup
 from gradc.ir.tensor.core import Function, Role, Slot
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.prove.domains.exact import ExactScalars, TooLarge, cells
@@ -34,7 +34,6 @@ from gradc.passes.prove.rules.compose import gradient_terms, result_terms
 from gradc.passes.prove.rules.gradient import test_gradient
 from gradc.passes.prove.rules.rules import (
     POSITIVE,
-    REGION_OPS,
     Instance,
     instance,
     instances,
@@ -95,7 +94,7 @@ def pullback_program(case: Instance) -> Function | None:
 def second_verdict(name: str) -> Verdict:
     """The rules applied to the op's own pullback, at its samples."""
     used = [case for case in sampled(name) if is_differentiable(case.op)]
-    if name in REGION_OPS:
+    if isinstance(lookup(name).loop, Control):
         return sampled_verdict(name)
     if lookup(name).is_elementwise and used and _holds_on_elements(used[0]):
         return Verdict(

@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gradc.ir.loop.equal import fingerprint
-from gradc.ir.ops.registry import all_ops, lookup
+from gradc.ir.ops.registry import Control, all_ops, lookup
 from gradc.passes.prove.domains.exact import TooLarge
 from gradc.passes.prove.index.theorems import confirmed, index_verdict, tangent_confirmed
 from gradc.passes.prove.report import Status, Verdict
 from gradc.passes.prove.rules.refute_rule import settle_rule
 from gradc.passes.prove.rules.rules import (
     POINTS,
-    REGION_OPS,
     Instance,
     error_bound,
     holds_exactly,
@@ -102,7 +101,7 @@ def sampled(name: str) -> list[Instance]:
 def sampled_verdict(name: str, forward: bool = False) -> Verdict:
     """The rule of one op at its samples, or why it needs none."""
     used = [case for case in sampled(name) if is_differentiable(case.op)]
-    if name in REGION_OPS:
+    if isinstance(lookup(name).loop, Control):
         return Verdict(
             "rule", name, Status.PROVED_ALL, "no rule of its own",
             "differentiated through its region, see `prove_compose`",

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from gradc.ir.ops.attributes import get_pairs
 from gradc.ir.ops.registry import Contraction, lookup
 from gradc.ir.target.costs import CPU, Costs
 from gradc.ir.tensor.core import Block, Function, Op, Value
@@ -36,7 +35,6 @@ from gradc.passes.recompute.scan import chunk_scans, longest_scan
 from gradc.passes.recompute.time import can_unroll
 from gradc.passes.rewrite import Scan
 
-FREE = ("constant", "iota", "broadcast", "reshape", "transpose", "slice", "reverse")
 # Policies that are handed on at most.
 MOST = 15
 # A policy is worth its work if memory falls to at most this share of what the one before needs; the
@@ -252,14 +250,12 @@ def work(op: Op) -> int:
         trips = op.attributes.get("trips", 1)
         inner = sum(work(o) for region in op.regions[:1] for o in region.body)
         return inner * (trips if isinstance(trips, int) else 1)
-    if op.name in FREE:
+    definition = lookup(op.name)
+    if definition.is_free:
         return 0
+    if definition.traits.work is not None:
+        return definition.traits.work(op)
     size = sum(math.prod(v.type.static_shape) for v in op.results)
-    if op.name == "contract":
-        shape = op.operands[0].type.static_shape
-        return size * math.prod(shape[i] for i, _ in get_pairs(op.attributes, "contract"))
-    if op.name == "conv2d":
-        return size * math.prod(op.operands[1].type.static_shape[1:])
     return 4 * max(size, *(math.prod(v.type.static_shape) for v in op.operands), 0)
 
 
@@ -324,9 +320,9 @@ def _is_there(operand: Value, value: Value, makers: Mapping[Value, Op], there: s
     """Whether ``operand`` of the op that makes ``value`` can be read without storing more for
     it.
     """
-    while operand in makers and makers[operand].name in FREE and makers[operand].operands:
+    while operand in makers and lookup(makers[operand].name).is_free and makers[operand].operands:
         operand = makers[operand].operands[0]
-    if operand not in makers or makers[operand].name in FREE or operand in there:
+    if operand not in makers or lookup(makers[operand].name).is_free or operand in there:
         return True
     return 4 * operand.type.nbytes <= value.type.nbytes
 
@@ -376,12 +372,12 @@ class Estimate:
         for number in range(len(self.ops) - 1, -1, -1):
             op = self.ops[number]
             end = number
-            if op.name in FREE:
+            if lookup(op.name).is_free:
                 end = max(number, *(last.get(v, number) for v in op.results))
             for value in op.operands:
                 last[value] = max(last.get(value, end), end)
         for value, made in self._defined.items():
-            if value in last and self.ops[made].name not in FREE:
+            if value in last and not lookup(self.ops[made].name).is_free:
                 change[made + 1] += value.type.nbytes
                 change[last[value] + 1] -= value.type.nbytes
         return list(accumulate(change))

@@ -17,13 +17,10 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from gradc.ir.ops.registry import lookup
 from gradc.ir.tensor.core import Block, Function, Op, Role, Span, Value
 from gradc.ir.tensor.dims import Dim
 from gradc.passes.simplify.cse import attributes_key
-
-_VIEWS = ("broadcast", "reshape", "transpose", "reverse", "slice")
-# Made where they are read.
-_FREE = ("constant", "iota")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +44,9 @@ def residuals(function: Function) -> tuple[Residual, ...]:
     """The residuals of a joint function, in the order in which they are computed."""
     forward = forward_values(function)
     readers: dict[Value, int] = {}
-    viewed = {op.result: op.operands[0] for op in function.block.body if op.name in _VIEWS}
+    viewed = {op.result: op.operands[0] for op in function.block.body if _is_view(op)}
     for op in function.block.body:
-        if op.results[0] not in forward and op.name not in _VIEWS:
+        if op.results[0] not in forward and not _is_view(op):
             for value in dict.fromkeys(_root(v, viewed) for v in op.operands):
                 readers[value] = readers.get(value, 0) + 1
     originals = {_identity(op) for op in function.block.body if op.results[0] in forward}
@@ -58,7 +55,11 @@ def residuals(function: Function) -> tuple[Residual, ...]:
         is_copy = op.replica > 0 and _identity(op) in originals
         for value in op.results:
             is_recomputed = is_copy and value not in forward
-            if op.name not in _FREE and value in readers and (value in forward or is_recomputed):
+            if (
+                not lookup(op.name).is_source
+                and value in readers
+                and (value in forward or is_recomputed)
+            ):
                 found.append(_residual(op, value, is_recomputed, readers[value]))
         for region in op.regions:
             found += _recomputed_in(region)
@@ -76,11 +77,17 @@ def _recomputed_in(block: Block) -> list[Residual]:
             readers[value] = readers.get(value, 0) + 1
     found: list[Residual] = []
     for op in block.body:
-        if op.replica and op.name not in (*_FREE, *_VIEWS) and _identity(op) in originals:
+        if op.replica and not lookup(op.name).is_free and _identity(op) in originals:
             found += [_residual(op, v, True, readers[v]) for v in op.results if v in readers]
         for region in op.regions:
             found += _recomputed_in(region)
     return found
+
+
+def _is_view(op: Op) -> bool:
+    """Whether ``op`` only moves elements of its operand, in whose place it can be read."""
+    definition = lookup(op.name)
+    return definition.is_free and not definition.is_source
 
 
 def _root(value: Value, viewed: Mapping[Value, Value]) -> Value:
@@ -101,15 +108,15 @@ def saved_values(function: Function) -> list[tuple[Op, Value]]:
     their ops.
     """
     forward = forward_values(function)
-    viewed = {op.result: op.operands[0] for op in function.block.body if op.name in _VIEWS}
+    viewed = {op.result: op.operands[0] for op in function.block.body if _is_view(op)}
     read: set[Value] = set()
     for op in function.block.body:
-        if op.results[0] not in forward and op.name not in _VIEWS:
+        if op.results[0] not in forward and not _is_view(op):
             read.update(_root(v, viewed) for v in op.operands)
     return [
         (op, v)
         for op in function.block.body
-        if op.name not in _FREE
+        if not lookup(op.name).is_source
         for v in op.results
         if v in forward and v in read
     ]

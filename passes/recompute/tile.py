@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 
 from gradc.ir.ops.attributes import get_ints, get_pairs
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.registry import Contraction, Reduction, lookup
+from gradc.ir.ops.registry import Contraction, Control, Reduction, lookup
 from gradc.ir.tensor.core import Attr, Block, Function, Op, Value
 from gradc.passes.rewrite import with_ops
 from gradc.passes.simplify.dce import dce
@@ -59,7 +59,8 @@ def _block(block: Block) -> Block:
 
 
 def _inside(op: Op) -> Op:
-    if op.name not in ("checkpoint", "scan"):
+    form = lookup(op.name).loop
+    if not isinstance(form, Control) or form.keeps_signature:
         return op
     regions = tuple(_block(region) for region in op.regions)
     if all(a is b for a, b in zip(regions, op.regions, strict=True)):

@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from gradc.ir.ops.registry import Control, lookup
 from gradc.ir.tensor.core import Block, Function, Op, Value
 from gradc.passes.rewrite import Scan, with_ops
-
-_PRUNED = ("scan", "checkpoint", "fusion")
 
 
 def dce(function: Function) -> Function:
@@ -48,7 +47,8 @@ def _pruned(op: Op, live: Collection[Value]) -> Op:
     """``op`` with its regions pruned, and its results and operands where it allows that."""
     if op.name == "scan":
         return _pruned_scan(op, live)
-    if op.name in _PRUNED:
+    form = lookup(op.name).loop
+    if isinstance(form, Control) and not form.keeps_signature:
         return _pruned_region(op, live)
     regions = tuple(_clean(region) for region in op.regions)
     if all(a is b for a, b in zip(regions, op.regions, strict=True)):

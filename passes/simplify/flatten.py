@@ -12,15 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from gradc.ir.ops.registry import is_wrapper
 from gradc.ir.tensor.core import Block, Function, Op, Value
 from gradc.passes.rewrite import copy_ops, renamed, with_ops
-
-_WRAPPERS = ("checkpoint", "custom")
-
-
-def is_wrapper(op: Op) -> bool:
-    """Whether ``op`` only holds a region that runs once."""
-    return op.name in _WRAPPERS
 
 
 def flatten(function: Function, is_opened: Callable[[Op], bool] = is_wrapper) -> Function:

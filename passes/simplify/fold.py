@@ -14,11 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradc.ir.domains.arrays import NumpyArrays
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import has_own_numbers, lookup
 from gradc.ir.tensor.core import DType, Op, TensorType, Value
 from gradc.ir.tensor.dims import product
 
-_MOVES = ("broadcast", "reshape", "transpose", "slice", "reverse")
 # Integers up to here are exact in the type, and so is every partial sum of them.
 _EXACT_SUMS = {DType.F64: 2**53, DType.F32: 2**24, DType.I64: 2**63 - 1, DType.I32: 2**31 - 1}
 
@@ -33,7 +32,8 @@ def folded(op: Op, splats: Sequence[float | int | bool]) -> float | int | bool |
     """The splat that ``op`` gives on constant operands, or None if it gives none that is
     certain.
     """
-    if op.name in _MOVES:
+    definition = lookup(op.name)
+    if definition.is_view and has_own_numbers(op):
         return splats[0]
     if op.name == "concat":
         same = {(type(s), str(s)) for s in splats}
@@ -42,7 +42,7 @@ def folded(op: Op, splats: Sequence[float | int | bool]) -> float | int | bool |
         return splats[0] if str(splats[0]) in ("0", "0.0") else None
     if op.name == "sum":
         return _folded_sum(op, splats[0])
-    if not lookup(op.name).is_elementwise and op.name != "cast":
+    if not definition.is_elementwise and op.name != "cast":
         return None
     return _evaluated(op, splats)
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from gradc.ir.ops.attributes import get_dims, get_ints
 from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.traits import Moves
 from gradc.ir.tensor.core import Op, Value
 from gradc.ir.tensor.dims import Dim
 
@@ -147,7 +148,7 @@ def _made_from(r: Rewriter, value: Value, most: int) -> bool:
         if op is not None and op.name == "broadcast":
             total += math.prod(op.operands[0].type.static_shape)
         elif op is not None and (
-            lookup(op.name).is_elementwise or op.name in ("reshape", "transpose")
+            lookup(op.name).is_elementwise or lookup(op.name).traits.moves is Moves.PERMUTES
         ):
             stack += op.operands
         else:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.registry import Reduction, lookup
+from gradc.ir.ops.registry import Reduction, has_own_numbers, lookup
 from gradc.ir.tensor.core import DType, Function, Op, Role, TensorType, Value
 
 LOW = (DType.BF16, DType.F16)
@@ -64,7 +64,7 @@ def _is_promotable(op: Op) -> bool:
         return False
     definition = lookup(op.name)
     is_plain = definition.is_elementwise or isinstance(definition.loop, Reduction)
-    return is_plain or op.name in ("constant", "reshape", "cast")
+    return is_plain or definition.is_source or has_own_numbers(op)
 
 
 def _widened(b: Builder, op: Op, wide: dict[Value, Value]) -> Value:

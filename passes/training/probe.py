@@ -21,9 +21,6 @@ from gradc.ir.ops.registry import Contraction, lookup
 from gradc.ir.tensor.core import Block, Function, Op, Role, Slot, Span, TensorType, Value
 from gradc.passes.rewrite import Scan
 
-# Elementwise ops whose slope matters for the flow of gradients.
-NONLINEAR = ("sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu", "softplus", "exp")
-
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -56,7 +53,7 @@ def _chosen(function: Function) -> dict[Value, Op]:
     own: dict[Value, Op] = {}
     for op in ops:
         for value in op.results:
-            if not value.type.dtype.is_float or op.name in ("constant", "scan"):
+            if not value.type.dtype.is_float or lookup(op.name).is_source or op.name == "scan":
                 continue
             scope = op.scope
             outside = [s for s in readers.get(value, ()) if not _within(s, scope)]
@@ -79,7 +76,8 @@ def _within(scope: str, outer: str) -> bool:
 
 
 def _is_telling(op: Op) -> bool:
-    return op.name in NONLINEAR or isinstance(lookup(op.name).loop, Contraction)
+    definition = lookup(op.name)
+    return bool(definition.traits.slope) or isinstance(definition.loop, Contraction)
 
 
 class _Inserter:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
+from gradc.ir.ops.registry import lookup
 from gradc.ir.tensor.core import Function, Op, Role, Value
 
 MAX_NODES = 160
@@ -53,9 +54,7 @@ def graph_of(function: Function) -> Graph:
 
 def _is_silent(op: Op) -> bool:
     """Constants and what only stretches scalars."""
-    return op.name in ("constant", "iota") or (
-        op.name == "broadcast" and op.operands[0].type.rank == 0
-    )
+    return lookup(op.name).is_source or (op.name == "broadcast" and op.operands[0].type.rank == 0)
 
 
 def _build(function: Function, shown: Sequence[Op], collapse: bool) -> Graph:

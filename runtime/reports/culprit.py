@@ -23,13 +23,10 @@ from gradc.frontend.elaborate.context import LIBRARY
 from gradc.ir.diagnostics.diagnostic import Diagnostic, error
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run, run_block
+from gradc.ir.ops.registry import lookup
 from gradc.ir.tensor.core import Block, DType, Function, Op, Role, Slot, Span, Value
 from gradc.passes.simplify.flatten import flatten
 from gradc.runtime.native.arrays import Array
-
-# Ops that only hand on what another op made, or mask with infinity on purpose.
-_CARRIERS = ("constant", "broadcast", "reshape", "transpose", "slice", "concat", "pad", "select")
-
 
 # What makes half of f16's smallest number round to zero, and the share of a value that may be so
 # small.
@@ -55,7 +52,10 @@ class _Node:
 
     @property
     def is_on_purpose(self) -> bool:
-        return isinstance(self.maker, Op) and self.maker.name in _CARRIERS
+        """Whether its op only hands on what another one made, or masks with infinity."""
+        if not isinstance(self.maker, Op):
+            return False
+        return lookup(self.maker.name).is_view or self.maker.name == "select"
 
 
 @dataclass(slots=True)

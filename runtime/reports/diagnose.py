@@ -34,6 +34,7 @@ import numpy as np
 from gradc.frontend.model.draws import draw, generator
 from gradc.frontend.model.models import ParameterSpec
 from gradc.ir.domains.interpret import run
+from gradc.ir.ops.registry import lookup
 from gradc.ir.tensor.core import DType, Function, Op, Role, Span
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.differentiate.truncate import rewindowed
@@ -334,11 +335,9 @@ def _worst_step(places: Sequence[LayerOutcome], shrinking: bool) -> LayerOutcome
 def _advice(kind: str, worst: LayerOutcome) -> str:
     if kind == "exploding":
         return f"clip the gradient (--clip-norm 1) and scale the weights of `{worst.label}` down"
-    if worst.op in ("sigmoid", "tanh"):
-        return (
-            f"`{worst.op}` is saturated at `{worst.label}`: "
-            "normalise its input, or use relu or gelu"
-        )
+    if worst.op and lookup(worst.op).traits.slope == "saturates":
+        what = f"`{worst.op}` is saturated at `{worst.label}`"
+        return f"{what}: normalise its input, or use relu or gelu"
     return f"add a residual connection or a normalisation layer around `{worst.label}`"
 
 

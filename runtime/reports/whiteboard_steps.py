@@ -19,11 +19,11 @@ from gradc.codegen.symbolic.formulas.notation import COTANGENT, cotangent_mark
 from gradc.frontend.elaborate.values import Named
 from gradc.frontend.model.models import ModelIR
 from gradc.ir.diagnostics.source import Sources
+from gradc.ir.ops.registry import lookup
 from gradc.ir.tensor.core import Function, Op, Role, Span, Value
 from gradc.passes.rewrite import copy_ops, with_ops
 
 LIBRARY = "stdlib/"
-_SILENT = ("constant", "iota", "broadcast", "reshape", "transpose", "cast", "stop_gradient")
 
 
 @dataclass
@@ -98,7 +98,7 @@ def cut(function: Function, names: Mapping[Value, Named]) -> Steps:
     for op in function.block.body:
         key = (own_place(op.span), op.scope, op.replica)
         is_new = key != previous
-        if op.name in _SILENT and key[0] == op.span and op.results[0] not in names:
+        if lookup(op.name).traits.is_silent and key[0] == op.span and op.results[0] not in names:
             # `x[0]` is a slice and a view of it: one step.
             if is_new or not made_here.intersection(op.operands):
                 continue
@@ -169,7 +169,7 @@ class _Namer:
             return f"{named.scope}.{named.text}" if named.scope and named.depth > 1 else named.text
         readers = self.used_by.get(value, set()) - {step}
         # A view that stands for itself: made by a step of other ops, or read by several steps.
-        is_view = op.name in _SILENT and len(readers) < 2 and not self._ends_step(op)
+        is_view = lookup(op.name).traits.is_silent and len(readers) < 2 and not self._ends_step(op)
         leaves = value in self.slots or bool(readers)
         slot = self.slots.get(value)
         if not leaves or step is None or is_view:
@@ -182,7 +182,10 @@ class _Namer:
     def _ends_step(self, op: Op) -> bool:
         step_of = self.steps.step_of
         before = [self.makers[v] for v in op.operands if v in self.makers]
-        return any(step_of.get(o) == step_of.get(op) and o.name not in _SILENT for o in before)
+        return any(
+            step_of.get(o) == step_of.get(op) and not lookup(o.name).traits.is_silent
+            for o in before
+        )
 
     def _made_up(self) -> str:
         return next(

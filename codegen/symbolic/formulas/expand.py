@@ -124,7 +124,7 @@ class Reader:
                 name = self._display(self.producers[value]) if self._left > 0 else "..."
                 self._left -= 1
             shown.append((name or "...").replace("∂", "d"))
-        if op.name in _SILENT and shown:
+        if lookup(op.name).traits.is_silent and shown:
             return shown[0]
         if op.name == "constant":
             return f"{op.attributes['value']}"
@@ -470,7 +470,6 @@ def _divided(a: Poly, b: Poly) -> Poly:
     return it.times(a, it.power(b, -1))
 
 
-_SILENT: Final = ("broadcast", "reshape", "stop_gradient", "cast", "transpose")
 _RULES: Final[Mapping[str, _Rule]] = {
     "constant": _constant,
     "broadcast": _view,

@@ -19,7 +19,7 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from gradc.ir.ops.attributes import get_dims, get_int, get_ints, get_pair, get_pairs
-from gradc.ir.ops.convolution import geometry
+from gradc.ir.ops.convolution_types import geometry
 from gradc.ir.ops.registry import lookup
 from gradc.ir.tensor.core import DType, Op, Value
 from gradc.ir.tensor.dims import Dim, floordiv, product

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 from gradc.ir.ops.attributes import get_dim, get_dims, get_int, get_ints, get_pair, get_pairs
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.convolution import geometry
+from gradc.ir.ops.convolution_types import geometry
 from gradc.ir.ops.registry import TypeRuleError, lookup
 from gradc.ir.tensor.core import DType, Op, TensorType, Value
 from gradc.ir.tensor.dims import Dim, substitute, symbol, symbols

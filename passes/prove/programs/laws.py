@@ -21,7 +21,7 @@ from gradc.passes.prove.domains.cells import cells_equal, real_operands
 from gradc.passes.prove.domains.point import Runnable, results_of
 from gradc.passes.prove.domains.tower import LEAST_POINTS, tower_equal
 from gradc.passes.prove.programs.kernels import Kernels, PlanProgram
-from gradc.passes.prove.programs.shapes import work
+from gradc.passes.prove.programs.shapes import is_product_of_windows, work
 from gradc.passes.prove.report import Status, key
 from gradc.passes.prove.rules.refute import Outcome, decide_equal
 
@@ -45,7 +45,7 @@ class Law:
 
 def is_small(function: Function) -> bool:
     """Whether evaluating ``function`` over a slow domain is cheap enough."""
-    has_windows = any(op.name.startswith("conv2d") for op in walk(function.block))
+    has_windows = any(is_product_of_windows(op) for op in walk(function.block))
     return work(function) * (_WINDOWS if has_windows else 1) <= MOST_FREE
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
+from gradc.ir.ops.registry import Contraction, lookup
 from gradc.ir.tensor.core import Function, Op, walk
 
 # Field operations one evaluation may cost.
@@ -28,11 +29,18 @@ def _op_work(op: Op) -> int:
     if op.name == "scan" and isinstance(trips, int):
         return trips * sum(_op_work(inner) for inner in walk(op.regions[0]))
     total = sum(_elements(v.type.static_shape) for v in op.results)
-    if op.name in ("contract", "conv2d", "conv2d_input", "conv2d_filter"):
+    definition = lookup(op.name)
+    if definition.traits.work is not None:
         sizes = [_elements(v.type.static_shape) for v in (*op.operands, *op.results)]
         product = sizes[0] * sizes[1] * sizes[2]
-        total += round(product**0.5) if op.name == "contract" else 4 * total
+        total += round(product**0.5) if isinstance(definition.loop, Contraction) else 4 * total
     return total
+
+
+def is_product_of_windows(op: Op) -> bool:
+    """Whether ``op`` multiplies and is no plain product of matrices: a convolution."""
+    definition = lookup(op.name)
+    return definition.traits.work is not None and not isinstance(definition.loop, Contraction)
 
 
 def _elements(shape: tuple[int, ...]) -> int:

@@ -17,12 +17,11 @@ from typing import TypeAlias
 
 from gradc.ir.domains.interpret import run
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import is_transparent, lookup
 from gradc.ir.tensor.core import Block, DType, Function, Op, Role, Value
 from gradc.passes.prove.domains.terms import Term, TermArrays
 
 Cts: TypeAlias = list[Term | None]
-_REGIONS = ("checkpoint", "fusion")
 
 
 def parameter_terms(arrays: TermArrays, function: Function) -> list[Term]:
@@ -109,7 +108,7 @@ class _Sweep:
         operands = [known[v] for v in op.operands]
         if op.name == "scan":
             return self._scan(op, operands, cts)
-        if op.name in _REGIONS:
+        if is_transparent(op):
             return self.reverse(op.regions[0], operands, cts)
         if op.name == "custom":
             return self._custom(op, known, cts)

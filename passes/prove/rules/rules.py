@@ -32,7 +32,6 @@ from gradc.passes.prove.domains.field import PRIME, FieldArrays, add, mul, sub
 from gradc.passes.prove.domains.point import element_of
 
 POINTS = 3
-REGION_OPS = ("scan", "checkpoint", "custom", "fusion")
 # Functions of which roots are taken: operands are squares.
 POSITIVE = ("sqrt", "rsqrt")
 # Both sides of the identity, degree in everything that is drawn; reductions of n factors have n
@@ -75,7 +74,7 @@ def instances(function: Function) -> dict[str, list[Instance]]:
     known: dict[str, None] = {}
     found: dict[str, list[Instance]] = {}
     for op in walk(function.block):
-        if op.name in REGION_OPS or not op.results or not is_differentiable(op):
+        if op.regions or not op.results or not is_differentiable(op):
             continue
         types = [v.type for v in op.operands]
         key = fingerprint((op.name, tuple(types), dict(op.attributes)))
