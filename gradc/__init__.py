@@ -98,12 +98,20 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     """Fetch a public name from the module that defines it, once.
 
-    Raises AttributeError for a name that is not public.
+    Raises AttributeError for a name that is not public, ImportError where a library that gradc
+    needs is missing.
     """
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'gradc' has no attribute {name!r}")
-    found: object = getattr(import_module(home), name)
+    try:
+        found: object = getattr(import_module(home), name)
+    except ImportError as problem:
+        needs = import_module("gradc.runtime.needs")
+        told = needs.missing(problem)
+        if told is None:
+            raise
+        raise type(problem)("; ".join(told), name=problem.name) from None
     globals()[name] = found
     return found
 

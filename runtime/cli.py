@@ -20,6 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO, cast
 
 from gradc._version import __version__
+from gradc.runtime import needs
 from gradc.runtime.console import Console
 
 if TYPE_CHECKING:
@@ -90,9 +91,21 @@ def main(arguments: Sequence[str]) -> int:
         print(f"gradc: cannot write the results: {problem.strerror}", file=sys.stderr)
         return DIAGNOSTICS
     except Exception as problem:  # noqa: BLE001  (the last resort: whatever is left is our fault)
-        Console().internal_error(problem)
-        return INTERNAL
+        return _failed(problem, Console())
     return status
+
+
+def _failed(problem: Exception, console: Console) -> int:
+    """A library that is missing is told; whatever else is left is our fault."""
+    told = needs.missing(problem) if isinstance(problem, ImportError) else None
+    if told is None:
+        console.internal_error(problem)
+        return INTERNAL
+    from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
+
+    message, help = told
+    console.diagnostics(DiagnosticError([error("GC0582", message, None, help=help)]))
+    return DIAGNOSTICS
 
 
 def _show_warning(message: Warning | str, *_place: object, **_more: object) -> None:
@@ -138,8 +151,7 @@ def run_guarded(command: Command, options: argparse.Namespace, console: Console)
     except Exception as problem:
         if isinstance(problem, OSError):
             raise
-        console.internal_error(problem)
-        return INTERNAL
+        return _failed(problem, console)
 
 
 def _refused(problem: OSError) -> DiagnosticError:

@@ -222,6 +222,15 @@ _FILES = (
         "place of what it wants.",
     ),
     Code(
+        "GC0582",
+        "a library that gradc needs is missing",
+        "gradc is written in Python and needs a few libraries beside it; `pip install gradc` "
+        "brings them. The\n"
+        "message names the one that is missing, or cannot be loaded, in the Python that runs "
+        "here, and the command\n"
+        "that installs it there. Another Python of this machine may have it.",
+    ),
+    Code(
         "GC0590",
         "a gradient that can become infinite or NaN",
         "For finite inputs and parameters this operation, or its derivative, can be infinite or "

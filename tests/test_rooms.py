@@ -64,6 +64,7 @@ ROOMS = {
     "codegen/symbolic": ("formulas", "sympy"),
     "runtime": (
         "codes.py",
+        "needs.py",
         "console.py",
         "native",
         "files",

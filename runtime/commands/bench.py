@@ -8,13 +8,14 @@ from dataclasses import asdict
 from gradc.runtime.bench.compare import Timing, compare, random_inputs
 from gradc.runtime.commands.common import (
     compile_arguments,
-    load_inputs,
+    load_call,
     load_model,
     load_params,
     shapes_of,
 )
 from gradc.runtime.commands.flags import add_compile, add_data, add_model
 from gradc.runtime.console import Console
+from gradc.runtime.files.ids import refuse_empty
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,12 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Checks that all agree, times them in turns, prints a row for each."""
-    model = load_model(options)
     if options.data is None:
+        model = load_model(options)
         inputs = random_inputs(model, {}, options.seed)
+        params = load_params(model, options, model.bind(shapes_of(inputs)))
     else:
-        inputs = load_inputs(model, options.data)
-    params = load_params(model, options, model.bind(shapes_of(inputs)))
+        model, inputs, params = load_call(options)
+        refuse_empty(inputs)
     peers = tuple(name for name in options.against.split(",") if name)
     rows = compare(model, params, inputs, peers, options.seconds, **compile_arguments(options))
     if options.json:

@@ -216,7 +216,7 @@ class NativeFunction:
             problem = _misfit(port, array)
             if problem is not None:
                 found.append(problem)
-        return found
+        return found or _shared(ports, [cast(Array, array) for array in arrays])
 
     @property
     def arena_bytes(self) -> int:
@@ -255,6 +255,30 @@ def _misfit(port: Port, array: object) -> Diagnostic | None:
     if port.direction != "in" and not flags.writeable:
         return error("GC0557", f"`{port.name}` is read-only; the program writes to it", None)
     return None
+
+
+def _shared(ports: Sequence[Port], arrays: Sequence[Array]) -> list[Diagnostic]:
+    """Arrays that share memory with one that the program updates: it would read and write either
+    of them while it takes them to be two.
+    """
+    begins = [(array.ctypes.data, number) for number, array in enumerate(arrays) if array.nbytes]
+    found: list[Diagnostic] = []
+    reached, last = 0, 0  # how far an array with this number reaches
+    for begin, number in sorted(begins):
+        pair = sorted((number, last))
+        if begin < reached and any(ports[n].direction == "inout" for n in pair):
+            found.append(_sharing(*(ports[n] for n in pair), arrays[pair[0]] is arrays[pair[1]]))
+        if begin + arrays[number].nbytes > reached:
+            reached, last = begin + arrays[number].nbytes, number
+    return found
+
+
+def _sharing(one: Port, other: Port, is_same: bool) -> Diagnostic:
+    how = "are the same array" if is_same else "share memory"
+    updated = [f"`{port.name}`" for port in (one, other) if port.direction == "inout"]
+    message = f"`{one.name}` and `{other.name}` {how}; the program updates {' and '.join(updated)}"
+    help = f"give one of them memory of its own, e.g. a copy of `{other.name}`: .copy()"
+    return error("GC0557", message, None, help=help)
 
 
 # ---- compiling ----------------------------------------------------------------------------------

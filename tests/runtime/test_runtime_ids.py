@@ -143,7 +143,9 @@ def saved(path: Path, rows: int, **bad: tuple[tuple[int, ...], int]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["run", "grad", "diagnose", "explain", "train"])
+@pytest.mark.parametrize(
+    "command", ["run", "grad", "diagnose", "explain", "bench", "bisect", "train"]
+)
 def test_commands_look_at_ids_where_data_enter(work: Path, tmp_path: Path, command: str) -> None:
     file = saved(tmp_path / "bad.npz", 150, y=((133,), 3), steps=((70, 2), 6))
     extra = ["--out", str(tmp_path / "run"), "--batch", "32"] if command == "train" else []
@@ -165,7 +167,7 @@ def test_validation_data_are_looked_at_too(work: Path, tmp_path: Path) -> None:
 
 def test_a_gradient_of_nothing_is_refused(work: Path, tmp_path: Path, net: gradc_api.Model) -> None:
     empty = saved(tmp_path / "none.npz", 0)
-    for command in ("grad", "train"):
+    for command in ("grad", "bench", "diagnose", "train"):
         extra = ["--out", str(tmp_path / "run")] if command == "train" else []
         done = gradc(command, str(work / "net.grad"), "--data", str(empty), *extra)
         assert (done.status, "GC0803" in done.err) == (1, True), done.err

@@ -186,6 +186,69 @@ def test_a_state_that_cannot_be_written_is_refused(net: gradc.Model) -> None:
         step(fixed, **batch(0, 8))
 
 
+def _same(arrays: dict[str, Any], a: str, b: str) -> None:
+    arrays[a] = arrays[b]
+
+
+def _view(arrays: dict[str, Any], a: str, b: str) -> None:
+    """The second lies within what the first is a part of, one element into it."""
+    room = np.zeros(arrays[a].size + arrays[b].size, arrays[a].dtype)
+    arrays[a] = room[: arrays[a].size].reshape(arrays[a].shape)
+    arrays[b] = room[arrays[a].size - 1 : -1].reshape(arrays[b].shape)
+
+
+@pytest.mark.parametrize("how", [_same, _view])
+@pytest.mark.parametrize("pair", [("fc1.b/m", "fc1.b/v"), ("fc1.b", "fc1.b/v")])
+def test_states_that_share_memory_are_refused(
+    net: gradc.Model, how: Any, pair: tuple[str, str]
+) -> None:
+    """At any step, until each has memory of its own; nothing was trained meanwhile."""
+    step = net.train_step("adam(lr=0.1)")
+    state = step.init(net.init(0))
+    for seed in range(2):
+        step(state, **batch(seed, 8))
+    good = dict(state.arrays)
+    how(state.arrays, *pair)
+    before = {n: a.copy() for n, a in state.arrays.items()}
+    for _ in range(2):
+        with pytest.raises(gradc.DiagnosticError, match="GC0557") as caught:
+            step(state, **batch(2, 8))
+        message = str(caught.value)
+        assert all(f"`{name}`" in message for name in pair), message
+        assert ("same array" if how is _same else "share memory") in message
+    assert all(np.array_equal(a, state.arrays[n]) for n, a in before.items())
+    state.arrays.update(good)
+    step(state, **batch(2, 8))
+    assert state.step == 3
+
+
+def test_data_that_share_memory_with_the_state_are_refused(net: gradc.Model) -> None:
+    step = net.train_step("adam(lr=0.1)")
+    state = step.init(net.init(0))
+    data = batch(0, 8)
+    step(state, **data)
+    name, size = "fc2.b", state.arrays["fc2.b"].size
+    room = np.zeros(data["x"].size + size)
+    state.arrays[name] = room[data["x"].size :]
+    apart = room[: data["x"].size].reshape(data["x"].shape)
+    step(state, **{**data, "x": apart})
+    over = room[size:].reshape(data["x"].shape)
+    with pytest.raises(gradc.DiagnosticError, match=r"`fc2\.b` and `x` share"):
+        step(state, **{**data, "x": over})
+
+
+def test_two_states_take_turns(net: gradc.Model) -> None:
+    """What was found apart is remembered by place, not by state."""
+    step = net.train_step("sgd(lr=0.1)")
+    states = [step.init(net.init(seed)) for seed in (0, 1)]
+    for seed in range(4):
+        for state in states:
+            step(state, **batch(seed, 8))
+    states[0].arrays["fc1.w"] = states[1].arrays["fc1.w"]  # shared, but not within one state
+    step(states[0], **batch(0, 8))
+    assert [state.step for state in states] == [5, 4]
+
+
 def test_state_of_the_model_moves_with_the_step() -> None:
     net = gradc.loads(STATEFUL, precision="f64")
     step = net.train_step("sgd(lr=0.0)")

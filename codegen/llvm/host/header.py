@@ -28,7 +28,8 @@ _SUFFIX = {Role.COTANGENT: "_ct", Role.TANGENT: "_dot", Role.SEED: "_seed"}
 _TOP = """/* {name}: made by gradc {version}. Do not edit.
  *
  * Every entry takes an array of pointers, one per port in the order of its enum, and an arena that
- * the caller owns: ..._ARENA_BYTES bytes, aligned to {alignment}. Arrays are dense and row-major.
+ * the caller owns: ..._ARENA_BYTES bytes, aligned to {alignment}. Arrays are dense and row-major;
+ * one that is written shares memory with no other.
  * Nothing is allocated and nothing is kept between calls: whatever an entry writes to is an array,
  * the arena, or a few kilobytes of stack. `threads` above 1 starts that many threads once
  * (pthread_create) and keeps them; with 1 no thread is ever made. Results do not depend on it. The

@@ -9,10 +9,11 @@ Two METH_FASTCALL functions share one core:
   the groups that ``Named`` says.
 
 Each array must be exactly an ndarray, of the expected dtype object, rank and shape, C-contiguous,
-aligned, and writeable where the program writes. If something does not fit, nothing has been run and
-the answer is an int: the number of the first port that was refused, ``WRONG_COUNT``, or ``BUSY``
-when another thread is inside (its caller takes the ctypes path, which explains, or does the same
-work with another arena).
+aligned, and writeable where the program writes. What it updates in place shares memory with nothing
+else: those arrays are compared with each other when they are not the ones of the last call, the
+rest with them each time. If something does not fit, nothing has been run and the answer is an int:
+the number of the first port that was refused, ``WRONG_COUNT``, or ``BUSY`` when another thread is
+inside (its caller takes the ctypes path, which explains, or does the same work with another arena).
 
 Where an ndarray keeps its fields is a ``Layout``, found out at start-up (``runtime.native``), not
 assumed. What only exists in the running process (type objects, names, the arena) is written into
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from string import Template
 
 from gradc.ir.plan.plan import Port
@@ -87,7 +89,15 @@ def wrapper_text(
         words += (named.holders[number], named.groups[number], len(FIELDS) + len(types) + number, 0)
         shape_words += port.shape
     save, restore = _GIL if release else ("", "")
-    return Template(_CORE + _CALL + _NAMED).substitute(
+    # Arrays that are updated come first.
+    order = sorted(range(len(ports)), key=lambda n: ports[n].direction != "inout")
+    updated = sum(port.direction == "inout" for port in ports)
+    apart = _APART if updated else ""
+    return Template(_CORE + apart + _CALL + _NAMED).substitute(
+        check="call i64 @gradc.apart(ptr %pointers)" if updated else "add i64 -1, 0",
+        updated=updated,
+        order=_words(order),
+        sizes_in_order=_words([prod(ports[n].shape) * ports[n].dtype.itemsize for n in order]),
         name=name,
         ports=len(ports),
         room=max(1, len(ports)),
@@ -210,6 +220,10 @@ good:
   %more_ports = icmp ult i64 %i.next, $ports
   br i1 %more_ports, label %port, label %take
 take:
+  %shared = $check
+  %apart = icmp slt i64 %shared, 0
+  br i1 %apart, label %room, label %refuse
+room:
   %arena_cell = getelementptr ptr, ptr @${name}_state, i64 2
   %arena = load ptr, ptr %arena_cell
   %busy = icmp eq ptr %arena, null
@@ -224,8 +238,90 @@ run:
   store ptr %arena, ptr %arena_cell
   ret i64 $done
 refuse:
-  %why = phi i64 [ %i, %port ], [ %i, %fields ], [ %i, %axis ], [ $busy, %take ]
+  %why = phi i64 [ %i, %port ], [ %i, %fields ], [ %i, %axis ], [ %shared, %take ],
+    [ $busy, %room ]
   ret i64 %why
+}
+"""
+
+# Called with the GIL held: nobody else is in here. Which arrays were found apart is known by their
+# addresses, as their sizes are fixed.
+_APART = """
+@gradc.order = internal unnamed_addr constant [$ports x i64] [$order]
+@gradc.bytes = internal unnamed_addr constant [$ports x i64] [$sizes_in_order]
+@gradc.seen = internal global [$updated x i64] zeroinitializer
+
+define internal i64 @gradc.apart(ptr %pointers) #0 {
+entry:
+  br label %look
+look:
+  %w = phi i64 [ 0, %entry ], [ %w.next, %known ]
+  %w_cell = getelementptr i64, ptr @gradc.order, i64 %w
+  %w_port = load i64, ptr %w_cell
+  %w_at = getelementptr i64, ptr %pointers, i64 %w_port
+  %now = load i64, ptr %w_at
+  %before_cell = getelementptr i64, ptr @gradc.seen, i64 %w
+  %before = load i64, ptr %before_cell
+  %same = icmp eq i64 %now, %before
+  br i1 %same, label %known, label %compare
+known:
+  %w.next = add i64 %w, 1
+  %more_seen = icmp ult i64 %w.next, $updated
+  br i1 %more_seen, label %look, label %compare
+compare:
+  ; all pairs of them if one is new, else what is only read against them
+  %start = phi i64 [ 1, %look ], [ $updated, %known ]
+  br label %next
+next:
+  %a = phi i64 [ %start, %compare ], [ %a.next, %fine ]
+  %more = icmp ult i64 %a, $ports
+  br i1 %more, label %one, label %note
+one:
+  %a_cell = getelementptr i64, ptr @gradc.order, i64 %a
+  %a_port = load i64, ptr %a_cell
+  %a_at = getelementptr i64, ptr %pointers, i64 %a_port
+  %a_begin = load i64, ptr %a_at
+  %a_size_cell = getelementptr i64, ptr @gradc.bytes, i64 %a
+  %a_size = load i64, ptr %a_size_cell
+  %a_end = add i64 %a_begin, %a_size
+  %few = icmp ult i64 %a, $updated
+  %others = select i1 %few, i64 %a, i64 $updated
+  br label %other
+other:
+  %b = phi i64 [ 0, %one ], [ %b.next, %beside ]
+  %b_cell = getelementptr i64, ptr @gradc.order, i64 %b
+  %b_port = load i64, ptr %b_cell
+  %b_at = getelementptr i64, ptr %pointers, i64 %b_port
+  %b_begin = load i64, ptr %b_at
+  %b_size_cell = getelementptr i64, ptr @gradc.bytes, i64 %b
+  %b_size = load i64, ptr %b_size_cell
+  %b_end = add i64 %b_begin, %b_size
+  %below = icmp ult i64 %a_begin, %b_end
+  %above = icmp ult i64 %b_begin, %a_end
+  %overlap = and i1 %below, %above
+  br i1 %overlap, label %refuse, label %beside
+beside:
+  %b.next = add i64 %b, 1
+  %more_others = icmp ult i64 %b.next, %others
+  br i1 %more_others, label %other, label %fine
+fine:
+  %a.next = add i64 %a, 1
+  br label %next
+note:
+  %n = phi i64 [ 0, %next ], [ %n.next, %note ]
+  %n_cell = getelementptr i64, ptr @gradc.order, i64 %n
+  %n_port = load i64, ptr %n_cell
+  %n_at = getelementptr i64, ptr %pointers, i64 %n_port
+  %n_now = load i64, ptr %n_at
+  %n_seen = getelementptr i64, ptr @gradc.seen, i64 %n
+  store i64 %n_now, ptr %n_seen
+  %n.next = add i64 %n, 1
+  %more_notes = icmp ult i64 %n.next, $updated
+  br i1 %more_notes, label %note, label %apart
+apart:
+  ret i64 -1
+refuse:
+  ret i64 %a_port
 }
 """
 
