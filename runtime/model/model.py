@@ -431,13 +431,14 @@ class Model:
     def diagnose(self, params: Arrays, *, seed: int = 0, **inputs: Any) -> Diagnosis:
         """How the gradient flows at ``params`` and ``inputs``, and what is wrong with it.
 
-        Runs once in float64 in the reference interpreter; remedies are tried with other starts
-        drawn from ``seed``.
+        Runs in float64 in the reference interpreter; remedies are tried with other starts drawn
+        from ``seed``. The compiled gradient is compared with that.
 
         Raises:
             DiagnosticError: for names and shapes that do not fit.
         """
         from gradc.runtime.reports.diagnose import diagnose, redrawn
+        from gradc.runtime.reports.inexact import with_inexact
 
         check_seed(seed)
         arrays, model = self._check_call(params, inputs)
@@ -445,7 +446,9 @@ class Model:
         def redraw(name: str) -> dict[str, Array]:
             return redrawn(model.parameters, name, seed)
 
-        return diagnose(model.function, {**params, **arrays}, redraw)
+        operands = {**params, **arrays}
+        found = diagnose(model.function, operands, redraw)
+        return with_inexact(found, self, model.function, operands)
 
     def _check_call(
         self, params: Arrays, inputs: Mapping[str, Any]

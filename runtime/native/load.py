@@ -265,9 +265,10 @@ def _shared(ports: Sequence[Port], arrays: Sequence[Array]) -> list[Diagnostic]:
     found: list[Diagnostic] = []
     reached, last = 0, 0  # how far an array with this number reaches
     for begin, number in sorted(begins):
-        pair = sorted((number, last))
-        if begin < reached and any(ports[n].direction == "inout" for n in pair):
-            found.append(_sharing(*(ports[n] for n in pair), arrays[pair[0]] is arrays[pair[1]]))
+        one, other = sorted((number, last))
+        if begin < reached and "inout" in (ports[one].direction, ports[other].direction):
+            is_same = arrays[one] is arrays[other]
+            found.append(_sharing(ports[one], ports[other], is_same))
         if begin + arrays[number].nbytes > reached:
             reached, last = begin + arrays[number].nbytes, number
     return found

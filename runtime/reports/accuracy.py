@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,7 @@ STEP = 1e-5
 # reference).
 _ZERO = 1e-15
 MARGIN = 16.0
+MORE = 7
 _EPSILON = {DType.F64: 2.0**-52, DType.F32: 2.0**-23, DType.BF16: 2.0**-7, DType.F16: 2.0**-10}
 
 
@@ -48,11 +49,7 @@ def measure(model: Model, dims: Mapping[str, int], names: Sequence[str]) -> tupl
     function = model.lower(dims).function
     gradient = model.gradient_of(names)(function)
     values = _point(model, function, dims)
-    held = model.init(0, dims)
-    given = {s.name: v for s, v in zip(function.parameters, values, strict=True)}
-    params = {n: given.get(n, held[n]) for n in held}
-    inputs = {n: given[n] for n in model.inputs}
-    _, found = model.value_and_grad(tuple(names))(params, **inputs)
+    found = _compiled(model, function, names, values, model.init(0, dims))
     exact, reference = _exact(gradient, values)
     moved = _moved(gradient, values, _coarsest(function))
     rows = []
@@ -64,15 +61,79 @@ def measure(model: Model, dims: Mapping[str, int], names: Sequence[str]) -> tupl
     return tuple(rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Unexplained:
+    """A compiled gradient that is wrong by ``error`` of its largest entry, where precision explains
+    ``explained``.
+    """
+
+    name: str
+    error: float
+    explained: float
+
+
+def unexplained(
+    model: Model, names: Sequence[str], operands: Mapping[str, Any]
+) -> tuple[Unexplained, ...]:
+    """The gradients by ``names`` at ``operands`` (parameters, states and inputs) whose error their
+    precision does not explain; against f64, without finite differences.
+
+    What looks wrong at first is compared with ``MORE`` further moves: an input near a kink flips
+    with some of them.
+    """
+    shapes = {name: np.shape(operands[name]) for name in model.inputs}
+    function = model.lower(model.bind(shapes)).function
+    pairs = zip(function.parameters, function.block.parameters, strict=True)
+    values = [
+        np.asarray(operands[s.name]).astype(NumpyArrays.dtype(v.type.dtype)) for s, v in pairs
+    ]
+    gradient = model.gradient_of(names)(function)
+    found = _compiled(model, function, names, values, operands)
+    exact = _wide(gradient, values)
+    places, coarsest = cotangents(gradient), _coarsest(function)
+    wrong: dict[str, Unexplained] = {}
+    for number in range(1 + MORE):
+        moved = _moved(gradient, values, coarsest, number)
+        for name, place in places.items() if number == 0 else [(n, places[n]) for n in wrong]:
+            largest = _largest(exact[place], values)
+            worst = np.abs(np.asarray(found[name], np.float64) - exact[place])
+            error = float(np.max(worst, initial=0.0)) / largest
+            change = MARGIN * (_change(exact[place], moved[place]) + 4.0 * coarsest)
+            known = wrong[name].explained if name in wrong else 0.0
+            wrong[name] = Unexplained(name, error, max(known, change))
+        wrong = {n: w for n, w in wrong.items() if not w.error <= w.explained}
+        if not wrong:
+            break
+    return tuple(wrong.values())
+
+
+def _compiled(
+    model: Model,
+    function: Function,
+    names: Sequence[str],
+    values: Sequence[Any],
+    held: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the machine code gives at ``values``; parameters that the program does not read are
+    those of ``held``.
+    """
+    given = {s.name: v for s, v in zip(function.parameters, values, strict=True)}
+    params = {n: given.get(n, held[n]) for n in held if n not in model.inputs}
+    inputs = {n: given.get(n, held.get(n)) for n in model.inputs}
+    return dict(model.value_and_grad(tuple(names))(params, **inputs)[1])
+
+
 def _coarsest(function: Function) -> float:
     """The ulp at 1 of the coarsest float type that ``function`` computes in."""
     values = [*function.block.parameters, *(v for op in walk(function.block) for v in op.results)]
     return max(_EPSILON.get(v.type.dtype, 0.0) for v in values)
 
 
-def _moved(gradient: Function, values: Sequence[Any], epsilon: float) -> list[Any]:
-    """The results in f64 at inputs moved by half an ulp, up or down."""
-    rng = np.random.default_rng(3)
+def _moved(gradient: Function, values: Sequence[Any], epsilon: float, number: int = 0) -> list[Any]:
+    """The results in f64 at inputs moved by half an ulp, up or down; other ones for each
+    number.
+    """
+    rng = np.random.default_rng(3 + number)
     moved = [
         v.astype(np.float64) * (1.0 + epsilon / 2 * rng.choice((-1.0, 1.0), v.shape))
         if v.dtype.kind == "f"
@@ -118,8 +179,19 @@ def _exact(gradient: Function, values: Sequence[Any]) -> tuple[list[Any], str]:
                 return [_middle(x) for x in results], "balls at 50 digits"
         except (Undecided, ValueError, AttributeError):
             pass
+    return _wide(gradient, values), "f64"
+
+
+def _wide(gradient: Function, values: Sequence[Any]) -> list[Any]:
+    """The results in f64."""
     wide = [v.astype(np.float64) if v.dtype.kind == "f" else v for v in values]
-    return [np.asarray(x) for x in run(NumpyArrays(DType.F64), gradient, wide)], "f64"
+    return [np.asarray(x) for x in run(NumpyArrays(DType.F64), gradient, wide)]
+
+
+def _largest(exact: Any, values: Sequence[Any]) -> float:
+    """The greatest entry; 1 for a gradient that is 0 by mathematics, whose error is absolute."""
+    largest = float(np.max(np.abs(exact), initial=0.0))
+    return 1.0 if largest <= _ZERO * _size_of_parts(values) else largest
 
 
 def _middle(x: Any) -> Any:
@@ -135,7 +207,6 @@ def _row(
 ) -> Accuracy:
     epsilon = _EPSILON[function.parameter(name).type.dtype]
     error = np.abs(found.astype(np.float64) - exact)
-    largest = float(np.max(np.abs(exact), initial=0.0))
     own = np.where(exact == 0, 1.0, np.abs(exact))
     elementwise = float(np.max(np.where(exact == 0, 0.0, error / own), initial=0.0)) / epsilon
     rng = np.random.default_rng(2)
@@ -144,10 +215,10 @@ def _row(
     scale = max(abs(true), 1e-300)
     dot = float((found.astype(np.float64) * v).sum())
     worst = float(np.max(error, initial=0.0))
-    if largest <= _ZERO * _size_of_parts(values):
-        # A gradient that is 0 by mathematics has no largest entry to measure by: ulps of 1 are
-        # absolute.
-        largest, elementwise = 1.0, worst / epsilon
+    largest = _largest(exact, values)
+    if float(np.max(np.abs(exact), initial=0.0)) < largest:
+        # Nothing but rounding has entries to measure by.
+        elementwise = worst / epsilon
     return Accuracy(
         name,
         worst / (largest * epsilon),

@@ -13,10 +13,10 @@ measured) with probes at layers and time steps, and derives findings:
 | underflow | more than 1 % of gradient values would be flushed to zero in f16 |
 | unreached | a parameter's gradient is exactly zero everywhere |
 | truncation | `truncate` leaves out terms of more than 10 % of a gradient's norm |
+| inexact | the compiled gradient is wrong by more than its precision explains (`inexact.py`) |
 
 Each finding names the line, and a remedy that has been tried on the same data, with what it
-changed. Findings are ranked by severity. Norms are L2; gains compare neighbours in order of
-execution.
+changed. Findings are ranked by severity. Norms are L2; gains compare neighbours in their order.
 
 Non-goals: watching training over many steps.
 """

@@ -223,3 +223,35 @@ def test_equal_weights_are_not_called_zeros() -> None:
     found = net.diagnose(net.init(0), **inputs)
     remedies = [f.remedy for f in found.findings if f.kind == "symmetry"]
     assert remedies and all("instead of equal numbers" in r for r in remedies)
+
+
+SMALL = """model f(x: float[8], y: float[8]) -> float {
+    param w: float[8] ~ normal(1.0)
+    return sum(tanh(w * x) * y) * 1e-9
+}"""
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16", "f16"])
+def test_a_gradient_that_its_precision_does_not_explain_is_named(precision: str) -> None:
+    """In f16 a loss this small has gradients that are flushed to zero; f32 and bf16 hold them."""
+    net = loads(SMALL, precision=precision)
+    found = net.diagnose(net.init(0), x=np.linspace(0.1, 0.9, 8), y=np.ones(8))
+    inexact = [f for f in found.findings if f.kind == "inexact"]
+    assert len(inexact) == (precision == "f16")
+    if inexact:
+        assert inexact[0] is found.findings[0]
+        assert "`w` is wrong by 1 of its largest entry; rounding in f16" in inexact[0].message
+        assert inexact[0].span is not None and inexact[0].span.outermost.line == 2
+        assert inexact[0].remedy == "compute in bf16: `--precision bf16`"
+        assert inexact[0].effect == "in bf16 it is as exact as its rounding allows"
+
+
+def test_a_kink_that_rounding_steps_over_is_no_fault() -> None:
+    """A hundred slopes of a ReLU flip within half an ulp of the data."""
+    net = loads("""model f(x: float[400], y: float[400]) -> float {
+        param w: float[1] ~ ones
+        return mean(relu(x - y * w))
+    }""")
+    x = np.random.default_rng(0).uniform(1.0, 2.0, 400).astype(np.float32)
+    y = x + np.where(np.arange(400) % 4, 0.5, 1e-8 * np.arange(400) * x)
+    assert "inexact" not in kinds(net.diagnose(net.init(0), x=x, y=y))
