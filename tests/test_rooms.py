@@ -55,6 +55,7 @@ ROOMS = {
         "isa.py",
         "static.py",
         "pool.py",
+        "clock.py",
         "maths",
         "gemm",
         "nest",

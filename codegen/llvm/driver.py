@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from string import Template
 
+from gradc.codegen.llvm import clock
 from gradc.codegen.llvm.gemm import gemm
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.nest import nest
@@ -104,9 +105,9 @@ def worthwhile_parts(kernel: Kernel, costs: Costs) -> int:
     return costs.worthwhile_parts(microseconds(kernel, costs))
 
 
-def generate(plan: Plan, isa: Isa) -> Program:
+def generate(plan: Plan, isa: Isa, *, is_timed: bool = False) -> Program:
     """The module of ``plan`` for ``isa``; it calls ``gradc_parallel`` (``pool``) for what is worth
-    cutting.
+    cutting. A timed program's entry takes a log as well, and writes it (``clock``).
 
     Raises:
         PlanError: if the Plan is not placed or an address leaves its tensor.
@@ -128,7 +129,9 @@ def generate(plan: Plan, isa: Isa) -> Program:
         "gradc.records", f"internal unnamed_addr constant [{len(words)} x i64] [{body}]"
     )
     most = max((len(kernel.buffers) for kernel in plan.kernels), default=0)
-    text = module.text() + _entry(plan, len(words), most)
+    text = module.text() + _entry(plan, len(words), most, is_timed)
+    if is_timed:
+        text += clock.definitions(plan.name, isa.triple.split("-")[0])
     text += "declare void @gradc_parallel(ptr, ptr, i64, i64)\n"
     launches = sum(1 for _ in launches_of(plan.steps))
     return Program(plan.name, text, launches, count)
@@ -152,6 +155,43 @@ def launches_of(steps: Sequence[Step]) -> Iterator[Launch]:
             yield step
         else:
             yield from launches_of(step.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A launch in the records: where its record begins (words), how often a call runs it, and in
+    how many parts at most.
+    """
+
+    launch: Launch
+    word: int
+    runs: int
+    parts: int
+
+
+def sites(plan: Plan, isa: Isa) -> tuple[Site, ...]:
+    """Every launch of ``plan`` where its record lies, in order."""
+    cuts = [
+        min(worthwhile_parts(kernel, isa.costs), extent(kernel, isa)) for kernel in plan.kernels
+    ]
+    found, _ = _sites(plan.steps, 0, 0, 1, cuts)
+    return tuple(found)
+
+
+def _sites(
+    steps: Sequence[Step], word: int, depth: int, runs: int, cuts: Sequence[int]
+) -> tuple[list[Site], int]:
+    """The launches of ``steps``, whose records begin at ``word``, and the word after them."""
+    found: list[Site] = []
+    for step in steps:
+        if isinstance(step, Repeat):
+            inner, word = _sites(step.body, word + 4, depth + 1, runs * step.trips, cuts)
+            found += inner
+        else:
+            found.append(Site(step, word, runs, cuts[step.kernel]))
+            arguments = len(step.arguments) + (step.scratch is not None)
+            word += 4 + arguments * (2 + 2 * depth)
+    return found, word
 
 
 def _emit(module: Module, kernel: Kernel, number: int, isa: Isa) -> str:
@@ -414,14 +454,14 @@ fire:
   %fewer = icmp ult i64 %threads, %w3
   %parts = select i1 %fewer, i64 %threads, i64 %w3
   %serial = icmp ule i64 %parts, 1
-  br i1 %serial, label %alone, label %together
+  ${start}br i1 %serial, label %alone, label %together
 alone:
   call void %fn(ptr %args, i64 0, i64 %w2, i64 0)
-  br label %advance
+  br label %$then
 together:
-  call void @gradc_parallel(ptr %fn, ptr %args, i64 %w2, i64 %parts)
-  br label %advance
-repeat:
+  call void @gradc_parallel(ptr $run, ptr %args, i64 %w2, i64 %parts)
+  br label %$then
+${stop}repeat:
   %body_end = getelementptr i64, ptr %rest, i64 %w2
   %own_counter = getelementptr i64, ptr %counters, i64 %depth
   %below = add i64 %depth, 1
@@ -447,7 +487,7 @@ ran:
   %again = icmp ult i64 %t.next, %w1
   br i1 %again, label %trip, label %advance
 advance:
-  %next = phi ptr [ %after, %alone ], [ %after, %together ],
+  %next = phi ptr $came,
     [ %body_end, %repeat ], [ %body_end, %ran ]
   %end = icmp eq ptr %next, %stop
   br i1 %end, label %out, label %step
@@ -457,10 +497,10 @@ out:
 """
 
 _ENTRY = """
-define i32 @$name(ptr %ports, ptr %arena, i64 %threads) #0 {
+define i32 @$name(ptr %ports, ptr %arena, i64 %threads$given) #0 {
 entry:
   %bases = alloca ptr, i64 $bases, align 16
-  %args = alloca ptr, i64 $args, align 16
+  $begin
   %counters = alloca i64, i64 $depth, align 16
   %none = icmp eq i64 $ports, 0
   br i1 %none, label %go, label %copy
@@ -481,7 +521,7 @@ go:
   %some = select i1 %too_many, i64 $threads, i64 %threads
   call void @gradc.walk(ptr @gradc.records, ptr %stop, ptr %bases, ptr %counters,
     i64 0, ptr %args, i64 %some)
-  ret i32 0
+  ${finish}ret i32 0
 }
 """
 
@@ -490,11 +530,11 @@ def _depth(steps: Sequence[Step]) -> int:
     return max((1 + _depth(s.body) for s in steps if isinstance(s, Repeat)), default=0)
 
 
-def _entry(plan: Plan, words: int, most_arguments: int) -> str:
+def _entry(plan: Plan, words: int, most_arguments: int, is_timed: bool) -> str:
     return Template(_WALK + _ENTRY).substitute(
+        clock.texts(most_arguments + 1, is_timed),
         name=plan.name,
         bases=len(plan.ports) + 1,
-        args=most_arguments + 1,
         threads=max(1, plan.threads),
         depth=max(1, _depth(plan.steps)),
         ports=len(plan.ports),

@@ -13,7 +13,8 @@ from gradc._version import __version__
 from gradc.codegen.llvm.isa import available, host
 from gradc.runtime.console import Console
 from gradc.runtime.native.cache import ObjectCache
-from gradc.runtime.native.compile import usable_cores
+from gradc.runtime.native.compile import compile_options, usable_cores
+from gradc.runtime.native.limits import described, limits
 from gradc.runtime.tracing.transforms import value_and_grad
 
 NEEDED = ("numpy", "llvmlite", "lark", "sympy", "python-flint", "rich", "safetensors")
@@ -22,6 +23,9 @@ OPTIONAL = ("torch", "jax", "numba")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
+    parser.add_argument(
+        "--measure", action="store_true", help="measure peak and bandwidth again (a few seconds)"
+    )
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -35,6 +39,12 @@ def run(options: argparse.Namespace, console: Console) -> int:
         "platform": platform.platform(),
         "cpu": f"{isa.cpu}, instruction sets {', '.join(available())}",
         "cores": str(usable_cores()),
+        **{
+            f"limits, {n} thread{'s' * (n > 1)}": described(
+                limits(n, anew=options.measure, report=console.message)
+            )
+            for n in sorted({1, compile_options().thread_count})
+        },
         "C compiler": shutil.which("cc") or "none (gradc compile then gives objects only)",
         "GPU": _gpu(),
         "cache": info.problem or f"{info.directory}, {info.entries} entries, {info.nbytes} bytes",

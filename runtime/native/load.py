@@ -132,7 +132,9 @@ class NativeFunction:
         """Loads ``code``; ``store`` may hold the thread pool's code."""
         name = signature.name
         exports = (name, f"{name}_call", f"{name}_named", f"{name}_state")
-        library = jit.Library(code, exports, {"gradc_parallel": _pool(store)["gradc_parallel"]})
+        library = jit.Library(
+            code, exports, {"gradc_parallel": thread_pool(store)["gradc_parallel"]}
+        )
         self.signature = signature
         self.plan = plan
         self.threads = max(1, min(threads, signature.threads))
@@ -140,7 +142,7 @@ class NativeFunction:
         self.llvm_text = ""
         self.assembly: Callable[[], str] = str
         self._library = library
-        self._arenas = _Arenas(signature.arena_bytes)
+        self._arenas = Arenas(signature.arena_bytes)
         prototype = ctypes.CFUNCTYPE(
             ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
         )
@@ -328,7 +330,7 @@ def compile_plan(
         target.name,
     )
     header = signature.to_json()
-    store = _cache_of(cache)
+    store = cache_of(cache)
     if key is None:
         parts = (text, json.dumps(header, sort_keys=True), str(level))
         key = make_key(*environment(store), *parts)
@@ -362,7 +364,7 @@ def load_native(
     key: str, *, threads: int, cache: ObjectCache | bool = True
 ) -> NativeFunction | None:
     """The function stored under ``key``, without its Plan; None if it must be compiled."""
-    store = _cache_of(cache)
+    store = cache_of(cache)
     entry = store.get(key) if store is not None else None
     if entry is None:
         return None
@@ -377,10 +379,10 @@ def native_key(*parts: str | bytes, cache: ObjectCache | bool = True) -> str:
     """A cache key for ``compile_plan``: digest of ``parts``, gradc, LLVM, Python, NumPy and the
     processor.
     """
-    return make_key(*environment(_cache_of(cache)), np.__version__, *parts)
+    return make_key(*environment(cache_of(cache)), np.__version__, *parts)
 
 
-def _cache_of(cache: ObjectCache | bool) -> ObjectCache | None:
+def cache_of(cache: ObjectCache | bool) -> ObjectCache | None:
     if isinstance(cache, ObjectCache):
         return cache
     return default_cache() if cache else None
@@ -395,7 +397,7 @@ def default_cache() -> ObjectCache:
 # ---- memory -------------------------------------------------------------------------------------
 
 
-class _Arenas:
+class Arenas:
     """Aligned blocks of one size. ``take`` and ``give`` are atomic under the GIL."""
 
     def __init__(self, nbytes: int) -> None:
@@ -562,7 +564,7 @@ _pools: list[jit.Library] = []  # one, once it is loaded
 _pool_lock = threading.Lock()
 
 
-def _pool(store: ObjectCache | None) -> jit.Library:
+def thread_pool(store: ObjectCache | None) -> jit.Library:
     """The process's thread pool. It starts its threads when they are first used."""
     with _pool_lock:
         if not _pools:

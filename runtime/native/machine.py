@@ -42,10 +42,10 @@ _PARTS = 6  # of jit.environment()
 
 def environment(store: ObjectCache | None) -> tuple[str, ...]:
     """``jit.environment()``, from ``store`` if it was asked for on this machine before."""
-    processor = _processor()
-    if store is None or not processor:
+    described = processor()
+    if store is None or not described:
         return jit.environment()
-    key = make_key("machine", sys.version, llvmlite.__version__, processor)
+    key = make_key("machine", sys.version, llvmlite.__version__, described)
     entry = store.get(key)
     kept = entry.header.get("environment") if entry is not None else None
     if isinstance(kept, list) and len(kept) == _PARTS:
@@ -56,7 +56,7 @@ def environment(store: ObjectCache | None) -> tuple[str, ...]:
 
 
 @functools.cache
-def _processor() -> str:
+def processor() -> str:
     """The first processor's lines of /proc/cpuinfo that say what it can do; empty where there is no
     such file.
     """

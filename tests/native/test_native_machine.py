@@ -65,7 +65,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return real
 
     monkeypatch.setattr(jit, "environment", environment)
-    machine._processor.cache_clear()
+    machine.processor.cache_clear()
     return calls
 
 
@@ -74,7 +74,7 @@ def describe(monkeypatch: pytest.MonkeyPatch, path: Path, flags: str, speed: int
         f"processor: 0\nflags : {flags}\ncpu MHz : {speed}\n\nprocessor: 1\nflags : x\n"
     )
     monkeypatch.setattr(machine, "_CPUINFO", path)
-    machine._processor.cache_clear()
+    machine.processor.cache_clear()
 
 
 def test_another_processor_is_asked_about_anew(
@@ -85,19 +85,19 @@ def test_another_processor_is_asked_about_anew(
         describe(monkeypatch, path, flags, speed)
         machine.environment(store)
         assert len(asked) == calls
-    machine._processor.cache_clear()
+    machine.processor.cache_clear()
 
 
 def test_without_a_description_llvm_is_asked_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[int]
 ) -> None:
     monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "there is none")
-    machine._processor.cache_clear()
+    machine.processor.cache_clear()
     store = ObjectCache(tmp_path / "cache")
     machine.environment(store)
     machine.environment(store)
     assert len(asked) == 2
-    machine._processor.cache_clear()
+    machine.processor.cache_clear()
 
 
 @pytest.mark.parametrize("kept", [None, "text", [], ["too", "few"], {"a": 1}])
@@ -106,8 +106,8 @@ def test_an_answer_of_another_form_is_not_used(
 ) -> None:
     describe(monkeypatch, tmp_path / "cpuinfo", "avx", 1)
     store = ObjectCache(tmp_path / "cache")
-    key = make_key("machine", sys.version, llvmlite.__version__, machine._processor())
+    key = make_key("machine", sys.version, llvmlite.__version__, machine.processor())
     assert store.put(key, {"environment": kept}, b"")
     machine.environment(store)
     assert len(asked) == 1
-    machine._processor.cache_clear()
+    machine.processor.cache_clear()

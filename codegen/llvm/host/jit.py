@@ -25,7 +25,8 @@ from gradc.codegen.llvm.isa import Isa, host
 # wrapper.
 _THREADS = ("pthread_create", "pthread_join", "pthread_sigmask", "sigfillset", "sched_yield")
 _STACKS = ("pthread_attr_init", "pthread_attr_setstacksize", "pthread_attr_destroy")
-LIBC = frozenset((*_THREADS, *_STACKS, "syscall", "memcpy", "memmove", "memset"))
+_CLOCKS = ("clock_gettime",)  # of timed programs
+LIBC = frozenset((*_THREADS, *_STACKS, *_CLOCKS, "syscall", "memcpy", "memmove", "memset"))
 _FUNCTIONS = "exp expm1 log log1p sin cos tan tanh erf pow fmod floor rint roundeven trunc sqrt fma"
 LIBM = frozenset(f"{name}{suffix}" for name in _FUNCTIONS.split(" ") for suffix in ("", "f"))
 _OBJECTS = ("Py_IncRef", "Py_DecRef", "PyLong_FromLong", "PyErr_Clear")
