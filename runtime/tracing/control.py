@@ -19,6 +19,7 @@ import numpy as np
 from gradc.ir.tensor.core import TensorType, Value
 from gradc.runtime.native.compile import compile_options
 from gradc.runtime.tracing import derive
+from gradc.runtime.tracing.pairs import seen
 from gradc.runtime.tracing.trace import NAMES, Trace, Traced, current_trace, refuse
 from gradc.runtime.tracing.transformed import Choice, Transformed
 from gradc.runtime.tracing.trees import Structure, flatten, rebuild, tree_map
@@ -126,9 +127,10 @@ class _Loop:
                     message = f"a carry is {value.type} before and {output.type} after the body"
                     raise refuse("GC0558", message, "start from a value of that type and shape")
         constants = [self.trace.lift(item) for _, item in inner.captured]
+        operands = [*carries, *self.slices, *constants]
         results = self.trace.builder.apply(
             "scan",
-            [*carries, *self.slices, *constants],
+            [self.trace.stored(v) for v in operands],
             {
                 "trips": self.count,
                 "carried": len(carries),
@@ -136,9 +138,13 @@ class _Loop:
                 "reverse": self.reverse,
                 "truncate": 0,
             },
-            (inner.builder.block(outputs),),
+            (inner.builder.block([inner.stored(v) for v in outputs]),),
         )
-        wrapped = [self.trace.wrap(v) for v in results]
+        types = [v.type for v in outputs]
+        for n in range(len(carries), len(types)):
+            types[n] = types[n].with_shape((self.count, *types[n].shape))
+        pairs = zip(results, types, strict=True)
+        wrapped = [self.trace.wrap(seen(self.trace.builder, v, t)) for v, t in pairs]
         return rebuild(kept, wrapped[: len(carries)]), rebuild(ys, wrapped[len(carries) :])
 
     def _recorded(
@@ -221,7 +227,7 @@ def _plain_while(cond_fun: Function, body: Function, carry: Any, most: int | Non
 
 def _lost(leaf: Any) -> Any:
     kind = leaf.dtype.kind if isinstance(leaf, (np.ndarray, np.generic)) else type(leaf).__name__[0]
-    return leaf * np.nan if kind == "f" else leaf
+    return leaf * np.nan if kind in "fc" else leaf
 
 
 def stop_gradient(tree: Any) -> Any:

@@ -94,7 +94,7 @@ def _own(t: Trace, made: Any, number: Any) -> Any:
     dtype = DTYPES.get(made.dtype.name)
     if dtype is None or not dtype.is_float:
         return made
-    value: Value = t.constant(float(number), dtype, made.shape)
+    value: Value = t.constant(made.dtype.type(number).item(), dtype, made.shape)
     return t.wrap(value, np.ndarray)
 
 

@@ -30,6 +30,8 @@ import numpy as np
 from gradc.ir.loop.equal import PLACES, fingerprint
 from gradc.ir.tensor.core import Block, DType, TensorType, Value
 from gradc.runtime.tracing.captures import TraceWarning
+from gradc.runtime.tracing.complexes import conjugate
+from gradc.runtime.tracing.pairs import Pair, seen
 from gradc.runtime.tracing.pullbacks import Pullback, difference
 from gradc.runtime.tracing.trace import Trace, Traced, current_trace, refuse, user_span
 from gradc.runtime.tracing.trees import LEAF, Static, Structure, flatten, leaf_count, paths, rebuild
@@ -188,24 +190,30 @@ class _Recording:
             self.own = second, second.builder.parameters[: len(self.operands)]
             self.results = out, inner
             known = [args[n] for n in self.nondiff]
-            seeds = rebuild(out, [second.wrap(v) for v in cts])
+            seeds = rebuild(out, [second.wrap(_turned(second, v)) for v in cts])
             with self._pulling():
                 residuals = self._residuals(forward(*args), out, types_)
                 given = backward(*known, residuals, seeds)
             second.raise_refused()
-            cotangents = self._cotangents(second, given)
-        blocks, items = self._closed((first, second), (outputs, cotangents), (*inner, *cts))
+            cotangents = [_turned(second, v) for v in self._cotangents(second, given)]
+        stored = [first.stored(v) for v in outputs], [second.stored(v) for v in cotangents]
+        more = [second.stored(v) for v in (*inner, *cts)]
+        blocks, items = self._closed((first, second), stored, more)
         if not self.custom.asserted:
             self.custom.compare(Pullback(*blocks, len(self.operands), items), self._names())
         attributes = {"asserted": True} if self.custom.asserted else {}
         with self.trace.builder.at(user_span()):
             results = self.trace.builder.apply(
                 "custom",
-                [*self.operands, *(self.trace.lift(item) for item in items)],
+                [
+                    self.trace.stored(v)
+                    for v in (*self.operands, *(self.trace.lift(item) for item in items))
+                ],
                 dict(attributes),
                 blocks,
             )
-        return rebuild(out, [self.trace.wrap(v) for v in results])
+        b, pairs = self.trace.builder, zip(results, types_, strict=True)
+        return rebuild(out, [self.trace.wrap(seen(b, v, t)) for v, t in pairs])
 
     @contextmanager
     def _pulling(self) -> Iterator[None]:
@@ -221,7 +229,7 @@ class _Recording:
         same.
         """
         second, values = self.own
-        given = [leaf.value for leaf in leaves if type(leaf) is Traced]
+        given = [second.stored(leaf.value) for leaf in leaves if type(leaf) is Traced]
         is_same = len(given) == len(values) and all(map(operator.is_, given, values))
         rest = [(a, b) for a, b in zip(leaves, self.leaves, strict=False) if type(b) is not Traced]
         if is_same and len(leaves) == len(self.leaves) and all(a is b for a, b in rest):
@@ -289,7 +297,7 @@ class _Recording:
                 help = "its derivative would be lost: pass it as an argument"
                 raise refuse("GC0562", message, help)
         first, second = traces
-        own = [[t.capture(item) for item in items] for t in traces]
+        own = [[t.stored(t.capture(item)) for item in items] for t in traces]
         zeros = [_zeros(second, v.type) for v in own[1]]
         count = len(self.operands)
         heads = [t.builder.parameters[:count] for t in traces]
@@ -300,6 +308,11 @@ class _Recording:
             Block((*heads[1], *own[1], *more), pull.ops),
         )
         return blocks, items
+
+
+def _turned(trace: Trace, value: Value) -> Value:
+    """A cotangent between users' convention for complex numbers and that of pairs."""
+    return conjugate(trace, value) if isinstance(value, Pair) else value
 
 
 def _zeros(trace: Trace, type_: TensorType) -> Value:
@@ -331,7 +344,7 @@ def _cotangent(trace: Trace, name: str, type_: TensorType, given: Any) -> Value:
     if given is None or not type_.dtype.is_float:
         return _zeros(trace, type_)
     value = trace.cast(trace.lift(given, type_.dtype), type_.dtype)
-    if isinstance(given, (int, float)):
+    if isinstance(given, (int, float, complex)):
         value = trace.broadcast(value, type_.static_shape)
     if value.type.shape != type_.shape:
         shapes = f"{list(value.type.static_shape)}, and `{name}` {list(type_.static_shape)}"

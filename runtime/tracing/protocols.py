@@ -12,6 +12,7 @@ import numpy as np
 
 from gradc.ir.tensor.core import DType
 from gradc.runtime.tracing.functions import truth
+from gradc.runtime.tracing.pairs import holds_complex
 from gradc.runtime.tracing.trace import (
     FUNCTIONS,
     NAMES,
@@ -73,6 +74,8 @@ def _with_options(
         raise unsupported(ufunc.__name__, UFUNCS, f" with {', '.join(options)}=")
     if dtype is not None:
         inputs = tuple(FUNCTIONS["astype"](t, x, dtype) for x in inputs)
+    if holds_complex(inputs):
+        rule = PROTOCOLS["complex ufunc"](ufunc, rule)
     found = rule(t, *inputs)
     if isinstance(found, tuple):
         if out is not None or where is not True:

@@ -15,6 +15,8 @@ import numpy as np
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.ir.tensor.core import DType, Function, Role, Slot, TensorType
 from gradc.runtime.native.arrays import Array
+from gradc.runtime.tracing.complexes import whole
+from gradc.runtime.tracing.pairs import ComplexType, Pair
 from gradc.runtime.tracing.trace import Trace, Traced, dtype_of
 from gradc.runtime.tracing.trees import LEAF, Static, Structure, flatten, rebuild
 
@@ -45,8 +47,8 @@ class Recorded:
     """A function recorded once.
 
     ``function`` has a parameter per argument, then one per captured array; its results are the
-    leaves of ``out``, then those of ``aux``. Inside another trace, what was captured may be traced
-    as well.
+    leaves of ``out``, then those of ``aux``, complex ones as real arrays [..., 2]. Inside another
+    trace, what was captured may be traced as well.
     """
 
     function: Function
@@ -55,12 +57,19 @@ class Recorded:
     out: Structure
     aux: Structure = None
     outputs: int = 1
+    #: The types of the leaves of ``out`` and ``aux``, complex ones among them. A complex loss is
+    #: its real part; its imaginary part is one more result, the last.
+    types: tuple[TensorType, ...] = ()
 
     @property
     def floating(self) -> list[int]:
         """The results, but for those of ``aux``, that have derivatives."""
         values = self.function.block.outputs[: self.outputs]
         return [i for i, v in enumerate(values) if v.type.dtype.is_float]
+
+    @property
+    def has_complex_loss(self) -> bool:
+        return len(self.function.results) > len(self.types)
 
 
 def record(
@@ -92,18 +101,23 @@ def record(
         out = _result_structure(result, leaves, is_loss)
         count = len(leaves)
         aux = flatten(extra, leaves) if has_aux else None
-        outputs = [trace.lift(leaf) for leaf in leaves]
+        values = [trace.lift(leaf) for leaf in leaves]
+        types = tuple(v.type for v in values)
+        if is_loss and isinstance(values[0], Pair):
+            values[0], im = whole(trace, values[0])
+            values.append(im)
+        outputs = [trace.stored(v) for v in values]
     slots = [Slot(a.name, Role.INPUT) for a in arguments]
     # Captured parameters were declared while recording, after the arguments.
     captured = {value.hint: item for value, item in trace.captured}
     slots += [Slot(name, Role.INPUT) for name in captured]
-    names = [RESULT if n == 0 else f"{RESULT}.{n}" for n in range(len(leaves))]
+    names = [RESULT if n == 0 else f"{RESULT}.{n}" for n in range(len(outputs))]
     results = [Slot(n, Role.OUTPUT) for n in names]
     if is_loss:
         results[0] = replace(results[0], role=Role.LOSS)
     name = "".join(c if c.isalnum() else "_" for c in getattr(function, "__name__", "function"))
     made = trace.builder.function(f"traced_{name}", outputs, slots, results)
-    return Recorded(made, captured, tuple(arguments), out, aux, count)
+    return Recorded(made, captured, tuple(arguments), out, aux, count, types)
 
 
 def record_arrays(
@@ -141,4 +155,6 @@ def numpy_of(dtype: DType) -> np.dtype[Any]:
     """NumPy's type for an element type that functions can have."""
     names = {DType.F64: np.float64, DType.F32: np.float32, DType.F16: np.float16}
     others = {DType.I64: np.int64, DType.I32: np.int32, DType.U32: np.uint32, DType.BOOL: np.bool_}
+    if isinstance(dtype, ComplexType):
+        return np.dtype(dtype.name.replace("C", "complex"))
     return np.dtype({**names, **others}[dtype])

@@ -11,11 +11,10 @@ _SETS = (
     "a set depends on values in a way that has no derivative; compute it before, on plain arrays"
 )
 _BITS = "the bits of numbers have no derivative; take it out of the traced function"
-_COMPLEX = "complex numbers are not traced; write real and imaginary parts as two arrays"
+_COMPLEX = "eigenvalues and roots are traced for symmetric matrices: numpy.linalg.eigh"
 _IN_PLACE = (
     "it writes into its argument; build the result: numpy.where, numpy.concatenate or indexing"
 )
-FOURIER = "multiply by the matrix of cosines and sines: numpy.cos(2*pi*k*n/N) @ x"
 
 REFUSED: dict[str, str] = {
     **dict.fromkeys(("nonzero", "argwhere", "flatnonzero", "trim_zeros"), _VALUES),
@@ -128,8 +127,6 @@ def instead(module: str, name: str) -> str:
         return _LINEAR_NOTES.get(name, _ANY_LINEAR)
     if module.startswith("scipy.stats"):
         return "write the density: " + DENSITIES.get(name, DENSITIES["norm"])
-    if module.startswith("numpy.fft"):
-        return FOURIER
     return REFUSED.get(f"linalg.{name}" if module.startswith("numpy.linalg") else name, "")
 
 

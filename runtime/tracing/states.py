@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 import gradc.runtime.tracing.tables  # noqa: F401  (fills the tables)
-from gradc.runtime.tracing.refused import DENSITIES, FOURIER, REFUSED, instead
-from gradc.runtime.tracing.trace import FUNCTIONS, UFUNCS, Traced
+from gradc.runtime.tracing.refused import DENSITIES, REFUSED, instead
+from gradc.runtime.tracing.trace import FUNCTIONS, UFUNCS, WITH_COMPLEX, Traced
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "functions-table.md"
 
@@ -103,8 +103,6 @@ FLAT = frozenset(
         "shape",
         "size",
         "linalg.matrix_rank",
-        "angle",
-        "imag",
     ]
 )
 
@@ -250,8 +248,6 @@ def _numpy_state(prefix: str, name: str, item: Any) -> State:
         return State(name, "flat" if real in FLAT or key in FLAT else "traced")
     if key in REFUSED:
         return State(name, "refused", REFUSED[key])
-    if prefix == "fft." and name not in PLAIN:
-        return State(name, "refused", FOURIER)
     if _is_plain(name, item):
         return State(name, "plain")
     raise KeyError(f"{key} has no state")
@@ -328,7 +324,18 @@ def render() -> str:
         if refused:
             lines += ["| refused | write instead |", "|---|---|"]
             lines += [f"| {', '.join(names)} | {note} |" for note, names in refused.items()]
+    lines += ["", "## Complex arrays", "", _with_complex()]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _with_complex() -> str:
+    """What takes complex arrays, in one paragraph."""
+    names = {n for n in WITH_COMPLEX if not n.startswith("ufunc.")}
+    listed = ", ".join(f"`{n}`" for n in sorted(names))
+    return (
+        "NumPy's own ufuncs of complex numbers, but for orders (`maximum`, `sort`), and these "
+        f"functions; others refuse them: {listed}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """Importing this module fills the tables of traceable functions, family by family."""
 
 from gradc.runtime.tracing import (
+    complex_functions,
+    complexes,
     compose,
     creation,
+    fourier,
     functions,
     grids,
     indexing,
@@ -17,8 +20,11 @@ from gradc.runtime.tracing import (
 )
 
 __all__ = [
+    "complex_functions",
+    "complexes",
     "compose",
     "creation",
+    "fourier",
     "functions",
     "grids",
     "indexing",

@@ -18,7 +18,6 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn, Self, cast
 
 import numpy as np
@@ -28,9 +27,20 @@ from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.registry import TypeRuleError
 from gradc.ir.tensor.core import Attr, DType, Span, TensorType, Value
 from gradc.ir.tensor.dims import Dim
-from gradc.runtime.native.arrays import Array, as_array
+from gradc.runtime.native.arrays import Array
 from gradc.runtime.tracing.names import key_of
+from gradc.runtime.tracing.pairs import (
+    COMPLEX_TYPES,
+    Pair,
+    array_of,
+    holds_complex,
+    is_pair,
+    parts_together,
+    seen,
+    stored_type,
+)
 from gradc.runtime.tracing.refused import instead, named
+from gradc.runtime.tracing.views import VIEWS, View, is_basic_key
 
 DTYPES = {
     "float64": DType.F64,
@@ -40,6 +50,7 @@ DTYPES = {
     "int32": DType.I32,
     "uint32": DType.U32,
     "bool": DType.BOOL,
+    **COMPLEX_TYPES,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -65,6 +76,8 @@ UfuncRule = Callable[..., Value]
 FunctionRule = Callable[..., object]
 UFUNCS: dict[str, UfuncRule] = {}
 FUNCTIONS: dict[str, FunctionRule] = {}
+# What complex arguments are traced by: the name's own rule (None), or one for them.
+WITH_COMPLEX: dict[str, FunctionRule | None] = {}
 # What Python and NumPy do to arrays besides calling functions: assignment, ``out=``, methods of
 # ufuncs.
 PROTOCOLS: dict[str, Callable[..., Any]] = {}
@@ -148,8 +161,12 @@ class Trace:
             end()
 
     def argument(self, name: str, type_: TensorType) -> Value:
-        """A parameter of the given type."""
-        return self.builder.parameter(type_, name)
+        """A parameter of the given type; complex numbers come as [..., 2] real ones."""
+        return seen(self.builder, self.builder.parameter(stored_type(type_), name), type_)
+
+    def stored(self, value: Value) -> Value:
+        """A value as one of the IR's: a pair as [..., 2]."""
+        return parts_together(self.builder, value) if type(value) is Pair else value
 
     def parameter(self, name: str, array: Array) -> Value:
         """A parameter with the shape and type of ``array``."""
@@ -164,6 +181,9 @@ class Trace:
 
     def emit(self, name: str, *operands: Value, **attributes: Attr) -> Value:
         """One op with one result at the user's line; a refused type becomes a diagnostic."""
+        if is_pair(attributes.get("dtype")) or any(type(v) is Pair for v in operands):
+            made: Value = PROTOCOLS["complex op"](self, name, operands, attributes)
+            return made
         try:
             with self.builder.at(user_span()):
                 return self.builder.one(name, *operands, hint="", **attributes)
@@ -172,12 +192,15 @@ class Trace:
 
     def special(self, name: str, *operands: Value, order: int = 0) -> Value:
         """A row of the table of special functions at the user's line."""
+        if any(type(v) is Pair for v in operands):
+            made: Value = PROTOCOLS["complex special"](self, name, operands)
+            return made
         with self.builder.at(user_span()):
             return self.builder.function_of(name, *operands, order=order)
 
-    def constant(self, value: float | bool, dtype: DType, shape: tuple[Dim, ...] = ()) -> Value:
+    def constant(self, value: complex, dtype: DType, shape: tuple[Dim, ...] = ()) -> Value:
         """A splat."""
-        return self.emit("constant", value=value, dtype=dtype, shape=shape)
+        return self.emit("constant", value=cast("Any", value), dtype=dtype, shape=shape)
 
     def capture(self, item: Array | Traced) -> Value:
         """The value of an array that the function closes over; the same array is captured once."""
@@ -186,7 +209,7 @@ class Trace:
                 return value
         name = f"captured{len(self.captured)}"
         if isinstance(item, Traced):
-            value = self.builder.parameter(item.value.type, name)
+            value = self.argument(name, item.value.type)
         else:
             value = self.parameter(name, item)
         self.captured.append((value, item))
@@ -212,12 +235,15 @@ class Trace:
             return self.constant(bool(item), DType.BOOL)
         if isinstance(item, np.number):
             return self.constant(item.item(), dtype_of("a constant", np.asarray(item)))
-        if isinstance(item, (int, float)):
+        if isinstance(item, (int, float, complex)):
             return self._number(item, like)
-        return self.capture(as_array("a constant", item))
+        return self.capture(array_of("a constant", item))
 
-    def _number(self, number: float, like: DType | None) -> Value:
-        """A Python number takes the type beside it unless that would lose its fraction."""
+    def _number(self, number: complex, like: DType | None) -> Value:
+        """A Python number takes the type beside it unless that would lose part of it."""
+        if isinstance(number, complex):
+            fits = like is not None and like in COMPLEX_TYPES.values()
+            return self.constant(number, like if fits and like else COMPLEX_TYPES["complex128"])
         is_whole = isinstance(number, int)
         if like is not None and like is not DType.BOOL and (like.is_float or is_whole):
             return self.constant(number, like)
@@ -244,9 +270,9 @@ class Trace:
     def _promotes_as(self, item: object) -> Any:
         """What ``numpy.result_type`` is to see: a dtype, or a Python number, which is weak."""
         if isinstance(item, Traced):
-            return item.kind(0) if item.kind in (int, float) else item.dtype
-        if isinstance(item, np.generic) or not isinstance(item, (bool, int, float)):
-            return as_array("a constant", item).dtype
+            return item.kind(0) if item.kind in _NUMBERS else item.dtype
+        if isinstance(item, np.generic) or not isinstance(item, (bool, int, float, complex)):
+            return array_of("a constant", item).dtype
         return np.dtype(bool) if isinstance(item, bool) else type(item)(0)
 
     def broadcast_shape(self, values: Sequence[Value]) -> tuple[int, ...]:
@@ -364,7 +390,11 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
 
     @property
     def real(self) -> Any:
-        return self
+        return self._call("real")
+
+    @property
+    def imag(self) -> Any:
+        return self._call("imag")
 
     @property
     def flat(self) -> Any:
@@ -419,6 +449,8 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
         if rule is None:
             raise unsupported(ufunc.__name__, UFUNCS)
         trace = self._recorder()
+        if holds_complex(inputs):
+            rule = PROTOCOLS["complex ufunc"](ufunc, rule)
         found = rule(trace, *inputs)
         return tuple(map(trace.wrap, found)) if isinstance(found, tuple) else trace.wrap(found)
 
@@ -435,6 +467,8 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
         rule = FUNCTIONS.get(name)
         if rule is None:
             raise unsupported(name, FUNCTIONS)
+        if holds_complex((args, *kwargs.values())):
+            rule = PROTOCOLS["complex function"](name, rule)
         out = kwargs.pop("out", None)
         try:
             found = rule(self._recorder(), *args, **kwargs)
@@ -476,6 +510,9 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
     def __float__(self) -> NoReturn:
         raise refuse("GC0561", "a traced value cannot become a Python number", _WHY_NO_NUMBER)
 
+    def __complex__(self) -> NoReturn:
+        raise refuse("GC0561", "a traced value cannot become a Python number", _WHY_NO_NUMBER)
+
     def __int__(self) -> NoReturn:
         raise refuse("GC0561", "a traced value cannot become a Python number", _WHY_NO_NUMBER)
 
@@ -495,6 +532,11 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
 
     def astype(self, dtype: object, **_options: object) -> Any:
         return self._call("astype", dtype)
+
+    def conj(self) -> Any:
+        return np.conjugate(self)
+
+    conjugate = conj
 
     def flatten(self, order: str = "C") -> Any:
         return self.copy().reshape(-1, order=order)
@@ -517,60 +559,7 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
         self.store(self._call("sort", axis, **options).value)
 
 
-@dataclass(slots=True)
-class View:
-    """What an array is a view of: how it is read again, and the key under which it is assigned to
-    (None: not).
-    """
-
-    base: Traced
-    changes: int
-    again: Callable[[Traced], Any]
-    key: Any = None
-
-
-# Functions whose result shares memory with their first argument, in NumPy.
-VIEWS = frozenset(
-    [
-        "reshape",
-        "ravel",
-        "transpose",
-        "permute_dims",
-        "swapaxes",
-        "moveaxis",
-        "rollaxis",
-        "squeeze",
-        "expand_dims",
-        "broadcast_to",
-        "diagonal",
-        "flip",
-        "fliplr",
-        "flipud",
-        "rot90",
-        "matrix_transpose",
-        "atleast_1d",
-        "atleast_2d",
-        "atleast_3d",
-    ]
-)
-
-
-def is_basic_key(key: object) -> bool:
-    """Whether a key is made of integers, slices, ``...`` and None alone, so that NumPy gives a
-    view.
-    """
-    parts = key if isinstance(key, tuple) else (key,)
-    return all(
-        part is None
-        or part is Ellipsis
-        or type(part) in (int, slice)
-        or isinstance(part, np.integer)
-        for part in parts
-        if type(part) is not Traced
-    ) and not any(type(part) is Traced for part in parts)
-
-
-_NUMBERS = (int, float)
+_NUMBERS = (int, float, complex)
 
 
 def _is_number(item: object) -> bool:
@@ -587,7 +576,7 @@ def _python_number(name: str) -> Callable[..., Any]:
     def operator(self: Traced, *other: Any) -> Any:
         found = operate(self, *other)
         if type(found) is Traced and _is_number(self) and all(map(_is_number, other)):
-            found._kind = float if found.dtype.kind == "f" else int
+            found._kind = {"f": float, "c": complex}.get(found.dtype.kind, int)
         return found
 
     return operator

@@ -29,7 +29,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.ir.loop.equal import PLACES, fingerprint
 from gradc.ir.ops.inline import inline_function
 from gradc.ir.tensor.core import Value
@@ -37,8 +36,11 @@ from gradc.runtime.model.call import Entry
 from gradc.runtime.native.arrays import Array, as_array, convert
 from gradc.runtime.native.compile import Options, compile_function
 from gradc.runtime.tracing.captures import Captures, RandomState, TraceWarning
+from gradc.runtime.tracing.conjugates import adapted, check_complex, complex_results
 from gradc.runtime.tracing.derive import Transform, Wanted
+from gradc.runtime.tracing.pairs import array_of, as_complex, as_parts, is_pair, pair_of_parts
 from gradc.runtime.tracing.record import Argument, Recorded, numpy_of, record
+from gradc.runtime.tracing.seeds import refusal, seed_arrays, seed_types, seed_values
 from gradc.runtime.tracing.trace import Trace, Traced, current_trace
 from gradc.runtime.tracing.trees import Static, Structure, flatten, leaf_count, paths, rebuild
 
@@ -57,11 +59,7 @@ class Choice:
     static_argnums: tuple[int, ...] = ()
     static_argnames: tuple[str, ...] = ()
     has_aux: bool = False
-
-
-def refusal(code: str, message: str, help: str = "") -> DiagnosticError:
-    """A DiagnosticError without a place in a recorded function."""
-    return DiagnosticError([error(code, message, None, help=help)])
+    holomorphic: bool = False
 
 
 class Program:
@@ -78,6 +76,8 @@ class Program:
         self.captured = [cast(Array, item) for item in recorded.captured.values()]
         self._finish = functools.partial(kind.finish, recorded, wanted)
         self._makers = [(p.shape, numpy_of(p.dtype)) for p in entry.made]
+        complexes = complex_results(kind, recorded, wanted)
+        self._complex = [n for n, is_complex in enumerate(complexes) if is_complex]
         names = [slot.name for slot in recorded.function.parameters]
         count = len(names)
         seeds = [p.name for p in entry.given if p.role.value == "seed"]
@@ -86,11 +86,18 @@ class Program:
         order = [(seed_places if p.role.value == "seed" else places)[p.name] for p in entry.given]
         self._order = None if order == list(range(count + len(seeds))) else order
         self._scalars = self._which_are_scalars()
+        given = [a.type for a in recorded.arguments]
+        if kind.seeds is not None:
+            given += [t for _, t in seed_types(recorded, wanted, kind)]
+        held = any(item.dtype.kind == "c" for item in self.captured)
+        #: Whether arrays that are given are complex, and so are seen as pairs.
+        self._has_parts = held or any(is_pair(t.dtype) for t in given)
 
     def _which_are_scalars(self) -> list[int]:
         """Results handed out as NumPy's scalars: rank 0, but not gradients of arrays."""
         own = len(self.recorded.function.results)
-        found = [n for n, (shape, _) in enumerate(self._makers) if shape == ()]
+        shapes = [s[:-1] if n in self._complex else s for n, (s, _) in enumerate(self._makers)]
+        found = [n for n, shape in enumerate(shapes) if shape == ()]
         if len(self._makers) - own != len(self.wanted.numbers) or self.kind.seeds == "tangents":
             return found
         kinds = [self.recorded.arguments[n].kind for n in self.wanted.numbers]
@@ -108,6 +115,8 @@ class Program:
         """Runs on arrays; what the function has captured is added to the list."""
         arrays += self.captured
         arrays += seeds
+        if self._has_parts:
+            arrays = [as_parts(a) if a.dtype.kind == "c" else a for a in arrays]
         if self._order is not None:
             arrays = [arrays[n] for n in self._order]
         empty = np.empty
@@ -118,6 +127,8 @@ class Program:
                 for p, a in zip(self.entry.given, arrays, strict=True)
             ]
             self.entry.native.call_checked([*arrays, *results])
+        for n in self._complex:
+            results[n] = as_complex(results[n])
         for n in self._scalars:
             results[n] = results[n][()]
         return self._finish(results)
@@ -239,7 +250,7 @@ class Transformed:
             if not kwargs:
                 self._remember(args, program)
             return program(leaves)
-        return program(leaves, _seeds(program.recorded, program.wanted, self.kind, seeds))
+        return program(leaves, seed_arrays(program.recorded, program.wanted, self.kind, seeds))
 
     # --- arguments
 
@@ -355,9 +366,9 @@ class Transformed:
             elif kind is float or kind is int:
                 kinds.append(kind)
             else:
-                array = as_array(self.names(structure)[number], leaf)
+                array = array_of(self.names(structure)[number], leaf)
                 leaves[number] = array
-                kinds.append((array.shape, array.dtype, isinstance(leaf, np.generic)))
+                kinds.append((array.shape, array.dtype, _scalar_class(leaf)))
         key = (structure, tuple(kinds))
         found = self._programs.get(key)
         if found is not None:
@@ -400,10 +411,11 @@ class Transformed:
         before = Captures(self.__wrapped__, statics)
         random = RandomState(before.generators())
         recorded = self._recorded(structure, arguments)
+        self._check(recorded, wanted)
         captures = Captures(self.__wrapped__, statics)
         captures.leave_out_written(before)
         self._warn(random, captures, captures.watch(recorded.captured.values()))
-        printed = (fingerprint(recorded.function, PLACES), wanted.numbers, kinds)
+        printed = (fingerprint(recorded.function, PLACES), wanted.numbers, kinds, recorded.types)
         entry = self._compiled.get(printed)
         if entry is None:
             derive = functools.partial(_derived, self.kind, recorded, wanted)
@@ -452,12 +464,21 @@ class Transformed:
             for name, value, leaf in zip(names, values, leaves, strict=True)
         ]
         recorded = self._recorded(structure, arguments)
-        derived = self.kind.derive(recorded, wanted)
+        self._check(recorded, wanted)
+        derived = adapted(self.kind, recorded, wanted)
         operands = [*values, *(outer.lift(item) for item in recorded.captured.values())]
         if self.kind.seeds is not None:
-            operands += _seed_values(outer, recorded, wanted, self.kind, seeds)
-        results = inline_function(outer.builder, derived, operands)
-        return self.kind.finish(recorded, wanted, [outer.wrap(v) for v in results])
+            operands += seed_values(outer, recorded, wanted, self.kind, seeds)
+        results = inline_function(outer.builder, derived, [outer.stored(v) for v in operands])
+        is_complex = complex_results(self.kind, recorded, wanted)
+        seen = [
+            pair_of_parts(outer.builder, v) if c else v
+            for v, c in zip(results, is_complex, strict=True)
+        ]
+        return self.kind.finish(recorded, wanted, [outer.wrap(v) for v in seen])
+
+    def _check(self, recorded: Recorded, wanted: Wanted) -> None:
+        check_complex(self.kind, recorded, wanted, self.choice.holomorphic)
 
 
 def _forget(bound: dict[int, Any], key: int, _gone: object) -> None:
@@ -489,7 +510,12 @@ class _WeakMethod:
 
 
 def _derived(kind: Transform, recorded: Recorded, wanted: Wanted, _function: Any) -> Any:
-    return kind.derive(recorded, wanted)
+    return adapted(kind, recorded, wanted)
+
+
+def _scalar_class(leaf: Any) -> Any:
+    """The class of a scalar of NumPy's or a complex number; False for arrays."""
+    return type(leaf) if isinstance(leaf, (np.generic, complex)) else False
 
 
 def _statics(structure: Structure) -> list[object]:
@@ -508,18 +534,17 @@ def _argument(name: str, leaf: Any, kind: Any, is_differentiated: bool) -> Argum
         if is_differentiated or kind is float:
             array = array.astype(np.float64)
         return Argument.of(name, array, float if is_differentiated else kind)
-    leaf = as_array(name, leaf)
+    leaf = array_of(name, leaf)
     if is_differentiated and leaf.dtype.kind in "iub":
         message = f"`{name}` holds integers, which have no derivative"
         raise refusal("GC0562", message, f"convert it: {name}.astype(float)")
-    is_scalar = len(kind) == 3 and kind[2]
-    return Argument.of(name, leaf, leaf.dtype.type if is_scalar else np.ndarray)
+    return Argument.of(name, leaf, (len(kind) == 3 and kind[2]) or np.ndarray)
 
 
 def _kind_of(leaf: Any) -> type:
     if isinstance(leaf, Traced):
         return leaf.kind
-    return type(leaf) if isinstance(leaf, (int, float, np.generic)) else np.ndarray
+    return type(leaf) if isinstance(leaf, (int, float, complex, np.generic)) else np.ndarray
 
 
 def _lifted(outer: Trace, name: str, leaf: Any, is_differentiated: bool) -> Value:
@@ -530,61 +555,6 @@ def _lifted(outer: Trace, name: str, leaf: Any, is_differentiated: bool) -> Valu
     if is_differentiated and not value.type.dtype.is_float:
         raise refusal("GC0562", f"`{name}` holds integers, which have no derivative")
     return value
-
-
-# --- tangents and cotangents
-
-
-def _chosen_seeds(recorded: Recorded, wanted: Wanted, kind: Transform, seeds: Any) -> list[Any]:
-    """The leaves of ``seeds`` that the derived program takes. Raises DiagnosticError GC0566."""
-    leaves: list[Any] = []
-    given = flatten(seeds, leaves)
-    expected = wanted.structure if kind.seeds == "tangents" else recorded.out
-    if paths(given, "") != paths(expected, ""):
-        whose = "arguments" if kind.seeds == "tangents" else "result"
-        raise refusal("GC0566", f"{kind.seeds} must have the structure of the {whose}")
-    return leaves if kind.seeds == "tangents" else [leaves[n] for n in recorded.floating]
-
-
-def _seed_types(recorded: Recorded, wanted: Wanted, kind: Transform) -> list[tuple[str, Any]]:
-    if kind.seeds == "tangents":
-        return [(recorded.arguments[n].name, recorded.arguments[n].type) for n in wanted.numbers]
-    block = recorded.function.block
-    return [(recorded.function.results[n].name, block.outputs[n].type) for n in recorded.floating]
-
-
-def _seeds(recorded: Recorded, wanted: Wanted, kind: Transform, seeds: Any) -> list[Array]:
-    found = []
-    chosen = _chosen_seeds(recorded, wanted, kind, seeds)
-    for (name, type_), seed in zip(_seed_types(recorded, wanted, kind), chosen, strict=True):
-        array = as_array(name, seed)
-        if array.dtype.kind in "iub":
-            array = array.astype(np.float64)
-        array = convert(name, array, type_.dtype)
-        _check_seed(kind, name, array.shape, type_.static_shape)
-        found.append(array)
-    return found
-
-
-def _check_seed(
-    kind: Transform, name: str, given: tuple[int, ...], expected: tuple[int, ...]
-) -> None:
-    if given != expected:
-        what = (kind.seeds or "").rstrip("s")
-        message = f"the {what} of `{name}` has shape {list(given)}, and `{name}` {list(expected)}"
-        raise refusal("GC0566", message)
-
-
-def _seed_values(
-    outer: Trace, recorded: Recorded, wanted: Wanted, kind: Transform, seeds: Any
-) -> list[Value]:
-    found = []
-    chosen = _chosen_seeds(recorded, wanted, kind, seeds)
-    for (name, type_), seed in zip(_seed_types(recorded, wanted, kind), chosen, strict=True):
-        value = outer.cast(outer.lift(seed), type_.dtype)
-        _check_seed(kind, name, value.type.static_shape, type_.static_shape)
-        found.append(value)
-    return found
 
 
 def argument_numbers(given: Any, what: str = "argnums") -> int | tuple[int, ...]:

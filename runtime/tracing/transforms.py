@@ -291,8 +291,9 @@ def _transformed(
         numbers if isinstance(numbers, tuple) else (numbers,),
         (names,) if isinstance(names, str) else names,
         has_aux,
+        bool(options.get("holomorphic", False)),
     )
-    compiling = {k: v for k, v in options.items() if k not in (*_STATIC, "argnames")}
+    compiling = {k: v for k, v in options.items() if k not in (*_STATIC, "argnames", "holomorphic")}
     return Transformed(function, kind, choice, compile_options(**compiling))
 
 
@@ -303,6 +304,7 @@ def _choosing(
     static_argnums: Numbers,
     static_argnames: Names,
     has_aux: bool,
+    holomorphic: bool,
 ) -> None:
     """The options of all transforms, beside those of compiling; only its signature is used."""
 

@@ -40,8 +40,7 @@ def test_the_page_is_made_from_the_tables() -> None:
     ("call", "message"),
     [
         (lambda x: np.unique(x), r"numpy\.unique cannot be traced.*plain arrays"),
-        (lambda x: np.linalg.eigvals(x), r"numpy\.linalg\.eigvals cannot.*two arrays"),
-        (lambda x: np.fft.fft(x), r"numpy\.fft\.fft cannot be traced.*cosines"),
+        (lambda x: np.linalg.eigvals(x), r"numpy\.linalg\.eigvals cannot.*eigh"),
         (lambda x: np.nonzero(x), r"numpy\.nonzero cannot be traced.*numpy\.where"),
     ],
 )

@@ -24,6 +24,11 @@ POINTS = np.sort(RNG.standard_normal(6))
 Case = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
+def parts(z: Any) -> Any:
+    """Both parts of a complex array, as real results."""
+    return np.stack([np.real(z), np.imag(z)])
+
+
 def times(x: Any, condition: Any) -> Any:
     """``x`` where the condition holds, so that a truth has something to differentiate."""
     return np.where(condition, x, 2 * x)
@@ -229,6 +234,25 @@ COMPOSED: dict[str, Case] = {
     "empty_like": (lambda x: np.empty_like(x) * 0 + x, (A,)),
     "ones_like": (lambda x: np.ones_like(x) * x, (A,)),
     "full_like": (lambda x: np.full_like(x, 2.5) * x, (A,)),
+    "fft.fft": (lambda x: parts(np.fft.fft(x, axis=0)), (A,)),
+    "fft.fft of more points": (lambda x: parts(np.fft.fft(x, 7, norm="ortho")), (A,)),
+    "fft.ifft": (lambda x, y: parts(np.fft.ifft(x + 1j * y, 3)), (A, B)),
+    "fft.ifft forward": (lambda x: parts(np.fft.ifft(x, norm="forward")), (A,)),
+    "fft.rfft": (lambda x: parts(np.fft.rfft(x, axis=0)), (A,)),
+    "fft.rfft even": (lambda x: parts(np.fft.rfft(x, norm="forward")), (A,)),
+    "fft.irfft": (lambda x, y: np.fft.irfft(x + 1j * y), (A, B)),
+    "fft.irfft odd": (lambda x, y: np.fft.irfft(x + 1j * y, 9, axis=0), (A, B)),
+    "fft.irfft of one": (lambda x: np.fft.irfft(x, 1), (A,)),
+    "fft.hfft": (lambda x, y: np.fft.hfft(x + 1j * y, norm="ortho"), (A, B)),
+    "fft.ihfft": (lambda x: parts(np.fft.ihfft(x)), (A,)),
+    "fft.fft2": (lambda x: parts(np.fft.fft2(x, s=(2, 5))), (A,)),
+    "fft.ifft2": (lambda x: parts(np.fft.ifft2(x, axes=(0, 2))), (CUBE,)),
+    "fft.fftn": (lambda x: parts(np.fft.fftn(x, axes=(2, 0))), (CUBE,)),
+    "fft.ifftn": (lambda x: parts(np.fft.ifftn(x)), (CUBE,)),
+    "fft.rfft2": (lambda x: parts(np.fft.rfft2(x)), (CUBE,)),
+    "fft.rfftn": (lambda x: parts(np.fft.rfftn(x, norm="ortho")), (CUBE,)),
+    "fft.irfft2": (lambda x: np.fft.irfft2(x * (1 + 2j)), (CUBE,)),
+    "fft.irfftn": (lambda x: np.fft.irfftn(x * (1 + 2j), s=(3, 5), axes=(1, 2)), (CUBE,)),
     "fft.fftshift": (np.fft.fftshift, (A[:, :3],)),
     "fft.ifftshift": (lambda x: np.fft.ifftshift(x, axes=1), (A[:, :3],)),
     "ndim": (lambda x: x * np.ndim(x), (A,)),
