@@ -6,9 +6,8 @@ calls meanwhile or an array is refused, and says in words what is wrong with it.
 entry and give the same bits.
 
 Invariants: one arena per call in flight, exactly ``arena_bytes`` long and 64-byte aligned, kept for
-the next call; a function and its code live as long as anything refers to them; the thread pool is
-one per process, gone from a forked child and stopped at exit.
-
+the next call; a function and its code live as long as anything refers to them; one thread pool per
+process, gone from a forked child and stopped at exit.
 Non-goals: converting arrays (``runtime.arrays``), naming parameters (``runtime.api``).
 """
 
