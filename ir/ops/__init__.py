@@ -6,6 +6,7 @@ from gradc.ir.ops import (
     control,
     convolution,
     elementwise,
+    factor,
     fourier,
     indexing,
     ordering,
@@ -14,6 +15,7 @@ from gradc.ir.ops import (
     reduction,
     sources,
     special,
+    spectral,
     structural,
 )
 
@@ -23,6 +25,7 @@ __all__ = [
     "control",
     "convolution",
     "elementwise",
+    "factor",
     "fourier",
     "indexing",
     "ordering",
@@ -31,5 +34,6 @@ __all__ = [
     "reduction",
     "sources",
     "special",
+    "spectral",
     "structural",
 ]

@@ -3,13 +3,23 @@ axes.
 
 Each is a ``custom`` op: its value is a rolled loop over columns or rotations (``scan``), its
 pullback the closed formula in products and other functions of this file, so nothing is kept of the
-loop and derivatives of any order exist. No
-pullback mentions its own function: what would (the solution of a system) goes through the inverse,
-whose pullback reads its own result. All sums have the order that shapes fix.
+loop and derivatives of any order exist. No pullback mentions its own function: what would (the
+solution of a system) goes through the inverse, whose pullback reads its own result. All sums have
+the order that shapes fix. The loops of all but ``qr`` have a kernel that computes the same
+(``ir/ops/factor.py``, ``ir/ops/spectral.py``).
 
-Conventions: matrices that must be symmetric are read in their lower triangle, as LAPACK does, and
-get symmetric cotangents; a matrix without the factorisation asked for (not positive, singular)
-gives NaN or infinities, never an error.
+Sources of the pullbacks: M. Giles, Collected matrix derivative results for forward and reverse mode
+algorithmic differentiation (2008), for inverse, solution, determinant and eigenvalues; I. Murray,
+Differentiation of the Cholesky decomposition (2016); J. Townsend, Differentiating the singular
+value decomposition (2016); S. Walter and L. Lehmann, Algorithmic differentiation of linear algebra
+functions (2010), for QR.
+
+Conventions: matrices that must be symmetric are read in their lower triangle, as LAPACK does. The
+cotangent of ``cholesky`` is symmetric, as JAX and autograd have it; that of ``eigh`` is 0 above the
+diagonal, as autograd has it: there JAX symmetrises its operand, which NumPy does not. For a matrix
+that was computed, and so is symmetric for every parameter, both say the same. Eigenvectors and
+right singular vectors have their greatest element positive. A matrix without the factorisation
+asked for (not positive, singular) gives NaN or infinities, never an error.
 
 Non-goals: blocked algorithms for large matrices; complex eigenvalues.
 """
@@ -17,178 +27,10 @@ Non-goals: blocked algorithms for large matrices; complex eigenvalues.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 from gradc.ir.ops.builder import Builder
-from gradc.ir.tensor.core import Block, DType, TensorType, Value
-
-_Body = Callable[[Builder, list[Value], list[Value], list[Value]], tuple[list[Value], list[Value]]]
-
-
-class Matrices:
-    """What the programs are written in: matrix notation over a Builder, leading axes being the
-    batch.
-    """
-
-    def __init__(self, b: Builder) -> None:
-        self.b = b
-
-    def full(self, value: float, like: Value, shape: tuple[int, ...] | None = None) -> Value:
-        """A splat of the type of ``like``."""
-        return self.b.constant(
-            value, like.type.dtype, like.type.static_shape if shape is None else shape
-        )
-
-    def op(self, name: str, x: Value, *others: Value | float) -> Value:
-        """An elementwise op; numbers stretch."""
-        values = [o if isinstance(o, Value) else self.full(o, x) for o in others]
-        return self.b.one(name, x, *values)
-
-    def spread(self, x: Value, axis: int, size: int) -> Value:
-        """``x`` repeated along a new axis."""
-        rank = x.type.rank + 1
-        axis %= rank
-        shape = list(x.type.static_shape)
-        shape.insert(axis, size)
-        dims = tuple(i for i in range(rank) if i != axis)
-        return self.b.one("broadcast", x, shape=tuple(shape), dims=dims)
-
-    def total(self, x: Value, axis: int) -> Value:
-        return self.b.one("sum", x, axes=(axis % x.type.rank,))
-
-    def turned(self, x: Value) -> Value:
-        """The transposes."""
-        rank = x.type.rank
-        perm = (*range(rank - 2), rank - 1, rank - 2)
-        return self.b.one("transpose", x, perm=perm)
-
-    def dot(self, x: Value, y: Value) -> Value:
-        """Products of matrices."""
-        rank = x.type.rank - 2
-        batch = tuple((i, i) for i in range(rank))
-        return self.b.one("contract", x, y, batch=batch, contract=((rank + 1, rank),))
-
-    def count(self, like: Value, axis: int, dtype: DType | None = None) -> Value:
-        """The index along ``axis``, in the shape of ``like``."""
-        shape = like.type.static_shape
-        return self.b.one("iota", axis=axis % len(shape), dtype=dtype or DType.I32, shape=shape)
-
-    def where(self, condition: Value, x: Value, y: Value | float) -> Value:
-        return self.b.one("select", condition, x, y if isinstance(y, Value) else self.full(y, x))
-
-    def triangle(self, x: Value, verb: str) -> Value:
-        """``x`` where row ``verb`` column holds: "ge" is the lower triangle."""
-        return self.where(self.b.one(verb, self.count(x, -2), self.count(x, -1)), x, 0.0)
-
-    def eye(self, like: Value, size: int) -> Value:
-        shape = (*like.type.static_shape[:-2], size, size)
-        ones = self.full(1.0, like, shape)
-        return self.triangle(self.triangle(ones, "ge"), "le")
-
-    def diagonal(self, x: Value) -> Value:
-        """The diagonals: what lies elsewhere never counts, NaN or not."""
-        return self.total(self.triangle(self.triangle(x, "ge"), "le"), -1)
-
-    def part(self, x: Value, axis: int, start: int, limit: int) -> Value:
-        axis %= x.type.rank
-        sizes = x.type.static_shape
-        low = tuple(start if i == axis else 0 for i in range(len(sizes)))
-        high = tuple(limit if i == axis else n for i, n in enumerate(sizes))
-        return self.b.one("slice", x, start=low, limit=high, stride=(1,) * len(sizes))
-
-    def join(self, axis: int, *xs: Value) -> Value:
-        return self.b.one("concat", *xs, axis=axis % xs[0].type.rank)
-
-    def element(self, x: Value, place: Value, axis: int) -> Value:
-        """``x`` at a computed place along ``axis``."""
-        return self.b.one("take", x, place, axis=axis % x.type.rank, fill="zero")
-
-    def scale_rows(self, x: Value, by: Value) -> Value:
-        return self.op("mul", x, self.spread(by, -1, x.type.static_shape[-1]))
-
-    def scale_columns(self, x: Value, by: Value) -> Value:
-        return self.op("mul", x, self.spread(by, -2, x.type.static_shape[-2]))
-
-    def outer(self, x: Value, y: Value) -> Value:
-        rows = self.spread(x, -1, y.type.static_shape[-1])
-        return self.op("mul", rows, self.spread(y, -2, x.type.static_shape[-1]))
-
-    def symmetric(self, x: Value) -> Value:
-        """What the lower triangle says."""
-        return self.op("add", self.triangle(x, "ge"), self.turned(self.triangle(x, "gt")))
-
-    def halved(self, x: Value) -> Value:
-        """(x + x^T) / 2."""
-        return self.op("mul", self.op("add", x, self.turned(x)), 0.5)
-
-    def gathered(self, x: Value, ids: Value) -> Value:
-        """Columns of each matrix in an order of its own."""
-        shape = x.type.static_shape
-        n, rows = shape[-1], shape[-2]
-        hot = self.b.one("eq", self.spread(ids, -2, n), self.count(self.spread(ids, -2, n), -2))
-        return self.dot(x, self.b.one("cast", hot, dtype=x.type.dtype)) if rows else x
-
-
-def loop(
-    b: Builder,
-    trips: int,
-    carries: Sequence[Value],
-    constants: Sequence[Value],
-    body: Callable[[Matrices, list[Value], Value, list[Value]], tuple[list[Value], list[Value]]],
-    reverse: bool = False,
-) -> tuple[list[Value], list[Value]]:
-    """``body(m, carries, number of the trip, constants)`` gives the next carries and what is
-    stacked.
-    """
-    inner = _block(b)
-    inside = [inner.parameter(v.type) for v in carries]
-    place = inner.parameter(TensorType((), DType.I32))
-    fixed = [inner.parameter(v.type) for v in constants]
-    following, stacked = body(Matrices(inner), inside, place, fixed)
-    places = b.one("iota", axis=0, dtype=DType.I32, shape=(trips,))
-    results = b.emit(
-        "scan",
-        *carries,
-        places,
-        *constants,
-        regions=(inner.block([*following, *stacked]),),
-        trips=trips,
-        carried=len(carries),
-        stacked=1,
-        reverse=reverse,
-        truncate=0,
-    )
-    return list(results[: len(carries)]), list(results[len(carries) :])
-
-
-def _block(b: Builder) -> Builder:
-    made = Builder()
-    made.span, made.scope, made.replica = b.span, b.scope, b.replica
-    return made
-
-
-def _custom(
-    b: Builder,
-    operands: Sequence[Value],
-    primal: Callable[[Matrices, list[Value]], list[Value]],
-    pullback: Callable[[Matrices, list[Value], list[Value], list[Value]], list[Value]],
-) -> list[Value]:
-    """An op with a pullback of its own: ``pullback(m, operands, results, cotangents)``."""
-    first, second = _block(b), _block(b)
-    results = primal(Matrices(first), [first.parameter(v.type) for v in operands])
-    regions: list[Block] = [first.block(results)]
-    xs, ys, cts = (
-        [second.parameter(v.type) for v in values] for values in (operands, results, results)
-    )
-    regions.append(second.block(pullback(Matrices(second), xs, ys, cts)))
-    return list(b.emit("custom", *operands, regions=tuple(regions)))
-
-
-def _moved_first(m: Matrices, x: Value) -> Value:
-    """What was stacked along the first axis, along the last."""
-    rank = x.type.rank
-    return m.b.one("transpose", x, perm=(*range(1, rank), 0))
-
+from gradc.ir.ops.matrices import Matrices, custom, loop, moved_first, native
+from gradc.ir.tensor.core import DType, Value
 
 # --- systems
 
@@ -224,21 +66,27 @@ def _eliminate(m: Matrices, a: Value, right: Value) -> tuple[Value, Value, Value
 
     (table, _), (pivots, chosen, hots) = loop(m.b, n, [whole, free], [], body)
     solution = m.part(table, -1, n, whole.type.static_shape[-1])
-    order = m.turned(_moved_first(m, hots))  # [..., j, i]: row i holds the unknown j
-    return m.dot(order, solution), _moved_first(m, pivots), _moved_first(m, chosen)
+    order = m.turned(moved_first(m, hots))  # [..., j, i]: row i holds the unknown j
+    return m.dot(order, solution), moved_first(m, pivots), moved_first(m, chosen)
+
+
+def _solved(m: Matrices, xs: list[Value]) -> list[Value]:
+    if 0 in xs[1].type.static_shape:
+        return [xs[1]]
+    return native(m, "solve", xs, lambda k, inside: [_eliminate(k, *inside)[0]])
 
 
 def inverse(b: Builder, a: Value) -> Value:
     """The inverses of square matrices."""
 
     def primal(m: Matrices, xs: list[Value]) -> list[Value]:
-        return [_eliminate(m, xs[0], m.eye(xs[0], xs[0].type.static_shape[-1]))[0]]
+        return _solved(m, [xs[0], m.eye(xs[0], xs[0].type.static_shape[-1])])
 
     def pullback(m: Matrices, _: list[Value], ys: list[Value], cts: list[Value]) -> list[Value]:
         y = m.turned(ys[0])
         return [m.op("neg", m.dot(m.dot(y, cts[0]), y))]
 
-    return _custom(b, [a], primal, pullback)[0]
+    return custom(b, [a], primal, pullback)[0]
 
 
 def solve(b: Builder, a: Value, right: Value) -> Value:
@@ -248,13 +96,16 @@ def solve(b: Builder, a: Value, right: Value) -> Value:
         ct = m.dot(m.turned(inverse(m.b, xs[0])), cts[0])
         return [m.op("neg", m.dot(ct, m.turned(ys[0]))), ct]
 
-    return _custom(b, [a, right], lambda m, xs: [_eliminate(m, *xs)[0]], pullback)[0]
+    return custom(b, [a, right], _solved, pullback)[0]
 
 
 def determinant(b: Builder, a: Value) -> tuple[Value, Value]:
     """Signs and logarithms of the magnitudes of determinants."""
+    if 0 in a.type.static_shape:
+        m, batch = Matrices(b), a.type.static_shape[:-2]
+        return m.full(1.0, a, batch), m.full(0.0, a, batch)
 
-    def primal(m: Matrices, xs: list[Value]) -> list[Value]:
+    def program(m: Matrices, xs: list[Value]) -> list[Value]:
         x = xs[0]
         n = x.type.static_shape[-1]
         _, pivots, chosen = _eliminate(m, x, m.part(x, -1, 0, 0))
@@ -271,20 +122,46 @@ def determinant(b: Builder, a: Value) -> tuple[Value, Value]:
         size = m.b.one("sum", m.b.one("log", m.b.one("abs", pivots)), axes=axes)
         return [m.where(odd, m.op("neg", sign), sign), size]
 
+    def primal(m: Matrices, xs: list[Value]) -> list[Value]:
+        return native(m, "determinant", xs, program)
+
     def pullback(m: Matrices, xs: list[Value], _: list[Value], cts: list[Value]) -> list[Value]:
         n = xs[0].type.static_shape[-1]
         ct = m.spread(m.spread(cts[1], -1, n), -1, n)
         return [m.b.one("gate", ct, m.turned(inverse(m.b, xs[0])))]
 
-    sign, size = _custom(b, [a], primal, pullback)
+    sign, size = custom(b, [a], primal, pullback)
     return sign, size
 
 
 def triangular_solve(b: Builder, a: Value, right: Value, lower: bool = True) -> Value:
     """x with ``a x = right`` where only one triangle of ``a`` is read."""
-    n = a.type.static_shape[-1]
+
+    def pullback(m: Matrices, xs: list[Value], ys: list[Value], cts: list[Value]) -> list[Value]:
+        ct = m.dot(m.turned(triangular_inverse(m.b, xs[0], lower)), cts[0])
+        outer = m.op("neg", m.dot(ct, m.turned(ys[0])))
+        return [m.triangle(outer, "ge" if lower else "le"), ct]
+
+    return custom(b, [a, right], lambda m, xs: _substituted(m, xs, lower), pullback)[0]
+
+
+def triangular_inverse(b: Builder, a: Value, lower: bool = True) -> Value:
+    """The inverses of matrices of which only one triangle is read."""
 
     def primal(m: Matrices, xs: list[Value]) -> list[Value]:
+        return _substituted(m, [xs[0], m.eye(xs[0], xs[0].type.static_shape[-1])], lower)
+
+    def pullback(m: Matrices, _: list[Value], ys: list[Value], cts: list[Value]) -> list[Value]:
+        y = m.turned(ys[0])
+        return [m.triangle(m.op("neg", m.dot(m.dot(y, cts[0]), y)), "ge" if lower else "le")]
+
+    return custom(b, [a], primal, pullback)[0]
+
+
+def _substituted(m: Matrices, xs: list[Value], lower: bool) -> list[Value]:
+    n = xs[0].type.static_shape[-1]
+
+    def program(m: Matrices, xs: list[Value]) -> list[Value]:
         def body(
             k: Matrices, carries: list[Value], j: Value, constants: list[Value]
         ) -> tuple[list[Value], list[Value]]:
@@ -300,13 +177,7 @@ def triangular_solve(b: Builder, a: Value, right: Value, lower: bool = True) -> 
         rank = rows.type.rank
         return [m.b.one("transpose", rows, perm=(*range(1, rank - 1), 0, rank - 1))]
 
-    def pullback(m: Matrices, xs: list[Value], ys: list[Value], cts: list[Value]) -> list[Value]:
-        kept = m.triangle(xs[0], "ge" if lower else "le")
-        ct = m.dot(m.turned(inverse(m.b, kept)), cts[0])
-        outer = m.op("neg", m.dot(ct, m.turned(ys[0])))
-        return [m.triangle(outer, "ge" if lower else "le"), ct]
-
-    return _custom(b, [a, right], primal, pullback)[0]
+    return native(m, "triangular_solve", xs, program, lower=lower)
 
 
 # --- factorisations
@@ -315,8 +186,10 @@ def triangular_solve(b: Builder, a: Value, right: Value, lower: bool = True) -> 
 def cholesky(b: Builder, a: Value) -> Value:
     """The lower factors of positive matrices; NaN where a matrix is not positive."""
     n = a.type.static_shape[-1]
+    if 0 in a.type.static_shape:
+        return a
 
-    def primal(m: Matrices, xs: list[Value]) -> list[Value]:
+    def program(m: Matrices, xs: list[Value]) -> list[Value]:
         def body(
             k: Matrices, carries: list[Value], j: Value, _: list[Value]
         ) -> tuple[list[Value], list[Value]]:
@@ -330,16 +203,19 @@ def cholesky(b: Builder, a: Value) -> Value:
             return [k.op("sub", rest, k.outer(line, line))], [line]
 
         _, (columns,) = loop(m.b, n, [m.symmetric(xs[0])], [], body)
-        return [_moved_first(m, columns)]
+        return [moved_first(m, columns)]
+
+    def primal(m: Matrices, xs: list[Value]) -> list[Value]:
+        return native(m, "cholesky", xs, program)
 
     def pullback(m: Matrices, _: list[Value], ys: list[Value], cts: list[Value]) -> list[Value]:
         # L^-T phi(L^T ct) L^-1, made symmetric; phi is the lower triangle with half the diagonal.
         low = m.triangle(m.dot(m.turned(ys[0]), cts[0]), "ge")
         phi = m.op("sub", low, m.op("mul", m.triangle(low, "le"), 0.5))
-        y = inverse(m.b, ys[0])
+        y = triangular_inverse(m.b, ys[0])
         return [m.halved(m.dot(m.dot(m.turned(y), phi), y))]
 
-    return _custom(b, [a], primal, pullback)[0]
+    return custom(b, [a], primal, pullback)[0]
 
 
 def qr(b: Builder, a: Value) -> tuple[Value, Value]:
@@ -389,7 +265,7 @@ def qr(b: Builder, a: Value) -> tuple[Value, Value]:
         whole = m.op("add", q_ct, m.dot(q, mirrored))
         return [m.dot(whole, m.turned(inverse(m.b, r)))]
 
-    q, r = _custom(b, [a], primal, pullback)
+    q, r = custom(b, [a], primal, pullback)
     return q, r
 
 
@@ -488,8 +364,10 @@ def _ordered(m: Matrices, ranks: Value, *xs: Value) -> list[Value]:
 def eigh(b: Builder, a: Value) -> tuple[Value, Value]:
     """Eigenvalues, rising, and eigenvectors of symmetric matrices, by Jacobi's rotations."""
     n = a.type.static_shape[-1]
+    if 0 in a.type.static_shape:
+        return Matrices(b).full(0.0, a, a.type.static_shape[:-1]), a
 
-    def primal(m: Matrices, xs: list[Value]) -> list[Value]:
+    def program(m: Matrices, xs: list[Value]) -> list[Value]:
         table = _padded(m, m.symmetric(xs[0]), True)
         size = table.type.static_shape[-1]
 
@@ -511,7 +389,11 @@ def eigh(b: Builder, a: Value) -> tuple[Value, Value]:
         values = m.part(m.diagonal(x), -1, 0, n)
         vectors = m.part(m.part(v, -1, 0, n), -2, 0, n)
         ranks = _ranked(m, values, descending=False)
-        return _ordered(m, ranks, values, vectors)
+        values, vectors = _ordered(m, ranks, values, vectors)
+        return [values, m.scale_columns(vectors, _signs(m, m.turned(vectors)))]
+
+    def primal(m: Matrices, xs: list[Value]) -> list[Value]:
+        return native(m, "eigh", xs, program)
 
     def pullback(m: Matrices, _: list[Value], ys: list[Value], cts: list[Value]) -> list[Value]:
         (values, v), (w_ct, v_ct) = ys, cts
@@ -519,10 +401,25 @@ def eigh(b: Builder, a: Value) -> tuple[Value, Value]:
         inner = m.dot(m.turned(v), v_ct)
         inner = _over(m, inner, gaps)
         inner = m.op("add", inner, m.scale_columns(m.eye(inner, n), w_ct))
-        return [m.halved(m.dot(m.dot(v, inner), m.turned(v)))]
+        found = m.dot(m.dot(v, inner), m.turned(v))
+        # What lies above the diagonal is not read.
+        return [m.op("add", m.triangle(found, "ge"), m.triangle(m.turned(found), "gt"))]
 
-    values, vectors = _custom(b, [a], primal, pullback)
+    values, vectors = custom(b, [a], primal, pullback)
     return values, vectors
+
+
+def _signs(m: Matrices, rows: Value) -> Value:
+    """1 or -1 for each row, by which its greatest element, the first of equals, becomes
+    positive."""
+    size = m.op("abs", rows)
+    if 0 in rows.type.static_shape:
+        return m.full(1.0, rows, rows.type.static_shape[:-1])
+    place = m.spread(
+        m.b.one("argmax", size, axis=rows.type.rank - 1), -1, rows.type.static_shape[-1]
+    )
+    chosen = m.total(m.where(m.b.one("eq", m.count(rows, -1), place), rows, 0.0), -1)
+    return m.where(m.op("lt", chosen, 0.0), m.full(-1.0, chosen), 1.0)
 
 
 def _over(m: Matrices, x: Value, gaps: Value) -> Value:
@@ -537,11 +434,16 @@ def svd(b: Builder, a: Value) -> tuple[Value, Value, Value]:
     """
     rows, n = a.type.static_shape[-2:]
     m = Matrices(b)
+    if 0 in a.type.static_shape:
+        batch, least = a.type.static_shape[:-2], min(rows, n)
+        sides = ((*batch, rows, least), (*batch, least), (*batch, least, n))
+        u, s, vt = (m.full(0.0, a, shape) for shape in sides)
+        return u, s, vt
     if rows < n:
         u, s, vt = svd(b, m.turned(a))
         return m.turned(vt), s, m.turned(u)
 
-    def primal(m: Matrices, xs: list[Value]) -> list[Value]:
+    def program(m: Matrices, xs: list[Value]) -> list[Value]:
         table = _padded(m, xs[0], False)
         size = table.type.static_shape[-1]
 
@@ -562,7 +464,11 @@ def svd(b: Builder, a: Value) -> tuple[Value, Value, Value]:
         u = _over(m, x, m.spread(s, -2, rows))
         ranks = _ranked(m, s, descending=True)
         u, s, v = _ordered(m, ranks, u, s, v)
-        return [u, s, m.turned(v)]
+        signs = _signs(m, m.turned(v))
+        return [m.scale_columns(u, signs), s, m.scale_rows(m.turned(v), signs)]
+
+    def primal(m: Matrices, xs: list[Value]) -> list[Value]:
+        return native(m, "svd", xs, program)
 
     def pullback(m: Matrices, _: list[Value], ys: list[Value], cts: list[Value]) -> list[Value]:
         (u, s, vt), (u_ct, s_ct, vt_ct) = ys, cts
@@ -580,5 +486,5 @@ def svd(b: Builder, a: Value) -> tuple[Value, Value, Value]:
             found = m.op("add", found, m.dot(_over(m, outside, m.spread(s, -2, rows)), vt))
         return [found]
 
-    u, s, vt = _custom(b, [a], primal, pullback)
+    u, s, vt = custom(b, [a], primal, pullback)
     return u, s, vt

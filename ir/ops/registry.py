@@ -113,12 +113,14 @@ class Control:
 
     ``is_wrapper``: its region runs once and can stand in its place. ``is_transparent``: its
     derivative is that of its region. ``keeps_signature``: results that nobody reads stay, because a
-    second region (the pullback) has the same ones.
+    second region (the pullback) has the same ones, or a kernel writes them. ``nest``: a kernel that
+    computes what the region says.
     """
 
     is_wrapper: bool = False
     is_transparent: bool = False
     keeps_signature: bool = False
+    nest: Nest | None = None
 
 
 LoopForm: TypeAlias = Pointwise | Access | Reduction | Contraction | Nest | Control
@@ -224,6 +226,14 @@ def lookup(name: str) -> OpDef:
 def all_ops() -> tuple[OpDef, ...]:
     """Every registered op, in order of definition."""
     return tuple(_REGISTRY.values())
+
+
+def own_nest(op: Op) -> Nest | None:
+    """The kernel that ``op`` writes itself, if it does."""
+    form = lookup(op.name).loop
+    if isinstance(form, Control):
+        return form.nest
+    return form if isinstance(form, Nest) else None
 
 
 def is_wrapper(op: Op) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import is_transparent, lookup
 from gradc.ir.tensor.core import Block, Op, Value
 from gradc.passes.differentiate.activity import varied
 from gradc.passes.differentiate.linear import NotLinear, nonlinear_op
@@ -47,7 +47,7 @@ def _forward_op(
     """Emits one op and its tangents; returns the tangents of its results."""
     if op.name == "scan":
         return forward_scan(b, op, operand_dots, numbers, forward_ops)
-    if op.name == "checkpoint":
+    if is_transparent(op):
         return _forward_region(b, op, operand_dots, numbers)
     b.ops.append(op)
     if op.name == "custom":
@@ -58,7 +58,8 @@ def _forward_op(
 def _forward_region(
     b: Builder, op: Op, operand_dots: Sequence[Value | None], numbers: Numbers
 ) -> list[Value | None]:
-    """A ``checkpoint`` whose region computes values and tangents; it stays one."""
+    """A ``checkpoint`` whose region computes values and tangents; so becomes what a kernel
+    computed."""
     region = op.regions[0]
     inner, own = Builder(), Tangents()
     inner.span, inner.scope, inner.replica = b.span, b.scope, b.replica
@@ -75,7 +76,7 @@ def _forward_region(
         "checkpoint",
         (*op.operands, *extra),
         (*op.results, *results.values()),
-        dict(op.attributes),
+        {},
         (block,),
     )
     return [results.get(i) for i in range(len(op.results))]

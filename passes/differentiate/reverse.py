@@ -26,7 +26,7 @@ from collections.abc import Collection, Sequence
 
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.elementwise import elementwise_vjp
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import is_transparent, lookup
 from gradc.ir.tensor.core import Op, Value, walk
 from gradc.passes.differentiate.activity import varied
 from gradc.passes.differentiate.parts import part_of
@@ -63,7 +63,7 @@ def _reverse_op(
     b: Builder, op: Op, needed: Sequence[bool], cts: Cotangents, numbers: Numbers
 ) -> Op:
     """Adds the contributions of one op; returns the op to run in the forward sweep."""
-    if op.name == "checkpoint":
+    if is_transparent(op):
         _reverse_region(b, op, needed, cts, numbers)
         return op
     result_cts = cts.take(b, op.results)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from gradc.ir.ops.registry import Contraction, Nest, Pointwise, Reduction, lookup
+from gradc.ir.ops.registry import Contraction, Pointwise, Reduction, lookup, own_nest
 from gradc.ir.target.costs import Costs, VerbCount
 from gradc.ir.tensor.core import Attr, Block, DType, Op
 
@@ -89,11 +89,11 @@ def flops(block: Block) -> int:
 
 
 def _flops(op: Op) -> int:
-    form = lookup(op.name).loop
+    form, nest = lookup(op.name).loop, own_nest(op)
     if not op.results or not op.results[0].type.dtype.is_float:
         return 0
-    if isinstance(form, Nest):
-        return form.flops(op)
+    if nest is not None:
+        return nest.flops(op)
     if isinstance(form, Contraction):
         return 2 * size_of(op.result.type.static_shape) * contracted_extent(op)
     if isinstance(form, Reduction):

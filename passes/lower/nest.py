@@ -6,7 +6,7 @@ from __future__ import annotations
 from gradc.ir.loop.builder import IndexAlgebra
 from gradc.ir.loop.kernel import Affine, Scalar, row_major_offset
 from gradc.ir.loop.nest import NestContext
-from gradc.ir.ops.registry import Nest, lookup
+from gradc.ir.ops.registry import own_nest
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, Op
 from gradc.passes.lower.cost import flops, size_of
@@ -17,7 +17,7 @@ from gradc.passes.lower.piece import Draft, Lowered, block_spans
 
 def nest_of(block: Block) -> Op | None:
     """The op of ``block`` with a nest of its own, if there is one."""
-    found = [op for op in block.body if isinstance(lookup(op.name).loop, Nest)]
+    found = [op for op in block.body if own_nest(op) is not None]
     return found[0] if found else None
 
 
@@ -25,8 +25,8 @@ def lower_nest(block: Block, name: str, target: Target) -> Lowered:
     """Lowers a block that ends in one op with a nest of its own; what precedes it is read element
     by element."""
     op = nest_of(block)
-    form = lookup(op.name).loop if op is not None else None
-    if op is None or not isinstance(form, Nest) or op.results != block.outputs:
+    form = own_nest(op) if op is not None else None
+    if op is None or form is None or op.results != block.outputs:
         raise LoweringError("not a group around one nest")
     draft = Draft(block)
     results = [draft.result(n) for n in range(len(op.results))]
