@@ -103,9 +103,7 @@ class Signature:
 
     @staticmethod
     def from_json(header: Mapping[str, Any]) -> Signature:
-        """Reads ``to_json``'s result back. Raises KeyError, TypeError or ValueError for anything
-        else.
-        """
+        """Reads ``to_json``'s result back. Raises KeyError, TypeError or ValueError otherwise."""
         ports = tuple(
             Port(name, Role(role), tuple(shape), DType(dtype), direction, tensor)
             for name, role, shape, dtype, direction, tensor in header["ports"]
