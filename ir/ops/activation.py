@@ -14,6 +14,8 @@ from typing import Any
 
 from gradc.ir.ops.attributes import get_number
 from gradc.ir.ops.elementwise import elementwise, same_types
+from gradc.ir.ops.elementwise_intervals import rectified
+from gradc.ir.ops.interval import INF, bounded
 from gradc.ir.ops.registry import Partial, Sample, TypeRuleError
 from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, TensorType
@@ -69,6 +71,7 @@ relu = elementwise(
     ranges=((-2.0, 2.0),),
     masks=True,
     traits=_BENDS,
+    interval=rectified,
 )
 
 
@@ -93,6 +96,7 @@ leaky_relu = elementwise(
         Sample((TensorType((), DType.F64),), {"slope": 0.0}, ((0.2, 2.0),)),
     ),
     traits=_BENDS,
+    without={"interval": "every number is a value"},
 )
 
 sigmoid = elementwise(
@@ -101,6 +105,7 @@ sigmoid = elementwise(
     _sigmoid,
     (Partial(lambda k, y, x: k.mul(y, k.sub(k.const(1.0), y))),),
     traits=Traits(slope="saturates"),
+    interval=bounded(0.0, 1.0),
 )
 
 softplus = elementwise(
@@ -110,6 +115,7 @@ softplus = elementwise(
     # sigmoid(x) = 1 - exp(-y)
     (Partial(lambda k, y, x: k.neg(k.expm1(k.neg(y)))),),
     traits=_BENDS,
+    interval=bounded(0.0, INF, keeps_faults=True),
 )
 
 gelu = elementwise(
@@ -118,6 +124,7 @@ gelu = elementwise(
     lambda k, x: k.mul(x, _normal_cdf(k, x)),
     (Partial(_gelu_slope),),
     traits=_BENDS,
+    without={"interval": "its least value, -0.17, keeps no operand from anything"},
 )
 
 silu = elementwise(
@@ -126,4 +133,5 @@ silu = elementwise(
     lambda k, x: k.mul(x, _sigmoid(k, x)),
     (Partial(_silu_slope),),
     traits=_BENDS,
+    without={"interval": "its least value, -0.28, keeps no operand from anything"},
 )

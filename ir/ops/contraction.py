@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gradc.ir.ops.attributes import get_pairs
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
+from gradc.ir.ops.interval import ANY, INF, Bounds, Interval, multiplied, squared
 from gradc.ir.ops.registry import Contraction, OpDef, Sample, TypeRuleError, register
 from gradc.ir.ops.structural import inverse
 from gradc.ir.ops.traits import Traits
@@ -115,6 +116,18 @@ def bilinear_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequen
     return (terms[0] if len(terms) == 1 else b.one("add", *terms),)
 
 
+def _interval(bounds: Bounds, op: Op) -> Interval:
+    """Sums of products: not negative where no product is, as for a product with itself."""
+    left, right = op.operands
+    terms = multiplied(bounds.of(0), bounds.of(1))
+    pairs = (*get_pairs(op.attributes, "batch"), *get_pairs(op.attributes, "contract"))
+    if left is right and all(i == j for i, j in pairs):
+        terms = squared(bounds.of(0))
+    if terms.low >= 0:
+        return Interval(terms.low, INF, terms.low_open, True, terms.faults)
+    return ANY.with_faults(terms.faults)
+
+
 def _multiplications(op: Op) -> int:
     """One per element of the result and of the axes summed over."""
     shape = op.operands[0].type.static_shape
@@ -163,6 +176,7 @@ register(
             _sample((2, 0), (0, 3), (), ((1, 0),)),
         ),
         traits=Traits(linear=((0,), (1,)), work=_multiplications),
+        interval=_interval,
         axes=AxisRule(_links, "they are multiplied with each other"),
     )
 )

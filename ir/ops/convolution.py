@@ -10,7 +10,6 @@ c, p, q], zeros outside, c in o's group.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -442,6 +441,7 @@ def _part_of_image(op: Op, link: Link, parts: int) -> Attrs:
     return {**op.attributes, "size": tuple(size)}
 
 
+_SIGNS = {"interval": "filters have both signs"}
 _OTHERWISE = "a convolution runs over them"
 # (stride, padding, dilation, groups, x shape, w shape) of generated tests
 _CASES: tuple[tuple[Any, ...], ...] = (
@@ -468,17 +468,21 @@ def _samples(which: str) -> tuple[Sample, ...]:
     return tuple(found)
 
 
-def _traits(image_and_filter: Callable[[Op], tuple[Value, Value]]) -> Traits:
-    """Bilinear, with the multiplications of the convolution that has that output and that
-    filter.
-    """
+def _traits(flops: Callable[[Op], int]) -> Traits:
+    """Bilinear; a multiplication and an addition are two operations."""
+    return Traits(linear=((0,), (1,)), work=lambda op: flops(op) // 2)
 
-    def multiplications(op: Op) -> int:
-        output, weights = image_and_filter(op)
-        taps = math.prod(weights.type.static_shape[1:])
-        return math.prod(output.type.static_shape) * taps
 
-    return Traits(linear=((0,), (1,)), work=multiplications)
+def _conv2d_flops(op: Op) -> int:
+    return _flops(op.operands[1], op.result)
+
+
+def _input_flops(op: Op) -> int:
+    return _flops(op.operands[1], op.operands[0])
+
+
+def _filter_flops(op: Op) -> int:
+    return _flops(op.result, op.operands[1])
 
 
 register(
@@ -492,9 +496,10 @@ register(
             lambda b, op, ct, s: _input_of(b, ct, op.operands[1], op.operands[0], s),
             lambda b, op, ct, s: _filter_of(b, op.operands[0], ct, op.operands[1], s),
         ),
-        Nest(_conv2d_nest, lambda op: _flops(op.operands[1], op.result)),
+        Nest(_conv2d_nest, _conv2d_flops),
         _samples("conv2d"),
-        traits=_traits(lambda op: (op.result, op.operands[1])),
+        traits=_traits(_conv2d_flops),
+        without=_SIGNS,
         axes=AxisRule(_links(0, 1, None), _OTHERWISE),
     )
 )
@@ -509,9 +514,10 @@ register(
             lambda b, op, ct, s: _conv2d_of(b, ct, op.operands[1], s),
             lambda b, op, ct, s: _filter_of(b, ct, op.operands[0], op.operands[1], s),
         ),
-        Nest(_input_nest, lambda op: _flops(op.operands[1], op.operands[0])),
+        Nest(_input_nest, _input_flops),
         _samples("conv2d_input"),
-        traits=_traits(lambda op: (op.operands[0], op.operands[1])),
+        traits=_traits(_input_flops),
+        without=_SIGNS,
         axes=AxisRule(_links(None, 1, 0), _OTHERWISE, _part_of_image),
     )
 )
@@ -526,9 +532,10 @@ register(
             lambda b, op, ct, s: _input_of(b, op.operands[1], ct, op.operands[0], s),
             lambda b, op, ct, s: _conv2d_of(b, op.operands[0], ct, s),
         ),
-        Nest(_filter_nest, lambda op: _flops(op.result, op.operands[1])),
+        Nest(_filter_nest, _filter_flops),
         _samples("conv2d_filter"),
-        traits=_traits(lambda op: (op.operands[1], op.result)),
+        traits=_traits(_filter_flops),
+        without=_SIGNS,
         axes=AxisRule(_links(0, None, 1), _OTHERWISE),
     )
 )

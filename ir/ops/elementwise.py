@@ -17,8 +17,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from gradc.ir.ops import elementwise_intervals as range_of
 from gradc.ir.ops.attributes import get_dtype
 from gradc.ir.ops.axes import AxisRule, kept
+from gradc.ir.ops.interval import IntervalRule, bounded, unrelated
 from gradc.ir.ops.registry import (
     OpDef,
     Partial,
@@ -106,6 +108,8 @@ def elementwise(
     masks: bool = False,
     is_barrier: bool = False,
     traits: Traits = PLAIN,
+    interval: IntervalRule | None = None,
+    without: Mapping[str, str] | None = None,
 ) -> OpDef:
     """Registers an elementwise op; ``partials`` has one entry per operand, None for an identically
     zero one.
@@ -134,6 +138,8 @@ def elementwise(
             partials=partials,
             traits=traits,
             axes=_ONE_BY_ONE,
+            interval=interval,
+            without=without or {},
             is_barrier=is_barrier,
         )
     )
@@ -235,6 +241,8 @@ def _smooth(
     commutative: bool = False,
     masks: bool = False,
     traits: Traits = PLAIN,
+    interval: IntervalRule | None = None,
+    without: Mapping[str, str] | None = None,
 ) -> OpDef:
     wrapped = tuple(p if isinstance(p, Partial) else Partial(p) for p in partials)
     return elementwise(
@@ -247,10 +255,18 @@ def _smooth(
         commutative=commutative,
         masks=masks,
         traits=traits,
+        interval=interval,
+        without=without,
     )
 
 
-def _flat(name: str, doc: str, accepts: Accepts = "number", commutative: bool = False) -> OpDef:
+def _flat(
+    name: str,
+    doc: str,
+    accepts: Accepts = "number",
+    commutative: bool = False,
+    interval: IntervalRule | None = unrelated,
+) -> OpDef:
     """A verb whose derivative is zero wherever it has one."""
     verb = VERBS[name]
     result: Literal["same", "bool"] = "bool" if verb.result == "bool" else "same"
@@ -269,6 +285,7 @@ def _flat(name: str, doc: str, accepts: Accepts = "number", commutative: bool = 
         result=result,
         ranges=ranges,
         commutative=commutative,
+        interval=interval,
     )
 
 
@@ -305,8 +322,10 @@ _ANY = (-2.0, 2.0)
 _SUM = Traits(cost="cheap", linear=ALL)
 _EITHER = ((0,), (1,))  # linear in one operand while the other is fixed
 
-_smooth("add", "a + b", ONE, ONE, accepts="number", commutative=True, traits=_SUM)
-_smooth("sub", "a - b", ONE, MINUS_ONE, accepts="number", traits=_SUM)
+_smooth(
+    "add", "a + b", ONE, ONE, accepts="number", commutative=True, traits=_SUM, interval=range_of.add
+)
+_smooth("sub", "a - b", ONE, MINUS_ONE, accepts="number", traits=_SUM, interval=range_of.sub)
 _smooth(
     "mul",
     "a * b",
@@ -315,6 +334,7 @@ _smooth(
     accepts="number",
     commutative=True,
     traits=Traits(cost="cheap", linear=_EITHER),
+    interval=range_of.mul,
 )
 _smooth(
     "div",
@@ -323,9 +343,17 @@ _smooth(
     lambda k, y, a, b: k.neg(k.mul(y, k.div(k.const(1.0), b))),
     ranges=(_ANY, _POSITIVE),
     traits=Traits(linear=((0,),)),
+    interval=range_of.div,
 )
-_smooth("pow", "a ** b as in C", _pow_base, _pow_exponent, ranges=(_POSITIVE, _ANY))
-for _name in ("max", "min"):
+_smooth(
+    "pow",
+    "a ** b as in C",
+    _pow_base,
+    _pow_exponent,
+    ranges=(_POSITIVE, _ANY),
+    interval=range_of.power,
+)
+for _name, _choose in (("max", max), ("min", min)):
     elementwise(
         _name,
         f"the {_name}imum of a and b; NaN if either is",
@@ -334,6 +362,7 @@ for _name in ("max", "min"):
         accepts="number",
         commutative=True,
         masks=True,
+        interval=range_of.extreme(_choose),
     )
 # gate is linear in ct and in the partial; both of its own derivatives stay silent where ct is 0.
 _smooth(
@@ -344,6 +373,7 @@ _smooth(
     ranges=(_POSITIVE, _ANY),
     masks=True,
     traits=Traits(linear=_EITHER),
+    interval=range_of.gate,
 )
 _smooth(
     "fma",
@@ -353,41 +383,82 @@ _smooth(
     ONE,
     ranges=(_ANY, _ANY, _ANY),
     traits=Traits(linear=((0, 2), (1, 2))),
+    interval=range_of.fma,
 )
-_smooth("neg", "-x", MINUS_ONE, accepts="number", traits=_SUM)
-_smooth("abs", "|x|", lambda k, y, x: k.sign(x), accepts="number", ranges=((0.2, 2.0),))
-_flat("sign", "-1, 0 or 1; NaN of NaN")
-_flat("floor", "the greatest integer not above x", accepts="float")
-_flat("round", "the nearest integer, half to even", accepts="float")
-_smooth("sqrt", "square root", lambda k, y, x: k.div(k.const(0.5), y), ranges=(_POSITIVE,))
+_smooth("neg", "-x", MINUS_ONE, accepts="number", traits=_SUM, interval=range_of.neg)
+_smooth(
+    "abs",
+    "|x|",
+    lambda k, y, x: k.sign(x),
+    accepts="number",
+    ranges=((0.2, 2.0),),
+    interval=range_of.magnitude,
+)
+_flat("sign", "-1, 0 or 1; NaN of NaN", interval=bounded(-1.0, 1.0))
+_flat("floor", "the greatest integer not above x", accepts="float", interval=range_of.whole)
+_flat("round", "the nearest integer, half to even", accepts="float", interval=range_of.whole)
+_smooth(
+    "sqrt",
+    "square root",
+    lambda k, y, x: k.div(k.const(0.5), y),
+    ranges=(_POSITIVE,),
+    interval=range_of.sqrt,
+)
 _smooth(
     "rsqrt",
     "1 / sqrt(x)",
     lambda k, y, x: k.mul(k.const(-0.5), k.mul(y, k.mul(y, y))),
     ranges=(_POSITIVE,),
+    interval=range_of.rsqrt,
 )
-_smooth("exp", "e ** x", lambda k, y, x: y, traits=Traits(slope="bends"))
-_smooth("expm1", "e ** x - 1 without cancellation", lambda k, y, x: k.add(y, k.const(1.0)))
-_smooth("log", "natural logarithm", lambda k, y, x: k.div(k.const(1.0), x), ranges=(_POSITIVE,))
+_smooth(
+    "exp",
+    "e ** x",
+    lambda k, y, x: y,
+    traits=Traits(slope="bends"),
+    interval=range_of.exponential(0.0),
+)
+_smooth(
+    "expm1",
+    "e ** x - 1 without cancellation",
+    lambda k, y, x: k.add(y, k.const(1.0)),
+    interval=range_of.exponential(-1.0),
+)
+_smooth(
+    "log",
+    "natural logarithm",
+    lambda k, y, x: k.div(k.const(1.0), x),
+    ranges=(_POSITIVE,),
+    interval=range_of.logarithm(0.0),
+)
 _smooth(
     "log1p",
     "log(1 + x) without cancellation",
     lambda k, y, x: k.div(k.const(1.0), k.add(k.const(1.0), x)),
     ranges=((-0.7, 2.0),),
+    interval=range_of.logarithm(1.0),
 )
-_smooth("sin", "sine", lambda k, y, x: k.cos(x))
-_smooth("cos", "cosine", lambda k, y, x: k.neg(k.sin(x)))
-_smooth("tan", "tangent", lambda k, y, x: k.add(k.const(1.0), k.mul(y, y)), ranges=((-1.2, 1.2),))
+_smooth("sin", "sine", lambda k, y, x: k.cos(x), interval=bounded(-1.0, 1.0, True))
+_smooth("cos", "cosine", lambda k, y, x: k.neg(k.sin(x)), interval=bounded(-1.0, 1.0, True))
+_smooth(
+    "tan",
+    "tangent",
+    lambda k, y, x: k.add(k.const(1.0), k.mul(y, y)),
+    ranges=((-1.2, 1.2),),
+    without={"interval": "it has every value between two poles"},
+)
 _smooth(
     "tanh",
     "hyperbolic tangent",
     lambda k, y, x: k.sub(k.const(1.0), k.mul(y, y)),
     traits=Traits(slope="saturates"),
+    interval=bounded(-1.0, 1.0),
 )
 _smooth(
     "erf",
     "2/sqrt(pi) times the integral of exp(-t**2) from 0 to x",
     lambda k, y, x: k.mul(k.const(2.0 / math.sqrt(math.pi)), k.exp(k.neg(k.mul(x, x)))),
+    interval=bounded(-1.0, 1.0),
 )
 _flat("floordiv", "integer quotient toward minus infinity; 0 where b is 0", accepts="integer")
 _flat("mod", "a - b * floordiv(a, b)", accepts="integer")
@@ -452,6 +523,7 @@ elementwise(
     samples=_select_samples(),
     masks=True,
     traits=Traits(linear=((1, 2),)),
+    interval=range_of.select,
 )
 
 
@@ -500,6 +572,7 @@ register(
             is_silent=True,
             stacked=lambda attributes, _n: attributes,
         ),
+        interval=range_of.cast,
         axes=_ONE_BY_ONE,
     )
 )
@@ -512,4 +585,5 @@ elementwise(
     accepts="any",
     is_barrier=True,
     traits=Traits(is_same_numbers=True, is_silent=True),
+    interval=range_of.unchanged,
 )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from gradc.ir.loop.kernel import Affine, Buffer, Scalar
 from gradc.ir.ops.attributes import get_dim, get_int, get_str
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
+from gradc.ir.ops.interval import by_sign, handed_on
 from gradc.ir.ops.registry import Access, Nest, OpDef, Read, Sample, TypeRuleError, register
 from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
@@ -143,6 +144,7 @@ register(
             ),
         ),
         traits=Traits(linear=((0,),)),
+        interval=handed_on,
         axes=AxisRule(_take_links, "they are looked up by number"),
         indexes=_take_indexes,
     )
@@ -466,6 +468,7 @@ register(
             ),
         ),
         traits=Traits(linear=((1,),)),
+        interval=by_sign(1),
         axes=AxisRule(_scatter_add_links, "they are put where their numbers say"),
         indexes=lambda op: ((0, op.result.type.static_shape[get_int(op.attributes, "axis")]),),
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gradc.ir.loop.kernel import Affine, Scalar
 from gradc.ir.ops.attributes import get_int
 from gradc.ir.ops.axes import AxisRule, kept
+from gradc.ir.ops.interval import unrelated
 from gradc.ir.ops.registry import Nest, OpDef, TypeRuleError, register, zero_jvp, zero_vjp
 from gradc.ir.ops.structural import check_axes, one_operand, sample
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType
@@ -153,6 +154,7 @@ register(
             sample((2, 0), axis=1),
             sample((3, 1, 2), axis=0),
         ),
+        interval=unrelated,
         axes=AxisRule(
             lambda op: kept(op, [get_int(op.attributes, "axis")]),
             "they are compared with each other",

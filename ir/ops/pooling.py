@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from gradc.ir.loop.kernel import Affine, Scalar
 from gradc.ir.ops.attributes import get_pair, get_pairs
 from gradc.ir.ops.axes import AxisRule, Link, kept
+from gradc.ir.ops.interval import handed_on, handed_on_or_zero
 from gradc.ir.ops.registry import Access, OpDef, Read, TypeRuleError, register
 from gradc.ir.ops.structural import one_operand, sample
 from gradc.ir.ops.traits import ALL, Traits
@@ -391,6 +392,8 @@ register(
         Access(_element("max")),
         _SAMPLES,
         masks=True,
+        traits=Traits(picks="greatest"),
+        interval=handed_on,
         axes=_AXES,
     )
 )
@@ -405,6 +408,7 @@ register(
         Access(_element("add")),
         _SAMPLES,
         traits=Traits(linear=ALL),
+        interval=handed_on_or_zero,
         axes=_AXES,
     )
 )

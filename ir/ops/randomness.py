@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from gradc.ir.loop.kernel import Affine, Scalar, row_major_offset
 from gradc.ir.ops.attributes import get_dims, get_int
 from gradc.ir.ops.axes import AxisRule, Link, invented, shortened, sizes
+from gradc.ir.ops.interval import unrelated
 from gradc.ir.ops.registry import (
     Access,
     OpDef,
@@ -174,6 +175,7 @@ register(
                 ((0.0, 3.0),),
             ),
         ),
+        interval=unrelated,
         axes=AxisRule(_links, "a draw depends on its position", _part),
     )
 )

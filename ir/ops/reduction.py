@@ -16,6 +16,16 @@ from typing import TYPE_CHECKING, Any
 from gradc.ir.loop.kernel import Affine
 from gradc.ir.ops.attributes import get_bool, get_int, get_ints
 from gradc.ir.ops.axes import AxisRule, Link, Place, kept, sizes
+from gradc.ir.ops.interval import (
+    Bounds,
+    Interval,
+    IntervalRule,
+    by_sign,
+    handed_on,
+    multiplied,
+    point,
+    unrelated,
+)
 from gradc.ir.ops.registry import (
     JvpRule,
     Nest,
@@ -91,6 +101,7 @@ def _reduction(
     vjp: VjpRule,
     masks: bool = False,
     traits: Traits = PLAIN,
+    interval: IntervalRule | None = None,
 ) -> OpDef:
     return register(
         OpDef(
@@ -112,6 +123,8 @@ def _reduction(
             ),
             masks=masks,
             traits=traits,
+            interval=interval,
+            without={} if interval else {"interval": "factors have both signs"},
             axes=AxisRule(_reduction_links, "they are combined in a way that is not a sum"),
         )
     )
@@ -134,7 +147,27 @@ def _sum_vjp(
     return (spread(b, ct, get_ints(op.attributes, "axes"), op.operands[0].type.shape),)
 
 
-_reduction("sum", "the sum over `axes`", "add", _sum_jvp, _sum_vjp, traits=Traits(linear=ALL))
+def _sum_interval(bounds: Bounds, op: Op) -> Interval:
+    """As many terms as the axes have; a term that is the greatest possible along them counts."""
+    x, axes = bounds.of(0), reduced_axes(op)
+    count = float(math.prod(op.operands[0].type.static_shape[axis] for axis in axes))
+    if count == 0:
+        return point(0.0)
+    low, high = multiplied(x, point(count)).low, multiplied(x, point(count)).high
+    if x.low >= 0 and x.peak and x.peak <= frozenset(axes) and x.high >= low:
+        return Interval(max(low, x.high), high, False, x.high_open, x.faults)
+    return Interval(low, high, x.low_open, x.high_open, x.faults)
+
+
+_reduction(
+    "sum",
+    "the sum over `axes`",
+    "add",
+    _sum_jvp,
+    _sum_vjp,
+    traits=Traits(linear=ALL),
+    interval=_sum_interval,
+)
 
 # --- max and min ----------------------------------------------------------------------------------
 
@@ -177,9 +210,18 @@ _reduction(
     _extremum_jvp,
     _extremum_vjp,
     True,
+    Traits(picks="greatest"),
+    interval=handed_on,
 )
 _reduction(
-    "reduce_min", "the least over `axes`; NaN if any is", "min", _extremum_jvp, _extremum_vjp, True
+    "reduce_min",
+    "the least over `axes`; NaN if any is",
+    "min",
+    _extremum_jvp,
+    _extremum_vjp,
+    True,
+    Traits(picks="least"),
+    interval=handed_on,
 )
 
 # --- prod -----------------------------------------------------------------------------------------
@@ -316,6 +358,7 @@ register(
         zero_vjp,
         Nest(_argmax_nest, lambda op: 0),
         (sample((2, 3), axis=1), sample((4,), axis=0), sample((2, 1, 3), axis=1)),
+        interval=unrelated,
         axes=AxisRule(
             lambda op: _kept_links(op, [get_int(op.attributes, "axis")]),
             "they are compared with each other",
@@ -395,6 +438,7 @@ register(
             sample((0, 2), axis=0, reverse=False),
         ),
         traits=Traits(linear=ALL),
+        interval=by_sign(0),
         axes=AxisRule(
             lambda op: kept(op, [get_int(op.attributes, "axis")]), "they are added up one by one"
         ),

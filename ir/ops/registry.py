@@ -9,12 +9,13 @@ declaration, never an omission: ``ZERO`` says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gradc.ir.loop.kernel import Scalar
 from gradc.ir.ops.axes import AxisRule
+from gradc.ir.ops.interval import IntervalRule
 from gradc.ir.ops.traits import PLAIN, Moves, Traits
 from gradc.ir.tensor.core import Attrs, Op, TensorType, Value
 
@@ -158,6 +159,11 @@ class OpDef:
     # of range then reads NaN or writes nothing, so data are checked against it where they enter
     # (``ir.index_uses``).
     indexes: Callable[[Op], tuple[tuple[int, int], ...]] | None = None
+    # What the result can be, from what the operands can be (ir/ops/interval.py). Absent means any
+    # number, and whatever was wrong with an operand goes on.
+    interval: IntervalRule | None = None
+    # Facts that are absent on purpose, each with the reason: {"interval": "of either sign"}.
+    without: Mapping[str, str] = field(default_factory=dict)
     # True if derivatives end here by choice (stop_gradient) and not because the op is constant
     # almost everywhere.
     is_barrier: bool = False

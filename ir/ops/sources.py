@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from gradc.ir.ops.attributes import get_dims, get_dtype, get_int, get_number
 from gradc.ir.ops.axes import AxisRule, invented, shortened
+from gradc.ir.ops.interval import Bounds, Interval, point
 from gradc.ir.ops.registry import Access, OpDef, Sample, TypeRuleError, register, zero_jvp, zero_vjp
 from gradc.ir.ops.structural import check_axes
 from gradc.ir.ops.traits import Moves, Traits
-from gradc.ir.tensor.core import Attrs, DType, TensorType
+from gradc.ir.tensor.core import Attrs, DType, Op, TensorType
 
 SOURCE = Traits(moves=Moves.SOURCE, cost="free", is_silent=True)
 
@@ -23,6 +24,10 @@ def _infer_constant(types: Sequence[TensorType], attributes: Attrs) -> tuple[Ten
     if not dtype.is_float and isinstance(value, float):
         raise TypeRuleError(f"constant: {value!r} is not of type {dtype}")
     return (TensorType(get_dims(attributes, "shape"), dtype),)
+
+
+def _constant_interval(_bounds: Bounds, op: Op) -> Interval:
+    return point(float(get_number(op.attributes, "value")))
 
 
 register(
@@ -46,6 +51,7 @@ register(
             Sample((), {"value": True, "dtype": DType.BOOL, "shape": (0,)}, ()),
         ),
         traits=SOURCE,
+        interval=_constant_interval,
         axes=AxisRule(
             lambda op: invented(op, range(op.result.type.rank)),
             "they are all the same",
@@ -74,6 +80,11 @@ def _infer_iota(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorT
     return (result,)
 
 
+def _iota_interval(_bounds: Bounds, op: Op) -> Interval:
+    size = op.result.type.static_shape[get_int(op.attributes, "axis")]
+    return Interval(0.0, float(max(size - 1, 0)), False, False)
+
+
 register(
     OpDef(
         "iota",
@@ -94,6 +105,7 @@ register(
             Sample((), {"axis": 0, "dtype": DType.F64, "shape": (4,)}, ()),
         ),
         traits=SOURCE,
+        interval=_iota_interval,
         axes=AxisRule(
             lambda op: invented(
                 op, (a for a in range(op.result.type.rank) if a != op.attributes["axis"])

@@ -18,6 +18,8 @@ from gradc.ir.ops.registry import Partial, Sample, TypeRule, TypeRuleError
 from gradc.ir.special.table import TABLE, Words, meaning_of
 from gradc.ir.tensor.core import Attrs, DType, TensorType
 
+_EITHER = {"interval": "it depends on the function, which an attribute names"}
+
 
 def _infer(name: str, arity: int) -> TypeRule:
     same = same_types(name, arity, "float")
@@ -69,6 +71,7 @@ elementwise(
     (_partial(0),),
     infer=_infer("function1", 1),
     samples=_samples("expit", (-2.0, 2.0)),
+    without=_EITHER,
 )
 elementwise(
     "function2",
@@ -77,4 +80,5 @@ elementwise(
     (_partial(0), _partial(1)),
     infer=_infer("function2", 2),
     samples=_samples("xlogy", (-2.0, 2.0), (0.3, 2.0)),
+    without=_EITHER,
 )

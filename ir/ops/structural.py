@@ -8,12 +8,14 @@ may be symbolic; what symbols cannot decide is checked again when dimensions are
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gradc.ir.loop.kernel import Affine, Const, Scalar, row_major_offset
 from gradc.ir.ops.attributes import get_dims, get_int, get_ints
 from gradc.ir.ops.axes import AxisRule, Link, Place, kept, regrouped, shortened, sizes
+from gradc.ir.ops.interval import Bounds, Interval, handed_on, handed_on_or_zero, hull
 from gradc.ir.ops.registry import (
     Access,
     OpDef,
@@ -115,6 +117,7 @@ def _view(
             Access(element),
             samples,
             traits=traits,
+            interval=handed_on if traits.is_same_numbers else handed_on_or_zero,
             axes=axes,
         )
     )
@@ -497,6 +500,13 @@ def slice_axis(b: Builder, x: Value, axis: int, start: Dim, limit: Dim, stride: 
     return b.one("slice", x, start=tuple(starts), limit=tuple(limits), stride=tuple(strides))
 
 
+def _any_operand(bounds: Bounds, op: Op) -> Interval:
+    found = bounds.of(0)
+    for number in range(1, len(op.operands)):
+        found = hull(found, bounds.of(number))
+    return replace(found, peak=frozenset())
+
+
 def _concat_element(k: IndexAlgebra, op: Op, index: Position, read: Read) -> Scalar:
     axis = get_int(op.attributes, "axis")
     dtype = op.result.type.dtype
@@ -544,6 +554,7 @@ register(
             linear=ALL,
             stacked=lambda a, n: {"axis": get_int(a, "axis") + 1},
         ),
+        interval=_any_operand,
         axes=AxisRule(
             lambda op: kept(op, [get_int(op.attributes, "axis")]), "they are joined with others"
         ),

@@ -59,6 +59,8 @@ class Traits:
     # Pages and formulas show what it is applied to in its place.
     is_silent: bool = False
     slope: Slope = ""
+    # Each element of the result is the greatest (or least) of some of the one operand.
+    picks: Literal["", "greatest", "least"] = ""
     # Multiplications of one application, where they are not a few per element.
     work: Callable[[Op], int] | None = None
     # The attributes for operands that are stacked along a new first axis of so many positions, and

@@ -72,6 +72,35 @@ def test_what_is_safe_is_not_reported(body: str) -> None:
     assert hazards(body) == []
 
 
+# Safe because of what two values have to do with each other: an interval each would be an alarm.
+RELATED = {
+    "a value and its square": "s = sigmoid(x)\nreturn sum(log(s - s * s + 1e-3))",
+    "one minus a square": "c = tanh(x)\nreturn sum(sqrt(1 - c^2 + 1e-3))",
+    "a product with its complement": "s = sigmoid(x)\nreturn sum(log(s * (1 - s) + 1e-3))",
+    "a root less what is under it": "r = sqrt(x * x + 1)\nreturn sum(log(r - x + 1e-3))",
+    "a root and what is under it": "r = sqrt(x * x + 1)\nreturn sum(log(x + r + 1e-3))",
+    "a sine by its sides": "r = sqrt(x * x + 1)\nreturn sum(sqrt(1.1 - (x / r)^2))",
+}
+# The same where the edge is reached, or where the root is of something else.
+UNRELATED = {
+    "s = sigmoid(x)\nreturn sum(sqrt(s - s * s))": "sqrt at 0",
+    "s = sigmoid(x)\nreturn sum(log(s - s * s))": "log at 0",
+    "r = sqrt(x * x + 1)\nreturn sum(log(r - 2 * x + 1e-3))": "log at 0",
+    "r = sqrt(x * x + 1)\nreturn sum(sqrt(1 - (x / r)^2))": "sqrt at 0",
+    "return sum(sqrt(x * x - 2 * x + 1))": "sqrt of a negative number",
+}
+
+
+@pytest.mark.parametrize("name", RELATED)
+def test_what_is_safe_by_a_relation_is_not_reported(name: str) -> None:
+    assert hazards(RELATED[name]) == []
+
+
+@pytest.mark.parametrize("body", UNRELATED)
+def test_relations_do_not_hide_what_they_do_not_exclude(body: str) -> None:
+    assert UNRELATED[body] in {hazard.kind for hazard in hazards(body)}
+
+
 def test_a_guard_on_another_value_does_not_help() -> None:
     head = "model m(x: float[3], y: float[3]) -> float {\n"
     assert [h.kind for h in hazards("return sum(where(y > 0, 1 / x, 0))", head)] == [

@@ -7,15 +7,34 @@ An end may be attained (closed) or only approached (open): ``exp`` reaches 0 bec
 Facts between elements that intervals cannot hold: ``peak`` names axes along which the greatest
 element is exactly the upper end (``z - max(z)`` has 0 there, its exponential 1).
 
+An op's rule, ``interval(bounds, op)``, says what its result can be from what its operands can be;
+``Bounds`` is what it may ask. Relations between values (``z - max(z)``) are the analysis's own.
+
 Non-goals: rounding, and overflow of anything but exponentials.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final, Protocol, TypeAlias
+
+from gradc.ir.tensor.core import DType, Op, Value
 
 INF = math.inf
+# Exponents from here on overflow.
+LARGEST_EXPONENT: Final = {
+    DType.F64: 709.78,
+    DType.F32: 88.72,
+    DType.BF16: 88.5,
+    DType.F16: 11.08,
+}
+# What holds where a comparison does not, and what it says with its sides exchanged.
+OPPOSITE: Final = {"gt": "le", "ge": "lt", "lt": "ge", "le": "gt", "eq": "ne", "ne": "eq"}
+SWAPPED: Final = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge", "eq": "eq", "ne": "ne"}
+# A boolean value, and whether it holds.
+Condition: TypeAlias = tuple[Value, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +195,72 @@ def narrowed(a: Interval, relation: str, bound: float) -> Interval:
     if low > high:
         return a
     return Interval(low, high, low_open, high_open, a.faults)
+
+
+def within(a: Interval, low: float, high: float) -> Interval:
+    """``a``, of which is known that it lies between two numbers, which it may attain."""
+    found = a
+    if low > a.low:
+        found = replace(found, low=low, low_open=False)
+    if high < a.high:
+        found = replace(found, high=high, high_open=False)
+    return found
+
+
+# --- rules of ops
+
+
+class Bounds(Protocol):
+    """What an interval rule may ask of the analysis, at one op."""
+
+    def of(self, number: int, *conditions: Condition) -> Interval:
+        """What operand ``number`` can be, where ``conditions`` hold as well."""
+        ...
+
+    def nonzero(self, number: int) -> tuple[Condition, ...]:
+        """Conditions that hold wherever operand ``number`` is not exactly zero."""
+        ...
+
+    def fault(self, kind: str) -> frozenset[int]:
+        """A fault of the op: it makes infinities or NaN of finite numbers."""
+        ...
+
+
+IntervalRule: TypeAlias = Callable[[Bounds, Op], Interval]
+
+
+def handed_on(bounds: Bounds, _op: Op) -> Interval:
+    """Elements of the first operand; which of them lie along an axis is forgotten."""
+    return replace(bounds.of(0), peak=frozenset())
+
+
+def handed_on_or_zero(bounds: Bounds, op: Op) -> Interval:
+    """Elements of the first operand, means of them, and zeros."""
+    return hull(handed_on(bounds, op), point(0.0))
+
+
+def unrelated(_bounds: Bounds, _op: Op) -> Interval:
+    """Any finite number, whatever the operands are: no fault of theirs goes on."""
+    return ANY
+
+
+def bounded(low: float, high: float, keeps_faults: bool = False) -> IntervalRule:
+    """A function whose values lie between two bounds, both attained by rounding."""
+
+    def rule(bounds: Bounds, _op: Op) -> Interval:
+        faults = bounds.of(0).faults if keeps_faults else frozenset[int]()
+        return Interval(low, high, False, high == INF, faults)
+
+    return rule
+
+
+def by_sign(number: int) -> IntervalRule:
+    """Sums of elements of operand ``number``: not negative where those are not."""
+
+    def rule(bounds: Bounds, _op: Op) -> Interval:
+        x = bounds.of(number)
+        if x.low >= 0:
+            return Interval(0.0, INF, False, True, x.faults)
+        return ANY.with_faults(x.faults)
+
+    return rule
