@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import durations
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -45,8 +47,24 @@ def missing_mpi() -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--bless` rewrites the golden files (tests/golden) from what the tests see."""
+    """`--bless` rewrites the golden files (tests/golden) from what the tests see; `--measure`
+    writes tests/durations.tsv, by which tests are marked `slow`.
+    """
     parser.addoption("--bless", action="store_true", default=False, help="rewrite golden files")
+    parser.addoption(
+        "--measure", action="store_true", default=False, help="write tests/durations.tsv"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Sets up `--measure`."""
+    if config.getoption("--measure"):
+        config.pluginmanager.register(durations.Measure())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is slow, by what was measured."""
+    durations.mark_slow(items)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
