@@ -1,4 +1,4 @@
-"""The twenty codes of examples/functions beside autograd and JAX: equal in f64, and how long a call
+"""The codes of examples/functions beside autograd and JAX: equal in f64, and how long a call
 takes.
 
 ``python -m benchmarks.functions [NAME ...]`` prints the table of docs/functions.md: the time to the

@@ -46,8 +46,8 @@ MODULES = (
 class Counts:
     """What became of the cases seen so far."""
 
-    def __init__(self, every: int, seconds: float) -> None:
-        self.every = every
+    def __init__(self, every: int, seconds: float, only: str = "") -> None:
+        self.every, self.only = every, only
         self.until = time.monotonic() + seconds
         self.seen = 0
         self.test = ""
@@ -57,8 +57,11 @@ class Counts:
 
     def case(self, function: Callable[..., Any], numbers: Any, args: Any, options: Any) -> None:
         """Judges one case."""
-        self.seen += 1
-        if self.seen % self.every or time.monotonic() > self.until:
+        if not self.only:  # otherwise counted where its kind is known
+            self.seen += 1
+            if self.seen % self.every:
+                return
+        if time.monotonic() > self.until:
             return
         try:
             plain = function(*args, **options)
@@ -68,6 +71,10 @@ class Counts:
         if not leaves or any(np.asarray(x).dtype == object for x in leaves):
             return
         kind = "complex" if any(np.iscomplexobj(x) for x in leaves) else "real"
+        if self.only:
+            self.seen += kind == self.only
+            if kind != self.only or self.seen % self.every:
+                return
         verdict, note = judged(function, numbers, args, options, plain)
         self.found[kind][verdict] += 1
         if verdict != "right":
@@ -144,14 +151,14 @@ def compared(
 ) -> str:
     """What differs between gradc and central differences; empty if nothing does."""
     rng = np.random.default_rng(0)
-    weights = [rng.standard_normal(np.shape(x)) for x in _any_leaves(plain)]
+    weights = [_direction(rng, x) for x in _any_leaves(plain)]
 
     def total(*given: Any) -> Any:
         parts = zip(_any_leaves(result(*given)), weights, strict=True)
-        return sum(np.sum(w * seen(x)) for x, w in parts)
+        return sum(_weighed(w, seen(x)) for x, w in parts)
 
     value, slopes = gradc.value_and_grad(total, argnums=tuple(range(len(args))))(*args)
-    along = [rng.standard_normal(np.shape(x)) for a in args for x in _leaves(a)]
+    along = [_direction(rng, x) for a in args for x in _leaves(a)]
     ends = []
     for step in (1e-6, -1e-6):
         moves = iter(along)
@@ -159,12 +166,26 @@ def compared(
         ends.append(float(np.real(total(*given))))
     expected, here = (ends[0] - ends[1]) / 2e-6, float(np.real(total(*args)))
     pairs = zip(_leaves(slopes), along, strict=True)
-    found = sum(float(np.real(np.vdot(np.asarray(g), d))) for g, d in pairs)
+    # A gradient in complex numbers is dL/dx - i dL/dy.
+    found = sum(float(np.real(np.sum(np.asarray(g) * d))) for g, d in pairs)
     size = max(abs(expected), abs(found), 1.0)
     is_near = np.isclose(float(np.real(value)), here, 1e-9, 1e-9)
     if abs(found - expected) <= 2e-5 * size and is_near:
         return ""
     return f"slope {found} for {expected}, value {value} for {here}"
+
+
+def _direction(rng: np.random.Generator, like: Any) -> Any:
+    found = rng.standard_normal(np.shape(like))
+    return found + 1j * rng.standard_normal(np.shape(like)) if np.iscomplexobj(like) else found
+
+
+def _weighed(weights: Any, part: Any) -> Any:
+    """A real sum of both parts."""
+    total = np.sum(np.real(weights) * np.real(part))
+    if np.iscomplexobj(weights):
+        total = total + np.sum(np.imag(weights) * np.imag(part))
+    return total
 
 
 def install(counts: Counts) -> None:
@@ -224,9 +245,9 @@ def install(counts: Counts) -> None:
     made.__getattr__ = lambda name: missing  # type: ignore[method-assign]
 
 
-def run(path: Path, every: int, only: str, seconds: float) -> Counts:
+def run(path: Path, every: int, only: str, seconds: float, kind: str = "") -> Counts:
     """All tests of the suite that call ``check_grads``."""
-    counts = Counts(every, seconds)
+    counts = Counts(every, seconds, kind)
     install(counts)
     sys.path.insert(0, str(path / "tests"))
     for module_name in MODULES:
@@ -262,11 +283,12 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="judge every N-th case only")
     parser.add_argument("--seconds", type=float, default=3600.0, help="stop judging after that")
     parser.add_argument("--only", default="", help="modules whose name has this in it")
+    parser.add_argument("--kind", default="", choices=("", "real", "complex"))
     parser.add_argument("--notes", action="store_true")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     with np.errstate(all="ignore"):
-        counts = run(given.path, given.every, given.only, given.seconds)
+        counts = run(given.path, given.every, given.only, given.seconds, given.kind)
     print("| cases | all | " + " | ".join(KINDS) + " |")
     print("|---|---|---|---|---|---|")
     for kind, found in counts.found.items():

@@ -4,10 +4,11 @@ installed, JAX.
     python -m benchmarks.soak_functions --count 3000
 
 A function takes a tree of arrays and makes new ones from it: elementwise, reductions over axes,
-indices and slices, assignment, `where`, products of matrices, loops, and arrays put together. It is
-a list of steps, so that it runs with any module that has NumPy's names. The value is held to 1e-11
-of NumPy's, the gradient to 1e-5 of differences in three directions. Where two steps of a difference
-disagree, a kink is near, and JAX decides; it looks at one in six of the others too, to 1e-9.
+indices and slices, assignment, `where`, products of matrices, loops, complex numbers and Fourier
+transforms, and arrays put together. It is a list of steps, so that it runs with any module that has
+NumPy's names. The value is held to 1e-11 of NumPy's, the gradient to 1e-5 of differences in three
+directions. Where two steps of a difference disagree, a kink is near, and JAX decides; it looks at
+one in six of the others too, to 1e-9.
 """
 
 from __future__ import annotations
@@ -82,6 +83,39 @@ BINARY: dict[str, Callable[[Any, Any, Any], Any]] = {
     "where": lambda m, x, y: m.where(x < y, m.sin(x), y),
     "power": lambda m, x, y: (1.2 + m.tanh(x)) ** m.tanh(y),
 }  # fmt: skip
+# Complex arrays in, complex arrays out; cuts and poles are kept away.
+COMPLEX: dict[str, Callable[[Any, Any], Any]] = {
+    "exp": lambda m, z: m.exp(1j * z),
+    "log": lambda m, z: m.log(3 + m.tanh(m.abs(z)) + 0.3j * m.cos(z.real)),
+    "sqrt": lambda m, z: m.sqrt(2 + m.sin(z.real) + 1j * z.imag),
+    "sin": lambda m, z: m.sin(z.real + 1j * m.tanh(z.imag)),
+    "cosh": lambda m, z: m.cosh(m.tanh(z.real) + 1j * z.imag),
+    "tanh": lambda m, z: m.tanh(1 + m.abs(z) + 0.3j * m.sin(z.imag)),
+    "arctan": lambda m, z: m.arctan(2 + m.abs(z) + 1j * z.real),
+    "square": lambda m, z: z**2 / (1 + m.abs(z)),
+    "power": lambda m, z: (2 + m.cos(z.real) + 1j * m.tanh(z.imag)) ** (0.7 - 0.4j),
+    "divide": lambda m, z: (1 + 2j) / (2 + m.abs(z) + 1j * z.real),
+    "conj": lambda m, z: m.conj(z) * (0.5 + 1j),
+    "where": lambda m, z: m.where(z.real > 0.1, z, 1j * m.conj(z)),
+    "fft": lambda m, z: m.fft.fft(z, axis=-1) / z.shape[-1] if z.ndim else z,
+    "ifft": lambda m, z: m.fft.ifft(z, axis=0) if z.ndim else z,
+    "fftn": lambda m, z: m.fft.fftn(z, norm="ortho") if z.ndim else z,
+    "irfft": lambda m, z: m.fft.irfft(z, 5, axis=-1) + 0j if z.ndim else z,
+    "rfft": lambda m, z: m.fft.rfft(z.real, axis=-1) if z.ndim else z,
+    "cumsum": lambda m, z: m.cumsum(z) / z.size,
+    "product": lambda m, z: z @ m.conj(z.T) / z.size if z.ndim == 2 else z,
+    "prod": lambda m, z: m.prod(1 + 0.1 * z / (1 + m.abs(z)), axis=-1) if z.ndim else z,
+    "roll": lambda m, z: m.roll(z, 1) + z[..., ::-1] if z.ndim else z,
+    "mean": lambda m, z: z - m.mean(z),
+}
+PARTS: tuple[Callable[[Any, Any], Any], ...] = (
+    lambda m, z: m.real(z),
+    lambda m, z: m.imag(z),
+    lambda m, z: m.abs(z + 2),
+    lambda m, z: m.abs(z) ** 2 / (1 + m.abs(z)),
+    lambda m, z: m.angle(3 + m.abs(z) + 1j * z.real),
+    lambda m, z: m.var(z, axis=-1) if z.ndim else m.real(z),
+)
 REDUCTIONS = ("sum", "mean", "max", "min", "var", "prod", "std")
 
 
@@ -197,7 +231,25 @@ def joined(rng: random.Random, arrays: list[Array]) -> Step:
     return lambda m, made: m.stack([made[k] for k in chosen], axis=axis)
 
 
+def complexes(rng: random.Random, arrays: list[Array]) -> Step:
+    """Complex numbers made of two arrays of one shape, functions of them, and a real part."""
+    n = rng.randrange(len(arrays))
+    other = rng.choice([k for k, x in enumerate(arrays) if x.shape == arrays[n].shape])
+    chosen = [COMPLEX[name] for name in rng.choices(list(COMPLEX), k=rng.randint(1, 3))]
+    part = rng.choice(PARTS)
+
+    def step(m: Any, made: list[Any]) -> Any:
+        z = m.tanh(made[n]) + 1j * m.sin(made[other])
+        for function in chosen:
+            z = function(m, z)
+        return part(m, z)
+
+    return step
+
+
 KINDS = (
+    complexes,
+    complexes,
     unary,
     unary,
     unary,
