@@ -29,6 +29,7 @@ from rich.table import Table
 import gradc
 from benchmarks.cases import MODELS
 from benchmarks.chart import Mark, Series, scatter
+from gradc.codegen.backend import Loaded
 from gradc.passes.budget import pareto
 from gradc.passes.pipeline import run_pipeline
 from gradc.runtime.bench.compare import random_inputs
@@ -36,7 +37,7 @@ from gradc.runtime.bench.timing import ratio, take_turns
 from gradc.runtime.model.compiled import pure
 from gradc.runtime.native.arrays import NUMPY_DTYPE, Array
 from gradc.runtime.native.compile import compile_options, pipeline_options
-from gradc.runtime.native.load import NativeFunction, compile_plan
+from gradc.runtime.native.load import compile_plan
 
 NAMES = ("mlp_deep", "lstm_long")
 # What is asked of recomputation: this many times less activation memory, at not much more time.
@@ -57,7 +58,7 @@ class Row:
     slower: float
 
 
-def arrays_of(native: NativeFunction, given: dict[str, Array]) -> list[Array]:
+def arrays_of(native: Loaded, given: dict[str, Array]) -> list[Array]:
     """Arrays for a call, in the order of its ports; fresh ones for what it makes."""
     return [
         np.empty(port.shape, NUMPY_DTYPE[port.dtype])
@@ -67,7 +68,7 @@ def arrays_of(native: NativeFunction, given: dict[str, Array]) -> list[Array]:
     ]
 
 
-def results(native: NativeFunction, given: dict[str, Array]) -> list[bytes]:
+def results(native: Loaded, given: dict[str, Array]) -> list[bytes]:
     arrays = arrays_of(native, given)
     native.call(arrays)
     ports = native.signature.ports

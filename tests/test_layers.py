@@ -54,7 +54,8 @@ LATE_OWN = {
     "frontend/program.py": "the checks of a whole file are for `gradc check`",
     "runtime/cli": "each subcommand loads what it uses",
     "runtime/console.py": "rendering is needed only once something is wrong",
-    "runtime/native/load.py": "a warm start needs no code generation",
+    "codegen/llvm/backend.py": "a warm start needs no code generation",
+    "runtime/native/load.py": "a warm start places nothing",
     "runtime/bench/compare.py": "a peer's library is loaded when the peer is named",
     "runtime/model/model.py": "training, plans, diagnosis, verification and the whiteboard load "
     "on use",
@@ -127,6 +128,14 @@ def layer_faults(name: str, found: Iterator[Import]) -> list[str]:
     return faults
 
 
+def backend_faults(name: str, found: Iterator[Import]) -> list[str]:
+    """Imports of one backend's insides from outside ``codegen``: others know the interface."""
+    if name.startswith("codegen/"):
+        return []
+    inside = ("gradc.codegen.llvm", "gradc.codegen.loops_numpy", "gradc.codegen.cuda")
+    return [f"{name}:{line}: {m} (use backend)" for m, line, _ in found if m.startswith(inside)]
+
+
 def late_faults(name: str, found: Iterator[Import]) -> list[str]:
     """Imports inside functions that no entry of LATE or LATE_OWN excuses."""
     excused = name.startswith(tuple(LATE_OWN))
@@ -142,6 +151,11 @@ def late_faults(name: str, found: Iterator[Import]) -> list[str]:
 
 def test_layers_import_downwards_only() -> None:
     faults = [f for p in library_files() for f in layer_faults(place(p), imports(parse(p)))]
+    assert not faults, "\n".join(faults)
+
+
+def test_backends_are_known_by_their_interface() -> None:
+    faults = [f for p in library_files() for f in backend_faults(place(p), imports(parse(p)))]
     assert not faults, "\n".join(faults)
 
 

@@ -50,6 +50,7 @@ ROOMS = {
         "programs",
         "prove.py",
     ),
+    "codegen": ("backend.py", "llvm", "loops_numpy", "symbolic"),
     "codegen/llvm": (
         "text.py",
         "isa.py",
@@ -61,6 +62,7 @@ ROOMS = {
         "nest",
         "driver.py",
         "host",
+        "backend.py",
     ),
     "codegen/symbolic": ("formulas", "sympy"),
     "runtime": (

@@ -35,12 +35,9 @@ from gradc.codegen.llvm.nest import nest
 from gradc.codegen.llvm.pool import MAX_WORKERS
 from gradc.codegen.llvm.text import Module, Value
 from gradc.ir.loop.kernel import For, Gemm, Kernel, Let, Stmt
-from gradc.ir.plan.plan import ALIGNMENT, Argument, Launch, Plan, Repeat, Step
+from gradc.ir.plan.plan import Launch, Plan, Repeat, Step
+from gradc.ir.plan.verify import PlanError, verify_plan
 from gradc.ir.target.costs import Costs
-
-
-class PlanError(ValueError):
-    """The Plan is not complete or contradicts itself: a bug of the pass that made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +69,7 @@ def microseconds(kernel: Kernel, costs: Costs) -> float:
 
 def estimate(plan: Plan, costs: Costs) -> float:
     """Microseconds of one call on one core, roughly."""
-    each = [microseconds(kernel, costs) for kernel in plan.kernels]
-
-    def total(steps: Sequence[Step]) -> float:
-        return sum(
-            each[s.kernel] if isinstance(s, Launch) else s.trips * total(s.body) for s in steps
-        )
-
-    return total(plan.steps)
+    return plan.total([microseconds(kernel, costs) for kernel in plan.kernels])
 
 
 def _cycles(statements: Sequence[Stmt], times: float, costs: Costs) -> float:
@@ -115,7 +105,7 @@ def generate(plan: Plan, isa: Isa, *, is_timed: bool = False) -> Program:
     check(plan)
     _check_scratch(plan, isa)
     module = Module(isa.triple, "", isa.attributes)
-    used = sorted({launch.kernel for launch in launches_of(plan.steps)})
+    used = sorted({launch.kernel for launch in plan.launches})
     table = ", ".join(f"ptr @{_emit(module, plan.kernels[n], n, isa)}" for n in used)
     work = {
         n: (row, extent(plan.kernels[n], isa), worthwhile_parts(plan.kernels[n], isa.costs))
@@ -133,8 +123,7 @@ def generate(plan: Plan, isa: Isa, *, is_timed: bool = False) -> Program:
     if is_timed:
         text += clock.definitions(plan.name, isa.triple.split("-")[0])
     text += "declare void @gradc_parallel(ptr, ptr, i64, i64)\n"
-    launches = sum(1 for _ in launches_of(plan.steps))
-    return Program(plan.name, text, launches, count)
+    return Program(plan.name, text, len(plan.launches), count)
 
 
 def scratch_bytes(kernel: Kernel, isa: Isa, threads: int) -> int:
@@ -146,15 +135,6 @@ def scratch_bytes(kernel: Kernel, isa: Isa, threads: int) -> int:
         return 0
     most = min(threads, worthwhile_parts(kernel, isa.costs), extent(kernel, isa), MAX_WORKERS + 1)
     return each * max(1, most)
-
-
-def launches_of(steps: Sequence[Step]) -> Iterator[Launch]:
-    """Every launch, in order, each once."""
-    for step in steps:
-        if isinstance(step, Launch):
-            yield step
-        else:
-            yield from launches_of(step.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,11 +249,8 @@ def _place(plan: Plan, number: int) -> tuple[int, int]:
     """Base and byte offset of a tensor's first element, through the tensors it is a view of; -1 if
     it has none.
     """
-    offset = 0
-    tensor = plan.tensors[number]
-    while tensor.root is not None:
-        offset += tensor.root_offset
-        tensor = plan.tensors[tensor.root]
+    root, offset = plan.place(number)
+    tensor = plan.tensors[root]
     if tensor.space == "argument":
         return (tensor.argument if tensor.argument is not None else -1, offset)
     return (len(plan.ports), offset + (tensor.offset if tensor.offset is not None else -1))
@@ -283,7 +260,7 @@ def _place(plan: Plan, number: int) -> tuple[int, int]:
 
 
 def check(plan: Plan) -> None:
-    """Checks that ``plan`` is complete and that every address stays inside its storage.
+    """Checks that ``plan`` is complete and can be an entry.
 
     Raises:
         PlanError: naming the tensor or the launch.
@@ -292,98 +269,19 @@ def check(plan: Plan) -> None:
     # collide.
     if not plan.name.isidentifier() or not plan.name.isascii() or plan.name.startswith("gradc_"):
         raise PlanError(f"{plan.name!r} cannot be the name of an entry")
-    for number in sorted(_used_tensors(plan, plan.steps)):
-        _check_tensor(plan, number)
-    for number, port in enumerate(plan.ports):
-        if plan.tensors[port.tensor].argument != number:
-            raise PlanError(f"port {port.name} is not entry argument {number}")
-    _check_steps(plan, plan.steps, ())
-
-
-def _used_tensors(plan: Plan, steps: Sequence[Step]) -> set[int]:
-    """The tensors that ports, launches and counters name."""
-    found = {port.tensor for port in plan.ports}
-    for step in steps:
-        if isinstance(step, Launch):
-            found |= {argument.tensor for argument in step.arguments}
-            found |= set() if step.scratch is None else {step.scratch}
-        else:
-            found |= _used_tensors(plan, step.body)
-            found |= set() if step.counter_cell is None else {step.counter_cell}
-    return found
-
-
-def _check_tensor(plan: Plan, number: int) -> None:
-    tensor = plan.tensors[number]
-    seen, root = {number}, tensor
-    while root.root is not None:
-        if root.root in seen:
-            raise PlanError(f"tensor {tensor.name} is a view of itself")
-        seen.add(root.root)
-        root = plan.tensors[root.root]
-    base, offset = _place(plan, number)
-    if root.space == "argument":
-        if not 0 <= base < len(plan.ports):
-            raise PlanError(f"tensor {tensor.name} names no entry argument")
-        limit = root.nbytes
-    else:
-        if root.offset is None:
-            raise PlanError(f"tensor {tensor.name} has no place in the arena")
-        if root.offset % ALIGNMENT:
-            raise PlanError(f"tensor {root.name} is not aligned")
-        limit = plan.arena_bytes
-    if tensor.nbytes and not 0 <= offset <= limit - tensor.nbytes:
-        raise PlanError(f"tensor {tensor.name} leaves its storage")
-
-
-def _check_steps(plan: Plan, steps: Sequence[Step], trips: tuple[int, ...]) -> None:
-    for step in steps:
-        if isinstance(step, Repeat):
-            if step.trips < 0:
-                raise PlanError("a Repeat has negative trips")
-            _check_steps(plan, step.body, (*trips, step.trips))
-        else:
-            _check_launch(plan, step, trips)
-
-
-def _check_launch(plan: Plan, launch: Launch, trips: tuple[int, ...]) -> None:
-    kernel = plan.kernels[launch.kernel]
-    buffers = tuple(b for b in kernel.buffers if b.access != "scratch")
-    if len(buffers) != len(launch.arguments):
-        raise PlanError(f"launch of {kernel.name} has {len(launch.arguments)} arguments")
-    if 0 in trips:
-        return
-    for buffer, argument in zip(buffers, launch.arguments, strict=True):
-        tensor = plan.tensors[argument.tensor]
-        if buffer.dtype != tensor.dtype:
-            raise PlanError(f"{kernel.name}: {buffer.name} is {buffer.dtype}, {tensor.name} is not")
-        low, high = _reach(argument, trips)
-        if buffer.size and not (low >= 0 and high + buffer.size <= tensor.size):
-            raise PlanError(f"{kernel.name}: {buffer.name} leaves tensor {tensor.name}")
+    verify_plan(plan)
 
 
 def _check_scratch(plan: Plan, isa: Isa) -> None:
     """Every launch has the scratch that its kernel needs on this target."""
     needs = [scratch_bytes(kernel, isa, max(1, plan.threads)) for kernel in plan.kernels]
-    for launch in launches_of(plan.steps):
+    for launch in plan.launches:
         need = needs[launch.kernel]
         tensor = None if launch.scratch is None else plan.tensors[launch.scratch]
         if (tensor is None and need) or (tensor is not None and tensor.space != "arena"):
             raise PlanError(f"launch of {plan.kernels[launch.kernel].name} has no scratch")
         if tensor is not None and tensor.nbytes < need:
             raise PlanError(f"{tensor.name} has {tensor.nbytes} bytes, not {need}")
-
-
-def _reach(argument: Argument, trips: tuple[int, ...]) -> tuple[int, int]:
-    """The least and the greatest first element that an argument takes."""
-    low = high = argument.offset
-    for level, count in enumerate(trips):
-        stride, parity = _at(argument.strides, level), _at(argument.parity, level)
-        # Extremes lie at the first two and the last two trips.
-        ends = {0, min(1, count - 1), max(0, count - 2), count - 1}
-        reached = [c * stride + c % 2 * parity for c in sorted(ends)]
-        low, high = low + min(reached), high + max(reached)
-    return low, high
 
 
 # ---- text ---------------------------------------------------------------------------------------
@@ -526,17 +424,13 @@ go:
 """
 
 
-def _depth(steps: Sequence[Step]) -> int:
-    return max((1 + _depth(s.body) for s in steps if isinstance(s, Repeat)), default=0)
-
-
 def _entry(plan: Plan, words: int, most_arguments: int, is_timed: bool) -> str:
     return Template(_WALK + _ENTRY).substitute(
         clock.texts(most_arguments + 1, is_timed),
         name=plan.name,
         bases=len(plan.ports) + 1,
         threads=max(1, plan.threads),
-        depth=max(1, _depth(plan.steps)),
+        depth=max(1, plan.depth),
         ports=len(plan.ports),
         words=words,
     )

@@ -16,8 +16,10 @@ counter before each trip, for kernels that need it as data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from html import escape
+from math import prod
 from typing import Literal, TypeAlias
 
 from gradc.ir.loop.kernel import Kernel
@@ -70,6 +72,21 @@ class Argument:
     strides: tuple[int, ...] = ()
     parity: tuple[int, ...] = ()
 
+    def reach(self, trips: Sequence[int]) -> tuple[int, int]:
+        """The least and the greatest first element that it takes in Repeats of ``trips``."""
+        low = high = self.offset
+        for level, count in enumerate(trips):
+            stride, parity = _at(self.strides, level), _at(self.parity, level)
+            # Extremes lie at the first two and the last two trips.
+            ends = {0, min(1, count - 1), max(0, count - 2), count - 1}
+            reached = [c * stride + c % 2 * parity for c in sorted(ends)]
+            low, high = low + min(reached), high + max(reached)
+        return low, high
+
+
+def _at(values: Sequence[int], level: int) -> int:
+    return values[level] if level < len(values) else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:
@@ -85,6 +102,25 @@ class Launch:
     scope: str = ""
     replica: int = 0
     scratch: int | None = None
+    depth = 0  # Repeats in it
+
+    @property
+    def tensors(self) -> tuple[int, ...]:
+        """The tensors that it names: arguments, then scratch."""
+        scratch = () if self.scratch is None else (self.scratch,)
+        return (*(argument.tensor for argument in self.arguments), *scratch)
+
+    def walk(self, trips: tuple[int, ...] = ()) -> Iterator[tuple[Launch, tuple[int, ...]]]:
+        """Itself, and the trips of the Repeats around it."""
+        yield self, trips
+
+    def map(self, change: Callable[[Launch], Launch | None]) -> Launch | None:
+        """What ``change`` makes of it; None if nothing."""
+        return change(self)
+
+    def cells(self) -> Iterator[int]:
+        """It counts nothing."""
+        return iter(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +131,32 @@ class Repeat:
     body: tuple[Step, ...]
     counter_cell: int | None = None
     span: Span | None = None
+
+    @property
+    def depth(self) -> int:
+        """How deep Repeats are nested, itself included."""
+        return 1 + max((step.depth for step in self.body), default=0)
+
+    @property
+    def tensors(self) -> tuple[int, ...]:
+        """The tensors that it names itself: its counter."""
+        return () if self.counter_cell is None else (self.counter_cell,)
+
+    def walk(self, trips: tuple[int, ...] = ()) -> Iterator[tuple[Launch, tuple[int, ...]]]:
+        """Every launch in it, in order, each once, and the trips of the Repeats around it."""
+        for step in self.body:
+            yield from step.walk((*trips, self.trips))
+
+    def map(self, change: Callable[[Launch], Launch | None]) -> Repeat | None:
+        """With every launch as ``change`` makes it, without those that it makes nothing of."""
+        body = tuple(step for old in self.body if (step := old.map(change)) is not None)
+        return replace(self, body=body)
+
+    def cells(self) -> Iterator[int]:
+        """The counters of it and of the Repeats in it."""
+        yield from self.tensors
+        for step in self.body:
+            yield from step.cells()
 
 
 Step: TypeAlias = Launch | Repeat
@@ -144,6 +206,52 @@ class Plan:
             for p in self.ports
         )
         return f"<div><code>{escape(repr(self))}</code><table>{head}{rows}</table></div>"
+
+    @property
+    def launches(self) -> tuple[Launch, ...]:
+        """Every launch in order; those in a Repeat once."""
+        return tuple(launch for launch, _ in self.walk())
+
+    @property
+    def depth(self) -> int:
+        """How deep Repeats are nested."""
+        return max((step.depth for step in self.steps), default=0)
+
+    @property
+    def touched(self) -> set[int]:
+        """The tensors that ports, launches and counters name."""
+        found = {port.tensor for port in self.ports}
+        for step in self.steps:
+            found.update(step.cells())
+        return found.union(*(launch.tensors for launch in self.launches))
+
+    def walk(self) -> Iterator[tuple[Launch, tuple[int, ...]]]:
+        """Every launch in order, each once, and the trips of the Repeats around it."""
+        for step in self.steps:
+            yield from step.walk()
+
+    def map(self, change: Callable[[Launch], Launch | None]) -> Plan:
+        """With every launch as ``change`` makes it, without those that it makes nothing of."""
+        steps = (step.map(change) for step in self.steps)
+        return replace(self, steps=tuple(step for step in steps if step is not None))
+
+    def root(self, tensor: int) -> int:
+        """The tensor whose bytes ``tensor`` shares; itself if it is nobody's view."""
+        while (root := self.tensors[tensor].root) is not None:
+            tensor = root
+        return tensor
+
+    def place(self, tensor: int) -> tuple[int, int]:
+        """The root of ``tensor``, and the bytes from the root's start at which it begins."""
+        offset = 0
+        while (root := self.tensors[tensor].root) is not None:
+            offset += self.tensors[tensor].root_offset
+            tensor = root
+        return tensor, offset
+
+    def total(self, each: Sequence[float]) -> float:
+        """The sum over all launches, as often as they run; ``each`` is a figure per kernel."""
+        return sum(each[launch.kernel] * prod(trips) for launch, trips in self.walk())
 
     @property
     def peak_bytes(self) -> int:

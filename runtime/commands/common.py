@@ -40,6 +40,7 @@ def compile_arguments(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "budget": options.budget,
         "threads": options.threads,
+        "target": options.target,
         "use_cache": not options.no_cache,
     }
 

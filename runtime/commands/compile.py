@@ -7,13 +7,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from gradc.codegen.llvm import driver
-from gradc.codegen.llvm.host import artifact, jit
-from gradc.codegen.llvm.host.symbols import inner_name
+from gradc.codegen.backend import backend
 from gradc.frontend.syntax.unparse import dump
 from gradc.ir.diagnostics.diagnostic import did_you_mean
 from gradc.ir.tensor.core import Function
@@ -35,7 +32,6 @@ from gradc.runtime.native.compile import (
     pipeline_options,
     quoting,
 )
-from gradc.runtime.native.load import scratch_for, target_for
 from gradc.runtime.render.graph import graph_dot, graph_svg
 
 ARTIFACT = ("object", "shared", "header")
@@ -100,7 +96,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         help = f"kinds are {', '.join((*TEXTS, *ARTIFACT))}"
         raise fail("GC0564", f"--emit {unknown[0]}: there is no such kind", help)
     _check_steps(options.dump_after)
-    artifact.target_of(options.isa)
+    backend(options.target).target(1, options.isa)
     if not kinds:
         kinds = list(ARTIFACT)
     if options.out is None and (options.certify or any(k in ARTIFACT for k in kinds)):
@@ -111,7 +107,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     model = load_model(options)
     make, dims = partial(_programs, options), _dims(options, model)
     source, derive, gradient = make(model, dims)
-    chosen = compile_options(budget=options.budget, threads=options.threads)
+    chosen = compile_options(budget=options.budget, threads=options.threads, target=options.target)
     console.findings(machine_warnings(chosen.budget), model.program.report.sources)
     with quoting(model.program.report.sources), remedies(model, dims, chosen, make):
         done = _pipeline(source, derive, gradient, chosen, options)
@@ -175,13 +171,11 @@ def _pipeline(
     chosen: Options,
     options: argparse.Namespace,
 ) -> Run:
-    isa = artifact.target_of(options.isa)
     asked = pipeline_options(
         derive,
         chosen,
+        options.isa,
         gradient=gradient,
-        target=target_for(isa, chosen.thread_count),
-        scratch=scratch_for(isa, chosen.thread_count),
         verify=2 if options.verify_each else 1,
         dump_after=tuple(options.dump_after),
         dump_to=make_folder(Path(options.dump_dir)) if options.dump_after else None,
@@ -211,10 +205,9 @@ def _text(
         return model.to_sympy().derivative_text(model.select(chosen_wrt(options)))
     if kind in ("dot", "svg"):
         return graph_dot(source) if kind == "dot" else graph_svg(source, model.name)
-    target = artifact.target_of(options.isa)
-    plan = replace(done.plan, name=inner_name(done.plan.name))
-    text = driver.generate(plan, target).text
-    return text if kind == "llvm" else jit.assembly(text, target)
+    chosen = backend(options.target)
+    target = chosen.target(max(1, done.plan.threads), options.isa)
+    return chosen.show(kind, done.plan, target)
 
 
 def _emit_text(kind: str, text: str, options: argparse.Namespace, console: Console) -> None:
@@ -242,11 +235,12 @@ def _emit_artifact(
         raise fail("GC0564", f"--name {name}: must be a C identifier")
     wanted = (*(k for k in kinds if k in ARTIFACT), "manifest")
     text = "".join(source.text for source in model.program.report.sources)
-    written = artifact.write_artifact(
+    chosen = backend(options.target)
+    written = chosen.write(
         [done.plan],
         name,
         make_folder(Path(options.out)),
-        isa=options.isa,
+        chosen.target(max(1, done.plan.threads), options.isa),
         kinds=wanted,
         source=text.encode(),
         extra={

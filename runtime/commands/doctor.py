@@ -10,7 +10,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 
 from gradc._version import __version__
-from gradc.codegen.llvm.isa import available, host
+from gradc.codegen.backend import backend
 from gradc.runtime.console import Console
 from gradc.runtime.native.cache import ObjectCache
 from gradc.runtime.native.compile import compile_options, usable_cores
@@ -31,13 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Prints versions and features; compiles and runs a small gradient. Status 1 if that fails."""
     works, detail = _self_test()
-    isa = host()
     info = ObjectCache().info()
     facts = {
         "gradc": __version__,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "cpu": f"{isa.cpu}, instruction sets {', '.join(available())}",
+        "cpu": backend("cpu").about(),
         "cores": str(usable_cores()),
         **{
             f"limits, {n} thread{'s' * (n > 1)}": described(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 
 PRECISIONS = ("f64", "f32", "bf16", "f16")
+TARGETS = ("cpu", "reference")
 
 
 def add_model(parser: argparse.ArgumentParser, is_optional: bool = False) -> None:
@@ -36,6 +37,9 @@ def add_model(parser: argparse.ArgumentParser, is_optional: bool = False) -> Non
 def add_compile(parser: argparse.ArgumentParser) -> None:
     """How to compile."""
     parser.add_argument("--budget", metavar="SIZE", help="most memory, e.g. 64MiB")
+    parser.add_argument(
+        "--target", choices=TARGETS, default="cpu", help="what to compile for (cpu)"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads (one per core)")
     parser.add_argument(
         "--no-cache", action="store_true", help="neither read nor write the object cache"

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         flag = "--check" if options.budget is None else "--budget"
         raise fail("GC0564", f"--pareto covers every budget and checks none: leave out {flag}")
     model = load_model(options)
-    chosen = compile_options(budget=options.budget, threads=options.threads)
+    chosen = compile_options(budget=options.budget, threads=options.threads, target=options.target)
     console.findings(machine_warnings(chosen.budget), model.program.report.sources)
     make = partial(_program, options)
     sizes = model.lower().dims

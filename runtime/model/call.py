@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from gradc.codegen.backend import Loaded, Results
 from gradc.ir.plan.plan import Port
 from gradc.ir.tensor.bf16 import from_bf16
 from gradc.ir.tensor.core import DType, Role
@@ -29,7 +30,6 @@ from gradc.runtime.native.arrays import (
     convert,
     expect,
 )
-from gradc.runtime.native.load import NativeFunction, Results
 
 Arrays = Mapping[str, Any]
 # Which of the caller's dictionaries holds the arrays of a role.
@@ -48,7 +48,7 @@ _WHAT = {PARAMS: "parameter", INPUTS: "input", SEEDS: "seed"}
 class Entry:
     """One compiled specialisation and how its ports are named."""
 
-    def __init__(self, native: NativeFunction) -> None:
+    def __init__(self, native: Loaded) -> None:
         self.native = native
         self.fast: Callable[..., int | None] = native.fast
         self.ports = native.signature.ports

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from gradc.codegen.backend import Results
 from gradc.frontend.model.models import RANDOM_STATE
 from gradc.ir.tensor.core import Function, Role
 from gradc.runtime.files.ids import check_inputs
@@ -23,7 +24,6 @@ from gradc.runtime.model.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, decod
 from gradc.runtime.model.remedies import remedies
 from gradc.runtime.native.arrays import Array, check_names, shapes_of
 from gradc.runtime.native.compile import Options, compile_cached, quoting
-from gradc.runtime.native.load import Results
 from gradc.runtime.native.recent import Recent
 from gradc.runtime.render.notebook import card
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from gradc.codegen.backend import Results
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.tensor.core import Function
 from gradc.passes.differentiate.jacobian import JacobianPlan, jacobian, jacobian_plan
 from gradc.runtime.model.compiled import Compiled
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.native.compile import Options
-from gradc.runtime.native.load import Results
 
 if TYPE_CHECKING:
     from gradc.runtime.model.model import Model

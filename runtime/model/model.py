@@ -517,6 +517,7 @@ class Model:
         dims: Mapping[str, int] | None = None,
         training: bool = True,
         threads: int | None = None,
+        target: str = "cpu",
     ) -> MemoryPlan:
         """The Plan of loss and gradients: what it does with memory, without running it.
 
@@ -530,7 +531,7 @@ class Model:
         """
         from gradc.runtime.reports.memory import plan_memory
 
-        chosen = compile_options(budget=budget, threads=threads)
+        chosen = compile_options(budget=budget, threads=threads, target=target)
         derive = pure(self.gradient_of(wrt))
 
         def program(model: Model, sizes: Mapping[str, int]) -> tuple[Function, Derive, None]:

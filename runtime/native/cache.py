@@ -111,6 +111,10 @@ class ObjectCache:
 
     # ---- reading ----------------------------------------------------------------------------
 
+    def key(self, *parts: str | bytes) -> str:
+        """``make_key``."""
+        return make_key(*parts)
+
     def get(self, key: str) -> Entry | None:
         """The entry called ``key``, or None if there is none that is whole and ours."""
         if self.problem():

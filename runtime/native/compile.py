@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from gradc.codegen.llvm.isa import host
+from gradc.codegen.backend import MODULES, Loaded, backend
 from gradc.ir.diagnostics.diagnostic import (
     Diagnostic,
     DiagnosticError,
@@ -31,12 +31,10 @@ from gradc.ir.plan.plan import Plan
 from gradc.ir.tensor.core import Function
 from gradc.runtime.native.arrays import expect, listed
 from gradc.runtime.native.load import (
-    NativeFunction,
     compile_plan,
     load_native,
     native_key,
-    scratch_for,
-    target_for,
+    scratch_of,
 )
 from gradc.runtime.native.room import machine_bytes
 
@@ -54,6 +52,7 @@ class Options:
     fast_math: bool = False
     use_cache: bool = True
     check_inputs: bool = False
+    target: str = "cpu"
 
     @property
     def thread_count(self) -> int:
@@ -63,7 +62,8 @@ class Options:
     @property
     def key(self) -> str:
         """What of the options changes the code."""
-        return f"budget={self.budget} fast_math={self.fast_math} threads={self.thread_count}"
+        facts = f"budget={self.budget} fast_math={self.fast_math} threads={self.thread_count}"
+        return facts if self.target == "cpu" else f"{facts} target={self.target}"
 
 
 _HUGE = Fraction(10**300)
@@ -131,8 +131,9 @@ def compile_options(
         DiagnosticError: GC0601 for a budget, GC0563 for a target or number of threads, that cannot
             be.
     """
-    if target != "cpu":
-        message = f"there is no target `{target}`; this build compiles for `cpu`"
+    if target not in MODULES:
+        known = listed([f"`{name}`" for name in MODULES], most=20)
+        message = f"there is no target `{target}`; this build compiles for {known}"
         raise DiagnosticError([error("GC0563", message, None)])
     if threads is not None and not (
         isinstance(threads, int) and not isinstance(threads, bool) and 1 <= threads <= 1024
@@ -143,7 +144,7 @@ def compile_options(
     for name, value in switches.items():
         expect(name, value, bool, "True or False")
     size = None if budget is None else parse_bytes(budget)
-    return Options(threads, size, fast_math, use_cache, check_inputs)
+    return Options(threads, size, fast_math, use_cache, check_inputs, target)
 
 
 def options_of(call: Callable[..., Any], given: Mapping[str, Any]) -> Options:
@@ -233,30 +234,26 @@ def plan_of(
 
 
 def pipeline_options(
-    derivative: Derivative | None, options: Options, **more: Any
+    derivative: Derivative | None, options: Options, isa: str | None = None, **more: Any
 ) -> PipelineOptions:
     """The pipeline's options, for this machine; unless asked for more, checks of the IR run where
     the stage changes.
     """
     from gradc.passes.pipeline import Options as PipelineOptions
 
-    isa, threads = host(), options.thread_count
-    chosen = {
-        "verify": 1,
-        "target": target_for(isa, threads),
-        "scratch": scratch_for(isa, threads),
-        **more,
-    }
+    machine = backend(options.target).target(options.thread_count, isa)
+    scratch = scratch_of(options.target, machine)
+    chosen = {"verify": 1, "target": machine, "scratch": scratch, **more}
     return PipelineOptions(derivative, fast_math=options.fast_math, **chosen)
 
 
-def compile_function(
-    function: Function, derivative: Derivative | None, options: Options
-) -> NativeFunction:
+def compile_function(function: Function, derivative: Derivative | None, options: Options) -> Loaded:
     """Compiles what ``derivative`` makes of ``function`` and loads it."""
     _refuse_beyond_machine(options.budget)
     plan = plan_of(function, derivative, options)
-    return compile_plan(plan, threads=options.thread_count, cache=options.use_cache)
+    return compile_plan(
+        plan, threads=options.thread_count, cache=options.use_cache, target=options.target
+    )
 
 
 def compile_cached(
@@ -265,12 +262,14 @@ def compile_cached(
     derivative: Derivative | None,
     options: Options,
     gradient: Derivative | None = None,
-) -> NativeFunction:
+) -> Loaded:
     """The function that ``parts`` determine: from the cache, or made, compiled and stored there."""
     _refuse_beyond_machine(options.budget)
-    key = native_key(*parts, options.key, cache=options.use_cache)
-    found = load_native(key, threads=options.thread_count, cache=options.use_cache)
+    target, cache = options.target, options.use_cache
+    key = native_key(*parts, options.key, cache=cache, target=target)
+    threads = options.thread_count
+    found = load_native(key, threads=threads, cache=cache, target=target)
     if found is not None:
         return found
     plan = plan_of(make(), derivative, options, gradient)
-    return compile_plan(plan, threads=options.thread_count, cache=options.use_cache, key=key)
+    return compile_plan(plan, threads=threads, cache=cache, key=key, target=target)

@@ -31,10 +31,11 @@ from gradc.codegen.llvm.host.limits import (
     limits_text,
     precisions,
 )
+from gradc.codegen.llvm.host.load import Arenas, thread_pool
+from gradc.codegen.llvm.host.machine import processor
 from gradc.codegen.llvm.isa import Isa, host
 from gradc.runtime.native.cache import ObjectCache
-from gradc.runtime.native.load import Arenas, default_cache, thread_pool
-from gradc.runtime.native.machine import processor
+from gradc.runtime.native.load import default_cache
 from gradc.runtime.native.room import machine_bytes
 
 ROUNDS = 7

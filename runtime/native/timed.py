@@ -20,12 +20,13 @@ import numpy as np
 
 from gradc.codegen.llvm import clock, driver
 from gradc.codegen.llvm.host import jit
+from gradc.codegen.llvm.host.load import Arenas, thread_pool
+from gradc.codegen.llvm.host.machine import environment
 from gradc.codegen.llvm.isa import host
 from gradc.ir.plan.plan import Launch, Plan
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.native.cache import ObjectCache, make_key
-from gradc.runtime.native.load import Arenas, cache_of, thread_pool
-from gradc.runtime.native.machine import environment
+from gradc.runtime.native.load import cache_of
 
 # How long the tick is watched against the system's clock.
 _WATCHED = 0.02

@@ -20,8 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gradc.codegen.llvm import driver
-from gradc.codegen.llvm.isa import host
+from gradc.codegen.backend import backend
 from gradc.ir.plan.plan import Launch, Plan, Tensor
 from gradc.ir.tensor.core import Function, Op, Span
 from gradc.passes.budget import Gap, chosen_within, pareto
@@ -38,7 +37,6 @@ from gradc.passes.inspect.report import (
 from gradc.passes.pipeline import Derivative, Run
 from gradc.passes.recompute.residuals import residuals
 from gradc.runtime.native.compile import Options, pipeline_options
-from gradc.runtime.native.load import scratch_for
 from gradc.runtime.render.notebook import card
 
 # How many values a printed list names.
@@ -60,10 +58,12 @@ class Decision:
 class MemoryPlan:
     """The Plan of one program and what can be said about it without running it."""
 
-    def __init__(self, run: Run, budget: int | None, gap: Gap) -> None:
+    def __init__(self, run: Run, budget: int | None, gap: Gap, target: str) -> None:
         self.plan: Plan = run.plan
         self.memory: MemoryReport = memory_report(run.plan)
         self.threads = max(1, run.plan.threads)
+        self._backend = backend(target)
+        self._target = self._backend.target(self.threads)
         self.budget = budget
         self.gap = gap
         self.decisions = _decisions(run)
@@ -97,7 +97,7 @@ class MemoryPlan:
     @property
     def launches(self) -> tuple[Launch, ...]:
         """The kernels' calls in order; those in a rolled loop once."""
-        return tuple(driver.launches_of(self.plan.steps))
+        return self.plan.launches
 
     @property
     def scratch_bytes(self) -> int:
@@ -109,11 +109,11 @@ class MemoryPlan:
     @property
     def milliseconds(self) -> float:
         """An estimate of one call's time on one core of a present-day processor."""
-        return driver.estimate(self.plan, host().costs) / 1e3
+        return self._backend.estimate(self.plan, self._target) / 1e3
 
     def check(self) -> tuple[Finding, ...]:
         """What an independent replay finds wrong with the Plan; empty if nothing is."""
-        return check_plan(self.plan, scratch_for(host(), self.threads))
+        return check_plan(self.plan, lambda kernel: self._backend.scratch(kernel, self._target))
 
     def report(self, most: int = MOST) -> str:
         """The report as text: the peak and what makes it, what is kept and computed again."""
@@ -173,7 +173,7 @@ def plan_memory(
     """
     asked = pipeline_options(derivative, options, gradient=gradient)
     run, gap = chosen_within(source, asked, options.budget)
-    return MemoryPlan(run, options.budget, gap)
+    return MemoryPlan(run, options.budget, gap, options.target)
 
 
 # --- what is kept and why

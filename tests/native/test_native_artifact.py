@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradc.codegen.llvm import driver
 from gradc.codegen.llvm.host import artifact, header, isolate, jit
 from gradc.codegen.llvm.isa import select
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
@@ -154,7 +153,7 @@ def test_plan_digests_see_every_change_but_not_where_it_was_written() -> None:
     bigger = replace(plan, arena_bytes=plan.arena_bytes + 64)
     digests.add(artifact.plan_digest(bigger))
     assert len(digests) == 4
-    steps = (replace(s, scope="elsewhere") for s in driver.launches_of(plan.steps))
+    steps = (replace(s, scope="elsewhere") for s in plan.launches)
     moved = replace(plan, steps=tuple(steps))
     assert artifact.plan_digest(moved) == artifact.plan_digest(mlp(8, 3, 4, 2))
 

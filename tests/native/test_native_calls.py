@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 
 from gradc.codegen.llvm import driver
-from gradc.codegen.llvm.driver import PlanError
 from gradc.codegen.llvm.host import wrapper
+from gradc.codegen.llvm.host.load import pool_workers
 from gradc.codegen.llvm.isa import available, host, select
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.plan.plan import Argument, Launch, Plan, Port, Repeat, Tensor
+from gradc.ir.plan.verify import PlanError
 from gradc.ir.tensor.core import Role
 from gradc.runtime.native import load as native
 from gradc.runtime.native.cache import ObjectCache
@@ -140,7 +141,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(cache: ObjectCache, threads
     for _ in range(20):
         function.call(many)
         assert np.array_equal(one[-1], many[-1])
-    assert native.pool_workers() >= 1
+    assert pool_workers() >= 1
 
 
 def test_parallel_loops_are_cut_into_ranges_that_cover_all(cache: ObjectCache) -> None:
@@ -436,6 +437,7 @@ faulthandler.enable()
 import numpy as np
 import tests.support.native_plans as t
 from pathlib import Path
+from gradc.codegen.llvm.host.load import pool_workers
 from gradc.runtime.native import load as native
 from gradc.runtime.native.cache import ObjectCache
 cache = ObjectCache(Path({cache!r}))
@@ -469,15 +471,15 @@ def _run(script: str, cache: ObjectCache, timeout: float = 120) -> str:
 def test_the_pool_survives_forks_and_ends_with_the_process(cache: ObjectCache) -> None:
     out = _run(
         """
-assert native.pool_workers() == 1
+assert pool_workers() == 1
 children = []
 for _ in range(3):
     child = os.fork()
     if child == 0:
-        assert native.pool_workers() == 0
+        assert pool_workers() == 0
         arrays[-1][:] = 0
         function.call(arrays)
-        assert native.pool_workers() == 1
+        assert pool_workers() == 1
         os._exit(0 if np.array_equal(arrays[-1], expected) else 1)
     children.append(child)
 for child in children:
@@ -522,10 +524,11 @@ def test_without_a_cache_nothing_is_written(cache: ObjectCache) -> None:
 import sys
 sys.path[:0] = [{tests!r}]
 import tests.support.native_plans as t
+from gradc.codegen.llvm.host.load import pool_workers
 from gradc.runtime.native import load as native
 plan = t.mlp(150, 200, 190, 170)
 native.compile_plan(plan, threads=2, cache=False).call(t.mlp_arrays(plan))
-assert native.pool_workers() == 1
+assert pool_workers() == 1
 """
     environment = {**os.environ, "GRADC_CACHE": str(cache.directory)}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)

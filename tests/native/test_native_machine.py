@@ -11,8 +11,7 @@ from typing import Any
 import llvmlite
 import pytest
 
-from gradc.codegen.llvm.host import jit
-from gradc.runtime.native import machine
+from gradc.codegen.llvm.host import jit, machine
 from gradc.runtime.native.cache import ObjectCache, make_key
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import gradc
+from gradc.codegen.llvm.host.load import NativeFunction
 from gradc.codegen.llvm.isa import available
 from gradc.ir.plan.plan import Plan
 from gradc.runtime.native import load as native
@@ -73,4 +74,4 @@ def test_peak_memory_is_what_the_plan_says() -> None:
     assert function.named_call(params, inputs, {}) is not None
     assert function.plan is not None and function.plan.threads == 1
     assert function.measured_bytes == function.plan.peak_bytes
-    assert function.arenas == 1
+    assert isinstance(function, NativeFunction) and function.arenas == 1

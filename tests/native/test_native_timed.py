@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import gradc
+from gradc.codegen.backend import Loaded
 from gradc.codegen.llvm import clock, driver
 from gradc.codegen.llvm.host import jit
 from gradc.codegen.llvm.isa import available, host, select
@@ -20,7 +21,7 @@ from gradc.runtime.native.arrays import NUMPY_DTYPE, Array
 from gradc.runtime.native.cache import ObjectCache
 from gradc.runtime.native.compile import Options, plan_of
 from gradc.runtime.native.limits import Limits, described, limits
-from gradc.runtime.native.load import NativeFunction, compile_plan
+from gradc.runtime.native.load import compile_plan
 from gradc.runtime.native.timed import TimedFunction
 
 RECURRENT = """
@@ -40,7 +41,7 @@ model m(x: float[B, 300], y: float[B, 200]) -> float {
 """
 
 
-def compiled(text: str, threads: int, **dims: int) -> tuple[NativeFunction, list[Array]]:
+def compiled(text: str, threads: int, **dims: int) -> tuple[Loaded, list[Array]]:
     """The gradient of a program, and arrays for its ports."""
     net = gradc.loads(text, dims=dims)
     model = net.lower(net.dims)
@@ -74,7 +75,7 @@ def test_every_launch_is_timed_and_within_the_whole() -> None:
     native, arrays = compiled(RECURRENT, 2, T=9, B=3)
     assert native.plan is not None
     found = TimedFunction(native.plan, 2).call(arrays, 3)
-    launches = list(driver.launches_of(native.plan.steps))
+    launches = list(native.plan.launches)
     assert [item.launch for item in found.launches] == launches
     assert {item.runs for item in found.launches} >= {1, 9}
     assert 0 < sum(item.seconds for item in found.launches) <= found.seconds

@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from gradc.codegen.backend import backend
 from gradc.codegen.llvm import driver
 from gradc.codegen.llvm.isa import host, select
 from gradc.codegen.llvm.nest import nest
@@ -17,13 +18,14 @@ from gradc.ir.loop.equal import difference
 from gradc.ir.plan.execute import execute_plan
 from gradc.ir.plan.plan import Launch, Plan, Repeat, Step, Tensor
 from gradc.ir.plan.text import parse_plan, print_plan
+from gradc.ir.plan.verify import PlanError
 from gradc.ir.target.target import GENERIC, Target
 from gradc.ir.tensor.core import DType
 from gradc.passes.inspect.check import check_plan
 from gradc.passes.place.lifetime import numbered
 from gradc.passes.place.place import arena_lower_bound, storage
 from gradc.passes.place.scratch import place_scratch, scratch_tensors
-from gradc.runtime.native.load import compile_plan, scratch_for, target_for
+from gradc.runtime.native.load import compile_plan, scratch_of
 from tests.support.loops_models import (
     arguments,
     gradient,
@@ -36,8 +38,8 @@ from tests.support.loops_models import (
 from tests.support.native_plans import ready
 
 THREADS = 2
-TARGET = target_for(host(), THREADS)
-SCRATCH = scratch_for(host(), THREADS)
+TARGET = backend("cpu").target(THREADS)
+SCRATCH = scratch_of("cpu", TARGET)
 
 
 @cache
@@ -165,11 +167,11 @@ def test_code_takes_no_more_threads_than_there_is_scratch_for() -> None:
 
 def test_code_is_not_made_without_scratch() -> None:
     bare = planned(gradient(mlp(16, [12, 20, 9, 5])))
-    with pytest.raises(driver.PlanError, match="has no scratch"):
+    with pytest.raises(PlanError, match="has no scratch"):
         driver.generate(bare, select())
     place = scratch_tensors(ready(bare))[0]
     small = cut(ready(bare), place, 1)
-    with pytest.raises(driver.PlanError, match="bytes, not"):
+    with pytest.raises(PlanError, match="bytes, not"):
         driver.generate(small, select())
 
 

@@ -344,7 +344,7 @@ def test_no_memory_is_a_diagnostic(work: Path, monkeypatch: pytest.MonkeyPatch) 
     def hungry(*_: object, **__: object) -> None:
         raise MemoryError("no room for an arena of 9 bytes")
 
-    monkeypatch.setattr("gradc.runtime.native.load._aligned", hungry)
+    monkeypatch.setattr("gradc.codegen.llvm.host.load._aligned", hungry)
     done = gradc("run", work / "mlp.grad", "--data", work / "in.npz", "--threads", "3")
     assert done.status == 1
     assert "error[GC0604]" in done.err

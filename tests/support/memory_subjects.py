@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gradc
+from gradc.codegen.backend import Loaded
+from gradc.codegen.llvm.host.load import NativeFunction
 from gradc.frontend.program import load
 from gradc.ir.plan.plan import Plan
 from gradc.ir.tensor.core import Function
@@ -37,7 +39,7 @@ from gradc.runtime.bench.compare import random_inputs
 from gradc.runtime.model.compiled import pure
 from gradc.runtime.native.arrays import NUMPY_DTYPE
 from gradc.runtime.native.compile import Options, pipeline_options
-from gradc.runtime.native.load import NativeFunction, compile_plan
+from gradc.runtime.native.load import compile_plan
 from gradc.runtime.tracing.record import Argument, record
 from gradc.runtime.tracing.trees import flatten, paths
 from tests.support.generate import random_program
@@ -144,11 +146,12 @@ def is_intact(whole: Bytes, inside: Bytes) -> bool:
 
 
 def run(
-    native: NativeFunction, arrays: Mapping[str, NDArray[Any]], calls: int
+    native: Loaded, arrays: Mapping[str, NDArray[Any]], calls: int
 ) -> tuple[list[Bytes], list[str]]:
     """The bytes of every result after ``calls`` calls on guarded, poisoned memory; and which guards
     were written to.
     """
+    assert isinstance(native, NativeFunction)
     blocks: list[tuple[str, Bytes, Bytes]] = []
     for port in native.signature.ports:
         nbytes = int(np.prod(port.shape)) * port.dtype.itemsize

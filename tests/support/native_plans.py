@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradc.codegen.llvm.host import artifact
+from gradc.codegen.backend import backend
 from gradc.ir.loop.kernel import (
     Affine,
     Buffer,
@@ -30,7 +30,7 @@ from gradc.ir.plan.plan import Argument, Launch, Plan, Port, Repeat, Step, Tenso
 from gradc.ir.tensor.core import DType, Role
 from gradc.passes.place.prune import prune
 from gradc.passes.place.scratch import place_scratch
-from gradc.runtime.native.load import scratch_for, target_for
+from gradc.runtime.native.load import scratch_of
 
 Array = NDArray[Any]
 F32, I64 = DType.F32, DType.I64
@@ -38,8 +38,8 @@ F32, I64 = DType.F32, DType.I64
 
 def ready(plan: Plan, threads: int = 1, isa: str | None = None) -> Plan:
     """``plan`` with scratch for a target, as artifacts and generated code need it."""
-    known = artifact.target_of(isa)
-    return place_scratch(plan, target_for(known, threads), scratch_for(known, threads))
+    target = backend("cpu").target(threads, isa)
+    return place_scratch(plan, target, scratch_of("cpu", target))
 
 
 def bare(plan: Plan) -> Plan:

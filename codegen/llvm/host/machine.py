@@ -17,8 +17,8 @@ from pathlib import Path
 
 import llvmlite
 
+from gradc.codegen.backend import Store
 from gradc.codegen.llvm.host import jit
-from gradc.runtime.native.cache import ObjectCache, make_key
 
 _CPUINFO = Path("/proc/cpuinfo")
 # Lines that say what a processor can do; the others are its place, its speed of the moment and its
@@ -40,12 +40,12 @@ _LINES = (
 _PARTS = 6  # of jit.environment()
 
 
-def environment(store: ObjectCache | None) -> tuple[str, ...]:
+def environment(store: Store | None) -> tuple[str, ...]:
     """``jit.environment()``, from ``store`` if it was asked for on this machine before."""
     described = processor()
     if store is None or not described:
         return jit.environment()
-    key = make_key("machine", sys.version, llvmlite.__version__, described)
+    key = store.key("machine", sys.version, llvmlite.__version__, described)
     entry = store.get(key)
     kept = entry.header.get("environment") if entry is not None else None
     if isinstance(kept, list) and len(kept) == _PARTS:

@@ -1,0 +1,296 @@
+"""``Backend``: what the rest of the house knows of a kind of machine code.
+
+A backend says what it compiles for (``target``), what its kernels need and take (``scratch``,
+``estimate``), writes a Plan as code (``emit``) and makes code callable (``load``). ``Loaded`` is
+called with one array per port (``launch`` and its faster ways). ``runtime`` imports this module
+only; ``backend`` finds the implementation by name when it is first asked for.
+
+CONTRIBUTING has the recipe; ``loops_numpy`` is the smallest one there is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError, error
+from gradc.ir.loop.kernel import Kernel
+from gradc.ir.loop.verbs import stored_dtype
+from gradc.ir.plan.plan import Plan, Port
+from gradc.ir.target.target import Target
+from gradc.ir.tensor.core import DType, Role
+
+Array = NDArray[Any]
+# Loss, outputs and states, cotangents, tangents of one call.
+Results: TypeAlias = "tuple[Array | None, dict[str, Array], dict[str, Array], dict[str, Array]]"
+
+# Names that users write, and where each backend stands.
+MODULES = {"cpu": "gradc.codegen.llvm.backend", "reference": "gradc.codegen.loops_numpy.backend"}
+
+
+class Stored(Protocol):
+    """What a store keeps under a key."""
+
+    @property
+    def header(self) -> Mapping[str, Any]:
+        """What is known of the code, as JSON."""
+
+    @property
+    def code(self) -> bytes:
+        """The code."""
+
+
+class Store(Protocol):
+    """The object cache, as far as backends use it."""
+
+    def key(self, *parts: str | bytes) -> str:
+        """The key that ``parts`` determine."""
+
+    def get(self, key: str) -> Stored | None:
+        """What was put under ``key``; None if nothing sound is there."""
+
+    def put(self, key: str, header: Mapping[str, Any], code: bytes) -> bool:
+        """Keeps ``code``; False if it could not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a caller must know of a compiled Plan; travels with its code in the cache."""
+
+    name: str
+    ports: tuple[Port, ...]
+    arena_bytes: int
+    threads: int  # most of a call: the arena has scratch for so many
+    launches: int
+    kernels: int
+    isa: str
+
+    @property
+    def port_bytes(self) -> int:
+        """Bytes of all arrays of a call."""
+        return sum(int(np.prod(p.shape)) * p.dtype.itemsize for p in self.ports)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a cache entry's header."""
+        ports = [
+            [p.name, p.role.value, list(p.shape), p.dtype.value, p.direction, p.tensor]
+            for p in self.ports
+        ]
+        keys = ("name", "arena_bytes", "threads", "launches", "kernels", "isa")
+        return {**{key: getattr(self, key) for key in keys}, "ports": ports}
+
+    @staticmethod
+    def from_json(header: Mapping[str, Any]) -> Signature:
+        """Reads ``to_json``'s result back. Raises KeyError, TypeError or ValueError for anything
+        else.
+        """
+        ports = tuple(
+            Port(name, Role(role), tuple(shape), DType(dtype), direction, tensor)
+            for name, role, shape, dtype, direction, tensor in header["ports"]
+        )
+        arena, threads = int(header["arena_bytes"]), int(header["threads"])
+        launches, kernels = int(header["launches"]), int(header["kernels"])
+        return Signature(
+            str(header["name"]), ports, arena, threads, launches, kernels, str(header["isa"])
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A Plan as a backend writes it. ``text`` is what its code is made from and what names it in
+    the cache; ``assemble`` makes the code, ``assembly`` shows it to people.
+    """
+
+    signature: Signature
+    text: str
+    assemble: Callable[[], bytes]
+    assembly: Callable[[], str]
+
+
+class Loaded(ABC):
+    """A program that can be called: what all backends share.
+
+    ``fast`` runs on one array per port and returns None, or an int if it did not run (an array does
+    not fit, or another call is in flight); ``fast_named`` takes dictionaries of arrays by name and
+    returns a tuple, or anything else if it did not run. A backend that has no faster ways has
+    ``launch`` only.
+    """
+
+    plan: Plan | None = None
+    llvm_text = ""
+    object_bytes = b""
+    assembly: Callable[[], str] = staticmethod(str)
+    fast: Callable[..., int | None]
+    fast_named: Callable[..., Any]
+
+    def __init__(self, signature: Signature, threads: int) -> None:
+        self.signature = signature
+        self.threads = max(1, min(threads, signature.threads))
+        self.fast = self._fast
+        self.fast_named = _never
+
+    @abstractmethod
+    def launch(self, arrays: Sequence[Array]) -> None:
+        """Runs the program on arrays that fit, writing to those of `out` and `inout` ports."""
+
+    def _fast(self, *arrays: Array) -> int | None:
+        if self.explain(arrays):
+            return 0
+        self.launch(arrays)
+        return None
+
+    def named_call(self, params: object, inputs: object, seeds: object) -> Results | None:
+        """Runs the program on dictionaries of arrays by name; makes the arrays of the ``out``
+        ports.
+
+        Returns (loss or None, outputs and states, cotangents, tangents), or None if something does
+        not fit: then nothing was run, and ``call_checked`` says what is wrong or does it beside
+        other callers.
+        """
+        found = self.fast_named(params, inputs, seeds)
+        return cast(Results, found) if type(found) is tuple else None
+
+    def call(self, arrays: Sequence[Array]) -> None:
+        """Runs the program on ``arrays``, writing to those of the ``out`` and ``inout`` ports.
+
+        Raises:
+            DiagnosticError: GC0552, GC0555 or GC0557, naming every array that does not fit.
+        """
+        if self.fast(*arrays) is not None:
+            self.call_checked(arrays)
+
+    def call_checked(self, arrays: Sequence[Array]) -> None:
+        """The same, slower: says what is wrong, and runs beside other callers."""
+        found = self.explain(arrays)
+        if found:
+            raise DiagnosticError(found)
+        self.launch(arrays)
+
+    def explain(self, arrays: Sequence[object]) -> list[Diagnostic]:
+        """What is wrong with ``arrays``; empty if they fit."""
+        ports = self.signature.ports
+        if len(arrays) != len(ports):
+            message = f"{self.signature.name} takes {len(ports)} arrays; {len(arrays)} were given"
+            return [error("GC0553", message, None)]
+        pairs = zip(ports, arrays, strict=True)
+        found = [p for port, array in pairs if (p := _misfit(port, array)) is not None]
+        return found or _shared(ports, [cast(Array, array) for array in arrays])
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes per call in flight beyond its arrays."""
+        return self.signature.arena_bytes
+
+    @property
+    def measured_bytes(self) -> int:
+        """Bytes that one call touches: the arena and the arrays."""
+        return self.arena_bytes + self.signature.port_bytes
+
+
+def _never(*_: object) -> None:
+    """A fast way that never runs."""
+
+
+def _misfit(port: Port, array: object) -> Diagnostic | None:
+    """What keeps ``array`` from being handed to ``port`` as it is."""
+    if not isinstance(array, np.ndarray):
+        message = f"`{port.name}` is {type(array).__name__}; the program expects a numpy array"
+        return error("GC0551", message, None)
+    wanted = stored_dtype(port.dtype)
+    if array.dtype != wanted or not array.dtype.isnative:
+        message = f"`{port.name}` is {array.dtype}; the program expects {port.dtype}"
+        return error("GC0552", message, None, help=f"convert it: .astype(numpy.{wanted.name})")
+    if array.shape != port.shape:
+        message = (
+            f"`{port.name}` has shape {list(array.shape)}; the program expects {list(port.shape)}"
+        )
+        return error("GC0555", message, None)
+    flags = array.flags
+    if not (flags.c_contiguous and flags.aligned):
+        message = f"`{port.name}` is not a dense, aligned array in row-major order"
+        return error("GC0557", message, None, help="numpy.ascontiguousarray makes one")
+    if port.direction != "in" and not flags.writeable:
+        return error("GC0557", f"`{port.name}` is read-only; the program writes to it", None)
+    return None
+
+
+def _shared(ports: Sequence[Port], arrays: Sequence[Array]) -> list[Diagnostic]:
+    """Arrays that share memory with one that the program updates: it would read and write either
+    of them while it takes them to be two.
+    """
+    begins = [(array.ctypes.data, number) for number, array in enumerate(arrays) if array.nbytes]
+    found: list[Diagnostic] = []
+    reached, last = 0, 0  # how far an array with this number reaches
+    for begin, number in sorted(begins):
+        one, other = sorted((number, last))
+        if begin < reached and "inout" in (ports[one].direction, ports[other].direction):
+            is_same = arrays[one] is arrays[other]
+            found.append(_sharing(ports[one], ports[other], is_same))
+        if begin + arrays[number].nbytes > reached:
+            reached, last = begin + arrays[number].nbytes, number
+    return found
+
+
+def _sharing(one: Port, other: Port, is_same: bool) -> Diagnostic:
+    how = "are the same array" if is_same else "share memory"
+    updated = [f"`{port.name}`" for port in (one, other) if port.direction == "inout"]
+    message = f"`{one.name}` and `{other.name}` {how}; the program updates {' and '.join(updated)}"
+    help = f"give one of them memory of its own, e.g. a copy of `{other.name}`: .copy()"
+    return error("GC0557", message, None, help=help)
+
+
+class Backend(Protocol):
+    """One kind of machine code."""
+
+    def target(self, threads: int, isa: str | None = None) -> Target:
+        """This machine, or one with the instruction set ``isa``, for launches of up to ``threads``
+        threads. Raises DiagnosticError GC0577 if there is none of that name.
+        """
+
+    def scratch(self, kernel: Kernel, target: Target) -> int:
+        """Bytes of scratch that one launch of ``kernel`` needs, all of its threads together."""
+
+    def estimate(self, plan: Plan, target: Target) -> float:
+        """Microseconds of one call by one thread, roughly."""
+
+    def emit(self, plan: Plan, target: Target, level: int = 0) -> Code:
+        """``plan``, complete, as code; ``level`` asks for the toolchain's own optimisation, 0 to 3.
+
+        Raises:
+            PlanError: if the Plan is not complete or contradicts itself.
+        """
+
+    def load(self, signature: Signature, code: bytes, threads: int, store: Store | None) -> Loaded:
+        """Code that can be called with up to ``threads`` threads; ``store`` may hold what all
+        programs share.
+        """
+
+    def environment(self, store: Store | None) -> tuple[str, ...]:
+        """What code depends on besides its source: toolchain and processor."""
+
+    def write(
+        self, plans: Sequence[Plan], name: str, folder: Path, target: Target, **more: Any
+    ) -> dict[str, Path]:
+        """Files to be linked by others, by kind. Raises DiagnosticError where there are none."""
+
+    def show(self, kind: str, plan: Plan, target: Target) -> str:
+        """The code of ``plan`` for people, without what calls it: ``llvm``, ``asm``. Raises
+        DiagnosticError GC0564 for a kind that this backend does not have.
+        """
+
+    def about(self) -> str:
+        """This machine in words."""
+
+
+@cache
+def backend(name: str) -> Backend:
+    """The backend that users call ``name``. Raises KeyError for another name."""
+    return cast(Backend, import_module(MODULES[name]).BACKEND)

@@ -1,0 +1,338 @@
+"""Machine code that Python calls: loading, arenas, and both ways in.
+
+The fast way is a function in machine code that checks the arrays and runs the entry with the GIL
+released (``wrapper``); the other goes through ctypes, takes over when a second thread calls
+meanwhile or an array is refused, and says in words what is wrong with it. Both run the same entry
+and give the same bits.
+
+Invariants: one arena per call in flight, exactly ``arena_bytes`` long and 64-byte aligned, kept for
+the next call; a function and its code live as long as anything refers to them; the thread pool is
+one per process, gone from a forked child and stopped at exit.
+
+Non-goals: the object cache (``runtime.native.load``), converting arrays, naming parameters.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import os
+import struct
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, cast
+
+import numpy as np
+
+from gradc.codegen.backend import Array, Loaded, Signature, Store
+from gradc.codegen.llvm import pool
+from gradc.codegen.llvm.host import jit, wrapper
+from gradc.codegen.llvm.host.machine import environment
+from gradc.codegen.llvm.isa import host
+from gradc.ir.loop.verbs import stored_dtype
+from gradc.ir.plan.plan import ALIGNMENT, Port
+from gradc.ir.tensor.core import Role
+
+_HUGE_PAGE = 1 << 21
+
+# Which dictionary of a named call holds the arrays of a role: parameters, inputs, seeds.
+HOLDER = {
+    Role.PARAM: 0,
+    Role.STATE: 0,
+    Role.SLOT: 0,
+    Role.HYPER: 0,
+    Role.INPUT: 1,
+    Role.SEED: 2,
+}
+_GROUP = {Role.LOSS: 0, Role.OUTPUT: 1, Role.STATE: 1, Role.COTANGENT: 2, Role.TANGENT: 3}
+
+
+def named_ports(ports: Sequence[Port]) -> wrapper.Named:
+    """Where a named call finds the ports it is given, and puts those it makes."""
+    return wrapper.Named(
+        tuple(-1 if p.direction == "out" else HOLDER.get(p.role, 0) for p in ports),
+        tuple(_GROUP.get(p.role, 1) for p in ports),
+    )
+
+
+class NativeFunction(Loaded):
+    """A loaded entry."""
+
+    def __init__(
+        self,
+        signature: Signature,
+        code: bytes,
+        threads: int,
+        store: Store | None = None,
+    ) -> None:
+        """Loads ``code``; ``store`` may hold the thread pool's code."""
+        name = signature.name
+        exports = (name, f"{name}_call", f"{name}_named", f"{name}_state")
+        library = jit.Library(
+            code, exports, {"gradc_parallel": thread_pool(store)["gradc_parallel"]}
+        )
+        super().__init__(signature, threads)
+        self.object_bytes = code
+        self._library = library
+        self._arenas = Arenas(signature.arena_bytes)
+        prototype = ctypes.CFUNCTYPE(
+            ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
+        )
+        self._entry = prototype(library[name])
+        kept = [library, self._arenas, *self._fill_state(library[f"{name}_state"])]
+        # : The function in machine code: None after a call, else an int (see
+        # ``codegen.llvm.wrapper``).
+        self.fast = _fastcall(library[f"{name}_call"], name, kept)
+        #: The same from dictionaries of arrays (see ``named_call``).
+        self.fast_named = _fastcall(library[f"{name}_named"], name, kept)
+
+    def _fill_state(self, address: int) -> list[object]:
+        """Writes what only this process knows into the wrapper's state; returns what must be kept
+        alive.
+        """
+        self._first = self._arenas.take()
+        dtypes = [stored_dtype(kind) for kind in wrapper.kinds(self.signature.ports)]
+        names = [sys.intern(port.name) for port in self.signature.ports]
+        fields = {
+            "ndarray": id(np.ndarray),
+            "none": id(None),
+            "arena": self._first,
+            "threads": self.threads,
+            "dict": id(dict),
+            "new_array": _new_array(),
+        }
+        words = [fields[field] for field in wrapper.FIELDS]
+        words += [id(item) for item in (*dtypes, *names)]
+        data = struct.pack(f"{len(words)}Q", *words)
+        ctypes.memmove(address, data, len(data))
+        return [*dtypes, *names]
+
+    def launch(self, arrays: Sequence[Array]) -> None:
+        """Runs the program through ctypes, in an arena of its own."""
+        pointers = (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays))
+        arena = self._arenas.take()
+        try:
+            self._entry(pointers, arena, self.threads)
+        finally:
+            self._arenas.give(arena)
+
+    @property
+    def measured_bytes(self) -> int:
+        """Bytes that one call touches, from the allocation made: the arena and the arrays."""
+        return self._arenas.nbytes(self._first) + self.signature.port_bytes
+
+    @property
+    def arenas(self) -> int:
+        """How many arenas exist: the most calls that were ever in flight together."""
+        return self._arenas.count
+
+
+# ---- memory -------------------------------------------------------------------------------------
+
+
+class Arenas:
+    """Aligned blocks of one size. ``take`` and ``give`` are atomic under the GIL."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.size = nbytes
+        self.free: list[int] = []
+        self._sizes: dict[int, int] = {}
+        weakref.finalize(self, _free_all, self._sizes)
+
+    @property
+    def count(self) -> int:
+        return len(self._sizes)
+
+    def nbytes(self, arena: int) -> int:
+        return self._sizes[arena]
+
+    def take(self) -> int:
+        """A block that nobody uses. Raises MemoryError."""
+        try:
+            return self.free.pop()
+        except IndexError:
+            arena = _aligned(self.size)
+            self._sizes[arena] = self.size
+            return arena
+
+    def give(self, arena: int) -> None:
+        self.free.append(arena)
+
+
+@functools.cache
+def _libc() -> Any:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _aligned(nbytes: int) -> int:
+    """Address of a new block of exactly ``nbytes``; large ones on huge pages where the system has
+    them.
+    """
+    address = ctypes.c_void_p()
+    alignment = _HUGE_PAGE if nbytes >= 2 * _HUGE_PAGE else ALIGNMENT
+    size = ctypes.c_size_t(max(1, nbytes))
+    if _libc().posix_memalign(ctypes.byref(address), ctypes.c_size_t(alignment), size):
+        raise MemoryError(f"no room for an arena of {nbytes} bytes")
+    if alignment == _HUGE_PAGE:
+        madvise_hugepage = 14
+        whole = nbytes // _HUGE_PAGE * _HUGE_PAGE
+        _libc().madvise(address, ctypes.c_size_t(whole), madvise_hugepage)
+    return cast(int, address.value)
+
+
+def _free_all(sizes: dict[int, int]) -> None:
+    for address in sizes:
+        _libc().free(ctypes.c_void_p(address))
+
+
+# ---- the interpreter's and NumPy's structures
+# -----------------------------------------------------
+
+
+@functools.cache
+def ndarray_layout() -> wrapper.Layout:
+    """Where ndarrays keep their fields, found by looking at known ones.
+
+    Raises:
+        RuntimeError: if a field cannot be found (then this NumPy keeps arrays differently than any
+            known one).
+    """
+    samples: list[Array] = [
+        np.zeros((3, 5, 7), np.float32),
+        np.zeros((2, 11), np.int64)[:, ::2],
+        np.asfortranarray(np.zeros((4, 6, 8, 9), np.float64)),
+    ]
+    samples[0].flags.writeable = False
+    size = int(np.ndarray.__basicsize__)
+    views = [ctypes.string_at(id(a), size) for a in samples]
+
+    def find(what: str, form: str, values: Sequence[int], mask: int = -1) -> int:
+        for at in range(0, size - struct.calcsize(form) + 1, struct.calcsize(form)):
+            found = [struct.unpack_from(form, view, at)[0] & mask for view in views]
+            if found == list(values):
+                return at
+        raise RuntimeError(f"cannot find {what} of an ndarray")
+
+    def shape_at() -> int:
+        data = find("the data", "Q", [a.ctypes.data for a in samples])
+        for at in range(data + 8, size - 7, 8):
+            places = [struct.unpack_from("Q", view, at)[0] for view in views]
+            if all(p > 4096 and p % 8 == 0 for p in places) and at != dtype:
+                # A tuple of dimensions and one of strides follow each other in one block: take the
+                # first match.
+                shapes = [
+                    list((ctypes.c_ssize_t * a.ndim).from_address(p))
+                    for a, p in zip(samples, places, strict=True)
+                ]
+                if shapes == [list(a.shape) for a in samples]:
+                    return at
+        raise RuntimeError("cannot find the shape of an ndarray")
+
+    flags = [a.flags.num for a in samples]
+    dtype = find("the dtype", "Q", [id(a.dtype) for a in samples])
+    return wrapper.Layout(
+        type=find("the type", "Q", [id(np.ndarray)] * len(samples)),
+        data=find("the data", "Q", [a.ctypes.data for a in samples]),
+        rank=find("the rank", "i", [a.ndim for a in samples]),
+        shape=shape_at(),
+        dtype=dtype,
+        flags=find("the flags", "i", flags, 0xFFFF),
+        contiguous=0x1,
+        aligned=0x100,
+        writeable=0x400,
+    )
+
+
+class _MethodDef(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+_FASTCALL = 0x80
+
+
+class _Keeper:
+    """``self`` of a machine-code function: keeps all it refers to in memory."""
+
+    def __init__(self, definition: _MethodDef, kept: list[object]) -> None:
+        self.definition = definition
+        self.kept = kept
+
+
+def _fastcall(address: int, name: str, kept: list[object]) -> Callable[..., Any]:
+    """A Python callable for the METH_FASTCALL function at ``address``."""
+    definition = _MethodDef(name.encode(), address, _FASTCALL, None)
+    make = ctypes.pythonapi.PyCFunction_NewEx
+    make.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
+    make.restype = ctypes.py_object
+    keeper = _Keeper(definition, kept)
+    return cast("Callable[..., Any]", make(ctypes.addressof(definition), keeper, None))
+
+
+_NEW_FROM_DESCR = 94  # its number in NumPy's C interface, which never changes
+
+
+@functools.cache
+def _new_array() -> int:
+    """The address of NumPy's ``PyArray_NewFromDescr``."""
+    package = "numpy._core" if hasattr(np, "_core") else "numpy.core"
+    table = getattr(import_module(f"{package}._multiarray_umath"), "_ARRAY_API")  # noqa: B009
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+    pointer.restype = ctypes.c_void_p
+    size = ctypes.sizeof(ctypes.c_void_p)
+    entry = ctypes.c_size_t.from_address(pointer(table, None) + _NEW_FROM_DESCR * size)
+    return int(entry.value)
+
+
+# ---- the thread pool
+# ------------------------------------------------------------------------------
+
+
+_pools: list[jit.Library] = []  # one, once it is loaded
+_pool_lock = threading.Lock()
+
+
+def thread_pool(store: Store | None) -> jit.Library:
+    """The process's thread pool. It starts its threads when they are first used."""
+    with _pool_lock:
+        if not _pools:
+            _pools.append(_load_pool(store))
+        return _pools[0]
+
+
+def _load_pool(store: Store | None) -> jit.Library:
+    machine = environment(store)
+    triple = machine[3]
+    text = f'target triple = "{triple}"\n' + pool.pool_text(triple.split("-")[0], "linux" in triple)
+    key = "" if store is None else store.key(*machine, text)
+    entry = store.get(key) if store is not None else None
+    code = jit.compile_object(text, host()) if entry is None else entry.code
+    if entry is None and store is not None:
+        store.put(key, {}, code)
+    names = ["gradc_parallel"]
+    if "@gradc_pool_stop" in text:
+        names += ["gradc_pool_stop", "gradc_pool_forget", "gradc_pool_workers"]
+    library = jit.Library(code, names, {})
+    if len(names) > 1:
+        plain = ctypes.CFUNCTYPE(None)
+        os.register_at_fork(after_in_child=plain(library["gradc_pool_forget"]))
+        atexit.register(plain(library["gradc_pool_stop"]))
+    return library
+
+
+def pool_workers() -> int:
+    """How many worker threads run."""
+    try:
+        address = _pools[0]["gradc_pool_workers"]
+    except LookupError:
+        return 0
+    return int(ctypes.CFUNCTYPE(ctypes.c_int64)(address)())

@@ -1,0 +1,1 @@
+"""Plans run by the reference executor: the smallest backend."""

@@ -1,0 +1,65 @@
+"""Checks that a Plan is complete and that every address stays inside its storage: what a backend
+asks before it makes code. (``passes.inspect.check`` replays a Plan byte by byte.)
+"""
+
+from __future__ import annotations
+
+from gradc.ir.plan.plan import ALIGNMENT, Launch, Plan
+
+
+class PlanError(ValueError):
+    """The Plan is not complete or contradicts itself: a bug of the pass that made it."""
+
+
+def verify_plan(plan: Plan) -> None:
+    """Raises PlanError, naming the tensor or the launch, unless ``plan`` is complete."""
+    for number in sorted(plan.touched):
+        _check_tensor(plan, number)
+    for number, port in enumerate(plan.ports):
+        if plan.tensors[port.tensor].argument != number:
+            raise PlanError(f"port {port.name} is not entry argument {number}")
+    for launch, trips in plan.walk():
+        if any(count < 0 for count in trips):
+            raise PlanError("a Repeat has negative trips")
+        _check_launch(plan, launch, trips)
+
+
+def _check_tensor(plan: Plan, number: int) -> None:
+    tensor = plan.tensors[number]
+    seen, above = {number}, tensor.root
+    while above is not None:
+        if above in seen:
+            raise PlanError(f"tensor {tensor.name} is a view of itself")
+        seen.add(above)
+        above = plan.tensors[above].root
+    root_number, offset = plan.place(number)
+    root = plan.tensors[root_number]
+    if root.space == "argument":
+        if root.argument is None or not 0 <= root.argument < len(plan.ports):
+            raise PlanError(f"tensor {tensor.name} names no entry argument")
+        limit = root.nbytes
+    else:
+        if root.offset is None:
+            raise PlanError(f"tensor {tensor.name} has no place in the arena")
+        if root.offset % ALIGNMENT:
+            raise PlanError(f"tensor {root.name} is not aligned")
+        offset += root.offset
+        limit = plan.arena_bytes
+    if tensor.nbytes and not 0 <= offset <= limit - tensor.nbytes:
+        raise PlanError(f"tensor {tensor.name} leaves its storage")
+
+
+def _check_launch(plan: Plan, launch: Launch, trips: tuple[int, ...]) -> None:
+    kernel = plan.kernels[launch.kernel]
+    buffers = tuple(b for b in kernel.buffers if b.access != "scratch")
+    if len(buffers) != len(launch.arguments):
+        raise PlanError(f"launch of {kernel.name} has {len(launch.arguments)} arguments")
+    if 0 in trips:
+        return
+    for buffer, argument in zip(buffers, launch.arguments, strict=True):
+        tensor = plan.tensors[argument.tensor]
+        if buffer.dtype != tensor.dtype:
+            raise PlanError(f"{kernel.name}: {buffer.name} is {buffer.dtype}, {tensor.name} is not")
+        low, high = argument.reach(trips)
+        if buffer.size and not (low >= 0 and high + buffer.size <= tensor.size):
+            raise PlanError(f"{kernel.name}: {buffer.name} leaves tensor {tensor.name}")
