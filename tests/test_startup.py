@@ -78,7 +78,7 @@ def test_check_loads_only_the_front_end() -> None:
     runtime = {name for name in modules if name.startswith("gradc.runtime.")}
     # Modules found by name, as subcommands are, are not in the listing; what they import is.
     assert runtime == {
-        f"gradc.runtime.{name}" for name in ("cli", "console", "files", "files.read")
+        f"gradc.runtime.{name}" for name in ("cli", "console", "files", "files.read", "needs")
     }
 
 

@@ -55,7 +55,7 @@ def test_examples_on_the_reference(path: Path, entry: str) -> None:
 
 
 def test_bits_of_sums_and_maxima() -> None:
-    """The same order and type: the same bits. (Leaves of matrix products are f64 in the reference.)"""
+    """The same order and type: the same bits. (Leaves of products are f64 in the reference.)"""
     net = gradc.loads("""
         dim B = 37, D = 19
         model m(x: float[B, D]) -> float {
