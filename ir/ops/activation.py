@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradc.ir.ops.attributes import get_number
-from gradc.ir.ops.elementwise import elementwise, same_types
 from gradc.ir.ops.elementwise_intervals import rectified
 from gradc.ir.ops.interval import INF, bounded
+from gradc.ir.ops.pointwise import elementwise, same_types
 from gradc.ir.ops.registry import Partial, Sample, TypeRuleError
 from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, TensorType

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from gradc.ir.ops.attributes import get_pairs
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
+from gradc.ir.ops.index.contraction import contract, fit_contract
+from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.interval import ANY, INF, Bounds, Interval, multiplied, squared
 from gradc.ir.ops.registry import Contraction, OpDef, Sample, TypeRuleError, register
 from gradc.ir.ops.structural import inverse
@@ -177,6 +179,7 @@ register(
         ),
         traits=Traits(linear=((0,), (1,)), work=_multiplications),
         interval=_interval,
+        element=ElementRule(contract, fit_contract),
         axes=AxisRule(_links, "they are multiplied with each other"),
     )
 )

@@ -33,6 +33,8 @@ from gradc.ir.ops.convolution_types import (
     infer_filter,
     infer_input,
 )
+from gradc.ir.ops.index import convolution as elements
+from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.registry import Nest, OpDef, Sample, VjpRule, register
 from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
@@ -499,6 +501,7 @@ register(
         Nest(_conv2d_nest, _conv2d_flops),
         _samples("conv2d"),
         traits=_traits(_conv2d_flops),
+        element=ElementRule(elements.conv2d, elements.fit_conv2d),
         without=_SIGNS,
         axes=AxisRule(_links(0, 1, None), _OTHERWISE),
     )
@@ -517,6 +520,7 @@ register(
         Nest(_input_nest, _input_flops),
         _samples("conv2d_input"),
         traits=_traits(_input_flops),
+        element=ElementRule(elements.conv2d_input, elements.fit_input),
         without=_SIGNS,
         axes=AxisRule(_links(None, 1, 0), _OTHERWISE, _part_of_image),
     )
@@ -535,6 +539,7 @@ register(
         Nest(_filter_nest, _filter_flops),
         _samples("conv2d_filter"),
         traits=_traits(_filter_flops),
+        element=ElementRule(elements.conv2d_filter, elements.fit_filter),
         without=_SIGNS,
         axes=AxisRule(_links(0, None, 1), _OTHERWISE),
     )

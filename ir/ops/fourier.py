@@ -388,7 +388,10 @@ register(
             _sample(2, 0, 3, axis=2),
         ),
         traits=Traits(linear=ALL),
-        without={"interval": "roots of unity have both signs"},
+        without={
+            "interval": "roots of unity have both signs",
+            "element": "roots of unity are taken at its sizes",
+        },
         axes=AxisRule(
             lambda op: kept(op, [0, get_int(op.attributes, "axis")]),
             "every result is a sum over them",

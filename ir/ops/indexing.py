@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from gradc.ir.loop.kernel import Affine, Buffer, Scalar
 from gradc.ir.ops.attributes import get_dim, get_int, get_str
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
+from gradc.ir.ops.index.element import ElementRule
+from gradc.ir.ops.index.indexing import fit_scatter, scatter_add, take
 from gradc.ir.ops.interval import by_sign, handed_on
 from gradc.ir.ops.registry import Access, Nest, OpDef, Read, Sample, TypeRuleError, register
 from gradc.ir.ops.traits import Traits
@@ -145,6 +147,7 @@ register(
         ),
         traits=Traits(linear=((0,),)),
         interval=handed_on,
+        element=ElementRule(take),
         axes=AxisRule(_take_links, "they are looked up by number"),
         indexes=_take_indexes,
     )
@@ -469,6 +472,7 @@ register(
         ),
         traits=Traits(linear=((1,),)),
         interval=by_sign(1),
+        element=ElementRule(scatter_add, fit_scatter),
         axes=AxisRule(_scatter_add_links, "they are put where their numbers say"),
         indexes=lambda op: ((0, op.result.type.static_shape[get_int(op.attributes, "axis")]),),
     )

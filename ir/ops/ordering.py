@@ -16,7 +16,7 @@ from gradc.ir.ops.attributes import get_int
 from gradc.ir.ops.axes import AxisRule, kept
 from gradc.ir.ops.interval import unrelated
 from gradc.ir.ops.registry import Nest, OpDef, TypeRuleError, register, zero_jvp, zero_vjp
-from gradc.ir.ops.structural import check_axes, one_operand, sample
+from gradc.ir.ops.view import check_axes, one_operand, sample
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType
 
 if TYPE_CHECKING:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from gradc.ir.loop.kernel import Affine, Scalar
 from gradc.ir.ops.attributes import get_pair, get_pairs
 from gradc.ir.ops.axes import AxisRule, Link, kept
+from gradc.ir.ops.index.element import ElementRule
+from gradc.ir.ops.index.pooling import avg_pool, extremum_of_windows
 from gradc.ir.ops.interval import handed_on, handed_on_or_zero
 from gradc.ir.ops.registry import Access, OpDef, Read, TypeRuleError, register
-from gradc.ir.ops.structural import one_operand, sample
 from gradc.ir.ops.traits import ALL, Traits
+from gradc.ir.ops.view import one_operand, sample
 from gradc.ir.ops.windows import Window, WindowLoop, WindowTap
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.tensor.dims import Dim, floordiv
@@ -381,6 +383,8 @@ _SAMPLES = (
     sample((1, 1, 5, 4), size=(3, 2), stride=(2, 1), padding=((1, 2), (0, 1))),
 )
 
+_WINDOW = "the window is too large to be written out"
+
 register(
     OpDef(
         "max_pool",
@@ -393,6 +397,7 @@ register(
         _SAMPLES,
         masks=True,
         traits=Traits(picks="greatest"),
+        element=ElementRule(law=extremum_of_windows, otherwise=_WINDOW),
         interval=handed_on,
         axes=_AXES,
     )
@@ -408,6 +413,7 @@ register(
         Access(_element("add")),
         _SAMPLES,
         traits=Traits(linear=ALL),
+        element=ElementRule(avg_pool, otherwise=_WINDOW),
         interval=handed_on_or_zero,
         axes=_AXES,
     )

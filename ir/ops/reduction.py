@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from gradc.ir.loop.kernel import Affine
 from gradc.ir.ops.attributes import get_bool, get_int, get_ints
 from gradc.ir.ops.axes import AxisRule, Link, Place, kept, sizes
+from gradc.ir.ops.index import reduction as elements
+from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.interval import (
     Bounds,
     Interval,
@@ -38,8 +40,9 @@ from gradc.ir.ops.registry import (
     zero_jvp,
     zero_vjp,
 )
-from gradc.ir.ops.structural import check_axes, one_operand, sample, slice_axis
+from gradc.ir.ops.structural import slice_axis
 from gradc.ir.ops.traits import ALL, PLAIN, Traits
+from gradc.ir.ops.view import check_axes, one_operand, sample
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.tensor.dims import Dim, product
 
@@ -102,6 +105,7 @@ def _reduction(
     masks: bool = False,
     traits: Traits = PLAIN,
     interval: IntervalRule | None = None,
+    element: ElementRule | None = None,
 ) -> OpDef:
     return register(
         OpDef(
@@ -124,6 +128,7 @@ def _reduction(
             masks=masks,
             traits=traits,
             interval=interval,
+            element=element,
             without={} if interval else {"interval": "factors have both signs"},
             axes=AxisRule(_reduction_links, "they are combined in a way that is not a sum"),
         )
@@ -167,6 +172,7 @@ _reduction(
     _sum_vjp,
     traits=Traits(linear=ALL),
     interval=_sum_interval,
+    element=ElementRule(elements.sum),
 )
 
 # --- max and min ----------------------------------------------------------------------------------
@@ -212,6 +218,7 @@ _reduction(
     True,
     Traits(picks="greatest"),
     interval=handed_on,
+    element=ElementRule(law=elements.extremum_of_axes),
 )
 _reduction(
     "reduce_min",
@@ -222,6 +229,7 @@ _reduction(
     True,
     Traits(picks="least"),
     interval=handed_on,
+    element=ElementRule(law=elements.extremum_of_axes),
 )
 
 # --- prod -----------------------------------------------------------------------------------------
@@ -307,7 +315,16 @@ def _prod_vjp(
     return (b.one("mul", wide, _others(b, op)),)
 
 
-_reduction("prod", "the product over `axes`", "mul", _prod_jvp, _prod_vjp)
+_reduction(
+    "prod",
+    "the product over `axes`",
+    "mul",
+    _prod_jvp,
+    _prod_vjp,
+    element=ElementRule(
+        elements.prod, elements.fit_prod, otherwise="too many factors to be written out"
+    ),
+)
 
 # --- argmax ---------------------------------------------------------------------------------------
 
@@ -439,6 +456,7 @@ register(
         ),
         traits=Traits(linear=ALL),
         interval=by_sign(0),
+        element=ElementRule(elements.cumsum),
         axes=AxisRule(
             lambda op: kept(op, [get_int(op.attributes, "axis")]), "they are added up one by one"
         ),

@@ -3,7 +3,7 @@
 
 An op states its type rule, its meaning (``evaluate``, generic over the array domain), its
 derivative rules and its loop form. Elementwise ops state a scalar meaning and partial derivatives
-instead; the rest follows (``ir/ops/elementwise.py``). Absence of a derivative rule is a
+instead; the rest follows (``ir/ops/pointwise.py``). Absence of a derivative rule is a
 declaration, never an omission: ``ZERO`` says so.
 """
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gradc.ir.loop.kernel import Scalar
 from gradc.ir.ops.axes import AxisRule
+from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.interval import IntervalRule
 from gradc.ir.ops.traits import PLAIN, Moves, Traits
 from gradc.ir.tensor.core import Attrs, Op, TensorType, Value
@@ -148,7 +149,7 @@ class OpDef:
     # What passes ask of it (ir/ops/traits.py).
     traits: Traits = PLAIN
     # Elementwise ops only: one partial per operand, None where the derivative is identically zero.
-    # `elementwise_vjp(b, op, cts, needed, masked)` in ops/elementwise.py applies them; `vjp` is the
+    # `elementwise_vjp(b, op, cts, needed, masked)` in ops/pointwise.py applies them; `vjp` is the
     # same with masked=False, and passes that know a cotangent to be masked call it with True
     # (`gate` instead of `mul`).
     partials: tuple[Partial | None, ...] | None = None
@@ -162,6 +163,9 @@ class OpDef:
     # What the result can be, from what the operands can be (ir/ops/interval.py). Absent means any
     # number, and whatever was wrong with an operand goes on.
     interval: IntervalRule | None = None
+    # Elements of the result for every shape (ir/ops/index/element.py). Absent means that the index
+    # algebra does not speak of the op; elementwise ops are then opaque functions.
+    element: ElementRule | None = None
     # Facts that are absent on purpose, each with the reason: {"interval": "of either sign"}.
     without: Mapping[str, str] = field(default_factory=dict)
     # True if derivatives end here by choice (stop_gradient) and not because the op is constant

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from gradc.ir.ops.attributes import get_dims, get_dtype, get_int, get_number
 from gradc.ir.ops.axes import AxisRule, invented, shortened
+from gradc.ir.ops.index.element import ElementRule
+from gradc.ir.ops.index.sources import splat
 from gradc.ir.ops.interval import Bounds, Interval, point
 from gradc.ir.ops.registry import Access, OpDef, Sample, TypeRuleError, register, zero_jvp, zero_vjp
-from gradc.ir.ops.structural import check_axes
 from gradc.ir.ops.traits import Moves, Traits
+from gradc.ir.ops.view import check_axes
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType
 
 SOURCE = Traits(moves=Moves.SOURCE, cost="free", is_silent=True)
@@ -52,6 +54,7 @@ register(
         ),
         traits=SOURCE,
         interval=_constant_interval,
+        element=ElementRule(splat),
         axes=AxisRule(
             lambda op: invented(op, range(op.result.type.rank)),
             "they are all the same",

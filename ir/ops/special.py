@@ -13,7 +13,7 @@ import gradc.ir.special.bessel
 import gradc.ir.special.elementary
 import gradc.ir.special.gamma  # noqa: F401  (they fill the table)
 from gradc.ir.ops.attributes import get_int, get_str
-from gradc.ir.ops.elementwise import elementwise, same_types
+from gradc.ir.ops.pointwise import elementwise, same_types
 from gradc.ir.ops.registry import Partial, Sample, TypeRule, TypeRuleError
 from gradc.ir.special.table import TABLE, Words, meaning_of
 from gradc.ir.tensor.core import Attrs, DType, TensorType

@@ -7,15 +7,17 @@ may be symbolic; what symbols cannot decide is checked again when dimensions are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from gradc.ir.loop.kernel import Affine, Const, Scalar, row_major_offset
 from gradc.ir.ops.attributes import get_dims, get_int, get_ints
 from gradc.ir.ops.axes import AxisRule, Link, Place, kept, regrouped, shortened, sizes
-from gradc.ir.ops.interval import Bounds, Interval, handed_on, handed_on_or_zero, hull
+from gradc.ir.ops.index import structural as elements
+from gradc.ir.ops.index.element import ElementRule
+from gradc.ir.ops.interval import Bounds, Interval, hull
 from gradc.ir.ops.registry import (
     Access,
     OpDef,
@@ -32,96 +34,9 @@ if TYPE_CHECKING:
     from gradc.ir.loop.builder import IndexAlgebra
     from gradc.ir.ops.builder import Builder
 
-Position: TypeAlias = Sequence[Affine]
-Element: TypeAlias = Callable[["IndexAlgebra", Op, Position, Read], Scalar]
+from gradc.ir.ops.view import Position, check_axes, moving, sample, view
+
 _ANY = (-2.0, 2.0)
-
-
-def one_operand(name: str, types: Sequence[TensorType]) -> TensorType:
-    """The type of the only operand. Raises TypeRuleError."""
-    if len(types) != 1:
-        raise TypeRuleError(f"{name}: takes 1 operand, got {len(types)}")
-    return types[0]
-
-
-def check_axes(name: str, axes: Sequence[int], operand: TensorType) -> None:
-    """Refuses axes that ``operand`` lacks and axes named twice. Raises TypeRuleError."""
-    for axis in axes:
-        if not 0 <= axis < operand.rank:
-            raise TypeRuleError(f"{name}: axis {axis} is out of range for {operand}")
-    if len(set(axes)) != len(axes):
-        raise TypeRuleError(f"{name}: axes {tuple(axes)} repeat for {operand}")
-
-
-def sample(operand: tuple[int, ...], /, *, dtype: DType = DType.F64, **attributes: Any) -> Sample:
-    """A sample of one operand."""
-    return Sample((TensorType(operand, dtype),), attributes, (_ANY,))
-
-
-def linear_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
-    """The JVP of a linear op of one operand: the op itself."""
-    (tangent,) = tangents
-    if tangent is None:
-        return (None,)
-    return (b.same(op, tangent),)
-
-
-Stacked: TypeAlias = Callable[[Attrs, Dim], Attrs]
-Transpose: TypeAlias = Callable[["Builder", Op, Value], Value | None]
-
-
-def _moving(moves: Moves, stacked: Stacked | None, is_silent: bool = False) -> Traits:
-    """The traits of a view of one operand."""
-    is_whole = moves is not Moves.PLACES
-    return Traits(
-        moves=moves,
-        cost="free" if is_whole else "plain",
-        linear=ALL,
-        is_same_numbers=is_whole,
-        is_silent=is_silent,
-        stacked=stacked,
-    )
-
-
-def _view(
-    name: str,
-    doc: str,
-    infer: Callable[[TensorType, Attrs], tuple[Dim, ...]],
-    evaluate: Callable[[Any, Op, Any], Any],
-    transpose: Transpose,
-    element: Element,
-    samples: tuple[Sample, ...],
-    axes: AxisRule,
-    traits: Traits,
-) -> OpDef:
-    """Registers a linear view of one operand; ``transpose(b, op, ct)`` is its VJP."""
-
-    def rule(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
-        operand = one_operand(name, types)
-        return (operand.with_shape(infer(operand, attributes)),)
-
-    def vjp(
-        b: Builder, op: Op, cts: Sequence[Value | None], needed: Sequence[bool]
-    ) -> Sequence[Value | None]:
-        (ct,) = cts
-        return (transpose(b, op, ct) if ct is not None and needed[0] else None,)
-
-    return register(
-        OpDef(
-            name,
-            doc,
-            rule,
-            lambda arrays, op, operands: (evaluate(arrays, op, operands[0]),),
-            linear_jvp,
-            vjp,
-            Access(element),
-            samples,
-            traits=traits,
-            interval=handed_on if traits.is_same_numbers else handed_on_or_zero,
-            axes=axes,
-        )
-    )
-
 
 # --- broadcast ------------------------------------------------------------------------------------
 
@@ -170,7 +85,7 @@ def _broadcast_links(op: Op) -> tuple[Link, ...]:
     )
 
 
-_view(
+view(
     "broadcast",
     "operand axis i lies at result axis dims[i]; sizes are equal or 1",
     _infer_broadcast,
@@ -185,7 +100,7 @@ _view(
         sample((2,), shape=(2, 1), dims=(0,)),
     ),
     AxisRule(_broadcast_links, "they are repeated", shortened("shape")),
-    _moving(
+    moving(
         Moves.REPEATS,
         lambda a, n: {
             "shape": (n, *get_dims(a, "shape")),
@@ -193,6 +108,7 @@ _view(
         },
         is_silent=True,
     ),
+    ElementRule(elements.broadcast, elements.fit_broadcast),
 )
 
 # --- reshape --------------------------------------------------------------------------------------
@@ -208,7 +124,7 @@ def _infer_reshape(operand: TensorType, attributes: Attrs) -> tuple[Dim, ...]:
     return result.shape
 
 
-_view(
+view(
     "reshape",
     "the same elements in row-major order in another shape",
     _infer_reshape,
@@ -233,7 +149,10 @@ _view(
         "their elements are dealt to other rows",
         shortened("shape"),
     ),
-    _moving(Moves.PERMUTES, lambda a, n: {"shape": (n, *get_dims(a, "shape"))}, is_silent=True),
+    moving(Moves.PERMUTES, lambda a, n: {"shape": (n, *get_dims(a, "shape"))}, is_silent=True),
+    ElementRule(
+        elements.reshape, elements.fit_reshape, otherwise="a general reshape is taken at its sizes"
+    ),
 )
 
 # --- transpose ------------------------------------------------------------------------------------
@@ -259,7 +178,7 @@ def _transpose_links(op: Op) -> tuple[Link, ...]:
     )
 
 
-_view(
+view(
     "transpose",
     "result axis i is operand axis perm[i]",
     _infer_transpose,
@@ -275,11 +194,12 @@ _view(
         sample((0, 2), perm=(1, 0)),
     ),
     AxisRule(_transpose_links, "their axes change places"),
-    _moving(
+    moving(
         Moves.PERMUTES,
         lambda a, n: {"perm": (0, *(axis + 1 for axis in get_ints(a, "perm")))},
         is_silent=True,
     ),
+    ElementRule(elements.transpose),
 )
 
 # --- slice and pad --------------------------------------------------------------------------------
@@ -348,7 +268,7 @@ def _slice_part(op: Op, link: Link, parts: int) -> Attrs:
     return {**op.attributes, "limit": tuple(limit)}
 
 
-_view(
+view(
     "slice",
     "the elements start, start + stride, ... before limit along each axis",
     _infer_slice,
@@ -364,7 +284,7 @@ _view(
         sample((6,), start=(0,), limit=(5,), stride=(4,)),
     ),
     AxisRule(_slice_links, "some are left out and the others shifted", _slice_part),
-    _moving(
+    moving(
         Moves.SELECTS,
         lambda a, n: {
             "start": (0, *get_dims(a, "start")),
@@ -372,6 +292,7 @@ _view(
             "stride": (1, *get_ints(a, "stride")),
         },
     ),
+    ElementRule(elements.slice, elements.fit_slice),
 )
 
 
@@ -421,7 +342,7 @@ def _pad_links(op: Op) -> tuple[Link, ...]:
     return kept(op, (i for i, n in enumerate(sizes(op.operands[0])) if n != sizes(op.result)[i]))
 
 
-_view(
+view(
     "pad",
     "x with zeros around (low, high) and between its elements (interior)",
     _infer_pad,
@@ -438,7 +359,7 @@ _view(
         sample((2, 3), low=(0, 1), high=(0, 2), interior=(0, 0)),
     ),
     AxisRule(_pad_links, "zeros are put between or beside them"),
-    _moving(
+    moving(
         Moves.PLACES,
         lambda a, n: {
             "low": (0, *get_dims(a, "low")),
@@ -446,6 +367,7 @@ _view(
             "interior": (0, *get_ints(a, "interior")),
         },
     ),
+    ElementRule(elements.pad),
 )
 
 # --- concat and reverse ---------------------------------------------------------------------------
@@ -555,6 +477,7 @@ register(
             stacked=lambda a, n: {"axis": get_int(a, "axis") + 1},
         ),
         interval=_any_operand,
+        element=ElementRule(elements.concat, elements.fit_concat),
         axes=AxisRule(
             lambda op: kept(op, [get_int(op.attributes, "axis")]), "they are joined with others"
         ),
@@ -574,7 +497,7 @@ def _reverse_element(k: IndexAlgebra, op: Op, index: Position, read: Read) -> Sc
     return read(0, flipped)
 
 
-_view(
+view(
     "reverse",
     "the elements in opposite order along `axes`",
     _infer_reverse,
@@ -583,5 +506,6 @@ _view(
     _reverse_element,
     (sample((2, 3), axes=(1,)), sample((2, 3), axes=(0, 1)), sample((0,), axes=(0,))),
     AxisRule(lambda op: kept(op, get_ints(op.attributes, "axes")), "they are put in another order"),
-    _moving(Moves.PERMUTES, lambda a, n: {"axes": tuple(axis + 1 for axis in get_ints(a, "axes"))}),
+    moving(Moves.PERMUTES, lambda a, n: {"axes": tuple(axis + 1 for axis in get_ints(a, "axes"))}),
+    ElementRule(elements.reverse),
 )

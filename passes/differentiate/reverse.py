@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.elementwise import elementwise_vjp
+from gradc.ir.ops.pointwise import elementwise_vjp
 from gradc.ir.ops.registry import is_transparent, lookup
 from gradc.ir.tensor.core import Op, Value, walk
 from gradc.passes.differentiate.activity import varied

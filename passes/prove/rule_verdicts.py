@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gradc.ir.loop.equal import fingerprint
-from gradc.ir.ops.registry import Control, all_ops, lookup
+from gradc.ir.ops.registry import Control, OpDef, all_ops, lookup
 from gradc.passes.prove.domains.exact import TooLarge
 from gradc.passes.prove.index.theorems import confirmed, index_verdict, tangent_confirmed
 from gradc.passes.prove.report import Status, Verdict
@@ -27,14 +27,14 @@ from gradc.passes.prove.rules.rules import (
     is_flat,
 )
 
-# Why some rules are not proved for all shapes, should the index algebra give up on them.
-REASONS = {
-    "reshape": "a general reshape is taken at its sizes",
-    "max_pool": "the window is too large to be written out",
-    "avg_pool": "the window is too large to be written out",
-    "prod": "too many factors to be written out",
-    "fft": "roots of unity are taken at its sizes",
-}
+
+def _why_not(definition: OpDef) -> str:
+    """Why the rule of an op is not proved for all shapes, should the index algebra give up on
+    it.
+    """
+    if definition.element is not None:
+        return definition.element.otherwise
+    return definition.without.get("element", "sizes as they are")
 
 
 def scalar_verdict(name: str, attributes: Any = None, forward: bool = False) -> Verdict:
@@ -86,7 +86,7 @@ def rule_verdict(name: str, cases: Sequence[Instance], forward: bool = False) ->
     at_hand = tangent_confirmed if forward else confirmed
     if general is not None and all(at_hand(case) for case in cases):
         return general
-    return _by_field(cases, name, REASONS.get(name, "sizes as they are"), forward)
+    return _by_field(cases, name, _why_not(definition), forward)
 
 
 def sampled(name: str) -> list[Instance]:

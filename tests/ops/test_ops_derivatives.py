@@ -16,7 +16,7 @@ import pytest
 from gradc.ir.domains.dual import Dual, DualArrays
 from gradc.ir.domains.interpret import run
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.elementwise import elementwise_vjp
+from gradc.ir.ops.pointwise import elementwise_vjp
 from gradc.ir.ops.registry import lookup
 from gradc.ir.tensor.core import DType, Function, Role, Slot, TensorType
 from gradc.passes.differentiate.transforms import hvp, value_and_grad

@@ -14,13 +14,7 @@ import pytest
 
 from gradc.ir.domains.interpret import run
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.reduction import halves, joined
-from gradc.ir.ops.registry import OpDef, TypeRuleError, lookup
-from gradc.ir.tensor.core import Value
-from gradc.passes.prove.index import prod, theorems
-from gradc.passes.prove.index.prod import tree_is_proved
-from gradc.passes.prove.index.read import Reader
-from gradc.passes.prove.index.sums import (
+from gradc.ir.ops.index.sums import (
     Binder,
     Entry,
     Factor,
@@ -32,6 +26,12 @@ from gradc.passes.prove.index.sums import (
     number_of,
     times,
 )
+from gradc.ir.ops.reduction import halves, joined
+from gradc.ir.ops.registry import OpDef, TypeRuleError, lookup
+from gradc.ir.tensor.core import Value
+from gradc.passes.prove.index import prod, theorems
+from gradc.passes.prove.index.prod import tree_is_proved
+from gradc.passes.prove.index.read import Reader
 from gradc.passes.prove.index.theorems import (
     INDEX_OPS,
     Theorem,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.index.sums import Unfit
 from gradc.ir.ops.registry import OpDef, Partial, TypeRuleError, all_ops, lookup
 from gradc.ir.tensor.core import DType, Op, TensorType, Value
 from gradc.passes.prove.domains.exact import ExactScalars, cells, rational
@@ -25,7 +26,6 @@ from gradc.passes.prove.domains.field import (
     small_fraction,
 )
 from gradc.passes.prove.index import theorems
-from gradc.passes.prove.index.sums import Unfit
 from gradc.passes.prove.index.theorems import (
     INDEX_OPS,
     confirmed,

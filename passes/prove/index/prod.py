@@ -24,11 +24,7 @@ from __future__ import annotations
 from functools import cache
 
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.reduction import halves, joined
-from gradc.ir.tensor.core import DType, TensorType, Value
-from gradc.ir.tensor.dims import symbol
-from gradc.passes.prove.index.read import Reader
-from gradc.passes.prove.index.sums import (
+from gradc.ir.ops.index.sums import (
     Binder,
     Entry,
     Unfit,
@@ -38,6 +34,10 @@ from gradc.passes.prove.index.sums import (
     plus,
     times,
 )
+from gradc.ir.ops.reduction import halves, joined
+from gradc.ir.tensor.core import DType, TensorType, Value
+from gradc.ir.tensor.dims import symbol
+from gradc.passes.prove.index.read import Reader
 
 
 @cache

@@ -18,19 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
-from typing import Any, TypeAlias
+from typing import Any
 
-from gradc.ir.ops.attributes import get_dim, get_dims, get_int, get_ints, get_pair, get_pairs
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.convolution_types import geometry
-from gradc.ir.ops.registry import TypeRuleError, lookup
-from gradc.ir.tensor.core import DType, Op, TensorType, Value
-from gradc.ir.tensor.dims import Dim, substitute, symbol, symbols
-from gradc.ir.tensor.dims import product as size_of
-from gradc.passes.prove.index.prod import tree_is_proved
-from gradc.passes.prove.index.read import Reader, groups
-from gradc.passes.prove.index.sums import (
+from gradc.ir.ops.index.element import Shapes
+from gradc.ir.ops.index.sums import (
     Binder,
     Entry,
     Sum,
@@ -39,19 +31,24 @@ from gradc.passes.prove.index.sums import (
     normal_form,
     times,
 )
+from gradc.ir.ops.registry import TypeRuleError, all_ops, lookup
+from gradc.ir.tensor.core import DType, Op, TensorType, Value
+from gradc.ir.tensor.dims import substitute, symbol, symbols
+from gradc.passes.prove.index.prod import tree_is_proved
+from gradc.passes.prove.index.read import Reader
 from gradc.passes.prove.report import Status, Verdict
 from gradc.passes.prove.rules.rules import Instance, holds_in_field, instance, tangent_holds
 
-INDEX_OPS = (
-    "broadcast", "reshape", "transpose", "slice", "pad", "concat", "reverse", "sum", "contract",
-    "cumsum", "take", "scatter_add", "conv2d", "conv2d_input", "conv2d_filter", "avg_pool",
-    "max_pool", "reduce_max", "reduce_min", "prod",
-)  # fmt: skip
+# Ops between axes that state their elements, or the law of their derivative.
+INDEX_OPS = tuple(
+    definition.name
+    for definition in all_ops()
+    if definition.element is not None
+    and not (definition.is_elementwise or definition.is_source or definition.name == "cast")
+)
 # At how many shapes a theorem is tried, and how many choices of sizes are looked through for them.
 REPLAYS = 3
 _TRIES = 40
-# A product is written out at this many factors along an axis; its tree is proved for every number.
-_FACTORS = 5
 
 
 @dataclass
@@ -125,7 +122,8 @@ def _paired(binder: Binder, value: Value, seed: str, term: Callable[[Any], Entry
 
 def _derivative(forward: _Forward, place: int, binder: Binder) -> Entry:
     """<g, J v> with v at operand ``place`` alone."""
-    law = _LAWS.get(forward.named.name)
+    rule = lookup(forward.named.name).element
+    law = rule.law if rule is not None else None
     if law is not None:
         b = Builder()
         v = b.parameter(forward.operands[place].type)
@@ -150,54 +148,6 @@ def _product_rule(term: Sum, operand: str, direction: str) -> Entry:
         elif operand in f.leaves or "y" in f.leaves:
             raise Unfit(f"{f.name} is not a polynomial")
     return found
-
-
-def _masked(b: Builder, pieces: Sequence[tuple[Value, Value]], y: Value) -> tuple[Value, Value]:
-    """Over pieces (elements, their tangents): tangents of those that equal y, and how many do."""
-    total: Value | None = None
-    count: Value | None = None
-    for x, v in pieces:
-        mask = b.one("eq", x, y)
-        one = b.one("cast", mask, dtype=v.type.dtype)
-        part = b.one("select", mask, v, b.constant(0.0, v.type.dtype, v.type.shape))
-        total = part if total is None else b.one("add", total, part)
-        count = one if count is None else b.one("add", count, one)
-    assert total is not None and count is not None
-    return total, count
-
-
-def _extremum_of_axes(b: Builder, op: Op, v: Value) -> Value:
-    axes, shape = get_ints(op.attributes, "axes"), v.type.shape
-    kept = tuple(a for a in range(len(shape)) if a not in axes)
-    wide = b.one("broadcast", op.result, shape=shape, dims=kept)
-    total, count = (b.one("sum", x, axes=axes) for x in _masked(b, [(op.operands[0], v)], wide))
-    return b.one("div", total, count)
-
-
-def _extremum_of_windows(b: Builder, op: Op, v: Value) -> Value:
-    """Elements outside the image are minus infinity, and have no tangent."""
-    size, stride = get_pair(op.attributes, "size"), get_pair(op.attributes, "stride")
-    low, high = zip(*get_pairs(op.attributes, "padding"), strict=True)
-    x, (n, c, *out) = op.operands[0], op.result.type.shape
-    if any(low) or any(high):
-        around: dict[str, Any] = {"low": (0, 0, *low), "high": (0, 0, *high), "interior": (0,) * 4}
-        inside = b.one("pad", b.constant(True, DType.BOOL, x.type.shape), **around)
-        least = b.constant(float("-inf"), x.type.dtype, inside.type.shape)
-        x = b.one("select", inside, b.one("pad", x, **around), least)
-        v = b.one("pad", v, **around)
-    pieces = []
-    for p, q in product(range(size[0]), range(size[1])):
-        limit = (n, c, *(a + (m - 1) * s + 1 for a, m, s in zip((p, q), out, stride, strict=True)))
-        given: dict[str, Any] = {"start": (0, 0, p, q), "limit": limit, "stride": (1, 1, *stride)}
-        pieces.append((b.one("slice", x, **given), b.one("slice", v, **given)))
-    return b.one("div", *_masked(b, pieces, op.result))
-
-
-_LAWS: dict[str, Callable[[Builder, Op, Value], Value]] = {
-    "reduce_max": _extremum_of_axes,
-    "reduce_min": _extremum_of_axes,
-    "max_pool": _extremum_of_windows,
-}
 
 
 # --- theorems
@@ -302,8 +252,6 @@ def tangent_confirmed(case: Instance) -> bool:
 
 # --- symbols for sizes
 
-Shapes: TypeAlias = list[list[Dim]]
-
 
 def generalised(case: Instance) -> Theorem:
     """Operand types with symbols for sizes (1 stays 1), and attributes to match."""
@@ -312,8 +260,9 @@ def generalised(case: Instance) -> Theorem:
         [n if n < 2 else symbol(f"n{k}_{a}") for a, n in enumerate(v.type.static_shape)]
         for k, v in enumerate(case.parameters)
     ]
-    if case.name in _FITTED:
-        _FITTED[case.name](case, shapes, attributes)
+    rule = lookup(case.name).element
+    if rule is not None and rule.fit is not None:
+        rule.fit([v.type for v in case.parameters], shapes, attributes)
     rows = zip(case.parameters, shapes, strict=True)
     theorem = Theorem(case.name, [v.type.with_shape(tuple(s)) for v, s in rows], attributes)
     used = {name for t in theorem.types for n in t.shape for name in symbols_of(n)}
@@ -328,119 +277,17 @@ def _names_in(item: Any) -> list[str]:
     return [] if isinstance(item, (str, bool, float)) else list(symbols_of(item))
 
 
-def _fit_broadcast(case: Instance, shapes: Shapes, attributes: dict[str, Any]) -> None:
-    sizes = list(get_dims(attributes, "shape"))
-    wanted: list[Dim] = [1 if n == 1 else symbol(f"m{a}") for a, n in enumerate(sizes)]
-    for n, d in zip(shapes[0], get_ints(attributes, "dims"), strict=True):
-        if n != 1:
-            wanted[d] = n
-    attributes["shape"] = tuple(wanted)
-
-
-def _fit_reshape(case: Instance, shapes: Shapes, attributes: dict[str, Any]) -> None:
-    """One axis against several: these have symbols, and it their product. Else sizes are kept."""
-    before: list[Dim] = []
-    after: list[Dim] = []
-    for k, (a, b) in enumerate(
-        groups(case.parameters[0].type.shape, get_dims(attributes, "shape"))
-    ):
-        fresh: list[Dim] = []
-        for i, n in enumerate(a if len(a) > len(b) else b):
-            fresh.append(1 if n == 1 else symbol(f"n{k}_{i}"))
-        if min(len(a), len(b)) == 1:
-            whole: list[Dim] = [size_of(tuple(fresh))]
-            before += fresh if len(a) >= len(b) else whole
-            after += fresh if len(b) >= len(a) else whole
-        else:
-            before += a
-            after += b
-    shapes[0][:] = before
-    attributes["shape"] = tuple(after)
-
-
-def _fit_slice(case: Instance, shapes: Shapes, attributes: dict[str, Any]) -> None:
-    """A slice to the end goes to the end; one with steps has room for them."""
-    sizes = case.parameters[0].type.static_shape
-    limit = list(get_dims(attributes, "limit"))
-    for axis, n in enumerate(sizes):
-        if limit[axis] == n:
-            limit[axis] = shapes[0][axis]
-    attributes["limit"] = tuple(limit)
-
-
-def _fit_concat(case: Instance, shapes: Shapes, attributes: dict[str, Any]) -> None:
-    axis = get_int(attributes, "axis")
-    for shape in shapes[1:]:
-        shape[:] = [n if a == axis else shapes[0][a] for a, n in enumerate(shape)]
-
-
-def _fit_contract(case: Instance, shapes: Shapes, attributes: dict[str, Any]) -> None:
-    for i, j in (*get_pairs(attributes, "batch"), *get_pairs(attributes, "contract")):
-        shapes[1][j] = shapes[0][i]
-
-
-def _fit_scatter(case: Instance, shapes: Shapes, attributes: dict[str, Any]) -> None:
-    axis = get_int(attributes, "axis")
-    shapes[1][axis : axis + len(shapes[0])] = shapes[0]
-    if get_dim(attributes, "size") != 1:
-        attributes["size"] = symbol("m")
-
-
-def _fit_conv2d(case: Instance, shapes: Shapes, attributes: dict[str, Any]) -> None:
-    count = geometry(case.name, attributes).groups
-    shapes[1][0] = count * symbol("o") if count > 1 else shapes[1][0]
-    shapes[0][1] = count * shapes[1][1]
-
-
-def _fit_input(case: Instance, shapes: Shapes, attributes: dict[str, Any]) -> None:
-    g = geometry(case.name, attributes)
-    size: tuple[Dim, ...] = (symbol("h"), symbol("w"))
-    attributes["size"] = size
-    shapes[1][0] = g.groups * symbol("o") if g.groups > 1 else shapes[1][0]
-    shapes[0][1] = shapes[1][0]
-    for axis in (0, 1):
-        shapes[0][2 + axis] = g.output(axis, size[axis], shapes[1][2 + axis])
-
-
-def _fit_filter(case: Instance, shapes: Shapes, attributes: dict[str, Any]) -> None:
-    g = geometry(case.name, attributes)
-    size: tuple[Dim, ...] = (symbol("p"), symbol("q"))
-    attributes["size"] = size
-    shapes[1][0] = shapes[0][0]
-    if g.groups > 1:
-        shapes[0][1], shapes[1][1] = g.groups * symbol("c"), g.groups * symbol("o")
-    for axis in (0, 1):
-        shapes[1][2 + axis] = g.output(axis, shapes[0][2 + axis], size[axis])
-
-
-def _fit_prod(case: Instance, shapes: Shapes, attributes: dict[str, Any]) -> None:
-    """A few factors: more of them are a matter of the tree alone."""
-    for axis in get_ints(attributes, "axes"):
-        shapes[0][axis] = min(_FACTORS, case.parameters[0].type.static_shape[axis])
-
-
-_FITTED: dict[str, Callable[[Instance, Shapes, dict[str, Any]], None]] = {
-    "broadcast": _fit_broadcast,
-    "reshape": _fit_reshape,
-    "slice": _fit_slice,
-    "concat": _fit_concat,
-    "contract": _fit_contract,
-    "scatter_add": _fit_scatter,
-    "conv2d": _fit_conv2d,
-    "conv2d_input": _fit_input,
-    "conv2d_filter": _fit_filter,
-    "prod": _fit_prod,
-}
 _MISFITS = (Unfit, TypeRuleError, TypeError, ValueError, KeyError, StopIteration, AttributeError)
 # What else a rule rests on.
 _LEMMAS = {"prod": tree_is_proved}
-_ASSUMED = {
-    "take": ("ids lie within their tables",),
-    "scatter_add": ("ids lie within their tables",),
-    "max_pool": ("off kinks",),
-    "reduce_max": ("off kinks",),
-    "reduce_min": ("off kinks",),
-}
+
+
+def assumed(name: str) -> tuple[str, ...]:
+    """What a theorem about an op rests on."""
+    definition = lookup(name)
+    if definition.indexes is not None:
+        return ("ids lie within their tables",)
+    return ("off kinks",) if definition.traits.picks else ()
 
 
 def index_verdict(name: str, cases: Sequence[Instance], forward: bool = False) -> Verdict | None:
@@ -463,4 +310,4 @@ def index_verdict(name: str, cases: Sequence[Instance], forward: bool = False) -
             return None
         shapes += held
     detail = f"{len(cases)} sets of attributes, all sizes; tried at {shapes} shapes"
-    return Verdict("rule", name, Status.PROVED_ALL, "index algebra", detail, _ASSUMED.get(name, ()))
+    return Verdict("rule", name, Status.PROVED_ALL, "index algebra", detail, assumed(name))
