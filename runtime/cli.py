@@ -42,6 +42,7 @@ COMMANDS = (
     ("diagnose", "vanishing, exploding, dead, symmetric, underflowing gradients"),
     ("bisect", "the first pass, op and line where a result goes wrong"),
     ("bench", "time a step, side by side with other frameworks"),
+    ("profile", "where the time of a step goes, against the machine's limits"),
     ("fmt", "print a program canonically"),
     ("doctor", "what this machine offers: versions, CPU features, cache"),
     ("cache", "the compiled-object cache: info, clear"),

@@ -59,7 +59,8 @@ LATE_OWN = {
     "runtime/bench/compare.py": "a peer's library is loaded when the peer is named",
     "runtime/model/model.py": "training, plans, diagnosis, verification and the whiteboard load "
     "on use",
-    "runtime/model/step.py": "plans and the search for what overflowed load on use",
+    "runtime/model/compiled.py": "profiles load on use",
+    "runtime/model/step.py": "plans, profiles and the search for what overflowed load on use",
     "runtime/model/remedies.py": "what would help is asked only where a budget was refused",
     "runtime/native/compile.py": "a warm start runs no pass and loads none",
     "runtime/reports/verify.py": "reports are made where they are asked for",

@@ -82,6 +82,16 @@ class Entry:
         self.native.call_checked([*self._converted(holders), *results])
         return results
 
+    def arrays(self, holders: Mapping[str, Arrays]) -> list[Array]:
+        """What a call takes, in order of ports: the arrays of ``holders``, converted, and new ones
+        for what it makes.
+
+        Raises:
+            DiagnosticError: as ``call`` does.
+        """
+        results = [np.empty(shape, dtype) for shape, dtype in self._makers]
+        return [*self._converted(holders), *results]
+
     def _converted(self, holders: Mapping[str, Arrays]) -> list[Array]:
         for holder, given in holders.items():
             expect(holder, given, Mapping, "a dictionary of arrays by name")

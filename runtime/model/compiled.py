@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -22,13 +23,14 @@ from gradc.ir.tensor.core import Function, Role
 from gradc.runtime.files.ids import check_inputs
 from gradc.runtime.model.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, decoded, grouped
 from gradc.runtime.model.remedies import remedies
-from gradc.runtime.native.arrays import Array, check_names, shapes_of
+from gradc.runtime.native.arrays import Array, check_names, expect, shapes_of
 from gradc.runtime.native.compile import Options, compile_cached, quoting
 from gradc.runtime.native.recent import Recent
 from gradc.runtime.render.notebook import card
 
 if TYPE_CHECKING:
     from gradc.runtime.model.model import Model
+    from gradc.runtime.reports.profile import Profile
 
 Derive = Callable[[Function], Function]
 
@@ -138,10 +140,7 @@ class Compiled:
     def __call__(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any:
         if len(seeds) != self._takes_seeds:
             self._refuse_positions(len(seeds))
-        if not self._training and RANDOM_STATE in params:
-            # Only training draws random numbers; the counter lies among the parameters all the
-            # same.
-            params = {name: array for name, array in params.items() if name != RANDOM_STATE}
+        params = self._drawing(params)
         if self.options.check_inputs:
             check_inputs(self.model, inputs)
         if self._last is not None:
@@ -174,15 +173,64 @@ class Compiled:
 
     def entry(self, inputs: Mapping[str, Any]) -> Entry:
         """The specialisation for arrays like ``inputs``, compiled if it is new."""
-        check_names("input", inputs, self._inputs)
-        types = self.model.inputs
-        shapes = shapes_of({name: types[name] for name in self._inputs}, inputs)
+        shapes = self._shapes(inputs)
         key = tuple(shapes[name] for name in self._inputs)
         with self._lock:
             found = self._entries.get(key)
             if found is None:
                 found = self._entries.put(key, self._compile(self._bind(shapes)))
         return found
+
+    def _shapes(self, inputs: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        check_names("input", inputs, self._inputs)
+        types = self.model.inputs
+        return shapes_of({name: types[name] for name in self._inputs}, inputs)
+
+    def profile(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Profile:
+        """Where the time of a call goes, launch by launch, against what this machine allows.
+
+        Runs calls on these arrays for about a second.
+
+        Raises:
+            DiagnosticError: for names and shapes that do not fit.
+        """
+        return self.profiled(params, seeds, inputs)
+
+    def profiled(
+        self, params: Arrays, seeds: Sequence[Arrays], inputs: Mapping[str, Any], **how: Any
+    ) -> Profile:
+        """``profile`` with the options of ``reports.profile.profile_program``."""
+        from gradc.runtime.reports.profile import profile_program
+
+        if len(seeds) != self._takes_seeds:
+            self._refuse_positions(len(seeds))
+        expect("params", params, Mapping, "a dictionary of arrays by name")
+        dims = self._bind(self._shapes(inputs))
+        holders: dict[str, Arrays] = {PARAMS: self._drawing(params), INPUTS: inputs}
+        if self._takes_seeds:
+            (holders[SEEDS],) = seeds
+        what = _WHAT.get(self._key.split()[0], self._key)
+        with self._refusing_well(dims):
+            program = (self.lowered(dims), self._derive, None)
+            return profile_program(self.model.name, what, program, self.options, holders, **how)
+
+    def _drawing(self, params: Arrays) -> Arrays:
+        """``params`` without the counter of random numbers, unless this draws some: only training
+        does, and the counter lies among the parameters all the same.
+        """
+        if self._training or RANDOM_STATE not in params:
+            return params
+        return {name: array for name, array in params.items() if name != RANDOM_STATE}
+
+    @contextmanager
+    def _refusing_well(self, dims: Mapping[str, int]) -> Iterator[None]:
+        """Lets what is raised inside quote the program, and say what would help a budget."""
+        model = self.model
+        with (
+            quoting(model.program.report.sources),
+            remedies(model, dims, self.options, self._program),
+        ):
+            yield
 
     def _bind(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         return self.model.bind(shapes)
@@ -210,10 +258,7 @@ class Compiled:
             f"training={self._training}",
             self._key,
         )
-        with (
-            quoting(model.program.report.sources),
-            remedies(model, dims, self.options, self._program),
-        ):
+        with self._refusing_well(dims):
             made = compile_cached(parts, lambda: self.lowered(dims), self._derive, self.options)
         return Entry(made)
 
@@ -222,6 +267,8 @@ class Compiled:
 
 
 _NOTHING: dict[str, Array] = {}
+# What a profile says it is of.
+_WHAT = {"value_and_grad": "loss and gradients", "forward": "outputs"}
 
 
 def _loss(found: Results) -> Any:

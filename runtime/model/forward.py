@@ -29,6 +29,7 @@ from gradc.runtime.native.compile import Options
 
 if TYPE_CHECKING:
     from gradc.runtime.model.model import Model
+    from gradc.runtime.reports.profile import Profile
 
 # Sizes of a dimension that no array gives: what is computed must be the same for both.
 _STAND_IN, _OTHER = 2, 3
@@ -106,6 +107,22 @@ class Forward(Compiled):
     def __call__(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any:
         if self.outputs is None and len(inputs) >= len(self._inputs):
             return super().__call__(params, *seeds, **inputs)
+        part, needed, chosen = self._chosen(params, seeds, inputs)
+        return part(needed, **chosen)
+
+    def profiled(
+        self, params: Arrays, seeds: Sequence[Arrays], inputs: Mapping[str, Any], **how: Any
+    ) -> Profile:
+        """``profile`` with the options of ``reports.profile.profile_program``."""
+        if self.outputs is None and len(inputs) >= len(self._inputs):
+            return super().profiled(params, seeds, inputs, **how)
+        part, needed, chosen = self._chosen(params, seeds, inputs)
+        return part.profiled(needed, (), chosen, **how)
+
+    def _chosen(
+        self, params: Arrays, seeds: Sequence[Arrays], inputs: Mapping[str, Any]
+    ) -> tuple[_PartCompiled, Arrays, dict[str, Any]]:
+        """The part that these arrays are for, and those of them that it takes."""
         if seeds:
             self._refuse_positions(len(seeds))
         expect("params", params, Mapping, "a dictionary of arrays by name")
@@ -120,7 +137,7 @@ class Forward(Compiled):
         if not params.keys() <= self._known or any(name not in params for name in part.params):
             check_names("parameter", params, part.params, sorted(self._known))
         needed = {name: params[name] for name in part.params}
-        return part(needed, **{name: inputs[name] for name in part.inputs})
+        return part, needed, {name: inputs[name] for name in part.inputs}
 
     def part(self, shapes: _Shapes | None = None) -> Part:
         """What inputs of these shapes, or all inputs of the shapes that the program gives them,

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from gradc.runtime.reports.diagnose import Diagnosis
     from gradc.runtime.reports.formulas import Formulas
     from gradc.runtime.reports.memory import MemoryPlan
+    from gradc.runtime.reports.profile import Profile
     from gradc.runtime.reports.truncation import Truncation
     from gradc.runtime.reports.verify import Verified, VerifyKeywords
     from gradc.runtime.reports.whiteboard import Whiteboard
@@ -541,6 +542,12 @@ class Model:
         with quoting(self.program.report.sources), remedies(self, sizes, chosen, program):
             return plan_memory(program(self, sizes)[0], derive, chosen)
 
+    def profile(self, params: Arrays, **inputs: Any) -> Profile:
+        """Where the time of loss and gradients goes, launch by launch, against what this machine
+        allows; what ``value_and_grad`` and ``train_step`` give has the same for what they compute.
+        """
+        return self.value_and_grad().profile(params, **inputs)
+
     def param_types(self) -> dict[str, TensorType]:
         """Parameters and states with every dimension bound.
 
@@ -582,11 +589,8 @@ class Model:
         return error("GC0554", f"there is no parameter or input `{name}`", None, help=help)
 
     def _trained(self) -> list[Slot]:
-        return [
-            Slot(p.name, Role.PARAM, p.span)
-            for p in self.signature.parameters
-            if p.role is Role.PARAM
-        ]
+        known = self.signature.parameters
+        return [Slot(p.name, Role.PARAM, p.span) for p in known if p.role is Role.PARAM]
 
 
 def _named(types: Mapping[str, TensorType]) -> list[tuple[str, str]]:

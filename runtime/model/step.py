@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from gradc.runtime.model.compiled import Derive
     from gradc.runtime.model.model import Model
     from gradc.runtime.reports.memory import MemoryPlan
+    from gradc.runtime.reports.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +286,31 @@ class TrainStep:
         with self._refusing_well(sizes):
             program = self.program(sizes)
             return plan_memory(program.source, program.derive, self.options, program.gradient)
+
+    def profile(self, state: TrainState, **inputs: Any) -> Profile:
+        """Where the time of a step goes, launch by launch, against what this machine allows.
+
+        Runs steps on a copy of ``state`` for about a second.
+
+        Raises:
+            DiagnosticError: for names and shapes that do not fit.
+        """
+        return self.profiled(state, inputs)
+
+    def profiled(self, state: TrainState, inputs: Mapping[str, Any], **how: Any) -> Profile:
+        """``profile`` with the options of ``reports.profile.profile_program``."""
+        from gradc.runtime.reports.profile import profile_program
+
+        expect("state", state, TrainState, "what `step.init(params)` gives")
+        check_names("input", inputs, self._inputs)
+        dims = self.model.bind(shapes_of(self.model.inputs, inputs))
+        holders = {PARAMS: state.arrays, INPUTS: inputs}
+        with self._refusing_well(dims):
+            made = self.program(dims)
+            program = (made.source, made.derive, made.gradient)
+            return profile_program(
+                self.model.name, "a training step", program, self.options, holders, **how
+            )
 
     @contextmanager
     def _refusing_well(self, dims: Mapping[str, int]) -> Iterator[None]:

@@ -186,7 +186,7 @@ def machine_warnings(budget: int | None) -> list[Diagnostic]:
     return [warning("GC0603", message, None, help=help)]
 
 
-def _refuse_beyond_machine(budget: int | None) -> None:
+def refuse_beyond_machine(budget: int | None) -> None:
     """Raises DiagnosticError GC0603 for a budget that this machine, which is to run the code,
     cannot give.
     """
@@ -249,7 +249,7 @@ def pipeline_options(
 
 def compile_function(function: Function, derivative: Derivative | None, options: Options) -> Loaded:
     """Compiles what ``derivative`` makes of ``function`` and loads it."""
-    _refuse_beyond_machine(options.budget)
+    refuse_beyond_machine(options.budget)
     plan = plan_of(function, derivative, options)
     return compile_plan(
         plan, threads=options.thread_count, cache=options.use_cache, target=options.target
@@ -264,7 +264,7 @@ def compile_cached(
     gradient: Derivative | None = None,
 ) -> Loaded:
     """The function that ``parts`` determine: from the cache, or made, compiled and stored there."""
-    _refuse_beyond_machine(options.budget)
+    refuse_beyond_machine(options.budget)
     target, cache = options.target, options.use_cache
     key = native_key(*parts, options.key, cache=cache, target=target)
     threads = options.thread_count

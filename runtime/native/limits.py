@@ -19,7 +19,7 @@ import hashlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +143,22 @@ def limits(
     if report is not None:
         report(f"measuring what {threads} thread{'s' * (threads > 1)} can do on this machine")
     found = _Bench(threads, store).run(_name(about))
+    if threads > 1:
+        found = _at_least(found, limits(1, store=store, report=report))
     store.put(key, found.to_json(), b"")
     return found
+
+
+def _at_least(found: Limits, alone: Limits) -> Limits:
+    """``found`` of several threads, which can do no less than one: where they were held up, what
+    one was seen to do.
+    """
+    flops = {name: max(rate, alone.peak(name)) for name, rate in found.flops.items()}
+    rates = [
+        max(mine[1], one[1]) for mine, one in zip(found.bandwidth, alone.bandwidth, strict=True)
+    ]
+    curve = tuple((size, rate) for (size, _), rate in zip(found.bandwidth, rates, strict=True))
+    return replace(found, flops=flops, bandwidth=curve)
 
 
 def _name(about: str) -> str:

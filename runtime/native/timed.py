@@ -19,11 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradc.codegen.llvm import clock, driver
+from gradc.codegen.llvm.gemm.blocking import is_paired
 from gradc.codegen.llvm.host import jit
 from gradc.codegen.llvm.host.load import Arenas, thread_pool
 from gradc.codegen.llvm.host.machine import environment
 from gradc.codegen.llvm.isa import host
+from gradc.ir.loop.kernel import Gemm, Kernel
 from gradc.ir.plan.plan import Launch, Plan
+from gradc.ir.tensor.core import DType
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.native.cache import ObjectCache, make_key
 from gradc.runtime.native.load import cache_of
@@ -53,6 +56,14 @@ class CallTime:
 
     seconds: float
     launches: tuple[LaunchTime, ...]
+
+
+def precision_of(kernel: Kernel) -> str:
+    """Which of the processor's peaks a kernel could reach: ``f64``, ``f32`` or ``bf16``."""
+    products = [statement for statement in kernel.body if isinstance(statement, Gemm)]
+    if products and all(is_paired(product, host()) for product in products):
+        return "bf16"
+    return "f64" if any(b.dtype is DType.F64 for b in kernel.buffers) else "f32"
 
 
 class TimedFunction:

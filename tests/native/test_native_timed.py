@@ -23,6 +23,7 @@ from gradc.runtime.native.compile import Options, plan_of
 from gradc.runtime.native.limits import Limits, described, limits
 from gradc.runtime.native.load import compile_plan
 from gradc.runtime.native.timed import TimedFunction
+from tests.support.machines import quick_limits
 
 RECURRENT = """
 dim B, T, H = 8
@@ -120,11 +121,7 @@ def test_clocks_of_all_processors_compile(isa: str) -> None:
 def test_limits_are_measured_kept_and_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measured, "ROUNDS", 2)
-    monkeypatch.setattr(measured, "_PATIENCE", 0.0)
-    monkeypatch.setattr(measured, "_ROUND_SECONDS", 1e-4)
-    monkeypatch.setattr(measured, "_SIZES", (1 << 14, 1 << 18))
-    monkeypatch.setattr(measured, "_beyond_caches", lambda: 1 << 20)
+    quick_limits(monkeypatch)
     store, said = ObjectCache(tmp_path / "cache"), list[str]()
     first = limits(2, store=store, report=said.append)
     assert limits(2, store=store, report=said.append) == first

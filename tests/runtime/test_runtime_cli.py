@@ -21,6 +21,7 @@ from gradc.runtime import cli
 from gradc.runtime.files.data import save_safetensors
 from tests.support.api_models import DEEP, MLP, batch, forward, gradients
 from tests.support.command_line import gradc
+from tests.support.machines import quick_limits
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -255,8 +256,14 @@ def test_cache_doctor_fmt_explain(
     monkeypatch.setenv("GRADC_CACHE", str(tmp_path / "cache"))
     assert json.loads(gradc("cache", "info", "--json").out)["entries"] == 0
     assert gradc("cache", "clear").out.startswith("removed 0")
+    quick_limits(monkeypatch)
     doctor = gradc("doctor", "--json")
-    assert (doctor.status, json.loads(doctor.out)["gradc"]) == (0, gradc_api.__version__)
+    found = json.loads(doctor.out)
+    assert (doctor.status, found["gradc"]) == (0, gradc_api.__version__)
+    assert "GF/s" in found["limits, 1 thread"]
+    assert "measuring" in doctor.err
+    assert gradc("doctor").err == ""
+    assert "measuring" in gradc("doctor", "--measure").err
     copy = tmp_path / "ugly.grad"
     copy.write_text((work / "ugly.grad").read_text())
     assert gradc("fmt", "--check", copy).status == 1

@@ -1,0 +1,24 @@
+"""Machines for tests: limits measured in a hurry, and limits that nobody measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from gradc.runtime.native import limits as measured
+from gradc.runtime.native.limits import Limits
+
+
+def quick_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the limits of this machine be measured in milliseconds, and badly."""
+    monkeypatch.setattr(measured, "ROUNDS", 2)
+    monkeypatch.setattr(measured, "_PATIENCE", 0.0)
+    monkeypatch.setattr(measured, "_ROUND_SECONDS", 1e-4)
+    monkeypatch.setattr(measured, "_SIZES", (1 << 14, 1 << 18))
+    monkeypatch.setattr(measured, "_beyond_caches", lambda: 1 << 20)
+
+
+def made_up(threads: int) -> Limits:
+    """A machine of round figures."""
+    flops = {"f64": threads * 16e9, "f32": threads * 32e9}
+    curve = ((1 << 14, threads * 64e9), (1 << 20, threads * 32e9), (1 << 27, 16e9))
+    return Limits("a made-up processor", "2026-01-01 00:00", threads, flops, curve, 1.0)
