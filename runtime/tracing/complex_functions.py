@@ -20,7 +20,7 @@ from gradc.runtime.tracing.functions import axes_of
 from gradc.runtime.tracing.pairs import Pair, pair
 from gradc.runtime.tracing.reductions import is_unset, mean_of, restore
 from gradc.runtime.tracing.shapes import Rule, traced
-from gradc.runtime.tracing.trace import FUNCTIONS, WITH_COMPLEX, Trace, Traced, refuse
+from gradc.runtime.tracing.trace import FUNCTIONS, PROTOCOLS, WITH_COMPLEX, Trace, Traced, refuse
 
 # These move, join, add or multiply elements, and nothing else.
 SAME = (
@@ -63,6 +63,21 @@ def _real(t: Trace, val: Any) -> Any:
 @_named("imag")
 def _imag(t: Trace, val: Any) -> Any:
     return t.wrap(whole(t, t.lift(val))[1])
+
+
+def _set_part(t: Trace, array: Any, name: str, item: Any) -> Value:
+    """``array.real = item`` or ``array.imag = item``."""
+    old = t.lift(array)
+    if not isinstance(old, Pair) and name == "imag":
+        raise refuse("GC0560", "a real array has no imaginary part to set", "array.astype(complex)")
+    re, im = whole(t, old)
+    new = t.broadcast(t.cast(t.lift(item, re.type.dtype), re.type.dtype), re.type.static_shape)
+    if not isinstance(old, Pair):
+        return new
+    return pair(new, im) if name == "real" else pair(re, new)
+
+
+PROTOCOLS["set part"] = _set_part
 
 
 @_named("angle")
@@ -152,7 +167,9 @@ def _norm(t: Trace, x: Any, ord: Any = None, axis: Any = None, keepdims: bool = 
     value = traced(t, x)
     rank = value.ndim if axis is None else len(axis) if isinstance(axis, tuple) else 1
     if rank == 2 and ord in (2, -2, "nuc"):
-        raise refuse("GC0560", "singular values of complex matrices cannot be traced")
+        if value.ndim != 2 or keepdims:
+            raise refuse("GC0560", f"linalg.norm of order {ord} takes one complex matrix")
+        return np.linalg.norm(_real_matrix(t, value), ord) / (2 if ord == "nuc" else 1)
     return np.linalg.norm(np.abs(value), ord, axis, keepdims)
 
 
@@ -220,3 +237,29 @@ def _inv(t: Trace, a: Any) -> Any:
     found = np.linalg.inv(_real_matrix(t, a))
     n = traced(t, a).shape[-1]
     return _as_complex(t, found[..., :n, :n], found[..., n:, :n])
+
+
+# Of a Hermitian matrix the real one has every eigenvalue twice, and every vector of a pair of
+# them gives the slope of the complex one's; likewise singular values.
+
+
+@_named("linalg.eigvalsh")
+def _eigvalsh(t: Trace, a: Any, UPLO: str = "L") -> Any:
+    x = traced(t, a)
+    lower = np.tril(x, -1) if UPLO.upper() == "L" else np.swapaxes(np.triu(x, 1), -1, -2).conj()
+    diagonal = np.real(np.where(np.eye(x.shape[-1], dtype=bool), x, 0))
+    whole_ = lower + np.swapaxes(lower, -1, -2).conj() + diagonal
+    return np.linalg.eigvalsh(_real_matrix(t, whole_))[..., ::2]
+
+
+@_named("linalg.svdvals")
+def _svdvals(t: Trace, x: Any, /) -> Any:
+    return np.linalg.svd(_real_matrix(t, x), compute_uv=False)[..., ::2]
+
+
+@_named("linalg.svd")
+def _svd(t: Trace, a: Any, full_matrices: bool = True, compute_uv: bool = True, **_: Any) -> Any:
+    if compute_uv:
+        help = "numpy.linalg.svdvals has the singular values alone"
+        raise refuse("GC0560", "singular vectors of complex matrices cannot be traced", help)
+    return _svdvals(t, a)

@@ -40,7 +40,7 @@ from gradc.runtime.tracing.pairs import (
     stored_type,
 )
 from gradc.runtime.tracing.refused import instead, named
-from gradc.runtime.tracing.views import VIEWS, View, is_basic_key
+from gradc.runtime.tracing.views import VIEWS, Part, View, is_basic_key
 
 DTYPES = {
     "float64": DType.F64,
@@ -388,13 +388,18 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
     def mT(self) -> Any:
         return self._call("swapaxes", -1, -2)
 
-    @property
-    def real(self) -> Any:
-        return self._call("real")
+    def _part(self, name: str) -> Any:
+        """A view of one part of complex numbers."""
+        found = self._call(name)
+        if found is not self:
+            found._view = View(self, self.changes, lambda base: base._call(name), Part(name))
+        return found
 
-    @property
-    def imag(self) -> Any:
-        return self._call("imag")
+    def _set_part(self, item: object, name: str) -> None:
+        self.store(PROTOCOLS["set part"](self._recorder(), self, name, item))
+
+    real = property(lambda self: self._part("real"), lambda self, x: self._set_part(x, "real"))
+    imag = property(lambda self: self._part("imag"), lambda self, x: self._set_part(x, "imag"))
 
     @property
     def flat(self) -> Any:
@@ -438,7 +443,10 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
         if view.key is None:
             help = "assign to the array itself, or .copy() first"
             raise refuse("GC0561", "a reshaped or turned view was assigned into", help)
-        view.base[view.key] = self.origin.wrap(value)
+        if type(view.key) is Part:
+            view.base._set_part(self.origin.wrap(value), view.key.name)
+        else:
+            view.base[view.key] = self.origin.wrap(value)
 
     def __array_ufunc__(
         self, ufunc: np.ufunc, method: str, *inputs: object, **options: object

@@ -27,6 +27,13 @@ class View:
     key: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The key of a view that is one part of complex numbers: ``real`` or ``imag``."""
+
+    name: str
+
+
 # Functions whose result shares memory with their first argument, in NumPy.
 VIEWS = frozenset(
     [

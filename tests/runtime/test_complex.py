@@ -57,6 +57,16 @@ def assigned(z: Any) -> Any:
     return y
 
 
+def parts_assigned(m: Any) -> Any:
+    y = m.copy()
+    y.real[0] = m.imag[1] ** 2
+    y.imag[:, 1] += 3.0
+    y.real = y.real * 2
+    x = m.real.copy()
+    x.real[0] = 1.0
+    return y * x
+
+
 STRUCTURAL: list[Callable[[Any], Any]] = [
     lambda m: m.T @ m,
     lambda m: np.einsum("ij,kj->ik", m, m.conj()),
@@ -88,6 +98,10 @@ STRUCTURAL: list[Callable[[Any], Any]] = [
     lambda m: np.linalg.solve(m[:, :3].real, m[:, 3:]),
     lambda m: np.linalg.inv(m[:, 1:4]),
     lambda m: np.linalg.matrix_power(m[:, 1:4], 3),
+    lambda m: np.linalg.eigvalsh(m[:, :3] + m[:, :3].conj().T),
+    lambda m: np.linalg.eigvalsh(m[:, :3], UPLO="U"),
+    lambda m: np.linalg.svdvals(m) * np.linalg.norm(m, "nuc"),
+    lambda m: parts_assigned(m),
     lambda m: np.trace(m) + np.diag(m)[1] + np.tril(m)[2, 1],
     lambda m: np.add.reduce(m) + np.multiply.outer(m[0], [1j])[:, 0],
     lambda m: np.fft.fft2(m) + np.fft.ifft(m, axis=0),
@@ -115,9 +129,14 @@ def weighed(functions: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
 def test_values_are_numpys_and_gradients_those_of_differences(functions: Any, z: Any) -> None:
     """Along a random complex direction d the slope is Re(gradient * d), of the sum of all."""
     total = weighed(functions)
-    for n, (value, plain) in enumerate(zip(gradc.jit(total)(z), total(z), strict=True)):
+
+    def summed(z: Any) -> Any:
+        found = total(z)
+        return sum(found), found
+
+    slope, values = gradc.grad(summed, has_aux=True)(z)
+    for n, (value, plain) in enumerate(zip(values, total(z), strict=True)):
         assert value == pytest.approx(plain, rel=1e-12, abs=1e-12), n
-    slope = gradc.grad(lambda z: sum(total(z)))(z)
     assert slope.dtype == np.complex128 and slope.shape == z.shape
     step, along = 1e-6, RNG.standard_normal(z.shape) + 1j * RNG.standard_normal(z.shape)
     after, before = total(z + step * along), total(z - step * along)
@@ -366,7 +385,9 @@ def test_a_pullback_of_complex_numbers_follows_the_convention() -> None:
         (lambda z: float(z), 1j, "GC0561"),
         (lambda z: complex(z).real, 1j, "GC0561"),
         (lambda x: _stored(x), X, "GC0560.*imaginary part would be lost"),
-        (lambda z: np.linalg.eigvalsh(np.outer(z, z))[0], Z, "GC0560.*linalg.eig"),
+        (lambda z: np.linalg.eigh(np.outer(z, z))[0][0], Z, "GC0560.*linalg.eigh"),
+        (lambda z: np.linalg.svd(np.outer(z, z))[1][0], Z, "GC0560.*singular vectors.*svdvals"),
+        (lambda x: _imaginary(x), X, "GC0560.*no imaginary part to set"),
         (lambda z: np.sum(np.fft.rfft(z)).real, Z, "GC0560.*real numbers"),
         (lambda x: np.sum(np.fft.fft(x, 0)).real, X, "GC0558.*points"),
         (lambda x: np.sum(np.fft.fft(x, norm=cast("Any", "other"))).real, X, "GC0558.*norm"),
@@ -384,6 +405,12 @@ def _stored(x: Any) -> Any:
     return np.sum(y)
 
 
+def _imaginary(x: Any) -> Any:
+    y = x * 2
+    y.imag = x
+    return np.sum(y)
+
+
 def test_holomorphic_wants_complex_numbers() -> None:
     with pytest.raises(gradc.DiagnosticError, match=r"`x` is real.*complex arguments"):
         gradc.grad(lambda x: x * 1j, holomorphic=True)(1.0)
@@ -398,7 +425,7 @@ def test_holomorphic_wants_complex_numbers() -> None:
 # --- transforms
 
 
-@pytest.mark.parametrize("n", [1, 2, 12, 13, 67, 100_000])
+@pytest.mark.parametrize("n", [1, 67, 100_000])
 def test_there_and_back(n: int) -> None:
     x = np.random.default_rng(n).standard_normal(n)
     found = gradc.jit(lambda x: np.fft.irfft(np.fft.rfft(x), len(x)))(x)
