@@ -135,15 +135,17 @@ def limited(seconds: float = HANG) -> Iterator[None]:
     """Raises Hang inside if it takes longer. Main thread only.
 
     On a machine that is busy with other things a case gets little of the processor: then it may
-    take as many seconds of processor time. One that waits for something gets no more.
+    take as many seconds of processor time. One that waits for something gets no more; waiting for
+    the processor is not meant.
     """
-    started, used = time.monotonic(), time.process_time()
+    started, used, queued = time.monotonic(), time.process_time(), _queued()
 
     def ring(_signum: int, _frame: FrameType | None) -> None:
         spent = time.process_time() - used
-        if spent >= seconds or spent < _BUSY * (time.monotonic() - started):
+        elapsed = time.monotonic() - started - (_queued() - queued)
+        if spent >= seconds or (spent < _BUSY * elapsed and elapsed >= seconds):
             raise Hang
-        signal.setitimer(signal.ITIMER_REAL, seconds - spent + 0.1)
+        signal.setitimer(signal.ITIMER_REAL, max(1.0, seconds - max(spent, elapsed)) + 0.1)
 
     previous = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -152,6 +154,16 @@ def limited(seconds: float = HANG) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+def _queued() -> float:
+    """Seconds that this thread was ready to run and the processor busy with others; 0 where the
+    system does not say.
+    """
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def arguments(doc: str, count: int, keeps_state: bool = True) -> argparse.Namespace:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.soak_common import Tally, arguments, report, soak
+from benchmarks.soak_common import HANG, Tally, arguments, report, soak
 from gradc.frontend.program import Program
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.runtime.model.model import Model
@@ -129,7 +129,7 @@ def case(rng: random.Random, tally: Tally) -> str:
     mutate = rng.choice((*MUTATIONS, foreign))
     data = mutate(rng)
     tally.kinds[mutate.__name__] += 1
-    wrong, program = looked_at(data)
+    wrong, program = looked_at(data, HANG)
     if not wrong and program is not None:
         tally.kinds["right"] += 1
         if program.models and rng.random() < 1 / COMPILED:

@@ -11,6 +11,7 @@ that were written. No symbol is left in any type.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -246,11 +247,17 @@ def check_sizes(made: Elaborated, function: Function) -> None:
     rows += [(value, op.span) for op in walk(function.block) for value in op.results]
     total = 0
     for value, span in rows:
-        size = value.type.size
-        nbytes = size * value.type.dtype.itemsize if isinstance(size, int) else 0
+        known = math.prod(d for d in value.type.shape if isinstance(d, int))
+        is_whole = all(isinstance(d, int) for d in value.type.shape)
+        nbytes = known * value.type.dtype.itemsize
+        if not is_whole and nbytes < 2**63:
+            continue
         total += nbytes
         if nbytes >= MAX_BYTES or total >= MAX_TOTAL:
-            what = f"`{value.type}` takes" if nbytes >= MAX_BYTES else "the arrays up to here take"
+            takes = "takes" if is_whole else "takes, for each size of its other dimensions,"
+            what = (
+                f"`{value.type}` {takes}" if nbytes >= MAX_BYTES else "the arrays up to here take"
+            )
             message = f"{what} {max(nbytes, total)} bytes"
             place = span or made.model.span
             made.ctx.error("GC0404", message, place, help="choose smaller dimensions")

@@ -341,8 +341,10 @@ def examine(data: bytes) -> str:
     return looked_at(data)[0]
 
 
-def looked_at(data: bytes) -> tuple[str, Program | None]:
-    """What is wrong with how the front end takes ``data``, and the program if it is right."""
+def looked_at(data: bytes, limit: float = TIME_LIMIT) -> tuple[str, Program | None]:
+    """What is wrong with how the front end takes ``data`` (more than ``limit`` seconds among it),
+    and the program if it is right.
+    """
     start = time.process_time()
     try:
         found, sources, program = _findings(data)
@@ -352,7 +354,7 @@ def looked_at(data: bytes) -> tuple[str, Program | None]:
     except Exception:  # noqa: BLE001 - any exception at all is what is looked for
         return traceback.format_exc(limit=-6), None
     seconds = time.process_time() - start
-    return reason or (f"took {seconds:.1f} s" if seconds > TIME_LIMIT else ""), program
+    return reason or (f"took {seconds:.1f} s" if seconds > limit else ""), program
 
 
 def _findings(data: bytes) -> tuple[Sequence[Diagnostic], Sources, Program | None]:
