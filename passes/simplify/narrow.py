@@ -2,8 +2,12 @@
 
 ``sin(x[:, None] * y)`` reshaped to one axis and sliced to its last three elements would be computed
 whole and then read in three places. Such a slice moves down through reshapes, transposes and
-elementwise ops to the broadcast, so that the whole never exists, and (before differentiation) nor
-does its cotangent. All moves are exact.
+elementwise ops to the broadcast, or through a matrix product to its operands, so that the whole
+never exists, and (before differentiation) nor does its cotangent. All moves are exact: a product's
+element is summed over k in an order that depends on k alone (``ir.loop.kernel``). Products of
+several summed axes, or several free ones on the right, stay whole: whether they become a matrix
+product or plain loops, which sum otherwise, depends on whether those axes lie together in memory,
+and axes of one element always do.
 
 They apply where the slice reads at most one part in ``_FEW`` of a value that is at least as many
 times larger than what it is made from. Elsewhere they would only do work twice: a row of a computed
@@ -17,7 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gradc.ir.ops.attributes import get_dims, get_ints
+from gradc.ir.ops.attributes import get_dims, get_ints, get_pairs
+from gradc.ir.ops.contraction import free_axes
 from gradc.ir.ops.registry import lookup
 from gradc.ir.ops.traits import Moves
 from gradc.ir.tensor.core import Op, Value
@@ -70,6 +75,36 @@ def slice_of_transpose(r: Rewriter, op: Op) -> Value | None:
         for name in ("start", "limit", "stride")
     }
     return r.emit("transpose", r.emit("slice", inner.operands[0], **moved), perm=perm)
+
+
+def slice_of_contract(r: Rewriter, op: Op) -> Value | None:
+    """A slice of a product is a product of slices."""
+    inner = r.made_by(op.operands[0], "contract")
+    if inner is None or not _is_worth_it(r, op):
+        return None
+    a, b = inner.operands
+    batch = get_pairs(inner.attributes, "batch")
+    left, right = (free_axes(inner.attributes, n, v.type.rank) for n, v in enumerate((a, b)))
+    if len(get_pairs(inner.attributes, "contract")) > 1 or len(right) > 1:
+        return None
+    # Of each operand, which axis of the product stands at which of its own.
+    places = (
+        {**{i: n for n, (i, _) in enumerate(batch)}, **_numbered(left, len(batch))},
+        {**{j: n for n, (_, j) in enumerate(batch)}, **_numbered(right, len(batch) + len(left))},
+    )
+    operands = []
+    for operand, at in zip((a, b), places, strict=True):
+        rows = [get_dims(op.attributes, name) for name in ("start", "limit")]
+        stride = get_ints(op.attributes, "stride")
+        ends = [(0, size, 1) for size in operand.type.shape]
+        for axis, place in at.items():
+            ends[axis] = (rows[0][place], rows[1][place], stride[place])
+        operands.append(r.sliced(operand, *(list(part) for part in zip(*ends, strict=True))))
+    return r.emit("contract", *operands, hint=op.result.hint, **inner.attributes)
+
+
+def _numbered(axes: Sequence[int], first: int) -> dict[int, int]:
+    return {axis: first + number for number, axis in enumerate(axes)}
 
 
 def slice_of_broadcast(r: Rewriter, op: Op) -> Value | None:
@@ -131,7 +166,7 @@ def _is_worth_it(r: Rewriter, op: Op) -> bool:
 
 
 def _made_from(r: Rewriter, value: Value, most: int) -> bool:
-    """Whether ``value`` is made, through views and elementwise ops, from at most ``most``
+    """Whether ``value`` is made, through views, products and elementwise ops, from at most ``most``
     elements.
     """
     seen: set[Value] = set()
@@ -148,11 +183,15 @@ def _made_from(r: Rewriter, value: Value, most: int) -> bool:
         if op is not None and op.name == "broadcast":
             total += math.prod(op.operands[0].type.static_shape)
         elif op is not None and (
-            lookup(op.name).is_elementwise or lookup(op.name).traits.moves is Moves.PERMUTES
+            op.name == "contract"
+            or lookup(op.name).is_elementwise
+            or lookup(op.name).traits.moves is Moves.PERMUTES
         ):
             stack += op.operands
-        else:
+        elif all(isinstance(d, int) for d in at.type.shape):
             total += math.prod(at.type.static_shape)
+        else:
+            return False
         if total > most or len(seen) > _MOST_OPS:
             return False
     return True

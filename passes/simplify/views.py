@@ -16,6 +16,7 @@ from gradc.ir.tensor.core import DType, Op, Value
 from gradc.ir.tensor.dims import Dim
 from gradc.passes.simplify.narrow import (
     slice_of_broadcast,
+    slice_of_contract,
     slice_of_pointwise,
     slice_of_reshape,
     slice_of_transpose,
@@ -345,6 +346,7 @@ VIEW_RULES: Mapping[str, tuple[tuple[str, ViewRule], ...]] = {
         ("narrow slice of reshape", slice_of_reshape),
         ("narrow slice of transpose", slice_of_transpose),
         ("narrow slice of broadcast", slice_of_broadcast),
+        ("narrow slice of contract", slice_of_contract),
         ("narrow slice of an elementwise op", slice_of_pointwise),
     ),
     "pad": (("pad by nothing", _same_type),),

@@ -35,6 +35,10 @@ FORMS = {
     "stack": "reshape(sin(stack([x, 2 * x], axis=1)[:, :, None] * y), [2*N*M])[2*N*M-3:2*N*M]",
     "concat": "concat([y, reshape(sin(x[:, None] * y), [N*M])], axis=0)[M+N*M-3:M+N*M]",
     "unshaped": "sin(x[:, None] * y)[N-1, M-3:M]",
+    "product": f"reshape(sin(x[:, None] @ y[None, :]), [N*M]){END}",
+    "product of two": f"reshape(stack([x, 2 * x], axis=1) @ stack([y, y], axis=0), [N*M]){END}",
+    "product of batches": 'einsum("nm,nk->nmk", x[:, None], sin(x[:, None] * y))[N-1, 0, M-3:M]',
+    "row of a product": "sin(y[:, None] @ x[None, :])[M-3:M, N-1]",
     "twice": f"reshape(reshape(sin(x[:, None] * y), [N // 2, 2*M]), [N*M]){END}",
 }
 VALUES: dict[str, Callable[..., Any]] = {
@@ -43,6 +47,8 @@ VALUES: dict[str, Callable[..., Any]] = {
     "exp": lambda x, y: np.exp(np.sin(x) * y),
     "where": lambda x, y: np.where(y > 0, np.sin(x) * y, x),
     "stack": lambda x, y: np.sin(2 * x * y),
+    "product of two": lambda x, y: 3 * x * y,
+    "product of batches": lambda x, y: x * np.sin(x * y),
 }
 
 
@@ -89,6 +95,66 @@ def test_values_and_gradients_against_numpy(name: str) -> None:
         wanted["y"][54 + at] = (up - down) / (2 * step)
     for key, array in wanted.items():
         np.testing.assert_allclose(grads[key], array, rtol=1e-4, atol=1e-5)
+
+
+# A cut in the language, and in NumPy for so many rows and columns.
+CUTS: dict[str, Callable[[int, int], Any]] = {
+    "[M-2:M, 3:5]": lambda m, n: np.s_[m - 2 : m, 3:5],
+    "[5, N-1:N]": lambda m, n: np.s_[5, n - 1 : n],
+    "[0:M:200, 7:8]": lambda m, n: np.s_[0:m:200, 7:8],
+    "[M-1:M, :]": lambda m, n: np.s_[m - 1 : m, :],
+    "[:, 300:301]": lambda m, n: np.s_[:, 300:301],
+}
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("depth", [1, 5])
+def test_a_cut_product_has_the_bits_of_the_whole(precision: str, depth: int) -> None:
+    """In machine code, whatever tiles either takes; of one row, of one column, of transposes."""
+    rows, columns = 601, 515
+    text = f"""dim M = {rows}, N = {columns}, K = {depth}
+    model m(a: float[M, K], b: float[K, N], c: float[K, M]) -> float {{
+        p = a @ b
+        q = c.T @ b
+        output p
+        output q
+        LINES
+        return 0.0
+    }}"""
+    source = np.random.default_rng(depth)
+    kind = np.float64 if precision == "f64" else np.float32
+    shapes = {"a": (rows, depth), "b": (depth, columns), "c": (depth, rows)}
+    arrays = {name: source.standard_normal(shape).astype(kind) for name, shape in shapes.items()}
+    whole = gradc.loads(text.replace("LINES", ""), precision=precision)
+    found = whole.forward(["p", "q"])({}, **arrays)
+    for name, product in (("p", "a @ b"), ("q", "c.T @ b")):
+        lines = [f"{name}{n} = ({product}){cut}\noutput {name}{n}" for n, cut in enumerate(CUTS)]
+        names = [f"{name}{n}" for n in range(len(CUTS))]
+        parts = gradc.loads(text.replace("LINES", "\n".join(lines)), precision=precision)
+        made = parts.forward(names)({}, **arrays)
+        for part, cut in zip(names, CUTS.values(), strict=True):
+            np.testing.assert_array_equal(made[part], found[name][cut(rows, columns)], part)
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16", "f64"])
+@pytest.mark.parametrize("depth", [255, 1100, 17_000])
+def test_the_bits_of_a_product_depend_on_k_alone(precision: str, depth: int) -> None:
+    """What lets a cut move to the operands: any rows and columns give those of the whole."""
+    text = "model f(a: float[M, K], b: float[K, N]) -> float[M, N] { return a @ b }"
+    source = np.random.default_rng(depth)
+    kind = np.float64 if precision == "f64" else np.float32
+    a = source.standard_normal((65, depth)).astype(kind)
+    b = source.standard_normal((depth, 70)).astype(kind)
+    model = gradc.loads(text, precision=precision)
+
+    def product(left: Any, right: Any) -> Any:
+        return model.forward(threads=1)({}, a=left, b=right)["result"]
+
+    whole = product(a, b)
+    for rows, columns in (((0, 1), (0, 70)), ((3, 65), (69, 70)), ((64, 65), (1, 2))):
+        part = product(a[slice(*rows)], b[:, slice(*columns)])
+        np.testing.assert_array_equal(part, whole[slice(*rows), slice(*columns)])
+    np.testing.assert_array_equal(product(a[::9], b[:, ::9]), whole[::9, ::9])
 
 
 # --- the moves themselves -------------------------------------------------------------------------
