@@ -37,7 +37,7 @@ from gradc.frontend.elaborate.values import (
 )
 from gradc.frontend.elaborate.words import WORDS, Word, call_word
 from gradc.frontend.syntax import tree
-from gradc.frontend.syntax.foreign import foreign_hint
+from gradc.frontend.syntax.foreign import foreign_hint, foreign_names
 from gradc.ir.diagnostics.diagnostic import Label, closest, did_you_mean
 from gradc.ir.tensor.core import Value
 
@@ -309,6 +309,9 @@ def similar(ctx: Context, name: str) -> str:
     """
     if foreign := foreign_hint(name):
         return foreign
+    if name in foreign_names():
+        # It was meant, so it is a slip only of what the program itself has in scope.
+        return did_you_mean(name, ctx.frame.names, _SLIP) or f"gradc has no `{name}`"
     known = [*ctx.frame.names, *DTYPES, "float", "pi", "inf", "nan", "training"]
     if not ctx.frame.is_library:
         known += ctx.names.dims

@@ -3,12 +3,15 @@
 A name that other libraries give a meaning is never answered with the nearest word of gradc: ``elu``
 is not ``gelu`` and ``sort`` is not ``sqrt``. Each row is a line that compiles (a test tries every
 one, over ``x`` and ``y``: float[4, 3],
-``ids``: int[4]) or an honest absence, with what can be written instead.
+``ids``: int[4]) or an honest absence, with what can be written instead. All other public names of
+these libraries are in `foreign_names.txt` (``tests.support.foreign_names`` writes it).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Final
 
 
@@ -63,6 +66,7 @@ Softmax: softmax(x, axis = -1)
 LogSoftmax: log_softmax(x, axis = -1)
 MaxPool2d, MaxPooling2D, max_pool2d: max_pool(reshape(x, [1, 1, 4, 3]), 2)
 AvgPool2d, AveragePooling2D, avg_pool2d: avg_pool(reshape(x, [1, 1, 4, 3]), 2)
+GlobalAveragePooling2D: global_avg_pool(reshape(x, [1, 1, 4, 3]))
 elu, ELU: where(x > 0, x, exp(min(x, 0)) - 1)
 selu, SELU: 1.0507 * where(x > 0, x, 1.67326 * (exp(min(x, 0)) - 1))
 relu6, ReLU6: clip(x, 0, 6)
@@ -135,6 +139,62 @@ any: max(where(x > 0, 1, 0)) > 0
 isnan: x != x
 isfinite: abs(x) < inf
 cumprod, cummax, cummin: !
+isinf: abs(x) == inf
+equal, eq, array_equal: x == y
+not_equal, ne: x != y
+greater, gt: x > y
+greater_equal, ge: x >= y
+less, lt: x < y
+less_equal, le: x <= y
+logical_and, bitwise_and: x > 0 and y > 0
+logical_or, bitwise_or: x > 0 or y > 0
+logical_not, bitwise_not: not (x > 0)
+allclose, isclose: abs(x - y) <= 0.00001
+copysign: abs(x) * sign(y)
+deg2rad, radians: x * (pi / 180)
+rad2deg, degrees: x * (180 / pi)
+frac: x - floor(x)
+heaviside: where(x > 0, 1, 0)
+lerp: x + 0.5 * (y - x)
+logit: log(x) - log1p(-x)
+logcumsumexp: log(cumsum(exp(x), axis = 1))
+masked_fill: where(x > 0, 0, x)
+nan_to_num: where(x == x, x, 0)
+ptp: max(x) - min(x)
+xlogy: where(x == 0, 0, x * log(y))
+sinc: where(x == 0, 1, sin(pi * x) / (pi * x))
+softmin: softmax(-x)
+glu, GLU: x[:, 0:1] * sigmoid(x[:, 1:2])
+tanhshrink: x - tanh(x)
+hardshrink, threshold: where(abs(x) > 0.5, x, 0)
+softshrink: x - clip(x, -0.5, 0.5)
+trapz, trapezoid: 0.5 * sum(x[1:] + x[:-1], axis = 0)
+cdist, pairwise_distance: norm(x[:, None] - y[None, :], axis = -1)
+cov: (x - mean(x, axis = 0)).T @ (x - mean(x, axis = 0)) / 3
+kron: reshape(x[:, None, :, None] * y[None, :, None, :], [16, 9])
+mv, matvec: x @ y[0]
+addmm: x + x @ y.T @ y
+repeat_interleave: reshape(broadcast(x[:, None], [4, 2, 3]), [8, 3])
+reshape_as, view_as, unflatten: reshape(x, [3, 4])
+t, adjoint: x.T
+unbind, unstack, select: x[0]
+narrow_copy, slice: x[1:3]
+copy, clone, contiguous, deepcopy: x
+empty, new_zeros: zeros([4, 3])
+full_like: 0 * x + 2
+rand, uniform, random_sample: random_uniform([4, 3])
+randn, normal, standard_normal: random_normal([4, 3])
+bernoulli: where(random_uniform([4, 3]) < 0.5, 1, 0)
+reduce_sum: sum(x)
+reduce_mean: mean(x)
+l2_normalize: x / norm(x, axis = -1, keepdims = true)
+range: iota(5)
+int32, int64, long: cast(x, int)
+half, float16: cast(x, f16)
+bfloat16: cast(x, bf16)
+double, float64: cast(x, f64)
+scaled_dot_product_attention: scaled_attention(x, y, y)
+Flatten: reshape(x, [-1])
 erfc: 1 - erf(x)
 detach, no_grad, lax_stop_gradient, StopGradient: stop_gradient(x)
 astype, to, float32: cast(ids, float)
@@ -193,3 +253,10 @@ def foreign_hint(name: str) -> str:
     """What to write for a name of another library, or an empty string."""
     answer = FOREIGN.get(name)
     return "" if answer is None else answer.hint(name)
+
+
+@cache
+def foreign_names() -> frozenset[str]:
+    """The public names of other libraries that gradc does not have."""
+    text = files("gradc.frontend").joinpath("foreign_names.txt").read_text(encoding="utf-8")
+    return frozenset(text.split())

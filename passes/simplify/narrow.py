@@ -96,10 +96,11 @@ def slice_of_contract(r: Rewriter, op: Op) -> Value | None:
     for operand, at in zip((a, b), places, strict=True):
         rows = [get_dims(op.attributes, name) for name in ("start", "limit")]
         stride = get_ints(op.attributes, "stride")
-        ends = [(0, size, 1) for size in operand.type.shape]
+        ends: list[tuple[Dim, Dim, int]] = [(0, size, 1) for size in operand.type.shape]
         for axis, place in at.items():
             ends[axis] = (rows[0][place], rows[1][place], stride[place])
-        operands.append(r.sliced(operand, *(list(part) for part in zip(*ends, strict=True))))
+        start, limit = [end[0] for end in ends], [end[1] for end in ends]
+        operands.append(r.sliced(operand, start, limit, [end[2] for end in ends]))
     return r.emit("contract", *operands, hint=op.result.hint, **inner.attributes)
 
 

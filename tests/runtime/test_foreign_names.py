@@ -8,7 +8,7 @@ import pytest
 
 from gradc.frontend.elaborate.words import WORDS
 from gradc.frontend.program import loads
-from gradc.frontend.syntax.foreign import FOREIGN
+from gradc.frontend.syntax.foreign import FOREIGN, foreign_names
 from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError
 
 LINES = sorted({answer.line for answer in FOREIGN.values() if answer.line})
@@ -42,6 +42,21 @@ def test_a_foreign_name_gets_its_own_answer(name: str) -> None:
     answer = found(program(f"made = {name}(x)\n    output made"))
     assert answer.help == FOREIGN[name].hint(name)
     assert "did you mean" not in answer.help
+
+
+def test_public_names_of_other_libraries_are_no_slips() -> None:
+    """`cdist` is not `cast` and `nn` not `nan`: what has no row is not guessed at."""
+    own = {*WORDS, *loads("model m(x: float) -> float { return x }").names.callable_names()}
+    assert len(foreign_names()) > 2000
+    assert not foreign_names() & {*own, *FOREIGN}
+    for name in (*sorted(foreign_names())[::53], "cdist", "conj", "cross", "jit", "kron", "nn"):
+        answer = found(program(f"made = {name}(x)\n    output made"))
+        wanted = FOREIGN[name].hint(name) if name in FOREIGN else f"gradc has no `{name}`"
+        assert answer.help == wanted, name
+    # What the program itself has in scope may be meant.
+    assert "fold" in foreign_names()
+    known = found(program("folds = x\n    z = fold(x)\n    output z"))
+    assert known.help == "did you mean `folds`?"
 
 
 @pytest.mark.parametrize(
