@@ -182,9 +182,7 @@ narrow_copy, slice: x[1:3]
 copy, clone, contiguous, deepcopy: x
 empty, new_zeros: zeros([4, 3])
 full_like: 0 * x + 2
-rand, uniform, random_sample: random_uniform([4, 3])
-randn, normal, standard_normal: random_normal([4, 3])
-bernoulli: where(random_uniform([4, 3]) < 0.5, 1, 0)
+rand, uniform, random_sample, randn, standard_normal: !
 reduce_sum: sum(x)
 reduce_mean: mean(x)
 l2_normalize: x / norm(x, axis = -1, keepdims = true)
