@@ -176,6 +176,7 @@ register(
             ),
         ),
         interval=unrelated,
+        without={"element": "bits of a cipher are no polynomials"},
         axes=AxisRule(_links, "a draw depends on its position", _part),
     )
 )

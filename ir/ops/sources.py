@@ -109,6 +109,7 @@ register(
         ),
         traits=SOURCE,
         interval=_iota_interval,
+        without={"element": "an index is no element of a tensor"},
         axes=AxisRule(
             lambda op: invented(
                 op, (a for a in range(op.result.type.rank) if a != op.attributes["axis"])

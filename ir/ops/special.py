@@ -18,7 +18,8 @@ from gradc.ir.ops.registry import Partial, Sample, TypeRule, TypeRuleError
 from gradc.ir.special.table import TABLE, Words, meaning_of
 from gradc.ir.tensor.core import Attrs, DType, TensorType
 
-_EITHER = {"interval": "it depends on the function, which an attribute names"}
+_IT_DEPENDS = "it depends on the function, which an attribute names"
+_EITHER = {"interval": _IT_DEPENDS, "linear": _IT_DEPENDS}
 
 
 def _infer(name: str, arity: int) -> TypeRule:
