@@ -163,14 +163,19 @@ def _sites(
 ) -> tuple[list[Site], int]:
     """The launches of ``steps``, whose records begin at ``word``, and the word after them."""
     found: list[Site] = []
+
+    def launch(step: Launch) -> int:
+        found.append(Site(step, word, runs, cuts[step.kernel]))
+        arguments = len(step.arguments) + (step.scratch is not None)
+        return word + 4 + arguments * (2 + 2 * depth)
+
+    def repeat(step: Repeat) -> int:
+        inner, end = _sites(step.body, word + 4, depth + 1, runs * step.trips, cuts)
+        found.extend(inner)
+        return end
+
     for step in steps:
-        if isinstance(step, Repeat):
-            inner, word = _sites(step.body, word + 4, depth + 1, runs * step.trips, cuts)
-            found += inner
-        else:
-            found.append(Site(step, word, runs, cuts[step.kernel]))
-            arguments = len(step.arguments) + (step.scratch is not None)
-            word += 4 + arguments * (2 + 2 * depth)
+        word = step.case(launch, repeat)
     return found, word
 
 
@@ -217,13 +222,15 @@ class _Records:
 
     def steps(self, steps: Sequence[Step], depth: int) -> Iterator[int]:
         for step in steps:
-            if isinstance(step, Repeat):
-                body = list(self.steps(step.body, depth + 1))
-                cell = -1 if step.counter_cell is None else self.places[step.counter_cell][1]
-                yield from (-1, step.trips, len(body), cell)
-                yield from body
-            else:
-                yield from self._launch(step, depth)
+            yield from step.case(
+                partial(self._launch, depth=depth), partial(self._repeat, depth=depth)
+            )
+
+    def _repeat(self, repeat: Repeat, depth: int) -> Iterator[int]:
+        body = list(self.steps(repeat.body, depth + 1))
+        cell = -1 if repeat.counter_cell is None else self.places[repeat.counter_cell][1]
+        yield from (-1, repeat.trips, len(body), cell)
+        yield from body
 
     def _launch(self, launch: Launch, depth: int) -> Iterator[int]:
         row, pieces, parts = self.work[launch.kernel]

@@ -9,7 +9,7 @@ in the results.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -70,10 +70,9 @@ class _Execution:
         self, steps: Sequence[Step], counters: tuple[int, ...], last: Mapping[int, list[int]]
     ) -> None:
         for number, step in enumerate(steps):
-            if isinstance(step, Launch):
-                self._launch(step, counters)
-            else:
-                self._repeat(step, counters)
+            step.case(
+                partial(self._launch, counters=counters), partial(self._repeat, counters=counters)
+            )
             if not counters:
                 for tensor in last.get(number, ()):
                     self._bytes(self.plan.tensors[tensor])[:] = POISON
@@ -127,15 +126,9 @@ def _last_uses(plan: Plan) -> dict[int, list[int]]:
     """The arena tensors whose last use is each top-level step; shared storage counts as one."""
     last: dict[int, int] = {}
     for number, step in enumerate(plan.steps):
-        stack: list[Any] = [step]
-        while stack:
-            item = stack.pop()
-            if isinstance(item, Repeat):
-                stack.extend(item.body)
-                if item.counter_cell is not None:
-                    last[item.counter_cell] = number
-            else:
-                last.update((a.tensor, number) for a in item.arguments)
+        last.update(dict.fromkeys(step.cells(), number))
+        for launch, _ in step.walk():
+            last.update((argument.tensor, number) for argument in launch.arguments)
     found: dict[int, list[int]] = {}
     for tensor, number in last.items():
         if plan.tensors[tensor].space == "arena" and not _shared(plan, tensor, last, number):
@@ -145,13 +138,5 @@ def _last_uses(plan: Plan) -> dict[int, list[int]]:
 
 def _shared(plan: Plan, tensor: int, last: Mapping[int, int], number: int) -> bool:
     """Whether bytes of ``tensor`` are in another tensor that lives on through the same storage."""
-    family = _root(plan, tensor)
-    return any(_root(plan, t) == family and n > number for t, n in last.items() if t != tensor)
-
-
-def _root(plan: Plan, tensor: int) -> int:
-    root = plan.tensors[tensor].root
-    while root is not None:
-        tensor = root
-        root = plan.tensors[tensor].root
-    return tensor
+    family = plan.root(tensor)
+    return any(plan.root(t) == family and n > number for t, n in last.items() if t != tensor)

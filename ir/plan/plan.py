@@ -16,14 +16,16 @@ counter before each trip, for kernels that need it as data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from math import prod
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, TypeVar
 
 from gradc.ir.loop.kernel import Kernel
 from gradc.ir.tensor.core import DType, Role, Span
+
+Answer = TypeVar("Answer")
 
 ALIGNMENT = 64  # bytes; every arena tensor starts on a cache line
 
@@ -103,6 +105,24 @@ class Launch:
     replica: int = 0
     scratch: int | None = None
     depth = 0  # Repeats in it
+    body: ClassVar[tuple[Step, ...]] = ()
+
+    @property
+    def launch(self) -> Launch:
+        """Itself."""
+        return self
+
+    def case(self, launch: Callable[[Launch], Answer], _: Callable[[Repeat], Answer]) -> Answer:
+        """What ``launch`` says of it."""
+        return launch(self)
+
+    def with_body(self, _: Callable[[tuple[Step, ...]], Iterable[Step]]) -> Launch:
+        """Itself: it has none."""
+        return self
+
+    def repeats(self, _: int = 0) -> Iterator[tuple[Repeat, int]]:
+        """It is no Repeat."""
+        return iter(())
 
     @property
     def tensors(self) -> tuple[int, ...]:
@@ -114,9 +134,18 @@ class Launch:
         """Itself, and the trips of the Repeats around it."""
         yield self, trips
 
-    def map(self, change: Callable[[Launch], Launch | None]) -> Launch | None:
+    def map(
+        self, change: Callable[[Launch], Launch | None], _: Callable[[int], int] | None = None
+    ) -> Launch | None:
         """What ``change`` makes of it; None if nothing."""
         return change(self)
+
+    def renamed(self, names: Mapping[int, int]) -> Launch:
+        """With other tensors for those in ``names``."""
+        if not any(a.tensor in names for a in self.arguments):
+            return self
+        arguments = (replace(a, tensor=names.get(a.tensor, a.tensor)) for a in self.arguments)
+        return replace(self, arguments=tuple(arguments))
 
     def cells(self) -> Iterator[int]:
         """It counts nothing."""
@@ -131,6 +160,21 @@ class Repeat:
     body: tuple[Step, ...]
     counter_cell: int | None = None
     span: Span | None = None
+    launch: ClassVar[None] = None
+
+    def case(self, _: Callable[[Launch], Answer], repeat: Callable[[Repeat], Answer]) -> Answer:
+        """What ``repeat`` says of it."""
+        return repeat(self)
+
+    def with_body(self, change: Callable[[tuple[Step, ...]], Iterable[Step]]) -> Repeat:
+        """With what ``change`` makes of its body."""
+        return replace(self, body=tuple(change(self.body)))
+
+    def repeats(self, depth: int = 0) -> Iterator[tuple[Repeat, int]]:
+        """Itself and the Repeats in it, and how many Repeats are around each."""
+        yield self, depth
+        for step in self.body:
+            yield from step.repeats(depth + 1)
 
     @property
     def depth(self) -> int:
@@ -147,10 +191,17 @@ class Repeat:
         for step in self.body:
             yield from step.walk((*trips, self.trips))
 
-    def map(self, change: Callable[[Launch], Launch | None]) -> Repeat | None:
-        """With every launch as ``change`` makes it, without those that it makes nothing of."""
-        body = tuple(step for old in self.body if (step := old.map(change)) is not None)
-        return replace(self, body=body)
+    def map(
+        self, change: Callable[[Launch], Launch | None], cell: Callable[[int], int] | None = None
+    ) -> Repeat | None:
+        """With every launch as ``change`` makes it, without those that it makes nothing of, and
+        every counter as ``cell`` has it.
+        """
+        body = tuple(step for old in self.body if (step := old.map(change, cell)) is not None)
+        changed = replace(self, body=body)
+        if cell is None or self.counter_cell is None:
+            return changed
+        return replace(changed, counter_cell=cell(self.counter_cell))
 
     def cells(self) -> Iterator[int]:
         """The counters of it and of the Repeats in it."""
@@ -230,24 +281,31 @@ class Plan:
         for step in self.steps:
             yield from step.walk()
 
-    def map(self, change: Callable[[Launch], Launch | None]) -> Plan:
-        """With every launch as ``change`` makes it, without those that it makes nothing of."""
-        steps = (step.map(change) for step in self.steps)
+    def map(
+        self, change: Callable[[Launch], Launch | None], cell: Callable[[int], int] | None = None
+    ) -> Plan:
+        """With every launch as ``change`` makes it, without those that it makes nothing of, and
+        every counter as ``cell`` has it.
+        """
+        steps = (step.map(change, cell) for step in self.steps)
         return replace(self, steps=tuple(step for step in steps if step is not None))
+
+    def chain(self, tensor: int) -> Iterator[int]:
+        """``tensor`` and the tensors it is a view of, up to its root."""
+        yield tensor
+        while (root := self.tensors[tensor].root) is not None:
+            tensor = root
+            yield tensor
 
     def root(self, tensor: int) -> int:
         """The tensor whose bytes ``tensor`` shares; itself if it is nobody's view."""
-        while (root := self.tensors[tensor].root) is not None:
-            tensor = root
-        return tensor
+        *_, root = self.chain(tensor)
+        return root
 
     def place(self, tensor: int) -> tuple[int, int]:
         """The root of ``tensor``, and the bytes from the root's start at which it begins."""
-        offset = 0
-        while (root := self.tensors[tensor].root) is not None:
-            offset += self.tensors[tensor].root_offset
-            tensor = root
-        return tensor, offset
+        *views, root = self.chain(tensor)
+        return root, sum(self.tensors[view].root_offset for view in views)
 
     def total(self, each: Sequence[float]) -> float:
         """The sum over all launches, as often as they run; ``each`` is a figure per kernel."""

@@ -77,17 +77,20 @@ def _argument(argument: Argument) -> str:
 
 
 def _steps(steps: Sequence[Step], indent: str, lines: list[str]) -> None:
-    for step in steps:
-        if isinstance(step, Launch):
-            arguments = ", ".join(_argument(a) for a in step.arguments)
-            place = place_text(step.span, step.scope, step.replica)
-            scratch = "" if step.scratch is None else f" scratch {step.scratch}"
-            lines.append(f"{indent}launch {step.kernel} ({arguments}){scratch}{place}")
-            continue
+    def launch(step: Launch) -> None:
+        arguments = ", ".join(_argument(a) for a in step.arguments)
+        place = place_text(step.span, step.scope, step.replica)
+        scratch = "" if step.scratch is None else f" scratch {step.scratch}"
+        lines.append(f"{indent}launch {step.kernel} ({arguments}){scratch}{place}")
+
+    def repeat(step: Repeat) -> None:
         cell = "" if step.counter_cell is None else f" counter {step.counter_cell}"
         lines.append(f"{indent}repeat {step.trips}{cell}{place_text(step.span)} {{")
         _steps(step.body, indent + "  ", lines)
         lines.append(f"{indent}}}")
+
+    for step in steps:
+        step.case(launch, repeat)
 
 
 # --- reading --------------------------------------------------------------------------------------

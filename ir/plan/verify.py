@@ -26,12 +26,11 @@ def verify_plan(plan: Plan) -> None:
 
 def _check_tensor(plan: Plan, number: int) -> None:
     tensor = plan.tensors[number]
-    seen, above = {number}, tensor.root
-    while above is not None:
+    seen: set[int] = set()
+    for above in plan.chain(number):
         if above in seen:
             raise PlanError(f"tensor {tensor.name} is a view of itself")
         seen.add(above)
-        above = plan.tensors[above].root
     root_number, offset = plan.place(number)
     root = plan.tensors[root_number]
     if root.space == "argument":

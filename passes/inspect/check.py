@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import gcd
 from typing import TypeAlias
 
@@ -159,14 +160,19 @@ class _Checker:
     ) -> None:
         for position, step in enumerate(steps):
             at = (*path, position)
-            if isinstance(step, Repeat):
-                if step.trips < 0:
-                    self.fault("structure", "a negative number of trips", at)
-                if step.counter_cell is not None:
-                    used[step.counter_cell] = None
-                self._structure_of(step.body, depth + 1, at, used)
-            else:
-                self._structure_of_launch(step, depth, at, used)
+            step.case(
+                partial(self._structure_of_launch, depth=depth, at=at, used=used),
+                partial(self._structure_of_repeat, depth=depth, at=at, used=used),
+            )
+
+    def _structure_of_repeat(
+        self, repeat: Repeat, depth: int, at: tuple[int, ...], used: dict[int, None]
+    ) -> None:
+        if repeat.trips < 0:
+            self.fault("structure", "a negative number of trips", at)
+        if repeat.counter_cell is not None:
+            used[repeat.counter_cell] = None
+        self._structure_of(repeat.body, depth + 1, at, used)
 
     def _structure_of_launch(
         self, launch: Launch, depth: int, at: tuple[int, ...], used: dict[int, None]
@@ -304,18 +310,12 @@ class _Checker:
     def _unit(self, steps: Sequence[Step]) -> int:
         """The greatest number of bytes that divides every address and size of the replay."""
         unit = ALIGNMENT
-        stack = list(steps)
-        while stack:
-            step = stack.pop()
-            if isinstance(step, Repeat):
-                stack.extend(step.body)
-                continue
-            if step.scratch is not None:
-                tensor = self.plan.tensors[step.scratch]
+        for launch in (launch for step in steps for launch, _ in step.walk()):
+            if launch.scratch is not None:
+                tensor = self.plan.tensors[launch.scratch]
                 unit = gcd(unit, tensor.offset or 0, tensor.nbytes)
-            for buffer, argument in zip(
-                arguments_of(self.plan.kernels[step.kernel]), step.arguments, strict=True
-            ):
+            named = arguments_of(self.plan.kernels[launch.kernel])
+            for buffer, argument in zip(named, launch.arguments, strict=True):
                 size = buffer.dtype.itemsize
                 tensor = self.plan.tensors[argument.tensor]
                 numbers = (argument.offset, buffer.size, *argument.strides, *argument.parity)
@@ -327,14 +327,17 @@ class _Checker:
             if len(self.findings) >= MAX_FINDINGS:
                 return
             at = (*path, position)
-            if isinstance(step, Launch):
-                self._launch(step, counters, at)
-                continue
-            for trip in range(step.trips):
-                self._next_trip()
-                if step.counter_cell is not None:
-                    self._own(self._whole(step.counter_cell), step.counter_cell)
-                self._run(step.body, (*counters, trip), at)
+            step.case(
+                partial(self._launch, counters=counters, at=at),
+                partial(self._repeat, counters=counters, at=at),
+            )
+
+    def _repeat(self, repeat: Repeat, counters: tuple[int, ...], at: tuple[int, ...]) -> None:
+        for trip in range(repeat.trips):
+            self._next_trip()
+            if repeat.counter_cell is not None:
+                self._own(self._whole(repeat.counter_cell), repeat.counter_cell)
+            self._run(repeat.body, (*counters, trip), at)
 
     def _age(self, tensor: int, part: _Stretch) -> int:
         """Whether a carry at ``part`` is of the current trip (0), the one before (1), or older

@@ -9,10 +9,10 @@ take their own size, not twice of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from gradc.ir.plan.plan import Argument, Launch, Plan, Repeat, Step
+from gradc.ir.plan.plan import Argument, Launch, Plan, Repeat
 from gradc.passes.place.share import Sharing
 
 
@@ -30,7 +30,7 @@ def single_carries(plan: Plan) -> Plan:
     """``plan`` with one buffer for every doubled carry that needs no second."""
     sharing = Sharing(plan)
     single: dict[int, int] = {}
-    for repeat, depth in _repeats(plan.steps, 0):
+    for repeat, depth in (found for step in plan.steps for found in step.repeats()):
         for tensor in _doubled(repeat, depth):
             half = plan.tensors[tensor].size // 2
             if _is_single(plan, sharing, repeat, tensor, half, depth):
@@ -40,25 +40,17 @@ def single_carries(plan: Plan) -> Plan:
     tensors = list(plan.tensors)
     for tensor in single:
         tensors[tensor] = replace(tensors[tensor], shape=tensors[tensor].shape[1:])
-    steps = tuple(_merged(step, single) for step in plan.steps)
-    return replace(plan, tensors=tuple(tensors), steps=steps)
-
-
-def _repeats(steps: Sequence[Step], depth: int) -> Iterator[tuple[Repeat, int]]:
-    for step in steps:
-        if isinstance(step, Repeat):
-            yield step, depth
-            yield from _repeats(step.body, depth + 1)
+    merged = plan.map(lambda launch: _merged(launch, single))
+    return replace(merged, tensors=tuple(tensors))
 
 
 def _doubled(repeat: Repeat, depth: int) -> list[int]:
     """Tensors whose halves change roles with the trips of ``repeat`` itself."""
     found: dict[int, None] = {}
     for step in repeat.body:
-        if isinstance(step, Launch):
-            for argument in step.arguments:
-                if len(argument.parity) > depth and argument.parity[depth]:
-                    found[argument.tensor] = None
+        for argument in () if step.launch is None else step.launch.arguments:
+            if len(argument.parity) > depth and argument.parity[depth]:
+                found[argument.tensor] = None
     return list(found)
 
 
@@ -76,8 +68,8 @@ def _is_single(
     old = [u for u in uses if u.access == "read" and u.argument.offset == 0]
     if any(u.position > write.position for u in old):
         return False
-    launch = repeat.body[write.position]
-    assert isinstance(launch, Launch)
+    launch = repeat.body[write.position].launch
+    assert launch is not None, "a write at this level is a launch's"
     pairs = sharing.pairs(launch.kernel)
     together = [u for u in old if u.position == write.position]
     return all((u.number, write.number) in pairs for u in together)
@@ -95,26 +87,22 @@ def _is_half(argument: Argument, half: int, depth: int) -> bool:
 
 def _uses(plan: Plan, repeat: Repeat, tensor: int) -> Iterator[_Use]:
     """Uses in the body by position; those inside deeper loops have position -1."""
-    stack: list[tuple[int, Step]] = [(n, step) for n, step in enumerate(repeat.body)][::-1]
-    while stack:
-        position, step = stack.pop()
-        if isinstance(step, Repeat):
-            stack.extend((-1, inner) for inner in step.body)
-            continue
-        named = [b for b in plan.kernels[step.kernel].buffers if b.access != "scratch"]
-        for number, (buffer, argument) in enumerate(zip(named, step.arguments, strict=True)):
-            if argument.tensor == tensor:
-                yield _Use(position, number, argument, buffer.access)
+    for number, step in enumerate(repeat.body):
+        position = -1 if step.launch is None else number
+        for launch, _ in step.walk():
+            named = [b for b in plan.kernels[launch.kernel].buffers if b.access != "scratch"]
+            pairs = zip(named, launch.arguments, strict=True)
+            for place, (buffer, argument) in enumerate(pairs):
+                if argument.tensor == tensor:
+                    yield _Use(position, place, argument, buffer.access)
 
 
-def _merged(step: Step, single: dict[int, int]) -> Step:
-    """``step`` with both halves of the tensors in ``single`` in one place."""
-    if isinstance(step, Repeat):
-        return replace(step, body=tuple(_merged(s, single) for s in step.body))
+def _merged(launch: Launch, single: dict[int, int]) -> Launch:
+    """``launch`` with both halves of the tensors in ``single`` in one place."""
     arguments = tuple(
         replace(a, offset=a.offset % single[a.tensor], parity=tuple(0 for _ in a.parity))
         if a.tensor in single
         else a
-        for a in step.arguments
+        for a in launch.arguments
     )
-    return replace(step, arguments=arguments)
+    return replace(launch, arguments=arguments)

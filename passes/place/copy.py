@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from gradc.ir.plan.plan import Argument, Launch, Plan, Repeat, Step
+from gradc.ir.plan.plan import Argument, Launch, Plan, Step
 from gradc.passes.place.share import is_copy, is_whole
 
 
@@ -40,17 +40,11 @@ def _touches(plan: Plan, steps: Sequence[Step]) -> dict[int, list[_Touch]]:
     found: dict[int, list[_Touch]] = {}
     named = [[b.access for b in k.buffers if b.access != "scratch"] for k in plan.kernels]
     for position, step in enumerate(steps):
-        stack: list[tuple[int, Step]] = [(0, step)]
-        while stack:
-            level, item = stack.pop()
-            if isinstance(item, Repeat):
-                stack.extend((level + 1, inner) for inner in item.body)
-                if item.counter_cell is not None:
-                    touch = _Touch(1, position, Argument(item.counter_cell), "update")
-                    found.setdefault(item.counter_cell, []).append(touch)
-                continue
-            for access, argument in zip(named[item.kernel], item.arguments, strict=True):
-                touch = _Touch(level, position, argument, access)
+        for cell in step.cells():
+            found.setdefault(cell, []).append(_Touch(1, position, Argument(cell), "update"))
+        for launch, trips in step.walk():
+            for access, argument in zip(named[launch.kernel], launch.arguments, strict=True):
+                touch = _Touch(len(trips), position, argument, access)
                 found.setdefault(argument.tensor, []).append(touch)
     return found
 
@@ -60,16 +54,15 @@ def _forwarded(plan: Plan, steps: Sequence[Step], counts: Mapping[int, int]) -> 
     of every tensor.
     """
     current: list[Step | None] = [
-        replace(s, body=tuple(_forwarded(plan, s.body, counts))) if isinstance(s, Repeat) else s
-        for s in steps
+        step.with_body(lambda body: _forwarded(plan, body, counts)) for step in steps
     ]
     here = _touches(plan, steps)
     for position, step in enumerate(steps):
-        if not isinstance(step, Launch) or not is_copy(plan.kernels[step.kernel]):
+        if (copy := step.launch) is None or not is_copy(plan.kernels[copy.kernel]):
             continue
-        source, target = step.arguments
+        source, target = copy.arguments
         # Of a copy of a part, the rest has no place in the target.
-        if plan.kernels[step.kernel].buffers[0].size != plan.tensors[source.tensor].size:
+        if plan.kernels[copy.kernel].buffers[0].size != plan.tensors[source.tensor].size:
             continue
         # Nothing outside this list may know the source.
         uses = here.get(source.tensor, [])
@@ -78,8 +71,9 @@ def _forwarded(plan: Plan, steps: Sequence[Step], counts: Mapping[int, int]) -> 
         maker = _maker(plan, steps, uses, source, position)
         if maker is None:
             continue
-        launch = current[maker]
-        if not isinstance(launch, Launch):
+        made = current[maker]
+        launch = None if made is None else made.launch
+        if launch is None:
             continue
         if len(launch.arguments) == 1:
             current[position] = replace(launch, arguments=(target,))
@@ -102,8 +96,8 @@ def _maker(
     (write,) = writes
     if write.position >= copy or not is_whole(write.argument):
         return None
-    launch = steps[write.position]
-    assert isinstance(launch, Launch)
+    launch = steps[write.position].launch
+    assert launch is not None, "a write at this level is a launch's"
     named = [b for b in plan.kernels[launch.kernel].buffers if b.access != "scratch"]
     if len(launch.arguments) == 1:
         return write.position
@@ -121,20 +115,14 @@ def _without_dead_fills(plan: Plan) -> Plan:
     """``plan`` without launches that only fill an arena tensor that nothing else touches."""
     touches = _touches(plan, plan.steps)
 
-    def is_dead(step: Step) -> bool:
-        if not isinstance(step, Launch) or len(step.arguments) != 1:
-            return False
-        tensor = step.arguments[0].tensor
-        return plan.tensors[tensor].space == "arena" and len(touches[tensor]) == 1
+    def kept(launch: Launch) -> Launch | None:
+        if len(launch.arguments) != 1:
+            return launch
+        tensor = launch.arguments[0].tensor
+        is_dead = plan.tensors[tensor].space == "arena" and len(touches[tensor]) == 1
+        return None if is_dead else launch
 
-    def cleaned(steps: Sequence[Step]) -> tuple[Step, ...]:
-        return tuple(
-            replace(s, body=cleaned(s.body)) if isinstance(s, Repeat) else s
-            for s in steps
-            if not is_dead(s)
-        )
-
-    return replace(plan, steps=cleaned(plan.steps))
+    return plan.map(kept)
 
 
 def _adopt(plan: Plan) -> Plan:
@@ -144,9 +132,9 @@ def _adopt(plan: Plan) -> Plan:
     renamed: dict[int, int] = {}
     dropped: dict[int, None] = {}
     for position, step in enumerate(plan.steps):
-        if not isinstance(step, Launch) or not is_copy(plan.kernels[step.kernel]):
+        if (copy := step.launch) is None or not is_copy(plan.kernels[copy.kernel]):
             continue
-        source, target = step.arguments
+        source, target = copy.arguments
         a, b = plan.tensors[source.tensor], plan.tensors[target.tensor]
         fits = a.space == "arena" and a.root is None and a.nbytes == b.nbytes
         fits = fits and a.dtype is b.dtype and is_whole(source) and is_whole(target)
@@ -157,12 +145,5 @@ def _adopt(plan: Plan) -> Plan:
             dropped[position] = None
     if not renamed:
         return plan
-    steps = [_renamed(s, renamed) for n, s in enumerate(plan.steps) if n not in dropped]
-    return replace(plan, steps=tuple(steps))
-
-
-def _renamed(step: Step, renamed: dict[int, int]) -> Step:
-    if isinstance(step, Repeat):
-        return replace(step, body=tuple(_renamed(s, renamed) for s in step.body))
-    arguments = tuple(replace(a, tensor=renamed.get(a.tensor, a.tensor)) for a in step.arguments)
-    return replace(step, arguments=arguments)
+    left = tuple(step for number, step in enumerate(plan.steps) if number not in dropped)
+    return replace(plan, steps=left).map(lambda launch: launch.renamed(renamed))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gradc.ir.plan.plan import Launch, Plan, Repeat, Step
+from gradc.ir.plan.plan import Launch, Plan, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,7 @@ class Numbered:
 
 def count(steps: Sequence[Step]) -> int:
     """Number of launches below ``steps``."""
-    total = 0
-    stack = list(steps)
-    while stack:
-        step = stack.pop()
-        if isinstance(step, Repeat):
-            stack.extend(step.body)
-        else:
-            total += 1
-    return total
+    return sum(1 for step in steps for _ in step.walk())
 
 
 def numbered(
@@ -53,28 +45,25 @@ def numbered(
     """Every launch with its number. Recursion follows the nesting of Repeats."""
     number = start
     for step in steps:
-        if isinstance(step, Repeat):
-            size = count(step.body)
-            span = (number, number + size - 1)
-            yield from numbered(step.body, number, (*repeats, span))
-            number += size
-        else:
-            yield Numbered(number, step, repeats)
+        if step.launch is not None:
+            yield Numbered(number, step.launch, repeats)
             number += 1
+            continue
+        size = count(step.body)
+        span = (number, number + size - 1)
+        yield from numbered(step.body, number, (*repeats, span))
+        number += size
 
 
 def counter_cells(steps: Sequence[Step], start: int = 0) -> Iterator[tuple[int, tuple[int, int]]]:
     """Tensors that hold a trip counter, and the span of their Repeat."""
     number = start
     for step in steps:
-        if isinstance(step, Repeat):
-            size = count(step.body)
-            if step.counter_cell is not None:
-                yield step.counter_cell, (number, number + size - 1)
-            yield from counter_cells(step.body, number)
-            number += size
-        else:
-            number += 1
+        size = count([step])
+        for cell in () if step.launch is not None else step.tensors:
+            yield cell, (number, number + size - 1)
+        yield from counter_cells(step.body, number)
+        number += size
 
 
 def lifetimes(plan: Plan) -> dict[int, Lifetime]:

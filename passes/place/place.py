@@ -54,10 +54,7 @@ def assign(plan: Plan) -> Plan:
     offsets, total = pack(sizes, times) if sizes else ({}, 0)
     tensors = []
     for number, tensor in enumerate(plan.tensors):
-        root, start = number, 0
-        while plan.tensors[root].root is not None:
-            start += plan.tensors[root].root_offset
-            root = plan.tensors[root].root or 0
+        root, start = plan.place(number)
         base = offsets.get(root)
         tensors.append(tensor if base is None else replace(tensor, offset=base + start))
     return replace(plan, tensors=tuple(tensors), arena_bytes=total)
@@ -68,9 +65,7 @@ def storage(plan: Plan) -> tuple[dict[int, int], dict[int, Lifetime]]:
     sizes: dict[int, int] = {}
     times: dict[int, Lifetime] = {}
     for number, time in lifetimes(plan).items():
-        root = number
-        while plan.tensors[root].root is not None:
-            root = plan.tensors[root].root or 0
+        root = plan.root(number)
         if plan.tensors[root].space != "arena":
             continue
         sizes[root] = max(sizes.get(root, 0), plan.tensors[root].nbytes)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gradc.ir.plan.plan import Plan, Repeat, Step
+from gradc.ir.plan.plan import Plan, Step
 
 # Ready steps considered at a time.
 WINDOW = 48
@@ -25,30 +25,14 @@ class Uses:
     writes: tuple[int, ...]
 
 
-def root_of(plan: Plan, tensor: int) -> int:
-    """The tensor whose bytes ``tensor`` shares."""
-    root = plan.tensors[tensor].root
-    while root is not None:
-        tensor = root
-        root = plan.tensors[tensor].root
-    return tensor
-
-
 def step_uses(plan: Plan, step: Step) -> Uses:
     """What ``step`` reads and writes, everything below a Repeat included."""
     reads: dict[int, None] = {}
-    writes: dict[int, None] = {}
-    stack: list[Step] = [step]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, Repeat):
-            stack.extend(item.body)
-            if item.counter_cell is not None:
-                writes[root_of(plan, item.counter_cell)] = None
-            continue
-        named = [b for b in plan.kernels[item.kernel].buffers if b.access != "scratch"]
-        for buffer, argument in zip(named, item.arguments, strict=True):
-            root = root_of(plan, argument.tensor)
+    writes: dict[int, None] = {plan.root(cell): None for cell in step.cells()}
+    for launch, _ in step.walk():
+        named = [b for b in plan.kernels[launch.kernel].buffers if b.access != "scratch"]
+        for buffer, argument in zip(named, launch.arguments, strict=True):
+            root = plan.root(argument.tensor)
             if buffer.access in ("read", "update"):
                 reads[root] = None
             if buffer.access in ("write", "update"):

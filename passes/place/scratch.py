@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from typing import TypeAlias
 
 import numpy as np
 
 from gradc.ir.loop.kernel import Kernel
-from gradc.ir.plan.plan import Launch, Plan, Step, Tensor
+from gradc.ir.plan.plan import Launch, Plan, Tensor
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import DType
 from gradc.passes.place.lifetime import numbered
@@ -58,29 +59,22 @@ def place_scratch(plan: Plan, target: Target, scratch: Scratch) -> Plan:
                 title, words, DType.U32, "arena", None, offset, span=launch.span, scope=launch.scope
             )
         )
-    steps, _ = _with(plan.steps, names, 0)
+    numbers = count()
+
+    def with_scratch(launch: Launch) -> Launch:
+        number = next(numbers)
+        return replace(launch, scratch=names[number]) if number in names else launch
+
     made = replace(
-        plan, tensors=tuple(tensors), steps=steps, arena_bytes=total, threads=target.threads
+        plan.map(with_scratch),
+        tensors=tuple(tensors),
+        arena_bytes=total,
+        threads=target.threads,
     )
     if total == plan.arena_bytes or total <= arena_lower_bound(made) * _CLOSE:
         return made
     together = assign(made)
     return together if together.arena_bytes < total * WORTH else made
-
-
-def _with(
-    steps: tuple[Step, ...], names: dict[int, int], start: int
-) -> tuple[tuple[Step, ...], int]:
-    """The steps with their scratch, and the number of the next launch."""
-    made: list[Step] = []
-    for step in steps:
-        if isinstance(step, Launch):
-            made.append(replace(step, scratch=names[start]) if start in names else step)
-            start += 1
-        else:
-            body, start = _with(step.body, names, start)
-            made.append(replace(step, body=body))
-    return tuple(made), start
 
 
 class _Blocks:

@@ -8,14 +8,14 @@ reader of the old value then has to come before it, which ``reorder`` sees to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from gradc.ir.loop.kernel import For, Kernel, Load, Store
-from gradc.ir.plan.plan import Argument, Launch, Plan, Repeat, Step
+from gradc.ir.plan.plan import Argument, Launch, Plan, Step
 from gradc.passes.place.alias import shareable
 from gradc.passes.place.lifetime import lifetimes
-from gradc.passes.place.schedule import Uses, dependences, root_of, step_uses
+from gradc.passes.place.schedule import Uses, dependences, step_uses
 
 
 class Sharing:
@@ -34,7 +34,7 @@ class Sharing:
     def may_overwrite(self, launch: Launch, tensor: int, target: int) -> bool:
         """Whether ``launch`` may find ``target``, which it writes, in the storage of ``tensor``,
         which it reads."""
-        roots = [root_of(self.plan, a.tensor) for a in launch.arguments]
+        roots = [self.plan.root(a.tensor) for a in launch.arguments]
         reads = [n for n, root in enumerate(roots) if root == tensor]
         writes = [n for n, a in enumerate(launch.arguments) if a.tensor == target]
         named = [b for b in self.plan.kernels[launch.kernel].buffers if b.access != "scratch"]
@@ -76,10 +76,10 @@ def write_ports(plan: Plan) -> Plan:
     ports = {port.tensor: None for port in plan.ports if port.direction == "inout"}
     work = _Rewriting(plan)
     for number in range(len(plan.steps) - 1, -1, -1):
-        step = plan.steps[number]
-        if isinstance(step, Launch) and len(step.arguments) == 2:
-            source, target = step.arguments
-            into_port = target.tensor in ports and is_copy(plan.kernels[step.kernel])
+        launch = plan.steps[number].launch
+        if launch is not None and len(launch.arguments) == 2:
+            source, target = launch.arguments
+            into_port = target.tensor in ports and is_copy(plan.kernels[launch.kernel])
             if into_port and is_whole(source) and is_whole(target):
                 work.redirect(number, source.tensor, target.tensor)
     return work.result()
@@ -108,8 +108,9 @@ class _Rewriting:
         """The Plan as it is now."""
         if not self.removed:
             return self.plan
-        steps = [_rename(self.plan.steps[n], self.renamed) for n in self._left()]
-        return replace(self.plan, steps=tuple(steps))
+        steps = tuple(self.plan.steps[n] for n in self._left())
+        left = replace(self.plan, steps=steps)
+        return left.map(lambda launch: launch.renamed(self.renamed))
 
     def _left(self) -> list[int]:
         return [n for n in self.order if n not in self.removed]
@@ -147,8 +148,8 @@ class _Rewriting:
         makers = [n for n in self.touching[source] if source in self.uses[n].writes]
         if len(makers) != 1:
             return None
-        launch = self.plan.steps[makers[0]]
-        if not isinstance(launch, Launch):
+        launch = self.plan.steps[makers[0]].launch
+        if launch is None:
             return None
         if any(n != copy and target in self.uses[n].writes for n in self.touching[target]):
             return None
@@ -223,15 +224,6 @@ def _before(uses: Sequence[Uses], late: Sequence[int], maker: int, count: int) -
     return [*range(maker), *moved, *rest]
 
 
-def _rename(step: Step, renamed: Mapping[int, int]) -> Step:
-    if isinstance(step, Repeat):
-        return replace(step, body=tuple(_rename(s, renamed) for s in step.body))
-    if not any(a.tensor in renamed for a in step.arguments):
-        return step
-    arguments = tuple(replace(a, tensor=renamed.get(a.tensor, a.tensor)) for a in step.arguments)
-    return replace(step, arguments=arguments)
-
-
 def share(plan: Plan) -> Plan:
     """``plan`` with results in the storage of operands that are used for the last time, where that
     is safe."""
@@ -292,16 +284,5 @@ def _top_level(steps: Sequence[Step]) -> list[Launch | None]:
     """The launch of every number; None for launches inside a Repeat."""
     found: list[Launch | None] = []
     for step in steps:
-        if isinstance(step, Launch):
-            found.append(step)
-            continue
-        stack: list[Step] = [step]
-        inner = 0
-        while stack:
-            item = stack.pop()
-            if isinstance(item, Repeat):
-                stack.extend(item.body)
-            else:
-                inner += 1
-        found += [None] * inner
+        found += [step.launch] * (1 if step.launch is not None else sum(1 for _ in step.walk()))
     return found

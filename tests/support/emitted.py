@@ -24,7 +24,7 @@ from gradc.ir.tensor.core import Function
 from gradc.passes.pipeline import Derivative, run_pipeline, text_of
 from gradc.runtime.model.compiled import pure
 from gradc.runtime.native.compile import Options, pipeline_options
-from tests.support.memory_subjects import EXAMPLES, names, subject
+from tests.support.memory_subjects import EXAMPLES, ROOT, names, subject
 
 THREADS = 2
 GENERATED = 30
@@ -57,7 +57,7 @@ def text(function: Function, derive: Derivative, gradient: Derivative | None) ->
     run = run_pipeline(function, pipeline_options(derive, chosen, gradient=gradient, verify=0))
     plan = replace(run.plan, name=inner_name(run.plan.name))
     parts = (text_of(run.after("to-loops")), text_of(run.plan), generate(plan, host()).text)
-    return "\n\n".join(parts)
+    return "\n\n".join(parts).replace(f"{ROOT}/", "")
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,10 +63,9 @@ class ShadowRun:
 
     def _steps(self, steps: Sequence[Step], counters: tuple[int, ...]) -> None:
         for step in steps:
-            if isinstance(step, Launch):
-                self._launch(step, counters)
-            else:
-                self._repeat(step, counters)
+            step.case(
+                partial(self._launch, counters=counters), partial(self._repeat, counters=counters)
+            )
 
     def _repeat(self, repeat: Repeat, counters: tuple[int, ...]) -> None:
         for trip in range(repeat.trips):
@@ -109,13 +109,9 @@ class ShadowRun:
 def _private(steps: Sequence[Step]) -> set[int]:
     """Tensors that one launch alone has to do with, as one argument: its own room."""
     counts: Counter[int] = Counter()
-    stack = list(steps)
-    while stack:
-        step = stack.pop()
-        if isinstance(step, Launch):
-            counts.update(argument.tensor for argument in step.arguments)
-        else:
-            stack += step.body
+    for step in steps:
+        for launch, _ in step.walk():
+            counts.update(argument.tensor for argument in launch.arguments)
     return {number for number, count in counts.items() if count == 1}
 
 
