@@ -19,11 +19,14 @@ Result = tuple[float, dict[str, NDArray[np.float64]]]
 
 @dataclass(frozen=True)
 class Contender:
-    """`step` runs forward and backward once and returns when both are done."""
+    """`step` runs forward and backward once and returns when both are done; `least` says how many
+    seconds the machine needs for it, where that is known.
+    """
 
     name: str
     step: Callable[[], object]
     result: Callable[[], Result]
+    least: Callable[[], float] | None = None
 
 
 def as_result(loss: object, gradients: dict[str, object]) -> Result:
@@ -45,7 +48,7 @@ def make_gradc(case: Case, threads: int) -> Contender:
         loss, gradients = compiled(params, **inputs)
         return as_result(loss, gradients)
 
-    return Contender("gradc", step, result)
+    return Contender("gradc", step, result, lambda: compiled.least_seconds(**inputs))
 
 
 def make_torch(

@@ -91,7 +91,8 @@ def check(case: Case, threads: int, contenders: Sequence[Contender]) -> dict[str
 
 
 def compare(case: Case, peers: Sequence[str], threads: int, seconds: float) -> list[Row]:
-    """One row per contender: milliseconds per step, times gradc's, error against the reference.
+    """One row per contender: milliseconds per step, times gradc's, for gradc the share of what the
+    machine allows that it reaches (docs/performance.md), error against the reference.
 
     A peer that fails has a row without figures that says how it failed.
     """
@@ -118,6 +119,7 @@ def row(case: Case, contender: Contender, time: Timing, times: float, error: flo
         "worst": 1e3 * time.worst,
         "rounds": len(time.rounds),
         "times_gradc": times,
+        "of_limit": None if contender.least is None else contender.least() / time.median,
         "error": error,
     }
 

@@ -1,7 +1,7 @@
 """The figures of README from a results file: `python -m benchmarks.table results.json`.
 
-Prints one Markdown row per model: milliseconds of each system, and how many times faster gradc is
-than the best peer of the same rounds.
+Prints one Markdown row per model: milliseconds of each system, how many times faster gradc is than
+the best peer of the same rounds, and the share of the machine's limit that gradc reaches.
 """
 
 import json
@@ -27,15 +27,17 @@ def by_model(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
 def step_table(rows: Sequence[Row]) -> list[str]:
     """Milliseconds per step."""
     lines = [
-        f"| model | gradc | {' | '.join(PEERS)} | best peer / gradc |",
-        "|---|---|---|---|---|---|",
+        f"| model | gradc | {' | '.join(PEERS)} | best peer / gradc | of the limit |",
+        "|---|---|---|---|---|---|---|",
     ]
     for model, contenders in by_model(rows).items():
         times = [_digits(contenders[n]["milliseconds"]) if n in contenders else "-" for n in PEERS]
         ratios = [contenders[n]["times_gradc"] for n in PEERS if n in contenders]
         best = _digits(min(ratios)) if ratios else "-"
         ours = _digits(contenders["gradc"]["milliseconds"])
-        lines.append(f"| {model} | {ours} | {' | '.join(times)} | {best} |")
+        share = contenders["gradc"].get("of_limit")
+        shown = "-" if share is None else f"{share:.0%}"
+        lines.append(f"| {model} | {ours} | {' | '.join(times)} | {best} | {shown} |")
     return lines
 
 

@@ -24,7 +24,7 @@ from gradc.runtime.files.ids import check_inputs
 from gradc.runtime.model.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, decoded, grouped
 from gradc.runtime.model.remedies import remedies
 from gradc.runtime.native.arrays import Array, check_names, expect, shapes_of
-from gradc.runtime.native.compile import Options, compile_cached, quoting
+from gradc.runtime.native.compile import Options, compile_cached, plan_of, quoting
 from gradc.runtime.native.recent import Recent
 from gradc.runtime.render.notebook import card
 
@@ -213,6 +213,17 @@ class Compiled:
         with self._refusing_well(dims):
             program = (self.lowered(dims), self._derive, None)
             return profile_program(self.model.name, what, program, self.options, holders, **how)
+
+    def least_seconds(self, **inputs: Any) -> float:
+        """What a call takes at least on this machine, by the flops and bytes of its launches (see
+        ``profile``); nothing is run.
+        """
+        from gradc.runtime.reports.profile import least_seconds
+
+        dims = self._bind(self._shapes(inputs))
+        with self._refusing_well(dims):
+            plan = plan_of(self.lowered(dims), self._derive, self.options)
+        return least_seconds(plan, self.options.thread_count)
 
     def _drawing(self, params: Arrays) -> Arrays:
         """``params`` without the counter of random numbers, unless this draws some: only training

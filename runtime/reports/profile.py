@@ -25,6 +25,7 @@ Non-goals: pictures and pages (``profile_pictures``, ``profile_html``).
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -128,6 +129,19 @@ def profile_program(
         native.threads,
         machine,
     )
+
+
+def least_seconds(plan: Plan, threads: int) -> float:
+    """What a call of ``plan`` takes at least with ``threads`` threads of this machine: the limits
+    of its launches. Nothing is run.
+    """
+    machine = limits(threads)
+    total = 0.0
+    for launch, trips in plan.walk():
+        kernel = plan.kernels[launch.kernel]
+        roofs = (machine.peak(precision_of(kernel)), machine.bandwidth_for(kernel.bytes))
+        total += _limit(kernel, math.prod(trips), *roofs)[0]
+    return total
 
 
 def _rounds(

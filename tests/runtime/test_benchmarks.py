@@ -12,6 +12,8 @@ from benchmarks.contenders import MAKERS, Contender, disagreement, make_gradc, m
 from benchmarks.harness import compare, main
 from benchmarks.table import step_table
 from gradc.runtime.bench import timing
+from gradc.runtime.reports import profile
+from tests.support.machines import made_up
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -38,13 +40,15 @@ def test_a_peer_that_fails_says_so_in_its_row_and_the_run_goes_on(
         raise RuntimeError("no kernel\nand a long trace")
 
     failing = Contender("jax", step, lambda: (0.0, {}))
+    monkeypatch.setattr(profile, "limits", made_up)
     monkeypatch.setitem(MAKERS, "jax", lambda case, threads: failing)
     ours, theirs = compare(CASES["mlp_tiny"], ["jax"], 1, 0.01)
     assert ours["contender"] == "gradc" and ours["milliseconds"] is not None
+    assert isinstance(ours["of_limit"], float) and ours["of_limit"] > 0
     assert theirs["contender"] == "jax" and theirs["milliseconds"] is None
     assert theirs["failure"] == "RuntimeError: no kernel"
     assert "jax fails: RuntimeError: no kernel" in capsys.readouterr().err
-    assert step_table([ours, theirs])[-1].endswith("| - | - | - | - |")
+    assert step_table([ours, theirs])[-1].endswith(f"| - | - | - | - | {ours['of_limit']:.0%} |")
 
 
 class Clock:

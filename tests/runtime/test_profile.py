@@ -153,6 +153,14 @@ def test_limits_are_those_of_the_machine() -> None:
     assert {launch.precision for launch in double.launches if launch.flops} == {"f64"}
 
 
+def test_the_limit_of_a_call_is_known_without_running_it() -> None:
+    net = gradc.loads(RECURRENT, dims={"B": 3, "T": 7})
+    params, inputs = arrays(net)
+    compiled = net.value_and_grad(threads=2)
+    found = compiled.profiled(params, (), inputs, **SHORT)
+    assert compiled.least_seconds(**inputs) == pytest.approx(found.limit, rel=1e-9)
+
+
 def test_a_step_is_profiled_on_a_copy_of_its_state() -> None:
     net = gradc.load(str(DIGITS / "mlp.grad"), dims={"B": 9})
     params, inputs = arrays(net)
