@@ -34,6 +34,9 @@ glorot_uniform he_uniform kl_divergence lecun_normal one_hot_encode reduce_all r
 reduce_logsumexp reduce_max reduce_min reduce_prod reduce_std reduce_variance scatter_nd
 sigmoid_cross_entropy sparse_softmax truncated_normal
 """
+# Words of the language, types and constants have answers of their own.
+OWN = {"False", "None", "True", "bool", "checkpoint", "dim", "float", "inf", "int", "nan", "pi"}
+OWN |= {"scan", "truncate"}
 LONGEST = 24
 
 
@@ -50,6 +53,7 @@ def attributes(path: str) -> list[str]:
 def names() -> list[str]:
     """All of them, in order."""
     known = {
+        *OWN,
         *WORDS,
         *FOREIGN,
         *loads("model m(x: float) -> float { return x }").names.callable_names(),
