@@ -81,6 +81,9 @@ def parse_expression(text: str, name: str, report: Report) -> syntax.Expr:
     """
     source = from_text(text.strip(), name)
     report.sources.add(source)
+    if not source.text:
+        message = f"`{name.strip('<>')}` is empty; an expression is expected"
+        raise DiagnosticError([error("GC0101", message, None)], report.sources)
     tokens = lex(grammar(), source, report)
     words = (("DIM", "dim"), ("NAME", "value"), ("EQUAL", "="))
     front = [Token(kind, word, 0, 1, 1, 1, 1, 0) for kind, word in words]

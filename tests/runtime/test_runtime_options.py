@@ -78,3 +78,10 @@ def test_parameters_called_by_numbers(net: gradc.Model) -> None:
         for given in (numbered, {**params, **numbered}):
             with pytest.raises(gradc.DiagnosticError, match="there is no parameter `3`"):
                 call(given)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n"])
+def test_a_call_in_text_that_is_empty_is_said_to_be(text: str) -> None:
+    net = gradc.loads("model f(x: float[2], w: float[2]) -> float { return sum(x * w) }")
+    with pytest.raises(gradc.DiagnosticError, match=r"GC0101.*`optimizer` is empty"):
+        net.train_step(text)
