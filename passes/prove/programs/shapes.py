@@ -29,8 +29,9 @@ def _op_work(op: Op) -> int:
     if op.name == "scan" and isinstance(trips, int):
         return trips * sum(_op_work(inner) for inner in walk(op.regions[0]))
     total = sum(_elements(v.type.static_shape) for v in op.results)
-    definition = lookup(op.name)
-    if definition.traits.work is not None:
+    # The end of a block is no op of the registry.
+    definition = lookup(op.name) if op.results else None
+    if definition is not None and definition.traits.work is not None:
         sizes = [_elements(v.type.static_shape) for v in (*op.operands, *op.results)]
         product = sizes[0] * sizes[1] * sizes[2]
         total += round(product**0.5) if isinstance(definition.loop, Contraction) else 4 * total
@@ -39,6 +40,8 @@ def _op_work(op: Op) -> int:
 
 def is_product_of_windows(op: Op) -> bool:
     """Whether ``op`` multiplies and is no plain product of matrices: a convolution."""
+    if not op.results:
+        return False
     definition = lookup(op.name)
     return definition.traits.work is not None and not isinstance(definition.loop, Contraction)
 
