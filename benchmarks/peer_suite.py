@@ -114,8 +114,8 @@ def _moved(tree: Any, step: float, along: Iterator[Any]) -> Any:
 def judged(
     function: Callable[..., Any], numbers: Any, args: Any, options: Any, plain: Any
 ) -> tuple[str, str]:
-    """The verdict on one case, and why. Eigenvectors have no sign of their own: squares of results
-    count as well.
+    """The verdict on one case, and why. Eigenvectors and singular vectors have no sign of their
+    own: squares of results count as well.
     """
     chosen = (numbers,) if isinstance(numbers, int) else tuple(numbers)
     floats = [float(a) if isinstance(a, int) and n in chosen else a for n, a in enumerate(args)]
@@ -130,13 +130,15 @@ def judged(
 
     try:
         first = compared(result, [floats[n] for n in chosen], plain, lambda x: x)
-        if not first or np.linalg.eigh.__name__ not in inspect.getsource(function):
+        source = inspect.getsource(function) if inspect.isfunction(function) else ""
+        if not first or not any(name in source for name in ("eigh", "svd")):
             return ("wrong", f"{name}: {first}") if first else ("right", "")
         second = compared(result, [floats[n] for n in chosen], plain, lambda x: x * x)
         return ("wrong", f"{name}: {second}") if second else ("right", "")
     except gradc.DiagnosticError as refusal:
         text = str(refusal)
-        is_clear = "GC0561" not in text or "numpy.where" in text
+        is_clear = "GC0561" not in text or "numpy.where" in text or "write numpy." in text
+        is_clear = is_clear or "write x.astype" in text
         verdict = "refused" if is_clear else "misleading"
         return verdict, f"{name}: {text.strip().splitlines()[0]}"
     except Exception as error:  # noqa: BLE001  (whatever it is, it misleads)
@@ -220,6 +222,13 @@ def install(counts: Counts) -> None:
             f"scipy.{n}": importlib.import_module(f"scipy.{n}")
             for n in ("special", "stats", "linalg", "signal", "integrate")
         },
+        **{
+            f"scipy.stats.{n}": getattr(importlib.import_module("scipy.stats"), n)
+            for n in ("norm", "t", "chi2", "beta", "gamma", "poisson", "dirichlet")
+        },
+        "scipy.stats.multivariate_normal": importlib.import_module(
+            "scipy.stats"
+        ).multivariate_normal,
         "scipy": importlib.import_module("scipy"),
     }.items():
         sys.modules[f"autograd.{path}"] = source

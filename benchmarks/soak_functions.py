@@ -8,7 +8,8 @@ indices and slices, assignment, `where`, products of matrices, loops, complex nu
 transforms, and arrays put together. It is a list of steps, so that it runs with any module that has
 NumPy's names. The value is held to 1e-11 of NumPy's, the gradient to 1e-5 of differences in three
 directions. Where two steps of a difference disagree, a kink is near, and JAX decides; it looks at
-one in six of the others too, to 1e-9.
+one in six of the others too, to 1e-9. Half of the functions are compiled; the derived programs of
+the others run in the reference interpreter.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ import numpy as np
 
 import gradc
 from benchmarks.soak_common import Tally, arguments, report, soak
+from gradc.ir.domains.arrays import NumpyArrays
+from gradc.ir.domains.interpret import run
+from gradc.passes.differentiate.transforms import value_and_grad
+from gradc.runtime.tracing.record import record_arrays
 
 jax: Any = importlib.import_module("jax") if find_spec("jax") else None  # optional
 jnp: Any = importlib.import_module("jax.numpy") if jax else None
@@ -306,15 +311,16 @@ def _leaves(tree: Any) -> list[Any]:
 def case(rng: random.Random, tally: Tally) -> str:
     """One function."""
     f = Generated(rng)
+    is_compiled = rng.random() < 0.5
+    tally.kinds["compiled"] += is_compiled
     try:
-        value, slope = gradc.value_and_grad(lambda tree: f.run(np, tree))(f.tree)
+        value, found = (compiled if is_compiled else interpreted)(f)
     except gradc.DiagnosticError as problem:
         tally.kinds["refused"] += 1
         return f"refused: {problem} in {f.names}"
     expected = float(f.run(np, f.tree))
-    if not abs(float(value) - expected) <= 1e-11 * max(1.0, abs(expected)):
-        return f"value {float(value)!r}, NumPy's {expected!r}: {f.names}"
-    found = np.concatenate([np.ravel(x) for x in _leaves(slope)])
+    if not abs(value - expected) <= 1e-11 * max(1.0, abs(expected)):
+        return f"value {value!r}, NumPy's {expected!r}: {f.names}"
     if not np.all(np.isfinite(found)):
         return f"gradient {found}: {f.names}"
     said = _against_differences(f, found)
@@ -328,6 +334,27 @@ def case(rng: random.Random, tally: Tally) -> str:
             return wrong
     tally.kinds["undecided" if said else "right"] += 1
     return ""
+
+
+def compiled(f: Generated) -> tuple[float, Array]:
+    """Value and gradient as users get them."""
+    # Nobody asks for this function again.
+    value, slope = gradc.value_and_grad(lambda tree: f.run(np, tree), use_cache=False)(f.tree)
+    return float(value), np.concatenate([np.ravel(x) for x in _leaves(slope)])
+
+
+def interpreted(f: Generated) -> tuple[float, Array]:
+    """The same recorded and differentiated, and run by the reference interpreter, which takes a
+    tenth of the time of compiling."""
+
+    def loss(a: Any, b: Any, c: Any, d: Any) -> Any:
+        return f.run(np, {"a": a, "b": (b, [c]), "c": d})
+
+    leaves = _leaves(f.tree)
+    recorded = record_arrays(loss, dict(zip("abcd", leaves, strict=True)), is_loss=True)
+    derived = value_and_grad(recorded.function, range(len(leaves)))
+    value, *slopes = run(NumpyArrays(), derived, [*leaves, *recorded.captured.values()])
+    return float(value), np.concatenate([np.ravel(x) for x in slopes])
 
 
 def _against_jax(f: Generated, found: Array) -> str:

@@ -165,11 +165,11 @@ class ObjectCache:
         """Removes every entry and unfinished file; returns how many there were."""
         if self.problem():
             return 0
-        return sum(_remove(path) for path, _ in self._files())
+        return sum(_remove(Path(path)) for path, _ in self._files())
 
     def info(self) -> CacheInfo:
         problem = self.problem()
-        files = [] if problem else [s for p, s in self._files() if p.suffix == SUFFIX]
+        files = [] if problem else [s for p, s in self._files() if p.endswith(SUFFIX)]
         total = sum(s.st_size for s in files)
         return CacheInfo(str(self.directory), len(files), total, problem)
 
@@ -195,29 +195,29 @@ class ObjectCache:
             raise ValueError(f"{key!r} is no cache key")
         return self.directory / f"{key}{SUFFIX}"
 
-    def _files(self) -> list[tuple[Path, os.stat_result]]:
+    def _files(self) -> list[tuple[str, os.stat_result]]:
         """Entries and unfinished files, least recently used first."""
         found = []
         try:
             with os.scandir(self.directory) as entries:
                 for entry in entries:
                     if entry.name.endswith(SUFFIX) or entry.name.startswith(".new-"):
-                        found.append((Path(entry.path), entry.stat(follow_symlinks=False)))
+                        found.append((entry.path, entry.stat(follow_symlinks=False)))
         except OSError:
             return []  # gone or emptied meanwhile
-        return sorted(found, key=lambda f: (f[1].st_mtime_ns, f[0].name))
+        return sorted(found, key=lambda f: (f[1].st_mtime_ns, f[0]))
 
     def _evict(self) -> None:
         files = self._files()
         old = time.time() - _STALE_SECONDS
         for path, status in files:
-            if path.suffix != SUFFIX and status.st_mtime < old:
-                _remove(path)  # of a writer that was killed
+            if not path.endswith(SUFFIX) and status.st_mtime < old:
+                _remove(Path(path))  # of a writer that was killed
         total = sum(s.st_size for _, s in files)
         for path, status in files[:-1]:
             if total <= self.limit:
                 return
-            _remove(path)
+            _remove(Path(path))
             total -= status.st_size
 
     def _warn(self, text: str) -> None:

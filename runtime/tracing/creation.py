@@ -23,9 +23,21 @@ from typing import Any
 
 import numpy as np
 
+from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.tensor.core import Value
 from gradc.runtime.tracing.captures import is_library
-from gradc.runtime.tracing.trace import DTYPES, FUNCTIONS, RECORDING, Trace, Traced, current_trace
+from gradc.runtime.tracing.refused import instead
+from gradc.runtime.tracing.trace import (
+    DTYPES,
+    FUNCTIONS,
+    PROTOCOLS,
+    RECORDING,
+    WHY_NO_NUMBER,
+    Trace,
+    Traced,
+    current_trace,
+    refuse,
+)
 
 Make = Callable[..., Any]
 
@@ -36,10 +48,10 @@ def _holds_traced(item: Any) -> bool:
     return type(item) in (list, tuple) and any(map(_holds_traced, item))
 
 
-def _array(t: Trace, item: Any, dtype: Any = None) -> Traced:
+def array_of(t: Trace, item: Any, dtype: Any = None) -> Traced:
     """An array of traced values, lists of them within lists."""
     if type(item) in (list, tuple):
-        parts = [_array(t, part) for part in item]
+        parts = [array_of(t, part) for part in item]
         made: Traced = FUNCTIONS["stack"](t, parts)  # type: ignore[assignment]
     else:
         made = t.wrap(t.lift(item), np.ndarray)
@@ -54,7 +66,7 @@ def _made_of(original: Make, is_copied: bool) -> Make:
             return original(item, dtype, *args, **options)
         if type(item) is Traced and not is_copied and dtype in (None, item.dtype):
             return item
-        made = _array(t, item, dtype)
+        made = array_of(t, item, dtype)
         least = options.get("ndmin", 0) - made.ndim
         return made.reshape((1,) * least + made.shape) if least > 0 else made
 
@@ -102,6 +114,79 @@ def _extents(shape: Any) -> tuple[int, ...]:
     return tuple(shape) if isinstance(shape, (tuple, list)) else (int(shape),)
 
 
+class _Joiner:
+    """Stands in for ``numpy.r_`` or ``numpy.c_``, which convert what is put into their brackets."""
+
+    def __init__(self, original: Any, is_column: bool) -> None:
+        self._original, self._is_column = original, is_column
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, key: Any) -> Any:
+        items = key if type(key) is tuple else (key,)
+        trace = current_trace()
+        if trace is None or not _holds_traced(items):
+            return self._original[key]
+        if any(type(item) is str for item in items):
+            name = "c_" if self._is_column else "r_"
+            help = "write numpy.concatenate with axis=..."
+            raise refuse("GC0560", f"numpy.{name} with directions in a text cannot be traced", help)
+        parts = [self._part(trace, item) for item in items]
+        return FUNCTIONS["concatenate"](trace, parts, axis=-1 if self._is_column else 0)
+
+    def _part(self, trace: Trace, item: Any) -> Traced:
+        if type(item) is slice:
+            item = self._original[item].ravel()
+        made = array_of(trace, item)
+        if not self._is_column:
+            return made.reshape(-1) if not made.ndim else made
+        return made.reshape(-1, 1) if made.ndim < 2 else made
+
+
+# What of NumPy converts a list, or an array, by itself; and what to write.
+_INSTEAD = {
+    "append": "write numpy.append(numpy.array(a), numpy.array(b)): lists are converted by NumPy",
+    "vectorize": "write the function for whole arrays, with numpy.where for its branches",
+    "apply_along_axis": "write the function for whole arrays, with axis=...",
+}
+
+
+def no_numbers() -> DiagnosticError:
+    """The refusal of a conversion, in terms of what asked for it."""
+    frame, name, module, owner = sys._getframe(2), "", "", None
+    while frame.f_back is not None and is_library(frame.f_globals.get("__name__", "")):
+        name, module = frame.f_code.co_name, str(frame.f_globals["__name__"])
+        owner = frame.f_locals.get("self")
+        frame = frame.f_back
+    if module.startswith("scipy."):
+        return _scipys(module, name, owner)
+    name = name or called_name(frame.f_code, frame.f_lasti)
+    if name in DTYPES:
+        help = f"write x.astype(numpy.{name})"
+        return refuse("GC0561", f"numpy.{name}(x) of a traced array wants its numbers", help)
+    if name in _INSTEAD:
+        message = f"numpy.{name} wants the numbers of a traced array"
+        return refuse("GC0561", message, _INSTEAD[name])
+    return refuse("GC0561", "a traced array has no numbers to convert", WHY_NO_NUMBER)
+
+
+def _scipys(module: str, name: str, owner: Any) -> DiagnosticError:
+    """SciPy's functions that are written in Python convert what they get."""
+    room = ".".join(module.split(".")[:2])
+    if room == "scipy.stats" and owner is not None:
+        kind = str(getattr(owner, "name", type(owner).__name__.removesuffix("_gen")))
+        help = instead(room, kind)
+        return refuse("GC0560", f"scipy.stats.{kind}.{name} cannot be traced", help)
+    help = instead(room, name) or "write it in NumPy's functions: SciPy converts its arguments"
+    return refuse("GC0560", f"{room}.{name} cannot be traced", help)
+
+
+PROTOCOLS["no numbers"] = no_numbers
+_JOINERS = {"r_": False, "c_": True}
 _MAKERS: dict[str, Callable[[Make], Make]] = {
     "array": lambda f: _made_of(f, True),
     "asarray": lambda f: _made_of(f, False),
@@ -180,6 +265,9 @@ class _Switch:
                 self._own = {name: getattr(np, name) for name in _MAKERS}
                 for name, original in self._own.items():
                     setattr(np, name, _stand_in(name, original))
+                for name, is_column in _JOINERS.items():
+                    self._own[name] = getattr(np, name)
+                    setattr(np, name, _Joiner(self._own[name], is_column))
 
     def leave(self) -> None:
         """A recording ends."""

@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from gradc.ir.tensor.core import DType, Value
+from gradc.runtime.tracing.creation import array_of
 from gradc.runtime.tracing.functions import axes_of, axes_of_rank, axis_of, reshape, truth
 from gradc.runtime.tracing.trace import FUNCTIONS, OutOfRange, Trace, Traced, refuse
 
@@ -200,9 +201,10 @@ def _column_stack(t: Trace, tup: Sequence[object]) -> Any:
 
 @function("append")
 def _append(t: Trace, arr: Any, values: Any, axis: int | None = None) -> Any:
+    parts = [array_of(t, item) for item in (arr, values)]
     if axis is None:
-        return np.concatenate([np.ravel(traced(t, arr)), np.ravel(traced(t, values))])
-    return np.concatenate([traced(t, arr), traced(t, values)], axis=axis)
+        return np.concatenate([np.ravel(part) for part in parts])
+    return np.concatenate(parts, axis=axis)
 
 
 @function("block")

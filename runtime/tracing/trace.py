@@ -58,7 +58,7 @@ _WHY_TRACED = (
     "the function is recorded once, without numbers; choose with numpy.where(condition, a, b), and "
     "keep Python's `if` for shapes and options"
 )
-_WHY_NO_NUMBER = (
+WHY_NO_NUMBER = (
     "the function is recorded once, without numbers: write it with NumPy's functions, not "
     "math's; an array "
     "that traced values are put into is made inside it, e.g. by np.zeros or np.array"
@@ -510,19 +510,19 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
         raise AttributeError(f"'{self.kind.__name__}' object has no attribute '{name}'")
 
     def __array__(self, *_args: object, **_kwargs: object) -> NoReturn:
-        raise refuse("GC0561", "a traced array has no numbers to convert", _WHY_NO_NUMBER)
+        raise PROTOCOLS["no numbers"]()
 
     def __bool__(self) -> NoReturn:
         raise refuse("GC0561", "a traced value cannot decide an `if` or `while`", _WHY_NO_BRANCH)
 
     def __float__(self) -> NoReturn:
-        raise refuse("GC0561", "a traced value cannot become a Python number", _WHY_NO_NUMBER)
+        raise refuse("GC0561", "a traced value cannot become a Python number", WHY_NO_NUMBER)
 
     def __complex__(self) -> NoReturn:
-        raise refuse("GC0561", "a traced value cannot become a Python number", _WHY_NO_NUMBER)
+        raise refuse("GC0561", "a traced value cannot become a Python number", WHY_NO_NUMBER)
 
     def __int__(self) -> NoReturn:
-        raise refuse("GC0561", "a traced value cannot become a Python number", _WHY_NO_NUMBER)
+        raise refuse("GC0561", "a traced value cannot become a Python number", WHY_NO_NUMBER)
 
     def __index__(self) -> NoReturn:
         help = "name the argument in static_argnums or static_argnames if it is an option"

@@ -291,3 +291,37 @@ def test_what_cannot_be_done_is_said(
     with pytest.raises(gradc.DiagnosticError) as found:
         gradc.jit(function)(A)
     assert re.search(message, str(found.value), re.DOTALL), str(found.value)
+
+
+def test_brackets_and_lists_that_join() -> None:
+    """``r_``, ``c_`` and ``append`` of lists, beside differences of NumPy's own."""
+    x = np.array([1.0, -2.0, 3.0])
+    functions: list[Callable[[Any], Any]] = [
+        lambda x: np.sum(np.r_[x, 2.0, x[0], 0:3] ** 2),
+        lambda x: np.sum(np.r_[x] ** 3),
+        lambda x: np.sum((np.c_[x, x**2, [4.0, 5.0, 6.0]] @ np.array([1.0, 2.0, 3.0])) ** 2),
+        lambda x: np.sum(np.append([x[0], 1.0], x) ** 2),
+    ]
+    own = np.r_, np.c_
+    for function in functions:
+        value, slope = gradc.value_and_grad(function)(x)
+        assert value == pytest.approx(function(x))
+        moves = 1e-6 * np.eye(3)
+        expected = [(function(x + h) - function(x - h)) / 2e-6 for h in moves]
+        np.testing.assert_allclose(slope, expected, rtol=1e-7, atol=1e-7)
+    assert own == (np.r_, np.c_)
+
+
+def test_what_wants_numbers_is_named() -> None:
+    special, stats = (pytest.importorskip(f"scipy.{n}") for n in ("special", "stats"))
+    x = np.array([0.5, 1.5])
+    asked: list[tuple[Callable[[Any], Any], str]] = [
+        (lambda x: np.sum(np.int64(x)), r"numpy.int64\(x\) .* wants its numbers"),
+        (lambda x: np.sum(np.append([[x[0]]], [[x[1]]])), "numpy.append wants the numbers"),
+        (lambda x: np.sum(np.r_["0,2", x]), "numpy.r_ with directions"),
+        (lambda x: special.logsumexp(x), r"scipy.special.logsumexp cannot[^.]*\n.*numpy.max\(x\)"),
+        (lambda x: np.sum(stats.norm.logpdf(x)), r"scipy.stats.norm.logpdf cannot"),
+    ]
+    for function, text in asked:
+        with pytest.raises(gradc.DiagnosticError, match=text):
+            gradc.grad(function)(x)
