@@ -43,6 +43,11 @@ MODULES = (
 )
 
 
+DISTRIBUTIONS = (
+    *("norm", "t", "chi2", "beta", "gamma", "poisson", "dirichlet", "multivariate_normal"),
+)
+
+
 class Counts:
     """What became of the cases seen so far."""
 
@@ -208,6 +213,7 @@ def install(counts: Counts) -> None:
     def missing(*_: Any, **__: Any) -> Any:
         raise NotImplementedError("a stand-in")
 
+    stats = importlib.import_module("scipy.stats")
     made = types.ModuleType("autograd")
     for name in ("grad", "value_and_grad", "jacobian", "hessian", "elementwise_grad"):
         setattr(made, name, getattr(gradc, name, missing))
@@ -222,13 +228,7 @@ def install(counts: Counts) -> None:
             f"scipy.{n}": importlib.import_module(f"scipy.{n}")
             for n in ("special", "stats", "linalg", "signal", "integrate")
         },
-        **{
-            f"scipy.stats.{n}": getattr(importlib.import_module("scipy.stats"), n)
-            for n in ("norm", "t", "chi2", "beta", "gamma", "poisson", "dirichlet")
-        },
-        "scipy.stats.multivariate_normal": importlib.import_module(
-            "scipy.stats"
-        ).multivariate_normal,
+        **{f"scipy.stats.{n}": getattr(stats, n) for n in DISTRIBUTIONS},
         "scipy": importlib.import_module("scipy"),
     }.items():
         sys.modules[f"autograd.{path}"] = source

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gradc.ir.ops import stacks
 from gradc.ir.ops.attributes import get_pairs
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
 from gradc.ir.ops.index.contraction import contract, fit_contract
@@ -177,7 +178,7 @@ register(
             _sample((3,), (3,), (), ((0, 0),)),
             _sample((2, 0), (0, 3), (), ((1, 0),)),
         ),
-        traits=Traits(linear=((0,), (1,)), work=_multiplications),
+        traits=Traits(linear=((0,), (1,)), work=_multiplications, batched=stacks.contract),
         interval=_interval,
         element=ElementRule(contract, fit_contract),
         axes=AxisRule(_links, "they are multiplied with each other"),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from gradc.ir.loop.kernel import Affine, Buffer, Scalar
+from gradc.ir.ops import stacks
 from gradc.ir.ops.attributes import get_dim, get_int, get_str
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
 from gradc.ir.ops.index.element import ElementRule
@@ -145,7 +146,7 @@ register(
                 ((-2.0, 2.0), (0.0, 4.0)),
             ),
         ),
-        traits=Traits(linear=((0,),)),
+        traits=Traits(linear=((0,),), batched=stacks.take),
         interval=handed_on,
         element=ElementRule(take),
         axes=AxisRule(_take_links, "they are looked up by number"),
@@ -470,7 +471,7 @@ register(
                 ((0.0, 3.0), (-2.0, 2.0)),
             ),
         ),
-        traits=Traits(linear=((1,),)),
+        traits=Traits(linear=((1,),), batched=stacks.scatter_add),
         interval=by_sign(1),
         element=ElementRule(scatter_add, fit_scatter),
         axes=AxisRule(_scatter_add_links, "they are put where their numbers say"),

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gradc.ir.loop.kernel import Affine, Scalar
+from gradc.ir.ops import stacks
 from gradc.ir.ops.attributes import get_int
 from gradc.ir.ops.axes import AxisRule, kept
 from gradc.ir.ops.interval import unrelated
 from gradc.ir.ops.registry import Nest, OpDef, TypeRuleError, register, zero_jvp, zero_vjp
+from gradc.ir.ops.traits import Traits
 from gradc.ir.ops.view import check_axes, one_operand, sample
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType
 
@@ -154,6 +156,7 @@ register(
             sample((2, 0), axis=1),
             sample((3, 1, 2), axis=0),
         ),
+        traits=Traits(batched=stacks.along_axis),
         interval=unrelated,
         without={
             "element": "places in an order are no polynomials of elements",

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gradc.ir.loop.kernel import Affine
+from gradc.ir.ops import stacks
 from gradc.ir.ops.attributes import get_bool, get_int, get_ints
 from gradc.ir.ops.axes import AxisRule, Link, Place, kept, sizes
 from gradc.ir.ops.index import reduction as elements
@@ -126,7 +128,7 @@ def _reduction(
                 sample((), axes=()),
             ),
             masks=masks,
-            traits=traits,
+            traits=replace(traits, batched=stacks.over_axes),
             interval=interval,
             element=element,
             without={} if interval else {"interval": "factors have both signs"},
@@ -375,6 +377,7 @@ register(
         zero_vjp,
         Nest(_argmax_nest, lambda op: 0),
         (sample((2, 3), axis=1), sample((4,), axis=0), sample((2, 1, 3), axis=1)),
+        traits=Traits(batched=stacks.along_axis),
         interval=unrelated,
         without={
             "element": "the place of the greatest is no polynomial of elements",
@@ -458,7 +461,7 @@ register(
             sample((2, 3, 2), axis=1, reverse=True),
             sample((0, 2), axis=0, reverse=False),
         ),
-        traits=Traits(linear=ALL),
+        traits=Traits(linear=ALL, batched=stacks.along_axis),
         interval=by_sign(0),
         element=ElementRule(elements.cumsum),
         axes=AxisRule(

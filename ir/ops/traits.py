@@ -6,13 +6,16 @@ direction: it computes, is worth keeping, is linear in nothing, and is shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from gradc.ir.tensor.core import Attrs, Op
+from gradc.ir.tensor.core import Attrs, Op, Value
 from gradc.ir.tensor.dims import Dim
+
+if TYPE_CHECKING:
+    from gradc.ir.ops.builder import Builder
 
 
 class Moves(Enum):
@@ -46,6 +49,9 @@ ALL: Final = "all"
 Slope: TypeAlias = Literal["", "bends", "saturates"]
 
 
+Batched: TypeAlias = Callable[["Builder", Op, Sequence[Value], Sequence[bool], int], Value]
+
+
 @dataclass(frozen=True, slots=True)
 class Traits:
     """Facts about one op that hold wherever it stands."""
@@ -67,6 +73,9 @@ class Traits:
     # a result stacked in the same way. None: the op cannot be applied to a stack. Elementwise ops
     # keep theirs.
     stacked: Callable[[Attrs, Dim], Attrs] | None = None
+    # The op applied where some operands are stacked (which, and of how many positions) and
+    # attributes alone do not say how: ir/ops/stacks.py.
+    batched: Batched | None = None
 
 
 PLAIN: Final = Traits()

@@ -1,5 +1,5 @@
 """Control flow on values that are not known while a function is recorded: ``cond``, ``scan``,
-``fori_loop``, ``while_loop``; ``vmap``, which is a loop over an axis; ``stop_gradient``.
+``fori_loop``, ``while_loop``; ``vmap``; ``stop_gradient``.
 
 Loops stay rolled: one ``scan`` of the tensor IR, whose reverse sweep is the compiler's. Called with
 numbers, outside any recording, all of them are plain Python. Both sides of ``cond`` are computed
@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from gradc.ir.tensor.core import TensorType, Value
+from gradc.ir.tensor.core import Attr, Block, TensorType, Value
+from gradc.passes.hoist.stack import stacked_block
 from gradc.runtime.native.compile import compile_options
 from gradc.runtime.tracing import derive
 from gradc.runtime.tracing.pairs import seen
@@ -82,6 +83,22 @@ def scan(
     return _Loop(trace, body, structure, leaves, count, reverse).run(init)
 
 
+def _mapped(row: Function, xs: Any) -> Any:
+    """``row`` at every position of the first axis of ``xs``."""
+    leaves: list[Any] = []
+    structure = flatten(xs, leaves)
+    sizes = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in leaves}
+    if len(sizes) != 1 or None in sizes:
+        text = ", ".join(sorted("no axis" if n is None else str(n) for n in sizes)) or "nothing"
+        raise refuse("GC0558", f"vmap takes arrays of one length along their axes; found {text}")
+    (count,) = sizes
+    assert count is not None, "the length is known"
+    trace = current_trace()
+    assert trace is not None, "vmap is recorded"
+    loop = _Loop(trace, lambda _, x: ((), row(x)), structure, leaves, count, False, True)
+    return loop.run(())[1]
+
+
 def _plain_scan(
     body: Function, carry: Any, structure: Structure, leaves: list[Any], count: int, reverse: bool
 ) -> tuple[Any, Any]:
@@ -95,7 +112,8 @@ def _plain_scan(
 
 
 class _Loop:
-    """One scan that is being recorded."""
+    """One scan that is being recorded; or, if its trips are ``independent``, the same for all
+    positions at once where its ops can be applied to stacks."""
 
     def __init__(
         self,
@@ -105,9 +123,10 @@ class _Loop:
         leaves: list[Any],
         count: int,
         reverse: bool,
+        independent: bool = False,
     ) -> None:
         self.trace, self.body, self.structure = trace, body, structure
-        self.count, self.reverse = count, reverse
+        self.count, self.reverse, self.independent = count, reverse, independent
         self.slices = [trace.lift(leaf) for leaf in leaves]
 
     def run(self, init: Any) -> tuple[Any, Any]:
@@ -127,25 +146,31 @@ class _Loop:
                     message = f"a carry is {value.type} before and {output.type} after the body"
                     raise refuse("GC0558", message, "start from a value of that type and shape")
         constants = [self.trace.lift(item) for _, item in inner.captured]
-        operands = [*carries, *self.slices, *constants]
-        results = self.trace.builder.apply(
-            "scan",
-            [self.trace.stored(v) for v in operands],
-            {
-                "trips": self.count,
-                "carried": len(carries),
-                "stacked": len(self.slices),
-                "reverse": self.reverse,
-                "truncate": 0,
-            },
-            (inner.builder.block([inner.stored(v) for v in outputs]),),
-        )
+        operands = [self.trace.stored(v) for v in (*carries, *self.slices, *constants)]
+        block = inner.builder.block([inner.stored(v) for v in outputs])
+        results = self._emitted(operands, block, len(carries))
         types = [v.type for v in outputs]
         for n in range(len(carries), len(types)):
             types[n] = types[n].with_shape((self.count, *types[n].shape))
         pairs = zip(results, types, strict=True)
         wrapped = [self.trace.wrap(seen(self.trace.builder, v, t)) for v, t in pairs]
         return rebuild(kept, wrapped[: len(carries)]), rebuild(ys, wrapped[len(carries) :])
+
+    def _emitted(self, operands: Sequence[Value], block: Block, carried: int) -> Sequence[Value]:
+        b, count = self.trace.builder, len(self.slices)
+        if self.independent:
+            flags = [n < count for n in range(len(operands))]
+            found = stacked_block(b, block, operands, flags, self.count)
+            if found is not None:
+                return found
+        attributes: dict[str, Attr] = {
+            "trips": self.count,
+            "carried": carried,
+            "stacked": count,
+            "reverse": self.reverse,
+            "truncate": 0,
+        }
+        return b.apply("scan", operands, attributes, (block,))
 
     def _recorded(
         self, structure: Structure, carries: Sequence[Value]
@@ -250,8 +275,8 @@ def _stopped(leaf: Any) -> Any:
 def vmap(
     function: Function | None = None, in_axes: int | Sequence[int | None] = 0, out_axes: int = 0
 ) -> Function:
-    """``function`` along an axis of its arguments: a rolled loop. ``in_axes`` has an axis per
-    argument, None for the same.
+    """``function`` along an axis of its arguments: its operations on stacks, or a rolled loop where
+    one cannot be applied to a stack. ``in_axes`` has an axis per argument, None for the same.
 
     >>> vmap(gradc.grad(lambda x: x**3))(np.array([1.0, 2.0])).tolist()
     [3.0, 12.0]
@@ -267,16 +292,16 @@ def vmap(
         along = [n for n, axis in enumerate(axes) if axis is not None]
         moved = [_to_front(args[n], axes[n]) for n in along]
 
-        def row(carry: Any, xs: Any) -> Any:
+        def row(xs: Any) -> Any:
             given = dict(zip(along, xs, strict=True))
-            return carry, inner(*(given.get(n, arg) for n, arg in enumerate(args)))
+            return inner(*(given.get(n, arg) for n, arg in enumerate(args)))
 
-        found = scan(row, (), tuple(moved))[1]
+        found = _mapped(row, tuple(moved))
         return found if out_axes == 0 else tree_map(lambda y: np.moveaxis(y, 0, out_axes), found)
 
     mapped.__name__ = getattr(function, "__name__", "mapped")
     mapped.__doc__ = function.__doc__
-    return Transformed(mapped, derive.JIT, Choice(), compile_options())
+    return Transformed(mapped, derive.JIT, Choice(()), compile_options())
 
 
 def _to_front(tree: Any, axis: Any) -> Any:

@@ -29,6 +29,7 @@ from typing import Any, cast
 
 import numpy as np
 
+import gradc.runtime.tracing.tables  # noqa: F401  (fills the tables of traceable functions)
 from gradc.ir.loop.equal import PLACES, fingerprint
 from gradc.ir.ops.inline import inline_function
 from gradc.ir.tensor.core import Value

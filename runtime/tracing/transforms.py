@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-import gradc.runtime.tracing.tables  # noqa: F401  (fills the tables of traceable functions)
 from gradc.runtime.native.compile import compile_options, refuse_unknown
 from gradc.runtime.tracing import derive
 from gradc.runtime.tracing.derive import Transform
