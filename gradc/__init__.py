@@ -104,14 +104,8 @@ def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'gradc' has no attribute {name!r}")
-    try:
+    with import_module("gradc.runtime.needs").told():
         found: object = getattr(import_module(home), name)
-    except ImportError as problem:
-        needs = import_module("gradc.runtime.needs")
-        told = needs.missing(problem)
-        if told is None:
-            raise
-        raise type(problem)("; ".join(told), name=problem.name) from None
     globals()[name] = found
     return found
 

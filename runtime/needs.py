@@ -7,6 +7,8 @@ Non-goals: libraries that gradc is only compared with (``runtime.bench``).
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 # Module -> the package that brings it; the dependencies in pyproject.toml.
@@ -40,6 +42,22 @@ def missing(problem: ImportError) -> tuple[str, str] | None:
         what = f"the Python module `{name}`, which gradc needs, cannot be loaded: {reason}"
     packages = " ".join(PACKAGES[known] for known in absent)
     return what, f"install it with `{sys.executable or 'python'} -m pip install -U {packages}`"
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Inside, a library that gradc needs and that is missing is told with how to install it.
+
+    Raises:
+        ImportError: with that message.
+    """
+    try:
+        yield
+    except ImportError as problem:
+        found = missing(problem)
+        if found is None:
+            raise
+        raise type(problem)("; ".join(found), name=problem.name) from None
 
 
 def _is_there(name: str) -> bool:

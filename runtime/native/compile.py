@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from gradc.codegen.backend import MODULES, Loaded, backend
+from gradc.codegen.backend import MODULES, Loaded
 from gradc.ir.diagnostics.diagnostic import (
     Diagnostic,
     DiagnosticError,
@@ -31,6 +31,7 @@ from gradc.ir.plan.plan import Plan
 from gradc.ir.tensor.core import Function
 from gradc.runtime.native.arrays import expect, listed
 from gradc.runtime.native.load import (
+    backend_of,
     compile_plan,
     load_native,
     native_key,
@@ -241,7 +242,7 @@ def pipeline_options(
     """
     from gradc.passes.pipeline import Options as PipelineOptions
 
-    machine = backend(options.target).target(options.thread_count, isa)
+    machine = backend_of(options.target).target(options.thread_count, isa)
     scratch = scratch_of(options.target, machine)
     chosen = {"verify": 1, "target": machine, "scratch": scratch, **more}
     return PipelineOptions(derivative, fast_math=options.fast_math, **chosen)

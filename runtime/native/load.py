@@ -12,13 +12,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradc.codegen.backend import Loaded, Signature, backend
+from gradc.codegen.backend import Backend, Loaded, Signature, backend
 from gradc.ir.plan.plan import Plan
+from gradc.runtime import needs
 from gradc.runtime.native.cache import ObjectCache, make_key
 
 if TYPE_CHECKING:
     from gradc.ir.target.target import Target
     from gradc.passes.place.scratch import Scratch
+
+
+def backend_of(target: str) -> Backend:
+    """The backend that users call ``target``.
+
+    Raises:
+        ImportError: that says what to install, where a library that it needs is missing.
+    """
+    with needs.told():
+        return backend(target)
 
 
 def compile_plan(
@@ -41,7 +52,7 @@ def compile_plan(
     Raises:
         PlanError: if the Plan is not placed or contradicts itself.
     """
-    chosen = backend(target)
+    chosen = backend_of(target)
     machine = chosen.target(threads, isa)
     if not plan.threads:
         from gradc.passes.place.scratch import place_scratch
@@ -69,7 +80,7 @@ def compile_plan(
 
 def scratch_of(name: str, target: Target) -> Scratch:
     """What kernels need of the backend ``name`` for ``target``."""
-    chosen = backend(name)
+    chosen = backend_of(name)
     return functools.cache(lambda kernel: chosen.scratch(kernel, target))
 
 
@@ -85,14 +96,14 @@ def load_native(
         signature = Signature.from_json(entry.header)
     except (KeyError, TypeError, ValueError):
         return None
-    return backend(target).load(signature, entry.code, threads, store)
+    return backend_of(target).load(signature, entry.code, threads, store)
 
 
 def native_key(*parts: str | bytes, cache: ObjectCache | bool = True, target: str = "cpu") -> str:
     """A cache key for ``compile_plan``: digest of ``parts``, gradc, NumPy, and what the backend's
     code depends on.
     """
-    return make_key(*backend(target).environment(cache_of(cache)), np.__version__, *parts)
+    return make_key(*backend_of(target).environment(cache_of(cache)), np.__version__, *parts)
 
 
 def cache_of(cache: ObjectCache | bool) -> ObjectCache | None:

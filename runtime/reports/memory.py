@@ -20,7 +20,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gradc.codegen.backend import backend
 from gradc.ir.plan.plan import Launch, Plan, Tensor
 from gradc.ir.tensor.core import Function, Op, Span
 from gradc.passes.budget import Gap, chosen_within, pareto
@@ -37,6 +36,7 @@ from gradc.passes.inspect.report import (
 from gradc.passes.pipeline import Derivative, Run
 from gradc.passes.recompute.residuals import residuals
 from gradc.runtime.native.compile import Options, pipeline_options
+from gradc.runtime.native.load import backend_of
 from gradc.runtime.render.notebook import card
 
 # How many values a printed list names.
@@ -62,7 +62,7 @@ class MemoryPlan:
         self.plan: Plan = run.plan
         self.memory: MemoryReport = memory_report(run.plan)
         self.threads = max(1, run.plan.threads)
-        self._backend = backend(target)
+        self._backend = backend_of(target)
         self._target = self._backend.target(self.threads)
         self.budget = budget
         self.gap = gap
