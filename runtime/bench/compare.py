@@ -56,7 +56,9 @@ def random_inputs(model: Model, dims: Mapping[str, int], seed: int) -> dict[str,
     for spec in model.lower(dims).inputs:
         shape, dtype = spec.type.static_shape, NUMPY_DTYPE[spec.type.dtype]
         if spec.type.dtype.is_float:
-            found[spec.name] = rng.normal(size=shape).astype(dtype)
+            # bf16, which NumPy lacks, comes as float32.
+            kind = np.dtype(np.float32) if spec.type.dtype is DType.BF16 else dtype
+            found[spec.name] = rng.normal(size=shape).astype(kind)
         else:
             found[spec.name] = rng.integers(0, 2, shape).astype(dtype)
     return found

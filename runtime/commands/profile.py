@@ -63,7 +63,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         check_call(model, inputs)
     params = load_params(model, options, model.bind(shapes_of(inputs)))
     with _progress() as report:
-        how = {"wanted": wanted, "progress": report}
+        how = {"wanted": wanted, "progress": report, "remark": console.message}
         found = _profiled(options, model, params, inputs, how)
     if options.html:
         found.to_html(options.html)

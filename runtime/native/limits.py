@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gradc.codegen.backend import Store
 from gradc.codegen.llvm.host import jit
 from gradc.codegen.llvm.host.limits import (
     STREAMS,
@@ -34,8 +35,7 @@ from gradc.codegen.llvm.host.limits import (
 from gradc.codegen.llvm.host.load import Arenas, thread_pool
 from gradc.codegen.llvm.host.machine import processor
 from gradc.codegen.llvm.isa import Isa, host
-from gradc.runtime.native.cache import ObjectCache
-from gradc.runtime.native.load import default_cache
+from gradc.runtime.native.cache import Entry, ObjectCache, make_key
 from gradc.runtime.native.room import machine_bytes
 
 ROUNDS = 7
@@ -119,18 +119,40 @@ def described(found: Limits) -> str:
     return f"{text} ({found.processor}, measured {found.date}{busy})"
 
 
+class _Unkept:
+    """A store that lasts as long as the process."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+
+    def key(self, *parts: str | bytes) -> str:
+        return make_key(*parts)
+
+    def get(self, key: str) -> Entry | None:
+        return self._entries.get(key)
+
+    def put(self, key: str, header: Mapping[str, Any], code: bytes) -> bool:
+        self._entries[key] = Entry(dict(header), code)
+        return True
+
+
+_UNKEPT = _Unkept()
+
+
 def limits(
     threads: int,
     *,
     anew: bool = False,
-    store: ObjectCache | None = None,
+    keep: bool = True,
+    store: Store | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Limits:
     """What ``threads`` threads of this machine can do at most; from the cache unless ``anew``.
 
-    ``report`` is told what is measured, if anything is.
+    ``keep`` off leaves the cache alone; ``report`` is told what is measured, if anything is.
     """
-    store = default_cache() if store is None else store
+    if store is None:
+        store = ObjectCache() if keep else _UNKEPT
     about = processor()
     text = "\n".join((_FORMAT, about, host().triple, host().features, str(threads)))
     key = hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
@@ -169,7 +191,7 @@ def _name(about: str) -> str:
 class _Bench:
     """The loops of ``codegen.llvm.host.limits``, loaded, and what they run on."""
 
-    def __init__(self, threads: int, store: ObjectCache) -> None:
+    def __init__(self, threads: int, store: Store) -> None:
         self.isa: Isa = host()
         self.threads = threads
         code = jit.compile_object(limits_text(self.isa), self.isa)

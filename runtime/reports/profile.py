@@ -82,9 +82,11 @@ def profile_program(
     *,
     wanted: float = 1.0,
     progress: Progress | None = None,
+    remark: Callable[[str], None] | None = None,
 ) -> Profile:
     """Compiles ``program`` (as for ``plan_of``) and runs it for about ``wanted`` seconds on the
-    arrays of ``holders``, which stay as they are. ``progress`` is told the part that is done.
+    arrays of ``holders``, which stay as they are. ``progress`` is told the part that is done,
+    ``remark`` what else takes time.
 
     Raises:
         DiagnosticError: for names and shapes that do not fit, and as compiling does.
@@ -105,8 +107,9 @@ def profile_program(
         for port, array in zip(native.signature.ports, given, strict=True)
     ]
     timed = TimedFunction(native.plan, native.threads, options.use_cache)
-    machine = limits(native.threads)
-    alone = machine if native.threads == 1 else limits(1)
+    machine, alone = (
+        limits(threads, keep=options.use_cache, report=remark) for threads in (native.threads, 1)
+    )
     steps, calls = _rounds(native, timed, arrays, wanted, progress)
     found = [[call.launches[n] for call in calls] for n in range(len(calls[0].launches))]
     rows = [

@@ -125,12 +125,32 @@ def test_limits_are_measured_kept_and_measured_again(
     store, said = ObjectCache(tmp_path / "cache"), list[str]()
     first = limits(2, store=store, report=said.append)
     assert limits(2, store=store, report=said.append) == first
-    assert len(said) == 1
-    limits(2, store=store, report=said.append, anew=True)
+    assert [text.split()[2] for text in said] == ["2", "1"]
+    alone = limits(1, store=store, report=said.append)
     assert len(said) == 2
+    assert all(first.flops[name] >= rate for name, rate in alone.flops.items())
+    assert all(a[1] >= b[1] for a, b in zip(first.bandwidth, alone.bandwidth, strict=True))
+    limits(2, store=store, report=said.append, anew=True)
+    assert len(said) == 3
     assert first.peak("f32") > 0 and first.peak("f16") == first.peak("f32")
     assert [size for size, _ in first.bandwidth] == [1 << 14, 1 << 18, 1 << 20]
     assert "GF/s" in described(first)
+
+
+def test_limits_are_not_kept_where_the_cache_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Limits("p", "d", 1, {"f32": 1e9}, ((1024, 2e9), (4096, 1e9)), 1.0)
+    monkeypatch.setattr(measured, "_Bench", lambda *_: type("B", (), {"run": lambda *_: made}))
+    monkeypatch.setattr(measured, "_UNKEPT", measured._Unkept())
+    store, said = ObjectCache(tmp_path / "cache"), list[str]()
+    monkeypatch.setenv("GRADC_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):
+        assert limits(1, keep=False, report=said.append) == made
+    assert len(said) == 1
+    assert store.info().entries == 0
+    limits(1)
+    assert store.info().entries == 1
 
 
 def test_a_damaged_entry_of_limits_is_measured_again(

@@ -37,8 +37,10 @@ def test_peers_agree(
     assert all(0 < row["best"] <= row["milliseconds"] <= row["worst"] for row in rows)
 
 
-def test_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", str(DIGITS / "mlp.grad"), "-D", "B=4", "--seconds", "0"]) == 0
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_alone(precision: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = [str(DIGITS / "mlp.grad"), "-D", "B=4", "--precision", precision]
+    assert main(["bench", *model, "--seconds", "0"]) == 0
     assert "ms per step" in capsys.readouterr().out
 
 

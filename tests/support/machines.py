@@ -17,8 +17,8 @@ def quick_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measured, "_beyond_caches", lambda: 1 << 20)
 
 
-def made_up(threads: int) -> Limits:
-    """A machine of round figures."""
+def made_up(threads: int, **_: object) -> Limits:
+    """A machine of round figures; takes what ``limits`` takes."""
     flops = {"f64": threads * 16e9, "f32": threads * 32e9}
     curve = ((1 << 14, threads * 64e9), (1 << 20, threads * 32e9), (1 << 27, 16e9))
     return Limits("a made-up processor", "2026-01-01 00:00", threads, flops, curve, 1.0)
