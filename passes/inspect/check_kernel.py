@@ -13,7 +13,7 @@ no order, so two accesses in different iterations of one of them conflict whatev
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -226,8 +226,10 @@ def reads_before_write(load: Touch, store: Touch, size: int) -> bool:
 
 def written_before_read(load: Touch, stores: Sequence[Touch], size: int) -> bool:
     """Whether every element that ``load`` reads was stored earlier by one of ``stores``."""
-    for store in stores:
-        shared = shared_loops(load, store)
+    around = [shared_loops(load, store) for store in stores]
+    if any(_written_in_each_iteration(load, *one) for one in zip(stores, around, strict=True)):
+        return True
+    for store, shared in zip(stores, around, strict=True):
         read, written = points(load, shared), points(store, shared)
         if not (read.is_exact and written.is_exact):
             return True  # too many to say; the executor's poisoned memory covers it
@@ -239,6 +241,36 @@ def written_before_read(load: Touch, stores: Sequence[Touch], size: int) -> bool
         if fine[wanted].all():
             return True
     return False
+
+
+def _written_in_each_iteration(load: Access, store: Access, shared: int) -> bool:
+    """Whether each iteration of the loops around both stores all that it then reads, which looking
+    at one iteration shows if both addresses move alike from one to the next."""
+    around = [loop.index for loop in load.loops[:shared]]
+    if store.path[shared] >= load.path[shared] or not within_limits(_inner(store, shared)):
+        return False
+    if any(load.offset.coefficient(v) != store.offset.coefficient(v) for v in around):
+        return False
+    read, written = (points(_inner(a, shared, is_wide=True), 0) for a in (load, store))
+    if not (read.is_exact and written.is_exact and written.address.size):
+        return False
+    least, most = int(written.address.min()), int(written.address.max())
+    if read.address.size and (read.address.min() < least or read.address.max() > most):
+        return False
+    seen = np.zeros(most - least + 1, bool)
+    seen[written.address - least] = True
+    return bool(seen[read.address - least].all())
+
+
+def _inner(access: Access, shared: int, is_wide: bool = False) -> Access:
+    """``access`` in one iteration of the loops it shares, the address seen from there; ``is_wide``:
+    of inner loops that are cut short at run time, all iterations."""
+    around = [loop.index for loop in access.loops[:shared]]
+    terms = tuple((v, n) for v, n in access.offset.terms if v not in around)
+    loops = access.loops[shared:]
+    if is_wide:
+        loops = tuple(replace(loop, limit=None) for loop in loops)
+    return replace(access, loops=loops, offset=replace(access.offset, terms=terms))
 
 
 _NEVER = np.int64(1) << 62

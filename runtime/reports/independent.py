@@ -26,6 +26,7 @@ from gradc.passes.prove.programs.shapes import is_structural, work
 from gradc.passes.prove.prove import CUTS, OFF_KINKS, Subject
 from gradc.passes.prove.report import Status, Verdict
 from gradc.runtime.native.compile import Options, pipeline_options
+from gradc.runtime.reports.smaller import Reading, smallest
 
 if TYPE_CHECKING:
     from gradc.runtime.model.model import Model
@@ -35,6 +36,7 @@ METHOD = "SymPy: independent derivative"
 _SMALL = 400
 _LARGEST = 20_000
 _SIZES = ((2, 3), (2, 2), (3, 3), (4, 4), (4, 8), (8, 8))
+_FACTORS = (32, 16, 8, 4)
 _LATE = "its time was over after"
 
 
@@ -42,6 +44,12 @@ _LATE = "its time was over after"
 class _Shape:
     dims: Mapping[str, int]
     function: Function
+    reading: Reading | None = None
+
+    def at(self, subject: Subject) -> str:
+        """Which shape this is, for details of verdicts."""
+        named = "" if self.dims == subject.dims else _dims(self.dims)
+        return ", ".join(filter(None, (named, "" if self.reading is None else str(self.reading))))
 
 
 def is_late(verdict: Verdict) -> bool:
@@ -64,7 +72,8 @@ def sympy_verdicts(
     shape, compared = _first_compared(model, subject, options, seconds)
     found = {name: _excused(row, known[name]) for name, row in compared.items()}
     each = (time.perf_counter() - start) / max(1, len(found))
-    at = "" if shape.dims == subject.dims else f"at {_dims(shape.dims)}: "
+    where = shape.at(subject)
+    at = f"at {where}: " if where else ""
     slots = {slot.name: slot for slot in shape.function.parameters}
     assumed = (OFF_KINKS, CUTS) if has_window(shape.function) else (OFF_KINKS,)
     return [
@@ -105,8 +114,18 @@ def _first_compared(
             return shape, _skipped(subject, str(problem))
         except Late:
             return shape, _skipped(subject, f"{_LATE} {seconds:g} s")
-        return shape, _compared(model, subject, shape, options, theirs)
+        made = model if shape.reading is None else shape.reading.model
+        compared = _compared(made, subject, shape, options, theirs)
+        if shape.reading is not None and _refuted(compared):
+            # A number may mean something that no smaller one does.
+            why = "too large"
+            continue
+        return shape, compared
     return shape, _skipped(subject, why)
+
+
+def _refuted(compared: Mapping[str, Compared]) -> bool:
+    return any(row.status is Status.REFUTED for row in compared.values())
 
 
 def _compared(
@@ -130,7 +149,7 @@ def _excused(row: Compared, known: Verdict) -> Compared:
 
 
 def _dims(dims: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}={n}" for name, n in dims.items()) or "its own shape"
+    return ", ".join(f"{name}={n}" for name, n in dims.items())
 
 
 # --- a small shape
@@ -152,11 +171,19 @@ def _shapes(model: Model, subject: Subject) -> Iterator[_Shape]:
     fixed = {
         name for name, n in free.items() if n <= 2 or is_structural(name, free, own.function, lower)
     }
+    least: dict[str, int] | None = None
     for dims in _candidates(free, fixed):
         try:
-            yield _Shape(model.lower(dims).dims, lower(dims))
+            shape = _Shape(model.lower(dims).dims, lower(dims))
         except DiagnosticError:
             continue
+        least = least or dims
+        yield shape
+    # With windows and strides as written, images may have to stay larger than other axes.
+    reading = None if least is None else smallest(model, least, _SMALL, _FACTORS)
+    if reading is not None and least is not None:
+        made = reading.model.lower(least, training=True)
+        yield _Shape(made.dims, made.function, reading)
     yield own
 
 

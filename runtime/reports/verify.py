@@ -29,9 +29,9 @@ from gradc.ir.tensor.core import Function
 from gradc.passes.budget import run_within
 from gradc.passes.pipeline import Run
 from gradc.passes.prove.domains.point import seed_of
-from gradc.passes.prove.programs.shapes import probe_dims
+from gradc.passes.prove.programs.shapes import MOST_WORK, probe_dims, work
 from gradc.passes.prove.prove import Found, Subject, at_both, prove, prove_gradients
-from gradc.passes.prove.report import Report, certificate, from_json
+from gradc.passes.prove.report import Report, Status, certificate, from_json
 from gradc.runtime.files.data import fail, write_text
 from gradc.runtime.files.read import read_program
 from gradc.runtime.model.model import Model
@@ -39,9 +39,12 @@ from gradc.runtime.native.compile import Options, compile_options, pipeline_opti
 from gradc.runtime.render.notebook import framed
 from gradc.runtime.reports.accuracy import measure
 from gradc.runtime.reports.independent import is_late, sympy_verdicts
+from gradc.runtime.reports.smaller import smaller
 
 # Random points at the second sizes of dimensions without a value.
 _SECOND_POINTS = 2
+# What may be said of a program whose integers are read as smaller ones.
+_CONFIRMED = tuple(s for s in Status if s not in (Status.REFUTED, Status.UNDECIDED))
 # SymPy's time, unless somebody says.
 SYMPY_SECONDS = 10.0
 TRUSTED = (
@@ -126,6 +129,10 @@ def verify_model(
     real, dims, small = subject.real, subject.dims, subject.probe_dims
     seed = seed_of(real.source, real.after("differentiate"))
     found = prove(subject, seed, points)
+    if subject.read and not all(v.status in _CONFIRMED for v in found.verdicts):
+        # A number may mean something that no smaller one does.
+        subject = _subject(model, free, least, names, options, is_read=False)
+        found = prove(subject, seed, points)
     if sympy > 0:
         with found.timed("sympy"):
             known = {v.subject: v for v in found.verdicts if v.kind == "parameter"}
@@ -176,10 +183,20 @@ def _subject(
     least: Mapping[str, int],
     names: tuple[str, ...],
     options: Options,
+    is_read: bool = True,
 ) -> Subject:
-    """The model compiled at its own dimensions, and at those where points are drawn."""
+    """The model compiled at its own dimensions, and at those where points are drawn.
+
+    ``is_read``: where these are too large for points still, integers of the program are read as
+    smaller ones.
+    """
     dims, small = dict(model.lower(free).dims), dict(model.lower(least).dims)
     real = _compiled(model, free, names, options)
+    is_large = work(model.lower(least).function) > MOST_WORK and options.budget is None
+    reading = smaller(model, least) if is_read and is_large else None
+    if reading is not None:
+        probe = _compiled(reading.model, least, names, options)
+        return Subject(names, real, probe, dims, small, str(reading))
     probe = real if small == dims else _compiled(model, least, names, options)
     return Subject(names, real, probe, dims, small)
 
@@ -350,9 +367,12 @@ def _second(
     if len(sizes) < 2:
         return None
     other = {**known, **sizes[1]}
-    dims = dict(model.lower(other).dims)
-    run = _compiled(model, other, names, options)
-    return prove_gradients(Subject(names, run, run, dims, dims), seed, _SECOND_POINTS)
+    subject = _subject(model, other, other, names, options)
+    found = prove_gradients(subject, seed, _SECOND_POINTS)
+    if subject.read and not all(v.status in _CONFIRMED for v in found.verdicts):
+        subject = _subject(model, other, other, names, options, is_read=False)
+        found = prove_gradients(subject, seed, _SECOND_POINTS)
+    return found
 
 
 def _compiled(

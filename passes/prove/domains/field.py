@@ -45,8 +45,8 @@ _BITS = np.uint64(31)
 _FAR = 1 << 40
 INFINITE = 0x5F3759DF  # what 1/0 is
 
-# float64 products of 16-bit halves stay exact up to this many terms.
-_EXACT_TERMS = 1 << 20
+# float64 products of halves and of their sums stay exact up to this many terms.
+_EXACT_TERMS = 1 << 18
 
 
 def is_field(x: Any) -> bool:
@@ -136,18 +136,21 @@ def matmul(a: Field, b: Field) -> Field:
 
 
 def _matmul_piece(a: Field, b: Field) -> Field:
-    low = np.uint64(0xFFFF)
-    shift = np.uint64(16)
-    a0, a1 = (a & low).astype(np.float64), (a >> shift).astype(np.float64)
-    b0, b1 = (b & low).astype(np.float64), (b >> shift).astype(np.float64)
+    a0, a1 = _halves(a)
+    b0, b1 = _halves(b)
+    low, high = np.matmul(a0, b0), np.matmul(a1, b1)
+    # a0 b1 + a1 b0, by Karatsuba; products of sums of halves lie below 2^34.
+    middle = np.matmul(a0 + a1, b0 + b1) - low - high
+    return fold(
+        fold(low.astype(np.uint64))
+        + mul(fold(middle.astype(np.uint64)), _scalar(1 << 16))
+        + (fold(high.astype(np.uint64)) << np.uint64(1))
+    )
 
-    def product(x: NDArray[np.float64], y: NDArray[np.float64]) -> Field:
-        found: Field = np.matmul(x, y).astype(np.uint64) % _P
-        return found
 
-    middle = add(product(a0, b1), product(a1, b0))
-    high = mul(product(a1, b1), _scalar((1 << 32) % PRIME))
-    return add(add(product(a0, b0), mul(middle, _scalar(1 << 16))), high)
+def _halves(x: Field) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lower 16 bits and the others."""
+    return (x & np.uint64(0xFFFF)).astype(np.float64), (x >> np.uint64(16)).astype(np.float64)
 
 
 # --- constants

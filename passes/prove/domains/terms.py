@@ -22,51 +22,24 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gradc.ir.domains.arrays import Arrays, NumpyArrays, Pairs
-from gradc.ir.tensor.core import DType
-from gradc.passes.prove.domains.field import ULP, short_decimal, small_fraction
+from gradc.ir.domains.arrays import Arrays, Pairs
+from gradc.ir.domains.interpret import run_block
+from gradc.ir.tensor.core import Block, DType
+from gradc.passes.prove.domains.term import (
+    NUMBERS,
+    ONE,
+    VIEWS,
+    Key,
+    Shape,
+    Term,
+    exact,
+    is_sorted,
+    wide,
+    wide_axes,
+)
 
-Shape: TypeAlias = tuple[int, ...]
-Key: TypeAlias = tuple[Any, ...]
-# The monomial without factors.
-ONE = 0
 # Views go down at most so many levels of scalar functions.
 MOST_HEIGHT = 64
-
-
-class Term:
-    """An array: ``linear`` maps atoms to coefficients; integers and booleans are single atoms."""
-
-    __slots__ = ("key", "known", "linear", "shape")
-
-    def __init__(
-        self, shape: Shape, linear: dict[int, Fraction], key: Key, known: Any = None
-    ) -> None:
-        self.shape = shape
-        self.linear = linear
-        self.key = key
-        self.known = known  # the values of an array of integers or booleans, where they are known
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def constant(self) -> Fraction | None:
-        """The number that every element is, if that is known."""
-        if not self.linear:
-            return Fraction(0)
-        return self.linear[ONE] if list(self.linear) == [ONE] else None
-
-
-def exact(value: float, dtype: DType) -> Fraction | float:
-    """What a literal means, as in ``prove_field``; with pi or a root in it it stays a float."""
-    if not math.isfinite(value):
-        return value
-    found = short_decimal(value)
-    if found is None:
-        found = small_fraction(value, ULP.get(dtype, 2.0**-52))
-    return Fraction(value) if found is None else found
 
 
 class TermArrays(Arrays):
@@ -78,6 +51,18 @@ class TermArrays(Arrays):
         self.heights: list[int] = [0]
         self.shapes: list[Shape] = [()]
         self._views: dict[Key, Term | _Operands] = {}
+        self._terms: dict[Key, Term] = {}
+        self._verbs: dict[Key, Term] = {}
+        # Regions are kept, so that no other one takes over their identity.
+        self._runs: dict[Key, tuple[Block, tuple[Any, ...]]] = {}
+
+    def run(self, block: Block, operands: Sequence[Any]) -> tuple[Any, ...]:
+        """Runs a region; one that most passes leave alone runs once for all of them."""
+        place = (id(block), *(x.number for x in operands))
+        known = self._runs.get(place)
+        if known is None:
+            known = self._runs[place] = block, run_block(self, block, operands)
+        return known[1]
 
     # ---- terms
 
@@ -93,8 +78,22 @@ class TermArrays(Arrays):
         return found
 
     def term(self, shape: Shape, linear: dict[int, Fraction]) -> Term:
+        """The term of a linear combination; there is one of each."""
         kept = {a: c for a, c in linear.items() if c}
-        return Term(shape, kept, ("lin", tuple(sorted(kept.items()))))
+        form = tuple((a, kept[a].numerator, kept[a].denominator) for a in sorted(kept))
+        found = self._terms.get((shape, form))
+        if found is None:
+            found = Term(len(self._terms), shape, kept, False)
+            self._terms[shape, form] = found
+        return found
+
+    def _integers(self, shape: Shape, atom: int, known: Any = None) -> Term:
+        """The term of integers or booleans that are one atom."""
+        found = self._terms.get((shape, atom))
+        if found is None:
+            found = Term(len(self._terms), shape, {atom: Fraction(1)}, True, known)
+            self._terms[shape, atom] = found
+        return found
 
     def single(self, key: Key, shape: Shape, height: int = 0) -> Term:
         """The term of one atom."""
@@ -107,7 +106,7 @@ class TermArrays(Arrays):
 
     def same(self, a: Term, b: Term) -> bool:
         """Whether two terms are one."""
-        return bool(a.shape == b.shape and a.key == b.key)
+        return a is b
 
     def _height(self, x: Term) -> int:
         return max((self.heights[a] for a in x.linear), default=0)
@@ -171,32 +170,36 @@ class TermArrays(Arrays):
     # ---- verbs
 
     def verb(self, name: str, *operands: Any) -> Term:
+        place = (name, *(x.number for x in operands))
+        found = self._verbs.get(place)
+        if found is None:
+            found = self._verbs[place] = self._made(name, operands)
+        return found
+
+    def _made(self, name: str, operands: Sequence[Term]) -> Term:
         shape = tuple(np.broadcast_shapes(*(x.shape for x in operands)))
         stretched = [self._stretched(x, shape) for x in operands]
         known = [x.known for x in stretched]
         if all(x is not None for x in known):
             with np.errstate(all="ignore"):
-                return self._known(_NUMBERS.verb(name, *known))
+                return self._known(NUMBERS.verb(name, *known))
         rule = _RULES.get(name)
-        if rule is not None and not any(self._is_discrete(x) for x in operands):
+        if rule is not None and not any(x.is_discrete for x in operands):
             return rule(self, shape, *stretched)
         if name in _LOGIC:
             return _LOGIC[name](self, shape, *stretched)
         return self._apply(name, stretched, shape)
-
-    def _is_discrete(self, x: Term) -> bool:
-        return bool(x.key[0] != "lin")
 
     def _known(self, values: Any) -> Term:
         """Integers or booleans that do not depend on any operand."""
         array = np.ascontiguousarray(values)
         key = ("known", array.dtype.str, array.tobytes())
         atom = self.atom(key, array.shape)
-        return Term(array.shape, {atom: Fraction(1)}, ("int", atom), array)
+        return self._integers(array.shape, atom, array)
 
     def _discrete(self, key: Key, shape: Shape, height: int = 0) -> Term:
         atom = self.atom(key, shape, height)
-        return Term(shape, {atom: Fraction(1)}, ("int", atom))
+        return self._integers(shape, atom)
 
     def negated(self, c: Term) -> Term | None:
         """What ``c`` is the negation of, if it is one."""
@@ -207,13 +210,13 @@ class TermArrays(Arrays):
 
     def _apply(self, name: str, xs: Sequence[Term], shape: Shape) -> Term:
         if name in _COMMUTES:
-            xs = sorted(xs, key=lambda x: x.key)
+            xs = sorted(xs, key=lambda x: x.number)
         height = 1 + max(self._height(x) for x in xs)
-        key = ("verb", name, tuple(x.key for x in xs))
+        key = ("verb", name, tuple(x.number for x in xs))
         if (
             name in _DISCRETE
-            or (name != "select" and all(self._is_discrete(x) for x in xs))
-            or (name == "select" and self._is_discrete(xs[1]))
+            or (name != "select" and all(x.is_discrete for x in xs))
+            or (name == "select" and xs[1].is_discrete)
         ):
             found = self._discrete(key, shape, height)
         else:
@@ -239,8 +242,8 @@ class TermArrays(Arrays):
     def _view(self, x: Term, kind: str, arguments: Key, shape: Shape) -> Term:
         """A view of every atom of ``x``, as deep down as views can go."""
         if x.known is not None:
-            return self._known(_VIEWS[kind](x.known, arguments, shape))
-        if x.key[0] != "lin":
+            return self._known(VIEWS[kind](x.known, arguments, shape))
+        if x.is_discrete:
             (atom,) = x.linear
             return self._view_atom(atom, kind, arguments, shape, x)
         total: dict[int, Fraction] = {}
@@ -282,14 +285,12 @@ class TermArrays(Arrays):
         base, steps = self._merged(key, below, kind, arguments, shape)
         if not steps:
             found = self.atoms[base]
-            is_number = whole is None or whole.key[0] == "lin"
-            return Term(
-                shape,
-                {found: Fraction(1)},
-                ("lin", ((found, Fraction(1)),)) if is_number else ("int", found),
-            )
+            is_number = whole is None or not whole.is_discrete
+            if not is_number:
+                return self._integers(shape, found)
+            return self.term(shape, {found: Fraction(1)})
         full = ("seen", base, steps)
-        if whole is not None and whole.key[0] != "lin":
+        if whole is not None and whole.is_discrete:
             return self._discrete(full, shape)
         return self.single(full, shape)
 
@@ -304,7 +305,7 @@ class TermArrays(Arrays):
     ) -> tuple[Key, Key]:
         """The atom below all views, and the views from the innermost out, neighbours merged."""
         base, steps = (key[1], key[2]) if key[0] == "seen" else (key, ())
-        keeps_order = kind == "spread" and _wide(below) == _wide(shape) and _is_sorted(arguments)
+        keeps_order = kind == "spread" and wide(below) == wide(shape) and is_sorted(arguments)
         if kind == "reshape" or (keeps_order and steps and steps[-1][0] == "reshape"):
             while steps and (steps[-1][0] == "reshape" or steps[-1][2]):
                 steps = steps[:-1]
@@ -333,8 +334,8 @@ class TermArrays(Arrays):
 
     def reshape(self, x: Any, shape: Sequence[int]) -> Term:
         after = tuple(shape)
-        if _wide(x.shape) == _wide(after):
-            places = zip(_wide_axes(x.shape), _wide_axes(after), strict=True)
+        if wide(x.shape) == wide(after):
+            places = zip(wide_axes(x.shape), wide_axes(after), strict=True)
             return self._spread(x, list(places), after)
         return self._view(x, "reshape", (), after)
 
@@ -359,9 +360,7 @@ class TermArrays(Arrays):
         stacked = self._views.get(("operands", atom)) if not more else None
         if isinstance(stacked, _Operands) and self.keys[atom][1] == "stack":
             inner = stacked.terms[position]
-            return (
-                inner if self._is_discrete(x) else self._scaled(inner, x.linear[atom], inner.shape)
-            )
+            return inner if x.is_discrete else self._scaled(inner, x.linear[atom], inner.shape)
         start = (position, *(0 for _ in x.shape[1:]))
         limit = (position + 1, *x.shape[1:])
         return self.reshape(self.slice(x, start, limit, (1,) * x.ndim), x.shape[1:])
@@ -372,11 +371,11 @@ class TermArrays(Arrays):
         """A linear map: the leading coefficient goes before it."""
         if not x.linear:
             return self.term(shape, {})
-        if x.key[0] != "lin":
-            return self._discrete(("map", *key, x.key), shape)
+        if x.is_discrete:
+            return self._discrete(("map", *key, x.number), shape)
         lead = x.linear[min(x.linear)]
         inner = self._scaled(x, 1 / lead, x.shape)
-        made = self.single(("map", *key, inner.key, x.shape), shape)
+        made = self.single(("map", *key, inner.number, x.shape), shape)
         return self._scaled(made, lead, shape)
 
     def pad(self, x: Any, low: Sequence[int], high: Sequence[int], interior: Sequence[int]) -> Term:
@@ -391,8 +390,8 @@ class TermArrays(Arrays):
             return _as_term(xs[0])
         shape = list(xs[0].shape)
         shape[axis] = sum(x.shape[axis] for x in xs)
-        if self._is_discrete(xs[0]):
-            key = ("concat", axis, tuple((x.key, x.shape) for x in xs))
+        if xs[0].is_discrete:
+            key = ("concat", axis, tuple((x.number, x.shape) for x in xs))
             return self._discrete(key, tuple(shape))
         # As a sum of padded parts, which is what a reverse sweep over slices makes one by one.
         total, at = self.term(tuple(shape), {}), 0
@@ -404,13 +403,13 @@ class TermArrays(Arrays):
         return total
 
     def _like(self, x: Term, key: Key, shape: Shape) -> Term:
-        return self._discrete(key, shape) if self._is_discrete(x) else self.single(key, shape)
+        return self._discrete(key, shape) if x.is_discrete else self.single(key, shape)
 
     def stack(self, rows: Sequence[Any], shape: Sequence[int], dtype: DType) -> Term:
         if not rows:
             return self.full(0, shape, dtype)
-        keys = tuple(x.key for x in rows)
-        if all(self._is_discrete(x) is False and not x.linear for x in rows):
+        keys = tuple(x.number for x in rows)
+        if all(not x.is_discrete and not x.linear for x in rows):
             return self.term(tuple(shape), {})
         found = self._like(rows[0], ("verb", "stack", keys), tuple(shape))
         (atom,) = found.linear
@@ -424,18 +423,18 @@ class TermArrays(Arrays):
         shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
         key = (name, tuple(sorted(axes)))
         if name == "sum":
-            if x.constant is not None and not self._is_discrete(x):
+            if x.constant is not None and not x.is_discrete:
                 count = math.prod(x.shape[i] for i in axes)
                 return self.term(shape, {ONE: x.constant * count})
             return self._mapped(x, key, shape)
-        return self._like(x, ("reduce", *key, x.key, x.shape), shape)
+        return self._like(x, ("reduce", *key, x.number, x.shape), shape)
 
     def argmax(self, x: Any, axis: int) -> Term:
         shape = (*x.shape[:axis], *x.shape[axis + 1 :])
-        return self._discrete(("argmax", axis, x.key, x.shape), shape)
+        return self._discrete(("argmax", axis, x.number, x.shape), shape)
 
     def argsort(self, x: Any, axis: int) -> Term:
-        return self._discrete(("argsort", axis, x.key, x.shape), x.shape)
+        return self._discrete(("argsort", axis, x.number, x.shape), x.shape)
 
     def cumsum(self, x: Any, axis: int, reverse: bool) -> Term:
         return self._mapped(x, ("cumsum", axis, reverse), x.shape)
@@ -452,20 +451,20 @@ class TermArrays(Arrays):
         c, d = (x.linear[min(x.linear)] for x in (a, b))
         left, right = self._scaled(a, 1 / c, a.shape), self._scaled(b, 1 / d, b.shape)
         key = ("contract", tuple(batch), tuple(sorted(contract)))
-        made = self.single((*key, left.key, a.shape, right.key, b.shape), shape)
+        made = self.single((*key, left.number, a.shape, right.number, b.shape), shape)
         return self._scaled(made, c * d, shape)
 
     def take(self, table: Any, ids: Any, axis: int, fill: float) -> Term:
         shape = (*table.shape[:axis], *ids.shape, *table.shape[axis + 1 :])
         # An id outside gives NaN in one program and zero in another; ids are inside by assumption.
-        if self._is_discrete(table):
-            return self._discrete(("take", axis, table.key, table.shape, ids.key), shape)
-        return self._mapped(table, ("take", axis, ids.key, ids.shape), shape)
+        if table.is_discrete:
+            return self._discrete(("take", axis, table.number, table.shape, ids.number), shape)
+        return self._mapped(table, ("take", axis, ids.number, ids.shape), shape)
 
     def scatter_add(self, ids: Any, updates: Any, axis: int, size: int) -> Term:
         end = axis + ids.ndim
         shape = (*updates.shape[:axis], size, *updates.shape[end:])
-        return self._mapped(updates, ("scatter_add", axis, ids.key, ids.shape), shape)
+        return self._mapped(updates, ("scatter_add", axis, ids.number, ids.shape), shape)
 
     # ---- the rest
 
@@ -473,33 +472,33 @@ class TermArrays(Arrays):
         return _as_term(x)
 
     def cast(self, x: Any, dtype: DType) -> Term:
-        if dtype.is_float and not self._is_discrete(x):
+        if dtype.is_float and not x.is_discrete:
             return _as_term(x)
         if dtype.is_float:
-            return self.single(("cast", x.key), x.shape)
+            return self.single(("cast", x.number), x.shape)
         if x.known is not None:
-            return self._known(_NUMBERS.cast(x.known, dtype))
-        return self._discrete(("cast", dtype.value, x.key), x.shape)
+            return self._known(NUMBERS.cast(x.known, dtype))
+        return self._discrete(("cast", dtype.value, x.number), x.shape)
 
     def full(self, value: float | bool, shape: Sequence[int], dtype: DType) -> Term:
         if dtype.is_float:
             return self._number(exact(float(value), dtype), tuple(shape))
-        return self._known(_NUMBERS.full(value, shape, dtype))
+        return self._known(NUMBERS.full(value, shape, dtype))
 
     def zeros_like(self, x: Any) -> Term:
         return self.term(x.shape, {})
 
     def like(self, value: float, x: Term) -> Term:
         """A literal."""
-        return self.full(value, (), DType.I64 if self._is_discrete(x) else DType.F64)
+        return self.full(value, (), DType.I64 if x.is_discrete else DType.F64)
 
     def iota(self, axis: int, shape: Sequence[int], dtype: DType) -> Term:
         if dtype.is_float:
             return self.single(("iota", axis), tuple(shape))
-        return self._known(_NUMBERS.iota(axis, shape, dtype))
+        return self._known(NUMBERS.iota(axis, shape, dtype))
 
     def integers(self, values: Sequence[int]) -> Term:
-        return self._known(_NUMBERS.integers(values))
+        return self._known(NUMBERS.integers(values))
 
 
 class _Operands:
@@ -510,19 +509,6 @@ class _Operands:
     def __init__(self, terms: tuple[Term, ...], made: Term) -> None:
         self.terms = terms
         self.made = made
-
-
-def _wide_axes(shape: Shape) -> list[int]:
-    return [axis for axis, n in enumerate(shape) if n != 1]
-
-
-def _wide(shape: Shape) -> list[int]:
-    return [n for n in shape if n != 1]
-
-
-def _is_sorted(pairs: Key) -> bool:
-    ends = [o for _, o in sorted(pairs)]
-    return ends == sorted(ends)
 
 
 def _as_term(x: Any) -> Term:
@@ -540,7 +526,7 @@ def _pow(t: TermArrays, shape: Shape, x: Term, y: Term) -> Term:
 
 
 def _select(t: TermArrays, shape: Shape, c: Term, a: Term, b: Term) -> Term:
-    if a.key == b.key:
+    if a is b:
         return a
     if c.known is not None and (c.known.all() or not c.known.any()):
         return a if c.known.all() else b
@@ -555,22 +541,6 @@ def _not(t: TermArrays, shape: Shape, c: Term) -> Term:
     return t._apply("logical_not", [c], shape) if inner is None else inner
 
 
-def _spread_numbers(x: Any, pairs: Key, shape: Shape) -> Any:
-    wide = dict(pairs)
-    ordered = sorted(wide, key=lambda axis: wide[axis])
-    moved = x.transpose([*ordered, *(a for a in range(x.ndim) if a not in wide)])
-    sizes = {wide[a]: x.shape[a] for a in ordered}
-    spaced = moved.reshape([sizes.get(axis, 1) for axis in range(len(shape))])
-    return np.broadcast_to(spaced, shape)
-
-
-_NUMBERS = NumpyArrays()
-_VIEWS: dict[str, Callable[[Any, Key, Shape], Any]] = {
-    "spread": _spread_numbers,
-    "reshape": lambda x, _, shape: x.reshape(shape),
-    "slice": lambda x, cut, shape: _NUMBERS.slice(x, *cut),
-    "reverse": lambda x, axes, shape: _NUMBERS.reverse(x, axes),
-}
 Rule: TypeAlias = Callable[..., Term]
 _RULES: dict[str, Rule] = {
     "add": lambda t, s, a, b: t._plus(a, b, 1, s),

@@ -16,19 +16,17 @@ import numpy as np
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.loop.execute import ExecutionError
 from gradc.ir.plan.plan import Plan
-from gradc.ir.tensor.core import DType, Function, walk
+from gradc.ir.tensor.core import DType, Function
 from gradc.passes.prove.domains.cells import cells_equal, real_operands
 from gradc.passes.prove.domains.point import Runnable, results_of
 from gradc.passes.prove.domains.tower import LEAST_POINTS, tower_equal
 from gradc.passes.prove.programs.kernels import Kernels, PlanProgram
-from gradc.passes.prove.programs.shapes import is_product_of_windows, work
+from gradc.passes.prove.programs.shapes import work
 from gradc.passes.prove.report import Status, key
 from gradc.passes.prove.rules.refute import Outcome, decide_equal
 
 # Programs of at most so many field operations are evaluated over slower domains as well.
 MOST_FREE = 400_000
-# What an operation of a convolution costs there: windows are summed place by place.
-_WINDOWS = 8
 # Real points that larger programs are tried at, and small ones.
 _FEW_POINTS, _POINTS = 2, 8
 # Sizes of operands at which numbers must stay finite.
@@ -45,8 +43,7 @@ class Law:
 
 def is_small(function: Function) -> bool:
     """Whether evaluating ``function`` over a slow domain is cheap enough."""
-    has_windows = any(is_product_of_windows(op) for op in walk(function.block))
-    return work(function) * (_WINDOWS if has_windows else 1) <= MOST_FREE
+    return work(function) <= MOST_FREE
 
 
 def agreement_by_law(

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
-from gradc.ir.ops.registry import Contraction, lookup
+from gradc.ir.ops.registry import lookup
 from gradc.ir.tensor.core import Function, Op, walk
 
 # Field operations one evaluation may cost.
-MOST_WORK = 500_000
+MOST_WORK = 40_000
 _FACTORS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _LEAST = 4
 _LARGE = 8
@@ -30,20 +30,8 @@ def _op_work(op: Op) -> int:
         return trips * sum(_op_work(inner) for inner in walk(op.regions[0]))
     total = sum(_elements(v.type.static_shape) for v in op.results)
     # The end of a block is no op of the registry.
-    definition = lookup(op.name) if op.results else None
-    if definition is not None and definition.traits.work is not None:
-        sizes = [_elements(v.type.static_shape) for v in (*op.operands, *op.results)]
-        product = sizes[0] * sizes[1] * sizes[2]
-        total += round(product**0.5) if isinstance(definition.loop, Contraction) else 4 * total
-    return total
-
-
-def is_product_of_windows(op: Op) -> bool:
-    """Whether ``op`` multiplies and is no plain product of matrices: a convolution."""
-    if not op.results:
-        return False
-    definition = lookup(op.name)
-    return definition.traits.work is not None and not isinstance(definition.loop, Contraction)
+    found = lookup(op.name).traits.work if op.results else None
+    return total if found is None else total + found(op)
 
 
 def _elements(shape: tuple[int, ...]) -> int:

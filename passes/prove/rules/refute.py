@@ -166,7 +166,7 @@ def decide(
     if not used:
         if on_kinks:
             return Outcome(Status.UNDECIDED, f"{on_kinks} real points, all of them on kinks")
-        return _in_floats(function, sides, points)
+        return _in_floats(function, sides, points, ", as balls do not decide ties")
     return Outcome(Status.AGREES, f"{agreeing_digits(pairs)} digits at {used} real points")
 
 
@@ -231,7 +231,7 @@ def _is_folding(at: RealPoint, sides: Sides, left: Sequence[Any], right: Sequenc
     return True
 
 
-def _in_floats(function: Function, sides: Sides, points: int) -> Outcome:
+def _in_floats(function: Function, sides: Sides, points: int, why: str = "") -> Outcome:
     """Both sides in f64: AGREES to the digits they share, or UNDECIDED."""
     digits, used = 16, 0
     for number in range(points):
@@ -257,7 +257,7 @@ def _in_floats(function: Function, sides: Sides, points: int) -> Outcome:
     is_wide = all(dtype is DType.F64 for dtype in floats)
     if digits < (LEAST_DIGITS if is_wide else LEAST_DIGITS_FOLDED):
         return Outcome(Status.UNDECIDED, f"f64 shares {digits} digits, and balls meet ties")
-    detail = f"{digits} digits at {used} real points in f64, as balls do not decide ties"
+    detail = f"{digits} digits at {used} real points in f64{why}"
     return Outcome(Status.AGREES, detail)
 
 
@@ -287,6 +287,20 @@ def decide_gradient(function: Function, gradient: Function, name: str, points: i
     if outcome.status is not Status.REFUTED:
         return outcome
     return _wrong_entry(function, gradient, name, outcome) or outcome
+
+
+def gradients_in_floats(function: Function, gradient: Function, points: int = 3) -> Outcome:
+    """All gradients against dual numbers along one direction, in f64: AGREES, which is no proof and
+    costs little, or UNDECIDED."""
+    places = cotangents(gradient)
+
+    def sides(at: RealPoint) -> tuple[Sequence[Any], Sequence[Any]]:
+        results, rng = run(at.balls, gradient, at.values), np.random.default_rng(5)
+        drawn = {n: rng.integers(-8, 9, np.shape(results[i])) / 8.0 for n, i in places.items()}
+        total = sum(np.sum(results[i] * drawn[n]) for n, i in places.items())
+        return [total], [tangent_along(function, at, drawn)]
+
+    return _in_floats(function, sides, points)
 
 
 def _gradient(gradient: Function, at: RealPoint, place: int) -> Any:
