@@ -233,7 +233,7 @@ def gradient_verdicts(
     found = []
     for name in tested.agrees:
         slot, is_composed = slots[name], terms.composed.get(name, False)
-        seen = f"also at {tested.points} points modulo {PRIME}"
+        seen = f"also at {tested.points} points modulo {PRIME}{subject.at()}"
         outcome = None
         if name in doubted and known is not None and known.status is Status.AGREES:
             outcome = known

@@ -12,7 +12,7 @@ SymPy is loaded on use. Non-goals: comparing (``passes.prove_independent``).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,8 @@ METHOD = "SymPy: independent derivative"
 _SMALL = 400
 _LARGEST = 20_000
 _SIZES = ((2, 3), (2, 2), (3, 3), (4, 4), (4, 8), (8, 8))
-_FACTORS = (32, 16, 8, 4)
+# Integers of programs are read as smaller ones until there are about so few.
+_FEW, _FACTORS = 3000, (32, 16, 8, 4)
 _LATE = "its time was over after"
 
 
@@ -179,12 +180,33 @@ def _shapes(model: Model, subject: Subject) -> Iterator[_Shape]:
             continue
         least = least or dims
         yield shape
-    # With windows and strides as written, images may have to stay larger than other axes.
-    reading = None if least is None else smallest(model, least, _SMALL, _FACTORS)
+    if least is not None:
+        yield from _thinner(model, least, fixed, lower)
+    reading = None if least is None else smallest(model, least, _FEW, _FACTORS)
     if reading is not None and least is not None:
         made = reading.model.lower(least, training=True)
         yield _Shape(made.dims, made.function, reading)
     yield own
+
+
+def _thinner(
+    model: Model,
+    least: Mapping[str, int],
+    fixed: set[str],
+    lower: Callable[[Mapping[str, int]], Function],
+) -> list[_Shape]:
+    """One of the dimensions at 1, which channels of deep networks may have to be; cheapest
+    first.
+    """
+    found = []
+    for name in least:
+        try:
+            dims = {**least, name: 1}
+            if name not in fixed:
+                found.append(_Shape(model.lower(dims).dims, lower(dims)))
+        except DiagnosticError:
+            continue
+    return sorted(found, key=lambda shape: work(shape.function))
 
 
 def _candidates(dims: Mapping[str, int], fixed: set[str]) -> Iterator[dict[str, int]]:

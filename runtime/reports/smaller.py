@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import TypeAlias
 
 from gradc.frontend.program import parsed
@@ -24,10 +24,13 @@ from gradc.runtime.model.model import Model
 
 # Integers from here on are taken for sizes: windows and strides are smaller.
 _LEAST_WRITTEN = 8
-_FACTORS = (8, 4, 2, 16, 32)
+_FACTORS = (8, 16, 32, 4, 2)
+_IMAGES = (8, 4, 2)
 _INTEGER = re.compile(r"(?<![\w.])\d{1,5}(?![\w.])")
 # How many readings are tried, and how many numbers one of them may leave alone.
-_MOST_TRIED, _MOST_KEPT = 32, 2
+_MOST_TRIED, _MOST_KEPT = 20, 2
+# The first readings are looked at for the smallest; later ones are no better than this.
+_FIRST, _ENOUGH = 5, 4
 
 
 # A number, and whether it stands among the inputs: what 32 means there, of an image, it need not
@@ -73,8 +76,10 @@ def smallest(
             continue
         if [slot.name for slot in made.parameters] == names and work(made) <= least:
             best, least = Reading(found, read), work(made)
-            if least <= most:
+            if least <= most * (1 if number < _FIRST else _ENOUGH):
                 break
+        if number >= _FIRST and least <= most * _ENOUGH:
+            break
     return best
 
 
@@ -104,17 +109,25 @@ def _texts(model: Model) -> list[tuple[str, str]]:
 
 
 def _readings(written: Sequence[Written], factors: Sequence[int]) -> Iterator[dict[Written, int]]:
-    """All numbers divided by a factor, then all but one or all but the inputs, then all but two."""
-    if not written:
-        return
-    alone: list[tuple[Written, ...]] = [(), tuple(key for key in written if key[1])]
+    """All numbers divided by a factor; all but the inputs; images by one, layers by another, and
+    the largest number, which counts what images have become, by both; then all but one or two.
+    """
+    inputs = [key for key in written if key[1]]
+    layers = [key for key in written if not key[1]]
+    for keys in dict.fromkeys([tuple(written), tuple(layers)]):
+        yield from (_divided(dict.fromkeys(keys, f)) for f in factors if keys)
+    if inputs and layers:
+        for by, f in product(_IMAGES, factors):
+            found = dict.fromkeys(layers, f) | {layers[-1]: f * by**2} | dict.fromkeys(inputs, by)
+            yield _divided(found)
     for kept in range(1, min(_MOST_KEPT, len(written) - 1) + 1):
-        alone += combinations(written, kept)
-    for keys in dict.fromkeys(alone):
-        for factor in factors:
-            found = {key: max(2, key[0] // factor) for key in written if key not in keys}
-            if found:
-                yield found
+        for alone in combinations(written, kept):
+            rest = [key for key in written if key not in alone]
+            yield from (_divided(dict.fromkeys(rest, f)) for f in factors)
+
+
+def _divided(by: Mapping[Written, int]) -> dict[Written, int]:
+    return {key: max(2, key[0] // factor) for key, factor in by.items()}
 
 
 def _read_as(model: Model, read: Mapping[Written, int]) -> Model:
