@@ -243,7 +243,7 @@ def written_before_read(load: Touch, stores: Sequence[Touch], size: int) -> bool
     return False
 
 
-def _written_in_each_iteration(load: Access, store: Access, shared: int) -> bool:
+def _written_in_each_iteration(load: Touch, store: Touch, shared: int) -> bool:
     """Whether each iteration of the loops around both stores all that it then reads, which looking
     at one iteration shows if both addresses move alike from one to the next."""
     around = [loop.index for loop in load.loops[:shared]]
@@ -262,7 +262,7 @@ def _written_in_each_iteration(load: Access, store: Access, shared: int) -> bool
     return bool(seen[read.address - least].all())
 
 
-def _inner(access: Access, shared: int, is_wide: bool = False) -> Access:
+def _inner(access: Touch, shared: int, is_wide: bool = False) -> Touch:
     """``access`` in one iteration of the loops it shares, the address seen from there; ``is_wide``:
     of inner loops that are cut short at run time, all iterations."""
     around = [loop.index for loop in access.loops[:shared]]
