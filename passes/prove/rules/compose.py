@@ -19,7 +19,8 @@ from gradc.ir.domains.interpret import run
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.registry import is_transparent, lookup
 from gradc.ir.tensor.core import Block, DType, Function, Op, Role, Value
-from gradc.passes.prove.domains.terms import Term, TermArrays
+from gradc.passes.prove.domains.term import Term
+from gradc.passes.prove.domains.terms import TermArrays
 
 Cts: TypeAlias = list[Term | None]
 
