@@ -9,7 +9,7 @@ Non-goals: single methods (the other ``prove_`` modules), where programs come fr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -82,17 +82,25 @@ class Found:
     verdicts: list[Verdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    progress: Callable[[str], None] | None = None  # is told what is done next
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
+        if self.progress is not None:
+            self.progress(what)
         start = time.perf_counter()
         yield
         self.seconds[what] = time.perf_counter() - start
 
 
-def prove(subject: Subject, seed: int, points: int | None = None) -> Found:
+def prove(
+    subject: Subject,
+    seed: int,
+    points: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Found:
     """Every verdict about ``subject``, replayable from ``seed``."""
-    found = Found()
+    found = Found(progress=progress)
     gradient = _function(subject.probe, "differentiate")
     count = points_for(gradient) if points is None else points
     with found.timed("terms"):
@@ -396,24 +404,34 @@ def _pass_verdict(
     pairs = [(known[n], names[n]) for n in one.differing if n in names]
     if not pairs:
         return _decided("pass", one.step, lacking(before, one.differing), subject)
+    # What is wrong shows at real points, which cost least.
+    outcome = decide_equal(before, after, pairs)
+    if outcome.status is Status.REFUTED:
+        return _decided("pass", one.step, outcome, subject)
     law = agreement_by_law(before, after, seed, one.differing)
     if law is not None and not overflowing(before, after, seed, one.differing):
         assumed = (OFF_KINKS, DENOMINATORS)
         detail = law.detail + subject.at()
         return Verdict("pass", one.step, Status.PROBABLE, law.method, detail, assumed)
-    return _decided("pass", one.step, decide_equal(before, after, pairs), subject)
+    return _decided("pass", one.step, outcome, subject, is_small(before))
 
 
-TRIED = "tried: a tower of prime fields, cells of real points, balls at 50 digits"
+LAWS = "a tower of prime fields, cells of real points"
 
 
 def _decided(
-    kind: RowKind, name: str, outcome: Outcome, subject: Subject, note: str = ""
+    kind: RowKind,
+    name: str,
+    outcome: Outcome,
+    subject: Subject,
+    has_laws: bool = False,
+    note: str = "",
 ) -> Verdict:
-    """What real points say of a pass, of kernels or of a Plan; UNDECIDED with what was tried."""
+    """What real points say of a pass, of kernels or of a Plan; UNDECIDED with what was tried, laws
+    of exp and guards among it if ``has_laws``."""
     detail = f"{note}{outcome.detail}{subject.at()}"
     if outcome.status is Status.UNDECIDED:
-        detail += f"; {TRIED}"
+        detail += f"; tried: {f'{LAWS}, ' if has_laws else ''}{BALLS}"
     return Verdict(
         kind, name, outcome.status, BALLS, detail, (OFF_KINKS,), outcome.point,
         witness=_witness(subject, outcome),
@@ -474,7 +492,7 @@ def _differing_kernels(
             (OFF_KINKS, DENOMINATORS),
         )  # fmt: skip
     note = found.fault or f"residues differ in {', '.join(found.differing)}"
-    return _decided("kernel", name, settled, subject, f"{note}; ")
+    return _decided("kernel", name, settled, subject, settled.has_laws, f"{note}; ")
 
 
 def plan_verdicts(subject: Subject) -> list[Verdict]:
@@ -500,4 +518,4 @@ def _faulty_plan(subject: Subject, findings: str) -> Verdict:
     outcome = decide_equal(last, PlanProgram(last, subject.probe.plan), places)
     if outcome.status is Status.AGREES:
         outcome = replace(outcome, status=Status.UNDECIDED)
-    return _decided("plan", "placement", outcome, subject, f"{findings}; ")
+    return _decided("plan", "placement", outcome, subject, note=f"{findings}; ")

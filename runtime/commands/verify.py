@@ -7,6 +7,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,20 @@ from gradc.runtime.reports.hazard_points import search
 from gradc.runtime.reports.hazard_text import as_diagnostic
 from gradc.runtime.reports.rules import COLUMNS, as_json, cells, rule_rows
 from gradc.runtime.reports.verify import SYMPY_SECONDS, replay, verify_model, witness_arrays
+
+# What each phase of a verification does, for who waits.
+_DONE = {
+    "compile": "compiling the program, and a small one to draw points for",
+    "terms": "composing the rules at the real shape",
+    "rules": "proving the rules of ops",
+    "pullbacks": "comparing pullbacks with derivatives",
+    "gradients": "trying the gradients at points",
+    "passes": "comparing programs before and after each pass",
+    "kernels": "running the kernels over a field",
+    "plan": "replaying who owns each byte",
+    "sympy": "asking SymPy for its own derivative",
+    "second sizes": "trying the gradients at other sizes",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,14 +79,16 @@ def run(options: argparse.Namespace, console: Console) -> int:
         return _replay(options, console)
     model = load_model(options)
     wrt = options.wrt if options.wrt in ("params", "inputs") else tuple(options.wrt.split(","))
-    report = verify_model(
-        model,
-        wrt=wrt,
-        budget=options.budget,
-        points=options.points,
-        numbers=options.numbers or options.html is not None,
-        sympy=options.sympy,
-    )
+    with _shown() as progress:
+        report = verify_model(
+            model,
+            wrt=wrt,
+            budget=options.budget,
+            points=options.points,
+            numbers=options.numbers or options.html is not None,
+            sympy=options.sympy,
+            progress=progress,
+        )
     if options.json == "-":
         console.json(certificate(report))
     else:
@@ -85,6 +103,21 @@ def run(options: argparse.Namespace, console: Console) -> int:
         _save_witness(report, options, console)
     console.findings(_hazards(model, report), model.program.report.sources)
     return OK if report.ok else REFUTED
+
+
+@contextmanager
+def _shown() -> Iterator[Callable[[str], None] | None]:
+    """What is done now and for how long, on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console as RichConsole
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda what: bar.update(task, description=_DONE.get(what, what))
 
 
 def _save_witness(report: Report, options: argparse.Namespace, console: Console) -> None:

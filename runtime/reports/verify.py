@@ -99,6 +99,7 @@ class VerifyKeywords(TypedDict, total=False):
     points: int | None
     numbers: bool
     sympy: float
+    progress: Callable[[str], None] | None
 
 
 def verify_model(
@@ -109,6 +110,7 @@ def verify_model(
     points: int | None = None,
     numbers: bool = False,
     sympy: float = SYMPY_SECONDS,
+    progress: Callable[[str], None] | None = None,
 ) -> Verified:
     """Verifies the gradients of ``model`` as ``value_and_grad`` compiles them.
 
@@ -116,23 +118,23 @@ def verify_model(
         points: random points per obligation; by default more for smaller programs.
         numbers: also compile, and measure the error of what the machine code computes.
         sympy: at most so many seconds for SymPy's own derivative at a small shape; 0 leaves it out.
+        progress: called with what is done next.
 
     Raises:
         DiagnosticError: for whatever keeps the model from being compiled.
     """
     start = time.perf_counter()
+    if progress is not None:
+        progress("compile")
     options = compile_options(budget=budget)
     names = model.select(wrt) or model.select("inputs")
     free, chosen = free_dims(model)
     least = _least(model, free, options)
-    subject = _subject(model, free, least, names, options)
-    real, dims, small = subject.real, subject.dims, subject.probe_dims
-    seed = seed_of(real.source, real.after("differentiate"))
-    found = prove(subject, seed, points)
-    if subject.read and not all(v.status in _CONFIRMED for v in found.verdicts):
-        # A number may mean something that no smaller one does.
-        subject = _subject(model, free, least, names, options, is_read=False)
-        found = prove(subject, seed, points)
+    subject, found = _confirmed(
+        lambda is_read: _subject(model, free, least, names, options, is_read),
+        lambda one: prove(one, _seed(one), points, progress),
+    )
+    real, dims, small, seed = subject.real, subject.dims, subject.probe_dims, _seed(subject)
     if sympy > 0:
         with found.timed("sympy"):
             known = {v.subject: v for v in found.verdicts if v.kind == "parameter"}
@@ -165,6 +167,23 @@ def verify_model(
         trusted=TRUSTED,
         seconds={**found.seconds, "total": time.perf_counter() - start},
     ).about(model)
+
+
+def _seed(subject: Subject) -> int:
+    return seed_of(subject.real.source, subject.real.after("differentiate"))
+
+
+def _confirmed(
+    made: Callable[[bool], Subject], proved: Callable[[Subject], Found]
+) -> tuple[Subject, Found]:
+    """What is found with integers read as smaller ones, or else of the program as it is: a number
+    may mean something that no smaller one does."""
+    subject = made(True)
+    found = proved(subject)
+    if subject.read and not all(v.status in _CONFIRMED for v in found.verdicts):
+        subject = made(False)
+        found = proved(subject)
+    return subject, found
 
 
 def _least(model: Model, free: Mapping[str, int], options: Options) -> Mapping[str, int]:
@@ -367,12 +386,10 @@ def _second(
     if len(sizes) < 2:
         return None
     other = {**known, **sizes[1]}
-    subject = _subject(model, other, other, names, options)
-    found = prove_gradients(subject, seed, _SECOND_POINTS)
-    if subject.read and not all(v.status in _CONFIRMED for v in found.verdicts):
-        subject = _subject(model, other, other, names, options, is_read=False)
-        found = prove_gradients(subject, seed, _SECOND_POINTS)
-    return found
+    return _confirmed(
+        lambda is_read: _subject(model, other, other, names, options, is_read),
+        lambda one: prove_gradients(one, seed, _SECOND_POINTS),
+    )[1]
 
 
 def _compiled(

@@ -167,17 +167,24 @@ class ForcedArrays(FieldArrays):
         return self.recorded() if is_field(x) else super().argsort(x, axis)
 
 
-def cells_equal(before: Function, after: Function | Runnable, seed: int, most: int = 64) -> Cells:
+def cells_equal(
+    before: Function,
+    after: Function | Runnable,
+    seed: int,
+    most: int = 64,
+    names: Sequence[str] | None = None,
+) -> Cells:
     """Compares two programs, parameters matched by place, in up to ``most`` cells found at random
     real points.
 
     A cell is a pattern of outcomes of both programs' guards, with the integer and boolean operands
-    it was met at. No guards at all make one cell.
+    it was met at. No guards at all make one cell. ``names``: results that are asked for, by role
+    and name; the search ends where one of them differs.
     """
     met: set[bytes] = set()
     wrong: dict[str, None] = {}
     for number in range(_POINTS_PER_CELL * most):
-        if len(met) >= most:
+        if len(met) >= most or (names is not None and not wrong.keys().isdisjoint(names)):
             break
         values = real_operands(before, seed, number)
         try:

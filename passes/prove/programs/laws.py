@@ -57,10 +57,10 @@ def agreement_by_law(
     """
     if not is_small(before):
         return None
-    if not set(tower_equal(before, after, seed, LEAST_POINTS)) & set(names):
+    if not tower_equal(before, after, seed, LEAST_POINTS, names):
         detail = f"{LEAST_POINTS} points, exp homomorphic"
         return Law("tower of prime fields: both the same", detail)
-    found = cells_equal(before, after, seed)
+    found = cells_equal(before, after, seed, names=names)
     if found.tried and not set(found.differing) & set(names):
         detail = f"{found.tried} cells of real points"
         return Law("prime field: both the same, guards forced", detail)
@@ -106,7 +106,8 @@ def settle_plan(function: Function, plan: Plan, found: Kernels, seed: int) -> La
     try:
         lost = overflowing(function, program, seed, names)
         if not lost:
-            return agreement_by_law(function, program, seed, names) or outcome
+            law = agreement_by_law(function, program, seed, names)
+            return law or replace(outcome, has_laws=is_small(function))
         detail = f"{', '.join(lost)} overflow for large operands, where the program does not"
     except ExecutionError as fault:
         detail = str(fault)

@@ -68,6 +68,7 @@ class Outcome:
     point: Mapping[str, str] = field(default_factory=dict)
     witness: Mapping[str, Any] = field(default_factory=dict)
     number: int = -1  # of the point in the sequence
+    has_laws: bool = False  # whether slower domains, with more laws, were asked as well
 
 
 class FloatArrays(NumpyArrays):
