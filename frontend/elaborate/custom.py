@@ -59,7 +59,9 @@ def call_custom(
     ctx.streams = max(end, ctx.streams)
     if cotangents is None:
         return POISON
-    attributes: dict[str, Attr] = {"asserted": True} if pullback.is_asserted else {}
+    attributes: dict[str, Attr] = {"function": function.name.text}
+    if pullback.is_asserted:
+        attributes["asserted"] = True
     return _close(ctx, function, (primal, reverse), operands, results, cotangents, attributes)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradc.ir.ops import registry
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.index.sums import Unfit
 from gradc.ir.ops.registry import OpDef, Partial, TypeRuleError, all_ops, lookup
@@ -35,6 +36,7 @@ from gradc.passes.prove.index.theorems import (
 from gradc.passes.prove.report import Status
 from gradc.passes.prove.rule_verdicts import all_rules, rule_verdict
 from gradc.passes.prove.rules import rules
+from gradc.passes.prove.rules.refute_rule import refute_rule
 from gradc.passes.prove.rules.rules import holds_exactly, holds_in_field, instance
 
 F = DType.F64
@@ -258,3 +260,15 @@ def test_all_cells_are_visited() -> None:
 
     assert all(cells(test))
     assert sorted(seen) == [(a, b) for a in (False, True) for b in (False, True)]
+
+
+def test_a_refuted_rule_has_all_that_either_side_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """x * x with a pullback that forgets a use: NumPy finds both numbers again."""
+    wrong = replace(lookup("mul"), vjp=lambda b, op, cts, needed: [b.one("neg", cts[0]), None])
+    monkeypatch.setitem(registry._REGISTRY, "mul", wrong)
+    found = refute_rule(instance("mul", [TensorType((2,), DType.F64)] * 2, {}))
+    assert found.status is Status.REFUTED
+    at = {name: np.asarray(x) for name, x in found.witness["values"].items()}
+    a, b, v, w, g = (at[n] for n in ("operand 0", "operand 1", "v 0", "v 1", "g 0"))
+    sides = float(found.witness["found"]), float(found.witness["expected"])
+    assert sides == pytest.approx((np.sum(g * (v * b + a * w)), np.sum(-g * v)), rel=1e-12)

@@ -55,7 +55,9 @@ def pullback_verdict(op: Op) -> Verdict:
     """What is known of the pullback of one ``custom`` op."""
     start = time.perf_counter()
     place = "" if op.span is None else str(op.span.outermost)
-    name = f"{op.scope or 'custom'} at {place}" if place else op.scope or "custom"
+    called = str(op.attributes.get("function", "custom"))
+    called = f"{op.scope}: {called}" if op.scope else called
+    name = f"{called} at {place}" if place else called
     found = _decided(op)
     seconds = time.perf_counter() - start
     assumed = () if found.status is Status.ASSERTED else ("off kinks",)

@@ -20,7 +20,7 @@ from gradc.ir.tensor.core import Block, Function, Op, Role, Slot, TensorType
 from gradc.passes.prove.domains.exact import TooLarge
 from gradc.passes.prove.domains.field import PRIME
 from gradc.passes.prove.report import Status, Verdict
-from gradc.passes.prove.rules.refute import PointArrays, RealPoint, decide
+from gradc.passes.prove.rules.refute import FloatArrays, PointArrays, RealPoint, decide
 from gradc.passes.prove.rules.rules import (
     POINTS,
     Drawn,
@@ -92,10 +92,24 @@ def refute_rule(case: Instance) -> Verdict:
 
     outcome = decide(function, both, ["<g, J v>"])
     detail = f"{case}: {outcome.detail}"
+    witness = {**outcome.witness}
+    if witness:
+        witness["values"] = {**witness["values"], **_directions(case)}
     return Verdict(
         "rule", case.name, outcome.status, "balls at 50 digits", detail, ("off kinks",),
-        outcome.point, witness=outcome.witness,
+        outcome.point, witness=witness,
     )  # fmt: skip
+
+
+def _directions(case: Instance) -> dict[str, Any]:
+    """v and g of the identity <g, J v> = <pullback(g), v>, by operand and by result: with the
+    operands, all that it takes to compute either side."""
+    drawn = _Eighths(FloatArrays())
+    rows = [
+        *((f"v {n}", x) for n, x in enumerate(drawn.directions(case.parameters))),
+        *((f"g {n}", x) for n, x in enumerate(drawn.seeds(case.op.results))),
+    ]
+    return {name: np.asarray(x).tolist() for name, x in rows if x is not None}
 
 
 def _sum(balls: PointArrays, arrays: Sequence[Any]) -> Any:
