@@ -264,7 +264,12 @@ def test_all_cells_are_visited() -> None:
 
 def test_a_refuted_rule_has_all_that_either_side_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """x * x with a pullback that forgets a use: NumPy finds both numbers again."""
-    wrong = replace(lookup("mul"), vjp=lambda b, op, cts, needed: [b.one("neg", cts[0]), None])
+
+    def forgets(b: Builder, op: Op, cts: Sequence[Value | None], _: Any) -> list[Value | None]:
+        assert cts[0] is not None
+        return [b.one("neg", cts[0]), None]
+
+    wrong = replace(lookup("mul"), vjp=forgets)
     monkeypatch.setitem(registry._REGISTRY, "mul", wrong)
     found = refute_rule(instance("mul", [TensorType((2,), DType.F64)] * 2, {}))
     assert found.status is Status.REFUTED
