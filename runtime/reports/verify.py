@@ -136,22 +136,17 @@ def verify_model(
     )
     real, dims, small, seed = subject.real, subject.dims, subject.probe_dims, _seed(subject)
     if sympy > 0:
-        with found.timed("sympy"):
-            known = {v.subject: v for v in found.verdicts if v.kind == "parameter"}
-            rows = sympy_verdicts(model, subject, options, sympy, known)
-        # After the parameters, whose verdicts they leave alone.
-        found.verdicts[len(names) : len(names)] = rows
+        _ask_sympy(found, model, subject, options, sympy)
     if chosen:
         with found.timed("second sizes"):
             again = _second(model, free, chosen, names, options, seed)
             found.verdicts[:] = at_both(found.verdicts, again)
             found.notes += _chosen_notes(free, chosen, again)
-    program = model.program
-    at_probe = Model(program, model.name, least, model.precision)
+    at_probe = Model(model.program, model.name, least, model.precision)
     return Verified(
         model=model.name,
         file=model.signature.span.file,
-        source_digest=program.digest,
+        source_digest=model.program.digest,
         program_digest=fingerprint(real.source, PLACES),
         plan_digest=fingerprint(real.plan, PLACES),
         dims=dims,
@@ -167,6 +162,17 @@ def verify_model(
         trusted=TRUSTED,
         seconds={**found.seconds, "total": time.perf_counter() - start},
     ).about(model)
+
+
+def _ask_sympy(
+    found: Found, model: Model, subject: Subject, options: Options, seconds: float
+) -> None:
+    """Adds SymPy's rows after the parameters, whose verdicts they leave alone."""
+    with found.timed("sympy"):
+        known = {v.subject: v for v in found.verdicts if v.kind == "parameter"}
+        rows = sympy_verdicts(model, subject, options, seconds, known)
+    count = len(subject.wrt)
+    found.verdicts[count:count] = rows
 
 
 def _seed(subject: Subject) -> int:
