@@ -34,12 +34,17 @@ def add_model(parser: argparse.ArgumentParser, is_optional: bool = False) -> Non
     )
 
 
-def add_compile(parser: argparse.ArgumentParser) -> None:
-    """How to compile."""
-    parser.add_argument("--budget", metavar="SIZE", help="most memory, e.g. 64MiB")
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """What to compile for."""
     parser.add_argument(
         "--target", choices=TARGETS, default="cpu", help="what to compile for (cpu)"
     )
+
+
+def add_compile(parser: argparse.ArgumentParser) -> None:
+    """How to compile."""
+    parser.add_argument("--budget", metavar="SIZE", help="most memory, e.g. 64MiB")
+    add_target(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="threads (one per core)")
     parser.add_argument(
         "--no-cache", action="store_true", help="neither read nor write the object cache"

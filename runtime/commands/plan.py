@@ -15,7 +15,7 @@ from gradc.passes.budget import EXPLAINED, NOTED
 from gradc.passes.inspect.report import shown
 from gradc.passes.pipeline import Derivative
 from gradc.runtime.commands.common import load_model, whole_number
-from gradc.runtime.commands.flags import add_model
+from gradc.runtime.commands.flags import add_model, add_target
 from gradc.runtime.console import Console
 from gradc.runtime.files.data import fail, write_text
 from gradc.runtime.model.compiled import pure
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--budget", metavar="SIZE", help="most memory of a call, e.g. 64MiB")
     add("--threads", type=int, metavar="N", help="threads (one per core)")
+    add_target(parser)
     add("--wrt", default="params", help="params, inputs, or names separated by commas (params)")
     add("--forward", action="store_true", help="the forward program only")
     add("--optimizer", metavar="CALL", help="a whole training step, e.g. 'adamw(lr=1e-3)'")

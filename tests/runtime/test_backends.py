@@ -16,6 +16,7 @@ from gradc.runtime.bench.compare import random_inputs
 from gradc.runtime.commands.flags import TARGETS
 from gradc.runtime.native.compile import pipeline_options
 from gradc.runtime.native.load import compile_plan
+from tests.support.command_line import gradc as gradc_command
 from tests.support.memory_subjects import BENCHMARKS, EXAMPLES, ROOT, small
 
 # The CPU computes functions by polynomials of a few ulps and the reference by the C library; all
@@ -129,6 +130,22 @@ def test_what_the_reference_cannot_do_is_said() -> None:
         reference.write([plan], "x", ROOT, reference.target(1))
     with pytest.raises(gradc.DiagnosticError, match="Plan"):
         reference.show("llvm", plan, reference.target(1))
+
+
+def test_the_command_line_takes_a_target(tmp_path: Path) -> None:
+    """Every subcommand that compiles, with one and with the other."""
+    file = str(ROOT / "examples" / "digits" / "mlp.grad")
+    net = gradc.load(file, dims={"B": 4})
+    np.savez(tmp_path / "in.npz", **random_inputs(net, {}, 0))
+    data = ["--data", str(tmp_path / "in.npz")]
+    for target in TARGETS:
+        more = ["--target", target]
+        for command in (["plan", file, "-D", "B=4"], ["run", file, *data], ["grad", file, *data]):
+            done = gradc_command(*command, *more)
+            assert done.status == 0, done.err
+    shown = ("compile", file, "-D", "B=4", "--target", "reference", "--emit")
+    assert gradc_command(*shown, "plan").out.startswith("plan")
+    assert "GC0564" in gradc_command(*shown, "llvm").err
 
 
 def test_every_target_of_the_command_line_is_a_backend() -> None:
