@@ -136,7 +136,8 @@ def test_the_command_line_takes_a_target(tmp_path: Path) -> None:
     """Every subcommand that compiles, with one and with the other."""
     file = str(ROOT / "examples" / "digits" / "mlp.grad")
     net = gradc.load(file, dims={"B": 4})
-    np.savez(tmp_path / "in.npz", **random_inputs(net, {}, 0))
+    given: dict[str, Any] = dict(random_inputs(net, {}, 0))
+    np.savez(tmp_path / "in.npz", **given)
     data = ["--data", str(tmp_path / "in.npz")]
     for target in TARGETS:
         more = ["--target", target]
