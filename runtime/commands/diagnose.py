@@ -10,6 +10,7 @@ from gradc.runtime.commands.common import load_call
 from gradc.runtime.commands.flags import add_data, add_model
 from gradc.runtime.console import Console
 from gradc.runtime.files.data import write_text
+from gradc.runtime.files.ids import refuse_empty
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.reports.diagnose import Diagnosis, flow_svg
 from gradc.runtime.reports.truncation import Truncation
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Prints norms by layer, time step and parameter, then the findings, worst first."""
     model, inputs, params = load_call(options)
+    refuse_empty(inputs)
     diagnosis = model.diagnose(params, seed=options.seed, **_as_keywords(inputs))
     if options.svg:
         write_text(Path(options.svg), flow_svg(diagnosis, model.name))
