@@ -225,10 +225,11 @@ def reads_before_write(load: Touch, store: Touch, size: int) -> bool:
 
 
 def written_before_read(load: Touch, stores: Sequence[Touch], size: int) -> bool:
-    """Whether every element that ``load`` reads was stored earlier by one of ``stores``."""
+    """Whether every element that ``load`` reads was stored earlier, each by one of ``stores``."""
     around = [shared_loops(load, store) for store in stores]
     if any(_written_in_each_iteration(load, *one) for one in zip(stores, around, strict=True)):
         return True
+    reached: Array = np.zeros(size, bool)
     for store, shared in zip(stores, around, strict=True):
         read, written = points(load, shared), points(store, shared)
         if not (read.is_exact and written.is_exact):
@@ -238,7 +239,8 @@ def written_before_read(load: Touch, stores: Sequence[Touch], size: int) -> bool
         wanted = needed < _NEVER
         is_before = store.path[shared] < load.path[shared]
         fine = soonest <= needed if is_before else soonest < needed
-        if fine[wanted].all():
+        reached |= fine
+        if reached[wanted].all():
             return True
     return False
 

@@ -17,6 +17,7 @@ from gradc.ir.ops.fourier import fourier, good_size, prime_factors, radices
 from gradc.ir.plan.execute import execute_plan
 from gradc.ir.tensor.core import DType, Function, Role, Slot, TensorType
 from gradc.passes.differentiate.transforms import vjp
+from gradc.passes.inspect.check import check_plan
 from gradc.passes.lower.plan import to_loops
 from gradc.passes.place.place import place
 from gradc.runtime.model.call import Entry
@@ -72,7 +73,9 @@ def test_kernels_mean_the_transform(shape: tuple[int, ...], axis: int) -> None:
             n = shape[axis]
             wanted = np.fft.ifft(z, axis=axis - 1) * n if inverse else np.fft.fft(z, axis=axis - 1)
         (meant,) = run(NumpyArrays(), function, [x])
-        (found,) = execute_plan(place(to_loops(function)), [x], poison=True)
+        plan = place(to_loops(function))
+        assert not check_plan(plan)
+        (found,) = execute_plan(plan, [x], poison=True)
         np.testing.assert_allclose(meant, [wanted.real, wanted.imag], rtol=0, atol=1e-13)
         np.testing.assert_allclose(found, [wanted.real, wanted.imag], rtol=0, atol=1e-13)
 
