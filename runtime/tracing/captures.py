@@ -173,6 +173,11 @@ def same(a: object, b: object) -> bool:
     return isinstance(a, _ATOMS) and bool(a == b)
 
 
+def _is_data(value: object) -> bool:
+    """Whether an attribute of a class is a value, and not a function or a descriptor."""
+    return not callable(value) and not hasattr(type(value), "__get__")
+
+
 def _content(cell: types.CellType) -> object:
     try:
         return cell.cell_contents
@@ -310,6 +315,8 @@ class _Walk:
         if isinstance(owner, type):
             found = [vars(kind) for kind in owner.__mro__ if name in vars(kind)]
             if found:
+                if _is_data(found[0][name]):
+                    self._rebound((vars(owner), found[0]), name, self._of(name, owner, label))
                 self.visit(found[0][name], self._of(name, owner, label))
         elif isinstance(own, dict) and name in own:
             self._item(own, name, self._of(name, owner, label))
@@ -325,13 +332,17 @@ class _Walk:
                     found = found.fget
                 elif isinstance(found, (staticmethod, classmethod)):
                     found = found.__func__
-                elif isinstance(found, (*_ATOMS, bool)):
-                    # A number of the class: rebound there, or hidden by one of the object's own.
-                    for whose in (own, vars(base)):
-                        self.items[id(whose), name] = (whose, name)
-                        self.labels[id(whose), name] = self._of(name, kind, place)
+                elif _is_data(found):
+                    # Of the class: rebound there, or hidden by one of the object's own.
+                    self._rebound((own, vars(base)), name, self._of(name, kind, place))
                 self.visit(found, place)
                 return
+
+    def _rebound(self, mappings: Iterable[Any], name: str, label: str) -> None:
+        for whose in mappings:
+            self.items[id(whose), name] = (whose, name)
+            self.labels[id(whose), name] = label
+            self._kept.append(whose)
 
     def named(self, value: object) -> str:
         """The name of something found, with the line that reads it."""

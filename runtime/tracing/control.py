@@ -37,14 +37,14 @@ def cond(pred: Any, true_fun: Function, false_fun: Function, *operands: Any) -> 
     (0.0, -6.0)
     """
     if type(pred) is not Traced:
-        return true_fun(*operands) if pred else false_fun(*operands)
+        return (true_fun if pred else false_fun)(*_own(operands))
     if pred.shape:
         help = "numpy.where chooses element by element"
         raise refuse("GC0558", f"cond takes one truth value, not {pred.value.type}", help)
     left: list[Any] = []
     right: list[Any] = []
-    structure = flatten(true_fun(*operands), left)
-    _same_structure("cond", structure, flatten(false_fun(*operands), right))
+    structure = flatten(true_fun(*_own(operands)), left)
+    _same_structure("cond", structure, flatten(false_fun(*_own(operands)), right))
     chosen = []
     for a, b in zip(left, right, strict=True):
         if np.shape(a) != np.shape(b):
@@ -61,7 +61,8 @@ def scan(
     """``body(carry, x) -> (carry, y)`` along the first axis of ``xs``; returns the last carry and
     the ys, stacked.
 
-    ``xs`` is a tree of arrays of one length, or None with ``length``.
+    ``xs`` is a tree of arrays of one length, or None with ``length``. What the body writes into
+    its carry or x stays its own.
 
     >>> total = lambda x: scan(lambda c, a: (c * a, c), 1.0, x)[0]
     >>> gradc.grad(total)(np.array([2.0, 3.0, 4.0])).tolist()
@@ -99,12 +100,18 @@ def _mapped(row: Function, xs: Any) -> Any:
     return loop.run(())[1]
 
 
+def _own(tree: Any) -> Any:
+    """The tree with arrays of its own: what a function writes into them its caller never sees."""
+    return tree_map(lambda x: x.copy() if type(x) in (np.ndarray, Traced) else x, tree)
+
+
 def _plain_scan(
     body: Function, carry: Any, structure: Structure, leaves: list[Any], count: int, reverse: bool
 ) -> tuple[Any, Any]:
     found = []
+    carry = _own(carry)
     for n in reversed(range(count)) if reverse else range(count):
-        carry, y = body(carry, rebuild(structure, [leaf[n] for leaf in leaves]))
+        carry, y = body(carry, rebuild(structure, _own([leaf[n] for leaf in leaves])))
         found.append(y)
     if reverse:
         found.reverse()
@@ -242,7 +249,7 @@ def while_loop(cond_fun: Function, body: Function, init: Any, max_steps: int | N
 
 
 def _plain_while(cond_fun: Function, body: Function, carry: Any, most: int | None) -> Any:
-    steps = 0
+    steps, carry = 0, _own(carry)
     while cond_fun(carry):
         if most is not None and steps == most:
             return tree_map(_lost, carry)

@@ -93,6 +93,32 @@ class CustomVjp:
             raise TypeError(f"{self!r} has its derivative already; make another custom_vjp")
         self._forward, self._backward, self.reads = fwd, bwd, (fwd, bwd)
 
+    def defvjps(self, *makers: Fn | None) -> None:
+        """The derivative in autograd's convention, one per argument: ``maker(result, *args)`` gives
+        the function from the cotangent of the result to that of the argument; None is zero.
+
+        Raises TypeError if there is one already.
+
+        >>> times = custom_vjp(lambda x, y: x * y)
+        >>> times.defvjps(lambda z, x, y: lambda ct: ct * y, lambda z, x, y: lambda ct: ct * x)
+        >>> tuple(map(float, gradc.grad(times, argnums=(0, 1))(2.0, 3.0)))
+        (3.0, 2.0)
+        """
+
+        def forward(*args: Any) -> tuple[Any, Any]:
+            result = self(*args)
+            return result, (result, args)
+
+        def backward(*rest: Any) -> tuple[Any, ...]:
+            (result, args), ct = rest[-2:]
+            known = {n % len(args) for n in self._nondiff}
+            padded = (*makers, *[None] * (len(args) - len(makers)))
+            chosen = [m for n, m in enumerate(padded) if n not in known]
+            return tuple(None if m is None else m(result, *args)(ct) for m in chosen)
+
+        self.defvjp(forward, backward)
+        self.reads = tuple(m for m in makers if m is not None)
+
     def __repr__(self) -> str:
         return f"<gradc.custom_vjp of {getattr(self, '__qualname__', self.__wrapped__)}>"
 
@@ -177,8 +203,10 @@ class _Recording:
         """Records both regions and emits the op."""
         forward, backward = self.custom.derivative()
         with Trace() as first:
-            result = self.custom.__wrapped__(*self._arguments(first))
+            args = self._arguments(first)
+            result = self.custom.__wrapped__(*args)
             first.raise_refused()
+            self._refuse_written(args)
             found: list[Any] = []
             out = flatten(result, found)
             outputs = [first.lift(leaf) for leaf in found]
@@ -195,6 +223,7 @@ class _Recording:
                 residuals = self._residuals(forward(*args), out, types_)
                 given = backward(*known, residuals, seeds)
             second.raise_refused()
+            self._refuse_written(args)
             cotangents = [_turned(second, v) for v in self._cotangents(second, given)]
         stored = [first.stored(v) for v in outputs], [second.stored(v) for v in cotangents]
         more = [second.stored(v) for v in (*inner, *cts)]
@@ -243,6 +272,16 @@ class _Recording:
             leaves[n] = inner.wrap(inner.argument("x", value.type), self.leaves[n].kind)
         rebuilt: tuple[Any, ...] = rebuild(self.structure, leaves)
         return rebuilt
+
+    def _refuse_written(self, args: tuple[Any, ...]) -> None:
+        """Raises DiagnosticError GC0561 if an argument was written into: its caller has another."""
+        leaves: list[Any] = []
+        flatten(args, leaves)
+        traced = [leaf for leaf in leaves if type(leaf) is Traced]
+        for name, leaf in zip(self._names(), traced, strict=True):
+            if leaf.changes:
+                message = f"{self.custom!r} writes into `{name}`, which its caller would not see"
+                raise refuse("GC0561", message, "write into a copy: x = x.copy()")
 
     def _names(self) -> list[str]:
         """What messages call the traced leaves."""

@@ -17,12 +17,12 @@ from __future__ import annotations
 import threading
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Unpack
 
 import numpy as np
 
-from gradc.runtime.native.compile import compile_options, refuse_unknown
+from gradc.runtime.native.compile import CompileKeywords, compile_options, refuse_unknown
 from gradc.runtime.tracing import derive
 from gradc.runtime.tracing.derive import Transform
 from gradc.runtime.tracing.transformed import Choice, Transformed, argument_numbers
@@ -33,11 +33,26 @@ Numbers = int | Sequence[int]
 Names = str | Sequence[str] | None
 
 
+class TransformKeywords(CompileKeywords, total=False):
+    """The options of all transforms, for type checkers."""
+
+    argnames: Names
+    static_argnums: Numbers
+    static_argnames: Names
+    holomorphic: bool
+
+
+class JvpKeywords(TransformKeywords, total=False):
+    """Those of ``jvp``."""
+
+    has_aux: bool
+
+
 def value_and_grad(
     function: Function | None = None,
     argnums: Numbers | None = None,
     has_aux: bool = False,
-    **options: Any,
+    **options: Unpack[TransformKeywords],
 ) -> Function:
     """``g(*args) -> (value, gradient)`` of a function that returns a scalar. Usable as a decorator.
 
@@ -53,14 +68,14 @@ def value_and_grad(
     (0.25, [-2.0, -3.0], -1.0)
     """
     _checked(value_and_grad, options)
-    return _made(derive.VALUE_AND_GRAD, function, argnums, has_aux, options)
+    return _made(derive.VALUE_AND_GRAD, function, argnums, has_aux, dict(options))
 
 
 def grad(
     function: Function | None = None,
     argnums: Numbers | None = None,
     has_aux: bool = False,
-    **options: Any,
+    **options: Unpack[TransformKeywords],
 ) -> Function:
     """``g(*args) -> gradient``, or (gradient, more) with ``has_aux``. Nests: ``grad(grad(f))``. See
     `value_and_grad`.
@@ -69,24 +84,24 @@ def grad(
     (12.0, 12.0)
     """
     _checked(grad, options)
-    return _made(derive.GRAD, function, argnums, has_aux, options)
+    return _made(derive.GRAD, function, argnums, has_aux, dict(options))
 
 
-def jit(function: Function | None = None, **options: Any) -> Function:
+def jit(function: Function | None = None, **options: Unpack[TransformKeywords]) -> Function:
     """The function itself, compiled.
 
     >>> float(jit(lambda x: np.sum(np.sort(x)[:2]))(np.array([3.0, 1.0, 2.0])))
     3.0
     """
     _checked(jit, options)
-    return _made(derive.JIT, function, (), False, options)
+    return _made(derive.JIT, function, (), False, dict(options))
 
 
 def jacobian(
     function: Function | None = None,
     argnums: Numbers | None = None,
     has_aux: bool = False,
-    **options: Any,
+    **options: Unpack[TransformKeywords],
 ) -> Function:
     """``J(*args)`` of shape ``result.shape + argument.shape``, by the mode that needs fewer passes.
 
@@ -96,14 +111,14 @@ def jacobian(
     [[1.0, 1.0], [5.0, 2.0]]
     """
     _checked(jacobian, options)
-    return _made(derive.JACOBIAN, function, argnums, has_aux, options)
+    return _made(derive.JACOBIAN, function, argnums, has_aux, dict(options))
 
 
 def jacfwd(
     function: Function | None = None,
     argnums: Numbers | None = None,
     has_aux: bool = False,
-    **options: Any,
+    **options: Unpack[TransformKeywords],
 ) -> Function:
     """`jacobian` in forward mode.
 
@@ -111,14 +126,14 @@ def jacfwd(
     [[2.0, 0.0], [0.0, 6.0]]
     """
     _checked(jacfwd, options)
-    return _made(derive.JACFWD, function, argnums, has_aux, options)
+    return _made(derive.JACFWD, function, argnums, has_aux, dict(options))
 
 
 def jacrev(
     function: Function | None = None,
     argnums: Numbers | None = None,
     has_aux: bool = False,
-    **options: Any,
+    **options: Unpack[TransformKeywords],
 ) -> Function:
     """`jacobian` in reverse mode.
 
@@ -126,14 +141,14 @@ def jacrev(
     [5.0, 2.0]
     """
     _checked(jacrev, options)
-    return _made(derive.JACREV, function, argnums, has_aux, options)
+    return _made(derive.JACREV, function, argnums, has_aux, dict(options))
 
 
 def hessian(
     function: Function | None = None,
     argnums: Numbers | None = None,
     has_aux: bool = False,
-    **options: Any,
+    **options: Unpack[TransformKeywords],
 ) -> Function:
     """``H(*args)`` of shape ``argument.shape * 2``: the Jacobian of the gradient. For trees a tree
     of trees.
@@ -161,7 +176,7 @@ def hvp(
     if function is None:
         return lambda f: hvp(f, argnums, **options)
     slope = grad(function, argnums, **options)
-    tangent = _transformed(derive.JVP, slope, argnums or 0, False, options)
+    tangent = _transformed(derive.JVP, slope, argnums or 0, False, dict(options))
 
     def product(*args: Any, **kwargs: Any) -> Any:
         return tangent.seeded(args[:-1], kwargs, args[-1])[1]
@@ -191,7 +206,9 @@ def elementwise_grad(
     return grad(_named(total, function), argnums, **options)
 
 
-def jvp(function: Function, args: Any = None, tangents: Any = None, **options: Any) -> Any:
+def jvp(
+    function: Function, args: Any = None, tangents: Any = None, **options: Unpack[JvpKeywords]
+) -> Any:
     """``(value, directional derivative)`` of ``function`` at ``args`` along ``tangents``, in
     forward mode.
 
@@ -205,10 +222,11 @@ def jvp(function: Function, args: Any = None, tangents: Any = None, **options: A
     """
     _checked(jvp, options)
     has_aux = bool(options.pop("has_aux", False))
+    chosen = dict(options)
     if args is None:
-        made = _transformed(derive.JVP, function, None, has_aux, options, everything=True)
+        made = _transformed(derive.JVP, function, None, has_aux, chosen, everything=True)
         return lambda args, tangents: made.seeded(*_directed(args, tangents))
-    made = _kept(derive.JVP, function, has_aux, options)
+    made = _kept(derive.JVP, function, has_aux, chosen)
     return made.seeded(*_directed(args, tangents))
 
 
@@ -222,7 +240,9 @@ def _directed(args: Any, tangents: Any) -> tuple[tuple[Any, ...], dict[str, Any]
     return tuple(args), {}, tuple(tangents)
 
 
-def vjp(function: Function, *args: Any, has_aux: bool = False, **options: Any) -> Any:
+def vjp(
+    function: Function, *args: Any, has_aux: bool = False, **options: Unpack[TransformKeywords]
+) -> Any:
     """``(value, pull)`` of ``function`` at ``args``; ``pull(cotangent)`` is a tuple with an entry
     per argument.
 
@@ -235,9 +255,9 @@ def vjp(function: Function, *args: Any, has_aux: bool = False, **options: Any) -
     _checked(vjp, options)
     if not args:
         return lambda *args: vjp(function, *args, has_aux=has_aux, **options)
-    value = _kept(derive.JIT, function, False, options)(*args)
+    value = _kept(derive.JIT, function, False, dict(options))(*args)
     value, more = value if has_aux else (value, None)
-    back = _kept(derive.VJP, function, has_aux, options)
+    back = _kept(derive.VJP, function, has_aux, dict(options))
     taken = _copied(args)
 
     def pull(cotangent: Any) -> Any:
@@ -308,7 +328,7 @@ def _choosing(
     """The options of all transforms, beside those of compiling; only its signature is used."""
 
 
-def _checked(call: Function, options: dict[str, Any]) -> None:
+def _checked(call: Function, options: Mapping[str, object]) -> None:
     """Raises TypeError, in terms of ``call``, for options that transforms do not have."""
     refuse_unknown(call, options, _choosing, compile_options)
     if options.get("check_inputs"):

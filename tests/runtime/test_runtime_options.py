@@ -35,10 +35,10 @@ UNKNOWN: dict[str, Callable[[Any], object]] = {
     "`train_step` has no option `clipnorm`; did you mean `clip_norm`?": lambda n: n.train_step(
         "sgd(lr=0.1)", clipnorm=3
     ),
-    "`grad` has no option `argnum`; did you mean `argnums`?": lambda n: gradc.grad(
+    "`grad` has no option `argnum`; did you mean `argnums`?": lambda n: gradc.grad(  # type: ignore[call-arg]
         np.sum, argnum=3
     ),
-    "`hessian` has no option `bugdet`; did you mean `budget`?": lambda n: gradc.hessian(
+    "`hessian` has no option `bugdet`; did you mean `budget`?": lambda n: gradc.hessian(  # type: ignore[call-arg]
         np.sum, bugdet=3
     ),
     "`argnums` must be a whole number": lambda n: gradc.grad(np.sum, argnums=_anything("a")),

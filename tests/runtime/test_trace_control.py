@@ -105,3 +105,35 @@ WRONG: tuple[tuple[Callable[[Any], Any], str], ...] = (
 def test_wrong_loops_are_said(function: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(gradc.DiagnosticError, match=f"(?s){message}"):
         gradc.jit(function)(X)
+
+
+def test_what_a_body_writes_is_its_own() -> None:
+    """Recorded or not, the caller's arrays stay what they are."""
+
+    def body(carry: Any, x: Any) -> Any:
+        carry[0] += x[0]
+        x[0] = 0.0
+        return carry, carry.sum() + x.sum()
+
+    start, xs = np.zeros(2), np.arange(6.0).reshape(3, 2)
+    expected = np.array([6.0, 0.0]), np.array([0 + 1.0, 2 + 3.0, 6 + 5.0])
+    plain = gradc.scan(body, start, xs)
+    traced = gradc.jit(lambda c, x: gradc.scan(body, c, x))(start, xs)
+    for found in (plain, traced):
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_array_equal(start, np.zeros(2))
+    np.testing.assert_array_equal(xs, np.arange(6.0).reshape(3, 2))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_sides_of_cond_do_not_see_what_the_other_writes(sign: float) -> None:
+    def writes(x: Any) -> Any:
+        x[0] = 5.0
+        return x.sum()
+
+    def f(x: Any) -> Any:
+        return gradc.cond(x[0] > 0, writes, lambda x: x.sum() * 2, x) + x[0]
+
+    x = sign * np.ones(3)
+    assert float(gradc.jit(f)(x)) == float(f(x.copy())) == (8.0 if sign > 0 else -7.0)

@@ -239,3 +239,38 @@ def test_a_derivative_is_given_once() -> None:
         f = gradc.custom_vjp(softplus)
         f.defvjp(softplus, lambda res, ct: (ct,))
         gradc.grad(f)(1.0)
+
+
+def test_arguments_that_are_written_into_are_refused() -> None:
+    @gradc.custom_vjp
+    def filled(x: Any) -> Any:
+        x[0] = 2.0
+        return np.sum(x * x)
+
+    filled.defvjps(lambda y, x: lambda ct: 2 * x * ct)
+    with pytest.raises(gradc.DiagnosticError, match=r"writes into .* which its caller would not"):
+        gradc.grad(lambda x: filled(x) + x[0])(np.ones(3))
+
+
+def test_a_derivative_per_argument_as_autograd_has_it() -> None:
+    extend = pytest.importorskip("autograd.extend")
+    peer = pytest.importorskip("autograd")
+
+    def f(x: Any, y: Any, k: Any) -> Any:
+        return x**2 * y + k
+
+    makers = (
+        lambda z, x, y, k: lambda ct: ct * 2 * x * y,
+        lambda z, x, y, k: lambda ct: ct * x**2,
+    )
+    theirs = extend.primitive(f)
+    extend.defvjp(theirs, *makers, argnums=(0, 1))
+    mine = gradc.custom_vjp(f, asserted=True)
+    mine.defvjps(*makers)
+    for n in (0, 1):
+        expected = peer.grad(lambda x, y: theirs(x, y, 1.0) ** 2, n)(1.5, -0.5)
+        found = gradc.grad(lambda x, y: mine(x, y, 1.0) ** 2, n)(1.5, -0.5)
+        assert float(found) == pytest.approx(float(expected), rel=1e-13)
+    assert float(gradc.grad(mine, 2)(1.0, 2.0, 3.0)) == 0.0  # no maker, no slope
+    with pytest.raises(TypeError, match="has its derivative already"):
+        mine.defvjps(*makers)

@@ -122,3 +122,24 @@ def test_numbers_of_a_class_are_compared() -> None:
     assert (first(1.0), second(1.0)) == (5.0, 3.0)
     Model.k = 7.0
     assert (first(1.0), second(1.0)) == (5.0, 7.0)
+
+
+def test_data_of_a_class_may_be_rebound() -> None:
+    """Lists as well as numbers, read from an object or from the class itself."""
+
+    class Model:
+        w = [1.0, 2.0]  # noqa: RUF012  (rebound below)
+        k = 2.0
+
+        def f(self, x: Any) -> Any:
+            return self.w[0] * x
+
+    one = Model()
+    slopes = [
+        gradc.grad(lambda x: one.f(x)),
+        gradc.grad(lambda x: Model.w[1] * x),
+        gradc.grad(lambda x: Model.k * x),
+    ]
+    assert [float(slope(1.0)) for slope in slopes] == [1.0, 2.0, 2.0]
+    Model.w, Model.k = [5.0, 6.0], 7.0
+    assert [float(slope(1.0)) for slope in slopes] == [5.0, 6.0, 7.0]

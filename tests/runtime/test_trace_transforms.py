@@ -467,7 +467,7 @@ def test_a_refusal_cannot_be_swallowed() -> None:
 
 
 WRONG: tuple[tuple[str, Callable[[], Any], type[Exception], str], ...] = (
-    ("an unknown option", lambda: gradc.grad(np.sum, budgett=1), TypeError, "budgett.*`budget`"),
+    ("an unknown option", lambda: gradc.grad(np.sum, budgett=1), TypeError, "budgett.*`budget`"),  # type: ignore[call-arg]
     ("no function", lambda: gradc.grad(3), TypeError, "takes a function"),  # type: ignore[arg-type]
     (
         "a wrong number",

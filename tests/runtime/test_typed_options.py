@@ -13,6 +13,7 @@ from gradc.runtime.model.compiled import Compiled
 from gradc.runtime.model.forward import Forward
 from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.compile import CompileKeywords
+from gradc.runtime.tracing.transforms import TransformKeywords
 
 TEXT = "model net(x: float[3]) -> float { return sum(x^2) }"
 
@@ -41,3 +42,13 @@ def test_unknown_options_are_named_in_the_callers_terms() -> None:
         net.train_step("sgd(lr=0.1)", scheduler="constant(0.1)")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"`verify` has no option `point`"):
         net.verify(point=3)  # type: ignore[call-arg]
+
+
+def test_options_of_transforms_are_typed() -> None:
+    chosen: TransformKeywords = {"threads": 1, "static_argnames": "k"}
+    slope = gradc.grad(lambda x, k: k * x, 0, **chosen)
+    assert float(slope(1.0, k=3)) == 3.0
+    with pytest.raises(TypeError, match="`grad` has no option `argnum`"):
+        gradc.grad(abs, argnum=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="`jvp` has no option `has_auxs`"):
+        gradc.jvp(abs, has_auxs=True)  # type: ignore[call-arg]
