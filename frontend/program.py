@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gradc.frontend.elaborate.names import Names
-from gradc.frontend.model import draws
 from gradc.frontend.model.checks import check_unused
 from gradc.frontend.model.models import (
     MAX_BYTES,
@@ -407,4 +406,6 @@ def _program(files: tuple[tree.Program, ...], report: Report) -> Program:
 
 def initialize(model: ModelIR | Sequence[ParameterSpec], seed: int = 0) -> dict[str, NDArray[Any]]:
     """How every parameter and state of ``model`` starts, by path, in the order of declaration."""
+    from gradc.frontend.model import draws  # loads NumPy, which a check needs not
+
     return draws.initialize(model.parameters if isinstance(model, ModelIR) else model, seed)
