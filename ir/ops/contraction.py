@@ -178,7 +178,9 @@ register(
             _sample((3,), (3,), (), ((0, 0),)),
             _sample((2, 0), (0, 3), (), ((1, 0),)),
         ),
-        traits=Traits(linear=((0,), (1,)), work=_multiplications, batched=stacks.contract),
+        traits=Traits(
+            linear=((0,), (1,)), work=_multiplications, is_layer=True, batched=stacks.contract
+        ),
         interval=_interval,
         element=ElementRule(contract, fit_contract),
         axes=AxisRule(_links, "they are multiplied with each other"),

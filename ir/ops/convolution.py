@@ -472,7 +472,7 @@ def _samples(which: str) -> tuple[Sample, ...]:
 
 def _traits(flops: Callable[[Op], int]) -> Traits:
     """Bilinear; a multiplication and an addition are two operations."""
-    return Traits(linear=((0,), (1,)), work=lambda op: flops(op) // 2)
+    return Traits(linear=((0,), (1,)), work=lambda op: flops(op) // 2, is_layer=True)
 
 
 def _conv2d_flops(op: Op) -> int:

@@ -218,7 +218,7 @@ _reduction(
     _extremum_jvp,
     _extremum_vjp,
     True,
-    Traits(picks="greatest"),
+    Traits(picks="greatest", word="max"),
     interval=handed_on,
     element=ElementRule(law=elements.extremum_of_axes),
 )
@@ -229,7 +229,7 @@ _reduction(
     _extremum_jvp,
     _extremum_vjp,
     True,
-    Traits(picks="least"),
+    Traits(picks="least", word="min"),
     interval=handed_on,
     element=ElementRule(law=elements.extremum_of_axes),
 )

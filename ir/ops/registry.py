@@ -197,6 +197,13 @@ class OpDef:
         return self.traits.cost == "free"
 
     @property
+    def multiplies_windows(self) -> bool:
+        """Whether it is a product of many elements and no plain product of matrices: a
+        convolution.
+        """
+        return self.traits.work is not None and not isinstance(self.loop, Contraction)
+
+    @property
     def is_elementwise(self) -> bool:
         """Whether the op computes each element of its result from the same element of its
         operands.

@@ -67,6 +67,10 @@ class Traits:
     slope: Slope = ""
     # Each element of the result is the greatest (or least) of some of the one operand.
     picks: Literal["", "greatest", "least"] = ""
+    # What goes into it and comes out of it is worth a name in formulas, as of a layer.
+    is_layer: bool = False
+    # How formulas spell it, if not by its name.
+    word: str = ""
     # Multiplications of one application, where they are not a few per element.
     work: Callable[[Op], int] | None = None
     # The attributes for operands that are stacked along a new first axis of so many positions, and

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from gradc.ir.tensor.core import Function, Op, Role, Span, Value
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.hazards.analysis import Analysis, Fault
+from gradc.passes.hazards.relations import keeps_order
 from gradc.passes.simplify.cse import cse
 from gradc.passes.simplify.flatten import flatten
 
@@ -214,9 +215,13 @@ def _describe_log(
     return "log at 0", "log is -inf at 0, and its derivative is infinite", "log"
 
 
+def _is_summing(op: Op) -> bool:
+    return op.name == "sum" or keeps_order(op)
+
+
 def _is_sum_of_exponentials(op: Op, makers: Mapping[Value, Op]) -> bool:
-    inner = makers.get(op.operands[0]) if op.name in ("sum", "reshape") else None
-    if inner is not None and inner.name in ("sum", "reshape"):
+    inner = makers.get(op.operands[0]) if _is_summing(op) else None
+    if inner is not None and _is_summing(inner):
         return _is_sum_of_exponentials(inner, makers)
     return inner is not None and inner.name == "exp"
 

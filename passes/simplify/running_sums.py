@@ -124,7 +124,7 @@ def _chains(block: Block) -> list[_Chain]:
     taken: set[Use] = set()
     found: list[_Chain] = []
     for op in block.body:
-        if op.name not in ("add", "sub", "scan"):
+        if op.name != "scan" and op.name not in ("add", "sub"):
             continue
         for number in range(len(op.operands) if op.name == "scan" else 1):
             if (op, number) in taken or not _is_start(uses, op.operands[number]):

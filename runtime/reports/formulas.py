@@ -42,6 +42,7 @@ from gradc.codegen.symbolic.formulas.print import Writer
 from gradc.frontend.model.models import ModelIR
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.diagnostics.source import Sources
+from gradc.ir.ops.registry import lookup
 from gradc.ir.tensor.core import Function, Op, Role, Span, Value
 from gradc.ir.tensor.dims import symbols
 from gradc.passes.differentiate.trace import Traced, traced_gradient
@@ -534,14 +535,12 @@ def _is_layer(op: Op, steps: Steps, function: Function) -> bool:
     step = steps.step_of.get(op)
     mine = {r for o in function.block.body if steps.step_of.get(o) == step for r in o.results}
     for other in function.block.body:
-        if other.name in _MATRIX and (
+        is_layer = other.name == "scan" or lookup(other.name).traits.is_layer
+        if is_layer and (
             steps.step_of.get(other) == step or any(v in mine for v in other.operands)
         ):
             return op.results[0].type.rank > 0
     return False
-
-
-_MATRIX = ("contract", "conv2d", "take", "max_pool", "avg_pool", "scan")
 
 
 def _cotangents(term: it.Monomial) -> int:

@@ -128,9 +128,9 @@ class Reader:
             return shown[0]
         if op.name == "constant":
             return f"{op.attributes['value']}"
-        words = {"reduce_max": "max", "reduce_min": "min", "scatter_add": "scatter"}
+        word = lookup(op.name).traits.word or op.name
         text = ", ".join(shown) if len(shown) < 5 else ", ".join([*shown[:4], "..."])
-        found = f"{words.get(op.name, op.name)}({text})"
+        found = f"{word}({text})"
         if len(found) < 60:
             return found
         known = [
@@ -138,7 +138,7 @@ class Reader:
             for v in op.operands[:4]
         ]
         operands = ", ".join(n if len(n) < 20 else "..." for n in known)
-        return f"{words.get(op.name, op.name)}({operands})"
+        return f"{word}({operands})"
 
     def assume(self, text: str) -> None:
         """Notes what the formula presumes."""
@@ -159,7 +159,7 @@ class Reader:
         if op.name == "constant":
             number = op.attributes["value"]
             return Fraction(int(number)) if isinstance(number, (int, float)) else None
-        if op.name in ("broadcast", "reshape", "transpose"):
+        if _is_moved(op):
             moved = _moved(op, place)
             return None if moved is None else self.index(op.operands[0], moved)
         if op.name in ("cast", "stop_gradient"):
@@ -171,7 +171,7 @@ class Reader:
         op = self.producers.get(value)
         if value in self.atoms or op is None:
             return it.single(it.Ref(self.atoms.get(value, value.hint or "?"), at))
-        if op.name in ("broadcast", "reshape", "transpose"):
+        if _is_moved(op):
             moved = _moved(op, at)
             if moved is None:
                 raise _Opaque
@@ -268,6 +268,12 @@ def literal(value: Any, dtype: DType) -> Poly:
     if float(short) == number or (number and abs(float(short) / number - 1) < 1e-15):
         return it.number(short)
     return it.number(Fraction(repr(number)))
+
+
+def _is_moved(op: Op) -> bool:
+    """Whether an element of ``op`` is one of its operand's, at a place that formulas can name."""
+    definition = lookup(op.name)
+    return definition.is_view and definition.traits.is_silent and bool(op.operands)
 
 
 def _moved(op: Op, at: Sequence[Subscript]) -> tuple[Subscript, ...] | None:
@@ -498,17 +504,18 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "expm1": _arithmetic(lambda x: it.minus(exponential(x), it.ONE)),
 }
 
-# Ops that formulas may name, and masks, which have no other words.
-_WORDS: Final = ("conv2d", "conv2d_input", "conv2d_filter")
+# Masks, which have no other words. Formulas may name convolutions too.
 _MASKS: Final = ("keep", "mask")
 
 
 def is_readable(op: Op) -> bool:
     """Whether formulas have words for ``op`` and for its derivative."""
-    if op.name in ("broadcast", "reshape", "transpose"):
+    if _is_moved(op):
         return _moved(op, range(1, op.results[0].type.rank + 1)) is not None
-    plain = lookup(op.name).is_elementwise and not op.attributes
-    return plain or op.name in _RULES or op.name in _WORDS or not op.results[0].type.dtype.is_float
+    definition = lookup(op.name)
+    plain = definition.is_elementwise and not op.attributes
+    is_named = op.name in _RULES or definition.multiplies_windows
+    return plain or is_named or not op.results[0].type.dtype.is_float
 
 
 def is_said(op: Op | None, atoms: Mapping[Value, str], name: str) -> bool:
@@ -517,4 +524,8 @@ def is_said(op: Op | None, atoms: Mapping[Value, str], name: str) -> bool:
     """
     if name.partition("#")[0] in _MASKS:
         return True
-    return op is not None and op.name in _WORDS and all(v in atoms for v in op.operands)
+    return (
+        op is not None
+        and lookup(op.name).multiplies_windows
+        and all(v in atoms for v in op.operands)
+    )

@@ -29,8 +29,7 @@ def _op_work(op: Op) -> int:
     if op.name == "scan" and isinstance(trips, int):
         return trips * sum(_op_work(inner) for inner in walk(op.regions[0]))
     total = sum(_elements(v.type.static_shape) for v in op.results)
-    # The end of a block is no op of the registry.
-    found = lookup(op.name).traits.work if op.results else None
+    found = lookup(op.name).traits.work
     return total if found is None else total + found(op)
 
 
