@@ -512,6 +512,9 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
     def __array__(self, *_args: object, **_kwargs: object) -> NoReturn:
         raise PROTOCOLS["no numbers"]()
 
+    def __call__(self, *_args: object, **_kwargs: object) -> NoReturn:
+        raise refuse("GC0560", "an array is called like a function", "elements are x[i]")
+
     def __bool__(self) -> NoReturn:
         raise refuse("GC0561", "a traced value cannot decide an `if` or `while`", _WHY_NO_BRANCH)
 

@@ -299,6 +299,7 @@ def reference(case: Case, operands: Sequence[Array]) -> Array:
         return filled(
             shape, lambda at: SCALAR[name](*(x[at].item() for x in operands), **attributes)
         )
+    assert name in REFERENCES, f"{__file__}: no row for {name}: the same in plain Python"
     rest = {key: value for key, value in attributes.items() if key != "shape"}
     return REFERENCES[name](shape, *operands, **rest)
 

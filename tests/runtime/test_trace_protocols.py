@@ -271,6 +271,7 @@ REFUSED: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
     ("a real array", lambda x: _into(np.arange(4.0), x), "GC0561.*np.zeros"),
     ("a turned view", lambda x: _into(x.T, x), "GC0561.*view"),
     ("a method", lambda x: x.tolist(), "GC0560.*ndarray.tolist"),
+    ("a call of an array", lambda x: np.sum(x(0)), "GC0560.*called like a function"),
     ("where alone", lambda x: np.exp(x, where=x > 0), "GC0560.*out="),
     ("a wrong cast", lambda x: np.exp(x, out=x.astype(int)), "GC0558.*i64"),
     ("a wrong shape", lambda x: _set(x, 0, x[:, 0]), "GC0558.*shape"),
