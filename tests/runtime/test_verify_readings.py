@@ -9,12 +9,12 @@ from gradc.runtime.reports.smaller import smaller
 
 IMAGES = """
 dim B = 4
-model net(x: float[B, 3, 16, 16], y: int[B]) -> float {
+model net(x: float[B, 3, 32, 32], y: int[B]) -> float {
     use first = conv(3, 16, 3, padding = 1)
     use second = conv(16, 24, 3, padding = 1)
-    use head = dense(384, 10)
+    use head = dense(1536, 10)
     h = max_pool(relu(second(max_pool(relu(first(x)), 2))), 2)
-    return mean(cross_entropy(head(reshape(h, [B, 384])), y))
+    return mean(cross_entropy(head(reshape(h, [B, 1536])), y))
 }
 """
 # What is written once as 64 and once as a power of two means the same only as it is written.
@@ -39,7 +39,7 @@ def test_what_layers_and_images_write_is_read_smaller() -> None:
     assert 20 * work(small) < work(real)
     assert [s.name for s in small.parameters] == [s.name for s in real.parameters]
     assert found.model.signature.inputs[0].type.shape[2:] == (4, 4)
-    assert "384 read as 4" in str(found)
+    assert "1536 read as 3" in str(found)
 
 
 def test_rules_are_composed_at_the_real_shape_and_points_say_what_was_read() -> None:

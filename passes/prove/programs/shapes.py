@@ -25,6 +25,8 @@ def work(function: Function) -> int:
 
 
 def _op_work(op: Op) -> int:
+    if not op.results:  # the end of a block, which is no op of the registry
+        return 0
     trips = op.attributes.get("trips")
     if op.name == "scan" and isinstance(trips, int):
         return trips * sum(_op_work(inner) for inner in walk(op.regions[0]))
