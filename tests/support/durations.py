@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 PATH = Path(__file__).resolve().parent.parent / "durations.tsv"
-QUICK_SECONDS = 0.5
+QUICK_SECONDS = 0.3
 _NAME = "cpu_seconds"
 
 
