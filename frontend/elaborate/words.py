@@ -96,6 +96,16 @@ def floats(ctx: Context, argument: Argument, what: str) -> Value | None:
     return None
 
 
+def numbers(ctx: Context, argument: Argument, what: str, instead: str) -> Value | None:
+    """An array of numbers, not conditions; ``instead`` is what to write for those."""
+    value = array(ctx, argument)
+    if value is None or value.type.dtype is not DType.BOOL:
+        return value
+    message = f"`{what}` takes numbers, and this holds `bool`"
+    ctx.error("GC0303", message, argument.node, help=instead)
+    return None
+
+
 def axis(ctx: Context, argument: Argument, rank: int, what: str) -> int | None:
     """One axis, counted from the end if negative, in ``range(rank)``."""
     found = argument.item

@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 from gradc.frontend.elaborate.context import Context
-from gradc.frontend.elaborate.values import POISON, Argument, Item, Poison
-from gradc.frontend.elaborate.words import Arguments, array, axis, word
+from gradc.frontend.elaborate.values import POISON, Item, Poison
+from gradc.frontend.elaborate.words import Arguments, axis, numbers, word
 from gradc.frontend.syntax import tree
 from gradc.ir.tensor.core import DType, Value
 from gradc.ir.tensor.dims import product
 
 
-def _numbers(ctx: Context, argument: Argument, what: str) -> Value | None:
-    value = array(ctx, argument)
-    if value is None or value.type.dtype is not DType.BOOL:
-        return value
-    message = f"`{what}` takes numbers, and this holds `bool`"
-    ctx.error("GC0303", message, argument.node, help="convert it first: `cast(x, int)`")
-    return None
+def _ordered(
+    ctx: Context, call: tree.Call, given: Arguments, what: str
+) -> tuple[Value, Value, int] | None:
+    """The array, the places of its elements in order, and the axis of the lines."""
+    value = numbers(ctx, given["x"], what, "convert it first: `cast(x, int)`")
+    if value is None:
+        return None
+    over = axis(ctx, given["axis"], value.type.rank, f"`{value.type}`")
+    if over is None:
+        return None
+    ids = ctx.op(call, "argsort", value, axis=over)
+    return None if isinstance(ids, Poison) else (value, ids, over)
 
 
 @word("argsort x axis", axis=-1)
 def _argsort(ctx: Context, call: tree.Call, given: Arguments) -> Item:
-    value = _numbers(ctx, given["x"], "argsort")
-    if value is None:
-        return POISON
-    over = axis(ctx, given["axis"], value.type.rank, f"`{value.type}`")
-    return POISON if over is None else ctx.op(call, "argsort", value, axis=over)
+    found = _ordered(ctx, call, given, "argsort")
+    return POISON if found is None else found[1]
 
 
 @word("sort x axis", axis=-1)
 def _sort(ctx: Context, call: tree.Call, given: Arguments) -> Item:
     """What stands where ``argsort`` says, so that cotangents go back there."""
-    value = _numbers(ctx, given["x"], "sort")
-    if value is None:
-        return POISON
-    over = axis(ctx, given["axis"], value.type.rank, f"`{value.type}`")
-    if over is None:
-        return POISON
-    ids = ctx.op(call, "argsort", value, axis=over)
-    return ids if isinstance(ids, Poison) else along(ctx, call, value, ids, over)
+    found = _ordered(ctx, call, given, "sort")
+    return POISON if found is None else along(ctx, call, *found)
 
 
 def along(ctx: Context, call: tree.Call, value: Value, ids: Value, axis: int) -> Value | Poison:

@@ -7,12 +7,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradc.frontend.elaborate.context import Context
-from gradc.frontend.elaborate.values import POISON, Argument, Item, Poison, describe
-from gradc.frontend.elaborate.words import Arguments, array, axes, axis, flag, word
+from gradc.frontend.elaborate.values import POISON, Item, Poison, describe
+from gradc.frontend.elaborate.words import Arguments, axes, axis, flag, numbers, word
 from gradc.frontend.syntax import tree
 from gradc.frontend.words.elementwise import extremum
 from gradc.ir.tensor.core import DType, Value
 from gradc.ir.tensor.dims import product
+
+_COUNTED = "count with `sum(cast(x, float))`"
 
 
 def reduced(
@@ -26,18 +28,8 @@ def reduced(
     return result if kept == result.type.shape else ctx.op(call, "reshape", result, shape=kept)
 
 
-def _numbers(ctx: Context, argument: Argument, what: str) -> Value | None:
-    """An array of numbers: not conditions."""
-    value = array(ctx, argument)
-    if value is None or value.type.dtype is not DType.BOOL:
-        return value
-    message = f"`{what}` takes numbers, and this holds `bool`"
-    ctx.error("GC0303", message, argument.node, help="count with `sum(cast(x, float))`")
-    return None
-
-
 def _reduce(ctx: Context, call: tree.Call, given: Arguments, name: str) -> Item:
-    value = _numbers(ctx, given["x"], name)
+    value = numbers(ctx, given["x"], name, _COUNTED)
     if value is None:
         return POISON
     over, keepdims = axes(ctx, given["axis"], value), flag(ctx, given["keepdims"], "keepdims")
@@ -58,7 +50,7 @@ def _prod(ctx: Context, call: tree.Call, given: Arguments) -> Item:
 
 @word("mean x axis keepdims", axis="all", keepdims=False)
 def _mean(ctx: Context, call: tree.Call, given: Arguments) -> Item:
-    value = _numbers(ctx, given["x"], "mean")
+    value = numbers(ctx, given["x"], "mean", _COUNTED)
     if value is None:
         return POISON
     if not value.type.dtype.is_float:
@@ -128,7 +120,7 @@ def _min(ctx: Context, call: tree.Call, given: Arguments) -> Item:
 
 @word("argmax x axis", axis=-1)
 def _argmax(ctx: Context, call: tree.Call, given: Arguments) -> Item:
-    value = _numbers(ctx, given["x"], "argmax")
+    value = numbers(ctx, given["x"], "argmax", _COUNTED)
     if value is None:
         return POISON
     over = axis(ctx, given["axis"], value.type.rank, f"`{value.type}`")
@@ -137,7 +129,7 @@ def _argmax(ctx: Context, call: tree.Call, given: Arguments) -> Item:
 
 @word("cumsum x axis reverse", axis=-1, reverse=False)
 def _cumsum(ctx: Context, call: tree.Call, given: Arguments) -> Item:
-    value = _numbers(ctx, given["x"], "cumsum")
+    value = numbers(ctx, given["x"], "cumsum", _COUNTED)
     if value is None:
         return POISON
     over = axis(ctx, given["axis"], value.type.rank, f"`{value.type}`")
