@@ -170,7 +170,8 @@ def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shown: str) 
                 raise ValueError(f"format version {version} is not known")
             try:
                 shape, is_fortran, dtype = read_header(stream)
-            except Exception as problem:  # noqa: BLE001  (the text is parsed as Python's: it may fail in any way)
+            # The text is parsed as Python's: it may fail in any way.
+            except Exception as problem:  # noqa: BLE001
                 raise ValueError(f"its header cannot be read: {problem}") from None
             refuse_dtype(name, dtype, shown)
             _check_extents(shape)

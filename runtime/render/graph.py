@@ -174,7 +174,8 @@ _OPENING = (
 )
 _STYLE = (
     ".page{fill:#fff}text{font:12px Helvetica,Arial,sans-serif;fill:#1b1f24;text-anchor:middle}"
-    ".d{font-size:10px;fill:#57606a}.g{font-size:10px;fill:#a40e26}path{fill:none;stroke:#8c959f;stroke-width:1.2}"
+    ".d{font-size:10px;fill:#57606a}.g{font-size:10px;fill:#a40e26}path{fill:none;"
+    "stroke:#8c959f;stroke-width:1.2}"
     "rect{stroke:#57606a;stroke-width:1}.op{fill:#f6f8fa}.layer{fill:#ddf4ff}"
     ".param,.state{fill:#fff8c5}.input,.seed,.hyper,.slot{fill:#dafbe1}.result{fill:#ffebe9}"
     "@media(prefers-color-scheme:dark){.page{fill:#0d1117}text{fill:#e6edf3}.d{fill:#9198a1}"

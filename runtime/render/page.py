@@ -12,10 +12,12 @@ from html import escape
 _STYLE = """
 :root{color-scheme:light dark;--page:#fff;--ink:#1b1f24;--soft:#57606a;--line:#d8dee4;
 --panel:#f6f8fa;
---good:#116329;--goodbg:#dafbe1;--bad:#a40e26;--badbg:#ffebe9;--warn:#7d4e00;--warnbg:#fff8c5;--blue:#0550ae;
+--good:#116329;--goodbg:#dafbe1;--bad:#a40e26;--badbg:#ffebe9;--warn:#7d4e00;--warnbg:#fff8c5;
+--blue:#0550ae;
 --bluebg:#ddf4ff}
 @media(prefers-color-scheme:dark){:root{--page:#0d1117;--ink:#e6edf3;--soft:#9198a1;--line:#30363d;
---panel:#161b22;--good:#7ee787;--goodbg:#033a16;--bad:#ffa198;--badbg:#5d1113;--warn:#f2cc60;--warnbg:#3b2f00;
+--panel:#161b22;--good:#7ee787;--goodbg:#033a16;--bad:#ffa198;--badbg:#5d1113;--warn:#f2cc60;
+--warnbg:#3b2f00;
 --blue:#79c0ff;--bluebg:#0c2d6b}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:1180px;padding:28px 28px 64px;background:var(--page);color:var(--ink);
@@ -57,7 +59,8 @@ td>*,td .soft{overflow-wrap:anywhere}.eq,td>math{max-width:100%}
 thead{display:none}table,tbody,tr,td{display:block;width:100%}
 tr{padding:8px 0;border-bottom:1px solid var(--line)}tr:last-child{border-bottom:0}
 td,td.number{border:0;padding:2px 0;text-align:left;overflow-x:auto}td:empty{display:none}
-td[data-label]:not([data-label=""])::before{content:attr(data-label);display:block;color:var(--soft);font-size:12px}
+td[data-label]:not([data-label=""])::before{content:attr(data-label);display:block;
+color:var(--soft);font-size:12px}
 pre{font-size:12px}details{padding:7px 10px}
 .facts{grid-template-columns:repeat(2,minmax(0,1fr))}.fact b{font-size:16px;overflow-wrap:anywhere}}
 @media print{body{max-width:none;padding:0;font-size:11px}details{border:0;padding:0}
@@ -71,7 +74,8 @@ def page(title: str, body: str) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
+        f"</head>\n<body>\n{body}\n</body></html>\n"
     )
 
 

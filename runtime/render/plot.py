@@ -17,7 +17,8 @@ _COLORS = ("#0969da", "#cf222e", "#1a7f37", "#8250df", "#bf8700", "#57606a")
 _STYLE = (
     ".page{fill:#fff}text{font:12px "
     "Helvetica,Arial,sans-serif;fill:#1b1f24}.s{font-size:11px;fill:#57606a}"
-    ".g{stroke:#d0d7de;stroke-width:1}.a{stroke:#57606a;stroke-width:1}polyline{fill:none;stroke-width:2}"
+    ".g{stroke:#d0d7de;stroke-width:1}.a{stroke:#57606a;stroke-width:1}polyline{fill:none;"
+    "stroke-width:2}"
     "@media(prefers-color-scheme:dark){.page{fill:#0d1117}text{fill:#e6edf3}.s{fill:#9198a1}"
     ".g{stroke:#30363d}}"
 )
