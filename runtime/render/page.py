@@ -53,7 +53,7 @@ summary{cursor:pointer;font-weight:600}
 details[open] summary{margin-bottom:6px}
 .graph{overflow-x:auto}.graph svg{max-width:100%;height:auto;display:block;margin:auto}
 ul{margin:6px 0;padding-left:20px}
-td>*,td .soft{overflow-wrap:anywhere}.eq,td>math{max-width:100%}
+td>*,td .soft{overflow-wrap:anywhere}td>math,td .eq math{overflow-wrap:normal}.eq{max-width:100%}
 @media(min-width:761px){.found{min-width:18em}}
 @media(max-width:760px){body{padding:18px 14px 48px}h1{overflow-wrap:anywhere}
 thead{display:none}table,tbody,tr,td{display:block;width:100%}
