@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
 from itertools import product as index_product
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,8 +128,8 @@ class Arrays(ABC):
     def reverse(self, x: Any, axes: Sequence[int]) -> Any: ...
 
     @abstractmethod
-    def reduce(self, name: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
-        """``sum``, ``prod``, ``reduce_max`` or ``reduce_min`` over ``axes``."""
+    def reduce(self, verb: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
+        """The elements along ``axes`` combined by ``verb``: add, mul, max or min."""
 
     @abstractmethod
     def argmax(self, x: Any, axis: int) -> Any: ...
@@ -296,17 +296,17 @@ class NumpyArrays(Arrays):
     def reverse(self, x: Any, axes: Sequence[int]) -> Any:
         return np.flip(x, tuple(axes)) if axes else x
 
-    def reduce(self, name: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
+    def reduce(self, verb: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
         over = tuple(axes)
-        if name == "sum":
+        if verb == "add":
             return np.sum(x, over, dtype=_sum_dtype(x)).astype(x.dtype)
-        if name == "prod":
+        if verb == "mul":
             return np.prod(x, over, dtype=x.dtype)
         if x.dtype.kind == "f":
             ends: tuple[Any, Any] = (-math.inf, math.inf)
         else:
             ends = (np.iinfo(x.dtype).min, np.iinfo(x.dtype).max)
-        if name == "reduce_max":
+        if verb == "max":
             return np.max(x, over, initial=ends[0])
         return np.min(x, over, initial=ends[1])
 
@@ -474,18 +474,16 @@ class ObjectArrays(NumpyArrays):
             return super().iota(axis, shape, dtype)
         return self.cast(super().iota(axis, shape, DType.I64), dtype)
 
-    def reduce(self, name: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
+    def reduce(self, verb: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
         if x.dtype != object:
-            return super().reduce(name, x, axes, dtype)
+            return super().reduce(verb, x, axes, dtype)
         if not axes:
             return x
-        verb = {"sum": "add", "prod": "mul", "reduce_max": "max", "reduce_min": "min"}[name]
         rows = list(flatten_axes(x, axes))
         if rows:
             return reduce(partial(self.verb, verb), rows)
-        start = {"sum": 0.0, "prod": 1.0, "reduce_max": -math.inf, "reduce_min": math.inf}[name]
         kept = [n for axis, n in enumerate(x.shape) if axis not in axes]
-        return self.full(start, kept, dtype)
+        return self.full(EMPTY[verb], kept, dtype)
 
     def argmax(self, x: Any, axis: int) -> Any:
         rows = np.moveaxis(x, axis, 0)
@@ -523,6 +521,10 @@ class ObjectArrays(NumpyArrays):
 
     def stack(self, rows: Sequence[Any], shape: Sequence[int], dtype: DType) -> Any:
         return np.stack(rows) if rows else self.full(0, shape, dtype)
+
+
+# What nothing is, combined by each verb.
+EMPTY: Final = {"add": 0.0, "mul": 1.0, "max": -math.inf, "min": math.inf}
 
 
 def flatten_axes(x: Array, axes: Sequence[int]) -> Iterator[Array]:

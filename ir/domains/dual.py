@@ -216,27 +216,27 @@ class DualArrays(Arrays):
         joined = None if tangents is None else self.base.stack(tangents, shape, dtype)
         return Dual(self.base.stack([row.primal for row in rows], shape, dtype), joined)
 
-    def reduce(self, name: str, x: Dual, axes: Sequence[int], dtype: DType) -> Dual:
-        if name == "sum":
+    def reduce(self, verb: str, x: Dual, axes: Sequence[int], dtype: DType) -> Dual:
+        if verb == "add":
             return self._both_reduced(x, axes, dtype)
-        y = self.base.reduce(name, x.primal, axes, dtype)
+        y = self.base.reduce(verb, x.primal, axes, dtype)
         if x.tangent is None:
             return Dual(y)
-        if name == "prod":
+        if verb == "mul":
             return Dual(y, self._product_tangent(x, axes, dtype))
-        verb = self.base.verb
+        apply = self.base.verb
         kept = [axis for axis in range(x.ndim) if axis not in axes]
-        mask = verb("eq", x.primal, self.base.broadcast(y, x.shape, kept))
-        ones = verb("select", mask, self._literal(x.tangent)(1.0), self._literal(x.tangent)(0.0))
-        taken = verb("select", mask, x.tangent, self.base.zeros_like(x.tangent))
-        sums = [self.base.reduce("sum", part, axes, dtype) for part in (taken, ones)]
-        return Dual(y, verb("div", *sums))
+        mask = apply("eq", x.primal, self.base.broadcast(y, x.shape, kept))
+        ones = apply("select", mask, self._literal(x.tangent)(1.0), self._literal(x.tangent)(0.0))
+        taken = apply("select", mask, x.tangent, self.base.zeros_like(x.tangent))
+        sums = [self.base.reduce("add", part, axes, dtype) for part in (taken, ones)]
+        return Dual(y, apply("div", *sums))
 
     def _both_reduced(self, x: Dual, axes: Sequence[int], dtype: DType) -> Dual:
         tangent = x.tangent
         if tangent is not None:
-            tangent = self.base.reduce("sum", tangent, axes, dtype)
-        return Dual(self.base.reduce("sum", x.primal, axes, dtype), tangent)
+            tangent = self.base.reduce("add", tangent, axes, dtype)
+        return Dual(self.base.reduce("add", x.primal, axes, dtype), tangent)
 
     def _product_tangent(self, x: Dual, axes: Sequence[int], dtype: DType) -> Any:
         """The sum over factors of that factor's tangent times all the others, one factor at a

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gradc.ir.ops import stacks
 from gradc.ir.ops.attributes import get_pairs
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
+from gradc.ir.ops.index import readings
 from gradc.ir.ops.index.contraction import contract, fit_contract
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.interval import ANY, INF, Bounds, Interval, multiplied, squared
@@ -183,6 +184,7 @@ register(
         ),
         interval=_interval,
         element=ElementRule(contract, fit_contract),
+        formula=readings.contract,
         axes=AxisRule(_links, "they are multiplied with each other"),
     )
 )

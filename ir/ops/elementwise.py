@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from gradc.ir.ops import elementwise_intervals as range_of
 from gradc.ir.ops.attributes import get_dtype
 from gradc.ir.ops.index import elementwise as elements
+from gradc.ir.ops.index import readings
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.interval import IntervalRule, bounded, unrelated
 from gradc.ir.ops.registry import (
@@ -380,6 +381,7 @@ elementwise(
     traits=Traits(linear=((1, 2),)),
     interval=range_of.select,
     element=ElementRule(elements.select),
+    formula=readings.select,
 )
 
 
@@ -430,6 +432,7 @@ register(
         ),
         interval=range_of.cast,
         element=ElementRule(elements.cast),
+        formula=readings.cast,
         axes=ONE_BY_ONE,
     )
 )
@@ -443,4 +446,5 @@ elementwise(
     is_barrier=True,
     traits=Traits(is_same_numbers=True, is_silent=True),
     interval=range_of.unchanged,
+    formula=readings.same,
 )

@@ -18,6 +18,7 @@ from gradc.ir.loop.kernel import Affine, Buffer, Scalar
 from gradc.ir.ops import stacks
 from gradc.ir.ops.attributes import get_dim, get_int, get_str
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
+from gradc.ir.ops.index import readings
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.index.indexing import fit_scatter, scatter_add, take
 from gradc.ir.ops.interval import by_sign, handed_on
@@ -149,6 +150,7 @@ register(
         traits=Traits(linear=((0,),), is_layer=True, batched=stacks.take),
         interval=handed_on,
         element=ElementRule(take),
+        formula=readings.take,
         axes=AxisRule(_take_links, "they are looked up by number"),
         indexes=_take_indexes,
     )
@@ -474,6 +476,7 @@ register(
         traits=Traits(linear=((1,),), word="scatter", batched=stacks.scatter_add),
         interval=by_sign(1),
         element=ElementRule(scatter_add, fit_scatter),
+        formula=readings.scatter_add,
         axes=AxisRule(_scatter_add_links, "they are put where their numbers say"),
         indexes=lambda op: ((0, op.result.type.static_shape[get_int(op.attributes, "axis")]),),
     )

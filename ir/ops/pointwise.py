@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gradc.ir.ops.axes import AxisRule, kept
 from gradc.ir.ops.index.element import ElementRule
+from gradc.ir.ops.index.formula import FormulaRule
 from gradc.ir.ops.interval import IntervalRule
 from gradc.ir.ops.registry import (
     OpDef,
@@ -101,6 +102,7 @@ def elementwise(
     traits: Traits = PLAIN,
     interval: IntervalRule | None = None,
     element: ElementRule | None = None,
+    formula: FormulaRule | None = None,
     without: Mapping[str, str] | None = None,
 ) -> OpDef:
     """Registers an elementwise op; ``partials`` has one entry per operand, None for an identically
@@ -132,6 +134,7 @@ def elementwise(
             axes=ONE_BY_ONE,
             interval=interval,
             element=element,
+            formula=formula,
             without=without or {},
             is_barrier=is_barrier,
         )

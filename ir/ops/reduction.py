@@ -18,8 +18,10 @@ from gradc.ir.loop.kernel import Affine
 from gradc.ir.ops import stacks
 from gradc.ir.ops.attributes import get_bool, get_int, get_ints
 from gradc.ir.ops.axes import AxisRule, Link, Place, kept, sizes
+from gradc.ir.ops.index import readings
 from gradc.ir.ops.index import reduction as elements
 from gradc.ir.ops.index.element import ElementRule
+from gradc.ir.ops.index.formula import FormulaRule
 from gradc.ir.ops.interval import (
     Bounds,
     Interval,
@@ -88,14 +90,15 @@ def _kept_links(op: Op, axes: Sequence[int]) -> tuple[Link, ...]:
 
 
 def _reduction_links(op: Op) -> tuple[Link, ...]:
-    """The kept axes, and where it is a sum the others too."""
+    """The kept axes."""
+    return _kept_links(op, get_ints(op.attributes, "axes"))
+
+
+def _sum_links(op: Op) -> tuple[Link, ...]:
+    """The kept axes, and those that are summed too."""
     axes = get_ints(op.attributes, "axes")
     shape = sizes(op.operands[0])
-    summed = axes if op.name == "sum" else ()
-    return (
-        *_kept_links(op, axes),
-        *(Link(shape[axis], (Place(axis),), None) for axis in summed),
-    )
+    return (*_kept_links(op, axes), *(Link(shape[axis], (Place(axis),), None) for axis in axes))
 
 
 def _reduction(
@@ -108,6 +111,7 @@ def _reduction(
     traits: Traits = PLAIN,
     interval: IntervalRule | None = None,
     element: ElementRule | None = None,
+    formula: FormulaRule | None = None,
 ) -> OpDef:
     return register(
         OpDef(
@@ -115,7 +119,7 @@ def _reduction(
             doc,
             _infer_reduction(name),
             lambda arrays, op, operands: (
-                arrays.reduce(name, operands[0], op.attributes["axes"], op.result.type.dtype),
+                arrays.reduce(combine, operands[0], op.attributes["axes"], op.result.type.dtype),
             ),
             jvp,
             vjp,
@@ -131,8 +135,12 @@ def _reduction(
             traits=replace(traits, batched=stacks.over_axes),
             interval=interval,
             element=element,
+            formula=formula,
             without={} if interval else {"interval": "factors have both signs"},
-            axes=AxisRule(_reduction_links, "they are combined in a way that is not a sum"),
+            axes=AxisRule(
+                _sum_links if combine == "add" else _reduction_links,
+                "they are combined in a way that is not a sum",
+            ),
         )
     )
 
@@ -175,6 +183,7 @@ _reduction(
     traits=Traits(linear=ALL),
     interval=_sum_interval,
     element=ElementRule(elements.sum),
+    formula=readings.sum,
 )
 
 # --- max and min ----------------------------------------------------------------------------------

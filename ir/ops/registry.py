@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from gradc.ir.loop.kernel import Scalar
 from gradc.ir.ops.axes import AxisRule
 from gradc.ir.ops.index.element import ElementRule
+from gradc.ir.ops.index.formula import FormulaRule
 from gradc.ir.ops.interval import IntervalRule
 from gradc.ir.ops.traits import PLAIN, Moves, Traits
 from gradc.ir.tensor.core import Attrs, Op, TensorType, Value
@@ -166,6 +167,9 @@ class OpDef:
     # Elements of the result for every shape (ir/ops/index/element.py). Absent means that the index
     # algebra does not speak of the op; elementwise ops are then opaque functions.
     element: ElementRule | None = None
+    # Its elements in formulas that people read (ir/ops/index/formula.py). Absent: a view is read
+    # through its axes, a verb by its meaning, and all else is named.
+    formula: FormulaRule | None = None
     # Facts that are absent on purpose, each with the reason: {"interval": "of either sign"}.
     without: Mapping[str, str] = field(default_factory=dict)
     # True if derivatives end here by choice (stop_gradient) and not because the op is constant

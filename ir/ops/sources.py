@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gradc.ir.ops.attributes import get_dims, get_dtype, get_int, get_number
 from gradc.ir.ops.axes import AxisRule, invented, shortened
+from gradc.ir.ops.index import readings
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.index.sources import splat
 from gradc.ir.ops.interval import Bounds, Interval, point
@@ -55,6 +56,7 @@ register(
         traits=SOURCE,
         interval=_constant_interval,
         element=ElementRule(splat),
+        formula=readings.constant,
         axes=AxisRule(
             lambda op: invented(op, range(op.result.type.rank)),
             "they are all the same",

@@ -28,7 +28,7 @@ from gradc.ir.tensor.dims import Dim
 from gradc.passes.rewrite import renamed, with_ops
 from gradc.passes.simplify.fold import folded, splat_of
 from gradc.passes.simplify.rules import CLOSE, EXACT, FAST, Apply, Number, Pattern, Rule, Variable
-from gradc.passes.simplify.views import VIEW_RULES
+from gradc.passes.simplify.views import view_rules
 
 # So often what a rule emits is rewritten in turn. Chains of views that take each other apart (a
 # slice of a concat of slices ...) are as long as the program: without a bound every link would be
@@ -223,7 +223,7 @@ class Rewriter:
         return self.emit(pattern.op, *operands)
 
     def _by_view(self, op: Op) -> Value | None:
-        for name, rule in VIEW_RULES.get(op.name, ()):
+        for name, rule in view_rules(op.name):
             found = rule(self, op)
             if found is not None:
                 self.simplifier.hits[name] += 1

@@ -1,17 +1,19 @@
 """Exact moves of views: what only rearranges elements is merged, moved into its user, or dropped.
 
-Every rule is a row of ``VIEW_RULES`` with the identity it applies as its name. A rule gets the
-rewriter (for looking through operands and emitting) and the op, and returns the value to use
+Every rule names the op that it rewrites and the identity that it applies (``_rule``). A rule gets
+the rewriter (for looking through operands and emitting) and the op, and returns the value to use
 instead, or None. All are exact: the same elements are read, and sums keep their order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Protocol, TypeAlias
 
 from gradc.ir.ops.attributes import get_dims, get_int, get_ints, get_pairs
 from gradc.ir.ops.contraction import free_axes
+from gradc.ir.ops.registry import Reduction, lookup
 from gradc.ir.tensor.core import DType, Op, Value
 from gradc.ir.tensor.dims import Dim
 from gradc.passes.simplify.narrow import (
@@ -35,16 +37,33 @@ class Rewriter(Protocol):
     def splat(self, value: Value) -> float | int | bool | None: ...
 
 
-ViewRule = Callable[[Rewriter, Op], Value | None]
+ViewRule: TypeAlias = Callable[[Rewriter, Op], Value | None]
+_RULES: dict[str, list[tuple[str, ViewRule]]] = {}
+
+
+def _rule(op: str, identity: str) -> Callable[[ViewRule], ViewRule]:
+    """Adds a rule to those that rewrite ``op``; they are tried in the order of this file."""
+
+    def added(rule: ViewRule) -> ViewRule:
+        _RULES.setdefault(op, []).append((identity, rule))
+        return rule
+
+    return added
 
 
 # --- reshape, transpose, broadcast, cast ----------------------------------------------------------
 
 
+@_rule("reshape", "reshape to the same shape")
+@_rule("broadcast", "broadcast to the same shape")
+@_rule("cast", "cast to the same type")
+@_rule("slice", "slice of everything")
+@_rule("pad", "pad by nothing")
 def _same_type(_r: Rewriter, op: Op) -> Value | None:
     return op.operands[0] if op.operands[0].type == op.result.type else None
 
 
+@_rule("reshape", "reshape of reshape")
 def _reshape_of_reshape(r: Rewriter, op: Op) -> Value | None:
     inner = r.made_by(op.operands[0], "reshape")
     if inner is None:
@@ -52,11 +71,13 @@ def _reshape_of_reshape(r: Rewriter, op: Op) -> Value | None:
     return r.emit("reshape", inner.operands[0], shape=op.result.type.shape)
 
 
+@_rule("transpose", "transpose by the identity")
 def _identity_transpose(_r: Rewriter, op: Op) -> Value | None:
     perm = get_ints(op.attributes, "perm")
     return op.operands[0] if perm == tuple(range(len(perm))) else None
 
 
+@_rule("transpose", "transpose of transpose")
 def _transpose_of_transpose(r: Rewriter, op: Op) -> Value | None:
     inner = r.made_by(op.operands[0], "transpose")
     if inner is None:
@@ -65,6 +86,7 @@ def _transpose_of_transpose(r: Rewriter, op: Op) -> Value | None:
     return r.emit("transpose", inner.operands[0], perm=tuple(first[axis] for axis in second))
 
 
+@_rule("transpose", "transpose of axes of size 1")
 def _transpose_of_ones(r: Rewriter, op: Op) -> Value | None:
     """A transpose that moves only axes of size 1 is a reshape."""
     shape = op.operands[0].type.shape
@@ -74,6 +96,7 @@ def _transpose_of_ones(r: Rewriter, op: Op) -> Value | None:
     return r.emit("reshape", op.operands[0], shape=op.result.type.shape)
 
 
+@_rule("transpose", "transpose of contract")
 def _transpose_of_contract(r: Rewriter, op: Op) -> Value | None:
     """(a b)^T = b^T a^T: where the free axes change sides, the operands do."""
     inner = r.made_by(op.operands[0], "contract")
@@ -93,10 +116,7 @@ def _transpose_of_contract(r: Rewriter, op: Op) -> Value | None:
     return r.emit("contract", b, a, **flipped)
 
 
-def _identity_broadcast(_r: Rewriter, op: Op) -> Value | None:
-    return op.operands[0] if op.operands[0].type == op.result.type else None
-
-
+@_rule("broadcast", "broadcast of broadcast")
 def _broadcast_of_broadcast(r: Rewriter, op: Op) -> Value | None:
     inner = r.made_by(op.operands[0], "broadcast")
     if inner is None:
@@ -106,6 +126,7 @@ def _broadcast_of_broadcast(r: Rewriter, op: Op) -> Value | None:
     return r.emit("broadcast", inner.operands[0], shape=op.result.type.shape, dims=dims)
 
 
+@_rule("broadcast", "broadcast of reshape")
 def _broadcast_of_reshape(r: Rewriter, op: Op) -> Value | None:
     """A reshape that only adds axes of size 1 before a broadcast is part of the broadcast."""
     inner = r.made_by(op.operands[0], "reshape")
@@ -130,6 +151,7 @@ def _placed(shape: Sequence[Dim], wider: Sequence[Dim]) -> list[int] | None:
     return places if len(places) == len(shape) else None
 
 
+@_rule("cast", "cast there and back")
 def _cast_there_and_back(r: Rewriter, op: Op) -> Value | None:
     """Widening and narrowing again changes nothing."""
     inner = r.made_by(op.operands[0], "cast")
@@ -153,6 +175,7 @@ _EMBEDDED = {
 # --- slice, pad, concat, reverse ------------------------------------------------------------------
 
 
+@_rule("slice", "slice of slice")
 def _slice_of_slice(r: Rewriter, op: Op) -> Value | None:
     inner = r.made_by(op.operands[0], "slice")
     if inner is None:
@@ -178,6 +201,7 @@ def _slice_of_slice(r: Rewriter, op: Op) -> Value | None:
     return r.emit("slice", inner.operands[0], start=tuple(start), limit=tuple(limit), stride=stride)
 
 
+@_rule("slice", "slice of concat")
 def _slice_of_concat(r: Rewriter, op: Op) -> Value | None:
     """A slice that lies in one part of a concatenation is a slice of that part."""
     inner = r.made_by(op.operands[0], "concat")
@@ -203,6 +227,7 @@ def _slice_of_concat(r: Rewriter, op: Op) -> Value | None:
     return None
 
 
+@_rule("slice", "slice of pad")
 def _slice_of_pad(r: Rewriter, op: Op) -> Value | None:
     """A slice that takes out exactly what was padded is what was padded."""
     inner = r.made_by(op.operands[0], "pad")
@@ -217,10 +242,12 @@ def _slice_of_pad(r: Rewriter, op: Op) -> Value | None:
     return inner.operands[0] if is_exact else None
 
 
+@_rule("concat", "concat of one")
 def _concat_of_one(_r: Rewriter, op: Op) -> Value | None:
     return op.operands[0] if len(op.operands) == 1 else None
 
 
+@_rule("concat", "concat of slices")
 def _concat_of_slices(r: Rewriter, op: Op) -> Value | None:
     """Neighbouring slices put together again are the whole."""
     axis = get_int(op.attributes, "axis")
@@ -241,17 +268,19 @@ def _concat_of_slices(r: Rewriter, op: Op) -> Value | None:
     return whole if whole is not None and whole.type == op.result.type else None
 
 
+@_rule("reverse", "reverse of axes of size 1")
+def _reverse_of_ones(_r: Rewriter, op: Op) -> Value | None:
+    shape = op.operands[0].type.shape
+    return op.operands[0] if all(shape[a] == 1 for a in get_ints(op.attributes, "axes")) else None
+
+
+@_rule("reverse", "reverse of reverse")
 def _reverse_of_reverse(r: Rewriter, op: Op) -> Value | None:
     inner = r.made_by(op.operands[0], "reverse")
     if inner is None:
         return None
     axes = set(get_ints(op.attributes, "axes")) ^ set(get_ints(inner.attributes, "axes"))
     return r.emit("reverse", inner.operands[0], axes=tuple(sorted(axes)))
-
-
-def _reverse_of_ones(_r: Rewriter, op: Op) -> Value | None:
-    shape = op.operands[0].type.shape
-    return op.operands[0] if all(shape[a] == 1 for a in get_ints(op.attributes, "axes")) else None
 
 
 # --- reductions and products ----------------------------------------------------------------------
@@ -280,6 +309,7 @@ def _reduce_of_transpose(r: Rewriter, op: Op) -> Value | None:
     return r.emit("transpose", reduced, perm=tuple(order.index(axis) for axis in rest))
 
 
+@_rule("contract", "contract of transpose")
 def _contract_of_transpose(r: Rewriter, op: Op) -> Value | None:
     """A transposed operand is read in its own order; free axes must stay in order."""
     for side, operand in enumerate(op.operands):
@@ -304,6 +334,7 @@ def _moved(pair: tuple[int, int], side: int, perm: Sequence[int]) -> tuple[int, 
     return (perm[pair[0]], pair[1]) if side == 0 else (pair[0], perm[pair[1]])
 
 
+@_rule("select", "select by a constant")
 def _select_by_constant(r: Rewriter, op: Op) -> Value | None:
     condition = r.splat(op.operands[0])
     if condition is None:
@@ -311,9 +342,18 @@ def _select_by_constant(r: Rewriter, op: Op) -> Value | None:
     return op.operands[1] if condition else op.operands[2]
 
 
-def _logical_by_constant(r: Rewriter, op: Op) -> Value | None:
-    """and/or with a constant is the other operand or the constant."""
-    absorbing = op.name == "logical_or"
+@_rule("logical_and", "and with a constant")
+def _and_with_constant(r: Rewriter, op: Op) -> Value | None:
+    return _with_constant(r, op, absorbing=False)
+
+
+@_rule("logical_or", "or with a constant")
+def _or_with_constant(r: Rewriter, op: Op) -> Value | None:
+    return _with_constant(r, op, absorbing=True)
+
+
+def _with_constant(r: Rewriter, op: Op, absorbing: bool) -> Value | None:
+    """The other operand, or the constant where it decides."""
     for mine, other in (op.operands, reversed(op.operands)):
         splat = r.splat(mine)
         if splat is not None:
@@ -321,49 +361,19 @@ def _logical_by_constant(r: Rewriter, op: Op) -> Value | None:
     return None
 
 
-VIEW_RULES: Mapping[str, tuple[tuple[str, ViewRule], ...]] = {
-    "reshape": (
-        ("reshape to the same shape", _same_type),
-        ("reshape of reshape", _reshape_of_reshape),
-    ),
-    "transpose": (
-        ("transpose by the identity", _identity_transpose),
-        ("transpose of transpose", _transpose_of_transpose),
-        ("transpose of axes of size 1", _transpose_of_ones),
-        ("transpose of contract", _transpose_of_contract),
-    ),
-    "broadcast": (
-        ("broadcast to the same shape", _identity_broadcast),
-        ("broadcast of broadcast", _broadcast_of_broadcast),
-        ("broadcast of reshape", _broadcast_of_reshape),
-    ),
-    "cast": (("cast to the same type", _same_type), ("cast there and back", _cast_there_and_back)),
-    "slice": (
-        ("slice of everything", _same_type),
-        ("slice of slice", _slice_of_slice),
-        ("slice of concat", _slice_of_concat),
-        ("slice of pad", _slice_of_pad),
-        ("narrow slice of reshape", slice_of_reshape),
-        ("narrow slice of transpose", slice_of_transpose),
-        ("narrow slice of broadcast", slice_of_broadcast),
-        ("narrow slice of contract", slice_of_contract),
-        ("narrow slice of an elementwise op", slice_of_pointwise),
-    ),
-    "pad": (("pad by nothing", _same_type),),
-    "concat": (("concat of one", _concat_of_one), ("concat of slices", _concat_of_slices)),
-    "reverse": (
-        ("reverse of axes of size 1", _reverse_of_ones),
-        ("reverse of reverse", _reverse_of_reverse),
-    ),
-    **{
-        name: (
+_rule("slice", "narrow slice of reshape")(slice_of_reshape)
+_rule("slice", "narrow slice of transpose")(slice_of_transpose)
+_rule("slice", "narrow slice of broadcast")(slice_of_broadcast)
+_rule("slice", "narrow slice of contract")(slice_of_contract)
+_rule("slice", "narrow slice of an elementwise op")(slice_of_pointwise)
+
+
+@cache
+def view_rules(name: str) -> tuple[tuple[str, ViewRule], ...]:
+    """The rules that rewrite op ``name``, each with the identity that it applies."""
+    if isinstance(lookup(name).loop, Reduction):
+        return (
             (f"{name} of axes of size 1", _reduce_ones),
             (f"{name} of transpose", _reduce_of_transpose),
         )
-        for name in ("sum", "reduce_max", "reduce_min", "prod")
-    },
-    "contract": (("contract of transpose", _contract_of_transpose),),
-    "select": (("select by a constant", _select_by_constant),),
-    "logical_and": (("and with a constant", _logical_by_constant),),
-    "logical_or": (("or with a constant", _logical_by_constant),),
-}
+    return tuple(_RULES.get(name, ()))

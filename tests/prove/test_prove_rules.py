@@ -223,7 +223,7 @@ def test_the_order_of_the_field_is_an_order() -> None:
     assert (d.rank((P - x) % P) == -ranks).all()
     top = d.element(np.inf)
     assert d.greater(top, x).all() and not d.greater(x, top).any()
-    forward, backward = (d.reduce("reduce_max", y, (0,), F) for y in (x, x[::-1]))
+    forward, backward = (d.reduce("max", y, (0,), F) for y in (x, x[::-1]))
     assert forward == backward
 
 

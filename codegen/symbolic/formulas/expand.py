@@ -14,7 +14,7 @@ Non-goals: simplification beyond canonical form (``index_fold``), notation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import count
@@ -22,7 +22,8 @@ from typing import Any, Final
 
 from gradc.codegen.symbolic.formulas import terms as it
 from gradc.codegen.symbolic.formulas.terms import Lookup, Poly, Subscript
-from gradc.ir.ops.attributes import get_pairs
+from gradc.codegen.symbolic.formulas.verbs import VERBS
+from gradc.ir.ops.index.formula import Unsaid
 from gradc.ir.ops.registry import lookup
 from gradc.ir.tensor.core import DType, Op, Value
 
@@ -37,10 +38,6 @@ _LIBRARY: Final = "stdlib/"
 def fresh_index() -> int:
     """An index that occurs nowhere yet."""
     return next(_FRESH)
-
-
-class _Opaque(Exception):
-    """The op at hand has no reading in the index algebra."""
 
 
 @dataclass
@@ -86,10 +83,9 @@ class Reader:
         self._left -= 1
         try:
             if self._left < 0:
-                raise _Opaque
-            rule = _RULES.get(op.name)
-            found = rule(self, op, at) if rule is not None else self._applied(op, at)
-        except (_Opaque, ZeroDivisionError, OverflowError):
+                raise Unsaid
+            found = self._said(op, at)
+        except (Unsaid, ZeroDivisionError, OverflowError):
             return self._named(value, self._display(op), at)
         if len(found) > _MOST_TERMS or it.size_of(found) > _MOST_SIZE:
             return self._named(value, self._display(op), at)
@@ -105,15 +101,26 @@ class Reader:
         self.opaque[value] = name = self.known[value]
         return it.single(it.Ref(name, at))
 
-    def _applied(self, op: Op, at: tuple[Subscript, ...]) -> Poly:
-        """An elementwise function without a rule of its own."""
+    def _said(self, op: Op, at: tuple[Subscript, ...]) -> Poly:
+        """What an op states; a view at the place it shows; a function of what it is applied to."""
+        definition = lookup(op.name)
+        if definition.formula is not None:
+            found: Poly = definition.formula(self, op, at)
+            return found
+        if _is_moved(op):
+            moved = _moved(op, at)
+            if moved is None:
+                raise Unsaid
+            return self.read(op.operands[0], moved)
         if not op.results[0].type.dtype.is_float or any(
             v.type.shape != op.results[0].type.shape for v in op.operands
         ):
-            raise _Opaque
-        if op.attributes or op.regions or not lookup(op.name).is_elementwise:
-            raise _Opaque
-        return it.single(it.Call(op.name, tuple(self.read(v, at) for v in op.operands)))
+            raise Unsaid
+        if op.attributes or op.regions or not definition.is_elementwise:
+            raise Unsaid
+        parts = tuple(self.read(v, at) for v in op.operands)
+        verb = VERBS.get(op.name)
+        return it.single(it.Call(op.name, parts)) if verb is None else verb(*parts)
 
     def _display(self, op: Op) -> str:
         """An op applied to its operands, as a name."""
@@ -143,6 +150,54 @@ class Reader:
     def assume(self, text: str) -> None:
         """Notes what the formula presumes."""
         self.assumptions[text] = None
+
+    def assume_in_range(self, ids: Subscript) -> None:
+        """Notes that the formula presumes ids in range."""
+        name = ids.name if isinstance(ids, Lookup) else "used as indices"
+        self.assume(f"the ids {name} lie in range")
+
+    # --- the algebra, as the rules of ops use it
+
+    def fresh(self, size: int) -> Subscript:
+        """An index that occurs nowhere yet, for an axis of ``size``."""
+        return fresh_index() if size != 1 else it.UNIT
+
+    def literal(self, value: Any, dtype: DType) -> Poly:
+        """A program's constant."""
+        return literal(value, dtype)
+
+    def number(self, index: Subscript | Fraction) -> Poly:
+        """An index as a number."""
+        return it.number(index) if isinstance(index, Fraction) else it.single(it.IndexNumber(index))
+
+    def equals(self, a: Subscript, b: Subscript) -> Poly:
+        """1 where two indices are equal, else 0."""
+        return it.delta(a, b)
+
+    def product(self, *factors: Poly) -> Poly:
+        """The product of formulas."""
+        return it.times(*factors)
+
+    def total(self, body: Poly, over: Sequence[tuple[Subscript, int]]) -> Poly:
+        """The sum of ``body`` over indices, each with its size."""
+        for index, size in over:
+            if index != it.UNIT:
+                assert isinstance(index, int)
+                body = it.total(body, index, size)
+        return body
+
+    def chosen(self, holds: Poly, a: Value, b: Value, at: tuple[Subscript, ...]) -> Poly:
+        """The element of ``a`` where ``holds``, else that of ``b``; the other is then not read."""
+        if holds in (it.ONE, it.ZERO):
+            return self.read(a if holds == it.ONE else b, at)
+        first, second = self.read(a, at), self.read(b, at)
+        return it.plus(it.times(holds, first), it.times(it.minus(it.ONE, holds), second))
+
+    def is_nan(self, value: Value) -> bool:
+        """Whether ``value`` is NaN everywhere."""
+        made = self.producers.get(value)
+        number = made.attributes.get("value") if made is not None and not made.operands else None
+        return isinstance(number, float) and math.isnan(number)
 
     # --- integers and conditions
 
@@ -174,7 +229,7 @@ class Reader:
         if _is_moved(op):
             moved = _moved(op, at)
             if moved is None:
-                raise _Opaque
+                raise Unsaid
             return self.condition(op.operands[0], moved)
         if op.name in ("logical_and", "logical_or", "logical_not"):
             parts = [self.condition(v, at) for v in op.operands]
@@ -186,13 +241,13 @@ class Reader:
             return it.ONE if op.attributes["value"] else it.ZERO
         if op.name in _COMPARISONS:
             return self._comparison(op, at)
-        raise _Opaque
+        raise Unsaid
 
     def truth(self, value: Value, at: tuple[Subscript, ...]) -> Poly:
         """``condition``, or a mask with a name of its own where the algebra has no words for it."""
         try:
             return self.condition(value, at)
-        except _Opaque:
+        except Unsaid:
             return self._named(value, "keep" if self._is_drawn(value) else "mask", at)
 
     def _is_drawn(self, value: Value) -> bool:
@@ -223,14 +278,14 @@ class Reader:
     def _comparison_of_indices(self, op: Op, at: tuple[Subscript, ...]) -> Poly:
         a, b = (self.index(v, at) for v in op.operands)
         if a is None or b is None:
-            raise _Opaque
+            raise Unsaid
         if isinstance(a, Fraction) or isinstance(b, Fraction):
             if op.name in ("ge", "lt", "gt", "le") and isinstance(a, Lookup):
                 self.assume(f"the ids {a.name} lie in range")
                 return it.ONE
             if isinstance(a, Fraction) and isinstance(b, Fraction):
                 return it.ONE if _compares(op.name, a, b) else it.ZERO
-            raise _Opaque
+            raise Unsaid
         if op.name == "eq":
             return it.delta(a, b)
         if op.name == "ne":
@@ -246,15 +301,6 @@ def _compares(name: str, a: Fraction, b: Fraction) -> bool:
 
 def _is_infinite(term: it.Monomial) -> bool:
     return len(term.factors) == 1 and term.factors[0][0] == it.Call("inf", ())
-
-
-# --- rules: the element of an op's result at an index
-
-_Rule = Callable[[Reader, Op, tuple[Subscript, ...]], Poly]
-
-
-def _constant(reader: Reader, op: Op, _at: tuple[Subscript, ...]) -> Poly:
-    return literal(op.attributes["value"], op.results[0].type.dtype)
 
 
 def literal(value: Any, dtype: DType) -> Poly:
@@ -277,232 +323,20 @@ def _is_moved(op: Op) -> bool:
 
 
 def _moved(op: Op, at: Sequence[Subscript]) -> tuple[Subscript, ...] | None:
-    """Where an element of a view lies in its operand; None for a reshape that mixes axes."""
-    shape = op.operands[0].type.static_shape
-    if op.name == "broadcast":
-        dims = op.attributes["dims"]
-        assert isinstance(dims, tuple)
-        places = [at[d] for d in dims if isinstance(d, int)]
-        return tuple(i if n != 1 else it.UNIT for i, n in zip(places, shape, strict=True))
-    if op.name == "transpose":
-        perm = op.attributes["perm"]
-        assert isinstance(perm, tuple)
-        back: list[Subscript] = [it.UNIT] * len(shape)
-        for place, axis in zip(at, perm, strict=True):
-            assert isinstance(axis, int)
-            back[axis] = place
-        return tuple(back)
+    """Where an element of a view lies in its operand; None where axes mix."""
+    rule, shape = lookup(op.name).axes, op.operands[0].type.static_shape
     result = op.results[0].type.static_shape
-    if [n for n in shape if n != 1] != [n for n in result if n != 1]:
+    found: dict[int, Subscript] = {axis: it.UNIT for axis, n in enumerate(shape) if n == 1}
+    for link in () if rule is None else rule.links(op):
+        (own,) = link.operands
+        if own is None or link.result is None or shape[own.axis] == 1:
+            continue
+        if shape[own.axis] == result[link.result.axis] == link.size:
+            found[own.axis] = at[link.result.axis]
+    if len(found) < len(shape):
         return None
-    wide = iter([i for i, n in zip(at, result, strict=True) if n != 1])
-    return tuple(it.UNIT if n == 1 else next(wide) for n in shape)
+    return tuple(found[axis] for axis in range(len(shape)))
 
-
-def _view(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
-    moved = _moved(op, at)
-    if moved is None:
-        raise _Opaque
-    return reader.read(op.operands[0], moved)
-
-
-def _sum(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
-    axes, shape = op.attributes["axes"], op.operands[0].type.static_shape
-    assert isinstance(axes, tuple)
-    kept = iter(at)
-    place = [
-        (fresh_index() if n != 1 else it.UNIT) if axis in axes else next(kept)
-        for axis, n in enumerate(shape)
-    ]
-    found = reader.read(op.operands[0], place)
-    return _summed(found, [(place[a], shape[a]) for a in axes if isinstance(a, int)])
-
-
-def _summed(poly: Poly, over: Sequence[tuple[Subscript, int]]) -> Poly:
-    for index, size in over:
-        if index != it.UNIT:
-            assert isinstance(index, int)
-            poly = it.total(poly, index, size)
-    return poly
-
-
-def _contract(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
-    a, b = op.operands
-    places: list[dict[int, Subscript]] = [{}, {}]
-    bound: list[tuple[Subscript, int]] = []
-    shape = a.type.static_shape
-    result = iter(at)
-    for i, j in get_pairs(op.attributes, "batch"):
-        places[0][i] = places[1][j] = next(result)
-    for i, j in get_pairs(op.attributes, "contract"):
-        index = fresh_index() if shape[i] != 1 else it.UNIT
-        places[0][i] = places[1][j] = index
-        bound.append((index, shape[i]))
-    for side, value in enumerate((a, b)):
-        for axis in range(value.type.rank):
-            if axis not in places[side]:
-                places[side][axis] = next(result)
-    factors = [
-        reader.read(v, [places[side][axis] for axis in range(v.type.rank)])
-        for side, v in enumerate((a, b))
-    ]
-    return _summed(it.times(*factors), bound)
-
-
-def _select(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
-    condition, a, b = op.operands
-    for branch, other in ((a, b), (b, a)):
-        made = reader.producers.get(branch)
-        if made is not None and made.name == "constant":
-            value = made.attributes["value"]
-            if isinstance(value, float) and math.isnan(value):
-                reader.condition(condition, at)
-                return reader.read(other, at)
-    holds = reader.truth(condition, at)
-    if holds == it.ONE:
-        return reader.read(a, at)
-    if holds == it.ZERO:
-        return reader.read(b, at)
-    first, second = reader.read(a, at), reader.read(b, at)
-    return it.plus(it.times(holds, first), it.times(it.minus(it.ONE, holds), second))
-
-
-def _cast(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
-    origin = op.operands[0].type.dtype
-    if origin.is_float:
-        return reader.read(op.operands[0], at)
-    if origin is DType.BOOL:
-        return reader.condition(op.operands[0], at)
-    index = reader.index(op.operands[0], at)
-    if index is None:
-        raise _Opaque
-    return it.number(index) if isinstance(index, Fraction) else it.single(it.IndexNumber(index))
-
-
-def _take(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
-    table, ids = op.operands
-    axis = op.attributes["axis"]
-    assert isinstance(axis, int)
-    index = reader.index(ids, at[axis : axis + ids.type.rank])
-    if index is None or isinstance(index, Fraction):
-        raise _Opaque
-    reader.assume(f"the ids {_name(index)} lie in range")
-    return reader.read(table, (*at[:axis], index, *at[axis + ids.type.rank :]))
-
-
-def _scatter(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
-    ids, updates = op.operands
-    axis = op.attributes["axis"]
-    assert isinstance(axis, int)
-    shape = ids.type.static_shape
-    over = [fresh_index() if n != 1 else it.UNIT for n in shape]
-    index = reader.index(ids, over)
-    if index is None or isinstance(index, Fraction):
-        raise _Opaque
-    update = reader.read(updates, (*at[:axis], *over, *at[axis + 1 :]))
-    body = it.times(it.delta(index, at[axis]), update)
-    return _summed(body, list(zip(over, shape, strict=True)))
-
-
-def _name(index: Subscript) -> str:
-    return index.name if isinstance(index, Lookup) else "used as indices"
-
-
-def _pow(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
-    base, exponent = (reader.read(v, at) for v in op.operands)
-    if len(exponent) == 1 and not exponent[0].factors:
-        return it.power(base, exponent[0].coefficient)
-    return it.single(it.Call("pow", (base, exponent)))
-
-
-def exponential(poly: Poly) -> Poly:
-    """e to the ``poly``: a product over its terms, so that constant shifts cancel."""
-    factors = []
-    for term in poly:
-        base, exponent = term, Fraction(1)
-        if term.coefficient.denominator == 1 and term.factors:
-            base, exponent = it.Monomial(Fraction(1), term.factors), term.coefficient
-        head = term.factors[0][0] if len(term.factors) == 1 else None
-        if isinstance(head, it.Call) and head.name == "log" and term.factors[0][1] == 1:
-            factors.append(it.power(head.arguments[0], exponent))
-        elif isinstance(head, it.Call) and head.name == "softplus" and term.factors[0][1] == 1:
-            grown = it.plus(it.ONE, exponential(head.arguments[0]))
-            factors.append(it.power(grown, exponent))
-        else:
-            factors.append(it.single(it.Call("exp", ((base,),)), exponent))
-    return it.times(it.ONE, *factors)
-
-
-def _exp(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
-    return exponential(reader.read(op.operands[0], at))
-
-
-def _arithmetic(combine: Callable[..., Poly]) -> _Rule:
-    def rule(reader: Reader, op: Op, at: tuple[Subscript, ...]) -> Poly:
-        if not op.results[0].type.dtype.is_float:
-            raise _Opaque
-        return combine(*(reader.read(v, at) for v in op.operands))
-
-    return rule
-
-
-def _logarithm(poly: Poly) -> Poly:
-    """The logarithm; of a product with exponentials and their sums it is taken factor by factor."""
-    if len(poly) != 1 or poly[0].coefficient != 1:
-        return it.single(it.Call("log", (poly,)))
-    factors = poly[0].factors
-    if len(factors) == 1 and factors[0][1] == 1 and not _is_exponential(factors[0][0]):
-        return it.single(it.Call("log", (poly,)))
-    if not all(_is_exponential(b) or _is_sum_of_exponentials(b) for b, _ in factors):
-        return it.single(it.Call("log", (poly,)))
-    parts = []
-    for base, exponent in factors:
-        if isinstance(base, it.Call) and base.name == "exp":
-            parts.append(it.scaled(base.arguments[0], exponent))
-        else:
-            parts.append(it.scaled(it.single(it.Call("log", (it.single(base),))), exponent))
-    return it.plus(*parts)
-
-
-def _is_exponential(base: it.Base) -> bool:
-    return isinstance(base, it.Call) and base.name == "exp"
-
-
-def _is_sum_of_exponentials(base: it.Base) -> bool:
-    return isinstance(base, it.Sigma) and all(_is_exponential(b) for b, _ in base.factors)
-
-
-def _divided(a: Poly, b: Poly) -> Poly:
-    return it.times(a, it.power(b, -1))
-
-
-_RULES: Final[Mapping[str, _Rule]] = {
-    "constant": _constant,
-    "broadcast": _view,
-    "reshape": _view,
-    "transpose": _view,
-    "sum": _sum,
-    "contract": _contract,
-    "select": _select,
-    "cast": _cast,
-    "take": _take,
-    "scatter_add": _scatter,
-    "pow": _pow,
-    "exp": _exp,
-    "stop_gradient": lambda reader, op, at: reader.read(op.operands[0], at),
-    "add": _arithmetic(it.plus),
-    "sub": _arithmetic(it.minus),
-    "mul": _arithmetic(it.times),
-    "gate": _arithmetic(it.times),
-    "neg": _arithmetic(lambda x: it.scaled(x, -1)),
-    "div": _arithmetic(_divided),
-    "fma": _arithmetic(lambda a, b, c: it.plus(it.times(a, b), c)),
-    "sqrt": _arithmetic(lambda x: it.power(x, Fraction(1, 2))),
-    "rsqrt": _arithmetic(lambda x: it.power(x, Fraction(-1, 2))),
-    "log": _arithmetic(_logarithm),
-    "log1p": _arithmetic(lambda x: _logarithm(it.plus(it.ONE, x))),
-    "expm1": _arithmetic(lambda x: it.minus(exponential(x), it.ONE)),
-}
 
 # Masks, which have no other words. Formulas may name convolutions too.
 _MASKS: Final = ("keep", "mask")
@@ -514,7 +348,7 @@ def is_readable(op: Op) -> bool:
         return _moved(op, range(1, op.results[0].type.rank + 1)) is not None
     definition = lookup(op.name)
     plain = definition.is_elementwise and not op.attributes
-    is_named = op.name in _RULES or definition.multiplies_windows
+    is_named = definition.formula is not None or definition.multiplies_windows
     return plain or is_named or not op.results[0].type.dtype.is_float
 
 

@@ -273,8 +273,8 @@ class BallArrays(ObjectArrays):
 
     # A single element taken out of an object array is a bare ball, which has no shape.
 
-    def reduce(self, name: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
-        return np.asarray(super().reduce(name, self._lifted(x), axes, dtype))
+    def reduce(self, verb: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
+        return np.asarray(super().reduce(verb, self._lifted(x), axes, dtype))
 
     def row(self, x: Any, position: int) -> Any:
         return np.asarray(super().row(x, position))

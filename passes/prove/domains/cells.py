@@ -104,11 +104,11 @@ class RecordingArrays(NumpyArrays):
             return self.note(found, x)
         return found
 
-    def reduce(self, name: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
-        if not _is_float(x) or name not in ("reduce_max", "reduce_min") or not x.size:
-            return super().reduce(name, x, axes, dtype)
+    def reduce(self, verb: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
+        if not _is_float(x) or verb not in ("max", "min") or not x.size:
+            return super().reduce(verb, x, axes, dtype)
         rows = _in_rows(x, axes)
-        place = np.argmax(rows, 0) if name == "reduce_max" else np.argmin(rows, 0)
+        place = np.argmax(rows, 0) if verb == "max" else np.argmin(rows, 0)
         return _pick(rows, self.note(place, x))
 
     def argmax(self, x: Any, axis: int) -> Any:
@@ -155,9 +155,9 @@ class ForcedArrays(FieldArrays):
             return self.recorded()
         return super().cast(x, dtype)
 
-    def reduce(self, name: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
-        if not is_field(x) or name not in ("reduce_max", "reduce_min") or not x.size:
-            return super().reduce(name, x, axes, dtype)
+    def reduce(self, verb: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
+        if not is_field(x) or verb not in ("max", "min") or not x.size:
+            return super().reduce(verb, x, axes, dtype)
         return _pick(_in_rows(x, axes), self.recorded())
 
     def argmax(self, x: Any, axis: int) -> Any:

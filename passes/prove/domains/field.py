@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradc.ir.domains.arrays import NumpyArrays, Pairs, matrix_form
+from gradc.ir.domains.arrays import EMPTY, NumpyArrays, Pairs, matrix_form
 from gradc.ir.tensor.core import DType
 
 PRIME = (1 << 31) - 1
@@ -408,23 +408,22 @@ class FieldArrays(NumpyArrays):
         found = super().iota(axis, shape, DType.I64 if dtype.is_float else dtype)
         return self.cast(found, dtype) if dtype.is_float else found
 
-    def reduce(self, name: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
+    def reduce(self, verb: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
         if not is_field(x):
-            return super().reduce(name, x, axes, dtype)
-        if name == "sum":
+            return super().reduce(verb, x, axes, dtype)
+        if verb == "add":
             return np.sum(x, tuple(axes), dtype=np.uint64) % _P
         step: Callable[[Any, Any], Any] = {
-            "prod": mul,
-            "reduce_max": lambda a, b: np.where(self.greater(b, a), b, a),
-            "reduce_min": lambda a, b: np.where(self.greater(a, b), b, a),
-        }[name]
+            "mul": mul,
+            "max": lambda a, b: np.where(self.greater(b, a), b, a),
+            "min": lambda a, b: np.where(self.greater(a, b), b, a),
+        }[verb]
         kept = [axis for axis in range(x.ndim) if axis not in axes]
         # With no elements at all, -1 would be ambiguous.
         count = math.prod(x.shape[axis] for axis in axes)
         rows = x.transpose([*axes, *kept]).reshape(count, *(x.shape[axis] for axis in kept))
-        ends = {"prod": 1.0, "reduce_max": -math.inf, "reduce_min": math.inf}
         if not len(rows):
-            return np.full(rows.shape[1:], self.element(ends[name]), np.uint64)
+            return np.full(rows.shape[1:], self.element(EMPTY[verb]), np.uint64)
         total = rows[0]
         for row in rows[1:]:
             total = step(total, row)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from enum import StrEnum
 from fractions import Fraction
 from typing import Any, TypeAlias
 
@@ -92,9 +93,18 @@ def _spread_numbers(x: Any, pairs: Key, shape: Shape) -> Any:
     return np.broadcast_to(spaced, shape)
 
 
-VIEWS: dict[str, Callable[[Any, Key, Shape], Any]] = {
-    "spread": _spread_numbers,
-    "reshape": lambda x, _, shape: x.reshape(shape),
-    "slice": lambda x, cut, shape: NUMBERS.slice(x, *cut),
-    "reverse": lambda x, axes, shape: NUMBERS.reverse(x, axes),
+class View(StrEnum):
+    """How a term is seen; every view of arrays becomes one of these."""
+
+    SPREAD = "spread"
+    RESHAPE = "reshape"
+    SLICE = "slice"
+    REVERSE = "reverse"
+
+
+VIEWS: dict[View, Callable[[Any, Key, Shape], Any]] = {
+    View.SPREAD: _spread_numbers,
+    View.RESHAPE: lambda x, _, shape: x.reshape(shape),
+    View.SLICE: lambda x, cut, shape: NUMBERS.slice(x, *cut),
+    View.REVERSE: lambda x, axes, shape: NUMBERS.reverse(x, axes),
 }

@@ -32,6 +32,7 @@ from gradc.passes.prove.domains.term import (
     Key,
     Shape,
     Term,
+    View,
     exact,
     is_sorted,
     wide,
@@ -132,12 +133,12 @@ class TermArrays(Arrays):
         if len(x.linear) == 1:
             ((atom, c),) = x.linear.items()
             key = self.keys[atom]
-            return c, dict(key[1]) if key[0] == "prod" else {} if atom == ONE else {atom: 1}
+            return c, dict(key[1]) if key[0] == "product" else {} if atom == ONE else {atom: 1}
         if not x.linear:
             return Fraction(0), {}
         lead = x.linear[min(x.linear)]
         items = tuple(sorted((a, c / lead) for a, c in x.linear.items()))
-        return lead, {self.atom(("sum", items), x.shape, self._height(x)): 1}
+        return lead, {self.atom(("total", items), x.shape, self._height(x)): 1}
 
     def _product(self, c: Fraction, powers: dict[int, int], shape: Shape) -> Term:
         kept = tuple(sorted((a, e) for a, e in powers.items() if e))
@@ -145,11 +146,11 @@ class TermArrays(Arrays):
             return self.term(shape, {ONE: c})
         if len(kept) == 1 and kept[0][1] == 1:
             atom = kept[0][0]
-            if self.keys[atom][0] == "sum":
+            if self.keys[atom][0] == "total":
                 return self.term(shape, {a: c * d for a, d in self.keys[atom][1]})
             return self.term(shape, {atom: c})
         height = max(self.heights[a] for a, _ in kept)
-        return self.term(shape, {self.atom(("prod", kept), shape, height): c})
+        return self.term(shape, {self.atom(("product", kept), shape, height): c})
 
     def _times(self, a: Term, b: Term, shape: Shape) -> Term:
         for x, y in ((a, b), (b, a)):
@@ -239,7 +240,7 @@ class TermArrays(Arrays):
 
     # ---- views
 
-    def _view(self, x: Term, kind: str, arguments: Key, shape: Shape) -> Term:
+    def _view(self, x: Term, kind: View, arguments: Key, shape: Shape) -> Term:
         """A view of every atom of ``x``, as deep down as views can go."""
         if x.known is not None:
             return self._known(VIEWS[kind](x.known, arguments, shape))
@@ -254,7 +255,7 @@ class TermArrays(Arrays):
         return self.term(shape, total)
 
     def _view_atom(
-        self, atom: int, kind: str, arguments: Key, shape: Shape, whole: Term | None
+        self, atom: int, kind: View, arguments: Key, shape: Shape, whole: Term | None
     ) -> Term:
         memo = ("view", atom, kind, arguments, shape)
         found = self._views.get(memo)
@@ -264,16 +265,16 @@ class TermArrays(Arrays):
         return found
 
     def _made_view(
-        self, atom: int, kind: str, arguments: Key, shape: Shape, whole: Term | None
+        self, atom: int, kind: View, arguments: Key, shape: Shape, whole: Term | None
     ) -> Term:
         key = self.keys[atom]
         if atom == ONE or key[0] == "number":
             return self.term(shape, {atom: Fraction(1)})
-        if key[0] in ("prod", "sum"):
+        if key[0] in ("product", "total"):
             parts = [(self._view_atom(a, kind, arguments, shape, None), e) for a, e in key[1]]
-            total = self.term(shape, {ONE: Fraction(key[0] == "prod")})
+            total = self.term(shape, {ONE: Fraction(key[0] == "product")})
             for part, e in parts:
-                if key[0] == "prod":
+                if key[0] == "product":
                     total = self._times(total, self._power(part, e, shape), shape)
                 else:
                     total = self._plus(total, self._scaled(part, e, shape), 1, shape)
@@ -295,22 +296,22 @@ class TermArrays(Arrays):
         return self.single(full, shape)
 
     def _pushed(
-        self, operands: _Operands, key: Key, kind: str, arguments: Key, shape: Shape
+        self, operands: _Operands, key: Key, kind: View, arguments: Key, shape: Shape
     ) -> Term:
         moved = [self._view(x, kind, arguments, shape) for x in operands.terms]
         return self.verb(key[1], *moved)
 
     def _merged(
-        self, key: Key, below: Shape, kind: str, arguments: Key, shape: Shape
+        self, key: Key, below: Shape, kind: View, arguments: Key, shape: Shape
     ) -> tuple[Key, Key]:
         """The atom below all views, and the views from the innermost out, neighbours merged."""
         base, steps = (key[1], key[2]) if key[0] == "seen" else (key, ())
-        keeps_order = kind == "spread" and wide(below) == wide(shape) and is_sorted(arguments)
-        if kind == "reshape" or (keeps_order and steps and steps[-1][0] == "reshape"):
-            while steps and (steps[-1][0] == "reshape" or steps[-1][2]):
+        keeps_order = kind == View.SPREAD and wide(below) == wide(shape) and is_sorted(arguments)
+        if kind == View.RESHAPE or (keeps_order and steps and steps[-1][0] == View.RESHAPE):
+            while steps and (steps[-1][0] == View.RESHAPE or steps[-1][2]):
                 steps = steps[:-1]
-            return base, (*steps, ("reshape", (), True))
-        if kind == "spread" and steps and steps[-1][0] == "spread":
+            return base, (*steps, (View.RESHAPE, (), True))
+        if kind == View.SPREAD and steps and steps[-1][0] == View.SPREAD:
             onward = dict(arguments)
             arguments = tuple((i, onward[o]) for i, o in steps[-1][1])
             keeps_order = keeps_order and steps[-1][2]
@@ -327,7 +328,7 @@ class TermArrays(Arrays):
         kept = tuple((i, o) for i, o in pairs if x.shape[i] != 1)
         if shape == x.shape and all(i == o for i, o in kept):
             return _as_term(x)
-        return self._view(x, "spread", kept, shape)
+        return self._view(x, View.SPREAD, kept, shape)
 
     def broadcast(self, x: Any, shape: Sequence[int], dims: Sequence[int]) -> Term:
         return self._spread(x, list(enumerate(dims)), tuple(shape))
@@ -337,7 +338,7 @@ class TermArrays(Arrays):
         if wide(x.shape) == wide(after):
             places = zip(wide_axes(x.shape), wide_axes(after), strict=True)
             return self._spread(x, list(places), after)
-        return self._view(x, "reshape", (), after)
+        return self._view(x, View.RESHAPE, (), after)
 
     def transpose(self, x: Any, perm: Sequence[int]) -> Term:
         shape = tuple(x.shape[i] for i in perm)
@@ -350,10 +351,10 @@ class TermArrays(Arrays):
         shape = tuple(max(0, -(-(b - a) // s)) for a, b, s in rows)
         if shape == x.shape:
             return _as_term(x)
-        return self._view(x, "slice", (tuple(start), tuple(limit), tuple(stride)), shape)
+        return self._view(x, View.SLICE, (tuple(start), tuple(limit), tuple(stride)), shape)
 
     def reverse(self, x: Any, axes: Sequence[int]) -> Term:
-        return self._view(x, "reverse", tuple(axes), x.shape) if axes else _as_term(x)
+        return self._view(x, View.REVERSE, tuple(axes), x.shape) if axes else _as_term(x)
 
     def row(self, x: Any, position: int) -> Term:
         (atom, *more) = x.linear or {ONE: 0}
@@ -417,12 +418,12 @@ class TermArrays(Arrays):
         self._remember(found, rows)
         return found
 
-    def reduce(self, name: str, x: Any, axes: Sequence[int], dtype: DType) -> Term:
+    def reduce(self, verb: str, x: Any, axes: Sequence[int], dtype: DType) -> Term:
         if not axes:
             return _as_term(x)
         shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
-        key = (name, tuple(sorted(axes)))
-        if name == "sum":
+        key = (verb, tuple(sorted(axes)))
+        if verb == "add":
             if x.constant is not None and not x.is_discrete:
                 count = math.prod(x.shape[i] for i in axes)
                 return self.term(shape, {ONE: x.constant * count})

@@ -43,7 +43,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gradc.ir.domains.arrays import NumpyArrays, Pairs, matrix_form
+from gradc.ir.domains.arrays import EMPTY, NumpyArrays, Pairs, matrix_form
 from gradc.ir.tensor.core import DType, Function, Role, Slot
 from gradc.passes.prove.domains.field import (
     PRIME,
@@ -369,20 +369,15 @@ class TowerArrays(FieldArrays):
     def like(self, value: float, x: Any) -> Any:
         return self.literal(value) if is_tower(x) else NumpyArrays.like(self, value, x)
 
-    def reduce(self, name: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
+    def reduce(self, verb: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
         if not is_tower(x):
-            return NumpyArrays.reduce(self, name, x, axes, dtype)
-        if name == "sum":
+            return NumpyArrays.reduce(self, verb, x, axes, dtype)
+        if verb == "add":
             return self.value(np.sum(residues(x), tuple(axes), dtype=np.uint64) % self.primes)
         kept = [axis for axis in range(x.ndim) if axis not in axes]
         count = math.prod(x.shape[axis] for axis in axes)
         rows = x.transpose([*axes, *kept]).reshape(count, *(x.shape[axis] for axis in kept))
-        verb, end = {
-            "prod": ("mul", 1.0),
-            "reduce_max": ("max", -math.inf),
-            "reduce_min": ("min", math.inf),
-        }[name]
-        total = rows[0] if len(rows) else self.full(end, rows.shape[1:], DType.F64)
+        total = rows[0] if len(rows) else self.full(EMPTY[verb], rows.shape[1:], DType.F64)
         for row in rows[1:]:
             total = self.verb(verb, total, row)
         return np.asarray(total)

@@ -149,7 +149,7 @@ def _inner(arrays: NumpyArrays, pairs: Sequence[tuple[Any, Any]]) -> Any:
     for a, b in pairs:
         product = np.asarray(arrays.verb("mul", a, b))
         axes = tuple(range(product.ndim))
-        part = arrays.reduce("sum", product, axes, DType.F64) if axes else product
+        part = arrays.reduce("add", product, axes, DType.F64) if axes else product
         total = arrays.verb("add", total, part)
     return np.asarray(total)
 
