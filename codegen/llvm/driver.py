@@ -8,7 +8,7 @@ however deep the network, and a ``Repeat`` costs what its body costs once. A rec
     per Repeat] repeat  [-1, trips, words of the body, byte offset of the counter cell or -1] + body
 
 ``base`` is a port's number or, for the arena, the number of ports. ``extent`` is the trip count of
-the parallel loop; ``parts`` is in how many ranges it is worth cutting, from the kernel's flops and
+the grid loop; ``parts`` is in how many ranges it is worth cutting, from the kernel's flops and
 bytes alone. A kernel is called as ``kernel(ptr arguments, i64 begin, i64 end, i64 worker)``;
 scratch is its last argument, if it has any, and worker w of the launch (the caller is 0) uses the
 w-th equal part of it.
@@ -57,7 +57,7 @@ def extent(kernel: Kernel, isa: Isa) -> int:
     (statement,) = kernel.body
     if isinstance(statement, Gemm):
         return gemm.units(statement, isa)
-    if isinstance(statement, For) and statement.kind == "parallel" and statement.limit is None:
+    if isinstance(statement, For) and statement.kind == "grid" and statement.limit is None:
         return statement.extent
     return 1
 
@@ -197,7 +197,7 @@ def _emit(module: Module, kernel: Kernel, number: int, isa: Isa) -> str:
     args, begin, end, worker = function.parameters
     pointers = []
     each = nest.scratch_bytes(kernel, isa)
-    for position in range(sum(b.access != "scratch" for b in kernel.buffers) + (each > 0)):
+    for position in range(len(kernel.bound) + (each > 0)):
         cell = function.op(f"getelementptr ptr, {args}, i64 {position}", "ptr")
         pointers.append(function.load(cell, "ptr", 8))
     if each:

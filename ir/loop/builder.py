@@ -1,7 +1,7 @@
 """Building loop IR: scopes, value numbering, hoisting, symbolic index arithmetic.
 
 ``LoopBuilder`` emits statements into nested loops. A pure statement lands in the outermost loop in
-which its operands are known (never above a ``parallel`` loop), and equal statements are emitted
+which its operands are known (never above a grid or block loop), and equal statements are emitted
 once, so a kernel written naively comes out hoisted and without repetition. ``IndexAlgebra`` is the
 algebra in which ops state scalar meanings and element maps; ``NestContext`` (``ir/loop/nest.py``)
 is what an op with a nest of its own writes its kernel with.
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from gradc.ir.loop.kernel import (
+    Access,
     Affine,
     Buffer,
     Const,
@@ -31,6 +32,8 @@ from gradc.ir.loop.kernel import (
     Index,
     Let,
     Load,
+    LoopKind,
+    Memory,
     Scalar,
     Stmt,
     Store,
@@ -39,7 +42,6 @@ from gradc.ir.loop.kernel import (
 from gradc.ir.tensor.algebra import VERBS
 from gradc.ir.tensor.core import DType
 
-LoopKind: TypeAlias = Literal["parallel", "serial", "vector"]
 Combine: TypeAlias = Literal["add", "max", "min", "mul"]
 _Key: TypeAlias = tuple[object, ...]
 # Verbs whose operands may change places without changing a bit.
@@ -140,9 +142,11 @@ class LoopBuilder:
             raise ValueError("a loop is still open")
         return tuple(self._scopes[0].statements)
 
-    def buffer(self, name: str, dtype: DType, size: int, access: str) -> Buffer:
+    def buffer(
+        self, name: str, dtype: DType, size: int, access: Access, memory: Memory = "argument"
+    ) -> Buffer:
         """Declares a buffer of the kernel."""
-        buffer = Buffer(name, dtype, size, _access(access))
+        buffer = Buffer(name, dtype, size, access, memory)
         self.buffers.append(buffer)
         return buffer
 
@@ -161,7 +165,7 @@ class LoopBuilder:
         """Opens ``for index in range(extent)``; ``limit`` cuts it short."""
         bound = None if limit is None else self.resolve(limit)
         # Nothing is hoisted out of a loop that never runs: its addresses may not exist.
-        is_floor = kind == "parallel" or extent <= 0
+        is_floor = kind in ("grid", "block") or extent <= 0
         self._scopes.append(_Scope(is_floor=is_floor, is_vector=kind == "vector"))
         opened = OpenLoop(self.var(DType.I64, extent), extent, self)
         try:
@@ -400,13 +404,6 @@ def _scalar_key(value: Scalar) -> _Key:
 
 def _affine_key(index: Affine) -> _Key:
     return (index.constant, *sorted(((v.name, c) for v, c in index.terms)))
-
-
-def _access(text: str) -> Literal["read", "write", "update", "scratch"]:
-    match text:
-        case "read" | "write" | "update" | "scratch":
-            return text
-    raise ValueError(f"no such access: {text}")
 
 
 def _combine(text: str) -> Combine:

@@ -1,9 +1,9 @@
 """The reference executor of loop IR over NumPy buffers: the meaning of ``ir/loop/kernel.py`` to the
 last bit of a fold.
 
-``parallel`` and ``vector`` loops become array axes, ``serial`` loops run one iteration after the
-other. Every address is checked. The leaves of a ``Gemm`` are taken in float64 and rounded once, so
-they are not bitwise those of a backend; everything else is, but for the last bits of
+``grid``, ``block`` and ``vector`` loops become array axes, ``serial`` loops run one iteration after
+the other. Every address is checked. The leaves of a ``Gemm`` are taken in float64 and rounded once,
+so they are not bitwise those of a backend; everything else is, but for the last bits of
 transcendentals and fused multiply-adds.
 
 Non-goals: speed beyond what tests need.
@@ -12,6 +12,7 @@ Non-goals: speed beyond what tests need.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,6 @@ from typing import Any
 import numpy as np
 
 from gradc.ir.loop.kernel import (
-    K_LEAF,
-    K_NODE,
-    LANE_BYTES,
-    LEAF,
-    WAYS,
     Affine,
     Buffer,
     Const,
@@ -35,12 +31,13 @@ from gradc.ir.loop.kernel import (
     Kernel,
     Let,
     Load,
+    LoopKind,
     Scalar,
     Stmt,
     Store,
     Var,
-    node_spans,
 )
+from gradc.ir.loop.order import K_LEAF, K_NODE, node_spans
 from gradc.ir.loop.verbs import (
     Array,
     apply_verb,
@@ -104,12 +101,12 @@ MACHINE = Scalars()
 
 
 def execute_kernel(kernel: Kernel, buffers: Sequence[Array], scalars: Scalars = MACHINE) -> None:
-    """Runs ``kernel`` on flat arrays that match its non-scratch buffers in order (bf16 as uint16).
+    """Runs ``kernel`` on flat arrays that match its bound buffers in order (bf16 as uint16).
 
     Raises:
         ExecutionError: an address lies outside its buffer, or the arrays do not match.
     """
-    named = [b for b in kernel.buffers if b.access != "scratch"]
+    named = kernel.bound
     if len(named) != len(buffers):
         raise ExecutionError(f"{kernel.name} takes {len(named)} buffers, got {len(buffers)}")
     for buffer, array in zip(named, buffers, strict=True):
@@ -125,15 +122,18 @@ class _Run:
         self.kernel = kernel
         self.scalars = scalars
         self.buffers = dict(buffers)
-        self.scratch = [b for b in kernel.buffers if b.access == "scratch"]
         self.values: dict[Var, Array] = {}
         self.axes: tuple[int, ...] = ()
         self.active: Array = np.ones((), bool)
-        self._reset_scratch(())
+        self._fresh(())
 
-    def _reset_scratch(self, outer: tuple[int, ...]) -> None:
-        """Fresh scratch per point of ``outer``, full of NaN or of a large number."""
-        for buffer in self.scratch:
+    def _fresh(self, outer: tuple[int, ...], kind: LoopKind = "grid") -> None:
+        """Private memory for each point of ``outer``, full of NaN or of a large number; that of
+        blocks outlives their block loops.
+        """
+        for buffer in self.kernel.private:
+            if kind == "block" and buffer.memory == "block":
+                continue
             poison = self.scalars.literal(np.nan if buffer.dtype.is_float else 1, buffer.dtype)
             filled = np.full((*outer, buffer.size), poison)
             self.buffers[buffer] = self.scalars.store(filled, buffer.dtype)
@@ -170,9 +170,10 @@ class _Run:
                 f"{self.kernel.name}: {buffer.name}[{int(at[outside][0])}] of {buffer.size}"
             )
         at = np.where(mask, at, 0)
-        if buffer.access == "scratch" and self.buffers[buffer].ndim > 1:
-            own = np.arange(self.buffers[buffer].shape[0]) * buffer.size
-            at = at + own.reshape(-1, *(1,) * (at.ndim - 1))
+        owners = self.buffers[buffer].shape[:-1]
+        if buffer.is_private and owners:
+            own = np.arange(math.prod(owners)) * buffer.size
+            at = at + own.reshape(*owners, *(1,) * (at.ndim - len(owners)))
         return at, mask
 
     # ---- statements
@@ -234,8 +235,8 @@ class _Run:
         self.active = self._spread(outer_active)
         if limit is not None:
             self.active = self.active & (self.values[loop.index] < self._spread(limit))
-        if loop.kind == "parallel":
-            self._reset_scratch(self.axes)
+        if loop.is_parallel:
+            self._fresh(self.axes, loop.kind)
         self.block(loop.body)
         folded = [
             _fold_lanes(self.scalars, f, self.value(f.value), self._spread(self.active), self.axes)
@@ -379,26 +380,23 @@ class _Total:
 def _fold_lanes(
     scalars: Scalars, fold: Fold, value: Array, active: Array, axes: tuple[int, ...]
 ) -> Array:
-    """A vector fold over the last axis in the order that ``ir/loop/kernel.py`` fixes."""
+    """A vector fold over the last axis in the order that ``ir/loop/order.py`` fixes."""
     neutral = _identity(scalars, fold)
     head = np.broadcast_shapes(value.shape[:-1], active.shape[:-1])
     full = np.broadcast_to(np.where(active, value, neutral), (*head, axes[-1]))
-    lanes = LANE_BYTES // fold.result.dtype.itemsize
-    rows = _rows(full, lanes * WAYS, neutral)
-    while fold.is_tree and rows.shape[-2] > LEAF:
-        leaves = _rows(np.moveaxis(rows, -2, -1), LEAF, neutral)
+    order = fold.lane_order
+    rows = _rows(full, order.accumulators, neutral)
+    while order.children and rows.shape[-2] > order.children:
+        leaves = _rows(np.moveaxis(rows, -2, -1), order.children, neutral)
         rows = np.moveaxis(_chain(scalars, fold, leaves, neutral), -1, -2)
-    sums = _chain(scalars, fold, np.moveaxis(rows, -1, -2), neutral)
-    total = sums.reshape(*head, WAYS, lanes)
-    ways = scalars.combine(
-        fold.combine,
-        scalars.combine(fold.combine, total[..., 0, :], total[..., 1, :]),
-        scalars.combine(fold.combine, total[..., 2, :], total[..., 3, :]),
-    )
-    while ways.shape[-1] > 1:
-        half = ways.shape[-1] // 2
-        ways = scalars.combine(fold.combine, ways[..., :half], ways[..., half:])
-    return ways[..., 0].astype(scalars.computed(fold.result.dtype), copy=False)
+    totals = _chain(scalars, fold, np.moveaxis(rows, -1, -2), neutral)
+    left = np.arange(order.accumulators)
+    for step in order.steps:
+        left = left[left & step == 0]
+        joined = scalars.combine(fold.combine, totals[..., left], totals[..., left | step])
+        totals = totals.copy()
+        totals[..., left] = joined
+    return totals[..., 0].astype(scalars.computed(fold.result.dtype), copy=False)
 
 
 def _rows(x: Array, width: int, neutral: Array) -> Array:

@@ -6,25 +6,28 @@ A kernel is a closed function of its buffers. Scalars are ``Var``s, each defined
 in i64 scalars, for gathers), counted in elements from the buffer's start.
 
 Meaning of loops, fixed so that every backend gives the same bits:
-* ``parallel``: iterations are independent (no folds; stores of different iterations never overlap).
-  Outermost only.
+* ``grid``: iterations are independent (no folds; stores of different iterations never overlap).
+  Outermost only: a backend spreads them over threads, or over the blocks of a graphics processor.
+* ``block``: the second level, inside a grid loop's iteration or a serial loop there: again
+  independent iterations, the threads of one block. What one of them wrote is seen by all others
+  after the loop, and by none before its end. Processors with one level run it in order.
 * ``serial``: in order. Folds accumulate from the left, starting at the first value (identity if
-  there is none); sums are trees of such runs, see below.
-* ``vector``: a fold keeps ``LANE_BYTES / itemsize`` lanes times ``WAYS`` accumulators: iteration i
-  goes to way ``(i // lanes) % WAYS``, lane ``i % lanes``, each starting at the identity,
-  accumulating in order of i (a sum as a tree over its own iterations); then ways are combined
-  ((0,1),(2,3)), then lanes by halving (lane j with lane j + half). Iterations are otherwise
-  independent.
-A fold's ``value`` is combined as ``acc = combine(acc, value)``. Sums of bf16/f16 values are folds
-over f32 Vars: the kernel casts before folding.
+  there is none); sums are trees of such runs.
+* ``vector``: iterations are independent but for folds, which go to lanes and ways. Which hardware
+  runs them is the backend's choice: vector registers, the threads of a block, one after another.
+A fold's ``value`` is combined as ``acc = combine(acc, value)`` in the order of ``ir.loop.order``,
+which follows from the loop's kind, its extent and the element type. Sums of bf16/f16 values are
+folds over f32 Vars: the kernel casts before folding.
 
-Sums (and products) of floats are trees, fixed by the number of terms alone (``node_spans``): a leaf
-is the sum from the left of ``LEAF`` consecutive terms, a node the sum from the left of ``LEAF``
-consecutive leaves or nodes, until one is left; the last leaf and the last nodes have what is there.
-Terms are numbered from the loop's start. ``Gemm`` sums over k in the same way: leaves of ``K_LEAF``
-steps, each a chain of fused multiply-adds from zero, nodes of ``K_NODE`` children. So the error of
-a sum does not grow with its length, and who sums an aligned node does not matter: tiles, threads
-and targets give the same bits.
+Memory of a buffer, apart from how it is accessed:
+* ``argument``: a value that the launch names, wherever the Plan has put it.
+* ``arena``: room of the launch's own in the arena, which all iterations share.
+* ``block``: private to one iteration of the grid loop, shared by the block loops in it.
+* ``thread``: private to one iteration of the innermost grid or block loop around it.
+* ``register``: as ``thread``, but no address is ever computed: each access is at a constant plus
+  the index of the vector loop it stands in (``ir.loop.registers``), so that lanes hold what is
+  theirs. A backend keeps as much of it in registers as it has.
+Private memory is uninitialised when the iteration it belongs to begins.
 
 Non-goals: bounds proofs at this level (the verifier checks static offsets), aliasing: two buffers
 of one call may be the same memory only if the Plan says so and each iteration reads an element
@@ -37,13 +40,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from gradc.ir.loop.order import Order, lane_order
 from gradc.ir.tensor.core import DType, Span
-
-LANE_BYTES = 64
-WAYS = 4
-LEAF = 16  # terms of a leaf of a sum, and children of a node
-K_LEAF = 256  # steps of k of a leaf of a matrix product
-K_NODE = 64  # children of a node of a matrix product
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,19 +97,25 @@ class Affine:
         return dict(self.terms).get(var, 0)
 
 
-Access: TypeAlias = Literal["read", "write", "update", "scratch"]
+Access: TypeAlias = Literal["read", "write", "update"]
+Memory: TypeAlias = Literal["argument", "arena", "block", "thread", "register"]
+LoopKind: TypeAlias = Literal["grid", "block", "serial", "vector"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Buffer:
-    """A flat array of ``size`` elements. ``scratch`` is private to one iteration of the parallel
-    loop, uninitialised.
-    """
+    """A flat array of ``size`` elements. Private memory is always ``update``: read and written."""
 
     name: str
     dtype: DType
     size: int
     access: Access
+    memory: Memory = "argument"
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it belongs to an iteration, so that no launch names it."""
+        return self.memory in ("block", "thread", "register")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,17 +177,10 @@ class Fold:
         """
         return self.combine in ("add", "mul") and self.result.dtype.is_float
 
-
-def node_spans(terms: int, leaf: int = LEAF, children: int = LEAF) -> tuple[int, ...]:
-    """How many terms a node of each level under the whole sum has, the largest first; none if it is
-    one leaf.
-    """
-    spans: list[int] = []
-    span = leaf
-    while span < terms:
-        spans.append(span)
-        span *= children
-    return tuple(reversed(spans))
+    @property
+    def lane_order(self) -> Order:
+        """Its order over a vector loop."""
+        return lane_order(self.result.dtype.itemsize, self.is_tree)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,10 +189,15 @@ class For:
 
     index: Var
     extent: int
-    kind: Literal["parallel", "serial", "vector"]
+    kind: LoopKind
     body: tuple[Stmt, ...]
     folds: tuple[Fold, ...] = ()
     limit: Affine | None = None
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether its iterations have no order and no folds: a grid or a block loop."""
+        return self.kind in ("grid", "block")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,8 +218,8 @@ class Gemm:
     """``acc[b, i, j] = sum_k left[b, i, k] * right[b, k, j]``, then ``epilogue`` once per (b, i,
     j).
 
-    The sum is a tree of leaves of ``K_LEAF`` steps of k (of ``K_LEAF`` pairs where the processor
-    multiplies bf16 in pairs).
+    The sum is a tree of leaves of ``K_LEAF`` steps of k (``ir.loop.order``; of ``K_LEAF`` pairs
+    where the processor multiplies bf16 in pairs).
 
     ``batch`` holds the batch extents and ``batch_index`` their loop vars; ``i``, ``j`` are the
     index vars and ``acc`` the Var the epilogue reads. The epilogue is straight-line (Let, Index,
@@ -253,6 +255,16 @@ class Kernel:
     flops: int = 0
     bytes: int = 0
     spans: tuple[Span, ...] = field(default=())
+
+    @property
+    def bound(self) -> tuple[Buffer, ...]:
+        """The buffers that a launch gives storage to, in order."""
+        return tuple(b for b in self.buffers if not b.is_private)
+
+    @property
+    def private(self) -> tuple[Buffer, ...]:
+        """The buffers that belong to iterations, in order."""
+        return tuple(b for b in self.buffers if b.is_private)
 
 
 def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:

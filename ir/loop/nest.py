@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, TypeAlias
 
-from gradc.ir.loop.builder import IndexAlgebra, LoopBuilder, LoopKind, OpenLoop
-from gradc.ir.loop.kernel import Affine, Buffer, Const, Scalar, Var, row_major_offset
+from gradc.ir.loop.builder import IndexAlgebra, LoopBuilder, OpenLoop
+from gradc.ir.loop.kernel import Affine, Buffer, Const, LoopKind, Scalar, Var, row_major_offset
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import DType, Op
 
@@ -24,9 +24,9 @@ class NestContext:
     """What ``Nest.build`` writes a kernel with: loops, reads of operands, writes of results,
     scratch.
 
-    Every element of every result must be written before the kernel ends. ``parallel`` loops come
+    Every element of every result must be written before the kernel ends. Grid loops come
     outermost only and their iterations must not touch the same result element. Scratch is private
-    to one iteration of the parallel loop and starts uninitialised. ``target`` may decide how work
+    to one iteration of the grid loop and starts uninitialised. ``target`` may decide how work
     is cut, never the order of a sum.
     """
 
@@ -59,11 +59,11 @@ class NestContext:
 
     @contextmanager
     def parallel(self, extents: Sequence[int]) -> Iterator[list[Affine]]:
-        """One parallel loop over all of ``extents``; gives the multi-index."""
+        """One grid loop over all of ``extents``; gives the multi-index."""
         total = 1
         for extent in extents:
             total *= extent
-        with self.loop(total, "parallel") as loop:
+        with self.loop(total, "grid") as loop:
             yield self.k.unflatten(loop.at, extents)
 
     def read(self, operand: int, index: Sequence[Affine]) -> Scalar:
@@ -97,7 +97,7 @@ class NestContext:
 
     def scratch(self, size: int, dtype: DType) -> Buffer:
         """Working memory of ``size`` elements."""
-        return self.builder.buffer(f"s{len(self.builder.buffers)}", dtype, size, "scratch")
+        return self.builder.buffer(f"s{len(self.builder.buffers)}", dtype, size, "update", "thread")
 
     def load(self, buffer: Buffer, offset: Affine) -> Var:
         """Reads scratch."""

@@ -1,7 +1,7 @@
 """The text form of kernels: ``parse_kernel(print_kernel(k))`` equals ``k``.
 
     kernel "rows" flops 128 bytes 96 (read %x: f32[32], write %y: f32[8]) {
-      for parallel %i: i64 < 8 {
+      for grid %i: i64 < 8 {
         for vector %j: i64 < 4 {
           %a: f32 = load %x[%i*4 + %j]
         } fold (%s: f32 = add %a)
@@ -9,7 +9,9 @@
       }
     }
 
-Literals carry their type, ``f32(0.5)``. A guard follows ``if``, the combination of a Store
+Memory is named where it is not an argument's: ``write arena %t: f32[8]``; private memory, which is
+read and written, by itself: ``thread %s: f32[8]``, ``block``, ``register``. Literals carry their
+type, ``f32(0.5)``. A guard follows ``if``, the combination of a Store
 ``with``. A Gemm lists its index variables with their extents, its depth, its accumulator and its
 factors, then its epilogue.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradc.ir.loop.kernel import (
+    Access,
     Affine,
     Buffer,
     Const,
@@ -30,6 +33,7 @@ from gradc.ir.loop.kernel import (
     Kernel,
     Let,
     Load,
+    Memory,
     Scalar,
     Stmt,
     Store,
@@ -70,7 +74,7 @@ class _Printer:
         return "" if guard is None else f" if {self.name(guard)}"
 
     def kernel(self, kernel: Kernel) -> None:
-        buffers = [f"{b.access} {self.name(b)}: {b.dtype}[{b.size}]" for b in kernel.buffers]
+        buffers = [f"{_memory_text(b)} {self.name(b)}: {b.dtype}[{b.size}]" for b in kernel.buffers]
         spans = "".join(f" @ {span_text(span)}" for span in kernel.spans)
         counts = f"flops {kernel.flops} bytes {kernel.bytes}"
         self.lines.append(f"kernel {quote(kernel.name)} {counts} ({', '.join(buffers)}){spans} {{")
@@ -134,6 +138,12 @@ class _Printer:
         return f"{self.name(factor.buffer)} {strides}"
 
 
+def _memory_text(buffer: Buffer) -> str:
+    if buffer.is_private:
+        return buffer.memory
+    return buffer.access if buffer.memory == "argument" else f"{buffer.access} {buffer.memory}"
+
+
 def print_kernel(kernel: Kernel) -> str:
     """The text of ``kernel``, ending in a newline."""
     printer = _Printer()
@@ -169,7 +179,7 @@ class KernelParser:
         return Kernel(name, tuple(buffers), self.body(), flops, count, tuple(spans))
 
     def buffer(self) -> Buffer:
-        access = self.cursor.take("word")
+        access, memory = self.storage()
         token = self.cursor.take("value")
         self.cursor.expect(":")
         dtype = self.cursor.dtype()
@@ -178,11 +188,18 @@ class KernelParser:
         self.cursor.expect("]")
         if token in self.buffers:
             raise self.cursor.error(f"{token} is declared twice")
-        match access:
-            case "read" | "write" | "update" | "scratch":
-                self.buffers[token] = Buffer(token[1:], dtype, size, access)
-                return self.buffers[token]
-        raise self.cursor.error(f"`{access}` is not an access")
+        self.buffers[token] = Buffer(token[1:], dtype, size, access, memory)
+        return self.buffers[token]
+
+    def storage(self) -> tuple[Access, Memory]:
+        """``read``, ``write arena``, ``thread`` ..."""
+        word = self.cursor.take("word")
+        match word:
+            case "read" | "write" | "update":
+                return word, "arena" if self.cursor.accept("arena") else "argument"
+            case "block" | "thread" | "register":
+                return "update", word
+        raise self.cursor.error(f"`{word}` is neither an access nor private memory")
 
     def body(self) -> tuple[Stmt, ...]:
         """Statements between braces."""
@@ -299,7 +316,7 @@ class KernelParser:
             self.cursor.expect("(")
             folds = self.cursor.separated(self.fold, ")")
         match kind:
-            case "parallel" | "serial" | "vector":
+            case "grid" | "block" | "serial" | "vector":
                 return For(index, extent, kind, body, tuple(folds), limit)
         raise self.cursor.error(f"`{kind}` is not a kind of loop")
 

@@ -70,7 +70,7 @@ def _touches(body: Sequence[Stmt], loops: Mapping[Var, int]) -> Iterator[_Touch]
         elif isinstance(statement, (Load, Store)):
             is_write = isinstance(statement, Store)
             is_update = isinstance(statement, Store) and statement.combine != ""
-            if statement.buffer.access != "scratch":
+            if not statement.buffer.is_private:
                 yield _touch(statement.buffer, statement.offset, loops, is_write, is_update)
 
 

@@ -8,17 +8,22 @@ Scalars
       one element type except for ``select`` and ``cast``; its Var has the type that follows.
   L3  Indices, Index Vars and the Vars of every Affine are i64; guards are bool.
 Memory
-  L4  Every buffer used is declared; ``read`` buffers are not stored to, and sizes are not negative.
+  L4  Every buffer used is declared; ``read`` buffers are not stored to, private ones are
+      ``update``, and sizes are not negative.
   L5  A Load's Var and a Store's value have the buffer's element type.
   L6  An unguarded offset whose Vars are all loop indices stays inside its buffer. Loops with a
   limit, and
       loops that never run, are not judged.
 Loops
-  L7  Extents are not negative; a ``parallel`` loop is outermost and has no folds; vector loops do
-  not nest. L8  A fold's value is defined in the loop's body and has the type of its result. L9  A
-  Gemm's epilogue is straight-line, its ``acc`` is f32 (f64 for f64 factors), and its factors have
-  as many batch
-      strides as there are batch extents and stay inside their buffers.
+  L7  Extents are not negative; a ``grid`` loop is outermost; a ``block`` loop stands in no block
+      and no vector loop; neither has folds; vector loops do not nest.
+  L8  A fold's value is defined in the loop's body and has the type of its result.
+  L9  A Gemm's epilogue is straight-line, its ``acc`` is f32 (f64 for f64 factors), and its factors
+      have as many batch strides as there are batch extents and stay inside their buffers.
+Private memory
+  L10 All accesses of a buffer stand in the loop whose iterations it belongs to: ``block`` memory in
+      one grid loop, ``thread`` and ``register`` memory in one innermost grid or block loop.
+  L11 ``register`` memory is accessed as ``ir.loop.registers`` says.
 
 Non-goals: independence of parallel iterations and aliasing, which the executor's tests and the plan
 checker cover.
@@ -44,6 +49,7 @@ from gradc.ir.loop.kernel import (
     Store,
     Var,
 )
+from gradc.ir.loop.registers import Access, accesses, owner, rows
 from gradc.ir.tensor.algebra import VERBS
 from gradc.ir.tensor.core import DType
 from gradc.ir.tensor.violation import VerificationError, Violation
@@ -57,7 +63,7 @@ def verify_kernel(kernel: Kernel) -> None:
 
 
 def check_kernel(kernel: Kernel) -> tuple[Violation, ...]:
-    """Every violation of L1-L9, in order."""
+    """Every violation of L1-L11, in order."""
     return tuple(_Checker(kernel).check())
 
 
@@ -81,8 +87,25 @@ class _Checker:
         for buffer in self.kernel.buffers:
             if buffer.size < 0:
                 self.report("L4", f"buffer {buffer.name} has size {buffer.size}")
+            if buffer.is_private and buffer.access != "update":
+                self.report("L4", f"buffer {buffer.name} is {buffer.memory} memory, not `update`")
         self.statements(self.kernel.body)
+        self.private()
         return self.found
+
+    def private(self) -> None:
+        """L10 and L11."""
+        touched: dict[Buffer, list[Access]] = {}
+        for access in accesses(self.kernel.body):
+            touched.setdefault(access.statement.buffer, []).append(access)
+        for buffer in self.kernel.private:
+            found = touched.get(buffer, [])
+            if len({owner(buffer, access.parallel) for access in found}) > 1:
+                what = f"{buffer.memory} memory {buffer.name} is used in several loops' iterations"
+                self.report("L10", what)
+            if buffer.memory == "register" and rows(found) is None:
+                what = f"register {buffer.name} is accessed elsewhere than at each lane's own place"
+                self.report("L11", what)
 
     def statements(self, body: tuple[Stmt, ...]) -> None:
         """Checks in order; what is defined here is forgotten by the caller when its scope
@@ -200,8 +223,12 @@ class _Checker:
         """L1 and L7 of a loop, then its body and folds."""
         if statement.extent < 0:
             self.report("L7", f"a loop of extent {statement.extent}")
-        if statement.kind == "parallel" and (self.kinds or statement.folds):
-            self.report("L7", "a parallel loop is outermost and has no folds")
+        if statement.is_parallel and statement.folds:
+            self.report("L7", f"a {statement.kind} loop has no folds")
+        if statement.kind == "grid" and self.kinds:
+            self.report("L7", "a grid loop is outermost")
+        if statement.kind == "block" and {"block", "vector"} & set(self.kinds):
+            self.report("L7", "a block loop inside a block or vector loop")
         if statement.kind == "vector" and "vector" in self.kinds:
             self.report("L7", "a vector loop inside a vector loop")
         if statement.limit is not None:

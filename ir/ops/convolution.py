@@ -14,15 +14,8 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from gradc.ir.loop.kernel import (
-    K_LEAF,
-    K_NODE,
-    LANE_BYTES,
-    Affine,
-    Buffer,
-    Scalar,
-    node_spans,
-)
+from gradc.ir.loop.kernel import Affine, Buffer, Scalar
+from gradc.ir.loop.order import K_LEAF, K_NODE, LANE_BYTES, node_spans
 from gradc.ir.ops.attributes import get_dims
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
 from gradc.ir.ops.contraction import bilinear_jvp

@@ -203,7 +203,7 @@ class _Lines:
     def build(self) -> None:
         """Writes the whole nest."""
         nest, together = self.nest, self.lines * self.width
-        with nest.loop(-(-self.columns // together), "parallel") as block:
+        with nest.loop(-(-self.columns // together), "grid") as block:
             if max(radices(self.n)) > _WRITTEN_OUT or len(radices(self.n)) > 1:
                 self._roots()
             if self.lines == 1:

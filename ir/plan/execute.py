@@ -91,7 +91,7 @@ class _Execution:
             # overwritten.
             scratch = self._bytes(self.plan.tensors[launch.scratch])
             scratch[:] = POISON
-        named = [b for b in kernel.buffers if b.access != "scratch"]
+        named = kernel.bound
         views = []
         for buffer, argument in zip(named, launch.arguments, strict=True):
             raw = self._bytes(self.plan.tensors[argument.tensor])

@@ -92,7 +92,7 @@ def _at(values: Sequence[int], level: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Runs ``Plan.kernels[kernel]``; ``arguments`` match its non-scratch buffers in order.
+    """Runs ``Plan.kernels[kernel]``; ``arguments`` match its bound buffers in order.
 
     ``scratch`` is an arena tensor whose bytes the launch may use as it likes, cut evenly among the
     threads that run it.

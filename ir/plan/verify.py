@@ -50,7 +50,7 @@ def _check_tensor(plan: Plan, number: int) -> None:
 
 def _check_launch(plan: Plan, launch: Launch, trips: tuple[int, ...]) -> None:
     kernel = plan.kernels[launch.kernel]
-    buffers = tuple(b for b in kernel.buffers if b.access != "scratch")
+    buffers = kernel.bound
     if len(buffers) != len(launch.arguments):
         raise PlanError(f"launch of {kernel.name} has {len(launch.arguments)} arguments")
     if 0 in trips:
@@ -59,6 +59,9 @@ def _check_launch(plan: Plan, launch: Launch, trips: tuple[int, ...]) -> None:
         tensor = plan.tensors[argument.tensor]
         if buffer.dtype != tensor.dtype:
             raise PlanError(f"{kernel.name}: {buffer.name} is {buffer.dtype}, {tensor.name} is not")
+        root = plan.tensors[plan.place(argument.tensor)[0]]
+        if buffer.memory == "arena" and root.space != "arena":
+            raise PlanError(f"{kernel.name}: {buffer.name} is room in the arena, {tensor.name} not")
         low, high = argument.reach(trips)
         if buffer.size and not (low >= 0 and high + buffer.size <= tensor.size):
             raise PlanError(f"{kernel.name}: {buffer.name} leaves tensor {tensor.name}")

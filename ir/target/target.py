@@ -54,7 +54,7 @@ class Target:
     caches: tuple[int, ...] = (32 << 10, 256 << 10)  # bytes, the nearest first
     shared_bytes: int = 0  # what the threads of a block share
     row_bytes: int = 16 << 10  # rows that one thread keeps between the stages of a kernel
-    chunks: int = 32  # iterations that a parallel loop over independent rows is cut into
+    chunks: int = 32  # iterations that a grid loop over independent rows is cut into
     accumulators: int = 24  # vectors of sums that one loop of a kernel keeps at once
     columns: int = 64  # columns of a table that one iteration of a scatter owns
     limits: Limits = Limits()

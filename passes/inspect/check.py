@@ -181,7 +181,7 @@ class _Checker:
         if not 0 <= launch.kernel < len(plan.kernels):
             self.fault("structure", f"there is no kernel {launch.kernel}", at)
             return
-        named = arguments_of(plan.kernels[launch.kernel])
+        named = plan.kernels[launch.kernel].bound
         if len(named) != len(launch.arguments):
             self.fault("structure", f"{len(launch.arguments)} arguments for {len(named)}", at)
             return
@@ -209,7 +209,7 @@ class _Checker:
         number = launch.scratch
         need = 0
         if self.plan.threads:
-            rows = [b for b in kernel.buffers if b.access == "scratch"]
+            rows = kernel.private
             own = sum(-(-b.size * b.dtype.itemsize // ALIGNMENT) * ALIGNMENT for b in rows)
             need = max(own, self.scratch(kernel) if self.scratch is not None else 0)
         if number is None:
@@ -271,7 +271,7 @@ class _Checker:
             stores = [a for a in accesses if a.is_store]
             if buffer.access == "write" and not covers(stores, buffer.size):
                 self.fault("kernel", f"{kernel.name} does not write all of {buffer.name}")
-            if buffer.access not in ("write", "scratch"):
+            if buffer.access != "write" and not buffer.is_private:
                 continue
             plain = [a for a in stores if not a.is_combining and not a.is_guarded]
             if any(not is_affine(a) for a in stores):
@@ -314,7 +314,7 @@ class _Checker:
             if launch.scratch is not None:
                 tensor = self.plan.tensors[launch.scratch]
                 unit = gcd(unit, tensor.offset or 0, tensor.nbytes)
-            named = arguments_of(self.plan.kernels[launch.kernel])
+            named = self.plan.kernels[launch.kernel].bound
             for buffer, argument in zip(named, launch.arguments, strict=True):
                 size = buffer.dtype.itemsize
                 tensor = self.plan.tensors[argument.tensor]
@@ -373,7 +373,7 @@ class _Checker:
 
     def _launch(self, launch: Launch, counters: tuple[int, ...], at: tuple[int, ...]) -> None:
         kernel = self.plan.kernels[launch.kernel]
-        named = arguments_of(kernel)
+        named = kernel.bound
         parts = [
             self._stretch(b, a, counters) for b, a in zip(named, launch.arguments, strict=True)
         ]
@@ -545,8 +545,3 @@ class _Checker:
                 if not is_affine(store) or not reads_before_write(load, store, size):
                     return False
         return True
-
-
-def arguments_of(kernel: Kernel) -> list[Buffer]:
-    """The buffers that arguments are given for."""
-    return [buffer for buffer in kernel.buffers if buffer.access != "scratch"]

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from gradc.ir.loop.builder import IndexAlgebra, LoopBuilder, LoopKind
-from gradc.ir.loop.kernel import Affine, Buffer, Const, Scalar, row_major_offset
+from gradc.ir.loop.builder import IndexAlgebra, LoopBuilder
+from gradc.ir.loop.kernel import Affine, Buffer, Const, LoopKind, Scalar, row_major_offset
 from gradc.ir.ops.reduction import reduced_axes
 from gradc.ir.ops.registry import Access, Pointwise, Reduction, lookup
 from gradc.ir.tensor.core import Block, DType, Op, Value

@@ -46,7 +46,7 @@ def lower_contraction_loops(block: Block, name: str) -> Lowered:
     builder, shape = draft.builder, op.result.type.static_shape
     columns = shape[-1] if shape else 1
     rows = size_of(shape) // columns if columns else 0
-    with builder.loop(rows, "parallel") as row, builder.loop(columns, "vector") as column:
+    with builder.loop(rows, "grid") as row, builder.loop(columns, "vector") as column:
         head = builder.unflatten(row.at, shape[:-1])
         index = head + ([column.at] if shape else [])
         value = _sum(draft.elements, op, index)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gradc.ir.loop.builder import LoopBuilder
-from gradc.ir.loop.kernel import Buffer, For, Gemm, Kernel, Load, Stmt, Store
+from gradc.ir.loop.kernel import Access, Buffer, For, Gemm, Kernel, Load, Memory, Stmt, Store
+from gradc.ir.loop.registers import in_registers
 from gradc.ir.loop.traffic import traffic
 from gradc.ir.tensor.core import Block, DType, Span
 from gradc.passes.lower.element import Elements
@@ -35,7 +36,7 @@ class Temp:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """One kernel; ``refs`` match its non-scratch buffers in order."""
+    """One kernel; ``refs`` match its bound buffers in order."""
 
     kernel: Kernel
     refs: tuple[Ref, ...]
@@ -107,12 +108,22 @@ class Draft:
         size = _size(type_.static_shape)
         return self._declare(f"r{number}", type_.dtype, size, "write", Ref("result", number))
 
-    def temp(self, number: int, temp: Temp, access: str) -> Buffer:
+    def temp(self, number: int, temp: Temp, access: Access) -> Buffer:
         """The buffer of a temporary, which this kernel reads or writes."""
-        return self._declare(f"t{number}", temp.dtype, temp.size, access, Ref("temp", number))
+        return self._declare(
+            f"t{number}", temp.dtype, temp.size, access, Ref("temp", number), "arena"
+        )
 
-    def _declare(self, name: str, dtype: DType, size: int, access: str, ref: Ref) -> Buffer:
-        buffer = self.builder.buffer(name, dtype, size, access)
+    def _declare(
+        self,
+        name: str,
+        dtype: DType,
+        size: int,
+        access: Access,
+        ref: Ref,
+        memory: Memory = "argument",
+    ) -> Buffer:
+        buffer = self.builder.buffer(name, dtype, size, access, memory)
         self._refs[buffer] = ref
         return buffer
 
@@ -121,8 +132,9 @@ class Draft:
         body = self.builder.body()
         used = buffers_used(body)
         ordered = [b for b in self.builder.buffers if b in used]
-        kernel = Kernel(name, tuple(ordered), body, flops, traffic(body), spans)
-        refs = tuple(self._refs[b] for b in ordered if b.access != "scratch")
+        body, buffers = in_registers(body, ordered)
+        kernel = Kernel(name, buffers, body, flops, traffic(body), spans)
+        refs = tuple(self._refs[b] for b in kernel.bound)
         return Piece(kernel, refs)
 
 

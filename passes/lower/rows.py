@@ -18,7 +18,6 @@ from typing import TypeAlias
 
 from gradc.ir.loop.builder import Combine, IndexAlgebra, OpenLoop
 from gradc.ir.loop.kernel import (
-    LEAF,
     Affine,
     Buffer,
     For,
@@ -30,6 +29,7 @@ from gradc.ir.loop.kernel import (
     Var,
     row_major_offset,
 )
+from gradc.ir.loop.order import LEAF
 from gradc.ir.ops.registry import Reduction, lookup
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, DType, Op, Value
@@ -250,7 +250,7 @@ class _RowKernel:
         if self.chunks == 1:
             self._chunk(Affine())
             return
-        with self.builder.loop(self.chunks, "parallel" if self.is_parallel else "serial") as chunk:
+        with self.builder.loop(self.chunks, "grid" if self.is_parallel else "serial") as chunk:
             self._chunk(chunk.at)
 
     def _chunk(self, chunk: Affine) -> None:
@@ -324,10 +324,10 @@ class _RowKernel:
         row per chunk.
         """
         width = self.place.space.columns
-        scratch = [b for b in self.builder.buffers if b.access == "scratch"]
+        scratch = [b for b in self.builder.buffers if b.is_private]
         taken = sum(b.size * b.dtype.itemsize for b in scratch)
         if taken + width * dtype.itemsize <= self.target.row_bytes:
-            return self.builder.buffer(name, dtype, width, "scratch"), Affine()
+            return self.builder.buffer(name, dtype, width, "update", "thread"), Affine()
         number = self._temp(self.chunks * width, dtype)
         return self.draft.temp(number, self.temps[number], "write"), chunk * width
 

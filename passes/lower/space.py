@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from gradc.ir.loop.kernel import LEAF
+from gradc.ir.loop.order import LEAF
 from gradc.ir.ops.reduction import reduced_axes
 from gradc.ir.ops.registry import Reduction, lookup
 from gradc.ir.tensor.core import Block, Op, Value

@@ -35,10 +35,10 @@ class _Accesses:
 
 
 def shareable(kernel: Kernel) -> frozenset[tuple[int, int]]:
-    """Pairs (read, written) of positions among the non-scratch buffers that may be the same
+    """Pairs (read, written) of positions among the bound buffers that may be the same
     memory."""
     found = _collect(kernel.body)
-    named = [b for b in kernel.buffers if b.access != "scratch"]
+    named = kernel.bound
     pairs = []
     for r, read in enumerate(named):
         if read.access != "read" or read in found.factors:

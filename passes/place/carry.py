@@ -90,7 +90,7 @@ def _uses(plan: Plan, repeat: Repeat, tensor: int) -> Iterator[_Use]:
     for number, step in enumerate(repeat.body):
         position = -1 if step.launch is None else number
         for launch, _ in step.walk():
-            named = [b for b in plan.kernels[launch.kernel].buffers if b.access != "scratch"]
+            named = plan.kernels[launch.kernel].bound
             pairs = zip(named, launch.arguments, strict=True)
             for place, (buffer, argument) in enumerate(pairs):
                 if argument.tensor == tensor:

@@ -38,7 +38,7 @@ def _touches(plan: Plan, steps: Sequence[Step]) -> dict[int, list[_Touch]]:
     """Every use of every tensor below ``steps``; ``_Touch.steps`` is 0 for the list itself, and the
     position is always that of the step of the list."""
     found: dict[int, list[_Touch]] = {}
-    named = [[b.access for b in k.buffers if b.access != "scratch"] for k in plan.kernels]
+    named = [[b.access for b in k.bound] for k in plan.kernels]
     for position, step in enumerate(steps):
         for cell in step.cells():
             found.setdefault(cell, []).append(_Touch(1, position, Argument(cell), "update"))
@@ -98,7 +98,7 @@ def _maker(
         return None
     launch = steps[write.position].launch
     assert launch is not None, "a write at this level is a launch's"
-    named = [b for b in plan.kernels[launch.kernel].buffers if b.access != "scratch"]
+    named = plan.kernels[launch.kernel].bound
     if len(launch.arguments) == 1:
         return write.position
     sizes = [b.size for b, a in zip(named, launch.arguments, strict=True) if a == write.argument]

@@ -30,7 +30,7 @@ def step_uses(plan: Plan, step: Step) -> Uses:
     reads: dict[int, None] = {}
     writes: dict[int, None] = {plan.root(cell): None for cell in step.cells()}
     for launch, _ in step.walk():
-        named = [b for b in plan.kernels[launch.kernel].buffers if b.access != "scratch"]
+        named = plan.kernels[launch.kernel].bound
         for buffer, argument in zip(named, launch.arguments, strict=True):
             root = plan.root(argument.tensor)
             if buffer.access in ("read", "update"):

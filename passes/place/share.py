@@ -37,7 +37,7 @@ class Sharing:
         roots = [self.plan.root(a.tensor) for a in launch.arguments]
         reads = [n for n, root in enumerate(roots) if root == tensor]
         writes = [n for n, a in enumerate(launch.arguments) if a.tensor == target]
-        named = [b for b in self.plan.kernels[launch.kernel].buffers if b.access != "scratch"]
+        named = self.plan.kernels[launch.kernel].bound
         if any(named[n].access != "read" for n in reads):
             return False
         if any(not is_whole(launch.arguments[n]) for n in (*reads, *writes)):
@@ -237,7 +237,7 @@ def share(plan: Plan) -> Plan:
             continue
         taken: dict[int, None] = {}
         kernel = plan.kernels[step.kernel]
-        named = [b for b in kernel.buffers if b.access != "scratch"]
+        named = kernel.bound
         for w, written in enumerate(step.arguments):
             target = written.tensor
             if named[w].access != "write" or target not in times or target in roots:
@@ -265,7 +265,7 @@ def _clear(sharing: Sharing, launch: Launch, roots: dict[int, int], root: int, t
     ``target``."""
     known = sharing.pairs(launch.kernel)
     writes = [n for n, a in enumerate(launch.arguments) if a.tensor == target]
-    named = [b for b in sharing.plan.kernels[launch.kernel].buffers if b.access != "scratch"]
+    named = sharing.plan.kernels[launch.kernel].bound
     for n, argument in enumerate(launch.arguments):
         if n in writes:
             if not is_whole(argument):

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from gradc.ir.loop.kernel import LEAF
+from gradc.ir.loop.order import LEAF
 from gradc.ir.ops.builder import Builder
 from gradc.ir.tensor.core import Attr, Block, DType, Function, Op, Value
 from gradc.passes.rewrite import Scan, with_ops

@@ -35,7 +35,12 @@ SPAN = Span("m.grad", 1, 2, 3, 4, Span("n.grad", 5, 6, 7, 8))
 X, Y, W = (
     Buffer("x", F32, 32, "read"),
     Buffer("y", F32, 8, "update"),
-    Buffer("w", I64, 4, "scratch"),
+    Buffer("w", I64, 4, "update", "thread"),
+)
+MEMORIES = (
+    Buffer("t", F32, 8, "write", "arena"),
+    Buffer("p", F32, 4, "update", "block"),
+    Buffer("q", F32, 4, "update", "register"),
 )
 I, J, A, B, S, G, N = (
     Var("i", I64),
@@ -79,7 +84,9 @@ def everything() -> Kernel:
         acc,
         (Store(Y, Affine(0, ((m, 2), (n, 1))), acc),),
     )
-    return Kernel('all "k"', (X, Y, W), (outer, product), 12, 34, (SPAN, Span("a", 1, 1, 1, 2)))
+    return Kernel(
+        'all "k"', (X, Y, W, *MEMORIES), (outer, product), 12, 34, (SPAN, Span("a", 1, 1, 1, 2))
+    )
 
 
 def test_kernel_round_trip() -> None:
@@ -89,6 +96,10 @@ def test_kernel_round_trip() -> None:
     assert print_kernel(parse_kernel(text)) == text
     assert "%a: f32 = load %x[%i*4 + %j + %n*-2 + -3] if %g" in text
     assert "fold (%s: f32 = max %b)" in text
+    assert "thread %w: i64[4], write arena %t: f32[8], block %p: f32[4], register %q:" in text
+    blocks = For(I, 3, "grid", (For(J, 2, "block", ()),))
+    assert "for block %j: i64 < 2 {" in (text := print_kernel(Kernel("b", (), (blocks,))))
+    assert print_kernel(parse_kernel(text)) == text
 
 
 def whole_plan() -> Plan:
@@ -122,7 +133,7 @@ def test_compiled_programs_round_trip(seed: int) -> None:
 
 
 BAD = [
-    ('kernel "k" flops 0 bytes 0 (peek %x: f32[1]) {}', "`peek` is not an access"),
+    ('kernel "k" flops 0 bytes 0 (peek %x: f32[1]) {}', "`peek` is neither an access"),
     ('kernel "k" flops 0 bytes 0 () { %a: f32 = exp %b }', "%b is not defined here"),
     ('kernel "k" flops 0 bytes 0 () { store %y[0] = f32(1.0) }', "buffer %y is not declared"),
     ('kernel "k" flops 0 bytes 0 () { for along %i: i64 < 2 {} }', "`along` is not a kind of loop"),

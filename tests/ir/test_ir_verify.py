@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from gradc.ir.loop.builder import LoopKind
 from gradc.ir.loop.kernel import (
     Affine,
     Buffer,
@@ -22,6 +21,8 @@ from gradc.ir.loop.kernel import (
     Kernel,
     Let,
     Load,
+    LoopKind,
+    Memory,
     Stmt,
     Store,
     Var,
@@ -221,6 +222,23 @@ PRODUCT = Gemm(
     (Store(Y, AT * 2 + Affine.of(J), C),),
 )
 
+ONE = Const(1.0, F32)
+
+
+def crossing(memory: Memory) -> Kernel:
+    """Private memory that one block loop writes and the next one reads."""
+    s = Buffer("s", F32, 8, "update", memory)
+    there, here = Affine.of(J), Affine.of(I)
+    loops = (For(J, 8, "block", (Store(s, there, ONE),)), loop(Load(A, s, here), kind="block"))
+    return Kernel("k", (s,), (For(Var("g", I64), 2, "grid", loops),))
+
+
+def lanes(*offsets: Affine, combine: Literal["", "add"] = "") -> Kernel:
+    """Stores to registers by the lanes of a vector loop."""
+    s = Buffer("s", F32, 16, "update", "register")
+    return Kernel("k", (s,), (loop(*(Store(s, offset, ONE, combine) for offset in offsets)),))
+
+
 BAD_KERNELS: list[tuple[str, str, Kernel]] = [
     ("L1", "a is defined twice", kernel(loop(Load(A, X, AT), Load(A, X, AT)))),
     ("L1", "i is not defined here", kernel(Store(Y, AT, Const(0.0, F32)))),
@@ -241,7 +259,11 @@ BAD_KERNELS: list[tuple[str, str, Kernel]] = [
     ("L6", "y[1..8] is outside its 8", kernel(loop(Store(Y, AT + 1, Const(0.0, F32))))),
     ("L6", "x[-7..0] is outside its 8", kernel(loop(Load(A, X, AT * -1)))),
     ("L7", "extent -2", kernel(loop(extent=-2))),
-    ("L7", "outermost", kernel(For(J, 2, "serial", (loop(kind="parallel"),)))),
+    ("L4", "b is block memory", kernel(buffers=(Buffer("b", F32, 1, "write", "block"),))),
+    ("L7", "outermost", kernel(For(J, 2, "serial", (loop(kind="grid"),)))),
+    ("L7", "a block loop inside", kernel(For(J, 2, "block", (loop(kind="block"),)))),
+    ("L7", "a block loop inside", kernel(For(J, 2, "vector", (loop(kind="block"),)))),
+    ("L7", "a grid loop has no folds", kernel(loop(kind="grid", folds=(Fold(B, "max", A),)))),
     ("L7", "inside a vector loop", kernel(For(J, 2, "vector", (loop(),)))),
     ("L8", "folds what its loop", kernel(loop(folds=(Fold(B, "add", Const(1.0, F32)),)))),
     ("L8", "its value f32", kernel(loop(Load(A, X, AT), folds=(Fold(Var("f", I64), "add", A),)))),
@@ -253,6 +275,10 @@ BAD_KERNELS: list[tuple[str, str, Kernel]] = [
     ("L9", "c64 is f64, not f32", kernel(replace(PRODUCT, acc=Var("c64", DType.F64), epilogue=()))),
     ("L9", "x[0..8] is outside its 8", kernel(replace(PRODUCT, left=Factor(X, (), 5, 1)))),
     ("L9", "has 1 batch strides", kernel(replace(PRODUCT, left=Factor(X, (4,), 4, 1)))),
+    ("L10", "thread memory s is used", crossing("thread")),
+    ("L11", "register s is accessed", lanes(AT * -1 + 7)),
+    ("L11", "register s is accessed", lanes(AT, combine="add")),
+    ("L11", "register s is accessed", lanes(AT, AT + 4)),
 ]
 
 
@@ -263,6 +289,8 @@ def test_broken_kernel(number: str, message: str, broken: Kernel) -> None:
 
 
 def test_valid_kernels_pass() -> None:
+    verify_kernel(crossing("block"))
+    verify_kernel(lanes(AT, AT + 8))
     verify_kernel(kernel(GOOD))
     verify_kernel(kernel(PRODUCT))
     # A guarded address may point anywhere; a loop that never runs touches nothing.

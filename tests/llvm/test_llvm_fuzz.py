@@ -71,7 +71,7 @@ def division_kernel(size: int, divisor: int, form: int) -> Kernel:
         Load(a, table, at((again, 1), (m, 1), min(0, -divisor) + divisor)),
         Store(y, where, a),
     )
-    loop = For(r, rows, "parallel", (For(i, size, "vector", body),))
+    loop = For(r, rows, "grid", (For(i, size, "vector", body),))
     return Kernel(f"divide{size}by{divisor}form{form}", (table, *outs, y), (loop,))
 
 
@@ -215,7 +215,7 @@ class Fuzz:
         body: list[Stmt] = []
         for _ in range(self.draw.randint(1, 3)):
             body += self.loop()
-        loop = For(self.row, self.rows, "parallel", tuple(body))
+        loop = For(self.row, self.rows, "grid", tuple(body))
         return Kernel(f"random {self.rows}x{self.columns}", tuple(self.buffers), (loop,))
 
     def loop(self) -> list[Stmt]:

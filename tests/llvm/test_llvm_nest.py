@@ -27,6 +27,8 @@ from gradc.ir.loop.kernel import (
     Store,
     Var,
 )
+from gradc.ir.loop.registers import in_registers
+from gradc.ir.loop.verify import verify_kernel
 from gradc.ir.tensor.core import DType
 from tests.support.llvm_kernels import Compiled, at, check
 
@@ -201,7 +203,7 @@ def test_gather_scatter_and_indices_as_numbers(isa: str) -> None:
 def rows_kernel(rows: int, columns: int) -> Kernel:
     """A softmax-like kernel by rows: a maximum, a sum of a scratch row, a quotient."""
     x, y = Buffer("x", F32, rows * columns, "read"), Buffer("y", F32, rows * columns, "write")
-    keep = Buffer("keep", F32, columns, "scratch")
+    keep = Buffer("keep", F32, columns, "update", "thread")
     r, i, j, m = Var("r", I64), Var("i", I64), Var("j", I64), Var("m", I64)
     a, top, b, c, d, total, e, f = (
         Var(n, F32) for n in ["a", "top", "b", "c", "d", "total", "e", "f"]
@@ -231,7 +233,7 @@ def rows_kernel(rows: int, columns: int) -> Kernel:
             ),
         ),
     )
-    return Kernel(f"rows{rows}x{columns}", (x, y, keep), (For(r, rows, "parallel", body),))
+    return Kernel(f"rows{rows}x{columns}", (x, y, keep), (For(r, rows, "grid", body),))
 
 
 def test_rows(isa: str) -> None:
@@ -272,7 +274,7 @@ def taps_kernel(rows: int, columns: int, taps: int, step: int) -> Kernel:
     """
     size = rows * columns
     x, y = Buffer("x", F32, size + taps, "read"), Buffer("y", F32, 2 * taps, "write")
-    sums = Buffer("sums", F32, step * taps + columns, "scratch")
+    sums = Buffer("sums", F32, step * taps + columns, "update", "thread")
     body: list[Stmt] = []
     r = Var("r", I64)
     for tap in range(taps):
@@ -296,14 +298,48 @@ def taps_kernel(rows: int, columns: int, taps: int, step: int) -> Kernel:
         loads = (Load(a, sums, at((j, 1), tap * step)),)
         body.append(For(j, columns, "vector", loads, (Fold(t, "add", a),)))
         body.append(Store(y, at((r, taps), tap), t))
-    whole = For(r, 2, "parallel", tuple(body))
-    return Kernel(f"taps{rows}x{columns}x{taps}by{step}", (x, y, sums), (whole,))
+    whole = For(r, 2, "grid", tuple(body))
+    kept, buffers = in_registers((whole,), (x, y, sums))
+    assert (buffers[-1].memory == "register") == (step >= columns or taps == 1)
+    return Kernel(f"taps{rows}x{columns}x{taps}by{step}", buffers, kept)
 
 
 def test_scratch_rows_in_registers(isa: str) -> None:
     cases = [(3, 10, 5, 10), (2, 16, 3, 20), (4, 17, 2, 17), (1, 40, 2, 41), (3, 10, 30, 10)]
     cases += [(3, 10, 4, 7), (3, 70, 2, 70), (0, 5, 2, 5)]  # overlapping, long, never stored
     check([taps_kernel(*case) for case in cases], isa)
+
+
+def blocks_kernel(grid: int, threads: int, columns: int) -> Kernel:
+    """Each thread of a block sums its row of squares, kept in memory of its own; then each adds the
+    sums of the others in front of it, from memory of the block.
+    """
+    x = Buffer("x", F32, grid * threads * columns, "read")
+    y = Buffer("y", F32, grid * threads, "write")
+    row = Buffer("row", F32, columns, "update", "register")
+    shared = Buffer("shared", F32, threads, "update", "block")
+    g, t, u, v, i, j = (Var(n, I64) for n in "gtuvij")
+    a, b, c, d, total, below = (Var(n, F32) for n in ("a", "b", "c", "d", "total", "below"))
+    here = at((g, threads * columns), (t, columns), (i, 1))
+    square = (Load(a, x, here), Let(b, "mul", (a, a)), Store(row, at((i, 1)), b))
+    first = (
+        For(i, columns, "vector", square),
+        For(j, columns, "vector", (Load(c, row, at((j, 1))),), (Fold(total, "add", c),)),
+        Store(shared, at((t, 1)), total),
+    )
+    front = For(v, threads, "serial", (Load(d, shared, at((v, 1))),), (Fold(below, "add", d),),
+                at((u, 1), 1))  # fmt: skip
+    second = (front, Store(y, at((g, threads), (u, 1)), below))
+    body = (For(t, threads, "block", first), For(u, threads, "block", second))
+    name = f"blocks{grid}x{threads}x{columns}"
+    return Kernel(name, (x, y, row, shared), (For(g, grid, "grid", body),))
+
+
+def test_blocks_of_threads(isa: str) -> None:
+    kernels = [blocks_kernel(*sizes) for sizes in ((3, 5, 40), (1, 1, 7), (2, 33, 300))]
+    for kernel in kernels:
+        verify_kernel(kernel)
+    check(kernels, isa)
 
 
 def test_a_vector_loop_that_holds_another_keeps_its_folds(isa: str) -> None:
@@ -369,7 +405,7 @@ def test_gemm_among_other_statements(isa: str) -> None:
     """A product into scratch between two loops."""
     m, n, k = 5, 19, 7
     a, b = Buffer("a", F32, m * k, "read"), Buffer("b", F32, k * n, "read")
-    keep, y = Buffer("keep", F32, m * n, "scratch"), Buffer("y", F32, m * n, "write")
+    keep, y = Buffer("keep", F32, m * n, "update", "thread"), Buffer("y", F32, m * n, "write")
     i, j, acc, p, v, w = (
         Var("i", I64),
         Var("j", I64),

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from gradc.codegen.llvm.isa import available
-from gradc.ir.loop.kernel import LEAF, Buffer, Fold, For, Kernel, Let, Load, Store, Var, node_spans
+from gradc.ir.loop.kernel import (
+    Buffer,
+    Fold,
+    For,
+    Kernel,
+    Let,
+    Load,
+    Store,
+    Var,
+)
+from gradc.ir.loop.order import LEAF, node_spans
 from gradc.ir.tensor.core import DType
 from tests.llvm.test_llvm_nest import fold_kernel, long_kernel, mixed_kernel
 from tests.support.llvm_kernels import Compiled, at, check

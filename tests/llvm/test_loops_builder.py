@@ -53,7 +53,7 @@ def test_nothing_leaves_a_parallel_loop() -> None:
     b = LoopBuilder()
     x, y = b.buffer("x", F64, 1, "read"), b.buffer("y", F64, 6, "write")
     k = IndexAlgebra(b, F64)
-    with b.loop(6, "parallel") as loop:
+    with b.loop(6, "grid") as loop:
         b.store(y, loop.at, k.exp(b.load(x, Affine())))
     kernel = _kernel(b)
     assert [type(s) for s in kernel.body] == [For]
@@ -233,7 +233,7 @@ def test_addresses_outside_are_refused(offset: int, is_store: bool) -> None:
 def test_limits_cut_loops_short() -> None:
     b = LoopBuilder()
     x, y = b.buffer("x", F64, 10, "read"), b.buffer("y", F64, 10, "write")
-    with b.loop(3, "parallel") as chunk, b.loop(4, "vector", chunk.at * -4 + 10) as loop:
+    with b.loop(3, "grid") as chunk, b.loop(4, "vector", chunk.at * -4 + 10) as loop:
         at = chunk.at * 4 + loop.at
         b.store(y, at, b.load(x, at))
     values, found = np.arange(10.0), np.zeros(10)

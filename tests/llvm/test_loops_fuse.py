@@ -100,7 +100,7 @@ def test_large_row_kernels_are_parallel_over_chunks() -> None:
     main = plan.kernels[launches(plan)[0].kernel]
     assert [type(s) for s in main.body] == [For]
     assert isinstance(main.body[0], For)
-    assert (main.body[0].kind, main.body[0].extent) == ("parallel", 8192 // 256)
+    assert (main.body[0].kind, main.body[0].extent) == ("grid", 8192 // 256)
     # One read of x, nothing of its size written.
     assert main.bytes < 8192 * 512 * 4 * 1.1
 

@@ -146,7 +146,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(cache: ObjectCache, threads
 
 def test_parallel_loops_are_cut_into_ranges_that_cover_all(cache: ObjectCache) -> None:
     size = 100_003
-    kernel = replace(elementwise("plus", size, "add", "parallel"), flops=10**9)
+    kernel = replace(elementwise("plus", size, "add", "grid"), flops=10**9)
     tensors = tuple(Tensor(n, (size,), F32, "argument", p) for p, n in enumerate("abc"))
     ports = tuple(
         Port(t.name, Role.INPUT, t.shape, F32, "out" if t.name == "c" else "in", p)

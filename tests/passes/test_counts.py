@@ -165,7 +165,7 @@ def _addresses(
             for index in itertools.product(*map(range, (*s.batch, s.m, s.n))):
                 names = (*s.batch_index, s.i, s.j)
                 yield from _addresses(s.epilogue, {**at, **dict(zip(names, index, strict=True))})
-        elif isinstance(s, (Load, Store)) and s.buffer.access != "scratch":
+        elif isinstance(s, (Load, Store)) and not s.buffer.is_private:
             if any(var not in at for var, _ in s.offset.terms):
                 yield None
                 continue

@@ -34,7 +34,7 @@ def plans() -> tuple[Plan, ...]:
 
 def _accesses(plan: Plan, launch: Launch) -> Iterator[tuple[int, str, Argument]]:
     """Position, access and argument of every buffer of ``launch``."""
-    named = [b for b in plan.kernels[launch.kernel].buffers if b.access != "scratch"]
+    named = plan.kernels[launch.kernel].bound
     for n, (buffer, argument) in enumerate(zip(named, launch.arguments, strict=True)):
         yield n, buffer.access, argument
 
@@ -186,7 +186,7 @@ def shifted(plan: Plan, pick: random.Random) -> Plan | None:
 
 
 def _buffer_size(plan: Plan, launch: Launch, n: int) -> int:
-    return [b for b in plan.kernels[launch.kernel].buffers if b.access != "scratch"][n].size
+    return plan.kernels[launch.kernel].bound[n].size
 
 
 def wrong_alias(plan: Plan, pick: random.Random) -> Plan | None:

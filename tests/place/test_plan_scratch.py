@@ -190,7 +190,7 @@ def on_live(plan: Plan, pick: random.Random) -> Plan | None:
         for item in numbered(plan.steps)
         for a, b in zip(
             item.launch.arguments,
-            [b for b in plan.kernels[item.launch.kernel].buffers if b.access != "scratch"],
+            plan.kernels[item.launch.kernel].bound,
             strict=True,
         )
         if b.access == "read"
@@ -273,7 +273,7 @@ def read_by_a_launch(plan: Plan, pick: random.Random) -> Plan | None:
     found = []
     for item in numbered(plan.steps):
         buffers = plan.kernels[item.launch.kernel].buffers
-        named = [b for b in buffers if b.access != "scratch"]
+        named = [b for b in buffers if not b.is_private]
         for n, buffer in enumerate(named):
             if buffer.access == "read" and buffer.size <= room.size and buffer.dtype is DType.F32:
                 found.append((item.number, n))

@@ -46,7 +46,7 @@ class Compiled:
     def __call__(
         self, buffers: Sequence[Array], number: int = 0, begin: int = 0, end: int = 1
     ) -> None:
-        """Runs kernel ``number`` on its buffers, iterations [begin, end) of its parallel loop."""
+        """Runs kernel ``number`` on its buffers, iterations [begin, end) of its grid loop."""
         room = self._scratch[number]
         room.poison()
         self._functions[number](*(b.ctypes.data for b in buffers), room.address, begin, end)
@@ -72,7 +72,7 @@ class Room:
 
 
 def _function(address: int, kernel: Kernel) -> Any:
-    count = sum(b.access != "scratch" for b in kernel.buffers)
+    count = len(kernel.bound)
     kinds = [ctypes.c_void_p] * (count + 1) + [ctypes.c_int64] * 2
     return ctypes.CFUNCTYPE(None, *kinds)(address)
 
@@ -153,7 +153,7 @@ def check(
     for number, kernel in enumerate(kernels):
         start = []
         for buffer in kernel.buffers:
-            if buffer.access == "scratch":
+            if buffer.is_private:
                 continue
             fixed = (given or {}).get(buffer.name)
             if fixed is not None:
@@ -165,7 +165,7 @@ def check(
         fenced = [_fenced(a) for a in start]
         ours, truth = [view for _, view in fenced], [a.copy() for a in start]
         only = kernel.body[0]
-        if isinstance(only, For) and only.kind == "parallel":
+        if isinstance(only, For) and only.kind == "grid":
             middle = only.extent // 3  # the range may be cut anywhere
             code(ours, number, 0, middle)
             code(ours, number, middle, only.extent)
@@ -174,7 +174,7 @@ def check(
         with np.errstate(all="ignore"):
             execute_kernel(kernel, truth)
         assert all(_is_intact(whole) for whole, _ in fenced), f"{kernel.name} {isa} writes outside"
-        shown = [b for b in kernel.buffers if b.access != "scratch"]
+        shown = kernel.bound
         for buffer, x, y in zip(shown, ours, truth, strict=True):
             a, b = from_memory(x, buffer.dtype), from_memory(y, buffer.dtype)
             np.testing.assert_array_equal(a, b, err_msg=f"{kernel.name} {buffer.name} {isa}")

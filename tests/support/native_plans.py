@@ -22,6 +22,7 @@ from gradc.ir.loop.kernel import (
     Kernel,
     Let,
     Load,
+    LoopKind,
     Scalar,
     Store,
     Var,
@@ -103,7 +104,7 @@ def mlp_reference(arrays: list[Array]) -> Array:
     return result
 
 
-def elementwise(name: str, size: int, how: str, kind: str = "vector") -> Kernel:
+def elementwise(name: str, size: int, how: str, kind: LoopKind = "vector") -> Kernel:
     """``c[i] = a[i] how b[i]``."""
     a, b = Buffer("a", F32, size, "read"), Buffer("b", F32, size, "read")
     c = Buffer("c", F32, size, "write")
@@ -114,7 +115,7 @@ def elementwise(name: str, size: int, how: str, kind: str = "vector") -> Kernel:
         Let(z, how, (x, y)),
         Store(c, Affine.of(i), z),
     )
-    loop = For(i, size, "parallel" if kind == "parallel" else "vector", body)
+    loop = For(i, size, kind, body)
     return Kernel(name, (a, b, c), (loop,), flops=size, bytes=12 * size)
 
 

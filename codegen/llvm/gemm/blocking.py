@@ -19,7 +19,13 @@ import functools
 from dataclasses import dataclass, replace
 
 from gradc.codegen.llvm.isa import Isa
-from gradc.ir.loop.kernel import K_LEAF, K_NODE, Factor, Gemm, Load, Store, node_spans
+from gradc.ir.loop.kernel import (
+    Factor,
+    Gemm,
+    Load,
+    Store,
+)
+from gradc.ir.loop.order import K_LEAF, K_NODE, node_spans
 from gradc.ir.tensor.core import DType
 
 PAGE = 4096  # strides from here on fall into the same few cache sets and a new page each

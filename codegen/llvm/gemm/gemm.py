@@ -103,7 +103,7 @@ class _Emitter:
         epilogue: Epilogue,
     ) -> None:
         self.module = module
-        self.buffers = tuple(b for b in kernel.buffers if b.access != "scratch")
+        self.buffers = kernel.bound
         self.gemm = gemm
         self.name = name
         self.isa = isa

@@ -21,7 +21,7 @@ from gradc.codegen.llvm.gemm.pack import load_lanes, memory_type
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value, constant, vector
-from gradc.ir.loop.kernel import K_LEAF
+from gradc.ir.loop.order import K_LEAF
 from gradc.ir.tensor.core import DType
 
 SMALL = 12  # accumulators up to which a step of k is too short for a loop of its own

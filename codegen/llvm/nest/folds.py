@@ -1,8 +1,8 @@
-"""Folds of vector loops: the accumulators that ``ir.loops`` prescribes, cut into pieces of the
+"""Folds of vector loops: the accumulators that ``ir.loop.order`` prescribes, cut into pieces of the
 body's width.
 
-Iteration i of a float sum or product belongs to accumulator element ``i % (lanes * WAYS)`` with
-``lanes = LANE_BYTES / itemsize``, on every processor. A *piece* is a run of ``width`` such elements
+Iteration i of a float sum or product belongs to accumulator ``i % (lanes * ways)`` of its order, on
+every processor. A *piece* is a run of ``width`` such elements
 in one register. Maxima, minima and integer folds do not depend on the order; their pieces are as
 many as the loop is unrolled.
 
@@ -17,7 +17,7 @@ import math
 
 from gradc.codegen.llvm.maths.scalars import COMPUTE, Scalars
 from gradc.codegen.llvm.text import Value, constant, lanes_of
-from gradc.ir.loop.kernel import LANE_BYTES, WAYS, Fold
+from gradc.ir.loop.kernel import Fold
 from gradc.ir.tensor.core import DType
 
 
@@ -44,7 +44,7 @@ def neutral(combine: str, dtype: DType) -> float | bool:
 
 def period(fold: Fold) -> int:
     """After how many iterations the accumulators of an ordered fold repeat."""
-    return LANE_BYTES // fold.result.dtype.itemsize * WAYS
+    return fold.lane_order.accumulators
 
 
 class Pieces:
@@ -55,9 +55,11 @@ class Pieces:
         self.scalars = scalars
         self.dtype = fold.result.dtype
         self.ordered = fold.is_tree
-        self.lanes = LANE_BYTES // self.dtype.itemsize if self.ordered else width
+        order = fold.lane_order
+        self.ways = order.ways
+        self.lanes = order.lanes if self.ordered else width
         self.width = min(width, self.lanes)
-        count = self.lanes * WAYS // self.width if self.ordered else unroll
+        count = self.lanes * self.ways // self.width if self.ordered else unroll
         self.start = scalars.const(identity(fold.combine, self.dtype), self.dtype, self.width)
         self.values = [self.start] * count
 
@@ -101,7 +103,7 @@ class Pieces:
         row = self.values
         if self.ordered:
             per_way = self.lanes // self.width
-            ways = [row[n * per_way : (n + 1) * per_way] for n in range(WAYS)]
+            ways = [row[n * per_way : (n + 1) * per_way] for n in range(self.ways)]
             while len(ways) > 1:
                 ways = [
                     [self._merge(a, b) for a, b in zip(x, y, strict=True)]

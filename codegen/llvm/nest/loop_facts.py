@@ -8,7 +8,18 @@ import math
 from collections.abc import Iterable, Iterator
 
 from gradc.codegen.llvm.isa import COMPUTE_BYTES, Isa
-from gradc.ir.loop.kernel import LANE_BYTES, For, Gemm, Index, Let, Load, Scalar, Stmt, Store, Var
+from gradc.ir.loop.kernel import (
+    For,
+    Gemm,
+    Index,
+    Let,
+    Load,
+    Scalar,
+    Stmt,
+    Store,
+    Var,
+)
+from gradc.ir.loop.order import LANE_BYTES
 from gradc.ir.target.costs import Costs
 from gradc.ir.tensor.core import DType
 

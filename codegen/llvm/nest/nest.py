@@ -1,10 +1,10 @@
-"""Loop nests to LLVM: a ``Kernel`` becomes one function of its buffers and a range of its parallel
+"""Loop nests to LLVM: a ``Kernel`` becomes one function of its buffers and a range of its grid
 loop.
 
-``void @name(ptr buffer..., ptr scratch, i64 begin, i64 end)``: scratch buffers and what matrix
+``void @name(ptr buffer..., ptr scratch, i64 begin, i64 end)``: private buffers and what matrix
 products pack lie in ``scratch_bytes`` at ``scratch``, one after the other; ``[begin, end)`` counts
-the iterations of the outermost ``parallel`` loop, or is (0, 1) where the kernel is not one such
-loop.
+the iterations of the grid loop, or is (0, 1) where the kernel is not one such loop. Block loops run
+in order: a processor has one level.
 
 A ``vector`` loop is emitted with explicit vectors: values that do not depend on its index stay
 scalars, the rest are vectors of ``width`` iterations; the last, incomplete one is masked. Serial
@@ -34,7 +34,6 @@ from gradc.codegen.llvm.nest.split import split
 from gradc.codegen.llvm.nest.vectors import VectorLoop, own_spans, vector_spans
 from gradc.codegen.llvm.text import Function, Module, Value, lanes_of, vector
 from gradc.ir.loop.kernel import (
-    LANE_BYTES,
     Affine,
     Buffer,
     Const,
@@ -50,8 +49,8 @@ from gradc.ir.loop.kernel import (
     Stmt,
     Store,
     Var,
-    node_spans,
 )
+from gradc.ir.loop.order import node_spans
 from gradc.ir.tensor.core import DType
 
 
@@ -62,7 +61,7 @@ def emit_kernel(module: Module, kernel: Kernel, name: str, isa: Isa) -> None:
         epilogue = functools.partial(emit_epilogue, isa)
         matrix.emit_kernel(module, kernel, only, name, isa, epilogue)
         return
-    given = [b for b in kernel.buffers if b.access != "scratch"]
+    given = kernel.bound
     fn = module.function(
         name,
         "void",
@@ -77,13 +76,12 @@ def emit_kernel(module: Module, kernel: Kernel, name: str, isa: Isa) -> None:
     *pointers, scratch, begin, end = fn.parameters
     places = dict(zip(given, pointers, strict=True))
     used = 0
-    for buffer in kernel.buffers:
-        if buffer.access == "scratch":
-            places[buffer] = fn.address(scratch, "i8", i64(used))
-            used += _lines(buffer)
+    for buffer in kernel.private:
+        places[buffer] = fn.address(scratch, "i8", i64(used))
+        used += _lines(buffer)
     nest = Nest(fn, isa, places, fn.address(scratch, "i8", i64(used)))
     nest.keep_rows(kernel.body)
-    if isinstance(only, For) and only.kind == "parallel" and only.limit is None:
+    if isinstance(only, For) and only.kind == "grid" and only.limit is None:
         nest.run(only, begin, end)
     else:
         nest.body(kernel.body)
@@ -94,7 +92,7 @@ def scratch_bytes(kernel: Kernel, isa: Isa) -> int:
     """Scratch that one thread needs for ``kernel``: its buffers, and the most that one of its
     products packs.
     """
-    rows = sum(_lines(buffer) for buffer in kernel.buffers if buffer.access == "scratch")
+    rows = sum(map(_lines, kernel.private))
     products = (s for s in kernel.body if isinstance(s, Gemm))
     return rows + max((matrix.scratch_bytes(p, isa) for p in products), default=0)
 
@@ -364,14 +362,14 @@ class Nest:
             self._few(loop, int(end.name))
             return
         before = dict(self.rows)
-        kept = [] if loop.kind == "parallel" else rows.stored(loop.body, self._row_vectors)
+        kept = [] if loop.is_parallel else rows.stored(loop.body, self._row_vectors)
         first = [self._neutral(fold) for fold in loop.folds]
         first += [vector for row in kept for vector in self.rows[row]]
         trees = any(fold.is_tree for fold in loop.folds)
         spans = node_spans(loop.extent) if trees else ()
         span = _Span(begin, end, is_even=static, nonempty=static)
         results = self._serial(loop, span, first, kept, spans)
-        if loop.kind == "parallel":
+        if loop.is_parallel:
             self.rows = before
         self._refill_rows(kept, results[len(loop.folds) :])
         for fold, result in zip(loop.folds, results, strict=False):
@@ -521,7 +519,7 @@ class Nest:
         """The accumulators in memory, combined."""
         if count == 1:
             return self._get(fold, cell, i64(0))
-        pieces = Pieces(fold, self.scalars, LANE_BYTES // fold.result.dtype.itemsize, 1)
+        pieces = Pieces(fold, self.scalars, fold.lane_order.lanes, 1)
         element = COMPUTE[fold.result.dtype]
         for n in range(len(pieces.values)):
             at = self.fn.address(cell, element, i64(n * pieces.width))

@@ -1,10 +1,9 @@
-"""Scratch rows that live in registers: short scratch buffers whose every access lies at ``constant
-+ lane``.
+"""Rows that live in registers: ``register`` memory, whose every access lies at ``constant + lane``
+(``ir.loop.registers``), as far as registers go.
 
-A nest that accumulates several rows at once (the taps of a filter gradient) keeps them in scratch.
-Where each access is ``scratch[constant + index]`` in a short vector loop, unguarded, and the rows
-so named are equal or disjoint, the rows become vector values: loads and stores disappear, and loops
-that store carry them.
+A nest that accumulates several rows at once (the taps of a filter gradient) keeps them there. Short
+rows become vector values: loads and stores disappear, and loops that store carry them. What is too
+long or too much lies in the thread's scratch.
 
 Invariant: lanes beyond a row's end hold anything; nothing reads them. Non-goals: long rows, several
 widths.
@@ -12,11 +11,13 @@ widths.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from gradc.codegen.llvm.isa import Isa
-from gradc.ir.loop.kernel import Buffer, For, Gemm, Load, Stmt, Store
+from gradc.ir.loop.kernel import Buffer, For, Load, Stmt, Store
+from gradc.ir.loop.registers import Access, accesses
+from gradc.ir.loop.registers import rows as rows_of
 from gradc.ir.tensor.core import DType
 
 _MOST_VECTORS = 4  # per row: its loops are written out
@@ -34,11 +35,9 @@ class VectorRow:
 
 @dataclass(slots=True)
 class _Found:
-    """What is known of one buffer: its rows with their lengths, and the width of the loops that
-    touch them.
-    """
+    """What is known of one buffer: its accesses, and the width of the loops that make them."""
 
-    extents: dict[int, int]
+    accesses: list[Access]
     width: int
 
 
@@ -50,21 +49,26 @@ def find(
 ) -> dict[VectorRow, int]:
     """The rows of a kernel to be kept in registers, each with its number of vectors."""
     found: dict[Buffer, _Found | None] = {}
-    for access, loop in _accesses(body, None):
-        buffer = access.buffer
-        if buffer.access != "scratch":
+    for access in accesses(body):
+        buffer, loop = access.statement.buffer, access.loop
+        if buffer.memory != "register":
             continue
-        plain = _is_plain(access, loop)
-        if not plain or loop is None or not vectorises(loop):
+        fits = buffer.dtype in _DTYPES and loop is not None and loop.extent >= 2
+        if not fits or loop is None or not vectorises(loop):
             found[buffer] = None
             continue
-        _note(found, buffer, access.offset.constant, loop.extent, width_of(loop))
+        facts = found.setdefault(buffer, _Found([], width_of(loop)))
+        if facts is not None and facts.width == width_of(loop):
+            facts.accesses.append(access)
+        else:
+            found[buffer] = None
     rows: dict[VectorRow, int] = {}
     left = _MOST_REGISTERS
     for buffer, facts in found.items():
-        if facts is None or not _are_disjoint(facts.extents):
+        extents = None if facts is None else rows_of(facts.accesses)
+        if facts is None or extents is None:
             continue
-        vectors = {start: -(-extent // facts.width) for start, extent in facts.extents.items()}
+        vectors = {start: -(-extent // facts.width) for start, extent in extents.items()}
         per_vector = max(1, facts.width * buffer.dtype.itemsize // isa.vector_bytes)
         cost = sum(vectors.values()) * per_vector
         if max(vectors.values()) <= _MOST_VECTORS and cost <= left:
@@ -73,50 +77,12 @@ def find(
     return rows
 
 
-def _accesses(body: Iterable[Stmt], loop: For | None) -> Iterator[tuple[Load | Store, For | None]]:
-    """Every access with the vector loop whose body it stands in (None if it stands elsewhere)."""
-    for statement in body:
-        if isinstance(statement, (Load, Store)):
-            yield statement, loop
-        elif isinstance(statement, For):
-            yield from _accesses(statement.body, statement if statement.kind == "vector" else None)
-        elif isinstance(statement, Gemm):
-            yield from _accesses(statement.epilogue, None)
-
-
-def _is_plain(access: Load | Store, loop: For | None) -> bool:
-    if loop is None or loop.limit is not None or loop.extent < 2:
-        return False
-    combines = isinstance(access, Store) and bool(access.combine)
-    direct = access.offset.terms == ((loop.index, 1),)
-    return direct and access.guard is None and not combines and access.buffer.dtype in _DTYPES
-
-
-def _note(
-    found: dict[Buffer, _Found | None], buffer: Buffer, start: int, extent: int, width: int
-) -> None:
-    facts = found.setdefault(buffer, _Found({}, width))
-    if facts is None:
-        return
-    if facts.width != width or facts.extents.setdefault(start, extent) != extent:
-        found[buffer] = None
-
-
-def _are_disjoint(extents: dict[int, int]) -> bool:
-    ends = 0
-    for start in sorted(extents):
-        if start < ends:
-            return False
-        ends = start + extents[start]
-    return True
-
-
 def stored(body: Iterable[Stmt], rows: dict[VectorRow, int]) -> list[VectorRow]:
     """The register rows that ``body`` writes, in a fixed order."""
     written = {
-        VectorRow(access.buffer, access.offset.constant)
-        for access, _ in _accesses(body, None)
-        if isinstance(access, Store)
+        VectorRow(access.statement.buffer, access.statement.offset.constant)
+        for access in accesses(body)
+        if isinstance(access.statement, Store)
     }
     return [row for row in rows if row in written]
 

@@ -18,7 +18,8 @@ from gradc.codegen.llvm.nest.folds import Pieces, period
 from gradc.codegen.llvm.nest.loop_facts import unroll_of, varying, weight, width_of
 from gradc.codegen.llvm.nest.memory import Lanes, first_lanes, i64, literal_vector, run
 from gradc.codegen.llvm.text import Value
-from gradc.ir.loop.kernel import LEAF, Fold, For, node_spans
+from gradc.ir.loop.kernel import Fold, For
+from gradc.ir.loop.order import node_spans
 
 if TYPE_CHECKING:
     from gradc.codegen.llvm.nest.nest import Nest
@@ -33,7 +34,9 @@ def own_spans(fold: Fold, extent: int) -> tuple[int, ...]:
     """How many iterations of a vector loop the nodes of each level of ``fold`` take in, the largest
     first.
     """
-    return node_spans(extent, period(fold) * LEAF) if fold.is_tree else ()
+    order = fold.lane_order
+    children = order.children
+    return node_spans(extent, order.accumulators * children, children) if children else ()
 
 
 def vector_spans(loop: For) -> tuple[int, ...]:

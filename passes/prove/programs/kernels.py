@@ -75,7 +75,7 @@ class ShadowRun:
 
     def _launch(self, launch: Launch, counters: tuple[int, ...]) -> None:
         kernel = self.plan.kernels[launch.kernel]
-        named = [b for b in kernel.buffers if b.access != "scratch"]
+        named = kernel.bound
         views, read, own = [], [], []
         for buffer, argument in zip(named, launch.arguments, strict=True):
             tensor = self.plan.tensors[argument.tensor]
