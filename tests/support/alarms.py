@@ -1,5 +1,5 @@
 """Right compilations of random programs, verified: nothing may be refuted. ``python -m
-tests.support.alarms FIRST LAST``.
+tests.support.alarms FIRST LAST [--state FILE]``.
 
 Programs of all kinds (regions, images, f32 and f64), compiled plainly, with a part recomputed, and
 with loops in chunks.
@@ -8,16 +8,15 @@ with loops in chunks.
 from __future__ import annotations
 
 import sys
-import time
-from collections import Counter
 
 from gradc.ir.tensor.core import DType, Function
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.pipeline import Options, run_pipeline
 from gradc.passes.prove.domains.point import seed_of
 from gradc.passes.prove.prove import Subject, prove
-from gradc.passes.prove.report import Status, Verdict
+from gradc.passes.prove.report import Verdict
 from gradc.passes.recompute.rematerialise import Policy
+from tests.support.counted import alarm_count
 from tests.support.generate import Program, random_program
 
 
@@ -48,25 +47,11 @@ def verified(program: Program, policy: Policy, points: int = 2) -> list[Verdict]
     return prove(subject, seed_of(program.function), points).verdicts
 
 
-def main() -> int:
-    """Prints counts, and every verdict that is an alarm; status 1 if there is one."""
-    first, last = int(sys.argv[1]), int(sys.argv[2])
-    start = time.perf_counter()
-    counts: Counter[str] = Counter()
-    alarms = 0
-    for seed in range(first, last):
-        program = program_of(seed)
-        policy = policies(program)[seed % 3]
-        for verdict in verified(program, policy):
-            counts[f"{verdict.kind} {verdict.status.value}"] += 1
-            if verdict.status in (Status.REFUTED, Status.UNDECIDED):
-                alarms += 1
-                print(seed, policy, verdict, verdict.detail, flush=True)
-    for name, count in sorted(counts.items()):
-        print(f"{count:6} {name}")
-    print(f"{last - first} programs, {alarms} alarms, {time.perf_counter() - start:.0f} s")
-    return 1 if alarms else 0
+def at_turn(seed: int) -> list[Verdict]:
+    """All verdicts on program number ``seed``, by the policy whose turn it is."""
+    program = program_of(seed)
+    return verified(program, policies(program)[seed % 3])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(alarm_count(__doc__, at_turn))

@@ -1,5 +1,5 @@
 """Right programs of the kinds that raised false alarms once, in the language. ``python -m
-tests.support.alarms_text FIRST LAST``.
+tests.support.alarms_text FIRST LAST [--state FILE]``.
 
 Each draws from: exp of gathered parameters beside inner reductions, values read whole and in
 another shape, row sums of different lengths, carries that no trip changes, masks with -inf whose
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import random
 import sys
-from collections import Counter
 from collections.abc import Callable
 
-from gradc.passes.prove.report import Status
+from gradc.passes.prove.report import Verdict
 from gradc.runtime.api import loads
+from tests.support.counted import alarm_count
 
 
 def _gathered(pick: random.Random) -> str:
@@ -79,21 +79,10 @@ model m(q: float[B, K], x: float[B, D], a: int[B], y: int[B]) -> float {{
 """
 
 
-def main() -> int:
-    """Prints counts, and every alarm; status 1 if there is one."""
-    counts: Counter[str] = Counter()
-    alarms = 0
-    for seed in range(int(sys.argv[1]), int(sys.argv[2])):
-        for verdict in loads(text_of(seed)).verify(sympy=0).verdicts:
-            counts[f"{verdict.kind} {verdict.status.value}"] += 1
-            if verdict.status in (Status.REFUTED, Status.UNDECIDED):
-                alarms += 1
-                print(seed, verdict, verdict.detail, flush=True)
-    for name, count in sorted(counts.items()):
-        print(f"{count:6} {name}")
-    print(f"{alarms} alarms")
-    return 1 if alarms else 0
+def verified(seed: int) -> list[Verdict]:
+    """All verdicts on program number ``seed``."""
+    return loads(text_of(seed)).verify(sympy=0).verdicts
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(alarm_count(__doc__, verified))

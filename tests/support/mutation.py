@@ -1,13 +1,13 @@
 """The mutation score: seeded faults of every kind, wherever programs are made, against the methods
 of ``gradc verify``.
 
-``python -m tests.support.mutation [N] [--seed S] [--json FILE]`` makes up to N faults of each kind
-in each place of each model: rules (one op each), adjoints, adjoints that recompute, tiled
-attention, forward mode, training steps, passes, loop nests, plans. A mutant that changes no number
-is equivalent and does not count; that is decided apart from the methods under test: f64 at four
-real points, and where these agree balls at 50 digits. ``missed`` must be 0: a fault that changes
-meaning and that is confirmed. Beside it, how many finite differences (or, where no gradient is at
-hand, the true numbers) at rtol 1e-3 would catch.
+``python -m tests.support.mutation [N] [--seed S] [--json FILE] [--state FILE]`` makes up to N
+faults of each kind in each place of each model: rules (one op each), adjoints, adjoints that
+recompute, tiled attention, forward mode, training steps, passes, loop nests, plans. A mutant that
+changes no number is equivalent and does not count; that is decided apart from the methods under
+test: f64 at four real points, and where these agree balls at 50 digits. ``missed`` must be 0: a
+fault that changes meaning and that is confirmed. Beside it, how many finite differences (or, where
+no gradient is at hand, the true numbers) at rtol 1e-3 would catch.
 
 Non-goals: which faults there are (``tests.support.mutants``, ``tests.place.test_plan_faults``),
 models (``tests.support.mutation_models``).
@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ from gradc.passes.prove.report import Status
 from gradc.passes.prove.rules.gradient import cotangents, test_gradient
 from gradc.passes.prove.rules.refute import decide_equal
 from tests.place.test_plan_faults import FAULTS as PLAN_FAULTS
+from tests.support.counted import in_pieces
 from tests.support.loops_models import tidy
 from tests.support.mutants import KERNEL_FAULTS, OP_FAULTS, kernel_mutants, op_mutants
 from tests.support.mutation_models import (
@@ -97,6 +99,16 @@ class Score:
             "missed": self.missed,
             "finite differences": self.by_differences,
         }
+
+    @staticmethod
+    def of_json(row: dict[str, Any]) -> Score:
+        return Score(
+            row["made"],
+            row["equivalent"],
+            row["caught"],
+            row["missed"],
+            row["finite differences"],
+        )
 
 
 Scores = Iterator[tuple[str, Score]]
@@ -428,17 +440,31 @@ def jobs(limit: int | None, seed: int) -> list[tuple[str, Callable[[], Scores]]]
     return found
 
 
-def everything(limit: int | None = None, seed: int = 1, is_shown: bool = False) -> Table:
-    """Every fault of every kind, by place and kind."""
-    table: Table = {}
+def everything(
+    limit: int | None = None, seed: int = 1, is_shown: bool = False, state: Path | None = None
+) -> Table:
+    """Every fault of every kind, by place and kind; with ``state``, from where the last process
+    stopped.
+    """
     todo = jobs(limit, seed)
-    for number, (place, scores) in enumerate(todo):
-        for kind, score in scores():
-            table.setdefault((place, kind), Score()).add(score)
+    made = 0
+
+    def one(item: str) -> dict[str, Any]:
+        nonlocal made
+        number = int(item.split()[0])
+        place, scores = todo[number]
+        rows = [{"kind": kind, **score.as_json()} for kind, score in scores()]
+        made += sum(row["made"] for row in rows)
         if is_shown:
-            made = sum(s.mutants for s in table.values())
             bar = "#" * (40 * (number + 1) // len(todo))
             print(f"\r[{bar:40}] {made} faults, {place:16}", end="", file=sys.stderr, flush=True)
+        return {"place": place, "rows": rows}
+
+    table: Table = {}
+    items = [f"{n} of {limit} seed {seed}" for n in range(len(todo))]
+    for found in in_pieces(items, one, state).values():
+        for row in found["rows"]:
+            table.setdefault((found["place"], row["kind"]), Score()).add(Score.of_json(row))
     if is_shown:
         print(file=sys.stderr)
     return table
@@ -475,15 +501,16 @@ def main() -> int:
     parser.add_argument("limit", nargs="?", type=int, help="faults of a kind in a place of a model")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", metavar="FILE", help="counts as JSON")
+    parser.add_argument("--state", type=Path, help="go on from this file, kept up to date")
     options = parser.parse_args()
-    start = time.perf_counter()
-    table = everything(options.limit, options.seed, is_shown=True)
-    seconds = time.perf_counter() - start
+    start = time.process_time()
+    table = everything(options.limit, options.seed, is_shown=True, state=options.state)
+    seconds = time.process_time() - start
     print(as_markdown(table))
     missed = [name for score in table.values() for name in score.missed]
     for name in missed:
         print("missed:", name)
-    print(f"{seconds:.0f} s, seed {options.seed}")
+    print(f"{seconds:.0f} CPU s, seed {options.seed}")
     if options.json:
         rows = [{"place": p, "kind": k, **s.as_json()} for (p, k), s in table.items()]
         data = {"seed": options.seed, "limit": options.limit, "seconds": seconds, "rows": rows}
