@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="SECONDS",
         default=SYMPY_SECONDS,
-        help=f"time for SymPy's own derivative at a small shape; 0: none ({SYMPY_SECONDS:g})",
+        help=f"CPU time for SymPy's own derivative at a small shape; 0: none ({SYMPY_SECONDS:g})",
     )
     parser.add_argument("--json", metavar="CERT.json", nargs="?", const="-", help="the certificate")
     parser.add_argument("--html", metavar="PAGE.html", help="the report as one page")

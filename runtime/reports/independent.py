@@ -4,7 +4,7 @@ adjoint made there.
 The shape is the smallest at which the model can be lowered, sizes differing where they may, layers
 as many as there are. A row never changes the verdict on its parameter, but a refuted one refutes
 the report. What is too large, or not done when the time is over, is SKIPPED, with the reason; rows
-skipped for want of time are known by ``is_late``.
+skipped for want of time are known by ``is_late``. Time is that of the processor.
 
 SymPy is loaded on use. Non-goals: comparing (``passes.prove_independent``).
 """
@@ -12,7 +12,7 @@ SymPy is loaded on use. Non-goals: comparing (``passes.prove_independent``).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,9 +47,12 @@ class _Shape:
     function: Function
     reading: Reading | None = None
 
-    def at(self, subject: Subject) -> str:
-        """Which shape this is, for details of verdicts."""
-        named = "" if self.dims == subject.dims else _dims(self.dims)
+    def at(self, subject: Subject, chosen: Collection[str]) -> str:
+        """Which shape this is, for details of verdicts; ``chosen`` are dimensions that nobody gave
+        a size.
+        """
+        known = self.dims == subject.dims
+        named = _dims({n: d for n, d in self.dims.items() if not known or n in chosen})
         return ", ".join(filter(None, (named, "" if self.reading is None else str(self.reading))))
 
 
@@ -73,7 +76,8 @@ def sympy_verdicts(
     shape, compared = _first_compared(model, subject, options, seconds)
     found = {name: _excused(row, known[name]) for name, row in compared.items()}
     each = (time.perf_counter() - start) / max(1, len(found))
-    where = shape.at(subject)
+    chosen = {n for n, d in model.signature.dims.items() if d is None and n not in model.dims}
+    where = shape.at(subject, chosen)
     at = f"at {where}: " if where else ""
     slots = {slot.name: slot for slot in shape.function.parameters}
     assumed = (OFF_KINKS, CUTS) if has_window(shape.function) else (OFF_KINKS,)
@@ -98,14 +102,14 @@ def _first_compared(
     """The first shape of a few that is small enough, and what is known there."""
     from gradc.codegen.symbolic.sympy.check import Late, NoDerivative, TooLong, derivative
 
-    until = time.perf_counter() + seconds
+    until = time.thread_time() + seconds
     shape, why = _Shape(subject.dims, subject.real.source), ""
     for shape in _shapes(model, subject):
         if work(shape.function) > _LARGEST:
             why = "too large"
             continue
         forward = with_cuts(shape.function)
-        left = until - time.perf_counter()
+        left = until - time.thread_time()
         try:
             theirs = derivative(forward, subject.wrt, integers_of(forward), left)
         except TooLong as problem:
@@ -114,7 +118,7 @@ def _first_compared(
         except NoDerivative as problem:
             return shape, _skipped(subject, str(problem))
         except Late:
-            return shape, _skipped(subject, f"{_LATE} {seconds:g} s")
+            return shape, _skipped(subject, f"{_LATE} {seconds:g} CPU seconds")
         made = model if shape.reading is None else shape.reading.model
         compared = _compared(made, subject, shape, options, theirs)
         if shape.reading is not None and _refuted(compared):

@@ -117,7 +117,7 @@ def verify_model(
     Args:
         points: random points per obligation; by default more for smaller programs.
         numbers: also compile, and measure the error of what the machine code computes.
-        sympy: at most so many seconds for SymPy's own derivative at a small shape; 0 leaves it out.
+        sympy: at most so many CPU seconds for SymPy's own derivative at a small shape; 0: none.
         progress: called with what is done next.
 
     Raises:

@@ -45,6 +45,8 @@ _BITS = np.uint64(31)
 _FAR = 1 << 40
 INFINITE = 0x5F3759DF  # what 1/0 is
 
+# So many are inverted one by one.
+_FEW = 64
 # float64 products of halves and of their sums stay exact up to this many terms.
 _EXACT_TERMS = 1 << 18
 
@@ -104,8 +106,8 @@ def power(a: Field, exponent: int) -> Field:
 
 
 def inverse(a: Field) -> Field:
-    """1/a: one inverse by Fermat, the others from products of pairs. 1/0 is the element
-    ``INFINITE``.
+    """1/a: few by Python's own integers, which is quickest, the others from products of pairs. 1/0
+    is the element ``INFINITE``.
 
     A point at which a denominator vanishes by chance (about 1/p per division) makes equal programs
     look different, never different ones equal; drawing again instead would hide denominators that
@@ -115,8 +117,9 @@ def inverse(a: Field) -> Field:
     if np.any(is_zero):
         return np.where(is_zero, np.uint64(INFINITE), inverse(np.where(is_zero, np.uint64(1), a)))
     flat = np.ascontiguousarray(a).reshape(-1)
-    if flat.size <= 8:
-        return power(a, PRIME - 2)
+    if flat.size <= _FEW:
+        few = [pow(x, -1, PRIME) for x in flat.tolist()]
+        return np.array(few, np.uint64).reshape(a.shape)
     half = flat.size // 2
     left, right = flat[:half], flat[half : 2 * half]
     both = inverse(mul(left, right))
@@ -193,6 +196,7 @@ def closed_form(value: float, tolerance: float) -> tuple[Fraction, int, int] | N
     return None
 
 
+@cache
 def short_decimal(value: float) -> Fraction | None:
     """The decimal of at most seven digits that ``value`` is written as; else None."""
     decimal = Fraction(repr(value))
@@ -200,6 +204,7 @@ def short_decimal(value: float) -> Fraction | None:
     return decimal if is_short else None
 
 
+@cache
 def small_fraction(value: float, tolerance: float) -> Fraction | None:
     """The fraction n/d * 2^k that ``value`` is up to a relative ``tolerance``, if far simpler than
     chance would give.

@@ -72,6 +72,8 @@ _PATIENCE = 6
 _BABY_STEPS = 1 << 19
 _CHUNK = 256
 _MOST_POWER = 64
+# So many powers are quicker by Python's own integers.
+_FEW = 64
 
 Residues: TypeAlias = NDArray[np.uint64]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -93,6 +95,10 @@ def powers(
 ) -> Residues:
     """``base ** exponent`` modulo ``primes``, elementwise."""
     base, left, primes = np.broadcast_arrays(base, exponent, primes)
+    if base.size <= _FEW:
+        rows = zip(base.flat, left.flat, primes.flat, strict=True)
+        few = [pow(int(b), int(e), int(p)) for b, e, p in rows]
+        return np.array(few, np.uint64).reshape(base.shape)
     result = np.ones_like(base)
     one = np.uint64(1)
     while np.any(left):
