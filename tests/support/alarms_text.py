@@ -305,7 +305,7 @@ def precision_of(seed: int) -> str:
 
 def verified(seed: int) -> list[Verdict]:
     """All verdicts on program number ``seed``."""
-    return loads(text_of(seed), precision=precision_of(seed)).verify(sympy=0).verdicts
+    return list(loads(text_of(seed), precision=precision_of(seed)).verify(sympy=0).verdicts)
 
 
 if __name__ == "__main__":
