@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gradc.codegen import exchange
 from gradc.codegen.backend import Array, Code, Loaded, Signature, Store
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
-from gradc.ir.loop.kernel import Kernel
+from gradc.ir.loop.execute import Scalars
+from gradc.ir.loop.kernel import Exchange, Kernel
 from gradc.ir.loop.verbs import from_memory, to_memory
 from gradc.ir.plan.execute import execute_plan
 from gradc.ir.plan.plan import Plan
@@ -67,6 +69,17 @@ class Reference:
         return "NumPy"
 
 
+class _Joined(Scalars):
+    """Machine numbers, and the other ranks of this process's world."""
+
+    def exchange(self, statement: Exchange, parts: Array) -> None:
+        if statement.ranks != 1:
+            exchange.run(statement.kind, exchange.as_bytes(parts))
+
+
+_JOINED = _Joined()
+
+
 class _Program(Loaded):
     def __init__(self, signature: Signature, plan: Plan) -> None:
         super().__init__(signature, 1)
@@ -76,7 +89,7 @@ class _Program(Loaded):
         ports = self.signature.ports
         pairs = list(zip(ports, arrays, strict=True))
         given = [from_memory(a, p.dtype) for p, a in pairs if p.direction != "out"]
-        made = iter(execute_plan(self._plan, given))
+        made = iter(execute_plan(self._plan, given, scalars=_JOINED))
         for port, array in pairs:
             if port.direction != "in":
                 array[...] = to_memory(next(made), port.dtype)

@@ -26,6 +26,7 @@ from gradc.ir.loop.kernel import (
     Affine,
     Buffer,
     Const,
+    Exchange,
     Fold,
     For,
     Gemm,
@@ -188,6 +189,11 @@ class LoopBuilder:
     def gemm(self, statement: Gemm) -> None:
         """Appends a matrix product."""
         self._scopes[-1].statements.append(statement)
+
+    def exchange(self, statement: Exchange) -> None:
+        """Appends an exchange between ranks; what was known of its buffer no longer holds."""
+        self._scopes[-1].statements.append(statement)
+        self._versions[statement.buffer] = self._versions.get(statement.buffer, 0) + 1
 
     def _append(self, statement: Let | Load | Index) -> Var:
         self._scopes[-1].statements.append(statement)

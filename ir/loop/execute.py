@@ -23,6 +23,7 @@ from gradc.ir.loop.kernel import (
     Affine,
     Buffer,
     Const,
+    Exchange,
     Factor,
     Fold,
     For,
@@ -89,6 +90,11 @@ class Scalars:
     def neutral(self, kind: str, dtype: DType) -> Array:
         """The identity of a fold."""
         return np.asarray(_neutral(kind, dtype), self.computed(dtype))
+
+    def exchange(self, statement: Exchange, parts: Array) -> None:
+        """Exchanges ``parts``, of [ranks, n] elements in memory, with the other ranks, in place."""
+        if statement.ranks != 1:
+            raise ExecutionError(f"{statement.kind} needs {statement.ranks} ranks; there is one")
 
     def product(self, left: Array, right: Array, dtype: DType) -> Array:
         """Batched matrix products."""
@@ -193,8 +199,11 @@ class _Run:
                 self._store(statement)
             elif isinstance(statement, For):
                 self._loop(statement)
-            else:
+            elif isinstance(statement, Gemm):
                 self._gemm(statement)
+            else:
+                parts = self.buffers[statement.buffer].reshape(statement.ranks, -1)
+                self.scalars.exchange(statement, parts)
 
     def _load(self, load: Load) -> None:
         buffer = load.buffer

@@ -99,6 +99,7 @@ class Affine:
 
 Access: TypeAlias = Literal["read", "write", "update"]
 Memory: TypeAlias = Literal["argument", "arena", "block", "thread", "register"]
+ExchangeKind: TypeAlias = Literal["deal", "share"]
 LoopKind: TypeAlias = Literal["grid", "block", "serial", "vector"]
 
 
@@ -240,7 +241,26 @@ class Gemm:
     epilogue: tuple[Stmt, ...]
 
 
-Stmt: TypeAlias = Let | Index | Load | Store | For | Gemm
+@dataclass(frozen=True, slots=True, eq=False)
+class Exchange:
+    """Every rank's ``buffer``, in ``ranks`` equal parts, becomes what the ranks have for it.
+
+    ``deal``: part j goes to rank j, and part i becomes what rank i had for this one.
+    ``share``: part 0 goes to every rank, and part i becomes what rank i had in its part 0.
+    Stands at the top of its kernel, which all ranks run in the same order.
+    """
+
+    kind: ExchangeKind
+    buffer: Buffer
+    ranks: int
+
+    @property
+    def sent(self) -> int:
+        """Bytes that one rank sends to others."""
+        return (self.ranks - 1) * (self.buffer.size // self.ranks) * self.buffer.dtype.itemsize
+
+
+Stmt: TypeAlias = Let | Index | Load | Store | For | Gemm | Exchange
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,17 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, TypeAlias
 
 from gradc.ir.loop.builder import IndexAlgebra, LoopBuilder, OpenLoop
-from gradc.ir.loop.kernel import Affine, Buffer, Const, LoopKind, Scalar, Var, row_major_offset
+from gradc.ir.loop.kernel import (
+    Affine,
+    Buffer,
+    Const,
+    Exchange,
+    ExchangeKind,
+    LoopKind,
+    Scalar,
+    Var,
+    row_major_offset,
+)
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import DType, Op
 
@@ -94,6 +104,10 @@ class NestContext:
         """Reads back an element of a result that this kernel wrote before."""
         shape = self._op.results[result].type.static_shape
         return self.builder.load(self._results[result], row_major_offset(index, shape))
+
+    def exchange(self, kind: ExchangeKind, ranks: int, result: int = 0) -> None:
+        """Exchanges the parts of a result between the ranks, after all of them are written."""
+        self.builder.exchange(Exchange(kind, self._results[result], ranks))
 
     def scratch(self, size: int, dtype: DType) -> Buffer:
         """Working memory of ``size`` elements."""

@@ -13,7 +13,7 @@ Memory is named where it is not an argument's: ``write arena %t: f32[8]``; priva
 read and written, by itself: ``thread %s: f32[8]``, ``block``, ``register``. Literals carry their
 type, ``f32(0.5)``. A guard follows ``if``, the combination of a Store
 ``with``. A Gemm lists its index variables with their extents, its depth, its accumulator and its
-factors, then its epilogue.
+factors, then its epilogue. An exchange names its kind, its buffer and the number of ranks.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from gradc.ir.loop.kernel import (
     Affine,
     Buffer,
     Const,
+    Exchange,
     Factor,
     Fold,
     For,
@@ -88,6 +89,9 @@ class _Printer:
                     self.loop(statement, indent)
                 case Gemm():
                     self.gemm(statement, indent)
+                case Exchange(kind, buffer, ranks):
+                    shown = f"exchange {kind} {self.name(buffer)} of {ranks}"
+                    self.lines.append(indent + shown)
                 case _:
                     self.lines.append(indent + self.simple(statement))
 
@@ -212,6 +216,8 @@ class KernelParser:
                 found.append(self.loop())
             elif cursor.accept("gemm"):
                 found.append(self.gemm())
+            elif cursor.accept("exchange"):
+                found.append(self.exchange())
             elif cursor.accept("store"):
                 found.append(self.store())
             else:
@@ -331,6 +337,18 @@ class KernelParser:
 
     def indexed(self) -> tuple[Var, int]:
         return self.declare(), self.extent()
+
+    def exchange(self) -> Exchange:
+        kind = self.cursor.take("word")
+        token = self.cursor.take("value")
+        if token not in self.buffers:
+            raise self.cursor.error(f"buffer {token} is not declared")
+        self.cursor.expect("of")
+        ranks = self.cursor.integer()
+        match kind:
+            case "deal" | "share":
+                return Exchange(kind, self.buffers[token], ranks)
+        raise self.cursor.error(f"`{kind}` is not a kind of exchange")
 
     def gemm(self) -> Gemm:
         cursor = self.cursor

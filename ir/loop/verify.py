@@ -24,6 +24,8 @@ Private memory
   L10 All accesses of a buffer stand in the loop whose iterations it belongs to: ``block`` memory in
       one grid loop, ``thread`` and ``register`` memory in one innermost grid or block loop.
   L11 ``register`` memory is accessed as ``ir.loop.registers`` says.
+Ranks
+  L12 An Exchange stands outside of loops, on an argument that the kernel writes, of equal parts.
 
 Non-goals: independence of parallel iterations and aliasing, which the executor's tests and the plan
 checker cover.
@@ -37,6 +39,7 @@ from gradc.ir.loop.kernel import (
     Affine,
     Buffer,
     Const,
+    Exchange,
     Factor,
     For,
     Gemm,
@@ -63,7 +66,7 @@ def verify_kernel(kernel: Kernel) -> None:
 
 
 def check_kernel(kernel: Kernel) -> tuple[Violation, ...]:
-    """Every violation of L1-L11, in order."""
+    """Every violation of L1-L12, in order."""
     return tuple(_Checker(kernel).check())
 
 
@@ -127,6 +130,8 @@ class _Checker:
                     self.loop(statement)
                 case Gemm():
                     self.gemm(statement)
+                case Exchange():
+                    self.exchange(statement)
 
     # ---- scalars
 
@@ -290,6 +295,18 @@ class _Checker:
         for var in indices:
             self.ranges.pop(var, None)
         self.visible = outer
+
+    def exchange(self, statement: Exchange) -> None:
+        """L12."""
+        buffer, ranks = statement.buffer, statement.ranks
+        self.buffer(buffer)
+        if self.kinds:
+            self.report("L12", f"ranks exchange {buffer.name} inside a loop")
+        if buffer.is_private or buffer.access == "read":
+            what = buffer.memory if buffer.is_private else buffer.access
+            self.report("L12", f"ranks exchange {buffer.name}, which is {what}")
+        if ranks < 1 or buffer.size % max(ranks, 1):
+            self.report("L12", f"{buffer.name} has {buffer.size} elements for {ranks} ranks")
 
     def factor(self, factor: Factor, gemm: Gemm, rows: int, columns: int) -> None:
         """L4 and L9 of one matrix operand."""

@@ -6,6 +6,7 @@ from gradc.ir.ops import elementwise
 # isort: split
 from gradc.ir.ops import (
     activation,
+    collective,
     contraction,
     control,
     convolution,
@@ -24,6 +25,7 @@ from gradc.ir.ops import (
 
 __all__ = [
     "activation",
+    "collective",
     "contraction",
     "control",
     "convolution",

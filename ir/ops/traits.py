@@ -49,6 +49,8 @@ ALL: Final = "all"
 Slope: TypeAlias = Literal["", "bends", "saturates"]
 
 
+# from what each rank has, what each rank has then, in plain ops.
+Joined: TypeAlias = Callable[["Builder", Op, Sequence[Value]], Sequence[Value]]
 Batched: TypeAlias = Callable[["Builder", Op, Sequence[Value], Sequence[bool], int], Value]
 
 
@@ -80,6 +82,8 @@ class Traits:
     # The op applied where some operands are stacked (which, and of how many positions) and
     # attributes alone do not say how: ir/ops/stacks.py.
     batched: Batched | None = None
+    # Exchanges between ranks only: the op as all ranks together see it.
+    joined: Joined | None = None
 
 
 PLAIN: Final = Traits()

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from gradc.ir.loop.execute import ExecutionError, execute_kernel
+from gradc.ir.loop.execute import MACHINE, ExecutionError, Scalars, execute_kernel
 from gradc.ir.loop.verbs import Array, from_memory, stored_dtype, to_memory
 from gradc.ir.plan.plan import ALIGNMENT, Argument, Launch, Plan, Repeat, Step, Tensor
 
@@ -22,7 +22,10 @@ POISON = 0xFF
 
 
 def execute_plan(
-    plan: Plan, arguments: Mapping[str, Array] | Sequence[Array], poison: bool = False
+    plan: Plan,
+    arguments: Mapping[str, Array] | Sequence[Array],
+    poison: bool = False,
+    scalars: Scalars = MACHINE,
 ) -> list[Array]:
     """Runs ``plan``; ``arguments`` are the `in` and `inout` ports, by name or in order.
 
@@ -33,12 +36,13 @@ def execute_plan(
     Raises:
         ExecutionError: an access outside its tensor, or arguments that do not fit.
     """
-    return _Execution(plan, poison).run(arguments)
+    return _Execution(plan, poison, scalars).run(arguments)
 
 
 class _Execution:
-    def __init__(self, plan: Plan, poison: bool) -> None:
+    def __init__(self, plan: Plan, poison: bool, scalars: Scalars) -> None:
         self.plan = plan
+        self.scalars = scalars
         self.poison = poison
         block = np.full(plan.arena_bytes + ALIGNMENT, POISON if poison else 0, np.uint8)
         start = -block.ctypes.data % ALIGNMENT
@@ -101,7 +105,7 @@ class _Execution:
                 name = self.plan.tensors[argument.tensor].name
                 raise ExecutionError(f"{kernel.name}: {buffer.name} lies outside {name}")
             views.append(raw[start:end].view(stored_dtype(buffer.dtype)))
-        execute_kernel(kernel, views)
+        execute_kernel(kernel, views, self.scalars)
 
     def _bytes(self, tensor: Tensor) -> Array:
         if tensor.space == "argument":

@@ -17,8 +17,21 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from gradc.ir.loop.kernel import Affine, Buffer, For, Gemm, Index, Kernel, Load, Stmt, Store, Var
+from gradc.ir.loop.kernel import (
+    Affine,
+    Buffer,
+    Exchange,
+    For,
+    Gemm,
+    Index,
+    Kernel,
+    Load,
+    Stmt,
+    Store,
+    Var,
+)
 from gradc.ir.loop.verbs import Array
+from gradc.ir.tensor.core import DType
 
 # Iterations enumerated per access before loops are cut.
 MAX_POINTS = 1 << 21
@@ -99,6 +112,18 @@ def _collect(
             _collect(statement.body, (*loops, loop), at, known, found, may_not)
         elif isinstance(statement, Gemm):
             _collect_gemm(statement, loops, at, known, found)
+        elif isinstance(statement, Exchange):
+            _collect_exchange(statement, at, found)
+
+
+def _collect_exchange(exchange: Exchange, at: tuple[int, ...], found: Footprint) -> None:
+    """It reads and then writes every element of its buffer."""
+    buffer = exchange.buffer
+    each = EnclosingLoop(Var("part", DType.I64), buffer.size, "vector")
+    for is_store in (False, True):
+        place = Affine.of(each.index)
+        touch = Touch(buffer, is_store, False, False, place, (each,), (*at, int(is_store)))
+        found.accesses.append(touch)
 
 
 def _collect_gemm(

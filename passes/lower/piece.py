@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gradc.ir.loop.builder import LoopBuilder
-from gradc.ir.loop.kernel import Access, Buffer, For, Gemm, Kernel, Load, Memory, Stmt, Store
+from gradc.ir.loop.kernel import (
+    Access,
+    Buffer,
+    Exchange,
+    For,
+    Gemm,
+    Kernel,
+    Load,
+    Memory,
+    Stmt,
+    Store,
+)
 from gradc.ir.loop.registers import in_registers
 from gradc.ir.loop.traffic import traffic
 from gradc.ir.tensor.core import Block, DType, Span
@@ -74,6 +85,8 @@ def buffers_used(body: Sequence[Stmt]) -> list[Buffer]:
         elif isinstance(statement, Gemm):
             found[statement.left.buffer] = None
             found[statement.right.buffer] = None
+        elif isinstance(statement, Exchange):
+            found[statement.buffer] = None
     return list(found)
 
 

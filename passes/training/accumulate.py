@@ -21,6 +21,11 @@ The program of one part is a Function of its own (``Accumulation.part``). Passes
 derivative, such as recomputation under a budget, change it there; ``compose`` then takes its
 pullback and writes the loops around it.
 
+With several ranks the parts are dealt to them in turn: rank r of R has parts r, R + r, 2 R + r and
+so on, and its inputs are those parts' rows. After every turn each rank adds what all ranks found to
+the totals, in the order of parts (``ranks``). So the order of every sum is that of one rank, and
+the results of R ranks have the bits of one rank with as many parts.
+
 Invariants: loops stay rolled (``scan``), so code size does not depend on ``parts``. Non-goals:
 clipping, updates.
 """
@@ -41,6 +46,8 @@ from gradc.passes.simplify.dce import dce
 from gradc.passes.training.accumulate_batch import separate
 from gradc.passes.training.accumulate_draws import KEY, keys_of_parts, numbered
 from gradc.passes.training.cut import Cut
+from gradc.passes.training.ranks import Deal
+from gradc.passes.training.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +69,10 @@ def accumulate(
     parts: int,
     *,
     is_seeded: bool = False,
+    ranks: int = 1,
 ) -> Function:
-    """Results and gradients of ``big``, computed in ``parts`` parts; ``axes`` are those of samples,
-    by input.
+    """Results and gradients of ``big``, computed in ``parts`` parts by ``ranks`` ranks; ``axes``
+    are those of samples, by input.
 
     Parameters and results are those of ``value_and_grad(big, wrt)``; with ``is_seeded`` a SEED for
     the loss follows the parameters, as in ``vjp``.
@@ -74,7 +82,7 @@ def accumulate(
     """
     if parts == 1:
         return vjp(big, wrt, of=["loss"]) if is_seeded else value_and_grad(big, wrt)
-    found = accumulation(big, axes, wrt, parts, is_seeded=is_seeded)
+    found = accumulation(big, axes, wrt, parts, is_seeded=is_seeded, ranks=ranks)
     return found.compose(found.part)
 
 
@@ -109,20 +117,24 @@ def accumulation(
     parts: int,
     *,
     is_seeded: bool = False,
+    ranks: int = 1,
 ) -> Accumulation:
     """``big`` cut into ``parts`` parts along ``axes`` of its inputs, before derivatives are taken.
-    At least two parts.
+    At least two parts, and one for each of ``ranks``.
 
     Raises:
         DiagnosticError: as for ``accumulate``.
     """
+    if parts < ranks:
+        message = f"{parts} parts are too few for {ranks} ranks"
+        raise DiagnosticError([error("GC0808", message, None)])
     if parts < 1:
         raise DiagnosticError(
             [error("GC0808", f"accumulate must be at least 1, not {parts}", None)]
         )
     big = dce(big)
     cut = _cut(big, separate(big, axes, parts))
-    return Accumulation(cut.inner, _Composer(big, cut, axes, wrt, parts, is_seeded))
+    return Accumulation(cut.inner, _Composer(big, cut, axes, wrt, Deal(parts, ranks), is_seeded))
 
 
 # --- cutting the program
@@ -200,14 +212,14 @@ class _Composer:
         parts: _Parts,
         axes: Mapping[str, int],
         wrt: Sequence[str],
-        count: int,
+        deal: Deal,
         is_seeded: bool,
     ) -> None:
         self.big = big
         self.parts = parts
         self.axes = axes
         self.wrt = tuple(wrt)
-        self.count = count
+        self.deal = deal
         self.is_seeded = is_seeded
         self.rng = _random_state(big)
         self._start(parts.inner)
@@ -225,13 +237,22 @@ class _Composer:
         """The function of the whole batch around ``part``."""
         self._start(part)
         for slot, value in zip(self.big.parameters, self.big.block.parameters, strict=True):
-            self.values[slot.name] = self.b.parameter(value.type, slot.name)
+            self.values[slot.name] = self.b.parameter(self._given(slot, value.type), slot.name)
         self.seed = self._declare_seed()
         early = self._early_sums()
         seeds = self._seeds(early)
         sums, cts, outputs = self._main_loop(seeds)
         results, direct = self._after(sums)
         return self._finish(results, direct, cts, outputs)
+
+    def _given(self, slot: Slot, whole: TensorType) -> TensorType:
+        """The type of a parameter: of samples, one rank has the rows of its own parts."""
+        axis = self.axes.get(slot.name)
+        if axis is None:
+            return whole
+        shape = whole.static_shape
+        rows = shape[axis] // self.deal.count * self.deal.turns
+        return whole.with_shape((*shape[:axis], rows, *shape[axis + 1 :]))
 
     def _declare_seed(self) -> Value:
         """The cotangent of the loss: a parameter, or 1."""
@@ -310,44 +331,18 @@ class _Composer:
         """Runs ``body`` on every part. Returns total sums, total cotangents, stacked per-sample
         outputs.
         """
-        carried = [
-            (slot, value)
-            for slot, value in zip(body.results, body.block.outputs, strict=True)
-            if slot.name in sums or slot.role is Role.COTANGENT
-        ]
-        stacked = [
-            value
-            for slot, value in zip(body.results, body.block.outputs, strict=True)
-            if (slot, value) not in carried
-        ]
-        inputs = [
-            (slot, value)
-            for slot, value in zip(body.parameters, body.block.parameters, strict=True)
-            if self._is_cut(slot)
-        ]
-        constants = [
-            (slot, value)
-            for slot, value in zip(body.parameters, body.block.parameters, strict=True)
-            if not self._is_cut(slot)
-        ]
-        region = self._region(body, carried, inputs, constants, stacked)
-        zeros = [self.b.constant(0, v.type.dtype, v.type.shape) for _, v in carried]
-        cut = [self._cut_input(slot.name, value.type) for slot, value in inputs]
-        given = [self._constant(slot, seeds) for slot, _ in constants]
-        attributes = {
-            "trips": self.count,
-            "carried": len(carried),
-            "stacked": len(cut),
-            "reverse": False,
-            "truncate": 0,
-            "saves_memory": True,
-        }
-        found = self.b.emit("scan", *zeros, *cut, *given, regions=(region,), hint="", **attributes)
-        totals = dict(zip([slot for slot, _ in carried], found, strict=False))
+        results = list(zip(body.results, body.block.outputs, strict=True))
+        carried = [r for r in results if r[0].name in sums or r[0].role is Role.COTANGENT]
+        stacked = [value for slot, value in results if (slot, value) not in carried]
+        given = list(zip(body.parameters, body.block.parameters, strict=True))
+        cut = {v: self._cut_input(s.name, v.type) for s, v in given if self._is_cut(s)}
+        constants = {v: self._constant(s, seeds) for s, v in given if not self._is_cut(s)}
+        run = Turns(self.b, body, self.deal, cut, constants, [v for _, v in carried], stacked)
+        totals = dict(zip([slot for slot, _ in carried], run.totals(), strict=True))
         return (
             {s.name: v for s, v in totals.items() if s.role is not Role.COTANGENT},
             {s.name: v for s, v in totals.items() if s.role is Role.COTANGENT},
-            list(found[len(carried) :]),
+            run.outputs(),
         )
 
     def _is_cut(self, slot: Slot) -> bool:
@@ -356,13 +351,13 @@ class _Composer:
         return slot.name in self.axes
 
     def _cut_input(self, name: str, part: TensorType) -> Value:
-        """[B, ...] as [parts, B / parts, ...], the batch axis first; a key for each part."""
+        """[B, ...] as [turns, B / parts, ...], the batch axis first; a key for each part."""
         value = self.values[name]
         if name == self.rng:
-            return keys_of_parts(self.b, value, self.count)
+            return keys_of_parts(self.b, value, self.deal.numbers(self.b))
         axis = self.axes[name]
         shape = part.static_shape
-        split = (*shape[:axis], self.count, *shape[axis:])
+        split = (*shape[:axis], self.deal.turns, *shape[axis:])
         value = self.b.one("reshape", value, shape=split)
         if axis == 0:
             return value
@@ -371,26 +366,6 @@ class _Composer:
 
     def _constant(self, slot: Slot, seeds: Mapping[str, Value]) -> Value:
         return seeds[slot.name] if slot.role is Role.SEED else self.values[slot.name]
-
-    def _region(
-        self,
-        body: Function,
-        carried: Sequence[tuple[Slot, Value]],
-        inputs: Sequence[tuple[Slot, Value]],
-        constants: Sequence[tuple[Slot, Value]],
-        stacked: Sequence[Value],
-    ) -> Block:
-        """The loop's body: run one part, add to the totals, hand on per-sample outputs."""
-        b = Builder()
-        totals = [b.parameter(v.type) for _, v in carried]
-        given = [*inputs, *constants]
-        operands = {value: b.parameter(value.type, slot.name) for slot, value in given}
-        mapping = {v: operands[v] for v in body.block.parameters}
-        b.ops += copy_ops(body.block.body, mapping)
-        sums = [
-            b.one("add", total, mapping[v]) for total, (_, v) in zip(totals, carried, strict=True)
-        ]
-        return b.block([*sums, *(mapping[v] for v in stacked)])
 
     # After the loop.
 
@@ -431,14 +406,15 @@ class _Composer:
         return dce(made)
 
     def _joined(self, stacked: Value, place: Place) -> Value:
-        """[parts, ..., n / parts, ...] as [..., n, ...]: the number of the part comes after
+        """[turns, ..., n / turns, ...] as [..., n, ...]: the number of the part comes after
         ``place.outer``.
         """
         axis, outer = place.axis, place.outer
         _, *shape = stacked.type.static_shape
-        split = (self.count, *shape[:axis], outer, shape[axis] // outer, *shape[axis + 1 :])
+        turns = self.deal.turns
+        split = (turns, *shape[:axis], outer, shape[axis] // outer, *shape[axis + 1 :])
         perm = (*range(1, axis + 2), 0, *range(axis + 2, len(split)))
-        whole = (*shape[:axis], self.count * shape[axis], *shape[axis + 1 :])
+        whole = (*shape[:axis], turns * shape[axis], *shape[axis + 1 :])
         if axis or outer > 1:
             stacked = self.b.one("reshape", stacked, shape=split)
             stacked = self.b.one("transpose", stacked, perm=perm)

@@ -30,11 +30,10 @@ def numbered(function: Function, name: str) -> Function:
     return replace(function, block=block)
 
 
-def keys_of_parts(b: Builder, key: Value, parts: int) -> Value:
-    """The keys of all parts, u32[parts, 3], of ``key`` u32[2]."""
-    same = b.one("broadcast", key, shape=(parts, 2), dims=(1,))
-    number = b.one("iota", axis=0, dtype=DType.U32, shape=(parts, 1))
-    return b.one("concat", same, number, axis=1)
+def keys_of_parts(b: Builder, key: Value, numbers: Value) -> Value:
+    """The keys u32[parts, 3] of the parts with ``numbers`` u32[parts, 1], of ``key`` u32[2]."""
+    same = b.one("broadcast", key, shape=(numbers.type.static_shape[0], 2), dims=(1,))
+    return b.one("concat", same, numbers, axis=1)
 
 
 def _numbered(

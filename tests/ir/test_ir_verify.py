@@ -13,6 +13,7 @@ from gradc.ir.loop.kernel import (
     Affine,
     Buffer,
     Const,
+    Exchange,
     Factor,
     Fold,
     For,
@@ -279,6 +280,9 @@ BAD_KERNELS: list[tuple[str, str, Kernel]] = [
     ("L11", "register s is accessed", lanes(AT * -1 + 7)),
     ("L11", "register s is accessed", lanes(AT, combine="add")),
     ("L11", "register s is accessed", lanes(AT, AT + 4)),
+    ("L12", "inside a loop", kernel(loop(Exchange("share", Y, 2)))),
+    ("L12", "x, which is read", kernel(Exchange("share", X, 2))),
+    ("L12", "8 elements for 3 ranks", kernel(Exchange("deal", Y, 3))),
 ]
 
 
@@ -293,6 +297,7 @@ def test_valid_kernels_pass() -> None:
     verify_kernel(lanes(AT, AT + 8))
     verify_kernel(kernel(GOOD))
     verify_kernel(kernel(PRODUCT))
+    verify_kernel(kernel(GOOD, Exchange("deal", Y, 4)))
     # A guarded address may point anywhere; a loop that never runs touches nothing.
     condition = Let(Var("g", BOOL), "lt", (I, Const(4, I64)))
     guarded = Load(A, X, AT * 9, condition.var)

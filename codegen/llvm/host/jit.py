@@ -33,7 +33,7 @@ _OBJECTS = ("Py_IncRef", "Py_DecRef", "PyLong_FromLong", "PyErr_Clear")
 _DICTS = ("PyDict_Size", "PyDict_GetItemWithError", "PyDict_New", "PyDict_SetItem")
 _TUPLES = ("PyTuple_New", "PyTuple_SetItem")
 PYTHON = frozenset(("PyEval_SaveThread", "PyEval_RestoreThread", *_OBJECTS, *_DICTS, *_TUPLES))
-OUTSIDE = LIBC | LIBM | PYTHON | {"gradc_parallel"}
+OUTSIDE = LIBC | LIBM | PYTHON | {"gradc_parallel", "gradc_exchange"}
 
 # Functions longer than this (lines) get the fast register allocator: the good one is superlinear.
 LONG_FUNCTION = 20_000

@@ -28,6 +28,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from gradc.codegen import exchange
 from gradc.codegen.backend import Array, Loaded, Signature, Store
 from gradc.codegen.llvm import pool
 from gradc.codegen.llvm.host import jit, wrapper
@@ -72,9 +73,7 @@ class NativeFunction(Loaded):
         """Loads ``code``; ``store`` may hold the thread pool's code."""
         name = signature.name
         exports = (name, f"{name}_call", f"{name}_named", f"{name}_state")
-        library = jit.Library(
-            code, exports, {"gradc_parallel": thread_pool(store)["gradc_parallel"]}
-        )
+        library = jit.Library(code, exports, imports(store))
         super().__init__(signature, threads)
         self.object_bytes = code
         self._library = library
@@ -295,6 +294,30 @@ def _new_array() -> int:
 
 # ---- the thread pool
 # ------------------------------------------------------------------------------
+
+
+def imports(store: Store | None) -> dict[str, int]:
+    """Addresses of what code of a Plan calls in this process."""
+    parallel = thread_pool(store)["gradc_parallel"]
+    return {"gradc_parallel": parallel, "gradc_exchange": exchanger()}
+
+
+@functools.cache
+def _exchange_call() -> Any:
+    """``gradc_exchange`` as a C function; it lives as long as the process."""
+    word = ctypes.c_int64
+
+    def call(kind: int, address: int, ranks: int, part: int) -> None:
+        memory = (ctypes.c_uint8 * (ranks * part)).from_address(address)
+        parts = np.ctypeslib.as_array(memory).reshape(ranks, part)
+        exchange.run(exchange.KINDS[kind], parts)
+
+    return ctypes.CFUNCTYPE(None, word, ctypes.c_void_p, word, word)(call)
+
+
+def exchanger() -> int:
+    """The address of ``gradc_exchange``."""
+    return cast(int, ctypes.cast(_exchange_call(), ctypes.c_void_p).value)
 
 
 _pools: list[jit.Library] = []  # one, once it is loaded

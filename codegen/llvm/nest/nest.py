@@ -22,6 +22,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 
+from gradc.codegen.exchange import KINDS
 from gradc.codegen.llvm.gemm import gemm as matrix
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.maths.scalars import COMPUTE, Scalars
@@ -37,6 +38,7 @@ from gradc.ir.loop.kernel import (
     Affine,
     Buffer,
     Const,
+    Exchange,
     Factor,
     Fold,
     For,
@@ -219,8 +221,10 @@ class Nest:
                 self._store(statement)
             elif isinstance(statement, For):
                 self._for(statement)
-            else:
+            elif isinstance(statement, Gemm):
                 self._gemm(statement)
+            else:
+                self._exchange(statement)
 
     def vector_body(self, statements: Sequence[Stmt], lanes: Lanes) -> None:
         """Emits statements for the iterations that ``lanes`` says."""
@@ -319,6 +323,16 @@ class Nest:
         pointers = ", ".join(map(str, (*self.places.values(), self.scratch)))
         end = matrix.units(product, self.isa)
         self.fn.line(f"call void @{name}({pointers}, i64 0, i64 {end})")
+
+    def _exchange(self, statement: Exchange) -> None:
+        """A call of what joins the ranks (``codegen.exchange``); nothing where there is one."""
+        if statement.ranks == 1:
+            return
+        kind = KINDS.index(statement.kind)
+        part = statement.buffer.size // statement.ranks * statement.buffer.dtype.itemsize
+        self.fn.module.declare("gradc_exchange", "void", ("i64", "ptr", "i64", "i64"))
+        given = f"i64 {kind}, ptr {self.places[statement.buffer]}, i64 {statement.ranks}"
+        self.fn.line(f"call void @gradc_exchange({given}, i64 {part})")
 
     # ---- loops ----------------------------------------------------------------------------------
 

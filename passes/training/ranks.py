@@ -1,0 +1,123 @@
+"""Totals over the parts of a batch that several ranks compute: the same bits as one rank's.
+
+A total starts at zero and takes the parts' summands from the left, part 0 first. Parts are dealt to
+the ranks in turn, so after every turn what each rank has found is next in that order, rank 0 first.
+Small summands are sent to all, and every rank adds them all up. Of large ones rank j adds up the
+j-th slice only (``all_to_all``), and the ranks' slices are put together at the end
+(``all_gather``): each rank sends a summand once per turn, and its slice once.
+
+Only ``all_to_all`` and ``all_gather`` know of ranks; what is added, and when, is plain ops.
+
+Non-goals: which parts there are (``passes.training.accumulate``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from gradc.ir.ops.builder import Builder
+from gradc.ir.tensor.core import DType, TensorType, Value
+
+# Summands of up to so many bytes go to every rank: one message each costs more than its bytes.
+SMALL_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """``count`` parts dealt to ``ranks`` ranks in turn."""
+
+    count: int
+    ranks: int = 1
+
+    @property
+    def full(self) -> int:
+        """Turns in which every rank has a part."""
+        return self.count // self.ranks
+
+    @property
+    def late(self) -> int:
+        """Ranks that have a part in the last turn, if not all of them have."""
+        return self.count % self.ranks
+
+    @property
+    def turns(self) -> int:
+        """Parts that a rank computes, the last one for nothing on ranks that are not dealt it."""
+        return self.full + (self.late > 0)
+
+    def numbers(self, b: Builder) -> Value:
+        """u32[turns, 1], the numbers of this rank's parts."""
+        own = b.one("iota", axis=0, dtype=DType.U32, shape=(self.turns, 1))
+        if self.ranks == 1:
+            return own
+        # Rank j receives the j-th element of everybody's iota.
+        row = b.one("iota", axis=0, dtype=DType.U32, shape=(self.ranks, 1))
+        received = b.one("all_to_all", row)
+        rank = b.one("slice", received, start=(0, 0), limit=(1, 1), stride=(1, 1))
+        rank = b.one("reshape", rank, shape=(1,))
+        spread = b.one("broadcast", rank, shape=(self.turns, 1), dims=(1,))
+        step = b.constant(self.ranks, DType.U32, (self.turns, 1))
+        return b.one("add", b.one("mul", own, step), spread)
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """A sum of summands of ``type`` over the parts of ``deal``."""
+
+    type: TensorType
+    deal: Deal
+
+    @property
+    def _is_sliced(self) -> bool:
+        ranks = self.deal.ranks
+        return ranks > 1 and self.type.nbytes > max(SMALL_BYTES, ranks)
+
+    @property
+    def _slice(self) -> int:
+        """Elements of one rank's slice; the last slice may have some more than there are."""
+        return -(-prod(self.type.static_shape) // self.deal.ranks)
+
+    def start(self, b: Builder) -> Value:
+        """The empty sum, as far as this rank holds it."""
+        shape = (self._slice,) if self._is_sliced else self.type.static_shape
+        return b.constant(0, self.type.dtype, shape)
+
+    def add(self, b: Builder, total: Value, summand: Value, ranks: int) -> Value:
+        """``total`` and what the first ``ranks`` ranks found in this turn."""
+        if self.deal.ranks == 1:
+            return b.one("add", total, summand)
+        if self._is_sliced:
+            size = self.deal.ranks * self._slice
+            flat = self._padded(b, summand, size)
+            rows = b.one("reshape", flat, shape=(self.deal.ranks, self._slice))
+            rows = b.one("all_to_all", rows)
+        else:
+            rows = b.one("all_gather", summand, ranks=self.deal.ranks)
+        for rank in range(ranks):
+            total = b.one("add", total, _row(b, rows, rank))
+        return total
+
+    def finish(self, b: Builder, total: Value) -> Value:
+        """The whole sum, the same on every rank."""
+        if not self._is_sliced:
+            return total
+        rows = b.one("all_gather", total, ranks=self.deal.ranks)
+        size = prod(self.type.static_shape)
+        flat = b.one("reshape", rows, shape=(self.deal.ranks * self._slice,))
+        if size != self.deal.ranks * self._slice:
+            flat = b.one("slice", flat, start=(0,), limit=(size,), stride=(1,))
+        return b.one("reshape", flat, shape=self.type.static_shape)
+
+    def _padded(self, b: Builder, summand: Value, size: int) -> Value:
+        count = prod(self.type.static_shape)
+        flat = b.one("reshape", summand, shape=(count,))
+        if count == size:
+            return flat
+        return b.one("pad", flat, low=(0,), high=(size - count,), interior=(0,))
+
+
+def _row(b: Builder, rows: Value, number: int) -> Value:
+    shape = rows.type.static_shape
+    start, limit = (number, *(0,) * (len(shape) - 1)), (number + 1, *shape[1:])
+    row = b.one("slice", rows, start=start, limit=limit, stride=(1,) * len(shape))
+    return b.one("reshape", row, shape=shape[1:])

@@ -1,0 +1,130 @@
+"""The ranks of one program as one function, in which an exchange is a rearrangement of rows.
+
+    from  a function that R ranks run, each on parameters of its own but for those that are the same
+    to    a function without exchanges: parameters and results ``name@r`` of rank r, or ``name``
+          where all ranks have the same
+
+It is what the ranks compute together, so whatever can be said of a function can be said of them:
+the reference interpreter runs it in any domain, and its results can be compared with those of one
+rank. What does not depend on rank-own parameters is computed once.
+
+Non-goals: speed; memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.registry import lookup
+from gradc.ir.tensor.core import Block, Function, Op, Role, Slot, Value, walk
+from gradc.passes.rewrite import Scan, copy_ops
+
+Copies = tuple[Value, ...]  # of one value, a copy per rank; the same one where all ranks agree
+
+
+def exchanges(block: Block) -> tuple[Op, ...]:
+    """The exchanges of a function, in its loops too, in order."""
+    return tuple(op for op in walk(block) if op.results and is_exchange(op))
+
+
+def is_exchange(op: Op) -> bool:
+    """Whether the result has what other ranks gave."""
+    return lookup(op.name).traits.joined is not None
+
+
+def together(function: Function, ranks: int, same: Collection[str]) -> Function:
+    """``function`` as ``ranks`` ranks run it; ``same`` names the parameters that all of them have
+    in common.
+
+    Raises:
+        ValueError: for exchanges between another number of ranks, or inside a region that is no
+            loop.
+    """
+    walk_ = _Walk(ranks)
+    parameters: list[Slot] = []
+    for slot, value in zip(function.parameters, function.block.parameters, strict=True):
+        count = 1 if slot.name in same else ranks
+        names = [slot.name] if count == 1 else [f"{slot.name}@{r}" for r in range(ranks)]
+        made = [walk_.b.parameter(value.type, value.hint) for _ in names]
+        walk_.copies[value] = tuple(made) * (ranks // count)
+        parameters += [replace(slot, name=name) for name in names]
+    walk_.run(function.block.body)
+    outputs, results = [], []
+    for slot, value in zip(function.results, function.block.outputs, strict=True):
+        copies = walk_.copies[value]
+        if len(set(copies)) == 1:
+            outputs.append(copies[0])
+            results.append(slot)
+            continue
+        outputs += copies
+        results += [_of_rank(slot, rank) for rank in range(ranks)]
+    return walk_.b.function(f"{function.name}_together", outputs, parameters, results)
+
+
+def _of_rank(slot: Slot, rank: int) -> Slot:
+    """The result of one rank; a function has one loss, so other ranks' are outputs."""
+    is_other = slot.role is Role.LOSS and rank > 0
+    role = Role.OUTPUT if is_other else slot.role
+    return replace(slot, name=f"{slot.name}@{rank}", role=role)
+
+
+class _Walk:
+    """One walk over a block; ``copies`` are those of the values in sight."""
+
+    def __init__(self, ranks: int) -> None:
+        self.ranks = ranks
+        self.b = Builder()
+        self.copies: dict[Value, Copies] = {}
+
+    def run(self, ops: Sequence[Op]) -> None:
+        for op in ops:
+            if is_exchange(op):
+                self._exchange(op)
+            elif any(exchanges(region) for region in op.regions):
+                self._loop(op)
+            else:
+                self._each(op)
+
+    def _each(self, op: Op) -> None:
+        """An op that every rank runs for itself, once where their operands are the same."""
+        operands = [self.copies[v] for v in op.operands]
+        is_same = all(len(set(copies)) == 1 for copies in operands)
+        found: list[tuple[Value, ...]] = []
+        for rank in range(1 if is_same else self.ranks):
+            mapping = {v: c[rank] for v, c in zip(op.operands, operands, strict=True)}
+            self.b.ops += copy_ops([op], mapping)
+            found.append(tuple(mapping[v] for v in op.results))
+        for number, value in enumerate(op.results):
+            copies = tuple(results[number] for results in found)
+            self.copies[value] = copies * self.ranks if is_same else copies
+
+    def _exchange(self, op: Op) -> None:
+        joined = lookup(op.name).traits.joined
+        if joined is None or op.result.type.shape[:1] != (self.ranks,):
+            raise ValueError(f"{op.name} is not between {self.ranks} ranks")
+        with self.b.at(op.span, op.scope, op.replica):
+            self.copies[op.result] = tuple(joined(self.b, op, self.copies[op.operands[0]]))
+
+    def _loop(self, op: Op) -> None:
+        """A loop in whose trips ranks exchange: one loop with the carries of all of them."""
+        if op.name != "scan":
+            raise ValueError(f"ranks exchange inside `{op.name}`")
+        scan, ranks = Scan.of(op), self.ranks
+        inner = _Walk(ranks)
+        operands: list[Value] = []
+        for value, parameter in zip(op.operands, scan.body.parameters, strict=True):
+            copies = self.copies[value]
+            operands += copies
+            inner.copies[parameter] = tuple(
+                inner.b.parameter(parameter.type, parameter.hint) for _ in copies
+            )
+        inner.run(scan.body.body)
+        outputs = [copy for value in scan.body.outputs for copy in inner.copies[value]]
+        region = inner.b.block(outputs)
+        attributes = scan.attributes(carried=ranks * scan.carried, stacked=ranks * scan.stacked)
+        with self.b.at(op.span, op.scope, op.replica):
+            found = self.b.emit("scan", *operands, regions=(region,), hint="", **attributes)
+        for number, value in enumerate(op.results):
+            self.copies[value] = tuple(found[ranks * number : ranks * (number + 1)])
