@@ -20,7 +20,7 @@ import numpy as np
 
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.ops.control import scan_counts
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import is_loop, lookup
 from gradc.ir.tensor.core import Block, DType, Function, Op, Role, Value
 
 Known: TypeAlias = dict[Value, Any]
@@ -125,7 +125,7 @@ class IndexUses:
     def _region(self, op: Op, known: Known, only_moves: bool) -> Iterator[Use]:
         region = op.regions[0]
         pairs = list(zip(region.parameters, op.operands, strict=True))
-        if op.name != "scan":
+        if not is_loop(op):
             inner = {p: known[v] for p, v in pairs if v in known}
             yield from self._walk(region, inner, only_moves)
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from gradc.ir.ops.attributes import get_number
@@ -70,7 +71,7 @@ relu = elementwise(
     ),
     ranges=((-2.0, 2.0),),
     masks=True,
-    traits=_BENDS,
+    traits=replace(_BENDS, rectifies=True),
     interval=rectified,
 )
 

@@ -134,12 +134,12 @@ for _name, _doc, _form in (
     (
         "checkpoint",
         "runs its region; the reverse sweep recomputes what is inside",
-        Control(is_wrapper=True, is_transparent=True),
+        Control(recomputes=True, is_wrapper=True, is_transparent=True),
     ),
     (
         "custom",
         "runs its first region; the second is its pullback (operands, results, cotangents)",
-        Control(is_wrapper=True, keeps_signature=True),
+        Control(has_pullback=True, is_wrapper=True, keeps_signature=True),
     ),
     (
         "fusion",
@@ -157,6 +157,6 @@ register(
         _run_scan,
         region_jvp,
         region_vjp,
-        Control(),
+        Control(is_loop=True),
     )
 )

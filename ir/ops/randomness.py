@@ -33,6 +33,7 @@ from gradc.ir.ops.registry import (
     zero_jvp,
     zero_vjp,
 )
+from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType
 from gradc.ir.tensor.dims import Dim, product
 
@@ -175,6 +176,7 @@ register(
                 ((0.0, 3.0),),
             ),
         ),
+        traits=Traits(draws=True),
         interval=unrelated,
         without={"element": "bits of a cipher are no polynomials"},
         axes=AxisRule(_links, "a draw depends on its position", _part),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from gradc.ir.loop.kernel import Scalar
 from gradc.ir.ops.axes import AxisRule
@@ -114,18 +114,25 @@ class Nest:
 class Control:
     """Loop form: region ops, which ``to_loops`` handles itself.
 
-    ``is_wrapper``: its region runs once and can stand in its place. ``is_transparent``: its
-    derivative is that of its region. ``keeps_signature``: results that nobody reads stay, because a
-    second region (the pullback) has the same ones, or a kernel writes them. ``nest``: a kernel that
-    computes what the region says.
+    ``is_loop``: its region runs once per trip, on carries, slices and constants (``control.py``).
+    ``has_pullback``: its second region is its derivative, which somebody stated. ``recomputes``:
+    the reverse sweep runs its region again. ``is_wrapper``: its region runs once and can stand in
+    its place. ``is_transparent``: its derivative is that of its region. ``keeps_signature``:
+    results that nobody reads stay, because a second region (the pullback) has the same ones, or a
+    kernel writes them. ``nest``: a kernel that computes what the region says.
     """
 
+    is_loop: bool = False
+    has_pullback: bool = False
+    recomputes: bool = False
     is_wrapper: bool = False
     is_transparent: bool = False
     keeps_signature: bool = False
     nest: Nest | None = None
 
 
+_NO_CONTROL: Final = Control()
+_SUM: Final = Reduction("add")
 LoopForm: TypeAlias = Pointwise | Access | Reduction | Contraction | Nest | Control
 
 
@@ -257,16 +264,50 @@ def own_nest(op: Op) -> Nest | None:
     return form if isinstance(form, Nest) else None
 
 
+def _control(op: Op) -> Control:
+    form = lookup(op.name).loop if op.regions else None
+    return form if isinstance(form, Control) else _NO_CONTROL
+
+
+def is_loop(op: Op) -> bool:
+    """Whether ``op`` runs its region once per trip."""
+    return _control(op).is_loop
+
+
+def has_pullback(op: Op) -> bool:
+    """Whether somebody stated the derivative of ``op``, as its second region."""
+    return _control(op).has_pullback
+
+
+def recomputes(op: Op) -> bool:
+    """Whether the reverse sweep runs the region of ``op`` again."""
+    return _control(op).recomputes
+
+
 def is_wrapper(op: Op) -> bool:
     """Whether ``op`` only holds a region that runs once, in whose place it stands."""
-    form = lookup(op.name).loop if op.regions else None
-    return isinstance(form, Control) and form.is_wrapper
+    return _control(op).is_wrapper
 
 
 def is_transparent(op: Op) -> bool:
     """Whether the derivative of ``op`` is that of its region."""
-    form = lookup(op.name).loop if op.regions else None
-    return isinstance(form, Control) and form.is_transparent
+    return _control(op).is_transparent
+
+
+def is_product(op: Op) -> bool:
+    """Whether ``op`` is a (batched) product of matrices."""
+    return bool(op.results) and isinstance(lookup(op.name).loop, Contraction)
+
+
+def is_sum(op: Op) -> bool:
+    """Whether ``op`` sums over axes."""
+    return bool(op.results) and lookup(op.name).loop == _SUM
+
+
+def number_of(op: Op) -> float | int | bool | None:
+    """The number that every element of ``op`` is, if it says one: a constant."""
+    value = op.attributes.get("value") if not op.operands and op.results else None
+    return value if isinstance(value, (float, int)) else None
 
 
 def has_own_numbers(op: Op) -> bool:

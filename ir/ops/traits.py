@@ -67,6 +67,10 @@ class Traits:
     # Pages and formulas show what it is applied to in its place.
     is_silent: bool = False
     slope: Slope = ""
+    # Its result is zero or positive, and positive exactly where its operand is (relu).
+    rectifies: bool = False
+    # Its numbers are random: a function of a key and the position alone.
+    draws: bool = False
     # Each element of the result is the greatest (or least) of some of the one operand.
     picks: Literal["", "greatest", "least"] = ""
     # What goes into it and comes out of it is worth a name in formulas, as of a layer.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from gradc.ir.ops.registry import is_transparent, lookup, zero_jvp, zero_vjp
+from gradc.ir.ops.registry import is_loop, is_transparent, lookup, zero_jvp, zero_vjp
 from gradc.ir.tensor.core import Op, Value
 from gradc.passes.rewrite import Scan
 
@@ -36,7 +36,7 @@ def varied_results(op: Op, operands: Sequence[bool]) -> list[bool]:
     """Which results of ``op`` depend differentiably on the flagged operands."""
     if not any(operands):
         return [False] * len(op.results)
-    if op.name == "scan":
+    if is_loop(op):
         carries, body = varied_scan(Scan.of(op), operands)
         carried = len(carries)
         outputs = op.regions[0].outputs
@@ -76,7 +76,7 @@ def useful(ops: Sequence[Op], targets: Iterable[Value]) -> set[Value]:
 
 def useful_operands(op: Op, results: Sequence[bool]) -> list[bool]:
     """Which operands of ``op`` the flagged results depend on differentiably."""
-    if op.name == "scan":
+    if is_loop(op):
         carries, body = useful_scan(Scan.of(op), results)
         parameters = op.regions[0].parameters
         return [v in body or (i < len(carries) and carries[i]) for i, v in enumerate(parameters)]

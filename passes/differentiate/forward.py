@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.registry import is_transparent, lookup
+from gradc.ir.ops.registry import has_pullback, is_loop, is_transparent, lookup
 from gradc.ir.tensor.core import Block, Op, Value
 from gradc.passes.differentiate.activity import varied
 from gradc.passes.differentiate.linear import NotLinear, nonlinear_op
@@ -45,12 +45,12 @@ def _forward_op(
     b: Builder, op: Op, operand_dots: Sequence[Value | None], numbers: Numbers
 ) -> Sequence[Value | None]:
     """Emits one op and its tangents; returns the tangents of its results."""
-    if op.name == "scan":
+    if is_loop(op):
         return forward_scan(b, op, operand_dots, numbers, forward_ops)
     if is_transparent(op):
         return _forward_region(b, op, operand_dots, numbers)
     b.ops.append(op)
-    if op.name == "custom":
+    if has_pullback(op):
         return _push_forward(b, op, operand_dots, numbers)
     return lookup(op.name).jvp(b, op, operand_dots)
 

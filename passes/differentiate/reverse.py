@@ -26,7 +26,7 @@ from collections.abc import Collection, Sequence
 
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.pointwise import elementwise_vjp
-from gradc.ir.ops.registry import is_transparent, lookup
+from gradc.ir.ops.registry import has_pullback, is_loop, is_transparent, lookup
 from gradc.ir.tensor.core import Op, Value, walk
 from gradc.passes.differentiate.activity import varied
 from gradc.passes.differentiate.parts import part_of
@@ -75,13 +75,13 @@ def _reverse_op(
             return op
     forward = op
     found: Sequence[Value | None]
-    if op.name == "scan":
+    if is_loop(op):
         totals = _running_sums(b, op, needed, cts)
         is_marked = is_marked or _has_mask(op) or cts.any_marked(totals.values())
         found, forward = reverse_scan(
             b, op, result_cts, needed, totals, is_marked, numbers, reverse_ops
         )
-    elif op.name == "custom":
+    elif has_pullback(op):
         found = pull_back(b, op, result_cts)
     else:
         definition = lookup(op.name)

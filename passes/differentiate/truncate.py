@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.registry import is_loop
 from gradc.ir.tensor.core import Block, DType, Function, Op, Value, walk
 from gradc.passes.differentiate.values import zeros
 from gradc.passes.rewrite import Scan
@@ -47,7 +48,7 @@ def cut(b: Builder, derivative: Value, keep: Value | None) -> Value:
 
 def loops(function: Function) -> list[Op]:
     """Every truncated ``scan`` of ``function``, in order, those inside others after them."""
-    return [op for op in walk(function.block) if op.name == "scan" and _window(op)]
+    return [op for op in walk(function.block) if is_loop(op) and _window(op)]
 
 
 def rewindowed(function: Function, factor: int) -> Function:
@@ -71,7 +72,7 @@ def _rewindowed(block: Block, factor: int) -> Block:
         regions = tuple(_rewindowed(region, factor) for region in op.regions)
         if any(a is not b for a, b in zip(regions, op.regions, strict=True)):
             op = replace(op, regions=regions)
-        if op.name == "scan" and _window(op):
+        if is_loop(op) and _window(op):
             op = replace(op, attributes={**op.attributes, "truncate": factor * _window(op)})
         ops.append(op)
     if all(a is b for a, b in zip(ops, block.ops, strict=True)):

@@ -22,6 +22,7 @@ from dataclasses import replace
 
 from gradc.ir.ops.attributes import get_dims
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.registry import is_loop
 from gradc.ir.tensor.core import Function, Op, Value
 from gradc.ir.tensor.dims import Dim
 from gradc.passes.rewrite import Scan, copy_block, emit_scan, rows, stacked_value, with_ops
@@ -37,7 +38,7 @@ def last_windows(function: Function) -> Function:
     b = Builder()
     is_changed = False
     for op in function.block.body:
-        scan = Scan.of(op) if op.name == "scan" else None
+        scan = Scan.of(op) if is_loop(op) else None
         if scan is None or not _is_cut_off(scan, read):
             b.ops.append(op)
             continue
@@ -55,7 +56,7 @@ def _ends(function: Function) -> Function:
     b = Builder()
     is_changed = False
     for op in function.block.body:
-        if op.name == "scan":
+        if is_loop(op):
             scan = Scan.of(op)
             known = dict(zip(scan.body.outputs[: scan.carried], op.results, strict=False))
             yields = zip(scan.step_outputs, op.results[scan.carried :], strict=True)

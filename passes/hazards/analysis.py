@@ -27,7 +27,7 @@ from gradc.ir.ops.interval import (
     narrowed,
     point,
 )
-from gradc.ir.ops.registry import has_own_numbers, lookup
+from gradc.ir.ops.registry import has_own_numbers, is_loop, lookup, number_of
 from gradc.ir.ops.traits import ALL, Moves
 from gradc.ir.tensor.core import Block, Op, Value
 from gradc.passes.hazards.relations import keeps_order, related
@@ -132,7 +132,7 @@ class Analysis:
         if region.body and region.body[0].results[0] in self._makers:
             return self._region_result(op, place)
         operands = [self.of(v).clean() for v in op.operands]
-        if op.name == "scan":
+        if is_loop(op):
             carried = op.attributes["carried"]
             assert isinstance(carried, int)
             operands = [
@@ -145,7 +145,7 @@ class Analysis:
         incoming = frozenset[int]().union(*(self.of(v).faults for v in op.operands))
         outputs = op.regions[0].outputs
         found = self.of(outputs[place]) if place < len(outputs) else ANY
-        if op.name == "scan":
+        if is_loop(op):
             carried = op.attributes["carried"]
             assert isinstance(carried, int)
             inner = frozenset[int]().union(*(self.of(v).faults for v in outputs))
@@ -186,7 +186,8 @@ class Analysis:
         if maker is None or not self.is_same(value, maker.operands[0] if maker.operands else value):
             return interval
         bound = self.of(right)
-        if maker.name == "relu" and relation == "gt" and bound.is_point and bound.low >= 0:
+        is_rectified = lookup(maker.name).traits.rectifies
+        if is_rectified and relation == "gt" and bound.is_point and bound.low >= 0:
             return narrowed(interval, "gt", bound.low)
         return interval
 
@@ -247,7 +248,7 @@ class Analysis:
 
     def _is_zero(self, value: Value) -> bool:
         op = self._makers.get(value)
-        return op is not None and op.name == "constant" and op.attributes["value"] == 0
+        return op is not None and number_of(op) == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gradc.ir.ops.registry import is_sum
 from gradc.ir.tensor.core import Function, Op, Role, Span, Value
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.hazards.analysis import Analysis, Fault
@@ -216,7 +217,7 @@ def _describe_log(
 
 
 def _is_summing(op: Op) -> bool:
-    return op.name == "sum" or keeps_order(op)
+    return is_sum(op) or keeps_order(op)
 
 
 def _is_sum_of_exponentials(op: Op, makers: Mapping[Value, Op]) -> bool:
@@ -234,11 +235,11 @@ def _rewrite_of_exp(op: Op, makers: Mapping[Value, Op], readers: Mapping[Value, 
         seen += later
         frontier = [v for r in later for v in r.results]
     names = [r.name for r in seen]
-    sums = [r for r in seen if r.name == "sum"]
+    sums = [r for r in seen if is_sum(r)]
     logs = [makers.get(r.operands[0]) for r in seen if r.name == "log"]
     if logs:
-        is_sum = any(m is not None and _is_sum_of_exponentials(m, makers) for m in logs)
-        return "logsumexp" if is_sum else "softplus"
+        is_of_sums = any(m is not None and _is_sum_of_exponentials(m, makers) for m in logs)
+        return "logsumexp" if is_of_sums else "softplus"
     if any(r.name == "div" and r.operands[0] is op.results[0] for r in seen) and sums:
         return "softmax"
     argument = makers.get(op.operands[0])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradc.ir.ops.attributes import get_ints, get_number
 from gradc.ir.ops.interval import INF, Interval, within
-from gradc.ir.ops.registry import has_own_numbers, lookup
+from gradc.ir.ops.registry import has_own_numbers, is_sum, lookup, number_of
 from gradc.ir.ops.traits import Moves
 from gradc.ir.tensor.core import DType, Op, Value
 
@@ -42,10 +42,10 @@ def related(a: Analysis, op: Op, found: Interval, env: Env) -> Interval:
     """``found``, what the rule of ``op`` says, narrowed by what its operands have to do with each
     other.
     """
-    if op.name == "sum" or op.name == "add":
+    if is_sum(op) or op.name == "add":
         if found.low <= 1 and counts_winners(a, op.result):
             return replace(found, low=1.0, low_open=False)
-        if op.name == "sum":
+        if is_sum(op):
             return found
     if op.name == "div":
         above, below = op.operands
@@ -90,7 +90,7 @@ def counts_winners(a: Analysis, value: Value, depth: int = _DEPTH) -> bool:
         return False
     if op.name == "add":
         return all(counts_winners(a, v, depth - 1) for v in op.operands)
-    is_counted = op.name == "sum" or has_own_numbers(op)
+    is_counted = is_sum(op) or has_own_numbers(op)
     if is_counted and op.operands[0].type.dtype is not DType.BOOL:
         return counts_winners(a, op.operands[0], depth - 1)
     compared = a.maker(op.operands[0]) if op.name == "cast" else None
@@ -148,7 +148,7 @@ def _read(a: Analysis, value: Value, depth: int) -> _Parabola:
     own = _Parabola(value, 0.0, 1.0)
     if op is None or not depth or not value.type.dtype.is_float:
         return own
-    if op.name == "constant":
+    if number_of(op) is not None:
         return _Parabola(None, float(get_number(op.attributes, "value")))
     if op.name == "neg":
         root, *numbers = _read(a, op.operands[0], depth - 1)

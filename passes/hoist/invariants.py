@@ -27,7 +27,7 @@ from typing import Literal, TypeAlias
 
 from gradc.ir.ops.attributes import get_pairs
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.registry import has_own_numbers, lookup
+from gradc.ir.ops.registry import has_own_numbers, is_loop, is_product, lookup
 from gradc.ir.tensor.core import Block, Function, Op, Value
 from gradc.passes.hoist.sums import hoist_sums
 from gradc.passes.hoist.yields import hoist_yields, stacked_product
@@ -58,7 +58,7 @@ def _block(block: Block) -> Block:
         ):
             op = replace(op, operands=operands, regions=regions)
             is_changed = True
-        if op.name == "scan" and not op.attributes.get("saves_memory"):
+        if is_loop(op) and not op.attributes.get("saves_memory"):
             before = op
             with b.at(op.span, op.scope, op.replica):
                 op = _hoist_invariants(b, op)
@@ -127,7 +127,7 @@ def _is_invariant(op: Op, kind: InvariantKind) -> bool:
 
 
 def _is_product_of_slices(op: Op, kinds: dict[Value, InvariantKind]) -> bool:
-    if op.name != "contract" or get_pairs(op.attributes, "batch"):
+    if not is_product(op) or get_pairs(op.attributes, "batch"):
         return False
     return sorted(kinds[v] for v in op.operands) == ["fixed", "sliced"]
 
@@ -177,10 +177,10 @@ class _Lifter:
             return False
         if self._kinds[op.result] == "fixed":
             return True
-        is_product = _is_product_of_slices(op, self._kinds)
+        multiplies_slices = _is_product_of_slices(op, self._kinds)
         definition = lookup(op.name)
         can_be_stacked = definition.traits.stacked is not None and len(op.operands) == 1
-        return definition.is_elementwise or can_be_stacked or is_product
+        return definition.is_elementwise or can_be_stacked or multiplies_slices
 
     def _lifted(self, op: Op) -> Value:
         b, hint = self._b, op.result.hint
@@ -188,7 +188,7 @@ class _Lifter:
         if self._kinds[op.result] == "fixed":
             return b.one(op.name, *operands, hint=hint, **op.attributes)
         is_stacked = [self._kinds[v] == "sliced" for v in op.operands]
-        if op.name == "contract":
+        if is_product(op):
             left, right = operands
             return stacked_product(b, op, (left, right), is_stacked[0])
         stacked = lookup(op.name).traits.stacked

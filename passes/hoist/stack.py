@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import is_loop, lookup
 from gradc.ir.tensor.core import Block, Op, TensorType, Value
 from gradc.passes.rewrite import Scan
 
@@ -72,7 +72,7 @@ class _Stack:
         if not any(flags):
             results = self.b.apply(op.name, values, op.attributes, op.regions)
             return [(v, False) for v in results]
-        if op.name == "scan":
+        if is_loop(op):
             return self._scan(op, values, flags)
         if op.regions:
             wide = [_wide(self.b, v, self.count, flag) for v, flag in given]

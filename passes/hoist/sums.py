@@ -19,7 +19,7 @@ from typing import Any
 
 from gradc.ir.ops.attributes import get_ints, get_pairs
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import is_product, is_sum, lookup
 from gradc.ir.ops.traits import Moves
 from gradc.ir.tensor.core import Attr, Block, Op, Value
 from gradc.passes.rewrite import Scan, emit_scan, rows, stacked_value
@@ -68,7 +68,7 @@ def hoist_sums(b: Builder, op: Op) -> tuple[Op, dict[Value, Value]]:
 
 
 def _is_product(term: Summand) -> bool:
-    return term.op.name == "contract"
+    return is_product(term.op)
 
 
 class LoopBody:
@@ -116,7 +116,7 @@ class LoopBody:
         while op is not None and lookup(op.name).traits.moves is Moves.PERMUTES:
             views.insert(0, op)
             op = self.defining.get(op.operands[0])
-        if op is None or not (op.name == "contract" or op.name == "sum") or not self.can_move(op):
+        if op is None or not (is_product(op) or is_sum(op)) or not self.can_move(op):
             return None
         return Summand(op, views, verb)
 
@@ -236,7 +236,7 @@ def _sum(b: Builder, stacks: dict[Value, Value], term: Summand) -> Value:
     """The sum of ``term`` over the trips in ``stacks``."""
     op = term.op
     with b.at(op.span, op.scope, op.replica):
-        if op.name == "contract":
+        if is_product(op):
             left, right = (stacks[v] for v in op.operands)
             batch = tuple((i + 1, j + 1) for i, j in get_pairs(op.attributes, "batch"))
             inner = tuple((i + 1, j + 1) for i, j in get_pairs(op.attributes, "contract"))

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from gradc.ir.ops.attributes import get_pairs
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.registry import is_product
 from gradc.ir.tensor.core import Block, Op, Value
 from gradc.passes.hoist.sums import LoopBody
 from gradc.passes.rewrite import Scan
@@ -58,7 +59,7 @@ def _after(b: Builder, scan: Scan, loop: LoopBody, product: Op) -> Value:
 
 
 def _only_handed_out(loop: LoopBody, op: Op) -> bool:
-    if op.name != "contract" or get_pairs(op.attributes, "batch"):
+    if not is_product(op) or get_pairs(op.attributes, "batch"):
         return False
     if loop.uses[op.result] != 1 or op.replica != loop.scan.op.replica:
         return False

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from gradc.ir.ops.registry import Contraction, lookup
+from gradc.ir.ops.registry import Contraction, is_loop, lookup
 from gradc.ir.target.costs import CPU, Costs
 from gradc.ir.tensor.core import Block, Function, Op, Value
 from gradc.passes.fuse.demand import values_in_memory
@@ -85,7 +85,7 @@ def candidates(
     found = [Candidate(Policy(), plain.keeps(()), 0)]
     found += _with_stretches(plain, Policy(), 0, 0, is_nested=True)
     sizes = chunk_sizes(longest_scan(function))
-    loops = [op for op in function.block.body if op.name == "scan"]
+    loops = [op for op in function.block.body if is_loop(op)]
     for chunk in sizes:
         estimate = Estimate(chunk_scans(function, chunk), derivative, plain.costs)
         for inner in ((), *((n,) for n in chunk_sizes(chunk)), *_halved(chunk)):

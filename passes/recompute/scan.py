@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.registry import is_loop
 from gradc.ir.tensor.core import Attr, Block, Function, Value
 from gradc.passes.rewrite import Scan, copy_block, emit_scan, renamed, rows, with_ops
 
@@ -42,7 +43,7 @@ def chunk_scans(function: Function, size: int, inner: Sequence[int] = ()) -> Fun
         if operands != op.operands:
             op = replace(op, operands=operands)
         found = None
-        if op.name == "scan":
+        if is_loop(op):
             with b.at(op.span, op.scope, op.replica):
                 found = _chunked(b, Scan.of(op), (size, *inner))
         if found is None:
@@ -57,7 +58,7 @@ def chunk_scans(function: Function, size: int, inner: Sequence[int] = ()) -> Fun
 
 def longest_scan(function: Function) -> int:
     """Trips of the longest outermost scan; 0 without one."""
-    scans = (Scan.of(op).trips for op in function.block.body if op.name == "scan")
+    scans = (Scan.of(op).trips for op in function.block.body if is_loop(op))
     return max((trips for trips in scans if isinstance(trips, int)), default=0)
 
 

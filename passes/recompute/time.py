@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.registry import is_loop
 from gradc.ir.tensor.core import Function, Value
 from gradc.passes.recompute.binomial import split
 from gradc.passes.rewrite import Scan, copy_block, emit_scan, renamed, rows, with_ops
@@ -42,7 +43,7 @@ def unroll_scans(function: Function, unit: int, slots: int) -> Function:
         operands = renamed(op.operands, mapping)
         if operands != op.operands:
             op = replace(op, operands=operands)
-        scan = Scan.of(op) if op.name == "scan" else None
+        scan = Scan.of(op) if is_loop(op) else None
         if scan is None or not can_unroll(scan, unit):
             b.ops.append(op)
             continue

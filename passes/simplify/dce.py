@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from gradc.ir.ops.registry import Control, lookup
+from gradc.ir.ops.registry import Control, is_loop, lookup
 from gradc.ir.tensor.core import Block, Function, Op, Value
 from gradc.passes.rewrite import Scan, with_ops
 
@@ -45,7 +45,7 @@ def live_ops(ops: Sequence[Op], outputs: Sequence[Value]) -> list[Op] | None:
 
 def _pruned(op: Op, live: Collection[Value]) -> Op:
     """``op`` with its regions pruned, and its results and operands where it allows that."""
-    if op.name == "scan":
+    if is_loop(op):
         return _pruned_scan(op, live)
     form = lookup(op.name).loop
     if isinstance(form, Control) and not form.keeps_signature:
@@ -112,7 +112,7 @@ def _rebuilt(
     end = replace(region.terminator, operands=tuple(outputs))
     block = Block(tuple(region.parameters[i] for i in kept), (*body, end))
     attributes = op.attributes
-    if op.name == "scan":
+    if is_loop(op):
         scan = Scan.of(op)
         carried = sum(i < scan.carried for i in kept)
         stacked = sum(scan.carried <= i < scan.carried + scan.stacked for i in kept)

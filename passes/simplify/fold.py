@@ -14,18 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradc.ir.domains.arrays import NumpyArrays
-from gradc.ir.ops.registry import has_own_numbers, lookup
+from gradc.ir.ops.registry import Pointwise, has_own_numbers, is_sum, lookup
 from gradc.ir.tensor.core import DType, Op, TensorType, Value
 from gradc.ir.tensor.dims import product
 
 # Integers up to here are exact in the type, and so is every partial sum of them.
 _EXACT_SUMS = {DType.F64: 2**53, DType.F32: 2**24, DType.I64: 2**63 - 1, DType.I32: 2**31 - 1}
-
-
-def splat_of(op: Op) -> float | int | bool | None:
-    """The number a ``constant`` op fills its tensor with, or None for another op."""
-    value = op.attributes.get("value") if op.name == "constant" else None
-    return value if isinstance(value, (float, int)) else None
 
 
 def folded(op: Op, splats: Sequence[float | int | bool]) -> float | int | bool | None:
@@ -40,9 +34,9 @@ def folded(op: Op, splats: Sequence[float | int | bool]) -> float | int | bool |
         return splats[0] if len(same) == 1 else None
     if op.name == "pad":
         return splats[0] if str(splats[0]) in ("0", "0.0") else None
-    if op.name == "sum":
+    if is_sum(op):
         return _folded_sum(op, splats[0])
-    if not definition.is_elementwise and op.name != "cast":
+    if not isinstance(definition.loop, Pointwise):
         return None
     return _evaluated(op, splats)
 

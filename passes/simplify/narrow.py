@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from gradc.ir.ops.attributes import get_dims, get_ints, get_pairs
 from gradc.ir.ops.contraction import free_axes
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import is_product, lookup, number_of
 from gradc.ir.ops.traits import Moves
 from gradc.ir.tensor.core import Op, Value
 from gradc.ir.tensor.dims import Dim
@@ -179,12 +179,12 @@ def _made_from(r: Rewriter, value: Value, most: int) -> bool:
             continue
         seen.add(at)
         op = r.maker(at)
-        if op is not None and op.name == "constant":
+        if op is not None and number_of(op) is not None:
             continue
-        if op is not None and op.name == "broadcast":
+        if op is not None and lookup(op.name).traits.moves is Moves.REPEATS:
             total += math.prod(op.operands[0].type.static_shape)
         elif op is not None and (
-            op.name == "contract"
+            is_product(op)
             or lookup(op.name).is_elementwise
             or lookup(op.name).traits.moves is Moves.PERMUTES
         ):

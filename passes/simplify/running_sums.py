@@ -23,6 +23,7 @@ from typing import TypeAlias
 
 from gradc.ir.loop.order import LEAF
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.registry import is_loop
 from gradc.ir.tensor.core import Attr, Block, DType, Function, Op, Value
 from gradc.passes.rewrite import Scan, with_ops
 
@@ -85,7 +86,7 @@ class _Uses:
         op, number = place
         if op.name == "add" or (op.name == "sub" and number == 0):
             return op.result, 1
-        count = self.additions(op, number) if op.name == "scan" else None
+        count = self.additions(op, number) if is_loop(op) else None
         return None if count is None else (op.results[number], count)
 
     def additions(self, op: Op, number: int) -> int | None:
@@ -124,9 +125,9 @@ def _chains(block: Block) -> list[_Chain]:
     taken: set[Use] = set()
     found: list[_Chain] = []
     for op in block.body:
-        if op.name != "scan" and op.name not in ("add", "sub"):
+        if not is_loop(op) and op.name not in ("add", "sub"):
             continue
-        for number in range(len(op.operands) if op.name == "scan" else 1):
+        for number in range(len(op.operands) if is_loop(op) else 1):
             if (op, number) in taken or not _is_start(uses, op.operands[number]):
                 continue
             chain, places = _chain(uses, (op, number))
@@ -134,7 +135,7 @@ def _chains(block: Block) -> list[_Chain]:
                 found.append(chain)
                 taken.update(places)
                 # An addition has one running operand.
-                taken.update((link, 0) for link, _ in places if link.name != "scan")
+                taken.update((link, 0) for link, _ in places if not is_loop(link))
     return found
 
 
@@ -156,7 +157,7 @@ def _chain(uses: _Uses, start: Use) -> tuple[_Chain | None, list[Use]]:
         value, more = found
         count += more
         place = uses.next(value)
-    has_loop = any(op.name == "scan" for op, _ in places)
+    has_loop = any(is_loop(op) for op, _ in places)
     wide = None
     if has_loop and count > LEAF and dtype in (*_HALF, DType.F32):
         wide = DType.F64
@@ -186,7 +187,7 @@ class _Widening:
             given |= {n: self.cast(op.operands[n], dtype) for n, dtype in starts.items()}
             if not given:
                 self.b.ops.append(op)
-            elif op.name == "scan":
+            elif is_loop(op):
                 self._scan(op, given)
             else:
                 ((number, total),) = given.items()

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import lookup, number_of
 from gradc.ir.tensor.core import Block, DType, Function, Op, Value
 from gradc.ir.tensor.dims import Dim
 from gradc.passes.rewrite import renamed, with_ops
-from gradc.passes.simplify.fold import folded, splat_of
+from gradc.passes.simplify.fold import folded
 from gradc.passes.simplify.rules import CLOSE, EXACT, FAST, Apply, Number, Pattern, Rule, Variable
 from gradc.passes.simplify.views import view_rules
 
@@ -158,13 +158,13 @@ class Rewriter:
         if op is None:
             return None
         # Constants cost nothing, so it does not matter which sweep they stand in.
-        is_same_sweep = op.replica == self.builder.replica or op.name == "constant"
+        is_same_sweep = op.replica == self.builder.replica or number_of(op) is not None
         return op if is_same_sweep else None
 
     def splat(self, value: Value) -> float | int | bool | None:
         """The number that every element of ``value`` equals, if it is a constant."""
         op = self.defining.get(value)
-        return None if op is None else splat_of(op)
+        return None if op is None else number_of(op)
 
     def _rewritten(self, op: Op) -> Value | None:
         for find in (self._folded, self._by_rule, self._by_view, self._ordered):

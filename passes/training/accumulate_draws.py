@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.registry import is_loop, lookup
 from gradc.ir.tensor.core import Block, DType, Function, Op, TensorType, Value
 from gradc.passes.rewrite import renamed
 
@@ -61,7 +62,7 @@ def _is_keys(op: Op) -> bool:
     something.
     """
     shape = op.result.type.shape if len(op.results) == 1 else ()
-    return op.name == "random_bits" and "whole" not in op.attributes and shape[1:] == (2,)
+    return lookup(op.name).traits.draws and "whole" not in op.attributes and shape[1:] == (2,)
 
 
 def _keys_of_trips(b: Builder, op: Op, key: Value) -> Value:
@@ -75,8 +76,8 @@ def _keys_of_trips(b: Builder, op: Op, key: Value) -> Value:
 
 def _region(op: Op, region: Block, operands: Sequence[Value]) -> Block:
     """A region whose parameters have the types of the new operands."""
-    carried = op.attributes.get("carried", 0) if op.name == "scan" else 0
-    stacked = op.attributes.get("stacked", 0) if op.name == "scan" else 0
+    carried = op.attributes.get("carried", 0) if is_loop(op) else 0
+    stacked = op.attributes.get("stacked", 0) if is_loop(op) else 0
     assert isinstance(carried, int) and isinstance(stacked, int)
     keys: dict[Value, Value] = {}
     parameters = list(region.parameters)

@@ -26,7 +26,7 @@ from typing import Literal
 from gradc.ir.ops.axes import Link, Place
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.control import scan_counts
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import has_pullback, is_loop, lookup, number_of
 from gradc.ir.tensor.core import Attrs, Block, Function, Op, TensorType, Value
 
 _Kind = Literal["function", "region", "pullback"]
@@ -217,7 +217,7 @@ class _Walk:
             if any(v in self.local for v in op.operands):
                 self.local.update(op.results)
         elif op.regions:
-            (self._custom if op.name == "custom" else self._region)(op)
+            (self._custom if has_pullback(op) else self._region)(op)
         else:
             self._follow(op)
 
@@ -279,7 +279,7 @@ class _Walk:
 
     def _region(self, op: Op) -> None:
         """A loop or a checkpoint: its region is walked until what must be cut is known."""
-        carried, stacked = scan_counts(op.attributes) if op.name == "scan" else (0, 0)
+        carried, stacked = scan_counts(op.attributes) if is_loop(op) else (0, 0)
         behind = [int(carried <= n < carried + stacked) for n in range(len(op.operands))]
         inner: list[Place | None] = []
         for value, by in zip(op.operands, behind, strict=True):
@@ -305,9 +305,8 @@ class _Walk:
             for value, place, by in zip(op.operands, inner, behind, strict=True)
         ]
         results = self._emit(op, operands, op.attributes, (walk.b.block(outputs),))
-        is_loop = op.name == "scan"
         found = [
-            None if p is None else p.moved(is_loop and n >= carried) for n, p in enumerate(outs)
+            None if p is None else p.moved(is_loop(op) and n >= carried) for n, p in enumerate(outs)
         ]
         self._results(op, results, found)
 
@@ -356,7 +355,7 @@ def _cotangent(walk: _Walk, value: Value, place: Place | None, op: Op) -> Value:
     if value in walk.sums:
         return walk.sums[value]
     source = walk.source.get(value)
-    is_zero = source is not None and source.name == "constant" and not source.attributes["value"]
+    is_zero = source is not None and number_of(source) == 0
     if value in walk.places or (value.type.dtype.is_float and not is_zero):
         message = "the pullback's cotangent of what all samples share is not a sum over samples"
         raise Mixed(message, op)

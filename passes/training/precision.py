@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.registry import Reduction, has_own_numbers, lookup
+from gradc.ir.ops.registry import Reduction, has_own_numbers, lookup, number_of
 from gradc.ir.tensor.core import DType, Function, Op, Role, TensorType, Value
 
 LOW = (DType.BF16, DType.F16)
@@ -69,7 +69,7 @@ def _is_promotable(op: Op) -> bool:
 
 def _widened(b: Builder, op: Op, wide: dict[Value, Value]) -> Value:
     """``op`` in f32: operands that have a wide form take it, others are cast."""
-    if op.name == "constant":
+    if number_of(op) is not None:
         return b.one("constant", **{**op.attributes, "dtype": DType.F32}, hint="")
     operands = [wide.get(v) or _cast(b, v) for v in op.operands]
     attributes = dict(op.attributes)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.registry import Contraction, lookup
+from gradc.ir.ops.registry import Contraction, is_loop, lookup
 from gradc.ir.tensor.core import Block, Function, Op, Role, Slot, Span, TensorType, Value
 from gradc.passes.rewrite import Scan
 
@@ -53,7 +53,7 @@ def _chosen(function: Function) -> dict[Value, Op]:
     own: dict[Value, Op] = {}
     for op in ops:
         for value in op.results:
-            if not value.type.dtype.is_float or lookup(op.name).is_source or op.name == "scan":
+            if not value.type.dtype.is_float or lookup(op.name).is_source or is_loop(op):
                 continue
             scope = op.scope
             outside = [s for s in readers.get(value, ()) if not _within(s, scope)]
@@ -94,7 +94,7 @@ class _Inserter:
         for op in self.function.block.body:
             operands = tuple(self.mapping.get(v, v) for v in op.operands)
             copied = replace(op, operands=operands)
-            if op.name == "scan":
+            if is_loop(op):
                 self._scan(op, copied)
                 continue
             self.b.ops.append(copied)

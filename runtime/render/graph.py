@@ -16,6 +16,7 @@ from html import escape
 from itertools import pairwise
 
 from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.traits import Moves
 from gradc.ir.tensor.core import Function, Op, Role, Value
 
 MAX_NODES = 160
@@ -54,7 +55,9 @@ def graph_of(function: Function) -> Graph:
 
 def _is_silent(op: Op) -> bool:
     """Constants and what only stretches scalars."""
-    return lookup(op.name).is_source or (op.name == "broadcast" and op.operands[0].type.rank == 0)
+    definition = lookup(op.name)
+    is_repeated = definition.traits.moves is Moves.REPEATS
+    return definition.is_source or (is_repeated and op.operands[0].type.rank == 0)
 
 
 def _build(function: Function, shown: Sequence[Op], collapse: bool) -> Graph:

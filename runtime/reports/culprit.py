@@ -23,7 +23,7 @@ from gradc.frontend.elaborate.context import LIBRARY
 from gradc.ir.diagnostics.diagnostic import Diagnostic, error
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run, run_block
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import is_loop, lookup
 from gradc.ir.tensor.core import Block, DType, Function, Op, Role, Slot, Span, Value
 from gradc.passes.simplify.flatten import flatten
 from gradc.runtime.native.arrays import Array
@@ -103,7 +103,7 @@ class _Watch(NumpyArrays):
         op, outer = self._owners[id(block)], self._frames[-1]
         loop = outer.loops.setdefault(id(op), _Loop())
         nodes = [outer.bad.get(v) for v in op.operands]
-        if loop.trips and op.name == "scan":
+        if loop.trips and is_loop(op):
             carried = op.attributes["carried"]
             assert isinstance(carried, int)
             nodes[:carried] = loop.last[:carried]
@@ -149,7 +149,7 @@ def _regions(block: Block) -> Iterable[tuple[Op, Block]]:
 
 def _step(op: Op, done: int) -> str:
     """Which trip of a loop comes after ``done`` of them, in words; nothing for other regions."""
-    if op.name != "scan":
+    if not is_loop(op):
         return ""
     trips = op.attributes["trips"]
     assert isinstance(trips, int), "dimensions are bound before a program runs"

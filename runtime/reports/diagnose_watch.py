@@ -14,6 +14,7 @@ import numpy as np
 
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run_block
+from gradc.ir.ops.registry import lookup
 from gradc.ir.tensor.core import Block, DType, Op, Span
 from gradc.runtime.native.arrays import Array
 
@@ -45,7 +46,7 @@ class Watched(NumpyArrays):
         return run_block(self, block, operands, self.observe)
 
     def observe(self, op: Op, results: Sequence[Any]) -> None:
-        if op.name != "relu" or op.replica or np.ndim(results[0]) < 2:
+        if not lookup(op.name).traits.rectifies or op.replica or np.ndim(results[0]) < 2:
             return
         # Units are columns, or the channels of images.
         values = np.moveaxis(np.asarray(results[0]), 1 if np.ndim(results[0]) == 4 else -1, -1)

@@ -42,7 +42,7 @@ from gradc.codegen.symbolic.formulas.print import Writer
 from gradc.frontend.model.models import ModelIR
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.diagnostics.source import Sources
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import has_pullback, is_loop, lookup, number_of
 from gradc.ir.tensor.core import Function, Op, Role, Span, Value
 from gradc.ir.tensor.dims import symbols
 from gradc.passes.differentiate.trace import Traced, traced_gradient
@@ -245,7 +245,7 @@ class _Finder:
                 slopes = [Slope(end, self.names[value], is_curly) for end in ends]
                 cts = [self.mark + end for end in ends]
                 shown = tuple(zip(slopes, cts, strict=True))
-                words[word] = Through(shown, word, op.name == "custom")
+                words[word] = Through(shown, word, has_pullback(op))
                 self.word_parts[word] = part_value
                 found[part_value] = word
         return found
@@ -393,7 +393,7 @@ class _Finder:
         divisor = (
             self.producers.get(op.operands[1]) if op is not None and op.name == "div" else None
         )
-        if divisor is None or divisor.name != "constant":
+        if divisor is None or number_of(divisor) is None:
             return None
         count = divisor.attributes["value"]
         if not isinstance(count, float) or not count.is_integer() or count < 2:
@@ -535,7 +535,7 @@ def _is_layer(op: Op, steps: Steps, function: Function) -> bool:
     step = steps.step_of.get(op)
     mine = {r for o in function.block.body if steps.step_of.get(o) == step for r in o.results}
     for other in function.block.body:
-        is_layer = other.name == "scan" or lookup(other.name).traits.is_layer
+        is_layer = is_loop(other) or lookup(other.name).traits.is_layer
         if is_layer and (
             steps.step_of.get(other) == step or any(v in mine for v in other.operands)
         ):

@@ -26,7 +26,7 @@ import numpy as np
 
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import is_loop, lookup, number_of
 from gradc.ir.tensor.core import DType, Function, Op, Role, Slot, Span, Value, walk
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.hazards.hazards import Hazard, find_hazards, own_place, traced_to
@@ -181,8 +181,9 @@ def _literals(function: Function) -> list[float]:
     """
     found: dict[float, None] = {}
     for op in walk(function.block):
-        if op.name == "constant" and op.results and op.result.type.dtype.is_float:
-            value = abs(float(op.attributes["value"]))  # type: ignore[arg-type]
+        number = number_of(op)
+        if number is not None and op.result.type.dtype.is_float:
+            value = abs(float(number))
             if 0 < value <= 1e4 and np.isfinite(value):
                 found[value] = None
     plain = list(found)[:6]
@@ -295,7 +296,7 @@ class _Tracer:
             return False
         wide = [v for v in op.operands if v in values and not _is_finite(values[v])]
         if not wide:
-            return op.name == "constant"
+            return number_of(op) is not None
         return all(self._is_meant(v, values, depth - 1) for v in wide)
 
     def _own(self, op: Op, values: Mapping[Value, Array], wrong: Mapping[str, str]) -> Hazard:
@@ -317,7 +318,7 @@ def _described(op: Op, values: Mapping[Value, Array]) -> tuple[str, str]:
         return "empty row", "every entry of a row is masked: -inf minus -inf is NaN"
     if is_nan and lookup(op.name).is_elementwise:
         return f"{op.name} undefined", f"{op.name} has no value there"
-    if op.name == "scan":
+    if is_loop(op):
         return "in a loop", "a value of the loop, or its derivative, is not finite"
     return "overflow", "the numbers grow beyond the largest of their type"
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from gradc.ir.ops.registry import recomputes
 from gradc.ir.plan.plan import Launch, Plan, Tensor
 from gradc.ir.tensor.core import Function, Op, Span
 from gradc.passes.budget import Gap, chosen_within, pareto
@@ -211,7 +212,7 @@ def _asked_for(function: Function) -> dict[tuple[Span | None, str], None]:
         op, is_inside = waiting.pop()
         if is_inside:
             found[op.span, op.scope] = None
-        inside = is_inside or op.name == "checkpoint"
+        inside = is_inside or recomputes(op)
         waiting += [(inner, inside) for inner in _inner(op)]
     return found
 

@@ -32,6 +32,7 @@ from gradc.codegen.symbolic.formulas.print import Writer
 from gradc.ir.diagnostics.source import Sources
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
+from gradc.ir.ops.registry import has_pullback
 from gradc.ir.tensor.core import DType, Function, Op, Role, Value
 from gradc.passes.differentiate.trace import Contribution, Traced
 from gradc.runtime.native.arrays import Array
@@ -286,7 +287,7 @@ class Board:
         is_curly = mark != n.COTANGENT
         shown = tuple((n.Slope(by, name, is_curly), mark + by) for by in names)
         ops = [self.primal[v] for part in parts for v in part.through if v in self.primal]
-        self.words[word] = through = n.Through(shown, word, any(op.name == "custom" for op in ops))
+        self.words[word] = through = n.Through(shown, word, any(has_pullback(op) for op in ops))
         self.word_parts[word] = parts
         equation = n.Equation(n.Name(mark + name), through)
         return Message(end, parts, at, it.single(it.Ref(word, at)), equation, None, None)

@@ -19,7 +19,7 @@ from gradc.codegen.symbolic.formulas.notation import COTANGENT, cotangent_mark
 from gradc.frontend.elaborate.values import Named
 from gradc.frontend.model.models import ModelIR
 from gradc.ir.diagnostics.source import Sources
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import is_product, lookup, recomputes
 from gradc.ir.tensor.core import Function, Op, Role, Span, Value
 from gradc.passes.rewrite import copy_ops, with_ops
 
@@ -60,7 +60,7 @@ def _opened(
     """
     found: list[Op] = []
     for op in ops:
-        if op.name == "checkpoint":
+        if recomputes(op):
             region = op.regions[0]
             inner = {
                 p: mapping.get(v, v) for p, v in zip(region.parameters, op.operands, strict=True)
@@ -198,7 +198,7 @@ class _Namer:
 def _is_weighted_sum(value: Value, op: Op, readers: Mapping[Value, Sequence[Op]]) -> bool:
     """The product of a dense layer before its bias is added: nobody writes that down by itself."""
     after = readers.get(value, ())
-    return op.name == "contract" and len(after) == 1 and after[0].name == "add"
+    return is_product(op) and len(after) == 1 and after[0].name == "add"
 
 
 def _unused(wanted: str, taken: set[str]) -> str:

@@ -47,7 +47,7 @@ def results(one: Subject, target: Target) -> tuple[list[Bytes], str]:
     )
     done = run_pipeline(one.function, asked)
     native = compile_plan(done.plan, threads=THREADS, cache=False)
-    found, faults = run(native, one.arrays, one.calls)
+    found, faults = run(native, one.arrays, one.calls, THREADS)
     assert not faults
     return found, text_of(done.after("to-loops"))
 

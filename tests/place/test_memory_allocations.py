@@ -28,7 +28,7 @@ for name in sys.argv[1:]:
     one = subject(name)
     for policy in one.policies(2):
         plan = one.plan(policy)
-        native = compile_plan(plan, threads=2, cache=False)
+        native = compile_plan(plan, threads=2)
         # A tuple: from a list the interpreter would make one in each call.
         arrays = tuple([
             np.empty(p.shape, NUMPY_DTYPE[p.dtype]) if p.direction == "out"

@@ -67,9 +67,9 @@ def test_writes_beside_the_arena_are_noticed() -> None:
     plan = one.plan(NOTHING)
     assert plan.arena_bytes > 64
     native = compile_plan(plan, threads=1, cache=False)
-    assert run(native, one.arrays, 1)[1] == []
+    assert run(native, one.arrays, 1, 1)[1] == []
     native.signature = replace(native.signature, arena_bytes=plan.arena_bytes - 64)
-    assert run(native, one.arrays, 1)[1] == ["writes beside the arena"]
+    assert run(native, one.arrays, 1, 1)[1] == ["writes beside the arena"]
 
 
 def test_disagreements_reach_the_summary(

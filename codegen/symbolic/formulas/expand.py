@@ -18,13 +18,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from gradc.codegen.symbolic.formulas import terms as it
 from gradc.codegen.symbolic.formulas.terms import Lookup, Poly, Subscript
 from gradc.codegen.symbolic.formulas.verbs import VERBS
 from gradc.ir.ops.index.formula import Unsaid
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import has_own_numbers, lookup, number_of
 from gradc.ir.tensor.core import DType, Op, Value
 
 _BUDGET = 1500
@@ -133,8 +133,8 @@ class Reader:
             shown.append((name or "...").replace("∂", "d"))
         if lookup(op.name).traits.is_silent and shown:
             return shown[0]
-        if op.name == "constant":
-            return f"{op.attributes['value']}"
+        if number_of(op) is not None:
+            return f"{number_of(op)}"
         word = lookup(op.name).traits.word or op.name
         text = ", ".join(shown) if len(shown) < 5 else ", ".join([*shown[:4], "..."])
         found = f"{word}({text})"
@@ -196,7 +196,7 @@ class Reader:
     def is_nan(self, value: Value) -> bool:
         """Whether ``value`` is NaN everywhere."""
         made = self.producers.get(value)
-        number = made.attributes.get("value") if made is not None and not made.operands else None
+        number = None if made is None else number_of(made)
         return isinstance(number, float) and math.isnan(number)
 
     # --- integers and conditions
@@ -211,13 +211,13 @@ class Reader:
             axis = op.attributes["axis"]
             assert isinstance(axis, int)
             return place[axis]
-        if op.name == "constant":
-            number = op.attributes["value"]
-            return Fraction(int(number)) if isinstance(number, (int, float)) else None
+        number = number_of(op)
+        if number is not None:
+            return Fraction(int(number))
         if _is_moved(op):
             moved = _moved(op, place)
             return None if moved is None else self.index(op.operands[0], moved)
-        if op.name in ("cast", "stop_gradient"):
+        if has_own_numbers(op):
             return self.index(op.operands[0], place)
         return None
 
@@ -237,8 +237,8 @@ class Reader:
                 return it.minus(it.ONE, parts[0])
             both = it.times(*parts)
             return both if op.name == "logical_and" else it.minus(it.plus(*parts), both)
-        if op.name == "constant":
-            return it.ONE if op.attributes["value"] else it.ZERO
+        if number_of(op) is not None:
+            return it.ONE if number_of(op) else it.ZERO
         if op.name in _COMPARISONS:
             return self._comparison(op, at)
         raise Unsaid
@@ -254,10 +254,10 @@ class Reader:
         """Whether ``value`` comes from random bits."""
         op = self.producers.get(value)
         for _ in range(12):
-            if op is None or not op.operands or op.name == "random_bits":
+            if op is None or not op.operands or lookup(op.name).traits.draws:
                 break
             op = self.producers.get(op.operands[0])
-        return op is not None and op.name == "random_bits"
+        return op is not None and lookup(op.name).traits.draws
 
     def _comparison(self, op: Op, at: tuple[Subscript, ...]) -> Poly:
         a, b = op.operands
@@ -269,7 +269,7 @@ class Reader:
             # A guard of the library: the formula is that of the side where nothing is clamped.
             return it.ZERO if op.name == "eq" else it.ONE
         rectified = self.producers.get(a)
-        if op.name == "gt" and not right and rectified is not None and rectified.name == "relu":
+        if op.name == "gt" and not right and _rectifies(rectified):
             # relu(z) > 0 where z > 0; whichever of the two has a name is shown.
             inner = rectified.operands[0]
             a = inner if a not in self.atoms or inner in self.atoms else a
@@ -293,6 +293,10 @@ class Reader:
         return it.single(
             it.Cond(op.name, it.single(it.IndexNumber(a)), it.single(it.IndexNumber(b)))
         )
+
+
+def _rectifies(op: Op | None) -> TypeGuard[Op]:
+    return op is not None and lookup(op.name).traits.rectifies
 
 
 def _compares(name: str, a: Fraction, b: Fraction) -> bool:

@@ -31,7 +31,7 @@ from gradc.ir.ops.index.sums import (
     normal_form,
     times,
 )
-from gradc.ir.ops.registry import TypeRuleError, all_ops, lookup
+from gradc.ir.ops.registry import Pointwise, TypeRuleError, all_ops, lookup
 from gradc.ir.tensor.core import DType, Op, TensorType, Value
 from gradc.ir.tensor.dims import substitute, symbol, symbols
 from gradc.passes.prove.index.prod import tree_is_proved
@@ -44,7 +44,7 @@ INDEX_OPS = tuple(
     definition.name
     for definition in all_ops()
     if definition.element is not None
-    and not (definition.is_elementwise or definition.is_source or definition.name == "cast")
+    and not (isinstance(definition.loop, Pointwise) or definition.is_source)
 )
 # At how many shapes a theorem is tried, and how many choices of sizes are looked through for them.
 REPLAYS = 3

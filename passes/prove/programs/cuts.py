@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.registry import is_loop
 from gradc.ir.tensor.core import Block, Function, Op, Value, walk
 
 
 def has_window(function: Function) -> bool:
     """Whether a loop of ``function`` cuts its derivative."""
-    return any(op.name == "scan" and op.attributes["truncate"] for op in walk(function.block))
+    return any(is_loop(op) and op.attributes["truncate"] for op in walk(function.block))
 
 
 def with_cuts(function: Function) -> Function:
@@ -34,7 +35,7 @@ def _block(block: Block) -> Block:
     for op in block.ops:
         operands = tuple(renamed.get(v, v) for v in op.operands)
         changed = replace(op, operands=operands, regions=tuple(_block(r) for r in op.regions))
-        if op.name == "scan" and op.attributes["truncate"]:
+        if is_loop(op) and op.attributes["truncate"]:
             made, results = _chain(changed)
             ops += made
             renamed.update(zip(op.results, results, strict=True))

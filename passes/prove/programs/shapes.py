@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import is_loop, lookup
 from gradc.ir.tensor.core import Function, Op, walk
 
 # Field operations one evaluation may cost.
@@ -28,7 +28,7 @@ def _op_work(op: Op) -> int:
     if not op.results:  # the end of a block, which is no op of the registry
         return 0
     trips = op.attributes.get("trips")
-    if op.name == "scan" and isinstance(trips, int):
+    if is_loop(op) and isinstance(trips, int):
         return trips * sum(_op_work(inner) for inner in walk(op.regions[0]))
     total = sum(_elements(v.type.static_shape) for v in op.results)
     found = lookup(op.name).traits.work

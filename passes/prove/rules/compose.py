@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from gradc.ir.domains.interpret import run
 from gradc.ir.ops.builder import Builder
-from gradc.ir.ops.registry import is_transparent, lookup
+from gradc.ir.ops.registry import has_pullback, is_loop, is_transparent, lookup
 from gradc.ir.tensor.core import Block, DType, Function, Op, Role, Value
 from gradc.passes.prove.domains.term import Term
 from gradc.passes.prove.domains.terms import TermArrays
@@ -107,11 +107,11 @@ class _Sweep:
 
     def _pulled(self, op: Op, known: Mapping[Value, Term], cts: Cts) -> Cts:
         operands = [known[v] for v in op.operands]
-        if op.name == "scan":
+        if is_loop(op):
             return self._scan(op, operands, cts)
         if is_transparent(op):
             return self.reverse(op.regions[0], operands, cts)
-        if op.name == "custom":
+        if has_pullback(op):
             return self._custom(op, known, cts)
         return self._by_rule(op, known, cts)
 

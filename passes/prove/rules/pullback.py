@@ -20,6 +20,7 @@ from gradc.ir.domains.arrays import NumpyArrays, ObjectArrays
 from gradc.ir.domains.dual import Dual, DualArrays
 from gradc.ir.domains.interpret import run_block
 from gradc.ir.loop.equal import PLACES, fingerprint
+from gradc.ir.ops.registry import has_pullback
 from gradc.ir.tensor.core import Block, DType, Function, Op, Role, Slot, TensorType, Value, walk
 from gradc.passes.prove.domains.balls import BallArrays, require_finite
 from gradc.passes.prove.domains.dual import ProofDuals
@@ -46,7 +47,7 @@ def pullback_verdicts(function: Function) -> dict[str, Verdict]:
     """One verdict per distinct ``custom`` op of ``function``, by ``name_of``."""
     found: dict[str, Verdict] = {}
     for op in walk(function.block):
-        if op.name == "custom" and name_of(op) not in found:
+        if has_pullback(op) and name_of(op) not in found:
             found[name_of(op)] = pullback_verdict(op)
     return found
 

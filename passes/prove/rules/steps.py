@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import IntEnum
 
-from gradc.ir.ops.registry import Contraction, lookup
+from gradc.ir.ops.registry import Contraction, is_loop, lookup
 from gradc.ir.tensor.core import Block, DType, Op, Value
 
 
@@ -49,7 +49,7 @@ def _outputs(block: Block, given: Sequence[Way]) -> list[Way]:
 
 
 def _ways(op: Op, operands: Sequence[Way]) -> list[Way]:
-    if op.name == "scan":
+    if is_loop(op):
         return _loop(op, operands)
     if op.regions:
         return _outputs(op.regions[0], operands)
