@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from gradc.ir.loop.builder import IndexAlgebra, LoopBuilder, OpenLoop
 from gradc.ir.loop.kernel import (
@@ -24,10 +24,26 @@ from gradc.ir.loop.kernel import (
     Var,
     row_major_offset,
 )
-from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import DType, Op
 
 Read: TypeAlias = Callable[[int, Sequence[Affine]], Scalar]
+
+
+class Schedule(Protocol):
+    """How work is cut, which the ops that write nests ask and lowering answers
+    (``passes.lower.schedule``). Results have the same bits whatever it says.
+    """
+
+    def columns(self, count: int) -> int:
+        """How many of ``count`` independent columns one iteration of the grid owns."""
+
+    def row(self, count: int, itemsize: int) -> int:
+        """How many of ``count`` running values an iteration of the grid keeps in a row."""
+
+    def lines(self, count: int, length: int, is_run: bool) -> tuple[int, int]:
+        """How many of ``count`` lines go side by side as lanes, and how many such passes one
+        iteration of the grid makes; ``is_run``: elements of a line are neighbours in memory.
+        """
 
 
 class NestContext:
@@ -36,8 +52,8 @@ class NestContext:
 
     Every element of every result must be written before the kernel ends. Grid loops come
     outermost only and their iterations must not touch the same result element. Scratch is private
-    to one iteration of the grid loop and starts uninitialised. ``target`` may decide how work
-    is cut, never the order of a sum.
+    to one iteration of the grid loop and starts uninitialised. ``schedule`` says how
+    work is cut.
     """
 
     def __init__(
@@ -46,10 +62,10 @@ class NestContext:
         op: Op,
         read: Read,
         results: Sequence[Buffer],
-        target: Target,
+        schedule: Schedule,
     ) -> None:
         self.builder = builder
-        self.target = target
+        self.schedule = schedule
         self.k = IndexAlgebra(builder, op.results[0].type.dtype)
         self._op = op
         self._read = read

@@ -9,13 +9,10 @@ c, p, q], zeros outside, c in o's group.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from gradc.ir.loop.kernel import Affine, Buffer, Scalar
-from gradc.ir.loop.order import K_LEAF, K_NODE, LANE_BYTES, node_spans
 from gradc.ir.ops.attributes import get_dims
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
 from gradc.ir.ops.contraction import bilinear_jvp
@@ -28,23 +25,20 @@ from gradc.ir.ops.convolution_types import (
 )
 from gradc.ir.ops.index import convolution as elements
 from gradc.ir.ops.index.element import ElementRule
-from gradc.ir.ops.registry import Nest, OpDef, Sample, VjpRule, register
+from gradc.ir.ops.products import Position, Products, at
+from gradc.ir.ops.registry import OpDef, Sample, SumOfProducts, VjpRule, register
 from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 from gradc.ir.tensor.dims import Dim
 
 if TYPE_CHECKING:
-    from gradc.ir.loop.builder import IndexAlgebra
-    from gradc.ir.loop.nest import NestContext
     from gradc.ir.ops.builder import Builder
-
-_UNROLLED_TAPS = 32  # filters up to this size are written out tap by tap
 
 
 # --- evaluation, one contraction per tap ----------------------------------------------------------
 
 
-def _window(g: Geometry, tap: tuple[int, int], out: tuple[int, int]) -> tuple[Any, Any, Any]:
+def _met(g: Geometry, tap: tuple[int, int], out: tuple[int, int]) -> tuple[Any, Any, Any]:
     """start, limit, stride (spatial) of the padded input elements that one tap meets."""
     start = tuple(t * d for t, d in zip(tap, g.dilation, strict=True))
     limit = tuple(
@@ -66,7 +60,7 @@ def _padded(arrays: Any, x: Any, g: Geometry) -> Any:
 
 
 def _tap_of_input(arrays: Any, grouped: Any, g: Geometry, tap: Any, out: Any) -> Any:
-    start, limit, stride = _window(g, tap, out)
+    start, limit, stride = _met(g, tap, out)
     n, groups, channels = grouped.shape[:3]
     return arrays.slice(
         grouped, (0, 0, 0, *start), (n, groups, channels, *limit), (1, 1, 1, *stride)
@@ -113,7 +107,7 @@ def _evaluate_input(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, 
     for tap in _taps(w.shape[2:]) if 0 not in out else []:
         weights = _tap_of_filter(arrays, ws, tap)
         term = arrays.contract(cts, weights, ((1, 0),), ((2, 1),), result.dtype)
-        start, limit, stride = _window(g, tap, out)
+        start, limit, stride = _met(g, tap, out)
         high = tuple(m - end for m, end in zip(whole, limit, strict=True))
         gaps = (0, 0, stride[0] - 1, stride[1] - 1, 0)
         total = k.add(total, arrays.pad(term, (0, 0, *start, 0), (0, 0, *high, 0), gaps))
@@ -143,205 +137,73 @@ def _evaluate_filter(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any,
 # --- loops ----------------------------------------------------------------------------------------
 
 
-def _block(count: int) -> int:
-    """How many of ``count`` channels one nest computes together: what it reads of the other operand
-    serves all.
-    """
-    return next(b for b in (4, 3, 2, 1) if count % b == 0)
+def _window(g: Geometry, axis: int, out: int, tap: int, extent: int) -> Position:
+    """Where tap ``tap`` of place ``out`` lies in the image along a spatial axis."""
+    terms = ((out, g.stride[axis]), (tap, g.dilation[axis]))
+    return Position(terms, -g.padding[axis][0], extent=extent)
 
 
-def _multiply_add(k: IndexAlgebra, wide: Any, pairs: Sequence[tuple[Scalar, Scalar]]) -> Scalar:
-    """The sum of products, accumulated in ``wide``."""
-    total: Scalar | None = None
-    for a, b in pairs:
-        a, b = k.cast(a, wide), k.cast(b, wide)
-        total = k.mul(a, b) if total is None else k.fma(a, b, total)
-    return k.const(0, wide) if total is None else total
+def _conv2d_products(op: Op) -> Products:
+    """Axes: image, group, channel of the group, y, x; then channel of the image, p, q."""
+    g, (n, o, height, width) = geometry(op.name, op.attributes), op.result.type.static_shape
+    x, w = (operand.type.static_shape for operand in op.operands)
+    row = at((1, o // g.groups), 2)
+    places = tuple(_window(g, axis, 3 + axis, 6 + axis, x[2 + axis]) for axis in (0, 1))
+    return Products(
+        outer=(n, g.groups, o // g.groups, height, width),
+        inner=w[1:],
+        left=(at(0), at((1, w[1]), 5), *places),
+        right=(row, at(5), at(6), at(7)),
+        result=(at(0), row, at(3), at(4)),
+        shared=2,
+        grid=3,
+        order="chains",
+    )
 
 
-def _fold_taps(
-    k: IndexAlgebra, channels: int, size: tuple[int, ...], wide: Any, terms: Sequence[Any]
-) -> list[Scalar]:
-    """For each of ``terms`` the sum of ``term(channel, p, q)`` (pairs of factors) over channels and
-    taps.
-    """
-    taps = _taps(size)
-    if len(taps) <= _UNROLLED_TAPS:
-        with k.builder.loop(channels, "serial") as c:
-            places = [(c.at, Affine(p), Affine(q)) for p, q in taps]
-            sums = [_multiply_add(k, wide, [term(*at) for at in places]) for term in terms]
-            return [c.fold("add", total) for total in sums]
-    with k.builder.loop(channels, "serial") as c:
-        with k.builder.loop(size[0], "serial") as p:
-            with k.builder.loop(size[1], "serial") as q:
-                ones = [_multiply_add(k, wide, [term(c.at, p.at, q.at)]) for term in terms]
-                rows = [q.fold("add", one) for one in ones]
-            planes = [p.fold("add", row) for row in rows]
-        return [c.fold("add", plane) for plane in planes]
-
-
-def _conv2d_nest(nest: NestContext, op: Op) -> None:
-    """Parallel over images and blocks of outputs, vectors along the output row."""
-    k, g = nest.k, geometry(op.name, op.attributes)
-    dtype = op.result.type.dtype
-    n, o, height, width = op.result.type.static_shape
-    _, _, x_height, x_width = op.operands[0].type.static_shape
-    _, channels, *size = op.operands[1].type.static_shape
-    wide = dtype.accumulator
-    per_group = o // g.groups
-    block = _block(per_group)
-    with nest.parallel((n, o // block)) as (image, part):
-        first = k.divmod(part, per_group // block)[0] * channels
-        with nest.loop(height, "serial") as i, nest.loop(width, "vector") as j:
-
-            def term(output: Affine, c: Affine, p: Affine, q: Affine) -> tuple[Scalar, Scalar]:
-                y = i.at * g.stride[0] + p * g.dilation[0] + (-g.padding[0][0])
-                x = j.at * g.stride[1] + q * g.dilation[1] + (-g.padding[1][0])
-                inside = k.both(k.inside(y, x_height), k.inside(x, x_width))
-                with k.guard(inside):
-                    value = nest.read(0, [image, first + c, y, x])
-                return value, nest.read(1, [output, c, p, q])
-
-            outputs = [part * block + b for b in range(block)]
-            terms = [functools.partial(term, output) for output in outputs]
-            totals = _fold_taps(k, channels, tuple(size), wide, terms)
-            for output, total in zip(outputs, totals, strict=True):
-                nest.write([image, output, i.at, j.at], k.cast(total, dtype))
-
-
-def _input_nest(nest: NestContext, op: Op) -> None:
-    """Parallel over images and blocks of input channels, vectors along the input row."""
-    k, g = nest.k, geometry(op.name, op.attributes)
-    dtype = op.result.type.dtype
-    n, c, height, width = op.result.type.static_shape
-    _, o, out_height, out_width = op.operands[0].type.static_shape
-    _, channels, *size = op.operands[1].type.static_shape
-    wide = dtype.accumulator
-    per_group = o // g.groups
-    block = _block(channels)
-    with nest.parallel((n, c // block)) as (image, part):
-        group, local = k.divmod(part, channels // block)
-        with nest.loop(height, "serial") as i, nest.loop(width, "vector") as j:
-
-            def place(axis: int, at: Affine, tap: Affine, extent: int) -> tuple[Affine, Any]:
-                numerator = at + tap * -g.dilation[axis] + g.padding[axis][0]
-                found, rest = k.divmod(numerator, g.stride[axis])
-                return found, k.both(k.inside(rest, 1), k.inside(found, extent))
-
-            def term(
-                channel: Affine, output: Affine, p: Affine, q: Affine
-            ) -> tuple[Scalar, Scalar]:
-                y, y_inside = place(0, i.at, p, out_height)
-                x, x_inside = place(1, j.at, q, out_width)
-                row = group * per_group + output
-                with k.guard(k.both(y_inside, x_inside)):
-                    value = nest.read(0, [image, row, y, x])
-                return value, nest.read(1, [row, channel, p, q])
-
-            terms = [functools.partial(term, local * block + b) for b in range(block)]
-            totals = _fold_taps(k, per_group, tuple(size), wide, terms)
-            for b, total in enumerate(totals):
-                nest.write([image, part * block + b, i.at, j.at], k.cast(total, dtype))
-
-
-def _filter_nest(nest: NestContext, op: Op) -> None:
-    """Parallel over blocks of output channels and input channels; per tap a row of accumulators
-    along the output row.
-
-    Some taps and a block of outputs take their share of a row while it is at hand, as many as
-    registers hold. Rows (images, then rows of one) are summed as a matrix product's steps of k
-    are: leaves of ``K_LEAF``, nodes of ``K_NODE``, a set of accumulators for each level.
-    """
-    k, g = nest.k, geometry(op.name, op.attributes)
-    o, channels, *size = op.result.type.static_shape
-    width = op.operands[1].type.static_shape[3]
-    wide = op.result.type.dtype.accumulator
-    per_group = o // g.groups
-    block = _block(per_group)
-    taps = _taps(size)
-    vectors = max(1, -(-width * wide.itemsize // LANE_BYTES))
-    passes = -(-len(taps) // max(1, nest.target.accumulators // (block * vectors)))
-    step = max(1, -(-len(taps) // max(passes, 1)))
-    depth = 1 + len(node_spans(prod(op.operands[1].type.static_shape[0:3:2]), K_LEAF, K_NODE))
-    sums = [nest.scratch(width * block * step, wide) for _ in range(depth)]
-    with nest.parallel((o // block, channels)) as (part, c):
-        channel = k.divmod(part, per_group // block)[0] * channels + c
-        for first in range(0, len(taps), step):
-            _filter_taps(nest, op, sums, (part * block, c, channel), taps[first : first + step])
-
-
-def _filter_taps(
-    nest: NestContext,
-    op: Op,
-    sums: Sequence[Buffer],
-    place: tuple[Affine, Affine, Affine],
-    taps: Sequence[tuple[int, int]],
-) -> None:
-    """Some taps of a block of outputs and one input channel."""
-    k, g = nest.k, geometry(op.name, op.attributes)
-    dtype = op.result.type.dtype
-    n, _, x_height, x_width = op.operands[0].type.static_shape
-    _, _, height, width = op.operands[1].type.static_shape
-    wide = dtype.accumulator
-    first, c, channel = place
-    block = _block(op.result.type.static_shape[0] // g.groups)
-    rows = [(b, p, q) for p, q in taps for b in range(block)]
-
-    def add_row(number: Affine) -> None:
-        image, i = k.unflatten(number, (n, height))
-        with nest.loop(width, "vector") as j:
-            for row, (b, p, q) in enumerate(rows):
-                ct = k.cast(nest.read(1, [image, first + b, i, j.at]), wide)
-                y = i * g.stride[0] + (p * g.dilation[0] - g.padding[0][0])
-                x = j.at * g.stride[1] + (q * g.dilation[1] - g.padding[1][0])
-                with k.guard(k.both(k.inside(y, x_height), k.inside(x, x_width))):
-                    value = nest.read(0, [image, channel, y, x])
-                at = j.at + row * width
-                had = nest.load(sums[-1], at)
-                nest.store(sums[-1], at, k.fma(k.cast(value, wide), ct, had))
-
-    _sum_rows(nest, sums, (width, len(rows)), n * height, add_row)
-    for row, (b, p, q) in enumerate(rows):
-        with nest.loop(width, "vector") as j:
-            total = j.fold("add", nest.load(sums[0], j.at + row * width))
-        nest.write([first + b, c, Affine(p), Affine(q)], k.cast(total, dtype))
-
-
-def _sum_rows(
-    nest: NestContext,
-    sums: Sequence[Buffer],
-    shape: tuple[int, int],
-    count: int,
-    add: Callable[[Affine], None],
-) -> None:
-    """The terms 0 to ``count`` as a tree, element by element: ``add`` adds one to ``sums[-1]``, the
-    leaf; ``sums[0]`` is the whole. Each holds ``shape[1]`` rows of ``shape[0]``.
-    """
-    spans = (max(count, 1), *node_spans(count, K_LEAF, K_NODE))
-    width, rows = shape
-    ends = [j * width for j in range(rows)]
-
-    def node(level: int, first: Affine) -> None:
-        below = spans[level + 1] if level + 1 < len(spans) else 1
-        for start in ends:
-            with nest.loop(width, "vector") as j:
-                nest.store(sums[level], j.at + start, nest.k.const(0, sums[level].dtype))
-        left = Affine(
-            -(-count // below), tuple((var, -factor // below) for var, factor in first.terms)
+def _input_products(op: Op) -> Products:
+    """Axes: image, group, channel of the image's group, y, x; then channel of the output, p, q."""
+    g, (n, _, height, width) = geometry(op.name, op.attributes), op.result.type.static_shape
+    ct, w = (operand.type.static_shape for operand in op.operands)
+    o = w[0] // g.groups
+    row = at((1, o), 5)
+    places = tuple(
+        Position(
+            ((3 + axis, 1), (6 + axis, -g.dilation[axis])),
+            g.padding[axis][0],
+            g.stride[axis],
+            ct[2 + axis],
         )
-        limit = left if count % spans[level] else None
-        with nest.loop(-(-min(spans[level], count) // below), "serial", limit) as child:
-            at = first + child.at * below
-            if below == 1:
-                add(at)
-                return
-            node(level + 1, at)
-            for start in ends:
-                with nest.loop(width, "vector") as j:
-                    part = nest.load(sums[level + 1], j.at + start)
-                    nest.store(sums[level], j.at + start, part, "add")
+        for axis in (0, 1)
+    )
+    return Products(
+        outer=(n, g.groups, w[1], height, width),
+        inner=(o, *w[2:]),
+        left=(at(0), row, *places),
+        right=(row, at(2), at(6), at(7)),
+        result=(at(0), at((1, w[1]), 2), at(3), at(4)),
+        shared=2,
+        grid=3,
+        order="chains",
+    )
 
-    node(0, Affine())
+
+def _filter_products(op: Op) -> Products:
+    """Axes: group, channel of the output's group, channel of the image, p, q; then image, y, x."""
+    g, (o, c, *size) = geometry(op.name, op.attributes), op.result.type.static_shape
+    x, ct = (operand.type.static_shape for operand in op.operands)
+    row = at((0, o // g.groups), 1)
+    places = tuple(_window(g, axis, 6 + axis, 3 + axis, x[2 + axis]) for axis in (0, 1))
+    return Products(
+        outer=(g.groups, o // g.groups, c, *size),
+        inner=(ct[0], *ct[2:]),
+        left=(at(5), at((0, c), 2), *places),
+        right=(at(5), row, at(6), at(7)),
+        result=(row, at(2), at(3), at(4)),
+        shared=1,
+        grid=3,
+        order="rows",
+    )
 
 
 def _flops(w: Value, y: Value) -> int:
@@ -491,7 +353,7 @@ register(
             lambda b, op, ct, s: _input_of(b, ct, op.operands[1], op.operands[0], s),
             lambda b, op, ct, s: _filter_of(b, op.operands[0], ct, op.operands[1], s),
         ),
-        Nest(_conv2d_nest, _conv2d_flops),
+        SumOfProducts(_conv2d_products, _conv2d_flops),
         _samples("conv2d"),
         traits=_traits(_conv2d_flops),
         element=ElementRule(elements.conv2d, elements.fit_conv2d),
@@ -510,7 +372,7 @@ register(
             lambda b, op, ct, s: _conv2d_of(b, ct, op.operands[1], s),
             lambda b, op, ct, s: _filter_of(b, ct, op.operands[0], op.operands[1], s),
         ),
-        Nest(_input_nest, _input_flops),
+        SumOfProducts(_input_products, _input_flops),
         _samples("conv2d_input"),
         traits=_traits(_input_flops),
         element=ElementRule(elements.conv2d_input, elements.fit_input),
@@ -529,7 +391,7 @@ register(
             lambda b, op, ct, s: _input_of(b, op.operands[1], ct, op.operands[0], s),
             lambda b, op, ct, s: _conv2d_of(b, op.operands[0], ct, s),
         ),
-        Nest(_filter_nest, _filter_flops),
+        SumOfProducts(_filter_products, _filter_flops),
         _samples("conv2d_filter"),
         traits=_traits(_filter_flops),
         element=ElementRule(elements.conv2d_filter, elements.fit_filter),

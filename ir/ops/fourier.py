@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 Pair = tuple[Any, Any]  # real and imaginary part, in any algebra
 MOST_PRIME = 61  # larger prime factors go through a chirp
 _WRITTEN_OUT = 13  # sums of so many terms are written out term by term
-_LONG_LINE = 64  # lines of so many neighbours go one by one
 _SMALL_LANES = 4  # columns from which they are the vector direction of the first pass
 
 
@@ -182,23 +181,15 @@ class _Lines:
         self.wide = DType.F64
         self.k = nest.algebra(self.wide)
         self.columns = math.prod(self.others)
-        self.width = self._width(math.prod(shape[self.axis + 1 :]))
+        is_run = math.prod(shape[self.axis + 1 :]) == 1
         # Lines one by one share a table of roots.
-        self.lines = min(max(self.columns // 16, 1), 16) if self.width == 1 else 1
+        self.width, self.lines = nest.schedule.lines(self.columns, self.n, is_run)
         self.is_even = self.columns % self.width == 0
         self.block = Affine()
         self.cosines, self.sines = (nest.scratch(self.n, self.wide) for _ in range(2))
         count = 0 if len(radices(self.n)) == 1 else 1 if len(radices(self.n)) == 2 else 2
         size = self.n * self.width
         self.rows = [[nest.scratch(size, self.wide) for _ in range(2)] for _ in range(count)]
-
-    def _width(self, inner: int) -> int:
-        """How many lines go side by side, as lanes: as many as caches hold; long lines whose
-        elements are neighbours go one by one.
-        """
-        if inner == 1 and self.n >= _LONG_LINE:
-            return 1
-        return max(min(self.columns, 16 if self.n <= 2048 else 8), 1)
 
     def build(self) -> None:
         """Writes the whole nest."""

@@ -343,7 +343,7 @@ def _scatter_add_nest(nest: NestContext, op: Op) -> None:
     shape, dtype = op.result.type.static_shape, op.result.type.dtype
     prefix, suffix = shape[:axis], shape[axis + 1 :]
     columns, rows = size_of(suffix), size_of(ids.static_shape)
-    owned = nest.target.columns
+    owned = max(nest.schedule.columns(columns), 1)
     blocks, width = -(-columns // owned), min(columns, owned)
     with nest.parallel((*prefix, blocks)) as outer:
         first = outer[-1] * owned

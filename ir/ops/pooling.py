@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from gradc.ir.loop.kernel import Affine, Scalar
+from gradc.ir.loop.order import PLACES
 from gradc.ir.ops.attributes import get_pair, get_pairs
 from gradc.ir.ops.axes import AxisRule, Link, kept
 from gradc.ir.ops.index.element import ElementRule
@@ -28,8 +29,6 @@ from gradc.ir.tensor.dims import Dim, floordiv
 if TYPE_CHECKING:
     from gradc.ir.loop.builder import IndexAlgebra
     from gradc.ir.ops.builder import Builder
-
-_UNROLLED = 16  # windows up to this size are written out
 
 
 def _window(name: str, attributes: Attrs) -> Window:
@@ -354,7 +353,7 @@ def _element(combine: Literal["max", "add"]) -> Any:
 
 
 def _fold(k: IndexAlgebra, window: Window, combine: Literal["max", "add"], place: Any) -> Scalar:
-    if len(window.places) > _UNROLLED:
+    if len(window.places) > PLACES:
         with k.builder.loop(window.size[0], "serial") as p:
             with k.builder.loop(window.size[1], "serial") as q:
                 row = q.fold(combine, place(p.at, q.at))

@@ -428,7 +428,7 @@ def _cumsum_vjp(
 
 
 def _cumsum_nest(nest: NestContext, op: Op) -> None:
-    """A row of accumulators walks along the axis; the inner axes are the vector direction.
+    """Some of the inner axes, as a row of accumulators, walk along the axis.
 
     A running sum cannot be a tree without steps down where a leaf ends, so floats are added up in
     f64.
@@ -437,18 +437,22 @@ def _cumsum_nest(nest: NestContext, op: Op) -> None:
     shape, dtype = op.result.type.static_shape, op.result.type.dtype
     wide = DType.F64 if dtype.is_float else dtype
     inner = shape[axis + 1 :]
-    extent = 1
-    for size in inner:
-        extent *= size
-    sums = nest.scratch(extent, wide)
-    with nest.parallel(shape[:axis]) as outer:
-        with nest.loop(extent, "vector") as column:
+    extent = math.prod(inner)
+    width = nest.schedule.row(extent, wide.itemsize)
+    sums = nest.scratch(min(width, extent), wide)
+    with nest.parallel((*shape[:axis], -(-extent // width))) as (*outer, block):
+        first = block * width
+        limit = first * -1 + extent if extent % width else None
+        with nest.loop(sums.size, "vector", limit) as column:
             nest.store(sums, column.at, k.const(0, wide))
-        with nest.loop(shape[axis], "serial") as row, nest.loop(extent, "vector") as column:
+        with (
+            nest.loop(shape[axis], "serial") as row,
+            nest.loop(sums.size, "vector", limit) as column,
+        ):
             position = row.at
             if get_bool(op.attributes, "reverse", False):
                 position = position * -1 + (shape[axis] - 1)
-            index = [*outer, position, *k.unflatten(column.at, inner)]
+            index = [*outer, position, *k.unflatten(first + column.at, inner)]
             total = k.add(nest.load(sums, column.at), k.cast(nest.read(0, index), wide))
             nest.store(sums, column.at, total)
             nest.write(index, k.cast(total, dtype))

@@ -18,6 +18,7 @@ from gradc.ir.ops.axes import AxisRule
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.index.formula import FormulaRule
 from gradc.ir.ops.interval import IntervalRule
+from gradc.ir.ops.products import Products
 from gradc.ir.ops.traits import PLAIN, Moves, Traits
 from gradc.ir.tensor.core import Attrs, Op, TensorType, Value
 
@@ -102,11 +103,21 @@ class Contraction:
 
 @dataclass(frozen=True, slots=True)
 class Nest:
-    """Loop form: the op builds its own kernel body (scatter, cumsum, convolution, ...); ``flops``
+    """Loop form: the op builds its own kernel body (scatter, cumsum, ...); ``flops``
     counts its floating point operations.
     """
 
     build: Callable[[NestContext, Op], None]
+    flops: Callable[[Op], int]
+
+
+@dataclass(frozen=True, slots=True)
+class SumOfProducts:
+    """Loop form: a sum of products that no matrix product can read (a convolution), as data
+    (``ir.ops.products``); ``flops`` counts its floating point operations.
+    """
+
+    of: Callable[[Op], Products]
     flops: Callable[[Op], int]
 
 
@@ -133,7 +144,7 @@ class Control:
 
 _NO_CONTROL: Final = Control()
 _SUM: Final = Reduction("add")
-LoopForm: TypeAlias = Pointwise | Access | Reduction | Contraction | Nest | Control
+LoopForm: TypeAlias = Pointwise | Access | Reduction | Contraction | SumOfProducts | Nest | Control
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,12 +267,12 @@ def all_ops() -> tuple[OpDef, ...]:
     return tuple(_REGISTRY.values())
 
 
-def own_nest(op: Op) -> Nest | None:
-    """The kernel that ``op`` writes itself, if it does."""
+def own_nest(op: Op) -> Nest | SumOfProducts | None:
+    """The kernel that is of ``op`` alone, if it has one."""
     form = lookup(op.name).loop
     if isinstance(form, Control):
         return form.nest
-    return form if isinstance(form, Nest) else None
+    return form if isinstance(form, (Nest, SumOfProducts)) else None
 
 
 def _control(op: Op) -> Control:

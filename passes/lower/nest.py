@@ -6,13 +6,15 @@ from __future__ import annotations
 from gradc.ir.loop.builder import IndexAlgebra
 from gradc.ir.loop.kernel import Affine, Scalar, row_major_offset
 from gradc.ir.loop.nest import NestContext
-from gradc.ir.ops.registry import own_nest
+from gradc.ir.ops.registry import SumOfProducts, own_nest
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, Op
 from gradc.passes.lower.cost import flops, size_of
 from gradc.passes.lower.element import Elements, LoweringError
 from gradc.passes.lower.gemm import contraction_axes, contraction_of
 from gradc.passes.lower.piece import Draft, Lowered, block_spans
+from gradc.passes.lower.products import write_products
+from gradc.passes.lower.schedule import Cuts, schedule_products
 
 
 def nest_of(block: Block) -> Op | None:
@@ -31,9 +33,17 @@ def lower_nest(block: Block, name: str, target: Target) -> Lowered:
     draft = Draft(block)
     results = [draft.result(n) for n in range(len(op.results))]
     context = NestContext(
-        draft.builder, op, lambda n, at: draft.elements.at(op.operands[n], at), results, target
+        draft.builder,
+        op,
+        lambda n, at: draft.elements.at(op.operands[n], at),
+        results,
+        Cuts(target),
     )
-    form.build(context, op)
+    if isinstance(form, SumOfProducts):
+        spec, itemsize = form.of(op), op.result.type.dtype.accumulator.itemsize
+        write_products(context, op, spec, schedule_products(spec, itemsize, target))
+    else:
+        form.build(context, op)
     return Lowered((draft.finish(name, flops(block), block_spans(block)),))
 
 

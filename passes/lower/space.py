@@ -7,9 +7,8 @@ A space is rows x columns: a shape cut once. Values of the group are
 * row: one per row; such are the results of reductions over all columns, which split the work into
   stages;
 * tail: results of reductions over the rows (of full values, per column or whole, or of row values).
-  They are summed in
-  leaves and nodes of rows (``ir.loops``) and finished afterwards, so nothing in the main loops can
-  use them;
+  They are summed in leaves and nodes of rows (``ir.loop.order``) and finished afterwards, so
+  nothing in the main loops can use them;
 * post: computed from tails.
 
 What kind a reduction is depends on its shape and axes alone, so its order of summation does not

@@ -31,6 +31,7 @@ from gradc.ir.ops.registry import (
     Nest,
     OpDef,
     Pointwise,
+    SumOfProducts,
     TypeRuleError,
     all_ops,
     lookup,
@@ -58,6 +59,8 @@ def file_of(definition: OpDef) -> str:
         told = form.element
     elif isinstance(form, Nest):
         told = form.build
+    elif isinstance(form, SumOfProducts):
+        told = form.of
     return str(Path(inspect.unwrap(told).__code__.co_filename).resolve().relative_to(ROOT))
 
 

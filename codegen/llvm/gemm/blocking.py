@@ -6,7 +6,7 @@ columns; a *strip* is ``rows`` rows. Work is cut into units, one strip of one co
 (``panels`` panels) of one batch element; strips are the innermost unit so that a packed column
 block serves many of them.
 
-Sums over k are the trees of ``ir.loops``, one accumulator per element, whatever the blocking:
+Sums over k are the trees of ``ir.loop.order``, one accumulator per element, whatever the blocking:
 blocks of k are leaves or runs of leaves, and sums are parked in memory between them. So results
 depend on K alone, not on tile, packing, threads or position.
 

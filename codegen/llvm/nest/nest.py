@@ -12,8 +12,8 @@ loops inside a vector loop are run once for all lanes (outer-loop vectorisation,
 wide). A vector loop that cannot be vectorised (it holds another one, or an inner trip count differs
 from lane to lane) runs as a scalar loop.
 
-Invariants: the bits are those of ``ir.loops`` whatever the width. Non-goals: hoisting and common
-subexpressions of the loop IR (its builder did that), scheduling, alias analysis.
+Invariants: the bits are those of ``ir.loop.order`` whatever the width. Non-goals: hoisting and
+common subexpressions of the loop IR (its builder did that), scheduling, alias analysis.
 """
 
 from __future__ import annotations

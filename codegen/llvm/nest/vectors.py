@@ -5,8 +5,8 @@ Ordered folds need WAYS vectors before their accumulators repeat. A short body i
 whole round; a long one once, its accumulators moving on by one place per vector, so that code size
 does not grow with the folds.
 
-Long sums are trees (``ir.loops``): loops over nodes around the rounds of a leaf. What is left after
-the whole rounds belongs to the last leaf.
+Long sums are trees (``ir.loop.order``): loops over nodes around the rounds of a leaf. What is left
+after the whole rounds belongs to the last leaf.
 """
 
 from __future__ import annotations

@@ -1,0 +1,57 @@
+"""Sums of products as data: what a convolution and its transposes are, whatever computes them.
+
+``result[outer] = sum over inner of left * right``, where each operand is read at positions that are
+affine in both indices. Which axes run in parallel, which as vectors, what is computed together and
+what is written out is decided when kernels are made (``passes.lower.products``); the order of the
+sum is stated here and is a part of the meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+# "chains": the first summed axis is a fold, whose terms are sums over the other axes, of ``CHAIN``
+# products at most chains of fused multiply-adds (``ir.loop.order``).
+# "rows": all but the last summed axis are the steps of k of a matrix product; each place of the
+# last one has a sum of its own, and these are then summed along memory, as lanes.
+SumOrder: TypeAlias = Literal["chains", "rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """``(constant + sum(factor * index[axis])) / divisor`` along one axis of an operand; ``axis``
+    counts the outer axes, then the inner ones.
+
+    With an ``extent``, terms whose position is no whole number below it are absent (not zero times
+    something); without one, all positions are inside.
+    """
+
+    terms: tuple[tuple[int, int], ...]
+    constant: int = 0
+    divisor: int = 1
+    extent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """One sum of products.
+
+    ``outer`` are the extents of the result's index, with groups as an axis of their own just before
+    ``shared``; along ``shared``, neighbours read the same elements of ``left``. The first ``grid``
+    outer axes have no places of an image or a filter in them.
+    """
+
+    outer: tuple[int, ...]
+    inner: tuple[int, ...]
+    left: tuple[Position, ...]
+    right: tuple[Position, ...]
+    result: tuple[Position, ...]
+    shared: int
+    grid: int
+    order: SumOrder
+
+
+def at(*terms: tuple[int, int] | int) -> Position:
+    """A position that is always inside: axes, or ``(axis, factor)`` pairs."""
+    return Position(tuple((term, 1) if isinstance(term, int) else term for term in terms))
