@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from gradc.codegen.measured import Clocked, Limits
 from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError, error
 from gradc.ir.loop.kernel import Kernel
 from gradc.ir.loop.verbs import stored_dtype
@@ -288,6 +289,22 @@ class Backend(Protocol):
 
     def about(self) -> str:
         """This machine in words."""
+
+    def identity(self) -> str:
+        """What tells this machine from others on which the same code runs otherwise fast."""
+
+    def precision(self, kernel: Kernel) -> str:
+        """Which of the machine's peaks (``Limits.flops``) a kernel could reach."""
+
+    def limits(self, threads: int, store: Store, room: int | None) -> Limits:
+        """What ``threads`` threads of this machine, which has ``room`` bytes, can do at most:
+        measured. Raises DiagnosticError GC0563 where nothing is.
+        """
+
+    def clocked(self, plan: Plan, threads: int, store: Store | None) -> Clocked:
+        """``plan``, complete, as a program that keeps time. Raises DiagnosticError GC0563 where
+        launches are not timed.
+        """
 
 
 @cache

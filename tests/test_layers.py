@@ -72,9 +72,6 @@ LATE_OWN = {
 # The page of a whiteboard is made of whiteboards: it is loaded by the one that is to be shown.
 LATE_HEAVY = ("gradc.codegen.symbolic", "gradc.runtime.reports.whiteboard_html")
 
-# What is measured here is measured of the CPU: its arithmetic, its launches by its clock.
-OF_ONE_BACKEND = ("runtime/native/limits.py", "runtime/native/timed.py")
-
 Import = tuple[str, int, bool]  # module, line, whether it stands inside a function
 
 
@@ -134,7 +131,7 @@ def layer_faults(name: str, found: Iterator[Import]) -> list[str]:
 
 def backend_faults(name: str, found: Iterator[Import]) -> list[str]:
     """Imports of one backend's insides from outside ``codegen``: others know the interface."""
-    if name.startswith(("codegen/", *OF_ONE_BACKEND)):
+    if name.startswith("codegen/"):
         return []
     inside = ("gradc.codegen.llvm", "gradc.codegen.loops_numpy", "gradc.codegen.cuda")
     return [f"{name}:{line}: {m} (use backend)" for m, line, _ in found if m.startswith(inside)]

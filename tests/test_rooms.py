@@ -50,7 +50,15 @@ ROOMS = {
         "programs",
         "prove.py",
     ),
-    "codegen": ("exchange.py", "backend.py", "llvm", "loops_numpy", "symbolic", "special_fit.py"),
+    "codegen": (
+        "exchange.py",
+        "measured.py",
+        "backend.py",
+        "llvm",
+        "loops_numpy",
+        "symbolic",
+        "special_fit.py",
+    ),
     "codegen/llvm": (
         "text.py",
         "isa.py",

@@ -17,6 +17,7 @@ from gradc.codegen.llvm.host import jit, machine
 from gradc.codegen.llvm.host.load import NativeFunction, named_ports, ndarray_layout
 from gradc.codegen.llvm.host.symbols import inner_name
 from gradc.codegen.llvm.isa import Isa, available, host, select
+from gradc.codegen.measured import Clocked, Limits
 from gradc.ir.loop.kernel import Kernel
 from gradc.ir.plan.plan import Plan
 from gradc.ir.target.target import Target
@@ -87,6 +88,24 @@ class Llvm:
 
     def about(self) -> str:
         return f"{host().cpu}, instruction sets {', '.join(available())}"
+
+    def identity(self) -> str:
+        return f"{machine.processor()}\n{host().triple}\n{host().features}"
+
+    def precision(self, kernel: Kernel) -> str:
+        from gradc.codegen.llvm.host import clocked
+
+        return clocked.precision_of(kernel)
+
+    def limits(self, threads: int, store: Store, room: int | None) -> Limits:
+        from gradc.codegen.llvm.host import measure
+
+        return measure.measure(threads, store, room)
+
+    def clocked(self, plan: Plan, threads: int, store: Store | None) -> Clocked:
+        from gradc.codegen.llvm.host import clocked
+
+        return clocked.ClockedFunction(plan, threads, store)
 
 
 def _isa(name: str | None) -> Isa:

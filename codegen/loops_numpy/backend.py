@@ -16,6 +16,7 @@ from typing import Any
 
 from gradc.codegen import exchange
 from gradc.codegen.backend import Array, Code, Loaded, Signature, Store
+from gradc.codegen.measured import Clocked, Limits
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.ir.loop.execute import Scalars
 from gradc.ir.loop.kernel import Exchange, Kernel
@@ -67,6 +68,24 @@ class Reference:
 
     def about(self) -> str:
         return "NumPy"
+
+    def identity(self) -> str:
+        return "reference"
+
+    def precision(self, kernel: Kernel) -> str:
+        return "f64"
+
+    def limits(self, threads: int, store: Store, room: int | None) -> Limits:
+        raise _untimed()
+
+    def clocked(self, plan: Plan, threads: int, store: Store | None) -> Clocked:
+        raise _untimed()
+
+
+def _untimed() -> DiagnosticError:
+    message = "`reference` keeps no time of its launches"
+    help = "use --target cpu: what is profiled runs there"
+    return DiagnosticError([error("GC0563", message, None, help=help)])
 
 
 class _Joined(Scalars):

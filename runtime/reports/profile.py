@@ -32,8 +32,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from gradc.codegen.backend import Loaded
-from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
+from gradc.codegen.backend import Backend, Loaded
+from gradc.codegen.measured import CallTime, Clocked, LaunchTime, Limits
 from gradc.ir.loop.kernel import Kernel
 from gradc.ir.plan.plan import Plan
 from gradc.ir.tensor.core import Function
@@ -43,9 +43,8 @@ from gradc.runtime.model.call import Arrays, Entry
 from gradc.runtime.model.compiled import Derive
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.native.compile import Options, plan_of, refuse_beyond_machine
-from gradc.runtime.native.limits import Limits, limits
-from gradc.runtime.native.load import compile_plan
-from gradc.runtime.native.timed import CallTime, LaunchTime, TimedFunction, precision_of
+from gradc.runtime.native.limits import limits
+from gradc.runtime.native.load import backend_of, cache_of, compile_plan
 from gradc.runtime.reports.profile_figures import Figures, ProfiledLaunch
 from gradc.runtime.reports.profile_html import profile_page
 from gradc.runtime.reports.profile_pictures import both_svg
@@ -91,29 +90,30 @@ def profile_program(
     Raises:
         DiagnosticError: for names and shapes that do not fit, and as compiling does.
     """
-    if options.target != "cpu":
-        message = (
-            f"`{options.target}` keeps no time of its launches; what is profiled runs on `cpu`"
-        )
-        raise DiagnosticError([error("GC0563", message, None)])
     refuse_beyond_machine(options.budget)
     source, derive, gradient = program
     plan = plan_of(source, derive, options, gradient)
-    native = compile_plan(plan, threads=options.thread_count, cache=options.use_cache)
+    native = compile_plan(
+        plan, threads=options.thread_count, cache=options.use_cache, target=options.target
+    )
     assert native.plan is not None, "it was made from a Plan"
     given = Entry(native).arrays({holder: dict(found) for holder, found in holders.items()})
     arrays = [
         array.copy() if port.direction == "inout" else array
         for port, array in zip(native.signature.ports, given, strict=True)
     ]
-    timed = TimedFunction(native.plan, native.threads, options.use_cache)
+    chosen = backend_of(options.target)
+    timed = chosen.clocked(native.plan, native.threads, cache_of(options.use_cache))
     machine, alone = (
-        limits(threads, keep=options.use_cache, report=remark) for threads in (native.threads, 1)
+        limits(threads, keep=options.use_cache, report=remark, target=options.target)
+        for threads in (native.threads, 1)
     )
     steps, calls = _rounds(native, timed, arrays, wanted, progress)
     found = [[call.launches[n] for call in calls] for n in range(len(calls[0].launches))]
     rows = [
-        _launch(n, native.plan, _mean(_fast(each, lambda item: item.seconds)), (machine, alone))
+        _launch(
+            n, native.plan, chosen, _mean(_fast(each, lambda item: item.seconds)), (machine, alone)
+        )
         for n, each in enumerate(found)
     ]
     rests = [call.seconds - sum(item.seconds for item in call.launches) for call in calls]
@@ -134,22 +134,23 @@ def profile_program(
     )
 
 
-def least_seconds(plan: Plan, threads: int) -> float:
+def least_seconds(plan: Plan, threads: int, target: str = "cpu") -> float:
     """What a call of ``plan`` takes at least with ``threads`` threads of this machine: the limits
     of its launches. Nothing is run.
     """
-    machine = limits(threads)
+    machine = limits(threads, target=target)
+    chosen = backend_of(target)
     total = 0.0
     for launch, trips in plan.walk():
         kernel = plan.kernels[launch.kernel]
-        roofs = (machine.peak(precision_of(kernel)), machine.bandwidth_for(kernel.bytes))
+        roofs = (machine.peak(chosen.precision(kernel)), machine.bandwidth_for(kernel.bytes))
         total += _limit(kernel, math.prod(trips), *roofs)[0]
     return total
 
 
 def _rounds(
     native: Loaded,
-    timed: TimedFunction,
+    timed: Clocked,
     arrays: Sequence[Array],
     wanted: float,
     progress: Progress | None,
@@ -197,10 +198,10 @@ def _mean(found: Sequence[LaunchTime]) -> LaunchTime:
 
 
 def _launch(
-    number: int, plan: Plan, found: LaunchTime, machine: tuple[Limits, Limits]
+    number: int, plan: Plan, chosen: Backend, found: LaunchTime, machine: tuple[Limits, Limits]
 ) -> ProfiledLaunch:
     kernel = plan.kernels[found.launch.kernel]
-    precision = precision_of(kernel)
+    precision = chosen.precision(kernel)
     flops, nbytes = kernel.flops * found.runs, kernel.bytes * found.runs
     together, alone = machine
     roofs = (together.peak(precision), together.bandwidth_for(kernel.bytes))

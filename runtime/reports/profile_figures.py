@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gradc.codegen.measured import BUSY, Limits
 from gradc.passes.inspect.report import shown
-from gradc.runtime.native.limits import BUSY, Limits, described
+from gradc.runtime.native.limits import described
 from gradc.runtime.render.notebook import card
 
 CAUSES = ("arithmetic", "bandwidth", "launch", "imbalance", "one thread")

@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 
 import gradc
-from gradc.codegen.backend import Loaded
+from gradc.codegen.backend import Loaded, backend
 from gradc.codegen.llvm import clock, driver
-from gradc.codegen.llvm.host import jit
+from gradc.codegen.llvm.host import jit, measure
 from gradc.codegen.llvm.isa import available, host, select
+from gradc.codegen.measured import Clocked, Limits
+from gradc.ir.plan.plan import Plan
 from gradc.runtime.bench.compare import random_inputs
 from gradc.runtime.model.compiled import pure
 from gradc.runtime.native import limits as measured
 from gradc.runtime.native.arrays import NUMPY_DTYPE, Array
 from gradc.runtime.native.cache import ObjectCache
 from gradc.runtime.native.compile import Options, plan_of
-from gradc.runtime.native.limits import Limits, described, limits
-from gradc.runtime.native.load import compile_plan
-from gradc.runtime.native.timed import TimedFunction
+from gradc.runtime.native.limits import described, limits
+from gradc.runtime.native.load import cache_of, compile_plan
 from tests.support.machines import quick_limits
 
 RECURRENT = """
@@ -56,6 +57,10 @@ def compiled(text: str, threads: int, **dims: int) -> tuple[Loaded, list[Array]]
     return native, arrays
 
 
+def clocked(plan: Plan, threads: int) -> Clocked:
+    return backend("cpu").clocked(plan, threads, cache_of(True))
+
+
 @pytest.mark.parametrize(
     ("text", "dims"), [(RECURRENT, {"T": 9, "B": 3}), (WIDE, {"B": 257}), (WIDE, {"B": 1})]
 )
@@ -68,14 +73,14 @@ def test_timed_programs_give_the_same_bits(text: str, dims: dict[str, int], thre
     for port, array in zip(native.signature.ports, arrays, strict=True):
         if port.direction == "out":
             array.fill(7)
-    TimedFunction(native.plan, threads).call(arrays, 2)
+    clocked(native.plan, threads).call(arrays, 2)
     assert [array.tobytes() for array in arrays] == expected
 
 
 def test_every_launch_is_timed_and_within_the_whole() -> None:
     native, arrays = compiled(RECURRENT, 2, T=9, B=3)
     assert native.plan is not None
-    found = TimedFunction(native.plan, 2).call(arrays, 3)
+    found = clocked(native.plan, 2).call(arrays, 3)
     launches = list(native.plan.launches)
     assert [item.launch for item in found.launches] == launches
     assert {item.runs for item in found.launches} >= {1, 9}
@@ -89,9 +94,9 @@ def test_every_launch_is_timed_and_within_the_whole() -> None:
 def test_a_launch_of_several_threads_says_so() -> None:
     native, arrays = compiled(WIDE, 2, B=257)
     assert native.plan is not None
-    found = TimedFunction(native.plan, 2).call(arrays)
+    found = clocked(native.plan, 2).call(arrays)
     assert 2 in {item.parts for item in found.launches}
-    alone = TimedFunction(native.plan, 1).call(arrays)
+    alone = clocked(native.plan, 1).call(arrays)
     assert {item.parts for item in alone.launches} == {1}
 
 
@@ -141,7 +146,7 @@ def test_limits_are_not_kept_where_the_cache_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Limits("p", "d", 1, {"f32": 1e9}, ((1024, 2e9), (4096, 1e9)), 1.0)
-    monkeypatch.setattr(measured, "_Bench", lambda *_: type("B", (), {"run": lambda *_: made}))
+    monkeypatch.setattr(measure, "measure", lambda *_: made)
     monkeypatch.setattr(measured, "_UNKEPT", measured._Unkept())
     store, said = ObjectCache(tmp_path / "cache"), list[str]()
     monkeypatch.setenv("GRADC_CACHE", str(tmp_path / "cache"))
@@ -157,7 +162,7 @@ def test_a_damaged_entry_of_limits_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Limits("p", "d", 1, {"f32": 1e9}, ((1024, 2e9), (4096, 1e9)), 1.0)
-    monkeypatch.setattr(measured, "_Bench", lambda *_: type("B", (), {"run": lambda *_: made}))
+    monkeypatch.setattr(measure, "measure", lambda *_: made)
     store = ObjectCache(tmp_path / "cache")
     limits(1, store=store)
     (path,) = (tmp_path / "cache").glob("*.gco")
@@ -173,3 +178,10 @@ def test_bandwidth_is_that_of_caches_that_can_hold_the_bytes() -> None:
         *([4e9] * 4),
     ]
     assert found.memory == 4e9
+
+
+def test_a_backend_that_keeps_no_time_says_so() -> None:
+    net = gradc.loads(WIDE, dims={"B": 1})
+    with pytest.raises(gradc.DiagnosticError, match="keeps no time") as refused:
+        net.value_and_grad(target="reference").profile(net.init(0), **random_inputs(net, {}, 1))
+    assert [d.code for d in refused.value.diagnostics] == ["GC0563"]

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import gradc
+from gradc.codegen.measured import LaunchTime
 from gradc.ir.plan.plan import Argument, Launch
 from gradc.runtime.bench.compare import random_inputs
 from gradc.runtime.cli import main
-from gradc.runtime.native.timed import LaunchTime
 from gradc.runtime.reports import profile as module
 from gradc.runtime.reports.profile import Profile, causes
 from gradc.runtime.reports.profile_figures import CAUSES, rate, seconds

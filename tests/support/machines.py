@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from gradc.runtime.native import limits as measured
-from gradc.runtime.native.limits import Limits
+from gradc.codegen.llvm.host import measure
+from gradc.codegen.measured import Limits
 
 
 def quick_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the limits of this machine be measured in milliseconds, and badly."""
-    monkeypatch.setattr(measured, "ROUNDS", 2)
-    monkeypatch.setattr(measured, "_PATIENCE", 0.0)
-    monkeypatch.setattr(measured, "_ROUND_SECONDS", 1e-4)
-    monkeypatch.setattr(measured, "_SIZES", (1 << 14, 1 << 18))
-    monkeypatch.setattr(measured, "_beyond_caches", lambda: 1 << 20)
+    monkeypatch.setattr(measure, "ROUNDS", 2)
+    monkeypatch.setattr(measure, "_PATIENCE", 0.0)
+    monkeypatch.setattr(measure, "_ROUND_SECONDS", 1e-4)
+    monkeypatch.setattr(measure, "_SIZES", (1 << 14, 1 << 18))
+    monkeypatch.setattr(measure, "_beyond_caches", lambda _: 1 << 20)
 
 
 def made_up(threads: int, **_: object) -> Limits:

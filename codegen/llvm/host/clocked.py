@@ -14,48 +14,23 @@ import ctypes
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from gradc.codegen.backend import Array, Store
 from gradc.codegen.llvm import clock, driver
 from gradc.codegen.llvm.gemm.blocking import is_paired
 from gradc.codegen.llvm.host import jit
 from gradc.codegen.llvm.host.load import Arenas, thread_pool
 from gradc.codegen.llvm.host.machine import environment
 from gradc.codegen.llvm.isa import host
+from gradc.codegen.measured import CallTime, LaunchTime
 from gradc.ir.loop.kernel import Gemm, Kernel
-from gradc.ir.plan.plan import Launch, Plan
+from gradc.ir.plan.plan import Plan
 from gradc.ir.tensor.core import DType
-from gradc.runtime.native.arrays import Array
-from gradc.runtime.native.cache import ObjectCache, make_key
-from gradc.runtime.native.load import cache_of
 
 # How long the tick is watched against the system's clock.
 _WATCHED = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchTime:
-    """Seconds of one launch in one call, all its runs together.
-
-    ``busy`` is what its ``parts`` threads worked together, ``busiest`` the one that worked longest.
-    """
-
-    launch: Launch
-    runs: int
-    parts: int
-    seconds: float
-    busy: float
-    busiest: float
-
-
-@dataclass(frozen=True, slots=True)
-class CallTime:
-    """One call: its whole time, and that of its launches in order."""
-
-    seconds: float
-    launches: tuple[LaunchTime, ...]
 
 
 def precision_of(kernel: Kernel) -> str:
@@ -66,15 +41,14 @@ def precision_of(kernel: Kernel) -> str:
     return "f64" if any(b.dtype is DType.F64 for b in kernel.buffers) else "f32"
 
 
-class TimedFunction:
+class ClockedFunction:
     """The timed code of a complete Plan, loaded."""
 
-    def __init__(self, plan: Plan, threads: int, cache: ObjectCache | bool = True) -> None:
+    def __init__(self, plan: Plan, threads: int, store: Store | None) -> None:
         """Compiles ``plan`` (which has its scratch) for this processor, or finds its code."""
         isa = host()
         text = driver.generate(plan, isa, is_timed=True).text
-        store = cache_of(cache)
-        key = make_key(*environment(store), "timed", text)
+        key = "" if store is None else store.key(*environment(store), "timed", text)
         entry = None if store is None else store.get(key)
         code = jit.compile_object(text, isa) if entry is None else entry.code
         if entry is None and store is not None:
