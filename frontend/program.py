@@ -39,6 +39,8 @@ from gradc.frontend.model.models import (
     symbolic_dims,
 )
 from gradc.frontend.model.reach import warn_unreached
+from gradc.frontend.model.suspect import optimizer_suspicion, suspicions
+from gradc.frontend.model.training import lower_optimizer
 from gradc.frontend.project import load_program, load_text
 from gradc.frontend.syntax import tree
 from gradc.frontend.syntax.parse import parse
@@ -179,6 +181,8 @@ class Program:
             function = assemble(made, model.name.text)
             check_sizes(made, function)
             warn_unreached(ctx, function)
+            for found in suspicions(function, sample):
+                self.report.add(found)
         used = dict.fromkeys((*ctx.used_dims, *made.implicit))
         for spec in made.inputs:
             for dim in spec.type.shape:
@@ -212,8 +216,25 @@ class Program:
                 if not self.report.has_errors:
                     self._check_defaults(self._signatures[key])
             check_unused(self.names, self.report)
+            if not self.report.has_errors:
+                self._check_optimizers()
         self.report.raise_errors()
         return tuple(self.report.diagnostics)
+
+    def _check_optimizers(self) -> None:
+        """Warns of updates that can divide by zero; an optimiser that needs arguments is looked at
+        when it is given them.
+        """
+        for name in self.names.optimizers:
+            try:
+                update = lower_optimizer(f"{name}()", self.names).update(
+                    TensorType((2,), DType.F32)
+                )
+            except DiagnosticError:
+                continue
+            found = optimizer_suspicion(update.function)
+            if found is not None:
+                self.report.add(found)
 
     def _check_defaults(self, signature: Signature) -> None:
         """Reports arrays that no machine can hold at the default dimensions."""

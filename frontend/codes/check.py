@@ -95,9 +95,13 @@ _NAMES: Final = (
         "GC0211",
         "a parameter that does not reach the loss",
         "A warning: the parameter is read, but every way from it to the loss is interrupted by\n"
-        "`stop_gradient`, by a comparison or by rounding. Its gradient is zero.",
+        "`stop_gradient`, by a comparison or by rounding. Its gradient is zero. The place is "
+        "the operation "
+        "that\n"
+        "interrupts it. A parameter that is read by `stop_gradient` alone is frozen on purpose, "
+        "and not told.",
         "model m(x: float[3]) -> float {\n    param w: float[3] ~ ones\n"
-        "    return sum(x * stop_gradient(w))\n}",
+        "    return sum(x * stop_gradient(2 * w))\n}",
     ),
     Code(
         "GC0212",
@@ -140,6 +144,82 @@ _NAMES: Final = (
         "not an optimizer or schedule",
         "An optimizer or a schedule is given as a name with arguments: `adamw(lr=1e-3)`,\n"
         "`warmup_cosine(peak=3e-4, warmup=100, total=1000)`.",
+    ),
+    Code(
+        "GC0218",
+        "softmax applied twice",
+        "A warning: `cross_entropy` takes logits and applies the softmax itself. Of "
+        "probabilities it "
+        "makes\n"
+        "nearly equal ones, so the gradient is small and the loss never comes near zero.",
+        "dim B\nmodel m(x: float[B, 3], y: int[B]) -> float {\n    use fc = dense(3, 4)\n"
+        "    return mean(cross_entropy(softmax(fc(x)), y))\n}",
+    ),
+    Code(
+        "GC0219",
+        "sigmoid applied twice",
+        "A warning: `binary_cross_entropy_logits` takes logits and applies the sigmoid itself. "
+        "Hand in "
+        "the\n"
+        "logits, or use `binary_cross_entropy`, which takes probabilities.",
+        "dim B\nmodel m(x: float[B, 3], y: float[B, 1]) -> float {\n    use fc = dense(3, 1)\n"
+        "    return mean(binary_cross_entropy_logits(sigmoid(fc(x)), y))\n}",
+    ),
+    Code(
+        "GC0220",
+        "a softmax over the samples",
+        "A warning: the probabilities of a class sum to 1 over the samples of a batch, and not "
+        "those of "
+        "a sample\n"
+        "over the classes. What is predicted for one sample then depends on the others.",
+        "dim B\nmodel m(x: float[B, 3], y: float[B, 4]) -> float {\n    use fc = dense(3, 4)\n"
+        "    return -mean(y * log(softmax(fc(x), axis = 0)))\n}",
+    ),
+    Code(
+        "GC0221",
+        "two products that one could do",
+        "A warning: between two products with weights lie only affine operations, so both "
+        "together are "
+        "one affine\n"
+        "map. Told only where the size between them is no bottleneck: low-rank factors are left "
+        "alone.",
+        "dim B\nmodel m(x: float[B, 3]) -> float {\n    use a = dense(3, 8)\n    use b = "
+        "dense(8, 2)\n"
+        "    return mean(b(a(x))^2)\n}",
+    ),
+    Code(
+        "GC0222",
+        "every pair in place of every element",
+        "A warning: a column `[B, 1]` and a row `[B]` stretch to `[B, B]`. In a loss each "
+        "prediction is "
+        "then\n"
+        "compared with every target, and the best prediction is their mean. An outer difference "
+        "that is\n"
+        "meant is written `x[:, None] - y`.",
+        "dim B\nmodel m(x: float[B, 3], y: float[B]) -> float {\n    use fc = dense(3, 1)\n"
+        "    return mean((fc(x) - y)^2)\n}",
+    ),
+    Code(
+        "GC0223",
+        "a mean over one number",
+        "A warning: a value minus its mean over an axis of size 1 is zero, so a normalisation "
+        "passes "
+        "nothing on.\n"
+        "It happens with `layernorm(1)`, and with batch normalisation where the batch has one "
+        "sample.",
+        "dim B\nmodel m(x: float[B, 3]) -> float {\n    use fc = dense(3, 1)\n"
+        "    use ln = layernorm(1)\n    return mean(ln(fc(x))^2)\n}",
+    ),
+    Code(
+        "GC0224",
+        "an optimizer that divides by zero",
+        "A warning: the update divides by a root of the gradients so far. Where they all were "
+        "zero, as "
+        "behind a\n"
+        "ReLU that did not fire, it gives NaN. Add a small number to the divisor.",
+        "dim B\noptimizer mine(lr = 0.1) {\n    state v ~ zeros\n    update(p, g, t) {\n"
+        "        v = 0.9 * v + 0.1 * g^2\n        return p - lr * g / sqrt(v)\n    }\n}\n"
+        "model m(x: float[B, 3]) -> float {\n    use fc = dense(3, 1)\n    return mean(fc(x)^2)\n}",
     ),
 )
 

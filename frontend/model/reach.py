@@ -6,11 +6,15 @@ derivative interrupts. Regions are taken as a whole: what goes in reaches what c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from gradc.frontend.elaborate.context import Context
-from gradc.ir.tensor.core import Function, Role, Span, Value
+from gradc.frontend.model.suspect import own_line
+from gradc.ir.tensor.core import Function, Op, Role, Span, Value
 
+# How many names a warning lists.
+_SHOWN: Final = 6
 # Their derivative is zero wherever it exists.
 _INTERRUPTS: Final = frozenset(("stop_gradient", "floor", "round", "sign"))
 
@@ -34,19 +38,45 @@ def warn_unreached(ctx: Context, function: Function) -> None:
 def _warn_interrupted(
     ctx: Context, function: Function, used: set[Value], reached: set[Value]
 ) -> None:
-    """Parameters that are used and do not reach the loss: one warning for each declaration, naming
-    all instances.
+    """Parameters that are used and do not reach the loss: one warning for each place that cuts
+    them off, naming them all. One whose every reader is `stop_gradient` is frozen on purpose.
     """
-    by_span: dict[Span, list[str]] = {}
+    readers: dict[Value, list[Op]] = {}
+    for op in function.block.body:
+        for value in op.operands:
+            readers.setdefault(value, []).append(op)
+    by_place: dict[Span, dict[Span, list[str]]] = {}
     for slot, value in zip(function.parameters, function.block.parameters, strict=True):
-        if slot.role is Role.PARAM and slot.span is not None and value in used - reached:
-            by_span.setdefault(slot.span, []).append(slot.name)
-    for span, names in by_span.items():
-        shown = ", ".join(f"`{name}`" for name in names)
+        if slot.role is not Role.PARAM or slot.span is None or value not in used - reached:
+            continue
+        if all(op.name == "stop_gradient" for op in readers[value]):
+            continue
+        cut = _cut(value, readers)
+        place = (None if cut is None else own_line(cut.span)) or slot.span
+        by_place.setdefault(place, {}).setdefault(slot.span, []).append(slot.name)
+    for place, by_span in by_place.items():
+        names = [name for found in by_span.values() for name in found]
+        shown = ", ".join(f"`{name}`" for name in names[:_SHOWN])
+        if len(names) > _SHOWN:
+            shown += f" and {len(names) - _SHOWN} more"
         subject = f"parameter {shown} does" if len(names) == 1 else f"parameters {shown} do"
         tail = "its gradient is zero" if len(names) == 1 else "their gradients are zero"
-        help = "the way to the loss is interrupted, for example by `stop_gradient`"
-        ctx.warn("GC0211", f"{subject} not reach the loss: {tail}", span, help=help)
+        label = "" if place in by_span else "this has no derivative"
+        help = "let another way lead to the loss; for a parameter that is to stay, use `state`"
+        ctx.warn("GC0211", f"{subject} not reach the loss: {tail}", place, label=label, help=help)
+
+
+def _cut(value: Value, readers: Mapping[Value, list[Op]]) -> Op | None:
+    """The first op after ``value`` that lets no derivative through."""
+    waiting, seen = [value], {value}
+    while waiting:
+        for op in readers.get(waiting.pop(0), ()):
+            if op.name in _INTERRUPTS or not any(r.type.dtype.is_float for r in op.results):
+                return op
+            fresh = [r for r in op.results if r not in seen]
+            seen.update(fresh)
+            waiting += fresh
+    return None
 
 
 def _reaching(function: Function) -> set[Value]:

@@ -375,4 +375,4 @@ def test_types_are_called_as_the_program_calls_them() -> None:
 def test_a_dead_end_names_every_instance() -> None:
     text = "model m(x: float[2, 3]) -> float {\n use fs = dense(3, 3) * 3\n h = x\n"
     _, shown = findings(text + " for f in fs { h = h + floor(f(h)) }\n return sum(h) }")
-    assert "parameters `fs.0.w`, `fs.1.w`, `fs.2.w` do not reach the loss" in shown
+    assert "parameters `fs.0.w`, `fs.1.w`, `fs.2.w`, `fs.0.b`, `fs.1.b`, `fs.2.b` do not" in shown
