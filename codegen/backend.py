@@ -290,6 +290,9 @@ class Backend(Protocol):
     def about(self) -> str:
         """This machine in words."""
 
+    def beneath(self) -> str:
+        """What a verification of the loop programs still takes on trust."""
+
     def identity(self) -> str:
         """What tells this machine from others on which the same code runs otherwise fast."""
 

@@ -89,6 +89,9 @@ class Llvm:
     def about(self) -> str:
         return f"{host().cpu}, instruction sets {', '.join(available())}"
 
+    def beneath(self) -> str:
+        return "LLVM and the hardware below the loop programs"
+
     def identity(self) -> str:
         return f"{machine.processor()}\n{host().triple}\n{host().features}"
 

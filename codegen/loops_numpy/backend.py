@@ -69,6 +69,9 @@ class Reference:
     def about(self) -> str:
         return "NumPy"
 
+    def beneath(self) -> str:
+        return "NumPy, which runs the loop programs (ir/plan/execute)"
+
     def identity(self) -> str:
         return "reference"
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from gradc.runtime.commands.common import load_call
-from gradc.runtime.commands.flags import add_data, add_model
+from gradc.runtime.commands.flags import add_data, add_model, add_target
 from gradc.runtime.console import Console
 from gradc.runtime.files.data import write_text
 from gradc.runtime.files.ids import refuse_empty
-from gradc.runtime.native.arrays import Array
 from gradc.runtime.reports.diagnose import Diagnosis, flow_svg
 from gradc.runtime.reports.truncation import Truncation
 
@@ -19,6 +18,7 @@ from gradc.runtime.reports.truncation import Truncation
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_data(parser)
+    add_target(parser)
     parser.add_argument("--svg", metavar="FILE", help="draw the gradient by depth and by time")
     parser.add_argument("--json", action="store_true", help="everything measured, as JSON")
 
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Prints norms by layer, time step and parameter, then the findings, worst first."""
     model, inputs, params = load_call(options)
     refuse_empty(inputs)
-    diagnosis = model.diagnose(params, seed=options.seed, **_as_keywords(inputs))
+    diagnosis = model.diagnosed(params, inputs, seed=options.seed, target=options.target)
     if options.svg:
         write_text(Path(options.svg), flow_svg(diagnosis, model.name))
         console.message(f"wrote {options.svg}")
@@ -36,10 +36,6 @@ def run(options: argparse.Namespace, console: Console) -> int:
         return 0
     _tables(diagnosis, console)
     return 0
-
-
-def _as_keywords(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    return dict(inputs)
 
 
 def _tables(diagnosis: Diagnosis, console: Console) -> None:

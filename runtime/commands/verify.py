@@ -16,7 +16,7 @@ from gradc.ir.diagnostics.diagnostic import Diagnostic
 from gradc.passes.prove.report import KINDS, Report, Status, Verdict, certificate
 from gradc.runtime.cli import OK, REFUTED, USAGE
 from gradc.runtime.commands.common import load_model
-from gradc.runtime.commands.flags import add_model
+from gradc.runtime.commands.flags import add_model, add_target
 from gradc.runtime.console import Console
 from gradc.runtime.files.data import fail, save_npz
 from gradc.runtime.model.model import Model
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser, is_optional=True)
     parser.add_argument("--wrt", default="params", help="params, inputs, or names (params)")
     parser.add_argument("--budget", metavar="SIZE", help="most memory, e.g. 64MiB")
+    add_target(parser)
     parser.add_argument("--points", type=int, metavar="N", help="random points per obligation")
     parser.add_argument(
         "--sympy",
@@ -87,6 +88,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             points=options.points,
             numbers=options.numbers or options.html is not None,
             sympy=options.sympy,
+            target=options.target,
             progress=progress,
         )
     if options.json == "-":

@@ -438,18 +438,21 @@ class Model:
         Raises:
             DiagnosticError: for names and shapes that do not fit.
         """
+        return self.diagnosed(params, inputs, seed=seed)
+
+    def diagnosed(
+        self, params: Arrays, inputs: Mapping[str, Any], *, seed: int = 0, target: str = "cpu"
+    ) -> Diagnosis:
+        """``diagnose`` of inputs in a dictionary, with a gradient compiled for ``target``."""
         from gradc.runtime.reports.diagnose import diagnose, redrawn
         from gradc.runtime.reports.inexact import with_inexact
 
         check_seed(seed)
         arrays, model = self._check_call(params, inputs)
 
-        def redraw(name: str) -> dict[str, Array]:
-            return redrawn(model.parameters, name, seed)
-
         operands = {**params, **arrays}
-        found = diagnose(model.function, operands, redraw)
-        return with_inexact(found, self, model.function, operands)
+        found = diagnose(model.function, operands, partial(redrawn, model.parameters, seed=seed))
+        return with_inexact(found, self, model.function, operands, target)
 
     def _check_call(
         self, params: Arrays, inputs: Mapping[str, Any]
@@ -500,8 +503,7 @@ class Model:
         """Every obligation of the compilation of ``value_and_grad``, discharged and reported.
 
         Args:
-            wrt: as for ``value_and_grad``.
-            budget: as for ``value_and_grad``.
+            wrt, budget, target: as for ``value_and_grad``.
             points: random points per obligation.
         """
         # SymPy and flint are loaded for this alone.

@@ -44,12 +44,14 @@ MORE = 7
 _EPSILON = {DType.F64: 2.0**-52, DType.F32: 2.0**-23, DType.BF16: 2.0**-7, DType.F16: 2.0**-10}
 
 
-def measure(model: Model, dims: Mapping[str, int], names: Sequence[str]) -> tuple[Accuracy, ...]:
+def measure(
+    model: Model, dims: Mapping[str, int], names: Sequence[str], target: str = "cpu"
+) -> tuple[Accuracy, ...]:
     """The errors of the gradients by ``names`` at fresh parameters and random inputs."""
     function = model.lower(dims).function
     gradient = model.gradient_of(names)(function)
     values = _point(model, function, dims)
-    found = _compiled(model, function, names, values, model.init(0, dims))
+    found = _compiled(model, function, names, values, model.init(0, dims), target)
     exact, reference = _exact(gradient, values)
     moved = _moved(gradient, values, _coarsest(function))
     rows = []
@@ -73,7 +75,7 @@ class Unexplained:
 
 
 def unexplained(
-    model: Model, names: Sequence[str], operands: Mapping[str, Any]
+    model: Model, names: Sequence[str], operands: Mapping[str, Any], target: str = "cpu"
 ) -> tuple[Unexplained, ...]:
     """The gradients by ``names`` at ``operands`` (parameters, states and inputs) whose error their
     precision does not explain; against f64, without finite differences.
@@ -88,7 +90,7 @@ def unexplained(
         np.asarray(operands[s.name]).astype(NumpyArrays.dtype(v.type.dtype)) for s, v in pairs
     ]
     gradient = model.gradient_of(names)(function)
-    found = _compiled(model, function, names, values, operands)
+    found = _compiled(model, function, names, values, operands, target)
     exact = _wide(gradient, values)
     places, coarsest = cotangents(gradient), _coarsest(function)
     wrong: dict[str, Unexplained] = {}
@@ -113,14 +115,16 @@ def _compiled(
     names: Sequence[str],
     values: Sequence[Any],
     held: Mapping[str, Any],
+    target: str,
 ) -> dict[str, Any]:
-    """What the machine code gives at ``values``; parameters that the program does not read are
+    """What the compiled program gives at ``values``; parameters that the program does not read are
     those of ``held``.
     """
     given = {s.name: v for s, v in zip(function.parameters, values, strict=True)}
     params = {n: given.get(n, held[n]) for n in held if n not in model.inputs}
     inputs = {n: given.get(n, held.get(n)) for n in model.inputs}
-    return dict(model.value_and_grad(tuple(names))(params, **inputs)[1])
+    compiled = model.value_and_grad(tuple(names), target=target)
+    return dict(compiled(params, **inputs)[1])
 
 
 def _coarsest(function: Function) -> float:

@@ -22,7 +22,11 @@ _WIDER = {"f16": ("bf16", "f32"), "bf16": ("f32",), "f32": ("f64",)}
 
 
 def with_inexact(
-    diagnosis: Diagnosis, model: Model, function: Function, operands: Mapping[str, Any]
+    diagnosis: Diagnosis,
+    model: Model,
+    function: Function,
+    operands: Mapping[str, Any],
+    target: str = "cpu",
 ) -> Diagnosis:
     """``diagnosis`` with what is inexact among its findings, worst first as before."""
     slots = function.parameters
@@ -30,11 +34,11 @@ def with_inexact(
     names = [s.name for s in slots if s.role is Role.PARAM] or [
         s.name for s, v in pairs if s.role is Role.INPUT and v.type.dtype.is_float
     ]
-    wrong = unexplained(model, names, operands) if names else ()
+    wrong = unexplained(model, names, operands, target) if names else ()
     if not wrong:
         return diagnosis
     spans = {slot.name: slot.span for slot in slots}
-    remedy, effect = _remedy(model, wrong, operands)
+    remedy, effect = _remedy(model, wrong, operands, target)
     findings = [
         Finding("inexact", _said(one, model.precision), spans[one.name], 4.0, remedy, effect)
         for one in wrong
@@ -51,12 +55,12 @@ def _said(one: Unexplained, precision: str) -> str:
 
 
 def _remedy(
-    model: Model, wrong: tuple[Unexplained, ...], operands: Mapping[str, Any]
+    model: Model, wrong: tuple[Unexplained, ...], operands: Mapping[str, Any], target: str
 ) -> tuple[str, str]:
     names = [one.name for one in wrong]
     for precision in _WIDER.get(model.precision, ()):
         tried = type(model)(model.program, model.name, model.dims, precision)
-        if not unexplained(tried, names, operands):
+        if not unexplained(tried, names, operands, target):
             count = "it is" if len(names) == 1 else f"all {len(names)} are"
             effect = f"in {precision} {count} as exact as its rounding allows"
             return f"compute in {precision}: `--precision {precision}`", effect

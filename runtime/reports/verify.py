@@ -36,6 +36,7 @@ from gradc.runtime.files.data import fail, write_text
 from gradc.runtime.files.read import read_program
 from gradc.runtime.model.model import Model
 from gradc.runtime.native.compile import Options, compile_options, pipeline_options
+from gradc.runtime.native.load import backend_of
 from gradc.runtime.render.notebook import framed
 from gradc.runtime.reports.accuracy import measure
 from gradc.runtime.reports.independent import is_late, sympy_verdicts
@@ -51,7 +52,6 @@ TRUSTED = (
     "the meanings of the ops (ir/ops, `evaluate`), in which forward programs are understood",
     "the table of derivatives of scalar functions (ir/domains/dual.py)",
     "NumPy's integer arithmetic and python-flint's balls",
-    "LLVM and the hardware below the loop programs",
 )
 
 
@@ -99,6 +99,7 @@ class VerifyKeywords(TypedDict, total=False):
     points: int | None
     numbers: bool
     sympy: float
+    target: str
     progress: Callable[[str], None] | None
 
 
@@ -110,6 +111,7 @@ def verify_model(
     points: int | None = None,
     numbers: bool = False,
     sympy: float = SYMPY_SECONDS,
+    target: str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> Verified:
     """Verifies the gradients of ``model`` as ``value_and_grad`` compiles them.
@@ -118,6 +120,7 @@ def verify_model(
         points: random points per obligation; by default more for smaller programs.
         numbers: also compile, and measure the error of what the machine code computes.
         sympy: at most so many CPU seconds for SymPy's own derivative at a small shape; 0: none.
+        target: what it is compiled for.
         progress: called with what is done next.
 
     Raises:
@@ -126,7 +129,7 @@ def verify_model(
     start = time.perf_counter()
     if progress is not None:
         progress("compile")
-    options = compile_options(budget=budget)
+    options = compile_options(budget=budget, target=target)
     names = model.select(wrt) or model.select("inputs")
     free, chosen = free_dims(model)
     least = _least(model, free, options)
@@ -153,13 +156,13 @@ def verify_model(
         chosen=chosen,
         probe_dims=small,
         precision=model.precision,
-        options=_asked(names, options.budget, points, sympy),
+        options=_asked(names, options, points, sympy),
         seed=seed,
         versions=_versions(),
         verdicts=tuple(found.verdicts),
-        accuracy=measure(at_probe, small, names) if numbers else (),
+        accuracy=measure(at_probe, small, names, target) if numbers else (),
         notes=tuple(found.notes),
-        trusted=TRUSTED,
+        trusted=(*TRUSTED, backend_of(target).beneath()),
         seconds={**found.seconds, "total": time.perf_counter() - start},
     ).about(model)
 
@@ -227,14 +230,15 @@ def _subject(
 
 
 def _asked(
-    names: tuple[str, ...], budget: int | None, points: int | None, sympy: float
+    names: tuple[str, ...], options: Options, points: int | None, sympy: float
 ) -> dict[str, str]:
     """What was asked for, as a replay needs it."""
     return {
         "wrt": ",".join(names),
-        "budget": "" if budget is None else str(budget),
+        "budget": "" if options.budget is None else str(options.budget),
         "points": "" if points is None else str(points),
         "sympy": f"{sympy:g}",
+        "target": options.target,
     }
 
 
@@ -260,7 +264,12 @@ def replay(data: Mapping[str, Any], path: str | None = None) -> tuple[Verified, 
     wrt = tuple(options["wrt"].split(","))
     sympy = float(options.get("sympy", "0"))
     found = verify_model(
-        model, wrt=wrt, budget=options["budget"] or None, points=points, sympy=sympy
+        model,
+        wrt=wrt,
+        budget=options["budget"] or None,
+        points=points,
+        sympy=sympy,
+        target=options.get("target", "cpu"),
     )
     differing = []
     if data.get("digest") != claimed.digest:

@@ -156,3 +156,26 @@ def test_every_target_of_the_command_line_is_a_backend() -> None:
         net = small(ROOT / "examples" / "digits" / "mlp.grad", "mlp")
         asked = pipeline_options(None, net.value_and_grad(target=name).options)
         assert asked.scratch is not None and asked.target.threads >= 1
+
+
+def test_reports_are_of_the_target_that_is_asked_for(tmp_path: Path) -> None:
+    """Verification and diagnosis compile for it; a certificate says so, and replays on it."""
+    net = gradc.loads("""
+        model m(target: float[3]) -> float {
+            param w: float[3] ~ normal(1)
+            return mean((w - target)^2)
+        }
+    """)
+    found = net.verify(target="reference", numbers=True, sympy=0)
+    assert found.ok and found.accuracy
+    assert found.options["target"] == "reference"
+    assert [text for text in found.trusted if "NumPy, which runs" in text]
+    assert "LLVM" not in " ".join(found.trusted)
+    inputs = {"target": np.ones(3, np.float32)}
+    kinds = {
+        target: [f.kind for f in net.diagnosed(net.init(0), inputs, target=target).findings]
+        for target in MODULES
+    }
+    assert kinds["cpu"] == kinds["reference"]
+    with pytest.raises(gradc.DiagnosticError, match="abacus"):
+        net.verify(target="abacus")
