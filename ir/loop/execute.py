@@ -89,7 +89,7 @@ class Scalars:
 
     def neutral(self, kind: str, dtype: DType) -> Array:
         """The identity of a fold."""
-        return np.asarray(_neutral(kind, dtype), self.computed(dtype))
+        return np.asarray(neutral(kind, dtype), self.computed(dtype))
 
     def exchange(self, statement: Exchange, parts: Array) -> None:
         """Exchanges ``parts``, of [ranks, n] elements in memory, with the other ranks, in place."""
@@ -323,7 +323,7 @@ def _identity(scalars: Scalars, fold: Fold) -> Array:
     return scalars.neutral(fold.combine, fold.result.dtype)
 
 
-def _neutral(kind: str, dtype: DType) -> Any:
+def neutral(kind: str, dtype: DType) -> Any:
     """The identity of a fold in machine numbers."""
     if kind == "add":
         return 0

@@ -57,7 +57,7 @@ model m(x: float[B, T, D]) -> float {
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is large enough to be cut, and tiles are small."""
     monkeypatch.setattr(tiling, "LEAST", 1)
-    monkeypatch.setattr(tiling, "TILE", 150)
+    monkeypatch.setattr(tiling, "TILE", 40)
 
 
 def lowered(text: str, **inputs: Any) -> tuple[Function, list[Any], tuple[str, ...]]:
@@ -74,10 +74,17 @@ def arrays(*shape: int, count: int) -> list[Any]:
     return [rng.normal(size=shape) for _ in range(count)]
 
 
-def scans(function: Function) -> int:
-    inside = [r for op in function.block.body for r in op.regions]
-    ops = [*function.block.body, *(op for region in inside for op in region.body)]
-    return sum(op.name == "scan" for op in ops)
+def tiles(function: Function) -> int:
+    """Pieces of a score matrix that are written out: checkpoints with a product of their own."""
+    stack, found = [function.block], 0
+    while stack:
+        block = stack.pop()
+        for op in block.body:
+            inside = [o for region in op.regions for o in region.body]
+            is_innermost = op.name == "checkpoint" and not any(o.regions for o in inside)
+            found += is_innermost and any(o.name == "contract" for o in inside)
+            stack += op.regions
+    return found
 
 
 def largest(function: Function) -> int:
@@ -93,7 +100,7 @@ def largest(function: Function) -> int:
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("length", [6, 12, 30])
+@pytest.mark.parametrize("length", [6, 13, 30])
 @pytest.mark.parametrize("text", [HEADS, ONE_HEAD])
 def test_tiles_give_the_same_gradients(text: str, length: int) -> None:
     shape = (3, length, 2, 4) if text is HEADS else (length, 4)
@@ -101,7 +108,7 @@ def test_tiles_give_the_same_gradients(text: str, length: int) -> None:
     plain, operands, names = lowered(text, q=q, k=k, v=v)
     cut = tiling.tile(plain)
     verify_function(cut)
-    assert scans(cut) == 1
+    assert tiles(cut) >= (length // 6 if text is HEADS else 1)
     expected, found = (run(NumpyArrays(), value_and_grad(f, names), operands) for f in (plain, cut))
     for e, f in zip(expected, found, strict=True):
         np.testing.assert_allclose(f, e, rtol=1e-11, atol=1e-14)
@@ -113,7 +120,7 @@ def test_no_whole_score_matrix_is_left_in_either_sweep() -> None:
     plain, _, names = lowered(HEADS, q=q, k=k, v=v)
     scores = 3 * 2 * 30 * 30
     assert largest(value_and_grad(plain, names)) >= scores
-    assert largest(value_and_grad(tiling.tile(plain), names)) <= scores / 2
+    assert largest(value_and_grad(tiling.tile(plain), names)) <= scores / 4
 
 
 @pytest.mark.usefixtures("small")
@@ -121,7 +128,7 @@ def test_it_works_inside_checkpoints() -> None:
     (x,) = arrays(2, 12, 8, count=1)
     plain, operands, names = lowered(BLOCK, x=x)
     cut = tiling.tile(plain)
-    assert scans(cut) == 1
+    assert tiles(cut) == 1
     expected, found = (run(NumpyArrays(), value_and_grad(f, names), operands) for f in (plain, cut))
     for e, f in zip(expected, found, strict=True):
         np.testing.assert_allclose(f, e, rtol=1e-11, atol=1e-14)
@@ -149,7 +156,7 @@ def test_programs_that_need_the_matrix_or_mix_rows_are_left_alone(body: str) -> 
     expected, found = (run(NumpyArrays(), value_and_grad(f, names), operands) for f in (plain, cut))
     for e, f in zip(expected, found, strict=True):
         np.testing.assert_array_equal(f, e)
-    assert scans(cut) == 0
+    assert tiles(cut) == 0
 
 
 def test_small_matrices_stay_whole() -> None:
@@ -158,19 +165,8 @@ def test_small_matrices_stay_whole() -> None:
     assert tiling.tile(plain) is plain
 
 
-def test_the_plan_of_long_attention_has_no_score_matrix() -> None:
-    """Compiled, at 2048 positions: the arena is far smaller than the matrix alone."""
-    net = loads(HEADS)
-    rng = np.random.default_rng(0)
-    q, k, v = (rng.normal(size=(1, 2048, 2, 4)).astype(np.float32) for _ in range(3))
-    gradient = net.value_and_grad(("scale", "q"))
-    loss, grads = gradient(net.init(0), q=q, k=k, v=v)
-    arena = gradient.entry({"q": q, "k": k, "v": v}).native.signature.arena_bytes
-    assert arena < 0.6 * (2 * 2048 * 2048 * 4)
-    s = np.einsum("bqnd,bknd->bnqk", q.astype(float), k.astype(float)) / 2
-    s = np.where(np.tril(np.ones((2048, 2048), bool)), s, -np.inf)
-    a = np.exp(s - s.max(-1, keepdims=True))
-    a /= a.sum(-1, keepdims=True)
-    o = np.einsum("bnqk,bknd->bqnd", a, v.astype(float))
-    assert loss == pytest.approx((o**3).mean(), rel=1e-4)
-    assert np.isfinite(grads["q"]).all()
+@pytest.mark.parametrize("length", [1451, 2048])
+def test_the_plan_of_long_attention_has_no_score_matrix(length: int) -> None:
+    """The arena is far smaller than the matrix alone."""
+    plan = loads(HEADS).plan(wrt=("scale", "q"), dims={"B": 1, "T": length})
+    assert plan.plan.arena_bytes < 0.3 * (2 * length * length * 4)
