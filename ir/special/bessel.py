@@ -79,6 +79,68 @@ special("y0", _y0, lambda w, y, x: w.neg(w("y1", x)), wide=True)
 special("y1", _y1, lambda w, y, x: w.sub(w("y0", x), w.div(y, x)), wide=True)
 
 
+# --- J of whole orders
+
+
+def _series_j(k: Any, x: Any, order: int) -> Any:
+    """(x/2)^n / n! times a series, whose terms fall where x^2 <= 4 (n + 1)."""
+    square = k.mul(k.mul(x, x), k.const(-0.25))
+    terms = [1.0]
+    for n in range(1, 20):
+        terms.append(terms[-1] / (n * (order + n)))
+    series = polynomial(k, square, tuple(reversed(terms)))
+    power = k.const(1.0)
+    for n in range(order):
+        power = k.mul(power, k.mul(x, k.const(0.5 / (n + 1))))
+    return k.mul(power, series)
+
+
+def _backward_j(k: Any, x: Any, order: int) -> Any:
+    """Miller's recurrence down from a high order, whose sum 1 = J0 + 2 J2 + 2 J4 + ... says the
+    scale.
+    """
+    start = 2 * ((order + int(math.sqrt(160 * order))) // 2)
+    turn = k.div(k.const(2.0), x)
+    above, at = k.const(0.0), k.const(1.0)
+    total, found = k.const(0.0), k.const(0.0)
+    for n in range(start, 0, -1):
+        above, at = at, k.sub(k.mul(k.mul(k.const(float(n)), turn), at), above)
+        if n - 1 == order:
+            found = at
+        if (n - 1) % 2 == 0:
+            total = k.add(total, k.mul(k.const(1.0 if n == 1 else 2.0), at))
+    return k.div(found, total)
+
+
+def _jn(k: Any, x: Any, order: int) -> Any:
+    """Forward recurrence where |x| > n; a series, or Miller's recurrence, below."""
+    if order < 2:
+        return (_j0, _j1)[order](k, x)
+    a, bound = k.abs(x), 2 * math.sqrt(order + 1.0)
+    far = k.gt(a, k.const(float(order)))
+    turn = k.div(k.const(2.0), k.select(far, a, k.const(float(order))))
+    before, at = _j0(k, a), _j1(k, a)
+    for n in range(1, order):
+        before, at = at, k.sub(k.mul(k.mul(k.const(float(n)), turn), at), before)
+    low = _series_j(k, k.min(a, k.const(min(bound, float(order)))), order)
+    if bound < order:
+        middle = k.max(k.min(a, k.const(float(order))), k.const(bound))
+        low = k.select(k.le(a, k.const(bound)), low, _backward_j(k, middle, order))
+    found = k.select(far, at, low)
+    found = k.select(k.ne(x, x), x, found)
+    return k.select(k.lt(x, k.const(0.0)), k.neg(found), found) if order % 2 else found
+
+
+def _jn_slope(w: Any, y: Any, x: Any, order: int) -> Any:
+    if order == 0:
+        return w.neg(w("jn", x, order=1))
+    both = w.sub(w("jn", x, order=order - 1), w("jn", x, order=order + 1))
+    return w.mul(w.const(0.5), both)
+
+
+special("jn", _jn, _jn_slope, wide=True, ordered=True)
+
+
 def _scaled_i(order: int) -> Any:
     near, far = ((table.I0_NEAR, table.I0_FAR), (table.I1_NEAR, table.I1_FAR))[order]
 

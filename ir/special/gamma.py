@@ -130,11 +130,50 @@ def _gamma(k: Any, x: Any) -> Any:
     return k.select(odd, k.neg(size), size)
 
 
+def _gamma_sign(k: Any, x: Any) -> Any:
+    half = k.mul(k.floor(x), _c(k, 0.5))
+    odd = k.logical_and(k.lt(x, _c(k, 0.0)), k.ne(half, k.floor(half)))
+    pole = k.logical_and(k.lt(x, _c(k, 0.0)), k.eq(x, k.floor(x)))
+    found = k.select(odd, _c(k, -1.0), _c(k, 1.0))
+    found = k.select(k.eq(x, _c(k, 0.0)), k.sign(k.div(_c(k, 1.0), x)), found)
+    return k.select(k.logical_or(pole, k.ne(x, x)), _c(k, math.nan), found)
+
+
 special("gamma", _gamma, lambda w, y, x: w.mul(y, w("digamma", x)), wide=True)
+special("gammasgn", _gamma_sign, lambda w, y, x: w.const(0.0))
+special(
+    "rgamma",
+    lambda k, x: k.div(_c(k, 1.0), _gamma(k, x)),
+    lambda w, y, x: w.neg(w.mul(y, w("digamma", x))),
+    wide=True,
+)
+
+
+def _stirling(k: Any, x: Any) -> Any:
+    """What Stirling's formula leaves of log gamma, from 10 on."""
+    inverse = k.div(_c(k, 1.0), x)
+    series = [b / (2 * n * (2 * n - 1)) for n, b in enumerate(_BERNOULLI, 1)]
+    return k.mul(inverse, polynomial(k, k.mul(inverse, inverse), tuple(reversed(series))))
 
 
 def _log_beta(k: Any, a: Any, b: Any) -> Any:
-    return k.sub(k.add(_log_gamma(k, a), _log_gamma(k, b)), _log_gamma(k, k.add(a, b)))
+    """From 10 on the large terms of log gamma cancel beforehand (DiDonato and Morris, 1992)."""
+    p, q = k.min(a, b), k.max(a, b)
+    both = k.add(p, q)
+    direct = k.sub(k.add(_log_gamma(k, a), _log_gamma(k, b)), _log_gamma(k, both))
+    far, near = k.ge(q, _c(k, 10.0)), k.lt(p, _c(k, 10.0))
+    x, y = k.select(near, _c(k, 10.0), p), k.select(far, q, _c(k, 10.0))
+    p = k.select(far, p, _c(k, 1.0))
+    whole = k.add(p, y)
+    rest = k.sub(_stirling(k, y), _stirling(k, whole))
+    fall = k.mul(k.sub(y, _c(k, 0.5)), k.log1p(k.neg(k.div(p, whole))))
+    rest = k.add(rest, fall)
+    one = k.add(k.add(_log_gamma(k, p), p), k.neg(k.mul(p, k.log(whole))))
+    two = k.mul(k.sub(x, _c(k, 0.5)), k.log(k.div(x, whole)))
+    two = k.add(
+        k.add(two, _stirling(k, x)), k.sub(_c(k, HALF_LOG_2PI), k.mul(_c(k, 0.5), k.log(whole)))
+    )
+    return k.select(far, k.add(rest, k.select(near, one, two)), direct)
 
 
 def _rise(w: Words, own: Any, other: Any) -> Any:
@@ -260,6 +299,18 @@ def _erfinv(k: Any, x: Any) -> Any:
     return k.select(k.lt(x, _c(k, 0.0)), k.neg(y), k.select(k.eq(x, _c(k, 0.0)), x, y))
 
 
+def _erfcinv(k: Any, z: Any) -> Any:
+    upper = k.gt(z, _c(k, 1.0))
+    tail = k.select(upper, k.sub(_c(k, 2.0), z), z)
+    inside = k.gt(tail, _c(k, 0.0))
+    far = _erfc_inverse(k, k.select(inside, tail, _c(k, 0.5)))
+    end = k.select(k.eq(tail, _c(k, 0.0)), _c(k, INF), _c(k, math.nan))
+    far = k.select(inside, far, end)
+    far = k.select(upper, k.neg(far), far)
+    near = k.lt(k.abs(k.sub(z, _c(k, 1.0))), _c(k, 0.5))
+    return k.select(near, _erfinv(k, k.sub(_c(k, 1.0), k.select(near, z, _c(k, 1.0)))), far)
+
+
 def _ndtri(k: Any, p: Any) -> Any:
     half, one = _c(k, 0.5), _c(k, 1.0)
     upper = k.gt(p, half)
@@ -274,6 +325,12 @@ special(
     "erfinv",
     _erfinv,
     lambda w, y, x: w.mul(w.const(ROOT_PI / 2), w.exp(w.mul(y, y))),
+    wide=True,
+)
+special(
+    "erfcinv",
+    _erfcinv,
+    lambda w, y, z: w.mul(w.const(-ROOT_PI / 2), w.exp(w.mul(y, y))),
     wide=True,
 )
 special(

@@ -42,10 +42,11 @@ from gradc.runtime.tracing.trace import (
 Make = Callable[..., Any]
 
 
-def _holds_traced(item: Any) -> bool:
+def holds_traced(item: Any) -> bool:
+    """Whether an item is traced, or a list or tuple that holds a traced one."""
     if type(item) is Traced:
         return True
-    return type(item) in (list, tuple) and any(map(_holds_traced, item))
+    return type(item) in (list, tuple) and any(map(holds_traced, item))
 
 
 def array_of(t: Trace, item: Any, dtype: Any = None) -> Traced:
@@ -62,7 +63,7 @@ def _made_of(original: Make, is_copied: bool) -> Make:
     """``numpy.array`` and ``asarray``."""
 
     def make(t: Trace, item: Any, dtype: Any = None, *args: Any, **options: Any) -> Any:
-        if not _holds_traced(item):
+        if not holds_traced(item):
             return original(item, dtype, *args, **options)
         if type(item) is Traced and not is_copied and dtype in (None, item.dtype):
             return item
@@ -93,7 +94,7 @@ def _filled_like(original: Make, number: float | None) -> Make:
     """The same like an array that is NumPy's own; like a traced one they are functions of it."""
 
     def make(t: Trace, like: Any, *args: Any, **options: Any) -> Any:
-        if _holds_traced([like, *args]):
+        if holds_traced([like, *args]):
             return original(like, *args, **options)
         made = original(like, *args, **options)
         return _own(t, made, made.ravel()[0] if number is None and made.size else number or 0)
@@ -129,7 +130,7 @@ class _Joiner:
     def __getitem__(self, key: Any) -> Any:
         items = key if type(key) is tuple else (key,)
         trace = current_trace()
-        if trace is None or not _holds_traced(items):
+        if trace is None or not holds_traced(items):
             return self._original[key]
         if any(type(item) is str for item in items):
             name = "c_" if self._is_column else "r_"

@@ -16,6 +16,7 @@ from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.ir.tensor.core import DType, Function, Role, Slot, TensorType
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.tracing.complexes import whole
+from gradc.runtime.tracing.foreign import present
 from gradc.runtime.tracing.pairs import ComplexType, Pair
 from gradc.runtime.tracing.trace import Trace, Traced, dtype_of
 from gradc.runtime.tracing.trees import LEAF, Static, Structure, flatten, rebuild
@@ -86,6 +87,23 @@ def record(
         DiagnosticError: for what cannot be traced, also where the function swallowed it; GC0565 for
             a result of another form.
     """
+    before = present()
+    try:
+        return _recorded(function, structure, arguments, has_aux, is_loss)
+    except DiagnosticError:
+        if present() == before:
+            raise
+        # The function itself loaded a module of SciPy's, whose functions had no rules yet.
+        return _recorded(function, structure, arguments, has_aux, is_loss)
+
+
+def _recorded(
+    function: Callable[..., Any],
+    structure: Structure,
+    arguments: Sequence[Argument],
+    has_aux: bool,
+    is_loss: bool,
+) -> Recorded:
     with Trace() as trace:
         values = [trace.argument(a.name, a.type) for a in arguments]
         wrapped = [trace.wrap(v, a.kind) for v, a in zip(values, arguments, strict=True)]

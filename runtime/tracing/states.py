@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 
 import gradc.runtime.tracing.tables  # noqa: F401  (fills the tables)
-from gradc.runtime.tracing.refused import DENSITIES, REFUSED, instead
+from gradc.runtime.tracing.distributions import CONTINUOUS, DISCRETE
+from gradc.runtime.tracing.foreign import MODULES, RULES
+from gradc.runtime.tracing.refused import REFUSED, instead
 from gradc.runtime.tracing.trace import FUNCTIONS, UFUNCS, WITH_COMPLEX, Traced
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "functions-table.md"
@@ -103,6 +105,7 @@ FLAT = frozenset(
         "shape",
         "size",
         "linalg.matrix_rank",
+        "gammasgn",
     ]
 )
 
@@ -270,8 +273,9 @@ def _method_states() -> Iterator[State]:
 def _scipy_states(module: ModuleType) -> Iterator[State]:
     for name in sorted(set(module.__all__)):
         item = getattr(module, name)
-        if isinstance(item, np.ufunc) and item.__name__ in UFUNCS:
-            yield State(name, "traced")
+        is_row = isinstance(item, np.ufunc) and item.__name__ in UFUNCS
+        if is_row or f"{module.__name__}.{name}" in RULES:
+            yield State(name, "flat" if name in FLAT else "traced")
         elif _is_plain(name, item):
             yield State(name, "plain")
         else:
@@ -286,13 +290,35 @@ def all_states() -> dict[str, list[State]]:
         "numpy.linalg": list(_numpy_states(np.linalg, "linalg.")),
         "numpy.fft": list(_numpy_states(np.fft, "fft.")),
     }
-    for name in ("scipy.special", "scipy.linalg"):
-        module = importlib.import_module(name)
-        found[name] = list(_scipy_states(module))
-    found["scipy.stats log-densities"] = [
-        State(f"{name}.logpdf", "refused", text) for name, text in DENSITIES.items()
-    ]
+    for name in MODULES:
+        importlib.import_module(MODULES[name])
+        if name in ("scipy.special", "scipy.linalg"):
+            found[name] = list(_scipy_states(importlib.import_module(name)))
+        elif name != "scipy.stats":
+            names = sorted(n for n, rule in RULES.items() if not hasattr(rule, "refuses"))
+            own = [n.removeprefix(f"{name}.") for n in names if n.startswith(name)]
+            found[f"{name}: what is traced of it"] = [State(n, "traced") for n in own]
+    found["scipy.stats: what is traced of it"] = list(_distribution_states())
     return found
+
+
+def _distribution_states() -> Iterator[State]:
+    """Every method of the distributions that has a rule."""
+    laws: dict[str, Any] = {**CONTINUOUS, **DISCRETE}
+    for name, law in laws.items():
+        methods = ["logpdf", "pdf"] if name in CONTINUOUS else ["logpmf", "pmf"]
+        if law.cdf is not None or law.sf is not None:
+            methods += ["cdf", "sf", "logcdf", "logsf"]
+        if getattr(law, "ppf", None) is not None:
+            methods += ["ppf", "isf"]
+        yield State(f"{name} ({', '.join(methods)})", "traced")
+    vectors: dict[str, list[str]] = {}
+    for rule in RULES:
+        _, _, owner, method, *_ = [*rule.split("."), "", ""]
+        if rule.startswith("scipy.stats.") and not owner.startswith("rv_") and method[:1] != "_":
+            vectors.setdefault(owner, []).append(method)
+    for owner, names in sorted(vectors.items()):
+        yield State(f"{owner} ({', '.join(names)})", "traced")
 
 
 def render() -> str:

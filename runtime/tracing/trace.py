@@ -116,10 +116,10 @@ class OutOfRange(DiagnosticError, IndexError):
 
 
 def user_span() -> Span:
-    """The nearest frame outside gradc and NumPy: the user's own code."""
+    """The nearest frame outside gradc, NumPy and SciPy: the user's own code."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
-        if not str(frame.f_globals.get("__name__", "")).startswith(("gradc.", "numpy")):
+        if not str(frame.f_globals.get("__name__", "")).startswith(("gradc.", "numpy", "scipy.")):
             break
         frame = frame.f_back
     line = frame.f_lineno

@@ -26,7 +26,23 @@ ROWS = {
         *("logaddexp", "exp2", "log2", "log10", "sinh", "cosh", "arcsinh", "arccosh", "arctanh"),
         *("arctan", "arctan2", "arcsin", "arccos", "hypot", "cbrt"),
         *("expit", "logit", "log_expit", "xlogy", "xlog1py", "gammaln", "erfc", "erfcx"),
-        *("erfinv", "ndtr", "log_ndtr", "ndtri", "j0", "j1", "y0", "y1", "i0", "i1", "i0e", "i1e"),
+        *(
+            "erfinv",
+            "erfcinv",
+            "rgamma",
+            "gammasgn",
+            "ndtr",
+            "log_ndtr",
+            "ndtri",
+            "j0",
+            "j1",
+            "y0",
+            "y1",
+            "i0",
+            "i1",
+            "i0e",
+            "i1e",
+        ),
         *("entr", "rel_entr", "kl_div", "betaln", "beta", "gamma"),
     )
 } | {"psi": "digamma"}
@@ -203,6 +219,33 @@ def _conjugate(t: Trace, x: Any) -> Value:
     return t.lift(x)
 
 
+def _huber(t: Trace, delta: Any, r: Any) -> Value:
+    d, x = (t.wrap(v) for v in t.promote([delta, r]))
+    size = np.abs(x)
+    found = np.where(size <= d, 0.5 * x * x, d * (size - 0.5 * d))
+    return t.lift(np.where(d < 0, np.inf, found))
+
+
+def _pseudo_huber(t: Trace, delta: Any, r: Any) -> Value:
+    d, x = (t.wrap(t.as_float(v)) for v in t.promote([delta, r]))
+    flat = np.logical_or(d == 0, x == 0)
+    ratio = x / np.where(d == 0, 1.0, d)
+    found = x * x / (1 + np.sqrt(1 + ratio * ratio))
+    found = np.where(flat, 0.5 * x * x * np.where(d == 0, 0.0, 1.0), found)
+    return t.lift(np.where(d < 0, np.inf, found))
+
+
+def _log_gamma(t: Trace, x: Any) -> Value:
+    """Of real numbers, whose logarithm is real from 0 on."""
+    value = t.wrap(t.as_float(t.lift(x)))
+    found = t.wrap(t.special("gammaln", value.value))
+    return t.lift(np.where(value < 0, np.nan, found))
+
+
+def _composed(rule: Callable[[Any], Any]) -> Callable[..., Value]:
+    return lambda t, x: t.lift(rule(t.wrap(t.as_float(t.lift(x)))))
+
+
 def _vectors(rule: Callable[[Any, Any], Any]) -> Callable[..., Value]:
     def apply(t: Trace, a: Any, b: Any) -> Value:
         return t.lift(rule(t.wrap(t.lift(a)), t.wrap(t.lift(b))))
@@ -243,6 +286,12 @@ UFUNCS.update(
         "clip": _clip,
         "conjugate": _conjugate,
         "erf": lambda t, x: t.emit("erf", t.as_float(t.lift(x))),
+        "huber": _huber,
+        "pseudo_huber": _pseudo_huber,
+        "loggamma": _log_gamma,
+        "exp10": _composed(lambda x: 10.0**x),
+        "cosm1": _composed(lambda x: -2 * np.sin(0.5 * x) ** 2),
+        "round": lambda t, x: UFUNCS["rint"](t, x),
         "vecdot": _vectors(lambda a, b: np.sum(a * b, axis=-1)),
         "matvec": _vectors(lambda a, b: np.matmul(a, b[..., None])[..., 0]),
         "vecmat": _vectors(lambda a, b: np.matmul(a[..., None, :], b)[..., 0, :]),

@@ -16,6 +16,7 @@ from gradc.codegen.special_fit import FITS, TARGET, fitted
 from gradc.ir.special.table import TABLE, special
 from gradc.runtime.tracing.trace import UFUNCS
 from gradc.runtime.tracing.transforms import grad as fill_the_tables
+from tests.support.interpreted import evaluated
 
 sp = pytest.importorskip("scipy.special")
 
@@ -32,6 +33,11 @@ RANGES: tuple[tuple[str, float, float, float, bool], ...] = (
     ("erfc", -3.0, 3.0, 4e-15, False),
     ("erfc", 3.0, 26.0, 2e-13, False),
     ("erfcx", -3.0, 1e3, 3e-15, False),
+    ("erfcinv", 1e-12, 1.999, 3e-15, True),
+    ("rgamma", -4.9, 30.0, 2e-13, True),
+    ("loggamma", 0.1, 3.0, 2e-15, True),
+    ("exp10", -9.0, 9.0, 4e-15, False),
+    ("cosm1", -1e-3, 1e-3, 5e-16, False),
     ("erfinv", -0.999, 0.999, 2e-15, False),
     ("ndtr", -10.0, 10.0, 1e-13, False),
     ("log_ndtr", -1e3, 10.0, 1e-13, False),
@@ -112,6 +118,18 @@ PAIRS: tuple[tuple[str, tuple[float, float], tuple[float, float]], ...] = (
     ("xlog1py", (0.0, 3.0), (-0.5, 3.0)),
     ("rel_entr", (0.1, 3.0), (0.2, 3.0)),
     ("kl_div", (0.1, 3.0), (0.2, 3.0)),
+    ("gammainc", (0.2, 9.0), (0.01, 20.0)),
+)
+# The same in the interpreter, whose quadratures need not be compiled.
+INTERPRETED: tuple[tuple[str, tuple[float, float], tuple[float, float]], ...] = (
+    ("huber", (0.5, 2.0), (-3.0, 3.0)),
+    ("pseudo_huber", (0.5, 2.0), (-3.0, 3.0)),
+    ("gammaincc", (0.2, 9.0), (0.01, 20.0)),
+    ("chdtr", (0.2, 9.0), (0.01, 20.0)),
+    ("chdtrc", (0.2, 9.0), (0.01, 20.0)),
+    ("stdtr", (0.5, 9.0), (-4.0, 4.0)),
+    ("iv", (0.0, 9.0), (0.1, 20.0)),
+    ("ive", (0.0, 9.0), (0.1, 20.0)),
 )
 
 
@@ -136,7 +154,91 @@ def test_every_function_of_scipy_is_tried() -> None:
     assert gradc.grad is fill_the_tables
     scipys = {n for n in UFUNCS if not isinstance(getattr(np, n, None), np.ufunc)}
     scipys -= {"clip"}
-    assert scipys == {row[0] for row in (*RANGES, *PAIRS)}
+    # Of three, of an order that is known, and flat.
+    beside = {"betainc", "betaincc", "jv", "yn", "gammasgn", "round"}
+    assert scipys == {row[0] for row in (*RANGES, *PAIRS, *INTERPRETED)} | beside
+
+
+@pytest.mark.parametrize("row", [*INTERPRETED, ("betainc",), ("betaincc",)], ids=lambda r: r[0])
+def test_functions_of_several(row: Any) -> None:
+    """Values, and slopes in every argument, against differences of SciPy's."""
+    rng = np.random.default_rng(8)
+    function = getattr(sp, row[0])
+    given = [rng.uniform(low, high, 60) for low, high in row[1:]]
+    given = given or [*rng.uniform(0.3, 9, (2, 60)), rng.uniform(0, 1, 60)]
+    (value,) = evaluated(function, given)
+    np.testing.assert_allclose(value, function(*given), rtol=2e-12)
+    weights = rng.standard_normal(60)
+    _, *slopes = evaluated(lambda *a: np.sum(weights * function(*a)), given, is_loss=True)
+    for n, slope in enumerate(slopes):
+        ends = [function(*(x + h * (n == m) for m, x in enumerate(given))) for h in (1e-6, -1e-6)]
+        exact = weights * (ends[0] - ends[1]) / 2e-6
+        np.testing.assert_allclose(slope, exact, rtol=1e-6, atol=3e-8 * np.max(np.abs(value)))
+
+
+def test_signs_and_rounding_are_flat() -> None:
+    x = np.array([1.2, 0.0, -0.0, -0.5, -1.0, -1.5, np.nan, np.inf, 2.5])
+    for function in (sp.gammasgn, sp.round):
+        np.testing.assert_array_equal(evaluated(function, [x])[0], function(x))
+        slope = evaluated(lambda x, f=function: np.sum(f(x)), [x[:4]], is_loss=True)[1]
+        np.testing.assert_array_equal(slope, np.zeros(4))
+
+
+def test_incomplete_functions_of_any_size() -> None:
+    """Against 40 digits: shapes from 1e-3 to 1e5, in the bulk and far out, and large degrees."""
+    mpmath = pytest.importorskip("mpmath")
+    rng = np.random.default_rng(9)
+    a = 10 ** rng.uniform(-3, 5, 40)
+    x = a * np.exp(rng.standard_normal(40) * 3 / np.sqrt(a + 1))
+    b = 10 ** rng.uniform(-2, 4, 40)
+    p = np.clip(a / (a + b) * np.exp(rng.standard_normal(40) / np.sqrt(a + 1)), 1e-9, 0.999)
+    t = rng.standard_normal(40) * 3
+    found = evaluated(
+        lambda a, x, b, p, t: (sp.gammainc(a, x), sp.betainc(a, b, p), sp.stdtr(1e6 * a, t)),
+        [a, x, b, p, t],
+    )
+    with mpmath.workdps(40):
+        gammas = [mpmath.gammainc(u, 0, v, regularized=True) for u, v in zip(a, x, strict=True)]
+        betas = [
+            mpmath.betainc(*v[:2], 0, v[2], regularized=True) for v in zip(a, b, p, strict=True)
+        ]
+    normal = sp.stdtr(1e6 * a, t)
+    for values, exact in zip(found, (gammas, betas, normal), strict=True):
+        exact = np.array([float(v) for v in exact])
+        np.testing.assert_allclose(values, exact, rtol=2e-9, atol=1e-290)
+        assert np.median(np.abs(values / exact - 1)) < 1e-13
+
+
+def test_ends_of_incomplete_functions() -> None:
+    inf, nan = np.inf, np.nan
+    a = np.array([1.0, 2.0, 0.5, 0.0, -1.0, 2.0, nan, 2.0])
+    x = np.array([0.0, 0.0, 0.0, 1.0, 1.0, inf, 1.0, -1.0])
+    for function in (sp.gammainc, sp.gammaincc):
+        np.testing.assert_array_equal(evaluated(function, [a, x])[0], function(a, x))
+    assert evaluated(lambda x: sp.gammainc(1.0, x), [0.0], is_loss=True)[1] == 1.0
+    assert evaluated(lambda x: sp.betainc(1.0, 3.0, x), [0.0], is_loss=True)[1] == 3.0
+    _, *slopes = evaluated(lambda v, t: sp.stdtr(v, t), [3.0, 0.0], is_loss=True)
+    assert slopes[0] == 0.0
+    assert slopes[1] == pytest.approx(0.3675525969478613, rel=1e-14)
+    assert evaluated(lambda x: sp.ive(1.0, x), [0.0], is_loss=True)[1] == 0.5
+    curved = gradc.grad(gradc.grad(lambda x: sp.gammainc(2.5, x)))(1.3)
+    assert curved == pytest.approx(_density_slope(2.5, 1.3), rel=1e-12)
+
+
+def _density_slope(a: float, x: float) -> float:
+    return float(x ** (a - 1) * np.exp(-x) / sp.gamma(a) * ((a - 1) / x - 1))
+
+
+@pytest.mark.parametrize("order", [0, 2, 5, 40, -3])
+def test_bessel_functions_of_whole_orders(order: int) -> None:
+    x = np.concatenate([np.linspace(-60, 60, 201), np.linspace(-4, 4, 50), [0.0]])
+    value, slope = gradc.jvp(lambda x: sp.jv(order, x), (x,), (np.ones_like(x),))
+    np.testing.assert_allclose(value, sp.jv(order, x), rtol=1e-11, atol=2e-15)
+    np.testing.assert_allclose(slope, sp.jvp(order, x), rtol=1e-11, atol=2e-15)
+    y = np.abs(x) + 2.0
+    value, slope = gradc.jvp(lambda y: sp.yn(order, y), (y,), (np.ones_like(y),))
+    np.testing.assert_allclose(value, sp.yn(order, y), rtol=1e-11, atol=4e-14)
+    np.testing.assert_allclose(slope, sp.yvp(order, y), rtol=1e-11, atol=4e-14)
 
 
 def test_derivatives_of_sinc_at_and_near_zero() -> None:
