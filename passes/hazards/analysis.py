@@ -13,9 +13,16 @@ Non-goals: which faults matter (``hazards``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from gradc.ir.domains.arrays import NumpyArrays
+from gradc.ir.ops.attributes import get_int
 from gradc.ir.ops.interval import (
     ANY,
     INF,
@@ -24,15 +31,31 @@ from gradc.ir.ops.interval import (
     Bounds,
     Condition,
     Interval,
+    hull,
     narrowed,
     point,
+    within,
 )
 from gradc.ir.ops.registry import has_own_numbers, is_loop, lookup, number_of
 from gradc.ir.ops.traits import ALL, Moves
-from gradc.ir.tensor.core import Block, Op, Value
+from gradc.ir.tensor.core import Block, DType, Op, Value
 from gradc.passes.hazards.relations import keeps_order, related
 
-_DEPTH = 10
+_DEPTH = 16
+# Loops of so few trips are followed trip by trip.
+_MOST_TRIPS = 64
+_ARRAYS = NumpyArrays()
+# Finite numbers beyond what their type holds.
+SIZE = "size"
+LARGEST = {
+    DType.F64: 1.7976e308,
+    DType.F32: 3.4028e38,
+    DType.BF16: 3.3895e38,
+    DType.F16: 65504.0,
+}
+# Rounding, and what is masked with an infinity on the way.
+_MARGIN = 4.0
+_INTEGERS = (-(2.0**63), 2.0**64)
 _MOST_CONDITIONS = 4
 
 
@@ -66,14 +89,18 @@ EVERYWHERE = Env()
 
 
 class Analysis:
-    """Intervals of the values of one function."""
+    """Intervals of the values of one function. ``sees_size`` if what grows beyond its type is a
+    fault too; then parameters are bounded.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, sees_size: bool = False) -> None:
+        self.sees_size = sees_size
         self.faults: list[Fault] = []
         self._numbers: dict[tuple[Op, str], int] = {}
         self._makers: dict[Value, Op] = {}
         self._given: dict[Value, Interval] = {}
         self._known: dict[tuple[Value, Env], Interval] = {}
+        self._arrays: dict[Value, NDArray[Any] | None] = {}
 
     def run(self, block: Block, operands: Sequence[Interval] = ()) -> None:
         """Visits ``block``, whose parameters may be anything finite unless ``operands`` says
@@ -103,11 +130,44 @@ class Analysis:
             return self._given.get(value, ANY)
         if op.regions:
             return self._region(op, value)
+        if op.name == "select":
+            for condition, holds in env.conditions:
+                if self.is_same(condition, op.operands[0]):
+                    return self.of(op.operands[1 if holds else 2], env.deeper())
         at, rule = _At(self, op, env.deeper()), lookup(op.name).interval
         if rule is None:
             operands = [at.of(number) for number in range(len(op.operands))]
-            return ANY.with_faults(*(o.faults for o in operands))
-        return related(self, op, rule(at, op), env.deeper())
+            found = ANY.with_faults(*(o.faults for o in operands))
+        else:
+            found = related(self, op, rule(at, op), env.deeper())
+        return self._held(op, value, found) if self.sees_size else found
+
+    def _held(self, op: Op, value: Value, found: Interval) -> Interval:
+        """``found``, with a fault where it is more than the type holds and nothing else explains
+        it.
+        """
+        if not value.type.dtype.is_float:
+            return within(found, *_INTEGERS)
+        if math.isnan(number_of(op) or 0.0):
+            return point(0.0)  # what the program calls not a number has not grown to be one
+        most = LARGEST[value.type.dtype] / _MARGIN
+        is_low = found.low < -most and not (found.low == -INF and is_meant(found))
+        is_high = found.high > most and not (found.high == INF and is_meant(found))
+        if found.faults or not (is_low or is_high):
+            return found
+        return found.with_faults(self.fault(op, SIZE))
+
+    def known_array(self, value: Value) -> NDArray[Any] | None:
+        """The numbers of ``value`` where no parameter has a part in them; else None."""
+        if value not in self._arrays:
+            op = self._makers.get(value)
+            found = None
+            if op is not None and not op.regions and len(op.results) == 1:
+                operands = [self.known_array(v) for v in op.operands]
+                if all(x is not None for x in operands):
+                    found = np.asarray(lookup(op.name).evaluate(_ARRAYS, op, operands)[0])
+            self._arrays[value] = found
+        return self._arrays[value]
 
     def maker(self, value: Value) -> Op | None:
         """The op that makes ``value``."""
@@ -133,13 +193,31 @@ class Analysis:
             return self._region_result(op, place)
         operands = [self.of(v).clean() for v in op.operands]
         if is_loop(op):
-            carried = op.attributes["carried"]
-            assert isinstance(carried, int)
-            operands = [
-                ANY if n < carried else replace(o, peak=frozenset()) for n, o in enumerate(operands)
-            ]
+            operands = self._carried(op, [replace(o, peak=frozenset()) for o in operands])
         self.run(region, operands)
         return self._region_result(op, place)
+
+    def _carried(self, op: Op, operands: Sequence[Interval]) -> list[Interval]:
+        """What a loop's region is given: a carry is as it started, or what one trip makes of any
+        finite number; of a few trips, what they make of the start.
+        """
+        carried, trips = get_int(op.attributes, "carried"), get_int(op.attributes, "trips")
+        rest = operands[carried:]
+
+        def later(carries: Sequence[Interval]) -> list[Interval]:
+            once = Analysis()
+            once.run(op.regions[0], [*carries, *rest])
+            made = (once.of(v).clean() for v in op.regions[0].outputs[:carried])
+            found = (hull(*pair) for pair in zip(operands, made, strict=False))
+            return [replace(c, peak=frozenset()) for c in found]
+
+        found = later([ANY] * carried)
+        if self.sees_size and trips <= _MOST_TRIPS:
+            few = [replace(c, peak=frozenset()) for c in operands[:carried]]
+            for _ in range(trips):
+                few = [hull(*pair) for pair in zip(few, later(few), strict=True)]
+            found = [within(c, f.low, f.high) for c, f in zip(found, few, strict=True)]
+        return [*found, *rest]
 
     def _region_result(self, op: Op, place: int) -> Interval:
         incoming = frozenset[int]().union(*(self.of(v).faults for v in op.operands))
@@ -149,9 +227,10 @@ class Analysis:
             carried = op.attributes["carried"]
             assert isinstance(carried, int)
             inner = frozenset[int]().union(*(self.of(v).faults for v in outputs))
-            found = (ANY if place < carried else replace(found, peak=frozenset())).with_faults(
-                inner
-            )
+            if place < carried:
+                # After no trip at all a carry is as it started.
+                found = hull(found, self.of(op.operands[place]))
+            found = replace(found, peak=frozenset()).with_faults(inner)
         return found.with_faults(incoming)
 
     # --- conditions
@@ -249,6 +328,12 @@ class Analysis:
     def _is_zero(self, value: Value) -> bool:
         op = self._makers.get(value)
         return op is not None and number_of(op) == 0
+
+
+def is_meant(found: Interval) -> bool:
+    """Whether an infinite end is one that the program writes down."""
+    is_low = found.low == -INF and not found.low_open
+    return not found.faults and (is_low or (found.high == INF and not found.high_open))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,14 @@ Non-goals: relations between elements at different places.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.ops.attributes import get_ints, get_number
 from gradc.ir.ops.interval import INF, Interval, within
 from gradc.ir.ops.registry import has_own_numbers, is_sum, lookup, number_of
@@ -51,7 +56,7 @@ def related(a: Analysis, op: Op, found: Interval, env: Env) -> Interval:
         above, below = op.operands
         return within(found, -1.0, 1.0) if _is_at_least(a, below, above, env) else found
     if op.name == "sub":
-        found = _below_top(a, op, found)
+        found = _below_top(a, op, found, env)
     if op.name == "sub" or op.name == "add":
         left, right = op.operands
         pairs = [(left, right)] if op.name == "sub" else [(left, right), (right, left)]
@@ -73,14 +78,59 @@ def maximum_of(a: Analysis, value: Value) -> Op | None:
     return op if op is not None and lookup(op.name).traits.picks else None
 
 
-def _below_top(a: Analysis, op: Op, found: Interval) -> Interval:
-    """z - max(z): not positive, and 0 somewhere along the axes of the maximum."""
+def _below_top(a: Analysis, op: Op, found: Interval, env: Env) -> Interval:
+    """z - max(z): not positive, and 0 somewhere along the axes of the maximum, unless all of z
+    there is masked.
+    """
     left, right = op.operands
     top = maximum_of(a, right)
     if top is None or top.name != "reduce_max" or not a.is_same(top.operands[0], left):
         return found
-    peak = frozenset(get_ints(top.attributes, "axes"))
-    return Interval(found.low, 0.0, found.low_open, False, found.faults, peak)
+    axes = get_ints(top.attributes, "axes")
+    faults, z = found.faults, a.of(left, env)
+    if z.low == -INF and not z.low_open and not z.faults and not _has_entry(a, left, axes, env):
+        faults |= a.fault(op, "empty")
+    return Interval(found.low, 0.0, found.low_open, False, faults, frozenset(axes))
+
+
+def _has_entry(a: Analysis, z: Value, axes: Sequence[int], env: Env) -> bool:
+    """Whether somewhere along ``axes`` ``z`` is not masked with -inf: where the condition holds
+    that lets it pass, or where its mask is known.
+    """
+    op = a.maker(z)
+    while op is not None and op.name == "cast":
+        op = a.maker(op.operands[0])
+    if op is None or op.name != "select":
+        return False
+    condition, *sides = op.operands
+    masked = [_is_masked(a.of(v, env)) for v in sides]
+    if masked not in ([False, True], [True, False]):
+        return False
+    passes = masked[1]
+    if any(holds is passes and a.is_same(c, condition) for c, holds in env.conditions):
+        return True
+    return bool(np.all(_surely(a, condition, passes).any(axis=tuple(axes))))
+
+
+def _surely(a: Analysis, condition: Value, holds: bool) -> NDArray[np.bool_]:
+    """Where ``condition`` holds (or does not) whatever the parameters are."""
+    op, known = a.maker(condition), a.known_array(condition)
+    if known is not None:
+        return np.asarray(known == holds)
+    if op is not None and op.name == "logical_not":
+        return _surely(a, op.operands[0], not holds)
+    if op is not None and (op.name == "logical_or" or op.name == "logical_and"):
+        left, right = (_surely(a, v, holds) for v in op.operands)
+        is_either = (op.name == "logical_or") == holds
+        return left | right if is_either else left & right
+    if op is not None and keeps_order(op):
+        inner = _surely(a, op.operands[0], holds)
+        return np.asarray(lookup(op.name).evaluate(NumpyArrays(), op, [inner])[0], np.bool_)
+    return np.zeros(condition.type.static_shape, np.bool_)
+
+
+def _is_masked(x: Interval) -> bool:
+    return x.low == -INF and not x.low_open
 
 
 def counts_winners(a: Analysis, value: Value, depth: int = _DEPTH) -> bool:
