@@ -17,6 +17,7 @@ from gradc.ir.ops.interval import (
     INF,
     LARGEST_EXPONENT,
     Bounds,
+    Condition,
     Interval,
     IntervalRule,
     absolute,
@@ -55,7 +56,8 @@ def gate(bounds: Bounds, _op: Op) -> Interval:
 
 def select(bounds: Bounds, op: Op) -> Interval:
     condition = op.operands[0]
-    return hull(bounds.of(1, (condition, True)), bounds.of(2, (condition, False)))
+    taken, other = Condition(condition, True), Condition(condition, False)
+    return hull(bounds.of(1, taken), bounds.of(2, other))
 
 
 def div(bounds: Bounds, op: Op) -> Interval:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from gradc.ir.tensor.core import DType, Op, Value
 
@@ -33,8 +33,16 @@ LARGEST_EXPONENT: Final = {
 # What holds where a comparison does not, and what it says with its sides exchanged.
 OPPOSITE: Final = {"gt": "le", "ge": "lt", "lt": "ge", "le": "gt", "eq": "ne", "ne": "eq"}
 SWAPPED: Final = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge", "eq": "eq", "ne": "ne"}
-# A boolean value, and whether it holds.
-Condition: TypeAlias = tuple[Value, bool]
+
+
+class Condition(NamedTuple):
+    """A boolean value, whether it holds, and where: for each axis of the value that is looked at
+    the axis of the condition that has the same index. Without ``at`` they have the same axes.
+    """
+
+    value: Value
+    holds: bool
+    at: tuple[int | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,10 +36,11 @@ from gradc.ir.ops.interval import (
     point,
     within,
 )
-from gradc.ir.ops.registry import has_own_numbers, is_loop, lookup, number_of
+from gradc.ir.ops.registry import has_own_numbers, is_loop, is_product, is_sum, lookup, number_of
 from gradc.ir.ops.traits import ALL, Moves
 from gradc.ir.tensor.core import Block, DType, Op, Value
-from gradc.passes.hazards.relations import keeps_order, related
+from gradc.passes.hazards.places import At, after, backwards, itself, meet, root_of, through
+from gradc.passes.hazards.relations import related
 
 _DEPTH = 16
 # Loops of so few trips are followed trip by trip.
@@ -76,9 +77,12 @@ class Env:
     conditions: tuple[Condition, ...] = ()
     left: int = 0
 
-    def deeper(self) -> Env:
-        """The same one op further back."""
-        return Env(self.conditions, self.left - 1) if self.left > 1 else EVERYWHERE
+    def at_operand(self, way: At) -> Env:
+        """The same one op further back; ``way`` leads from the operand's axes to the result's."""
+        if self.left <= 1:
+            return EVERYWHERE
+        moved = (c._replace(at=after(way, c.at or ())) for c in self.conditions)
+        return Env(tuple(moved), self.left - 1)
 
     def under(self, *conditions: Condition) -> Env:
         """With more conditions; the oldest are forgotten."""
@@ -101,6 +105,8 @@ class Analysis:
         self._given: dict[Value, Interval] = {}
         self._known: dict[tuple[Value, Env], Interval] = {}
         self._arrays: dict[Value, NDArray[Any] | None] = {}
+        self._ways: dict[tuple[Op, int], At] = {}
+        self._roots: dict[Value, tuple[Value, At]] = {}
 
     def run(self, block: Block, operands: Sequence[Interval] = ()) -> None:
         """Visits ``block``, whose parameters may be anything finite unless ``operands`` says
@@ -119,8 +125,8 @@ class Analysis:
         found = self._known.get(key)
         if found is None:
             found = self._found(value, env)
-            for condition, holds in env.conditions:
-                found = self._refined(found, value, condition, holds)
+            for condition in env.conditions:
+                found = self._refined(found, value, condition)
             self._known[key] = found
         return found
 
@@ -131,15 +137,15 @@ class Analysis:
         if op.regions:
             return self._region(op, value)
         if op.name == "select":
-            for condition, holds in env.conditions:
-                if self.is_same(condition, op.operands[0]):
-                    return self.of(op.operands[1 if holds else 2], env.deeper())
-        at, rule = _At(self, op, env.deeper()), lookup(op.name).interval
+            for c in env.conditions:
+                if self.is_same(op.operands[0], c.value, c.at):
+                    return self.of(op.operands[1 if c.holds else 2], self.before(op, 1, env))
+        at, rule = _At(self, op, env), lookup(op.name).interval
         if rule is None:
             operands = [at.of(number) for number in range(len(op.operands))]
             found = ANY.with_faults(*(o.faults for o in operands))
         else:
-            found = related(self, op, rule(at, op), env.deeper())
+            found = related(self, op, rule(at, op), env)
         return self._held(op, value, found) if self.sees_size else found
 
     def _held(self, op: Op, value: Value, found: Interval) -> Interval:
@@ -168,6 +174,15 @@ class Analysis:
                     found = np.asarray(lookup(op.name).evaluate(_ARRAYS, op, operands)[0])
             self._arrays[value] = found
         return self._arrays[value]
+
+    def before(self, op: Op, number: int, env: Env) -> Env:
+        """What of ``env``, which holds at the result of ``op``, holds at an operand."""
+        if not env.conditions:
+            return EVERYWHERE
+        way = self._ways.get((op, number))
+        if way is None:
+            way = self._ways[op, number] = through(op, number)
+        return env.at_operand(way)
 
     def maker(self, value: Value) -> Op | None:
         """The op that makes ``value``."""
@@ -235,51 +250,55 @@ class Analysis:
 
     # --- conditions
 
-    def _refined(self, interval: Interval, value: Value, condition: Value, holds: bool) -> Interval:
+    def _refined(self, interval: Interval, value: Value, known: Condition) -> Interval:
+        """``interval`` of ``value`` where ``known`` holds."""
+        condition, holds, at = known
         op = self._makers.get(condition)
         if op is None:
             return interval
         if has_own_numbers(op):
-            return self._refined(interval, value, op.operands[0], holds)
+            way = backwards(through(op, 0), condition.type.rank)
+            inner = Condition(op.operands[0], holds, after(at or (), way))
+            return self._refined(interval, value, inner)
         if op.name == "logical_not":
-            return self._refined(interval, value, op.operands[0], not holds)
+            return self._refined(interval, value, Condition(op.operands[0], not holds, at))
         if (op.name == "logical_and" and holds) or (op.name == "logical_or" and not holds):
             for part in op.operands:
-                interval = self._refined(interval, value, part, holds)
+                interval = self._refined(interval, value, Condition(part, holds, at))
             return interval
         if op.name not in OPPOSITE:
             return interval
         relation = op.name if holds else OPPOSITE[op.name]
         left, right = op.operands
-        if self.is_same(value, left):
+        if self.is_same(value, left, at):
             return self._compared(interval, relation, right)
-        if self.is_same(value, right):
+        if self.is_same(value, right, at):
             return self._compared(interval, SWAPPED[relation], left)
-        return self._compared_through(interval, value, relation, left, right)
-
-    def _compared_through(
-        self, interval: Interval, value: Value, relation: str, left: Value, right: Value
-    ) -> Interval:
-        """``relu(x) > 0`` and ``abs(x) > 0`` also say something of x."""
-        maker = self._makers.get(left)
-        if maker is None or not self.is_same(value, maker.operands[0] if maker.operands else value):
+        maker, bound = self._makers.get(left), self.of(right)
+        # ``relu(x) > 0`` also says something of x.
+        if maker is None or maker.name != "relu" or not self.is_same(value, maker.operands[0], at):
             return interval
-        bound = self.of(right)
-        is_rectified = lookup(maker.name).traits.rectifies
-        if is_rectified and relation == "gt" and bound.is_point and bound.low >= 0:
+        if relation == "gt" and bound.is_point and bound.low >= 0:
             return narrowed(interval, "gt", bound.low)
         return interval
 
-    def is_same(self, value: Value, other: Value) -> bool:
-        """Whether both are one number at every place, through broadcasts and equal constants."""
-        return value is other or self._root(value) is self._root(other)
+    def is_same(self, value: Value, other: Value, at: At | None = None) -> bool:
+        """Whether both are one number, through repetitions and equal constants: at every place, or
+        where ``at`` leads from the axes of ``value`` to those of ``other``.
+        """
+        if at is None:
+            if value is other:
+                return True
+            is_alike = value.type.shape == other.type.shape
+            at = itself(value) if is_alike else (None,) * value.type.rank
+        (root, left), (same, right) = self.root(value), self.root(other)
+        return root is same and meet(root, left, right, at)
 
-    def _root(self, value: Value) -> Value:
-        op = self._makers.get(value)
-        while op is not None and keeps_order(op):
-            value = op.operands[0]
-            op = self._makers.get(value)
-        return value
+    def root(self, value: Value) -> tuple[Value, At]:
+        """What ``value`` repeats or regroups, and the way from its axes to those of ``value``."""
+        if value not in self._roots:
+            self._roots[value] = root_of(value, self._makers)
+        return self._roots[value]
 
     def _compared(self, interval: Interval, relation: str, bound: Value) -> Interval:
         known = self.of(bound)
@@ -301,29 +320,39 @@ class Analysis:
             return replace(interval, is_nonzero=True)
         return narrowed(interval, "ne", number)
 
-    def guards(self, ct: Value, depth: int = 12) -> tuple[Condition, ...]:
-        """Conditions that hold wherever ``ct`` is not exactly zero."""
+    def guards(self, ct: Value, at: At | None = None, depth: int = 12) -> tuple[Condition, ...]:
+        """Conditions that hold wherever ``ct`` is not exactly zero; ``at`` leads from the axes of
+        the value that asks to those of ``ct``.
+        """
         op = self._makers.get(ct)
         if op is None or depth == 0:
             return ()
+        at = itself(ct) if at is None else at
         if op.name == "select":
             condition, a, b = op.operands
             if self._is_zero(b):
-                return ((condition, True), *self.guards(a, depth - 1))
+                return (Condition(condition, True, at), *self.guards(a, at, depth - 1))
             if self._is_zero(a):
-                return ((condition, False), *self.guards(b, depth - 1))
+                return (Condition(condition, False, at), *self.guards(b, at, depth - 1))
             return ()
         definition = lookup(op.name)
         linear = definition.traits.linear
         if has_own_numbers(op) and definition.traits.moves is not Moves.SELECTS:
             parts = [0]
+        elif is_sum(op) or is_product(op):
+            # Some term is not zero, nor are its factors: somewhere along the axes summed over.
+            parts = list(range(len(op.operands)))
         elif not definition.is_elementwise:
             parts = []
         else:
             # Zero where an operand is that it is linear in, alone or as the only one.
             only = [0] if len(op.operands) == 1 else []
             parts = only if linear == ALL else [g[0] for g in linear if len(g) == 1]
-        return tuple(g for n in parts for g in self.guards(op.operands[n], depth - 1))
+        found: list[Condition] = []
+        for n in parts:
+            way = after(at, backwards(through(op, n), ct.type.rank))
+            found += self.guards(op.operands[n], way, depth - 1)
+        return tuple(found)
 
     def _is_zero(self, value: Value) -> bool:
         op = self._makers.get(value)
@@ -346,7 +375,11 @@ class _At(Bounds):
 
     def of(self, number: int, *conditions: Condition) -> Interval:
         """What operand ``number`` can be, where ``conditions`` hold as well."""
-        env = self.env.under(*conditions) if conditions else self.env
+        env = self.analysis.before(self.op, number, self.env)
+        if conditions:
+            operand = self.op.operands[number]
+            more = (c if c.at is not None else c._replace(at=itself(operand)) for c in conditions)
+            env = env.under(*more)
         return self.analysis.of(self.op.operands[number], env)
 
     def nonzero(self, number: int) -> tuple[Condition, ...]:

@@ -30,7 +30,7 @@ from gradc.ir.ops.registry import is_sum, number_of
 from gradc.ir.tensor.core import Function, Op, Role, Span, Value
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.hazards.analysis import SIZE, Analysis, Fault, is_meant
-from gradc.passes.hazards.relations import keeps_order
+from gradc.passes.hazards.places import keeps_order
 from gradc.passes.simplify.cse import cse
 from gradc.passes.simplify.flatten import flatten
 

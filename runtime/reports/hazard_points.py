@@ -41,7 +41,7 @@ from gradc.passes.hazards.hazards import (
     own_place,
     traced_to,
 )
-from gradc.passes.hazards.relations import keeps_order
+from gradc.passes.hazards.places import keeps_order
 from gradc.passes.simplify.cse import cse
 from gradc.passes.simplify.flatten import flatten
 from gradc.runtime.native.arrays import Array

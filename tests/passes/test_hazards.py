@@ -101,6 +101,35 @@ def test_relations_do_not_hide_what_they_do_not_exclude(body: str) -> None:
     assert UNRELATED[body] in {hazard.kind for hazard in hazards(body)}
 
 
+# Whether a condition, or a maximum, speaks of the very element that it stands beside.
+ELSEWHERE = {
+    "sum(where(x[:, None] > 0, log(x[None, :]), 0))": True,
+    "sum(where(x[:, None] > 0, log(x[:, None]) * z, 0))": False,
+    "sum(where(x[:, None] > 0 * z, log(x)[:, None], 0))": False,
+    "sum(where(x > 0, (1 / x)[::-1], 0))": True,
+    "sum(where(x > 0, sum(1 / x), 0))": True,
+    "sum(where(sum(x) > 0, log(sum(x)), 0) * y)": False,
+    "sum(sqrt(x[:, None] * x[None, :] + 1))": True,
+    "sum(sqrt(x[:, None] * x[:, None] + 1))": False,
+    "sum(log(1.5 - exp(z - max(z, axis = 1)[None, :])))": True,
+    "sum(log(1.5 - exp(z - max(z, axis = 1)[:, None])))": False,
+    "sum(where(m, softmax(where(m, z, -inf), axis = -1), 0)^2)": False,
+    "sum(where(transpose(m, [1, 0]), softmax(where(m, z, -inf), axis = -1), 0)^2)": True,
+    "sum(where(on[None, :], softmax(where(on[None, :], z, -inf), axis = -1), 0)^2)": False,
+    "sum(where(on[:, None], softmax(where(on[None, :], z, -inf), axis = -1), 0)^2)": True,
+    "sum(scaled_attention(z, z, z, mask = m))": False,
+    "sum(log(1.1 - x[:, None] / sqrt(x^2 + 1)[None, :]))": True,
+    "sum(log(1.1 - x[:, None] / sqrt(x^2 + 1)[:, None]))": False,
+}
+
+
+@pytest.mark.parametrize("value", ELSEWHERE)
+def test_what_is_known_of_one_element_is_not_taken_for_another_s(value: str) -> None:
+    inputs = "x: float[3], y: float[3], on: bool[3], z: float[3, 3], m: bool[3, 3]"
+    found = hazards(f"return {value}", f"model m({inputs}) -> float {{\n")
+    assert bool(found) == ELSEWHERE[value]
+
+
 MASKED = {
     "where(on, x, -inf)": True,
     "where(on or iota(3) == 1, x, -inf)": False,
