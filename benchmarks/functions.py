@@ -1,8 +1,9 @@
 """The codes of examples/functions beside autograd and JAX: equal in f64, and how long a call
 takes.
 
-``python -m benchmarks.functions [NAME ...]`` prints the table of docs/functions.md: the time to the
-first gradient (tracing and compiling), then the best of several calls, in one interleaved run. A
+``python -m benchmarks.functions [NAME ...]`` prints the table of docs/functions.md: the processor
+time of the first gradient (tracing and compiling), then the best of several calls, in one
+interleaved run. A
 peer that is not installed or cannot run a code has a dash.
 
 Non-goals: whole programs; what is timed is one value and gradient at the starting point.
@@ -74,7 +75,7 @@ def measured(name: str) -> str:
     for peer, make in PEERS.items():
         module = loaded(name)
         arguments = module.start()
-        began = time.perf_counter()
+        began = time.process_time()
         if peer == "jax" and importlib.util.find_spec("jax"):
             importlib.import_module("jax").config.update("jax_enable_x64", True)
         try:
@@ -83,7 +84,7 @@ def measured(name: str) -> str:
         except (ImportError, TypeError, ValueError, NotImplementedError):
             calls.pop(peer, None)
             continue
-        first[peer] = time.perf_counter() - began
+        first[peer] = time.process_time() - began
     for peer, (value, slopes) in results.items():
         mine = results["gradc"]
         np.testing.assert_allclose(float(value), float(mine[0]), rtol=1e-10, err_msg=peer)

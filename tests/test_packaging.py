@@ -82,11 +82,10 @@ def test_what_is_installed_is_what_is_imported() -> None:
     needed = {match[0] for line in project["dependencies"] if (match := named.match(line))}
     optional = {
         match[0]
-        for name in ("bench", "mpi")
+        for name in ("bench",)
         for line in project["optional-dependencies"][name]
         if (match := named.match(line))
     }
-    optional -= {"openmpi"}  # a library, which mpi4py loads
     assert needed <= names, "installed with gradc, and imported by nothing"
     assert names == needed | optional
 

@@ -78,7 +78,6 @@ ROOMS = {
         "needs.py",
         "console.py",
         "native",
-        "ranks",
         "files",
         "render",
         "model",

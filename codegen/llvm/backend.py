@@ -55,7 +55,10 @@ class Llvm:
         text = program.text + wrapper.wrapper_text(
             plan.name, plan.ports, ndarray_layout(), named_ports(plan.ports), release
         )
-        signature = Signature.of(plan, plan.threads, isa.name)
+        counts = (program.launches, program.kernels)
+        signature = Signature(
+            plan.name, plan.ports, plan.arena_bytes, plan.threads, *counts, isa.name
+        )
         return Code(
             signature,
             text,

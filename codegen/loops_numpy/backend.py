@@ -46,7 +46,8 @@ class Reference:
 
     def emit(self, plan: Plan, target: Target, level: int = 0) -> Code:
         text = print_plan(plan)
-        signature = Signature.of(plan, 1, target.name)
+        counts = (len(plan.launches), len(plan.kernels))
+        signature = Signature(plan.name, plan.ports, plan.arena_bytes, 1, *counts, target.name)
         return Code(signature, text, text.encode, lambda: text)
 
     def load(self, signature: Signature, code: bytes, threads: int, store: Store | None) -> Loaded:

@@ -46,10 +46,9 @@ def compile_arguments(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def load_inputs(
-    model: Model, path: str, partial: bool = False, some: bool = False, in_place: bool = False
+    model: Model, path: str, partial: bool = False, some: bool = False
 ) -> dict[str, Array]:
-    """The model's inputs from an .npz file; further arrays in it are left alone with ``partial``,
-    and numbers stay in the file until they are used with ``in_place``, where they can.
+    """The model's inputs from an .npz file; further arrays in it are left alone with ``partial``.
 
     Names and shapes are compared before anything is unpacked.
 
@@ -67,7 +66,7 @@ def load_inputs(
             model.bind({name: shapes[name] for name in names})
         return names
 
-    found = load_npz(path, choose, in_place)
+    found = load_npz(path, choose)
     return {name: found[name] for name in model.inputs if name in found}
 
 

@@ -6,6 +6,7 @@ Non-goals: deriving anything from the program (``derive``), compiling it (``tran
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -13,8 +14,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
-from gradc.ir.tensor.core import DType, Function, Role, Slot, TensorType
+from gradc.ir.tensor.core import DType, Function, Role, Slot, TensorType, Value
+from gradc.passes.rewrite import renamed
 from gradc.runtime.native.arrays import Array
+from gradc.runtime.tracing.captures import SMALL
 from gradc.runtime.tracing.complexes import whole
 from gradc.runtime.tracing.foreign import present
 from gradc.runtime.tracing.pairs import ComplexType, Pair
@@ -125,6 +128,7 @@ def _recorded(
             values[0], im = whole(trace, values[0])
             values.append(im)
         outputs = [trace.stored(v) for v in values]
+        outputs = _without_twins(trace, outputs)
     slots = [Slot(a.name, Role.INPUT) for a in arguments]
     # Captured parameters were declared while recording, after the arguments.
     captured = {value.hint: item for value, item in trace.captured}
@@ -136,6 +140,38 @@ def _recorded(
     name = "".join(c if c.isalnum() else "_" for c in getattr(function, "__name__", "function"))
     made = trace.builder.function(f"traced_{name}", outputs, slots, results)
     return Recorded(made, captured, tuple(arguments), out, aux, count, types)
+
+
+def _without_twins(trace: Trace, outputs: Sequence[Value]) -> list[Value]:
+    """The outputs of the program in which arrays that the function made, and nobody has any more,
+    are one where they are equal: ``np.eye(3)`` in each trip of a loop.
+    """
+    first: dict[Any, Value] = {}
+    mapping: dict[Value, Value] = {}
+    kept: list[tuple[Value, Array | Traced]] = []
+    for entry in trace.captured:
+        item = entry[1]
+        is_small = type(item) is np.ndarray and item.nbytes <= SMALL and item.base is None
+        # Held by its entry, by the name here, and by the call that counts.
+        if is_small and sys.getrefcount(item) <= 3 and type(entry[0]) is Value:
+            key = item.dtype.str, item.shape, item.tobytes()
+            known = first.setdefault(key, entry[0])
+            if known is not entry[0]:
+                mapping[entry[0]] = known
+                continue
+        kept.append(entry)
+    if not mapping:
+        return list(outputs)
+    trace.captured = kept
+    b = trace.builder
+    b.parameters = [v for v in b.parameters if v not in mapping]
+    b.ops = [
+        replace(op, operands=renamed(op.operands, mapping))
+        if any(v in mapping for v in op.operands)
+        else op
+        for op in b.ops
+    ]
+    return list(renamed(outputs, mapping))
 
 
 def record_arrays(

@@ -40,7 +40,7 @@ from gradc.runtime.tracing.pairs import (
     stored_type,
 )
 from gradc.runtime.tracing.refused import instead, named
-from gradc.runtime.tracing.views import VIEWS, Part, View, is_basic_key
+from gradc.runtime.tracing.views import VIEWS, Part, View, is_basic_key, memory_of
 
 DTYPES = {
     "float64": DType.F64,
@@ -146,6 +146,7 @@ class Trace:
         self.builder = Builder()
         self.outer = current_trace()
         self.captured: list[tuple[Value, Array | Traced]] = []
+        self._known: dict[Any, Value] = {}
         #: The first refusal: it ends the recording even if the function catches it.
         self.refused: DiagnosticError | None = None
 
@@ -203,16 +204,17 @@ class Trace:
         return self.emit("constant", value=cast("Any", value), dtype=dtype, shape=shape)
 
     def capture(self, item: Array | Traced) -> Value:
-        """The value of an array that the function closes over; the same array is captured once."""
-        for value, known in self.captured:
-            if known is item:
-                return value
+        """The value of an array that the function closes over. The same one is captured once."""
+        key = memory_of(item)
+        if key in self._known:
+            return self._known[key]
         name = f"captured{len(self.captured)}"
         if isinstance(item, Traced):
             value = self.argument(name, item.value.type)
         else:
             value = self.parameter(name, item)
         self.captured.append((value, item))
+        self._known[key] = value
         return value
 
     def encloses(self, inner: Trace) -> bool:

@@ -24,7 +24,7 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -33,6 +33,7 @@ import gradc.runtime.tracing.tables  # noqa: F401  (fills the tables of traceabl
 from gradc.ir.loop.equal import PLACES, fingerprint
 from gradc.ir.ops.inline import inline_function
 from gradc.ir.tensor.core import Value
+from gradc.passes.hoist.repeats import with_loops
 from gradc.runtime.model.call import Entry
 from gradc.runtime.native.arrays import Array, as_array, convert
 from gradc.runtime.native.compile import Options, compile_function
@@ -442,13 +443,14 @@ class Transformed:
             warnings.warn(TraceWarning(message), stacklevel=6)
 
     def _recorded(self, structure: Structure, arguments: Sequence[Argument]) -> Recorded:
-        return record(
+        found = record(
             self.__wrapped__,
             structure,
             arguments,
             has_aux=self.choice.has_aux,
             is_loss=self.kind.is_loss,
         )
+        return replace(found, function=with_loops(found.function))
 
     # --- inside another recording
 

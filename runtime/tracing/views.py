@@ -73,3 +73,12 @@ def is_basic_key(key: object) -> bool:
         or issubclass(type(part), np.integer)
         for part in parts
     )
+
+
+def memory_of(item: Any) -> Any:
+    """What an array that is kept alive shares with others of the same numbers, such as ``M.T``
+    taken again. Anything else is itself.
+    """
+    if type(item) is not np.ndarray or not item.size:
+        return id(item)
+    return item.ctypes.data, item.shape, item.strides, item.dtype.str

@@ -21,7 +21,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -43,7 +43,6 @@ from gradc.runtime.model.call import decode
 from gradc.runtime.model.model import Model
 from gradc.runtime.model.step import TrainState, TrainStep
 from gradc.runtime.native.arrays import Array
-from gradc.runtime.ranks.world import MpiRanks
 from gradc.runtime.training import checkpoint, metrics
 from gradc.runtime.training.checkpoint import Checkpoint
 
@@ -112,10 +111,6 @@ class Run:
         self.state: TrainState | None = None
         self._forward = self.model.forward(**_compile_keywords(step))
         self._last_step: TrainStep | None = None
-        # Of several ranks the first one writes, validates and reports.
-        self.world = step.world if isinstance(step.world, MpiRanks) else None
-        self.is_first = self.world is None or self.world.rank == 0
-        self._steps_alone: dict[TrainStep, TrainStep] = {}
         self._saved_at = time.monotonic()
 
     # --- starting
@@ -129,9 +124,8 @@ class Run:
         size, count = self.settings.batch, self.train.count
         for rows in dict.fromkeys((min(size, count), count % size)):
             if rows:
-                step = self._step_for(rows)
-                step.entry(self.train.take(step.rows_of(np.arange(rows))))
-        if self.valid is not None and self.is_first:
+                self._step_for(rows).entry(self.train.take(np.arange(rows)))
+        if self.valid is not None:
             first = next(self.valid.batches(size))
             self._forward.entry(first)
 
@@ -147,17 +141,8 @@ class Run:
         if self._last_step is None:
             finer = next(n for n in (*range(parts, rows + 1), rows) if rows % n == 0)
             recipe = replace(self.step.recipe, accumulate=finer)
-            self._last_step = TrainStep(self.model, recipe, self.step.options, self.step.world)
+            self._last_step = TrainStep(self.model, recipe, self.step.options)
         return self._last_step
-
-    def _alone(self, rows: int) -> TrainStep:
-        """``_step_for``, for one rank."""
-        step = self._step_for(rows)
-        if step.world is None:
-            return step
-        if step not in self._steps_alone:
-            self._steps_alone[step] = TrainStep(self.model, step.recipe, step.options)
-        return self._steps_alone[step]
 
     @contextmanager
     def alone(self, makes: bool) -> Iterator[None]:
@@ -166,11 +151,11 @@ class Run:
         Raises:
             DiagnosticError: GC0804 if one is at work in it, GC0573 if the folder cannot be made.
         """
-        if makes and self.is_first:
+        if makes:
             make_folder(self.folder)
         handle = None
         try:
-            if self.folder.is_dir() and self.is_first:
+            if self.folder.is_dir():
                 handle = os.open(self.folder, os.O_RDONLY)
             if handle is not None:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -194,11 +179,6 @@ class Run:
         Raises:
             DiagnosticError: GC0804 if the folder holds a run already.
         """
-        if self.is_first:
-            self._begin()
-        self._share()
-
-    def _begin(self) -> None:
         newest = checkpoint.newest_step(self.folder)
         has_begun = newest is not None and (self.folder / RUN_FILE).exists()
         if newest or has_begun or (self.folder / PARAMS_FILE).exists():
@@ -221,21 +201,6 @@ class Run:
             DiagnosticError: GC0805 if the folder holds another run, GC0575 if it holds no
                 checkpoint.
         """
-        found = self._resume() if self.is_first else ()
-        self._share()
-        return found
-
-    def _share(self) -> None:
-        """The state of the first rank for all: one reads, so that one version of the run exists."""
-        if self.world is None:
-            return
-        if self.state is None:
-            self.state = self.step.init(self.model.init(self.settings.seed))
-        self.world.spread(list(self.state.arrays.values()))
-        text = self.world.spread_text(json.dumps(asdict(self.progress)))
-        self.progress = Progress(**json.loads(text))
-
-    def _resume(self) -> tuple[Diagnostic, ...]:
         self._compare_settings()
         if checkpoint.newest_step(self.folder) is None and not self._has_metrics():
             self._start()  # killed before its first checkpoint
@@ -290,17 +255,11 @@ class Run:
             DiagnosticError: GC0806 when the loss or the weights stop being finite; the last good
                 checkpoint stays.
         """
-        with _signals() as pending, self._recording() as write:
+        with _signals() as pending, metrics.appending(self.folder / METRICS_FILE) as write:
             while self.progress.epoch < self.settings.epochs:
                 self._epoch(pending, write, report)
             self.save()
-        if self.is_first:
-            self.write_params()
-
-    def _recording(self) -> AbstractContextManager[Callable[[Mapping[str, Any]], None]]:
-        if self.is_first:
-            return metrics.appending(self.folder / METRICS_FILE)
-        return nullcontext(lambda record: None)
+        self.write_params()
 
     def _epoch(
         self,
@@ -315,7 +274,7 @@ class Run:
             self._one_step(rows, write)
             report(progress)
             self._between_steps(pending)
-        progress.valid = self.validate() if self.is_first else None
+        progress.valid = self.validate()
         self._note_validation()
         done = {"step": progress.step, "epoch_done": progress.epoch}
         write({**done, **{f"valid_{k}": v for k, v in (progress.valid or {}).items()}})
@@ -327,8 +286,8 @@ class Run:
     def _one_step(self, rows: Array, write: Callable[[Mapping[str, Any]], None]) -> None:
         progress = self.progress
         assert self.state is not None
-        step = self._step_for(len(rows))
-        loss, _ = step(self.state, **self.train.take(step.rows_of(rows)))
+        inputs = self.train.take(rows)
+        loss, _ = self._step_for(len(rows))(self.state, **inputs)
         progress.step += 1
         progress.position += len(rows)
         progress.loss = float(loss)
@@ -337,20 +296,19 @@ class Run:
             record["grad_norm"] = float(self.state.metrics["grad_norm"])
         if self.state.metrics.get("overflow"):
             record["overflow"] = True
-            self._note_overflow(rows)
+            self._note_overflow(inputs)
             if float(self.state.arrays[SCALE]) <= 1.0:
                 raise self._diverged(f"the loss became {progress.loss}")
         elif not math.isfinite(progress.loss):
             raise self._diverged(f"the loss became {progress.loss}")
         write(record)
 
-    def _note_overflow(self, rows: Array) -> None:
+    def _note_overflow(self, inputs: dict[str, Array]) -> None:
         """Says once where a gradient overflowed; the step was skipped and the loss scale halved."""
-        if self.state is None or not self.is_first or any(n.code == "GC0809" for n in self.notices):
+        if self.state is None or any(n.code == "GC0809" for n in self.notices):
             return
         before = {**self.state.arrays, SCALE: self.state.arrays[SCALE] * np.float32(2)}
-        state = TrainState(before, self.state.trained)
-        found = self.step.culprit(state, **self.train.take(rows))
+        found = self.step.culprit(TrainState(before, self.state.trained), **inputs)
         if found is not None:
             message = f"step {self.progress.step} skipped, loss scale halved: {found.message}"
             self.notices.append(warning("GC0809", message, found.span, label=found.label))
@@ -389,18 +347,13 @@ class Run:
         kept = f"the last good checkpoint in `{self.folder}` is untouched"
         notes = (kept,) if self.progress.step else ()
         found = [error("GC0806", message, None, help=help, notes=notes)]
-        if self.world is not None:
-            self.world.is_shared_failure = True  # every rank has come to the same numbers
-        culprit = self._culprit() if self.progress.step and self.is_first else None
+        culprit = self._culprit() if self.progress.step else None
         if culprit is not None:
             found.append(culprit)
         return DiagnosticError(found, self.model.program.report.sources)
 
     def _culprit(self) -> Diagnostic | None:
-        """Replays from the last checkpoint to the step that failed, and looks into that one.
-
-        Of several ranks the first one replays alone, with the same parts and so the same bits.
-        """
+        """Replays from the last checkpoint to the step that failed, and looks into that one."""
         saved, _ = checkpoint.load_newest(self.folder)
         arrays = {name: np.array(a) for name, a in saved.arrays.items()}
         assert self.state is not None
@@ -412,17 +365,13 @@ class Run:
             if at.step + 1 >= self.progress.step and len(rows):
                 return self.step.culprit(state, **self.train.take(rows))
             if len(rows):
-                self._alone(len(rows))(state, **self.train.take(rows))
+                self._step_for(len(rows))(state, **self.train.take(rows))
                 at.step += 1
                 at.position += len(rows)
             else:
                 at.epoch, at.position = at.epoch + 1, 0
 
     def _between_steps(self, pending: list[int]) -> None:
-        if self.world is not None:
-            # A signal may reach some ranks only, or a step earlier.
-            signum = self.world.greatest(pending.pop(0) if pending else 0)
-            pending[:0] = [signum] if signum else []
         if not pending:
             if time.monotonic() - self._saved_at >= self.save_every:
                 self.save()
@@ -459,8 +408,6 @@ class Run:
         """A checkpoint of everything. Raises DiagnosticError GC0806 rather than save what is
         broken.
         """
-        if not self.is_first:
-            return
         assert self.state is not None
         self._refuse_broken_weights()
         state = asdict(self.progress)

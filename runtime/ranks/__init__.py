@@ -1,1 +1,0 @@
-"""Many processes, one result: the world of ranks, and how they are started."""
