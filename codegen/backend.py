@@ -142,6 +142,15 @@ class Loaded(ABC):
     def launch(self, arrays: Sequence[Array]) -> None:
         """Runs the program on arrays that fit, writing to those of `out` and `inout` ports."""
 
+    def launch_many(self, arrays: Sequence[Array], is_stacked: Sequence[bool], count: int) -> None:
+        """Runs the program ``count`` times; arrays that are stacked have a first axis of as many,
+        one for every run.
+        """
+        for n in range(count):
+            pairs = zip(arrays, is_stacked, strict=True)
+            # Views, of arrays without axes too.
+            self.launch([a[n : n + 1].reshape(a.shape[1:]) if s else a for a, s in pairs])
+
     def _fast(self, *arrays: Array) -> int | None:
         if self.explain(arrays):
             return 0

@@ -5,8 +5,9 @@ calls the machine code, which checks every array itself; only what it refuses is
 explained (``runtime.arrays``).
 
 Invariants: the caller's arrays are never written to unless they are `inout` ports of a training
-step; results are fresh arrays. An array of another layout or type is copied first; where the
-program updates it, the copy takes its place in the caller's dictionary, so that no update is lost.
+step; results are arrays that nobody else holds. An array of another layout or type is copied
+first; where the program updates it, the copy takes its place in the caller's dictionary, so that no
+update is lost.
 Non-goals: choosing the specialisation (``runtime.model``).
 """
 
@@ -18,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 
 from gradc.codegen.backend import Loaded, Results
+from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.plan.plan import Port
 from gradc.ir.tensor.bf16 import from_bf16
 from gradc.ir.tensor.core import DType, Role
@@ -92,14 +94,45 @@ class Entry:
         results = [np.empty(shape, dtype) for shape, dtype in self._makers]
         return [*self._converted(holders), *results]
 
-    def _converted(self, holders: Mapping[str, Arrays]) -> list[Array]:
+    def call_many(self, holders: Mapping[str, Arrays], count: int) -> list[Array]:
+        """Runs ``count`` times, at least once, on what is updated in place; inputs, and the arrays
+        of the `out` ports that are returned, have a first axis of so many, one position for every
+        run.
+
+        Raises:
+            DiagnosticError: as ``call`` does.
+        """
+        is_input = [port.role is Role.INPUT for port in self.given]
+        arrays = self._converted(holders, [(count,) if one else () for one in is_input])
+        updated = [a for p, a in zip(self.given, arrays, strict=True) if p.direction == "inout"]
+        for n, array in enumerate(arrays):
+            # Later runs would read what earlier ones have written.
+            if is_input[n] and any(np.may_share_memory(array, other) for other in updated):
+                arrays[n] = array.copy()
+        results = [np.empty((count, *shape), dtype) for shape, dtype in self._makers]
+        every, is_stacked = [*arrays, *results], [*is_input, *[True] * len(results)]
+        pairs = list(zip(every, is_stacked, strict=True))
+        found = self.native.explain([a[:1].reshape(a.shape[1:]) if s else a for a, s in pairs])
+        if found:
+            raise DiagnosticError(found)
+        self.native.launch_many(every, is_stacked, count)
+        return results
+
+    def _converted(
+        self, holders: Mapping[str, Arrays], stacks: Sequence[tuple[int, ...]] | None = None
+    ) -> list[Array]:
+        """The arrays of ``holders`` as the program takes them, of its shapes behind the axes
+        ``stacks``.
+        """
         for holder, given in holders.items():
             expect(holder, given, Mapping, "a dictionary of arrays by name")
             check_names(_WHAT[holder], given, self.names(holder))
         arrays = []
-        for (holder, name), port in zip(self._sources, self.given, strict=True):
+        for number, ((holder, name), port) in enumerate(
+            zip(self._sources, self.given, strict=True)
+        ):
             array = as_array(name, holders[holder][name])
-            check_shape(name, array, port.shape)
+            check_shape(name, array, (*(stacks[number] if stacks else ()), *port.shape))
             arrays.append(convert(name, array, port.dtype))
         self._keep_updated(holders, arrays)
         return arrays

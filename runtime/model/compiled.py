@@ -106,6 +106,8 @@ class Compiled:
         # The machine code of the last call: it checks names and shapes itself and most calls are
         # like the last.
         self._last: Callable[..., Any] | None = None
+        # The same where nothing is to be done before or after it.
+        self._quick: Callable[..., Any] | None = None
         self._makes_bits = False
         # The call of a method of the model that made this, if one did: a copy is made by the same
         # call.
@@ -138,15 +140,21 @@ class Compiled:
         return f"{self.model.name}.{method}({', '.join(given)})"
 
     def __call__(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any:
+        if self._quick is not None and not seeds:
+            found = self._quick(params, inputs, _NOTHING)
+            if type(found) is tuple:
+                return self._finish(found)
+        return self._call(params, seeds, inputs)
+
+    def _call(self, params: Arrays, seeds: Sequence[Arrays], inputs: dict[str, Any]) -> Any:
+        """A call that may have to check, convert, explain or compile."""
         if len(seeds) != self._takes_seeds:
             self._refuse_positions(len(seeds))
         params = self._drawing(params)
         if self.options.check_inputs:
             check_inputs(self.model, inputs)
         if self._last is not None:
-            found = self._last(
-                params, inputs, seeds[0] if self._takes_seeds and seeds else _NOTHING
-            )
+            found = self._last(params, inputs, seeds[0] if seeds else _NOTHING)
             if type(found) is tuple:
                 return self._finish(decoded(found) if self._makes_bits else found)
         holders: dict[str, Arrays] = {PARAMS: params, INPUTS: inputs}
@@ -160,6 +168,8 @@ class Compiled:
         found = grouped(entry.made, entry.call(holders))
         self._makes_bits = entry.makes_bits
         self._last = entry.native.fast_named
+        is_plain = not (self._takes_seeds or self.options.check_inputs or entry.makes_bits)
+        self._quick = self._last if is_plain else None
         return self._finish(decoded(found) if entry.makes_bits else found)
 
     def _refuse_positions(self, given: int) -> None:
@@ -295,7 +305,8 @@ def results(found: Results, name: str) -> dict[str, Any]:
 
 
 def loss_grads(found: Results) -> tuple[Any, dict[str, Array]]:
-    return _loss(found), found[2]
+    loss = found[0]
+    return (None if loss is None else loss[()]), found[2]
 
 
 def loss_outputs_grads(

@@ -102,6 +102,10 @@ class Recipe:
             raise DiagnosticError([error("GC0801", message, None)])
 
 
+# What a step is given beside state and inputs.
+_NOTHING: dict[str, Array] = {}
+
+
 def _is_number(value: object) -> TypeGuard[float]:
     """Whether ``value`` is a real number; what is true or false is not."""
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
@@ -183,6 +187,8 @@ class TrainStep:
         # The machine code of the last call: it checks names and shapes itself and most calls are
         # like the last.
         self._last: Callable[..., Any] | None = None
+        # The same where nothing is to be done before or after it.
+        self._quick: Callable[..., Any] | None = None
         self._makes_bits = False
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -235,12 +241,21 @@ class TrainStep:
 
     def __call__(self, state: TrainState, **inputs: Any) -> tuple[Any, TrainState]:
         """One step on ``inputs``. Returns the loss before the update, and ``state``, updated."""
+        if self._quick is not None and type(state) is TrainState:
+            found = self._quick(state.arrays, inputs, _NOTHING)
+            if type(found) is tuple:
+                state.metrics = found[1]
+                return found[0][()], state
+        return self._call(state, inputs)
+
+    def _call(self, state: TrainState, inputs: dict[str, Any]) -> tuple[Any, TrainState]:
+        """A step that may have to check, convert, explain or compile."""
         if type(state) is not TrainState:
             expect("state", state, TrainState, "what `step.init(params)` gives")
         if self.options.check_inputs:
             check_inputs(self.model, inputs)
         if self._last is not None:
-            found = self._last(state.arrays, inputs, {})
+            found = self._last(state.arrays, inputs, _NOTHING)
             if type(found) is tuple:
                 state.metrics = decoded(found)[1] if self._makes_bits else found[1]
                 return found[0][()], state
@@ -254,7 +269,40 @@ class TrainStep:
         state.metrics = {name: decode(array) for name, array in metrics.items()}
         self._makes_bits = entry.makes_bits
         self._last = entry.native.fast_named
+        is_plain = not (self.options.check_inputs or entry.makes_bits)
+        self._quick = self._last if is_plain else None
         return results[0][()], state
+
+    def many(self, count: int, state: TrainState, **inputs: Any) -> tuple[Array, TrainState]:
+        """``count`` steps in one call of machine code: every input has a first axis of so many
+        batches, in the order in which they are used.
+
+        Returns the losses before each update, ``[count]``, and ``state``, updated; its ``metrics``
+        have the same first axis. The bits are those of ``count`` calls.
+
+        Raises:
+            DiagnosticError: GC0801 if ``count`` is no whole number of at least 1, and what a step
+                raises.
+        """
+        expect("state", state, TrainState, "what `step.init(params)` gives")
+        if type(count) is not int or count < 1:
+            message = f"a queue is a whole number of at least 1 batches, not {count!r}"
+            raise DiagnosticError([error("GC0801", message, None)])
+        check_names("input", inputs, self._inputs)
+        queue = {name: as_array(name, value) for name, value in inputs.items()}
+        for name, array in queue.items():
+            if array.shape[:1] != (count,):
+                message = f"`{name}` has shape {list(array.shape)}; its first axis is the queue"
+                help = f"numpy.stack of {count} batches gives it an axis of {count}"
+                raise DiagnosticError([error("GC0555", message, None, help=help)])
+        if self.options.check_inputs:
+            for n in range(count):
+                check_inputs(self.model, {name: array[n] for name, array in queue.items()})
+        entry = self.entry({name: array[0] for name, array in queue.items()})
+        results = entry.call_many({PARAMS: state.arrays, INPUTS: queue}, count)
+        made = [decode(array) for array in results]
+        state.metrics = by_role(entry.made, made, (Role.OUTPUT,))
+        return made[0], state
 
     def entry(self, inputs: Mapping[str, Any]) -> Entry:
         """The specialisation for arrays like ``inputs``, compiled if it is new."""

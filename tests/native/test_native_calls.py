@@ -230,8 +230,10 @@ def test_a_named_call_finds_its_arrays_and_makes_the_results(cache: ObjectCache)
     y = cotangents["y"]
     assert np.array_equal(y, arrays[-1])
     assert y.flags.c_contiguous and y.flags.owndata and y.flags.writeable
-    # A second call makes new arrays; nothing is held on to and nothing is lost.
-    held = [sys.getrefcount(x) for x in (*arrays, y, *given)]
+    # A second call makes other arrays than those that are held; nothing is lost, and nothing held
+    # on to but the results of two calls (tests/native/test_native_recycle.py).
+    held = [sys.getrefcount(x) for x in (*arrays, *given)]
+    of_y = sys.getrefcount(y)
     for _ in range(50):
         again = function.named_call(given, {"x": arrays[0]}, NOTHING)
         assert again is not None and again[2]["y"] is not y
@@ -247,7 +249,8 @@ def test_a_named_call_finds_its_arrays_and_makes_the_results(cache: ObjectCache)
         for _ in range(20):
             assert function.named_call(bad, {"x": arrays[0]}, NOTHING) is None
     del again
-    assert held == [sys.getrefcount(x) for x in (*arrays, y, *given)]
+    assert held == [sys.getrefcount(x) for x in (*arrays, *given)]
+    assert of_y - 1 <= sys.getrefcount(y) <= of_y
 
 
 def test_a_named_call_returns_the_loss_alone(cache: ObjectCache) -> None:

@@ -72,7 +72,8 @@ class NativeFunction(Loaded):
     ) -> None:
         """Loads ``code``; ``store`` may hold the thread pool's code."""
         name = signature.name
-        exports = (name, f"{name}_call", f"{name}_named", f"{name}_state")
+        ways = ("call", "named", "state", "many", "forget")
+        exports = (name, *(f"{name}_{way}" for way in ways))
         library = jit.Library(code, exports, imports(store))
         super().__init__(signature, threads)
         self.object_bytes = code
@@ -82,6 +83,10 @@ class NativeFunction(Loaded):
             ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
         )
         self._entry = prototype(library[name])
+        self._many = ctypes.CFUNCTYPE(
+            ctypes.c_int32, *[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int64
+        )(library[f"{name}_many"])
+        library.before_unload(f"{name}_forget")
         kept = [library, self._arenas, *self._fill_state(library[f"{name}_state"])]
         # : The function in machine code: None after a call, else an int (see
         # ``codegen.llvm.wrapper``).
@@ -116,6 +121,18 @@ class NativeFunction(Loaded):
         arena = self._arenas.take()
         try:
             self._entry(pointers, arena, self.threads)
+        finally:
+            self._arenas.give(arena)
+
+    def launch_many(self, arrays: Sequence[Array], is_stacked: Sequence[bool], count: int) -> None:
+        """All in one call of machine code, in one arena."""
+        room = max(1, len(arrays))
+        pointers = (ctypes.c_void_p * room)(*(a.ctypes.data for a in arrays))
+        pairs = zip(arrays, is_stacked, strict=True)
+        strides = (ctypes.c_int64 * room)(*(a.strides[0] if s else 0 for a, s in pairs))
+        arena = self._arenas.take()
+        try:
+            self._many(pointers, strides, arena, self.threads, count)
         finally:
             self._arenas.give(arena)
 

@@ -8,6 +8,10 @@ Two METH_FASTCALL functions share one core:
   makes the others, and returns ``(loss or None, dict, dict, dict)``: the made arrays by name, in
   the groups that ``Named`` says.
 
+Small results of the latter are handed out again when nobody holds them (``recycle``).
+``NAME_many(pointers, strides, arena, threads, count)`` runs the entry again and again, each pointer
+moved on by its bytes in between.
+
 Each array must be exactly an ndarray, of the expected dtype object, rank and shape, C-contiguous,
 aligned, and writeable where the program writes. What it updates in place shares memory with nothing
 else: those arrays are compared with each other when they are not the ones of the last call, the
@@ -30,6 +34,7 @@ from dataclasses import dataclass
 from math import prod
 from string import Template
 
+from gradc.codegen.llvm.host import recycle
 from gradc.ir.plan.plan import Port
 from gradc.ir.tensor.core import DType
 
@@ -93,33 +98,44 @@ def wrapper_text(
     order = sorted(range(len(ports)), key=lambda n: ports[n].direction != "inout")
     updated = sum(port.direction == "inout" for port in ports)
     apart = _APART if updated else ""
-    return Template(_CORE + apart + _CALL + _NAMED).substitute(
-        check="call i64 @gradc.apart(ptr %pointers)" if updated else "add i64 -1, 0",
-        updated=updated,
-        order=_words(order),
-        sizes_in_order=_words([prod(ports[n].shape) * ports[n].dtype.itemsize for n in order]),
-        name=name,
-        ports=len(ports),
-        room=max(1, len(ports)),
-        fields=len(FIELDS) + len(types) + len(ports),
-        words=_words(words),
-        word_count=max(1, len(words)),
-        shapes=_words(shape_words),
-        shape_count=max(1, len(shape_words)),
-        sizes=_words([named.holders.count(h) for h in range(HOLDERS)]),
-        holder_count=HOLDERS,
-        group_count=GROUPS,
-        type=layout.type,
-        data=layout.data,
-        rank=layout.rank,
-        shape=layout.shape,
-        dtype=layout.dtype,
-        flags=layout.flags,
-        wrong_count=WRONG_COUNT,
-        busy=BUSY,
-        done=_DONE,
-        save=save,
-        restore=restore,
+    made = [n for n, holder in enumerate(named.holders) if holder < 0]
+    made_bytes = sum(prod(ports[n].shape) * ports[n].dtype.itemsize for n in made)
+    keeps = recycle.is_possible(layout.type, made_bytes, len(made))
+    groups = [sum(named.groups[n] == g for n in made) for g in range(GROUPS)]
+    recycling = recycle.recycle_text(name, len(ports), groups if keeps else None)
+    return (
+        Template(_CORE + apart + _CALL + _NAMED + _MANY).substitute(
+            take=_TAKE if keeps else _TAKE_NOTHING,
+            forget="call void @gradc.forget(ptr %kept)" if keeps else "",
+            keep=_KEEP if keeps else "",
+            check="call i64 @gradc.apart(ptr %pointers)" if updated else "add i64 -1, 0",
+            updated=updated,
+            order=_words(order),
+            sizes_in_order=_words([prod(ports[n].shape) * ports[n].dtype.itemsize for n in order]),
+            name=name,
+            ports=len(ports),
+            room=max(1, len(ports)),
+            fields=len(FIELDS) + len(types) + len(ports),
+            words=_words(words),
+            word_count=max(1, len(words)),
+            shapes=_words(shape_words),
+            shape_count=max(1, len(shape_words)),
+            sizes=_words([named.holders.count(h) for h in range(HOLDERS)]),
+            holder_count=HOLDERS,
+            group_count=GROUPS,
+            type=layout.type,
+            data=layout.data,
+            rank=layout.rank,
+            shape=layout.shape,
+            dtype=layout.dtype,
+            flags=layout.flags,
+            wrong_count=WRONG_COUNT,
+            busy=BUSY,
+            done=_DONE,
+            save=save,
+            restore=restore,
+        )
+        + recycling
     )
 
 
@@ -131,6 +147,12 @@ _GIL = (
     "%saved = call ptr @PyEval_SaveThread()",
     "call void @PyEval_RestoreThread(ptr %saved)",
 )
+
+_TAKE = """%kept = call ptr @gradc.next_set()
+  %spare = call ptr @gradc.reuse(ptr %kept)"""
+_TAKE_NOTHING = """%kept = inttoptr i64 0 to ptr
+  %spare = inttoptr i64 0 to ptr"""
+_KEEP = "call void @gradc.keep(ptr %kept, ptr %tuple, ptr %dicts, ptr %objects)"
 
 _CORE = """
 @${name}_state = global [$fields x ptr] zeroinitializer, align 64
@@ -379,6 +401,8 @@ counted:
   %more_holders = icmp ult i64 %h.next, $holder_count
   br i1 %more_holders, label %holder, label %begin
 begin:
+  $take
+  %again = icmp ne ptr %spare, null
   %portless = icmp eq i64 $ports, 0
   br i1 %portless, label %invoke, label %port
 port:
@@ -402,6 +426,14 @@ keep:
   call void @Py_IncRef(ptr %found)
   br label %have
 make:
+  br i1 %again, label %reuse, label %create
+reuse:
+  %reuse_at = add i64 %i, $group_count
+  %reuse_cell = getelementptr ptr, ptr %kept, i64 %reuse_at
+  %reused = load ptr, ptr %reuse_cell
+  call void @Py_IncRef(ptr %reused)
+  br label %have
+create:
   %slot = load i64, ptr %word
   %dtype_cell = getelementptr ptr, ptr @${name}_state, i64 %slot
   %dtype = load ptr, ptr %dtype_cell
@@ -417,7 +449,7 @@ make:
   %failed = icmp eq ptr %new, null
   br i1 %failed, label %broken, label %have
 have:
-  %object = phi ptr [ %found, %keep ], [ %new, %make ]
+  %object = phi ptr [ %found, %keep ], [ %new, %create ], [ %reused, %reuse ]
   %object_cell = getelementptr ptr, ptr %objects, i64 %i
   store ptr %object, ptr %object_cell
   %i.next = add i64 %i, 1
@@ -425,13 +457,23 @@ have:
   br i1 %more_ports, label %port, label %invoke
 absent:
   call void @PyErr_Clear()
-  br label %drop
+  br label %undo
 broken:
   br label %drop
 invoke:
   %answer = call i64 @gradc.invoke(ptr %objects)
   %ran = icmp eq i64 %answer, $done
-  br i1 %ran, label %collect, label %drop
+  br i1 %ran, label %ready, label %undo
+undo:
+  %undo_owned = phi i64 [ %i, %absent ], [ $ports, %invoke ]
+  %undo_why = phi i64 [ %i, %absent ], [ %answer, %invoke ]
+  br i1 %again, label %return_set, label %drop
+return_set:
+  call void @Py_DecRef(ptr %spare)
+  $forget
+  br label %drop
+ready:
+  br i1 %again, label %drop, label %collect
 collect:
   %tuple = call ptr @PyTuple_New(i64 $group_count)
   %no_tuple = icmp eq ptr %tuple, null
@@ -485,18 +527,23 @@ enter:
 placed:
   %r.next = add i64 %r, 1
   %more_results = icmp ult i64 %r.next, $ports
-  br i1 %more_results, label %result, label %drop
+  br i1 %more_results, label %result, label %complete
+complete:
+  $keep
+  br label %drop
 spoilt:
   call void @Py_DecRef(ptr %tuple)
   br label %drop
 drop:
   ; how many objects are owned, what to answer, and whether that is an int still to be made
-  %owned = phi i64 [ %i, %absent ], [ %i, %broken ], [ $ports, %invoke ], [ $ports, %collect ], \
-[ $ports, %single ], [ $ports, %placed ], [ $ports, %spoilt ]
-  %why.0 = phi i64 [ %i, %absent ], [ $done, %broken ], [ %answer, %invoke ], [ $done, %collect ], \
-[ $done, %single ], [ $done, %placed ], [ $done, %spoilt ]
-  %outcome = phi ptr [ null, %absent ], [ null, %broken ], [ null, %invoke ], [ null, %collect ], \
-[ %tuple, %single ], [ %tuple, %placed ], [ null, %spoilt ]
+  %owned = phi i64 [ %undo_owned, %undo ], [ %undo_owned, %return_set ], [ %i, %broken ], \
+[ $ports, %ready ], [ $ports, %collect ], [ $ports, %single ], [ $ports, %complete ], \
+[ $ports, %spoilt ]
+  %why.0 = phi i64 [ %undo_why, %undo ], [ %undo_why, %return_set ], [ $done, %broken ], \
+[ $done, %ready ], [ $done, %collect ], [ $done, %single ], [ $done, %complete ], [ $done, %spoilt ]
+  %outcome = phi ptr [ null, %undo ], [ null, %return_set ], [ null, %broken ], \
+[ %spare, %ready ], [ null, %collect ], [ %tuple, %single ], [ %tuple, %complete ], \
+[ null, %spoilt ]
   %nothing = icmp eq i64 %owned, 0
   br i1 %nothing, label %leave, label %release
 release:
@@ -517,5 +564,34 @@ refuse:
     [ $wrong_count, %size ], [ %why.0, %leave ]
   %number = call ptr @PyLong_FromLong(i64 %why)
   ret ptr %number
+}
+"""
+
+_MANY = """
+define i32 @${name}_many(ptr %pointers, ptr %strides, ptr %arena, i64 %threads, i64 %count) #0 {
+entry:
+  %nothing = icmp eq i64 %count, 0
+  br i1 %nothing, label %done, label %run
+run:
+  %n = phi i64 [ 0, %entry ], [ %n.next, %moved ]
+  %status = call i32 @${name}(ptr %pointers, ptr %arena, i64 %threads)
+  %n.next = add i64 %n, 1
+  br label %move
+move:
+  %i = phi i64 [ 0, %run ], [ %i.next, %move ]
+  %cell = getelementptr ptr, ptr %pointers, i64 %i
+  %pointer = load ptr, ptr %cell
+  %stride_cell = getelementptr i64, ptr %strides, i64 %i
+  %stride = load i64, ptr %stride_cell
+  %next = getelementptr i8, ptr %pointer, i64 %stride
+  store ptr %next, ptr %cell
+  %i.next = add i64 %i, 1
+  %more_ports = icmp ult i64 %i.next, $ports
+  br i1 %more_ports, label %move, label %moved
+moved:
+  %more = icmp ult i64 %n.next, %count
+  br i1 %more, label %run, label %done
+done:
+  ret i32 0
 }
 """
