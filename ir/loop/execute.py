@@ -118,7 +118,8 @@ def execute_kernel(kernel: Kernel, buffers: Sequence[Array], scalars: Scalars = 
     for buffer, array in zip(named, buffers, strict=True):
         if array.dtype != scalars.stored(buffer.dtype) or array.shape != (buffer.size,):
             raise ExecutionError(f"{kernel.name}: {buffer.name} does not fit {array.shape}")
-    _Run(kernel, dict(zip(named, buffers, strict=True)), scalars).block(kernel.body)
+    with np.errstate(all="ignore"):
+        _Run(kernel, dict(zip(named, buffers, strict=True)), scalars).block(kernel.body)
 
 
 class _Run:
@@ -148,7 +149,8 @@ class _Run:
 
     def _spread(self, x: Array) -> Array:
         """``x`` with one dimension per open axis."""
-        return x.reshape(x.shape + (1,) * (len(self.axes) - x.ndim))
+        more = len(self.axes) - x.ndim
+        return x.reshape(x.shape + (1,) * more) if more else x
 
     def value(self, x: Scalar) -> Array:
         if isinstance(x, Const):
@@ -169,12 +171,11 @@ class _Run:
 
     def _located(self, buffer: Buffer, offset: Affine, mask: Array) -> tuple[Array, Array]:
         """Flat positions in the buffer's array, checked where ``mask`` holds, 0 elsewhere."""
-        at, mask = np.broadcast_arrays(self.address(offset), mask)
+        at = self.address(offset)
         outside = mask & ((at < 0) | (at >= buffer.size))
         if outside.any():
-            raise ExecutionError(
-                f"{self.kernel.name}: {buffer.name}[{int(at[outside][0])}] of {buffer.size}"
-            )
+            first = int(np.broadcast_to(at, outside.shape)[outside][0])
+            raise ExecutionError(f"{self.kernel.name}: {buffer.name}[{first}] of {buffer.size}")
         at = np.where(mask, at, 0)
         owners = self.buffers[buffer].shape[:-1]
         if buffer.is_private and owners:
@@ -221,8 +222,8 @@ class _Run:
         buffer = store.buffer
         shape = self.axes
         at, mask = self._located(buffer, store.offset, self._mask(store.guard))
-        value = np.broadcast_to(self.value(store.value), shape)[np.broadcast_to(mask, shape)]
-        where = np.broadcast_to(at, shape)[np.broadcast_to(mask, shape)]
+        mask = _filled(mask, shape)
+        value, where = _filled(self.value(store.value), shape)[mask], _filled(at, shape)[mask]
         flat = self.buffers[buffer].reshape(-1)
         if store.combine:
             value = self.scalars.combine(
@@ -406,6 +407,10 @@ def _fold_lanes(
         totals = totals.copy()
         totals[..., left] = joined
     return totals[..., 0].astype(scalars.computed(fold.result.dtype), copy=False)
+
+
+def _filled(x: Array, shape: tuple[int, ...]) -> Array:
+    return x if x.shape == shape else np.broadcast_to(x, shape)
 
 
 def _rows(x: Array, width: int, neutral: Array) -> Array:

@@ -99,14 +99,16 @@ _VERBS: Mapping[str, Callable[..., Any]] = {
 
 
 def apply_verb(verb: str, operands: list[Array], dtype: DType) -> Array:
-    """``verb(operands)`` rounded to ``dtype``. Raises KeyError for an unknown verb."""
+    """``verb(operands)`` rounded to ``dtype``. Raises KeyError for an unknown verb.
+
+    NumPy warns of overflow and the like, unless the caller has it be quiet.
+    """
     if verb == "cast":
         return convert(operands[0], dtype)
     function = _VERBS[verb]
     if dtype is DType.F16:  # computed in f32 and rounded once, like bf16
         operands = [x.astype(np.float32) if x.dtype == np.float16 else x for x in operands]
-    with np.errstate(all="ignore"):
-        result = np.asarray(function(*operands))
+    result = np.asarray(function(*operands))
     if dtype is DType.BF16:
         return round_to_bf16(result)
     return result.astype(computed_dtype(dtype), copy=False)
@@ -114,5 +116,4 @@ def apply_verb(verb: str, operands: list[Array], dtype: DType) -> Array:
 
 def combine(kind: str, a: Array, b: Array) -> Array:
     """One step of a fold or of a combining store."""
-    with np.errstate(all="ignore"):
-        return np.asarray(_VERBS[kind](a, b))
+    return np.asarray(_VERBS[kind](a, b))

@@ -133,14 +133,13 @@ def _last_uses(plan: Plan) -> dict[int, list[int]]:
         last.update(dict.fromkeys(step.cells(), number))
         for launch, _ in step.walk():
             last.update((argument.tensor, number) for argument in launch.arguments)
+    ends: dict[int, int] = {}
+    for tensor, number in last.items():
+        root = plan.root(tensor)
+        ends[root] = max(ends.get(root, 0), number)
     found: dict[int, list[int]] = {}
     for tensor, number in last.items():
-        if plan.tensors[tensor].space == "arena" and not _shared(plan, tensor, last, number):
+        # Bytes that are in another tensor live on through it.
+        if plan.tensors[tensor].space == "arena" and ends[plan.root(tensor)] == number:
             found.setdefault(number, []).append(tensor)
     return found
-
-
-def _shared(plan: Plan, tensor: int, last: Mapping[int, int], number: int) -> bool:
-    """Whether bytes of ``tensor`` are in another tensor that lives on through the same storage."""
-    family = plan.root(tensor)
-    return any(plan.root(t) == family and n > number for t, n in last.items() if t != tensor)

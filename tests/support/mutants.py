@@ -22,13 +22,10 @@ from gradc.ir.tensor.core import Block, Function, Op, Value
 class Known(list[Value]):
     """The values known before an op, and the ops that made them."""
 
-    def __init__(self, values: Sequence[Value] = ()) -> None:
-        super().__init__(values)
-        self.makers: dict[Value, Op] = {}
-
-    def learn(self, op: Op) -> None:
-        self.extend(op.results)
-        self.makers.update((v, op) for v in op.results)
+    def __init__(self, parameters: Sequence[Value] = (), ops: Sequence[Op] = ()) -> None:
+        super().__init__(parameters)
+        self.extend(v for op in ops for v in op.results)
+        self.makers = {v: op for op in ops for v in op.results}
 
 
 # One op, the values known before it, a source of chance -> the ops that take its place.
@@ -286,28 +283,27 @@ def _count(block: Block) -> int:
 def _mutated(
     block: Block, target: int, fault: OpFault, rng: random.Random
 ) -> tuple[Block, bool, int]:
-    """``block`` with op number ``target`` replaced; whether it was; how many ops were passed."""
-    ops: list[Op] = []
-    known = Known(block.parameters)
-    at, changed = 0, False
-    for op in block.body:
-        if at == target and not changed:
-            new = fault(op, known, rng)
-            if new is not None:
-                ops += [replace(o, span=op.span, scope=op.scope) for o in new]
-                changed = True
-                at += 1
-                known.learn(op)
-                continue
+    """``block`` with op number ``target`` replaced; whether it was; how many ops were passed (what
+    lies behind the target may be left out).
+    """
+    body, at = block.body, 0
+    for place, op in enumerate(body):
+        new: list[Op] | None = None
+        if at == target:
+            made = fault(op, Known(block.parameters, body[:place]), rng)
+            if made is not None:
+                new = [replace(o, span=op.span, scope=op.scope) for o in made]
         at += 1
-        if op.regions and not changed:
+        if new is None and op.regions:
             inner, changed, passed = _mutated(op.regions[0], target - at, fault, rng)
             at += passed
-            if changed:
-                op = replace(op, regions=(inner, *op.regions[1:]))
-        ops.append(op)
-        known.learn(op)
-    return Block(block.parameters, (*ops, block.terminator)), changed, at
+            new = [replace(op, regions=(inner, *op.regions[1:]))] if changed else None
+        if new is not None:
+            ops = (*body[:place], *new, *body[place + 1 :], block.terminator)
+            return Block(block.parameters, ops), True, at
+        if at > target:
+            break
+    return block, False, at
 
 
 # --- kernels
