@@ -206,6 +206,20 @@ def _copied(name: str, **others: Any) -> types.ModuleType:
     return made
 
 
+# Modules of autograd of which nothing but names is needed.
+STAND_INS = (
+    "test_util",
+    "core",
+    "tracer",
+    "extend",
+    "misc",
+    "wrap_util",
+    "builtins",
+    "util",
+    "differential_operators",
+)
+
+
 def install(counts: Counts) -> None:
     """Puts stand-ins for autograd's modules in place."""
 
@@ -249,17 +263,7 @@ def install(counts: Counts) -> None:
         sys.modules[f"autograd.{path}"] = source
         if "." not in path:
             setattr(made, path, source)
-    for path in (
-        "test_util",
-        "core",
-        "tracer",
-        "extend",
-        "misc",
-        "wrap_util",
-        "builtins",
-        "util",
-        "differential_operators",
-    ):
+    for path in STAND_INS:
         stand_in: Any = types.ModuleType(f"autograd.{path}")
         stand_in.__getattr__ = lambda name: missing
         sys.modules[f"autograd.{path}"] = stand_in

@@ -5,7 +5,8 @@ long.
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,12 @@ def place(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@cache
+def imported(path: Path) -> tuple[Import, ...]:
+    """``imports`` of a file, read once."""
+    return tuple(imports(parse(path)))
+
+
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
@@ -111,7 +118,7 @@ def imports(tree: ast.AST, inside: bool = False) -> Iterator[Import]:
         yield from imports(node, inside or is_function)
 
 
-def layer_faults(name: str, found: Iterator[Import]) -> list[str]:
+def layer_faults(name: str, found: Iterable[Import]) -> list[str]:
     """What a file imports against the layering; `name` is its path from the root."""
     layer = name.split("/")[0]
     allowed = MAY_IMPORT[layer] | FOR_ALL
@@ -129,7 +136,7 @@ def layer_faults(name: str, found: Iterator[Import]) -> list[str]:
     return faults
 
 
-def backend_faults(name: str, found: Iterator[Import]) -> list[str]:
+def backend_faults(name: str, found: Iterable[Import]) -> list[str]:
     """Imports of one backend's insides from outside ``codegen``: others know the interface."""
     if name.startswith("codegen/"):
         return []
@@ -137,7 +144,7 @@ def backend_faults(name: str, found: Iterator[Import]) -> list[str]:
     return [f"{name}:{line}: {m} (use backend)" for m, line, _ in found if m.startswith(inside)]
 
 
-def late_faults(name: str, found: Iterator[Import]) -> list[str]:
+def late_faults(name: str, found: Iterable[Import]) -> list[str]:
     """Imports inside functions that no entry of LATE or LATE_OWN excuses."""
     excused = name.startswith(tuple(LATE_OWN))
     return [
@@ -151,17 +158,17 @@ def late_faults(name: str, found: Iterator[Import]) -> list[str]:
 
 
 def test_layers_import_downwards_only() -> None:
-    faults = [f for p in library_files() for f in layer_faults(place(p), imports(parse(p)))]
+    faults = [f for p in library_files() for f in layer_faults(place(p), imported(p))]
     assert not faults, "\n".join(faults)
 
 
 def test_backends_are_known_by_their_interface() -> None:
-    faults = [f for p in library_files() for f in backend_faults(place(p), imports(parse(p)))]
+    faults = [f for p in library_files() for f in backend_faults(place(p), imported(p))]
     assert not faults, "\n".join(faults)
 
 
 def test_imports_inside_functions_are_only_the_heavy_ones() -> None:
-    faults = [f for p in library_files() for f in late_faults(place(p), imports(parse(p)))]
+    faults = [f for p in library_files() for f in late_faults(place(p), imported(p))]
     assert not faults, "\n".join(faults)
 
 
@@ -203,15 +210,19 @@ def test_files_are_short() -> None:
     assert not long
 
 
-def test_functions_are_short() -> None:
-    long = []
+def test_functions_are_short_and_files_say_what_they_are_for() -> None:
+    long, silent = [], []
     for path in all_files():
-        for node in ast.walk(parse(path)):
+        tree = parse(path)
+        if ast.get_docstring(tree) is None:
+            silent.append(place(path))
+        for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 if lines > MAX_FUNCTION_LINES:
                     long.append(f"{place(path)}:{node.lineno}: {node.name} has {lines} lines")
     assert not long, "\n".join(long)
+    assert not silent
 
 
 def banned(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -248,11 +259,6 @@ def test_library_has_nothing_banned() -> None:
 def test_planted_bans_are_found() -> None:
     text = "import pickle\ntry:\n    eval('1')\nexcept:\n    raise NotImplementedError\nhash('a')\n"
     assert sorted(line for line, _ in banned(ast.parse(text))) == [1, 3, 4, 5, 6]
-
-
-def test_every_file_says_what_it_is_for() -> None:
-    silent = [place(p) for p in all_files() if ast.get_docstring(parse(p)) is None]
-    assert not silent
 
 
 def test_folders_do_not_become_top_level_modules() -> None:

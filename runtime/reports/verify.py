@@ -141,10 +141,7 @@ def verify_model(
     if sympy > 0:
         _ask_sympy(found, model, subject, options, sympy)
     if chosen:
-        with found.timed("second sizes"):
-            again = _second(model, free, chosen, names, options, seed)
-            found.verdicts[:] = at_both(found.verdicts, again)
-            found.notes += _chosen_notes(free, chosen, again)
+        _ask_again(found, model, subject, (free, chosen), options)
     at_probe = Model(model.program, model.name, least, model.precision)
     return Verified(
         model=model.name,
@@ -176,6 +173,21 @@ def _ask_sympy(
         rows = sympy_verdicts(model, subject, options, seconds, known)
     count = len(subject.wrt)
     found.verdicts[count:count] = rows
+
+
+def _ask_again(
+    found: Found,
+    model: Model,
+    subject: Subject,
+    sizes: tuple[Mapping[str, int], Sequence[str]],
+    options: Options,
+) -> None:
+    """The verdicts at second sizes of dimensions without a value, beside the first."""
+    free, chosen = sizes
+    with found.timed("second sizes"):
+        again = _second(model, free, chosen, subject.wrt, options, _seed(subject))
+        found.verdicts[:] = at_both(found.verdicts, again)
+        found.notes += _chosen_notes(free, chosen, again)
 
 
 def _seed(subject: Subject) -> int:

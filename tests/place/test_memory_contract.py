@@ -21,7 +21,9 @@ from tests.support.memory_subjects import NOISY, Subject, check, names, of_model
 
 @pytest.mark.parametrize("name", names())
 def test_examples_keep_bytes_and_bits(name: str) -> None:
-    outcome = check(subject(name), most=3)
+    # A step has the gradient in it: the gradient alone is tried at both ends of the front.
+    is_in_step = name.endswith(" gradient") and name.replace(" gradient", " step") in names()
+    outcome = check(subject(name), most=2 if is_in_step else 3)
     assert outcome.faults == []
     assert outcome.tried == 2 * outcome.points > 0
 

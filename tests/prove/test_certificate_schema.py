@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -82,32 +83,50 @@ def faults(data: Any, rule: dict[str, Any], at: str = "$") -> Iterator[str]:
                 yield from faults(item, others, f"{at}.{name}")
 
 
-def written(tmp_path: Path, factor: str = "3", *flags: str) -> tuple[Path, Path, int]:
-    path, cert = tmp_path / "net.grad", tmp_path / "cert.json"
-    path.write_text(NET.replace("FACTOR", factor), encoding="utf-8")
-    status = main(["verify", str(path), "--json", str(cert), *flags])
-    return path, cert, status
+Written = Callable[..., tuple[Path, Path, int]]
+_MADE: dict[tuple[str, ...], tuple[Path, int]] = {}
+
+
+@pytest.fixture
+def written(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """``written(factor, *flags)``: the program, a certificate of it to do what one likes with, and
+    the status; each is verified once, whoever asks.
+    """
+
+    def made(factor: str = "3", *flags: str) -> tuple[Path, Path, int]:
+        asked = (factor, *flags)
+        if asked not in _MADE:
+            folder = tmp_path_factory.mktemp("certified")
+            (folder / "net.grad").write_text(NET.replace("FACTOR", factor), encoding="utf-8")
+            command = ["verify", str(folder / "net.grad"), "--json", str(folder / "cert.json")]
+            _MADE[asked] = folder, main([*command, *flags])
+        folder, status = _MADE[asked]
+        copy = tmp_path / "cert.json"
+        shutil.copy(folder / "cert.json", copy)
+        return folder / "net.grad", copy, status
+
+    return made
 
 
 @pytest.mark.parametrize("factor, status", [("3", 0), ("2", 3)])
 @pytest.mark.parametrize("flags", [(), ("--numbers",), ("--budget", "1MiB", "--points", "2")])
 def test_certificates_match_the_schema(
-    factor: str, status: int, flags: tuple[str, ...], tmp_path: Path
+    factor: str, status: int, flags: tuple[str, ...], written: Written
 ) -> None:
-    _, cert, found = written(tmp_path, factor, *flags)
+    _, cert, found = written(factor, *flags)
     data = json.loads(cert.read_text(encoding="utf-8"))
     assert found == status
     assert data["ok"] == (status == 0)
     assert list(faults(data, schema())) == []
 
 
-def test_the_schema_is_about_these_certificates(tmp_path: Path) -> None:
+def test_the_schema_is_about_these_certificates(written: Written) -> None:
     rule = schema()["properties"]
     assert rule["schema"]["const"] == SCHEMA
     row = rule["verdicts"]["items"]["properties"]
     assert row["kind"]["enum"] == list(KINDS)
     assert row["status"]["enum"] == [s.value for s in Status]
-    _, cert, _ = written(tmp_path)
+    _, cert, _ = written()
     data = json.loads(cert.read_text(encoding="utf-8"))
     for spoil in ({"ok": "yes"}, {"seed": -1}, {"extra": 1}, {"dims": {"B": 1.5}}):
         assert list(faults({**data, **spoil}, schema()))
@@ -142,10 +161,10 @@ def _budget(data: dict[str, Any]) -> None:
 def test_tampering_is_named(
     tamper: Callable[[dict[str, Any]], None],
     said: str,
-    tmp_path: Path,
+    written: Written,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path, cert, _ = written(tmp_path)
+    path, cert, _ = written()
     data = json.loads(cert.read_text(encoding="utf-8"))
     tamper(data)
     cert.write_text(json.dumps(data), encoding="utf-8")
@@ -158,18 +177,26 @@ def test_tampering_is_named(
     [("dense(H, 3)", "dense(H, 4)", "program digest is"), ("x * x * x", "x * x", "REFUTED")],
 )
 def test_a_changed_model_is_named(
-    old: str, new: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    old: str,
+    new: str,
+    said: str,
+    written: Written,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path, cert, _ = written(tmp_path)
-    path.write_text(path.read_text("utf-8").replace(old, new), encoding="utf-8")
+    whole, cert, _ = written()
+    path = tmp_path / "net.grad"
+    path.write_text(whole.read_text("utf-8").replace(old, new), encoding="utf-8")
     assert main(["verify", str(path), "--replay", str(cert)]) == 3
     shown = capsys.readouterr().out
     assert "source digest is" in shown
     assert said in shown
 
 
-def test_a_refuted_certificate_replays_as_refuted_in_a_fresh_process(tmp_path: Path) -> None:
-    path, cert, status = written(tmp_path, "2")
+def test_a_refuted_certificate_replays_as_refuted_in_a_fresh_process(
+    written: Written, tmp_path: Path
+) -> None:
+    path, cert, status = written("2")
     assert status == 3
     command = [sys.executable, "-m", "gradc", "verify", str(path), "--replay", str(cert)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
