@@ -83,6 +83,7 @@ ROOMS = {
         "model",
         "reports",
         "training",
+        "doctor",
         "tracing",
         "bench",
         "api.py",

@@ -1,4 +1,6 @@
-"""``gradc diagnose FILE --data IN.npz``: how the gradient flows, and what is wrong with it."""
+"""``gradc diagnose FILE --data IN.npz``: how the gradient flows, and what is wrong with it; with
+``--run`` or ``--optimizer``, why a training fails.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from gradc.runtime.commands import diagnose_training
 from gradc.runtime.commands.common import load_call
 from gradc.runtime.commands.flags import add_data, add_model, add_target
 from gradc.runtime.console import Console
@@ -19,12 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_data(parser)
     add_target(parser)
+    diagnose_training.add_arguments(parser)
     parser.add_argument("--svg", metavar="FILE", help="draw the gradient by depth and by time")
     parser.add_argument("--json", action="store_true", help="everything measured, as JSON")
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Prints norms by layer, time step and parameter, then the findings, worst first."""
+    if diagnose_training.wants(options):
+        return diagnose_training.run(options, console)
     model, inputs, params = load_call(options)
     refuse_empty(inputs)
     diagnosis = model.diagnosed(params, inputs, seed=options.seed, target=options.target)
@@ -67,13 +73,7 @@ def _tables(diagnosis: Diagnosis, console: Console) -> None:
     if not diagnosis.findings:
         console.result("nothing wrong found")
     for finding in diagnosis.findings:
-        console.result(f"{finding.kind}: {finding.message}")
-        if finding.span is not None:
-            console.result(f"  --> {finding.span.outermost}")
-        if finding.remedy:
-            console.result(f"  try: {finding.remedy}")
-        if finding.effect:
-            console.result(f"  {finding.effect}")
+        diagnose_training.print_finding(finding, console)
 
 
 def _truncation_table(ledger: Truncation, console: Console) -> None:

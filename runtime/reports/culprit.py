@@ -25,6 +25,7 @@ from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run, run_block
 from gradc.ir.ops.registry import is_loop, lookup
 from gradc.ir.tensor.core import Block, DType, Function, Op, Role, Slot, Span, Value
+from gradc.passes.hazards.hazards import traced_to
 from gradc.passes.simplify.flatten import flatten
 from gradc.runtime.native.arrays import Array
 
@@ -245,7 +246,11 @@ def _finding(function: Function, origin: _Node) -> Diagnostic:
         message = f"`{maker.name}` is not finite to begin with: {found}"
         return error("GC0809", message, _own_line(maker.span))
     where = f" in layer `{maker.scope}`" if maker.scope else ""
-    sweep = "" if origin.top is None or _is_forward(function, origin.top) else " of the gradient"
+    is_reverse = origin.top is not None and not _is_forward(function, origin.top)
+    source = traced_to(maker, function).name
+    sweep = " of the gradient" if is_reverse else ""
+    if is_reverse and source != maker.name:
+        sweep += f" of `{source}`"
     message = (
         f"values stop being finite here{where}{origin.step}: `{maker.name}`{sweep} gives {found}"
     )
