@@ -10,6 +10,7 @@ CONTRIBUTING has the recipe; ``loops_numpy`` is the smallest one there is.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,27 @@ class Signature:
     launches: int
     kernels: int
     isa: str
+    sent: int = 0  # bytes that one rank of several sends in a call
+    exchanges: str = ""  # digest of what the ranks exchange, in order; empty where there is one
+
+    @classmethod
+    def of(cls, plan: Plan, threads: int, isa: str) -> Signature:
+        """The signature of ``plan`` as code for ``isa``."""
+        counts = (len(plan.launches), len({launch.kernel for launch in plan.launches}))
+        told = "".join(
+            f"{e.kind} {e.buffer.dtype}[{e.buffer.size}] {times}\n" for e, times in plan.exchanges()
+        )
+        exchanges = hashlib.sha256(told.encode()).hexdigest() if told else ""
+        return cls(
+            plan.name,
+            plan.ports,
+            plan.arena_bytes,
+            threads,
+            *counts,
+            isa,
+            plan.sent_bytes,
+            exchanges,
+        )
 
     @property
     def port_bytes(self) -> int:
@@ -85,7 +107,7 @@ class Signature:
             [p.name, p.role.value, list(p.shape), p.dtype.value, p.direction, p.tensor]
             for p in self.ports
         ]
-        keys = ("name", "arena_bytes", "threads", "launches", "kernels", "isa")
+        keys = ("name", "arena_bytes", "threads", "launches", "kernels", "isa", "sent", "exchanges")
         return {**{key: getattr(self, key) for key in keys}, "ports": ports}
 
     @staticmethod
@@ -99,9 +121,9 @@ class Signature:
         )
         arena, threads = int(header["arena_bytes"]), int(header["threads"])
         launches, kernels = int(header["launches"]), int(header["kernels"])
-        return Signature(
-            str(header["name"]), ports, arena, threads, launches, kernels, str(header["isa"])
-        )
+        name, isa = str(header["name"]), str(header["isa"])
+        sent, exchanges = int(header["sent"]), str(header["exchanges"])
+        return Signature(name, ports, arena, threads, launches, kernels, isa, sent, exchanges)
 
 
 @dataclass(frozen=True, slots=True)

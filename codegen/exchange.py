@@ -1,14 +1,16 @@
 """What joins the ranks of one program: the exchanges of their kernels, carried out by a ``World``.
 
-Every rank is a process that runs the same Plan. A kernel's ``Exchange`` (``ir.loop.kernel``) calls
-``run``, whatever backend made its code. Machine code cannot raise: what goes wrong is kept, later
-exchanges of the call do nothing, and ``check`` raises it when the call is over.
+Every rank is a process, or a thread, that runs the same Plan. A kernel's ``Exchange``
+(``ir.loop.kernel``) calls ``run``, whatever backend made its code. Machine code cannot raise: what
+goes wrong is kept, later exchanges of the call do nothing, and ``check`` raises it when the call is
+over.
 
 Non-goals: transport (``runtime.ranks`` has MPI's).
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,34 +40,38 @@ class NoRanksError(RuntimeError):
     """A program for several ranks was called where there are others, or none."""
 
 
-_world: World | None = None
-_failure: BaseException | None = None
+class _Here(threading.local):
+    """What a thread's programs run in, and what went wrong there."""
+
+    world: World | None = None
+    failure: BaseException | None = None
+
+
+_here = _Here()
 
 
 def join(world: World | None) -> None:
-    """Makes ``world`` the one that this process's programs run in; None leaves it."""
-    global _world, _failure
-    _world, _failure = world, None
+    """Makes ``world`` the one that programs called by this thread run in; None leaves it."""
+    _here.world, _here.failure = world, None
 
 
 def run(kind: str, parts: Bytes) -> None:
     """One exchange, in place. What it raises is kept for ``check``."""
-    global _failure
-    if _failure is not None:
+    if _here.failure is not None:
         return
     try:
-        size = 1 if _world is None else _world.size
-        if _world is None or size != len(parts):
+        world = _here.world
+        size = 1 if world is None else world.size
+        if world is None or size != len(parts):
             raise NoRanksError(f"a program for {len(parts)} ranks was called in a world of {size}")
-        _world.exchange(kind, parts)
+        world.exchange(kind, parts)
     except BaseException as problem:  # noqa: BLE001  (it must not pass through machine code)
-        _failure = problem
+        _here.failure = problem
 
 
 def check() -> None:
     """Raises what went wrong in an exchange since the last check."""
-    global _failure
-    found, _failure = _failure, None
+    found, _here.failure = _here.failure, None
     if found is not None:
         raise found
 

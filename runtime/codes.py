@@ -373,6 +373,34 @@ _TRAINING = (
         "dropped. The training goes\n"
         "on from the checkpoint, which does not depend on them.",
     ),
+    Code(
+        "GC0820",
+        "a step for ranks that are not there",
+        "A training step was made for a number of ranks, which plans it; to run it, the ranks "
+        "must exist. Start\n"
+        "them with `mpiexec -n R`, and give `ranks=MPI.COMM_WORLD` of mpi4py.",
+    ),
+    Code(
+        "GC0821",
+        "ranks that do different things",
+        "All ranks of a job run the same program with the same settings; what they exchange was "
+        "compared before\n"
+        "the first step, and differs. The message names the ranks that are not like rank 0.",
+    ),
+    Code(
+        "GC0822",
+        "MPI is missing",
+        "Ranks talk through MPI: the package mpi4py and an MPI library with its `mpiexec`. "
+        "`pip install 'gradc[mpi]'`\n"
+        "brings both as wheels; a cluster has its own.",
+    ),
+    Code(
+        "GC0823",
+        "another number of ranks than asked for",
+        "`--ranks R` starts R ranks itself. Under an `mpiexec` or `srun` of your own all "
+        "processes of the job are\n"
+        "ranks, and --ranks, if given, must be their number.",
+    ),
 )
 
 CODES = (*_CALLS, *_FILES, *_MEMORY, *_PROOF, *_TRAINING)

@@ -114,3 +114,22 @@ class Console:
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         RichConsole(no_color=not self.colors(sys.stdout)).print(table)
+
+
+class Silent(Console):
+    """A console whose results and messages nobody sees: another process says the same."""
+
+    def result(self, text: str) -> None:
+        """Nothing."""
+
+    def json(self, value: object) -> None:
+        """Nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""
+
+    def findings(self, diagnostics: Sequence[Diagnostic], sources: Sources) -> None:
+        """Nothing."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Nothing."""

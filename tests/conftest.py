@@ -5,7 +5,9 @@ so.
 import ctypes
 import importlib.util
 import shutil
+import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -40,10 +42,11 @@ def missing_gpu() -> str:
 
 @cache
 def missing_mpi() -> str:
-    """Why mpirun cannot be started, or an empty string."""
-    if importlib.util.find_spec("mpi4py") is None:
-        return "mpi4py is not installed (pip install 'gradc[mpi]')"
-    return "" if shutil.which("mpirun") else "mpirun is not on the path"
+    """Why ranks cannot be started, or an empty string."""
+    if find_spec("mpi4py") is None:
+        return "mpi4py is not installed: pip install 'gradc[mpi]'"
+    beside = Path(sys.executable).parent / "mpiexec"
+    return "" if beside.exists() or shutil.which("mpiexec") else "mpiexec is not on the path"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -78,6 +78,7 @@ ROOMS = {
         "needs.py",
         "console.py",
         "native",
+        "ranks",
         "files",
         "render",
         "model",

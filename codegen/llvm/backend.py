@@ -55,10 +55,7 @@ class Llvm:
         text = program.text + wrapper.wrapper_text(
             plan.name, plan.ports, ndarray_layout(), named_ports(plan.ports), release
         )
-        counts = (program.launches, program.kernels)
-        signature = Signature(
-            plan.name, plan.ports, plan.arena_bytes, plan.threads, *counts, isa.name
-        )
+        signature = Signature.of(plan, plan.threads, isa.name)
         return Code(
             signature,
             text,

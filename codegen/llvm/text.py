@@ -263,12 +263,20 @@ class Function:
         return self.op(text, result) if pure else self.effect(text, result)
 
     def splat(self, a: Value, lanes: int) -> Value:
-        """``a`` in every lane; ``a`` itself if it is a vector already or ``lanes`` is 0."""
+        """``a`` in every lane; ``a`` itself if it is a vector already or ``lanes`` is 0.
+
+        A condition is spread as a number: where a vector of conditions is wider than a register,
+        LLVM 22 on AVX2 lets masks that join one condition with different constants read each
+        other's lanes.
+        """
         if not lanes or a.type[0] == "<":
             return a
         type_ = vector(a.type, lanes)
         if not a.name.startswith("%"):
             return Value(type_, f"splat ({a})")
+        if a.type == "i1":
+            wide = self.splat(self.convert("sext", a, "i32"), lanes)
+            return self.compare("icmp ne", wide, constant(wide.type, 0))
         one = self.op(f"insertelement {type_} poison, {a}, i64 0", type_)
         return self.op(
             f"shufflevector {one}, {type_} poison, <{lanes} x i32> zeroinitializer", type_

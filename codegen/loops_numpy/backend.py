@@ -46,8 +46,7 @@ class Reference:
 
     def emit(self, plan: Plan, target: Target, level: int = 0) -> Code:
         text = print_plan(plan)
-        counts = (len(plan.launches), len(plan.kernels))
-        signature = Signature(plan.name, plan.ports, plan.arena_bytes, 1, *counts, target.name)
+        signature = Signature.of(plan, 1, target.name)
         return Code(signature, text, text.encode, lambda: text)
 
     def load(self, signature: Signature, code: bytes, threads: int, store: Store | None) -> Loaded:

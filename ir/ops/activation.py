@@ -15,11 +15,11 @@ from typing import Any
 
 from gradc.ir.ops.attributes import get_number
 from gradc.ir.ops.elementwise_intervals import rectified
-from gradc.ir.ops.interval import INF, bounded
+from gradc.ir.ops.interval import INF, Bounds, Interval, above, bounded, hull, multiplied, point
 from gradc.ir.ops.pointwise import elementwise, same_types
 from gradc.ir.ops.registry import Partial, Sample, TypeRuleError
 from gradc.ir.ops.traits import Traits
-from gradc.ir.tensor.core import Attrs, DType, TensorType
+from gradc.ir.tensor.core import Attrs, DType, Op, TensorType
 
 _BENDS = Traits(slope="bends")
 _INV_SQRT_2 = 1.0 / math.sqrt(2.0)
@@ -82,6 +82,13 @@ def _infer_leaky_relu(types: Sequence[TensorType], attributes: Attrs) -> tuple[T
     return same_types("leaky_relu", 1, "float")(types, attributes)
 
 
+def _bent(bounds: Bounds, op: Op) -> Interval:
+    """Whatever the sign of the slope, between x, slope * x and 0."""
+    x = bounds.of(0)
+    slope = point(float(get_number(op.attributes, "slope")))
+    return x if x.low >= 0 else hull(x, hull(multiplied(x, slope), point(0.0)))
+
+
 leaky_relu = elementwise(
     "leaky_relu",
     "x where positive, else slope * x; its derivative at 0 is slope",
@@ -97,7 +104,7 @@ leaky_relu = elementwise(
         Sample((TensorType((), DType.F64),), {"slope": 0.0}, ((0.2, 2.0),)),
     ),
     traits=_BENDS,
-    without={"interval": "every number is a value"},
+    interval=_bent,
 )
 
 sigmoid = elementwise(
@@ -109,6 +116,13 @@ sigmoid = elementwise(
     interval=bounded(0.0, 1.0),
 )
 
+
+def _softened(bounds: Bounds, _op: Op) -> Interval:
+    """At most log 2 above max(x, 0)."""
+    x = bounds.of(0)
+    return Interval(0.0, max(x.high, 0.0) + 0.7, False, x.high == INF, x.faults)
+
+
 softplus = elementwise(
     "softplus",
     "log(1 + exp(x))",
@@ -116,7 +130,7 @@ softplus = elementwise(
     # sigmoid(x) = 1 - exp(-y)
     (Partial(lambda k, y, x: k.neg(k.expm1(k.neg(y)))),),
     traits=_BENDS,
-    interval=bounded(0.0, INF, keeps_faults=True),
+    interval=_softened,
 )
 
 gelu = elementwise(
@@ -125,7 +139,7 @@ gelu = elementwise(
     lambda k, x: k.mul(x, _normal_cdf(k, x)),
     (Partial(_gelu_slope),),
     traits=_BENDS,
-    without={"interval": "its least value, -0.17, keeps no operand from anything"},
+    interval=above(-0.17),
 )
 
 silu = elementwise(
@@ -134,5 +148,5 @@ silu = elementwise(
     lambda k, x: k.mul(x, _sigmoid(k, x)),
     (Partial(_silu_slope),),
     traits=_BENDS,
-    without={"interval": "its least value, -0.28, keeps no operand from anything"},
+    interval=above(-0.2785),
 )

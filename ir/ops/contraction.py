@@ -17,7 +17,7 @@ from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
 from gradc.ir.ops.index import readings
 from gradc.ir.ops.index.contraction import contract, fit_contract
 from gradc.ir.ops.index.element import ElementRule
-from gradc.ir.ops.interval import ANY, INF, Bounds, Interval, multiplied, squared
+from gradc.ir.ops.interval import Bounds, Interval, multiplied, squared, total
 from gradc.ir.ops.registry import Contraction, OpDef, Sample, TypeRuleError, register
 from gradc.ir.ops.structural import inverse
 from gradc.ir.ops.traits import Traits
@@ -127,16 +127,18 @@ def _interval(bounds: Bounds, op: Op) -> Interval:
     pairs = (*get_pairs(op.attributes, "batch"), *get_pairs(op.attributes, "contract"))
     if left is right and all(i == j for i, j in pairs):
         terms = squared(bounds.of(0))
-    if terms.low >= 0:
-        return Interval(terms.low, INF, terms.low_open, True, terms.faults)
-    return ANY.with_faults(terms.faults)
+    return total(terms, _summed(op))
+
+
+def _summed(op: Op) -> int:
+    """How many products an element of the result is the sum of."""
+    shape = op.operands[0].type.static_shape
+    return math.prod(shape[i] for i, _ in get_pairs(op.attributes, "contract"))
 
 
 def _multiplications(op: Op) -> int:
     """One per element of the result and of the axes summed over."""
-    shape = op.operands[0].type.static_shape
-    inner = math.prod(shape[i] for i, _ in get_pairs(op.attributes, "contract"))
-    return math.prod(op.result.type.static_shape) * inner
+    return math.prod(op.result.type.static_shape) * _summed(op)
 
 
 def _sample(

@@ -25,6 +25,7 @@ from gradc.ir.ops.convolution_types import (
 )
 from gradc.ir.ops.index import convolution as elements
 from gradc.ir.ops.index.element import ElementRule
+from gradc.ir.ops.interval import products_of
 from gradc.ir.ops.products import Position, Products, at
 from gradc.ir.ops.registry import OpDef, Sample, SumOfProducts, VjpRule, register
 from gradc.ir.ops.traits import Traits
@@ -298,7 +299,6 @@ def _part_of_image(op: Op, link: Link, parts: int) -> Attrs:
     return {**op.attributes, "size": tuple(size)}
 
 
-_SIGNS = {"interval": "filters have both signs"}
 _OTHERWISE = "a convolution runs over them"
 # (stride, padding, dilation, groups, x shape, w shape) of generated tests
 _CASES: tuple[tuple[Any, ...], ...] = (
@@ -330,6 +330,14 @@ def _traits(flops: Callable[[Op], int]) -> Traits:
     return Traits(linear=((0,), (1,)), work=lambda op: flops(op) // 2, is_layer=True)
 
 
+def _summed(op: Op) -> int:
+    """How many products an element of an image or a filter is the sum of, at most: all that its
+    channel meets.
+    """
+    first, _, *window = op.operands[1].type.static_shape
+    return prod((first, *window))
+
+
 def _conv2d_flops(op: Op) -> int:
     return _flops(op.operands[1], op.result)
 
@@ -357,7 +365,7 @@ register(
         _samples("conv2d"),
         traits=_traits(_conv2d_flops),
         element=ElementRule(elements.conv2d, elements.fit_conv2d),
-        without=_SIGNS,
+        interval=products_of(lambda op: prod(op.operands[1].type.static_shape[1:])),
         axes=AxisRule(_links(0, 1, None), _OTHERWISE),
     )
 )
@@ -376,7 +384,7 @@ register(
         _samples("conv2d_input"),
         traits=_traits(_input_flops),
         element=ElementRule(elements.conv2d_input, elements.fit_input),
-        without=_SIGNS,
+        interval=products_of(_summed),
         axes=AxisRule(_links(None, 1, 0), _OTHERWISE, _part_of_image),
     )
 )
@@ -395,7 +403,7 @@ register(
         _samples("conv2d_filter"),
         traits=_traits(_filter_flops),
         element=ElementRule(elements.conv2d_filter, elements.fit_filter),
-        without=_SIGNS,
+        interval=products_of(_summed),
         axes=AxisRule(_links(0, None, 1), _OTHERWISE),
     )
 )

@@ -17,6 +17,7 @@ from gradc.ir.ops.interval import (
     INF,
     LARGEST_EXPONENT,
     Bounds,
+    Condition,
     Interval,
     IntervalRule,
     absolute,
@@ -55,7 +56,8 @@ def gate(bounds: Bounds, _op: Op) -> Interval:
 
 def select(bounds: Bounds, op: Op) -> Interval:
     condition = op.operands[0]
-    return hull(bounds.of(1, (condition, True)), bounds.of(2, (condition, False)))
+    taken, other = Condition(condition, True), Condition(condition, False)
+    return hull(bounds.of(1, taken), bounds.of(2, other))
 
 
 def div(bounds: Bounds, op: Op) -> Interval:
@@ -150,10 +152,23 @@ def power(bounds: Bounds, _op: Op) -> Interval:
         return ANY.with_faults(faults, bounds.fault("power"))
     if base.has_zero and exponent.low < 0:
         return ANY.with_faults(faults, bounds.fault("power"))
-    if is_whole and exponent.low > 0:
-        even = squared(base)
-        return replace(even if exponent.low % 2 == 0 else base, faults=faults)
+    if exponent.is_point and exponent.low > 0:
+        is_even = is_whole and exponent.low % 2 == 0
+        return replace(_raised(absolute(base) if is_even else base, exponent.low), faults=faults)
     return replace(Interval(0.0, INF, not base.has_zero, True), faults=faults)
+
+
+def _raised(x: Interval, exponent: float) -> Interval:
+    """x ** exponent where that grows with x."""
+    low, high = (_power(end, exponent) for end in (x.low, x.high))
+    return mapped(x, low, high, x.low_open, x.high_open)
+
+
+def _power(x: float, exponent: float) -> float:
+    try:
+        return float(x**exponent)
+    except OverflowError:
+        return math.copysign(INF, x)
 
 
 def whole(bounds: Bounds, _op: Op) -> Interval:

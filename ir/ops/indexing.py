@@ -9,6 +9,7 @@ their error not on how often an id occurs.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
 from gradc.ir.ops.index import readings
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.index.indexing import fit_scatter, scatter_add, take
-from gradc.ir.ops.interval import by_sign, handed_on
+from gradc.ir.ops.interval import handed_on, sums_of
 from gradc.ir.ops.registry import Access, Nest, OpDef, Read, Sample, TypeRuleError, register
 from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
@@ -474,7 +475,7 @@ register(
             ),
         ),
         traits=Traits(linear=((1,),), word="scatter", batched=stacks.scatter_add),
-        interval=by_sign(1),
+        interval=sums_of(1, lambda op: math.prod(op.operands[0].type.static_shape)),
         element=ElementRule(scatter_add, fit_scatter),
         formula=readings.scatter_add,
         axes=AxisRule(_scatter_add_links, "they are put where their numbers say"),

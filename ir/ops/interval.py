@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from gradc.ir.tensor.core import DType, Op, Value
 
@@ -33,8 +33,16 @@ LARGEST_EXPONENT: Final = {
 # What holds where a comparison does not, and what it says with its sides exchanged.
 OPPOSITE: Final = {"gt": "le", "ge": "lt", "lt": "ge", "le": "gt", "eq": "ne", "ne": "eq"}
 SWAPPED: Final = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge", "eq": "eq", "ne": "ne"}
-# A boolean value, and whether it holds.
-Condition: TypeAlias = tuple[Value, bool]
+
+
+class Condition(NamedTuple):
+    """A boolean value, whether it holds, and where: for each axis of the value that is looked at
+    the axis of the condition that has the same index. Without ``at`` they have the same axes.
+    """
+
+    value: Value
+    holds: bool
+    at: tuple[int | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,14 @@ def multiplied(a: Interval, b: Interval) -> Interval:
 
 def _times(x: float, y: float) -> float:
     return 0.0 if x == 0 or y == 0 else x * y
+
+
+def total(a: Interval, count: float) -> Interval:
+    """The sum of ``count`` numbers from ``a``."""
+    if count == 0:
+        return point(0.0)
+    ends = multiplied(a, point(count))
+    return Interval(ends.low, ends.high, a.low_open, a.high_open, a.faults)
 
 
 def squared(a: Interval) -> Interval:
@@ -249,18 +265,39 @@ def bounded(low: float, high: float, keeps_faults: bool = False) -> IntervalRule
 
     def rule(bounds: Bounds, _op: Op) -> Interval:
         faults = bounds.of(0).faults if keeps_faults else frozenset[int]()
-        return Interval(low, high, False, high == INF, faults)
+        return Interval(low, high, False, False, faults)
 
     return rule
 
 
-def by_sign(number: int) -> IntervalRule:
-    """Sums of elements of operand ``number``: not negative where those are not."""
+def sums_of(number: int, most: Callable[[Op], float]) -> IntervalRule:
+    """Sums of at most ``most`` elements of operand ``number``, or of none."""
+
+    def rule(bounds: Bounds, op: Op) -> Interval:
+        x = bounds.of(number)
+        return hull(total(x, most(op)), hull(point(0.0), x))
+
+    return rule
+
+
+def products_of(most: Callable[[Op], float]) -> IntervalRule:
+    """Sums of at most ``most`` products of an element of each of two operands, or of none."""
+
+    def rule(bounds: Bounds, op: Op) -> Interval:
+        terms = multiplied(bounds.of(0), bounds.of(1))
+        return hull(total(terms, most(op)), hull(point(0.0), terms))
+
+    return rule
+
+
+def above(least: float) -> IntervalRule:
+    """A function of one operand that falls to ``least`` below 0 at the most, and above 0 lies
+    between 0 and its argument.
+    """
 
     def rule(bounds: Bounds, _op: Op) -> Interval:
-        x = bounds.of(number)
-        if x.low >= 0:
-            return Interval(0.0, INF, False, True, x.faults)
-        return ANY.with_faults(x.faults)
+        x = bounds.of(0)
+        low, is_open = 0.0 if x.low >= 0 else least, x.high_open and x.high > 0
+        return Interval(low, max(x.high, 0.0), False, is_open, x.faults)
 
     return rule

@@ -23,13 +23,14 @@ from gradc.ir.ops.index import reduction as elements
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.index.formula import FormulaRule
 from gradc.ir.ops.interval import (
+    INF,
     Bounds,
     Interval,
     IntervalRule,
-    by_sign,
     handed_on,
-    multiplied,
     point,
+    sums_of,
+    total,
     unrelated,
 )
 from gradc.ir.ops.registry import (
@@ -136,7 +137,6 @@ def _reduction(
             interval=interval,
             element=element,
             formula=formula,
-            without={} if interval else {"interval": "factors have both signs"},
             axes=AxisRule(
                 _sum_links if combine == "add" else _reduction_links,
                 "they are combined in a way that is not a sum",
@@ -168,10 +168,23 @@ def _sum_interval(bounds: Bounds, op: Op) -> Interval:
     count = float(math.prod(op.operands[0].type.static_shape[axis] for axis in axes))
     if count == 0:
         return point(0.0)
-    low, high = multiplied(x, point(count)).low, multiplied(x, point(count)).high
-    if x.low >= 0 and x.peak and x.peak <= frozenset(axes) and x.high >= low:
-        return Interval(max(low, x.high), high, False, x.high_open, x.faults)
-    return Interval(low, high, x.low_open, x.high_open, x.faults)
+    found = total(x, count)
+    if x.low >= 0 and x.peak and x.peak <= frozenset(axes) and x.high >= found.low:
+        return replace(found, low=max(found.low, x.high), low_open=False)
+    return found
+
+
+def _prod_interval(bounds: Bounds, op: Op) -> Interval:
+    """Of factors up to m in magnitude: up to m ** count, or 1 where all are smaller."""
+    x = bounds.of(0)
+    count = math.prod(op.operands[0].type.static_shape[axis] for axis in reduced_axes(op))
+    most = max(abs(x.low), abs(x.high), 1.0)
+    try:
+        high = most**count
+    except OverflowError:
+        high = INF
+    is_open = high == INF
+    return Interval(0.0 if x.low >= 0 else -high, high, is_open and x.low < 0, is_open, x.faults)
 
 
 _reduction(
@@ -332,6 +345,7 @@ _reduction(
     "mul",
     _prod_jvp,
     _prod_vjp,
+    interval=_prod_interval,
     element=ElementRule(
         elements.prod, elements.fit_prod, otherwise="too many factors to be written out"
     ),
@@ -475,7 +489,7 @@ register(
             sample((0, 2), axis=0, reverse=False),
         ),
         traits=Traits(linear=ALL, batched=stacks.along_axis),
-        interval=by_sign(0),
+        interval=sums_of(0, lambda op: op.result.type.static_shape[get_int(op.attributes, "axis")]),
         element=ElementRule(elements.cumsum),
         axes=AxisRule(
             lambda op: kept(op, [get_int(op.attributes, "axis")]), "they are added up one by one"

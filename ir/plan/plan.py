@@ -22,7 +22,7 @@ from html import escape
 from math import prod
 from typing import ClassVar, Literal, TypeAlias, TypeVar
 
-from gradc.ir.loop.kernel import Kernel
+from gradc.ir.loop.kernel import Exchange, Kernel
 from gradc.ir.tensor.core import DType, Role, Span
 
 Answer = TypeVar("Answer")
@@ -310,6 +310,18 @@ class Plan:
     def total(self, each: Sequence[float]) -> float:
         """The sum over all launches, as often as they run; ``each`` is a figure per kernel."""
         return sum(each[launch.kernel] * prod(trips) for launch, trips in self.walk())
+
+    def exchanges(self) -> Iterator[tuple[Exchange, int]]:
+        """What the ranks exchange, in order, and how often in a row its Repeats run each."""
+        for launch, trips in self.walk():
+            for statement in self.kernels[launch.kernel].body:
+                if isinstance(statement, Exchange):
+                    yield statement, prod(trips)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that one rank sends to others in a call."""
+        return sum(exchange.sent * times for exchange, times in self.exchanges())
 
     @property
     def peak_bytes(self) -> int:

@@ -8,9 +8,9 @@ what a condition excludes is excluded from the side it guards, and a derivative 
 zero is silent. Each hazard comes with a rewrite, where there is one;
 ``codegen/symbolic/sympy/rewrites.py`` proves the rewrites.
 
-What is assumed: at least one entry of a masked row is not masked; ids are in range. Overflow is
-looked for in exponentials only. Loops are analysed once, with carries that may be any finite
-number.
+What is assumed: ids are in range. Overflow is looked for in exponentials; elsewhere
+``find_overflow`` looks for it, for parameters up to a size. Of a loop's carries is known how they
+start and what one trip makes of any finite number.
 
 What comes out are candidates: ``runtime/reports/hazard_points`` makes them happen, or leaves them
 open.
@@ -20,14 +20,17 @@ Non-goals: rounding; proving the absence of hazards at a given point.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from gradc.ir.ops.registry import is_sum
+from gradc.ir.ops.interval import Interval
+from gradc.ir.ops.registry import is_sum, number_of
 from gradc.ir.tensor.core import Function, Op, Role, Span, Value
 from gradc.passes.differentiate.transforms import value_and_grad
-from gradc.passes.hazards.analysis import Analysis, Fault
-from gradc.passes.hazards.relations import keeps_order
+from gradc.passes.hazards.analysis import SIZE, Analysis, Fault, is_meant
+from gradc.passes.hazards.places import keeps_order
 from gradc.passes.simplify.cse import cse
 from gradc.passes.simplify.flatten import flatten
 
@@ -112,10 +115,43 @@ def find_hazards(function: Function) -> list[Hazard]:
     """The hazards of a model's gradient, in the order of its text. A model without a scalar loss
     has none.
     """
+    joint = _joint(function)
+    if joint is None:
+        return []
+    analysis = Analysis()
+    analysis.run(joint.block)
+    found = [
+        _hazard(analysis.faults[number], joint, names, is_forward)
+        for number, names, is_forward in _reached(analysis, joint)
+    ]
+    return _ordered([*found, *_handed_out(analysis, joint)])
+
+
+def find_overflow(function: Function, largest: Mapping[str, float]) -> Hazard | None:
+    """Where numbers may first grow beyond what their type holds, if no parameter is larger than
+    ``largest`` says; None if none can, over the reals.
+    """
+    joint = _joint(function)
+    if joint is None:
+        return None
+    analysis = Analysis(sees_size=True)
+    bounds = [Interval(-m, m, False, False) for m in (largest[s.name] for s in joint.parameters)]
+    analysis.run(joint.block, bounds)
+    for number, names, is_forward in _reached(analysis, joint):
+        fault = analysis.faults[number]
+        if fault.kind == SIZE:
+            when = "forward" if is_forward else "backward"
+            place = own_place(fault.op.span)
+            return Hazard(*TOO_LARGE, place, fault.op.span, when, tuple(dict.fromkeys(names)))
+    return None
+
+
+def _joint(function: Function) -> Function | None:
+    """The model and its gradient by everything that has one; None without a scalar loss."""
     loss = [s for s in function.results if s.role is Role.LOSS]
     value = function.block.outputs[function.results.index(loss[0])] if loss else None
     if value is None or value.type.shape != () or not value.type.dtype.is_float:
-        return []
+        return None
     wrt = [
         slot.name
         for slot, parameter in zip(function.parameters, function.block.parameters, strict=True)
@@ -123,9 +159,13 @@ def find_hazards(function: Function) -> list[Hazard]:
     ]
     # Without repetitions, what a condition says of an expression also holds where it is written
     # again.
-    joint = cse(flatten(value_and_grad(function, wrt)))
-    analysis = Analysis()
-    analysis.run(joint.block)
+    return cse(flatten(value_and_grad(function, wrt)))
+
+
+def _reached(analysis: Analysis, joint: Function) -> list[tuple[int, list[str], bool]]:
+    """The faults that reach the loss or a gradient: their numbers, what they reach, and whether the
+    loss is among it.
+    """
     reached: dict[int, list[str]] = {}
     is_forward: dict[int, bool] = {}
     for slot, result in zip(joint.results, joint.block.outputs, strict=True):
@@ -134,11 +174,31 @@ def find_hazards(function: Function) -> list[Hazard]:
                 name = slot.name if slot.role is Role.LOSS else f"d loss / d {slot.name}"
                 reached.setdefault(number, []).append(name)
                 is_forward[number] = is_forward.get(number, False) or slot.role is Role.LOSS
-    found = [
-        _hazard(analysis.faults[number], joint, names, is_forward[number])
-        for number, names in sorted(reached.items())
+    return [(number, names, is_forward[number]) for number, names in sorted(reached.items())]
+
+
+def _handed_out(analysis: Analysis, joint: Function) -> list[Hazard]:
+    """Results that may be an infinity which the program itself writes down."""
+    written = [op for op in joint.block.body if math.isinf(number_of(op) or 0.0)]
+    names = [
+        "loss" if slot.role is Role.LOSS else f"d loss / d {slot.name}"
+        for slot, result in zip(joint.results, joint.block.outputs, strict=True)
+        if slot.role in (Role.LOSS, Role.COTANGENT) and is_meant(analysis.of(result))
     ]
-    return _ordered(found)
+    if not written or not names:
+        return []
+    span = written[0].span
+    when = "forward" if "loss" in names else "backward"
+    return [Hazard(*MASKED_RESULT, own_place(span), span, when, tuple(names))]
+
+
+MASKED_RESULT = (
+    "masked result", "what is asked for is an infinity that the program writes down",
+)  # fmt: skip
+EMPTY_ROW = (
+    "empty row", "every entry of a row is -inf: it has no softmax, and its logsumexp is -inf",
+)  # fmt: skip
+TOO_LARGE = ("overflow", "the numbers grow beyond the largest of their type")
 
 
 def _hazard(fault: Fault, joint: Function, names: list[str], is_forward: bool) -> Hazard:
@@ -162,10 +222,50 @@ def own_place(span: Span | None) -> Span | None:
     return span
 
 
+def is_culprit(op: Op) -> bool:
+    """Whether hazards are told of ``op``."""
+    return op.name in _CULPRITS
+
+
+def named_at(hazard: Hazard, op: Op | None, arguments: Sequence[Any]) -> Hazard:
+    """``hazard`` by the name of what happens where ``op``, which it is told of, is given the arrays
+    ``arguments``: intervals only say what may.
+    """
+    if op is None or not arguments:
+        return hazard
+    argument = arguments[0] + (1 if op.name == "log1p" else 0)
+    is_below = bool((argument < 0).any())
+    if op.name == "pow":
+        is_below = bool(((argument < 0) & (arguments[1] % 1 != 0)).any())
+    named = (_BELOW if is_below else _AT_ZERO).get(hazard.kind)
+    if named is None or (not is_below and not (argument == 0).any()):
+        return hazard
+    kind, message, rewrite = named
+    return replace(hazard, kind=kind, message=message, rewrite=rewrite)
+
+
+_ROOT = ("sqrt of a negative number", "the argument of sqrt is negative", "")
+_BELOW = {
+    "sqrt at 0": _ROOT,
+    "sqrt of a negative number": _ROOT,
+    "rsqrt at 0": _ROOT,
+    "log at 0": ("log of a negative number", "log of a negative number is NaN", "log"),
+    "0 * log(0)": ("log of a negative number", "log of a negative number is NaN", "xlogx"),
+    "power at 0": (
+        "power of a negative number",
+        "a negative number has no power that is not whole",
+        "power",
+    ),
+}
+_AT_ZERO = {
+    "sqrt of a negative number": ("sqrt at 0", "the derivative of sqrt is infinite at 0", "sqrt"),
+}
+
+
 def traced_to(op: Op, joint: Function) -> Op:
     """The op of the program whose derivative ``op`` belongs to: the first at its place."""
     for other in joint.block.body:
-        if other.span == op.span and other.scope == op.scope and other.name in _CULPRITS:
+        if other.span == op.span and other.scope == op.scope and is_culprit(other):
             return other
     return op
 
@@ -175,6 +275,8 @@ _CULPRITS = ("sqrt", "rsqrt", "log", "log1p", "div", "pow", "exp", "expm1", "abs
 
 def _describe(fault: Fault, op: Op, joint: Function) -> tuple[str, str, str]:
     """Kind, message and rewrite of a fault at ``op``."""
+    if fault.kind == "empty":
+        return *EMPTY_ROW, ""
     makers = {r: o for o in joint.block.body for r in o.results}
     readers: dict[Value, list[Op]] = {}
     for reader in joint.block.body:

@@ -12,14 +12,19 @@ Non-goals: relations between elements at different places.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.ops.attributes import get_ints, get_number
-from gradc.ir.ops.interval import INF, Interval, within
+from gradc.ir.ops.interval import INF, Condition, Interval, within
 from gradc.ir.ops.registry import has_own_numbers, is_sum, lookup, number_of
-from gradc.ir.ops.traits import Moves
 from gradc.ir.tensor.core import DType, Op, Value
+from gradc.passes.hazards.places import At, after, itself, keeps_order, meet, through
 
 if TYPE_CHECKING:
     from gradc.passes.hazards.analysis import Analysis, Env
@@ -29,13 +34,6 @@ _DEPTH = 64
 _TERMS = 6
 # What rounding may add to a vertex at which terms cancel, as a share of their size.
 _ROUNDING = 1e-5
-
-
-def keeps_order(op: Op) -> bool:
-    """Whether ``op`` leaves its operand's numbers in their order, repeated or regrouped at most."""
-    definition = lookup(op.name)
-    is_repeated = definition.traits.moves is Moves.REPEATS
-    return is_repeated or definition.is_barrier or op.name == "reshape"
 
 
 def related(a: Analysis, op: Op, found: Interval, env: Env) -> Interval:
@@ -51,7 +49,7 @@ def related(a: Analysis, op: Op, found: Interval, env: Env) -> Interval:
         above, below = op.operands
         return within(found, -1.0, 1.0) if _is_at_least(a, below, above, env) else found
     if op.name == "sub":
-        found = _below_top(a, op, found)
+        found = _below_top(a, op, found, env)
     if op.name == "sub" or op.name == "add":
         left, right = op.operands
         pairs = [(left, right)] if op.name == "sub" else [(left, right), (right, left)]
@@ -65,22 +63,85 @@ def related(a: Analysis, op: Op, found: Interval, env: Env) -> Interval:
 # --- the greatest, and how many are
 
 
-def maximum_of(a: Analysis, value: Value) -> Op | None:
-    """The op whose extremum ``value`` is, through views and the guard of ``logsumexp``."""
-    op = a.maker(value)
+def maximum_of(a: Analysis, value: Value) -> tuple[Op | None, At]:
+    """The op whose extremum ``value`` is, through views and the guard of ``logsumexp``; and the way
+    from its axes to those of ``value``.
+    """
+    op, at = a.maker(value), itself(value)
     while op is not None and (has_own_numbers(op) or op.name == "select"):
-        op = a.maker(op.operands[1 if op.name == "select" else 0])
-    return op if op is not None and lookup(op.name).traits.picks else None
+        number = 1 if op.name == "select" else 0
+        at = after(through(op, number), at)
+        op = a.maker(op.operands[number])
+    return (op if op is not None and lookup(op.name).traits.picks else None), at
 
 
-def _below_top(a: Analysis, op: Op, found: Interval) -> Interval:
-    """z - max(z): not positive, and 0 somewhere along the axes of the maximum."""
+def _below_top(a: Analysis, op: Op, found: Interval, env: Env) -> Interval:
+    """z - max(z): not positive, and 0 somewhere along the axes of the maximum, unless all of z
+    there is masked.
+    """
     left, right = op.operands
-    top = maximum_of(a, right)
+    top, at = maximum_of(a, right)
     if top is None or top.name != "reduce_max" or not a.is_same(top.operands[0], left):
         return found
-    peak = frozenset(get_ints(top.attributes, "axes"))
-    return Interval(found.low, 0.0, found.low_open, False, found.faults, peak)
+    axes, shape = get_ints(top.attributes, "axes"), left.type.static_shape
+    beside = after(through(top, 0), at)
+    if any(n != 1 and k not in axes and beside[k] != k for k, n in enumerate(shape)):
+        return found
+    faults, z = found.faults, a.of(left, env)
+    if z.low == -INF and not z.low_open and not z.faults and not _has_entry(a, left, axes, env):
+        faults |= a.fault(op, "empty")
+    return Interval(found.low, 0.0, found.low_open, False, faults, frozenset(axes))
+
+
+def _has_entry(a: Analysis, z: Value, axes: Sequence[int], env: Env) -> bool:
+    """Whether somewhere along ``axes`` ``z`` is not masked with -inf: where the condition holds
+    that lets it pass, or where its mask is known.
+    """
+    op = a.maker(z)
+    while op is not None and op.name == "cast":
+        op = a.maker(op.operands[0])
+    if op is None or op.name != "select":
+        return False
+    condition, *sides = op.operands
+    masked = [_is_masked(a.of(v, env)) for v in sides]
+    if masked not in ([False, True], [True, False]):
+        return False
+    passes = masked[1]
+    if any(c.holds is passes and _is_in_row(a, condition, c, axes) for c in env.conditions):
+        return True
+    return bool(np.all(_surely(a, condition, passes).any(axis=tuple(axes))))
+
+
+def _is_in_row(a: Analysis, mask: Value, known: Condition, axes: Sequence[int]) -> bool:
+    """Whether ``known``, which holds somewhere, is ``mask`` in the same row along ``axes``."""
+    (root, left), (same, right) = a.root(mask), a.root(known.value)
+    if root is not same or known.at is None:
+        return False
+    # Along a row any place will do: that of the root that both have.
+    where = dict(zip(left, right, strict=True))
+    at = (where.get(k) if i is None and k in axes else i for k, i in enumerate(known.at))
+    return meet(root, left, right, tuple(at))
+
+
+def _surely(a: Analysis, condition: Value, holds: bool) -> NDArray[np.bool_]:
+    """Where ``condition`` holds (or does not) whatever the parameters are."""
+    op, known = a.maker(condition), a.known_array(condition)
+    if known is not None:
+        return np.asarray(known == holds)
+    if op is not None and op.name == "logical_not":
+        return _surely(a, op.operands[0], not holds)
+    if op is not None and (op.name == "logical_or" or op.name == "logical_and"):
+        left, right = (_surely(a, v, holds) for v in op.operands)
+        is_either = (op.name == "logical_or") == holds
+        return left | right if is_either else left & right
+    if op is not None and keeps_order(op):
+        inner = _surely(a, op.operands[0], holds)
+        return np.asarray(lookup(op.name).evaluate(NumpyArrays(), op, [inner])[0], np.bool_)
+    return np.zeros(condition.type.static_shape, np.bool_)
+
+
+def _is_masked(x: Interval) -> bool:
+    return x.low == -INF and not x.low_open
 
 
 def counts_winners(a: Analysis, value: Value, depth: int = _DEPTH) -> bool:
@@ -96,7 +157,7 @@ def counts_winners(a: Analysis, value: Value, depth: int = _DEPTH) -> bool:
     compared = a.maker(op.operands[0]) if op.name == "cast" else None
     if compared is None or compared.name != "eq":
         return False
-    return any(maximum_of(a, v) is not None for v in compared.operands)
+    return any(maximum_of(a, v)[0] is not None for v in compared.operands)
 
 
 # --- parabolas
@@ -142,7 +203,7 @@ def _on_parabola(a: Analysis, op: Op, found: Interval, env: Env) -> Interval:
 def _read(a: Analysis, value: Value, depth: int) -> _Parabola:
     """``value`` as a polynomial of degree 2, of itself if nothing better is seen."""
     op = a.maker(value)
-    while op is not None and keeps_order(op):
+    while op is not None and keeps_order(op) and op.operands[0].type == value.type:
         value = op.operands[0]
         op = a.maker(value)
     own = _Parabola(value, 0.0, 1.0)
@@ -187,9 +248,8 @@ def _is_at_least(a: Analysis, root: Value, x: Value, env: Env) -> bool:
     Squares, sums and roots are rounded in the same direction everywhere, so it holds for numbers of
     the machine too (but for squares that underflow).
     """
-    op = a.maker(root)
-    while op is not None and keeps_order(op):
-        op = a.maker(op.operands[0])
+    bare, way = a.root(root)
+    op, env = a.maker(bare), env.at_operand(way)
     if op is None or op.name != "sqrt":
         return False
     waiting, has_square = [op.operands[0]], False
@@ -201,7 +261,7 @@ def _is_at_least(a: Analysis, root: Value, x: Value, env: Env) -> bool:
         if made is not None and made.name == "add":
             waiting += made.operands
         elif made is not None and made.name == "mul" and made.operands[0] is made.operands[1]:
-            has_square = has_square or a.is_same(made.operands[0], x)
+            has_square = has_square or a.is_same(made.operands[0], x, way)
         elif a.of(term, env).low < 0:
             return False
     return False

@@ -117,10 +117,11 @@ def _collect(
 
 
 def _collect_exchange(exchange: Exchange, at: tuple[int, ...], found: Footprint) -> None:
-    """It reads and then writes every element of its buffer."""
+    """It reads what goes out, then writes every element of its buffer."""
     buffer = exchange.buffer
-    each = EnclosingLoop(Var("part", DType.I64), buffer.size, "vector")
-    for is_store in (False, True):
+    sent = buffer.size if exchange.kind == "deal" else buffer.size // exchange.ranks
+    for is_store, count in ((False, sent), (True, buffer.size)):
+        each = EnclosingLoop(Var("part", DType.I64), count, "vector")
         place = Affine.of(each.index)
         touch = Touch(buffer, is_store, False, False, place, (each,), (*at, int(is_store)))
         found.accesses.append(touch)

@@ -120,14 +120,11 @@ def accumulation(
     ranks: int = 1,
 ) -> Accumulation:
     """``big`` cut into ``parts`` parts along ``axes`` of its inputs, before derivatives are taken.
-    At least two parts, and one for each of ``ranks``.
+    At least two parts.
 
     Raises:
         DiagnosticError: as for ``accumulate``.
     """
-    if parts < ranks:
-        message = f"{parts} parts are too few for {ranks} ranks"
-        raise DiagnosticError([error("GC0808", message, None)])
     if parts < 1:
         raise DiagnosticError(
             [error("GC0808", f"accumulate must be at least 1, not {parts}", None)]

@@ -65,9 +65,8 @@ def separate(function: Function, axes: Mapping[str, int], parts: int) -> Cut:
 def _refused(message: str, op: Op | None) -> DiagnosticError:
     help = (
         "the gradient of a batch cut into parts would differ from that of the whole batch; train "
-        "without "
-        "`accumulate`, or use a layer that treats samples one by one (layernorm instead of "
-        "batchnorm)"
+        "on one rank, without `accumulate`, or use a layer that treats samples one by one "
+        "(layernorm instead of batchnorm)"
     )
     span = op.span if op is not None else None
     text = f"this program cannot be accumulated over parts of a batch: {message}"

@@ -31,6 +31,11 @@ class Deal:
     ranks: int = 1
 
     @property
+    def is_alone(self) -> bool:
+        """Whether every rank computes the whole: there is one rank, or one part."""
+        return self.ranks == 1 or self.count == 1
+
+    @property
     def full(self) -> int:
         """Turns in which every rank has a part."""
         return self.count // self.ranks
@@ -77,13 +82,19 @@ class Total:
         """Elements of one rank's slice; the last slice may have some more than there are."""
         return -(-prod(self.type.static_shape) // self.deal.ranks)
 
+    @property
+    def _dtype(self) -> DType:
+        """Sums of 16 bits are kept in f32, and rounded once at the end."""
+        return self.type.dtype.accumulator if self.type.dtype.is_float else self.type.dtype
+
     def start(self, b: Builder) -> Value:
         """The empty sum, as far as this rank holds it."""
         shape = (self._slice,) if self._is_sliced else self.type.static_shape
-        return b.constant(0, self.type.dtype, shape)
+        return b.constant(0, self._dtype, shape)
 
     def add(self, b: Builder, total: Value, summand: Value, ranks: int) -> Value:
         """``total`` and what the first ``ranks`` ranks found in this turn."""
+        summand = _cast(b, summand, self._dtype)
         if self.deal.ranks == 1:
             return b.one("add", total, summand)
         if self._is_sliced:
@@ -99,6 +110,7 @@ class Total:
 
     def finish(self, b: Builder, total: Value) -> Value:
         """The whole sum, the same on every rank."""
+        total = _cast(b, total, self.type.dtype)
         if not self._is_sliced:
             return total
         rows = b.one("all_gather", total, ranks=self.deal.ranks)
@@ -114,6 +126,10 @@ class Total:
         if count == size:
             return flat
         return b.one("pad", flat, low=(0,), high=(size - count,), interior=(0,))
+
+
+def _cast(b: Builder, value: Value, dtype: DType) -> Value:
+    return value if value.type.dtype is dtype else b.one("cast", value, dtype=dtype)
 
 
 def _row(b: Builder, rows: Value, number: int) -> Value:

@@ -46,9 +46,10 @@ def compile_arguments(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def load_inputs(
-    model: Model, path: str, partial: bool = False, some: bool = False
+    model: Model, path: str, partial: bool = False, some: bool = False, in_place: bool = False
 ) -> dict[str, Array]:
-    """The model's inputs from an .npz file; further arrays in it are left alone with ``partial``.
+    """The model's inputs from an .npz file; further arrays in it are left alone with ``partial``,
+    and numbers stay in the file until they are used with ``in_place``, where they can.
 
     Names and shapes are compared before anything is unpacked.
 
@@ -66,7 +67,7 @@ def load_inputs(
             model.bind({name: shapes[name] for name in names})
         return names
 
-    found = load_npz(path, choose)
+    found = load_npz(path, choose, in_place)
     return {name: found[name] for name in model.inputs if name in found}
 
 

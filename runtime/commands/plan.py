@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--forward", action="store_true", help="the forward program only")
     add("--optimizer", metavar="CALL", help="a whole training step, e.g. 'adamw(lr=1e-3)'")
     add("--accumulate", default="1", metavar="K", help="cut the step's batch into K parts (1)")
+    add("--ranks", default="1", metavar="R", help="share the step's batch among R ranks (1)")
     add("--pareto", action="store_true", help="work against memory, for every budget")
     add("--check", action="store_true", help="replay the plan with an independent checker")
     add("--svg", metavar="FILE", help="write a picture: memory over time; with --pareto, the curve")
@@ -70,7 +71,8 @@ def _program(
         return model.lower(dims, training=False).function, pure(lambda f: f), None
     if options.optimizer:
         parts = whole_number(options.accumulate, 1, "--accumulate")
-        step = model.train_step(options.optimizer, accumulate=parts)
+        ranks = whole_number(options.ranks, 1, "--ranks")
+        step = model.train_step(options.optimizer, accumulate=parts, ranks=ranks)
         program = step.program(dims)
         return program.source, program.derive, program.gradient
     wrt = options.wrt if options.wrt in ("params", "inputs") else options.wrt.split(",")

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,16 @@ from gradc.runtime.commands.common import (
     whole_number,
 )
 from gradc.runtime.commands.flags import add_compile, add_model
-from gradc.runtime.console import Console
+from gradc.runtime.console import Console, Silent
 from gradc.runtime.files.batches import batch_dim, samples_of
+from gradc.runtime.files.data import fail
 from gradc.runtime.files.ids import check_samples
 from gradc.runtime.model.model import Model
+from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.arrays import finite_or_fail
-from gradc.runtime.native.compile import quoting
+from gradc.runtime.native.compile import quoting, usable_cores
+from gradc.runtime.ranks.launch import guarded, join, relaunch, started_with
+from gradc.runtime.ranks.world import MpiRanks
 from gradc.runtime.training.loop import PARAMS_FILE, Interrupted, Progress, Run, Settings
 
 
@@ -44,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clip-norm", type=float, metavar="X", help="limit on the gradients' global L2 norm")
     add("--clip-value", type=float, metavar="X", help="limit on each gradient value")
     add("--accumulate", default="1", metavar="K", help="cut each batch into K parts (1)")
+    add("--ranks", metavar="R", help="share every batch among R processes, by MPI")
+    add("--parts", metavar="P", help="cut each batch into P parts in all, dealt to the ranks")
     add("--loss-scale", metavar="S", help="`dynamic`, or a factor, for f16 and bf16")
     add("--decay-on", choices=("matrices", "all"), default="matrices", help="where decay falls")
     add("--seed", type=int, default=0, help="seed of parameters and shuffling (0)")
@@ -54,7 +60,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Trains, prints a line per epoch, and a summary."""
-    training = _prepare(options)
+    started = started_with()
+    wanted = None if options.ranks is None else whole_number(options.ranks, 1, "--ranks")
+    if wanted is None and started <= 1:
+        return _run(options, console, None)
+    if not started and wanted is not None:
+        return relaunch(wanted, sys.argv[1:])
+    world = join()
+    told = Silent() if world.rank else console
+    return guarded(world, console, lambda: _run(options, told, _checked(world, wanted)))
+
+
+def _checked(world: MpiRanks, wanted: int | None) -> MpiRanks:
+    """Raises DiagnosticError GC0823 unless there are as many ranks as ``--ranks`` says."""
+    if wanted not in (None, world.size):
+        world.is_shared_failure = True
+        message = f"--ranks {wanted}, and {world.size} were started"
+        help = "leave --ranks out under mpiexec or srun: all processes of the job are ranks"
+        raise fail("GC0823", message, help)
+    return world
+
+
+def _run(options: argparse.Namespace, console: Console, world: MpiRanks | None) -> int:
+    training = _prepare(options, world)
     training.prepare()
     with training.alone(makes=not options.resume):
         return _train(training, options, console)
@@ -77,10 +105,10 @@ def _train(training: Run, options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _prepare(options: argparse.Namespace) -> Run:
+def _prepare(options: argparse.Namespace, world: MpiRanks | None) -> Run:
     model = load_model(options)
     with quoting(model.program.report.sources):
-        return _prepared(model, options)
+        return _prepared(model, options, world)
 
 
 def _with_sizes_of(model: Model, arrays: Mapping[str, Any]) -> Model:
@@ -93,9 +121,10 @@ def _with_sizes_of(model: Model, arrays: Mapping[str, Any]) -> Model:
     return Model(model.program, model.name, dims, model.precision)
 
 
-def _prepared(model: Model, options: argparse.Namespace) -> Run:
+def _prepared(model: Model, options: argparse.Namespace, world: MpiRanks | None) -> Run:
     batch_dim(model.signature)  # refused before any array is
-    arrays = load_inputs(model, options.data)
+    # Ranks read the rows of their parts, where they lie in the file.
+    arrays = load_inputs(model, options.data, in_place=world is not None)
     model = _with_sizes_of(model, arrays)
     step = model.train_step(
         options.optimizer,
@@ -105,20 +134,26 @@ def _prepared(model: Model, options: argparse.Namespace) -> Run:
         decay_on=options.decay_on,
         loss_scale=_loss_scale(options.loss_scale),
         accumulate=whole_number(options.accumulate, 1, "--accumulate"),
-        **compile_arguments(options),
+        ranks=world,
+        **_compile_arguments(options, world),
     )
+    if options.parts is not None:
+        parts = whole_number(options.parts, 1, "--parts")
+        step = TrainStep(model, replace(step.recipe, accumulate=parts), step.options, step.world)
     batch = whole_number(options.batch, 1, "--batch")
     epochs = whole_number(options.epochs, 0, "--epochs")
-    finite_or_fail(arrays)
+    is_first = world is None or world.rank == 0
     train = samples_of(model.signature, arrays, f"`{options.data}`")
     valid = None
-    if options.valid is not None:
+    if options.valid is not None and is_first:
         held_out = load_inputs(model, options.valid)
         finite_or_fail(held_out)
         valid = samples_of(model.signature, held_out, f"`{options.valid}`")
-    for samples in (train, valid):
-        if samples is not None:
-            check_samples(model, samples, batch)
+    if is_first:  # one rank looks at all of the data
+        finite_or_fail(arrays)
+        for samples in (train, valid):
+            if samples is not None:
+                check_samples(model, samples, batch)
     settings = Settings(
         model.program.digest,
         model.name,
@@ -129,10 +164,18 @@ def _prepared(model: Model, options: argparse.Namespace) -> Run:
         epochs,
         options.seed,
         train.count,
-        train.digest(),
+        train.digest() if is_first else "",
         None if valid is None else valid.digest(),
     )
     return Run(step, settings, train, valid, Path(options.out))
+
+
+def _compile_arguments(options: argparse.Namespace, world: MpiRanks | None) -> dict[str, Any]:
+    """As for one process, but for the threads: ranks of one machine share its cores."""
+    found = compile_arguments(options)
+    if world is not None and found["threads"] is None:
+        found["threads"] = max(1, usable_cores() // world.neighbours())
+    return found
 
 
 def _loss_scale(text: str | None) -> float | str | None:

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,8 +77,13 @@ def fail(code: str, message: str, help: str = "") -> DiagnosticError:
 Choose: TypeAlias = "Callable[[Mapping[str, tuple[int, ...]]], Iterable[str]]"
 
 
-def load_npz(path: str | Path, choose: Choose | None = None) -> dict[str, Array]:
+def load_npz(
+    path: str | Path, choose: Choose | None = None, in_place: bool = False
+) -> dict[str, Array]:
     """The arrays of an ``.npz`` file, in the order they are stored.
+
+    With ``in_place`` arrays that are not compressed stay in the file: their numbers are read when
+    they are used, and only those that are. Nobody may change the file meanwhile.
 
     Only the headers are unpacked before ``choose`` has seen their shapes and said which arrays are
     wanted.
@@ -102,8 +107,14 @@ def load_npz(path: str | Path, choose: Choose | None = None) -> dict[str, Array]
                 chosen = set(choose({name: header.shape for name, header in headers.items()}))
                 wanted = [name for name in headers if name in chosen]
             room = min(MAX_ARRAY_BYTES, machine_bytes() or MAX_ARRAY_BYTES)
-            _refuse_size(sum(headers[name].nbytes for name in wanted), shown, room)
-            return {name: _read_member(archive, headers[name], shown) for name in wanted}
+            mapped = {name: headers[name].is_stored and in_place for name in wanted}
+            _refuse_size(sum(headers[n].nbytes for n in wanted if not mapped[n]), shown, room)
+            return {
+                name: _mapped(stream, headers[name], shown)
+                if mapped[name]
+                else _read_member(archive, headers[name], shown)
+                for name in wanted
+            }
     except OSError as problem:
         raise fail("GC0570", f"cannot read `{shown}`: {problem.strerror or problem}") from None
     except (ValueError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, *_UNPACKING) as problem:
@@ -154,6 +165,11 @@ class _Header:
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether its numbers lie in the archive as they are."""
+        return self.member.compress_type == zipfile.ZIP_STORED and self.nbytes > 0
 
 
 def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, shown: str) -> _Header:
@@ -211,6 +227,23 @@ def _read_member(archive: zipfile.ZipFile, header: _Header, shown: str) -> Array
     except _DAMAGE as problem:
         raise _damaged(_member_name(header.member), shown, problem) from None
     return array.T if header.is_fortran else array
+
+
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # of a member: APPNOTE.TXT of PKWARE, 4.3.7
+
+
+def _mapped(stream: BinaryIO, header: _Header, shown: str) -> Array:
+    """One stored array of an npz archive, as a read-only window into the file."""
+    stream.seek(header.member.header_offset)
+    try:
+        mark, *_, name, extra = _LOCAL_HEADER.unpack(stream.read(_LOCAL_HEADER.size))
+        if mark != b"PK\x03\x04":
+            raise ValueError("its place in the archive holds something else")
+        start = header.member.header_offset + _LOCAL_HEADER.size + name + extra + header.start
+        order: Literal["F", "C"] = "F" if header.is_fortran else "C"
+        return np.asarray(np.memmap(stream, header.dtype, "r", start, header.shape, order))
+    except _DAMAGE as problem:
+        raise _damaged(_member_name(header.member), shown, problem) from None
 
 
 def refuse_dtype(name: str, dtype: np.dtype[np.generic], where: str) -> None:

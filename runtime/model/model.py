@@ -407,27 +407,28 @@ class Model:
         accumulate: int = 1,
         decay_on: str = "matrices",
         loss_scale: float | str | None = None,
+        ranks: object = None,
         **options: Unpack[CompileKeywords],
     ) -> TrainStep:
         """One native call that computes the loss, the gradients and the update.
 
         Args:
             optimizer: a call in the language, such as ``"adamw(lr=1e-3)"``.
-            schedule: sets the learning rate at each step, such as ``"cosine(peak=1e-3,
-                total=1000)"``.
+            schedule: the rate at each step, such as ``"cosine(peak=1e-3, total=1000)"``.
             clip_norm, clip_value: limits on the gradients' global L2 norm and on each value.
             accumulate: cut the batch into this many equal parts, one after another; the update is
                 that of the whole batch, the memory that of a part.
-            loss_scale: ``dynamic`` or a factor for the loss before differentiation, against
-                underflow in f16.
+            loss_scale: ``dynamic`` or a factor for the loss, against underflow in f16.
             decay_on: ``matrices`` or ``all``: which parameters weight decay falls on.
+            ranks: a communicator of mpi4py, whose ranks share every batch, ``accumulate`` parts
+                each; the bits are those of one rank with all parts. A number is for planning only.
         """
         from gradc.runtime.model.step import Recipe, TrainStep
 
         recipe = Recipe(
             optimizer, schedule, clip_norm, clip_value, decay_on, accumulate, loss_scale
         )
-        return TrainStep(self, recipe, options_of(self.train_step, options))
+        return TrainStep.of(self, recipe, options_of(self.train_step, options), ranks)
 
     def diagnose(self, params: Arrays, *, seed: int = 0, **inputs: Any) -> Diagnosis:
         """How the gradient flows at ``params`` and ``inputs``, and what is wrong with it.

@@ -19,12 +19,13 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
+from gradc.codegen import exchange
 from gradc.frontend.model.training import OptimizerIR, ScheduleIR, lower_optimizer, lower_schedule
 from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError, error
 from gradc.ir.tensor.core import Function, Role, TensorType
@@ -33,6 +34,7 @@ from gradc.passes.differentiate.transforms import value_and_grad, vjp
 from gradc.passes.training.accumulate import accumulation
 from gradc.passes.training.accumulate_batch import batch_axes
 from gradc.passes.training.precision import master_type
+from gradc.passes.training.ranks import Deal
 from gradc.passes.training.step import (
     GOOD_STEPS,
     INITIAL_SCALE,
@@ -58,6 +60,7 @@ from gradc.runtime.native.arrays import (
 )
 from gradc.runtime.native.compile import Options, compile_cached, quoting
 from gradc.runtime.native.recent import Recent
+from gradc.runtime.ranks.world import Ranks, world_of
 from gradc.runtime.render.notebook import card
 
 if TYPE_CHECKING:
@@ -169,8 +172,15 @@ class TrainState:
 class TrainStep:
     """A training step that specialises on the shapes of its inputs."""
 
-    def __init__(self, model: Model, recipe: Recipe, options: Options) -> None:
+    def __init__(
+        self, model: Model, recipe: Recipe, options: Options, world: Ranks | None = None
+    ) -> None:
+        """``world`` has the ranks that share every batch; ``recipe.accumulate`` is the number of
+        parts of all of them together.
+        """
         self.model = model
+        self.world = world
+        self.deal = Deal(recipe.accumulate, 1 if world is None else world.size)
         expect("optimizer", recipe.optimizer, str, "a call in text, such as `adam(lr=1e-3)`")
         schedule = "a call in text, such as `cosine(peak=1e-3, total=1000)`, or None"
         expect("schedule", recipe.schedule, (str, type(None)), schedule)
@@ -191,10 +201,27 @@ class TrainStep:
         self._quick: Callable[..., Any] | None = None
         self._makes_bits = False
 
+    @classmethod
+    def of(cls, model: Model, recipe: Recipe, options: Options, ranks: object) -> TrainStep:
+        """The step that ``ranks`` share, each with ``recipe.accumulate`` parts of every batch; None
+        is one.
+
+        Raises:
+            DiagnosticError: GC0801 if ``ranks`` is neither a communicator nor a number.
+        """
+        if ranks is None:
+            return cls(model, recipe, options)
+        world = world_of(ranks)
+        whole = replace(recipe, accumulate=recipe.accumulate * world.size)
+        return cls(model, whole, options, world)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold the model, the recipe and the options; machine code is made or
         found again.
         """
+        if self.world is not None:
+            message = "a training step of several ranks stays in its process: it is not copied"
+            raise DiagnosticError([error("GC0801", message, None)])
         return TrainStep, (self.model, self.recipe, self.options)
 
     def __repr__(self) -> str:
@@ -240,13 +267,40 @@ class TrainStep:
         return TrainState(arrays, tuple(types))
 
     def __call__(self, state: TrainState, **inputs: Any) -> tuple[Any, TrainState]:
-        """One step on ``inputs``. Returns the loss before the update, and ``state``, updated."""
-        if self._quick is not None and type(state) is TrainState:
-            found = self._quick(state.arrays, inputs, _NOTHING)
-            if type(found) is tuple:
-                state.metrics = found[1]
-                return found[0][()], state
-        return self._call(state, inputs)
+        """One step on ``inputs``. Returns the loss before the update, and ``state``, updated.
+
+        With ranks, ``inputs`` are the rows of this rank (``rows_of``), and every rank calls.
+        """
+        if self.world is None:
+            if self._quick is not None and type(state) is TrainState:
+                found = self._quick(state.arrays, inputs, _NOTHING)
+                if type(found) is tuple:
+                    state.metrics = found[1]
+                    return found[0][()], state
+            return self._call(state, inputs)
+        exchange.join(self.world)
+        found = self._call(state, inputs)
+        exchange.check()
+        return found
+
+    def rows_of(self, rows: Array) -> Array:
+        """Of the rows of a whole batch, those that this rank hands in: its parts' in order.
+
+        Where some ranks have a part more than this one, the first rows come once more at the end;
+        they count for nothing. ``rows`` is of any type, its length a multiple of the parts.
+        """
+        deal, rank = self.deal, 0 if self.world is None else self.world.rank
+        if deal.is_alone:
+            return rows
+        if len(rows) % deal.count:
+            message = f"a batch of {len(rows)} samples cannot be cut into {deal.count} equal parts"
+            help = (
+                "choose a batch size that is a multiple of ranks times --accumulate, or of --parts"
+            )
+            raise DiagnosticError([error("GC0808", message, None, help=help)])
+        parts = np.split(rows, deal.count)
+        own = parts[rank :: deal.ranks]
+        return np.concatenate([*own, *parts[: deal.turns - len(own)]])
 
     def _call(self, state: TrainState, inputs: dict[str, Any]) -> tuple[Any, TrainState]:
         """A step that may have to check, convert, explain or compile."""
@@ -281,10 +335,13 @@ class TrainStep:
         have the same first axis. The bits are those of ``count`` calls.
 
         Raises:
-            DiagnosticError: GC0801 if ``count`` is no whole number of at least 1, and what a step
-                raises.
+            DiagnosticError: GC0801 if ``count`` is no whole number of at least 1 or ranks share the
+                batches, and what a step raises.
         """
         expect("state", state, TrainState, "what `step.init(params)` gives")
+        if self.world is not None:
+            help = "call the step once for each batch"
+            raise DiagnosticError([error("GC0801", "ranks share no queue", None, help=help)])
         if type(count) is not int or count < 1:
             message = f"a queue is a whole number of at least 1 batches, not {count!r}"
             raise DiagnosticError([error("GC0801", message, None)])
@@ -312,8 +369,20 @@ class TrainStep:
         with self._lock:
             found = self._entries.get(key)
             if found is None:
-                found = self._entries.put(key, self._compile(self.model.bind(shapes)))
+                found = self._entries.put(key, self._compile(self._whole(shapes)))
         return found
+
+    def _whole(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """The dimensions of the whole batch, of which ``shapes`` are one rank's share."""
+        dims = self.model.bind(shapes)
+        if self.deal.is_alone:
+            return dims
+        name = batch_dim(self.model.program.signature(self.model.name))
+        share, turns = dims[name], self.deal.turns
+        if share % turns:
+            message = f"a rank's {name} = {share} samples are not {turns} equal parts"
+            raise DiagnosticError([error("GC0808", message, None)])
+        return {**dims, name: share // turns * self.deal.count}
 
     def function(self, dims: Mapping[str, int] | None = None) -> Function:
         """The whole step in tensor IR, before optimisation."""
@@ -380,7 +449,7 @@ class TrainStep:
                 evenly.
         """
         whole = self.model.lower(dims, training=True)
-        parts = self.recipe.accumulate
+        parts = self.deal.count
         names = list(self.model.select("params"))
         if parts == 1:
             return StepProgram(
@@ -398,7 +467,9 @@ class TrainStep:
             self._types(whole.dims), self._types({**whole.dims, name: size // parts}), parts
         )
         is_seeded = self.recipe.loss_scale is not None
-        cut = accumulation(whole.function, axes, names, parts, is_seeded=is_seeded)
+        cut = accumulation(
+            whole.function, axes, names, parts, is_seeded=is_seeded, ranks=self.deal.ranks
+        )
         return StepProgram(
             cut.part, lambda function: self._step(cut.compose(function)), cut.gradient
         )
@@ -453,11 +524,12 @@ class TrainStep:
             model.name,
             repr(sorted(dims.items())),
             model.precision,
-            f"step {self.recipe!r}",
+            f"step {self.recipe!r} of {self.deal.ranks} ranks",
         )
         # A warm start needs no program.
         program = functools.cache(lambda: self.program(dims))
-        with self._refusing_well(dims):
+        turn = nullcontext() if self.world is None else self.world.after_first()
+        with self._refusing_well(dims), turn:
             made = compile_cached(
                 parts,
                 lambda: program().source,
@@ -465,4 +537,7 @@ class TrainStep:
                 self.options,
                 lambda function: program().gradient(function),
             )
+        if self.world is not None:
+            sequence = made.signature.exchanges
+            self.world.agree_on("what they exchange in a step", f"{parts} {sequence}")
         return Entry(made)

@@ -26,10 +26,22 @@ import numpy as np
 
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
-from gradc.ir.ops.registry import is_loop, lookup, number_of
+from gradc.ir.ops.registry import is_loop, is_sum, lookup, number_of
 from gradc.ir.tensor.core import DType, Function, Op, Role, Slot, Span, Value, walk
 from gradc.passes.differentiate.transforms import value_and_grad
-from gradc.passes.hazards.hazards import Hazard, find_hazards, own_place, traced_to
+from gradc.passes.hazards.hazards import (
+    EMPTY_ROW,
+    MASKED_RESULT,
+    TOO_LARGE,
+    Hazard,
+    find_hazards,
+    find_overflow,
+    is_culprit,
+    named_at,
+    own_place,
+    traced_to,
+)
+from gradc.passes.hazards.places import keeps_order
 from gradc.passes.simplify.cse import cse
 from gradc.passes.simplify.flatten import flatten
 from gradc.runtime.native.arrays import Array
@@ -59,7 +71,8 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class Findings:
     """What a search found. ``open`` could not be excluded, but no point showed it; ``is_cut`` if
-    time ran out.
+    time ran out. ``largest`` is how large parameters may be in magnitude where overflow is
+    excluded; None if it is not.
     """
 
     found: tuple[Finding, ...]
@@ -67,6 +80,7 @@ class Findings:
     tried: int
     is_cut: bool
     precision: str
+    largest: float | None = None
 
     @property
     def searched(self) -> str:
@@ -87,6 +101,7 @@ def search(model: Model, dims: Mapping[str, int]) -> Findings:
     """The hazards of ``model`` at ``dims`` that happen, each with a point."""
     function = model.lower(dict(dims)).function
     candidates = find_hazards(function)
+    params = model.init(0, dict(dims))
     slots = list(zip(function.parameters, function.block.parameters, strict=True))
     wrt = [s.name for s, v in slots if s.role in _VARIED and v.type.dtype.is_float]
     if not wrt or not _has_loss(function):
@@ -95,7 +110,6 @@ def search(model: Model, dims: Mapping[str, int]) -> Findings:
     known = {n: d for n, d in dims.items() if n in model.dims or n in _open_dims(model)}
     compiled = type(model)(model.program, model.name, known, model.precision).value_and_grad(wrt)
     tracer = _Tracer(function, wrt)
-    params = model.init(0, dict(known))
     found: dict[tuple[str, object], Finding] = {}
     tried, traced, is_cut = 0, 0, False
     until = time.monotonic() + _MOST_SECONDS
@@ -112,16 +126,36 @@ def search(model: Model, dims: Mapping[str, int]) -> Findings:
         if not wrong or traced >= _MOST_TRACED:
             continue
         traced += 1
-        for hazard in tracer.hazards(point, wrong, candidates):
+        for hazard, is_expected in tracer.hazards(point, wrong, candidates):
             where: object = hazard.place
-            if hazard not in candidates and hazard.place is not None:
+            if not is_expected and hazard.place is not None:
                 # Growth shows in many ops of one expression.
                 where = hazard.place.line
             found.setdefault((hazard.kind, where), Finding(hazard, point, wrong))
     places = {finding.hazard.place for finding in found.values()}
-    left = tuple(h for h in candidates if h.place not in places)
+    left = [h for h in candidates if h.place not in places]
     ordered = sorted(found.values(), key=lambda f: _position(f.hazard.place))
-    return Findings(tuple(ordered), left, tried, is_cut, model.precision)
+    # What may be infinite anyway says nothing of sizes.
+    largest, grown = (None, None) if candidates else _overflow(function, slots, params)
+    left += [grown] if grown is not None and not ordered else []
+    return Findings(tuple(ordered), tuple(left), tried, is_cut, model.precision, largest)
+
+
+def _overflow(
+    function: Function, slots: Sequence[tuple[Slot, Value]], params: Mapping[str, Array]
+) -> tuple[float | None, Hazard | None]:
+    """Where numbers may outgrow their type, with inputs and parameters as large as at the points;
+    where nowhere, how large parameters may be.
+    """
+    starts = (
+        np.abs(np.asarray(x)).max(initial=0.0) for x in params.values() if x.dtype.kind == "f"
+    )
+    most = max((1.0, *map(float, starts)))
+    sizes = {s.name: LARGEST if s.role is Role.INPUT else most for s, _ in slots}
+    if not any(s.role is Role.INPUT and v.type.dtype.is_float for s, v in slots):
+        sizes, most = dict.fromkeys(sizes, LARGEST), LARGEST
+    grown = find_overflow(function, sizes)
+    return (most, None) if grown is None else (None, grown)
 
 
 def _open_dims(model: Model) -> set[str]:
@@ -235,9 +269,9 @@ class _Tracer:
 
     def hazards(
         self, point: Mapping[str, Array], wrong: Mapping[str, str], candidates: Sequence[Hazard]
-    ) -> list[Hazard]:
+    ) -> list[tuple[Hazard, bool]]:
         """What goes wrong at ``point``: the candidates at the places of the culprits, else hazards
-        of their own.
+        of their own; and which it is.
         """
         values = self._run([point[s.name] for s in self.joint.parameters])
         found = []
@@ -245,8 +279,17 @@ class _Tracer:
             place = own_place(op.span)
             inside = [h for h in candidates if _lies_in(h.place, place)]
             same = [h for h in inside if h.place == place] or inside
-            found += same[:1] or [self._own(op, values, wrong)]
+            if same:
+                found.append((self._named(same[0], values), True))
+            else:
+                found.append((self._own(op, values, wrong), False))
         return found
+
+    def _named(self, hazard: Hazard, values: Mapping[Value, Array]) -> Hazard:
+        """``hazard`` by what its op was given."""
+        every = (o for o in self.joint.block.body if o.span == hazard.span and is_culprit(o))
+        op = next(every, None)
+        return named_at(hazard, op, [values[v] for v in op.operands] if op is not None else [])
 
     def _run(self, operands: Sequence[Array]) -> dict[Value, Array]:
         found: dict[Value, Array] = {}
@@ -300,27 +343,39 @@ class _Tracer:
         return all(self._is_meant(v, values, depth - 1) for v in wide)
 
     def _own(self, op: Op, values: Mapping[Value, Array], wrong: Mapping[str, str]) -> Hazard:
-        kind, message = _described(op, values)
+        kind, message = self._described(op, values)
         culprit = traced_to(op, self.joint)
         when = "forward" if "loss" in wrong else "backward"
         return Hazard(kind, message, own_place(culprit.span), culprit.span, when, tuple(wrong))
 
+    def _described(self, op: Op, values: Mapping[Value, Array]) -> tuple[str, str]:
+        """Kind and message of what happens at ``op`` itself."""
+        operands = [values[v] for v in op.operands if v in values]
+        is_nan = any(_has_nan(values[r]) for r in op.results)
+        if op.name in ("div", "rsqrt") and (op.name == "rsqrt" or np.any(operands[-1] == 0)):
+            return "division by 0", "the divisor is 0"
+        if is_nan and any(not _is_finite(a) for a in operands):
+            if op.name == "mul":
+                return "0 * infinity", "a factor is infinite where the other is 0"
+            return EMPTY_ROW
+        if is_nan and lookup(op.name).is_elementwise:
+            return f"{op.name} undefined", f"{op.name} has no value there"
+        if is_loop(op):
+            return "in a loop", "a value of the loop, or its derivative, is not finite"
+        if op.name == "log" and np.any(operands[0] == 0):
+            if self._sums_nothing(op.operands[0], values):
+                return EMPTY_ROW
+            return "log at 0", "log is -inf at 0, and its derivative is infinite"
+        if number_of(op) is not None:
+            return MASKED_RESULT
+        return TOO_LARGE
 
-def _described(op: Op, values: Mapping[Value, Array]) -> tuple[str, str]:
-    """Kind and message of what happens at ``op`` itself."""
-    operands = [values[v] for v in op.operands if v in values]
-    is_nan = any(_has_nan(values[r]) for r in op.results)
-    if op.name in ("div", "rsqrt") and (op.name == "rsqrt" or np.any(operands[-1] == 0)):
-        return "division by 0", "the divisor is 0"
-    if is_nan and any(not _is_finite(a) for a in operands):
-        if op.name == "mul":
-            return "0 * infinity", "a factor is infinite where the other is 0"
-        return "empty row", "every entry of a row is masked: -inf minus -inf is NaN"
-    if is_nan and lookup(op.name).is_elementwise:
-        return f"{op.name} undefined", f"{op.name} has no value there"
-    if is_loop(op):
-        return "in a loop", "a value of the loop, or its derivative, is not finite"
-    return "overflow", "the numbers grow beyond the largest of their type"
+    def _sums_nothing(self, value: Value, values: Mapping[Value, Array]) -> bool:
+        """Whether ``value`` is a sum of exponentials, some of them of an infinity."""
+        op = self.producers.get(value)
+        while op is not None and (is_sum(op) or keeps_order(op)):
+            op = self.producers.get(op.operands[0])
+        return op is not None and op.name == "exp" and not _is_finite(values[op.operands[0]])
 
 
 def _lies_in(place: Span | None, around: Span | None) -> bool:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from gradc.ir.diagnostics.diagnostic import Diagnostic, warning
 from gradc.ir.diagnostics.source import Sources
-from gradc.passes.hazards.hazards import REWRITES, Hazard
-from gradc.runtime.reports.hazard_points import Finding, Findings
+from gradc.passes.hazards.hazards import REWRITES, TOO_LARGE, Hazard
+from gradc.runtime.reports.hazard_points import LARGEST, Finding, Findings
 from gradc.runtime.reports.whiteboard_steps import text_at
 from gradc.runtime.reports.whiteboard_text import show_value
 
@@ -141,9 +141,15 @@ def none_found(findings: Findings) -> str:
     """What the absence of findings says, and what it does not."""
     excluded = (
         "Over the reals, intervals exclude roots, logarithms, powers and divisions that are "
-        "infinite or undefined, "
-        "and exponentials that overflow, for every finite input and parameter"
-        if not findings.open
-        else "Intervals do not exclude all roots, logarithms, powers, divisions and exponentials"
+        "infinite or undefined, exponentials that overflow and rows that are masked throughout, "
+        "for every finite input and parameter"
+        if not any(h.kind != TOO_LARGE[0] for h in findings.open)
+        else "Intervals do not exclude all roots, logarithms, powers, divisions, exponentials and "
+        "masked rows"
     )
+    if findings.largest is not None:
+        excluded += (
+            f"; and that any number outgrows {findings.precision}, for inputs up to {LARGEST:g} "
+            f"and parameters up to {findings.largest:.3g} in magnitude"
+        )
     return f"No gradient was found that is infinite or NaN. {excluded}; {findings.searched}."

@@ -112,6 +112,11 @@ class MemoryPlan:
         """An estimate of one call's time on one core of a present-day processor."""
         return self._backend.estimate(self.plan, self._target) / 1e3
 
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that one rank of several sends to others in a call."""
+        return self.plan.sent_bytes
+
     def check(self) -> tuple[Finding, ...]:
         """What an independent replay finds wrong with the Plan; empty if nothing is."""
         return check_plan(self.plan, lambda kernel: self._backend.scratch(kernel, self._target))
@@ -122,6 +127,12 @@ class MemoryPlan:
         if self.budget is not None:
             lines.append(f"  budget {self.budget} bytes ({shown(self.budget)}): kept")
             lines.append(f"  recomputation: {self.gap}")
+        if self.sent_bytes:
+            count = sum(times for _, times in self.plan.exchanges())
+            lines.append(
+                f"  each rank sends {self.sent_bytes} bytes ({shown(self.sent_bytes)}) in {count} "
+                f"exchanges"
+            )
         kept = [d for d in self.decisions if d.is_kept]
         again = [d for d in self.decisions if not d.is_kept]
         lines += _listed("kept for the reverse sweep", kept, most)
@@ -148,6 +159,7 @@ class MemoryPlan:
             "threads": self.threads,
             "launches": memory.launches,
             "kernels": memory.kernels,
+            "sent_bytes": self.sent_bytes,
             "moment": {
                 "launch": memory.moment,
                 "kernel": memory.moment_kernel,

@@ -21,7 +21,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -43,6 +43,7 @@ from gradc.runtime.model.call import decode
 from gradc.runtime.model.model import Model
 from gradc.runtime.model.step import TrainState, TrainStep
 from gradc.runtime.native.arrays import Array
+from gradc.runtime.ranks.world import MpiRanks
 from gradc.runtime.training import checkpoint, metrics
 from gradc.runtime.training.checkpoint import Checkpoint
 
@@ -111,6 +112,10 @@ class Run:
         self.state: TrainState | None = None
         self._forward = self.model.forward(**_compile_keywords(step))
         self._last_step: TrainStep | None = None
+        # Of several ranks the first one writes, validates and reports.
+        self.world = step.world if isinstance(step.world, MpiRanks) else None
+        self.is_first = self.world is None or self.world.rank == 0
+        self._steps_alone: dict[TrainStep, TrainStep] = {}
         self._saved_at = time.monotonic()
 
     # --- starting
@@ -124,8 +129,9 @@ class Run:
         size, count = self.settings.batch, self.train.count
         for rows in dict.fromkeys((min(size, count), count % size)):
             if rows:
-                self._step_for(rows).entry(self.train.take(np.arange(rows)))
-        if self.valid is not None:
+                step = self._step_for(rows)
+                step.entry(self.train.take(step.rows_of(np.arange(rows))))
+        if self.valid is not None and self.is_first:
             first = next(self.valid.batches(size))
             self._forward.entry(first)
 
@@ -141,8 +147,17 @@ class Run:
         if self._last_step is None:
             finer = next(n for n in (*range(parts, rows + 1), rows) if rows % n == 0)
             recipe = replace(self.step.recipe, accumulate=finer)
-            self._last_step = TrainStep(self.model, recipe, self.step.options)
+            self._last_step = TrainStep(self.model, recipe, self.step.options, self.step.world)
         return self._last_step
+
+    def _alone(self, rows: int) -> TrainStep:
+        """``_step_for``, for one rank."""
+        step = self._step_for(rows)
+        if step.world is None:
+            return step
+        if step not in self._steps_alone:
+            self._steps_alone[step] = TrainStep(self.model, step.recipe, step.options)
+        return self._steps_alone[step]
 
     @contextmanager
     def alone(self, makes: bool) -> Iterator[None]:
@@ -151,11 +166,11 @@ class Run:
         Raises:
             DiagnosticError: GC0804 if one is at work in it, GC0573 if the folder cannot be made.
         """
-        if makes:
+        if makes and self.is_first:
             make_folder(self.folder)
         handle = None
         try:
-            if self.folder.is_dir():
+            if self.folder.is_dir() and self.is_first:
                 handle = os.open(self.folder, os.O_RDONLY)
             if handle is not None:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,6 +194,11 @@ class Run:
         Raises:
             DiagnosticError: GC0804 if the folder holds a run already.
         """
+        if self.is_first:
+            self._begin()
+        self._share()
+
+    def _begin(self) -> None:
         newest = checkpoint.newest_step(self.folder)
         has_begun = newest is not None and (self.folder / RUN_FILE).exists()
         if newest or has_begun or (self.folder / PARAMS_FILE).exists():
@@ -201,6 +221,21 @@ class Run:
             DiagnosticError: GC0805 if the folder holds another run, GC0575 if it holds no
                 checkpoint.
         """
+        found = self._resume() if self.is_first else ()
+        self._share()
+        return found
+
+    def _share(self) -> None:
+        """The state of the first rank for all: one reads, so that one version of the run exists."""
+        if self.world is None:
+            return
+        if self.state is None:
+            self.state = self.step.init(self.model.init(self.settings.seed))
+        self.world.spread(list(self.state.arrays.values()))
+        text = self.world.spread_text(json.dumps(asdict(self.progress)))
+        self.progress = Progress(**json.loads(text))
+
+    def _resume(self) -> tuple[Diagnostic, ...]:
         self._compare_settings()
         if checkpoint.newest_step(self.folder) is None and not self._has_metrics():
             self._start()  # killed before its first checkpoint
@@ -255,11 +290,17 @@ class Run:
             DiagnosticError: GC0806 when the loss or the weights stop being finite; the last good
                 checkpoint stays.
         """
-        with _signals() as pending, metrics.appending(self.folder / METRICS_FILE) as write:
+        with _signals() as pending, self._recording() as write:
             while self.progress.epoch < self.settings.epochs:
                 self._epoch(pending, write, report)
             self.save()
-        self.write_params()
+        if self.is_first:
+            self.write_params()
+
+    def _recording(self) -> AbstractContextManager[Callable[[Mapping[str, Any]], None]]:
+        if self.is_first:
+            return metrics.appending(self.folder / METRICS_FILE)
+        return nullcontext(lambda record: None)
 
     def _epoch(
         self,
@@ -274,7 +315,7 @@ class Run:
             self._one_step(rows, write)
             report(progress)
             self._between_steps(pending)
-        progress.valid = self.validate()
+        progress.valid = self.validate() if self.is_first else None
         self._note_validation()
         done = {"step": progress.step, "epoch_done": progress.epoch}
         write({**done, **{f"valid_{k}": v for k, v in (progress.valid or {}).items()}})
@@ -286,8 +327,8 @@ class Run:
     def _one_step(self, rows: Array, write: Callable[[Mapping[str, Any]], None]) -> None:
         progress = self.progress
         assert self.state is not None
-        inputs = self.train.take(rows)
-        loss, _ = self._step_for(len(rows))(self.state, **inputs)
+        step = self._step_for(len(rows))
+        loss, _ = step(self.state, **self.train.take(step.rows_of(rows)))
         progress.step += 1
         progress.position += len(rows)
         progress.loss = float(loss)
@@ -296,19 +337,20 @@ class Run:
             record["grad_norm"] = float(self.state.metrics["grad_norm"])
         if self.state.metrics.get("overflow"):
             record["overflow"] = True
-            self._note_overflow(inputs)
+            self._note_overflow(rows)
             if float(self.state.arrays[SCALE]) <= 1.0:
                 raise self._diverged(f"the loss became {progress.loss}")
         elif not math.isfinite(progress.loss):
             raise self._diverged(f"the loss became {progress.loss}")
         write(record)
 
-    def _note_overflow(self, inputs: dict[str, Array]) -> None:
+    def _note_overflow(self, rows: Array) -> None:
         """Says once where a gradient overflowed; the step was skipped and the loss scale halved."""
-        if self.state is None or any(n.code == "GC0809" for n in self.notices):
+        if self.state is None or not self.is_first or any(n.code == "GC0809" for n in self.notices):
             return
         before = {**self.state.arrays, SCALE: self.state.arrays[SCALE] * np.float32(2)}
-        found = self.step.culprit(TrainState(before, self.state.trained), **inputs)
+        state = TrainState(before, self.state.trained)
+        found = self.step.culprit(state, **self.train.take(rows))
         if found is not None:
             message = f"step {self.progress.step} skipped, loss scale halved: {found.message}"
             self.notices.append(warning("GC0809", message, found.span, label=found.label))
@@ -347,13 +389,18 @@ class Run:
         kept = f"the last good checkpoint in `{self.folder}` is untouched"
         notes = (kept,) if self.progress.step else ()
         found = [error("GC0806", message, None, help=help, notes=notes)]
-        culprit = self._culprit() if self.progress.step else None
+        if self.world is not None:
+            self.world.is_shared_failure = True  # every rank has come to the same numbers
+        culprit = self._culprit() if self.progress.step and self.is_first else None
         if culprit is not None:
             found.append(culprit)
         return DiagnosticError(found, self.model.program.report.sources)
 
     def _culprit(self) -> Diagnostic | None:
-        """Replays from the last checkpoint to the step that failed, and looks into that one."""
+        """Replays from the last checkpoint to the step that failed, and looks into that one.
+
+        Of several ranks the first one replays alone, with the same parts and so the same bits.
+        """
         saved, _ = checkpoint.load_newest(self.folder)
         arrays = {name: np.array(a) for name, a in saved.arrays.items()}
         assert self.state is not None
@@ -365,13 +412,17 @@ class Run:
             if at.step + 1 >= self.progress.step and len(rows):
                 return self.step.culprit(state, **self.train.take(rows))
             if len(rows):
-                self._step_for(len(rows))(state, **self.train.take(rows))
+                self._alone(len(rows))(state, **self.train.take(rows))
                 at.step += 1
                 at.position += len(rows)
             else:
                 at.epoch, at.position = at.epoch + 1, 0
 
     def _between_steps(self, pending: list[int]) -> None:
+        if self.world is not None:
+            # A signal may reach some ranks only, or a step earlier.
+            signum = self.world.greatest(pending.pop(0) if pending else 0)
+            pending[:0] = [signum] if signum else []
         if not pending:
             if time.monotonic() - self._saved_at >= self.save_every:
                 self.save()
@@ -408,6 +459,8 @@ class Run:
         """A checkpoint of everything. Raises DiagnosticError GC0806 rather than save what is
         broken.
         """
+        if not self.is_first:
+            return
         assert self.state is not None
         self._refuse_broken_weights()
         state = asdict(self.progress)

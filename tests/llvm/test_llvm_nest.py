@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from gradc.codegen.llvm.isa import available
+from gradc.ir.loop.builder import IndexAlgebra, LoopBuilder
 from gradc.ir.loop.kernel import (
     Buffer,
     Const,
@@ -308,6 +309,25 @@ def test_scratch_rows_in_registers(isa: str) -> None:
     cases = [(3, 10, 5, 10), (2, 16, 3, 20), (4, 17, 2, 17), (1, 40, 2, 41), (3, 10, 30, 10)]
     cases += [(3, 10, 4, 7), (3, 70, 2, 70), (0, 5, 2, 5)]  # overlapping, long, never stored
     check([taps_kernel(*case) for case in cases], isa)
+
+
+def guards_kernel(rows: int, width: int) -> Kernel:
+    """Rows above and below, and neighbours in them: where both are inside, as a filter reads."""
+    b = LoopBuilder()
+    k = IndexAlgebra(b, F32)
+    x = b.buffer("x", F32, rows * width, "read")
+    y = b.buffer("y", F32, 9 * rows * width, "write")
+    with b.loop(rows, "serial") as i, b.loop(width, "vector") as j:
+        for tap, (p, q) in enumerate(itertools.product((-1, 0, 1), repeat=2)):
+            place = (i.at + p) * width + j.at + q
+            with k.guard(k.both(k.inside(i.at + p, rows), k.inside(j.at + q, width))):
+                value = b.load(x, place)
+            b.store(y, i.at * width + j.at + tap * rows * width, value)
+    return Kernel(f"guards{rows}x{width}", tuple(b.buffers), b.body())
+
+
+def test_conditions_on_rows_and_on_lanes(isa: str) -> None:
+    check([guards_kernel(3, width) for width in (*range(7, 12), 17, 24, 25, 26)], isa)
 
 
 def blocks_kernel(grid: int, threads: int, columns: int) -> Kernel:

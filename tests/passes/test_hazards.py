@@ -11,7 +11,7 @@ import gradc
 from gradc.codegen.symbolic.sympy.limits import edge
 from gradc.codegen.symbolic.sympy.rewrites import CLAIMS, is_proved
 from gradc.frontend.program import load, loads
-from gradc.passes.hazards.hazards import REWRITES, Hazard, find_hazards
+from gradc.passes.hazards.hazards import REWRITES, Hazard, find_hazards, find_overflow
 from gradc.runtime.cli import main
 from gradc.runtime.reports.hazard_text import advice, limits_of
 
@@ -99,6 +99,86 @@ def test_what_is_safe_by_a_relation_is_not_reported(name: str) -> None:
 @pytest.mark.parametrize("body", UNRELATED)
 def test_relations_do_not_hide_what_they_do_not_exclude(body: str) -> None:
     assert UNRELATED[body] in {hazard.kind for hazard in hazards(body)}
+
+
+# Whether a condition, or a maximum, speaks of the very element that it stands beside.
+ELSEWHERE = {
+    "sum(where(x[:, None] > 0, log(x[None, :]), 0))": True,
+    "sum(where(x[:, None] > 0, log(x[:, None]) * z, 0))": False,
+    "sum(where(x[:, None] > 0 * z, log(x)[:, None], 0))": False,
+    "sum(where(x > 0, (1 / x)[::-1], 0))": True,
+    "sum(where(x > 0, sum(1 / x), 0))": True,
+    "sum(where(sum(x) > 0, log(sum(x)), 0) * y)": False,
+    "sum(sqrt(x[:, None] * x[None, :] + 1))": True,
+    "sum(sqrt(x[:, None] * x[:, None] + 1))": False,
+    "sum(log(1.5 - exp(z - max(z, axis = 1)[None, :])))": True,
+    "sum(log(1.5 - exp(z - max(z, axis = 1)[:, None])))": False,
+    "sum(where(m, softmax(where(m, z, -inf), axis = -1), 0)^2)": False,
+    "sum(where(transpose(m, [1, 0]), softmax(where(m, z, -inf), axis = -1), 0)^2)": True,
+    "sum(where(on[None, :], softmax(where(on[None, :], z, -inf), axis = -1), 0)^2)": False,
+    "sum(where(on[:, None], softmax(where(on[None, :], z, -inf), axis = -1), 0)^2)": True,
+    "sum(scaled_attention(z, z, z, mask = m))": False,
+    "sum(log(1.1 - x[:, None] / sqrt(x^2 + 1)[None, :]))": True,
+    "sum(log(1.1 - x[:, None] / sqrt(x^2 + 1)[:, None]))": False,
+}
+
+
+@pytest.mark.parametrize("value", ELSEWHERE)
+def test_what_is_known_of_one_element_is_not_taken_for_another_s(value: str) -> None:
+    inputs = "x: float[3], y: float[3], on: bool[3], z: float[3, 3], m: bool[3, 3]"
+    found = hazards(f"return {value}", f"model m({inputs}) -> float {{\n")
+    assert bool(found) == ELSEWHERE[value]
+
+
+MASKED = {
+    "where(on, x, -inf)": True,
+    "where(on or iota(3) == 1, x, -inf)": False,
+    "where(iota(3) > 0, x, -inf)": False,
+    "where(iota(3) > 2, x, -inf)": True,
+    "where(not on, -inf, x) / 2": True,
+}
+
+
+@pytest.mark.parametrize("row", MASKED)
+def test_rows_that_may_be_masked_throughout_are_known(row: str) -> None:
+    head = "model m(x: float[3], on: bool[3]) -> float {\n"
+    kinds = [h.kind for h in hazards(f"return sum(softmax({row})^2)", head)]
+    assert ("empty row" in kinds) == MASKED[row]
+    guarded = "return sum(where(on, softmax(where(on, x, -inf)), 0)^2)"
+    assert hazards(guarded, head) == []
+
+
+def test_a_result_may_be_an_infinity_that_is_written_down() -> None:
+    head = "model m(x: float[3], on: bool[3]) -> float {\n"
+    assert [h.kind for h in hazards("return max(where(on, x, -inf))", head)] == ["masked result"]
+    assert hazards("return sum(where(on, where(on, x, -inf), 0))", head) == []
+
+
+# Whether nothing outgrows f32 where no input is above 100.
+GROWN = {
+    "return sum(x^8)": False,
+    "return sum(x^20)": True,
+    "return prod(x)": False,
+    "return sum(x^10) * sum(x^10)": True,
+    "return sum(tanh(x)^20)": False,
+    "return sum(1 / (x^2 + 1e-30))": True,
+    "return sum(gelu(x)^3 + silu(x)^3 + softplus(x)^3)": False,
+    "scan t in iota(4) carry h = x { h = h * x }\nreturn sum(h)": False,
+    "scan t in iota(40) carry h = x { h = h * x }\nreturn sum(h)": True,
+    "scan t in iota(40) carry h = x { h = tanh(h) + x }\nreturn sum(h)": False,
+}
+
+
+@pytest.mark.parametrize("body", GROWN)
+def test_numbers_that_outgrow_their_type_are_bounded_in_a_box(body: str) -> None:
+    function = loads(f"{HEAD}{body}\n}}").lower().function
+    assert (find_overflow(function, {"x": 100.0}) is not None) == GROWN[body]
+
+
+def test_what_a_loop_carries_is_known_after_one_trip() -> None:
+    body = "scan t in iota(9) carry h = 0.5 * tanh(x) {{ h = {} }}\nreturn sum(log(1.5 - h))"
+    assert hazards(body.format("sin(h + x)")) == []
+    assert [h.kind for h in hazards(body.format("h + x"))] == ["log at 0"]
 
 
 def test_a_guard_on_another_value_does_not_help() -> None:

@@ -10,7 +10,7 @@ import pytest
 import gradc
 from gradc.runtime.cli import main
 from gradc.runtime.reports.hazard_points import Findings, search
-from gradc.runtime.reports.hazard_text import none_found
+from gradc.runtime.reports.hazard_text import left_open, none_found
 from tests.support.hazard_programs import BROKEN, HEAD
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +62,36 @@ def test_healthy_networks_raise_no_alarm(name: str) -> None:
 def test_what_was_silent_is_named_by_its_kind(body: str, kind: str) -> None:
     _, findings = searched(f"{HEAD}    {body}\n}}")
     assert kind in {f.hazard.kind for f in findings.found}
+
+
+NAMED = {
+    "return sum(sqrt(z - floor(z)))": "sqrt at 0",
+    "return sqrt(mean(z^2) - 1e-3)": "sqrt of a negative number",
+    "return sum(z^1.5)": "power of a negative number",
+    "return sum(log(z - 3))": "log of a negative number",
+    "return logsumexp(where(on, z, -inf))": "empty row",
+    "return max(where(on, z, -inf))": "masked result",
+    "return sum(where(iota(3) == 0, 0, log_softmax(where(iota(3) < 2, z, -inf))))": "masked result",
+}
+
+
+@pytest.mark.parametrize("body", NAMED)
+def test_a_finding_is_named_by_what_happens_at_its_point(body: str) -> None:
+    _, findings = searched(f"{HEAD}    {body}\n}}")
+    kinds = [f.hazard.kind for f in findings.found]
+    assert NAMED[body] in kinds and "overflow" not in kinds
+    for finding in findings.found:
+        if finding.hazard.kind == "sqrt at 0":
+            assert not np.any(finding.point["x"] * finding.point["w"] < 0)
+
+
+def test_absence_of_overflow_is_said_with_the_sizes_it_holds_for() -> None:
+    _, findings = searched(f"{HEAD}    return sum(tanh(z) * y)\n}}")
+    assert findings.largest == 1.0
+    assert "outgrows f32, for inputs up to 100 and parameters up to 1 " in none_found(findings)
+    _, findings = searched(f"{HEAD}    return sum(x^10 * y^9) * 0.1\n}}")
+    assert findings.largest is None and not findings.found
+    assert "overflow" in left_open(findings) and "outgrows" not in none_found(findings)
 
 
 def test_absence_says_what_was_looked_for() -> None:

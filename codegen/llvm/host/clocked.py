@@ -21,7 +21,7 @@ from gradc.codegen.backend import Array, Store
 from gradc.codegen.llvm import clock, driver
 from gradc.codegen.llvm.gemm.blocking import is_paired
 from gradc.codegen.llvm.host import jit
-from gradc.codegen.llvm.host.load import Arenas, thread_pool
+from gradc.codegen.llvm.host.load import Arenas, imports
 from gradc.codegen.llvm.host.machine import environment
 from gradc.codegen.llvm.isa import host
 from gradc.codegen.measured import CallTime, LaunchTime
@@ -54,8 +54,7 @@ class ClockedFunction:
         if entry is None and store is not None:
             store.put(key, {}, code)
         names = (plan.name, f"{plan.name}_ticks")
-        pool = {"gradc_parallel": thread_pool(store)["gradc_parallel"]}
-        self._library = jit.Library(code, names, pool)
+        self._library = jit.Library(code, names, imports(store))
         pointer = ctypes.c_void_p
         kind = ctypes.CFUNCTYPE(ctypes.c_int32, pointer, pointer, ctypes.c_int64, pointer)
         self._entry = kind(self._library[plan.name])

@@ -331,7 +331,7 @@ class Nest:
         kind = KINDS.index(statement.kind)
         part = statement.buffer.size // statement.ranks * statement.buffer.dtype.itemsize
         self.fn.module.declare("gradc_exchange", "void", ("i64", "ptr", "i64", "i64"))
-        given = f"i64 {kind}, ptr {self.places[statement.buffer]}, i64 {statement.ranks}"
+        given = f"i64 {kind}, {self.places[statement.buffer]}, i64 {statement.ranks}"
         self.fn.line(f"call void @gradc_exchange({given}, i64 {part})")
 
     # ---- loops ----------------------------------------------------------------------------------

@@ -56,6 +56,13 @@ _CASES: Mapping[str, _Case] = {
     ),
     "rsqrt at 0": _Case("where the argument x is 0", "1 / sqrt(x)", lambda x: 1 / sp.sqrt(x)),
     "log at 0": _Case("where the argument x is 0 or rounds to 0", "log(x)", sp.log),
+    "log of a negative number": _Case(
+        "where the argument x is below 0 there is no value; at 0", "log(x)", sp.log
+    ),
+    "power of a negative number": _Case(
+        "where the base x is below 0 there is no value unless the exponent is whole; at 0",
+        "x^(1/3)", lambda x: x ** sp.Rational(1, 3),
+    ),
     "log of a softmax": _Case("where the probability x rounds to 0", "log(x)", sp.log),
     "0 * log(0)": _Case("where x is 0 or rounds to 0", "x log(x)", lambda x: x * sp.log(x)),
     "division by 0": _Case("where the divisor x is 0", "1 / x", lambda x: 1 / x, 0, True),

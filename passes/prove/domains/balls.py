@@ -71,9 +71,8 @@ def exact_literal(value: float, dtype: DType = DType.F64) -> Any:
     if form is None:
         near = small_fraction(value, ULP[dtype])
         return _rounded(value, dtype) if near is None else _rational(near)
-    multiple, a, b = form
-    root_two, root_pi = flint.arb(2).sqrt(), flint.arb.pi().sqrt()
-    return _rational(multiple) * root_two**a * root_pi**b
+    multiple, n, b = form
+    return _rational(multiple) * flint.arb(n).sqrt() * flint.arb.pi().sqrt() ** b
 
 
 def _order(test: Callable[[Any, Any], bool], ties: bool) -> Callable[[Any, Any, Any], bool]:
@@ -359,14 +358,13 @@ def shown(x: Any, digits: int = 15) -> str:
     return str(lifted(x).mid().str(digits, radius=False))
 
 
-def agreeing_digits(pairs: Sequence[tuple[Any, Any]]) -> int:
-    """To how many decimal digits all pairs of overlapping balls agree, at most ``DIGITS``."""
-    worst = DIGITS
-    for a, b in pairs:
-        a, b = lifted(a), lifted(b)
-        gap = abs(a - b).upper()
-        scale = max(abs(float(a.mid())), 1e-300)
-        error = float(gap) / scale
-        if error > 0:
-            worst = min(worst, int(-math.log10(error)))
-    return max(0, worst)
+def shared_digits(a: Any, b: Any) -> int:
+    """Decimal digits that two arrays of overlapping balls share, of the largest entry (of 1, where
+    all are near 0); infinite numbers are left out.
+    """
+    pairs = [(lifted(x), lifted(y)) for x, y in zip(np.ravel(a), np.ravel(b), strict=True)]
+    known = [(x, y) for x, y in pairs if x.is_finite() and y.is_finite()]
+    scale = max((float(abs(x).upper()) for x, _ in known), default=1.0)
+    gap = max((float(abs(x - y).upper()) for x, y in known), default=0.0)
+    error = gap / (scale if scale > 1e-30 else 1.0)
+    return DIGITS if error == 0 else max(0, min(DIGITS, int(-math.log10(error))))

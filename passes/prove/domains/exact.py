@@ -11,7 +11,7 @@ both sides are defined. Laws beyond arithmetic:
 * sqrt(x^2) = x: roots are taken of operands that are squares of generators (``square``), so x > 0
   is assumed;
 * x^(p + n) = x^p x^n for whole n; tanh, sin, erf are odd, cos is even;
-* literals mean what ``prove_field`` says, with the square roots of 2 and pi as generators.
+* literals mean what ``prove_field`` says, with the square roots of primes and pi as generators.
 
 Guards are decided by ``Cells``: a comparison is asked once per run, answered from a list of bits,
 and ``cells`` runs a test for every list, so all regions off kinks are covered.
@@ -26,7 +26,13 @@ from fractions import Fraction
 from typing import Any, TypeAlias
 
 from gradc.ir.tensor.core import DType
-from gradc.passes.prove.domains.field import ULP, closed_form, short_decimal, small_fraction
+from gradc.passes.prove.domains.field import (
+    ULP,
+    closed_form,
+    factors,
+    short_decimal,
+    small_fraction,
+)
 
 Monomial: TypeAlias = tuple[tuple[int, int], ...]
 Poly: TypeAlias = dict[Monomial, Fraction]
@@ -203,10 +209,11 @@ class ExactScalars:
         if form is None:
             near = small_fraction(number, tolerance)
             return rational(Fraction(number) if near is None else near)
-        multiple, a, b = form
-        two, pi = rational(2), self.atom("root of pi")
-        found = rational(multiple) * self._whole(two, a // 2) * self._whole(pi, b)
-        return found * self.atom("root of two") if a % 2 else found
+        multiple, n, b = form
+        found = rational(multiple) * self._whole(self.atom("root of pi"), b)
+        for q in factors(n):
+            found = found * self.atom(f"root of {q}")
+        return found
 
     def _whole(self, x: Quotient, exponent: int) -> Quotient:
         base, found = (x if exponent >= 0 else rational(1) / x), rational(1)
@@ -370,7 +377,7 @@ class ExactScalars:
     # ---- relations between generators
 
     def is_zero(self, x: Quotient) -> bool:
-        """Whether ``x`` vanishes, with sin^2 + cos^2 = 1 and (root of two)^2 = 2 taken into
+        """Whether ``x`` vanishes, with sin^2 + cos^2 = 1 and (root of 2)^2 = 2 taken into
         account.
         """
         num = x.num
@@ -378,8 +385,9 @@ class ExactScalars:
             for (other,), cosine in self.functions.get("cos", []):
                 if given.is_equal(other):
                     num = _replaced(num, sine, _plus(ONE, _times(cosine.num, cosine.num), -1))
-        for _, root in self.functions.get("root of two", []):
-            num = _replaced(num, root, {(): Fraction(2)})
+        for name in [f for f in self.functions if f.startswith("root of ") and f != "root of pi"]:
+            for _, root in self.functions[name]:
+                num = _replaced(num, root, {(): Fraction(int(name.removeprefix("root of ")))})
         return not num
 
 

@@ -11,9 +11,9 @@ feed equal arguments to equal functions. Laws that programs rely on are built in
 * order: sign(-x) = -sign(x) with sign(x) an oracle in {1, -1}, and a total order of oracle ranks
   that fits it, with infinity on top; comparisons, abs, max and min follow from them, so one
   evaluation decides a random pattern of guards, not one the reals can necessarily produce;
-* constants: a literal that equals a small fraction or ``r * 2^(a/2) * pi^(b/2)`` to an ulp of its
-  type means that number (sqrt 2 is a root in F_p, sqrt pi an oracle), a short decimal means itself
-  (0.1 is 1/10); anything else is its binary value.
+* constants: a literal that equals a small fraction or ``r * sqrt(n) * pi^(b/2)`` to an ulp of its
+  type means that number (sqrt 2 is a root in F_p, sqrt pi an oracle, other roots the one or the
+  other), a short decimal means itself (0.1 is 1/10); anything else is its binary value.
 
 Division by zero gives a fixed element, as if it were one more oracle.
 
@@ -159,16 +159,16 @@ def _halves(x: Field) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 # --- constants
 
 
-@cache
-def root_of_two() -> int:
-    """s with s^2 = 2: p = 7 mod 8, so 2 is a square and 2^((p+1)/4) is its root."""
-    return pow(2, (PRIME + 1) // 4, PRIME)
-
-
-@cache
-def root_of_pi(key: int) -> int:
-    """The element that stands for the square root of pi."""
-    return 2 + _digest(key, "root of pi") % (PRIME - 3)
+def root_of(n: int, prime: int, other: Callable[[str], int]) -> int:
+    """The product of roots of the prime factors of ``n`` modulo ``prime`` = 3 mod 4: q^((p+1)/4)
+    where q is a square, which 2 is where p = 7 mod 8; else what ``other`` gives under a name.
+    """
+    found = 1
+    for q in factors(n):
+        root = pow(q, (prime + 1) // 4, prime)
+        is_root = root * root % prime == q
+        found = found * (root if is_root else other(f"root of {q}")) % prime
+    return found
 
 
 _MULTIPLES = tuple(
@@ -176,23 +176,41 @@ _MULTIPLES = tuple(
 )
 
 
+# Square roots of these are recognised in literals, as in a scale of 1/sqrt(d), which is rounded
+# twice; in short types, where chance would find one too often, the first two only.
+ROOTS = tuple(n for n in range(1, 128) if all(n % (q * q) for q in (2, 3, 5, 7, 11)))
+_SHORT = 2.0**-20
+
+
+def factors(n: int) -> tuple[int, ...]:
+    """The prime factors of a number of ``ROOTS``."""
+    return tuple(q for q in range(2, n + 1) if n % q == 0 and all(q % r for r in range(2, q)))
+
+
+@cache
+def _forms(is_short: bool) -> tuple[tuple[float, Fraction, int, int], ...]:
+    """(x, r, n, b) with x = r * sqrt(n) * pi^(b/2), of which literals may be x * 2^k."""
+    forms = [(m, n, b) for b in (0, 1, -1, 2, -2) for m in _MULTIPLES for n in (1, 2)]
+    if not is_short:
+        few = [Fraction(f) for f in ("1", "3", "5", "1/3", "1/5")]
+        forms += [(m / d, n, 0) for n in ROOTS[2:] for d in (1, n) for m in few]
+    plain = dict.fromkeys(form for form in forms if form[1:] != (1, 0))
+    return tuple((float(m) * math.sqrt(n) * math.pi ** (b / 2), m, n, b) for m, n, b in plain)
+
+
 @cache
 def closed_form(value: float, tolerance: float) -> tuple[Fraction, int, int] | None:
-    """(r, a, b) with value = r * 2^(a/2) * pi^(b/2), up to a relative ``tolerance``, r simple; else
-    None.
+    """(r, n, b) with value = r * sqrt(n) * pi^(b/2), up to a relative ``tolerance``, r simple and n
+    one of ``ROOTS``; else None.
     """
     size = abs(value)
     if size == 0 or not math.isfinite(value):
         return None
-    for b in (0, 1, -1, 2, -2):
-        for multiple in _MULTIPLES:
-            a = round(2 * math.log2(size / (float(multiple) * math.pi ** (b / 2))))
-            if (a % 2 == 0 and b == 0) or abs(a) > 40:
-                continue
-            exact = float(multiple) * 2 ** (a / 2) * math.pi ** (b / 2)
-            if abs(exact - size) <= tolerance * size:
-                sign = 1 if value > 0 else -1
-                return sign * multiple, a, b
+    for base, multiple, n, b in _forms(tolerance > _SHORT):
+        twos = round(math.log2(size / base))
+        near = size * (tolerance if n <= 2 else 2 * tolerance)
+        if abs(twos) <= 20 and abs(math.ldexp(base, twos) - size) <= near:
+            return multiple * Fraction(2) ** twos * (1 if value > 0 else -1), n, b
     return None
 
 
@@ -242,9 +260,13 @@ def literal(value: float, key: int, dtype: DType = DType.F64) -> int:
     form = closed_form(value, tolerance)
     if form is None:
         return _rational(small_fraction(value, tolerance) or Fraction(value))
-    multiple, a, b = form
-    element = _rational(multiple) * pow(root_of_two(), a, PRIME) % PRIME
-    return element * pow(root_of_pi(key), b, PRIME) % PRIME
+    multiple, n, b = form
+
+    def other(name: str) -> int:
+        return 2 + _digest(key, name) % (PRIME - 3)
+
+    element = _rational(multiple) * root_of(n, PRIME, other) % PRIME
+    return element * pow(other("root of pi"), b, PRIME) % PRIME
 
 
 # Relative distance of neighbouring numbers: a folded constant may be off by as much.

@@ -41,7 +41,13 @@ import numpy as np
 from gradc.ir.domains.arrays import ObjectArrays
 from gradc.ir.domains.interpret import run
 from gradc.ir.tensor.core import DType, Function, Role
-from gradc.passes.prove.domains.field import ULP, closed_form, short_decimal, small_fraction
+from gradc.passes.prove.domains.field import (
+    ULP,
+    closed_form,
+    factors,
+    short_decimal,
+    small_fraction,
+)
 from gradc.passes.prove.domains.point import element_of, index_limit
 
 # 2^k - 1 is prime for these k.
@@ -160,10 +166,12 @@ class FreeScalars:
         form = closed_form(value, ULP[dtype])
         if form is None:
             return self._rational(small_fraction(value, ULP[dtype]) or Fraction(value))
-        multiple, twos, pis = form
-        # (2^((k+1)/2))^2 = 2^(k+1) = 2, as k is odd.
-        root = Free(pow(2, twos * (self.exponent + 1) // 2, self.prime))
-        found = self.mul(self._rational(multiple), root)
+        multiple, n, pis = form
+        found = self._rational(multiple)
+        for q in factors(n):
+            # (2^((k+1)/2))^2 = 2^(k+1) = 2, as k is odd. Other roots are any element.
+            two = Free(pow(2, (self.exponent + 1) // 2, self.prime))
+            found = self.mul(found, two if q == 2 else self.atom(f"root of {q}"))
         return self.mul(found, self._whole(self.atom("root of pi"), pis))
 
     def _rational(self, value: Fraction) -> Free:

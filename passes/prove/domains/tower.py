@@ -50,6 +50,7 @@ from gradc.passes.prove.domains.field import (
     ULP,
     FieldArrays,
     closed_form,
+    root_of,
     scramble,
     short_decimal,
     small_fraction,
@@ -447,11 +448,13 @@ def _literal(value: float, seed: int, dtype: DType, prime: int) -> int:
         if number is None:
             number = small_fraction(value, tolerance) or Fraction(value)
         return number.numerator % prime * pow(number.denominator, -1, prime) % prime
-    multiple, a, b = form
+    multiple, n, b = form
+
+    def other(name: str) -> int:
+        return 2 + _number(seed, f"{name} {prime}") % (prime - 3)
+
     element = multiple.numerator * pow(multiple.denominator, -1, prime) % prime
-    root_of_pi = 2 + _number(seed, f"root of pi {prime}") % (prime - 3)
-    root_of_two = pow(2, (prime + 1) // 4, prime)
-    return element * pow(root_of_two, a, prime) * pow(root_of_pi, b, prime) % prime
+    return element * root_of(n, prime, other) * pow(other("root of pi"), b, prime) % prime
 
 
 def _select(mask: Any, a: Any, b: Any) -> Any:

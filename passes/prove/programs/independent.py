@@ -33,7 +33,7 @@ from gradc.passes.prove.domains.balls import (
     BallScalars,
     Undecided,
     first_difference,
-    lifted,
+    shared_digits,
 )
 from gradc.passes.prove.domains.exact import ExactScalars, Quotient, TooLarge, cells
 from gradc.passes.prove.report import Status
@@ -264,14 +264,14 @@ def _at_points(
                     wrong = first_difference(x, y, FOLDED[DType.F64])
                     if wrong is not None and name not in found:
                         found[name] = _refuted(function, at, name, wrong)
-                    digits[name] = min(digits[name], _shared_digits(x, y))
+                    digits[name] = min(digits[name], shared_digits(x, y))
             used += 1
         except (Undecided, ZeroDivisionError):
             continue
     for name in places:
         if name not in found and not used:
             found[name] = Compared(Status.SKIPPED, "no real point could be evaluated")
-        elif name not in found and digits[name] < LEAST_DIGITS:
+        elif name not in found and digits[name] < LEAST_DIGITS[DType.F64]:
             found[name] = Compared(Status.SKIPPED, f"balls of {BITS} bits grow too wide")
         elif name not in found:
             detail = f"{digits[name]} digits at {_counted(used, 'real point')}"
@@ -319,15 +319,3 @@ class _DeepBalls(BallArrays):
 @dataclass(frozen=True, slots=True)
 class _DeepPoint(RealPoint):
     balls: _DeepBalls
-
-
-def _shared_digits(x: Any, y: Any) -> int:
-    """Decimal digits that two arrays of balls share, of the largest entry (of 1, where all are near
-    0).
-    """
-    scale = max((float(abs(lifted(a)).upper()) for a in x), default=1.0)
-    gap = max(
-        (float(abs(lifted(a) - lifted(b)).upper()) for a, b in zip(x, y, strict=True)), default=0.0
-    )
-    error = gap / (scale if scale > 1e-30 else 1.0)
-    return DIGITS if error == 0 else max(0, min(DIGITS, int(-math.log10(error))))

@@ -24,13 +24,14 @@ from gradc.ir.domains.interpret import run
 from gradc.ir.loop.execute import ExecutionError
 from gradc.ir.tensor.core import DType, Function, Role
 from gradc.passes.prove.domains.balls import (
+    DIGITS,
     BallArrays,
     NudgedArrays,
     Undecided,
-    agreeing_digits,
     first_difference,
     largest_gap,
     require_finite,
+    shared_digits,
     shown,
 )
 from gradc.passes.prove.domains.point import Runnable, index_limit, results_of
@@ -44,10 +45,8 @@ FOLDED = {DType.F64: 2.0**-40, DType.F32: 2.0**-17, DType.BF16: 2.0**-3, DType.F
 # must then be.
 NUDGES, SPREADS = 4, 8
 RANGES = ((-1.0, 1.0), (0.1, 0.9), (0.5, 2.0), (-0.2, 0.2))
-# Digits that two right computations in f64 share, at the least.
-LEAST_DIGITS = 7
-# The same, where constants were folded in a shorter type.
-LEAST_DIGITS_FOLDED = 4
+# Digits that two right computations share, at the least, where constants were folded in a type.
+LEAST_DIGITS = {DType.F64: 7, DType.F32: 4, DType.F16: 1, DType.BF16: 0}
 # Arrays of more elements are described by their first ones.
 MOST_SHOWN = 6
 # How far a point is moved to see whether it lies on a kink.
@@ -148,19 +147,21 @@ def decide(
     ``is_exact``: literals are as they were written, so that none may have been folded in the
         program's type.
     """
-    pairs: list[tuple[Any, Any]] = []
     used = on_kinks = 0
+    digits, is_folded = DIGITS, False
     for number in range(points):
         at = real_point(function, number)
         try:
             with at.balls.quiet():
-                found, rows = _compared(function, at, sides, names, is_exact)
+                compared = _compared(function, at, sides, names, is_exact)
+                found = compared.difference
                 if found is not None and _is_there(function, at, sides, names):
                     shown_at, whole = described(function, at), witness(function, at, found)
                     return Outcome(Status.REFUTED, str(found), shown_at, whole, number)
             on_kinks += found is not None
             if found is None:
-                pairs += rows
+                digits = min(digits, compared.digits)
+                is_folded = is_folded or compared.is_folded
                 used += 1
         except (Undecided, ZeroDivisionError):
             continue
@@ -168,33 +169,53 @@ def decide(
         if on_kinks:
             return Outcome(Status.UNDECIDED, f"{on_kinks} real points, all of them on kinks")
         return _in_floats(function, sides, points, ", as balls do not decide ties")
-    return Outcome(Status.AGREES, f"{agreeing_digits(pairs)} digits at {used} real points")
+    if digits < least_digits(function):
+        return Outcome(Status.UNDECIDED, f"balls share {digits} digits at {used} real points")
+    told = f"{digits} digits at {used} real points"
+    more = "; where more cancels, no further than literals a few ulps off take it"
+    return Outcome(Status.AGREES, told + (more if is_folded else ""))
+
+
+def least_digits(function: Function) -> int:
+    """How many digits two right computations share, at the least, where constants were folded in
+    the shortest type of ``function``.
+    """
+    floats = [v.type.dtype for v in function.block.parameters if v.type.dtype.is_float]
+    return min((LEAST_DIGITS[dtype] for dtype in floats), default=LEAST_DIGITS[DType.F64])
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two sides at a point: the first certain difference, the digits they share elsewhere, and
+    whether what differs is a matter of folded literals.
+    """
+
+    difference: Difference | None
+    digits: int
+    is_folded: bool = False
 
 
 def _compared(
     function: Function, at: RealPoint, sides: Sides, names: Sequence[str], is_exact: bool = False
-) -> tuple[Difference | None, list[tuple[Any, Any]]]:
-    """The first certain difference at a point, and all pairs of numbers. Raises Undecided where
-    there is no point.
-    """
+) -> _Pair:
+    """Both sides at a point. Raises Undecided where there is none."""
     floats = [v.type.dtype for v in function.block.parameters if v.type.dtype.is_float]
     tolerance = max((FOLDED[dtype] for dtype in floats), default=FOLDED[DType.F64])
     tolerance = FOLDED[DType.F64] if is_exact else tolerance
     try:
         left, right = sides(at)
     except ExecutionError as fault:
-        return Difference("the program", "defined", f"stops: {fault}"), []
-    pairs: list[tuple[Any, Any]] = []
-    found = None
+        return _Pair(Difference("the program", "defined", f"stops: {fault}"), 0)
+    found, digits = None, DIGITS
     for name, x, y in zip(names, left, right, strict=True):
         wrong = first_difference(x, y, tolerance)
-        if wrong is not None and found is None:
+        if wrong is None:
+            digits = min(digits, shared_digits(x, y))
+        elif found is None:
             place, one, other = wrong
             found = Difference(f"{name}{list(place) or ''}", one, other)
-        pairs.extend(zip(np.ravel(x), np.ravel(y), strict=True))
-    if found is not None and not is_exact and _is_folding(at, sides, left, right):
-        found = None
-    return found, pairs
+    is_folded = found is not None and not is_exact and _is_folding(at, sides, left, right)
+    return _Pair(None if is_folded else found, digits, is_folded)
 
 
 def _is_there(function: Function, at: RealPoint, sides: Sides, names: Sequence[str]) -> bool:
@@ -206,8 +227,8 @@ def _is_there(function: Function, at: RealPoint, sides: Sides, names: Sequence[s
         else x
         for x in at.numbers
     ]
-    found, _ = _compared(function, replace(at, numbers=tuple(moved)), sides, names)
-    return found is not None
+    moved_there = replace(at, numbers=tuple(moved))
+    return _compared(function, moved_there, sides, names).difference is not None
 
 
 def witness(function: Function, at: RealPoint, found: Difference) -> dict[str, Any]:
@@ -254,9 +275,7 @@ def _in_floats(function: Function, sides: Sides, points: int, why: str = "") -> 
             digits = min(digits, 16 if error == 0 else max(0, int(-np.log10(error))))
     if not used:
         return Outcome(Status.UNDECIDED, "no real point could be evaluated")
-    floats = [v.type.dtype for v in function.block.parameters if v.type.dtype.is_float]
-    is_wide = all(dtype is DType.F64 for dtype in floats)
-    if digits < (LEAST_DIGITS if is_wide else LEAST_DIGITS_FOLDED):
+    if digits < least_digits(function):
         return Outcome(Status.UNDECIDED, f"f64 shares {digits} digits, and balls meet ties")
     detail = f"{digits} digits at {used} real points in f64{why}"
     return Outcome(Status.AGREES, detail)
@@ -353,7 +372,7 @@ def refined(function: Function, outcome: Outcome, sides: Sides, name: str) -> Ou
     at = real_point(function, outcome.number)
     try:
         with at.balls.quiet():
-            found, _ = _compared(function, at, sides, [name], is_exact=True)
+            found = _compared(function, at, sides, [name], is_exact=True).difference
     except (Undecided, ZeroDivisionError):
         return None
     if found is None:

@@ -1,0 +1,1 @@
+"""Many processes, one result: the world of ranks, and how they are started."""

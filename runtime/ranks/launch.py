@@ -1,0 +1,169 @@
+"""Starting ranks: ``gradc train --ranks 2`` begins itself again under ``mpiexec``, once per rank.
+
+Under an ``mpiexec`` or ``srun`` of the user's own it takes its place in their world instead.
+
+Non-goals: hosts, queues, networks: those are the flags of the user's own ``mpiexec``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
+from gradc.runtime.console import Console
+from gradc.runtime.ranks.world import MpiRanks
+
+# Number of processes as launchers tell it: Open MPI, MPICH and its kin, Slurm.
+_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
+_AS_ROOT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
+_OURS = "GRADC_STARTED_RANKS"  # set where this module has started the job
+_INSTALL = "install both with `{python} -m pip install 'gradc[mpi]'`"
+
+
+def started_with() -> int:
+    """How many processes a launcher started this one among; 0 if none did."""
+    for name in _SIZES:
+        text = os.environ.get(name, "")
+        if text.isdecimal():
+            return int(text)
+    return 0
+
+
+def relaunch(ranks: int, arguments: Sequence[str]) -> int:
+    """Runs this command as ``ranks`` ranks and returns the exit status of the job.
+
+    Raises:
+        DiagnosticError: GC0822 if mpi4py or mpiexec is missing.
+    """
+    mpi(is_used=False)
+    mpiexec = mpiexec_path()
+    environment = {**os.environ, _OURS: "1"}
+    if "Open MPI" in _version(mpiexec):
+        more = ["--oversubscribe", "--bind-to", "none"]
+        if os.geteuid() == 0:  # it refuses root unless told so, which whoever is root has decided
+            environment.update(dict.fromkeys(_AS_ROOT, "1"))
+    else:
+        more = []
+    command = [mpiexec, *more, "-n", str(ranks), sys.executable, "-m", "gradc", *arguments]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stderr is not None
+        for line in in_our_words(job.stderr):
+            print(line, file=sys.stderr, end="", flush=True)
+        return job.wait()
+
+
+_RULE = "-" * 70
+_ABORTS = ("MPI_ABORT was invoked", "has exited due to process", "non-zero status", "exited with")
+_KILLED = re.compile(r"process rank (\d+) with PID (\d+) on node (\S+) exited on\s+signal (\d+)")
+
+
+def in_our_words(lines: Iterable[str]) -> Iterator[str]:
+    """What a job says, without what Open MPI adds, between rules, to a rank that has said why it
+    ends; of a rank that was killed, who and where.
+    """
+    block: list[str] | None = None
+    for line in lines:
+        is_rule = line.startswith(_RULE)
+        if block is None and not is_rule:
+            yield line
+        elif block is None:
+            block = []
+        elif not is_rule:
+            block.append(line)
+        else:
+            yield from _block(block)
+            block = None
+    yield from block or ()
+
+
+def _block(block: Sequence[str]) -> Iterator[str]:
+    text = " ".join(" ".join(block).split())
+    killed = _KILLED.search(text)
+    if killed is not None:
+        rank, pid, node, number = killed.groups()
+        name = signal.Signals(int(number)).name
+        yield f"rank {rank} (process {pid} on {node}) was ended by {name}; the job ends\n"
+    elif not any(words in text for words in _ABORTS):
+        yield from block
+
+
+def mpi(is_used: bool = True) -> Any:
+    """mpi4py's module ``MPI``; unless ``is_used`` it is loaded without joining a world.
+
+    Raises:
+        DiagnosticError: GC0822 if there is none, or no library behind it.
+    """
+    try:
+        import mpi4py
+
+        mpi4py.rc.initialize = is_used
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as problem:
+        reason = str(problem).strip().partition("\n")[0]
+        raise _missing(f"ranks need mpi4py and an MPI library: {reason}") from None
+    return MPI
+
+
+def join() -> MpiRanks:
+    """The world of all processes of this job."""
+    return MpiRanks(mpi().COMM_WORLD)
+
+
+def mpiexec_path() -> str:
+    """The ``mpiexec`` that belongs to this Python, or else the one on the path.
+
+    Raises:
+        DiagnosticError: GC0822 if there is none.
+    """
+    beside = Path(sys.executable).parent / "mpiexec"
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if found is None:
+        raise _missing("ranks are started by `mpiexec`, which is not on the path")
+    return found
+
+
+def _version(mpiexec: str) -> str:
+    done = subprocess.run([mpiexec, "--version"], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def _missing(message: str) -> DiagnosticError:
+    help = _INSTALL.format(python=sys.executable or "python")
+    return DiagnosticError([error("GC0822", message, None, help=help)])
+
+
+def guarded(world: MpiRanks, console: Console, work: Callable[[], int]) -> int:
+    """Runs ``work`` on this rank. What fails here ends the job, told once with the rank's number.
+
+    Where every rank fails in the same way rank 0 tells it, and all end by themselves.
+    """
+    try:
+        return work()
+    except DiagnosticError as found:
+        if world.have_all_failed():
+            if world.rank == 0:
+                console.diagnostics(found)
+            return 1
+        console.message(f"rank {world.rank} of {world.size} failed; the job ends:")
+        console.diagnostics(found)
+        _end(world, 1)
+    except Exception as problem:  # noqa: BLE001  (the others would wait for this rank for ever)
+        console.message(f"rank {world.rank} of {world.size} failed; the job ends:")
+        console.internal_error(problem)
+        _end(world, 4)
+
+
+def _end(world: MpiRanks, status: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if _OURS not in os.environ:  # our own mpiexec ends the job when a rank is gone, and says less
+        world.abort(status)
+    os._exit(status)

@@ -1,0 +1,191 @@
+"""The ranks of a run as MPI has them: who is there, what they exchange, and whether they agree.
+
+    world = world_of(MPI.COMM_WORLD)        # or a number of ranks, for planning alone
+
+Transport, topology and launching are MPI's. Only bytes of arrays are sent: nothing is pickled.
+
+Invariants: every rank calls the same methods in the same order; ``sent`` counts the bytes that this
+rank has sent to others in exchanges of programs.
+Non-goals: starting processes (``runtime.ranks.launch``), what programs exchange
+(``passes.training.ranks``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from gradc.codegen.exchange import Bytes
+from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
+from gradc.runtime.native.arrays import Array
+
+# How long a rank that has failed waits for the others to have failed as well (seconds).
+PATIENCE = 2.0
+
+
+class Ranks(Protocol):
+    """What a training step knows of the ranks it runs on (``codegen.exchange.World``)."""
+
+    @property
+    def rank(self) -> int:
+        """This one's number, from 0."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    def exchange(self, kind: str, parts: Bytes) -> None:
+        """Exchanges ``parts`` with the others, in place."""
+
+    def agree_on(self, what: str, text: str) -> None:
+        """Raises DiagnosticError GC0821 unless all ranks give the same ``text``."""
+
+    def after_first(self) -> AbstractContextManager[None]:
+        """Inside, one rank of each machine works before the others, which find what it made."""
+
+
+class PlannedRanks:
+    """Ranks that are only planned for: their number is known, and nothing can be sent."""
+
+    rank = 0
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def exchange(self, kind: str, parts: Bytes) -> None:
+        """Raises DiagnosticError GC0820."""
+        message = f"this step was planned for {self.size} ranks, and no ranks are there to run it"
+        help = "give ranks=MPI.COMM_WORLD of mpi4py, under mpiexec"
+        raise DiagnosticError([error("GC0820", message, None, help=help)])
+
+    def agree_on(self, what: str, text: str) -> None:
+        """Nobody to disagree."""
+
+    def after_first(self) -> AbstractContextManager[None]:
+        """Nobody to wait for."""
+        return nullcontext()
+
+
+class MpiRanks:
+    """The ranks of an MPI communicator."""
+
+    def __init__(self, comm: Any) -> None:
+        """``comm`` is mpi4py's; exchanges go through copies of it, so that other messages of the
+        program do not meet them.
+        """
+        from mpi4py import MPI
+
+        self._mpi = MPI
+        self._comm = comm.Dup()
+        self._failures = comm.Dup()
+        self._neighbours = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+        self.sent = 0
+        # Set before an error that every rank is about to raise.
+        self.is_shared_failure = False
+
+    def exchange(self, kind: str, parts: Bytes) -> None:
+        """Exchanges ``parts``, of [ranks, bytes of a part], with the others, in place."""
+        self.sent += (self.size - 1) * parts.shape[1]
+        if kind == "deal":
+            self._comm.Alltoall(self._mpi.IN_PLACE, [parts, self._mpi.BYTE])
+            return
+        if self.rank:
+            parts[self.rank] = parts[0]
+        self._comm.Allgather(self._mpi.IN_PLACE, [parts, self._mpi.BYTE])
+
+    # --- agreement
+
+    def agree_on(self, what: str, text: str) -> None:
+        """Compares a digest of ``text``.
+
+        Raises:
+            DiagnosticError: GC0821 on every rank, naming those that differ from rank 0.
+        """
+        digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+        found = np.empty((self.size, len(digest)), np.uint8)
+        self._comm.Allgather([digest, self._mpi.BYTE], [found, self._mpi.BYTE])
+        others = [rank for rank in range(self.size) if (found[rank] != found[0]).any()]
+        if others:
+            self.is_shared_failure = True
+            ranks = f"rank{'s' if len(others) > 1 else ''} {', '.join(map(str, others))}"
+            message = f"{ranks} and rank 0 disagree on {what}"
+            help = "start every rank with the same program, data, flags and version of gradc"
+            raise DiagnosticError([error("GC0821", message, None, help=help)])
+
+    def greatest(self, number: int) -> int:
+        """The greatest of all ranks' ``number``."""
+        found = np.array(number, np.int64)
+        self._comm.Allreduce(self._mpi.IN_PLACE, [found, self._mpi.INT64_T], self._mpi.MAX)
+        return int(found)
+
+    def spread(self, arrays: Sequence[Array]) -> None:
+        """Makes ``arrays`` those of rank 0, in place."""
+        for array in arrays:
+            data = np.ascontiguousarray(array)
+            self._comm.Bcast([data.reshape(-1).view(np.uint8), self._mpi.BYTE], 0)
+            if data is not array:
+                array[...] = data
+
+    def spread_text(self, text: str) -> str:
+        """The text of rank 0."""
+        data = np.frombuffer(text.encode(), np.uint8)
+        size = np.array(len(data), np.int64)
+        self._comm.Bcast([size, self._mpi.INT64_T], 0)
+        whole = data.copy() if self.rank == 0 else np.empty(int(size), np.uint8)
+        self._comm.Bcast([whole, self._mpi.BYTE], 0)
+        return whole.tobytes().decode()
+
+    def neighbours(self) -> int:
+        """How many ranks share this machine, this one among them."""
+        return int(self._neighbours.Get_size())
+
+    @contextmanager
+    def after_first(self) -> Iterator[None]:
+        """Inside, one rank of each machine works before the others, which find what it made."""
+        is_first = self._neighbours.Get_rank() == 0
+        if not is_first:
+            self._neighbours.Barrier()
+        try:
+            yield
+        finally:
+            if is_first:
+                self._neighbours.Barrier()
+
+    # --- failing
+
+    def have_all_failed(self) -> bool:
+        """Waits whether every rank comes here; False if one does not within ``PATIENCE``."""
+        request = self._failures.Ibarrier()
+        until = time.monotonic() + PATIENCE
+        while self.is_shared_failure or time.monotonic() < until:
+            if request.Test():
+                return True
+            time.sleep(0.01)
+        return False
+
+    def abort(self, status: int) -> None:
+        """Ends every rank of the job."""
+        self._comm.Abort(status)
+
+
+def world_of(ranks: object) -> Ranks:
+    """What ``ranks=`` of ``train_step`` means: a communicator of mpi4py, or a number of ranks.
+
+    Raises:
+        DiagnosticError: GC0801 for anything else.
+    """
+    if isinstance(ranks, (MpiRanks, PlannedRanks)):
+        return ranks
+    if type(ranks) is int and ranks >= 1:
+        return PlannedRanks(ranks)
+    if callable(getattr(ranks, "Get_rank", None)) and callable(getattr(ranks, "Dup", None)):
+        return MpiRanks(cast(Any, ranks))
+    message = f"ranks is a communicator of mpi4py or a number of ranks, not {ranks!r}"
+    raise DiagnosticError([error("GC0801", message, None)])
