@@ -59,8 +59,12 @@ def weakest(statuses: Sequence[Status]) -> Status:
     return max(statuses, key=lambda s: s.rank, default=Status.PROVED_ALL)
 
 
-RowKind: TypeAlias = Literal["parameter", "sympy", "rule", "pass", "kernel", "plan", "pullback"]
-KINDS: tuple[RowKind, ...] = ("parameter", "sympy", "rule", "pass", "kernel", "plan", "pullback")
+RowKind: TypeAlias = Literal[
+    "parameter", "sympy", "rule", "pass", "kernel", "plan", "pullback", "ranks"
+]
+KINDS: tuple[RowKind, ...] = (
+    *("parameter", "sympy", "rule", "pass", "kernel", "plan", "pullback", "ranks"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,17 @@ Non-goals: speed; memory.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.inline import inline_function
 from gradc.ir.ops.registry import lookup
 from gradc.ir.tensor.core import Block, Function, Op, Role, Slot, Value, walk
 from gradc.passes.rewrite import Scan, copy_ops
+from gradc.passes.simplify.dce import dce
+from gradc.passes.simplify.flatten import flatten
+from gradc.passes.training.ranks import Deal
 
 Copies = tuple[Value, ...]  # of one value, a copy per rank; the same one where all ranks agree
 
@@ -128,3 +132,52 @@ class _Walk:
             found = self.b.emit("scan", *operands, regions=(region,), hint="", **attributes)
         for number, value in enumerate(op.results):
             self.copies[value] = tuple(found[ranks * number : ranks * (number + 1)])
+
+
+def as_rank(
+    whole: Function, cut: Function, deal: Deal, axes: Mapping[str, int], rank: int
+) -> Function:
+    """What ``rank`` has when all ranks have run ``cut``, from the parameters of ``whole``: each is
+    handed the rows of its parts. Results that are whole on every rank; those of samples are not.
+
+    ``axes`` are those of samples, by input (``accumulate``).
+    """
+    same = [slot.name for slot in cut.parameters if slot.name not in axes]
+    all_ = together(flatten(cut), deal.ranks, same)  # fusions may hold exchanges
+    b = Builder()
+    given = {
+        slot.name: b.parameter(value.type, value.hint)
+        for slot, value in zip(whole.parameters, whole.block.parameters, strict=True)
+    }
+    operands = []
+    for slot in all_.parameters:
+        name, is_own, number = slot.name.partition("@")
+        value = given[name]
+        operands.append(_dealt(b, value, axes[name], deal, int(number)) if is_own else value)
+    made = inline_function(b, all_, operands)
+    found = {slot.name: x for slot, x in zip(all_.results, made, strict=True)}
+    types = {slot.name: v.type for slot, v in zip(whole.results, whole.block.outputs, strict=True)}
+    kept = []
+    for slot in cut.results:
+        copy = found.get(f"{slot.name}@{rank}", found.get(slot.name))
+        if copy is not None and copy.type == types.get(slot.name):
+            kept.append((slot, copy))
+    slots = [slot for slot, _ in kept]
+    outputs = [v for _, v in kept]
+    return dce(b.function(f"{cut.name}_{rank}", outputs, whole.parameters, slots))
+
+
+def _dealt(b: Builder, value: Value, axis: int, deal: Deal, rank: int) -> Value:
+    """The rows of ``rank``: its parts in order, then parts that have no meaning there."""
+    shape = value.type.static_shape
+    size = shape[axis] // deal.count
+    own = range(rank, deal.count, deal.ranks)
+    numbers = [*own, *range(deal.turns - len(own))]
+    parts = []
+    for number in numbers:
+        low = [0] * len(shape)
+        high = list(shape)
+        low[axis], high[axis] = number * size, (number + 1) * size
+        ones = (1,) * len(shape)
+        parts.append(b.one("slice", value, start=tuple(low), limit=tuple(high), stride=ones))
+    return parts[0] if len(parts) == 1 else b.one("concat", *parts, axis=axis)

@@ -15,7 +15,7 @@ from typing import Any
 from gradc.ir.diagnostics.diagnostic import Diagnostic
 from gradc.passes.prove.report import KINDS, Report, Status, Verdict, certificate
 from gradc.runtime.cli import OK, REFUTED, USAGE
-from gradc.runtime.commands.common import load_model
+from gradc.runtime.commands.common import load_model, whole_number
 from gradc.runtime.commands.flags import add_model, add_target
 from gradc.runtime.console import Console
 from gradc.runtime.files.data import fail, save_npz
@@ -36,6 +36,7 @@ _DONE = {
     "kernels": "running the kernels over a field",
     "plan": "replaying who owns each byte",
     "sympy": "asking SymPy for its own derivative",
+    "ranks": "comparing all ranks together with one",
     "second sizes": "trying the gradients at other sizes",
 }
 
@@ -53,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=SYMPY_SECONDS,
         help=f"CPU time for SymPy's own derivative at a small shape; 0: none ({SYMPY_SECONDS:g})",
     )
+    parser.add_argument("--ranks", metavar="R", help="also that R ranks share a batch rightly")
+    parser.add_argument("--accumulate", default="1", metavar="K", help="parts of each rank (1)")
     parser.add_argument("--json", metavar="CERT.json", nargs="?", const="-", help="the certificate")
     parser.add_argument("--html", metavar="PAGE.html", help="the report as one page")
     parser.add_argument(
@@ -89,6 +92,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
             numbers=options.numbers or options.html is not None,
             sympy=options.sympy,
             target=options.target,
+            ranks=None if options.ranks is None else whole_number(options.ranks, 1, "--ranks"),
+            accumulate=whole_number(options.accumulate, 1, "--accumulate"),
             progress=progress,
         )
     if options.json == "-":

@@ -31,7 +31,7 @@ from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError, error
 from gradc.ir.tensor.core import Function, Role, TensorType
 from gradc.ir.tensor.dims import substitute
 from gradc.passes.differentiate.transforms import value_and_grad, vjp
-from gradc.passes.training.accumulate import accumulation
+from gradc.passes.training.accumulate import Accumulation, accumulation
 from gradc.passes.training.accumulate_batch import batch_axes
 from gradc.passes.training.precision import master_type
 from gradc.passes.training.ranks import Deal
@@ -64,6 +64,7 @@ from gradc.runtime.ranks.world import Ranks, world_of
 from gradc.runtime.render.notebook import card
 
 if TYPE_CHECKING:
+    from gradc.frontend.model.models import ModelIR
     from gradc.runtime.model.compiled import Derive
     from gradc.runtime.model.model import Model
     from gradc.runtime.reports.memory import MemoryPlan
@@ -457,6 +458,18 @@ class TrainStep:
                 lambda function: self._step(self._gradient(function, names)),
                 lambda function: self._gradient(function, names),
             )
+        _, cut = self.accumulation(whole)
+        return StepProgram(
+            cut.part, lambda function: self._step(cut.compose(function)), cut.gradient
+        )
+
+    def accumulation(self, whole: ModelIR) -> tuple[dict[str, int], Accumulation]:
+        """The axes of samples, by input, and the program of one part of ``whole``'s batch.
+
+        Raises:
+            DiagnosticError: as for ``program``.
+        """
+        parts, names = self.deal.count, list(self.model.select("params"))
         # What the program leaves free, whether or not the user has given it a value since.
         name = batch_dim(self.model.program.signature(self.model.name))
         size = whole.dims[name]
@@ -467,11 +480,8 @@ class TrainStep:
             self._types(whole.dims), self._types({**whole.dims, name: size // parts}), parts
         )
         is_seeded = self.recipe.loss_scale is not None
-        cut = accumulation(
+        return axes, accumulation(
             whole.function, axes, names, parts, is_seeded=is_seeded, ranks=self.deal.ranks
-        )
-        return StepProgram(
-            cut.part, lambda function: self._step(cut.compose(function)), cut.gradient
         )
 
     def _types(self, dims: Mapping[str, int]) -> dict[str, TensorType]:

@@ -40,6 +40,7 @@ from gradc.runtime.native.load import backend_of
 from gradc.runtime.render.notebook import framed
 from gradc.runtime.reports.accuracy import measure
 from gradc.runtime.reports.independent import is_late, sympy_verdicts
+from gradc.runtime.reports.ranks import ranks_row
 from gradc.runtime.reports.smaller import smaller
 
 # Random points at the second sizes of dimensions without a value.
@@ -100,6 +101,8 @@ class VerifyKeywords(TypedDict, total=False):
     numbers: bool
     sympy: float
     target: str
+    ranks: int | None
+    accumulate: int
     progress: Callable[[str], None] | None
 
 
@@ -112,6 +115,8 @@ def verify_model(
     numbers: bool = False,
     sympy: float = SYMPY_SECONDS,
     target: str = "cpu",
+    ranks: int | None = None,
+    accumulate: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> Verified:
     """Verifies the gradients of ``model`` as ``value_and_grad`` compiles them.
@@ -121,6 +126,8 @@ def verify_model(
         numbers: also compile, and measure the error of what the machine code computes.
         sympy: at most so many CPU seconds for SymPy's own derivative at a small shape; 0: none.
         target: what it is compiled for.
+        ranks: also whether so many ranks, with ``accumulate`` parts of a batch each, compute the
+            gradient of the whole batch together.
         progress: called with what is done next.
 
     Raises:
@@ -140,6 +147,10 @@ def verify_model(
     real, dims, small, seed = subject.real, subject.dims, subject.probe_dims, _seed(subject)
     if sympy > 0:
         _ask_sympy(found, model, subject, options, sympy)
+    if ranks is not None:
+        with found.timed("ranks"):
+            row = ranks_row(model, least, ranks, accumulate, options, seed)
+        found.verdicts.append(row)
     if chosen:
         _ask_again(found, model, subject, (free, chosen), options)
     at_probe = Model(model.program, model.name, least, model.precision)
@@ -153,7 +164,7 @@ def verify_model(
         chosen=chosen,
         probe_dims=small,
         precision=model.precision,
-        options=_asked(names, options, points, sympy),
+        options=_asked(names, options, points, sympy, ranks, accumulate),
         seed=seed,
         versions=_versions(),
         verdicts=tuple(found.verdicts),
@@ -242,10 +253,17 @@ def _subject(
 
 
 def _asked(
-    names: tuple[str, ...], options: Options, points: int | None, sympy: float
+    names: tuple[str, ...],
+    options: Options,
+    points: int | None,
+    sympy: float,
+    ranks: int | None,
+    accumulate: int,
 ) -> dict[str, str]:
     """What was asked for, as a replay needs it."""
+    shared = {} if ranks is None else {"ranks": str(ranks), "accumulate": str(accumulate)}
     return {
+        **shared,
         "wrt": ",".join(names),
         "budget": "" if options.budget is None else str(options.budget),
         "points": "" if points is None else str(points),
@@ -282,6 +300,8 @@ def replay(data: Mapping[str, Any], path: str | None = None) -> tuple[Verified, 
         points=points,
         sympy=sympy,
         target=options.get("target", "cpu"),
+        ranks=int(options["ranks"]) if "ranks" in options else None,
+        accumulate=int(options.get("accumulate", "1")),
     )
     differing = []
     if data.get("digest") != claimed.digest:

@@ -1,0 +1,123 @@
+"""Do several ranks together compute the gradient of the whole batch? A cut program, all ranks and
+messages of it, against the program that was cut.
+
+The ranks are written as one function (``passes.training.together``), which is compared with that of
+one rank without parts: at points of a prime field, and with a bound where both are small. Every
+rank's results are compared, since each updates weights of its own. What differs is refuted at real
+points or not at all.
+
+Non-goals: 16 bits and rounding; that ranks give the same bits is shown by running them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gradc.ir.tensor.core import Function, Role
+from gradc.passes.prove.domains.field import PRIME
+from gradc.passes.prove.domains.free import bounded_equal
+from gradc.passes.prove.domains.point import Point, at_points
+from gradc.passes.prove.programs.laws import is_small
+from gradc.passes.prove.programs.passes import differing, values_by_result
+from gradc.passes.prove.report import Status, Verdict, key
+from gradc.passes.prove.rules.refute import Outcome, decide_equal, lacking
+from gradc.passes.training.ranks import Deal
+from gradc.passes.training.together import as_rank, exchanges
+
+_ASSUMED = ("off kinks", "denominators are not zero")
+
+
+@dataclass(frozen=True)
+class CutProgram:
+    """``cut`` as each of ``deal.ranks`` ranks runs it, and ``whole``, which they are to compute.
+
+    ``axes`` are those of samples, by input; ``dims`` the dimensions of both.
+    """
+
+    whole: Function
+    cut: Function
+    deal: Deal
+    axes: Mapping[str, int]
+    dims: Mapping[str, int]
+
+
+def ranks_verdict(subject: CutProgram, seed: int, points: int) -> Verdict:
+    """One verdict for all ranks and results."""
+    start = time.perf_counter()
+    verdict = _verdict(subject, seed, points)
+    return Verdict(
+        "ranks",
+        _name(subject.deal),
+        verdict.status,
+        verdict.method,
+        verdict.detail,
+        verdict.assumptions,
+        verdict.point,
+        verdict.place,
+        seconds=time.perf_counter() - start,
+        witness=verdict.witness,
+    )
+
+
+def _name(deal: Deal) -> str:
+    parts = f"{deal.count} part{'s' if deal.count != 1 else ''}"
+    return f"{deal.ranks} rank{'s' if deal.ranks != 1 else ''}, {parts}"
+
+
+def _verdict(subject: CutProgram, seed: int, points: int) -> Verdict:
+    whole, deal = subject.whole, subject.deal
+    programs = [as_rank(whole, subject.cut, deal, subject.axes, r) for r in range(deal.ranks)]
+    for rank, one in enumerate(programs):
+        known = {key(slot) for slot in one.results}
+        lost = [key(s) for s in whole.results if s.name not in _per_sample(subject)]
+        lost = [name for name in lost if name not in known]
+        if lost:
+            return _decided(subject, rank, lacking(whole, lost), lost)
+        wrong = _differing(whole, one, seed, points)
+        if wrong:
+            numbers = {key(slot): n for n, slot in enumerate(one.results)}
+            pairs = [(n, numbers[k]) for n, s in enumerate(whole.results) if (k := key(s)) in wrong]
+            return _decided(subject, rank, decide_equal(whole, one, pairs), wrong)
+    method = "prime field: all ranks = the whole batch"
+    sent = len(exchanges(subject.cut.block))
+    detail = f"{points} points modulo {PRIME} at {_at(subject)}; {sent} exchanges"
+    if all(is_small(program) for program in (whole, *programs)):
+        bounds = [
+            bounded_equal(whole, one, seed, [key(slot) for slot in one.results]) for one in programs
+        ]
+        if all(bound.holds for bound in bounds):
+            text = f"{bounds[0]} at {_at(subject)}; {sent} exchanges"
+            return Verdict("ranks", "", Status.PROVED_BOUND, method, text, _ASSUMED)
+    return Verdict("ranks", "", Status.PROBABLE, method, detail, _ASSUMED)
+
+
+def _per_sample(subject: CutProgram) -> set[str]:
+    """Results of which each rank has the rows of its samples only."""
+    return {slot.name for slot in subject.whole.results if slot.role is Role.OUTPUT}
+
+
+def _differing(whole: Function, one: Function, seed: int, points: int) -> list[str]:
+    def test(at: Point) -> list[str]:
+        known, found = values_by_result(whole, at), values_by_result(one, at)
+        return differing({n: x for n, x in known.items() if n in found}, found)
+
+    return list(dict.fromkeys(n for names in at_points(whole, seed, points, test) for n in names))
+
+
+def _at(subject: CutProgram) -> str:
+    return ", ".join(f"{name}={size}" for name, size in subject.dims.items())
+
+
+def _decided(subject: CutProgram, rank: int, outcome: Outcome, names: list[str]) -> Verdict:
+    """What real points say where residues differ, with the line of the first result that does."""
+    detail = f"rank {rank} has another {', '.join(names)}; {outcome.detail}; at {_at(subject)}"
+    spans = {key(slot): slot.span for slot in subject.whole.results}
+    span = next((span for name in names if (span := spans.get(name)) is not None), None)
+    witness = {**outcome.witness, "dims": dict(subject.dims)} if outcome.witness else {}
+    place = "" if span is None else f"{span.file}:{span.line}:{span.column}"
+    return Verdict(
+        "ranks", "", outcome.status, "balls at 50 digits", detail, ("off kinks",), outcome.point,
+        place, witness=witness,
+    )  # fmt: skip

@@ -1,0 +1,70 @@
+"""Ranks that share a batch are proved to compute its gradient; wrong cuts are refuted."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gradc
+from gradc.ir.diagnostics.diagnostic import DiagnosticError
+from gradc.passes.prove.programs.ranks import ranks_verdict
+from gradc.passes.prove.report import Status, certificate
+from gradc.runtime.reports.verify import replay
+from tests.support.wrong_cuts import FAULTS, broken, is_wrong, right
+
+SMALL = """
+dim B
+model m(x: float[B, 3], y: float[B]) -> float {
+    param w: float[3] ~ normal(1)
+    return sum((x @ w - y)^2) / sum(y^2)
+}
+"""
+
+
+@pytest.mark.parametrize("kind, parts, ranks", [("tokens", 3, 2), ("recurrent", 2, 2)])
+def test_all_ranks_together_are_proved(kind: str, parts: int, ranks: int) -> None:
+    found = ranks_verdict(right(kind, parts, ranks), 1, 2)
+    assert found.status is Status.PROVED_BOUND, found.detail
+    assert found.subject == f"{ranks} ranks, {parts} parts"
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
+def test_a_wrong_cut_is_refuted_with_its_point(
+    fault: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.support.wrong_cuts.FAULTS", (fault,))
+    # Of large gradients slices go round, of small ones all.
+    subject = right("drops" if "exchange" in getattr(fault, "name", "") else "not linear", 2, 2)
+    rng = np.random.default_rng(3)
+    while True:
+        _, cut = broken(subject.cut, subject.deal, rng)
+        wrong = replace(subject, cut=cut)
+        if is_wrong(wrong, rng):
+            break
+    found = ranks_verdict(wrong, 1, 2)
+    assert found.status is Status.REFUTED, found.detail
+    assert found.witness["values"] and found.witness["dims"] == subject.dims
+
+
+def test_verify_adds_a_row_for_ranks(tmp_path: Path) -> None:
+    file = tmp_path / "m.grad"
+    file.write_text(SMALL)
+    net = gradc.load(file)
+    report = net.verify(sympy=0, ranks=2, accumulate=2)
+    (row,) = report.of("ranks")
+    assert row.status is Status.PROVED_BOUND and "B=8" in row.detail, row
+    assert report.ok and report.options["ranks"] == "2"
+    text = json.dumps(certificate(report))
+    again, differing = replay(json.loads(text), str(file))
+    assert not differing and again.of("ranks") == (
+        replace(row, seconds=again.of("ranks")[0].seconds),
+    )
+
+
+def test_a_program_that_cannot_be_cut_is_refused() -> None:
+    net = gradc.loads(SMALL.replace("x @ w", "x @ w - mean(y)"))
+    with pytest.raises(DiagnosticError) as caught:
+        net.verify(sympy=0, ranks=2)
+    assert caught.value.diagnostics[0].code == "GC0807"

@@ -1,0 +1,219 @@
+"""Wrong cuts of programs between ranks, and what is said of them.
+
+    python -m tests.support.wrong_cuts 400 [--seed 1]
+
+Each is a right cut with one fault: a sum over ranks that is missing, doubled or taken twice from
+one rank, another rank's slice, a part left out, a total of one part, a factor for the number of
+ranks. Prints how many got which verdict; a fault that is proved or agrees is a fault of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gradc.ir.domains.arrays import NumpyArrays
+from gradc.ir.domains.interpret import run
+from gradc.ir.ops.builder import Builder
+from gradc.ir.tensor.core import Block, DType, Function, Op, TensorType, Value
+from gradc.passes.differentiate.transforms import value_and_grad
+from gradc.passes.prove.programs.ranks import CutProgram, ranks_verdict
+from gradc.passes.prove.report import Status, Verdict, key
+from gradc.passes.rewrite import renamed
+from gradc.passes.training.accumulate import accumulate
+from gradc.passes.training.accumulate_batch import batch_axes
+from gradc.passes.training.ranks import Deal
+from gradc.passes.training.together import as_rank, is_exchange
+from gradc.runtime.api import loads
+from tests.passes.test_ranks import PROGRAMS, inputs_of
+
+ARRAYS = NumpyArrays()
+DEALS = ((2, 2), (3, 3), (4, 2), (3, 2))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What to do to a copy of an op: gives the value that takes the result's place."""
+
+    name: str
+    fits: Callable[[Op, frozenset[Value]], bool]
+    made: Callable[[Builder, Op, Deal], Value]
+
+
+def _kept(b: Builder, op: Op, _: Deal) -> Value:
+    """The first operand in place of the result."""
+    return op.operands[0]
+
+
+def _own(b: Builder, op: Op, _: Deal) -> Value:
+    """Own numbers in every row."""
+    dims = tuple(range(1, op.result.type.rank))
+    return b.one("broadcast", op.operands[0], shape=op.result.type.static_shape, dims=dims)
+
+
+def _twice(b: Builder, op: Op, _: Deal) -> Value:
+    return b.one("add", b.one("add", *op.operands), op.operands[1])
+
+
+def _less(b: Builder, op: Op, _: Deal) -> Value:
+    return b.one("sub", *op.operands)
+
+
+def _second(b: Builder, op: Op, _: Deal) -> Value:
+    """The latest summand alone."""
+    return op.operands[1]
+
+
+def _other_row(b: Builder, op: Op, deal: Deal) -> Value:
+    """The row of the next rank."""
+    start, limit = (list(_numbers(op.attributes[k])) for k in ("start", "limit"))
+    row = (start[0] + 1) % deal.ranks
+    start[0], limit[0] = row, row + 1
+    ones = (1,) * len(start)
+    return b.one("slice", op.operands[0], start=tuple(start), limit=tuple(limit), stride=ones)
+
+
+def _scaled(b: Builder, op: Op, deal: Deal) -> Value:
+    """The mean over ranks in place of the sum."""
+    x = b.one("add", *op.operands)
+    return b.one("mul", x, b.constant(1 / deal.ranks, x.type.dtype, x.type.shape))
+
+
+def _numbers(attribute: Any) -> tuple[int, ...]:
+    return tuple(int(n) for n in attribute)
+
+
+def _is_row(op: Op, reached: frozenset[Value]) -> bool:
+    is_first = op.name == "slice" and op.operands[0] in reached
+    return is_first and op.result.type.shape[:1] == (1,) != op.operands[0].type.shape[:1]
+
+
+def _is_sum(op: Op, reached: frozenset[Value]) -> bool:
+    is_float = op.name == "add" and op.result.type.dtype.is_float
+    return is_float and op.operands[1] in reached
+
+
+FAULTS = (
+    Fault("an exchange is left out", lambda op, _: op.name == "all_to_all", _kept),
+    Fault("own numbers are taken for all", lambda op, _: op.name == "all_gather", _own),
+    Fault("a rank is left out", _is_sum, _kept),
+    Fault("a rank is counted twice", _is_sum, _twice),
+    Fault("a rank is subtracted", _is_sum, _less),
+    Fault("only the last rank counts", _is_sum, _second),
+    Fault("another rank's row", _is_row, _other_row),
+    Fault("the mean of ranks for the sum", _is_sum, _scaled),
+)
+
+
+def broken(cut: Function, deal: Deal, rng: np.random.Generator) -> tuple[str, Function]:
+    """``cut`` with one fault, and the fault's name."""
+    places = list(_places(cut.block))
+    names = sorted({fault.name for fault, _ in places})
+    name = names[rng.integers(len(names))]
+    of_kind = [(f, op) for f, op in places if f.name == name]
+    fault, at = of_kind[rng.integers(len(of_kind))]
+    return name, replace(cut, block=_rebuilt(cut.block, at, fault, deal))
+
+
+def _places(block: Block) -> Iterator[tuple[Fault, Op]]:
+    """Every fault that could be made in a block, and in its loops."""
+    reached: set[Value] = set()  # what exchanges give, and rows of it
+    for op in block.body:
+        for region in op.regions:
+            yield from _places(region)
+        if op.results and op.results[0].type.dtype.is_float:
+            yield from ((f, op) for f in FAULTS if f.fits(op, frozenset(reached)))
+        follows = op.name in ("slice", "reshape") and op.operands[0] in reached
+        if op.results and (is_exchange(op) or follows):
+            reached.update(op.results)
+
+
+def _rebuilt(block: Block, at: Op, fault: Fault, deal: Deal) -> Block:
+    b = Builder()
+    mapping: dict[Value, Value] = {}
+    for op in block.body:
+        operands = renamed(op.operands, mapping)
+        regions = tuple(_rebuilt(region, at, fault, deal) for region in op.regions)
+        op_here = replace(op, operands=operands, regions=regions)
+        if op is at:
+            mapping[op.result] = fault.made(b, op_here, deal)
+        else:
+            b.ops.append(op_here)
+    end = replace(block.terminator, operands=renamed(block.outputs, mapping))
+    return Block(block.parameters, (*b.ops, end))
+
+
+def right(kind: str, parts: int, ranks: int) -> CutProgram:
+    """A right cut of one of the programs."""
+    text, axis = PROGRAMS[kind]
+    net = loads(text.replace("2000", "1100"), precision="f64")
+    inputs = inputs_of(kind, 2 * parts)
+    whole = net.lower(net.bind({k: v.shape for k, v in inputs.items()}), training=True)
+    smaller = {k: v.take(range(v.shape[axis] // parts), axis) for k, v in inputs.items()}
+    whole_types, part_types = (
+        {k: TensorType(v.shape, DType.F64) for k, v in arrays.items()}
+        for arrays in (inputs, smaller)
+    )
+    axes, names = batch_axes(whole_types, part_types, parts), net.select("params")
+    cut = accumulate(whole.function, axes, names, parts, ranks=ranks)
+    gradient = value_and_grad(whole.function, names)
+    return CutProgram(gradient, cut, Deal(parts, ranks), axes, dict(whole.dims))
+
+
+def is_wrong(subject: CutProgram, rng: np.random.Generator) -> bool:
+    """Whether some rank computes something else in f64: a fault may change nothing, where every
+    rank has the same summand."""
+    whole = subject.whole
+    values = []
+    for value in whole.block.parameters:
+        shape = value.type.static_shape
+        is_float = value.type.dtype.is_float
+        values.append(rng.standard_normal(shape) if is_float else rng.integers(0, 4, shape))
+    known = {key(s): x for s, x in zip(whole.results, run(ARRAYS, whole, values), strict=True)}
+    for rank in range(subject.deal.ranks):
+        one = as_rank(whole, subject.cut, subject.deal, subject.axes, rank)
+        for slot, found in zip(one.results, run(ARRAYS, one, values), strict=True):
+            if not np.allclose(found, known[key(slot)], rtol=1e-9, atol=1e-12):
+                return True
+    return False
+
+
+def tried(count: int, seed: int) -> Iterator[tuple[str, str, Verdict]]:
+    """Program, fault and verdict of ``count`` wrong cuts."""
+    rng = np.random.default_rng(seed)
+    cuts = [right(kind, *deal) for kind in PROGRAMS for deal in DEALS]
+    kinds = [f"{kind} {deal}" for kind in PROGRAMS for deal in DEALS]
+    for number in range(count):
+        at = number % len(cuts)
+        while True:
+            name, cut = broken(cuts[at].cut, cuts[at].deal, rng)
+            subject = replace(cuts[at], cut=cut)
+            if is_wrong(subject, rng):
+                break
+        yield kinds[at], name, ranks_verdict(subject, seed + number, 2)
+
+
+def main() -> None:
+    """Prints counts, and every fault that was not found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("count", type=int)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    statuses: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
+    for kind, name, verdict in tried(options.count, options.seed):
+        statuses[verdict.status.value] += 1
+        faults[name] += 1
+        if verdict.status is not Status.REFUTED:
+            print(f"{kind}: {name}: {verdict}: {verdict.detail}", flush=True)
+    print(dict(faults))
+    print(dict(statuses))
+
+
+if __name__ == "__main__":
+    main()
