@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from gradc.ir.loop.equal import PLACES, fingerprint
-from gradc.ir.tensor.core import Block, DType, TensorType, Value
+from gradc.ir.tensor.core import Attr, Block, DType, TensorType, Value
 from gradc.runtime.tracing.captures import TraceWarning
 from gradc.runtime.tracing.complexes import conjugate
 from gradc.runtime.tracing.pairs import Pair, seen
@@ -230,7 +230,9 @@ class _Recording:
         blocks, items = self._closed((first, second), stored, more)
         if not self.custom.asserted:
             self.custom.compare(Pullback(*blocks, len(self.operands), items), self._names())
-        attributes = {"asserted": True} if self.custom.asserted else {}
+        attributes: dict[str, Attr] = {"asserted": True} if self.custom.asserted else {}
+        called = getattr(self.custom.__wrapped__, "__name__", "")
+        attributes |= {"function": called} if called else {}
         with self.trace.builder.at(user_span()):
             results = self.trace.builder.apply(
                 "custom",
@@ -238,7 +240,7 @@ class _Recording:
                     self.trace.stored(v)
                     for v in (*self.operands, *(self.trace.lift(item) for item in items))
                 ],
-                dict(attributes),
+                attributes,
                 blocks,
             )
         b, pairs = self.trace.builder, zip(results, types_, strict=True)

@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 
 import gradc
+from gradc.ir.ops.registry import has_pullback
+from gradc.ir.tensor.core import DType, TensorType
+from gradc.passes.prove.rules.pullback import pullback_verdict
+from gradc.runtime.tracing.trace import Trace
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=4)
@@ -173,6 +177,14 @@ def test_a_wrong_pullback_is_told_once_with_the_point() -> None:
     assert gradc.grad(asserted)(2.0) == 2.0
     through = gradc.custom_vjp(np.round, lambda ct, x: ct)  # a step: its derivative says nothing
     assert gradc.grad(lambda x: through(x) * x)(1.75) == 3.75
+
+
+def test_a_verdict_on_a_pullback_has_the_name_of_its_function() -> None:
+    with Trace() as trace:
+        smooth(trace.wrap(trace.argument("x", TensorType((3,), DType.F64))))
+    (op,) = [op for op in trace.builder.ops if has_pullback(op)]
+    verdict = pullback_verdict(op)
+    assert verdict.subject.startswith("softplus at ") and verdict.status.name.startswith("PROVED")
 
 
 def test_entries_without_a_derivative_are_not_compared() -> None:
