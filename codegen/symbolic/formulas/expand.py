@@ -132,7 +132,7 @@ class Reader:
                 self._left -= 1
             shown.append((name or "...").replace("∂", "d"))
         if lookup(op.name).traits.is_silent and shown:
-            return shown[0]
+            return f"reshape({shown[0]})" if _is_regrouped(op) else shown[0]
         if number_of(op) is not None:
             return f"{number_of(op)}"
         word = lookup(op.name).traits.word or op.name
@@ -364,6 +364,16 @@ def is_said(op: Op | None, atoms: Mapping[Value, str], name: str) -> bool:
         return True
     return (
         op is not None
-        and lookup(op.name).multiplies_windows
+        and (lookup(op.name).multiplies_windows or _is_regrouped(op))
         and all(v in atoms for v in op.operands)
     )
+
+
+def _is_regrouped(op: Op) -> bool:
+    """Whether ``op`` deals the elements of its operand to other axes in their order: which, the
+    place tells where it stands.
+    """
+    if op.name != "reshape":
+        return False
+    before, after = ([n for n in v.type.shape if n != 1] for v in (op.operands[0], op.result))
+    return before != after

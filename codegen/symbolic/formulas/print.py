@@ -35,6 +35,7 @@ from gradc.codegen.symbolic.formulas.notation import (
     Root,
     Sum,
 )
+from gradc.codegen.symbolic.formulas.numbers import decimal, root_of
 from gradc.codegen.symbolic.formulas.terms import Base, Monomial, Poly, Subscript
 
 _LETTERS = "ijklmnpqrstuvwxyzabcdefgh"
@@ -92,7 +93,10 @@ class Writer:
         above, top = self._dimension_factors(value.numerator)
         below, bottom = self._dimension_factors(value.denominator)
         if bottom > 64 or top > 10**6:
-            top_text = _decimal(Fraction(top, bottom))
+            root = root_of(Fraction(top, bottom))
+            if root is not None:
+                return [*root[0], *above], [*root[1], *below]
+            top_text = decimal(Fraction(top, bottom))
             return ([Num(top_text)] if top_text != "1" else []) + above, below
         if top != 1:
             above.insert(0, Num(str(top)))
@@ -407,12 +411,6 @@ def _is_plain(term: Monomial) -> bool:
         if isinstance(base, it.Sigma) and _is_mean(base, exponent, coefficient):
             coefficient *= prod(base.sizes)
     return abs(coefficient) == 1
-
-
-def _decimal(value: Fraction) -> str:
-    text = f"{float(value):.6g}"
-    mantissa, _, exponent = text.partition("e")
-    return f"{mantissa}e{int(exponent)}" if exponent else text
 
 
 def _positive(term: Monomial) -> tuple[int, Monomial]:
