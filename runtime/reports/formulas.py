@@ -137,16 +137,31 @@ def _generic(model: Model) -> tuple[ModelIR, dict[int, str], dict[str, int]]:
     )
     given = {n: d for n, d in {**signature, **model.dims}.items() if d is not None}
     open_ones = [n for n in every if n not in given]
-    for names in (list(every), open_ones):
-        sizes = dict(zip(names, PRIMES, strict=False))
+
+    def lowered(sizes: Mapping[str, int]) -> ModelIR | None:
+        # The dimensions chosen here win over those the model was loaded with.
+        known = {**dict.fromkeys(open_ones, PRIMES[0]), **given, **sizes}
         try:
-            # The dimensions chosen here win over those the model was loaded with.
-            ir = model.program.lower(model.name, {**given, **sizes}, model.precision)
+            return model.program.lower(model.name, known, model.precision)
         except DiagnosticError:
-            continue
-        return ir, {size: name for name, size in sizes.items()}, {**given, **sizes}
-    sizes = dict.fromkeys(open_ones, PRIMES[0])
-    return model.lower(sizes), {}, {**given, **sizes}
+            return None
+
+    def named(names: Sequence[str]) -> dict[str, int]:
+        return dict(zip(names, PRIMES, strict=False))
+
+    sizes = named(list(every))
+    ir = lowered(sizes)
+    if ir is None:
+        # Of heads and channels that divide each other, none can be a prime alone.
+        sizes = named([n for n in every if lowered({n: PRIMES[0]}) is not None])
+        ir = lowered(sizes)
+    if ir is None:
+        sizes = named(open_ones)
+        ir = lowered(sizes)
+    if ir is None:
+        sizes = dict.fromkeys(open_ones, PRIMES[0])
+        return model.lower(sizes), {}, {**given, **sizes}
+    return ir, {size: name for name, size in sizes.items()}, {**given, **sizes}
 
 
 def _shaping(model: Model) -> dict[str, None]:

@@ -40,6 +40,23 @@ def test_w9_two_sigmoid_layers() -> None:
     assert str(found.of("z2")) == "dz2 = (a2 - y) / M"
 
 
+def test_scales_by_roots_and_regrouped_names_are_told() -> None:
+    found = of_text(
+        """dim B, D = 6, N = 2
+        model m(x: float[B, N, D // N]) -> float {
+            param w: float[N, D // N] ~ normal(1)
+            param u: float[D, D] ~ normal(1)
+            a = tanh(x * w / sqrt(D // N))
+            c = 0.9189385332 * (reshape(a, [B, D]) @ u)
+            return sum(c^2)
+        }"""
+    )
+    assert not found.missing
+    assert "sqrt(3)" in str(found.of("w"))
+    assert "reshape(a)^T" in str(found.of("u"))
+    assert any("0.9189385332" in to_text(d) for d in found.definitions)
+
+
 def test_w10_dense_relu_mse() -> None:
     assert lines(formulas(10)) == [
         "dv1 = 2 (a - y) * [v1 > 0] / (B O)",

@@ -172,7 +172,7 @@ def test_views_and_indices_are_shown() -> None:
     assert board(RECURRENT).row("v2").value.shape == ()
     pooled = board(POOLED)
     assert to_text(pooled.row("q").equation) == "q = reshape(p, [B, 8])"
-    assert formula(pooled, "p") == "dp = (dq/dp)^T dq"
+    assert formula(pooled, "p") == "dp = reshape(dq)"
     assert formula(pooled, "h") == "dh = (dp/dh)^T dp"
     assert formula(pooled, "w") == "dw = conv2d_filter(x, dh)"
     definitions = [to_text(d) for d in gradc.loads(POOLED).formulas().definitions]
