@@ -4,7 +4,8 @@ exit status.
 Results go to stdout, messages to stderr. Status: 0 ok, 1 diagnostics, 2 usage, 3 verification
 failed, 4 internal error (one line and a report file, never a bare traceback), 130/143 interrupted.
 
-Invariants: nothing beyond the standard library is imported until a subcommand runs.
+Invariants: no library but Python's own, and of gradc only what tells messages, is imported until a
+subcommand runs.
 Non-goals: what the subcommands do (``runtime.commands``).
 """
 
@@ -17,14 +18,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO, cast
+from typing import NoReturn, Protocol, TextIO, cast
 
 from gradc._version import __version__
+from gradc.ir.diagnostics.diagnostic import DiagnosticError, did_you_mean, error
 from gradc.runtime import needs
 from gradc.runtime.console import Console
-
-if TYPE_CHECKING:
-    from gradc.ir.diagnostics.diagnostic import DiagnosticError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 OK, DIAGNOSTICS, USAGE, REFUTED, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -102,8 +101,6 @@ def _failed(problem: Exception, console: Console) -> int:
     if told is None:
         console.internal_error(problem)
         return INTERNAL
-    from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
-
     message, help = told
     console.diagnostics(DiagnosticError([error("GC0582", message, None, help=help)]))
     return DIAGNOSTICS
@@ -137,8 +134,6 @@ def _dispatch(arguments: list[str]) -> int:
 
 def run_guarded(command: Command, options: argparse.Namespace, console: Console) -> int:
     """Runs a subcommand; diagnostics and internal errors become messages and a status."""
-    from gradc.ir.diagnostics.diagnostic import DiagnosticError
-
     try:
         return command.run(options, console)
     except DiagnosticError as found:
@@ -157,8 +152,6 @@ def run_guarded(command: Command, options: argparse.Namespace, console: Console)
 
 def _refused(problem: OSError) -> DiagnosticError:
     """What the operating system refused, where nothing else has said it."""
-    from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
-
     at = f" `{os.fsdecode(problem.filename)}`" if isinstance(problem.filename, (str, bytes)) else ""
     reason = problem.strerror or type(problem).__name__
     message = f"the operating system refused{at}: {reason}"
@@ -167,8 +160,6 @@ def _refused(problem: OSError) -> DiagnosticError:
 
 
 def _no_memory(problem: MemoryError) -> DiagnosticError:
-    from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
-
     help = "make the batch or the model smaller; `gradc plan` says what a call needs"
     detail = f": {problem}" if str(problem) else ""
     found = error("GC0604", f"this machine has not enough memory{detail}", None, help=help)
@@ -198,8 +189,6 @@ def _overview() -> argparse.ArgumentParser:
 
 
 def _unknown(name: str) -> int:
-    from gradc.ir.diagnostics.diagnostic import did_you_mean
-
     hint = did_you_mean(name, [known for known, _ in COMMANDS]) or "`gradc --help` lists them"
     print(f"gradc: error: there is no command `{name}`; {hint}", file=sys.stderr)
     return USAGE

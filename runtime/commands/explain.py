@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from pathlib import Path
-from typing import Any
 
 from gradc.frontend.codes.codes import all_codes, explain, similar_code
+from gradc.frontend.program import loads
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.ir.diagnostics.render import render_all
 from gradc.runtime.commands.flags import add_data, add_model
@@ -41,58 +40,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Prints a whiteboard, or the explanation of a code."""
     if _CODE.fullmatch(options.file):
         return _explain_code(options.file)
-    return _explain_model(options, console)
+    from gradc.runtime.commands.explain_model import explain_model
 
-
-def _explain_model(options: argparse.Namespace, console: Console) -> int:
-    from gradc.runtime.commands.common import load_inputs, load_model, load_params, shapes_of
-    from gradc.runtime.files.data import fail, write_text
-    from gradc.runtime.files.ids import check_call
-    from gradc.runtime.reports.whiteboard_text import to_graph, to_json, to_lines
-
-    model = load_model(options)
-    if options.data is None and model.inputs:
-        raise fail("GC0564", "give --data IN.npz with the arrays of the model's inputs")
-    inputs = load_inputs(model, options.data) if options.data is not None else {}
-    check_call(model, inputs)
-    params = load_params(model, options, model.bind(shapes_of(inputs)))
-    board = model.explain(
-        params, _wrt(options.wrt), _ones(options.tangent, {**params, **inputs}), **inputs
-    )
-    if options.html is not None:
-        from gradc.runtime.reports.whiteboard_html import whiteboard_page
-
-        write_text(Path(options.html), whiteboard_page(board))
-        console.message(f"wrote {options.html}")
-    if options.svg is not None:
-        from gradc.runtime.render.graph import drawn
-
-        write_text(Path(options.svg), drawn(to_graph(board), board.model))
-        console.message(f"wrote {options.svg}")
-    if options.json:
-        console.json(to_json(board))
-    else:
-        console.result("\n".join(to_lines(board)))
-    return 0
-
-
-def _wrt(text: str | None) -> Any:
-    if text is None or text in ("params", "inputs"):
-        return text
-    return text.split(",")
-
-
-def _ones(text: str | None, arrays: dict[str, Any]) -> dict[str, Any] | None:
-    """A direction with 1 in every element of the arrays named."""
-    import numpy as np
-
-    from gradc.runtime.native.arrays import check_names
-
-    if text is None:
-        return None
-    names = text.split(",")
-    check_names("name", {n: None for n in names if n not in arrays}, [])
-    return {name: np.ones(np.shape(arrays[name])) for name in names}
+    return explain_model(options, console)
 
 
 def _explain_code(code: str) -> int:
@@ -112,8 +62,6 @@ def _explain_code(code: str) -> int:
 
 def _answer(example: str) -> str:
     """What checking the program ``example`` finds, as text."""
-    from gradc.frontend.program import loads
-
     try:
         program = loads(example, "example.grad")
         return render_all(program.check(), program.report.sources)
