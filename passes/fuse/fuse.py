@@ -19,7 +19,7 @@ from itertools import pairwise
 from gradc.ir.loop.kernel import dense_strides
 from gradc.ir.ops.attributes import get_pairs
 from gradc.ir.ops.reduction import reduced_axes
-from gradc.ir.ops.registry import Contraction, Reduction, is_wrapper, lookup
+from gradc.ir.ops.registry import Contraction, Reduction, is_loop, is_wrapper, lookup
 from gradc.ir.target.target import GENERIC, Target
 from gradc.ir.tensor.core import Attr, Block, Function, Op, Value
 from gradc.passes.fuse.demand import values_in_memory
@@ -219,7 +219,7 @@ class _Emission:
     def _opaque(self, op: Op) -> None:
         for operand in op.operands:
             self._store(operand)
-        if op.name == "scan":
+        if is_loop(op):
             op = replace(
                 op, regions=tuple(fuse_block(region, self.target) for region in op.regions)
             )

@@ -276,7 +276,9 @@ class Analysis:
             return self._compared(interval, SWAPPED[relation], left)
         maker, bound = self._makers.get(left), self.of(right)
         # ``relu(x) > 0`` also says something of x.
-        if maker is None or maker.name != "relu" or not self.is_same(value, maker.operands[0], at):
+        if maker is None or not lookup(maker.name).traits.rectifies:
+            return interval
+        if not self.is_same(value, maker.operands[0], at):
             return interval
         if relation == "gt" and bound.is_point and bound.low >= 0:
             return narrowed(interval, "gt", bound.low)

@@ -22,6 +22,7 @@ from typing import Any
 
 from gradc.ir.loop.equal import PLACES, fingerprint
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.registry import number_of
 from gradc.ir.tensor.core import Attr, Block, Function, Op, Value
 from gradc.passes.rewrite import copy_ops, emit_scan, renamed, with_ops
 from gradc.passes.simplify.cse import attributes_key
@@ -83,7 +84,7 @@ def _key(op: Op) -> Hashable:
     number a constant is, may differ.
     """
     attributes: dict[str, Attr] = dict(op.attributes)
-    if op.name == "constant":
+    if number_of(op) is not None:
         del attributes["value"]
     if op.name == "slice":
         del attributes["start"], attributes["limit"]

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gradc.ir.loop.kernel import Kernel, dense_strides
-from gradc.ir.ops.registry import Access, is_wrapper, lookup
+from gradc.ir.ops.registry import Access, is_loop, is_wrapper, lookup
 from gradc.ir.plan.plan import Argument, Launch, Plan, Port, Repeat, Step, Tensor
 from gradc.ir.target.target import GENERIC, Target
 from gradc.ir.tensor.core import Block, DType, Function, Op, Role, Slot, Span, Value
@@ -163,7 +163,7 @@ class _Lowering:
 
     def _block(self, ops: Sequence[Op]) -> None:
         for op in ops:
-            if op.name == "scan":
+            if is_loop(op):
                 self._scan(op)
             elif is_wrapper(op):
                 self._inline(op)

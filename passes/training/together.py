@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.inline import inline_function
-from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.registry import is_loop, lookup
 from gradc.ir.tensor.core import Block, Function, Op, Role, Slot, Value, walk
 from gradc.passes.rewrite import Scan, copy_ops
 from gradc.passes.simplify.dce import dce
@@ -113,7 +113,7 @@ class _Walk:
 
     def _loop(self, op: Op) -> None:
         """A loop in whose trips ranks exchange: one loop with the carries of all of them."""
-        if op.name != "scan":
+        if not is_loop(op):
             raise ValueError(f"ranks exchange inside `{op.name}`")
         scan, ranks = Scan.of(op), self.ranks
         inner = _Walk(ranks)

@@ -15,7 +15,7 @@ from gradc.frontend.model.suspect import optimizer_suspicion, own_line, suspicio
 from gradc.ir.diagnostics.diagnostic import Diagnostic
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
-from gradc.ir.ops.registry import Contraction, Reduction, all_ops
+from gradc.ir.ops.registry import Contraction, Control, Reduction, all_ops
 from gradc.ir.tensor.core import DType, Function, Role, TensorType
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.hazards.analysis import Analysis
@@ -151,7 +151,8 @@ def _only_grows(name: str) -> bool:
     """Whether the op ``name`` gives infinity only of numbers that were too large already."""
     found = [definition.loop for definition in all_ops() if definition.name == name]
     loop = found[0] if found else None
-    return isinstance(loop, (Contraction, Reduction)) or name in ("add", "sub", "mul", "scan")
+    is_loop = isinstance(loop, Control) and loop.is_loop
+    return is_loop or isinstance(loop, (Contraction, Reduction)) or name in ("add", "sub", "mul")
 
 
 def broken(bench: Bench, base: Track) -> Finding | None:

@@ -77,7 +77,7 @@ class _Watch(NumpyArrays):
         array = np.asarray(results[0])
         if array.ndim < 2 or not array.size:
             return
-        if op.name == "relu":
+        if lookup(op.name).traits.rectifies:
             units = np.moveaxis(array, 1 if array.ndim == 4 else -1, -1)
             alive: Array = np.asarray((units > 0).reshape(-1, units.shape[-1]).any(axis=0))
             seen = self._sum(op, "dead")

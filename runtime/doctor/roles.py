@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gradc.frontend.model.graph import Graph
-from gradc.ir.ops.registry import Contraction, lookup
+from gradc.ir.ops.registry import is_loop, is_product, is_sum, lookup
 from gradc.ir.tensor.core import Function, Op, Role, Value
 
 
@@ -66,8 +66,12 @@ def roles_of(function: Function) -> Roles:
 def _is_product(op: Op) -> bool:
     """Whether ``op`` multiplies, looks rows up, or is a loop, which may do either."""
     is_lookup = any(not v.type.dtype.is_float for v in op.operands) and op.name == "take"
-    product = isinstance(lookup(op.name).loop, Contraction) or op.name in ("mul", "conv2d")
-    return is_lookup or product or bool(op.regions)
+    return is_lookup or _has_weights(op) or op.name == "mul" or bool(op.regions)
+
+
+def _has_weights(op: Op) -> bool:
+    """Whether ``op`` sums products of its operands, or is a loop, which may do so."""
+    return is_product(op) or lookup(op.name).multiplies_windows or is_loop(op)
 
 
 def _is_weighed_after(
@@ -76,7 +80,7 @@ def _is_weighed_after(
     """Whether a product with a bare weight follows ``op``."""
     below = graph.below(set(op.results))
     for later in graph.block.body:
-        if later.name not in ("contract", "conv2d", "scan"):
+        if not _has_weights(later):
             continue
         if any(v in below for v in later.operands) and any(
             v in weighed and not known.get(v) for v in later.operands
@@ -97,7 +101,7 @@ def _squared(
     if len(ends) != 1:
         return None, None
     op = graph.maker(ends[0])
-    while op is not None and op.name in ("div", "sum"):
+    while op is not None and (is_sum(op) or op.name == "div"):
         op = graph.maker(op.operands[0])
     if op is None or op.name != "mul" or op.operands[0] != op.operands[1]:
         return None, None

@@ -42,7 +42,6 @@ from gradc.ir.tensor.text import parse_function, print_function
 from gradc.passes.lower.element import LoweringError
 from gradc.passes.lower.plan import to_loops
 from tests.support.op_cases import ARRAYS, CASES, PLAIN_OPS, Array, Case
-from tests.support.op_tables import tables
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "ir.md").read_text(encoding="utf-8")
@@ -348,8 +347,3 @@ def test_facts_that_do_not_hold_are_seen(monkeypatch: pytest.MonkeyPatch) -> Non
     sine = replace(lookup("sin"), interval=lookup("sigmoid").interval)
     with pytest.raises(AssertionError):
         test_results_lie_in_their_intervals(Case(sine, sine.samples[0], 0))
-
-
-def test_no_other_file_keeps_a_table_of_op_names() -> None:
-    found = [t for t in tables() if not t.is_of_verbs]
-    assert not found, "state what is known of these ops at the ops"

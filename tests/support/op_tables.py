@@ -101,6 +101,7 @@ def _patterns(pattern: ast.pattern) -> list[ast.AST]:
     return [n.value for n in ast.walk(pattern) if isinstance(n, ast.MatchValue)]
 
 
+@functools.cache
 def comparisons() -> list[tuple[str, int, str]]:
     """Every ``x.name == "op"`` or ``x.name != "op"``: file, line, op."""
     found = []
