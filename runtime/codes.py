@@ -374,6 +374,15 @@ _TRAINING = (
         "on from the checkpoint, which does not depend on them.",
     ),
     Code(
+        "GC0813",
+        "data that train badly",
+        "A warning before the first step: features that do not vary or whose sizes lie far apart "
+        "or far from 1,\n"
+        "targets far from zero or a few far from all others, a class that hardly occurs, samples "
+        "that are trained\n"
+        "on and validated on. `gradc diagnose` tries whether it matters.",
+    ),
+    Code(
         "GC0820",
         "a step for ranks that are not there",
         "A training step was made for a number of ranks, which plans it; to run it, the ranks "

@@ -23,6 +23,7 @@ from gradc.runtime.commands.common import (
 )
 from gradc.runtime.commands.flags import add_compile, add_model
 from gradc.runtime.console import Console, Silent
+from gradc.runtime.doctor.before import before
 from gradc.runtime.files.batches import batch_dim, samples_of
 from gradc.runtime.files.data import fail
 from gradc.runtime.files.ids import check_samples
@@ -89,10 +90,14 @@ def _run(options: argparse.Namespace, console: Console, world: MpiRanks | None) 
 
 
 def _train(training: Run, options: argparse.Namespace, console: Console) -> int:
+    sources = training.model.program.report.sources
     if options.resume:
-        console.findings(training.resume(), training.model.program.report.sources)
+        console.findings(training.resume(), sources)
     else:
         training.begin()
+        with quoting(sources):
+            found = before(training.step, training.train, training.valid, training.settings.batch)
+        console.findings(found, sources)
     started, first = time.perf_counter(), training.progress.step
     try:
         with _reporting(training, console) as report:

@@ -46,6 +46,7 @@ from gradc.runtime.native.arrays import Array
 from gradc.runtime.ranks.world import MpiRanks
 from gradc.runtime.training import checkpoint, metrics
 from gradc.runtime.training.checkpoint import Checkpoint
+from gradc.runtime.training.watch import are_finite, broken_update, is_recorded, updates
 
 PARAMS_FILE = "params.safetensors"
 RUN_FILE = "run.json"
@@ -116,6 +117,7 @@ class Run:
         self.world = step.world if isinstance(step.world, MpiRanks) else None
         self.is_first = self.world is None or self.world.rank == 0
         self._steps_alone: dict[TrainStep, TrainStep] = {}
+        self._weights = self.model.select("params")
         self._saved_at = time.monotonic()
 
     # --- starting
@@ -328,11 +330,17 @@ class Run:
         progress = self.progress
         assert self.state is not None
         step = self._step_for(len(rows))
+        is_watched = is_recorded(progress.step + 1)
+        weights = {n: self.state.arrays[n].copy() for n in self._weights} if is_watched else {}
         loss, _ = step(self.state, **self.train.take(step.rows_of(rows)))
         progress.step += 1
         progress.position += len(rows)
         progress.loss = float(loss)
-        record = {"step": progress.step, "epoch": progress.epoch, "loss": progress.loss}
+        record: dict[str, Any] = {
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "loss": progress.loss,
+        }
         if "grad_norm" in self.state.metrics:
             record["grad_norm"] = float(self.state.metrics["grad_norm"])
         if self.state.metrics.get("overflow"):
@@ -342,6 +350,8 @@ class Run:
                 raise self._diverged(f"the loss became {progress.loss}")
         elif not math.isfinite(progress.loss):
             raise self._diverged(f"the loss became {progress.loss}")
+        if weights:
+            record["updates"] = updates(weights, self.state.arrays)
         write(record)
 
     def _note_overflow(self, rows: Array) -> None:
@@ -397,7 +407,9 @@ class Run:
         return DiagnosticError(found, self.model.program.report.sources)
 
     def _culprit(self) -> Diagnostic | None:
-        """Replays from the last checkpoint to the step that failed, and looks into that one.
+        """Replays from the last checkpoint to the step that failed, and looks into it: that of a
+        loss that is not finite, or an earlier one whose gradient was not, so that its update broke
+        the weights.
 
         Of several ranks the first one replays alone, with the same parts and so the same bits.
         """
@@ -409,14 +421,29 @@ class Run:
         while True:
             order = permutation(self.settings.seed, at.epoch, self.train.count)
             rows = order[at.position : at.position + self.settings.batch]
-            if at.step + 1 >= self.progress.step and len(rows):
-                return self.step.culprit(state, **self.train.take(rows))
-            if len(rows):
-                self._alone(len(rows))(state, **self.train.take(rows))
-                at.step += 1
-                at.position += len(rows)
-            else:
+            if not len(rows):
                 at.epoch, at.position = at.epoch + 1, 0
+                continue
+            inputs = self.train.take(rows)
+            before = TrainState({n: a.copy() for n, a in state.arrays.items()}, state.trained)
+            if at.step + 1 >= self.progress.step:
+                found = self.step.culprit(before, **inputs)
+                return found or self._blamed_update(state, inputs, len(rows), at.step + 1)
+            self._alone(len(rows))(state, **inputs)
+            if not are_finite(state.params):
+                found = self.step.culprit(before, **inputs)
+                if found is None:
+                    return broken_update(at.step + 1)
+                return replace(found, message=f"step {at.step + 1}: {found.message}")
+            at.step += 1
+            at.position += len(rows)
+
+    def _blamed_update(
+        self, state: TrainState, inputs: dict[str, Array], rows: int, number: int
+    ) -> Diagnostic | None:
+        """The finding for a step whose loss and gradients are finite and whose update is not."""
+        self._alone(rows)(state, **inputs)
+        return None if are_finite(state.params) else broken_update(number)
 
     def _between_steps(self, pending: list[int]) -> None:
         if self.world is not None:

@@ -122,12 +122,23 @@ def test_a_run_is_gradient_descent_over_shuffled_batches(work: Path, tmp_path: P
             step = len([r for r in expected if "loss" in r]) + 1
             expected.append({"step": step, "epoch": epoch, "loss": forward(params, x, y)[0]})
             found = gradients(params, x, y)
+            if step == 1:
+                first = {
+                    n: 0.3 * np.linalg.norm(found[n]) / np.linalg.norm(params[n])
+                    for n in params
+                    if params[n].any()
+                }
             params = {name: params[name] - 0.3 * found[name] for name in params}
         loss, logits = forward(params, held["x"].astype(float), held["y"])
         right = float((logits.argmax(1) == held["y"]).mean())
         done_at = {"step": step, "epoch_done": epoch}
         expected.append({**done_at, "valid_loss": loss, "valid_accuracy": right})
     seen = records(out)
+    # How far the first update moved each parameter; null for those that started at zero.
+    updates = seen[0].pop("updates")
+    assert list(updates) == list(params)
+    told = {name: share for name, share in updates.items() if share is not None}
+    assert told == pytest.approx(first, rel=1e-10)
     assert [list(r) for r in seen] == [list(r) for r in expected]
     for record, wanted in zip(seen, expected, strict=True):
         assert record == pytest.approx(wanted, rel=1e-10)
@@ -164,6 +175,9 @@ def test_accumulation_equals_the_whole_batch(work: Path, tmp_path: Path, accumul
     train(work, tmp_path / "whole", **given)
     train(work, tmp_path / "parts", **given, accumulate=accumulate)
     for one, two in zip(records(tmp_path / "whole"), records(tmp_path / "parts"), strict=True):
+        moved = one.pop("updates", {}), two.pop("updates", {})
+        first, second = ({n: v or 0.0 for n, v in found.items()} for found in moved)
+        assert first == pytest.approx(second, rel=1e-9)
         assert one == pytest.approx(two, rel=1e-9)
 
 
