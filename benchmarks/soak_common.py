@@ -92,9 +92,10 @@ def soak(
     seed: int = 0,
     seconds: float = 1e9,
     state: Path | None = None,
+    hang: float = HANG,
 ) -> Tally:
     """Runs cases until ``count`` are done, or for ``seconds``; with ``state``, from where the last
-    process stopped.
+    process stopped. A case that takes more than ``hang`` seconds hangs.
     """
     tally = Tally(name, seed) if state is None else Tally.read(state, name, seed)
     earlier, started = tally.seconds, time.monotonic()
@@ -102,7 +103,7 @@ def soak(
     for number in range(tally.cases, count):
         if time.monotonic() - started > seconds:
             break
-        _one(case, number, tally)
+        _one(case, number, tally, hang)
         if time.monotonic() - shown > _EVERY:
             shown = time.monotonic()
             tally.seconds = earlier + shown - started
@@ -115,16 +116,16 @@ def soak(
     return tally
 
 
-def _one(case: Case, number: int, tally: Tally) -> None:
+def _one(case: Case, number: int, tally: Tally, hang: float) -> None:
     """Case ``number``, and what came of it."""
     label = f"case {number} of seed {tally.seed}"
     try:
-        with limited():
+        with limited(hang):
             wrong = case(random.Random(f"{tally.seed}/{number}"), tally)
         if wrong:
             tally.lost.append(f"{label}: {wrong}")
-    except Hang as hang:
-        tally.hangs.append(f"{label}: {''.join(traceback.format_exception(hang)[-4:])}")
+    except Hang as problem:
+        tally.hangs.append(f"{label}: {''.join(traceback.format_exception(problem)[-4:])}")
     except Exception:  # noqa: BLE001  (any exception at all is what is looked for)
         tally.tracebacks.append(f"{label}: {traceback.format_exc(limit=-6)}")
     tally.cases += 1

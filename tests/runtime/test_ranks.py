@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import gradc
+from benchmarks.soak_rank_kills import process_of
 from gradc.codegen import exchange
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.passes.training.ranks import Deal
@@ -227,19 +228,6 @@ def test_any_number_of_ranks_trains_to_the_same_bytes(folder: Path, whole: bytes
         assert (folder / "few" / name).read_bytes() == (folder / "one" / name).read_bytes()
 
 
-def _pid_of(rank: int, out: Path) -> int | None:
-    """The process of a rank of the job that writes to ``out``."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (entry / "cmdline").read_bytes()
-            told = (entry / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if os.fsencode(out) in line and b"OMPI_COMM_WORLD_RANK=%d" % rank in told:
-            return int(entry.name)
-    return None
-
-
 def _wait(test: Iterator[bool], seconds: float) -> None:
     until = time.monotonic() + seconds
     while not next(test):
@@ -256,7 +244,7 @@ def test_a_rank_that_dies_ends_the_job_and_loses_nothing(folder: Path, whole: by
     )
     metrics = out / "metrics.jsonl"
     _wait(iter(lambda: metrics.exists() and metrics.stat().st_size > 0, None), 60)
-    pid = _pid_of(1, out)
+    pid = process_of(1, out)
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     _, told = job.communicate(timeout=20)
