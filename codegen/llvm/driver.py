@@ -52,11 +52,12 @@ class Program:
 
 def extent(kernel: Kernel, isa: Isa) -> int:
     """How many independent pieces a launch of ``kernel`` has."""
+    products = gemm.products(kernel)
+    if products:
+        return sum(gemm.units(product, isa) for product in products)
     if len(kernel.body) != 1:
         return 1
     (statement,) = kernel.body
-    if isinstance(statement, Gemm):
-        return gemm.units(statement, isa)
     if isinstance(statement, For) and statement.kind == "grid" and statement.limit is None:
         return statement.extent
     return 1

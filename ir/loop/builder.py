@@ -94,7 +94,8 @@ class _Virtual:
 class LoopBuilder:
     """Emits the body of one kernel (or of a Gemm epilogue)."""
 
-    def __init__(self) -> None:
+    def __init__(self, used: int = 0) -> None:
+        """``used`` names of variables are taken already, by another builder of the kernel."""
         self._scopes = [_Scope(is_floor=True)]
         self._levels: dict[Var, int] = {}
         self._ranges: dict[Var, tuple[int, int]] = {}
@@ -103,7 +104,7 @@ class LoopBuilder:
         self._joined: dict[_Key, Var] = {}
         self._versions: dict[Buffer, int] = {}
         self._guards: list[Var] = []
-        self._count = 0
+        self._count = used
         self.buffers: list[Buffer] = []
 
     # ---- structure
@@ -112,6 +113,11 @@ class LoopBuilder:
     def depth(self) -> int:
         """Number of open loops."""
         return len(self._scopes) - 1
+
+    @property
+    def names(self) -> int:
+        """How many names are taken."""
+        return self._count
 
     @property
     def guard(self) -> Var | None:

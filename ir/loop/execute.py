@@ -33,6 +33,7 @@ from gradc.ir.loop.kernel import (
     Let,
     Load,
     LoopKind,
+    Patch,
     Scalar,
     Stmt,
     Store,
@@ -311,13 +312,35 @@ class _Run:
     def _matrix(self, factor: Factor, batch: Sequence[int], rows: int, columns: int) -> Array:
         shape = (*batch, rows, columns)
         at = np.full(shape, factor.offset, np.int64)
+        inside: Array = np.ones((), bool)
+        if factor.patch is not None:
+            places, inside = _patch(factor.patch)
+            at += places
         strides = (*factor.batch_strides, factor.row, factor.column)
         for axis, (extent, stride) in enumerate(zip(shape, strides, strict=True)):
             steps = np.arange(extent, dtype=np.int64) * stride
             at += steps.reshape((1,) * axis + (-1,) + (1,) * (len(shape) - axis - 1))
         if at.size and (at.min() < 0 or at.max() >= factor.buffer.size):
             raise ExecutionError(f"{self.kernel.name}: a factor reads outside {factor.buffer.name}")
-        return self.scalars.load(self.buffers[factor.buffer].reshape(-1)[at], factor.buffer.dtype)
+        dtype = factor.buffer.dtype
+        found = self.scalars.load(self.buffers[factor.buffer].reshape(-1)[at], dtype)
+        return found if inside.all() else np.where(inside, found, self.scalars.literal(0, dtype))
+
+
+def _patch(patch: Patch) -> tuple[Array, Array]:
+    """Where the elements of a patch lie (0 where they lie nowhere), and which lie somewhere."""
+    rows = np.indices((patch.channels, *patch.taps)).reshape(1 + len(patch.taps), -1, 1)
+    columns = np.indices((patch.images, *patch.places)).reshape(1 + len(patch.places), 1, -1)
+    at = rows[0] * patch.channel_stride + columns[0] * patch.image_stride
+    inside = np.ones(at.shape, bool)
+    within = np.zeros(at.shape, np.int64)
+    for axis, size in enumerate(patch.size):
+        place = columns[1 + axis] * patch.stride[axis] + rows[1 + axis] * patch.step[axis]
+        place = place - patch.before[axis]
+        inside &= (place >= 0) & (place < size)
+        within = within * size + place
+    at = np.where(inside, at + within, 0)
+    return (at.T, inside.T) if patch.is_turned else (at, inside)
 
 
 def _identity(scalars: Scalars, fold: Fold) -> Array:

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Literal, TypeAlias
 
 from gradc.ir.loop.order import Order, lane_order
@@ -201,10 +202,46 @@ class For:
         return self.kind in ("grid", "block")
 
 
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """The windows of some images as a matrix: rows count (channel, tap...), columns (image,
+    place...), the last axes fastest.
+
+    Images are dense, ``size`` along each spatial axis; along it place ``y`` and tap ``p`` meet at
+    ``y * stride + p * step - before``. Where they meet outside the image, the element is 0 and
+    nothing is read. ``is_turned`` (right factors of one tap): rows count (image, place...) and
+    columns channels.
+    """
+
+    images: int
+    image_stride: int
+    channels: int
+    channel_stride: int
+    size: tuple[int, ...]
+    taps: tuple[int, ...]
+    places: tuple[int, ...]
+    stride: tuple[int, ...]
+    step: tuple[int, ...]
+    before: tuple[int, ...]
+    is_turned: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        rows, columns = self.channels * prod(self.taps), self.images * prod(self.places)
+        return (columns, rows) if self.is_turned else (rows, columns)
+
+    @property
+    def reach(self) -> tuple[tuple[int, int], ...]:
+        """Extents and strides that no element read lies beyond."""
+        inside = (prod(self.size), 1)
+        return ((self.images, self.image_stride), (self.channels, self.channel_stride), inside)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Factor:
     """One matrix operand: element (batch..., i, j) lies at ``offset + sum(batch * batch_strides) +
-    i*row + j*column``.
+    i*row + j*column``; of a ``patch``, where that says (``row`` and ``column`` are then 0).
     """
 
     buffer: Buffer
@@ -212,6 +249,7 @@ class Factor:
     row: int
     column: int
     offset: int = 0
+    patch: Patch | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -35,6 +35,7 @@ from gradc.ir.loop.kernel import (
     Let,
     Load,
     Memory,
+    Patch,
     Scalar,
     Stmt,
     Store,
@@ -44,6 +45,9 @@ from gradc.ir.tensor.core import Span
 from gradc.ir.tensor.text_tokens import Cursor, Names, number_text, quote, span_text
 
 # --- writing --------------------------------------------------------------------------------------
+
+
+_PATCH_AXES = ("size", "taps", "places", "stride", "step", "before")
 
 
 class _Printer:
@@ -139,7 +143,15 @@ class _Printer:
     def factor(self, factor: Factor) -> str:
         batch = ", ".join(str(n) for n in factor.batch_strides)
         strides = f"({batch}) row {factor.row} column {factor.column} offset {factor.offset}"
-        return f"{self.name(factor.buffer)} {strides}"
+        if factor.patch is None:
+            return f"{self.name(factor.buffer)} {strides}"
+        patch = factor.patch
+        images = f"{patch.images}*{patch.image_stride}, {patch.channels}*{patch.channel_stride}"
+        axes = " ".join(
+            f"{name} ({', '.join(map(str, getattr(patch, name)))})" for name in _PATCH_AXES
+        )
+        turned = " turned" if patch.is_turned else ""
+        return f"{self.name(factor.buffer)} {strides} patch ({images}) {axes}{turned}"
 
 
 def _memory_text(buffer: Buffer) -> str:
@@ -380,7 +392,30 @@ class KernelParser:
         for word in ("row", "column", "offset"):
             cursor.expect(word)
             numbers.append(cursor.integer())
-        return Factor(self.buffers[token], strides, *numbers)
+        patch = self.patch() if cursor.accept("patch") else None
+        row, column, offset = numbers
+        return Factor(self.buffers[token], strides, row, column, offset, patch)
+
+    def patch(self) -> Patch:
+        cursor = self.cursor
+        numbers: list[int] = []
+        cursor.expect("(")
+        for end in ("*", ",", "*", ")"):
+            numbers.append(cursor.integer())
+            cursor.expect(end)
+        axes: list[tuple[int, ...]] = []
+        for name in _PATCH_AXES:
+            cursor.expect(name)
+            cursor.expect("(")
+            axes.append(tuple(cursor.separated(cursor.integer, ")")))
+        images, image_stride, channels, channel_stride = numbers
+        size, taps, places, stride, step, before = axes
+        is_turned = cursor.accept("turned")
+        return Patch(
+            *(images, image_stride, channels, channel_stride),
+            *(size, taps, places, stride, step, before),
+            is_turned,
+        )
 
 
 def parse_kernel(text: str) -> Kernel:

@@ -75,6 +75,12 @@ def _touches(body: Sequence[Stmt], loops: Mapping[Var, int]) -> Iterator[_Touch]
 
 
 def _factor(factor: Factor, extents: Sequence[int]) -> _Touch:
+    if factor.patch is not None:
+        count = len(factor.batch_strides)
+        inside = factor.patch.reach
+        steps = [*zip(factor.batch_strides, extents[:count], strict=True)]
+        steps += [(stride, extent) for extent, stride in inside]
+        return _stretch(factor.buffer, factor.offset, iter(steps), False, False)
     strides = (*factor.batch_strides, factor.row, factor.column)
     return _stretch(factor.buffer, factor.offset, zip(strides, extents, strict=True), False, False)
 

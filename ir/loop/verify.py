@@ -19,7 +19,8 @@ Loops
       and no vector loop; neither has folds; vector loops do not nest.
   L8  A fold's value is defined in the loop's body and has the type of its result.
   L9  A Gemm's epilogue is straight-line, its ``acc`` is f32 (f64 for f64 factors), and its factors
-      have as many batch strides as there are batch extents and stay inside their buffers.
+      have as many batch strides as there are batch extents and stay inside their buffers; a patch
+      has as many rows and columns as its product wants; a turned one is a right factor of one tap.
 Private memory
   L10 All accesses of a buffer stand in the loop whose iterations it belongs to: ``block`` memory in
       one grid loop, ``thread`` and ``register`` memory in one innermost grid or block loop.
@@ -34,6 +35,7 @@ checker cover.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 from gradc.ir.loop.kernel import (
     Affine,
@@ -47,6 +49,7 @@ from gradc.ir.loop.kernel import (
     Kernel,
     Let,
     Load,
+    Patch,
     Scalar,
     Stmt,
     Store,
@@ -318,12 +321,27 @@ class _Checker:
         if min(extents) <= 0:
             return
         strides = (*factor.batch_strides, factor.row, factor.column)
+        if factor.patch is not None:
+            if factor.patch.shape != (rows, columns) or factor.row or factor.column:
+                self.report("L9", f"the patch of {factor.buffer.name} is not {rows} by {columns}")
+            ranks = {len(x) for x in patch_axes(factor.patch)}
+            if len(ranks) != 1 or min(*factor.patch.stride, *factor.patch.size) < 1:
+                self.report("L9", f"the patch of {factor.buffer.name} contradicts itself")
+            if factor.patch.is_turned and (factor is gemm.left or prod(factor.patch.taps) != 1):
+                self.report("L9", f"{factor.buffer.name} is turned: a left factor, or of many taps")
+            extents = (*gemm.batch, *(extent for extent, _ in factor.patch.reach))
+            strides = (*factor.batch_strides, *(stride for _, stride in factor.patch.reach))
         lasts = [s * (n - 1) for s, n in zip(strides, extents, strict=True)]
         low = factor.offset + sum(min(last, 0) for last in lasts)
         high = factor.offset + sum(max(last, 0) for last in lasts)
         if low < 0 or high >= factor.buffer.size:
             size = factor.buffer.size
             self.report("L9", f"{factor.buffer.name}[{low}..{high}] is outside its {size} elements")
+
+
+def patch_axes(patch: Patch) -> tuple[tuple[int, ...], ...]:
+    """What a patch says of each spatial axis."""
+    return (patch.size, patch.taps, patch.places, patch.stride, patch.step, patch.before)
 
 
 def _result_of(statement: Let) -> DType | str:

@@ -26,7 +26,7 @@ from gradc.ir.ops.convolution_types import (
 from gradc.ir.ops.index import convolution as elements
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.interval import products_of
-from gradc.ir.ops.products import Position, Products, at
+from gradc.ir.ops.products import Position, Products, SumOrder, at
 from gradc.ir.ops.registry import OpDef, Sample, SumOfProducts, VjpRule, register
 from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
@@ -144,6 +144,22 @@ def _window(g: Geometry, axis: int, out: int, tap: int, extent: int) -> Position
     return Position(terms, -g.padding[axis][0], extent=extent)
 
 
+# From how many rows and steps of k on a product over windows is faster than loops over taps: where
+# windows move by one place, by more, where a position is divided, and where taps are the result's.
+_SLIDING, _JUMPING, _DIVIDED, _TAPS = (24, 64), (16, 64), (8, 8), (8, 8)
+
+
+def _order(
+    small: SumOrder, least: tuple[int, int], sizes: tuple[int, int, int], image: Sequence[int]
+) -> SumOrder:
+    """The order of a sum of ``k`` terms for each of ``m`` by ``n`` elements of a group: that of a
+    matrix product where there is enough of all, else ``small``.
+    """
+    m, n, k = sizes
+    is_large = n >= 8 and m >= least[0] and k >= least[1] and m * n * k >= 4096
+    return "product" if is_large and prod(image) < 1 << 31 else small
+
+
 def _conv2d_products(op: Op) -> Products:
     """Axes: image, group, channel of the group, y, x; then channel of the image, p, q."""
     g, (n, o, height, width) = geometry(op.name, op.attributes), op.result.type.static_shape
@@ -158,7 +174,12 @@ def _conv2d_products(op: Op) -> Products:
         result=(at(0), row, at(3), at(4)),
         shared=2,
         grid=3,
-        order="chains",
+        order=_order(
+            "chains",
+            _SLIDING if g.stride == (1, 1) else _JUMPING,
+            (o // g.groups, prod((n, height, width)), prod(w[1:])),
+            x,
+        ),
     )
 
 
@@ -185,7 +206,12 @@ def _input_products(op: Op) -> Products:
         result=(at(0), at((1, w[1]), 2), at(3), at(4)),
         shared=2,
         grid=3,
-        order="chains",
+        order=_order(
+            "chains",
+            _SLIDING if g.stride == (1, 1) else _DIVIDED,
+            (w[1], prod((n, height, width)), o * prod(w[2:])),
+            ct,
+        ),
     )
 
 
@@ -203,7 +229,7 @@ def _filter_products(op: Op) -> Products:
         result=(row, at(2), at(3), at(4)),
         shared=1,
         grid=3,
-        order="rows",
+        order=_order("rows", _TAPS, (c * prod(size), o // g.groups, prod((ct[0], *ct[2:]))), x),
     )
 
 

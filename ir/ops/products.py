@@ -15,7 +15,9 @@ from typing import Literal, TypeAlias
 # products at most chains of fused multiply-adds (``ir.loop.order``).
 # "rows": all but the last summed axis are the steps of k of a matrix product; each place of the
 # last one has a sum of its own, and these are then summed along memory, as lanes.
-SumOrder: TypeAlias = Literal["chains", "rows"]
+# "product": the inner axes, the last fastest, are the steps of k of a matrix product, absent terms
+# being zeros; with a divisor only those taps count that meet places of the same remainder.
+SumOrder: TypeAlias = Literal["chains", "rows", "product"]
 
 
 @dataclass(frozen=True, slots=True)

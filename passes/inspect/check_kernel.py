@@ -143,15 +143,23 @@ def _collect_gemm(
         terms = Affine(factor.offset)
         for loop, stride in zip(batch, factor.batch_strides, strict=True):
             terms = terms + Affine.of(loop.index) * stride
-        terms = terms + Affine.of(row.index) * factor.row + Affine.of(column.index) * factor.column
-        around = (*loops, *batch, row, column)
+        inner: tuple[EnclosingLoop, ...] = (row, column)
+        strides: tuple[int, ...]
+        if factor.patch is None:
+            strides = (factor.row, factor.column)
+        else:  # what it can reach; of that, what it reads
+            parts = factor.patch.reach
+            inner = tuple(EnclosingLoop(Var("part", i.index.dtype), n, "serial") for n, _ in parts)
+            strides = tuple(stride for _, stride in parts)
+        for loop, stride in zip(inner, strides, strict=True):
+            terms = terms + Affine.of(loop.index) * stride
+        around = (*loops, *batch, *inner)
         path = at + (0,) * (len(around) - len(loops))
         found.accesses.append(
             Touch(factor.buffer, False, False, False, terms, around, path, is_factor=True)
         )
-    inner = (*loops, *batch, i, j)
     deep = at + (1,) * (len(batch) + 1)
-    _collect(gemm.epilogue, inner, deep, known, found)
+    _collect(gemm.epilogue, (*loops, *batch, i, j), deep, known, found)
 
 
 def _expanded(offset: Affine, known: Mapping[Var, Affine]) -> Affine:

@@ -12,6 +12,7 @@ from gradc.ir.tensor.core import Block, Op
 from gradc.passes.lower.cost import flops, size_of
 from gradc.passes.lower.element import Elements, LoweringError
 from gradc.passes.lower.gemm import contraction_axes, contraction_of
+from gradc.passes.lower.patches import lower_patches
 from gradc.passes.lower.piece import Draft, Lowered, block_spans
 from gradc.passes.lower.products import write_products
 from gradc.passes.lower.schedule import Cuts, schedule_products
@@ -30,6 +31,8 @@ def lower_nest(block: Block, name: str, target: Target) -> Lowered:
     form = own_nest(op) if op is not None else None
     if op is None or form is None or op.results != block.outputs:
         raise LoweringError("not a group around one nest")
+    if isinstance(form, SumOfProducts) and form.of(op).order == "product":
+        return lower_patches(block, op, name, form.of(op))
     draft = Draft(block)
     results = [draft.result(n) for n in range(len(op.results))]
     context = NestContext(

@@ -102,10 +102,10 @@ class Draft:
         for value, buffer in zip(block.parameters, self.operands, strict=True):
             self.elements.bind_buffer(value, buffer)
 
-    def aside(self) -> Elements:
+    def aside(self, used: int = 0) -> Elements:
         """Elements of the same block and buffers for a part of the kernel that is built by
-        itself."""
-        elements = Elements(LoopBuilder(), self.block)
+        itself, where ``used`` names are taken."""
+        elements = Elements(LoopBuilder(used), self.block)
         for value, buffer in zip(self.block.parameters, self.operands, strict=True):
             elements.bind_buffer(value, buffer)
         return elements

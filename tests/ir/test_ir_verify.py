@@ -24,6 +24,7 @@ from gradc.ir.loop.kernel import (
     Load,
     LoopKind,
     Memory,
+    Patch,
     Stmt,
     Store,
     Var,
@@ -240,6 +241,15 @@ def lanes(*offsets: Affine, combine: Literal["", "add"] = "") -> Kernel:
     return Kernel("k", (s,), (loop(*(Store(s, offset, ONE, combine) for offset in offsets)),))
 
 
+WINDOWS = Patch(1, 8, 1, 8, (8,), (2,), (4,), (1,), (1,), (0,))
+
+
+def patched(patch: Patch, rows: int = 2) -> Kernel:
+    """A product whose left factor is a patch."""
+    left = Factor(X, (), 0, 0, 0, patch)
+    return kernel(replace(PRODUCT, left=left, m=rows, epilogue=()))
+
+
 BAD_KERNELS: list[tuple[str, str, Kernel]] = [
     ("L1", "a is defined twice", kernel(loop(Load(A, X, AT), Load(A, X, AT)))),
     ("L1", "i is not defined here", kernel(Store(Y, AT, Const(0.0, F32)))),
@@ -276,6 +286,10 @@ BAD_KERNELS: list[tuple[str, str, Kernel]] = [
     ("L9", "c64 is f64, not f32", kernel(replace(PRODUCT, acc=Var("c64", DType.F64), epilogue=()))),
     ("L9", "x[0..8] is outside its 8", kernel(replace(PRODUCT, left=Factor(X, (), 5, 1)))),
     ("L9", "has 1 batch strides", kernel(replace(PRODUCT, left=Factor(X, (4,), 4, 1)))),
+    ("L9", "is not 2 by 4", patched(replace(WINDOWS, channels=2))),
+    ("L9", "contradicts itself", patched(replace(WINDOWS, stride=(1, 1)))),
+    ("L9", "x[0..8] is outside its 8", patched(replace(WINDOWS, size=(9,)))),
+    ("L9", "is turned", patched(replace(WINDOWS, places=(2,), images=1, is_turned=True), 4)),
     ("L10", "thread memory s is used", crossing("thread")),
     ("L11", "register s is accessed", lanes(AT * -1 + 7)),
     ("L11", "register s is accessed", lanes(AT, combine="add")),
@@ -297,6 +311,7 @@ def test_valid_kernels_pass() -> None:
     verify_kernel(lanes(AT, AT + 8))
     verify_kernel(kernel(GOOD))
     verify_kernel(kernel(PRODUCT))
+    verify_kernel(patched(WINDOWS))
     verify_kernel(kernel(GOOD, Exchange("deal", Y, 4)))
     # A guarded address may point anywhere; a loop that never runs touches nothing.
     condition = Let(Var("g", BOOL), "lt", (I, Const(4, I64)))

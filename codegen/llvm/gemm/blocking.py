@@ -52,6 +52,7 @@ class Blocking:
     pack_left: bool
     pack_right: bool
     left_by_rows: bool  # whether k is the contiguous axis of the left factor
+    left_is_patch: bool
     m: int
     n: int
     k: int  # steps: pairs of k if ``paired``
@@ -113,7 +114,7 @@ class Blocking:
         """Strips that are packed together. Contiguous rows lie in lines of memory that several
         strips share.
         """
-        return 1 if self.left_by_rows else PACKED_STRIPS
+        return PACKED_STRIPS if self.left_is_patch or not self.left_by_rows else 1
 
     @property
     def left_pitch(self) -> int:
@@ -126,6 +127,8 @@ class Blocking:
     @property
     def left_size(self) -> int:
         """Elements of a packed strip, with room for whole vectors at its end."""
+        if self.left_is_patch:  # all rows lie in a row
+            return self.rows * self.left_pitch
         depth = min(self.k, self.k_block)
         count = self.rows if self.left_by_rows else depth
         return count * self.left_pitch + self.lanes
@@ -225,7 +228,7 @@ def oriented(gemm: Gemm, isa: Isa) -> Gemm:
 
     The sums and the epilogue of each element are the same, so are the bits.
     """
-    if gemm.m <= gemm.n:
+    if gemm.m <= gemm.n or gemm.left.patch is not None or gemm.right.patch is not None:
         return gemm
 
     def turned(factor: Factor) -> Factor:
@@ -286,7 +289,8 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
         k_block,
         pack_left,
         pack_right,
-        gemm.left.column == 1,
+        gemm.left.column == 1 or gemm.left.patch is not None,
+        gemm.left.patch is not None,
         m,
         n,
         k,

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gradc.codegen.llvm import static
-from gradc.codegen.llvm.gemm import pack, pairs
+from gradc.codegen.llvm.gemm import pack, pairs, patch
 from gradc.codegen.llvm.gemm.blocking import Blocking, blocking, oriented
 from gradc.codegen.llvm.gemm.pack import memory_type, offset
 from gradc.codegen.llvm.gemm.tile import Tile, emit_park, emit_tile, tail_mask
@@ -35,6 +35,15 @@ from gradc.ir.loop.kernel import Buffer, Factor, Gemm, Kernel
 Epilogue = Callable[
     [Function, Gemm, dict[Buffer, Value], Sequence[Value], Value, Value, Value, Value | None], None
 ]
+
+
+def products(kernel: Kernel) -> tuple[Gemm, ...]:
+    """The products that ``kernel`` consists of, if none reads what it writes: their pieces may be
+    shared among threads.
+    """
+    found = tuple(s for s in kernel.body if isinstance(s, Gemm))
+    read = {factor.buffer.access for gemm in found for factor in (gemm.left, gemm.right)}
+    return found if len(found) == len(kernel.body) and read <= {"read"} else ()
 
 
 def units(gemm: Gemm, isa: Isa) -> int:
@@ -272,6 +281,14 @@ class _Emitter:
         """Where the panels of this block start: packed scratch, or the factor itself."""
         cut, factor = self.cut, self.gemm.right
         dtype = factor.buffer.dtype
+        if factor.patch is not None:
+            first = static.mul(f, bounds[0], i64(cut.width))
+            beyond = static.minimum(f, static.mul(f, bounds[1], i64(cut.width)), i64(cut.n))
+            some, steps = (first, beyond), (k, static.add(f, k, depth))
+            if factor.patch.is_turned:
+                some, steps = steps, some
+            self._pack_patch(f, factor, right, some, steps, 0, scratch.right)
+            return scratch.right
         j = static.mul(f, bounds[0], i64(cut.width))
         terms = (self._single(f, k), factor.row), (j, factor.column)
         source = offset(f, right, memory_type(dtype), *terms)
@@ -295,6 +312,13 @@ class _Emitter:
         """Packs some strips."""
         cut, factor = self.cut, self.gemm.left
         dtype = factor.buffer.dtype
+        if factor.patch is not None:
+            first = static.mul(f, some[0], i64(cut.rows))
+            beyond = static.minimum(f, static.mul(f, some[1], i64(cut.rows)), i64(cut.m))
+            steps = here.k, static.add(f, here.k, here.depth)
+            pitch = cut.left_pitch
+            self._pack_patch(f, factor, left, steps, (first, beyond), pitch, scratch.left)
+            return
         i = static.mul(f, some[0], i64(cut.rows))
         source = self._left_at(f, left, i, here.k)
         end = static.minimum(f, static.mul(f, some[1], i64(cut.rows)), i64(cut.m))
@@ -307,6 +331,26 @@ class _Emitter:
             name = pack.pack_left(self.module, strides, shape, dtype, self.isa)
         given = f"{source}, i64 {factor.row}, i64 {factor.column}, {scratch.left}"
         f.line(f"call void @{name}({given}, {height}, {self._terms(f, here.k, here.depth)})")
+
+    def _pack_patch(
+        self,
+        f: Function,
+        factor: Factor,
+        source: Value,
+        places: tuple[Value, Value],
+        rows: tuple[Value, Value],
+        pitch: int,
+        target: Value,
+    ) -> None:
+        """Packs a part of a patch."""
+        cut, dtype = self.cut, factor.buffer.dtype
+        assert factor.patch is not None, "a plain factor is packed otherwise"
+        shape = (cut.lanes, cut.vectors)
+        name = patch.pack_patch(self.module, factor.patch, dtype, shape, pitch, self.isa)
+        count = static.sub(f, rows[1], rows[0])
+        f.line(
+            f"call void @{name}({source}, {places[0]}, {places[1]}, {rows[0]}, {count}, {target})"
+        )
 
     def _single(self, f: Function, steps: Value) -> Value:
         """Steps of the loop as steps of k."""

@@ -83,7 +83,9 @@ def emit_kernel(module: Module, kernel: Kernel, name: str, isa: Isa) -> None:
         used += _lines(buffer)
     nest = Nest(fn, isa, places, fn.address(scratch, "i8", i64(used)))
     nest.keep_rows(kernel.body)
-    if isinstance(only, For) and only.kind == "grid" and only.limit is None:
+    if matrix.products(kernel):
+        nest.products(kernel, begin, end)
+    elif isinstance(only, For) and only.kind == "grid" and only.limit is None:
         nest.run(only, begin, end)
     else:
         nest.body(kernel.body)
@@ -306,8 +308,29 @@ class Nest:
         place, value = self._place(statement.offset), self.value(statement.value)
         self.memory.store(base, dtype, place, self.lanes, guard, value, statement.combine)
 
-    def _gemm(self, statement: Gemm) -> None:
-        """A product among other statements: a function of its own, called for all its pieces."""
+    def products(self, kernel: Kernel, begin: Value, end: Value) -> None:
+        """Products that share their pieces: of each those of the range that are its own."""
+        first = 0
+        for product in matrix.products(kernel):
+            count = matrix.units(product, self.isa)
+            low, high = (
+                self.fn.intrinsic(
+                    "llvm.smin",
+                    self.fn.intrinsic(
+                        "llvm.smax", self.fn.binary("sub", bound, i64(first)), i64(0)
+                    ),
+                    i64(count),
+                )
+                for bound in (begin, end)
+            )
+            with self.fn.branch(self.fn.compare("icmp slt", low, high)):
+                self._gemm(product, low, high)
+            first += count
+
+    def _gemm(self, statement: Gemm, begin: Value | None = None, end: Value | None = None) -> None:
+        """A product among other statements: a function of its own, called for its pieces, all of
+        them if no range is given.
+        """
         if self.env or self.lanes is not None:
             raise ValueError("a Gemm must stand at the top of its kernel")
         name = f"{self.fn.name}.gemm{self._gemms}"
@@ -321,8 +344,8 @@ class Nest:
         if self.scratch is None:
             raise ValueError("a Gemm must stand at the top of its kernel")
         pointers = ", ".join(map(str, (*self.places.values(), self.scratch)))
-        end = matrix.units(product, self.isa)
-        self.fn.line(f"call void @{name}({pointers}, i64 0, i64 {end})")
+        begin, end = begin or i64(0), end or i64(matrix.units(product, self.isa))
+        self.fn.line(f"call void @{name}({pointers}, {begin}, {end})")
 
     def _exchange(self, statement: Exchange) -> None:
         """A call of what joins the ranks (``codegen.exchange``); nothing where there is one."""

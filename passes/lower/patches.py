@@ -1,0 +1,260 @@
+"""Sums of products that are matrix products over windows of images. From ``ir.ops.products`` to
+loop IR.
+
+The summed axes are steps of k: where taps are summed, images are the right factor and the other
+operand the left one; where taps are the result's, images are the left factor and the other operand
+the right one. A division of positions (a convolution's transpose with strides) splits the result
+into phases, one product for each: the places that have the same remainder meet the same taps.
+
+Non-goals: which sums are computed so (their order says so); packing (``codegen.llvm.gemm.patch``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import gcd, prod
+
+from gradc.ir.loop.builder import IndexAlgebra
+from gradc.ir.loop.kernel import (
+    Affine,
+    Buffer,
+    Factor,
+    Gemm,
+    Patch,
+    row_major_offset,
+)
+from gradc.ir.ops.products import Position, Products
+from gradc.ir.tensor.core import Block, DType, Op
+from gradc.passes.lower.cost import flops
+from gradc.passes.lower.element import LoweringError
+from gradc.passes.lower.piece import Draft, Lowered, Piece, Temp, block_spans
+from gradc.passes.lower.products import affine
+
+
+@dataclass(frozen=True, slots=True)
+class _Along:
+    """One spatial axis of one phase: places ``first + every * n``, of which there are ``places``,
+    and taps ``tap + gap * n``, of which there are ``taps``; they meet as in ``Patch``.
+    """
+
+    first: int
+    every: int
+    places: int
+    tap: int
+    gap: int
+    taps: int
+    stride: int
+    step: int
+    before: int
+    size: int
+
+
+_Phase = tuple[_Along, ...]
+
+
+def lower_patches(block: Block, op: Op, name: str, spec: Products) -> Lowered:
+    """Lowers a group that is ``op`` alone. Raises LoweringError for any other."""
+    if len(block.body) != 1:
+        raise LoweringError("a product over windows reads its operands from memory")
+    draft = Draft(block)
+    buffers = [draft.operands[block.parameters.index(x)] for x in op.operands]
+    # Whether the taps are summed over.
+    summed = any(axis >= len(spec.outer) for axis, _ in spec.left[-1].terms[1:])
+    phases, result = _phases(spec), draft.result(0)
+    if not summed:
+        draft.builder.gemm(_over_places(draft, spec, (*buffers, result), phases[0]))
+        return Lowered((_finish(draft, block, name),))
+    if spec.right[0].terms[-1][0] == spec.shared and all(x.divisor == 1 for x in spec.left):
+        weights = buffers[1]
+        temps: tuple[Temp, ...] = ()
+        pieces: tuple[Piece, ...] = ()
+    else:  # rows of the left factor are no rows of the operand
+        count = prod(op.operands[1].type.static_shape)
+        temp = Temp(count, op.operands[1].type.dtype)
+        temps = (temp,)
+        pieces = (_turned_weights(block, op, name, spec, phases, temp),)
+        weights = draft.temp(0, temp, "read")
+    start, used = 0, 0
+    for phase in phases:
+        taps = prod(along.taps for along in phase)
+        if prod(along.places for along in phase):
+            given = (buffers[0], weights, result)
+            statement, used = _over_taps(draft, spec, given, start, phase, used)
+            draft.builder.gemm(statement)
+        start += prod((*spec.outer[1:3], spec.inner[0], taps))
+    return Lowered((*pieces, _finish(draft, block, name)), temps)
+
+
+def _finish(draft: Draft, block: Block, name: str) -> Piece:
+    return draft.finish(name, flops(block), block_spans(block))
+
+
+# --- phases ---------------------------------------------------------------------------------------
+
+
+def _phases(spec: Products) -> list[_Phase]:
+    """Every combination of remainders along the spatial axes, the last fastest."""
+    windows = spec.left[2:]
+    return list(product(*(_along(spec, position) for position in windows)))
+
+
+def _along(spec: Products, position: Position) -> list[_Along]:
+    """The phases along one axis: one for each remainder of a place by the divisor."""
+    extents = (*spec.outer, *spec.inner)
+    (place, stride), (tap, step) = position.terms
+    divisor, size = position.divisor, position.extent or 0
+    gap = divisor // gcd(divisor, step)
+    found = []
+    for first in range(divisor):
+        starts = position.constant + first * stride
+        meet = [n for n in range(extents[tap]) if (starts + n * step) % divisor == 0]
+        where = meet[0] if meet else 0
+        found.append(
+            _Along(
+                first,
+                divisor,
+                len(range(first, extents[place], divisor)),
+                where,
+                gap,
+                len(meet),
+                stride,
+                gap * step // divisor,
+                -((starts + where * step) // divisor),
+                size,
+            )
+        )
+    return found
+
+
+def _patch(spec: Products, phase: _Phase, images: int, channels: int) -> Patch:
+    area = prod(along.size for along in phase)
+    groups = spec.outer[spec.shared - 1]
+    return Patch(
+        images,
+        groups * channels * area,
+        channels,
+        area,
+        size=tuple(along.size for along in phase),
+        taps=tuple(along.taps for along in phase),
+        places=tuple(along.places for along in phase),
+        stride=tuple(along.stride for along in phase),
+        step=tuple(along.step for along in phase),
+        before=tuple(along.before for along in phase),
+    )
+
+
+# --- products -------------------------------------------------------------------------------------
+
+
+def _over_taps(
+    draft: Draft,
+    spec: Products,
+    buffers: tuple[Buffer, Buffer, Buffer],
+    start: int,
+    phase: _Phase,
+    used: int,
+) -> tuple[Gemm, int]:
+    """The product of one phase: channels of the result by places of all images. ``buffers`` are the
+    images, the weights, from ``start`` on, and the result.
+    """
+    images, groups, m = spec.outer[:3]
+    channels = spec.inner[0]
+    image, weights, result = buffers
+    patch = _patch(spec, phase, images, channels)
+    k = patch.shape[0]
+    right = Factor(image, (channels * patch.channel_stride,), 0, 0, 0, patch)
+    if k == 0:  # nothing meets these places
+        right = Factor(image, (0,), 0, 1)
+    left = Factor(weights, (m * k,), k, 1, start)
+    places = [along.places for along in phase]
+
+    def outer(group: Affine, i: Affine, j: Sequence[Affine]) -> list[Affine]:
+        at = [x * along.every + along.first for x, along in zip(j[1:], phase, strict=True)]
+        return [j[0], group, i, *at]
+
+    sizes = (groups, m, images * prod(places), k)
+    ways = ([m], [images, *places])
+    return _gemm(draft, spec, result, sizes, (left, right), ways, outer, used)
+
+
+def _over_places(draft: Draft, spec: Products, buffers: Sequence[Buffer], phase: _Phase) -> Gemm:
+    """Channels and taps of a filter by channels of the output, summed over the places of all
+    images.
+    """
+    groups, n, channels = spec.outer[:3]
+    images, places = spec.inner[0], spec.inner[1:]
+    patch = _patch(spec, phase, images, channels)
+    area, ones, zeros = prod(places), (1,) * len(places), (0,) * len(places)
+    axes = (places, ones, places, ones, ones, zeros)
+    other = Patch(images, groups * n * area, n, area, *axes, is_turned=True)
+    left = Factor(buffers[0], (channels * patch.channel_stride,), 0, 0, 0, patch)
+    right = Factor(buffers[1], (n * area,), 0, 0, 0, other)
+
+    def outer(group: Affine, i: Sequence[Affine], j: Affine) -> list[Affine]:
+        return [group, j, *i]
+
+    sizes = (groups, patch.shape[0], n, patch.shape[1])
+    ways = ([channels, *patch.taps], [n])
+    return _gemm(draft, spec, buffers[2], sizes, (left, right), ways, outer, 0)[0]
+
+
+def _gemm(
+    draft: Draft,
+    spec: Products,
+    result: Buffer,
+    sizes: tuple[int, int, int, int],
+    factors: tuple[Factor, Factor],
+    ways: tuple[list[int], list[int]],
+    outer: Callable[..., list[Affine]],
+    used: int,
+) -> tuple[Gemm, int]:
+    """A product whose elements are stored where ``outer`` says; ``used`` names are taken."""
+    groups, m, n, k = sizes
+    builder = draft.aside(used).builder
+    batch = (groups,) if groups > 1 else ()
+    batch_index = tuple(builder.var(DType.I64, extent) for extent in batch)
+    i, j = builder.var(DType.I64, m), builder.var(DType.I64, n)
+    dtype, shape = result.dtype, draft.block.outputs[0].type.static_shape
+    acc = builder.var(dtype.accumulator)
+    parts = [builder.unflatten(Affine.of(v), way) for v, way in zip((i, j), ways, strict=True)]
+    alone = [part[0] if len(way) == 1 else part for part, way in zip(parts, ways, strict=True)]
+    group = Affine.of(batch_index[0]) if batch else Affine()
+    index = outer(group, *alone)
+    offset = row_major_offset([affine(position, index) for position in spec.result], shape)
+    builder.store(result, offset, IndexAlgebra(builder, dtype).cast(acc, dtype))
+    if not batch:
+        factors = tuple(Factor(x.buffer, (), x.row, x.column, x.offset, x.patch) for x in factors)  # type: ignore[assignment]
+    body = builder.body()
+    return Gemm(batch, batch_index, m, n, k, *factors, i, j, acc, body), builder.names
+
+
+def _turned_weights(
+    block: Block, op: Op, name: str, spec: Products, phases: Sequence[_Phase], temp: Temp
+) -> Piece:
+    """The kernel that puts the other operand in order: phase by phase, for each row of the product
+    (groups, then channels of the result) its steps of k.
+    """
+    draft = Draft(block)
+    builder, k = draft.builder, IndexAlgebra(draft.builder, temp.dtype)
+    target, source = draft.temp(0, temp, "write"), op.operands[1]
+    groups, rows, depth = spec.outer[1], spec.outer[2], spec.inner[0]
+    zeros = [Affine()] * len(spec.outer)
+    with builder.loop(groups * rows, "grid") as line:
+        group, row = k.divmod(line.at, rows)
+        start = 0
+        for phase in phases:
+            taps = [range(a.tap, a.tap + a.gap * a.taps, a.gap) for a in phase]
+            count = prod(map(len, taps))
+            with builder.loop(depth, "serial") as step:
+                outer = [*zeros]
+                outer[1:3] = [group, row]
+                base = (line.at * depth + step.at) * count + start
+                for number, tap in enumerate(product(*taps)):
+                    at = [*outer, step.at, *(Affine(t) for t in tap)]
+                    index = [affine(position, at) for position in spec.right]
+                    value = draft.elements.at(source, index)
+                    builder.store(target, base + number, value)
+            start += groups * rows * depth * count
+    return draft.finish(f"{name}_weights", 0, block_spans(block))

@@ -1,0 +1,132 @@
+"""Matrix products over the windows of images: machine code against the reference executor, and to
+the bit against the product of the matrices written out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradc.codegen.llvm.gemm.gemm import units
+from gradc.codegen.llvm.isa import available, select
+from gradc.ir.loop.execute import execute_kernel
+from gradc.ir.loop.kernel import Affine, Buffer, Factor, Gemm, Kernel, Patch, Store, Var
+from gradc.ir.loop.text import parse_kernel, print_kernel
+from gradc.ir.loop.verify import verify_kernel
+from gradc.ir.tensor.core import DType
+from tests.support.llvm_kernels import Array, Compiled
+
+I64 = DType.I64
+# images, channels, size, taps, places, stride, step, before
+CASES = (
+    (2, 2, (4, 8), (3, 3), (4, 8), (1, 1), (1, 1), (1, 1)),
+    (3, 2, (5, 7), (3, 3), (5, 7), (1, 1), (1, 1), (1, 1)),  # vectors that span images
+    (9, 2, (2, 3), (2, 1), (2, 3), (1, 1), (1, 1), (1, 0)),  # ... several of them
+    (2, 2, (9, 7), (3, 2), (4, 3), (2, 2), (1, 2), (0, 1)),  # strided, dilated
+    (1, 36, (3, 5), (3, 3), (3, 5), (1, 1), (-1, -1), (-1, -1)),  # mirrored; leaves of k
+    (1, 2, (4, 3, 5), (2, 2, 2), (4, 3, 5), (1, 1, 1), (1, 1, 1), (0, 1, 0)),
+    (2, 19, (1,), (1,), (1,), (1,), (1,), (0,)),
+)
+
+
+@pytest.fixture(params=[name for name in available() if name != "native"])
+def isa(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def patch_of(case: tuple[Any, ...], gap: int = 3) -> Patch:
+    """The patch of a case; images and channels lie ``gap`` elements apart."""
+    images, channels, size, *axes = case
+    channel = prod(size) + gap
+    return Patch(images, channels * channel + gap, channels, channel, size, *axes)
+
+
+def written(patch: Patch, x: Array) -> Array:
+    """The matrix of a patch, by plain loops."""
+    found = np.zeros((patch.channels, *patch.taps, patch.images, *patch.places), x.dtype)
+    for index in np.ndindex(*found.shape):
+        c, *tap = index[: 1 + len(patch.taps)]
+        n, *place = index[1 + len(patch.taps) :]
+        axes = zip(place, patch.stride, tap, patch.step, patch.before, strict=True)
+        at = [y * s + p * d - b for y, s, p, d, b in axes]
+        if all(0 <= i < size for i, size in zip(at, patch.size, strict=True)):
+            flat = int(np.ravel_multi_index(at, patch.size))
+            found[index] = x[n * patch.image_stride + c * patch.channel_stride + flat]
+    return found.reshape(patch.channels * prod(patch.taps), -1)
+
+
+def kernel(m: int, n: int, k: int, left: Factor, right: Factor) -> Kernel:
+    """``z = left @ right``."""
+    z = Buffer("z", left.buffer.dtype, m * n, "write")
+    i, j, acc = Var("i", I64), Var("j", I64), Var("acc", left.buffer.dtype)
+    store = Store(z, Affine(0, ((i, n), (j, 1))), acc)
+    product = Gemm((), (), m, n, k, left, right, i, j, acc, (store,))
+    return Kernel("product", (left.buffer, right.buffer, z), (product,))
+
+
+def factors(
+    patch: Patch, matrix: Array, other: int, side: str, dtype: DType
+) -> tuple[tuple[int, int, int], Factor, Factor, Factor, Factor]:
+    """The sizes of a product with ``patch`` on one side and ``other`` rows or columns; its factors,
+    and those with the matrix written out.
+    """
+    rows, columns = matrix.shape
+    size = patch.images * patch.image_stride
+    of = Factor(Buffer("x", dtype, size, "read"), (), 0, 0, 0, patch)
+    out = Factor(Buffer("x", dtype, rows * columns, "read"), (), columns, 1)
+    if side == "right":
+        a = Factor(Buffer("a", dtype, other * rows, "read"), (), rows, 1)
+        return (other, columns, rows), a, of, a, out
+    if side == "left":
+        b = Factor(Buffer("b", dtype, other * columns, "read"), (), other, 1)
+        return (rows, other, columns), of, b, out, b
+    a = Factor(Buffer("a", dtype, other * columns, "read"), (), columns, 1)
+    turned = replace(of, patch=replace(patch, is_turned=True))
+    return (other, rows, columns), a, turned, a, replace(out, row=1, column=columns)
+
+
+@pytest.mark.parametrize("side", ["right", "left", "turned"])
+def test_products_of_patches(side: str, isa: str) -> None:
+    # Both types, turn by turn.
+    dtype = DType.F64 if side == "left" else DType.F32
+    kind: Any = np.float64 if side == "left" else np.float32
+    rng, tolerance = np.random.default_rng(7), 1e-3 if kind == np.float32 else 1e-10
+    pairs: list[tuple[Kernel, Kernel]] = []
+    given: list[tuple[Array, ...]] = []
+    for case in CASES:
+        patch = patch_of(case)
+        if side == "turned":
+            ones = (1,) * len(patch.size)
+            patch = replace(patch, taps=ones, step=ones)
+        x = rng.standard_normal(patch.images * patch.image_stride).astype(kind)
+        matrix = written(patch, x)
+        other = int(rng.integers(1, 40))
+        sizes, *sides = factors(patch, matrix, other, side, dtype)
+        pair = kernel(*sizes, *sides[:2]), kernel(*sizes, *sides[2:])
+        for one in pair:
+            verify_kernel(one)
+        text = print_kernel(pair[0])
+        assert print_kernel(parse_kernel(text)) == text
+        operand = sides[1 if side == "left" else 0].buffer
+        pairs.append(pair)
+        given.append((x, matrix, rng.standard_normal(operand.size).astype(kind)))
+    code = Compiled([one for pair in pairs for one in pair], isa)
+    for number, ((ours, theirs), (x, matrix, plain)) in enumerate(zip(pairs, given, strict=True)):
+        results = []
+        for one, image in ((ours, x), (theirs, matrix.reshape(-1))):
+            z = np.full(one.buffers[2].size, np.nan, kind)
+            arrays = [image, plain] if side == "left" else [plain, image]
+            (product,) = one.body
+            assert isinstance(product, Gemm)
+            end = units(product, select(isa))
+            for begin, stop in ((0, end // 3), (end // 3, end)):
+                code([*arrays, z], 2 * number + (one is theirs), begin, stop)
+            results.append(z)
+            truth = z * np.nan
+            execute_kernel(one, [*arrays, truth])
+            np.testing.assert_allclose(z, truth, rtol=0, atol=tolerance)
+        np.testing.assert_array_equal(results[0], results[1])
