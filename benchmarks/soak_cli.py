@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.soak_common import Tally, arguments, report, soak
+from benchmarks.soak_common import Tally, command, soak
 from gradc.runtime.cli import COMMANDS
 from tests.support.command_line import gradc
 
@@ -158,15 +158,11 @@ def case(rng: random.Random, tally: Tally) -> str:
     return ""
 
 
-def main() -> int:
-    """Runs the soak."""
-    options = arguments(__doc__ or "", 2000)
+def lines(count: int, seed: int, seconds: float, state: Path | None = None) -> Tally:
+    """``count`` command lines, in a folder of their own."""
     with place():
-        tally = soak(
-            "command lines", case, options.count, options.seed, options.seconds, options.state
-        )
-    return report(tally, options.json)
+        return soak("command lines", case, count, seed, seconds, state)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(__doc__, 2000, lines))

@@ -187,3 +187,12 @@ def report(tally: Tally, as_json: bool) -> int:
             print(f"{kind}: {text}", file=sys.stderr)
     print(json.dumps(tally.to_json(), indent=2) if as_json else tally.line())
     return 0 if tally.ok else 1
+
+
+def command(
+    doc: str | None, count: int, work: Callable[..., Tally], keeps_state: bool = True
+) -> int:
+    """A soak as a command: ``work(count, seed, seconds, state)`` with what the flags say."""
+    options = arguments(doc or "", count, keeps_state)
+    given = [options.count, options.seed, options.seconds]
+    return report(work(*given, *([options.state] if keeps_state else [])), options.json)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.soak_common import Tally, arguments, report, soak
+from benchmarks.soak_common import Tally, command, soak
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.runtime.files.data import load_npz, load_safetensors, save_safetensors
 from gradc.runtime.native.cache import ObjectCache, encode
@@ -201,12 +201,5 @@ def files(count: int, seed: int, seconds: float, state: Path | None = None) -> T
         folder.cache_clear()
 
 
-def main() -> int:
-    """Runs the soak."""
-    options = arguments(__doc__ or "", 10_000)
-    tally = files(options.count, options.seed, options.seconds, options.state)
-    return report(tally, options.json)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(__doc__, 10_000, files))

@@ -18,13 +18,14 @@ import importlib
 import random
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 import gradc
-from benchmarks.soak_common import Tally, arguments, report, soak
+from benchmarks.soak_common import Tally, command, soak
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
 from gradc.passes.differentiate.transforms import value_and_grad
@@ -393,12 +394,5 @@ def _difference(f: Generated, directions: list[Array], step: float) -> float:
     return (at(step) - at(-step)) / (2 * step)
 
 
-def main() -> int:
-    """Runs the soak."""
-    options = arguments(__doc__ or "", 3_000)
-    tally = soak("functions", case, options.count, options.seed, options.seconds, options.state)
-    return report(tally, options.json)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(__doc__, 3_000, partial(soak, "functions", case)))

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.soak_common import Case, Tally, arguments, report, soak
+from benchmarks.soak_common import Case, Tally, command, soak
 from gradc.frontend.program import loads
 from gradc.runtime.cli import main as command_line
 from gradc.runtime.commands import train as _loaded  # noqa: F401  (children find it loaded)
@@ -174,12 +174,5 @@ def kills(count: int, seed: int, seconds: float, state: Path | None = None) -> T
     return tally
 
 
-def main() -> int:
-    """Runs the soak."""
-    options = arguments(__doc__ or "", 1000)
-    tally = kills(options.count, options.seed, options.seconds, options.state)
-    return report(tally, options.json)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(__doc__, 1000, kills))

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import random
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks.soak_common import HANG, Tally, arguments, report, soak
+from benchmarks.soak_common import HANG, Tally, command, soak
 from gradc.frontend.program import Program
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.runtime.model.model import Model
@@ -137,12 +138,5 @@ def case(rng: random.Random, tally: Tally) -> str:
     return f"{wrong}\n{data.decode(errors='replace')}" if wrong else ""
 
 
-def main() -> int:
-    """Runs the soak."""
-    options = arguments(__doc__ or "", 100_000)
-    tally = soak("programs", case, options.count, options.seed, options.seconds, options.state)
-    return report(tally, options.json)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(__doc__, 100_000, partial(soak, "programs", case)))

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import gradc
-from benchmarks.soak_common import HANG, Tally, arguments, report
+from benchmarks.soak_common import HANG, Tally, command
 from tests.support.api_models import MLP, batch
 
 THREADS, VARIANTS = 8, 4
@@ -132,11 +132,5 @@ def _any_alive(workers: list[threading.Thread]) -> bool:
     return any(worker.is_alive() for worker in workers)
 
 
-def main() -> int:
-    """Runs the soak."""
-    options = arguments(__doc__ or "", 20_000, keeps_state=False)
-    return report(threads(options.count, options.seed, options.seconds), options.json)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(__doc__, 20_000, threads, keeps_state=False))

@@ -5,6 +5,7 @@ docs/architecture.md shows the same rooms; one test here holds it to this list.
 """
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,17 @@ def test_the_page_shows_the_rooms_in_their_order() -> None:
         for room in ROOMS[folder]:
             if (ROOT / folder / room).is_dir():
                 assert f"`{room}`" in table or f"`{room}/`" in table, (folder, room)
+
+
+def test_the_picture_names_rooms_that_there_are() -> None:
+    picture = (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")
+    shown = set(re.findall(r"\b(?:ir|frontend|passes|codegen|runtime)(?:/\w+)+", picture))
+    assert len(shown) >= 6
+    assert not [place for place in shown if not (ROOT / place).is_dir()]
+    rooms = {room for folder in ROOMS for room in ROOMS[folder]}
+    for steps in re.findall(r">((?:simplify|differentiate|fuse|hoist|cse)[\w, ]*)<", picture):
+        names = {name.strip() for name in steps.split(",") if name.strip()}
+        assert names <= rooms | {p.stem for p in (ROOT / "passes").rglob("*.py")}, steps
 
 
 def test_planted_imports_are_judged() -> None:

@@ -36,7 +36,7 @@ from gradc.codegen.llvm.pool import MAX_WORKERS
 from gradc.codegen.llvm.text import Module, Value
 from gradc.ir.loop.kernel import For, Gemm, Kernel, Let, Stmt
 from gradc.ir.plan.plan import Launch, Plan, Repeat, Step
-from gradc.ir.plan.verify import PlanError, verify_plan
+from gradc.ir.plan.verify import PlanError
 from gradc.ir.target.costs import Costs
 
 
@@ -277,7 +277,7 @@ def check(plan: Plan) -> None:
     # collide.
     if not plan.name.isidentifier() or not plan.name.isascii() or plan.name.startswith("gradc_"):
         raise PlanError(f"{plan.name!r} cannot be the name of an entry")
-    verify_plan(plan)
+    plan.verify()
 
 
 def _check_scratch(plan: Plan, isa: Isa) -> None:

@@ -15,7 +15,7 @@ from gradc.ir.loop.kernel import Buffer, For, Gemm, Load, Stmt, Store
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class Touched:
     """A load or store, with the vector loop in whose body it stands and the grid and block loops
     around it, the outermost first.
     """
@@ -25,17 +25,17 @@ class Access:
     parallel: tuple[For, ...]
 
 
-def accesses(body: Iterable[Stmt], parallel: tuple[For, ...] = ()) -> Iterator[Access]:
+def accesses(body: Iterable[Stmt], parallel: tuple[For, ...] = ()) -> Iterator[Touched]:
     """Every access below ``body``, in order."""
     return _accesses(body, None, parallel)
 
 
 def _accesses(
     body: Iterable[Stmt], loop: For | None, parallel: tuple[For, ...]
-) -> Iterator[Access]:
+) -> Iterator[Touched]:
     for statement in body:
         if isinstance(statement, (Load, Store)):
-            yield Access(statement, loop, parallel)
+            yield Touched(statement, loop, parallel)
         elif isinstance(statement, For):
             around = (*parallel, statement) if statement.is_parallel else parallel
             here = statement if statement.kind == "vector" else None
@@ -44,7 +44,7 @@ def _accesses(
             yield from _accesses(statement.epilogue, None, parallel)
 
 
-def rows(found: Iterable[Access]) -> dict[int, int] | None:
+def rows(found: Iterable[Touched]) -> dict[int, int] | None:
     """The rows that the accesses of one buffer name, start to length; None unless registers can
     hold them.
     """
@@ -80,7 +80,7 @@ def in_registers(
     body: tuple[Stmt, ...], buffers: Sequence[Buffer]
 ) -> tuple[tuple[Stmt, ...], tuple[Buffer, ...]]:
     """The kernel with all thread memory in registers that may be there."""
-    touched: dict[Buffer, list[Access]] = {}
+    touched: dict[Buffer, list[Touched]] = {}
     for access in accesses(body):
         touched.setdefault(access.statement.buffer, []).append(access)
     moved = {

@@ -55,7 +55,7 @@ from gradc.ir.loop.kernel import (
     Store,
     Var,
 )
-from gradc.ir.loop.registers import Access, accesses, owner, rows
+from gradc.ir.loop.registers import Touched, accesses, owner, rows
 from gradc.ir.tensor.algebra import VERBS
 from gradc.ir.tensor.core import DType
 from gradc.ir.tensor.violation import VerificationError, Violation
@@ -101,7 +101,7 @@ class _Checker:
 
     def private(self) -> None:
         """L10 and L11."""
-        touched: dict[Buffer, list[Access]] = {}
+        touched: dict[Buffer, list[Touched]] = {}
         for access in accesses(self.kernel.body):
             touched.setdefault(access.statement.buffer, []).append(access)
         for buffer in self.kernel.private:

@@ -23,7 +23,7 @@ from gradc.ir.ops.index import readings
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.index.indexing import fit_scatter, scatter_add, take
 from gradc.ir.ops.interval import handed_on, sums_of
-from gradc.ir.ops.registry import Access, Nest, OpDef, Read, Sample, TypeRuleError, register
+from gradc.ir.ops.registry import ByIndex, Nest, OpDef, Read, Sample, TypeRuleError, register
 from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 
@@ -125,7 +125,7 @@ register(
         ),
         _take_jvp,
         _take_vjp,
-        Access(_take_element),
+        ByIndex(_take_element),
         (
             Sample(
                 (TensorType((5, 3), DType.F64), TensorType((4,), DType.I32)),

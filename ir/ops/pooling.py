@@ -19,7 +19,7 @@ from gradc.ir.ops.axes import AxisRule, Link, kept
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.index.pooling import avg_pool, extremum_of_windows
 from gradc.ir.ops.interval import handed_on, handed_on_or_zero
-from gradc.ir.ops.registry import Access, OpDef, Read, TypeRuleError, register
+from gradc.ir.ops.registry import ByIndex, OpDef, Read, TypeRuleError, register
 from gradc.ir.ops.traits import ALL, Traits
 from gradc.ir.ops.view import one_operand, sample
 from gradc.ir.ops.windows import Window, WindowLoop, WindowTap
@@ -392,7 +392,7 @@ register(
         _evaluate_max,
         _max_jvp,
         _max_vjp,
-        Access(_element("max")),
+        ByIndex(_element("max")),
         _SAMPLES,
         masks=True,
         traits=Traits(picks="greatest", is_layer=True),
@@ -409,7 +409,7 @@ register(
         _evaluate_avg,
         _avg_jvp,
         _avg_vjp,
-        Access(_element("add")),
+        ByIndex(_element("add")),
         _SAMPLES,
         traits=Traits(linear=ALL, is_layer=True),
         element=ElementRule(avg_pool, otherwise=_WINDOW),

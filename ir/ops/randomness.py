@@ -24,7 +24,7 @@ from gradc.ir.ops.attributes import get_dims, get_int
 from gradc.ir.ops.axes import AxisRule, Link, invented, shortened, sizes
 from gradc.ir.ops.interval import unrelated
 from gradc.ir.ops.registry import (
-    Access,
+    ByIndex,
     OpDef,
     Read,
     Sample,
@@ -161,7 +161,7 @@ register(
         _evaluate,
         zero_jvp,
         zero_vjp,
-        Access(_element),
+        ByIndex(_element),
         (
             Sample((TensorType((2,), DType.U32),), {"stream": 7, "shape": (2, 3)}, ((0.0, 4e9),)),
             Sample((TensorType((2,), DType.U32),), {"stream": 0, "shape": ()}, ((0.0, 4e9),)),

@@ -77,7 +77,7 @@ class Pointwise:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class ByIndex:
     """Loop form of a view, gather or iota: ``element(k, op, index, read)`` computes the result at
     ``index``.
 
@@ -144,7 +144,7 @@ class Control:
 
 _NO_CONTROL: Final = Control()
 _SUM: Final = Reduction("add")
-LoopForm: TypeAlias = Pointwise | Access | Reduction | Contraction | SumOfProducts | Nest | Control
+LoopForm: TypeAlias = Pointwise | ByIndex | Reduction | Contraction | SumOfProducts | Nest | Control
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,15 @@ from gradc.ir.ops.index import readings
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.index.sources import splat
 from gradc.ir.ops.interval import Bounds, Interval, point
-from gradc.ir.ops.registry import Access, OpDef, Sample, TypeRuleError, register, zero_jvp, zero_vjp
+from gradc.ir.ops.registry import (
+    ByIndex,
+    OpDef,
+    Sample,
+    TypeRuleError,
+    register,
+    zero_jvp,
+    zero_vjp,
+)
 from gradc.ir.ops.traits import Moves, Traits
 from gradc.ir.ops.view import check_axes
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType
@@ -43,7 +51,7 @@ register(
         ),
         zero_jvp,
         zero_vjp,
-        Access(
+        ByIndex(
             lambda k, op, index, read: k.const(
                 get_number(op.attributes, "value"), op.result.type.dtype
             )
@@ -100,7 +108,7 @@ register(
         ),
         zero_jvp,
         zero_vjp,
-        Access(
+        ByIndex(
             lambda k, op, index, read: k.number(
                 index[get_int(op.attributes, "axis")], op.result.type.dtype
             )

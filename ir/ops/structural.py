@@ -1,7 +1,7 @@
 """Structural ops: the views that move elements without computing.
 
 All views are linear, so each JVP is the op itself and each VJP the transposed movement. Loop forms
-are ``Access``: an element of the result is one element of an operand (or zero, in padding). Shapes
+are ``ByIndex``: an element of the result is one element of an operand (or zero, in padding). Shapes
 may be symbolic; what symbols cannot decide is checked again when dimensions are bound.
 """
 
@@ -19,7 +19,7 @@ from gradc.ir.ops.index import structural as elements
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.interval import Bounds, Interval, hull
 from gradc.ir.ops.registry import (
-    Access,
+    ByIndex,
     OpDef,
     Read,
     Sample,
@@ -457,7 +457,7 @@ register(
         lambda arrays, op, operands: (arrays.concat(operands, op.attributes["axis"]),),
         _concat_jvp,
         _concat_vjp,
-        Access(_concat_element),
+        ByIndex(_concat_element),
         (
             Sample(
                 (TensorType((2, 3), DType.F64), TensorType((2, 1), DType.F64)),

@@ -10,7 +10,7 @@ from gradc.ir.ops.axes import AxisRule
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.interval import handed_on, handed_on_or_zero
 from gradc.ir.ops.registry import (
-    Access,
+    ByIndex,
     OpDef,
     Read,
     Sample,
@@ -108,7 +108,7 @@ def view(
             lambda arrays, op, operands: (evaluate(arrays, op, operands[0]),),
             linear_jvp,
             vjp,
-            Access(element),
+            ByIndex(element),
             samples,
             traits=traits,
             element=rule,

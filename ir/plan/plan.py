@@ -23,6 +23,7 @@ from math import prod
 from typing import ClassVar, Literal, TypeAlias, TypeVar
 
 from gradc.ir.loop.kernel import Exchange, Kernel
+from gradc.ir.plan.verify import verify_plan
 from gradc.ir.tensor.core import DType, Role, Span
 
 Answer = TypeVar("Answer")
@@ -306,6 +307,12 @@ class Plan:
         """The root of ``tensor``, and the bytes from the root's start at which it begins."""
         *views, root = self.chain(tensor)
         return root, sum(self.tensors[view].root_offset for view in views)
+
+    def verify(self) -> None:
+        """Raises PlanError, naming the tensor or the launch, unless the Plan is complete and every
+        address stays inside its storage: what a backend asks before it makes code.
+        """
+        verify_plan(self, ALIGNMENT)
 
     def total(self, each: Sequence[float]) -> float:
         """The sum over all launches, as often as they run; ``each`` is a figure per kernel."""

@@ -4,17 +4,22 @@ asks before it makes code. (``passes.inspect.check`` replays a Plan byte by byte
 
 from __future__ import annotations
 
-from gradc.ir.plan.plan import ALIGNMENT, Launch, Plan
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradc.ir.plan.plan import Launch, Plan
 
 
 class PlanError(ValueError):
     """The Plan is not complete or contradicts itself: a bug of the pass that made it."""
 
 
-def verify_plan(plan: Plan) -> None:
-    """Raises PlanError, naming the tensor or the launch, unless ``plan`` is complete."""
+def verify_plan(plan: Plan, alignment: int) -> None:
+    """Raises PlanError, naming the tensor or the launch, unless ``plan`` is complete: what
+    ``Plan.verify`` asks.
+    """
     for number in sorted(plan.touched):
-        _check_tensor(plan, number)
+        _check_tensor(plan, number, alignment)
     for number, port in enumerate(plan.ports):
         if plan.tensors[port.tensor].argument != number:
             raise PlanError(f"port {port.name} is not entry argument {number}")
@@ -24,7 +29,7 @@ def verify_plan(plan: Plan) -> None:
         _check_launch(plan, launch, trips)
 
 
-def _check_tensor(plan: Plan, number: int) -> None:
+def _check_tensor(plan: Plan, number: int, alignment: int) -> None:
     tensor = plan.tensors[number]
     seen: set[int] = set()
     for above in plan.chain(number):
@@ -40,7 +45,7 @@ def _check_tensor(plan: Plan, number: int) -> None:
     else:
         if root.offset is None:
             raise PlanError(f"tensor {tensor.name} has no place in the arena")
-        if root.offset % ALIGNMENT:
+        if root.offset % alignment:
             raise PlanError(f"tensor {root.name} is not aligned")
         offset += root.offset
         limit = plan.arena_bytes

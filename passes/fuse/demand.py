@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gradc.ir.ops.registry import Access, Contraction, Pointwise, Reduction, lookup
+from gradc.ir.ops.registry import ByIndex, Contraction, Pointwise, Reduction, lookup
 from gradc.ir.target.costs import Costs
 from gradc.ir.tensor.core import Op, Value
 from gradc.passes.fuse.views import Views, is_view
@@ -54,7 +54,7 @@ def values_in_memory(ops: Sequence[Op], outputs: Iterable[Value]) -> frozenset[V
     seen: dict[Value, None] = {}
     stack = list(outputs)
     for op in ops:
-        if not isinstance(lookup(op.name).loop, (Pointwise, Reduction, Access)):
+        if not isinstance(lookup(op.name).loop, (Pointwise, Reduction, ByIndex)):
             stack.extend(op.operands)
     while stack:
         value = stack.pop()

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from gradc.ir.ops.registry import Access, Contraction, Pointwise, Reduction, lookup
+from gradc.ir.ops.registry import ByIndex, Contraction, Pointwise, Reduction, lookup
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, Op, Value
 from gradc.passes.fuse.demand import epilogue_values, values_in_memory
@@ -96,7 +96,9 @@ class Grouping:
         if self._stores_product(op):
             group = self.home[self.views.read_by(op)[0]]
             self._place(op, group, RowRole.STORED, True)
-        elif isinstance(form, (Pointwise, Reduction)) or (isinstance(form, Access) and op.operands):
+        elif isinstance(form, (Pointwise, Reduction)) or (
+            isinstance(form, ByIndex) and op.operands
+        ):
             for candidate in self._candidates(op):
                 if self._joins(op, candidate):
                     group = candidate
@@ -168,9 +170,9 @@ class Grouping:
         elif isinstance(form, Reduction):
             space = natural_space(op)
             kind = "mixed" if space is None else "rows"
-        elif isinstance(form, Pointwise) or (isinstance(form, Access) and op.operands):
+        elif isinstance(form, Pointwise) or (isinstance(form, ByIndex) and op.operands):
             kind = "rows"
-        elif isinstance(form, Access):
+        elif isinstance(form, ByIndex):
             kind = "opaque"
         group = Group(len(self.groups), kind, shape, space=space)
         self.groups.append(group)
@@ -184,7 +186,7 @@ class Grouping:
     def _place(self, op: Op, group: Group, place: RowRole, anchored: bool) -> None:
         bases = [b for b in self.views.read_by(op) if group.holds(b)]
         count = verbs(op, self.costs)
-        heavy = count.transcendental > 0 or isinstance(lookup(op.name).loop, Access)
+        heavy = count.transcendental > 0 or isinstance(lookup(op.name).loop, ByIndex)
         heavy = heavy or any(group.heavy[b] for b in bases)
         value = op.result
         group.again[value] = self._verbs_again(op, group, place, bases)
@@ -211,7 +213,7 @@ class Grouping:
             return isinstance(form, Pointwise) and self._joins_epilogue(op, group)
         if isinstance(form, Reduction):
             return self._joins_as_reduction(op, group)
-        if isinstance(form, Access):
+        if isinstance(form, ByIndex):
             return self._joins_as_gather(op, group)
         return self._joins_elementwise(op, group)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradc.ir.loop.kernel import dense_strides
-from gradc.ir.ops.registry import Access, Pointwise, lookup
+from gradc.ir.ops.registry import ByIndex, Pointwise, lookup
 from gradc.ir.target.costs import Costs
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Op, Value
@@ -168,7 +168,7 @@ def _cheap_verbs(op: Op, most: int, costs: Costs) -> int:
 def is_view(op: Op) -> bool:
     """Whether ``op`` moves or makes elements without computing them from others."""
     definition = lookup(op.name)
-    return isinstance(definition.loop, Access) and (definition.is_view or not op.operands)
+    return isinstance(definition.loop, ByIndex) and (definition.is_view or not op.operands)
 
 
 def passes_index(view: View, shape: Sequence[int]) -> bool:

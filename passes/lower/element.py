@@ -17,7 +17,7 @@ from typing import TypeAlias
 from gradc.ir.loop.builder import IndexAlgebra, LoopBuilder
 from gradc.ir.loop.kernel import Affine, Buffer, Const, LoopKind, Scalar, row_major_offset
 from gradc.ir.ops.reduction import reduced_axes
-from gradc.ir.ops.registry import Access, Pointwise, Reduction, lookup
+from gradc.ir.ops.registry import ByIndex, Pointwise, Reduction, lookup
 from gradc.ir.tensor.core import Block, DType, Op, Value
 
 # Folds over fewer elements than this are taken in order, so that vectors are free to run across
@@ -120,7 +120,7 @@ class Elements:
         form = lookup(op.name).loop
         if isinstance(form, Pointwise):
             return self._pointwise(op, form, [self.at(x, index) for x in op.operands])
-        if isinstance(form, Access):
+        if isinstance(form, ByIndex):
             return form.element(algebra, op, index, lambda n, at: self.at(op.operands[n], at))
         if isinstance(form, Reduction):
             return self._fold(op, form, index)

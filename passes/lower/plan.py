@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gradc.ir.loop.kernel import Kernel, dense_strides
-from gradc.ir.ops.registry import Access, is_loop, is_wrapper, lookup
+from gradc.ir.ops.registry import ByIndex, is_loop, is_wrapper, lookup
 from gradc.ir.plan.plan import Argument, Launch, Plan, Port, Repeat, Step, Tensor
 from gradc.ir.target.target import GENERIC, Target
 from gradc.ir.tensor.core import Block, DType, Function, Op, Role, Slot, Span, Value
@@ -47,7 +47,7 @@ def contiguous_offset(op: Op) -> int | None:
     contiguous view."""
     if len(op.operands) != 1 or len(op.results) != 1:
         return None
-    if not isinstance(lookup(op.name).loop, Access):
+    if not isinstance(lookup(op.name).loop, ByIndex):
         return None
     if op.operands[0].type.dtype is not op.result.type.dtype:
         return None

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from gradc.ir.loop.kernel import Affine, Scalar
 from gradc.ir.loop.verbs import computed_dtype
-from gradc.ir.ops.registry import Access, Pointwise, lookup
+from gradc.ir.ops.registry import ByIndex, Pointwise, lookup
 from gradc.ir.tensor.core import DType, Op, Value
 
 Ends: TypeAlias = NDArray[np.float64]
@@ -297,11 +297,11 @@ class Ranges:
         if isinstance(form, Pointwise):
             found = form.meaning(RangeAlgebra(), *operands, **op.attributes)
             return anything if found is UNKNOWN else _rounded(found, dtype)
-        if isinstance(form, Access) and not operands:
+        if isinstance(form, ByIndex) and not operands:
             return self._source(part, op, form)
         return operands[0] if lookup(op.name).traits.is_same_numbers else anything
 
-    def _source(self, part: Part, op: Op, form: Access) -> Range:
+    def _source(self, part: Part, op: Op, form: ByIndex) -> Range:
         """The elements of an op without operands, by their positions."""
         sizes = part.value.type.static_shape
         index: list[Any] = [_range(0.0, float(max(size - 1, 0))) for size in sizes]

@@ -26,7 +26,7 @@ from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.interval import Bounds, Condition, Interval
 from gradc.ir.ops.page import row
 from gradc.ir.ops.registry import (
-    Access,
+    ByIndex,
     Control,
     Nest,
     OpDef,
@@ -54,7 +54,7 @@ def file_of(definition: OpDef) -> str:
     told: Any = definition.evaluate
     if isinstance(form, Pointwise):
         told = form.meaning
-    elif isinstance(form, Access):
+    elif isinstance(form, ByIndex):
         told = form.element
     elif isinstance(form, Nest):
         told = form.build
@@ -241,7 +241,7 @@ def test_ops_move_elements_as_they_say(case: Case) -> None:
     moves = definition.traits.moves
     result = results_of(case, operands)
     if moves is None:
-        is_moving = isinstance(definition.loop, Access) and not definition.traits.picks
+        is_moving = isinstance(definition.loop, ByIndex) and not definition.traits.picks
         if is_moving and len(operands) == 1 and operands[0].dtype.kind == "f":
             where = f"{file_of(definition)}: `{definition.name}`"
             found = set(result.ravel()) <= set(operands[0].ravel())

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from gradc.codegen.llvm.isa import Isa
 from gradc.ir.loop.kernel import Buffer, For, Load, Stmt, Store
-from gradc.ir.loop.registers import Access, accesses
+from gradc.ir.loop.registers import Touched, accesses
 from gradc.ir.loop.registers import rows as rows_of
 from gradc.ir.tensor.core import DType
 
@@ -37,7 +37,7 @@ class VectorRow:
 class _Found:
     """What is known of one buffer: its accesses, and the width of the loops that make them."""
 
-    accesses: list[Access]
+    accesses: list[Touched]
     width: int
 
 
