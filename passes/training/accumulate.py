@@ -118,9 +118,13 @@ def accumulation(
     *,
     is_seeded: bool = False,
     ranks: int = 1,
+    shares_statistics: bool = False,
 ) -> Accumulation:
     """``big`` cut into ``parts`` parts along ``axes`` of its inputs, before derivatives are taken.
     At least two parts.
+
+    With ``shares_statistics`` ranks that have at most a part each add up, on the way, sums over the
+    batch that single samples depend on (batch normalisation).
 
     Raises:
         DiagnosticError: as for ``accumulate``.
@@ -130,8 +134,10 @@ def accumulation(
             [error("GC0808", f"accumulate must be at least 1, not {parts}", None)]
         )
     big = dce(big)
-    cut = _cut(big, separate(big, axes, parts))
-    return Accumulation(cut.inner, _Composer(big, cut, axes, wrt, Deal(parts, ranks), is_seeded))
+    deal = Deal(parts, ranks)
+    shared = deal if shares_statistics and deal.turns == 1 and ranks > 1 else None
+    cut = _cut(big, separate(big, axes, parts, shared))
+    return Accumulation(cut.inner, _Composer(big, cut, axes, wrt, deal, is_seeded))
 
 
 # --- cutting the program
@@ -320,7 +326,16 @@ class _Composer:
         self, seeds: Mapping[str, Value]
     ) -> tuple[dict[str, Value], dict[str, Value], list[Value]]:
         pullback = vjp(self.inner, self.wrt, of=list(seeds))
+        if self.deal.full == 0:
+            # Ranks without a part reach those that have one through what they share.
+            active = self.deal.is_dealt(self.b)
+            seeds = {name: self._gated(seed, active) for name, seed in seeds.items()}
         return self._loop(pullback, seeds, self.parts.sums)
+
+    def _gated(self, seed: Value, active: Value) -> Value:
+        b, type_ = self.b, seed.type
+        spread = b.one("broadcast", active, shape=type_.shape, dims=()) if type_.rank else active
+        return b.one("select", spread, seed, b.constant(0, type_.dtype, type_.shape))
 
     def _loop(
         self, body: Function, seeds: Mapping[str, Value], sums: Sequence[str]

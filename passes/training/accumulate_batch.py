@@ -18,6 +18,7 @@ from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.ir.ops.axes import Place
 from gradc.ir.tensor.core import Function, Op, Role, TensorType
 from gradc.passes.training.cut import Cut, Mixed, cut
+from gradc.passes.training.ranks import Deal
 
 
 def batch_axes(
@@ -44,14 +45,17 @@ def batch_axes(
     return found
 
 
-def separate(function: Function, axes: Mapping[str, int], parts: int) -> Cut:
-    """The program of one part of the batch.
+def separate(
+    function: Function, axes: Mapping[str, int], parts: int, shared: Deal | None = None
+) -> Cut:
+    """The program of one part of the batch; ranks that have a part each share sums over the batch
+    on the way with ``shared``.
 
     Raises:
         DiagnosticError: GC0807, at the op where samples meet.
     """
     try:
-        found = cut(function, {name: Place(axis) for name, axis in axes.items()}, parts)
+        found = cut(function, {name: Place(axis) for name, axis in axes.items()}, parts, shared)
     except Mixed as problem:
         raise _refused(problem.message, problem.op) from None
     for slot, value in zip(function.results, function.block.outputs, strict=True):
@@ -65,8 +69,9 @@ def separate(function: Function, axes: Mapping[str, int], parts: int) -> Cut:
 def _refused(message: str, op: Op | None) -> DiagnosticError:
     help = (
         "the gradient of a batch cut into parts would differ from that of the whole batch; train "
-        "on one rank, without `accumulate`, or use a layer that treats samples one by one "
-        "(layernorm instead of batchnorm)"
+        "on one rank, without `accumulate`, or on ranks that share the statistics of a batch "
+        "(--shared-statistics, with one part for each), or use a layer that treats samples one by "
+        "one (layernorm instead of batchnorm)"
     )
     span = op.span if op is not None else None
     text = f"this program cannot be accumulated over parts of a batch: {message}"

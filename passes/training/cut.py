@@ -28,6 +28,7 @@ from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.control import scan_counts
 from gradc.ir.ops.registry import has_pullback, is_loop, lookup, number_of
 from gradc.ir.tensor.core import Attrs, Block, Function, Op, TensorType, Value
+from gradc.passes.training.ranks import Deal, Total
 
 _Kind = Literal["function", "region", "pullback"]
 _PLACES_DIFFER = "samples are put in another order or compared with other samples here"
@@ -61,12 +62,17 @@ class Cut:
     local: frozenset[Value]
 
 
-def cut(function: Function, places: Mapping[str, Place], parts: int) -> Cut:
+def cut(
+    function: Function, places: Mapping[str, Place], parts: int, deal: Deal | None = None
+) -> Cut:
     """``function`` cut at the places of its inputs. Raises Mixed, naming the op where parts
     meet.
+
+    With ``deal``, whose ranks have a part each, samples may depend on sums over the whole batch:
+    the ranks add them up on the way.
     """
     found = [places.get(slot.name) for slot in function.parameters]
-    walk = _Walk(function.block, found, parts, "function")
+    walk = _Walk(function.block, found, parts, "function", deal)
     walk.run()
     parts_of = {value: walk.made[value, place] for value, place in walk.places.items()}
     return Cut(
@@ -91,9 +97,15 @@ class _Walk:
     """One walk over a block; ``b`` collects the ops of a part."""
 
     def __init__(
-        self, block: Block, places: Sequence[Place | None], parts: int, kind: _Kind
+        self,
+        block: Block,
+        places: Sequence[Place | None],
+        parts: int,
+        kind: _Kind,
+        deal: Deal | None = None,
     ) -> None:
         self.block = block
+        self.deal = deal
         self.parts = parts
         self.kind = kind
         self.b = Builder()
@@ -125,7 +137,32 @@ class _Walk:
 
     def whole(self, value: Value) -> Value:
         """``value`` where it is the same for all parts."""
+        if (value, None) not in self.made:
+            self._join(value)
         return self.made[value, None]
+
+    def _join(self, value: Value) -> None:
+        """What depends on sums over the batch, from the sums of all ranks."""
+        todo = [value]
+        while todo:
+            value = todo[-1]
+            if (value, None) in self.made:
+                todo.pop()
+            elif value in self.sums:
+                assert self.deal is not None, "it was looked at before"
+                total = Total(value.type, self.deal)
+                summand = self.sums[value]
+                joined = total.add(self.b, total.start(self.b), summand, self.deal.count)
+                self.made[value, None] = total.finish(self.b, joined)
+            else:
+                op = self.source[value]
+                missing = [v for v in op.operands if (v, None) not in self.made]
+                if missing:
+                    todo += missing
+                    continue
+                operands = [self.made[v, None] for v in op.operands]
+                results = self._emit(op, operands, op.attributes, op.regions)
+                self.made.update(((v, None), x) for v, x in zip(op.results, results, strict=True))
 
     def cut(self, value: Value, place: Place, user: Op | None) -> Value:
         """The part of ``value`` at ``place``, made from its source where it is the same for all
@@ -147,7 +184,7 @@ class _Walk:
                 todo += missing
                 continue
             attributes = self._attributes(op, link)
-            operands = [self.made[v, p] for v, p in pairs]
+            operands = [self.whole(v) if p is None else self.made[v, p] for v, p in pairs]
             if (
                 link.is_drawn
             ):  # its key is numbered later (accumulate_draws), so it cannot be checked yet
@@ -162,7 +199,7 @@ class _Walk:
         """The op and the link that a part of ``value`` can be made with."""
         if value in self.places:
             raise Mixed(_PLACES_DIFFER, user)
-        if value in self.after or value in self.sums:
+        if value in self.sums or (value in self.after and self.deal is None):
             raise Mixed("single samples depend on a statistic of the whole batch here", user)
         op = self.source.get(value)
         if op is None:
@@ -204,9 +241,9 @@ class _Walk:
     def _op(self, op: Op) -> None:
         is_cut = any(v in self.places for v in op.operands)
         is_after = any(v in self.after or v in self.sums for v in op.operands)
-        if is_after and is_cut:
+        if is_after and is_cut and self.deal is None:
             raise Mixed("single samples depend on a statistic of the whole batch here", op)
-        if is_after:
+        if is_after and not is_cut:
             self._after(op)
         elif not is_cut:
             results = self._emit(

@@ -64,6 +64,15 @@ class Deal:
         step = b.constant(self.ranks, DType.U32, (self.turns, 1))
         return b.one("add", b.one("mul", own, step), spread)
 
+    def is_dealt(self, b: Builder) -> Value:
+        """bool, whether this rank's last part has a meaning."""
+        last = self.turns - 1
+        number = b.one(
+            "slice", self.numbers(b), start=(last, 0), limit=(last + 1, 1), stride=(1, 1)
+        )
+        number = b.one("reshape", number, shape=())
+        return b.one("lt", number, b.constant(self.count, DType.U32))
+
 
 @dataclass(frozen=True, slots=True)
 class Total:

@@ -51,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--accumulate", default="1", metavar="K", help="cut each batch into K parts (1)")
     add("--ranks", metavar="R", help="share every batch among R processes, by MPI")
     add("--parts", metavar="P", help="cut each batch into P parts in all, dealt to the ranks")
+    add(
+        "--shared-statistics",
+        action="store_true",
+        help="batch normalisation over all ranks, one part for each",
+    )
     add("--loss-scale", metavar="S", help="`dynamic`, or a factor, for f16 and bf16")
     add("--decay-on", choices=("matrices", "all"), default="matrices", help="where decay falls")
     add("--seed", type=int, default=0, help="seed of parameters and shuffling (0)")
@@ -140,6 +145,7 @@ def _prepared(model: Model, options: argparse.Namespace, world: MpiRanks | None)
         loss_scale=_loss_scale(options.loss_scale),
         accumulate=whole_number(options.accumulate, 1, "--accumulate"),
         ranks=world,
+        shared_statistics=options.shared_statistics,
         **_compile_arguments(options, world),
     )
     if options.parts is not None:
@@ -164,7 +170,7 @@ def _prepared(model: Model, options: argparse.Namespace, world: MpiRanks | None)
         model.name,
         model.dims,
         model.precision,
-        asdict(step.recipe),
+        {k: v for k, v in asdict(step.recipe).items() if k != "shared_statistics" or v},
         batch,
         epochs,
         options.seed,

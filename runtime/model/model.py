@@ -408,6 +408,7 @@ class Model:
         decay_on: str = "matrices",
         loss_scale: float | str | None = None,
         ranks: object = None,
+        shared_statistics: bool = False,
         **options: Unpack[CompileKeywords],
     ) -> TrainStep:
         """One native call that computes the loss, the gradients and the update.
@@ -422,11 +423,13 @@ class Model:
             decay_on: ``matrices`` or ``all``: which parameters weight decay falls on.
             ranks: a communicator of mpi4py, whose ranks share every batch, ``accumulate`` parts
                 each; the bits are those of one rank with all parts. A number is for planning only.
+            shared_statistics: ranks add up what samples share (batch normalisation) on the way.
         """
         from gradc.runtime.model.step import Recipe, TrainStep
 
         recipe = Recipe(
-            optimizer, schedule, clip_norm, clip_value, decay_on, accumulate, loss_scale
+            *(optimizer, schedule, clip_norm, clip_value, decay_on, accumulate, loss_scale),
+            shared_statistics,
         )
         return TrainStep.of(self, recipe, options_of(self.train_step, options), ranks)
 
@@ -507,8 +510,7 @@ class Model:
             wrt, budget, target: as for ``value_and_grad``.
             points: random points per obligation.
         """
-        # SymPy and flint are loaded for this alone.
-        from gradc.runtime.reports.verify import verify_model
+        from gradc.runtime.reports.verify import verify_model  # loads SymPy and flint
 
         refuse_unknown(self.verify, options, verify_model)
         return verify_model(self, **options)
@@ -576,11 +578,8 @@ class Model:
         for name in wrt:
             expect("wrt", name, str, "a list of names")
         names = (wrt,) if isinstance(wrt, str) else tuple(dict.fromkeys(wrt))
-        found = []
-        for name in names:
-            if name not in (*trained, *floats):
-                found.append(self._not_selectable(name, [*trained, *floats]))
-        if found:
+        known = [*trained, *floats]
+        if found := [self._not_selectable(name, known) for name in names if name not in known]:
             raise DiagnosticError(found)
         return names
 

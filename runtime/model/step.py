@@ -82,6 +82,7 @@ class Recipe:
     decay_on: str = "matrices"
     accumulate: int = 1
     loss_scale: float | str | None = None
+    shared_statistics: bool = False
 
     def __post_init__(self) -> None:
         for name in ("clip_norm", "clip_value"):
@@ -481,7 +482,13 @@ class TrainStep:
         )
         is_seeded = self.recipe.loss_scale is not None
         return axes, accumulation(
-            whole.function, axes, names, parts, is_seeded=is_seeded, ranks=self.deal.ranks
+            whole.function,
+            axes,
+            names,
+            parts,
+            is_seeded=is_seeded,
+            ranks=self.deal.ranks,
+            shares_statistics=self.recipe.shared_statistics,
         )
 
     def _types(self, dims: Mapping[str, int]) -> dict[str, TensorType]:

@@ -147,10 +147,20 @@ class Run:
         if rows >= min(self.settings.batch, self.train.count) or rows % parts == 0:
             return self.step
         if self._last_step is None:
-            finer = next(n for n in (*range(parts, rows + 1), rows) if rows % n == 0)
+            finer = self._cut_of(rows)
             recipe = replace(self.step.recipe, accumulate=finer)
             self._last_step = TrainStep(self.model, recipe, self.step.options, self.step.world)
         return self._last_step
+
+    def _cut_of(self, rows: int) -> int:
+        """In how many parts a smaller batch is cut: no fewer than the others, but for ranks that
+        share statistics, of which each has one at most.
+        """
+        parts: int = self.step.recipe.accumulate
+        if self.step.recipe.shared_statistics:
+            return max(n for n in range(1, parts + 1) if rows % n == 0)
+        finer: int = next(n for n in (*range(parts, rows + 1), rows) if rows % n == 0)
+        return finer
 
     def _alone(self, rows: int) -> TrainStep:
         """``_step_for``, for one rank."""

@@ -9,8 +9,10 @@ import pytest
 
 import gradc
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
-from gradc.passes.prove.programs.ranks import ranks_verdict
+from gradc.passes.differentiate.transforms import value_and_grad
+from gradc.passes.prove.programs.ranks import CutProgram, ranks_verdict
 from gradc.passes.prove.report import Status, certificate
+from gradc.runtime.model.step import TrainStep
 from gradc.runtime.reports.verify import replay
 from tests.support.wrong_cuts import FAULTS, broken, is_wrong, right
 
@@ -67,4 +69,40 @@ def test_a_program_that_cannot_be_cut_is_refused() -> None:
     net = gradc.loads(SMALL.replace("x @ w", "x @ w - mean(y)"))
     with pytest.raises(DiagnosticError) as caught:
         net.verify(sympy=0, ranks=2)
+    assert caught.value.diagnostics[0].code == "GC0807"
+
+
+BATCHNORM = """
+dim B, D = 5
+model m(x: float[B, D], y: int[B]) -> float {
+    use f = dense(D, 3)
+    use bn = batchnorm(3)
+    use g = dense(3, 4)
+    return mean(cross_entropy(g(tanh(bn(f(x)))), y))
+}
+"""
+
+
+@pytest.mark.parametrize("parts, ranks", [(3, 3), (2, 4)])
+def test_statistics_over_all_ranks_are_those_of_the_batch(parts: int, ranks: int) -> None:
+    """Ranks without a part take part in what is shared and add nothing."""
+    net = gradc.loads(BATCHNORM)
+    step = net.train_step("sgd(lr=1)", ranks=ranks, shared_statistics=True)
+    recipe = replace(step.recipe, accumulate=parts)
+    step = TrainStep(net, recipe, step.options, step.world)
+    whole = net.lower({"B": 2 * parts}, training=True)
+    axes, cut = step.accumulation(whole)
+    gradient = value_and_grad(whole.function, list(net.select("params")))
+    program = cut.compose(cut.part)
+    subject = CutProgram(gradient, program, step.deal, axes, dict(whole.dims))
+    found = ranks_verdict(subject, 1, 2)
+    assert found.status is Status.PROVED_BOUND, found.detail
+
+
+@pytest.mark.parametrize("ranks", [None, 2])
+def test_statistics_are_shared_by_ranks_with_one_part_each(ranks: int | None) -> None:
+    net = gradc.loads(BATCHNORM)
+    step = net.train_step("sgd(lr=1)", shared_statistics=True, accumulate=2, ranks=ranks)
+    with pytest.raises(DiagnosticError) as caught:
+        step.plan({"B": 8})
     assert caught.value.diagnostics[0].code == "GC0807"
