@@ -20,7 +20,7 @@ _INTERRUPTS: Final = frozenset(("stop_gradient", "floor", "round", "sign"))
 
 
 def warn_unreached(ctx: Context, function: Function) -> None:
-    """Reports what ``function`` declares in vain."""
+    """Reports what ``function`` declares and does not use."""
     used = {value for op in function.block.ops for value in op.operands}
     reached = _reaching(function)
     _warn_interrupted(ctx, function, used, reached)

@@ -20,7 +20,7 @@ from gradc.ir.tensor.core import Block, Function, Op, Value
 if TYPE_CHECKING:
     from gradc.ir.domains.arrays import Arrays
 
-# Called after each op with its results: what reports, tracers and bisection hang on to.
+# Called after each op with its results: reports, tracers and bisection watch through it.
 Observer: TypeAlias = Callable[[Op, Sequence[Any]], None]
 
 

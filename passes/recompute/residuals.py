@@ -5,7 +5,7 @@ The forward sweep is what the results other than COTANGENTs depend on; the rest 
 sweep. A residual is a value that crosses: computed by the forward sweep, read by the reverse one.
 What the reverse sweep computes again is listed as recomputed: ops with a replica number whose name,
 attributes and place are those of a forward op, in loops of one of the same trip. Parameters cross
-for nothing: they are there anyway. A view counts as what it is a view of.
+at no cost, as they stay in memory anyway. A view counts as what it is a view of.
 
 The list is about the program it is given: ask before and after ``rematerialise`` to see the
 difference.

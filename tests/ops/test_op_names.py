@@ -13,7 +13,10 @@ from tests.support.op_tables import VERBS, comparisons, tables
 
 # Files that ask for single ops by name, how often, and why no property of an op would say it.
 NAMED = {
-    "codegen/symbolic/formulas/expand.py": (1, "iota: an index of a formula is what it makes"),
+    "codegen/symbolic/formulas/expand.py": (
+        2,
+        "iota: an index of a formula is what it makes; reshape: regrouped names keep their name",
+    ),
     "codegen/symbolic/formulas/fold.py": (1, "sigmoid: recognises the word people write"),
     "codegen/symbolic/formulas/verbs.py": (1, "softplus: exponentials of it are taken apart"),
     "ir/domains/index_uses.py": (2, "the three ops of the word one_hot, recognised together"),

@@ -5,8 +5,9 @@ A value of element type f64, f32, i32, u32, i64 or bool is computed as ``double`
 type after every verb (to nearest, ties to even, NaN kept), so what is computed is what a store
 would keep. In memory bool is a byte, bf16 and f16 are 16 bits.
 
-Invariants: IEEE to the letter (no reassociation, no contraction but for the verb ``fma``); division
-of integers never traps; shifts take their count modulo the width; casts to integers saturate.
+Invariants: exactly as IEEE 754 says (nothing is reassociated, or contracted but the verb ``fma``);
+division of integers never traps; shifts take their count modulo the width; casts to integers
+saturate.
 Non-goals: transcendentals (``vecmath``), memory (``nest``).
 """
 
