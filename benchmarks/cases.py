@@ -152,4 +152,18 @@ def lenet() -> Case:
     )
 
 
+def attention(name: str, heads: int, steps: int) -> Case:
+    return Case(name, {part: ((heads, steps, 64), 1.0) for part in "qkv"}, lambda rng: {})
+
+
+ATTENTION_WINDOW = 256
+
 CASES = {make().name: make() for make in (mlp_tiny, mlp_small, mlp_wide, rows, gpt, lstm, lenet)}
+CASES |= {
+    name: attention(name, heads, steps)
+    for name, heads, steps in (
+        ("attention", 4, 1024),
+        ("attention_long", 2, 4096),
+        ("attention_window", 2, 4096),
+    )
+}

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.cases import GPT_HEADS, GPT_LAYERS
+from benchmarks.cases import ATTENTION_WINDOW, GPT_HEADS, GPT_LAYERS
 
 Tensor = Any  # jax.Array, or a tracer of one
 Tensors = dict[str, Tensor]
@@ -66,6 +66,23 @@ def gpt(p: Tensors, d: Tensors) -> Tensor:
     return cross_entropy(layernorm(p, "lnf", h) @ p["wte"].T, d["targets"])
 
 
+def attended(p: Tensors, seen: Tensor) -> Tensor:
+    scores = jnp.einsum("nqd,nkd->nqk", p["q"], p["k"]) / p["q"].shape[-1] ** 0.5
+    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
+    return jnp.square(weights @ p["v"]).mean()
+
+
+def causal(p: Tensors, d: Tensors) -> Tensor:
+    steps = p["q"].shape[1]
+    return attended(p, jnp.tril(jnp.ones((steps, steps), bool)))
+
+
+def windowed(p: Tensors, d: Tensors) -> Tensor:
+    steps = p["q"].shape[1]
+    ones = jnp.ones((steps, steps), bool)
+    return attended(p, jnp.tril(ones) & jnp.triu(ones, 1 - ATTENTION_WINDOW))
+
+
 def lstm(p: Tensors, d: Tensors) -> Tensor:
     inner = d["xs"] @ p["rnn.wx"] + p["rnn.b"]
     start = jnp.zeros((inner.shape[1], p["rnn.wh"].shape[0]), inner.dtype)
@@ -105,4 +122,7 @@ TWINS: dict[str, Twin] = {
     "gpt": gpt,
     "lstm": lstm,
     "lenet": lenet,
+    "attention": causal,
+    "attention_long": causal,
+    "attention_window": windowed,
 }

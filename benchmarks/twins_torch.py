@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as fn
 
-from benchmarks.cases import GPT_HEADS, GPT_LAYERS
+from benchmarks.cases import ATTENTION_WINDOW, GPT_HEADS, GPT_LAYERS
 
 Tensors = dict[str, torch.Tensor]
 Twin = Callable[[Tensors, Tensors], torch.Tensor]
@@ -56,6 +56,18 @@ def gpt(p: Tensors, d: Tensors) -> torch.Tensor:
     return fn.cross_entropy(logits.flatten(0, 1), d["targets"].flatten())
 
 
+def causal(p: Tensors, d: Tensors) -> torch.Tensor:
+    q, k, v = (p[name][None] for name in "qkv")
+    return fn.scaled_dot_product_attention(q, k, v, is_causal=True).square().mean()
+
+
+def windowed(p: Tensors, d: Tensors) -> torch.Tensor:
+    q, k, v = (p[name][None] for name in "qkv")
+    ones = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool)
+    seen = ones.tril() & ones.triu(1 - ATTENTION_WINDOW)
+    return fn.scaled_dot_product_attention(q, k, v, attn_mask=seen).square().mean()
+
+
 def lstm(p: Tensors, d: Tensors) -> torch.Tensor:
     start = d["xs"].new_zeros(1, d["xs"].shape[1], p["rnn.wh"].shape[1])
     weights = [p["rnn.wx"], p["rnn.wh"], p["rnn.b"], torch.zeros_like(p["rnn.b"])]
@@ -78,6 +90,9 @@ TWINS: dict[str, Twin] = {
     "gpt": gpt,
     "lstm": lstm,
     "lenet": lenet,
+    "attention": causal,
+    "attention_long": causal,
+    "attention_window": windowed,
 }
 
 
