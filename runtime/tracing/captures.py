@@ -17,11 +17,13 @@ log) does not count.
 
 from __future__ import annotations
 
+import collections
 import dis
 import functools
 import random
 import sys
 import types
+from array import array as Numbers
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -33,6 +35,11 @@ SMALL = 1024
 MOST = 20_000
 _LIBRARIES = {*sys.stdlib_module_names, "numpy", "scipy", "gradc", "jax", "torch", "autograd"}
 _LIBRARIES -= {"__main__"}
+_MAPPINGS = (dict, collections.UserDict, collections.ChainMap, types.MappingProxyType)
+_CONTAINERS = (list, tuple, set, frozenset, collections.deque, collections.UserList, Numbers)
+_BY_TEXT = {"getattr", "attrgetter", "globals", "vars"}
+# What of a class runs when an object is made or shown.
+_MAKING = {"__init__", "__new__", "__post_init__", "__repr__", "__str__", "__del__", "__reduce__"}
 _ATOMS = (int, float, complex, str, bytes, type(None), np.generic)
 _MISSING = object()
 
@@ -191,6 +198,20 @@ def code_of(function: object) -> types.CodeType | None:
     return found if isinstance(found, types.CodeType) else None
 
 
+class _Slots(dict[str, Any]):
+    """The attributes of an object that has slots for them, read as they are now."""
+
+    def __init__(self, owner: object) -> None:
+        self._owner = owner
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self._owner, name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The attribute, or ``default`` where the slot is empty."""
+        return getattr(self._owner, name, default)
+
+
 class _Walk:
     """Everything that the code of a function can reach by name."""
 
@@ -198,7 +219,7 @@ class _Walk:
         self.cells: dict[int, types.CellType] = {}
         self.items: dict[tuple[int, str], tuple[Mapping[str, Any], str]] = {}
         self.lists: dict[int, Any] = {}
-        self.dicts: dict[int, dict[Any, Any]] = {}
+        self.dicts: dict[int, Any] = {}
         self.arrays: dict[int, np.ndarray[Any, Any]] = {}
         self.generators: dict[int, np.random.Generator] = {}
         self.labels: dict[Any, str] = {}
@@ -208,6 +229,7 @@ class _Walk:
         self._done: set[int] = set()
         self._kept: list[object] = []
         self._count = 0
+        self._slots: dict[int, _Slots] = {}
 
     def visit(self, value: object, label: str = "") -> None:
         """Looks at one value that the function can reach."""
@@ -224,6 +246,9 @@ class _Walk:
             self.labels[id(value)] = label
         elif kind in (list, tuple, set, frozenset, dict):
             self._container(value, label)
+        elif isinstance(value, (*_CONTAINERS, *_MAPPINGS)):
+            self._container(value, label)  # a `deque`, a `defaultdict`, a class of the user's
+            self._object(value, label)
         elif isinstance(value, types.FunctionType):
             self._function(value)
         elif isinstance(value, types.MethodType):
@@ -243,7 +268,7 @@ class _Walk:
 
     def _container(self, value: Any, label: str) -> None:
         self.labels[id(value)] = label
-        if isinstance(value, dict):
+        if isinstance(value, _MAPPINGS):
             self.dicts[id(value)] = value
             for key, item in list(value.items()):
                 self.visit(item, f"{label}[{key!r}]")
@@ -268,7 +293,11 @@ class _Walk:
         for inner in _codes(code):
             self.codes.append(inner)
             self._names.update(inner.co_names)
-            for name in inner.co_names:
+            written: list[str] = []
+            if _BY_TEXT & set(inner.co_names):  # getattr(options, "rate"), globals()["RATE"]
+                written = [c for c in inner.co_consts if type(c) is str and c.isidentifier()]
+                self._names.update(written)
+            for name in (*inner.co_names, *written):
                 if name in names:
                     self._item(names, name, self._place(name, inner))
 
@@ -291,11 +320,19 @@ class _Walk:
             return
         kind = value if isinstance(value, type) else type(value)
         if is_library(kind.__module__) or kind.__module__ == "builtins":
+            # A library's code is none of ours, but what its objects hold is the user's: the
+            # options of an `argparse.Namespace`, the coefficients of an estimator.
+            if kind is not value and isinstance(getattr(value, "__dict__", None), dict):
+                self._owners.append((value, label))
             return
         self._owners.append((value, label))
-        call = getattr(kind, "__call__", None)  # noqa: B004  (the function is wanted)
-        if isinstance(call, types.FunctionType) and not isinstance(value, type):
-            self.visit(call, label)
+        if not isinstance(value, type):
+            # Calls, indices, operators: nothing in the code names them.
+            for base in kind.__mro__:
+                if not is_library(base.__module__):
+                    for name, item in list(vars(base).items()):
+                        if name.startswith("__") and name not in _MAKING:
+                            self.visit(item if isinstance(item, types.FunctionType) else None)
 
     def attributes(self) -> None:
         """Attributes of the objects found, by the names found, until nothing is new."""
@@ -320,6 +357,10 @@ class _Walk:
                 self.visit(found[0][name], self._of(name, owner, label))
         elif isinstance(own, dict) and name in own:
             self._item(own, name, self._of(name, owner, label))
+        elif isinstance(getattr(type(owner), name, None), types.MemberDescriptorType):
+            if hasattr(owner, name):
+                slots = self._slots.setdefault(id(owner), _Slots(owner))
+                self._item(slots, name, self._of(name, owner, label))
         else:
             self._of_class(type(owner), name, label, own)
         return before != (self._count, len(self._owners), len(self._names))

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from array import array
+from collections import ChainMap, Counter, OrderedDict, UserDict, defaultdict, deque
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
+from gradc.runtime.tracing.captures import Captures
 from gradc.runtime.tracing.record import record_arrays
 from tests.support.interpreted import evaluated
 
@@ -49,3 +55,77 @@ def test_arrays_that_somebody_has_stay_apart() -> None:
     found = captured(loss)
     assert any(item is M for item in found)
     assert any(item is TWIN for item in found)
+
+
+class Slotted:
+    __slots__ = ("k",)
+
+
+class Counted(list[float]):
+    k = 1.0
+
+
+class Indexed:
+    def __init__(self) -> None:
+        self.held = [2.0]
+
+    def __getitem__(self, n: int) -> float:
+        return self.held[n]
+
+    def __len__(self) -> int:
+        return int(self.held[0])
+
+    def __mul__(self, other: Any) -> Any:
+        return self.held[0] * other
+
+
+def slotted() -> Slotted:
+    made = Slotted()
+    made.k = 2.0
+    return made
+
+
+RATE = 2.0
+
+# What holds a number, how a function reads it, and how somebody changes it.
+HOLDERS: dict[str, tuple[Any, Any, Any]] = {
+    "a deque": (deque([2.0]), lambda h: h[0], lambda h: h.append(3.0)),
+    "a counter": (Counter(a=2), lambda h: h["a"], lambda h: h.update(a=1)),
+    "a defaultdict": (defaultdict(float, a=2.0), lambda h: h["a"], lambda h: h.update(a=3.0)),
+    "an ordered dict": (OrderedDict(a=2.0), lambda h: h["a"], lambda h: h.update(a=3.0)),
+    "a chain of dicts": (ChainMap({"a": 2.0}), lambda h: h["a"], lambda h: h.update(a=3.0)),
+    "a user dict": (UserDict(a=2.0), lambda h: h["a"], lambda h: h.update(a=3.0)),
+    "a list of a class": (Counted([2.0]), lambda h: h[0], lambda h: h.append(3.0)),
+    "its attribute": (Counted([2.0]), lambda h: h.k, lambda h: setattr(h, "k", 3.0)),
+    "an array of numbers": (array("d", [2.0]), lambda h: h[0], lambda h: h.append(3.0)),
+    "a namespace": (SimpleNamespace(k=2.0), lambda h: h.k, lambda h: setattr(h, "k", 3.0)),
+    "parsed arguments": (Namespace(k=2.0), lambda h: h.k, lambda h: setattr(h, "k", 3.0)),
+    "slots": (slotted(), lambda h: h.k, lambda h: setattr(h, "k", 3.0)),
+    "an index of one's own": (Indexed(), lambda h: h[0], lambda h: h.held.append(3.0)),
+    "a length of one's own": (Indexed(), lambda h: len(h), lambda h: h.held.append(3.0)),
+    "an operator of one's own": (Indexed(), lambda h: h * 2, lambda h: h.held.append(3.0)),
+    "a name in a text": (
+        SimpleNamespace(k=2.0),
+        lambda h: getattr(h, "k"),  # noqa: B009
+        lambda h: setattr(h, "k", 3.0),
+    ),
+    "globals": (
+        None,
+        lambda h: globals()["RATE"],
+        lambda h: globals().update(RATE=globals()["RATE"] + 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_what_is_read_is_compared(name: str) -> None:
+    holder, read, change = HOLDERS[name]
+
+    def loss(x: Any) -> Any:
+        return read(holder) * np.sum(x)
+
+    captures = Captures(loss)
+    assert captures.changed() is None
+    change(holder)
+    assert not captures.are_current()
+    assert captures.changed() is not None
