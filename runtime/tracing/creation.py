@@ -159,13 +159,18 @@ _INSTEAD = {
 def no_numbers() -> DiagnosticError:
     """The refusal of a conversion, in terms of what asked for it."""
     frame, name, module, owner = sys._getframe(2), "", "", None
+    inner: dict[str, Any] = {}
     while frame.f_back is not None and is_library(frame.f_globals.get("__name__", "")):
         name, module = frame.f_code.co_name, str(frame.f_globals["__name__"])
-        owner = frame.f_locals.get("self")
+        inner = frame.f_locals
+        owner = inner.get("self")
         frame = frame.f_back
     if module.startswith("scipy."):
         return _scipys(module, name, owner)
     name = name or called_name(frame.f_code, frame.f_lasti)
+    if module.startswith("numpy.") and _is_list_of_traced(inner):
+        message = f"numpy.{name} of a list of traced values wants their numbers"
+        return refuse("GC0561", message, f"write numpy.{name}(numpy.array([...]))")
     if name in DTYPES:
         help = f"write x.astype(numpy.{name})"
         return refuse("GC0561", f"numpy.{name}(x) of a traced array wants its numbers", help)
@@ -173,6 +178,11 @@ def no_numbers() -> DiagnosticError:
         message = f"numpy.{name} wants the numbers of a traced array"
         return refuse("GC0561", message, _INSTEAD[name])
     return refuse("GC0561", "a traced array has no numbers to convert", WHY_NO_NUMBER)
+
+
+def _is_list_of_traced(names: dict[str, Any]) -> bool:
+    """Whether a function of NumPy's got a list, in which it looks for numbers itself."""
+    return any(type(x) in (list, tuple) and holds_traced(x) for x in names.values())
 
 
 def _scipys(module: str, name: str, owner: Any) -> DiagnosticError:

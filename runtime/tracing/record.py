@@ -21,7 +21,7 @@ from gradc.runtime.tracing.captures import SMALL
 from gradc.runtime.tracing.complexes import whole
 from gradc.runtime.tracing.foreign import present
 from gradc.runtime.tracing.pairs import ComplexType, Pair
-from gradc.runtime.tracing.trace import Trace, Traced, dtype_of
+from gradc.runtime.tracing.trace import Trace, Traced, dtype_of, refuse
 from gradc.runtime.tracing.trees import LEAF, Static, Structure, flatten, rebuild
 
 RESULT = "result"
@@ -127,6 +127,9 @@ def _recorded(
         if is_loss and isinstance(values[0], Pair):
             values[0], im = whole(trace, values[0])
             values.append(im)
+        if is_loss and not values[0].type.dtype.is_float:
+            message = f"a gradient needs a floating number, not {values[0].type}"
+            raise refuse("GC0565", message, "write x.astype(float), or float(n)")
         outputs = [trace.stored(v) for v in values]
         outputs = _without_twins(trace, outputs)
     slots = [Slot(a.name, Role.INPUT) for a in arguments]

@@ -28,6 +28,7 @@ from gradc.ir.ops.registry import TypeRuleError
 from gradc.ir.tensor.core import Attr, DType, Span, TensorType, Value
 from gradc.ir.tensor.dims import Dim
 from gradc.runtime.native.arrays import Array
+from gradc.runtime.tracing.methods import ArrayMethods
 from gradc.runtime.tracing.names import key_of
 from gradc.runtime.tracing.pairs import (
     COMPLEX_TYPES,
@@ -315,7 +316,7 @@ def unsupported(name: str, known: dict[str, Any], how: str = "") -> DiagnosticEr
     return refuse("GC0560", f"{module}.{plain}{how} cannot be traced", help)
 
 
-class Traced(np.lib.mixins.NDArrayOperatorsMixin):
+class Traced(ArrayMethods, np.lib.mixins.NDArrayOperatorsMixin):
     """An array whose operations are recorded. It has a shape and a type, but no numbers.
 
     Assignment gives it another value: arguments and results are the function's own arrays. A part
@@ -535,41 +536,6 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __hash__(self) -> int:
         return id(self)
-
-    def reshape(self, *shape: object, order: str = "C") -> Any:
-        options = {} if order == "C" else {"order": order}
-        return self._call("reshape", shape[0] if len(shape) == 1 else shape, **options)
-
-    def transpose(self, *axes: object) -> Any:
-        return self._call("transpose", (axes[0] if len(axes) == 1 else axes) or None)
-
-    def astype(self, dtype: object, **_options: object) -> Any:
-        return self._call("astype", dtype)
-
-    def conj(self) -> Any:
-        return np.conjugate(self)
-
-    conjugate = conj
-
-    def flatten(self, order: str = "C") -> Any:
-        return self.copy().reshape(-1, order=order)
-
-    def copy(self, _order: str = "C") -> Any:
-        return self.origin.wrap(self._recorder().lift(self), self._kind)
-
-    __copy__ = copy
-
-    def __deepcopy__(self, _memo: object) -> Any:
-        return self.copy()
-
-    def clip(self, min: object = None, max: object = None, **options: Any) -> Any:
-        return self._call("clip", min, max, **options)
-
-    def fill(self, value: object) -> None:
-        self[...] = value
-
-    def sort(self, axis: int = -1, **options: Any) -> None:
-        self.store(self._call("sort", axis, **options).value)
 
 
 _NUMBERS = (int, float, complex)

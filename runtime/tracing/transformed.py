@@ -147,7 +147,7 @@ class Transformed:
     _programs: OrderedDict[Any, list[Program]]
     _plain: dict[Any, Program]
     _compiled: OrderedDict[Any, Entry]
-    _bound: dict[int, tuple[weakref.ref[Any], Transformed]]
+    _bound: dict[int, _Bound]
     _lock: threading.RLock
     _has_options: bool
 
@@ -198,20 +198,21 @@ class Transformed:
         return rebuild(found.recorded.out, self.kind.passes(found.recorded, found.wanted))
 
     def __get__(self, owner: object, _kind: type | None = None) -> Transformed:
-        """The transform of a method bound to its object; one as long as the object lives."""
+        """The transform of a method bound to its object, which lives as long as somebody has
+        either; what is kept for calls is kept with the object.
+        """
         if owner is None:
             return self
         found = self._bound.get(id(owner))
-        if found is not None and found[0]() is owner:
-            return found[1]
-        method = types.MethodType(self.__wrapped__, owner)
-        made = Transformed(_WeakMethod(method), self.kind, self.choice, self.options)
-        try:
-            drop = functools.partial(_forget, self._bound, id(owner))
-            self._bound[id(owner)] = (weakref.ref(owner, drop), made)
-        except TypeError:
-            made = Transformed(method, self.kind, self.choice, self.options)
-        return made
+        if found is None or found.owner() is not owner:
+            method = types.MethodType(self.__wrapped__, owner)
+            try:
+                drop = functools.partial(_forget, self._bound, id(owner))
+                made = Transformed(_WeakMethod(method), self.kind, self.choice, self.options)
+                found = self._bound[id(owner)] = _Bound(weakref.ref(owner, drop), made)
+            except TypeError:
+                return Transformed(method, self.kind, self.choice, self.options)
+        return found.held(owner)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # Most calls bring nothing but arrays, like those of a call before.
@@ -313,6 +314,8 @@ class Transformed:
         if len(set(places)) != len(places):
             raise refusal("GC0566", f"argnums {self.choice.argnums} name an argument twice")
         parts = [(*args, *kwargs)[n] for n in places]
+        if any(type(part) is Static and type(part.value) is bool for part in parts):
+            raise refusal("GC0562", "a truth has no derivative", "give a number: float(flag)")
         leaves = tuple(i for n in places for i in range(starts[n], starts[n + 1]))
         is_single = len(places) == 1 and not isinstance(
             self.choice.argnames if by_name else self.choice.argnums, tuple
@@ -482,6 +485,25 @@ class Transformed:
 
     def _check(self, recorded: Recorded, wanted: Wanted) -> None:
         check_complex(self.kind, recorded, wanted, self.choice.holomorphic)
+
+
+class _Bound:
+    """The transform of one object's method, which does not keep the object alive, and the last that
+    was handed out, which does.
+    """
+
+    def __init__(self, owner: weakref.ref[Any], made: Transformed) -> None:
+        self.owner, self._made = owner, made
+        self._last: Callable[[], Transformed | None] = lambda: None
+
+    def held(self, owner: object) -> Transformed:
+        """The transform with its object: whoever has a method has the object too."""
+        found = self._last()
+        if found is None:
+            found = object.__new__(Transformed)
+            vars(found).update(vars(self._made), _owner=owner)
+            self._last = weakref.ref(found)
+        return found
 
 
 def _forget(bound: dict[int, Any], key: int, _gone: object) -> None:

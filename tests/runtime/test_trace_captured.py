@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gradc
 from gradc.runtime.tracing.captures import Captures
 from gradc.runtime.tracing.record import record_arrays
 from tests.support.interpreted import evaluated
@@ -59,6 +60,7 @@ def test_arrays_that_somebody_has_stay_apart() -> None:
 
 class Slotted:
     __slots__ = ("k",)
+    k: float
 
 
 class Counted(list[float]):
@@ -129,3 +131,26 @@ def test_what_is_read_is_compared(name: str) -> None:
     change(holder)
     assert not captures.are_current()
     assert captures.changed() is not None
+
+
+class Model:
+    def __init__(self, k: float) -> None:
+        self.k = k
+
+    @gradc.grad
+    def slope(self, x: Any) -> Any:
+        return self.k * np.sum(x * x)
+
+
+def test_a_method_keeps_its_object() -> None:
+    x = np.array([1.0, 2.0])
+    assert Model(3.0).slope(x).tolist() == [6.0, 12.0]
+    bound = Model(5.0).slope
+    assert bound(x).tolist() == [10.0, 20.0]
+    model = Model(2.0)
+    assert model.slope is model.slope
+
+
+def test_a_truth_has_no_derivative() -> None:
+    with pytest.raises(gradc.DiagnosticError, match="a truth has no derivative"):
+        gradc.grad(lambda on: 1.0 * on)(True)

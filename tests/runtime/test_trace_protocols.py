@@ -4,6 +4,7 @@ NumPy itself.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,10 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "ids of two axes": (lambda x: x[np.array([[0, 1], [2, -3]])], (A,)),
     "crossed ids": (lambda x: x[np.ix_([0, 2], [1, 3])], (A,)),
     "a mask": (lambda x: x[MASK], (A,)),
+    "item": (lambda x: np.array([x.item(1, 2), x[:1, :1].item() * 2, x.item(-1)]), (A,)),
+    "tolist": (lambda x: np.array([sum(row) for row in x.tolist()]), (A,)),
+    "round": (lambda x: round(x[0, 0] * 7) + round(x[0, 1], 1) * x[0], (A,)),
+    "floor of math": (lambda x: math.floor(x[0, 0] * 7) * x[1] + math.ceil(x[0, 2]), (A,)),
     "a mask of all": (lambda x: x[A > 0] * 2, (A,)),
     "a mask behind": (lambda x: x[:, MASK], (A.T,)),
     "true": (lambda x: x[True] * 2, (A,)),
@@ -270,7 +275,7 @@ REFUSED: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
     ("while", lambda x: [1 for _ in iter(lambda: bool(x[0, 0] > 0), 1)], "GC0561.*`while`"),
     ("a real array", lambda x: _into(np.arange(4.0), x), "GC0561.*np.zeros"),
     ("a turned view", lambda x: _into(x.T, x), "GC0561.*view"),
-    ("a method", lambda x: x.tolist(), "GC0560.*ndarray.tolist"),
+    ("a method", lambda x: x.tobytes(), "GC0560.*ndarray.tobytes"),
     ("a call of an array", lambda x: np.sum(x(0)), "GC0560.*called like a function"),
     ("where alone", lambda x: np.exp(x, where=x > 0), "GC0560.*out="),
     ("a wrong cast", lambda x: np.exp(x, out=x.astype(int)), "GC0558.*i64"),
@@ -320,6 +325,9 @@ def test_what_wants_numbers_is_named() -> None:
         (lambda x: np.sum(np.int64(x)), r"numpy.int64\(x\) .* wants its numbers"),
         (lambda x: np.sum(np.append([[x[0]]], [[x[1]]])), "numpy.append wants the numbers"),
         (lambda x: np.sum(np.r_["0,2", x]), "numpy.r_ with directions"),
+        (lambda x: np.mean([x[0], 2.0]), r"numpy.mean of a list .*\n.*numpy.mean\(numpy.array"),
+        (lambda x: 3, r"a gradient needs a floating number, not i64"),
+        (lambda x: np.any(x > 0), r"a gradient needs a floating number, not bool"),
         (lambda x: np.sum(special.boxcox(x, x)), r"scipy.special.boxcox cannot.*\n.*x\*\*a - 1"),
         (lambda x: np.sum(stats.nct.logpdf(x, 2, 1)), r"scipy.stats.nct.logpdf cannot"),
     ]

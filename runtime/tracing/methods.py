@@ -1,0 +1,76 @@
+"""Methods of arrays that are not the functions of the same name, for traced ones.
+
+Non-goals: everything else of ``ndarray``, which ``Traced`` looks up in the tables.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+class ArrayMethods:
+    """What ``Traced`` has besides operators and functions."""
+
+    def reshape(self: Any, *shape: object, order: str = "C") -> Any:
+        options = {} if order == "C" else {"order": order}
+        return self._call("reshape", shape[0] if len(shape) == 1 else shape, **options)
+
+    def transpose(self: Any, *axes: object) -> Any:
+        return self._call("transpose", (axes[0] if len(axes) == 1 else axes) or None)
+
+    def astype(self: Any, dtype: object, **_options: object) -> Any:
+        return self._call("astype", dtype)
+
+    def conj(self: Any) -> Any:
+        return np.conjugate(self)
+
+    conjugate = conj
+
+    def flatten(self: Any, order: str = "C") -> Any:
+        return self.copy().reshape(-1, order=order)
+
+    def copy(self: Any, _order: str = "C") -> Any:
+        return self.origin.wrap(self._recorder().lift(self), self._kind)
+
+    __copy__ = copy
+
+    def __deepcopy__(self: Any, _memo: object) -> Any:
+        return self.copy()
+
+    def clip(self: Any, min: object = None, max: object = None, **options: Any) -> Any:
+        return self._call("clip", min, max, **options)
+
+    def fill(self: Any, value: object) -> None:
+        self[...] = value
+
+    def sort(self: Any, axis: int = -1, **options: Any) -> None:
+        self.store(self._call("sort", axis, **options).value)
+
+    def item(self: Any, *places: Any) -> Any:
+        """One element as a number of Python's own kind."""
+        if not places and self.size != 1:
+            raise ValueError("can only convert an array of size 1 to a Python scalar")
+        found = self[places] if len(places) > 1 else self.reshape(-1)[places[0] if places else 0]
+        return self._recorder().wrap(found.value, _number_of(self.dtype))
+
+    def tolist(self: Any) -> Any:
+        """Elements as numbers of Python's own kind, in lists."""
+        return self.item() if not self.shape else [part.tolist() for part in self]
+
+    def __round__(self: Any, digits: int | None = None) -> Any:
+        return np.round(self, digits or 0)
+
+    def __floor__(self: Any) -> Any:
+        return np.floor(self)
+
+    def __ceil__(self: Any) -> Any:
+        return np.ceil(self)
+
+    def __trunc__(self: Any) -> Any:
+        return np.trunc(self)
+
+
+def _number_of(dtype: Any) -> type:
+    return {"f": float, "c": complex, "b": bool}.get(dtype.kind, int)
