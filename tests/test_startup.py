@@ -106,5 +106,8 @@ def test_a_warm_call_loads_no_compiler(tmp_path: Path, monkeypatch: pytest.Monke
     packages = tuple(f"gradc.passes.{name}" for name in unwanted)
     writers = ("gradc.codegen.llvm.driver", "gradc.codegen.symbolic", "gradc.runtime.reports")
     assert {name for name in cold if name.startswith(packages)}
+    assert "llvmlite.binding" in cold
     assert not {name for name in warm if name.startswith((*packages, *writers))}
     assert not tops(warm) & (HEAVY - {"lark", "llvmlite", "numpy"})
+    # The cache knows what machine this is, where the system describes its processor.
+    assert "llvmlite.binding" not in warm or not Path("/proc/cpuinfo").exists()

@@ -10,7 +10,7 @@ Non-goals: values. An op whose derivative happens to be zero at some point is ac
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from gradc.ir.ops.registry import is_loop, is_transparent, lookup, zero_jvp, zero_vjp
 from gradc.ir.tensor.core import Op, Value
@@ -53,14 +53,27 @@ def varied_results(op: Op, operands: Sequence[bool]) -> list[bool]:
 
 def varied_scan(scan: Scan, operands: Sequence[bool]) -> tuple[list[bool], set[Value]]:
     """The fixed point: which carries vary, and which values of the body."""
-    flags = list(operands)
+    body = scan.body
+    return _settled(
+        lambda flags: varied(body.body, _chosen(body.parameters, flags)),
+        operands,
+        body.outputs[: scan.carried],
+    )
+
+
+def _settled(
+    reached: Callable[[Sequence[bool]], set[Value]], start: Sequence[bool], carries: Sequence[Value]
+) -> tuple[list[bool], set[Value]]:
+    """The fixed point of ``reached`` from flags of which the first belong to the carries: a carry
+    that one trip flags is flagged for the next.
+    """
+    flags = list(start)
     while True:
-        found = varied(scan.body.body, _chosen(scan.body.parameters, flags))
-        outputs = scan.body.outputs[: scan.carried]
-        following = [f or v in found for f, v in zip(flags, outputs, strict=False)]
-        if following == flags[: scan.carried]:
+        found = reached(flags)
+        following = [f or v in found for f, v in zip(flags, carries, strict=False)]
+        if following == flags[: len(carries)]:
             return following, found
-        flags[: scan.carried] = following
+        flags[: len(carries)] = following
 
 
 def useful(ops: Sequence[Op], targets: Iterable[Value]) -> set[Value]:
@@ -91,14 +104,12 @@ def useful_operands(op: Op, results: Sequence[bool]) -> list[bool]:
 
 def useful_scan(scan: Scan, results: Sequence[bool]) -> tuple[list[bool], set[Value]]:
     """The fixed point: which carries have an influence, and which values of the body."""
-    flags = list(results)
-    while True:
-        found = useful(scan.body.body, _chosen(scan.body.outputs, flags))
-        carries = scan.body.parameters[: scan.carried]
-        following = [f or v in found for f, v in zip(flags, carries, strict=False)]
-        if following == flags[: scan.carried]:
-            return following, found
-        flags[: scan.carried] = following
+    body = scan.body
+    return _settled(
+        lambda flags: useful(body.body, _chosen(body.outputs, flags)),
+        results,
+        body.parameters[: scan.carried],
+    )
 
 
 def _chosen(values: Sequence[Value], flags: Collection[bool]) -> list[Value]:

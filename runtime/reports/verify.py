@@ -144,35 +144,43 @@ def verify_model(
         lambda is_read: _subject(model, free, least, names, options, is_read),
         lambda one: prove(one, _seed(one), points, progress),
     )
-    real, dims, small, seed = subject.real, subject.dims, subject.probe_dims, _seed(subject)
+    dims, small = subject.dims, subject.probe_dims
     if sympy > 0:
         _ask_sympy(found, model, subject, options, sympy)
     if ranks is not None:
         with found.timed("ranks"):
-            row = ranks_row(model, least, ranks, accumulate, options, seed)
+            row = ranks_row(model, least, ranks, accumulate, options, _seed(subject))
         found.verdicts.append(row)
     if chosen:
         _ask_again(found, model, subject, (free, chosen), options)
     at_probe = Model(model.program, model.name, least, model.precision)
     return Verified(
-        model=model.name,
-        file=model.signature.span.file,
-        source_digest=model.program.digest,
-        program_digest=fingerprint(real.source, PLACES),
-        plan_digest=fingerprint(real.plan, PLACES),
+        **_identity(model, subject),
         dims=dims,
         chosen=chosen,
         probe_dims=small,
-        precision=model.precision,
         options=_asked(names, options, points, sympy, ranks, accumulate),
-        seed=seed,
-        versions=_versions(),
         verdicts=tuple(found.verdicts),
         accuracy=measure(at_probe, small, names, target) if numbers else (),
         notes=tuple(found.notes),
         trusted=(*TRUSTED, backend_of(target).beneath()),
         seconds={**found.seconds, "total": time.perf_counter() - start},
     ).about(model)
+
+
+def _identity(model: Model, subject: Subject) -> dict[str, Any]:
+    """The fields of a report that say what it is about, and made by what."""
+    real = subject.real
+    return {
+        "model": model.name,
+        "file": model.signature.span.file,
+        "source_digest": model.program.digest,
+        "program_digest": fingerprint(real.source, PLACES),
+        "plan_digest": fingerprint(real.plan, PLACES),
+        "precision": model.precision,
+        "seed": _seed(subject),
+        "versions": _versions(),
+    }
 
 
 def _ask_sympy(

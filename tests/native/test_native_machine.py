@@ -2,8 +2,6 @@
 know.
 """
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,37 +11,6 @@ import pytest
 
 from gradc.codegen.llvm.host import jit, machine
 from gradc.runtime.native.cache import ObjectCache, make_key
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-
-RUN = """
-import sys
-import numpy as np
-import gradc
-net = gradc.loads("model m(x: float[5]) -> float { return sum(tanh(x)^2) }", precision="f64")
-loss, grads = net.value_and_grad(wrt="inputs")({}, x=np.arange(5.0))
-t = np.tanh(np.arange(5.0))
-assert np.allclose(grads["x"], 2 * t * (1 - t**2)), grads
-print("llvmlite.binding" in sys.modules, "gradc.passes.pipeline" in sys.modules)
-"""
-
-
-def test_a_warm_start_loads_neither_llvm_nor_a_pass(tmp_path: Path) -> None:
-    told = []
-    for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-c", RUN],
-            cwd=ROOT,
-            env=os.environ | {"GRADC_CACHE": str(tmp_path / "cache")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        told.append(done.stdout.split())
-    assert told[0] == ["True", "True"]
-    if Path("/proc/cpuinfo").exists():
-        assert told[1] == ["False", "False"]
 
 
 def test_the_answer_is_llvms(tmp_path: Path) -> None:
