@@ -25,8 +25,8 @@ from gradc.ir.tensor.core import Attr, Op, Value
 from gradc.passes.recompute.ranges import Part, Ranges, operand_parts
 from gradc.passes.recompute.strips import Inside, Strip, Tiling
 
-# Strips that read different columns are written out one by one, so there are about so many. One has
-# at most LEAF tiles: sums of more terms in a loop are carried in f64.
+# Strips that read different columns are written out one by one, so there are about so many. Those
+# on the same columns are joined up to LEAF tiles: longer sums in a loop are carried in f64.
 STRIPS = 8
 # A strip has an eighth of the rows at most, or the mask's border would cost too much; and whole
 # register tiles of rows where it has many.

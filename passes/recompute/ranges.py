@@ -240,7 +240,7 @@ def operand_parts(op: Op, part: Part) -> tuple[Part, ...] | None:
 
 class Ranges:
     """The ranges of parts over the boxes between ``rows`` and ``columns``: (starts, stops) along
-    either axis. ``known`` are ranges of values that are not to be looked into.
+    either axis. ``parts`` are what some parts are made from; of others the links of ops say it.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
 from gradc.ir.ops.verify import verify_function
 from gradc.ir.tensor.core import Block, Function
-from gradc.passes.differentiate.transforms import value_and_grad
+from gradc.passes.differentiate.transforms import jvp, value_and_grad
 from gradc.passes.recompute import cutting
 from gradc.passes.recompute import tile as tiling
 from gradc.passes.simplify.simplify import simplify
@@ -178,6 +178,22 @@ def test_heads_of_a_group_share_their_keys(monkeypatch: pytest.MonkeyPatch, size
     expected, found = (run(NumpyArrays(), value_and_grad(f, NAMES), operands) for f in (plain, cut))
     for e, f in zip(expected, found, strict=True):
         np.testing.assert_allclose(f, e, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.usefixtures("small")
+def test_strips_are_differentiated_forwards_and_twice() -> None:
+    inputs = drawn(2, 23, 23, 3)
+    plain, operands = lowered(ATTEND.format(mask="i >= j", bias="0"), inputs)
+    cut = tiling.tile(plain)
+    assert cut is not plain
+    names = ("q", "k", "v")
+    rng = np.random.default_rng(1)
+    tangents = [rng.normal(size=inputs[name].shape) for name in names]
+    for twice in (False, True):
+        first = [value_and_grad(f, names) if twice else f for f in (plain, cut)]
+        pair = (run(NumpyArrays(), jvp(f, names), [*operands, *tangents]) for f in first)
+        for e, f in zip(*pair, strict=True):
+            np.testing.assert_allclose(f, e, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.usefixtures("small")
