@@ -29,7 +29,7 @@ from gradc.ir.ops.products import Position, Products
 from gradc.ir.tensor.core import Block, DType, Op
 from gradc.passes.lower.cost import flops
 from gradc.passes.lower.element import LoweringError
-from gradc.passes.lower.piece import Draft, Lowered, Piece, Temp, block_spans
+from gradc.passes.lower.piece import Draft, Lowered, Piece, block_spans
 from gradc.passes.lower.products import affine
 
 
@@ -66,25 +66,12 @@ def lower_patches(block: Block, op: Op, name: str, spec: Products) -> Lowered:
     if not summed:
         draft.builder.gemm(_over_places(draft, spec, (*buffers, result), phases[0]))
         return Lowered((_finish(draft, block, name),))
-    if spec.right[0].terms[-1][0] == spec.shared and all(x.divisor == 1 for x in spec.left):
-        weights = buffers[1]
-        temps: tuple[Temp, ...] = ()
-        pieces: tuple[Piece, ...] = ()
-    else:  # rows of the left factor are no rows of the operand
-        count = prod(op.operands[1].type.static_shape)
-        temp = Temp(count, op.operands[1].type.dtype)
-        temps = (temp,)
-        pieces = (_turned_weights(block, op, name, spec, phases, temp),)
-        weights = draft.temp(0, temp, "read")
-    start, used = 0, 0
+    used = 0
     for phase in phases:
-        taps = prod(along.taps for along in phase)
         if prod(along.places for along in phase):
-            given = (buffers[0], weights, result)
-            statement, used = _over_taps(draft, spec, given, start, phase, used)
+            statement, used = _over_taps(draft, op, spec, (*buffers, result), phase, used)
             draft.builder.gemm(statement)
-        start += prod((*spec.outer[1:3], spec.inner[0], taps))
-    return Lowered((*pieces, _finish(draft, block, name)), temps)
+    return Lowered((_finish(draft, block, name),))
 
 
 def _finish(draft: Draft, block: Block, name: str) -> Piece:
@@ -150,24 +137,22 @@ def _patch(spec: Products, phase: _Phase, images: int, channels: int) -> Patch:
 
 def _over_taps(
     draft: Draft,
+    op: Op,
     spec: Products,
-    buffers: tuple[Buffer, Buffer, Buffer],
-    start: int,
+    buffers: Sequence[Buffer],
     phase: _Phase,
     used: int,
 ) -> tuple[Gemm, int]:
-    """The product of one phase: channels of the result by places of all images. ``buffers`` are the
-    images, the weights, from ``start`` on, and the result.
-    """
+    """The product of one phase: channels of the result by places of all images."""
     images, groups, m = spec.outer[:3]
     channels = spec.inner[0]
     image, weights, result = buffers
     patch = _patch(spec, phase, images, channels)
     k = patch.shape[0]
     right = Factor(image, (channels * patch.channel_stride,), 0, 0, 0, patch)
+    left = _weights(op, spec, weights, phase, k)
     if k == 0:  # nothing meets these places
-        right = Factor(image, (0,), 0, 1)
-    left = Factor(weights, (m * k,), k, 1, start)
+        left, right = Factor(weights, (0,), 0, 1), Factor(image, (0,), 0, 1)
     places = [along.places for along in phase]
 
     def outer(group: Affine, i: Affine, j: Sequence[Affine]) -> list[Affine]:
@@ -177,6 +162,31 @@ def _over_taps(
     sizes = (groups, m, images * prod(places), k)
     ways = ([m], [images, *places])
     return _gemm(draft, spec, result, sizes, (left, right), ways, outer, used)
+
+
+def _weights(op: Op, spec: Products, weights: Buffer, phase: _Phase, k: int) -> Factor:
+    """The other operand as rows of the result's channels: as it lies, or, where these are not its
+    rows, as windows of one element over its taps, an image for each of its rows.
+    """
+    size = op.operands[1].type.static_shape[2:]
+    m, depth = spec.outer[2], spec.inner[0]
+    batch = (m * depth * prod(size),)
+    if spec.right[0].terms[-1][0] == spec.shared:
+        return Factor(weights, batch, k, 1)
+    ones = (1,) * len(size)
+    patch = Patch(
+        depth,
+        m * prod(size),
+        m,
+        prod(size),
+        size,
+        taps=ones,
+        places=tuple(along.taps for along in phase),
+        stride=tuple(along.gap for along in phase),
+        step=ones,
+        before=tuple(-along.tap for along in phase),
+    )
+    return Factor(weights, batch, 0, 0, 0, patch)
 
 
 def _over_places(draft: Draft, spec: Products, buffers: Sequence[Buffer], phase: _Phase) -> Gemm:
@@ -228,33 +238,3 @@ def _gemm(
         factors = tuple(Factor(x.buffer, (), x.row, x.column, x.offset, x.patch) for x in factors)  # type: ignore[assignment]
     body = builder.body()
     return Gemm(batch, batch_index, m, n, k, *factors, i, j, acc, body), builder.names
-
-
-def _turned_weights(
-    block: Block, op: Op, name: str, spec: Products, phases: Sequence[_Phase], temp: Temp
-) -> Piece:
-    """The kernel that puts the other operand in order: phase by phase, for each row of the product
-    (groups, then channels of the result) its steps of k.
-    """
-    draft = Draft(block)
-    builder, k = draft.builder, IndexAlgebra(draft.builder, temp.dtype)
-    target, source = draft.temp(0, temp, "write"), op.operands[1]
-    groups, rows, depth = spec.outer[1], spec.outer[2], spec.inner[0]
-    zeros = [Affine()] * len(spec.outer)
-    with builder.loop(groups * rows, "grid") as line:
-        group, row = k.divmod(line.at, rows)
-        start = 0
-        for phase in phases:
-            taps = [range(a.tap, a.tap + a.gap * a.taps, a.gap) for a in phase]
-            count = prod(map(len, taps))
-            with builder.loop(depth, "serial") as step:
-                outer = [*zeros]
-                outer[1:3] = [group, row]
-                base = (line.at * depth + step.at) * count + start
-                for number, tap in enumerate(product(*taps)):
-                    at = [*outer, step.at, *(Affine(t) for t in tap)]
-                    index = [affine(position, at) for position in spec.right]
-                    value = draft.elements.at(source, index)
-                    builder.store(target, base + number, value)
-            start += groups * rows * depth * count
-    return draft.finish(f"{name}_weights", 0, block_spans(block))

@@ -76,10 +76,10 @@ _VERBS: dict[str, Callable[..., Any]] = {
     },
 }
 _REDUCTIONS: dict[str, Callable[..., Any]] = {
-    "sum": jnp.sum,
-    "prod": jnp.prod,
-    "reduce_max": jnp.max,
-    "reduce_min": jnp.min,
+    "add": jnp.sum,
+    "mul": jnp.prod,
+    "max": jnp.max,
+    "min": jnp.min,
 }
 
 
@@ -143,8 +143,8 @@ class JaxArrays(Arrays):
     def reverse(self, x: Any, axes: Sequence[int]) -> Any:
         return jnp.flip(x, tuple(axes))
 
-    def reduce(self, name: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
-        return _REDUCTIONS[name](x, axis=tuple(axes))
+    def reduce(self, verb: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
+        return _REDUCTIONS[verb](x, axis=tuple(axes))
 
     def argmax(self, x: Any, axis: int) -> Any:
         return jnp.argmax(x, axis).astype(jnp.int32)

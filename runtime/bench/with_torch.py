@@ -71,7 +71,7 @@ _VERBS: dict[str, Callable[..., Any]] = {
     "stop_gradient": torch.detach,
     **{name: getattr(torch, name) for name in _SAME_NAME},
 }
-_REDUCTIONS = {"reduce_max": torch.amax, "reduce_min": torch.amin, "sum": torch.sum}
+_REDUCTIONS = {"max": torch.amax, "min": torch.amin, "add": torch.sum}
 
 
 class TorchArrays(Arrays):
@@ -144,11 +144,11 @@ class TorchArrays(Arrays):
     def reverse(self, x: Any, axes: Sequence[int]) -> Any:
         return torch.flip(x, tuple(axes))
 
-    def reduce(self, name: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
+    def reduce(self, verb: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
         if not axes:
             return x
-        if name != "prod":
-            return _REDUCTIONS[name](x, dim=tuple(axes))
+        if verb != "mul":
+            return _REDUCTIONS[verb](x, dim=tuple(axes))
         for axis in sorted(axes, reverse=True):
             x = torch.prod(x, dim=axis)
         return x

@@ -114,7 +114,9 @@ class Blocking:
         """Strips that are packed together. Contiguous rows lie in lines of memory that several
         strips share.
         """
-        return PACKED_STRIPS if self.left_is_patch or not self.left_by_rows else 1
+        if self.left_is_patch:
+            return min(PACKED_STRIPS, self.strips)
+        return 1 if self.left_by_rows else PACKED_STRIPS
 
     @property
     def left_pitch(self) -> int:
@@ -122,6 +124,8 @@ class Blocking:
         strip.
         """
         # By rows whatever k is, so that products share their tiles.
+        if self.left_is_patch and min(self.k, self.k_block) <= K_BLOCK:
+            return K_BLOCK + self.lanes
         return 2 * K_BLOCK + self.lanes if self.left_by_rows else self.rows + self.lanes
 
     @property
