@@ -41,7 +41,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Literal, TypeAlias
 
-from gradc.ir.loop.order import Order, lane_order
+from gradc.ir.loop.order import FoldOrder, lane_order
 from gradc.ir.tensor.core import DType, Span
 
 
@@ -180,7 +180,7 @@ class Fold:
         return self.combine in ("add", "mul") and self.result.dtype.is_float
 
     @property
-    def lane_order(self) -> Order:
+    def lane_order(self) -> FoldOrder:
         """Its order over a vector loop."""
         return lane_order(self.result.dtype.itemsize, self.is_tree)
 

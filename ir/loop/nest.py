@@ -29,7 +29,7 @@ from gradc.ir.tensor.core import DType, Op
 Read: TypeAlias = Callable[[int, Sequence[Affine]], Scalar]
 
 
-class Schedule(Protocol):
+class Cutting(Protocol):
     """How work is cut, which the ops that write nests ask and lowering answers
     (``passes.lower.schedule``). Results have the same bits whatever it says.
     """
@@ -62,7 +62,7 @@ class NestContext:
         op: Op,
         read: Read,
         results: Sequence[Buffer],
-        schedule: Schedule,
+        schedule: Cutting,
     ) -> None:
         self.builder = builder
         self.schedule = schedule

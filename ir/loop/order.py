@@ -31,7 +31,7 @@ PLACES = 16  # places of a window that are one chain
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class FoldOrder:
     """The order of one fold: iteration i goes to accumulator ``i % accumulators``, which is lane
     ``i % lanes`` of way ``i // lanes % ways``.
 
@@ -57,9 +57,9 @@ class Order:
         return (*ways, *reversed(lanes))
 
 
-def lane_order(itemsize: int, is_tree: bool) -> Order:
+def lane_order(itemsize: int, is_tree: bool) -> FoldOrder:
     """The order of a fold over a ``vector`` loop of elements of so many bytes."""
-    return Order(LANE_BYTES // itemsize, WAYS, LEAF if is_tree else 0)
+    return FoldOrder(LANE_BYTES // itemsize, WAYS, LEAF if is_tree else 0)
 
 
 def node_spans(terms: int, leaf: int = LEAF, children: int = LEAF) -> tuple[int, ...]:

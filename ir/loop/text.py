@@ -411,11 +411,8 @@ class KernelParser:
         images, image_stride, channels, channel_stride = numbers
         size, taps, places, stride, step, before = axes
         is_turned = cursor.accept("turned")
-        return Patch(
-            *(images, image_stride, channels, channel_stride),
-            *(size, taps, places, stride, step, before),
-            is_turned,
-        )
+        counted = (images, image_stride, channels, channel_stride)
+        return Patch(*counted, size, taps, places, stride, step, before, is_turned)
 
 
 def parse_kernel(text: str) -> Kernel:

@@ -19,7 +19,7 @@ _MOST_LINES = 16  # lines side by side; lines one by one that share what is comp
 
 @dataclass(frozen=True, slots=True)
 class Cuts:
-    """The answers to what ops with nests of their own ask (``ir.loop.nest.Schedule``)."""
+    """The answers to what ops with nests of their own ask (``ir.loop.nest.Cutting``)."""
 
     target: Target
 

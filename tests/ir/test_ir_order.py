@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gradc.ir.loop.execute import execute_kernel
-from gradc.ir.loop.order import Order, lane_order
+from gradc.ir.loop.order import FoldOrder, lane_order
 from gradc.ir.tensor.core import DType
 from tests.llvm.test_llvm_nest import fold_kernel
 from tests.support.llvm_kernels import Compiled
@@ -25,8 +25,8 @@ def tree(terms: Sequence[Any], children: int) -> Any:
     return sum(terms, zero)
 
 
-def spelled(terms: Sequence[Any], order: Order) -> Any:
-    """What ``Order`` says."""
+def spelled(terms: Sequence[Any], order: FoldOrder) -> Any:
+    """What ``FoldOrder`` says."""
     count = order.accumulators
     cells = {n: tree(terms[n::count], order.children) for n in range(count)}
     for step in order.steps:
