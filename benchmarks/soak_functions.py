@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 import gradc
+import gradc.runtime.tracing.tables
 from benchmarks.soak_common import Tally, command, soak
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run

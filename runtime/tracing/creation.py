@@ -164,19 +164,23 @@ def no_numbers() -> DiagnosticError:
         name, module = frame.f_code.co_name, str(frame.f_globals["__name__"])
         inner = frame.f_locals
         owner = inner.get("self")
+        of = inner.get("f")
+        if module.startswith("scipy._lib") and callable(of):  # a decorator's wrapper
+            name, module = getattr(of, "__name__", name), getattr(of, "__module__", module)
         frame = frame.f_back
+    written = called_name(frame.f_code, frame.f_lasti)
     if module.startswith("scipy."):
-        return _scipys(module, name, owner)
-    name = name or called_name(frame.f_code, frame.f_lasti)
-    if module.startswith("numpy.") and _is_list_of_traced(inner):
-        message = f"numpy.{name} of a list of traced values wants their numbers"
-        return refuse("GC0561", message, f"write numpy.{name}(numpy.array([...]))")
+        return _scipys(module, written if name.startswith("_") and written else name, owner)
+    name = name or written
     if name in DTYPES:
         help = f"write x.astype(numpy.{name})"
         return refuse("GC0561", f"numpy.{name}(x) of a traced array wants its numbers", help)
     if name in _INSTEAD:
         message = f"numpy.{name} wants the numbers of a traced array"
         return refuse("GC0561", message, _INSTEAD[name])
+    if module.startswith("numpy.") and _is_list_of_traced(inner):
+        message = f"numpy.{name} of a list of traced values wants their numbers"
+        return refuse("GC0561", message, f"write numpy.{name}(numpy.array([...]))")
     return refuse("GC0561", "a traced array has no numbers to convert", WHY_NO_NUMBER)
 
 
@@ -187,7 +191,10 @@ def _is_list_of_traced(names: dict[str, Any]) -> bool:
 
 def _scipys(module: str, name: str, owner: Any) -> DiagnosticError:
     """SciPy's functions that are written in Python convert what they get."""
-    room = ".".join(module.split(".")[:2])
+    parts = module.split(".")
+    room = ".".join(parts[:2])
+    if room in ("scipy.stats", "scipy.spatial") and parts[-1][0] != "_":
+        room = module
     if room == "scipy.stats" and owner is not None:
         kind = str(getattr(owner, "name", type(owner).__name__.removesuffix("_gen")))
         help = instead(room, kind)

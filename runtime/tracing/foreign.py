@@ -34,7 +34,7 @@ Rule = Callable[..., Any]
 #: The modules of rules, by the module of SciPy's whose functions they answer.
 MODULES = {
     f"scipy.{name}": f"gradc.runtime.tracing.scipy_{name}"
-    for name in ("special", "linalg", "stats", "signal", "integrate")
+    for name in ("special", "linalg", "stats", "signal", "integrate", "spatial")
 }
 #: The rules by name, ``scipy.special.logsumexp``, ``scipy.stats.rv_continuous.logpdf``.
 RULES: dict[str, Rule] = {}

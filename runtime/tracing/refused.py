@@ -89,6 +89,8 @@ def instead(module: str, name: str) -> str:
         return _LINEAR_NOTES.get(name, _ANY_LINEAR)
     if module.startswith("scipy.stats"):
         return _ANY_STATISTICS
+    if module.startswith("scipy.fft"):
+        return f"use numpy.fft.{name}"
     return REFUSED.get(f"linalg.{name}" if module.startswith("numpy.linalg") else name, "")
 
 

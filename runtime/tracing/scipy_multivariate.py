@@ -142,6 +142,26 @@ def _frozen(t: Trace, mean: Any = None, cov: Any = 1, allow_singular: Any = Fals
     )
 
 
+@scipy("stats._multivariate.multivariate_normal_frozen.logpdf")
+def _frozen_logpdf(t: Trace, self: Any, x: Any) -> Any:
+    return _log_density(t, x, self.mean, self.cov, self.allow_singular)
+
+
+@scipy("stats._multivariate.multivariate_normal_frozen.pdf")
+def _frozen_pdf(t: Trace, self: Any, x: Any) -> Any:
+    return np.exp(_frozen_logpdf(t, self, x))
+
+
+@scipy("stats._multivariate.dirichlet_frozen.logpdf")
+def _frozen_dirichlet(t: Trace, self: Any, x: Any) -> Any:
+    return _log_dirichlet(t, x, self.alpha)
+
+
+@scipy("stats._multivariate.dirichlet_frozen.pdf")
+def _frozen_dirichlet_pdf(t: Trace, self: Any, x: Any) -> Any:
+    return np.exp(_log_dirichlet(t, x, self.alpha))
+
+
 # --- proportions
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gradc.runtime.tracing.creation import array_of, holds_traced
 from gradc.runtime.tracing.foreign import Words, held, scipy
 from gradc.runtime.tracing.functions import axes_of
 from gradc.runtime.tracing.shapes import traced
@@ -17,8 +18,9 @@ from gradc.runtime.tracing.trace import Trace, Traced, refuse
 
 
 def floats(t: Trace, a: Any) -> Any:
-    """A traced array of floating type."""
-    return t.wrap(t.as_float(traced(t, a).value))
+    """A traced array of floating type, of lists of traced values too."""
+    is_list = type(a) in (list, tuple) and holds_traced(a)
+    return t.wrap(t.as_float((array_of(t, a) if is_list else traced(t, a)).value))
 
 
 @scipy("special.logsumexp")

@@ -19,6 +19,7 @@ import numpy as np
 
 import gradc.runtime.tracing.scipy_multivariate  # noqa: F401  (the distributions of vectors)
 from gradc.ir.tensor.core import DType
+from gradc.runtime.tracing.creation import array_of, holds_traced
 from gradc.runtime.tracing.distributions import CONTINUOUS, DISCRETE, Discrete
 from gradc.runtime.tracing.foreign import Words, held, scipy
 from gradc.runtime.tracing.shapes import traced
@@ -29,6 +30,8 @@ _TRACED = "logpdf, pdf, cdf, logcdf, sf, logsf, ppf"
 
 def doubles(t: Trace, a: Any) -> Any:
     """A traced array of f64; numbers and arrays that are not traced stay NumPy's."""
+    if type(a) in (list, tuple) and holds_traced(a):
+        a = array_of(t, a)
     if type(a) is Traced:
         return t.wrap(t.cast(a.value, DType.F64))
     return np.asarray(a, np.float64) if np.ndim(a) else float(a)

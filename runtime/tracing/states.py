@@ -315,7 +315,8 @@ def _distribution_states() -> Iterator[State]:
     vectors: dict[str, list[str]] = {}
     for rule in RULES:
         _, _, owner, method, *_ = [*rule.split("."), "", ""]
-        if rule.startswith("scipy.stats.") and not owner.startswith("rv_") and method[:1] != "_":
+        is_public = not owner.startswith(("rv_", "_")) and method[:1] != "_"
+        if rule.startswith("scipy.stats.") and is_public:
             vectors.setdefault(owner, []).append(method)
     for owner, names in sorted(vectors.items()):
         yield State(f"{owner} ({', '.join(names)})", "traced")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from scipy import integrate, linalg, signal, special, stats
+from scipy.spatial import distance
 
 RNG = np.random.default_rng(11)
 A = RNG.standard_normal((3, 4))
@@ -231,4 +232,21 @@ VECTORS: dict[str, Case] = {
     ),
 }
 
-CASES: dict[str, Case] = {**SPECIAL, **LINALG, **REST, **VECTORS}
+NORMAL = stats.multivariate_normal(np.ones(4), POSITIVE)
+PROPORTIONS = stats.dirichlet([1.5, 2.0, 0.7])
+
+MORE: dict[str, Case] = {
+    "stats._multivariate.multivariate_normal_frozen.logpdf": (NORMAL.logpdf, (A,)),
+    "stats._multivariate.multivariate_normal_frozen.pdf": (NORMAL.pdf, (ROW,)),
+    "stats._multivariate.dirichlet_frozen.logpdf": (
+        lambda x: PROPORTIONS.logpdf(shares(x)),
+        (SHARES,),
+    ),
+    "stats._multivariate.dirichlet_frozen.pdf": (lambda x: PROPORTIONS.pdf(shares(x)), (SHARES,)),
+    "spatial.distance.cdist": (lambda x, y: distance.cdist(x, y, "cityblock"), (A, SQ)),
+    "spatial.distance.cdist euclidean": (distance.cdist, (A, SQ)),
+    "spatial.distance.pdist": (lambda x: distance.pdist(x, "sqeuclidean"), (A,)),
+    "special.logsumexp of a list": (lambda x: special.logsumexp([x[0], x[1] ** 2, 0.5]), (ROW,)),
+}
+
+CASES: dict[str, Case] = {**MORE, **SPECIAL, **LINALG, **REST, **VECTORS}
