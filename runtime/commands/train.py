@@ -71,6 +71,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if wanted is None and started <= 1:
         return _run(options, console, None)
     if not started and wanted is not None:
+        if options.file == "-":
+            help = "write it to a file, which every rank can read"
+            raise fail("GC0564", "--ranks: a program on standard input reaches one rank", help)
         return relaunch(wanted, sys.argv[1:])
     world = join()
     told = Silent() if world.rank else console

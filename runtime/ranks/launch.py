@@ -13,8 +13,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
@@ -24,7 +27,8 @@ from gradc.runtime.ranks.world import MpiRanks
 # Number of processes as launchers tell it: Open MPI, MPICH and its kin, Slurm.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 _AS_ROOT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
-_OURS = "GRADC_STARTED_RANKS"  # set where this module has started the job
+# Set where this module has started the job: the file in which rank 0 says which process it is.
+_OURS = "GRADC_RANK0"
 _INSTALL = "install both with `{python} -m pip install 'gradc[mpi]'`"
 
 
@@ -45,7 +49,7 @@ def relaunch(ranks: int, arguments: Sequence[str]) -> int:
     """
     mpi(is_used=False)
     mpiexec = mpiexec_path()
-    environment = {**os.environ, _OURS: "1"}
+    environment = dict(os.environ)
     if "Open MPI" in _version(mpiexec):
         more = ["--oversubscribe", "--bind-to", "none"]
         if os.geteuid() == 0:  # it refuses root unless told so, which whoever is root has decided
@@ -53,15 +57,51 @@ def relaunch(ranks: int, arguments: Sequence[str]) -> int:
     else:
         more = []
     command = [mpiexec, *more, "-n", str(ranks), sys.executable, "-m", "gradc", *arguments]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as job:
-        assert job.stderr is not None
-        for line in in_our_words(job.stderr):
-            print(line, file=sys.stderr, end="", flush=True)
-        return job.wait()
+    with tempfile.TemporaryDirectory(prefix="gradc-ranks-") as folder:
+        told = environment[_OURS] = str(Path(folder) / "rank0")
+        with subprocess.Popen(
+            command,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a Ctrl-C at the terminal goes through us
+        ) as job:
+            assert job.stderr is not None
+            with _handing_on(job, Path(told)):
+                for line in in_our_words(job.stderr):
+                    print(line, file=sys.stderr, end="", flush=True)
+                return job.wait()
+
+
+@contextmanager
+def _handing_on(job: subprocess.Popen[str], told: Path) -> Iterator[None]:
+    """Inside, the first SIGINT or SIGTERM goes to rank 0, which stops all ranks after the same
+    step; another, or one before the ranks are there, ends the job.
+    """
+    seen: list[int] = []
+
+    def hand_on(number: int, _frame: FrameType | None) -> None:
+        try:
+            rank0 = int(told.read_text())
+            if number in seen:
+                raise ProcessLookupError
+            os.kill(rank0, number)
+        except (OSError, ValueError):
+            job.terminate()
+        seen.append(number)
+
+    caught = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, hand_on) for number in caught]
+    try:
+        yield
+    finally:
+        for number, handler in zip(caught, previous, strict=True):
+            signal.signal(number, handler)
 
 
 _RULE = "-" * 70
 _ABORTS = ("MPI_ABORT was invoked", "has exited due to process", "non-zero status", "exited with")
+_NOISE = re.compile(r"\[\S+:\d+\] PMIX ERROR")
 _KILLED = re.compile(r"process rank (\d+) with PID (\d+) on node (\S+) exited on\s+signal (\d+)")
 
 
@@ -73,7 +113,8 @@ def in_our_words(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
         is_rule = line.startswith(_RULE)
         if block is None and not is_rule:
-            yield line
+            if not _NOISE.match(line):
+                yield line
         elif block is None:
             block = []
         elif not is_rule:
@@ -114,7 +155,10 @@ def mpi(is_used: bool = True) -> Any:
 
 def join() -> MpiRanks:
     """The world of all processes of this job."""
-    return MpiRanks(mpi().COMM_WORLD)
+    world = MpiRanks(mpi().COMM_WORLD)
+    if world.rank == 0 and _OURS in os.environ:
+        Path(os.environ[_OURS]).write_text(str(os.getpid()), encoding="ascii")
+    return world
 
 
 def mpiexec_path() -> str:

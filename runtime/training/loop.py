@@ -456,15 +456,14 @@ class Run:
         return None if are_finite(state.params) else broken_update(number)
 
     def _between_steps(self, pending: list[int]) -> None:
+        signum = pending.pop(0) if pending else 0
         if self.world is not None:
             # A signal may reach some ranks only, or a step earlier.
-            signum = self.world.greatest(pending.pop(0) if pending else 0)
-            pending[:0] = [signum] if signum else []
-        if not pending:
+            signum = self.world.greatest(signum)
+        if not signum:
             if time.monotonic() - self._saved_at >= self.save_every:
                 self.save()
             return
-        signum = pending.pop(0)
         self.save()
         if signum != signal.SIGUSR1:
             raise Interrupted(signum)

@@ -167,7 +167,21 @@ def test_what_mpiexec_adds_is_left_out() -> None:
         "signal 9 (Killed).\n",
     ]
     other = ["There are not enough slots available\n"]
-    lines = ["epoch 1\n", rule, *aborted, rule, rule, *killed, rule, rule, *other, rule, "end\n"]
+    noise = "[vm:7] PMIX ERROR: PMIX_ERR_UNREACH in file pmix_server.c\n"
+    lines = [
+        "epoch 1\n",
+        noise,
+        rule,
+        *aborted,
+        rule,
+        rule,
+        *killed,
+        rule,
+        rule,
+        *other,
+        rule,
+        "end\n",
+    ]
     assert list(in_our_words(lines)) == [
         "epoch 1\n",
         "rank 1 (process 42 on n7) was ended by SIGKILL; the job ends\n",
@@ -254,6 +268,21 @@ def test_a_rank_that_dies_ends_the_job_and_loses_nothing(folder: Path, whole: by
     if int(saved[-1].stem.partition("-")[2]) <= 12:
         finished(command(file, folder, "killed", "--resume", "--parts", "6", "--epochs", "3"))
         assert (out / "params.safetensors").read_bytes() == whole
+
+
+@pytest.mark.mpi
+def test_a_signal_stops_all_ranks_after_the_same_step(folder: Path) -> None:
+    file, out = folder / "m.grad", folder / "stopped"
+    start = command(file, folder, "stopped", "--ranks", "2", "--epochs", "100000")
+    job = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = out / "metrics.jsonl"
+    _wait(iter(lambda: metrics.exists() and metrics.stat().st_size > 0, None), 60)
+    job.send_signal(signal.SIGTERM)
+    _, told = job.communicate(timeout=60)
+    assert job.returncode == 128 + signal.SIGTERM and "stopped by SIGTERM" in told, told
+    (*_, saved) = sorted(out.glob("step-*.safetensors"))
+    last = json.loads(metrics.read_text().splitlines()[-1])
+    assert int(saved.stem.partition("-")[2]) == last["step"]
 
 
 @pytest.mark.mpi
