@@ -108,6 +108,14 @@ def _of_settings(bench: Bench, base: Track, total: int) -> Iterator[Candidate]:
             wider = float(f"{middle:.1g}")
             change = Change(recipe={"clip_norm": wider})
             yield Candidate("clip", message, None, ((f"--clip-norm {wider:g}", change),))
+    if recipe.clip_value is not None:
+        tops = [v for v in base.largest.values() if v > 0]
+        limit, middle = recipe.clip_value, float(np.median(tops)) if tops else 0.0
+        if middle > 100 * limit:
+            message = f"gradients of up to {middle:.3g} are clipped to values of {limit:g}"
+            wider = float(f"{middle:.1g}")
+            change = Change(recipe={"clip_value": wider})
+            yield Candidate("clip", message, None, ((f"--clip-value {wider:g}", change),))
     if float(arguments.get("decay", 0)) > 0:
         decay = float(arguments["decay"])
         message = (

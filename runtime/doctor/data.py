@@ -82,7 +82,8 @@ def _unscaled(name: str, array: Array) -> Fact | None:
 def _far(name: str, array: Array) -> Fact | None:
     flat = array.astype(np.float64)
     mean, spread = float(flat.mean()), float(flat.std())
-    if spread > 0 and ((abs(mean) > 5 * spread and abs(mean) > 5) or spread > _LARGE):
+    is_far = abs(mean) > 5 * spread and abs(mean) > 5
+    if spread > 0 and (is_far or spread > _LARGE or max(spread, abs(mean)) < _SMALL):
         message = f"the target `{name}` has the mean {mean:.3g} and the deviation {spread:.3g}"
         return Fact("target-scale", name, message)
     return None

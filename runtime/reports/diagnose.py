@@ -409,8 +409,8 @@ def _horizon(norms: Sequence[float]) -> int:
 def _dead_findings(measured: _Measured) -> list[Finding]:
     found = []
     for op, share, samples in measured.dead:
-        # With few samples a unit that is merely rare looks dead.
-        if share < (0.1 if samples >= 64 else 0.5):
+        # Healthy networks have a third; with few samples a unit that is merely rare looks dead.
+        if share < (0.5 if samples >= 64 else 0.9):
             continue
         where = f" of layer `{op.scope}`" if op.scope else ""
         message = (

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gradc.ir.tensor.core import Function, Role
 from gradc.runtime.reports.accuracy import Unexplained, unexplained
 from gradc.runtime.reports.diagnose import Diagnosis, Finding
+from gradc.runtime.reports.diagnose_said import said
 
 if TYPE_CHECKING:
     from gradc.runtime.model.model import Model
@@ -28,7 +29,7 @@ def with_inexact(
     operands: Mapping[str, Any],
     target: str = "cpu",
 ) -> Diagnosis:
-    """``diagnosis`` with what is inexact among its findings, worst first as before."""
+    """``diagnosis`` with what is inexact among its findings, worst first; and only what holds."""
     slots = function.parameters
     pairs = zip(slots, function.block.parameters, strict=True)
     names = [s.name for s in slots if s.role is Role.PARAM] or [
@@ -36,7 +37,7 @@ def with_inexact(
     ]
     wrong = unexplained(model, names, operands, target) if names else ()
     if not wrong:
-        return diagnosis
+        return said(diagnosis, function, operands)
     spans = {slot.name: slot.span for slot in slots}
     remedy, effect = _remedy(model, wrong, operands, target)
     findings = [
@@ -44,7 +45,7 @@ def with_inexact(
         for one in wrong
     ]
     ranked = sorted([*diagnosis.findings, *findings], key=lambda f: -f.severity)
-    return replace(diagnosis, findings=tuple(ranked))
+    return said(replace(diagnosis, findings=tuple(ranked)), function, operands)
 
 
 def _said(one: Unexplained, precision: str) -> str:

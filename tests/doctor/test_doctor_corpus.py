@@ -12,11 +12,11 @@ SLICE = ("unscaled-column", "softmax-twice", "zero-start", "no-eps", "tight-clip
 
 
 def test_every_program_is_used_and_every_kind_has_a_reference() -> None:
-    sick, healthy = cases("sick"), cases("healthy")
+    sick, healthy = {**cases("sick"), **cases("sick_more")}, cases("healthy")
     used = {c.program for c in (*sick.values(), *healthy.values())}
     used |= {c.repaired.program for c in sick.values()}
     assert used == {path.stem for path in (FOLDER / "programs").glob("*.grad")}
-    assert len({c.kind for c in sick.values()}) == len(sick) >= 40
+    assert len({c.kind for c in sick.values()}) == len(sick) >= 80
     for case in (*sick.values(), *healthy.values()):
         assert case.source.startswith("http") and case.text()
     assert all(c.well and c.cause for c in sick.values())

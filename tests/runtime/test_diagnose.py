@@ -144,19 +144,26 @@ def test_dead_units_are_found() -> None:
         "    use g = dense(10, 1)\n    return mean(g(relu(f(x)))^2)\n}"
     )
     params = net.init(0)
-    params["f.b"][:4] = -100.0
-    found = net.diagnose(params, x=np.random.default_rng(0).normal(size=(100, 4)))
+    x = np.random.default_rng(0).normal(size=(100, 4))
+    params["f.b"][:4] = -100.0  # what healthy networks have is not told
+    assert "dead" not in kinds(net.diagnose(params, x=x))
+    params["f.b"][:6] = -100.0
+    found = net.diagnose(params, x=x)
     (finding,) = [f for f in found.findings if f.kind == "dead"]
-    assert "40%" in finding.message
+    assert "60%" in finding.message
     assert finding.span is not None and finding.span.outermost.line == 5
 
 
 def test_f16_underflow_is_measured_and_the_scale_tried() -> None:
-    net = loads(
+    text = (
         "dim B\nmodel m(x: float[B, 8]) -> float {\n    use f = dense(8, 4)\n"
         "    return mean(f(x)^2) * 1e-8\n}"
     )
-    found = net.diagnose(net.init(0), x=np.random.default_rng(0).normal(size=(16, 8)))
+    x = np.random.default_rng(0).normal(size=(16, 8))
+    net = loads(text)
+    assert not net.diagnose(net.init(0), x=x).findings  # f32 holds them
+    net = loads(text, precision="f16")
+    found = net.diagnose(net.init(0), x=x)
     (finding,) = [f for f in found.findings if f.kind == "underflow"]
     scale = float(finding.remedy.split()[1].rstrip(","))
     assert scale >= 2**10
@@ -255,3 +262,38 @@ def test_a_kink_that_rounding_steps_over_is_no_fault() -> None:
     x = np.random.default_rng(0).uniform(1.0, 2.0, 400).astype(np.float32)
     y = x + np.where(np.arange(400) % 4, 0.5, 1e-8 * np.arange(400) * x)
     assert "inexact" not in kinds(net.diagnose(net.init(0), x=x, y=y))
+
+
+def test_numbers_that_are_not_finite_are_named_in_the_precision_that_runs() -> None:
+    """A gradient of 0 / 0 with a finite loss; a logarithm of what is zero in f32 alone."""
+    root = loads("""model f(x: float[3]) -> float {
+        param w: float[3] ~ ones
+        return sqrt(sum((w * x)^2))
+    }""")
+    found = root.diagnose(root.init(0), x=np.zeros(3))
+    assert np.isfinite(found.loss) and kinds(found) == ["not-finite"]
+    assert "of the gradient" in found.findings[0].message
+    assert found.findings[0].span is not None and found.findings[0].span.outermost.line == 3
+    text = """model f(x: float) -> float {
+        param w: float ~ ones
+        return log(exp(-w * x))
+    }"""
+    for precision, told in (("f64", False), ("f32", True)):
+        net = loads(text, precision=precision)
+        assert ("not-finite" in kinds(net.diagnose(net.init(0), x=np.array(200.0)))) is told
+
+
+def test_a_gradient_that_is_zero_only_now_is_not_unreached() -> None:
+    """A low-rank update starts at zero; a dead end stays, and is one finding."""
+    text = """dim B
+model f(x: float[B, 4]) -> float {
+    param a: float[4, 2] ~ he_normal
+    param b: float[2, 4] ~ zeros
+    return mean((x @ a @ b - x)^2)
+}"""
+    net = loads(text)
+    x = np.random.default_rng(0).normal(size=(8, 4))
+    assert "unreached" not in kinds(net.diagnose(net.init(0), x=x))
+    net = loads(text.replace("x @ a @ b", "round(x @ a @ b) + 0 * a[0, 0]"))
+    (finding,) = [f for f in net.diagnose(net.init(0), x=x).findings if f.kind == "unreached"]
+    assert "`a`, `b`" in finding.message

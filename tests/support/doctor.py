@@ -1,5 +1,10 @@
 """The table of the doctor: `python -m tests.support.doctor sickness|table [names...] [--state F]`.
 
+``table`` asks the doctor about every case, seed 0, as `gradc diagnose --optimizer ...` does: does
+the right cause stand first or among the first three, has a healthy training a finding, and does
+each remedy that is offered lower the loss again from another start on other data (seed 1)? Beside
+it stands a plain watcher of losses and data that says only that something is wrong.
+
 ``sickness`` trains every case of ``tests/doctor`` on three seeds, the sick ones with their repair,
 and says which are not what they are said to be. Rows go to the state file as they are done; a
 second run with the same file goes on where the first stopped.
@@ -9,10 +14,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from gradc.ir.diagnostics.diagnostic import DiagnosticError
+from gradc.runtime.doctor.checkup import Trial, checkup
+from gradc.runtime.files.batches import samples_of
+from gradc.runtime.files.ids import check_inputs
+from gradc.runtime.native.arrays import finite_or_fail
+from gradc.runtime.reports.diagnose import Finding
 from tests.support.doctor_cases import Case, cases, trained
 
 SEEDS = (0, 1, 2)
@@ -31,9 +45,93 @@ def sickness(case: Case, seeds: Iterable[int] = SEEDS) -> Row:
     return {"scores": found, "repaired": repaired, "is_right": is_sick}
 
 
+def table(case: Case) -> Row:
+    """What the doctor and the watcher say of a case."""
+    started = time.process_time()
+    findings, _ = _asked(case, 0)
+    seconds = time.process_time() - started
+    row: Row = {
+        "found": [f.kind for f in findings],
+        "right": [is_right(case, f) for f in findings],
+        "watcher": watcher(case),
+        "seconds": round(seconds, 2),
+    }
+    offered = [f for f in findings if f.effect.startswith("tried")]
+    if offered:
+        again = {(t.kind, t.remedy): t.helps for t in _asked(case, 1)[1]}
+        row["lowers"] = [again.get((f.kind, f.remedy), False) for f in offered]
+    return row
+
+
+def _asked(case: Case, seed: int) -> tuple[list[Finding], tuple[Trial, ...]]:
+    train, _ = case.arrays(seed)
+    net = case.model()
+    try:
+        finite_or_fail(train)
+        check_inputs(net, train)
+        step = net.train_step(case.optimizer, **case.recipe)
+        samples = samples_of(net.signature, train, "the data")
+        found = checkup(step, samples, case.batch, _steps(case), seed)
+    except DiagnosticError as refused:
+        return [Finding(d.code, d.message, d.span, 100.0) for d in refused.diagnostics], ()
+    return list(found.findings), found.trials
+
+
+def _steps(case: Case) -> int:
+    return case.epochs * (case.samples // case.batch)
+
+
+def is_right(case: Case, finding: Finding) -> bool:
+    """Whether a finding names the cause of a sick case."""
+    pairs = (cause.partition(":") for cause in case.cause)
+    return any(finding.kind == kind and word in finding.message for kind, _, word in pairs)
+
+
+def watcher(case: Case) -> bool:
+    """Plain rules over the losses and the data: whether something is wrong, not what."""
+    train, _ = case.arrays(0)
+    for array in train.values():
+        if array.dtype.kind == "f" and array.ndim > 1:
+            sizes = np.abs(array.reshape(len(array), -1)).max(axis=0)
+            if not np.isfinite(sizes).all() or sizes.max() > 50 * max(np.median(sizes), 1):
+                return True
+            if not array.std():
+                return True
+    losses = trained(case, 0).losses
+    if not losses or not np.isfinite(losses).all():
+        return True
+    last = float(np.mean(losses[-max(1, len(losses) // 10) :]))
+    return last > 0.9 * losses[0] or last > 3 * abs(min(losses)) + 0.1
+
+
+def print_table(rows: Mapping[str, Row]) -> None:
+    """The sums."""
+    known = all_cases()
+    for title, tables in (("sick.toml", "sick"), ("sick_more.toml", "sick_more")):
+        names = [n for n in cases(tables) if n in rows]
+        first = sum(rows[n]["right"][:1] == [True] for n in names)
+        three = sum(any(rows[n]["right"][:3]) for n in names)
+        fired = sum(rows[n]["watcher"] for n in names)
+        print(f"{title}: cause first {first} of {len(names)}, in the first three {three}; ", end="")
+        print(f"the watcher fired on {fired}")
+    healthy = [n for n in rows if not known[n].cause]
+    alarms = [n for n in healthy if rows[n]["found"]]
+    fired = sum(rows[n]["watcher"] for n in healthy)
+    print(f"healthy.toml: alarms {len(alarms)} of {len(healthy)} {alarms}; watcher {fired}")
+    lowers = [one for row in rows.values() for one in row.get("lowers", [])]
+    print(
+        f"remedies offered that lower the loss from another start: {sum(lowers)} of {len(lowers)}"
+    )
+    print(f"{sum(row['seconds'] for row in rows.values()):.0f} CPU s")
+
+
 def all_cases() -> dict[str, Case]:
     """Every case, sick ones first."""
-    return {**cases("sick"), **{f"healthy {n}": c for n, c in cases("healthy").items()}}
+    return {
+        **cases("sick"),
+        **cases("sick_more"),
+        **{f"healthy {n}": c for n, c in cases("healthy").items()},
+    }
 
 
 def run(names: list[str], state: Path | None, work: Callable[[Case], Row]) -> Mapping[str, Row]:
@@ -55,10 +153,13 @@ def run(names: list[str], state: Path | None, work: Callable[[Case], Row]) -> Ma
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.support.doctor")
-    parser.add_argument("what", choices=("sickness",))
+    parser.add_argument("what", choices=("sickness", "table"))
     parser.add_argument("names", nargs="*")
     parser.add_argument("--state", type=Path)
     options = parser.parse_args()
+    if options.what == "table":
+        print_table(run(options.names, options.state, table))
+        return
     rows = run(options.names, options.state, sickness)
     wrong = [name for name, row in rows.items() if not row["is_right"]]
     print(f"{len(rows) - len(wrong)} of {len(rows)} are what they are said to be; not: {wrong}")

@@ -84,7 +84,7 @@ class Case:
 
 
 def cases(table: str) -> dict[str, Case]:
-    """The trainings of ``sick.toml`` or ``healthy.toml`` by name."""
+    """The trainings of ``sick.toml``, ``sick_more.toml`` or ``healthy.toml`` by name."""
     rows = tomllib.loads((FOLDER / f"{table}.toml").read_text(encoding="utf-8"))
     found = {}
     for name, row in rows.items():

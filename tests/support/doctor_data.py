@@ -67,7 +67,9 @@ def smooth(rng: Rng, count: int, scale: float = 1, shift: float = 0, spoil: str 
     """A smooth function of four features: deviation 1, times ``scale``, plus ``shift``."""
     x = rng.normal(size=(count, 4))
     y = (np.sin(2 * x[:, 0]) + x[:, 1] * x[:, 2] + 0.5 * x[:, 3]) / 1.35
-    if spoil == "outlier":
+    if spoil == "shuffled":
+        y = rng.permutation(y)
+    elif spoil == "outlier":
         y[rng.integers(0, count, 3)] = 1e4
     return {"x": _floats(x), "y": _floats(scale * y + shift)}
 
