@@ -442,8 +442,9 @@ class ObjectArrays(NumpyArrays):
             flat = [self.scalars.truncate(x, dtype) for x in array.reshape(-1)]
             return np.asarray(flat, self.storage(dtype)).reshape(array.shape)
         if dtype.is_float:
-            flat = [self.scalars.const(number) for number in array.reshape(-1).tolist()]
-            return self.objects(flat, array.shape)
+            # A truth value would stay one.
+            numbers = (float(n) if isinstance(n, bool) else n for n in array.reshape(-1).tolist())
+            return self.objects([self.scalars.const(n) for n in numbers], array.shape)
         return super().cast(array, dtype)
 
     @staticmethod

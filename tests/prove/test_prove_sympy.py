@@ -58,6 +58,13 @@ def test_a_small_program_is_proved_at_its_own_shape() -> None:
     assert statuses(report) == {"w": Status.PROVED_SHAPE}
 
 
+@pytest.mark.parametrize("counted", ["one_hot(y, 3)", "cast(y[:, None] > 0, float)"])
+def test_truth_values_that_are_counted_are_numbers(counted: str) -> None:
+    head = "model m(x: float[2, 3], y: int[2], w: float[3]) -> float {"
+    text = f"{head} return sum({counted} * x * w) }}"
+    assert statuses(loads(text).verify(wrt=("w",))) == {"w": Status.PROVED_SHAPE}
+
+
 def test_zero_seconds_turn_it_off_and_change_no_other_verdict() -> None:
     with_sympy, without = loads(MLP).verify(), loads(MLP).verify(sympy=0)
     assert not without.of("sympy")
