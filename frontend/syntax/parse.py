@@ -18,7 +18,7 @@ from lark import Lark, Token, Tree, UnexpectedToken
 from gradc.frontend.syntax import tables
 from gradc.frontend.syntax import tree as syntax
 from gradc.frontend.syntax.build import build
-from gradc.frontend.syntax.diagnostics import DiagnosticError, Report, error
+from gradc.frontend.syntax.diagnostics import Diagnostic, DiagnosticError, Report, error
 from gradc.frontend.syntax.errors import Context, explain
 from gradc.frontend.syntax.lexer import Tokens, lex, span_of
 from gradc.frontend.syntax.limits import MAX_TREE_DEPTH
@@ -81,6 +81,37 @@ def parse_expression(text: str, name: str, report: Report) -> syntax.Expr:
     """
     source = from_text(text.strip(), name)
     report.sources.add(source)
+    try:
+        return _expression(source, name, report)
+    except DiagnosticError as found:
+        told = _more_than_one(source, found)
+        if told is None:
+            raise
+        raise DiagnosticError([told], report.sources) from None
+
+
+def _more_than_one(source: Source, found: DiagnosticError) -> Diagnostic | None:
+    """The diagnostic for text that goes on after a whole expression; None if it does not."""
+    span = found.diagnostics[0].span
+    if span is None or span.line != 1:
+        return None
+    head = source.text.partition("\n")[0][: span.column - 1].rstrip(" ,;")
+    # A call that ends before what follows it, wherever the parser noticed.
+    whole = head[: head.rfind(")") + 1]
+    if not whole or whole == source.text:
+        return None
+    try:
+        _expression(from_text(whole, source.name), source.name, Report())
+    except DiagnosticError:
+        return None
+    rest = source.text[len(whole) :].strip()
+    if not (rest[0] in ",;" or rest[0].isidentifier()):
+        return None  # an operator or a bracket, which has a message of its own
+    message = f"one expression is expected here; `{whole}` is followed by `{rest}`"
+    return error("GC0101", message, span)
+
+
+def _expression(source: Source, name: str, report: Report) -> syntax.Expr:
     if not source.text:
         message = f"`{name.strip('<>')}` is empty; an expression is expected"
         raise DiagnosticError([error("GC0101", message, None)], report.sources)

@@ -230,6 +230,15 @@ def test_bad_optimisers_are_diagnosed(text: str, code: str) -> None:
     assert caught.value.diagnostics[0].code.startswith(code), str(caught.value)
 
 
+@pytest.mark.parametrize("rest", ["; adam(lr=1)", ", adam(lr=1)", " adam(lr=1)", ";x"])
+def test_what_follows_a_whole_call_is_told(rest: str) -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        lower_optimizer("sgd(lr=0.1)" + rest)
+    (found,) = caught.value.diagnostics
+    assert found.code == "GC0101"
+    assert found.message.endswith(f"`sgd(lr=0.1)` is followed by `{rest.strip()}`")
+
+
 # --- schedules
 
 
