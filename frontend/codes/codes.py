@@ -56,4 +56,5 @@ def explain(code: str) -> str | None:
 
 def similar_code(code: str) -> str:
     """The known code most like ``code``, for a hint; empty if none is near."""
-    return closest(code.upper(), all_codes())
+    looks_like = str.maketrans("OIL", "011")  # letters that are taken for digits
+    return closest(code[:2].upper() + code[2:].upper().translate(looks_like), all_codes())
