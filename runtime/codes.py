@@ -410,6 +410,15 @@ _TRAINING = (
         "processes of the job are\n"
         "ranks, and --ranks, if given, must be their number.",
     ),
+    Code(
+        "GC0824",
+        "a dimension that cannot be cut among ranks",
+        "`--shard-dim H=2` cuts the parameters that have `H` between two ranks. What is "
+        "multiplied elementwise or added\n"
+        "up along `H` can be cut; what is compared, sorted or normalised along it cannot, nor a "
+        "parameter that has\n"
+        "it twice.",
+    ),
 )
 
 CODES = (*_CALLS, *_FILES, *_MEMORY, *_PROOF, *_TRAINING)

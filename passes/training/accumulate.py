@@ -43,7 +43,7 @@ from gradc.ir.tensor.core import Block, Function, Op, Role, Slot, TensorType, Va
 from gradc.passes.differentiate.transforms import value_and_grad, vjp
 from gradc.passes.rewrite import copy_ops, renamed
 from gradc.passes.simplify.dce import dce
-from gradc.passes.training.accumulate_batch import separate
+from gradc.passes.training.accumulate_batch import Refuse, along_batch, separate
 from gradc.passes.training.accumulate_draws import KEY, keys_of_parts, numbered
 from gradc.passes.training.cut import Cut
 from gradc.passes.training.ranks import Deal
@@ -119,9 +119,13 @@ def accumulation(
     is_seeded: bool = False,
     ranks: int = 1,
     shares_statistics: bool = False,
+    refuse: Refuse = along_batch,
 ) -> Accumulation:
     """``big`` cut into ``parts`` parts along ``axes`` of its inputs, before derivatives are taken.
     At least two parts.
+
+    What is cut may be parameters as well, among ranks that share statistics: then a gradient of
+    what is cut is that of a rank's own part.
 
     With ``shares_statistics`` ranks that have at most a part each add up, on the way, sums over the
     batch that single samples depend on (batch normalisation).
@@ -136,7 +140,7 @@ def accumulation(
     big = dce(big)
     deal = Deal(parts, ranks)
     shared = deal if shares_statistics and deal.turns == 1 and ranks > 1 else None
-    cut = _cut(big, separate(big, axes, parts, shared))
+    cut = _cut(big, separate(big, axes, parts, shared, refuse))
     return Accumulation(cut.inner, _Composer(big, cut, axes, wrt, deal, is_seeded))
 
 
@@ -272,7 +276,8 @@ class _Composer:
         ``wrt``).
         """
         floats = [n for n in self.parts.sums if self._sum_type(n).dtype.is_float]
-        return vjp(self.parts.outer, [*floats, *self.wrt], of=["loss"])
+        whole = [name for name in self.wrt if name not in self.axes]
+        return vjp(self.parts.outer, [*floats, *whole], of=["loss"])
 
     def _sum_type(self, name: str) -> TensorType:
         return self.parts.outer.parameter(name).type
@@ -344,7 +349,12 @@ class _Composer:
         outputs.
         """
         results = list(zip(body.results, body.block.outputs, strict=True))
-        carried = [r for r in results if r[0].name in sums or r[0].role is Role.COTANGENT]
+        # The gradient of what is cut is that of a rank's own part: nobody adds to it.
+        carried = [
+            (slot, value)
+            for slot, value in results
+            if slot.name in sums or (slot.role is Role.COTANGENT and slot.name not in self.axes)
+        ]
         stacked = [value for slot, value in results if (slot, value) not in carried]
         given = list(zip(body.parameters, body.block.parameters, strict=True))
         cut = {v: self._cut_input(s.name, v.type) for s, v in given if self._is_cut(s)}
@@ -397,14 +407,19 @@ class _Composer:
         cts: Mapping[str, Value],
         outputs: Sequence[Value],
     ) -> Function:
+        count = len(self.parts.per_sample)
         joined = {
             n: self._joined(stacked, place)
-            for (n, place), stacked in zip(self.parts.per_sample, outputs, strict=True)
+            for (n, place), stacked in zip(self.parts.per_sample, outputs[:count], strict=True)
         }
         values = [
             joined[n] if n in joined else results[slot] for n, slot in enumerate(self.big.results)
         ]
-        gradients = [self.b.one("add", cts[n], direct[n]) for n in self.wrt]
+        own = dict(zip((n for n in self.wrt if n in self.axes), outputs[count:], strict=True))
+        gradients = [
+            self._unstacked(own[n]) if n in own else self.b.one("add", cts[n], direct[n])
+            for n in self.wrt
+        ]
         spans = {slot.name: slot.span for slot in self.big.parameters}
         slots = [Slot(n, Role.COTANGENT, spans[n]) for n in self.wrt]
         name = f"{self.big.name}_accumulated"
@@ -416,6 +431,10 @@ class _Composer:
             [*self.big.results, *slots],
         )
         return dce(made)
+
+    def _unstacked(self, stacked: Value) -> Value:
+        """[1, ...] as [...]: what is cut among ranks has one part on each."""
+        return self.b.one("reshape", stacked, shape=stacked.type.static_shape[1:])
 
     def _joined(self, stacked: Value, place: Place) -> Value:
         """[turns, ..., n / turns, ...] as [..., n, ...]: the number of the part comes after

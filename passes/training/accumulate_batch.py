@@ -12,7 +12,8 @@ Non-goals: composing the accumulated program (``passes.accumulate``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.ir.ops.axes import Place
@@ -20,9 +21,41 @@ from gradc.ir.tensor.core import Function, Op, Role, TensorType
 from gradc.passes.training.cut import Cut, Mixed, cut
 from gradc.passes.training.ranks import Deal
 
+Refuse: TypeAlias = Callable[[str, Op | None], DiagnosticError]
+
+
+def along_batch(message: str, op: Op | None) -> DiagnosticError:
+    """The refusal to cut a batch into parts."""
+    help = (
+        "the gradient of a batch cut into parts would differ from that of the whole batch; train "
+        "on one rank, without `accumulate`, or on ranks that share the statistics of a batch "
+        "(--shared-statistics, with one part for each), or use a layer that treats samples one by "
+        "one (layernorm instead of batchnorm)"
+    )
+    span = op.span if op is not None else None
+    text = f"this program cannot be accumulated over parts of a batch: {message}"
+    return DiagnosticError([error("GC0807", text, span, help=help)])
+
+
+def along_dim(dim: str) -> Refuse:
+    """The refusal to cut a program along a dimension of its parameters."""
+
+    def refuse(message: str, op: Op | None) -> DiagnosticError:
+        for word, other in (("the whole batch", "the whole"), ("sample", "part")):
+            message = message.replace(word, other)
+        help = "what is multiplied or added up along a dimension can be cut; name another dimension"
+        span = op.span if op is not None else None
+        text = f"this program cannot be cut along `{dim}`: {message}"
+        return DiagnosticError([error("GC0824", text, span, help=help)])
+
+    return refuse
+
 
 def batch_axes(
-    whole: Mapping[str, TensorType], part: Mapping[str, TensorType], parts: int
+    whole: Mapping[str, TensorType],
+    part: Mapping[str, TensorType],
+    parts: int,
+    refuse: Refuse = along_batch,
 ) -> dict[str, int]:
     """The axis of samples of each input that has one, from the inputs' types for the whole batch
     and for a part.
@@ -35,18 +68,22 @@ def batch_axes(
         pairs = list(zip(type_.static_shape, part[name].static_shape, strict=True))
         differing = [axis for axis, (n, m) in enumerate(pairs) if n != m]
         if len(differing) > 1:
-            raise _refused(f"`{name}` compares every sample with every other", None)
+            raise refuse(f"`{name}` compares every sample with every other", None)
         if differing:
             axis = differing[0]
             n, m = pairs[axis]
             if n != parts * m:
-                raise _refused(f"`{name}` has a size that is not a multiple of the batch", None)
+                raise refuse(f"`{name}` has a size that is not a multiple of the parts", None)
             found[name] = axis
     return found
 
 
 def separate(
-    function: Function, axes: Mapping[str, int], parts: int, shared: Deal | None = None
+    function: Function,
+    axes: Mapping[str, int],
+    parts: int,
+    shared: Deal | None = None,
+    refuse: Refuse = along_batch,
 ) -> Cut:
     """The program of one part of the batch; ranks that have a part each share sums over the batch
     on the way with ``shared``.
@@ -57,22 +94,10 @@ def separate(
     try:
         found = cut(function, {name: Place(axis) for name, axis in axes.items()}, parts, shared)
     except Mixed as problem:
-        raise _refused(problem.message, problem.op) from None
+        raise refuse(problem.message, problem.op) from None
     for slot, value in zip(function.results, function.block.outputs, strict=True):
         if value in found.local:
-            raise _refused(f"`{slot.name}` is known inside the parts only", None)
+            raise refuse(f"`{slot.name}` is known inside the parts only", None)
         if slot.role is Role.STATE and value in found.places:
-            raise _refused(f"the new `{slot.name}` belongs to single samples", None)
+            raise refuse(f"the new `{slot.name}` belongs to single samples", None)
     return found
-
-
-def _refused(message: str, op: Op | None) -> DiagnosticError:
-    help = (
-        "the gradient of a batch cut into parts would differ from that of the whole batch; train "
-        "on one rank, without `accumulate`, or on ranks that share the statistics of a batch "
-        "(--shared-statistics, with one part for each), or use a layer that treats samples one by "
-        "one (layernorm instead of batchnorm)"
-    )
-    span = op.span if op is not None else None
-    text = f"this program cannot be accumulated over parts of a batch: {message}"
-    return DiagnosticError([error("GC0807", text, span, help=help)])

@@ -138,7 +138,8 @@ def as_rank(
     whole: Function, cut: Function, deal: Deal, axes: Mapping[str, int], rank: int
 ) -> Function:
     """What ``rank`` has when all ranks have run ``cut``, from the parameters of ``whole``: each is
-    handed the rows of its parts. Results that are whole on every rank; those of samples are not.
+    handed the rows of its parts. Results that are whole on every rank; those of samples are not,
+    and gradients of what is cut are put together.
 
     ``axes`` are those of samples, by input (``accumulate``).
     """
@@ -160,6 +161,9 @@ def as_rank(
     kept = []
     for slot in cut.results:
         copy = found.get(f"{slot.name}@{rank}", found.get(slot.name))
+        if slot.role is Role.COTANGENT and slot.name in axes:
+            pieces = [found[f"{slot.name}@{r}"] for r in range(deal.ranks)]
+            copy = b.one("concat", *pieces, axis=axes[slot.name])
         if copy is not None and copy.type == types.get(slot.name):
             kept.append((slot, copy))
     slots = [slot for slot, _ in kept]

@@ -21,6 +21,7 @@ from gradc.runtime.files.data import fail, write_text
 from gradc.runtime.model.compiled import pure
 from gradc.runtime.model.model import Model
 from gradc.runtime.model.remedies import remedies
+from gradc.runtime.model.shard import Shard
 from gradc.runtime.native.compile import compile_options, machine_warnings, quoting
 from gradc.runtime.reports.memory import Choice, MemoryPlan, choices, plan_memory
 from gradc.runtime.reports.memory_chart import choices_svg
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--optimizer", metavar="CALL", help="a whole training step, e.g. 'adamw(lr=1e-3)'")
     add("--accumulate", default="1", metavar="K", help="cut the step's batch into K parts (1)")
     add("--ranks", default="1", metavar="R", help="share the step's batch among R ranks (1)")
+    add("--shard-dim", metavar="H=R", help="cut parameters along H among R ranks")
     add("--pareto", action="store_true", help="work against memory, for every budget")
     add("--check", action="store_true", help="replay the plan with an independent checker")
     add("--svg", metavar="FILE", help="write a picture: memory over time; with --pareto, the curve")
@@ -67,6 +69,13 @@ def run(options: argparse.Namespace, console: Console) -> int:
 def _program(
     options: argparse.Namespace, model: Model, dims: Mapping[str, int]
 ) -> tuple[Function, Derivative, Derivative | None]:
+    if options.shard_dim is not None:
+        if options.forward or options.optimizer or options.ranks != "1" or options.wrt != "params":
+            message = "--shard-dim plans loss and gradients of all parameters"
+            help = "leave out --forward, --optimizer, --ranks and --wrt"
+            raise fail("GC0564", message, help)
+        _, _, cut = Shard.parsed(model, options.shard_dim).cut(dims)
+        return cut.part, cut.compose, cut.gradient
     if options.forward:
         return model.lower(dims, training=False).function, pure(lambda f: f), None
     if options.optimizer:

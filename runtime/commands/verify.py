@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ranks", metavar="R", help="also that R ranks share a batch rightly")
     parser.add_argument("--accumulate", default="1", metavar="K", help="parts of each rank (1)")
+    parser.add_argument("--shard-dim", metavar="H=R", help="also parameters cut along H, R ranks")
     parser.add_argument("--json", metavar="CERT.json", nargs="?", const="-", help="the certificate")
     parser.add_argument("--html", metavar="PAGE.html", help="the report as one page")
     parser.add_argument(
@@ -94,6 +95,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             target=options.target,
             ranks=None if options.ranks is None else whole_number(options.ranks, 1, "--ranks"),
             accumulate=whole_number(options.accumulate, 1, "--accumulate"),
+            shard=options.shard_dim,
             progress=progress,
         )
     if options.json == "-":

@@ -7,18 +7,57 @@ the derivative of the model (``passes.prove.programs.ranks``), at a batch of two
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from gradc.ir.tensor.core import Function
 from gradc.passes.budget import run_within
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.prove.programs.ranks import CutProgram, ranks_verdict
 from gradc.passes.prove.report import Verdict
+from gradc.passes.training.ranks import Deal
 from gradc.runtime.files.batches import batch_dim
 from gradc.runtime.model.model import Model
+from gradc.runtime.model.shard import Shard
 from gradc.runtime.native.compile import Options, pipeline_options
 
 _SAMPLES = 2  # of a part, at least, so that a mean over one is told from a sum
 _POINTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How a program is shared among ranks: ``ranks`` of them with ``accumulate`` parts of a batch
+    each, parameters cut along a dimension (``shard``, such as ``H=2``), both apart, or not at all.
+    """
+
+    ranks: int | None = None
+    accumulate: int = 1
+    shard: str | None = None
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """What was asked for, as a replay needs it."""
+        found = {}
+        if self.ranks is not None:
+            found = {"ranks": str(self.ranks), "accumulate": str(self.accumulate)}
+        return found if self.shard is None else {**found, "shard": self.shard}
+
+    @staticmethod
+    def read(asked: Mapping[str, str]) -> Sharing:
+        """Reads ``asked`` back."""
+        ranks = int(asked["ranks"]) if "ranks" in asked else None
+        return Sharing(ranks, int(asked.get("accumulate", "1")), asked.get("shard"))
+
+    def rows(
+        self, model: Model, dims: Mapping[str, int], options: Options, seed: int
+    ) -> list[Verdict]:
+        """A verdict on each."""
+        found = []
+        if self.ranks is not None:
+            found.append(ranks_row(model, dims, self.ranks, self.accumulate, options, seed))
+        if self.shard is not None:
+            found.append(shard_row(model, dims, self.shard, options, seed))
+        return found
 
 
 def ranks_row(
@@ -44,4 +83,26 @@ def ranks_row(
     last = [r.artifact for r in run.records if isinstance(r.artifact, Function)][-1]
     gradient = value_and_grad(whole.function, list(model.select("params")))
     subject = CutProgram(gradient, last, step.deal, axes, dict(whole.dims))
+    return ranks_verdict(subject, seed, _POINTS)
+
+
+def shard_row(
+    model: Model, dims: Mapping[str, int], text: str, options: Options, seed: int
+) -> Verdict:
+    """The verdict for parameters cut along a dimension among ranks (``--shard-dim H=2``).
+
+    Raises:
+        DiagnosticError: GC0564 for the text, GC0824 where the dimension cannot be cut.
+    """
+    shard = Shard.parsed(model, text)
+    size = model.lower(dims).dims.get(shard.dim, 0)
+    if size % shard.ranks:  # a smaller size was chosen, to draw points for
+        dims = {**dims, shard.dim: shard.ranks * max(2, size // shard.ranks)}
+    whole, axes, cut = shard.cut(dims)
+    asked = pipeline_options(cut.compose, options, gradient=cut.gradient)
+    run = run_within(cut.part, asked, options.budget)
+    last = [r.artifact for r in run.records if isinstance(r.artifact, Function)][-1]
+    gradient = value_and_grad(whole.function, list(model.select("params")))
+    deal = Deal(shard.ranks, shard.ranks)
+    subject = CutProgram(gradient, last, deal, axes, dict(whole.dims), f"`{shard.dim}`")
     return ranks_verdict(subject, seed, _POINTS)

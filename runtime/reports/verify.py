@@ -40,7 +40,7 @@ from gradc.runtime.native.load import backend_of
 from gradc.runtime.render.notebook import framed
 from gradc.runtime.reports.accuracy import measure
 from gradc.runtime.reports.independent import is_late, sympy_verdicts
-from gradc.runtime.reports.ranks import ranks_row
+from gradc.runtime.reports.ranks import Sharing
 from gradc.runtime.reports.smaller import smaller
 
 # Random points at the second sizes of dimensions without a value.
@@ -103,6 +103,7 @@ class VerifyKeywords(TypedDict, total=False):
     target: str
     ranks: int | None
     accumulate: int
+    shard: str | None
     progress: Callable[[str], None] | None
 
 
@@ -117,6 +118,7 @@ def verify_model(
     target: str = "cpu",
     ranks: int | None = None,
     accumulate: int = 1,
+    shard: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Verified:
     """Verifies the gradients of ``model`` as ``value_and_grad`` compiles them.
@@ -128,6 +130,7 @@ def verify_model(
         target: what it is compiled for.
         ranks: also whether so many ranks, with ``accumulate`` parts of a batch each, compute the
             gradient of the whole batch together.
+        shard: the same of parameters cut along a dimension among ranks, such as ``H=2``.
         progress: called with what is done next.
 
     Raises:
@@ -147,10 +150,10 @@ def verify_model(
     dims, small = subject.dims, subject.probe_dims
     if sympy > 0:
         _ask_sympy(found, model, subject, options, sympy)
-    if ranks is not None:
+    sharing = Sharing(ranks, accumulate, shard)
+    if sharing.asked:
         with found.timed("ranks"):
-            row = ranks_row(model, least, ranks, accumulate, options, _seed(subject))
-        found.verdicts.append(row)
+            found.verdicts += sharing.rows(model, least, options, _seed(subject))
     if chosen:
         _ask_again(found, model, subject, (free, chosen), options)
     at_probe = Model(model.program, model.name, least, model.precision)
@@ -159,7 +162,7 @@ def verify_model(
         dims=dims,
         chosen=chosen,
         probe_dims=small,
-        options=_asked(names, options, points, sympy, ranks, accumulate),
+        options=_asked(names, options, points, sympy, sharing),
         verdicts=tuple(found.verdicts),
         accuracy=measure(at_probe, small, names, target) if numbers else (),
         notes=tuple(found.notes),
@@ -265,13 +268,11 @@ def _asked(
     options: Options,
     points: int | None,
     sympy: float,
-    ranks: int | None,
-    accumulate: int,
+    sharing: Sharing,
 ) -> dict[str, str]:
     """What was asked for, as a replay needs it."""
-    shared = {} if ranks is None else {"ranks": str(ranks), "accumulate": str(accumulate)}
     return {
-        **shared,
+        **sharing.asked,
         "wrt": ",".join(names),
         "budget": "" if options.budget is None else str(options.budget),
         "points": "" if points is None else str(points),
@@ -301,6 +302,7 @@ def replay(data: Mapping[str, Any], path: str | None = None) -> tuple[Verified, 
     points = int(options["points"]) if options["points"] else None
     wrt = tuple(options["wrt"].split(","))
     sympy = float(options.get("sympy", "0"))
+    sharing = Sharing.read(options)
     found = verify_model(
         model,
         wrt=wrt,
@@ -308,8 +310,9 @@ def replay(data: Mapping[str, Any], path: str | None = None) -> tuple[Verified, 
         points=points,
         sympy=sympy,
         target=options.get("target", "cpu"),
-        ranks=int(options["ranks"]) if "ranks" in options else None,
-        accumulate=int(options.get("accumulate", "1")),
+        ranks=sharing.ranks,
+        accumulate=sharing.accumulate,
+        shard=sharing.shard,
     )
     differing = []
     if data.get("digest") != claimed.digest:

@@ -19,7 +19,7 @@ from tests.support.command_line import gradc
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Pages, and how many blocks at least are found there.
-PAGES = {"usage.md": 5, "training.md": 5, "functions.md": 2, "performance.md": 2}
+PAGES = {"usage.md": 5, "training.md": 5, "functions.md": 2, "performance.md": 2, "scale.md": 3}
 BLOCK = re.compile(r"```(console|python)\n(.*?)```", re.DOTALL)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # Where every page starts: the programs and data of examples/digits in the current folder.

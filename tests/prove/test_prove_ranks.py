@@ -12,6 +12,9 @@ from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.prove.programs.ranks import CutProgram, ranks_verdict
 from gradc.passes.prove.report import Status, certificate
+from gradc.passes.training.ranks import Deal
+from gradc.runtime.cli import main
+from gradc.runtime.model.shard import Shard
 from gradc.runtime.model.step import TrainStep
 from gradc.runtime.reports.verify import replay
 from tests.support.wrong_cuts import FAULTS, broken, is_wrong, right
@@ -106,3 +109,83 @@ def test_statistics_are_shared_by_ranks_with_one_part_each(ranks: int | None) ->
     with pytest.raises(DiagnosticError) as caught:
         step.plan({"B": 8})
     assert caught.value.diagnostics[0].code == "GC0807"
+
+
+# --- parameters cut along a dimension
+
+BLOCK = """
+dim B = 2, T = 3, D = 3, H = 4, N = 2, K = 2
+model m(x: float[B, T, D], y: int[B, T]) -> float {
+    param wq: float[D, N, K] ~ normal(0.5)
+    param wo: float[N, K, D] ~ normal(0.5)
+    use up = dense(D, H)
+    use down = dense(H, D)
+    use n = layernorm(D)
+    q = einsum("btd,dnk->btnk", n(x), wq)
+    a = softmax(einsum("bqnk,btnk->bnqt", q, q), axis = -1)
+    h = x + einsum("bqnk,nkd->bqd", einsum("bnqt,btnk->bqnk", a, q), wo)
+    h = h + down(gelu(up(h)))
+    return mean(cross_entropy(h, y)) + 0.1 * sum(up.w^2)
+}
+"""
+
+
+def sharded(text: str, along: str) -> CutProgram:
+    net = gradc.loads(text, precision="f64")
+    shard = Shard.parsed(net, along)
+    whole, axes, cut = shard.cut({})
+    gradient = value_and_grad(whole.function, list(net.select("params")))
+    deal = Deal(shard.ranks, shard.ranks)
+    return CutProgram(gradient, cut.compose(cut.part), deal, axes, dict(whole.dims), shard.dim)
+
+
+@pytest.mark.parametrize("along", ["H=2", "H=4", "N=2"])
+def test_products_and_heads_are_cut_along_a_dimension(along: str) -> None:
+    subject = sharded(BLOCK, along)
+    found = ranks_verdict(subject, 1, 2)
+    assert found.status in (Status.PROVED_BOUND, Status.PROBABLE, Status.AGREES), found.detail
+    ranks = int(along[-1])
+    (slot,) = [s for s in subject.cut.results if s.name == ("up.w" if along[0] == "H" else "wq")]
+    value = subject.cut.block.outputs[subject.cut.results.index(slot)]
+    assert value.type.static_shape == ((3, 4 // ranks) if along[0] == "H" else (3, 1, 2))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_wrong_cut_along_a_dimension_is_refuted(seed: int) -> None:
+    subject = sharded(BLOCK, "H=2")
+    rng = np.random.default_rng(seed)
+    while True:
+        _, cut = broken(subject.cut, subject.deal, rng)
+        wrong = replace(subject, cut=cut)
+        if is_wrong(wrong, rng):
+            break
+    assert ranks_verdict(wrong, 1, 2).status is Status.REFUTED
+
+
+@pytest.mark.parametrize(
+    "text, along, words",
+    [
+        (BLOCK, "D=3", "cannot be cut along `D`"),
+        (BLOCK, "H=3", "4 is no multiple of 3 ranks"),
+        (BLOCK.replace("dense(D, H)", "dense(H, H)").replace("(h)", "(h @ h.T)"), "H=2", ""),
+        (BLOCK, "Z=2", "there is no dimension `Z`"),
+        (BLOCK, "H", "not a dimension and a number of ranks"),
+    ],
+)
+def test_what_cannot_be_cut_is_told(text: str, along: str, words: str) -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        sharded(text, along)
+    found = caught.value.diagnostics[0]
+    assert words in found.message, found.message
+
+
+def test_verify_and_plan_cut_along_a_dimension(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "m.grad"
+    file.write_text(BLOCK)
+    assert main(["plan", str(file), "--shard-dim", "H=2", "--json", "--check"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["sent_bytes"] > 0 and not plan["faults"]
+    assert main(["verify", str(file), "--sympy", "0", "--shard-dim", "H=2"]) == 0
+    assert "2 ranks along `H`" in capsys.readouterr().out

@@ -22,6 +22,7 @@ from gradc.ir.domains.interpret import run
 from gradc.ir.ops.builder import Builder
 from gradc.ir.tensor.core import Block, DType, Function, Op, TensorType, Value
 from gradc.passes.differentiate.transforms import value_and_grad
+from gradc.passes.prove.domains.point import index_limit
 from gradc.passes.prove.programs.ranks import CutProgram, ranks_verdict
 from gradc.passes.prove.report import Status, Verdict, key
 from gradc.passes.rewrite import renamed
@@ -169,15 +170,16 @@ def is_wrong(subject: CutProgram, rng: np.random.Generator) -> bool:
     """Whether some rank computes something else in f64: a fault may change nothing, where every
     rank has the same summand."""
     whole = subject.whole
-    values = []
+    values, limit = [], index_limit(subject.whole)
     for value in whole.block.parameters:
         shape = value.type.static_shape
         is_float = value.type.dtype.is_float
-        values.append(rng.standard_normal(shape) if is_float else rng.integers(0, 4, shape))
+        values.append(rng.standard_normal(shape) if is_float else rng.integers(0, limit, shape))
     known = {key(s): x for s, x in zip(whole.results, run(ARRAYS, whole, values), strict=True)}
     for rank in range(subject.deal.ranks):
         one = as_rank(whole, subject.cut, subject.deal, subject.axes, rank)
         for slot, found in zip(one.results, run(ARRAYS, one, values), strict=True):
+            assert np.isfinite(found).all(), "a point where everything is finite"
             if not np.allclose(found, known[key(slot)], rtol=1e-9, atol=1e-12):
                 return True
     return False

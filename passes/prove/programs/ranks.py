@@ -41,6 +41,7 @@ class CutProgram:
     deal: Deal
     axes: Mapping[str, int]
     dims: Mapping[str, int]
+    along: str = ""  # what is cut, if not the batch
 
 
 def ranks_verdict(subject: CutProgram, seed: int, points: int) -> Verdict:
@@ -49,7 +50,7 @@ def ranks_verdict(subject: CutProgram, seed: int, points: int) -> Verdict:
     verdict = _verdict(subject, seed, points)
     return Verdict(
         "ranks",
-        _name(subject.deal),
+        _name(subject),
         verdict.status,
         verdict.method,
         verdict.detail,
@@ -61,7 +62,10 @@ def ranks_verdict(subject: CutProgram, seed: int, points: int) -> Verdict:
     )
 
 
-def _name(deal: Deal) -> str:
+def _name(subject: CutProgram) -> str:
+    deal = subject.deal
+    if subject.along:
+        return f"{deal.ranks} ranks along {subject.along}"
     parts = f"{deal.count} part{'s' if deal.count != 1 else ''}"
     return f"{deal.ranks} rank{'s' if deal.ranks != 1 else ''}, {parts}"
 
@@ -69,6 +73,7 @@ def _name(deal: Deal) -> str:
 def _verdict(subject: CutProgram, seed: int, points: int) -> Verdict:
     whole, deal = subject.whole, subject.deal
     programs = [as_rank(whole, subject.cut, deal, subject.axes, r) for r in range(deal.ranks)]
+    agreeing: list[tuple[str, Outcome]] = []
     for rank, one in enumerate(programs):
         known = {key(slot) for slot in one.results}
         lost = [key(s) for s in whole.results if s.name not in _per_sample(subject)]
@@ -76,11 +81,20 @@ def _verdict(subject: CutProgram, seed: int, points: int) -> Verdict:
         if lost:
             return _decided(subject, rank, lacking(whole, lost), lost)
         wrong = _differing(whole, one, seed, points)
-        if wrong:
-            numbers = {key(slot): n for n, slot in enumerate(one.results)}
-            pairs = [(n, numbers[k]) for n, s in enumerate(whole.results) if (k := key(s)) in wrong]
-            return _decided(subject, rank, decide_equal(whole, one, pairs), wrong)
-    method = "prime field: all ranks = the whole batch"
+        if not wrong:
+            continue
+        numbers = {key(slot): n for n, slot in enumerate(one.results)}
+        pairs = [(n, numbers[k]) for n, s in enumerate(whole.results) if (k := key(s)) in wrong]
+        outcome = decide_equal(whole, one, pairs)
+        if outcome.status is not Status.AGREES:
+            return _decided(subject, rank, outcome, wrong)
+        agreeing.append((f"rank {rank}: {', '.join(wrong)}", outcome))
+    if agreeing:
+        told = "; ".join(f"{what} by {outcome.detail}" for what, outcome in agreeing)
+        detail = f"where residues differ, {told}; at {_at(subject)}"
+        return Verdict("ranks", "", Status.AGREES, "balls at 50 digits", detail, ("off kinks",))
+    whole_of = "program" if subject.along else "batch"
+    method = f"prime field: all ranks = the whole {whole_of}"
     sent = len(exchanges(subject.cut.block))
     detail = f"{points} points modulo {PRIME} at {_at(subject)}; {sent} exchanges"
     if all(is_small(program) for program in (whole, *programs)):
