@@ -213,12 +213,14 @@ def test_an_underflow_is_traced_to_its_line() -> None:
     """Each step back divides the gradient by 100: after the fourth it is below f16's numbers,
     inside the loop.
     """
-    net = loads(SMALL, dims={"T": 6, "B": 4})
+    net = loads(SMALL, dims={"T": 6, "B": 4}, precision="f16")
     found = net.diagnose(net.init(0), x=np.ones((6, 4)))
     (finding,) = [f for f in found.findings if f.kind == "underflow"]
     assert finding.span is not None and finding.span.line == 7
     assert "it begins with `mul`" in finding.message
-    seeded = loads(SMALL.replace("mean(h)", "mean(h) * 1e-9"), dims={"T": 6, "B": 4})
+    seeded = loads(
+        SMALL.replace("mean(h)", "mean(h) * 1e-9"), dims={"T": 6, "B": 4}, precision="f16"
+    )
     found = seeded.diagnose(seeded.init(0), x=np.ones((6, 4)))
     (finding,) = [f for f in found.findings if f.kind == "underflow"]
     assert finding.span is not None and finding.span.line == 10
