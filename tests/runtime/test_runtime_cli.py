@@ -87,7 +87,9 @@ def test_every_command_has_its_module_and_every_module_its_command() -> None:
     for name in named:
         assert find_spec(f"gradc.runtime.commands.{name}") is not None, name
     modules = {p.stem for p in (ROOT / "runtime" / "commands").glob("*.py")}
-    assert modules - {"__init__", "common", "flags"} == set(named)
+    # What a command does in one case may be a module of its own, named after it.
+    parts = {m for m in modules if "_" in m and m.partition("_")[0] in named}
+    assert modules - parts - {"__init__", "common", "flags"} == set(named)
 
 
 @pytest.mark.parametrize("name", [name for name, _ in cli.COMMANDS])
