@@ -12,7 +12,7 @@ from gradc.frontend.program import loads
 from gradc.frontend.syntax.diagnostics import DiagnosticError
 from tests.support.fuzz_programs import examine, minimised, mutant, mutate_tree, seeds
 
-COUNT = 3000
+COUNT = 2500
 BATCH = 250
 CORPUS = sorted((Path(__file__).parent.parent / "corpus").glob("*.grad"))
 

@@ -64,14 +64,14 @@ def test_counting_sees_what_is_quadratic() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "layers"), [("chain", (25, 100)), ("mlp", (8, 32)), ("gpt", (4, 16))]
+    ("kind", "layers"), [("chain", (25, 100)), ("mlp", (8, 32)), ("gpt", (3, 9))]
 )
 def test_plans_are_made_in_linear_time(kind: str, layers: tuple[int, int]) -> None:
     """From the program to the Plan, every step together."""
     assert exponent(kind, layers, run_pipeline) < MOST
 
 
-@pytest.mark.parametrize(("kind", "layers"), [("chain", (20, 60)), ("gpt", (2, 6))])
+@pytest.mark.parametrize(("kind", "layers"), [("chain", (20, 60)), ("gpt", (1, 3))])
 def test_budgets_are_refused_in_linear_time(kind: str, layers: tuple[int, int]) -> None:
     """The estimate, the plain program and the most frugal policies."""
 

@@ -176,7 +176,7 @@ def test_views_and_indices_are_shown() -> None:
     assert formula(pooled, "h") == "dh = (dp/dh)^T dp"
     assert formula(pooled, "w") == "dw = conv2d_filter(x, dh)"
     definitions = [to_text(d) for d in gradc.loads(POOLED).formulas().definitions]
-    assert "q = reshape(p, [B, 8])" in definitions
+    assert "q = reshape(p)" in definitions  # formulas hold for sizes that nobody gave
 
 
 def test_loops_are_steps_with_a_jacobian_matrix() -> None:

@@ -132,7 +132,12 @@ class Reader:
                 self._left -= 1
             shown.append((name or "...").replace("∂", "d"))
         if lookup(op.name).traits.is_silent and shown:
-            return f"reshape({shown[0]})" if _is_regrouped(op) else shown[0]
+            if not _is_regrouped(op):
+                return shown[0]
+            shape = op.result.type.shape
+            if all(isinstance(n, int) for n in shape):  # sizes may have been chosen
+                return f"reshape({shown[0]})"
+            return f"reshape({shown[0]}, [{', '.join(map(str, shape))}])"
         if number_of(op) is not None:
             return f"{number_of(op)}"
         word = lookup(op.name).traits.word or op.name
