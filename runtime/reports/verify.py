@@ -128,8 +128,7 @@ def verify_model(
         numbers: also compile, and measure the error of what the machine code computes.
         sympy: at most so many CPU seconds for SymPy's own derivative at a small shape; 0: none.
         target: what it is compiled for.
-        ranks: also whether so many ranks, with ``accumulate`` parts of a batch each, compute the
-            gradient of the whole batch together.
+        ranks: also that so many, with ``accumulate`` parts each, share a batch rightly.
         shard: the same of parameters cut along a dimension among ranks, such as ``H=2``.
         progress: called with what is done next.
 
@@ -147,7 +146,6 @@ def verify_model(
         lambda is_read: _subject(model, free, least, names, options, is_read),
         lambda one: prove(one, _seed(one), points, progress),
     )
-    dims, small = subject.dims, subject.probe_dims
     if sympy > 0:
         _ask_sympy(found, model, subject, options, sympy)
     sharing = Sharing(ranks, accumulate, shard)
@@ -159,12 +157,12 @@ def verify_model(
     at_probe = Model(model.program, model.name, least, model.precision)
     return Verified(
         **_identity(model, subject),
-        dims=dims,
+        dims=subject.dims,
         chosen=chosen,
-        probe_dims=small,
+        probe_dims=subject.probe_dims,
         options=_asked(names, options, points, sympy, sharing),
         verdicts=tuple(found.verdicts),
-        accuracy=measure(at_probe, small, names, target) if numbers else (),
+        accuracy=measure(at_probe, subject.probe_dims, names, target) if numbers else (),
         notes=tuple(found.notes),
         trusted=(*TRUSTED, backend_of(target).beneath()),
         seconds={**found.seconds, "total": time.perf_counter() - start},

@@ -31,7 +31,7 @@ def sides(factor: float, dtype: DType) -> tuple[Function, Function]:
 # cancellation, a parameter that is exactly 0 at a kink: each was a false alarm or a crash once.
 # From 300 on a sample of those that are decided in a few seconds; `python -m tests.support.alarms`
 # takes any.
-SEEDS = (4, 16, 18, 34, 37, 40, 45, 53, 165, 177, 225, 285, 300, 302, 304, 305, 307, 311)
+SEEDS = (4, 16, 18, 34, 37, 40, 45, 53, 165, 225, 300, 305)
 # Three of them, or like them, under every policy.
 ALL_POLICIES = (2, 6, 45)
 
