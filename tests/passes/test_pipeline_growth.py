@@ -71,7 +71,7 @@ def test_plans_are_made_in_linear_time(kind: str, layers: tuple[int, int]) -> No
     assert exponent(kind, layers, run_pipeline) < MOST
 
 
-@pytest.mark.parametrize(("kind", "layers"), [("chain", (20, 60)), ("gpt", (2, 4))])
+@pytest.mark.parametrize(("kind", "layers"), [("chain", (20, 60)), ("mlp", (4, 12))])
 def test_budgets_are_refused_in_linear_time(kind: str, layers: tuple[int, int]) -> None:
     """The estimate, the plain program and the most frugal policies."""
 
