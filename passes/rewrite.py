@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.control import region_result_types
+from gradc.ir.ops.structural import slice_axis
 from gradc.ir.tensor.core import Attr, Block, Function, Op, Value, walk
 from gradc.ir.tensor.dims import Dim, DimExpr
 
@@ -159,9 +160,5 @@ def emit_scan(
 
 def rows(b: Builder, x: Value, start: int, count: int) -> Value:
     """Rows ``start`` to ``start + count`` of ``x``; ``x`` itself if these are all."""
-    shape = x.type.shape
-    if start == 0 and count == shape[0]:
-        return x
-    rest = shape[1:]
-    low, high = (start, *(0 for _ in rest)), (start + count, *rest)
-    return b.one("slice", x, start=low, limit=high, stride=(1,) * len(shape))
+    is_all = start == 0 and count == x.type.shape[0]
+    return x if is_all else slice_axis(b, x, 0, start, start + count)

@@ -114,6 +114,10 @@ class Builder:
         """A tensor all of whose elements are ``value``."""
         return self.one("constant", value=value, dtype=dtype, shape=shape)
 
+    def cast(self, x: Value, dtype: DType) -> Value:
+        """``x`` as ``dtype``: itself if it is that already."""
+        return x if x.type.dtype is dtype else self.one("cast", x, dtype=dtype)
+
     def function_of(self, name: str, *operands: Value, order: int = 0) -> Value:
         """A row of ``ir/special/table.py`` on operands of one floating type; `wide` rows are
         computed in f64.
@@ -175,7 +179,7 @@ class BuilderAlgebra:
         return self._builder.constant(value, dtype or self._like.dtype, self._like.shape)
 
     def cast(self, x: Value, dtype: DType) -> Value:
-        return x if x.type.dtype is dtype else self._builder.one("cast", x, dtype=dtype)
+        return self._builder.cast(x, dtype)
 
     def function(self, name: str, *operands: Value, order: int = 0) -> Value:
         """A row of ``ir/special/table.py``."""

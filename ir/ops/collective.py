@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from gradc.ir.loop.kernel import Affine, ExchangeKind
 from gradc.ir.ops.attributes import get_int
 from gradc.ir.ops.registry import Nest, OpDef, Sample, TypeRuleError, register
+from gradc.ir.ops.structural import slice_axis
 from gradc.ir.ops.traits import ALL, Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 
@@ -105,14 +106,8 @@ def _all_gather_vjp(
 
 def _rows(b: Builder, op: Op, given: Sequence[Value]) -> Sequence[Value]:
     """``all_to_all``: rank j has the j-th rows of all."""
-    shape = op.result.type.static_shape
-    ones = (1,) * len(shape)
-    found = []
-    for rank in range(_ranks(op)):
-        low, high = (rank, *(0,) * (len(shape) - 1)), (rank + 1, *shape[1:])
-        rows = [b.one("slice", x, start=low, limit=high, stride=ones) for x in given]
-        found.append(b.one("concat", *rows, axis=0))
-    return found
+    rows = ([slice_axis(b, x, 0, n, n + 1) for x in given] for n in range(_ranks(op)))
+    return [b.one("concat", *found, axis=0) for found in rows]
 
 
 def _stack(b: Builder, op: Op, given: Sequence[Value]) -> Sequence[Value]:

@@ -27,6 +27,7 @@ from gradc.ir.loop.kernel import Affine
 from gradc.ir.ops.attributes import get_int
 from gradc.ir.ops.axes import AxisRule, kept
 from gradc.ir.ops.registry import Nest, OpDef, Sample, TypeRuleError, register
+from gradc.ir.ops.structural import row_of
 from gradc.ir.ops.traits import ALL, Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 
@@ -403,7 +404,7 @@ def fourier(b: Builder, x: Value, axis: int, inverse: bool = False) -> Value:
         return b.one("reverse", fourier(b, turned, axis), axes=(0,))
     if max(radices(x.type.static_shape[axis])) <= MOST_PRIME:
         return b.one("fft", x, axis=axis)
-    return _cast(b, _by_chirp(b, _cast(b, x, DType.F64), axis), x.type.dtype)
+    return b.cast(_by_chirp(b, b.cast(x, DType.F64), axis), x.type.dtype)
 
 
 def _by_chirp(b: Builder, x: Value, axis: int) -> Value:
@@ -459,21 +460,9 @@ def _filter(b: Builder, chirp: tuple[Value, Value], n: int, m: int) -> tuple[Val
     return b.one("select", is_met, chirp[0], zero), b.one("select", is_met, chirp[1], zero)
 
 
-def _cast(b: Builder, x: Value, dtype: DType) -> Value:
-    return x if x.type.dtype is dtype else b.one("cast", x, dtype=dtype)
-
-
 def parts_of(b: Builder, x: Value) -> tuple[Value, Value]:
     """Real and imaginary parts of pairs [2, ...]."""
-    shape = x.type.static_shape
-    ones = (1,) * len(shape)
-    none = (0,) * len(shape)
-    found = []
-    for part in (0, 1):
-        low, high = (part, *none[1:]), (part + 1, *shape[1:])
-        cut = b.one("slice", x, start=low, limit=high, stride=ones)
-        found.append(b.one("reshape", cut, shape=shape[1:]))
-    return found[0], found[1]
+    return row_of(b, x, 0), row_of(b, x, 1)
 
 
 def joined(b: Builder, parts: Sequence[Value]) -> Value:

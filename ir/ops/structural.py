@@ -422,6 +422,12 @@ def slice_axis(b: Builder, x: Value, axis: int, start: Dim, limit: Dim, stride: 
     return b.one("slice", x, start=tuple(starts), limit=tuple(limits), stride=tuple(strides))
 
 
+def row_of(b: Builder, x: Value, number: int) -> Value:
+    """``x[number]``."""
+    cut = slice_axis(b, x, 0, number, number + 1)
+    return b.one("reshape", cut, shape=x.type.shape[1:])
+
+
 def _any_operand(bounds: Bounds, op: Op) -> Interval:
     found = bounds.of(0)
     for number in range(1, len(op.operands)):

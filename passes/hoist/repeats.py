@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
 from gradc.ir.loop.equal import PLACES, fingerprint
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.registry import number_of
+from gradc.ir.ops.structural import row_of
 from gradc.ir.tensor.core import Attr, Block, Function, Op, Value
 from gradc.passes.rewrite import copy_ops, emit_scan, renamed, with_ops
 from gradc.passes.simplify.cse import attributes_key
@@ -317,7 +318,7 @@ class _Loop:
             pairs = zip(op.operands, self.slots[n], strict=True)
             # One value may be read as several things: by its place, not by its name.
             operands = tuple([mapping[v] if slot is None else slot for v, slot in pairs])
-            (copy,) = copy_ops([_on(op, operands)], mapping)
+            (copy,) = copy_ops([replace(op, operands=operands)], mapping)
             made.append(copy)
         return made, mapping
 
@@ -369,7 +370,7 @@ class _Loop:
                 if trip == run.trips - 1 and (n, r) in last:
                     mapping[v] = last[n, r]
                 else:
-                    mapping[v] = _row(b, rows[n, r], trip)
+                    mapping[v] = row_of(b, rows[n, r], trip)
             return mapping[v]
 
         behind = self.ops[run.stop :]
@@ -382,22 +383,8 @@ class _Loop:
         for op in behind:
             moved = renamed(op.operands, mapping)
             is_same = all(x is y for x, y in zip(moved, op.operands, strict=True))
-            ops.append(op if is_same else _on(op, moved))
+            ops.append(op if is_same else replace(op, operands=moved))
         return ops, outputs, start
-
-
-def _on(op: Op, operands: tuple[Value, ...]) -> Op:
-    """``op`` on other operands, with its results."""
-    kept = op.attributes, op.regions, op.span, op.scope, op.replica
-    return Op(op.name, operands, op.results, *kept)
-
-
-def _row(b: Builder, x: Value, trip: int) -> Value:
-    """One row of what the trips gave."""
-    shape = x.type.static_shape[1:]
-    low, high = (trip, *(0 for _ in shape)), (trip + 1, *shape)
-    row = b.one("slice", x, start=low, limit=high, stride=(1,) * len(low))
-    return b.one("reshape", row, shape=shape)
 
 
 def _rows_of(b: Builder, items: Sequence[Op]) -> Value | None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from math import prod
 
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.structural import row_of, slice_axis
 from gradc.ir.tensor.core import DType, TensorType, Value
 
 # Summands of up to so many bytes go to every rank: one message each costs more than its bytes.
@@ -50,27 +51,28 @@ class Deal:
         """Parts that a rank computes, the last one for nothing on ranks that are not dealt it."""
         return self.full + (self.late > 0)
 
+    def parts_of(self, rank: int) -> list[int]:
+        """The numbers of a rank's parts, one for each turn: where there is none in the last turn,
+        the first part, for nothing.
+        """
+        own = range(rank, self.count, self.ranks)
+        return [*own, *range(self.turns - len(own))]
+
     def numbers(self, b: Builder) -> Value:
         """u32[turns, 1], the numbers of this rank's parts."""
         own = b.one("iota", axis=0, dtype=DType.U32, shape=(self.turns, 1))
         if self.ranks == 1:
             return own
         # Rank j receives the j-th element of everybody's iota.
-        row = b.one("iota", axis=0, dtype=DType.U32, shape=(self.ranks, 1))
-        received = b.one("all_to_all", row)
-        rank = b.one("slice", received, start=(0, 0), limit=(1, 1), stride=(1, 1))
-        rank = b.one("reshape", rank, shape=(1,))
+        everybody = b.one("iota", axis=0, dtype=DType.U32, shape=(self.ranks, 1))
+        rank = row_of(b, b.one("all_to_all", everybody), 0)
         spread = b.one("broadcast", rank, shape=(self.turns, 1), dims=(1,))
         step = b.constant(self.ranks, DType.U32, (self.turns, 1))
         return b.one("add", b.one("mul", own, step), spread)
 
     def is_dealt(self, b: Builder) -> Value:
         """bool, whether this rank's last part has a meaning."""
-        last = self.turns - 1
-        number = b.one(
-            "slice", self.numbers(b), start=(last, 0), limit=(last + 1, 1), stride=(1, 1)
-        )
-        number = b.one("reshape", number, shape=())
+        number = b.one("reshape", row_of(b, self.numbers(b), self.turns - 1), shape=())
         return b.one("lt", number, b.constant(self.count, DType.U32))
 
 
@@ -92,18 +94,20 @@ class Total:
         return -(-prod(self.type.static_shape) // self.deal.ranks)
 
     @property
-    def _dtype(self) -> DType:
-        """Sums of 16 bits are kept in f32, and rounded once at the end."""
-        return self.type.dtype.accumulator if self.type.dtype.is_float else self.type.dtype
+    def held(self) -> TensorType:
+        """What a rank holds of the sum on the way. Sums of 16 bits are kept in f32, and rounded
+        once at the end.
+        """
+        shape = (self._slice,) if self._is_sliced else self.type.static_shape
+        return TensorType(shape, self.type.dtype.accumulator)
 
     def start(self, b: Builder) -> Value:
         """The empty sum, as far as this rank holds it."""
-        shape = (self._slice,) if self._is_sliced else self.type.static_shape
-        return b.constant(0, self._dtype, shape)
+        return b.constant(0, self.held.dtype, self.held.shape)
 
     def add(self, b: Builder, total: Value, summand: Value, ranks: int) -> Value:
         """``total`` and what the first ``ranks`` ranks found in this turn."""
-        summand = _cast(b, summand, self._dtype)
+        summand = b.cast(summand, self.held.dtype)
         if self.deal.ranks == 1:
             return b.one("add", total, summand)
         if self._is_sliced:
@@ -114,19 +118,19 @@ class Total:
         else:
             rows = b.one("all_gather", summand, ranks=self.deal.ranks)
         for rank in range(ranks):
-            total = b.one("add", total, _row(b, rows, rank))
+            total = b.one("add", total, row_of(b, rows, rank))
         return total
 
     def finish(self, b: Builder, total: Value) -> Value:
         """The whole sum, the same on every rank."""
-        total = _cast(b, total, self.type.dtype)
+        total = b.cast(total, self.type.dtype)
         if not self._is_sliced:
             return total
         rows = b.one("all_gather", total, ranks=self.deal.ranks)
         size = prod(self.type.static_shape)
         flat = b.one("reshape", rows, shape=(self.deal.ranks * self._slice,))
         if size != self.deal.ranks * self._slice:
-            flat = b.one("slice", flat, start=(0,), limit=(size,), stride=(1,))
+            flat = slice_axis(b, flat, 0, 0, size)
         return b.one("reshape", flat, shape=self.type.static_shape)
 
     def _padded(self, b: Builder, summand: Value, size: int) -> Value:
@@ -135,14 +139,3 @@ class Total:
         if count == size:
             return flat
         return b.one("pad", flat, low=(0,), high=(size - count,), interior=(0,))
-
-
-def _cast(b: Builder, value: Value, dtype: DType) -> Value:
-    return value if value.type.dtype is dtype else b.one("cast", value, dtype=dtype)
-
-
-def _row(b: Builder, rows: Value, number: int) -> Value:
-    shape = rows.type.static_shape
-    start, limit = (number, *(0,) * (len(shape) - 1)), (number + 1, *shape[1:])
-    row = b.one("slice", rows, start=start, limit=limit, stride=(1,) * len(shape))
-    return b.one("reshape", row, shape=shape[1:])

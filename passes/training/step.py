@@ -152,15 +152,12 @@ class _Composer:
                 given = scale
             else:
                 given = inputs[slot.name] if slot.role is Role.INPUT else primals[slot.name]
-            arguments.append(self._cast(given, value.type.dtype))
+            arguments.append(self.b.cast(given, value.type.dtype))
         return arguments
-
-    def _cast(self, value: Value, dtype: DType) -> Value:
-        return value if value.type.dtype is dtype else self.b.one("cast", value, dtype=dtype)
 
     def _unscaled(self, ct: Value, scale: Value | None) -> Value:
         """The gradient in the master type, divided by the scale (exactly, for powers of two)."""
-        wide = self._cast(ct, master_type(ct.type).dtype)
+        wide = self.b.cast(ct, master_type(ct.type).dtype)
         if scale is None:
             return wide
         inverse = self.b.one("div", self.b.constant(1.0, DType.F32), scale)
@@ -177,7 +174,7 @@ class _Composer:
             top = (
                 b.one("reduce_max", size, axes=tuple(range(ct.type.rank))) if ct.type.rank else size
             )
-            top = self._cast(top, DType.F32)
+            top = self.b.cast(top, DType.F32)
             largest = top if largest is None else b.one("max", largest, top)
         assert largest is not None, "a step without parameters has no loss scale"
         return b.one("lt", largest, b.constant(float("inf"), DType.F32))

@@ -19,6 +19,7 @@ from dataclasses import replace
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.inline import inline_function
 from gradc.ir.ops.registry import is_loop, lookup
+from gradc.ir.ops.structural import slice_axis
 from gradc.ir.tensor.core import Block, Function, Op, Role, Slot, Value, walk
 from gradc.passes.rewrite import Scan, copy_ops
 from gradc.passes.simplify.dce import dce
@@ -172,16 +173,7 @@ def as_rank(
 
 
 def _dealt(b: Builder, value: Value, axis: int, deal: Deal, rank: int) -> Value:
-    """The rows of ``rank``: its parts in order, then parts that have no meaning there."""
-    shape = value.type.static_shape
-    size = shape[axis] // deal.count
-    own = range(rank, deal.count, deal.ranks)
-    numbers = [*own, *range(deal.turns - len(own))]
-    parts = []
-    for number in numbers:
-        low = [0] * len(shape)
-        high = list(shape)
-        low[axis], high[axis] = number * size, (number + 1) * size
-        ones = (1,) * len(shape)
-        parts.append(b.one("slice", value, start=tuple(low), limit=tuple(high), stride=ones))
+    """The rows of the parts of ``rank``."""
+    size = value.type.static_shape[axis] // deal.count
+    parts = [slice_axis(b, value, axis, n * size, (n + 1) * size) for n in deal.parts_of(rank)]
     return parts[0] if len(parts) == 1 else b.one("concat", *parts, axis=axis)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from gradc.ir.ops.builder import Builder
 from gradc.ir.tensor.core import Block, Function, Value
-from gradc.passes.rewrite import copy_ops
+from gradc.passes.rewrite import copy_ops, rows
 from gradc.passes.training.ranks import Deal, Total
 
 
@@ -58,7 +58,11 @@ class Turns:
 
     def _loop(self, totals: Sequence[Value]) -> list[Value]:
         turns = self.deal.full
-        operands = [*totals, *(self._cut(v, 0, turns) for v in self.cut), *self.given.values()]
+        operands = [
+            *totals,
+            *(rows(self.b, x, 0, turns) for x in self.cut.values()),
+            *self.given.values(),
+        ]
         attributes = {
             "trips": turns,
             "carried": len(totals),
@@ -68,14 +72,14 @@ class Turns:
             "saves_memory": True,
         }
         found = self.b.emit("scan", *operands, regions=(self._region(),), hint="", **attributes)
-        for rows, value in zip(self._outputs, found[len(totals) :], strict=True):
-            rows.append(value)
+        for stacked, value in zip(self._outputs, found[len(totals) :], strict=True):
+            stacked.append(value)
         return list(found[: len(totals)])
 
     def _region(self) -> Block:
         """The loop's body: run one part, add to the totals, hand on per-sample outputs."""
         b = Builder()
-        totals = [b.parameter(total.start(b).type) for total in self.sums]
+        totals = [b.parameter(total.held) for total in self.sums]
         names = {v: slot.name for slot, v in zip(self.body.parameters, self._given, strict=True)}
         inner = {v: b.parameter(v.type, names[v]) for v in (*self.cut, *self.given)}
         sums, outputs = self._part(b, inner, totals, self.deal.ranks)
@@ -88,21 +92,12 @@ class Turns:
     def _once(self, totals: Sequence[Value], turn: int, ranks: int) -> list[Value]:
         """One turn, in which the first ``ranks`` ranks have a part."""
         b = self.b
-        parts = {v: self._cut(v, turn, turn + 1) for v in self.cut}
-        inner = {v: b.one("reshape", x, shape=v.type.static_shape) for v, x in parts.items()}
+        parts = ((v, rows(b, x, turn, 1)) for v, x in self.cut.items())
+        inner = {v: b.one("reshape", x, shape=v.type.static_shape) for v, x in parts}
         sums, outputs = self._part(b, {**inner, **self.given}, totals, ranks)
-        for rows, value in zip(self._outputs, outputs, strict=True):
-            rows.append(b.one("reshape", value, shape=(1, *value.type.static_shape)))
+        for stacked, value in zip(self._outputs, outputs, strict=True):
+            stacked.append(b.one("reshape", value, shape=(1, *value.type.static_shape)))
         return sums
-
-    def _cut(self, parameter: Value, first: int, last: int) -> Value:
-        """Turns ``first`` to ``last`` of what is cut."""
-        value = self.cut[parameter]
-        shape = value.type.static_shape
-        if (first, last) == (0, shape[0]):
-            return value
-        low, ones = (first, *(0,) * (len(shape) - 1)), (1,) * len(shape)
-        return self.b.one("slice", value, start=low, limit=(last, *shape[1:]), stride=ones)
 
     def _part(
         self, b: Builder, inner: Mapping[Value, Value], totals: Sequence[Value], ranks: int

@@ -114,6 +114,14 @@ def shapes_of(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items()}
 
 
+def loss_scale_of(text: str | None) -> float | str | None:
+    """``--loss-scale`` as a number where it is one; ``Recipe`` refuses what makes no sense."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
 def whole_number(text: str, least: int, what: str) -> int:
     """A flag's number. Raises DiagnosticError GC0564."""
     try:

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
-from gradc.runtime.commands.common import load_inputs, load_model, parse_dims, whole_number
+from gradc.runtime.commands.common import (
+    load_inputs,
+    load_model,
+    loss_scale_of,
+    parse_dims,
+    whole_number,
+)
 from gradc.runtime.console import Console
 from gradc.runtime.doctor.checkup import Checkup, checkup
 from gradc.runtime.doctor.page import checkup_page
@@ -91,7 +97,7 @@ def _training(
             options.optimizer,
             schedule=options.schedule,
             clip_norm=options.clip_norm,
-            loss_scale=_scale(options.loss_scale),
+            loss_scale=loss_scale_of(options.loss_scale),
             target=options.target,
         )
         batch = whole_number(options.batch, 1, "--batch")
@@ -107,13 +113,6 @@ def _training(
     }
     step = model.train_step(past.recipe.optimizer, **recipe, target=options.target)
     return model, step, settings.batch, 0
-
-
-def _scale(text: str | None) -> float | str | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text
 
 
 def _print(found: Checkup, console: Console) -> None:

@@ -19,6 +19,7 @@ from gradc.runtime.commands.common import (
     compile_arguments,
     load_inputs,
     load_model,
+    loss_scale_of,
     whole_number,
 )
 from gradc.runtime.commands.flags import add_compile, add_model
@@ -103,9 +104,8 @@ def _train(training: Run, options: argparse.Namespace, console: Console) -> int:
         console.findings(training.resume(), sources)
     else:
         training.begin()
-        with quoting(sources):
-            found = before(training.step, training.train, training.valid, training.settings.batch)
-        console.findings(found, sources)
+        if training.is_first:
+            _warn(training, console)
     started, first = time.perf_counter(), training.progress.step
     try:
         with _reporting(training, console) as report:
@@ -116,6 +116,14 @@ def _train(training: Run, options: argparse.Namespace, console: Console) -> int:
     console.findings(training.notices, training.model.program.report.sources)
     _summary(training, console, options, time.perf_counter() - started, first)
     return 0
+
+
+def _warn(training: Run, console: Console) -> None:
+    """What program, optimiser and data are suspected of."""
+    sources, settings = training.model.program.report.sources, training.settings
+    with quoting(sources):
+        found = before(training.step, training.train, training.valid, settings.batch)
+    console.findings(found, sources)
 
 
 def _prepare(options: argparse.Namespace, world: MpiRanks | None) -> Run:
@@ -145,7 +153,7 @@ def _prepared(model: Model, options: argparse.Namespace, world: MpiRanks | None)
         clip_norm=options.clip_norm,
         clip_value=options.clip_value,
         decay_on=options.decay_on,
-        loss_scale=_loss_scale(options.loss_scale),
+        loss_scale=loss_scale_of(options.loss_scale),
         accumulate=whole_number(options.accumulate, 1, "--accumulate"),
         ranks=world,
         shared_statistics=options.shared_statistics,
@@ -190,14 +198,6 @@ def _compile_arguments(options: argparse.Namespace, world: MpiRanks | None) -> d
     if world is not None and found["threads"] is None:
         found["threads"] = max(1, usable_cores() // world.neighbours())
     return found
-
-
-def _loss_scale(text: str | None) -> float | str | None:
-    """The flag as a number where it is one; ``Recipe`` refuses what makes no sense."""
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.hazards.analysis import Analysis
 from gradc.runtime.doctor.data import facts, unreachable
 from gradc.runtime.doctor.roles import Roles
-from gradc.runtime.doctor.trial import Bench, Track
+from gradc.runtime.doctor.trial import Bench, Track, fresh_slots, updated
 from gradc.runtime.model.step import TrainState, TrainStep
 from gradc.runtime.reports.culprit import find_culprit
 from gradc.runtime.reports.diagnose import Finding
@@ -88,23 +88,8 @@ def _climbs(bench: Bench) -> bool:
     """Whether the first update of a parameter at zero goes along its gradient."""
     update = bench.step.optimizer.update(TensorType((8,), DType.F32))
     g = np.random.default_rng(1).normal(size=8).astype(np.float32)
-    given: list[Any] = []
-    slots = iter(update.slots)
-    for slot in update.function.parameters:
-        if slot.role is Role.PARAM:
-            given.append(np.zeros(8, np.float32))
-        elif slot.role is Role.COTANGENT:
-            given.append(g)
-        elif slot.role is Role.SLOT:
-            given.append(np.full(8, next(slots).start, np.float32))
-        else:
-            given.append(
-                np.asarray(
-                    bench.step.optimizer.rate or 1.0 if slot.name == "lr" else 1.0, np.float32
-                )
-            )
-    with np.errstate(all="ignore"):
-        moved = np.asarray(run(NumpyArrays(DType.F32), update.function, given)[0])
+    zero, rate = np.zeros(8, np.float32), bench.step.optimizer.rate or 1.0
+    moved = np.asarray(updated(update, zero, g, fresh_slots(update, (8,)), 1, rate)[0])
     return bool(np.isfinite(moved).all()) and float((moved * g).sum()) > 0
 
 

@@ -11,7 +11,7 @@ Non-goals: what to change and what it says (``causes``).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from gradc.passes.simplify.flatten import flatten
 from gradc.passes.training.step import GROWTH_INTERVAL, INITIAL_SCALE
 from gradc.runtime.files.batches import Samples, permutation
 from gradc.runtime.model.compiled import Compiled
-from gradc.runtime.model.step import Recipe, TrainStep
+from gradc.runtime.model.step import Recipe, TrainStep, decaying
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.native.compile import compile_options
 
@@ -253,11 +253,9 @@ class Bench:
         self, optimizer: OptimizerIR, shape: tuple[int, ...], decay_on: str, rank: int
     ) -> UpdateIR:
         """The update of a parameter that had ``rank`` axes; decay falls where the recipe says."""
-        is_spared = decay_on == "matrices" and rank < 2 and "decay" in optimizer.arguments
-        key = (optimizer.name, tuple(optimizer.arguments.items()), shape, is_spared)
+        chosen = decaying(optimizer, decay_on, rank)
+        key = (chosen.name, tuple(chosen.arguments.items()), shape)
         if key not in self._updates:
-            spared = {**optimizer.arguments, "decay": 0}
-            chosen = replace(optimizer, arguments=spared) if is_spared else optimizer
             self._updates[key] = chosen.update(TensorType(shape, DType.F32))
         return self._updates[key]
 
@@ -297,18 +295,8 @@ class _State:
         rank = self.params[names[0]].ndim
         p, g = _joined(self.params, names), _joined(cts, names)
         made = self.bench.update_of(optimizer, p.shape, self.recipe.decay_on, rank)
-        slots = self.slots.setdefault(
-            names[0], [np.full(p.shape, s.start, np.float32) for s in made.slots]
-        )
-        waiting = iter(slots)
-        given: list[Any] = []
-        for slot in made.function.parameters:
-            number = rate if slot.name == "lr" else self.count
-            choices = {Role.PARAM: p, Role.COTANGENT: g, Role.HYPER: number}
-            found = next(waiting) if slot.role is Role.SLOT else choices[slot.role]
-            given.append(np.asarray(found, np.float32))
-        with np.errstate(all="ignore"):
-            new, *kept = run(NumpyArrays(DType.F32), made.function, given)
+        slots = self.slots.setdefault(names[0], fresh_slots(made, p.shape))
+        new, *kept = updated(made, p, g, slots, self.count, rate)
         self.slots[names[0]] = [np.asarray(a) for a in kept]
         at = 0
         for name in names:
@@ -319,6 +307,26 @@ class _State:
                 else np.asarray(new[at : at + old.size], old.dtype).reshape(old.shape)
             )
             at += old.size
+
+
+def fresh_slots(made: UpdateIR, shape: tuple[int, ...]) -> list[Array]:
+    """The slots of a parameter before its first update."""
+    return [np.full(shape, slot.start, np.float32) for slot in made.slots]
+
+
+def updated(
+    made: UpdateIR, p: Array, g: Array, slots: Sequence[Array], count: int, rate: float | None
+) -> tuple[Any, ...]:
+    """The parameter and the slots after update number ``count`` of ``p`` along ``g``, in f32."""
+    waiting = iter(slots)
+    given: list[Any] = []
+    for slot in made.function.parameters:
+        number = rate if slot.name == "lr" else count
+        choices = {Role.PARAM: p, Role.COTANGENT: g, Role.HYPER: number}
+        found = next(waiting) if slot.role is Role.SLOT else choices[slot.role]
+        given.append(np.asarray(found, np.float32))
+    with np.errstate(all="ignore"):
+        return run(NumpyArrays(DType.F32), made.function, given)
 
 
 def _joined(arrays: Arrays, names: list[str]) -> Array:

@@ -116,6 +116,16 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
+def decaying(optimizer: OptimizerIR, decay_on: str, rank: int) -> OptimizerIR:
+    """``optimizer`` for a parameter of ``rank`` axes: without decay where that falls on matrices
+    only.
+    """
+    is_spared = decay_on == "matrices" and rank < 2 and "decay" in optimizer.arguments
+    if not is_spared:
+        return optimizer
+    return replace(optimizer, arguments={**optimizer.arguments, "decay": 0})
+
+
 @dataclass(frozen=True, slots=True)
 class StepProgram:
     """How a step is compiled: passes may change ``source``, ``derive`` makes the step of it.
@@ -301,8 +311,7 @@ class TrainStep:
             )
             raise DiagnosticError([error("GC0808", message, None, help=help)])
         parts = np.split(rows, deal.count)
-        own = parts[rank :: deal.ranks]
-        return np.concatenate([*own, *parts[: deal.turns - len(own)]])
+        return np.concatenate([parts[number] for number in deal.parts_of(rank)])
 
     def _call(self, state: TrainState, inputs: dict[str, Any]) -> tuple[Any, TrainState]:
         """A step that may have to check, convert, explain or compile."""
@@ -529,9 +538,7 @@ class TrainStep:
         return find_culprit(gradient, {**state.arrays, **inputs, "loss": scale})
 
     def _update(self, type_: TensorType) -> Update:
-        optimizer = self.optimizer
-        if self.recipe.decay_on == "matrices" and type_.rank < 2 and "decay" in optimizer.arguments:
-            optimizer = replace(optimizer, arguments={**optimizer.arguments, "decay": 0})
+        optimizer = decaying(self.optimizer, self.recipe.decay_on, type_.rank)
         return Update(optimizer.update(type_).function, optimizer.rate)
 
     def _compile(self, dims: Mapping[str, int]) -> Entry:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -196,16 +197,14 @@ def guarded(world: MpiRanks, console: Console, work: Callable[[], int]) -> int:
             if world.rank == 0:
                 console.diagnostics(found)
             return 1
-        console.message(f"rank {world.rank} of {world.size} failed; the job ends:")
-        console.diagnostics(found)
-        _end(world, 1)
+        _end(world, console, partial(console.diagnostics, found), 1)
     except Exception as problem:  # noqa: BLE001  (the others would wait for this rank for ever)
-        console.message(f"rank {world.rank} of {world.size} failed; the job ends:")
-        console.internal_error(problem)
-        _end(world, 4)
+        _end(world, console, partial(console.internal_error, problem), 4)
 
 
-def _end(world: MpiRanks, status: int) -> NoReturn:
+def _end(world: MpiRanks, console: Console, tell: Callable[[], None], status: int) -> NoReturn:
+    console.message(f"rank {world.rank} of {world.size} failed; the job ends:")
+    tell()
     sys.stdout.flush()
     sys.stderr.flush()
     if _OURS not in os.environ:  # our own mpiexec ends the job when a rank is gone, and says less

@@ -4,8 +4,7 @@
 
 Transport, topology and launching are MPI's. Only bytes of arrays are sent: nothing is pickled.
 
-Invariants: every rank calls the same methods in the same order; ``sent`` counts the bytes that this
-rank has sent to others in exchanges of programs.
+Invariants: every rank calls the same methods in the same order.
 Non-goals: starting processes (``runtime.ranks.launch``), what programs exchange
 (``passes.training.ranks``).
 """
@@ -20,7 +19,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from gradc.codegen.exchange import Bytes
+from gradc.codegen.exchange import Bytes, World
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.runtime.native.arrays import Array
 
@@ -28,19 +27,8 @@ from gradc.runtime.native.arrays import Array
 PATIENCE = 2.0
 
 
-class Ranks(Protocol):
-    """What a training step knows of the ranks it runs on (``codegen.exchange.World``)."""
-
-    @property
-    def rank(self) -> int:
-        """This one's number, from 0."""
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-
-    def exchange(self, kind: str, parts: Bytes) -> None:
-        """Exchanges ``parts`` with the others, in place."""
+class Ranks(World, Protocol):
+    """What a training step knows of the ranks it runs on."""
 
     def agree_on(self, what: str, text: str) -> None:
         """Raises DiagnosticError GC0821 unless all ranks give the same ``text``."""
@@ -86,13 +74,11 @@ class MpiRanks:
         self._neighbours = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
-        self.sent = 0
         # Set before an error that every rank is about to raise.
         self.is_shared_failure = False
 
     def exchange(self, kind: str, parts: Bytes) -> None:
         """Exchanges ``parts``, of [ranks, bytes of a part], with the others, in place."""
-        self.sent += (self.size - 1) * parts.shape[1]
         if kind == "deal":
             self._comm.Alltoall(self._mpi.IN_PLACE, [parts, self._mpi.BYTE])
             return

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gradc.frontend.model.models import ModelIR
 from gradc.ir.tensor.core import Function
 from gradc.passes.budget import run_within
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.prove.programs.ranks import CutProgram, ranks_verdict
 from gradc.passes.prove.report import Verdict
+from gradc.passes.training.accumulate import Accumulation
 from gradc.passes.training.ranks import Deal
 from gradc.runtime.files.batches import batch_dim
 from gradc.runtime.model.model import Model
@@ -78,12 +80,7 @@ def ranks_row(
     name = batch_dim(model.program.signature(model.name))
     whole = model.lower({**dims, name: _SAMPLES * step.deal.count}, training=True)
     axes, cut = step.accumulation(whole)
-    asked = pipeline_options(cut.compose, options, gradient=cut.gradient)
-    run = run_within(cut.part, asked, options.budget)
-    last = [r.artifact for r in run.records if isinstance(r.artifact, Function)][-1]
-    gradient = value_and_grad(whole.function, list(model.select("params")))
-    subject = CutProgram(gradient, last, step.deal, axes, dict(whole.dims))
-    return ranks_verdict(subject, seed, _POINTS)
+    return _verdict(model, whole, axes, cut, step.deal, options, seed)
 
 
 def shard_row(
@@ -99,10 +96,24 @@ def shard_row(
     if size % shard.ranks:  # a smaller size was chosen, to draw points for
         dims = {**dims, shard.dim: shard.ranks * max(2, size // shard.ranks)}
     whole, axes, cut = shard.cut(dims)
+    deal = Deal(shard.ranks, shard.ranks)
+    return _verdict(model, whole, axes, cut, deal, options, seed, f"`{shard.dim}`")
+
+
+def _verdict(
+    model: Model,
+    whole: ModelIR,
+    axes: Mapping[str, int],
+    cut: Accumulation,
+    deal: Deal,
+    options: Options,
+    seed: int,
+    along: str = "",
+) -> Verdict:
+    """On ``cut`` as the pipeline leaves it, against the derivative of ``whole``."""
     asked = pipeline_options(cut.compose, options, gradient=cut.gradient)
     run = run_within(cut.part, asked, options.budget)
     last = [r.artifact for r in run.records if isinstance(r.artifact, Function)][-1]
     gradient = value_and_grad(whole.function, list(model.select("params")))
-    deal = Deal(shard.ranks, shard.ranks)
-    subject = CutProgram(gradient, last, deal, axes, dict(whole.dims), f"`{shard.dim}`")
+    subject = CutProgram(gradient, last, deal, axes, dict(whole.dims), along)
     return ranks_verdict(subject, seed, _POINTS)

@@ -340,7 +340,7 @@ class Run:
         progress = self.progress
         assert self.state is not None
         step = self._step_for(len(rows))
-        is_watched = is_recorded(progress.step + 1)
+        is_watched = self.is_first and is_recorded(progress.step + 1)
         weights = {n: self.state.arrays[n].copy() for n in self._weights} if is_watched else {}
         loss, _ = step(self.state, **self.train.take(step.rows_of(rows)))
         progress.step += 1
@@ -398,9 +398,11 @@ class Run:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 wrong = np.argwhere(~np.isfinite(array))
                 place = f"{len(wrong)} of its {array.size} values, the first at {wrong[0].tolist()}"
-                raise self._diverged(f"`{name}` is not finite any more ({place})")
+                message = f"`{name}` is not finite any more ({place})"
+                raise self._diverged(message, is_shared=False)
 
-    def _diverged(self, what: str) -> DiagnosticError:
+    def _diverged(self, what: str, is_shared: bool = True) -> DiagnosticError:
+        """``is_shared``: every rank has come to the same numbers and says so too."""
         message = f"{what} at step {self.progress.step}"
         help = (
             "lower the learning rate, clip the gradients with --clip-norm, or look at the data; "
@@ -410,7 +412,7 @@ class Run:
         notes = (kept,) if self.progress.step else ()
         found = [error("GC0806", message, None, help=help, notes=notes)]
         if self.world is not None:
-            self.world.is_shared_failure = True  # every rank has come to the same numbers
+            self.world.is_shared_failure = is_shared
         culprit = self._culprit() if self.progress.step and self.is_first else None
         if culprit is not None:
             found.append(culprit)

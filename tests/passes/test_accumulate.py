@@ -10,65 +10,28 @@ from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
 from gradc.ir.ops.verify import verify_function
-from gradc.ir.tensor.core import DType, TensorType
 from gradc.passes.budget import pareto
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.training.accumulate import accumulate
-from gradc.passes.training.accumulate_batch import batch_axes
 from gradc.runtime.api import loads
 from gradc.runtime.bench.compare import random_inputs
 from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.compile import pipeline_options
 from tests.support.api_models import DEEP
-
-Inputs = dict[str, Any]
-
-CLASSIFIER = """
-dim B, D = 5, H = 7, C = 4
-model m(x: float[B, D], y: int[B]) -> float {
-    use fc1 = dense(D, H)
-    use fc2 = dense(H, C)
-    logits = fc2(gelu(fc1(x)))
-    output logits
-    return mean(cross_entropy(logits, y))
-}
-"""
-TOKENS = """
-dim B, T, V = 7, H = 5
-model m(x: float[B, T, H], y: int[B, T], w: float[B, T]) -> float {
-    use f = dense(H, V)
-    losses = cross_entropy(f(tanh(x)), y)
-    output losses
-    return sum(losses * w) / sum(w)
-}
-"""
-NOT_LINEAR = """
-dim B, D = 5
-model m(x: float[B, D]) -> float {
-    use f = dense(D, 3)
-    return sum(mean(f(x), axis = 0)^2) + 0.1 * sum(f.w^2)
-}
-"""
-RECURRENT = """
-dim B, T = 6, D = 5
-model m(x: float[T, B, D]) -> float {
-    use r = rnn(D, 4)
-    use head = dense(4, 1)
-    return mean(head(r(x))^2)
-}
-"""
+from tests.support.cut_programs import (
+    CLASSIFIER,
+    NOT_LINEAR,
+    RECURRENT,
+    TOKENS,
+    Inputs,
+    whole_batch,
+)
 
 
 def functions(text: str, inputs: Inputs, parts: int, axis: int = 0) -> tuple[Any, ...]:
     """(plain, accumulated, operands): gradients of the whole batch in one and in parts, in f64."""
     net = loads(text, precision="f64")
-    whole = net.lower(net.bind({k: v.shape for k, v in inputs.items()}))
-    smaller = {k: v.take(range(v.shape[axis] // parts), axis) for k, v in inputs.items()}
-    whole_types, part_types = (
-        {k: TensorType(v.shape, DType.F64) for k, v in arrays.items()}
-        for arrays in (inputs, smaller)
-    )
-    axes = batch_axes(whole_types, part_types, parts)
+    whole, axes = whole_batch(net, inputs, parts, axis)
     names = net.select("params")
     params = net.init(3, whole.dims)
     plain = value_and_grad(whole.function, names)

@@ -8,22 +8,12 @@ import pytest
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
 from gradc.ir.ops.verify import verify_function
-from gradc.ir.tensor.core import DType, Function, TensorType
+from gradc.ir.tensor.core import Function
 from gradc.passes.training.accumulate import accumulate
-from gradc.passes.training.accumulate_batch import batch_axes
 from gradc.passes.training.ranks import Deal
 from gradc.passes.training.together import exchanges, together
 from gradc.runtime.api import loads
-from tests.passes.test_accumulate import CLASSIFIER, NOT_LINEAR, RECURRENT, TOKENS
-
-Inputs = dict[str, Any]
-DROPS = """
-dim B, D = 5
-model m(x: float[B, D]) -> float {
-    use f = dense(D, 2000)
-    return mean(dropout(f(x), 0.5)^2) + 0.1 * sum(f.w^2)
-}
-"""
+from tests.support.cut_programs import DROPS, PROGRAMS, Inputs, inputs_of, whole_batch
 
 
 def dealt(array: Any, axis: int, deal: Deal, rank: int) -> Any:
@@ -36,13 +26,8 @@ def dealt(array: Any, axis: int, deal: Deal, rank: int) -> Any:
 def compared(text: str, inputs: Inputs, parts: int, ranks: int, axis: int = 0) -> Function:
     """Checks every result of ``ranks`` ranks against one rank with as many parts, bit by bit."""
     net = loads(text, precision="f32")
-    whole = net.lower(net.bind({k: v.shape for k, v in inputs.items()}), training=True)
-    smaller = {k: v.take(range(v.shape[axis] // parts), axis) for k, v in inputs.items()}
-    whole_types, part_types = (
-        {k: TensorType(v.shape, DType.F64) for k, v in arrays.items()}
-        for arrays in (inputs, smaller)
-    )
-    axes, names = batch_axes(whole_types, part_types, parts), net.select("params")
+    whole, axes = whole_batch(net, inputs, parts, axis)
+    names = net.select("params")
     given = {**net.init(3, whole.dims), **inputs}
     one = accumulate(whole.function, axes, names, parts)
     cut = accumulate(whole.function, axes, names, parts, ranks=ranks)
@@ -71,30 +56,6 @@ def compared(text: str, inputs: Inputs, parts: int, ranks: int, axis: int = 0) -
                 wanted, value = wanted[:rows], value[:rows]
         np.testing.assert_array_equal(wanted, value, err_msg=slot.name)
     return cut
-
-
-def inputs_of(kind: str, samples: int) -> Inputs:
-    rng = np.random.default_rng(7)
-    if kind == "tokens":
-        shape = (samples, 3)
-        return {
-            "x": rng.standard_normal((*shape, 5)).astype(np.float32),
-            "y": rng.integers(0, 7, shape),
-            "w": rng.random(shape).astype(np.float32).round(),
-        }
-    if kind == "recurrent":
-        return {"x": rng.standard_normal((6, samples, 5)).astype(np.float32)}
-    x = rng.standard_normal((samples, 5)).astype(np.float32)
-    return {"x": x, "y": rng.integers(0, 4, samples)} if kind == "classifier" else {"x": x}
-
-
-PROGRAMS = {
-    "classifier": (CLASSIFIER, 0),
-    "tokens": (TOKENS, 0),
-    "not linear": (NOT_LINEAR, 0),
-    "recurrent": (RECURRENT, 1),
-    "drops": (DROPS, 0),
-}
 
 
 @pytest.mark.parametrize(

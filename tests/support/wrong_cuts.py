@@ -20,18 +20,17 @@ import numpy as np
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
 from gradc.ir.ops.builder import Builder
-from gradc.ir.tensor.core import Block, DType, Function, Op, TensorType, Value
+from gradc.ir.tensor.core import Block, Function, Op, Value
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.prove.domains.point import index_limit
 from gradc.passes.prove.programs.ranks import CutProgram, ranks_verdict
 from gradc.passes.prove.report import Status, Verdict, key
 from gradc.passes.rewrite import renamed
 from gradc.passes.training.accumulate import accumulate
-from gradc.passes.training.accumulate_batch import batch_axes
 from gradc.passes.training.ranks import Deal
 from gradc.passes.training.together import as_rank, is_exchange
 from gradc.runtime.api import loads
-from tests.passes.test_ranks import PROGRAMS, inputs_of
+from tests.support.cut_programs import PROGRAMS, inputs_of, whole_batch
 
 ARRAYS = NumpyArrays()
 DEALS = ((2, 2), (3, 3), (4, 2), (3, 2))
@@ -154,13 +153,8 @@ def right(kind: str, parts: int, ranks: int) -> CutProgram:
     text, axis = PROGRAMS[kind]
     net = loads(text.replace("2000", "1100"), precision="f64")
     inputs = inputs_of(kind, 2 * parts)
-    whole = net.lower(net.bind({k: v.shape for k, v in inputs.items()}), training=True)
-    smaller = {k: v.take(range(v.shape[axis] // parts), axis) for k, v in inputs.items()}
-    whole_types, part_types = (
-        {k: TensorType(v.shape, DType.F64) for k, v in arrays.items()}
-        for arrays in (inputs, smaller)
-    )
-    axes, names = batch_axes(whole_types, part_types, parts), net.select("params")
+    whole, axes = whole_batch(net, inputs, parts, axis)
+    names = net.select("params")
     cut = accumulate(whole.function, axes, names, parts, ranks=ranks)
     gradient = value_and_grad(whole.function, names)
     return CutProgram(gradient, cut, Deal(parts, ranks), axes, dict(whole.dims))

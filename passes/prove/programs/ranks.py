@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradc.ir.tensor.core import Function, Role
 from gradc.passes.prove.domains.field import PRIME
@@ -48,18 +48,7 @@ def ranks_verdict(subject: CutProgram, seed: int, points: int) -> Verdict:
     """One verdict for all ranks and results."""
     start = time.perf_counter()
     verdict = _verdict(subject, seed, points)
-    return Verdict(
-        "ranks",
-        _name(subject),
-        verdict.status,
-        verdict.method,
-        verdict.detail,
-        verdict.assumptions,
-        verdict.point,
-        verdict.place,
-        seconds=time.perf_counter() - start,
-        witness=verdict.witness,
-    )
+    return replace(verdict, subject=_name(subject), seconds=time.perf_counter() - start)
 
 
 def _name(subject: CutProgram) -> str:
