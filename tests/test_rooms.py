@@ -57,9 +57,11 @@ ROOMS = {
         "backend.py",
         "llvm",
         "loops_numpy",
+        "cuda",
         "symbolic",
         "special_fit.py",
     ),
+    "codegen/cuda": ("verbs.py", "program.py"),
     "codegen/llvm": (
         "text.py",
         "isa.py",

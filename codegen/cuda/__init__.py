@@ -1,0 +1,1 @@
+"""Kernels for graphics processors: texts, their simulator, their toolchain."""
