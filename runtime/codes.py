@@ -249,6 +249,15 @@ _FILES = (
         "depend on floating numbers, such as the place of a largest element, cannot be written "
         "down at all.",
     ),
+    Code(
+        "GC0595",
+        "machine code for CUDA cannot be made here",
+        "Kernels for graphics processors are compiled by Numba, NVVM and nvJitLink, which the "
+        "extra `cuda`\n"
+        "brings (about 800 MB; no driver or device is needed). The message names what is missing. "
+        "Code that was\n"
+        "compiled before, or elsewhere, runs without it.",
+    ),
 )
 
 _MEMORY = (

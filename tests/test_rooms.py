@@ -61,7 +61,15 @@ ROOMS = {
         "symbolic",
         "special_fit.py",
     ),
-    "codegen/cuda": ("verbs.py", "program.py"),
+    "codegen/cuda": ("verbs.py", "program.py", "toolchain"),
+    "codegen/cuda/toolchain": (
+        "needs.py",
+        "instructions.py",
+        "numba_verbs.py",
+        "assemble.py",
+        "sass.py",
+        "build.py",
+    ),
     "codegen/llvm": (
         "text.py",
         "isa.py",

@@ -1,0 +1,447 @@
+"""The vocabulary of kernel texts for Numba, and the wrapper that makes PTX of a text: all that
+knows Numba.
+
+Each verb of ``codegen.cuda.verbs`` is an intrinsic here, emitted as NVVM IR through llvmlite.
+Nothing is contracted: NVVM is told ``fma=0``, so that products and sums become ``mul.rn`` and
+``add.rn``, which ptxas may not fuse; ``div.rn`` and ``sqrt.rn`` are its defaults.
+
+Importing this needs the extra ``cuda``, no driver and no device. numba-cuda's own ``compile`` has
+no switch for contraction, so ``compile_text`` repeats its few steps.
+Invariants: the same text gives the same PTX (entries have the text's name, mangled names are
+renamed in order of appearance).
+"""
+
+from __future__ import annotations
+
+import re
+import types as python_types
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import llvmlite.ir as ll
+import numba_cuda as _numba_cuda  # noqa: F401  (numba.cuda is this package only where it is there)
+from numba.cuda import compiler, dispatcher, types
+from numba.cuda.core.errors import NumbaPerformanceWarning, TypingError
+from numba.cuda.cudadrv import nvvm
+from numba.cuda.extending import intrinsic, register_jitable
+
+from gradc.codegen.cuda.toolchain.instructions import (
+    F32,
+    F64,
+    I32,
+    I64,
+    LLVM_TYPES,
+    SCALARS,
+    bf16_bits,
+    bf16_value,
+    call,
+    cast,
+    const,
+    f16_bits,
+    f16_value,
+    fma,
+    is_float,
+    shuffled,
+)
+from gradc.codegen.cuda.verbs import TEXT_VERBS
+
+Emit = Callable[[Any, tuple[Any, ...], tuple[Any, ...]], Any]  # builder, values, their types
+Rule = Callable[..., Any]  # types of operands -> type of the result
+
+TYPES: Mapping[str, Any] = {
+    "f32": types.float32,
+    "f64": types.float64,
+    "i32": types.int32,
+    "u32": types.uint32,
+    "i64": types.int64,
+    "u16": types.uint16,
+    "u8": types.uint8,
+    "bool": types.boolean,
+}
+_NAMES = {type_: name for name, type_ in TYPES.items()}
+
+
+def _name(type_: Any) -> str:
+    """The vocabulary's name of a Numba type; TypingError for another type."""
+    if isinstance(type_, types.Literal):
+        type_ = type_.literal_type
+    if type_ not in _NAMES:
+        raise TypingError(f"{type_} is no type of a kernel text")
+    return _NAMES[type_]
+
+
+def _same(name: str, operands: tuple[Any, ...]) -> Any:
+    """The one type of ``operands``; TypingError if they have several."""
+    names = {_name(type_) for type_ in operands}
+    if len(names) != 1:
+        raise TypingError(f"{name} of {', '.join(sorted(names))}: operands are of one type")
+    return TYPES[names.pop()]
+
+
+def _scalar(name: str) -> Any:
+    emit, is_select = SCALARS[name], name == "select"
+
+    def rule(*operands: Any) -> Any:
+        if is_select and _name(operands[0]) != "bool":
+            raise TypingError("select takes a bool first")
+        kind = _same(name, operands[1:] if is_select else operands)
+        result = types.boolean if TEXT_VERBS[name].gives == "bool" else kind
+        return result, (types.boolean, kind, kind) if is_select else (kind,) * len(operands)
+
+    def code(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> Any:
+        return emit(b, _name(kinds[-1]), *values)
+
+    return _made(name, len(TEXT_VERBS[name].takes), rule, code)
+
+
+def _made(name: str, arity: int, rule: Rule, code: Emit) -> Any:
+    """The intrinsic ``name`` of ``arity`` operands: ``rule`` gives its result's type and those that
+    operands are taken as.
+    """
+
+    def define(*operands: Any) -> Any:
+        result, taken = rule(*operands)
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            found = code(builder, tuple(values), signature.args)
+            if isinstance(found, list):
+                return context.make_tuple(builder, signature.return_type, found)
+            return context.get_dummy_value() if found is None else found
+
+        return result(*taken), generate
+
+    # Numba counts the parameters that a definition names.
+    by_arity: dict[int, Callable[..., Any]] = {
+        0: lambda context: define(),
+        1: lambda context, x: define(x),
+        2: lambda context, x, y: define(x, y),
+        3: lambda context, x, y, z: define(x, y, z),
+        6: lambda context, p, i, a, b, c, d: define(p, i, a, b, c, d),
+    }
+    definition = by_arity[arity]
+    definition.__name__ = name
+    return intrinsic(definition)
+
+
+# ---- casts and bits -----------------------------------------------------------------------------
+
+
+def _caster(target: str) -> Any:
+    def rule(operand: Any) -> Any:
+        return TYPES[target], (TYPES[_name(operand)],)
+
+    def code(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> Any:
+        return cast(b, _name(kinds[0]), target, values[0])
+
+    return _made(target, 1, rule, code)
+
+
+def _fixed(name: str, takes: str, gives: str, emit: Callable[[Any, Any], Any]) -> Any:
+    def rule(operand: Any) -> Any:
+        if _name(operand) != takes:
+            raise TypingError(f"{name} takes {takes}, not {_name(operand)}")
+        return TYPES[gives], (TYPES[takes],)
+
+    return _made(name, 1, rule, lambda b, values, _: emit(b, values[0]))
+
+
+def _halved(name: str, emit: Callable[[Any, Any], Any]) -> Any:
+    def rule(operand: Any) -> Any:
+        if not is_float(_name(operand)):
+            raise TypingError(f"{name} takes a float")
+        return types.uint16, (TYPES[_name(operand)],)
+
+    return _made(name, 1, rule, lambda b, values, _: emit(b, values[0]))
+
+
+# ---- positions, memory, threads -----------------------------------------------------------------
+
+
+def _position(name: str, register: str) -> Any:
+    def code(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> Any:
+        return b.zext(call(b, f"llvm.nvvm.read.ptx.sreg.{register}.x", I32), I64)
+
+    return _made(name, 0, lambda: (types.int64, ()), code)
+
+
+def _pointee(name: str, pointer: Any, index: Any) -> Any:
+    """The element type of ``pointer``; TypingError unless it is one and ``index`` an i64."""
+    if not isinstance(pointer, types.CPointer) or _name(index) != "i64":
+        raise TypingError(f"{name} takes a pointer and an i64, not {pointer} and {index}")
+    return pointer.dtype
+
+
+def _four(b: Any, pointer: Any, index: Any) -> Any:
+    """The place of four elements as one vector."""
+    vector = ll.VectorType(pointer.type.pointee, 4)
+    return b.bitcast(b.gep(pointer, [index]), ll.PointerType(vector))
+
+
+def _load() -> Any:
+    def rule(pointer: Any, index: Any) -> Any:
+        return _pointee("load", pointer, index), (pointer, types.int64)
+
+    return _made("load", 2, rule, lambda b, v, _: b.load(b.gep(v[0], [v[1]])))
+
+
+def _store() -> Any:
+    def rule(pointer: Any, index: Any, value: Any) -> Any:
+        kind = _pointee("store", pointer, index)
+        if _name(value) != _name(kind):
+            raise TypingError(f"store of {_name(value)} to a pointer of {_name(kind)}")
+        return types.none, (pointer, types.int64, kind)
+
+    def code(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> None:
+        b.store(values[2], b.gep(values[0], [values[1]]))
+
+    return _made("store", 3, rule, code)
+
+
+def _load4() -> Any:
+    def rule(pointer: Any, index: Any) -> Any:
+        kind = _pointee("load4", pointer, index)
+        return types.UniTuple(kind, 4), (pointer, types.int64)
+
+    def code(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> Any:
+        found = b.load(_four(b, *values))
+        found.align = 4 * kinds[0].dtype.bitwidth // 8
+        return [b.extract_element(found, const(I32, n)) for n in range(4)]
+
+    return _made("load4", 2, rule, code)
+
+
+def _store4() -> Any:
+    def rule(pointer: Any, index: Any, *four: Any) -> Any:
+        kind = _pointee("store4", pointer, index)
+        if {_name(value) for value in four} != {_name(kind)}:
+            raise TypingError(f"store4 to a pointer of {_name(kind)} takes four of it")
+        return types.none, (pointer, types.int64, *(kind,) * 4)
+
+    def code(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> None:
+        vector = const(ll.VectorType(values[0].type.pointee, 4), ll.Undefined)
+        for n, value in enumerate(values[2:]):
+            vector = b.insert_element(vector, value, const(I32, n))
+        b.store(vector, _four(b, *values[:2])).align = 4 * kinds[0].dtype.bitwidth // 8
+
+    return _made("store4", 6, rule, code)
+
+
+def _barrier(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> None:
+    call(b, "llvm.nvvm.barrier0", ll.VoidType())
+
+
+def _literal(value: Any, what: str) -> int:
+    if not isinstance(value, types.IntegerLiteral):
+        raise TypingError(f"{what} is a literal")
+    return int(value.literal_value)
+
+
+def _typed(name: str, define: Callable[[Any, Any], Any]) -> Any:
+    """An intrinsic of two operands of which one is a literal."""
+
+    def definition(context: Any, x: Any, n: Any) -> Any:
+        return define(x, n)
+
+    definition.__name__ = name
+    return intrinsic(definition)
+
+
+def _element(kind: Any) -> str:
+    """The vocabulary's name of a type that a text names: its cast."""
+    for name in CASTS:
+        if getattr(kind, "typing_key", None) is VERBS[name]:
+            return name
+    raise TypingError(f"{kind} is no element type")
+
+
+def _shared_define(kind: Any, count: Any) -> Any:
+    name, size = _element(kind), _literal(count, "the size of shared memory")
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        array = ll.ArrayType(LLVM_TYPES[name], size)
+        place = builder.module.get_unique_name("shared")
+        memory = ll.GlobalVariable(builder.module, array, place, addrspace=3)
+        memory.linkage, memory.align = "internal", 16
+        memory.initializer = const(array, ll.Undefined)
+        generic = builder.addrspacecast(memory, ll.PointerType(array))
+        return builder.bitcast(generic, ll.PointerType(LLVM_TYPES[name]))
+
+    return types.CPointer(TYPES[name])(kind, count), generate
+
+
+def _local_define(kind: Any, count: Any) -> Any:
+    name, size = _element(kind), _literal(count, "the size of local memory")
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        array = ll.ArrayType(LLVM_TYPES[name], size)
+        with builder.goto_entry_block():
+            memory = builder.alloca(array)
+            memory.align = 16
+        return builder.bitcast(memory, ll.PointerType(LLVM_TYPES[name]))
+
+    return types.CPointer(TYPES[name])(kind, count), generate
+
+
+def _zeros_define(kind: Any, count: Any) -> Any:
+    name, size = _element(kind), _literal(count, "the length of a tuple")
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        zero = const(LLVM_TYPES[name], 0.0 if is_float(name) else 0)
+        return context.make_tuple(builder, signature.return_type, [zero] * size)
+
+    return types.UniTuple(TYPES[name], size)(kind, count), generate
+
+
+def _shuffle_define(value: Any, mask: Any) -> Any:
+    kind, bits = TYPES[_name(value)], _literal(mask, "what lanes differ in")
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return shuffled(builder, values[0], bits)
+
+    return kind(kind, mask), generate
+
+
+# ---- tuples -------------------------------------------------------------------------------------
+
+
+def _parts(b: Any, tuple_: Any) -> list[Any]:
+    return [b.extract_value(tuple_, n) for n in range(tuple_.type.count)]
+
+
+def _outer_code(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> list[Any]:
+    total, left, right = (_parts(b, v) for v in values)
+    name, width = _name(kinds[0].dtype), len(right)
+    return [
+        fma(b, name, x, y, total[width * i + j])
+        for i, x in enumerate(left)
+        for j, y in enumerate(right)
+    ]
+
+
+def _outer_rule(total: Any, left: Any, right: Any) -> Any:
+    if total.count != left.count * right.count:
+        raise TypingError("outer: the sums are as many as products")
+    return total, (total, left, right)
+
+
+def _each_code(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> list[Any]:
+    pairs = zip(*(_parts(b, v) for v in values), strict=True)
+    add = SCALARS["add"]
+    return [add(b, _name(kinds[0].dtype), x, y) for x, y in pairs]
+
+
+CASTS = ("f64", "f32", "i32", "u32", "i64", "u16", "u8")
+
+VERBS: dict[str, Any] = {
+    **{name: _scalar(name) for name in SCALARS},
+    **{name: _caster(name) for name in CASTS},
+    "f32_bits": _fixed("f32_bits", "f32", "u32", lambda b, x: b.bitcast(x, I32)),
+    "f32_of": _fixed("f32_of", "u32", "f32", lambda b, x: b.bitcast(x, F32)),
+    "f64_bits": _fixed("f64_bits", "f64", "i64", lambda b, x: b.bitcast(x, I64)),
+    "f64_of": _fixed("f64_of", "i64", "f64", lambda b, x: b.bitcast(x, F64)),
+    "bf16_bits": _halved("bf16_bits", bf16_bits),
+    "bf16_value": _fixed("bf16_value", "u16", "f32", bf16_value),
+    "f16_bits": _halved("f16_bits", f16_bits),
+    "f16_value": _fixed("f16_value", "u16", "f32", f16_value),
+    "block": _position("block", "ctaid"),
+    "thread": _position("thread", "tid"),
+    "load": _load(),
+    "store": _store(),
+    "load4": _load4(),
+    "store4": _store4(),
+    "barrier": _made("barrier", 0, lambda: (types.none, ()), _barrier),
+    "shared": _typed("shared", _shared_define),
+    "local": _typed("local", _local_define),
+    "zeros": _typed("zeros", _zeros_define),
+    "shuffle_xor": _typed("shuffle_xor", _shuffle_define),
+    "outer": _made("outer", 3, _outer_rule, _outer_code),
+    "each_sum": _made("each_sum", 2, lambda x, y: (x, (x, y)), _each_code),
+}
+
+# ---- texts to PTX -------------------------------------------------------------------------------
+
+
+class _Architecture:
+    """What Numba asks of a device while it compiles the functions of a text."""
+
+    def __init__(self, capability: tuple[int, int]) -> None:
+        self.compute_capability = capability
+
+
+@contextmanager
+def _compiling_for(capability: tuple[int, int]) -> Iterator[None]:
+    """Inside, Numba compiles a text's own functions without asking a driver for a device."""
+    asked = dispatcher.get_current_device
+    dispatcher.get_current_device = lambda: _Architecture(capability)
+    try:
+        yield
+    finally:
+        dispatcher.get_current_device = asked
+
+
+_MANGLED = re.compile(r"_ZN?[0-9][A-Za-z0-9_$]*")
+
+
+def compile_text(
+    name: str, source: str, pointers: tuple[str, ...], threads: int, capability: tuple[int, int]
+) -> str:
+    """PTX of the kernel ``name`` of ``source``, whose parameters point to elements ``pointers``,
+    launched by ``threads`` threads a block.
+
+    Raises:
+        TypingError (of Numba): if the text says what its vocabulary does not have.
+    """
+    code = compile(source, f"<{name}>", "exec")
+    scope: dict[str, Any] = {**VERBS, "NAN": float("nan"), "INF": float("inf"), "range": range}
+    parts = [part for part in code.co_consts if isinstance(part, python_types.CodeType)]
+    made = {part.co_name: python_types.FunctionType(part, scope) for part in parts}
+    kernel = made.pop(name)
+    with warnings.catch_warnings(), _compiling_for(capability):
+        warnings.simplefilter("ignore", NumbaPerformanceWarning)
+        for helper, function in made.items():
+            scope[helper] = register_jitable(function)
+        return _ptx(name, kernel, pointers, threads, capability)
+
+
+def _ptx(
+    name: str,
+    kernel: Callable[..., Any],
+    pointers: tuple[str, ...],
+    threads: int,
+    capability: tuple[int, int],
+) -> str:
+    """The steps of numba-cuda's ``compile`` for a kernel, with ``fma=0``."""
+    arguments = tuple(types.CPointer(TYPES[pointer]) for pointer in pointers)
+    result = compiler.compile_cuda(
+        kernel,
+        types.void,
+        arguments,
+        debug=False,
+        lineinfo=False,
+        fastmath=False,
+        nvvm_options={"opt": 3, "fma": 0},
+        cc=capability,
+    )
+    library = result.library
+    entry = library.get_function(result.fndesc.llvm_func_name)
+    library._entry_name = result.fndesc.llvm_func_name
+    compiler.kernel_fixup(entry, False)
+    nvvm.set_launch_bounds(entry, threads)
+    (text,) = library.get_asm_strs(cc=capability)
+    return _renamed(str(text), result.fndesc.llvm_func_name, name)
+
+
+def _renamed(text: str, entry: str, name: str) -> str:
+    """``text`` with ``name`` for its entry, and counted names for all else that Numba mangles."""
+    names: dict[str, str] = {}
+    lines = (line for line in text.splitlines() if "_ZN08NumbaEnv" not in line)
+
+    def rename(found: re.Match[str]) -> str:
+        word = found[0]
+        if word.startswith(entry):  # and its parameters
+            return name + word[len(entry) :]
+        return names.setdefault(word, f"{name}_{len(names)}")
+
+    return _MANGLED.sub(rename, "\n".join(lines)) + "\n"
