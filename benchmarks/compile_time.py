@@ -1,7 +1,7 @@
 """How long planning takes: from a model's program to its finished Plan, without machine code, as
 programs grow.
 
-    python -m benchmarks.compile_time [--sizes 100,300,1000,3000,10000] [--kinds chain,mlp,gpt]
+    python -m benchmarks.compile_time [--sizes 100,300,1000,3000,10000] [--kinds chain,step,mlp,gpt]
     [--steps] [--json FILE]
 
 Sizes count the ops of the model as lowered, before differentiation; what is planned, forward and
@@ -59,19 +59,25 @@ model mlp(x: float[B, D], y: float[B, D]) -> float {
     return mean((h - y)^2)
 }
 """
-KINDS = ("chain", "mlp", "gpt")
+KINDS = ("chain", "step", "mlp", "gpt")
 SIZES = (100, 300, 1000, 3000, 10_000)
 # The largest programs that budgets are kept for here.
 BUDGETED = 3000
 
 
 def subject(kind: str, layers: int) -> tuple[Function, Options]:
-    """The program of a model with so many layers, and how its gradients are compiled."""
+    """The program of a model with so many layers, and how its gradients are compiled; of ``step``,
+    the chain's training step, two small parameters a layer.
+    """
     if kind == "gpt":
         dims = {"B": 4, "T": 256, "V": 512, "D": 256, "N": 8, "L": layers}
         model: Any = gradc.load(MODELS / "gpt.grad", dims=dims)
     else:
-        model = gradc.loads(CHAIN if kind == "chain" else MLP, dims={"L": layers})
+        model = gradc.loads(MLP if kind == "mlp" else CHAIN, dims={"L": layers})
+    if kind == "step":
+        program = model.train_step("adamw(lr=1e-3)").program()
+        options = pipeline_options(program.derive, compile_options(), gradient=program.gradient)
+        return program.source, options
     function: Function = model.lower().function
     return function, pipeline_options(model.gradient_of("params"), compile_options())
 

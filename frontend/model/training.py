@@ -12,7 +12,7 @@ rate (OUTPUT). ``t`` counts steps from 1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gradc.frontend.elaborate import library
 from gradc.frontend.elaborate.calls import run_body
@@ -71,17 +71,22 @@ class OptimizerIR:
     declaration: tree.Optimizer
     is_library: bool
     names: Names
+    _made: dict[TensorType, UpdateIR] = field(default_factory=dict, init=False, repr=False)
 
     def update(self, type_: TensorType) -> UpdateIR:
-        """The update of a parameter of this type (its gradient has the same one).
+        """The update of a parameter of this type (its gradient has the same one): the same object
+        for all parameters of a type, as a program has thousands of few types.
 
         Raises:
             DiagnosticError: where the update does not fit a parameter of this type.
         """
-        report = Report(self.names.report.sources)
-        made = _update(self, type_, report)
-        report.raise_errors()
-        assert made is not None
+        made = self._made.get(type_)
+        if made is None:
+            report = Report(self.names.report.sources)
+            made = _update(self, type_, report)
+            report.raise_errors()
+            assert made is not None
+            self._made[type_] = made
         return made
 
 

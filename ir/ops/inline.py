@@ -7,7 +7,6 @@ new. Regions are closed and immutable, so they are shared, not copied.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from gradc.ir.ops.builder import Builder
 from gradc.ir.tensor.core import Block, Function, Op, Value
@@ -42,12 +41,16 @@ def inline_ops(
     results.
     """
     for op in ops:
-        results = tuple(Value(v.type, v.hint) for v in op.results)
-        copied = replace(
-            op,
-            operands=tuple(mapping[v] for v in op.operands),
-            results=results,
-            replica=op.replica if replica is None else replica,
+        results = tuple([Value(v.type, v.hint) for v in op.results])
+        copied = Op(
+            op.name,
+            tuple([mapping[v] for v in op.operands]),
+            results,
+            op.attributes,
+            op.regions,
+            op.span,
+            op.scope,
+            op.replica if replica is None else replica,
         )
         b.ops.append(copied)
         mapping.update(zip(op.results, results, strict=True))

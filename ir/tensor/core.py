@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from gradc.ir.tensor.dims import Dim, DimExpr, product
 
@@ -85,12 +85,10 @@ class TensorType:
     @property
     def static_shape(self) -> tuple[int, ...]:
         """The shape, all dimensions bound. Raises ValueError if a symbol is left."""
-        is_bound = True
         for dim in self.shape:
-            is_bound = is_bound and isinstance(dim, int)
-        if not is_bound:
-            raise ValueError(f"{self} has unbound dimensions")
-        return cast(tuple[int, ...], self.shape)
+            if not isinstance(dim, int):
+                raise ValueError(f"{self} has unbound dimensions")  # noqa: TRY004 (a symbol)
+        return self.shape  # type: ignore[return-value]
 
     @property
     def nbytes(self) -> int:

@@ -28,6 +28,9 @@ from gradc.passes.lower.cost import size_of, verbs
 from gradc.passes.lower.gemm import stored_order
 from gradc.passes.lower.space import ReductionKind, Space, is_row_shape, kind_in, natural_space
 
+# So many groups are tried for an op: a scalar may be read by every group there is.
+_CANDIDATES = 4
+
 
 class RowRole(Enum):
     """Where a value of a rows group stands."""
@@ -144,22 +147,22 @@ class Grouping:
         found = {g.number: g for g in made if g.number == latest}
         if any(v in self.apart for v in op.results):
             return list(found.values())
+        shapes = [v.type.static_shape for v in (*op.results, *op.operands)]
+        largest = max(map(size_of, shapes))
         for base in bases:
+            # Worth reading together is what is large, or has an element for each row of the group.
+            size = size_of(base.type.static_shape)
+            is_large = 4 * size >= largest
+            if not is_large and size == 1:
+                continue
             for group in reversed(self.readers.get(base, ())):
                 if group.number < latest or group.kind != "rows":
                     continue
-                if self._is_worth_sharing(base, op, group):
+                if is_large or _has_row_for_each(group, size, shapes):
                     found.setdefault(group.number, group)
-        return list(found.values())[:4]
-
-    def _is_worth_sharing(self, base: Value, op: Op, group: Group) -> bool:
-        """Whether ``op`` and ``group`` should read ``base`` together: it is large, or has an
-        element for each of the group's rows."""
-        size = size_of(base.type.static_shape)
-        shapes = [v.type.static_shape for v in (*op.results, *op.operands)]
-        if 4 * size >= max(map(size_of, shapes)):
-            return True
-        return group.space is not None and group.shape in shapes and size == group.space.rows > 1
+                    if len(found) == _CANDIDATES:
+                        return list(found.values())
+        return list(found.values())
 
     def _begin(self, op: Op) -> Group:
         form = lookup(op.name).loop
@@ -389,3 +392,9 @@ class Grouping:
                 return False
             return passes_row(view, group.space)
         return False
+
+
+def _has_row_for_each(group: Group, elements: int, shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether a value of so many elements has one for each row of ``group``, which walks over an
+    array of one of ``shapes``."""
+    return group.space is not None and group.shape in shapes and elements == group.space.rows > 1

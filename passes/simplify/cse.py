@@ -14,7 +14,7 @@ Non-goals: algebra (``simplify``).
 from __future__ import annotations
 
 import struct
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import replace
 
 from gradc.ir.ops.registry import lookup
@@ -40,7 +40,10 @@ def attribute_key(attribute: Attr) -> Hashable:
     if isinstance(attribute, float):
         return ("f", struct.pack("<d", attribute))
     if isinstance(attribute, tuple):
-        return ("t", tuple(attribute_key(item) for item in attribute))
+        # Shapes and the like: most attributes by far.
+        if set(map(type, attribute)) == _ONLY_INTEGERS:
+            return ("i", attribute)
+        return ("t", tuple([attribute_key(item) for item in attribute]))
     if isinstance(attribute, (int, str, DType, DimExpr)):
         return (type(attribute).__name__, attribute)
     raise TypeError(f"{attribute!r} is not an attribute")
@@ -48,14 +51,21 @@ def attribute_key(attribute: Attr) -> Hashable:
 
 def attributes_key(attributes: Attrs) -> Hashable:
     """The key of all attributes of an op, whatever their order."""
-    return tuple((name, attribute_key(attributes[name])) for name in sorted(attributes))
+    return tuple([(name, attribute_key(attributes[name])) for name in sorted(attributes)])
+
+
+_ONLY_INTEGERS = {int}
 
 
 class _Merger:
-    """Merges equal ops block by block. ``_interned`` numbers the structures of regions."""
+    """Merges equal ops block by block. ``_interned`` numbers the structures of regions; what was
+    found for a region is remembered, or every op would be looked at once for every level around it.
+    """
 
     def __init__(self) -> None:
         self._interned: dict[Hashable, int] = {}
+        self._structures: dict[Block, int] = {}
+        self._attributes: dict[int, Hashable] = {}
 
     def block(self, block: Block) -> Block:
         """``block`` with equal ops merged; the same object if there are none."""
@@ -68,13 +78,11 @@ class _Merger:
             numbers[value] = len(numbers)
         for op in block.body:
             op = self._rewritten(op, mapping)
-            key = self._key(op, numbers)
-            first = known.get(key)
-            if first is not None:
+            first = known.setdefault(self._key(op, numbers), op)
+            if first is not op:
                 mapping.update(zip(op.results, first.results, strict=True))
                 is_changed = True
                 continue
-            known[key] = op
             for value in op.results:
                 numbers[value] = len(numbers)
             kept.append(op)
@@ -84,22 +92,39 @@ class _Merger:
         return Block(block.parameters, (*kept, end))
 
     def _rewritten(self, op: Op, mapping: dict[Value, Value]) -> Op:
+        # Values and blocks compare by identity.
         operands = renamed(op.operands, mapping)
-        regions = tuple(self.block(region) for region in op.regions)
-        is_same = all(a is b for a, b in zip(operands, op.operands, strict=True)) and all(
-            a is b for a, b in zip(regions, op.regions, strict=True)
-        )
-        return op if is_same else replace(op, operands=operands, regions=regions)
+        regions = tuple([self.block(region) for region in op.regions]) if op.regions else ()
+        if operands == op.operands and regions == op.regions:
+            return op
+        return replace(op, operands=operands, regions=regions)
 
     def _key(self, op: Op, numbers: dict[Value, int]) -> Hashable:
-        operands: Sequence[int] = [numbers[v] for v in op.operands]
+        operands = [numbers[v] for v in op.operands]
         if _is_commutative(op):
-            operands = sorted(operands)
-        regions = tuple(self._structure(region) for region in op.regions)
-        return (op.name, tuple(operands), attributes_key(op.attributes), regions, op.replica)
+            operands.sort()
+        regions = tuple([self._structure(region) for region in op.regions]) if op.regions else ()
+        return (op.name, tuple(operands), self._attributes_key(op), regions, op.replica)
+
+    def _attributes_key(self, op: Op) -> Hashable:
+        """By identity: the attributes of all ops of the program outlive the merger, rewritten ops
+        and copies share theirs.
+        """
+        if not op.attributes:
+            return ()
+        known = self._attributes.get(id(op.attributes))
+        if known is None:
+            known = self._attributes[id(op.attributes)] = attributes_key(op.attributes)
+        return known
 
     def _structure(self, block: Block) -> int:
         """One number per structure: equal numbers, equal closed blocks."""
+        known = self._structures.get(block)
+        if known is None:
+            known = self._structures[block] = self._structure_of(block)
+        return known
+
+    def _structure_of(self, block: Block) -> int:
         numbers = {value: i for i, value in enumerate(block.parameters)}
         parts: list[Hashable] = [tuple(v.type for v in block.parameters)]
         for op in block.body:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, Union
 
@@ -35,6 +35,7 @@ from gradc.ir.ops.registry import lookup
 
 VariableKind: TypeAlias = Literal["any", "floats", "integers"]
 Pattern: TypeAlias = Union["Apply", "Variable", "Number"]
+_CONSTANTS = frozenset(("c", *(f"c{n}" for n in range(10)), "f", "t"))
 _TOKEN = re.compile(r"\s*(?:(?P<name>[a-z_][a-z_0-9]*)|(?P<number>-?[0-9.]+)|(?P<sign>[(),]))")
 
 
@@ -48,7 +49,7 @@ class Variable:
 
     @property
     def is_constant(self) -> bool:
-        return re.fullmatch(r"c[0-9]?|f|t", self.name) is not None
+        return self.name in _CONSTANTS
 
     def accepts(self, constant: float | bool) -> bool:
         """Whether a variable for constants may stand for this one."""
@@ -90,6 +91,19 @@ class Rule:
     left: Apply
     right: Pattern
     kind: VariableKind
+
+    def may_match(self, forms: Sequence[str | bool | None]) -> bool:
+        """Whether operands of these forms leave a chance: of each the name of the op that makes it,
+        True if it is a constant, None if nothing is known.
+        """
+        parts = zip(self.left.operands, forms, strict=True)
+        return all(_may_match(part, form) for part, form in parts)
+
+
+def _may_match(part: Pattern, form: str | bool | None) -> bool:
+    if isinstance(part, Apply):
+        return form == part.op
+    return form is True or (isinstance(part, Variable) and not part.is_constant)
 
 
 def parse_rule(text: str, kind: VariableKind) -> tuple[Rule, ...]:

@@ -53,6 +53,9 @@ def simplify(
 
 
 _RulesByRoot: TypeAlias = dict[str, list[Rule]]
+# Of each operand the name of the op that makes it, True if it is a constant, None if rules may not
+# look through it.
+Forms: TypeAlias = tuple[str | bool | None, ...]
 
 
 def _by_root(fast_math: bool) -> _RulesByRoot:
@@ -68,17 +71,20 @@ class _Simplifier:
 
     rules: _RulesByRoot
     hits: Counter[str]
-    known: dict[tuple[str, DType], list[Rule]] = field(default_factory=dict)
+    known: dict[tuple[str, DType, Forms], list[Rule]] = field(default_factory=dict)
 
-    def fitting(self, op: Op) -> Sequence[Rule]:
-        """The rules for ops of the name and element type of ``op``."""
+    def fitting(self, op: Op, forms: Forms) -> Sequence[Rule]:
+        """The rules for ops of the name and element type of ``op`` with operands of these forms:
+        of the few that there are, most leave no rule a chance.
+        """
         rules = self.rules.get(op.name)
         if rules is None:
             return ()
-        key = (op.name, op.operands[0].type.dtype)
+        key = (op.name, op.operands[0].type.dtype, forms)
         found = self.known.get(key)
         if found is None:
-            found = self.known[key] = [rule for rule in rules if _fits(rule, op)]
+            found = [rule for rule in rules if _fits(rule, op) and rule.may_match(forms)]
+            self.known[key] = found
         return found
 
     def block(self, block: Block) -> Block:
@@ -87,14 +93,13 @@ class _Simplifier:
         rewriter = Rewriter(self)
         mapping: dict[Value, Value] = {}
         for op in block.body:
-            operands = renamed(op.operands, mapping)
-            regions = tuple(self.block(region) for region in op.regions)
+            operands = renamed(op.operands, mapping) if mapping else op.operands
+            regions = tuple([self.block(region) for region in op.regions]) if op.regions else ()
             if operands != op.operands or regions != op.regions:
                 op = replace(op, operands=operands, regions=regions)
             results = rewriter.add(op)
-            mapping.update(
-                (old, new) for old, new in zip(op.results, results, strict=True) if old is not new
-            )
+            if results is not op.results:
+                mapping.update(zip(op.results, results, strict=True))
         if self.hits.total() == before:
             return block
         end = replace(block.terminator, operands=renamed(block.outputs, mapping))
@@ -115,12 +120,16 @@ class Rewriter:
     def add(self, op: Op) -> Sequence[Value]:
         """Adds ``op`` or what it simplifies to; returns the values that stand for its results."""
         if len(op.results) == 1 and self.depth < _MAX_DEPTH:
-            with self.builder.at(op.span, op.scope, op.replica):
-                found = self._rewritten(op)
+            b = self.builder
+            saved = b.span, b.scope, b.replica
+            b.span, b.scope, b.replica = op.span, op.scope, op.replica
+            found = self._rewritten(op)
+            b.span, b.scope, b.replica = saved
             if found is not None:
                 return (found,)
         self.builder.ops.append(op)
-        self.defining.update((v, op) for v in op.results)
+        for value in op.results:
+            self.defining[value] = op
         return op.results
 
     def emit(self, name: str, *operands: Value, hint: str = "", **attributes: Any) -> Value:
@@ -167,17 +176,28 @@ class Rewriter:
         return None if op is None else number_of(op)
 
     def _rewritten(self, op: Op) -> Value | None:
-        for find in (self._folded, self._by_rule, self._by_view, self._ordered):
-            found = find(op)
-            if found is not None:
-                return found
-        return None
+        forms = tuple([self._form(v) for v in op.operands])
+        found = None
+        if forms.count(True) == len(forms) > 0:
+            found = self._folded(op)
+        if found is None:
+            found = self._by_rule(op, forms)
+        if found is None:
+            found = self._by_view(op)
+        if found is None and len(forms) == 2 and forms[0] is True and forms[1] is not True:
+            found = self._ordered(op)
+        return found
+
+    def _form(self, value: Value) -> str | bool | None:
+        op = self.defining.get(value)
+        if op is None:
+            return None
+        if number_of(op) is not None:
+            return True
+        return op.name if op.replica == self.builder.replica else None
 
     def _folded(self, op: Op) -> Value | None:
-        splats = [self.splat(v) for v in op.operands]
-        known = [s for s in splats if s is not None]
-        if not known or len(known) < len(splats):
-            return None
+        known = [s for s in map(self.splat, op.operands) if s is not None]
         value = folded(op, known)
         if value is None:
             return None
@@ -185,8 +205,8 @@ class Rewriter:
         type_ = op.result.type
         return self.emit("constant", value=value, dtype=type_.dtype, shape=type_.shape)
 
-    def _by_rule(self, op: Op) -> Value | None:
-        for rule in self.simplifier.fitting(op):
+    def _by_rule(self, op: Op, forms: Forms) -> Value | None:
+        for rule in self.simplifier.fitting(op, forms):
             bound: dict[str, Value] = {}
             if self._match(rule.left, op, bound):
                 self.simplifier.hits[rule.text] += 1
@@ -232,11 +252,9 @@ class Rewriter:
 
     def _ordered(self, op: Op) -> Value | None:
         """Constants stand to the right in commutative ops."""
-        if len(op.operands) != 2 or not lookup(op.name).commutative:
+        if not lookup(op.name).commutative:
             return None
         left, right = op.operands
-        if self.splat(left) is None or self.splat(right) is not None:
-            return None
         self.simplifier.hits["constants to the right"] += 1
         return self.emit(op.name, right, left, hint=op.result.hint, **op.attributes)
 

@@ -369,6 +369,7 @@ _rule("slice", "narrow slice of an elementwise op")(slice_of_pointwise)
 
 
 @cache
+@cache
 def view_rules(name: str) -> tuple[tuple[str, ViewRule], ...]:
     """The rules that rewrite op ``name``, each with the identity that it applies."""
     if isinstance(lookup(name).loop, Reduction):

@@ -116,9 +116,10 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
+@functools.lru_cache(maxsize=64)
 def decaying(optimizer: OptimizerIR, decay_on: str, rank: int) -> OptimizerIR:
     """``optimizer`` for a parameter of ``rank`` axes: without decay where that falls on matrices
-    only.
+    only. The same object for all parameters, so that it elaborates its update once a type.
     """
     is_spared = decay_on == "matrices" and rank < 2 and "decay" in optimizer.arguments
     if not is_spared:

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from benchmarks.compile_time import subject
+from gradc.ir.ops.builder import Builder
+from gradc.ir.tensor.core import DType, Function, Role, Slot, TensorType
 from gradc.passes.budget import BudgetError, run_within
+from gradc.passes.fuse.fuse import fuse
 from gradc.passes.pipeline import run_pipeline
 
 # Work may grow with this power of the number of ops.
@@ -80,3 +83,19 @@ def test_budgets_are_refused_in_linear_time(kind: str, layers: tuple[int, int]) 
             run_within(function, options, 1)
 
     assert exponent(kind, layers, refused) < MOST + 0.2
+
+
+def test_what_all_read_is_grouped_in_linear_time() -> None:
+    """A scalar that every group reads, such as the learning rate of a step, tells none apart."""
+
+    def program(count: int) -> Function:
+        b = Builder()
+        rate = b.parameter(TensorType((), DType.F32))
+        values = [b.parameter(TensorType((16,), DType.F32)) for _ in range(count)]
+        outputs = [b.one("mul", v, b.one("broadcast", rate, shape=(16,), dims=())) for v in values]
+        slots = [Slot(f"x{n}", Role.INPUT) for n in range(count + 1)]
+        results = [Slot(f"y{n}", Role.OUTPUT) for n in range(count)]
+        return b.function("all", outputs, slots, results)
+
+    counts = [calls(partial(fuse, program(count))) for count in (50, 400)]
+    assert math.log(counts[1] / counts[0]) / math.log(8) < MOST
