@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradc.codegen.llvm.gemm import slide
 from gradc.codegen.llvm.gemm.gemm import units
 from gradc.codegen.llvm.isa import available, select
 from gradc.ir.loop.execute import execute_kernel
@@ -30,6 +31,14 @@ CASES = (
     (1, 36, (3, 5), (3, 3), (3, 5), (1, 1), (-1, -1), (-1, -1)),  # mirrored; leaves of k
     (1, 2, (4, 3, 5), (2, 2, 2), (4, 3, 5), (1, 1, 1), (1, 1, 1), (0, 1, 0)),
     (2, 19, (1,), (1,), (1,), (1,), (1,), (0,)),
+    # Read in place: rows of whole vectors and of parts, several images of a block, bands of one.
+    (3, 5, (6, 16), (3, 3), (6, 16), (1, 1), (1, 1), (1, 1)),
+    (3, 3, (5, 8), (3, 3), (5, 8), (1, 1), (1, 1), (1, 1)),
+    (5, 2, (3, 2, 4), (1, 2, 3), (3, 2, 4), (1, 1, 1), (1, 1, 1), (0, 0, 1)),
+    (7, 29, (2, 15), (3, 3), (2, 15), (1, 1), (1, 1), (1, 1)),
+    (2, 4, (9, 20), (2, 3), (7, 14), (1, 1), (2, -3), (0, -6)),
+    (2, 3, (4, 3, 16), (2, 2, 2), (4, 3, 16), (1, 1, 1), (1, 1, 1), (0, 1, 0)),
+    (3, 5, (40,), (5,), (40,), (1,), (1,), (2,)),
 )
 
 
@@ -130,3 +139,28 @@ def test_products_of_patches(side: str, isa: str) -> None:
             execute_kernel(one, [*arrays, truth])
             np.testing.assert_allclose(z, truth, rtol=0, atol=tolerance)
         np.testing.assert_array_equal(results[0], results[1])
+
+
+def test_bands_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An image that the second cache does not hold is read band by band, to the bit as whole.
+    patch = patch_of((2, 3, (12, 16), (3, 3), (12, 16), (1, 1), (1, 1), (1, 1)))
+    x = np.random.default_rng(3).standard_normal(2 * patch.image_stride).astype(np.float32)
+    sizes, a, of, *_ = factors(patch, written(patch, x), 5, "right", DType.F32)
+    one = kernel(*sizes, a, of)
+    (product,) = one.body
+    assert isinstance(product, Gemm)
+    plain = np.random.default_rng(4).standard_normal(a.buffer.size).astype(np.float32)
+    found, bands = list[Array](), set()
+    for share in (75, 1):
+        monkeypatch.setattr(slide, "SHARE", share)
+        layout = slide.slide_of(product, select("native"))
+        assert layout is not None
+        bands.add(layout.band)
+        code = Compiled([one])
+        end = units(product, select("native"))
+        z = np.full(one.buffers[2].size, np.nan, np.float32)
+        for begin, stop in ((0, end // 2), (end // 2, end)):
+            code([plain, x, z], 0, begin, stop)
+        found.append(z)
+    assert len(bands) == 2
+    np.testing.assert_array_equal(found[0], found[1])

@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 
+from gradc.codegen.llvm.gemm.slide import Slide, slide_of
 from gradc.codegen.llvm.isa import Isa
 from gradc.ir.loop.kernel import (
     Factor,
@@ -32,6 +33,7 @@ PAGE = 4096  # strides from here on fall into the same few cache sets and a new 
 K_BLOCK = K_LEAF
 PARKED_STRIPS = 24  # strips whose sums are parked between blocks of k
 PACKED_STRIPS = 8  # strips packed together where rows are contiguous
+PACKED_BYTES = 64 << 10  # ... at most, where all of k is packed at once
 PIECES = 32  # into which a product worth several threads is cut if that is free
 WORTH_CUTTING = 1 << 20  # products
 K_UNBLOCKED = 1024  # up to here k is not blocked when nothing is packed
@@ -58,6 +60,7 @@ class Blocking:
     k: int  # steps: pairs of k if ``paired``
     batch: int
     paired: bool
+    slide: Slide | None  # of a right factor that is read in place
 
     @property
     def width(self) -> int:
@@ -69,8 +72,13 @@ class Blocking:
         return -(-self.m // self.rows)
 
     @property
+    def columns(self) -> int:
+        """Columns that are cut into panels together: a row of places, or all."""
+        return self.n if self.slide is None else self.slide.width
+
+    @property
     def panels_total(self) -> int:
-        return -(-self.n // self.width)
+        return self.n // self.columns * -(-self.columns // self.width)
 
     @property
     def blocks(self) -> int:
@@ -114,6 +122,9 @@ class Blocking:
         """Strips that are packed together. Contiguous rows lie in lines of memory that several
         strips share.
         """
+        if self.slide is not None:
+            fits = PACKED_BYTES // (self.left_size * self.dtype.itemsize)
+            return max(1, min(PACKED_STRIPS, self.strips, fits))
         if self.left_is_patch:
             return min(PACKED_STRIPS, self.strips)
         return 1 if self.left_by_rows else PACKED_STRIPS
@@ -123,6 +134,8 @@ class Blocking:
         """Elements between the rows or, where rows are contiguous, the columns of a packed
         strip.
         """
+        if self.slide is not None and self.left_by_rows:  # all of k at once
+            return -(-self.k // self.lanes) * self.lanes + self.lanes
         # By rows whatever k is, so that products share their tiles.
         if self.left_is_patch and min(self.k, self.k_block) <= K_BLOCK:
             return K_BLOCK + self.lanes
@@ -144,6 +157,8 @@ class Blocking:
         left = self.left_size * self.left_group if self.pack_left else 0
         spill = self.lanes * self.width  # transposed blocks are written whole
         right = depth * self.panels * self.width + spill if self.pack_right else 0
+        if self.slide is not None:
+            right = self.slide.elements + spill
         return left, right, self.parked_size * (1 + len(self.node_spans))
 
 
@@ -260,7 +275,8 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     batch = 1
     for size in gemm.batch:
         batch *= size
-    rows, vectors = _tile(m, n, k, lanes, isa)
+    slide = slide_of(gemm, isa)
+    rows, vectors = _tile(m, n if slide is None else slide.width, k, lanes, isa)
     rows = -(-m // -(-m // rows))  # even strips
     width = lanes * vectors
     panels_total = -(-n // width)
@@ -284,6 +300,9 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
         pieces = batch * -(-m // rows)
         panels = max(1, min(panels, panels_total * pieces // PIECES))
     panels = -(-panels_total // -(-panels_total // panels))
+    if slide is not None:
+        k_block, panels = k, slide.block_groups * -(-slide.width // width)
+        pack_left = factor_is_half(gemm.left) or scattered
     return Blocking(
         dtype,
         lanes,
@@ -300,4 +319,5 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
         k,
         batch,
         paired,
+        slide,
     )

@@ -19,11 +19,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from gradc.codegen.llvm import static
-from gradc.codegen.llvm.gemm import pack, pairs, patch
+from gradc.codegen.llvm.gemm import pack, pairs, patch, slide
 from gradc.codegen.llvm.gemm.blocking import Blocking, blocking, oriented
 from gradc.codegen.llvm.gemm.pack import memory_type, offset
+from gradc.codegen.llvm.gemm.slide import Slide
 from gradc.codegen.llvm.gemm.tile import Tile, emit_park, emit_tile, tail_mask
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.static import i64
@@ -135,7 +137,10 @@ class _Emitter:
         vectors = -(-columns // cut.lanes)
         # A packed edge is padded with zeros; an unpacked one must not be read past.
         tail = cut.lanes if cut.pack_right else columns - (vectors - 1) * cut.lanes
-        tile = Tile(cut.dtype, cut.lanes, rows, vectors, cut.width, tail, cut.paired, self.left_row)
+        apart = None if cut.slide is None else cut.slide.apart or cut.lanes
+        tile = Tile(
+            cut.dtype, cut.lanes, rows, vectors, cut.width, tail, cut.paired, self.left_row, apart
+        )
         return emit_tile(self.module, tile, self.isa)
 
     def _emit_epilogue(self, columns: int) -> str:
@@ -163,6 +168,9 @@ class _Emitter:
                 left = columns - first
                 # Two vectors at once where registers allow: a long epilogue would wait for itself.
                 lanes = 2 * cut.lanes if left >= 2 * cut.lanes and self.isa.masks else cut.lanes
+                if left < lanes and not self.isa.masks:
+                    # Masked stores are slow where they are an afterthought.
+                    lanes = 1 << (left.bit_length() - 1)
                 mask = tail_mask(lanes, left) if left < lanes else None
                 type_ = vector(self.element, lanes)
                 acc = f.load(f.address(line, self.element, i64(first)), type_, 4)
@@ -281,6 +289,9 @@ class _Emitter:
         """Where the panels of this block start: packed scratch, or the factor itself."""
         cut, factor = self.cut, self.gemm.right
         dtype = factor.buffer.dtype
+        if cut.slide is not None:
+            self._pack_slide(f, cut.slide, right, bounds, scratch.right)
+            return scratch.right
         if factor.patch is not None:
             first = static.mul(f, bounds[0], i64(cut.width))
             beyond = static.minimum(f, static.mul(f, bounds[1], i64(cut.width)), i64(cut.n))
@@ -352,6 +363,20 @@ class _Emitter:
             f"call void @{name}({source}, {places[0]}, {places[1]}, {rows[0]}, {count}, {target})"
         )
 
+    def _pack_slide(
+        self, f: Function, here: Slide, source: Value, bounds: tuple[Value, Value], target: Value
+    ) -> None:
+        """Packs the images, or the band of one, that a column block sees."""
+        panels = -(-here.width // self.cut.width)
+        group, end = (static.div(f, bound, panels) for bound in bounds)
+        first = static.div(f, group, here.groups)
+        beyond = static.div(f, static.add(f, end, i64(here.groups - 1)), here.groups)
+        row = static.mul(f, static.rem(f, group, here.groups), i64(here.group))
+        start = static.div(f, row, prod(here.patch.places[1:-1]))
+        name = slide.pack_slide(self.module, here, self.gemm.right.buffer.dtype, self.isa)
+        count = static.sub(f, beyond, first)
+        f.line(f"call void @{name}({source}, {first}, {count}, {start}, {target})")
+
     def _single(self, f: Function, steps: Value) -> Value:
         """Steps of the loop as steps of k."""
         return static.mul(f, steps, i64(2)) if self.cut.paired else steps
@@ -385,8 +410,9 @@ class _Emitter:
     ) -> None:
         """All panels of one strip for one block of k."""
         cut = self.cut
-        tall, wide = cut.m // cut.rows, cut.n // cut.width
-        height, over = cut.m % cut.rows, cut.n % cut.width
+        tall, wide = cut.m // cut.rows, cut.columns // cut.width
+        height, over = cut.m % cut.rows, cut.columns % cut.width
+        across = -(-cut.columns // cut.width)
         bounds, columns, depth = here.bounds, here.columns, here.depth
         spans = cut.node_spans
         within = static.rem(f, here.k, spans[0]) if spans else here.k
@@ -395,7 +421,12 @@ class _Emitter:
         done = static.negation(f, more)
         with static.counted(f, *bounds, 1, nonempty=True) as panel:
             near = static.sub(f, panel.index, bounds[0])
-            if cut.pack_right:
+            within_row = static.rem(f, panel.index, across) if cut.slide else panel.index
+            if cut.slide is not None:
+                x = static.mul(f, within_row, i64(cut.width))
+                at = slide.start_of(f, cut.slide, static.div(f, near, across), x, cut.lanes)
+                source = offset(f, columns, self.element, (at, 1))
+            elif cut.pack_right:
                 step = static.mul(f, depth, i64(cut.width))
                 source = offset(f, columns, self.element, (static.mul(f, near, step), 1))
             else:
@@ -406,9 +437,11 @@ class _Emitter:
                 number = static.add(f, static.mul(f, place, i64(cut.panels)), near)
                 parked = offset(f, parked, self.element, (number, cut.tile_size))
             steps = self.left_step, self.right_step
+            if cut.slide is not None:
+                steps = self.left_step, slide.emit_distances(self.module, cut.slide, cut.dtype)
             given = f"{rows}, {steps[0]}, {source}, {steps[1]}, {parked}, {depth}, {fresh}"
             whole_strip = static.less(f, strip, i64(tall))
-            whole_panel = static.less(f, panel.index, i64(wide))
+            whole_panel = static.less(f, within_row, i64(wide))
             for tile_rows, in_row in _cases(f, whole_strip, tall, cut.rows, height):
                 for tile_columns, in_column in _cases(f, whole_panel, wide, cut.width, over):
                     with static.when(f, static.both(f, in_row, in_column)):
@@ -450,7 +483,12 @@ class _Emitter:
         """Calls the epilogue of one finished tile."""
         cut = self.cut
         i = static.mul(f, strip, i64(cut.rows))
+        across = -(-cut.columns // cut.width)
         j = static.mul(f, panel, i64(cut.width))
+        if cut.slide is not None:
+            row, x = static.div(f, panel, across), static.rem(f, panel, across)
+            j = static.mul(f, row, i64(cut.columns))
+            j = static.add(f, j, static.mul(f, x, i64(cut.width)))
         height = static.minimum(f, static.sub(f, i64(cut.m), i), i64(cut.rows))
         given = ", ".join(map(str, (parked, height, i, j, *batch, *self.places.values())))
         wide, over = counts

@@ -8,7 +8,8 @@ happens in the loop.
 
 The left factor is contiguous along k, its rows ``left_row`` elements apart (a constant of the tile,
 so that every broadcast is one addressing mode), or along the rows, ``left_step`` bytes from k to k.
-``right_step`` is bytes from k to k. Products of a module share the tiles that fit them.
+``right_step`` is bytes from k to k; of windows that slide it is a table of their distances from
+``right``, an i32 for each k. Products of a module share the tiles that fit them.
 
 Non-goals: what becomes of the sums (the epilogue, ``gemm``).
 """
@@ -39,12 +40,20 @@ class Tile:
     tail: int  # columns of the last vector that may be read; ``lanes`` if all
     pairs: bool  # whether elements are pairs of bf16
     left_row: int | None  # elements from row to row; None if the rows are the contiguous axis
+    # Where a table says how far each step of k lies from the first: elements between vectors.
+    apart: int | None = None
+
+    @property
+    def slides(self) -> bool:
+        """Whether a table says where each step of k lies."""
+        return self.apart is not None
 
     @property
     def name(self) -> str:
         edge = f"_{self.tail}" if self.tail < self.lanes else ""
         way = "columns" if self.left_row is None else f"rows{self.left_row}"
         kind = "pairs" if self.pairs else self.dtype
+        way += f".slide{self.apart}" if self.slides else ""
         return f"gradc.tile.{kind}.{way}.{self.rows}x{self.vectors}of{self.width}{edge}"
 
 
@@ -88,18 +97,19 @@ def emit_tile(module: Module, tile: Tile, isa: Isa) -> str:
             ("ptr noalias readonly", "left"),
             ("i64", "left_step"),
             ("ptr noalias readonly", "right"),
-            ("i64", "right_step"),
+            ("ptr noalias readonly", "table") if tile.slides else ("i64", "right_step"),
             ("ptr noalias", "parked"),
             ("i64", "depth"),
             ("i1", "fresh"),
         ),
         attributes="noinline",
     )
-    left, left_step, right, right_step, parked, depth, fresh = f.parameters
+    left, left_step, right, step, parked, depth, fresh = f.parameters
     type_ = vector(memory_type(tile.dtype), tile.lanes)
     zeros = [constant(type_, 0.0)] * (tile.rows * tile.vectors)
-    steps = _Steps(f, tile, isa, left_step, right_step)
-    with f.loop(i64(0), depth, K_LEAF, [left, right], nonempty=True) as leaf:
+    steps = _Steps(f, tile, isa, left_step, step, right)
+    start = [left, step if tile.slides else right]
+    with f.loop(i64(0), depth, K_LEAF, start, nonempty=True) as leaf:
         count = f.intrinsic("llvm.smin", f.binary("sub", depth, leaf.index), i64(K_LEAF))
         *leaf.next, sums = _leaf(f, steps, [*leaf.carried, *zeros], count)
         first = f.binary("and", fresh, f.compare("icmp eq", leaf.index, i64(0)))
@@ -148,6 +158,7 @@ class _Steps:
     isa: Isa
     left_step: Value
     right_step: Value
+    origin: Value  # from where distances count
 
     def emit(self, carried: list[Value], count: int) -> list[Value]:
         """``count`` steps of k from the carried pointers and sums."""
@@ -155,7 +166,8 @@ class _Steps:
         left, right, *sums = carried
         element = self._element
         for step in range(count):
-            columns = [self._column(right, v) for v in range(tile.vectors)]
+            near = self._slid(right, step) if tile.slides else right
+            columns = [self._column(near, v) for v in range(tile.vectors)]
             for r in range(tile.rows):
                 number = r if tile.left_row is None else r * tile.left_row + step
                 at = f.address(left, element, i64(number))
@@ -163,12 +175,21 @@ class _Steps:
                 for v, column in enumerate(columns):
                     n = r * tile.vectors + v
                     sums[n] = self._multiply_add(scalar, column, sums[n])
-            right = f.address(right, "i8", self.right_step)
+            if not tile.slides:
+                right = f.address(right, "i8", self.right_step)
             if tile.left_row is None:
                 left = f.address(left, "i8", self.left_step)
         if tile.left_row is not None:
             left = f.address(left, element, i64(count))
+        if tile.slides:
+            right = f.address(right, "i32", i64(count))
         return [left, right, *sums]
+
+    def _slid(self, table: Value, step: int) -> Value:
+        """Where the panel of a step of k lies."""
+        f = self.f
+        distance = f.load(f.address(table, "i32", i64(step)), "i32", 4)
+        return f.address(self.origin, "i8", f.convert("sext", distance, "i64"))
 
     @property
     def _element(self) -> str:
@@ -185,7 +206,7 @@ class _Steps:
 
     def _column(self, right: Value, v: int) -> Value:
         f, tile = self.f, self.tile
-        at = f.address(right, self._element, i64(v * tile.lanes))
+        at = f.address(right, self._element, i64(v * (tile.apart or tile.lanes)))
         if tile.pairs:
             return f.load(at, vector("i32", tile.lanes), 4)
         edge = v == tile.vectors - 1 and tile.tail < tile.lanes
