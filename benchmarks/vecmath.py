@@ -16,9 +16,9 @@ import numpy as np
 
 from gradc.codegen.llvm.host import jit
 from gradc.codegen.llvm.isa import available, select
-from gradc.codegen.llvm.maths.vecmath import UNARY
 from gradc.codegen.llvm.nest import nest
 from gradc.codegen.llvm.text import Module
+from gradc.codegen.maths.elementary import UNARY
 from gradc.ir.loop.kernel import Affine, Buffer, For, Kernel, Let, Load, Stmt, Store, Var
 from gradc.ir.tensor.core import DType
 

@@ -55,6 +55,7 @@ ROOMS = {
         "exchange.py",
         "measured.py",
         "backend.py",
+        "maths",
         "llvm",
         "loops_numpy",
         "cuda",

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from gradc.codegen.maths.floats import round_f32
+
 
 class Value(NamedTuple):
     """An LLVM operand; ``str`` gives ``type name`` as instructions want it."""
@@ -60,14 +62,6 @@ def literal(element: str, value: float | bool) -> str:
     bits = int(element[1:])
     wrapped = int(value) & ((1 << bits) - 1)
     return str(wrapped - (1 << bits) if wrapped >> (bits - 1) else wrapped)
-
-
-def round_f32(value: float) -> float:
-    """``value`` rounded to the nearest f32; beyond the range, the infinity of its sign."""
-    try:
-        return float(struct.unpack("<f", struct.pack("<f", value))[0])
-    except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
 
 
 def constant(type_: str, value: float | bool) -> Value:

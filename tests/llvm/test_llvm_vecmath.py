@@ -13,10 +13,11 @@ import numpy.typing as npt
 import pytest
 
 from gradc.codegen.llvm.isa import available
-from gradc.codegen.llvm.maths import coefficients, fit
-from gradc.codegen.llvm.maths.vecmath import TRIG_LIMIT, UNARY
+from gradc.codegen.maths import coefficients, fit
+from gradc.codegen.maths.elementary import UNARY
 from gradc.ir.tensor.core import DType
 from tests.support.llvm_kernels import Compiled, elementwise
+from tests.support.maths_inputs import FLOAT, powers, samples, specials
 
 Array = npt.NDArray[Any]
 LONG = np.longdouble
@@ -27,45 +28,10 @@ BOUNDS = {
     DType.F32: dict(zip(NAMES, (1.1, 2, 1, 1.5, 2.75, 1.5, 1.5, 3, 1.5, 0.6), strict=True)),
     DType.F64: dict(zip(NAMES, (1.1, 2, 1, 1.5, 2.75, 1, 1, 2.5, 1.5, 1.25), strict=True)),
 }
-FLOAT: dict[DType, type[np.floating[Any]]] = {DType.F32: np.float32, DType.F64: np.float64}
 
 pytestmark = pytest.mark.skipif(
     np.finfo(LONG).nmant < 63, reason="no extended precision to compare with"
 )
-
-
-def specials(dtype: DType) -> Array:
-    info = np.finfo(FLOAT[dtype])
-    sizes: list[Any] = [0, 1, 0.5, 2, 3, 20, 1e-30, 88.9, 103.9, 709.9, 745.2, np.inf, np.nan]
-    sizes += [info.tiny, info.smallest_subnormal, info.max, info.eps, 1 + info.eps, 1 - info.epsneg]
-    sizes += [TRIG_LIMIT, np.pi, np.pi / 2, np.pi / 4, 1e22]
-    positive = np.array(sizes, np.float64).astype(FLOAT[dtype])
-    return np.concatenate([positive, -positive])
-
-
-def samples(name: str, dtype: DType, rng: np.random.Generator) -> Array:
-    """All bit patterns, the neighbourhood of 0 and 1, and the range where the function does
-    something.
-    """
-    kind = FLOAT[dtype]
-    bits: Any = np.uint32 if dtype is DType.F32 else np.uint64
-    wild = rng.integers(0, np.iinfo(bits).max, SAMPLES, dtype=bits, endpoint=True).view(kind)
-    edge = 105.0 if dtype is DType.F32 else 746.0
-    signs = rng.choice([-1.0, 1.0], SAMPLES)
-    parts = [
-        rng.uniform(-1, 1, SAMPLES),
-        rng.normal(0, 3, SAMPLES),
-        rng.uniform(-edge, edge, SAMPLES),
-        signs * 10.0 ** rng.uniform(-8, 2, SAMPLES),
-        rng.uniform(0.4, 2, SAMPLES) - (name == "log1p"),
-    ]
-    if name in ("sin", "cos", "tan"):
-        parts += [
-            rng.uniform(-1.5 * TRIG_LIMIT, 1.5 * TRIG_LIMIT, SAMPLES),
-            np.round(rng.uniform(0, 1e5, SAMPLES)) * np.pi / 2,
-        ]
-    with np.errstate(over="ignore"):
-        return np.concatenate([specials(dtype), wild, *(part.astype(kind) for part in parts)])
 
 
 def errors(got: Array, truth: Array) -> Array:
@@ -110,7 +76,7 @@ def long_truth(name: str, x: Array) -> Array:
 @pytest.mark.parametrize("name", sorted(UNARY))
 def test_unary_is_within_its_bound(name: str, dtype: DType, isa: str) -> None:
     rng = np.random.default_rng(20)
-    x = samples(name, dtype, rng)
+    x = samples(name, dtype, SAMPLES, rng)
     if name == "erf" and dtype is DType.F64:
         x = np.concatenate(
             [specials(dtype), rng.uniform(-6.2, 6.2, 1500), rng.normal(0, 1e-3, 200)]
@@ -125,21 +91,7 @@ def test_unary_is_within_its_bound(name: str, dtype: DType, isa: str) -> None:
 @pytest.mark.parametrize("isa", available())
 @pytest.mark.parametrize("dtype", [DType.F32, DType.F64], ids=str)
 def test_pow_is_within_its_bound(dtype: DType, isa: str) -> None:
-    rng = np.random.default_rng(21)
-    kind = FLOAT[dtype]
-    special = specials(dtype)
-    a, b = np.meshgrid(special, special)
-    scale = 80 if dtype is DType.F32 else 700
-    base = 10 ** rng.uniform(-30, 30, SAMPLES)
-    pairs = [
-        (a.ravel(), b.ravel()),
-        (samples("pow", dtype, rng), rng.permutation(samples("pow", dtype, rng))),
-        (base, rng.uniform(-1, 1, SAMPLES) * scale / np.log(base)),
-        (rng.uniform(0.5, 2, SAMPLES), rng.uniform(-scale, scale, SAMPLES)),
-        (rng.integers(-20, 20, SAMPLES), rng.integers(-30, 30, SAMPLES)),
-    ]
-    x = np.concatenate([p[0].astype(kind) for p in pairs])
-    y = np.concatenate([p[1].astype(kind) for p in pairs])
+    x, y = powers(dtype, SAMPLES, np.random.default_rng(21))
     out = np.empty_like(x)
     Compiled([elementwise("pow", len(x), [dtype, dtype], dtype)], isa)([x, y, out])
     with np.errstate(all="ignore"):

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pytest
 
 from gradc.codegen.llvm.isa import available, select
-from gradc.codegen.llvm.maths.vecmath import UNARY
 from gradc.codegen.llvm.text import literal
+from gradc.codegen.maths.elementary import UNARY
 from gradc.ir.loop.execute import execute_kernel
 from gradc.ir.loop.kernel import Affine, Buffer, Const, For, Kernel, Let, Load, Store, Var
 from gradc.ir.loop.verbs import from_memory, stored_dtype

@@ -1,15 +1,14 @@
-"""Arithmetic on one float type (f32 or f64, scalar or vector), with its bits: the vocabulary of
-``vecmath``.
+"""The vocabulary of the vector mathematics (``codegen/maths``) as LLVM instructions, on scalars and
+on vectors of any width.
 
-Every method emits one IEEE operation unless its docstring says otherwise; nothing is reassociated
-and no comparison assumes away NaN. ``fma`` is fused where the processor can and a product and a sum
-where it cannot, so results may differ in the last place between processors with and without it, and
-nowhere else.
+Every method emits one IEEE operation unless its docstring says otherwise. ``fma`` is fused where
+the processor can and a product and a sum where it cannot, so results may differ in the last place
+between processors with and without it, and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.text import (
@@ -21,23 +20,19 @@ from gradc.codegen.llvm.text import (
     vector,
     with_element,
 )
+from gradc.codegen.maths import floats
+from gradc.codegen.maths.floats import Opcode, Predicate
 
 
-class Floats:
+class Floats(floats.Floats[Value]):
     """Emits into ``fn`` for values of ``type_``."""
 
     def __init__(self, fn: Function, isa: Isa, type_: str) -> None:
+        super().__init__(element_of(type_) == "double")
         self.fn = fn
         self.isa = isa
         self.type = type_
-        self.double = element_of(type_) == "double"
         self.bits_type = with_element(type_, "i64" if self.double else "i32")
-        self.mantissa = 52 if self.double else 23
-        self.bias = 1023 if self.double else 127
-
-    def of(self, type_: str) -> Floats:
-        """The same vocabulary for another type."""
-        return Floats(self.fn, self.isa, type_)
 
     # ---- constants and arithmetic --------------------------------------------------------------
 
@@ -72,30 +67,11 @@ class Floats:
         """``a * b + c``, fused where the processor has it."""
         return self.fn.intrinsic("llvm.fma" if self.isa.fma else "llvm.fmuladd", a, b, c)
 
-    def polynomial(self, x: Value, coefficients: Sequence[float]) -> Value:
-        """Horner's scheme, constant term first."""
-        total = self.c(coefficients[-1])
-        for coefficient in reversed(coefficients[:-1]):
-            total = self.fma(total, x, self.c(coefficient))
-        return total
-
-    def two_sum(self, a: Value, b: Value) -> tuple[Value, Value]:
-        """Sum and its rounding error, exact (Knuth)."""
-        total = self.add(a, b)
-        shadow = self.sub(total, a)
-        error = self.add(self.sub(a, self.sub(total, shadow)), self.sub(b, shadow))
-        return total, error
-
-    def fast_two_sum(self, a: Value, b: Value) -> tuple[Value, Value]:
-        """Sum and its rounding error, exact if |a| >= |b| (Dekker)."""
-        total = self.add(a, b)
-        return total, self.sub(b, self.sub(total, a))
-
     def two_product(self, a: Value, b: Value) -> tuple[Value, Value]:
-        """Product and its rounding error, exact (fma, or Dekker's splitting)."""
-        product = self.mul(a, b)
+        """By fma, or Dekker's splitting."""
         if self.isa.fma:
-            return product, self.fma(a, b, self.neg(product))
+            return super().two_product(a, b)
+        product = self.mul(a, b)
         (a1, a0), (b1, b0) = self._halves(a), self._halves(b)
         error = self.sub(self.mul(a1, b1), product)
         error = self.add(self.add(error, self.mul(a1, b0)), self.mul(a0, b1))
@@ -108,22 +84,17 @@ class Floats:
 
     # ---- choices --------------------------------------------------------------------------------
 
-    def compare(self, predicate: str, a: Value, b: Value) -> Value:
-        """``olt``, ``ogt``, ``oeq``, ``uno``, ..."""
+    def compare(self, predicate: Predicate, a: Value, b: Value) -> Value:
         return self.fn.compare(f"fcmp {predicate}", a, b)
+
+    def both(self, a: Value, b: Value) -> Value:
+        return self.fn.binary("and", a, b)
+
+    def either(self, a: Value, b: Value) -> Value:
+        return self.fn.binary("or", a, b)
 
     def select(self, condition: Value, a: Value, b: Value) -> Value:
         return self.fn.select(condition, a, b)
-
-    def at_most(self, x: Value, bound: float) -> Value:
-        """min(x, bound); NaN stays NaN."""
-        top = self.c(bound)
-        return self.select(self.compare("olt", top, x), top, x)
-
-    def at_least(self, x: Value, bound: float) -> Value:
-        """max(x, bound); NaN stays NaN."""
-        low = self.c(bound)
-        return self.select(self.compare("ogt", low, x), low, x)
 
     def any(self, condition: Value) -> Value:
         """Whether any lane is true, as a scalar i1."""
@@ -135,11 +106,6 @@ class Floats:
 
     # ---- rounding, bits and exponents -----------------------------------------------------------
 
-    @property
-    def magic(self) -> float:
-        """1.5 * 2^mantissa: adding it leaves the nearest integer in the low bits."""
-        return 1.5 * 2.0**self.mantissa
-
     def to_bits(self, x: Value) -> Value:
         return self.fn.convert("bitcast", x, self.bits_type)
 
@@ -149,12 +115,15 @@ class Floats:
     def i(self, value: int) -> Value:
         return constant(self.bits_type, value)
 
-    def integer(self, opcode: str, a: Value, b: Value | int) -> Value:
-        """``add``, ``sub``, ``and``, ``or``, ``shl``, ``lshr``, ``ashr`` on the bits."""
+    def integer(self, opcode: Opcode, a: Value, b: Value | int) -> Value:
         return self.fn.binary(opcode, a, constant(a.type, b) if isinstance(b, int) else b)
 
+    def has_bit(self, bits: Value, number: int) -> Value:
+        masked = self.integer("and", bits, 1 << number)
+        return self.fn.compare("icmp ne", masked, constant(bits.type, 0))
+
     def rint(self, x: Value) -> Value:
-        """The nearest integer, half to even, for any x; needs no library."""
+        """Needs no library."""
         if self.isa.rounds:
             return self.fn.intrinsic("llvm.rint", x)
         step = self.copysign(self.c(2.0**self.mantissa), x)
@@ -163,42 +132,20 @@ class Floats:
         return self.select(small, near, x)
 
     def floor(self, x: Value) -> Value:
-        """The integer at or below x; needs no library."""
+        """Needs no library."""
         if self.isa.rounds:
             return self.fn.intrinsic("llvm.floor", x)
         near = self.rint(x)
         lower = self.sub(near, self.c(1.0))
         return self.select(self.compare("ogt", near, x), lower, near)
 
-    def nearest_multiple(self, x: Value, per_unit: float) -> tuple[Value, Value]:
-        """The nearest integer n to ``x * per_unit``: as a float, and as the float whose low bits
-        hold it.
-        """
-        shifted = self.fma(x, self.c(per_unit), self.c(self.magic))
-        return self.sub(shifted, self.c(self.magic)), shifted
-
     def scale(self, x: Value, n: Value, shifted: Value) -> Value:
-        """``x * 2^n``, rounded once, for n from ``nearest_multiple`` in [-2 bias, 2 bias];
-        infinities and denormals right.
-        """
+        """By the processor's own instruction where it has one."""
         lanes = lanes_of(self.type)
         native = 8 if self.double else 16
         if self.isa.masks and lanes and lanes % native == 0:
             return self._scale_native(x, n, lanes, native)
-        # Two factors of half the exponent each: the first product is exact.
-        offset = 1 << 12
-        count = self.integer("sub", self.to_bits(shifted), self.to_bits(self.c(self.magic)))
-        half = self.integer("lshr", self.integer("add", count, 2 * offset), 1)
-        rest = self.integer("sub", self.integer("add", count, offset), half)
-        factors = [
-            self.from_bits(
-                self.integer(
-                    "shl", self.integer("add", part, self.bias - offset + fix), self.mantissa
-                )
-            )
-            for part, fix in ((half, 0), (rest, offset))
-        ]
-        return self.mul(self.mul(x, factors[0]), factors[1])
+        return super().scale(x, n, shifted)
 
     def _scale_native(self, x: Value, n: Value, lanes: int, native: int) -> Value:
         kind, mask = ("pd", "i8") if self.double else ("ps", "i16")
@@ -212,12 +159,68 @@ class Floats:
             parts.append(self.fn.op(text, chunk))
         return self.join(parts)
 
-    def power_of_two(self, shifted: Value, less: int = 0) -> Value:
-        """``2^(n - less)`` for n from ``nearest_multiple``, where that is a normal number."""
-        bits = self.to_bits(shifted)
-        base = self.bias - less
-        moved = self.integer("shl", bits, self.mantissa)  # the magic number's bits fall off the top
-        return self.from_bits(self.integer("add", moved, base << self.mantissa))
+    # ---- other types ----------------------------------------------------------------------------
+
+    def of(self, type_: str) -> Floats:
+        """The same vocabulary for another type."""
+        return Floats(self.fn, self.isa, type_)
+
+    def wide(self) -> Floats:
+        return self.of(with_element(self.type, "double"))
+
+    def to_wide(self, x: Value) -> Value:
+        return self.fn.convert("fpext", x, with_element(self.type, "double"))
+
+    def from_wide(self, x: Value) -> Value:
+        return self.fn.convert("fptrunc", x, self.type)
+
+    def low_bits(self, bits: Value) -> Value:
+        return self.fn.convert("trunc", bits, self.bits_type)
+
+    # ---- seldom ---------------------------------------------------------------------------------
+
+    def rarely(
+        self,
+        condition: Value,
+        function: Callable[[floats.Floats[Value], Value], Value],
+        x: Value,
+        usual: Value,
+    ) -> Value:
+        """A call behind a branch that is taken if the condition holds in any lane."""
+        with self.fn.branch(self.any(condition), [usual]) as arm:
+            slow = self.fn.call(self._lane_by_lane(function), self.type, x)
+            arm.next = [self.select(condition, slow, usual)]
+        return arm.results[0]
+
+    def _scalar(self, function: Callable[[floats.Floats[Value], Value], Value]) -> str:
+        """The name of ``function`` of one element; made once per module and type."""
+        element = element_of(self.type)
+        own = f"gradc.{function.__name__}.{element}"
+        if own not in self.fn.module.functions:
+            fn = self.fn.module.function(own, element, [(element, "x")], attributes="noinline cold")
+            fn.ret(function(Floats(fn, self.isa, element), fn.parameters[0]))
+        return own
+
+    def _lane_by_lane(self, function: Callable[[floats.Floats[Value], Value], Value]) -> str:
+        """The name of ``function`` of each lane; made once per module and type."""
+        element, lanes = element_of(self.type), lanes_of(self.type)
+        one = self._scalar(function)
+        if not lanes:
+            return one
+        own = f"{one}.{lanes}"
+        if own not in self.fn.module.functions:
+            fn = self.fn.module.function(
+                own, self.type, [(self.type, "x")], attributes="noinline cold"
+            )
+            spill = fn.alloca(self.type)
+            fn.store(fn.parameters[0], spill, 64)
+            with fn.loop(Value("i64", "0"), Value("i64", str(lanes)), 1, nonempty=True) as loop:
+                slot = fn.address(spill, element, loop.index)
+                fn.store(fn.call(one, element, fn.load(slot, element, 4)), slot, 4)
+            fn.ret(fn.load(spill, self.type, 64))
+        return own
+
+    # ---- lanes ----------------------------------------------------------------------------------
 
     def part(self, x: Value, start: int, count: int) -> Value:
         """``count`` lanes of ``x``; ``x`` itself if that is all."""

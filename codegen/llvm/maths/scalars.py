@@ -8,7 +8,7 @@ would keep. In memory bool is a byte, bf16 and f16 are 16 bits.
 Invariants: exactly as IEEE 754 says (nothing is reassociated, or contracted but the verb ``fma``);
 division of integers never traps; shifts take their count modulo the width; casts to integers
 saturate.
-Non-goals: transcendentals (``vecmath``), memory (``nest``).
+Non-goals: transcendentals (``codegen/maths``), memory (``nest``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gradc.codegen.llvm.isa import Isa
-from gradc.codegen.llvm.maths import vecmath
 from gradc.codegen.llvm.maths.floats import Floats
 from gradc.codegen.llvm.text import (
     Function,
@@ -28,10 +27,11 @@ from gradc.codegen.llvm.text import (
     bits_suffix,
     constant,
     lanes_of,
-    round_f32,
     vector,
     with_element,
 )
+from gradc.codegen.maths import elementary
+from gradc.codegen.maths.floats import Predicate, round_f32
 from gradc.ir.tensor.algebra import VERBS
 from gradc.ir.tensor.bf16 import round_to_bf16
 from gradc.ir.tensor.core import DType
@@ -220,8 +220,8 @@ class Scalars:
 
     def _float(self, name: str, values: list[Value]) -> Value:
         k = self.floats(values[0].type)
-        if name in vecmath.UNARY or name == "pow":
-            return vecmath.call(k, name, values)
+        if name in elementary.UNARY or name == "pow":
+            return elementary.call(k, name, values)
         plain: dict[str, Callable[..., Value]] = {
             "add": k.add,
             "sub": k.sub,
@@ -253,7 +253,7 @@ class Scalars:
             return self._float_quotient(k, name, *values)
         raise ValueError(f"floats have no {name}")
 
-    def _extreme(self, k: Floats, order: str, a: Value, b: Value) -> Value:
+    def _extreme(self, k: Floats, order: Predicate, a: Value, b: Value) -> Value:
         """The larger or smaller; NaN if either is. Of equals (the two zeros) the second."""
         if not a.name.startswith("%"):
             a, b = b, a

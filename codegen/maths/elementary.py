@@ -1,5 +1,5 @@
-"""exp, expm1, log, log1p, tanh, sin, cos, tan, erf and pow, in f32 and f64, on vectors of any
-width.
+"""exp, expm1, log, log1p, tanh, sin, cos, tan, erf and pow, in f32 and f64, in the vocabulary of
+``floats``.
 
 Largest errors in units of the last place, with or without fused multiply-add
 (``tests/llvm/test_llvm_vecmath.py``):
@@ -11,7 +11,7 @@ Largest errors in units of the last place, with or without fused multiply-add
     ==== ===== ===== ===== ===== ===== ===== ===== ===== ===== =====
 
 Infinities, NaN, denormals and signed zeros are C's. Everything is straight-line code but for sin,
-cos and tan of arguments beyond ``TRIG_LIMIT``, which call libm lane by lane behind a branch. The
+cos and tan of arguments beyond ``TRIG_LIMIT``, whose reduction is longer (``reduction``). The
 arguments are reduced by Cody and Waite's method; the polynomials come from ``fit.py``; log and pow
 in f64 follow fdlibm's arrangement.
 
@@ -21,18 +21,18 @@ Non-goals: correct rounding, exception flags, other rounding modes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from gradc.codegen.llvm.maths import coefficients as table
-from gradc.codegen.llvm.maths.fit import ERF_SPLIT, ERFC_SCALE_F32, ERFC_SCALE_F64
-from gradc.codegen.llvm.maths.floats import Floats
-from gradc.codegen.llvm.text import Value, element_of, lanes_of, with_element
+from gradc.codegen.maths import coefficients as table
+from gradc.codegen.maths.fit import ERF_SPLIT, ERFC_SCALE_F32, ERFC_SCALE_F64
+from gradc.codegen.maths.floats import Floats, V
+from gradc.codegen.maths.reduction import TRIG_LIMIT, Angle, reduce_far, reduce_near
 
-TRIG_LIMIT = 2.0**19  # n * (33 bits of pi/2) stays exact below
 LOG2E = table.INV_LN2[0]
 INFINITY, NAN = float("inf"), float("nan")
 
 
-def _reduce_exp(k: Floats, x: Value) -> tuple[Value, Value, Value]:
+def _reduce_exp(k: Floats[V], x: V) -> tuple[V, V, V]:
     """``x = n ln 2 + r``, |r| <= ln2/2: r, n, and n in the low bits of a float."""
     high, low = table.LN2_F64 if k.double else table.LN2_F32
     n, shifted = k.nearest_multiple(x, LOG2E)
@@ -40,13 +40,13 @@ def _reduce_exp(k: Floats, x: Value) -> tuple[Value, Value, Value]:
     return r, n, shifted
 
 
-def _expm1_reduced(k: Floats, r: Value) -> Value:
+def _expm1_reduced(k: Floats[V], r: V) -> V:
     """exp(r) - 1 on the reduced range."""
     tail = k.polynomial(r, table.EXP_F64 if k.double else table.EXP_F32)
     return k.fma(k.mul(r, r), tail, r)
 
 
-def exp(k: Floats, x: Value) -> Value:
+def exp(k: Floats[V], x: V) -> V:
     """e^x. The clamp keeps n finite; beyond it the result is 0 or infinity already."""
     low, high = (-746.0, 710.0) if k.double else (-104.0, 89.0)
     clamped = k.at_most(k.at_least(x, low), high)
@@ -54,7 +54,7 @@ def exp(k: Floats, x: Value) -> Value:
     return k.scale(k.add(k.c(1.0), _expm1_reduced(k, r)), n, shifted)
 
 
-def expm1(k: Floats, x: Value) -> Value:
+def expm1(k: Floats[V], x: V) -> V:
     """e^x - 1 = 2 (2^(n-1) (e^r - 1) + (2^(n-1) - 1/2)); halved so that 2^n may overflow."""
     low, high = (-50.0, 710.0) if k.double else (-30.0, 89.0)
     r, _, shifted = _reduce_exp(k, k.at_most(k.at_least(x, low), high))
@@ -64,7 +64,7 @@ def expm1(k: Floats, x: Value) -> Value:
     return k.select(small, x, k.add(result, result))
 
 
-def tanh(k: Floats, x: Value) -> Value:
+def tanh(k: Floats[V], x: V) -> V:
     """e/(e+2) with e = expm1(2|x|), and the sign of x."""
     twice = k.abs(k.add(x, x))
     r, _, shifted = _reduce_exp(k, k.at_most(twice, 44.0 if k.double else 20.0))
@@ -76,7 +76,7 @@ def tanh(k: Floats, x: Value) -> Value:
 # ---- logarithms ---------------------------------------------------------------------------------
 
 
-def _split_exponent(k: Floats, x: Value) -> tuple[Value, Value, Value]:
+def _split_exponent(k: Floats[V], x: V) -> tuple[V, V, V]:
     """``x = m 2^e`` with m in [sqrt 1/2, sqrt 2) for normal x > 0: m, e, and e + bias as bits."""
     root = k.to_bits(k.c(0.7071067811865476))
     bits = k.to_bits(x)
@@ -88,7 +88,7 @@ def _split_exponent(k: Floats, x: Value) -> tuple[Value, Value, Value]:
     return k.from_bits(k.integer("sub", bits, shift)), e, biased
 
 
-def _normal(k: Floats, x: Value) -> tuple[Value, Value]:
+def _normal(k: Floats[V], x: V) -> tuple[V, V]:
     """x scaled out of the denormals, and the exponent to add for it."""
     steps = k.mantissa + 2
     tiny = k.compare("olt", x, k.c(2.0 ** (1 - k.bias)))
@@ -96,7 +96,7 @@ def _normal(k: Floats, x: Value) -> tuple[Value, Value]:
     return scaled, k.select(tiny, k.c(-float(steps)), k.c(0.0))
 
 
-def _log_core(k: Floats, f: Value, e: Value) -> Value:
+def _log_core(k: Floats[V], f: V, e: V) -> V:
     """log(1 + f) + e ln 2 for f in [sqrt 1/2 - 1, sqrt 2 - 1]."""
     high, low = table.LN2_F64 if k.double else table.LN2_F32
     square = k.mul(f, f)
@@ -112,20 +112,20 @@ def _log_core(k: Floats, f: Value, e: Value) -> Value:
     return k.fma(e, k.c(high), k.sub(f, k.sub(half, inner)))
 
 
-def _log_special(k: Floats, x: Value, result: Value) -> Value:
+def _log_special(k: Floats[V], x: V, result: V) -> V:
     """The result of a logarithm of x where x is 0, negative, infinite or NaN."""
     result = k.select(k.compare("oeq", x, k.c(INFINITY)), x, result)
     result = k.select(k.compare("oeq", x, k.c(0.0)), k.c(-INFINITY), result)
     return k.select(k.compare("ult", x, k.c(0.0)), k.c(NAN), result)
 
 
-def log(k: Floats, x: Value) -> Value:
+def log(k: Floats[V], x: V) -> V:
     scaled, extra = _normal(k, x)
     m, e, _ = _split_exponent(k, scaled)
     return _log_special(k, x, _log_core(k, k.sub(m, k.c(1.0)), k.add(e, extra)))
 
 
-def log1p(k: Floats, x: Value) -> Value:
+def log1p(k: Floats[V], x: V) -> V:
     """log(1 + x): the exponent of 1 + x, and f = 2^-e x + (2^-e - 1) in one rounding."""
     u = k.add(k.c(1.0), x)
     m, e, biased = _split_exponent(k, u)
@@ -140,26 +140,7 @@ def log1p(k: Floats, x: Value) -> Value:
 # ---- trigonometry --------------------------------------------------------------------------------
 
 
-def _reduce_trig(k: Floats, x: Value) -> tuple[Value, Value | None, Value]:
-    """``x = n pi/2 + r + tail``: r, tail (f64 only), and n in the low bits of an integer."""
-    wide = k if k.double else k.of(with_element(k.type, "double"))
-    value = x if k.double else k.fn.convert("fpext", x, wide.type)
-    n, shifted = wide.nearest_multiple(value, 0.6366197723675814)
-    bits = wide.to_bits(shifted)
-    first, second, third, last = table.HALF_PI
-    r = wide.sub(value, wide.mul(n, wide.c(first)))
-    if not k.double:
-        r = wide.fma(n, wide.c(-second), r)
-        r = wide.fma(n, wide.c(-third), r)
-        return k.fn.convert("fptrunc", r, k.type), None, k.fn.convert("trunc", bits, k.bits_type)
-    r, e1 = k.two_sum(r, k.mul(n, k.c(-second)))
-    r, e2 = k.two_sum(r, k.mul(n, k.c(-third)))
-    rest = k.add(k.fma(n, k.c(-last), e2), e1)
-    r, tail = k.two_sum(r, rest)
-    return r, tail, bits
-
-
-def _sin_cos(k: Floats, r: Value, tail: Value | None) -> tuple[Value, Value]:
+def _sin_cos(k: Floats[V], r: V, tail: V | None) -> tuple[V, V]:
     """sin and cos of r + tail, |r| <= pi/4."""
     z = k.mul(r, r)
     cube = k.mul(r, z)
@@ -177,76 +158,71 @@ def _sin_cos(k: Floats, r: Value, tail: Value | None) -> tuple[Value, Value]:
     return sine, k.add(one, small)
 
 
-def _bit(k: Floats, bits: Value, number: int) -> Value:
-    """Whether a bit is set."""
-    masked = k.integer("and", bits, 1 << number)
-    return k.fn.compare("icmp ne", masked, k.i(0))
-
-
-def _flip(k: Floats, x: Value, bits: Value, number: int) -> Value:
+def _flip(k: Floats[V], x: V, bits: V, number: int) -> V:
     """x with its sign changed where a bit of ``bits`` is set."""
     top = 63 if k.double else 31
     sign = k.integer("and", k.integer("shl", bits, top - number), 1 << top)
     return k.from_bits(k.integer("xor", k.to_bits(x), sign))
 
 
-def _beyond(k: Floats, name: str, x: Value, result: Value) -> Value:
-    """``result``, replaced by libm's where |x| is beyond the exact reduction."""
-    big = k.compare("ogt", k.abs(x), k.c(TRIG_LIMIT))
-    with k.fn.branch(k.any(big), [result]) as arm:
-        slow = k.fn.call(_lane_by_lane(k, name), k.type, x)
-        arm.next = [k.select(big, slow, result)]
-    return arm.results[0]
+def _sine(k: Floats[V], angle: Angle[V]) -> V:
+    sine, cosine = _sin_cos(k, angle.r, angle.tail)
+    return _flip(k, k.select(k.has_bit(angle.turns, 0), cosine, sine), angle.turns, 1)
 
 
-def _lane_by_lane(k: Floats, name: str) -> str:
-    """A function that calls libm on every lane; made once per module and type."""
-    element, lanes = element_of(k.type), lanes_of(k.type)
-    outside = k.fn.module.declare(name if k.double else name + "f", element, [element])
-    if not lanes:
-        return outside
-    own = f"gradc.{outside}.{lanes}"
-    if own not in k.fn.module.functions:
-        fn = k.fn.module.function(own, k.type, [(k.type, "x")], attributes="noinline cold")
-        spill = fn.alloca(k.type)
-        fn.store(fn.parameters[0], spill, 64)
-        with fn.loop(Value("i64", "0"), Value("i64", str(lanes)), 1, nonempty=True) as loop:
-            slot = fn.address(spill, element, loop.index)
-            fn.store(fn.call(outside, element, fn.load(slot, element, 4)), slot, 4)
-        fn.ret(fn.load(spill, k.type, 64))
-    return own
+def _cosine(k: Floats[V], angle: Angle[V]) -> V:
+    sine, cosine = _sin_cos(k, angle.r, angle.tail)
+    turned = k.integer("add", angle.turns, 1)
+    return _flip(k, k.select(k.has_bit(angle.turns, 0), sine, cosine), turned, 1)
 
 
-def sin(k: Floats, x: Value) -> Value:
-    r, tail, bits = _reduce_trig(k, x)
-    sine, cosine = _sin_cos(k, r, tail)
-    result = _flip(k, k.select(_bit(k, bits, 0), cosine, sine), bits, 1)
+def _tangent(k: Floats[V], angle: Angle[V]) -> V:
+    sine, cosine = _sin_cos(k, angle.r, angle.tail)
+    odd = k.has_bit(angle.turns, 0)
+    quotient = k.div(k.select(odd, cosine, sine), k.select(odd, sine, cosine))
+    return _flip(k, quotient, angle.turns, 0)
+
+
+def sin_far(k: Floats[V], x: V) -> V:
+    """The sine of any x beyond ``TRIG_LIMIT``; NaN of an infinite one."""
+    return _sine(k, reduce_far(k, x))
+
+
+def cos_far(k: Floats[V], x: V) -> V:
+    """The cosine of any x beyond ``TRIG_LIMIT``; NaN of an infinite one."""
+    return _cosine(k, reduce_far(k, x))
+
+
+def tan_far(k: Floats[V], x: V) -> V:
+    """The tangent of any x beyond ``TRIG_LIMIT``; NaN of an infinite one."""
+    return _tangent(k, reduce_far(k, x))
+
+
+def _is_far(k: Floats[V], x: V) -> V:
+    return k.compare("ogt", k.abs(x), k.c(TRIG_LIMIT))
+
+
+def sin(k: Floats[V], x: V) -> V:
+    result = _sine(k, reduce_near(k, x))
     # sin(-0) is -0, which the reduction's differences lose.
     result = k.select(k.compare("oeq", x, k.c(0.0)), x, result)
-    return _beyond(k, "sin", x, result)
+    return k.rarely(_is_far(k, x), sin_far, x, result)
 
 
-def cos(k: Floats, x: Value) -> Value:
-    r, tail, bits = _reduce_trig(k, x)
-    sine, cosine = _sin_cos(k, r, tail)
-    turned = k.integer("add", bits, 1)
-    return _beyond(k, "cos", x, _flip(k, k.select(_bit(k, bits, 0), sine, cosine), turned, 1))
+def cos(k: Floats[V], x: V) -> V:
+    return k.rarely(_is_far(k, x), cos_far, x, _cosine(k, reduce_near(k, x)))
 
 
-def tan(k: Floats, x: Value) -> Value:
-    r, tail, bits = _reduce_trig(k, x)
-    sine, cosine = _sin_cos(k, r, tail)
-    odd = _bit(k, bits, 0)
-    quotient = k.div(k.select(odd, cosine, sine), k.select(odd, sine, cosine))
-    result = k.select(k.compare("oeq", x, k.c(0.0)), x, _flip(k, quotient, bits, 0))
-    return _beyond(k, "tan", x, result)
+def tan(k: Floats[V], x: V) -> V:
+    result = _tangent(k, reduce_near(k, x))
+    result = k.select(k.compare("oeq", x, k.c(0.0)), x, result)
+    return k.rarely(_is_far(k, x), tan_far, x, result)
 
 
-# ---- erf
-# -------------------------------------------------------------------------------------------
+# ---- erf ----------------------------------------------------------------------------------------
 
 
-def erf(k: Floats, x: Value) -> Value:
+def erf(k: Floats[V], x: V) -> V:
     """x + x P(x^2) up to 1, else 1 - exp(-x^2) z Q(z), z = 1/(1 + c|x|) (Mills ratio).
 
     The exponential is that of ``-(x x)`` as a derivative of erf writes it, so value and derivative
@@ -263,11 +239,10 @@ def erf(k: Floats, x: Value) -> Value:
     return k.select(k.compare("olt", size, k.c(ERF_SPLIT)), small, large)
 
 
-# ---- pow
-# -------------------------------------------------------------------------------------------
+# ---- pow ----------------------------------------------------------------------------------------
 
 
-def pow(k: Floats, x: Value, y: Value) -> Value:
+def pow(k: Floats[V], x: V, y: V) -> V:
     """x^y. In f32 through f64; in f64 with the logarithm in two parts."""
     size = k.abs(x)
     result = _pow_f64(k, size, y) if k.double else _pow_f32(k, size, y)
@@ -275,31 +250,29 @@ def pow(k: Floats, x: Value, y: Value) -> Value:
     whole = k.compare("oeq", k.rint(y), y)
     half = k.mul(y, k.c(0.5))
     uneven = k.compare("une", k.rint(half), half)
-    odd = k.fn.binary("and", whole, uneven)
+    odd = k.both(whole, uneven)
     result = k.select(odd, k.copysign(result, x), result)
     negative = k.compare("olt", x, k.c(0.0))
     finite = k.compare("olt", size, infinity)
-    broken = k.fn.binary(
-        "and", negative, k.fn.binary("and", finite, k.compare("une", k.rint(y), y))
-    )
+    broken = k.both(negative, k.both(finite, k.compare("une", k.rint(y), y)))
     result = k.select(broken, k.c(NAN), result)
-    unit = k.fn.binary("and", k.compare("oeq", size, one), k.compare("oeq", k.abs(y), infinity))
-    always = k.fn.binary("or", k.compare("oeq", x, one), k.compare("oeq", y, k.c(0.0)))
-    return k.select(k.fn.binary("or", unit, always), one, result)
+    unit = k.both(k.compare("oeq", size, one), k.compare("oeq", k.abs(y), infinity))
+    always = k.either(k.compare("oeq", x, one), k.compare("oeq", y, k.c(0.0)))
+    return k.select(k.either(unit, always), one, result)
 
 
-def _pow_f32(k: Floats, size: Value, y: Value) -> Value:
-    wide = k.of(with_element(k.type, "double"))
-    base, power = (k.fn.convert("fpext", v, wide.type) for v in (size, y))
+def _pow_f32(k: Floats[V], size: V, y: V) -> V:
+    wide = k.wide()
+    base, power = (k.to_wide(v) for v in (size, y))
     t = wide.mul(power, _log_positive(wide, base))
     clamped = wide.at_most(wide.at_least(t, -200.0), 200.0)
     r, _, shifted = _reduce_exp(wide, clamped)
     tail = wide.polynomial(r, table.EXP_MIDDLE)
     mantissa = wide.add(wide.c(1.0), wide.fma(wide.mul(r, r), tail, r))
-    return k.fn.convert("fptrunc", wide.mul(mantissa, wide.power_of_two(shifted)), k.type)
+    return k.from_wide(wide.mul(mantissa, wide.power_of_two(shifted)))
 
 
-def _log_positive(k: Floats, x: Value) -> Value:
+def _log_positive(k: Floats[V], x: V) -> V:
     """log of a normal f64 >= 0 or infinity or NaN, to about 2^-45: enough for a power rounded to
     f32.
     """
@@ -313,7 +286,7 @@ def _log_positive(k: Floats, x: Value) -> Value:
     return k.select(k.compare("olt", x, k.c(INFINITY)), result, x)
 
 
-def _pow_f64(k: Floats, size: Value, y: Value) -> Value:
+def _pow_f64(k: Floats[V], size: V, y: V) -> V:
     high, low = _log_pair(k, size)
     # Beyond 2^70 every power but that of 1 is 0 or infinite, and splitting y must not overflow.
     y = k.at_most(k.at_least(y, -(2.0**70)), 2.0**70)
@@ -326,7 +299,7 @@ def _pow_f64(k: Floats, size: Value, y: Value) -> Value:
     return k.scale(k.add(k.c(1.0), _expm1_reduced(k, reduced)), n, shifted)
 
 
-def _log_pair(k: Floats, x: Value) -> tuple[Value, Value]:
+def _log_pair(k: Floats[V], x: V) -> tuple[V, V]:
     """log x for x >= 0 as a sum of two f64, to about 2^-65; -inf at 0, x itself at infinity and
     NaN.
     """
@@ -350,12 +323,12 @@ def _log_pair(k: Floats, x: Value) -> tuple[Value, Value]:
     b, b_low = k.two_sum(k.mul(e, k.c(ln2_high)), a)
     b_low = k.add(b_low, k.fma(e, k.c(ln2_low), a_low))
     high, low = k.fast_two_sum(b, b_low)
-    usual = k.fn.binary("and", k.compare("ogt", x, k.c(0.0)), k.compare("olt", x, k.c(INFINITY)))
+    usual = k.both(k.compare("ogt", x, k.c(0.0)), k.compare("olt", x, k.c(INFINITY)))
     at_end = k.select(k.compare("oeq", x, k.c(0.0)), k.c(-INFINITY), x)
     return k.select(usual, high, at_end), k.select(usual, low, k.c(0.0))
 
 
-def _quotient_pair(k: Floats, f: Value) -> tuple[Value, Value]:
+def _quotient_pair(k: Floats[V], f: V) -> tuple[V, V]:
     """f / (2 + f) as a sum of two."""
     d, d_low = k.fast_two_sum(k.c(2.0), f)
     s = k.div(f, d)
@@ -364,7 +337,7 @@ def _quotient_pair(k: Floats, f: Value) -> tuple[Value, Value]:
     return s, k.div(rest, d)
 
 
-UNARY: dict[str, Callable[[Floats, Value], Value]] = {
+UNARY: dict[str, Callable[[Floats[Any], Any], Any]] = {
     "exp": exp,
     "expm1": expm1,
     "log": log,
@@ -377,6 +350,6 @@ UNARY: dict[str, Callable[[Floats, Value], Value]] = {
 }
 
 
-def call(k: Floats, name: str, operands: Sequence[Value]) -> Value:
+def call(k: Floats[V], name: str, operands: Sequence[V]) -> V:
     """The function ``name`` of UNARY, or ``pow``."""
     return pow(k, *operands) if name == "pow" else UNARY[name](k, *operands)

@@ -1,5 +1,6 @@
-"""Coefficients of the vector mathematics. Written by ``python -m gradc.codegen.llvm.maths.fit``; do
-not edit.
+"""Coefficients of the vector mathematics.
+
+Written by ``python -m gradc.codegen.maths.fit``; do not edit.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ HALF_PI: tuple[float, ...] = (
     _hex("0x1.0b4611a600000p-34"),
     _hex("0x1.3198a2e000000p-69"),
     _hex("0x1.b839a252049c1p-104"),
+)
+HALF_PI_PAIR: tuple[float, ...] = (
+    _hex("0x1.921fb54442d18p+0"),
+    _hex("0x1.1a62633145c07p-54"),
 )
 INV_LN2: tuple[float, ...] = (
     _hex("0x1.71547652b82fep+0"),
@@ -174,4 +179,43 @@ ERFC_F64: tuple[float, ...] = (
     _hex("-0x1.a266742c2d7adp-4"),
     _hex("0x1.c3ac89b87cc2cp-5"),
     _hex("-0x1.419b93f7435a7p-7"),
+)
+TWO_OVER_PI: tuple[int, ...] = (
+    0xA2F9836E,
+    0x4E441529,
+    0xFC2757D1,
+    0xF534DDC0,
+    0xDB629599,
+    0x3C439041,
+    0xFE5163AB,
+    0xDEBBC561,
+    0xB7246E3A,
+    0x424DD2E0,
+    0x06492EEA,
+    0x09D1921C,
+    0xFE1DEB1C,
+    0xB129A73E,
+    0xE88235F5,
+    0x2EBB4484,
+    0xE99C7026,
+    0xB45F7E41,
+    0x3991D639,
+    0x835339F4,
+    0x9C845F8B,
+    0xBDF9283B,
+    0x1FF897FF,
+    0xDE05980F,
+    0xEF2F118B,
+    0x5A0A6D1F,
+    0x6D367ECF,
+    0x27CB09B7,
+    0x4F463F66,
+    0x9E5FEA2D,
+    0x7527BAC7,
+    0xEBE5F17B,
+    0x3D0739F7,
+    0x8A5292EA,
+    0x6BFB5FB1,
+    0x1F8D5D08,
+    0x56033046,
 )

@@ -1,7 +1,7 @@
-"""Where the coefficients of ``vecmath`` come from: fits with mpmath, printed as
+"""Where the coefficients of ``elementary`` come from: fits with mpmath, printed as
 ``coefficients.py``.
 
-``python -m gradc.codegen.llvm.maths.fit`` writes the file; a test fits again and compares. Each row
+``python -m gradc.codegen.maths.fit`` writes the file; a test fits again and compares. Each row
 of ``FITS`` is a function, an interval, a degree and a precision. The fit interpolates at Chebyshev
 nodes in 50 digits, which is within a few per cent of the minimax polynomial for these analytic
 functions, and rounds each coefficient once; the leading terms that must be exact (the 1 and 1/2 of
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradc.codegen.llvm.text import round_f32
+from gradc.codegen.maths.floats import round_f32
 
 Real = Any  # an mpmath number
 ERFC_SCALE_F32 = 0.35  # c of z = 1/(1 + c t): the tail of erfc is a polynomial in z
@@ -120,6 +120,7 @@ LOG_LOW, LOG_HIGH = -0.2929, 0.4143
 ATANH_SQUARED = 0.02945  # ((sqrt 2 - 1)/(sqrt 2 + 1))^2
 ERF_SPLIT = 1.0  # erf is a polynomial below, 1 - erfc above
 ERF_END_F32, ERF_END_F64 = 4.0, 6.0
+TWO_OVER_PI_WORDS = 37
 
 FITS: dict[str, Fit] = {
     "EXP_F32": Fit(_exp_tail, -HALF_LN2, HALF_LN2, 4, 24),
@@ -207,19 +208,28 @@ def constants() -> dict[str, tuple[float, ...]]:
         "LN2_F32": split(mp.log(2), (15,), 24),
         "LN2_F64": split(mp.log(2), (32,)),
         "HALF_PI": split(mp.pi / 2, (33, 33, 33)),
+        "HALF_PI_PAIR": split(mp.pi / 2, (53,)),
         "INV_LN2": split(1 / mp.log(2), (53,)),
         "TWO_THIRDS": split(mp.mpf(2) / 3, (53,)),
     }
+
+
+def two_over_pi() -> tuple[int, ...]:
+    """Words of 32 bits of 2/pi after the point: as many as an argument near 2^1024 needs."""
+    mp = _mp()
+    with mp.workdps(400):
+        digits = int(mp.floor(mp.ldexp(2 / mp.pi, 32 * TWO_OVER_PI_WORDS)))
+    return tuple(digits >> 32 * n & 0xFFFFFFFF for n in reversed(range(TWO_OVER_PI_WORDS)))
 
 
 def render() -> str:
     """The text of ``coefficients.py``."""
     rows = {**constants(), **{name: fit(row) for name, row in FITS.items()}}
     out = [
-        (
-            '"""Coefficients of the vector mathematics. Written by ``python -m '
-            'gradc.codegen.llvm.maths.fit``; do not edit."""'
-        ),
+        '"""Coefficients of the vector mathematics.',
+        "",
+        "Written by ``python -m gradc.codegen.maths.fit``; do not edit.",
+        '"""',
         "",
         "from __future__ import annotations",
         "",
@@ -229,6 +239,9 @@ def render() -> str:
         out.append(f"{name}: tuple[float, ...] = (")
         out += [f'    _hex("{value.hex()}"),' for value in values]
         out.append(")")
+    out.append("TWO_OVER_PI: tuple[int, ...] = (")
+    out += [f"    0x{word:08X}," for word in two_over_pi()]
+    out.append(")")
     return "\n".join(out) + "\n"
 
 

@@ -1,0 +1,1 @@
+"""Scalar verbs and vector mathematics, stated once for every backend."""
