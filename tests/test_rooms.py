@@ -62,7 +62,7 @@ ROOMS = {
         "symbolic",
         "special_fit.py",
     ),
-    "codegen/cuda": ("verbs.py", "program.py", "toolchain"),
+    "codegen/cuda": ("verbs.py", "functions.py", "program.py", "toolchain"),
     "codegen/cuda/toolchain": (
         "needs.py",
         "instructions.py",

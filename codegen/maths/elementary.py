@@ -1,14 +1,8 @@
 """exp, expm1, log, log1p, tanh, sin, cos, tan, erf and pow, in f32 and f64, in the vocabulary of
 ``floats``.
 
-Largest errors in units of the last place, with or without fused multiply-add
-(``tests/llvm/test_llvm_vecmath.py``):
-
-    ==== ===== ===== ===== ===== ===== ===== ===== ===== ===== =====
-         exp   expm1 log   log1p tanh  sin   cos   tan   erf   pow
-    f32  1.1   2.0   1.0   1.5   2.75  1.5   1.5   3.0   1.5   0.6
-    f64  1.1   2.0   1.0   1.5   2.75  1.0   1.0   2.5   1.5   1.25
-    ==== ===== ===== ===== ===== ===== ===== ===== ===== ===== =====
+``ULPS`` states the largest errors in units of the last place, with or without fused multiply-add
+(``tests/llvm/test_llvm_vecmath.py``).
 
 Infinities, NaN, denormals and signed zeros are C's. Everything is straight-line code but for sin,
 cos and tan of arguments beyond ``TRIG_LIMIT``, whose reduction is longer (``reduction``). The
@@ -28,6 +22,19 @@ from gradc.codegen.maths.fit import ERF_SPLIT, ERFC_SCALE_F32, ERFC_SCALE_F64
 from gradc.codegen.maths.floats import Floats, V
 from gradc.codegen.maths.reduction import TRIG_LIMIT, Angle, reduce_far, reduce_near
 
+# Largest errors in f32 and in f64.
+ULPS = {
+    "exp": (1.1, 1.1),
+    "expm1": (2.0, 2.0),
+    "log": (1.0, 1.0),
+    "log1p": (1.5, 1.5),
+    "tanh": (2.75, 2.75),
+    "sin": (1.5, 1.0),
+    "cos": (1.5, 1.0),
+    "tan": (3.0, 2.5),
+    "erf": (1.5, 1.5),
+    "pow": (0.6, 1.25),
+}
 LOG2E = table.INV_LN2[0]
 INFINITY, NAN = float("inf"), float("nan")
 
@@ -37,6 +44,7 @@ def _reduce_exp(k: Floats[V], x: V) -> tuple[V, V, V]:
     high, low = table.LN2_F64 if k.double else table.LN2_F32
     n, shifted = k.nearest_multiple(x, LOG2E)
     r = k.fma(n, k.c(-low), k.fma(n, k.c(-high), x))
+    k.note(r=r, n=n, shifted=shifted)
     return r, n, shifted
 
 
@@ -59,6 +67,7 @@ def expm1(k: Floats[V], x: V) -> V:
     low, high = (-50.0, 710.0) if k.double else (-30.0, 89.0)
     r, _, shifted = _reduce_exp(k, k.at_most(k.at_least(x, low), high))
     half = k.power_of_two(shifted, less=1)
+    k.note(half=half)
     result = k.fma(half, _expm1_reduced(k, r), k.sub(half, k.c(0.5)))
     small = k.compare("olt", k.abs(x), k.c(2.0 ** (-k.mantissa - 2)))
     return k.select(small, x, k.add(result, result))
@@ -70,6 +79,7 @@ def tanh(k: Floats[V], x: V) -> V:
     r, _, shifted = _reduce_exp(k, k.at_most(twice, 44.0 if k.double else 20.0))
     power = k.power_of_two(shifted)
     e = k.fma(power, _expm1_reduced(k, r), k.sub(power, k.c(1.0)))
+    k.note(twice=twice, power=power, e=e)
     return k.copysign(k.div(e, k.add(e, k.c(2.0))), x)
 
 
@@ -85,7 +95,9 @@ def _split_exponent(k: Floats[V], x: V) -> tuple[V, V, V]:
     unit = 2.0**k.mantissa
     e = k.sub(k.from_bits(k.integer("or", biased, k.to_bits(k.c(unit)))), k.c(unit + k.bias))
     shift = k.integer("shl", k.integer("sub", biased, k.bias), k.mantissa)
-    return k.from_bits(k.integer("sub", bits, shift)), e, biased
+    m = k.from_bits(k.integer("sub", bits, shift))
+    k.note(m=m, e=e, biased=biased, bits=bits)
+    return m, e, biased
 
 
 def _normal(k: Floats[V], x: V) -> tuple[V, V]:
@@ -93,6 +105,7 @@ def _normal(k: Floats[V], x: V) -> tuple[V, V]:
     steps = k.mantissa + 2
     tiny = k.compare("olt", x, k.c(2.0 ** (1 - k.bias)))
     scaled = k.select(tiny, k.mul(x, k.c(2.0**steps)), x)
+    k.note(tiny=tiny, scaled=scaled)
     return scaled, k.select(tiny, k.c(-float(steps)), k.c(0.0))
 
 
@@ -100,8 +113,10 @@ def _log_core(k: Floats[V], f: V, e: V) -> V:
     """log(1 + f) + e ln 2 for f in [sqrt 1/2 - 1, sqrt 2 - 1]."""
     high, low = table.LN2_F64 if k.double else table.LN2_F32
     square = k.mul(f, f)
+    k.note(f=f, square=square)
     if not k.double:
         cubic = k.mul(k.mul(f, square), k.polynomial(f, table.LOG_F32))
+        k.note(cubic=cubic)
         tail = k.fma(k.c(-0.5), square, k.fma(e, k.c(low), cubic))
         return k.fma(e, k.c(high), k.add(f, tail))
     half = k.mul(k.c(0.5), square)
@@ -109,6 +124,7 @@ def _log_core(k: Floats[V], f: V, e: V) -> V:
     z = k.mul(s, s)
     rest = k.mul(z, k.polynomial(z, table.ATANH_F64))
     inner = k.fma(s, k.add(half, rest), k.mul(e, k.c(low)))
+    k.note(half=half, s=s, z=z, rest=rest, inner=inner)
     return k.fma(e, k.c(high), k.sub(f, k.sub(half, inner)))
 
 
@@ -120,6 +136,7 @@ def _log_special(k: Floats[V], x: V, result: V) -> V:
 
 
 def log(k: Floats[V], x: V) -> V:
+    """The natural logarithm."""
     scaled, extra = _normal(k, x)
     m, e, _ = _split_exponent(k, scaled)
     return _log_special(k, x, _log_core(k, k.sub(m, k.c(1.0)), k.add(e, extra)))
@@ -146,16 +163,20 @@ def _sin_cos(k: Floats[V], r: V, tail: V | None) -> tuple[V, V]:
     cube = k.mul(r, z)
     half = k.mul(k.c(0.5), z)
     one = k.sub(k.c(1.0), half)
+    k.note(z=z, cube=cube, half=half, one=one)
     if tail is None:
         sine = k.fma(cube, k.polynomial(z, table.SIN_F32), r)
         lost = k.sub(k.sub(k.c(1.0), one), half)
         cosine = k.add(one, k.fma(k.mul(z, z), k.polynomial(z, table.COS_F32), lost))
+        k.note(sine=sine, cosine=cosine, lost=lost)
         return sine, cosine
     inner = k.fma(cube, k.polynomial(z, table.SIN_F64), k.mul(tail, one))
     sine = k.add(r, inner)
     lost = k.sub(k.sub(k.c(1.0), one), half)
     small = k.fma(k.mul(z, z), k.polynomial(z, table.COS_F64), k.sub(lost, k.mul(r, tail)))
-    return sine, k.add(one, small)
+    cosine = k.add(one, small)
+    k.note(sine=sine, cosine=cosine, lost=lost, small=small)
+    return sine, cosine
 
 
 def _flip(k: Floats[V], x: V, bits: V, number: int) -> V:
@@ -203,6 +224,7 @@ def _is_far(k: Floats[V], x: V) -> V:
 
 
 def sin(k: Floats[V], x: V) -> V:
+    """The sine."""
     result = _sine(k, reduce_near(k, x))
     # sin(-0) is -0, which the reduction's differences lose.
     result = k.select(k.compare("oeq", x, k.c(0.0)), x, result)
@@ -210,10 +232,13 @@ def sin(k: Floats[V], x: V) -> V:
 
 
 def cos(k: Floats[V], x: V) -> V:
-    return k.rarely(_is_far(k, x), cos_far, x, _cosine(k, reduce_near(k, x)))
+    """The cosine."""
+    result = _cosine(k, reduce_near(k, x))
+    return k.rarely(_is_far(k, x), cos_far, x, result)
 
 
 def tan(k: Floats[V], x: V) -> V:
+    """The tangent."""
     result = _tangent(k, reduce_near(k, x))
     result = k.select(k.compare("oeq", x, k.c(0.0)), x, result)
     return k.rarely(_is_far(k, x), tan_far, x, result)
@@ -234,8 +259,9 @@ def erf(k: Floats[V], x: V) -> V:
     scale = ERFC_SCALE_F64 if k.double else ERFC_SCALE_F32
     z = k.div(k.c(1.0), k.fma(k.c(scale), size, k.c(1.0)))
     mills = k.mul(z, k.polynomial(z, table.ERFC_F64 if k.double else table.ERFC_F32))
-    tail = k.mul(mills, exp(k, k.neg(square)))
+    tail = k.mul(mills, k.call(exp, k.neg(square)))
     large = k.copysign(k.sub(k.c(1.0), tail), x)
+    k.note(square=square, size=size, z=z, small=small, mills=mills, tail=tail, large=large)
     return k.select(k.compare("olt", size, k.c(ERF_SPLIT)), small, large)
 
 
@@ -250,6 +276,7 @@ def pow(k: Floats[V], x: V, y: V) -> V:
     whole = k.compare("oeq", k.rint(y), y)
     half = k.mul(y, k.c(0.5))
     uneven = k.compare("une", k.rint(half), half)
+    k.note(size=size, whole=whole, half=half)
     odd = k.both(whole, uneven)
     result = k.select(odd, k.copysign(result, x), result)
     negative = k.compare("olt", x, k.c(0.0))
@@ -257,6 +284,7 @@ def pow(k: Floats[V], x: V, y: V) -> V:
     broken = k.both(negative, k.both(finite, k.compare("une", k.rint(y), y)))
     result = k.select(broken, k.c(NAN), result)
     unit = k.both(k.compare("oeq", size, one), k.compare("oeq", k.abs(y), infinity))
+    k.note(negative=negative, finite=finite, broken=broken, unit=unit)
     always = k.either(k.compare("oeq", x, one), k.compare("oeq", y, k.c(0.0)))
     return k.select(k.either(unit, always), one, result)
 
@@ -265,10 +293,12 @@ def _pow_f32(k: Floats[V], size: V, y: V) -> V:
     wide = k.wide()
     base, power = (k.to_wide(v) for v in (size, y))
     t = wide.mul(power, _log_positive(wide, base))
+    k.note(base=base, t=t)
     clamped = wide.at_most(wide.at_least(t, -200.0), 200.0)
     r, _, shifted = _reduce_exp(wide, clamped)
     tail = wide.polynomial(r, table.EXP_MIDDLE)
     mantissa = wide.add(wide.c(1.0), wide.fma(wide.mul(r, r), tail, r))
+    k.note(mantissa=mantissa)
     return k.from_wide(wide.mul(mantissa, wide.power_of_two(shifted)))
 
 
@@ -281,6 +311,7 @@ def _log_positive(k: Floats[V], x: V) -> V:
     s = k.div(f, k.add(f, k.c(2.0)))
     z = k.mul(s, s)
     tail = k.mul(k.mul(s, z), k.polynomial(z, table.ATANH_MIDDLE))
+    k.note(f=f, s=s, z=z, tail=tail)
     result = k.fma(e, k.c(0.6931471805599453), k.fma(k.c(2.0), s, tail))
     result = k.select(k.compare("oeq", x, k.c(0.0)), k.c(-INFINITY), result)
     return k.select(k.compare("olt", x, k.c(INFINITY)), result, x)
@@ -296,6 +327,7 @@ def _pow_f64(k: Floats[V], size: V, y: V) -> V:
     clamped = k.at_most(k.at_least(t, -800.0), 800.0)
     r, n, shifted = _reduce_exp(k, clamped)
     reduced = k.add(r, rest)
+    k.note(t=t, reduced=reduced)
     return k.scale(k.add(k.c(1.0), _expm1_reduced(k, reduced)), n, shifted)
 
 
@@ -323,6 +355,8 @@ def _log_pair(k: Floats[V], x: V) -> tuple[V, V]:
     b, b_low = k.two_sum(k.mul(e, k.c(ln2_high)), a)
     b_low = k.add(b_low, k.fma(e, k.c(ln2_low), a_low))
     high, low = k.fast_two_sum(b, b_low)
+    k.note(f=f, s=s, s_low=s_low, z=z, z_low=z_low, u=u, u_low=u_low, v=v, v_low=v_low)
+    k.note(p=p, p_low=p_low, a=a, a_low=a_low, b=b, b_low=b_low, high=high, low=low)
     usual = k.both(k.compare("ogt", x, k.c(0.0)), k.compare("olt", x, k.c(INFINITY)))
     at_end = k.select(k.compare("oeq", x, k.c(0.0)), k.c(-INFINITY), x)
     return k.select(usual, high, at_end), k.select(usual, low, k.c(0.0))
@@ -338,18 +372,12 @@ def _quotient_pair(k: Floats[V], f: V) -> tuple[V, V]:
 
 
 UNARY: dict[str, Callable[[Floats[Any], Any], Any]] = {
-    "exp": exp,
-    "expm1": expm1,
-    "log": log,
-    "log1p": log1p,
-    "tanh": tanh,
-    "sin": sin,
-    "cos": cos,
-    "tan": tan,
-    "erf": erf,
+    f.__name__: f for f in (exp, expm1, log, log1p, tanh, sin, cos, tan, erf)
 }
+FUNCTIONS: dict[str, Callable[..., Any]] = {**UNARY, "pow": pow}
 
 
 def call(k: Floats[V], name: str, operands: Sequence[V]) -> V:
-    """The function ``name`` of UNARY, or ``pow``."""
-    return pow(k, *operands) if name == "pow" else UNARY[name](k, *operands)
+    """The function ``name``."""
+    result: V = FUNCTIONS[name](k, *operands)
+    return result

@@ -142,6 +142,13 @@ class Floats(ABC, Generic[V]):
     ) -> V:
         """``function(x)`` where the condition, which seldom holds, does, else ``usual``."""
 
+    def call(self, function: Callable[..., V], *operands: V) -> V:
+        """``function(self, *operands)``, for an interpreter that has functions a call of it."""
+        return function(self, *operands)
+
+    def note(self, **values: V) -> None:
+        """What values are to be called where they are written out."""
+
     # ---- what follows ---------------------------------------------------------------------------
 
     def polynomial(self, x: V, coefficients: Sequence[float]) -> V:

@@ -30,6 +30,7 @@ def reduce_near(k: Floats[V], x: V) -> Angle[V]:
     value = x if k.double else k.to_wide(x)
     n, shifted = wide.nearest_multiple(value, 0.6366197723675814)
     bits = wide.to_bits(shifted)
+    k.note(value=value, n=n, shifted=shifted, bits=bits)
     first, second, third, last = table.HALF_PI
     r = wide.sub(value, wide.mul(n, wide.c(first)))
     if not k.double:
@@ -64,6 +65,7 @@ def reduce_far(k: Floats[V], x: V) -> Angle[V]:
     zeros, words, count = (2, 37, 6) if k.double else (1, 7, 3)
     table_words = (0,) * zeros + table.TWO_OVER_PI[:words]
     start = wide.integer("add", field, 32 * zeros - 2 - 1075 + spare)
+    k.note(bits=bits, whole=whole, start=start)
     window = _window(wide, start, [wide.i(w) for w in table_words], count)
     return _angle(k, wide, x, _product(wide, halves, window))
 
@@ -80,6 +82,7 @@ def _window(k: Floats[V], start: V, words: list[V], count: int) -> list[V]:
             for n, word in enumerate(words[: count + step])
         ]
     shift = k.integer("and", start, 31)
+    k.note(shift=shift)
     pairs = [
         k.integer("or", k.integer("shl", upper, 32), lower)
         for upper, lower in itertools.pairwise(words)
@@ -103,7 +106,7 @@ def _product(k: Floats[V], halves: list[V], words: list[V]) -> list[V]:
         for part in column[1:]:
             total = k.integer("add", total, part)
         result.append(k.integer("and", total, _LOW))
-        if n + 1 < len(columns):
+        if len(column) > 1 and n + 1 < len(columns):
             columns[n + 1].append(k.integer("lshr", total, 32))
     return result
 
@@ -116,10 +119,12 @@ def _angle(k: Floats[V], wide: Floats[V], x: V, product: list[V]) -> Angle[V]:
     raised = wide.integer("add", top, 1 << 61)
     turns = wide.integer("lshr", raised, 62)
     fraction = wide.integer("and", raised, (1 << 62) - 1)
+    k.note(raised=raised, turns=turns, fraction=fraction)
     upper = _small(wide, wide.integer("lshr", fraction, 32), 30)
     upper = wide.sub(upper, wide.c(0.5))
     lower = _small(wide, wide.integer("and", fraction, _LOW), 62)
     negative = k.compare("olt", x, k.c(0.0))
+    k.note(negative=negative, upper=upper, lower=lower)
     # 0, but NaN of what is not finite.
     finite = k.sub(x, x)
     if not k.double:

@@ -14,7 +14,7 @@ import pytest
 
 from gradc.codegen.llvm.isa import available
 from gradc.codegen.maths import coefficients, fit
-from gradc.codegen.maths.elementary import UNARY
+from gradc.codegen.maths.elementary import ULPS, UNARY
 from gradc.ir.tensor.core import DType
 from tests.support.llvm_kernels import Compiled, elementwise
 from tests.support.maths_inputs import FLOAT, powers, samples, specials
@@ -22,11 +22,9 @@ from tests.support.maths_inputs import FLOAT, powers, samples, specials
 Array = npt.NDArray[Any]
 LONG = np.longdouble
 SAMPLES = 20_000
-# The table of the docstring of vecmath.
-NAMES = ("exp", "expm1", "log", "log1p", "tanh", "sin", "cos", "tan", "erf", "pow")
 BOUNDS = {
-    DType.F32: dict(zip(NAMES, (1.1, 2, 1, 1.5, 2.75, 1.5, 1.5, 3, 1.5, 0.6), strict=True)),
-    DType.F64: dict(zip(NAMES, (1.1, 2, 1, 1.5, 2.75, 1, 1, 2.5, 1.5, 1.25), strict=True)),
+    dtype: {name: bounds[n] for name, bounds in ULPS.items()}
+    for n, dtype in enumerate((DType.F32, DType.F64))
 }
 
 pytestmark = pytest.mark.skipif(

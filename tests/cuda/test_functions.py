@@ -1,0 +1,52 @@
+"""The functions of kernel texts: what they read like."""
+
+from __future__ import annotations
+
+import pytest
+
+from gradc.codegen.cuda.functions import function_texts
+from gradc.codegen.cuda.verbs import FUNCTIONS
+from gradc.codegen.maths import elementary
+
+EXP = '''\
+def exp_f32(x):
+    """e^x. The clamp keeps n finite; beyond it the result is 0 or infinity already."""
+    v = select(f32(-104.0) > x, f32(-104.0), x)
+    v2 = select(f32(89.0) < v, f32(89.0), v)
+    shifted = fma(v2, f32(1.442695), f32(1.2582912e+07))
+    n = shifted - f32(1.2582912e+07)
+    r = fma(n, f32(-1.4286068e-06), fma(n, f32(-0.69314575), v2))
+    p = fma(f32(0.0013926182), r, f32(0.008363178))
+    p = fma(p, r, f32(0.041666556))
+    p = fma(p, r, f32(0.16666576))
+    p = fma(p, r, f32(0.5))
+    n2 = sub(f32_bits(shifted), u32(0x4b400000))
+    n3 = shr(add(n2, u32(0x2000)), u32(1))
+    n4 = shl(add(n3, u32(0xfffff07f)), u32(23))
+    n5 = add(sub(add(n2, u32(0x1000)), n3), u32(127))
+    v3 = (f32(1.0) + fma(r * r, p, r)) * f32_of(n4)
+    return v3 * f32_of(shl(n5, u32(23)))
+'''
+
+
+def test_functions_read_like_formulas() -> None:
+    (text,) = function_texts([("exp", "f32")])
+    assert text.source == EXP
+    assert [t.name for t in function_texts([("erf", "f32"), ("exp", "f32")])] == [
+        "exp_f32",
+        "copysign_f32",
+        "erf_f32",
+    ]
+    longest = max(
+        len(line)
+        for kind in ("f32", "f64")
+        for text in function_texts([(name, kind) for name in FUNCTIONS])
+        for line in text.source.splitlines()
+    )
+    assert longest <= 100
+
+
+def test_every_verb_without_an_instruction_has_a_function() -> None:
+    assert set(FUNCTIONS) == set(elementary.FUNCTIONS)
+    with pytest.raises(KeyError, match="sqrt"):
+        function_texts([("sqrt", "f32")])
