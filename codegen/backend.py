@@ -37,6 +37,14 @@ Results: TypeAlias = "tuple[Array | None, dict[str, Array], dict[str, Array], di
 # Names that users write, and where each backend stands.
 MODULES = {"cpu": "gradc.codegen.llvm.backend", "reference": "gradc.codegen.loops_numpy.backend"}
 
+# What ``fast`` answers where the program has run and refused its step.
+STOPPED = -4
+
+
+def stop_port(ports: Sequence[Port]) -> int | None:
+    """The number of the port that says whether the step was refused; None if none does."""
+    return next((n for n, port in enumerate(ports) if port.role is Role.STOP), None)
+
 
 class Stored(Protocol):
     """What a store keeps under a key."""
@@ -143,8 +151,8 @@ class Loaded(ABC):
 
     ``fast`` runs on one array per port and returns None, or an int if it did not run (an array does
     not fit, or another call is in flight); ``fast_named`` takes dictionaries of arrays by name and
-    returns a tuple, or anything else if it did not run. A backend that has no faster ways has
-    ``launch`` only.
+    returns a tuple, or anything else if it did not run. Both may answer ``STOPPED`` where the
+    program ran and refused its step. A backend that has no faster ways has ``launch`` only.
     """
 
     plan: Plan | None = None
@@ -164,14 +172,18 @@ class Loaded(ABC):
     def launch(self, arrays: Sequence[Array]) -> None:
         """Runs the program on arrays that fit, writing to those of `out` and `inout` ports."""
 
-    def launch_many(self, arrays: Sequence[Array], is_stacked: Sequence[bool], count: int) -> None:
-        """Runs the program ``count`` times; arrays that are stacked have a first axis of as many,
-        one for every run.
+    def launch_many(self, arrays: Sequence[Array], is_stacked: Sequence[bool], count: int) -> int:
+        """Runs the program ``count`` times, or until it refuses a step; arrays that are stacked
+        have a first axis of as many, one for every run. Returns how often it ran.
         """
+        stop = stop_port(self.signature.ports)
         for n in range(count):
             pairs = zip(arrays, is_stacked, strict=True)
             # Views, of arrays without axes too.
             self.launch([a[n : n + 1].reshape(a.shape[1:]) if s else a for a, s in pairs])
+            if stop is not None and arrays[stop][n]:
+                return n + 1
+        return count
 
     def _fast(self, *arrays: Array) -> int | None:
         if self.explain(arrays):
@@ -196,7 +208,7 @@ class Loaded(ABC):
         Raises:
             DiagnosticError: GC0552, GC0555 or GC0557, naming every array that does not fit.
         """
-        if self.fast(*arrays) is not None:
+        if self.fast(*arrays) not in (None, STOPPED):
             self.call_checked(arrays)
 
     def call_checked(self, arrays: Sequence[Array]) -> None:

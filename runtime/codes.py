@@ -337,11 +337,13 @@ _TRAINING = (
     ),
     Code(
         "GC0806",
-        "the loss or the weights are not finite any more",
-        "Training stopped because the loss, a parameter or a state of the optimiser became NaN "
-        "or infinite. The\n"
-        "last good checkpoint is untouched. Lower the learning rate, clip the gradients, or look "
-        "at the data.",
+        "the loss, a gradient or the weights are not finite any more",
+        "Training stopped because the loss, a gradient, a parameter or a state of the optimiser "
+        "became NaN or\n"
+        "infinite. A step whose loss or gradients are so changes nothing: weights and optimiser "
+        "are those of\n"
+        "before it, and `gradc train` saves them. Lower the learning rate, clip the gradients, or "
+        "look at the data.",
     ),
     Code(
         "GC0807",

@@ -202,6 +202,7 @@ class Role(Enum):
     LOSS = "loss"  # what the model returns
     COTANGENT = "cotangent"  # gradient with respect to the parameter of the same name
     TANGENT = "tangent"  # directional derivative of the result of the same name
+    STOP = "stop"  # a bool: whether a training step was refused, so that nothing has changed
 
 
 @dataclass(frozen=True, slots=True)

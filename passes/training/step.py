@@ -5,7 +5,7 @@ Function.
           parameter, and optionally a schedule (step number -> learning rate)
     to    parameters: PARAM, STATE, SLOT ``<parameter>/<slot>``, HYPER ``step`` (i32), INPUTs
           results:    LOSS, OUTPUTs, new PARAM, new STATE, new SLOT, new HYPER, OUTPUT ``grad_norm``
-          when clipping by norm
+          when clipping by norm, STOP ``stopped`` where the step is guarded
 
 The step number that updates and schedules see counts from 1, as in Adam's bias correction (Kingma
 and Ba 2015, algorithm 1). Clipping by norm scales all gradients by min(1, limit / ||g||) with the
@@ -16,6 +16,10 @@ rounded for each step's gradient; gradients are f32 from there on. With a loss s
 sweep is seeded with it and gradients are divided by it. A dynamic scale is state: a step with a
 gradient that is not finite changes nothing but halves the scale (OUTPUT ``overflow`` is then true),
 and every ``GROWTH_INTERVAL`` good steps double it.
+
+A guarded step whose loss or gradients are not finite changes nothing either, and says so (STOP).
+Every update then waits for every gradient. The norm answers where gradients are clipped by it
+alone: beyond the root of the largest number it is not finite, and cannot scale them.
 
 Invariants: results that replace a parameter carry its name and role, so the Plan can update in
 place.
@@ -36,6 +40,7 @@ STEP = "step"
 RATE = "lr"
 GRAD_NORM = "grad_norm"
 SCALE, GOOD_STEPS, OVERFLOW = "loss_scale", "good_steps", "overflow"
+STOPPED = "stopped"
 INITIAL_SCALE = 2.0**16
 GROWTH_INTERVAL = 2000
 _LARGEST_SCALE = 2.0**24
@@ -75,17 +80,20 @@ def train_step(
     schedule: Function | None = None,
     clip: Clip | None = None,
     loss_scale: float | str | None = None,
+    is_guarded: bool = False,
 ) -> Function:
     """The step as one Function. ``updates`` names every parameter that ``gradient`` has a COTANGENT
     for.
 
     With ``loss_scale`` the gradient must take the seed of its loss (a SEED parameter); updates are
-    those of the parameters' master types.
+    those of the parameters' master types. ``is_guarded`` has a step that is not finite stopped; a
+    dynamic scale skips it in any case.
 
     Raises:
         KeyError: if a COTANGENT has no update.
     """
-    return _Composer(gradient, updates, schedule, clip or Clip(), loss_scale).compose()
+    clip = clip or Clip()
+    return _Composer(gradient, updates, schedule, clip, loss_scale, is_guarded).compose()
 
 
 class _Composer:
@@ -98,12 +106,14 @@ class _Composer:
         schedule: Function | None,
         clip: Clip,
         loss_scale: float | str | None,
+        is_guarded: bool,
     ) -> None:
         self.gradient = gradient
         self.updates = updates
         self.schedule = schedule
         self.clip = clip
         self.loss_scale = loss_scale
+        self.is_guarded = is_guarded and loss_scale != "dynamic"
         self.b = Builder()
         self.parameters: list[Slot] = []
         self.results: list[Slot] = []
@@ -116,15 +126,24 @@ class _Composer:
         scale, good_steps = self._declare_scale()
         inputs = self._declare_inputs()
         arguments = self._gradient_arguments(model_values, inputs, scale)
-        cts = self._pass_results_on(inline_function(self.b, self.gradient, arguments))
-        cts = {name: self._unscaled(ct, scale) for name, ct in cts.items()}
-        finite = self._finite(cts) if self.loss_scale == "dynamic" else None
-        cts = self._clipped(cts)
+        found = inline_function(self.b, self.gradient, arguments)
+        made = list(zip(self.gradient.results, found, strict=True))
+        cts = {s.name: self._unscaled(v, scale) for s, v in made if s.role is Role.COTANGENT}
+        limited, norm = self._clipped(cts)
+        finite = self._judged(cts, norm, made)
+        if finite is not None:
+            # Nothing of an update is computed, and kept beside its gradient, before all are known.
+            limited = {n: self._kept(finite, ct, self._zero(ct)) for n, ct in limited.items()}
+        self._pass_results_on(made, model_values, finite)
+        if norm is not None:
+            self._result(Slot(GRAD_NORM, Role.OUTPUT), norm)
         next_step = self.b.one("add", step, self.b.constant(1, DType.I32))
-        self._update_all(model_values, slots, cts, next_step, finite)
+        self._update_all(model_values, slots, limited, next_step, finite)
         self._result(Slot(STEP, Role.HYPER), self._kept(finite, next_step, step))
         if finite is not None and scale is not None and good_steps is not None:
             self._update_scale(finite, scale, good_steps)
+        elif finite is not None:
+            self._result(Slot(STOPPED, Role.STOP), self.b.one("logical_not", finite))
         name = f"{self.gradient.name}_step"
         return self.b.function(name, self.outputs, self.parameters, self.results)
 
@@ -163,21 +182,31 @@ class _Composer:
         inverse = self.b.one("div", self.b.constant(1.0, DType.F32), scale)
         return self._scaled(wide, inverse)
 
-    def _finite(self, cts: Mapping[str, Value]) -> Value:
-        """Whether every value of every gradient is finite: the largest size is a number below
-        infinity.
-        """
-        b = self.b
+    def _judged(
+        self, cts: Mapping[str, Value], norm: Value | None, made: Sequence[tuple[Slot, Value]]
+    ) -> Value | None:
+        """Whether the step is finite; None where nobody asks."""
+        if self.loss_scale == "dynamic":
+            return self._finite(list(cts.values()))
+        if not self.is_guarded or not cts:
+            return None
+        loss = [v for s, v in made if s.role is Role.LOSS]
+        if norm is not None and self.clip.value is None:
+            return self._finite([norm, *loss])
+        return self._finite([*cts.values(), *loss])
+
+    def _finite(self, values: Sequence[Value]) -> Value:
+        """Whether all numbers are finite: the largest size is a number below infinity."""
+        b, wide = self.b, _widest(values)
         largest: Value | None = None
-        for ct in cts.values():
-            size = b.one("abs", ct)
-            top = (
-                b.one("reduce_max", size, axes=tuple(range(ct.type.rank))) if ct.type.rank else size
-            )
-            top = self.b.cast(top, DType.F32)
+        for value in values:
+            top = b.one("abs", value)
+            if value.type.rank:
+                top = b.one("reduce_max", top, axes=tuple(range(value.type.rank)))
+            top = b.cast(top, wide)
             largest = top if largest is None else b.one("max", largest, top)
         assert largest is not None, "a step without parameters has no loss scale"
-        return b.one("lt", largest, b.constant(float("inf"), DType.F32))
+        return b.one("lt", largest, b.constant(float("inf"), wide))
 
     def _kept(self, finite: Value | None, new: Value, old: Value) -> Value:
         """``new``, or ``old`` where the step is skipped."""
@@ -187,6 +216,9 @@ class _Composer:
         if new.type.rank:
             chosen = self.b.one("broadcast", finite, shape=new.type.shape, dims=())
         return self.b.one("select", chosen, new, old)
+
+    def _zero(self, like: Value) -> Value:
+        return self.b.constant(0, like.type.dtype, like.type.shape)
 
     def _update_scale(self, finite: Value, scale: Value, good: Value) -> None:
         b = self.b
@@ -234,33 +266,35 @@ class _Composer:
         pairs = zip(self.gradient.parameters, self.gradient.block.parameters, strict=True)
         return {s.name: self._parameter(s, v.type) for s, v in pairs if s.role is Role.INPUT}
 
-    def _pass_results_on(self, found: Sequence[Value]) -> dict[str, Value]:
-        """Loss, outputs and new state become results of the step; returns the cotangents by
-        name.
-        """
-        cts: dict[str, Value] = {}
-        for slot, value in zip(self.gradient.results, found, strict=True):
-            if slot.role is Role.COTANGENT:
-                cts[slot.name] = value
-            else:
+    def _pass_results_on(
+        self,
+        made: Sequence[tuple[Slot, Value]],
+        before: Mapping[str, Value],
+        finite: Value | None,
+    ) -> None:
+        """Loss, outputs and new state become results of the step."""
+        for slot, value in made:
+            if slot.role is Role.STATE:
+                self._result(slot, self._kept(finite, value, before[slot.name]))
+            elif slot.role is not Role.COTANGENT:
                 self._result(slot, value)
-        return cts
 
-    def _clipped(self, cts: Mapping[str, Value]) -> dict[str, Value]:
+    def _clipped(self, cts: Mapping[str, Value]) -> tuple[dict[str, Value], Value | None]:
+        """The gradients within their limits, and their norm where it has one."""
         limited = dict(cts)
         if self.clip.value is not None:
             limited = {name: self._by_value(ct, self.clip.value) for name, ct in limited.items()}
-        if self.clip.norm is not None and limited:
-            limited = self._by_norm(limited, self.clip.norm)
-        return limited
+        if self.clip.norm is None or not limited:
+            return limited, None
+        return self._by_norm(limited, self.clip.norm)
 
     def _by_value(self, ct: Value, limit: float) -> Value:
         high = self.b.constant(limit, ct.type.dtype, ct.type.shape)
         low = self.b.constant(-limit, ct.type.dtype, ct.type.shape)
         return self.b.one("max", self.b.one("min", ct, high), low)
 
-    def _by_norm(self, cts: Mapping[str, Value], limit: float) -> dict[str, Value]:
-        """Scales every gradient by min(1, limit / norm); the norm is a result of the step."""
+    def _by_norm(self, cts: Mapping[str, Value], limit: float) -> tuple[dict[str, Value], Value]:
+        """Every gradient scaled by min(1, limit / norm), and the norm."""
         b = self.b
         wide = _widest(cts.values())
         total: Value | None = None
@@ -274,8 +308,7 @@ class _Composer:
         bound = b.constant(limit, wide)
         # limit / max(norm, limit) is min(1, limit / norm) without a division by zero.
         scale = b.one("div", bound, b.one("max", norm, bound))
-        self._result(Slot(GRAD_NORM, Role.OUTPUT), norm)
-        return {name: self._scaled(ct, scale) for name, ct in cts.items()}
+        return {name: self._scaled(ct, scale) for name, ct in cts.items()}, norm
 
     def _scaled(self, ct: Value, scale: Value) -> Value:
         b, type_ = self.b, ct.type

@@ -29,12 +29,14 @@ from gradc.runtime.files.batches import batch_dim, samples_of
 from gradc.runtime.files.data import fail
 from gradc.runtime.files.ids import check_samples
 from gradc.runtime.model.model import Model
+from gradc.runtime.model.recipe import Recipe
 from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.arrays import finite_or_fail
 from gradc.runtime.native.compile import quoting, usable_cores
 from gradc.runtime.ranks.launch import guarded, join, relaunch, started_with
 from gradc.runtime.ranks.world import MpiRanks
-from gradc.runtime.training.loop import PARAMS_FILE, Interrupted, Progress, Run, Settings
+from gradc.runtime.training.loop import PARAMS_FILE, Interrupted, Run
+from gradc.runtime.training.progress import Progress, Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--loss-scale", metavar="S", help="`dynamic`, or a factor, for f16 and bf16")
     add("--decay-on", choices=("matrices", "all"), default="matrices", help="where decay falls")
+    add(
+        "--no-guard",
+        action="store_true",
+        help="update with gradients that are not finite too; takes less memory",
+    )
     add("--seed", type=int, default=0, help="seed of parameters and shuffling (0)")
     add("--out", metavar="RUN", required=True, help="folder for metrics, checkpoints, weights")
     add("--resume", action="store_true", help="continue the run in --out")
@@ -157,6 +164,7 @@ def _prepared(model: Model, options: argparse.Namespace, world: MpiRanks | None)
         accumulate=whole_number(options.accumulate, 1, "--accumulate"),
         ranks=world,
         shared_statistics=options.shared_statistics,
+        guard=not options.no_guard,
         **_compile_arguments(options, world),
     )
     if options.parts is not None:
@@ -181,7 +189,7 @@ def _prepared(model: Model, options: argparse.Namespace, world: MpiRanks | None)
         model.name,
         model.dims,
         model.precision,
-        {k: v for k, v in asdict(step.recipe).items() if k != "shared_statistics" or v},
+        _told(step.recipe),
         batch,
         epochs,
         options.seed,
@@ -190,6 +198,14 @@ def _prepared(model: Model, options: argparse.Namespace, world: MpiRanks | None)
         None if valid is None else valid.digest(),
     )
     return Run(step, settings, train, valid, Path(options.out))
+
+
+def _told(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as `run.json` has it: what came to recipes later is told where it is not as
+    before.
+    """
+    later = {"shared_statistics": False, "guard": True}
+    return {k: v for k, v in asdict(recipe).items() if k not in later or v != later[k]}
 
 
 def _compile_arguments(options: argparse.Namespace, world: MpiRanks | None) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from gradc.runtime.files.data import fail
-from gradc.runtime.model.step import Recipe
-from gradc.runtime.training.loop import METRICS_FILE, RUN_FILE, Settings
+from gradc.runtime.model.recipe import Recipe
+from gradc.runtime.training.loop import METRICS_FILE, RUN_FILE
+from gradc.runtime.training.progress import Settings
 
 _KINDS: dict[str, Any] = {
     "program": str,

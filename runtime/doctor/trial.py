@@ -29,7 +29,8 @@ from gradc.passes.simplify.flatten import flatten
 from gradc.passes.training.step import GROWTH_INTERVAL, INITIAL_SCALE
 from gradc.runtime.files.batches import Samples, permutation
 from gradc.runtime.model.compiled import Compiled
-from gradc.runtime.model.step import Recipe, TrainStep, decaying
+from gradc.runtime.model.recipe import Recipe
+from gradc.runtime.model.step import TrainStep, decaying
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.native.compile import compile_options
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from gradc.codegen.backend import Loaded, Results
+from gradc.codegen.backend import STOPPED, Loaded, Results, stop_port
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.plan.plan import Port
 from gradc.ir.tensor.bf16 import from_bf16
@@ -58,6 +58,7 @@ class Entry:
         self.made = tuple(p for p in self.ports if p.direction == "out")
         self._sources = tuple((_HOLDER[p.role], p.name) for p in self.given)
         self._makers = tuple((p.shape, NUMPY_DTYPE[p.dtype]) for p in self.made)
+        self._stop = stop_port(self.made)
         #: Whether results come as bits (bf16, which NumPy lacks) and are handed on as float32.
         self.makes_bits = any(p.dtype is DType.BF16 for p in self.made)
 
@@ -79,7 +80,7 @@ class Entry:
             is_complete = len(arrays) == sum(len(holder) for holder in holders.values())
         except (KeyError, TypeError, IndexError):
             is_complete = False
-        if is_complete and self.fast(*arrays, *results) is None:
+        if is_complete and self.fast(*arrays, *results) in (None, STOPPED):
             return results
         self.native.call_checked([*self._converted(holders), *results])
         return results
@@ -94,10 +95,14 @@ class Entry:
         results = [np.empty(shape, dtype) for shape, dtype in self._makers]
         return [*self._converted(holders), *results]
 
-    def call_many(self, holders: Mapping[str, Arrays], count: int) -> list[Array]:
+    def is_stopped(self, results: Sequence[Array]) -> bool:
+        """Whether the program that made ``results`` refused its step."""
+        return self._stop is not None and bool(results[self._stop])
+
+    def call_many(self, holders: Mapping[str, Arrays], count: int) -> tuple[list[Array], int]:
         """Runs ``count`` times, at least once, on what is updated in place; inputs, and the arrays
         of the `out` ports that are returned, have a first axis of so many, one position for every
-        run.
+        run. Returns how often it ran as well: a step that is refused is the last.
 
         Raises:
             DiagnosticError: as ``call`` does.
@@ -115,8 +120,7 @@ class Entry:
         found = self.native.explain([a[:1].reshape(a.shape[1:]) if s else a for a, s in pairs])
         if found:
             raise DiagnosticError(found)
-        self.native.launch_many(every, is_stacked, count)
-        return results
+        return results, self.native.launch_many(every, is_stacked, count)
 
     def _converted(
         self, holders: Mapping[str, Arrays], stacks: Sequence[tuple[int, ...]] | None = None

@@ -40,6 +40,7 @@ from gradc.runtime.model.compiled import (
 )
 from gradc.runtime.model.forward import Forward
 from gradc.runtime.model.jacobian import CompiledJacobian
+from gradc.runtime.model.recipe import Recipe
 from gradc.runtime.model.remedies import remedies
 from gradc.runtime.native.arrays import (
     Array,
@@ -409,6 +410,7 @@ class Model:
         loss_scale: float | str | None = None,
         ranks: object = None,
         shared_statistics: bool = False,
+        guard: bool = True,
         **options: Unpack[CompileKeywords],
     ) -> TrainStep:
         """One native call that computes the loss, the gradients and the update.
@@ -417,20 +419,19 @@ class Model:
             optimizer: a call in the language, such as ``"adamw(lr=1e-3)"``.
             schedule: the rate at each step, such as ``"cosine(peak=1e-3, total=1000)"``.
             clip_norm, clip_value: limits on the gradients' global L2 norm and on each value.
-            accumulate: cut the batch into this many equal parts, one after another; the update is
-                that of the whole batch, the memory that of a part.
+            accumulate: cut the batch into this many equal parts: the update of the whole batch, the
+                memory of a part.
             loss_scale: ``dynamic`` or a factor for the loss, against underflow in f16.
             decay_on: ``matrices`` or ``all``: which parameters weight decay falls on.
             ranks: a communicator of mpi4py, whose ranks share every batch, ``accumulate`` parts
-                each; the bits are those of one rank with all parts. A number is for planning only.
+                each: the bits of one rank with all parts. A number is for planning only.
             shared_statistics: ranks add up what samples share (batch normalisation) on the way.
+            guard: a step that is not finite changes nothing and raises; keeps all gradients.
         """
-        from gradc.runtime.model.step import Recipe, TrainStep
+        from gradc.runtime.model.step import TrainStep
 
-        recipe = Recipe(
-            *(optimizer, schedule, clip_norm, clip_value, decay_on, accumulate, loss_scale),
-            shared_statistics,
-        )
+        said = (optimizer, schedule, clip_norm, clip_value, decay_on, accumulate, loss_scale)
+        recipe = Recipe(*said, shared_statistics, guard)
         return TrainStep.of(self, recipe, options_of(self.train_step, options), ranks)
 
     def diagnose(self, params: Arrays, *, seed: int = 0, **inputs: Any) -> Diagnosis:

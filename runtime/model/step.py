@@ -5,7 +5,8 @@
     loss, state = step(state, x=x, y=y)
 
 The state is updated in place: ``step`` returns the object it was given. ``init`` copies, so the
-caller's parameters stay as they are.
+caller's parameters stay as they are. A step whose loss or gradients are not finite changes nothing
+and raises ``StoppedStep``, which names the operation and the line it began at.
 
 Weight decay (an optimiser's ``decay``) falls on matrices only by default: parameters of fewer than
 two axes, biases and gains, are left out, as is usual for networks with normalisation
@@ -21,13 +22,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from gradc.codegen import exchange
 from gradc.frontend.model.training import OptimizerIR, ScheduleIR, lower_optimizer, lower_schedule
 from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError, error
+from gradc.ir.diagnostics.source import Sources
 from gradc.ir.tensor.core import Function, Role, TensorType
 from gradc.ir.tensor.dims import substitute
 from gradc.passes.differentiate.transforms import value_and_grad, vjp
@@ -37,6 +39,7 @@ from gradc.passes.training.precision import master_type
 from gradc.passes.training.ranks import Deal
 from gradc.passes.training.step import (
     GOOD_STEPS,
+    GRAD_NORM,
     INITIAL_SCALE,
     SCALE,
     STEP,
@@ -47,6 +50,7 @@ from gradc.passes.training.step import (
 from gradc.runtime.files.batches import batch_dim
 from gradc.runtime.files.ids import check_inputs
 from gradc.runtime.model.call import INPUTS, PARAMS, Entry, by_role, decode, decoded
+from gradc.runtime.model.recipe import Recipe
 from gradc.runtime.model.remedies import remedies
 from gradc.runtime.native.arrays import (
     NUMPY_DTYPE,
@@ -71,49 +75,8 @@ if TYPE_CHECKING:
     from gradc.runtime.reports.profile import Profile
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to train, as the user wrote it; everything that the step's code depends on."""
-
-    optimizer: str
-    schedule: str | None = None
-    clip_norm: float | None = None
-    clip_value: float | None = None
-    decay_on: str = "matrices"
-    accumulate: int = 1
-    loss_scale: float | str | None = None
-    shared_statistics: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("clip_norm", "clip_value"):
-            limit = getattr(self, name)
-            if limit is not None and not (_is_number(limit) and limit > 0):
-                message = f"{name} must be a positive number, not {limit!r}"
-                raise DiagnosticError([error("GC0801", message, None)])
-        if type(self.accumulate) is not int or self.accumulate < 1:
-            message = f"accumulate must be a whole number of at least 1, not {self.accumulate!r}"
-            raise DiagnosticError([error("GC0801", message, None)])
-        self._check_scale()
-        if self.decay_on not in ("matrices", "all"):
-            message = f"decay_on is `matrices` or `all`, not {self.decay_on!r}"
-            raise DiagnosticError([error("GC0801", message, None)])
-
-    def _check_scale(self) -> None:
-        scale = self.loss_scale
-        if scale is None or scale == "dynamic":
-            return
-        if not (_is_number(scale) and 0 < scale < float("inf")):
-            message = f"loss_scale is `dynamic` or a positive number, not {scale!r}"
-            raise DiagnosticError([error("GC0801", message, None)])
-
-
 # What a step is given beside state and inputs.
 _NOTHING: dict[str, Array] = {}
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    """Whether ``value`` is a real number; what is true or false is not."""
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 @functools.lru_cache(maxsize=64)
@@ -180,6 +143,20 @@ class TrainState:
     def step(self) -> int:
         """Steps done."""
         return int(self.arrays[STEP])
+
+
+class StoppedStep(DiagnosticError):
+    """A step whose ``loss`` or gradients are not finite: the state is that of before it.
+
+    ``origin`` says where in the program the numbers began to be so, if running it again shows it.
+    """
+
+    def __init__(
+        self, said: Diagnostic, origin: Diagnostic | None, sources: Sources, loss: float
+    ) -> None:
+        super().__init__([said] if origin is None else [said, origin], sources)
+        self.origin = origin
+        self.loss = loss
 
 
 class TrainStep:
@@ -283,6 +260,9 @@ class TrainStep:
         """One step on ``inputs``. Returns the loss before the update, and ``state``, updated.
 
         With ranks, ``inputs`` are the rows of this rank (``rows_of``), and every rank calls.
+
+        Raises:
+            StoppedStep: GC0806 where the loss or a gradient is not finite; nothing is updated.
         """
         if self.world is None:
             if self._quick is not None and type(state) is TrainState:
@@ -320,7 +300,8 @@ class TrainStep:
             expect("state", state, TrainState, "what `step.init(params)` gives")
         if self.options.check_inputs:
             check_inputs(self.model, inputs)
-        if self._last is not None:
+        # A step of several ranks that is stopped is not run again by some of them.
+        if self._last is not None and self.world is None:
             found = self._last(state.arrays, inputs, _NOTHING)
             if type(found) is tuple:
                 state.metrics = decoded(found)[1] if self._makes_bits else found[1]
@@ -337,7 +318,29 @@ class TrainStep:
         self._last = entry.native.fast_named
         is_plain = not (self.options.check_inputs or entry.makes_bits)
         self._quick = self._last if is_plain else None
+        if entry.is_stopped(results):
+            self._stop(state, inputs, float(results[0]))
         return results[0][()], state
+
+    def _stop(self, state: TrainState, inputs: Mapping[str, Any], loss: float) -> NoReturn:
+        """Says where the step began to be not finite, by running it once more, watched.
+
+        Raises:
+            StoppedStep: always, but for what went wrong between ranks.
+        """
+        if self.world is not None:
+            exchange.check()
+        at = f"at step {state.step + 1}"
+        what = f"the loss became {loss} {at}"
+        if np.isfinite(loss):
+            norm = state.metrics.get(GRAD_NORM)
+            what = "a gradient is not finite" if norm is None else f"the gradients' norm is {norm}"
+            what += f" {at}, where the loss is {loss:.5g}"
+        help = "look at the data, lower the learning rate, or clip the gradients (clip_norm)"
+        note = "nothing was updated: weights, states and optimiser are those of before this step"
+        stopped = error("GC0806", what, None, help=help, notes=(note,))
+        origin = self.culprit(state, **inputs)
+        raise StoppedStep(stopped, origin, self.model.program.report.sources, loss)
 
     def many(self, count: int, state: TrainState, **inputs: Any) -> tuple[Array, TrainState]:
         """``count`` steps in one call of machine code: every input has a first axis of so many
@@ -348,7 +351,7 @@ class TrainStep:
 
         Raises:
             DiagnosticError: GC0801 if ``count`` is no whole number of at least 1 or ranks share the
-                batches, and what a step raises.
+                batches, and what a step raises; after a StoppedStep the steps before it are done.
         """
         expect("state", state, TrainState, "what `step.init(params)` gives")
         if self.world is not None:
@@ -368,9 +371,13 @@ class TrainStep:
             for n in range(count):
                 check_inputs(self.model, {name: array[n] for name, array in queue.items()})
         entry = self.entry({name: array[0] for name, array in queue.items()})
-        results = entry.call_many({PARAMS: state.arrays, INPUTS: queue}, count)
+        results, ran = entry.call_many({PARAMS: state.arrays, INPUTS: queue}, count)
         made = [decode(array) for array in results]
         state.metrics = by_role(entry.made, made, (Role.OUTPUT,))
+        if entry.is_stopped([array[ran - 1] for array in results]):
+            last = ran - 1
+            state.metrics = {name: array[last] for name, array in state.metrics.items()}
+            self._stop(state, {n: array[last] for n, array in queue.items()}, float(made[0][last]))
         return made[0], state
 
     def entry(self, inputs: Mapping[str, Any]) -> Entry:
@@ -517,7 +524,14 @@ class TrainStep:
         schedule = None if self.schedule is None else self.schedule.function
         scale = self.recipe.loss_scale
         factor = scale if scale is None or scale == "dynamic" else float(scale)
-        return train_step(gradient, updates, schedule=schedule, clip=clip, loss_scale=factor)
+        return train_step(
+            gradient,
+            updates,
+            schedule=schedule,
+            clip=clip,
+            loss_scale=factor,
+            is_guarded=self.recipe.guard,
+        )
 
     def _gradient(self, function: Function, names: list[str]) -> Function:
         """With a loss scale, the gradient takes the seed of its loss."""
@@ -528,15 +542,21 @@ class TrainStep:
     def culprit(self, state: TrainState, **inputs: Any) -> Diagnostic | None:
         """Where in the program the values of this step stop being finite; None if they do not.
 
-        Runs the step's forward and backward program on ``state`` in the reference interpreter.
+        Runs the step's forward and backward program on ``state`` in the reference interpreter, in
+        its own precision: as it is derived, and where that is finite as it is compiled.
         """
-        from gradc.runtime.reports.culprit import find_culprit
+        from gradc.runtime.reports.culprit import find_culprit_of
 
         shapes = {name: as_array(name, inputs[name]).shape for name in self._inputs}
         model = self.model.lower(self.model.bind(shapes), training=True).function
-        gradient = self._gradient(model, list(self.model.select("params")))
+        names = list(self.model.select("params"))
         scale = state.arrays.get(SCALE, self.recipe.loss_scale)
-        return find_culprit(gradient, {**state.arrays, **inputs, "loss": scale})
+        return find_culprit_of(
+            model,
+            lambda function: self._gradient(function, names),
+            {**state.arrays, **inputs, "loss": scale},
+            self.options.fast_math,
+        )
 
     def _update(self, type_: TensorType) -> Update:
         optimizer = decaying(self.optimizer, self.recipe.decay_on, type_.rank)

@@ -26,6 +26,7 @@ from gradc.ir.domains.interpret import run, run_block
 from gradc.ir.ops.registry import is_loop, lookup
 from gradc.ir.tensor.core import Block, DType, Function, Op, Role, Slot, Span, Value
 from gradc.passes.hazards.hazards import traced_to
+from gradc.passes.pipeline import Derivative, Options, run_pipeline
 from gradc.passes.simplify.flatten import flatten
 from gradc.runtime.native.arrays import Array
 
@@ -171,6 +172,22 @@ def find_culprit(function: Function, operands: Mapping[str, Any]) -> Diagnostic 
     ends = [watch.bad[v] for s, v in results if s.role is not Role.OUTPUT and v in watch.bad]
     origin = _origin(ends)
     return None if origin is None else _finding(function, origin)
+
+
+def find_culprit_of(
+    model: Function, derivative: Derivative, operands: Mapping[str, Any], fast_math: bool = False
+) -> Diagnostic | None:
+    """``find_culprit`` of the derivative of ``model``; where that is finite, of the program that
+    passes make of it, whose numbers are those that ran.
+    """
+    found = find_culprit(derivative(model), operands)
+    if found is not None:
+        return found
+    asked = Options(
+        derivative=derivative, fast_math=fast_math, verify=0, stop_after="simplify-again"
+    )
+    compiled = run_pipeline(model, asked).result
+    return find_culprit(compiled, operands) if isinstance(compiled, Function) else None
 
 
 def find_underflow(

@@ -22,10 +22,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -41,44 +41,28 @@ from gradc.runtime.files.data import (
 )
 from gradc.runtime.model.call import decode
 from gradc.runtime.model.model import Model
-from gradc.runtime.model.step import TrainState, TrainStep
+from gradc.runtime.model.step import StoppedStep, TrainState, TrainStep
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.ranks.world import MpiRanks
 from gradc.runtime.training import checkpoint, metrics
 from gradc.runtime.training.checkpoint import Checkpoint
-from gradc.runtime.training.watch import are_finite, broken_update, is_recorded, updates
+from gradc.runtime.training.progress import (
+    Progress,
+    Settings,
+    compare_arrays,
+    difference,
+    progress_of,
+)
+from gradc.runtime.training.replay import Replay
+from gradc.runtime.training.watch import is_recorded, updates
 
 PARAMS_FILE = "params.safetensors"
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a run was asked for; a resumed run must agree in all but ``epochs``."""
-
-    program: str
-    entry: str
-    dims: dict[str, int]
-    precision: str
-    recipe: dict[str, Any]
-    batch: int
-    epochs: int
-    seed: int
-    samples: int
-    data: str  # digest of what is trained on
-    valid: str | None  # digest of what is validated on
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a run stands. ``position`` counts samples done in ``epoch``."""
-
-    epoch: int = 0
-    position: int = 0
-    step: int = 0
-    loss: float = math.nan
-    valid: dict[str, float] | None = None
+_HELP = (
+    "lower the learning rate, clip the gradients with --clip-norm, or look at the data; "
+    "`gradc diagnose` shows where values grow"
+)
 
 
 class Interrupted(Exception):
@@ -255,7 +239,7 @@ class Run:
         checkpoint.sweep(self.folder)
         found, warnings = checkpoint.load_newest(self.folder)
         fresh = self.step.init(self.model.init(self.settings.seed))
-        _compare_arrays(self.folder, found.arrays, fresh.arrays)
+        compare_arrays(self.folder, found.arrays, fresh.arrays)
         self.state = TrainState(
             {name: np.array(found.arrays[name]) for name in fresh.arrays}, fresh.trained
         )
@@ -288,7 +272,7 @@ class Run:
         wanted = asdict(self.settings)
         differing = [k for k in wanted if k != "epochs" and known.get(k) != wanted[k]]
         if differing:
-            shown = "; ".join(_difference(k, known.get(k), wanted[k]) for k in differing)
+            shown = "; ".join(difference(k, known.get(k), wanted[k]) for k in differing)
             help = "resume with what the run was begun with, or begin another in a new folder"
             raise fail("GC0805", f"this is another run than the one to resume: {shown}", help)
 
@@ -299,8 +283,8 @@ class Run:
 
         Raises:
             Interrupted: after a signal, everything saved.
-            DiagnosticError: GC0806 when the loss or the weights stop being finite; the last good
-                checkpoint stays.
+            DiagnosticError: GC0806 when the loss, a gradient or the weights stop being finite; the
+                state of before that step is saved, or the last good checkpoint stays.
         """
         with _signals() as pending, self._recording() as write:
             while self.progress.epoch < self.settings.epochs:
@@ -342,7 +326,10 @@ class Run:
         step = self._step_for(len(rows))
         is_watched = self.is_first and is_recorded(progress.step + 1)
         weights = {n: self.state.arrays[n].copy() for n in self._weights} if is_watched else {}
-        loss, _ = step(self.state, **self.train.take(step.rows_of(rows)))
+        try:
+            loss, _ = step(self.state, **self.train.take(step.rows_of(rows)))
+        except StoppedStep as stop:
+            raise self._stopped(stop, rows, write) from None
         progress.step += 1
         progress.position += len(rows)
         progress.loss = float(loss)
@@ -363,6 +350,37 @@ class Run:
         if weights:
             record["updates"] = updates(weights, self.state.arrays)
         write(record)
+
+    def _stopped(
+        self, stop: StoppedStep, rows: Array, write: Callable[[Mapping[str, Any]], None]
+    ) -> DiagnosticError:
+        """What is said of a step that changed nothing: the state of before it is saved."""
+        progress = self.progress
+        self._share_failure()
+        if not self.is_first:
+            return stop
+        self.save()
+        write(
+            {
+                "step": progress.step + 1,
+                "epoch": progress.epoch,
+                "loss": stop.loss,
+                "stopped": True,
+            }
+        )
+        said = stop.diagnostics[0]
+        kept = f"nothing was updated; step {progress.step} is saved in `{self.folder}`"
+        found = [replace(said, help=_HELP, notes=(kept,))]
+        origin = stop.origin
+        if self.world is not None and self.state is not None:
+            origin = self._alone(len(rows)).culprit(self.state, **self.train.take(rows))
+        found += [] if origin is None else [origin]
+        return DiagnosticError(found, self.model.program.report.sources)
+
+    def _share_failure(self, is_shared: bool = True) -> None:
+        """``is_shared``: every rank has come to the same numbers and says so too."""
+        if self.world is not None:
+            self.world.is_shared_failure = is_shared
 
     def _note_overflow(self, rows: Array) -> None:
         """Says once where a gradient overflowed; the step was skipped and the loss scale halved."""
@@ -404,58 +422,15 @@ class Run:
     def _diverged(self, what: str, is_shared: bool = True) -> DiagnosticError:
         """``is_shared``: every rank has come to the same numbers and says so too."""
         message = f"{what} at step {self.progress.step}"
-        help = (
-            "lower the learning rate, clip the gradients with --clip-norm, or look at the data; "
-            "`gradc diagnose` shows where values grow"
-        )
         kept = f"the last good checkpoint in `{self.folder}` is untouched"
         notes = (kept,) if self.progress.step else ()
-        found = [error("GC0806", message, None, help=help, notes=notes)]
-        if self.world is not None:
-            self.world.is_shared_failure = is_shared
-        culprit = self._culprit() if self.progress.step and self.is_first else None
-        if culprit is not None:
-            found.append(culprit)
+        found = [error("GC0806", message, None, help=_HELP, notes=notes)]
+        self._share_failure(is_shared)
+        if self.progress.step and self.is_first and self.state is not None:
+            replay = Replay(self.settings, self.train, self.folder, self._alone)
+            culprit = replay.culprit(self.state, self.progress.step)
+            found += [] if culprit is None else [culprit]
         return DiagnosticError(found, self.model.program.report.sources)
-
-    def _culprit(self) -> Diagnostic | None:
-        """Replays from the last checkpoint to the step that failed, and looks into it: that of a
-        loss that is not finite, or an earlier one whose gradient was not, so that its update broke
-        the weights.
-
-        Of several ranks the first one replays alone, with the same parts and so the same bits.
-        """
-        saved, _ = checkpoint.load_newest(self.folder)
-        arrays = {name: np.array(a) for name, a in saved.arrays.items()}
-        assert self.state is not None
-        state = TrainState({name: arrays[name] for name in self.state.arrays}, self.state.trained)
-        at = progress_of(self.folder, saved.state)
-        while True:
-            order = permutation(self.settings.seed, at.epoch, self.train.count)
-            rows = order[at.position : at.position + self.settings.batch]
-            if not len(rows):
-                at.epoch, at.position = at.epoch + 1, 0
-                continue
-            inputs = self.train.take(rows)
-            before = TrainState({n: a.copy() for n, a in state.arrays.items()}, state.trained)
-            if at.step + 1 >= self.progress.step:
-                found = self.step.culprit(before, **inputs)
-                return found or self._blamed_update(state, inputs, len(rows), at.step + 1)
-            self._alone(len(rows))(state, **inputs)
-            if not are_finite(state.params):
-                found = self.step.culprit(before, **inputs)
-                if found is None:
-                    return broken_update(at.step + 1)
-                return replace(found, message=f"step {at.step + 1}: {found.message}")
-            at.step += 1
-            at.position += len(rows)
-
-    def _blamed_update(
-        self, state: TrainState, inputs: dict[str, Array], rows: int, number: int
-    ) -> Diagnostic | None:
-        """The finding for a step whose loss and gradients are finite and whose update is not."""
-        self._alone(rows)(state, **inputs)
-        return None if are_finite(state.params) else broken_update(number)
 
     def _between_steps(self, pending: list[int]) -> None:
         signum = pending.pop(0) if pending else 0
@@ -518,46 +493,6 @@ class Run:
 
 def _write(stream: Any, data: bytes) -> None:
     stream.write(data)
-
-
-def progress_of(folder: Path, state: Mapping[str, object]) -> Progress:
-    """Where a checkpoint stands. Raises DiagnosticError GC0805 if its state is not that of a
-    run.
-    """
-    wanted: dict[str, Any] = {"epoch": int, "position": int, "step": int, "loss": (int, float)}
-    fits = isinstance(state, dict) and set(state) == {*wanted, "valid"}
-    if fits and all(isinstance(state[key], kinds) for key, kinds in wanted.items()):
-        valid = state["valid"]
-        if valid is None or isinstance(valid, dict):
-            return Progress(**cast("dict[str, Any]", state))
-    raise fail("GC0805", f"the checkpoint in `{folder}` holds another state than that of a run")
-
-
-def _difference(key: str, known: object, wanted: object) -> str:
-    if key not in ("data", "valid"):
-        return f"{key} was {known!r}, now {wanted!r}"
-    what = "the data" if key == "data" else "the validation data"
-    if known is None or wanted is None:
-        return f"{what} were {'not ' if known is None else ''}part of it"
-    return f"{what} hold other numbers than then"
-
-
-def _compare_arrays(folder: Path, found: Mapping[str, Array], wanted: Mapping[str, Array]) -> None:
-    """Raises DiagnosticError GC0805 unless a checkpoint holds arrays of the names, shapes and types
-    of the step.
-    """
-    if set(found) != set(wanted):
-        names = ", ".join(f"`{name}`" for name in sorted(set(found) ^ set(wanted))[:4])
-        message = f"`{folder}` holds other parameters than the program: {names}"
-        raise fail("GC0805", message)
-    for name, array in wanted.items():
-        kept = found[name]
-        if (kept.shape, kept.dtype) != (array.shape, array.dtype):
-            message = (
-                f"`{folder}` holds `{name}` as {kept.dtype.name}{list(kept.shape)}; "
-                f"the program trains {array.dtype.name}{list(array.shape)}"
-            )
-            raise fail("GC0805", message)
 
 
 def _labels(inputs: Mapping[str, Array], logits: Array | None) -> Array | None:

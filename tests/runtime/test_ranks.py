@@ -22,7 +22,8 @@ from gradc.codegen import exchange
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.passes.training.ranks import Deal
 from gradc.runtime.files.data import load_npz, save_npz
-from gradc.runtime.model.step import Recipe, TrainStep
+from gradc.runtime.model.recipe import Recipe
+from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.compile import compile_options
 from gradc.runtime.ranks.launch import in_our_words, mpi, mpiexec_path
 from tests.support.rank_threads import ThreadRanks, in_ranks

@@ -49,7 +49,14 @@ HOLDER = {
     Role.INPUT: 1,
     Role.SEED: 2,
 }
-_GROUP = {Role.LOSS: 0, Role.OUTPUT: 1, Role.STATE: 1, Role.COTANGENT: 2, Role.TANGENT: 3}
+_GROUP = {
+    Role.LOSS: 0,
+    Role.OUTPUT: 1,
+    Role.STATE: 1,
+    Role.COTANGENT: 2,
+    Role.TANGENT: 3,
+    Role.STOP: 3,
+}
 
 
 def named_ports(ports: Sequence[Port]) -> wrapper.Named:
@@ -84,7 +91,7 @@ class NativeFunction(Loaded):
         )
         self._entry = prototype(library[name])
         self._many = ctypes.CFUNCTYPE(
-            ctypes.c_int32, *[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int64
+            ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int64
         )(library[f"{name}_many"])
         library.before_unload(f"{name}_forget")
         kept = [library, self._arenas, *self._fill_state(library[f"{name}_state"])]
@@ -124,7 +131,7 @@ class NativeFunction(Loaded):
         finally:
             self._arenas.give(arena)
 
-    def launch_many(self, arrays: Sequence[Array], is_stacked: Sequence[bool], count: int) -> None:
+    def launch_many(self, arrays: Sequence[Array], is_stacked: Sequence[bool], count: int) -> int:
         """All in one call of machine code, in one arena."""
         room = max(1, len(arrays))
         pointers = (ctypes.c_void_p * room)(*(a.ctypes.data for a in arrays))
@@ -132,7 +139,7 @@ class NativeFunction(Loaded):
         strides = (ctypes.c_int64 * room)(*(a.strides[0] if s else 0 for a, s in pairs))
         arena = self._arenas.take()
         try:
-            self._many(pointers, strides, arena, self.threads, count)
+            return cast(int, self._many(pointers, strides, arena, self.threads, count))
         finally:
             self._arenas.give(arena)
 

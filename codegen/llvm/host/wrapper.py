@@ -10,7 +10,10 @@ Two METH_FASTCALL functions share one core:
 
 Small results of the latter are handed out again when nobody holds them (``recycle``).
 ``NAME_many(pointers, strides, arena, threads, count)`` runs the entry again and again, each pointer
-moved on by its bytes in between.
+moved on by its bytes in between, and returns how often.
+
+A program that has refused its step (a port whose role is STOP is true) has run, and changed nothing
+that it updates: the functions answer ``STOPPED``, and ``NAME_many`` runs it no more.
 
 Each array must be exactly an ndarray, of the expected dtype object, rank and shape, C-contiguous,
 aligned, and writeable where the program writes. What it updates in place shares memory with nothing
@@ -34,7 +37,8 @@ from dataclasses import dataclass
 from math import prod
 from string import Template
 
-from gradc.codegen.llvm.host import recycle
+from gradc.codegen.backend import STOPPED
+from gradc.codegen.llvm.host import recycle, repeat
 from gradc.ir.plan.plan import Port
 from gradc.ir.tensor.core import DType
 
@@ -95,6 +99,7 @@ def wrapper_text(
         shape_words += port.shape
     save, restore = _GIL if release else ("", "")
     # Arrays that are updated come first.
+    stops, is_stopped = repeat.stops_text(ports)
     order = sorted(range(len(ports)), key=lambda n: ports[n].direction != "inout")
     updated = sum(port.direction == "inout" for port in ports)
     apart = _APART if updated else ""
@@ -104,7 +109,7 @@ def wrapper_text(
     groups = [sum(named.groups[n] == g for n in made) for g in range(GROUPS)]
     recycling = recycle.recycle_text(name, len(ports), groups if keeps else None)
     return (
-        Template(_CORE + apart + _CALL + _NAMED + _MANY).substitute(
+        Template(_CORE + apart + _CALL + _NAMED).substitute(
             take=_TAKE if keeps else _TAKE_NOTHING,
             forget="call void @gradc.forget(ptr %kept)" if keeps else "",
             keep=_KEEP if keeps else "",
@@ -127,9 +132,13 @@ def wrapper_text(
             wrong_count=WRONG_COUNT,
             busy=BUSY,
             done=_DONE,
+            stops=stops,
+            is_stopped=is_stopped,
+            stopped=STOPPED,
             save=save,
             restore=restore,
         )
+        + repeat.many_text(name, ports)
         + recycling
     )
 
@@ -253,7 +262,9 @@ run:
   %status = call i32 @${name}(ptr %pointers, ptr %arena, i64 %threads)
   $restore
   store ptr %arena, ptr %arena_cell
-  ret i64 $done
+  $stops
+  %verdict = select i1 $is_stopped, i64 $stopped, i64 $done
+  ret i64 %verdict
 refuse:
   %why = phi i64 [ %i, %port ], [ %i, %fields ], [ %i, %axis ], [ %shared, %take ],
     [ $busy, %room ]
@@ -559,34 +570,5 @@ refuse:
     [ $wrong_count, %size ], [ %why.0, %leave ]
   %number = call ptr @PyLong_FromLong(i64 %why)
   ret ptr %number
-}
-"""
-
-_MANY = """
-define i32 @${name}_many(ptr %pointers, ptr %strides, ptr %arena, i64 %threads, i64 %count) #0 {
-entry:
-  %nothing = icmp eq i64 %count, 0
-  br i1 %nothing, label %done, label %run
-run:
-  %n = phi i64 [ 0, %entry ], [ %n.next, %moved ]
-  %status = call i32 @${name}(ptr %pointers, ptr %arena, i64 %threads)
-  %n.next = add i64 %n, 1
-  br label %move
-move:
-  %i = phi i64 [ 0, %run ], [ %i.next, %move ]
-  %cell = getelementptr ptr, ptr %pointers, i64 %i
-  %pointer = load ptr, ptr %cell
-  %stride_cell = getelementptr i64, ptr %strides, i64 %i
-  %stride = load i64, ptr %stride_cell
-  %next = getelementptr i8, ptr %pointer, i64 %stride
-  store ptr %next, ptr %cell
-  %i.next = add i64 %i, 1
-  %more_ports = icmp ult i64 %i.next, $ports
-  br i1 %more_ports, label %move, label %moved
-moved:
-  %more = icmp ult i64 %n.next, %count
-  br i1 %more, label %run, label %done
-done:
-  ret i32 0
 }
 """

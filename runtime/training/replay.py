@@ -1,0 +1,70 @@
+"""Which step of a run broke its weights: the steps since the last checkpoint, trained again.
+
+A step whose loss or gradients are not finite is stopped before it changes anything; what is left is
+an update that is not finite though its gradients are, and steps that are not guarded.
+
+Non-goals: naming the operation (``reports.culprit``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from gradc.ir.diagnostics.diagnostic import Diagnostic
+from gradc.runtime.files.batches import Samples, permutation
+from gradc.runtime.model.step import StoppedStep, TrainState, TrainStep
+from gradc.runtime.training import checkpoint
+from gradc.runtime.training.progress import Settings, progress_of
+from gradc.runtime.training.watch import are_finite, broken_update
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A run that can be trained again; ``step_of`` is the step for so many rows, of one rank alone,
+    with the same parts and so the same bits.
+    """
+
+    settings: Settings
+    train: Samples
+    folder: Path
+    step_of: Callable[[int], TrainStep]
+
+    def culprit(self, like: TrainState, last: int) -> Diagnostic | None:
+        """What went wrong up to step ``last``, from the newest checkpoint on: the first update that
+        is not finite, or the operation that made its gradient so, or that of the last step.
+        """
+        saved, _ = checkpoint.load_newest(self.folder)
+        arrays = {name: np.array(saved.arrays[name]) for name in like.arrays}
+        state = TrainState(arrays, like.trained)
+        at = progress_of(self.folder, saved.state)
+        while True:
+            order = permutation(self.settings.seed, at.epoch, self.train.count)
+            rows = order[at.position : at.position + self.settings.batch]
+            if not len(rows):
+                at.epoch, at.position = at.epoch + 1, 0
+                continue
+            at.step, at.position = at.step + 1, at.position + len(rows)
+            inputs = self.train.take(rows)
+            before = TrainState({n: a.copy() for n, a in state.arrays.items()}, state.trained)
+            step = self.step_of(len(rows))
+            try:
+                step(state, **inputs)
+            except StoppedStep as stop:
+                return _at(at.step, last, stop.origin)
+            is_whole = are_finite(state.params)
+            if not is_whole or at.step >= last:
+                found = step.culprit(before, **inputs)
+                if found is None and not is_whole:
+                    return broken_update(at.step)
+                return _at(at.step, last, found)
+
+
+def _at(number: int, last: int, found: Diagnostic | None) -> Diagnostic | None:
+    """``found``, with the number of its step where that is not the one which is spoken of."""
+    if found is None or number >= last:
+        return found
+    return replace(found, message=f"step {number}: {found.message}")
