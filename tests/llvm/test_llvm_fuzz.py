@@ -11,7 +11,6 @@ from typing import Any
 import numpy.typing as npt
 import pytest
 
-from gradc.codegen.llvm.isa import available
 from gradc.ir.loop.kernel import (
     Buffer,
     Const,
@@ -27,7 +26,7 @@ from gradc.ir.loop.kernel import (
     Var,
 )
 from gradc.ir.tensor.core import DType
-from tests.support.llvm_kernels import at, check
+from tests.support.llvm_kernels import at, check, sets
 
 Array = npt.NDArray[Any]
 SIZES = (0, 1, 2, 3, 5, 15, 16, 17, 31, 63, 64, 65, 127, 130, 257, 1000)
@@ -35,8 +34,7 @@ F32, F64, I32, I64, BOOL = DType.F32, DType.F64, DType.I32, DType.I64, DType.BOO
 BF16, F16, U32 = DType.BF16, DType.F16, DType.U32
 
 
-# Where the host has AVX-512, "native" covers it.
-@pytest.fixture(params=[name for name in available() if name != "avx512"])
+@pytest.fixture(params=sets())
 def isa(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

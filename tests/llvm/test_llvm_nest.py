@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gradc.codegen.llvm.isa import available
 from gradc.ir.loop.builder import IndexAlgebra, LoopBuilder
 from gradc.ir.loop.kernel import (
     Buffer,
@@ -31,7 +30,7 @@ from gradc.ir.loop.kernel import (
 from gradc.ir.loop.registers import in_registers
 from gradc.ir.loop.verify import verify_kernel
 from gradc.ir.tensor.core import DType
-from tests.support.llvm_kernels import Compiled, at, check
+from tests.support.llvm_kernels import Compiled, at, check, sets
 
 Array = npt.NDArray[Any]
 SIZES = (0, 1, 2, 3, 5, 15, 16, 17, 31, 63, 64, 65, 127, 130, 257, 1000)
@@ -39,8 +38,7 @@ F32, F64, I32, I64, BOOL = DType.F32, DType.F64, DType.I32, DType.I64, DType.BOO
 BF16, F16, U32 = DType.BF16, DType.F16, DType.U32
 
 
-# Where the host has AVX-512, "native" covers it.
-@pytest.fixture(params=[name for name in available() if name != "avx512"])
+@pytest.fixture(params=sets())
 def isa(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

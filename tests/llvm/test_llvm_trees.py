@@ -7,7 +7,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradc.codegen.llvm.isa import available
 from gradc.ir.loop.kernel import (
     Buffer,
     Fold,
@@ -21,14 +20,14 @@ from gradc.ir.loop.kernel import (
 from gradc.ir.loop.order import LEAF, node_spans
 from gradc.ir.tensor.core import DType
 from tests.llvm.test_llvm_nest import fold_kernel, long_kernel, mixed_kernel
-from tests.support.llvm_kernels import Compiled, at, check
+from tests.support.llvm_kernels import Compiled, at, check, sets
 
 F32, F64, I64 = DType.F32, DType.F64, DType.I64
 # Around the ends of leaves and nodes of both types: 64 x 16, 32 x 16, and further levels.
 SIZES = (512, 513, 1024, 1025, 2050, 8200, 16_400, 64**3 + 1025)
 
 
-@pytest.fixture(params=[name for name in available() if name != "avx512"])
+@pytest.fixture(params=sets())
 def isa(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gradc.codegen.llvm.isa import available, select
+from gradc.codegen.llvm.isa import select
 from gradc.codegen.llvm.text import literal
 from gradc.codegen.maths.elementary import UNARY
 from gradc.ir.loop.execute import execute_kernel
@@ -20,7 +20,7 @@ from gradc.ir.loop.kernel import Affine, Buffer, Const, For, Kernel, Let, Load, 
 from gradc.ir.loop.verbs import from_memory, stored_dtype
 from gradc.ir.tensor.algebra import VERBS
 from gradc.ir.tensor.core import DType
-from tests.support.llvm_kernels import Compiled, elementwise, empty
+from tests.support.llvm_kernels import Compiled, elementwise, empty, sets
 
 Array = npt.NDArray[Any]
 FLOATS = (DType.F64, DType.F32, DType.BF16, DType.F16)
@@ -88,7 +88,7 @@ def values_of(stored: Array, dtype: DType) -> Array:
     return from_memory(stored, dtype)
 
 
-@pytest.mark.parametrize("isa", available())
+@pytest.mark.parametrize("isa", sets())
 def test_verbs_give_the_bits_of_numpy(isa: str) -> None:
     cases = [(v, d) for v, d in CASES if v not in TRANSCENDENTAL and v != "fma"]
     kernels, operands = [], []
@@ -128,7 +128,7 @@ def compare(got: Array, truth: Array, name: str, verb: str) -> None:
         np.testing.assert_array_equal(np.signbit(got[some]), np.signbit(truth[some]), err_msg=name)
 
 
-@pytest.mark.parametrize("isa", available())
+@pytest.mark.parametrize("isa", sets())
 def test_fma_is_rounded_once_where_the_machine_can(isa: str) -> None:
     size, once = 64, select(isa).fma
     code = Compiled([elementwise("fma", size, [d] * 3, d) for d in (DType.F32, DType.F64)], isa)
@@ -140,7 +140,7 @@ def test_fma_is_rounded_once_where_the_machine_can(isa: str) -> None:
         assert (y == (kind(eps * eps) if once else 0)).all()
 
 
-@pytest.mark.parametrize("isa", available())
+@pytest.mark.parametrize("isa", sets())
 @pytest.mark.parametrize("dtype", [DType.BF16, DType.F16], ids=str)
 def test_narrow_transcendentals_are_the_f32_ones_rounded(dtype: DType, isa: str) -> None:
     rng = np.random.default_rng(8)
@@ -165,7 +165,7 @@ def test_narrow_transcendentals_are_the_f32_ones_rounded(dtype: DType, isa: str)
 CASTS = [(a, b) for a in DType for b in DType if a is not b]
 
 
-@pytest.mark.parametrize("isa", available())
+@pytest.mark.parametrize("isa", sets())
 def test_casts_saturate_and_round_once(isa: str) -> None:
     kernels = [elementwise("cast", SIZE, [a], b) for a, b in CASTS]
     code = Compiled(kernels, isa)
@@ -180,7 +180,7 @@ def test_casts_saturate_and_round_once(isa: str) -> None:
         )
 
 
-@pytest.mark.parametrize("isa", available())
+@pytest.mark.parametrize("isa", sets())
 def test_f64_to_narrow_rounds_once(isa: str) -> None:
     # Just above a tie of the narrow type, by less than f32 can hold: rounding twice would round to
     # even.
@@ -194,7 +194,7 @@ def test_f64_to_narrow_rounds_once(isa: str) -> None:
     assert f16.astype(float).tolist() == [1 + 2.0**-8, 1 + 2.0**-10, -1 - 2.0**-8]
 
 
-@pytest.mark.parametrize("isa", available())
+@pytest.mark.parametrize("isa", sets())
 @pytest.mark.parametrize("dtype", [DType.F16, DType.BF16], ids=str)
 def test_all_narrow_values_survive_and_all_ties_are_even(dtype: DType, isa: str) -> None:
     patterns = np.arange(2**16, dtype=np.uint16)

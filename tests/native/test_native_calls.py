@@ -21,13 +21,14 @@ import pytest
 from gradc.codegen.llvm import driver
 from gradc.codegen.llvm.host import wrapper
 from gradc.codegen.llvm.host.load import pool_workers
-from gradc.codegen.llvm.isa import available, host, select
+from gradc.codegen.llvm.isa import host, select
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.plan.plan import Argument, Launch, Plan, Port, Repeat, Tensor
 from gradc.ir.plan.verify import PlanError
 from gradc.ir.tensor.core import Role
 from gradc.runtime.native import load as native
 from gradc.runtime.native.cache import ObjectCache
+from tests.support.llvm_kernels import sets
 from tests.support.native_plans import (
     F32,
     Array,
@@ -48,7 +49,7 @@ def load(plan: Plan, cache: ObjectCache, threads: int = 1, isa: str | None = Non
     return native.compile_plan(plan, threads=threads, isa=isa, cache=cache)
 
 
-@pytest.mark.parametrize("isa", available())
+@pytest.mark.parametrize("isa", sets())
 def test_a_plan_computes_what_it_says(cache: ObjectCache, isa: str) -> None:
     plan = mlp(9, 7, 20, 5)
     function = load(plan, cache, isa=isa)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gradc.codegen.llvm.gemm import gemm
 from gradc.codegen.llvm.gemm.blocking import blocking
 from gradc.codegen.llvm.host import jit
-from gradc.codegen.llvm.isa import available, select
+from gradc.codegen.llvm.isa import select
 from gradc.codegen.llvm.nest import nest
 from gradc.codegen.llvm.text import Module
 from gradc.ir.loop.kernel import (
@@ -37,10 +37,10 @@ from gradc.ir.loop.kernel import (
 from gradc.ir.tensor.bf16 import from_bf16
 from gradc.ir.tensor.core import DType
 from gradc.runtime.native.arrays import NUMPY_DTYPE, as_bf16
-from tests.support.llvm_kernels import Room
+from tests.support.llvm_kernels import Room, sets
 
 Array = NDArray[Any]
-ISAS = available()
+ISAS = sets()
 EPSILON = {DType.F32: 2.0**-23, DType.F64: 2.0**-52}
 
 

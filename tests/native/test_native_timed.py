@@ -13,7 +13,7 @@ import gradc
 from gradc.codegen.backend import Loaded, backend
 from gradc.codegen.llvm import clock, driver
 from gradc.codegen.llvm.host import jit, measure
-from gradc.codegen.llvm.isa import available, host, select
+from gradc.codegen.llvm.isa import host, select
 from gradc.codegen.measured import Clocked, Limits
 from gradc.ir.plan.plan import Plan
 from gradc.runtime.bench.compare import random_inputs
@@ -24,6 +24,7 @@ from gradc.runtime.native.cache import ObjectCache
 from gradc.runtime.native.compile import Options, plan_of
 from gradc.runtime.native.limits import described, limits
 from gradc.runtime.native.load import cache_of, compile_plan
+from tests.support.llvm_kernels import sets
 from tests.support.machines import quick_limits
 
 RECURRENT = """
@@ -108,7 +109,7 @@ def test_a_program_that_is_not_timed_has_nothing_of_it() -> None:
     assert "gradc.log" not in plain
 
 
-@pytest.mark.parametrize("isa", available())
+@pytest.mark.parametrize("isa", sets())
 def test_clocks_of_all_processors_compile(isa: str) -> None:
     native, _ = compiled(WIDE, 1, B=1)
     assert native.plan is not None

@@ -3,7 +3,8 @@ reference interpreter.
 
 The pipeline runs at its strictest: every step verified, its text read back, ops reordered before
 it. What the last Plan computes over a poisoned arena is compared with the interpreter on the
-program as it was written.
+program as it was written. ``python -m tests.support.alarms`` proves any number of such
+compilations.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ def compiled_like_the_source(program: Program, tolerance: float) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(12))
 def test_double(seed: int) -> None:
     program = random_program(seed, steps=8 + seed % 8, regions=seed % 3 == 0, images=seed % 4 == 0)
     compiled_like_the_source(program, 1e-10)
 
 
-@pytest.mark.parametrize("seed", range(100, 112))
+@pytest.mark.parametrize("seed", range(100, 106))
 def test_single(seed: int) -> None:
     """Smooth programs: rounding cannot decide a branch."""
     program = random_program(seed, steps=8, dtype=DType.F32, smooth=True, regions=seed % 2 == 0)

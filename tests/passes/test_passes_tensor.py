@@ -76,7 +76,7 @@ def same_values(f: Function, g: Function, arguments: Sequence[Any], exact: bool)
             np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(30))
 def test_passes_keep_the_values_of_random_programs(seed: int) -> None:
     """Of gradients and Hessian-vector products, each pass alone; a second run changes nothing
     more.
@@ -91,7 +91,7 @@ def test_passes_keep_the_values_of_random_programs(seed: int) -> None:
                 assert change(changed) is changed
 
 
-@pytest.mark.parametrize("seed", range(100, 130))
+@pytest.mark.parametrize("seed", range(100, 112))
 def test_pipeline_at_the_strictest_level(seed: int) -> None:
     """Shuffled before every step, printed and parsed after it; the Plan computes what the source
     does.

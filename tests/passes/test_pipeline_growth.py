@@ -4,11 +4,10 @@ is always the same.
 
 from __future__ import annotations
 
+import cProfile
 import math
-import sys
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -26,19 +25,9 @@ MOST = 1.1
 
 def calls(run: Callable[[], object]) -> int:
     """How many functions, of Python and of C, ``run`` calls."""
-    count = 0
-
-    def seen(_frame: FrameType, event: str, _argument: Any) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(seen)
-    try:
-        run()
-    finally:
-        sys.setprofile(before)
-    return count
+    counter = cProfile.Profile()
+    counter.runcall(run)
+    return sum(entry.callcount for entry in counter.getstats())
 
 
 def exponent(kind: str, layers: tuple[int, int], work: Callable[..., object]) -> float:
@@ -67,14 +56,14 @@ def test_counting_sees_what_is_quadratic() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "layers"), [("chain", (25, 100)), ("mlp", (8, 32)), ("gpt", (3, 9))]
+    ("kind", "layers"), [("chain", (20, 80)), ("mlp", (6, 24)), ("gpt", (2, 6))]
 )
 def test_plans_are_made_in_linear_time(kind: str, layers: tuple[int, int]) -> None:
     """From the program to the Plan, every step together."""
     assert exponent(kind, layers, run_pipeline) < MOST
 
 
-@pytest.mark.parametrize(("kind", "layers"), [("chain", (20, 60)), ("mlp", (4, 12))])
+@pytest.mark.parametrize(("kind", "layers"), [("chain", (15, 45)), ("mlp", (4, 12))])
 def test_budgets_are_refused_in_linear_time(kind: str, layers: tuple[int, int]) -> None:
     """The estimate, the plain program and the most frugal policies."""
 

@@ -18,7 +18,8 @@ from gradc.runtime.reports.memory_chart import choices_svg, work_ticks
 from tests.support.command_line import Done, gradc
 from tests.support.memory_subjects import EXAMPLES, ROOT
 
-GPT = (ROOT / "examples" / "text" / "gpt.grad", "-D", "B=2", "-D", "T=16", "-D", "D=32")
+DIMS = ("B=2", "T=16", "D=32", "N=2", "L=2")
+GPT = (ROOT / "examples" / "text" / "gpt.grad", *(flag for dim in DIMS for flag in ("-D", dim)))
 Box = tuple[float, float, float, float]
 SPACE = "{http://www.w3.org/2000/svg}"
 
@@ -29,6 +30,21 @@ def front() -> list[dict[str, float]]:
         "choices"
     ]
     return found
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, str]:
+    """What ``--pareto`` prints, and its picture."""
+    file = tmp_path_factory.mktemp("table") / "picture.svg"
+    done = gradc("plan", *GPT, "--pareto", "--svg", file)
+    assert done.status == 0
+    return done, file.read_text()
+
+
+@pytest.fixture(scope="module")
+def refusal() -> Done:
+    """A budget of one byte."""
+    return refused(1)
 
 
 def refused(budget: int) -> Done:
@@ -47,7 +63,9 @@ def test_packing_loses_at_most_a_twentieth(path: Path) -> None:
     assert float(gap) <= 5.0
 
 
-def test_gaps_of_work_are_small_or_explained(front: list[dict[str, float]]) -> None:
+def test_gaps_of_work_are_small_or_explained(
+    front: list[dict[str, float]], table: tuple[Done, str]
+) -> None:
     """Every budget of the table: a gap of more than 5 % comes with its reason, a smaller one
     without.
     """
@@ -57,15 +75,15 @@ def test_gaps_of_work_are_small_or_explained(front: list[dict[str, float]]) -> N
         (gap,) = re.findall(r"recomputation: work ([0-9.]+)% above a bound", said)
         assert (EXPLAINED in said) == (float(gap) > 5.0)
         seen.add(EXPLAINED in said)
-    table = gradc("plan", *GPT, "--pareto")
-    assert (EXPLAINED in table.err) == any(c["gap"] > 0.05 for c in front)
+    assert (EXPLAINED in table[0].err) == any(c["gap"] > 0.05 for c in front)
     assert True in seen, "the most frugal choice is far above the bound"
 
 
-def test_a_refusal_names_a_budget_that_is_kept(front: list[dict[str, float]]) -> None:
+def test_a_refusal_names_a_budget_that_is_kept(
+    front: list[dict[str, float]], refusal: Done
+) -> None:
     """The number after `allow` is feasible, one byte less is not; it is the end of the table."""
-    done = refused(1)
-    smallest = int(re.findall(r"allow (\d+) bytes", done.err)[0])
+    smallest = int(re.findall(r"allow (\d+) bytes", refusal.err)[0])
     assert smallest == front[-1]["peak_bytes"]
     kept = gradc("plan", *GPT, "--budget", smallest, "--check")
     assert kept.status == 0 and f"peak {smallest} bytes" in kept.out and "no fault" in kept.out
@@ -73,14 +91,13 @@ def test_a_refusal_names_a_budget_that_is_kept(front: list[dict[str, float]]) ->
     assert f"allow {smallest} bytes" in again.err
 
 
-def test_a_refusal_quotes_the_lines_that_bind() -> None:
+def test_a_refusal_quotes_the_lines_that_bind(refusal: Done) -> None:
     """Groups of tensors with sizes and types, each under its line of the model; all fit the arena
     together.
     """
-    done = refused(1)
-    smallest = int(re.findall(r"allow (\d+) bytes", done.err)[0])
+    smallest = int(re.findall(r"allow (\d+) bytes", refusal.err)[0])
     arena = json.loads(gradc("plan", *GPT, "--budget", smallest, "--json").out)["arena_bytes"]
-    quoted = re.findall(r"^ *(\d+) \| (.*)\n +\| +[-^]+ (.*)$", done.err, re.MULTILINE)
+    quoted = re.findall(r"^ *(\d+) \| (.*)\n +\| +[-^]+ (.*)$", refusal.err, re.MULTILINE)
     lines = GPT[0].read_text().splitlines() if isinstance(GPT[0], Path) else []
     assert 1 <= len(quoted) <= 3
     together = 0.0
@@ -93,8 +110,8 @@ def test_a_refusal_quotes_the_lines_that_bind() -> None:
     assert 0.2 * arena < together <= arena
 
 
-def test_the_table_is_the_json(front: list[dict[str, float]]) -> None:
-    title, head, *rows = gradc("plan", *GPT, "--pareto").out.splitlines()
+def test_the_table_is_the_json(front: list[dict[str, float]], table: tuple[Done, str]) -> None:
+    title, head, *rows = table[0].out.splitlines()
     assert title.startswith("gpt") and head.split()[0] == "peak"
     cells = [re.split(r"  +", row) for row in rows]
     assert [int(c[1]) for c in cells] == [c["peak_bytes"] for c in front]
@@ -141,15 +158,14 @@ def is_readable(svg: str) -> None:
     assert "prefers-color-scheme:dark" in svg and ".page{fill:#0d1117}" in svg
 
 
-@pytest.mark.parametrize("flags", [(), ("--pareto",)])
-def test_pictures_are_readable(flags: tuple[str, ...], tmp_path: Path) -> None:
+def test_pictures_are_readable(table: tuple[Done, str], tmp_path: Path) -> None:
     """No text over another, none outside, two colour schemes; marks of bytes are round."""
-    done = gradc("plan", *GPT, *flags, "--svg", tmp_path / "picture.svg")
+    done = gradc("plan", *GPT, "--svg", tmp_path / "picture.svg")
     assert done.status == 0
-    svg = (tmp_path / "picture.svg").read_text()
-    is_readable(svg)
-    marks = [t for t, _ in texts(svg) if re.fullmatch(r"[0-9.]+ (B|KiB|MiB)", t)]
-    assert "0 B" in marks and len(marks) >= 4
+    for svg in ((tmp_path / "picture.svg").read_text(), table[1]):
+        is_readable(svg)
+        marks = [t for t, _ in texts(svg) if re.fullmatch(r"[0-9.]+ (B|KiB|MiB)", t)]
+        assert "0 B" in marks and len(marks) >= 4
 
 
 def test_crowded_fronts_stay_readable() -> None:

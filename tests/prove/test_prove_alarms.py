@@ -33,7 +33,7 @@ def sides(factor: float, dtype: DType) -> tuple[Function, Function]:
 # takes any.
 SEEDS = (4, 16, 18, 34, 37, 40, 45, 53, 165, 225, 300, 305)
 # Three of them, or like them, under every policy.
-ALL_POLICIES = (2, 6, 45)
+ALL_POLICIES = (2, 6, 16)
 
 
 @pytest.mark.parametrize(

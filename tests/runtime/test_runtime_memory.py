@@ -6,7 +6,6 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -38,8 +37,15 @@ def models_of(path: Path) -> list[gradc.Model]:
     return [net for net in found if not net.outputs[net.result].rank]
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_every_example_allocates_what_its_plan_says(path: Path) -> None:
+# Each kind once: layers, images, loops, states of its own, several models in a file, inputs only.
+# That the bytes are those of the Plan for all of them is in tests/place/test_memory_contract.py.
+KINDS = ("autoencoder", "cnn", "lstm", "gpt", "w16", "w19", "w20")
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in EXAMPLES if p.stem in KINDS], ids=lambda p: str(p.stem)
+)
+def test_examples_allocate_what_their_plans_say(path: Path) -> None:
     for net in models_of(path):
         wrt = "params" if net.select("params") else "inputs"
         inputs = random_inputs(net, {}, 0)
@@ -52,7 +58,7 @@ def test_every_example_allocates_what_its_plan_says(path: Path) -> None:
         assert plan.check() == ()
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 def test_generated_programs_allocate_what_their_plans_say(seed: int) -> None:
     program = random_program(seed, regions=seed % 2 == 0, images=seed % 5 == 0)
     names = program.differentiable
@@ -115,16 +121,14 @@ def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("program", "dims", "threads"),
     [
         ("digits/mlp.grad", {"B": 64}, 2),
-        ("digits/cnn.grad", {"B": 4}, 1),
         ("text/lstm.grad", {"B": 2, "H": 16}, 1),
-        ("text/gpt.grad", {"B": 2}, 2),
     ],
 )
 def test_a_call_allocates_nothing(
     counter: Path, program: str, dims: dict[str, int], threads: int
 ) -> None:
     """Fifty training steps make not one call to the allocator; the arena is exactly what was
-    predicted.
+    predicted. Other networks: tests/place/test_memory_allocations.py.
     """
     command = [
         sys.executable, "-c", WATCHED, str(ROOT / "examples" / program), json.dumps(dims),
@@ -169,17 +173,10 @@ def test_a_training_step_keeps_its_budget_and_its_bits() -> None:
 
 
 def test_a_refused_budget_names_the_lines_that_bind() -> None:
-    net = gradc.load(ROOT / "examples" / "text" / "gpt.grad", dims={"B": 2})
-    step = net.train_step("sgd(lr=0.1)", budget="1MiB")
-    for ask in (partial(net.plan, "1MiB"), step.plan):
+    dims = {"B": 2, "T": 16, "D": 32, "N": 2, "L": 2}
+    net = gradc.load(ROOT / "examples" / "text" / "gpt.grad", dims=dims)
+    step = net.train_step("sgd(lr=0.1)", budget="1kB")
+    for ask in (partial(net.plan, "1kB"), step.plan):
         with pytest.raises(gradc.DiagnosticError, match="GC0602") as refused:
             ask()
         assert "gelu(up(ln2(h)))" in str(refused.value)
-
-
-def test_what_the_smallest_offer_promises_is_kept() -> None:
-    net = gradc.load(ROOT / "examples" / "text" / "gpt.grad", dims={"B": 2})
-    with pytest.raises(gradc.DiagnosticError) as refused:
-        net.plan("1MiB")
-    offered: Any = refused.value
-    assert net.plan(offered.smallest).peak_bytes == offered.smallest

@@ -63,7 +63,8 @@ STEPS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def peers(jax: Any) -> dict[str, Callable[[Any], Any]]:
+def inner_peers(jax: Any) -> dict[str, Callable[..., Any]]:
+    """JAX's transforms of a scalar function; whatever the way, a gradient is one gradient."""
     known: dict[str, Callable[[Any], Any]] = {
         "value_and_grad": lambda f: lambda x: jax.numpy.multiply(*jax.value_and_grad(f)(x)),
         "vjp": lambda f: lambda x: jax.vjp(f, x)[1](1.5)[0],
@@ -75,10 +76,23 @@ def peers(jax: Any) -> dict[str, Callable[[Any], Any]]:
     return {name: known.get(name, jax.grad) for name in STEPS}
 
 
+def outer_peer(name: str, value: Any, slope: Any, curvature: Any) -> Any:
+    """The outer transform by its definition, from value, gradient and Hessian of the inner one."""
+    known: dict[str, Callable[[], Any]] = {
+        "value_and_grad": lambda: value * slope,
+        "vjp": lambda: 1.5 * slope,
+        "jvp": lambda: slope @ V,
+        "hvp": lambda: curvature @ V,
+        "hessian": lambda: curvature,
+        "jit": lambda: value,
+    }
+    return known.get(name, lambda: slope)()
+
+
 def test_every_transform_of_every_transform_is_jaxs() -> None:
     jax = pytest.importorskip("jax")
     jnp = jax.numpy
-    known = peers(jax)
+    known = inner_peers(jax)
 
     def peer_scalar(x: Any) -> Any:
         return jnp.sum((jnp.sin(x) * jnp.sum(x[::-1] * x) + x * x * x) * x)
@@ -87,16 +101,22 @@ def test_every_transform_of_every_transform_is_jaxs() -> None:
         return lambda x: jnp.sum(jnp.cos(f(x) / 4)) if jnp.ndim(f(x)) else f(x)
 
     with jax.enable_x64(True):
-        pairs = {(known[a], known[b]): None for a, b in itertools.product(STEPS, STEPS)}
-        whole = [a(peer_to_scalar(b(peer_scalar))) for a, b in pairs]
-        results = jax.jit(lambda x: [f(x) for f in whole])(X)
-        expected = dict(zip(pairs, results, strict=True))
-        for outer, inner in itertools.product(STEPS, STEPS):
-            mine = STEPS[outer](to_scalar(STEPS[inner](scalar)))
-            pair = known[outer], known[inner]
-            found = np.asarray(interpreted(mine, X), np.float64)
-            message = f"{outer} of {inner}"
-            np.testing.assert_allclose(found, expected[pair], 1e-9, 1e-9, err_msg=message)
+        whole = {step: peer_to_scalar(step(peer_scalar)) for step in known.values()}
+        found = jax.jit(
+            lambda x: [(f(x), jax.grad(f)(x), jax.hessian(f)(x)) for f in whole.values()]
+        )
+        results = [tuple(map(np.asarray, row)) for row in found(X)]
+    expected = dict(zip(whole, results, strict=True))
+    for outer, inner in itertools.product(STEPS, STEPS):
+        mine = STEPS[outer](to_scalar(STEPS[inner](scalar)))
+        theirs = outer_peer(outer, *expected[known[inner]])
+        np.testing.assert_allclose(
+            np.asarray(interpreted(mine, X), np.float64),
+            theirs,
+            1e-9,
+            1e-9,
+            err_msg=f"{outer} of {inner}",
+        )
 
 
 def interpreted(function: Any, x: Any) -> Any:

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gradc.codegen.llvm.host import jit
-from gradc.codegen.llvm.isa import select
+from gradc.codegen.llvm.isa import Isa, available, select
 from gradc.codegen.llvm.nest import nest
 from gradc.codegen.llvm.text import Module
 from gradc.ir.loop.execute import execute_kernel
@@ -21,6 +22,18 @@ from gradc.ir.loop.verbs import from_memory, stored_dtype
 from gradc.ir.tensor.core import DType
 
 Array = npt.NDArray[Any]
+
+
+def sets() -> tuple[str, ...]:
+    """The instruction sets of ``available`` that code is made differently for: one that has all
+    facts of the host is covered by ``native``.
+    """
+
+    def facts(isa: Isa) -> Isa:
+        return replace(isa, name="", cpu="", features="")
+
+    native = facts(select("native"))
+    return tuple(n for n in available() if n == "native" or facts(select(n)) != native)
 
 
 class Compiled:
