@@ -21,7 +21,7 @@ import numpy as np
 
 from gradc.codegen.cuda.verbs import CONSTANTS, FUNCTIONS, TEXT_VERBS
 from gradc.codegen.maths import elementary
-from gradc.codegen.maths.floats import Floats, Opcode, Predicate
+from gradc.codegen.maths.floats import Floats, Opcode, Order, Predicate
 
 # How strongly Python binds what a term is written as; calls, names and literals most.
 _COMPARED, _OR, _AND, _SUM, _PRODUCT, _CALL = 1, 2, 3, 4, 5, 9
@@ -193,6 +193,12 @@ class TextFloats(Floats[Term]):
             moved = self._call("shr", a, other, kind=self.bits_kind)
             return self.integer("and", moved, (1 << (64 - b)) - 1)
         return self._call(_WORDS[opcode], a, other, kind=self.bits_kind)
+
+    def compare_bits(self, predicate: Order, a: Term, b: Term) -> Term:
+        if self.double:
+            raise ValueError("i64 has no order without sign")
+        sign = {"uge": ">=", "ugt": ">", "ult": "<"}[predicate]
+        return self._infix(sign, a, b, _COMPARED, "bool")
 
     def has_bit(self, bits: Term, number: int) -> Term:
         masked = self.integer("and", bits, 1 << number)

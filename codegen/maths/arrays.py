@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from gradc.codegen.maths.floats import Floats, Opcode, Predicate
+from gradc.codegen.maths.floats import Floats, Opcode, Order, Predicate
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -91,6 +91,9 @@ class ArrayFloats(Floats[Array]):
         other = self.i(b) if isinstance(b, int) else b
         return np.asarray(_OPERATIONS[opcode](a, other))
 
+    def compare_bits(self, predicate: Order, a: Array, b: Array) -> Array:
+        return np.asarray(_ORDERS[predicate](a, b))
+
     def has_bit(self, bits: Array, number: int) -> Array:
         return np.asarray((bits & self.i(1 << number)) != 0)
 
@@ -128,6 +131,11 @@ _COMPARISONS: dict[Predicate, Callable[[Array, Array], Array]] = {
     "ult": lambda a, b: ~(a >= b),
     "une": np.not_equal,
     "uno": lambda a, b: np.isnan(a) | np.isnan(b),
+}
+_ORDERS: dict[Order, Callable[[Array, Array], Array]] = {
+    "uge": np.greater_equal,
+    "ugt": np.greater,
+    "ult": np.less,
 }
 _OPERATIONS: dict[Opcode, Callable[[Array, Array], Array]] = {
     "add": np.add,

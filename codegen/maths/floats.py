@@ -20,6 +20,7 @@ from typing import Generic, Literal, TypeVar
 V = TypeVar("V")
 # As LLVM names them: o is false where an operand is NaN, u is true there.
 Predicate = Literal["oeq", "ogt", "olt", "one", "ord", "ult", "une", "uno"]
+Order = Literal["uge", "ugt", "ult"]
 Opcode = Literal["add", "sub", "mul", "and", "or", "xor", "shl", "lshr"]
 
 
@@ -111,6 +112,10 @@ class Floats(ABC, Generic[V]):
     @abstractmethod
     def integer(self, opcode: Opcode, a: V, b: V | int) -> V:
         """An operation on bits."""
+
+    @abstractmethod
+    def compare_bits(self, predicate: Order, a: V, b: V) -> V:
+        """A condition on two numbers without sign."""
 
     @abstractmethod
     def has_bit(self, bits: V, number: int) -> V:

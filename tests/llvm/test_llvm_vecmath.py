@@ -4,12 +4,7 @@ instruction set.
 
 from __future__ import annotations
 
-import importlib
-import math
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from gradc.codegen.llvm.isa import available
@@ -17,10 +12,9 @@ from gradc.codegen.maths import coefficients, fit
 from gradc.codegen.maths.elementary import ULPS, UNARY
 from gradc.ir.tensor.core import DType
 from tests.support.llvm_kernels import Compiled, elementwise, sets
+from tests.support.maths_errors import LONG, errors, long_truth
 from tests.support.maths_inputs import FLOAT, powers, samples, specials
 
-Array = npt.NDArray[Any]
-LONG = np.longdouble
 SAMPLES = 20_000
 BOUNDS = {
     dtype: {name: bounds[n] for name, bounds in ULPS.items()}
@@ -30,43 +24,6 @@ BOUNDS = {
 pytestmark = pytest.mark.skipif(
     np.finfo(LONG).nmant < 63, reason="no extended precision to compare with"
 )
-
-
-def errors(got: Array, truth: Array) -> Array:
-    """Distances in units of the last place of the true result; infinite where inf, NaN or a sign of
-    0 is wrong.
-    """
-    kind = got.dtype.type
-    info = np.finfo(kind)
-    with np.errstate(all="ignore"):
-        rounded = truth.astype(kind)
-        size = np.maximum(np.abs(truth), LONG(info.tiny))
-        exponent = np.where(np.isfinite(size), np.floor(np.log2(size)), 0).astype(np.int64)
-        distance = np.abs(got.astype(LONG) - truth) / np.ldexp(LONG(1), exponent - info.nmant)
-    edge = ~np.isfinite(rounded) | ~np.isfinite(got)
-    same = (got == rounded) | (np.isnan(got) & np.isnan(rounded))
-    # Rounding to infinity one ulp early or late is an error of that size, not an infinite one.
-    near_top = np.isfinite(truth) & (np.abs(truth) > LONG(info.max) * (1 - 2 * LONG(info.eps)))
-    edge &= ~near_top
-    unsigned = (rounded == 0) & (np.signbit(got) != np.signbit(rounded))
-    result: Array = np.where(edge, np.where(same, 0, np.inf), distance).astype(np.float64)
-    result[near_top & ~np.isfinite(got)] = 0
-    result[unsigned] = np.inf
-    return result
-
-
-def long_truth(name: str, x: Array) -> Array:
-    with np.errstate(all="ignore"):
-        wide = x.astype(LONG)
-        if name != "erf":
-            return np.asarray(getattr(np, name)(wide))
-    if x.dtype == np.float32:
-        return np.array([LONG(math.erf(v)) for v in x])
-    mpmath: Any = importlib.import_module("mpmath")
-    mpmath.mp.dps = 30
-    return np.array(
-        [LONG(str(mpmath.erf(v))) if np.isfinite(v) and v else LONG(math.erf(v)) for v in x]
-    )
 
 
 @pytest.mark.parametrize("isa", sets())
@@ -92,8 +49,7 @@ def test_pow_is_within_its_bound(dtype: DType, isa: str) -> None:
     x, y = powers(dtype, SAMPLES, np.random.default_rng(21))
     out = np.empty_like(x)
     Compiled([elementwise("pow", len(x), [dtype, dtype], dtype)], isa)([x, y, out])
-    with np.errstate(all="ignore"):
-        found = errors(out, np.power(x.astype(LONG), y.astype(LONG)))
+    found = errors(out, long_truth("pow", x, y))
     worst = int(np.argmax(found))
     assert found[worst] <= BOUNDS[dtype]["pow"], f"{x[worst]!r} ** {y[worst]!r} = {out[worst]!r}"
 

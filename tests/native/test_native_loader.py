@@ -18,14 +18,14 @@ from gradc.codegen.llvm.isa import host
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# A function that reads constants, a table of addresses, writable data, and calls libm and an
+# A function that reads constants, a table of addresses, writable data, and calls libc and an
 # import.
 MODULE = """
 @table = internal constant [2 x ptr] [ptr @plus, ptr @minus]
 @calls = internal global i64 0
 @scale = internal constant <4 x float> <float 1.0, float 2.0, float 3.0, float 4.0>
 
-declare float @expf(float)
+declare i32 @sched_yield()
 declare void @gradc_parallel(ptr)
 
 define internal float @plus(float %a) { %r = fadd float %a, 1.0e+00
@@ -40,7 +40,9 @@ define float @work(float %x, i64 %which) {
   %place = getelementptr [2 x ptr], ptr @table, i64 0, i64 %which
   %f = load ptr, ptr %place
   %y = call float %f(float %x)
-  %z = call float @expf(float %y)
+  %zero = call i32 @sched_yield()
+  %w = sitofp i32 %zero to float
+  %z = fadd float %y, %w
   %v = load <4 x float>, ptr @scale
   %last = extractelement <4 x float> %v, i64 3
   %r = fmul float %z, %last
@@ -74,8 +76,8 @@ def functions(library: jit.Library) -> tuple[Callable[..., float], Callable[[], 
 def test_constants_tables_data_and_calls(code: bytes) -> None:
     library = jit.Library(code, ["work", "count"], IMPORTS)  # as long as it lives, so does its code
     work, count = functions(library)
-    assert work(0.5, 0) == pytest.approx(4 * np.exp(1.5), rel=1e-6)
-    assert work(0.5, 1) == pytest.approx(4 * np.exp(-0.5), rel=1e-6)
+    assert work(0.5, 0) == 4 * 1.5
+    assert work(0.5, 1) == 4 * -0.5
     assert count() == 2
 
 

@@ -1,6 +1,6 @@
 """``gradc compile``: object, shared library, C header and manifest of one or more Plans.
 
-The object holds every entry and its own thread pool, and needs nothing but libc and libm. The
+The object holds every entry and its own thread pool, and needs nothing but libc. The
 manifest says what is in it: entries, ports, sizes, and digests of source, Plans and files, so that
 a certificate can name them.
 
@@ -158,7 +158,7 @@ def link_shared(code: bytes, name: str) -> bytes:
         source, target = Path(folder) / f"{name}.o", Path(folder) / f"{name}.so"
         source.write_bytes(code)
         options = ["-shared", "-Wl,--as-needed", "-Wl,-z,noexecstack", f"-Wl,-soname,{name}.so"]
-        command = [_compiler() or "cc", *options, "-o", str(target), str(source), "-lm"]
+        command = [_compiler() or "cc", *options, "-o", str(target), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             notes = tuple(done.stderr.strip().splitlines()[-5:])

@@ -314,10 +314,8 @@ def _unmap(base: int, size: int) -> None:
 @functools.cache
 def _process_address(name: str) -> int:
     """The address of a function of the process. Raises LoadError."""
-    for library in (None, "libm.so.6"):
-        try:
-            function = ctypes.CDLL(library)[name]
-        except (OSError, AttributeError):
-            continue
-        return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
-    raise LoadError(f"there is no function `{name}` in this process")
+    try:
+        function = ctypes.CDLL(None)[name]
+    except (OSError, AttributeError):
+        raise LoadError(f"there is no function `{name}` in this process") from None
+    return int(ctypes.cast(function, ctypes.c_void_p).value or 0)

@@ -22,19 +22,17 @@ from typing import Any
 from gradc.codegen.llvm.host import elf
 from gradc.codegen.llvm.isa import Isa, host
 
-# Symbols that generated code may take from outside: libc, libm, and the interpreter for the call
-# wrapper.
+# Symbols that generated code may take from outside: libc, and the interpreter for the call wrapper.
+# No mathematics: its bits would be those of the machine's own library.
 _THREADS = ("pthread_create", "pthread_join", "pthread_sigmask", "sigfillset", "sched_yield")
 _STACKS = ("pthread_attr_init", "pthread_attr_setstacksize", "pthread_attr_destroy")
 _CLOCKS = ("clock_gettime",)  # of timed programs
 LIBC = frozenset((*_THREADS, *_STACKS, *_CLOCKS, "syscall", "memcpy", "memmove", "memset"))
-_FUNCTIONS = "exp expm1 log log1p sin cos tan tanh erf pow fmod floor rint roundeven trunc sqrt fma"
-LIBM = frozenset(f"{name}{suffix}" for name in _FUNCTIONS.split(" ") for suffix in ("", "f"))
 _OBJECTS = ("Py_IncRef", "Py_DecRef", "PyLong_FromLong", "PyErr_Clear")
 _DICTS = ("PyDict_Size", "PyDict_GetItemWithError", "PyDict_New", "PyDict_SetItem")
 _TUPLES = ("PyTuple_New", "PyTuple_SetItem")
 PYTHON = frozenset(("PyEval_SaveThread", "PyEval_RestoreThread", *_OBJECTS, *_DICTS, *_TUPLES))
-OUTSIDE = LIBC | LIBM | PYTHON | {"gradc_parallel", "gradc_exchange"}
+OUTSIDE = LIBC | PYTHON | {"gradc_parallel", "gradc_exchange"}
 
 # Functions longer than this (lines) get the fast register allocator: the good one is superlinear.
 LONG_FUNCTION = 20_000

@@ -21,7 +21,7 @@ from gradc.codegen.llvm.text import (
     with_element,
 )
 from gradc.codegen.maths import floats
-from gradc.codegen.maths.floats import Opcode, Predicate
+from gradc.codegen.maths.floats import Opcode, Order, Predicate
 
 
 class Floats(floats.Floats[Value]):
@@ -118,6 +118,9 @@ class Floats(floats.Floats[Value]):
     def integer(self, opcode: Opcode, a: Value, b: Value | int) -> Value:
         return self.fn.binary(opcode, a, constant(a.type, b) if isinstance(b, int) else b)
 
+    def compare_bits(self, predicate: Order, a: Value, b: Value) -> Value:
+        return self.fn.compare(f"icmp {predicate}", a, b)
+
     def has_bit(self, bits: Value, number: int) -> Value:
         masked = self.integer("and", bits, 1 << number)
         return self.fn.compare("icmp ne", masked, constant(bits.type, 0))
@@ -197,7 +200,10 @@ class Floats(floats.Floats[Value]):
         element = element_of(self.type)
         own = f"gradc.{function.__name__}.{element}"
         if own not in self.fn.module.functions:
-            fn = self.fn.module.function(own, element, [(element, "x")], attributes="noinline cold")
+            # Not optimised: it is seldom called, and hundreds of instructions take time.
+            fn = self.fn.module.function(
+                own, element, [(element, "x")], attributes="noinline cold optnone"
+            )
             fn.ret(function(Floats(fn, self.isa, element), fn.parameters[0]))
         return own
 

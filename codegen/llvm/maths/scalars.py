@@ -30,8 +30,8 @@ from gradc.codegen.llvm.text import (
     vector,
     with_element,
 )
-from gradc.codegen.maths import elementary
-from gradc.codegen.maths.floats import Predicate, round_f32
+from gradc.codegen.maths import elementary, scalars
+from gradc.codegen.maths.floats import round_f32
 from gradc.ir.tensor.algebra import VERBS
 from gradc.ir.tensor.bf16 import round_to_bf16
 from gradc.ir.tensor.core import DType
@@ -236,37 +236,23 @@ class Scalars:
         if name in plain:
             return plain[name](*values)
         if name in ("max", "min"):
-            return self._extreme(k, "ogt" if name == "max" else "olt", *values)
-        if name == "rsqrt":
-            return k.div(k.c(1.0), k.sqrt(values[0]))
-        if name == "gate":
-            ct, partial = values
-            return k.select(k.compare("oeq", ct, k.c(0.0)), k.c(0.0), k.mul(ct, partial))
-        if name == "sign":
-            (x,) = values
-            one = k.copysign(k.c(1.0), x)
-            result = k.select(k.compare("oeq", x, k.c(0.0)), k.c(0.0), one)
-            return k.select(k.compare("uno", x, x), x, result)
+            return self._extreme(k, name, *values)
+        if name in scalars.VERBS:
+            result: Value = scalars.VERBS[name](k, *values)
+            return result
         if name == "fma":
             return k.fma(*values)
-        if name in ("floordiv", "mod"):
-            return self._float_quotient(k, name, *values)
         raise ValueError(f"floats have no {name}")
 
-    def _extreme(self, k: Floats, order: Predicate, a: Value, b: Value) -> Value:
+    def _extreme(self, k: Floats, name: str, a: Value, b: Value) -> Value:
         """The larger or smaller; NaN if either is. Of equals (the two zeros) the second."""
         if not a.name.startswith("%"):
             a, b = b, a
         if not b.name.startswith("%") and b != k.c(math.nan):
             # With the literal first, one instruction passes NaN on.
-            return k.select(k.compare(order, b, a), b, a)
-        larger = k.select(k.compare(order, a, b), a, b)
-        return k.select(k.compare("uno", a, a), a, larger)
-
-    def _float_quotient(self, k: Floats, name: str, a: Value, b: Value) -> Value:
-        """floor(a/b), and a - floor(a/b) b."""
-        quotient = k.floor(k.div(a, b))
-        return quotient if name == "floordiv" else k.sub(a, k.mul(quotient, b))
+            return k.select(k.compare("ogt" if name == "max" else "olt", b, a), b, a)
+        result: Value = scalars.VERBS[name](k, a, b)
+        return result
 
     def _power(self, dtype: DType, operands: Sequence[Value]) -> Value | None:
         """x to a literal power of which products or one square root are right in every case."""
@@ -276,22 +262,11 @@ class Scalars:
         k = self.floats(x.type)
         if y.type != x.type:
             y = self.fn.splat(y, lanes_of(x.type))
-        powers: dict[float, Callable[[], Value]] = {
-            1.0: lambda: x,
-            2.0: lambda: k.mul(x, x),
-            3.0: lambda: k.mul(k.mul(x, x), x),
-            -1.0: lambda: k.div(k.c(1.0), x),
-            0.5: lambda: self._root(k, x),
-        }
-        for power, make in powers.items():
+        for power, make in scalars.POWERS.items():
             if y == k.c(power):
-                return make()
+                result: Value = make(k, x)
+                return result
         return None
-
-    def _root(self, k: Floats, x: Value) -> Value:
-        """pow(x, 1/2): sqrt, but +0 for -0 and infinity for -infinity."""
-        infinite = k.compare("oeq", x, k.c(-math.inf))
-        return k.select(infinite, k.c(math.inf), k.sqrt(k.add(x, k.c(0.0))))
 
     # ---- types ----------------------------------------------------------------------------------
 
@@ -327,7 +302,7 @@ class Scalars:
             source = DType.F64
         if source is DType.F64:
             if target in _NARROW:
-                return self.round_to(self._round_to_odd(x, type_), target)
+                return self.round_to(scalars.round_to_odd(self.floats(type_), x), target)
             return fn.convert("fptrunc", x, type_)
         if target is DType.F64:
             return fn.convert("fpext", x, type_)
@@ -339,20 +314,6 @@ class Scalars:
         full = self.fn.module.declare(name + suffix, type_, [x.type])
         return self.fn.op(f"call {type_} @{full}({x})", type_)
 
-    def _round_to_odd(self, x: Value, type_: str) -> Value:
-        """f64 to f32 such that rounding once more, to fewer bits, rounds as if directly (Boldo,
-        Melquiond).
-        """
-        fn = self.fn
-        near = fn.convert("fptrunc", x, type_)
-        back = fn.convert("fpext", near, x.type)
-        k, wide = self.floats(type_), self.floats(x.type)
-        beyond = wide.compare("ogt", wide.abs(back), wide.abs(x))
-        bits = k.to_bits(near)
-        down = fn.select(beyond, k.integer("sub", bits, 1), bits)
-        inexact = wide.compare("one", back, x)
-        return k.from_bits(fn.select(inexact, k.integer("or", down, 1), down))
-
     def round_to(self, x: Value, dtype: DType, plain: bool = False) -> Value:
         """A ``float`` rounded to a 16-bit type, still a ``float``; other types unchanged.
 
@@ -362,8 +323,7 @@ class Scalars:
         if dtype not in _NARROW or not x.name.startswith("%"):
             return x  # literals were rounded when they were made
         if dtype is DType.BF16:
-            k = self.floats(x.type)
-            return k.from_bits(k.integer("and", self._bf16_bits(x, plain), -0x10000))
+            return scalars.bf16_rounded(self.floats(x.type), x, plain)
         return self.widen(self.narrow(x, dtype), dtype)
 
     def narrow(self, x: Value, dtype: DType) -> Value:
@@ -379,7 +339,7 @@ class Scalars:
             if self.isa.half:
                 half = fn.convert("fptrunc", x, with_element(x.type, "half"))
                 return fn.convert("bitcast", half, type_)
-            return fn.convert("trunc", self._f16_bits(x), type_)
+            return fn.convert("trunc", scalars.f16_bits(self.floats(x.type), x), type_)
         return x
 
     def widen(self, x: Value, dtype: DType) -> Value:
@@ -390,58 +350,11 @@ class Scalars:
             return fn.compare("icmp ne", x, constant(x.type, 0))
         if dtype is DType.BF16:
             k = self.floats(type_)
-            return k.from_bits(k.integer("shl", fn.convert("zext", x, k.bits_type), 16))
+            return scalars.bf16_value(k, fn.convert("zext", x, k.bits_type))
         if dtype is DType.F16:
             if self.isa.half:
                 half = fn.convert("bitcast", x, with_element(x.type, "half"))
                 return fn.convert("fpext", half, type_)
-            return self._f16_value(x, type_)
+            k = self.floats(type_)
+            return scalars.f16_value(k, fn.convert("zext", x, k.bits_type))
         return x
-
-    def _bf16_bits(self, x: Value, plain: bool) -> Value:
-        """The bf16 nearest to x in the high half of an i32. (The processor's own instruction
-        flushes denormals.)
-        """
-        k = self.floats(x.type)
-        bits = k.to_bits(x)
-        tie = k.integer("and", k.integer("lshr", bits, 16), 1)
-        rounded = k.integer("add", k.integer("add", bits, 0x7FFF), tie)
-        if plain:
-            return rounded
-        # NaN is not counted up, or it would leave the NaNs; a payload in the lower half alone
-        # would be lost.
-        quiet = k.integer("or", bits, 0x400000)
-        return self.fn.select(k.compare("ord", x, x), rounded, quiet)
-
-    def _f16_bits(self, x: Value) -> Value:
-        """The f16 nearest to x in the low half of an i32, without the processor's help."""
-        k = self.floats(x.type)
-        bits = k.to_bits(x)
-        sign = k.integer("and", k.integer("lshr", bits, 16), 0x8000)
-        size = k.integer("and", bits, 0x7FFFFFFF)
-        # Normal: rebias the exponent, add half a unit (less one for ties to even), drop 13 bits.
-        tie = k.integer("and", k.integer("lshr", size, 13), 1)
-        normal = k.integer("add", k.integer("add", size, 0xFFF - ((127 - 15) << 23)), tie)
-        normal = k.integer("lshr", normal, 13)
-        # Denormal: adding 1/2 puts the 10 bits at the bottom, rounded by the addition.
-        half = k.c(0.5)
-        small = k.integer("sub", k.to_bits(k.add(k.from_bits(size), half)), k.to_bits(half))
-        fn = self.fn
-        tiny = fn.compare("icmp ult", size, k.i(113 << 23))
-        over = fn.compare("icmp ugt", size, k.i(0x477FEFFF))
-        payload = k.integer("or", k.integer("and", k.integer("lshr", size, 13), 0x3FF), 0x7E00)
-        large = fn.select(fn.compare("icmp ugt", size, k.i(0x7F800000)), payload, k.i(0x7C00))
-        value = fn.select(over, large, fn.select(tiny, small, normal))
-        return k.integer("or", value, sign)
-
-    def _f16_value(self, x: Value, type_: str) -> Value:
-        """The f32 of an f16's bits, without the processor's help."""
-        k = self.floats(type_)
-        bits = self.fn.convert("zext", x, k.bits_type)
-        sign = k.integer("shl", k.integer("and", bits, 0x8000), 16)
-        size = k.integer("shl", k.integer("and", bits, 0x7FFF), 13)
-        # 2^112 corrects the bias, denormals included; infinities and NaN get the top exponent.
-        scaled = k.to_bits(k.mul(k.from_bits(size), k.c(2.0**112)))
-        top = self.fn.compare("icmp uge", size, k.i(0x7C00 << 13))
-        value = self.fn.select(top, k.integer("or", size, 0x7F800000), scaled)
-        return k.from_bits(k.integer("or", value, sign))

@@ -1,0 +1,103 @@
+"""Errors of the vector mathematics in units of the last place, and whether NumPy arrays have the
+bits of native code.
+
+    python -m tests.support.maths_errors [--count 1048576] [--only exp,erf]
+
+Prints a Markdown row per function: ``count`` arguments and more, of all bit patterns, of edges and
+of where the function does something (``maths_inputs``), in f32 and f64. The truth is in x87 long
+doubles, that of erf in f64 by mpmath (a minute). Exit status 1 if a bound of ``elementary.ULPS`` is
+passed or a bit differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradc.codegen.maths.arrays import ArrayFloats
+from gradc.codegen.maths.elementary import FUNCTIONS, ULPS, call
+from gradc.ir.tensor.core import DType
+from tests.support.llvm_kernels import Compiled, elementwise
+from tests.support.maths_inputs import arguments, same_bits
+
+Array = npt.NDArray[Any]
+LONG = np.longdouble
+
+
+def errors(got: Array, truth: Array) -> Array:
+    """Distances in units of the last place of the true result; infinite where inf, NaN or a sign of
+    0 is wrong.
+    """
+    kind = got.dtype.type
+    info = np.finfo(kind)
+    with np.errstate(all="ignore"):
+        rounded = truth.astype(kind)
+        size = np.maximum(np.abs(truth), LONG(info.tiny))
+        exponent = np.where(np.isfinite(size), np.floor(np.log2(size)), 0).astype(np.int64)
+        distance = np.abs(got.astype(LONG) - truth) / np.ldexp(LONG(1), exponent - info.nmant)
+    edge = ~np.isfinite(rounded) | ~np.isfinite(got)
+    same = (got == rounded) | (np.isnan(got) & np.isnan(rounded))
+    # Rounding to infinity one ulp early or late is an error of that size, not an infinite one.
+    near_top = np.isfinite(truth) & (np.abs(truth) > LONG(info.max) * (1 - 2 * LONG(info.eps)))
+    edge &= ~near_top
+    unsigned = (rounded == 0) & (np.signbit(got) != np.signbit(rounded))
+    result: Array = np.where(edge, np.where(same, 0, np.inf), distance).astype(np.float64)
+    result[near_top & ~np.isfinite(got)] = 0
+    result[unsigned] = np.inf
+    return result
+
+
+def long_truth(name: str, x: Array, *more: Array) -> Array:
+    """The function ``name`` in long doubles, erf of f64 by mpmath."""
+    with np.errstate(all="ignore"):
+        wide = x.astype(LONG)
+        if name == "pow":
+            return np.asarray(np.power(wide, more[0].astype(LONG)))
+        if name != "erf":
+            return np.asarray(getattr(np, name)(wide))
+    if x.dtype == np.float32:
+        return np.array([LONG(math.erf(v)) for v in x])
+    mpmath: Any = importlib.import_module("mpmath")
+    mpmath.mp.dps = 30
+    return np.array(
+        [LONG(str(mpmath.erf(v))) if np.isfinite(v) and v else LONG(math.erf(v)) for v in x]
+    )
+
+
+def measured(name: str, dtype: DType, count: int) -> tuple[int, float, int]:
+    """Arguments tried, the largest error in ulps, and how many bits of arrays differ."""
+    rng = np.random.default_rng(7)
+    given = arguments(name, dtype, -(-count // (9 if name == "pow" else 6)), rng)
+    native = np.empty_like(given[0])
+    Compiled([elementwise(name, len(native), [dtype] * len(given), dtype)])([*given, native])
+    with np.errstate(all="ignore"):
+        arrays = call(ArrayFloats(dtype is DType.F64), name, given)
+    worst = float(errors(native, long_truth(name, *given)).max())
+    return len(native), worst, int((~same_bits(arrays, native)).sum())
+
+
+def main() -> int:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=1 << 20)
+    parser.add_argument("--only", default=",".join(FUNCTIONS))
+    asked = parser.parse_args()
+    print("| | f32 ulp | bound | f64 ulp | bound | arguments | bits that differ |")
+    print("|---|---|---|---|---|---|---|")
+    failed = False
+    for name in asked.only.split(","):
+        rows = [measured(name, dtype, asked.count) for dtype in (DType.F32, DType.F64)]
+        cells = [f"{row[1]:.3f} | {bound}" for row, bound in zip(rows, ULPS[name], strict=True)]
+        tried, differ = sum(row[0] for row in rows), sum(row[2] for row in rows)
+        print(f"| {name} | {' | '.join(cells)} | {tried} | {differ} |", flush=True)
+        failed |= differ > 0 or any(r[1] > b for r, b in zip(rows, ULPS[name], strict=True))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
