@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
+from operator import ge
 from typing import TYPE_CHECKING, Any
 
 from gradc.ir.ops.attributes import get_dims
@@ -144,19 +145,24 @@ def _window(g: Geometry, axis: int, out: int, tap: int, extent: int) -> Position
     return Position(terms, -g.padding[axis][0], extent=extent)
 
 
-# From how many rows and steps of k on a product over windows is faster than loops over taps: where
-# windows move by one place, by more, where a position is divided, and where taps are the result's.
-_SLIDING, _JUMPING, _DIVIDED, _TAPS = (24, 64), (16, 64), (8, 8), (8, 8)
+# From how many rows, columns and steps of k on a product over windows is faster than loops over
+# taps: where windows move by one place, by more, where a position is divided, and where the taps
+# are the result's.
+_Least = tuple[tuple[int, int, int], ...]
+_SLIDING: _Least = ((1, 8, 16),)
+_JUMPING: _Least = ((8, 8, 64),)
+_DIVIDED: _Least = ((2, 8, 8),)
+_TAPS: _Least = ((8, 8, 8), (16, 3, 8))
 
 
 def _order(
-    small: SumOrder, least: tuple[int, int], sizes: tuple[int, int, int], image: Sequence[int]
+    small: SumOrder, least: _Least, sizes: tuple[int, int, int], image: Sequence[int]
 ) -> SumOrder:
     """The order of a sum of ``k`` terms for each of ``m`` by ``n`` elements of a group: that of a
-    matrix product where there is enough of all, else ``small``.
+    matrix product where there is as much of all as one row of ``least`` says, else ``small``.
     """
-    m, n, k = sizes
-    is_large = n >= 8 and m >= least[0] and k >= least[1] and m * n * k >= 4096
+    fits = any(all(map(ge, sizes, row)) for row in least)
+    is_large = fits and prod(sizes) >= 4096
     return "product" if is_large and prod(image) < 1 << 31 else small
 
 

@@ -61,8 +61,8 @@ F, I = DType.F32, DType.I32
 CUT: list[tuple[str, list[tuple[tuple[int, ...], DType]], dict[str, Any]]] = [
     ("conv2d", [((2, 4, 9, 8), F), ((6, 2, 7, 5), F)], WIDE),
     ("conv2d_input", [((2, 6, 5, 7), F), ((6, 2, 7, 5), F)], {**WIDE, "size": (9, 8)}),
-    ("conv2d_filter", [((2, 4, 9, 8), F), ((2, 6, 5, 7), F)], {**WIDE, "size": (7, 5)}),
-    ("conv2d", [((1, 3, 6, 9), F), ((4, 3, 3, 3), F)], SMALL),
+    ("conv2d_filter", [((2, 4, 9, 8), F), ((2, 4, 5, 7), F)], {**WIDE, "size": (7, 5)}),
+    ("conv2d", [((1, 1, 6, 9), F), ((4, 1, 3, 3), F)], SMALL),
     ("scatter_add", [((150,), I), ((150, 70), F)], {"axis": 0, "size": 5}),
     ("cumsum", [((2, 5, 70), F)], {"axis": 1, "reverse": True}),
     ("fft", [((2, 3, 12, 20), F)], {"axis": 2}),

@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 
 from gradc.codegen.llvm import static
 from gradc.codegen.llvm.gemm import pack, pairs, patch, slide
@@ -32,10 +32,22 @@ from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value, vector
 from gradc.ir.loop.kernel import Buffer, Factor, Gemm, Kernel
 
-# emit(function, gemm, pointers, batch indices, i, first j, acc, mask): the epilogue of ``acc``'s
-# lanes.
+# emit(function, gemm, pointers, batch indices, i, first j, acc, mask, step, fence): the epilogue of
+# ``acc``'s lanes; ``step`` divides the first j, and no multiple of ``fence`` is among the others.
 Epilogue = Callable[
-    [Function, Gemm, dict[Buffer, Value], Sequence[Value], Value, Value, Value, Value | None], None
+    [
+        Function,
+        Gemm,
+        dict[Buffer, Value],
+        Sequence[Value],
+        Value,
+        Value,
+        Value,
+        Value | None,
+        int,
+        int,
+    ],
+    None,
 ]
 
 
@@ -175,7 +187,12 @@ class _Emitter:
                 type_ = vector(self.element, lanes)
                 acc = f.load(f.address(line, self.element, i64(first)), type_, 4)
                 column = f.binary("add", j, i64(first))
-                self.epilogue(f, gemm, places, batch, index, column, acc, mask)
+                step = gcd(self.cut.width, first)
+                if cut.slide is not None:
+                    step = gcd(step, cut.columns)
+                fence = cut.slide.patch.places[-1] if cut.slide is not None else 0
+                here = places, batch, index, column, acc, mask
+                self.epilogue(f, gemm, *here, step, fence)
                 first += lanes
         f.ret()
         return name

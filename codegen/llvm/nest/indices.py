@@ -26,12 +26,14 @@ _EXACT = 1 << 31  # multiplication by a reciprocal is exact for dividends below
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known of a variable: its least and greatest value, and a divisor of it (0 for zero
-    itself).
+    itself). No vector of it has a multiple of ``fence`` inside, but for its first lane (0: not
+    known of any).
     """
 
     low: int
     high: int
     divisor: int
+    fence: int = 0
 
 
 class Indices:
@@ -42,11 +44,11 @@ class Indices:
         self.memory = memory
         self.facts: dict[Var, Facts] = {}
 
-    def enter(self, index: Var, extent: int, step: int = 1, start: int = 0) -> None:
+    def enter(self, index: Var, extent: int, step: int = 1, start: int = 0, fence: int = 0) -> None:
         """A loop index runs over [0, extent); its value now is a multiple of ``step`` (or the
         literal ``start``).
         """
-        self.facts[index] = Facts(0, max(extent - 1, 0), math.gcd(step, start))
+        self.facts[index] = Facts(0, max(extent - 1, 0), math.gcd(step, start), fence)
 
     def of(self, affine: Affine) -> Facts | None:
         """The facts about a sum, None if a term is unknown."""
@@ -114,7 +116,8 @@ class Indices:
             steps = tuple(_apply(verb, step, divisor) for step in place.pattern)
             return Address(start if verb == "floordiv" else i64(0), steps if any(steps) else ())
         common = math.gcd(facts.divisor, divisor)
-        if min(place.pattern) >= 0 and max(place.pattern) < common:
+        is_fenced = facts.fence > 0 and divisor % facts.fence == 0
+        if is_fenced or (min(place.pattern) >= 0 and max(place.pattern) < common):
             # All lanes lie between the same two multiples of the divisor.
             start = self._divide(verb, place.start, facts, divisor)
             return Address(start, place.pattern if verb == "mod" else ())
@@ -129,9 +132,10 @@ class Indices:
         if facts is None:
             return Facts(0, divisor - 1, 1)
         common = math.gcd(facts.divisor, divisor)
+        fence = facts.fence if facts.fence and divisor % facts.fence == 0 else 0
         if facts.low // divisor == facts.high // divisor:
-            return Facts(facts.low % divisor, facts.high % divisor, common)
-        return Facts(0, divisor - 1, common)
+            return Facts(facts.low % divisor, facts.high % divisor, common, fence)
+        return Facts(0, divisor - 1, common, fence)
 
     def _divide(self, verb: str, x: Value, facts: Facts | None, divisor: int) -> Value:
         fn = self.fn

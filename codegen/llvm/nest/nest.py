@@ -116,11 +116,17 @@ def emit_epilogue(
     j: Value,
     acc: Value,
     mask: Value | None,
+    step: int,
+    fence: int,
 ) -> None:
     """Emits the epilogue of ``gemm`` for the lanes of ``acc``, which are columns ``j``, ``j + 1``,
-    ...
+    ...; ``step`` divides ``j``, and no multiple of ``fence`` is between them.
     """
     nest = Nest(fn, isa, pointers)
+    for index, extent in zip(gemm.batch_index, gemm.batch, strict=True):
+        nest.indices.enter(index, extent)
+    nest.indices.enter(gemm.i, gemm.m)
+    nest.indices.enter(gemm.j, gemm.n, step, 0, fence)
     nest.env.update(zip(gemm.batch_index, batch, strict=True))
     nest.env[gemm.i] = i
     nest.env[gemm.acc] = acc
