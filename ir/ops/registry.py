@@ -275,6 +275,19 @@ def own_nest(op: Op) -> Nest | SumOfProducts | None:
     return form if isinstance(form, (Nest, SumOfProducts)) else None
 
 
+def has_epilogue(op: Op) -> bool:
+    """Whether ``op`` is computed as a matrix product, whose epilogue may hold what follows."""
+    form = lookup(op.name).loop
+    if isinstance(form, SumOfProducts):
+        return op.result.type.dtype.is_float and form.of(op).order == "product"
+    return isinstance(form, Contraction) and op.result.type.dtype.is_float
+
+
+def reads_memory(op: Op) -> bool:
+    """Whether ``op`` reads its operands where they lie, so that views must be stored for it."""
+    return isinstance(lookup(op.name).loop, SumOfProducts)
+
+
 def _control(op: Op) -> Control:
     form = lookup(op.name).loop if op.regions else None
     return form if isinstance(form, Control) else _NO_CONTROL

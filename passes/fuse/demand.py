@@ -12,7 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gradc.ir.ops.registry import ByIndex, Contraction, Pointwise, Reduction, lookup
+from gradc.ir.ops.registry import (
+    ByIndex,
+    Contraction,
+    Pointwise,
+    Reduction,
+    has_epilogue,
+    lookup,
+)
 from gradc.ir.target.costs import Costs
 from gradc.ir.tensor.core import Op, Value
 from gradc.passes.fuse.views import Views, is_view
@@ -75,7 +82,7 @@ def _ages(ops: Sequence[Op]) -> dict[Value, tuple[int, int]]:
     for op in ops:
         form = lookup(op.name).loop
         contractions, reductions = max((age.get(x, (0, 0)) for x in op.operands), default=(0, 0))
-        if isinstance(form, Contraction):
+        if has_epilogue(op) or isinstance(form, Contraction):
             contractions, reductions = contractions + 1, 0
         elif isinstance(form, Reduction):
             reductions += 1

@@ -19,7 +19,14 @@ from itertools import pairwise
 from gradc.ir.loop.kernel import dense_strides
 from gradc.ir.ops.attributes import get_pairs
 from gradc.ir.ops.reduction import reduced_axes
-from gradc.ir.ops.registry import Contraction, Reduction, is_loop, is_wrapper, lookup
+from gradc.ir.ops.registry import (
+    Contraction,
+    Reduction,
+    is_loop,
+    is_wrapper,
+    lookup,
+    reads_memory,
+)
 from gradc.ir.target.target import GENERIC, Target
 from gradc.ir.tensor.core import Attr, Block, Function, Op, Value
 from gradc.passes.fuse.demand import values_in_memory
@@ -246,7 +253,10 @@ class _Emission:
         inside = dict.fromkeys(ops)
         for op in ops:
             for operand in op.operands:
-                inside.update(dict.fromkeys(self.views.chain(operand)))
+                if reads_memory(op):
+                    self._store(operand)
+                else:
+                    inside.update(dict.fromkeys(self.views.chain(operand)))
         body = _in_order_of_need(inside, outputs)
         if len(body) == 1 and tuple(outputs) == body[0].results:
             self.emitted.append(body[0])

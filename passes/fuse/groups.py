@@ -8,7 +8,7 @@ decided by shapes alone:
 * a *rows* group has a space (``to_loops_space``): elementwise ops and views on full and row values,
   row reductions in
   stages, tails, and small work on tails;
-* a *product* group is a contraction and elementwise ops on its result;
+* a *product* group is a contraction or another matrix product and elementwise ops on its result;
 * a *mixed* group is a reduction over other axes and elementwise ops on its result;
 * an *opaque* group is a single op with a nest of its own or with regions.
 """
@@ -19,7 +19,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from gradc.ir.ops.registry import ByIndex, Contraction, Pointwise, Reduction, lookup
+from gradc.ir.ops.registry import (
+    ByIndex,
+    Contraction,
+    Pointwise,
+    Reduction,
+    has_epilogue,
+    lookup,
+)
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, Op, Value
 from gradc.passes.fuse.demand import epilogue_values, values_in_memory
@@ -168,8 +175,10 @@ class Grouping:
         form = lookup(op.name).loop
         shape = op.results[0].type.static_shape if op.results else ()
         kind, space = "opaque", None
-        if isinstance(form, Contraction):
-            kind = "product" if op.result.type.dtype.is_float else "opaque"
+        if has_epilogue(op):
+            kind = "product"
+        elif isinstance(form, Contraction):
+            kind = "opaque"
         elif isinstance(form, Reduction):
             space = natural_space(op)
             kind = "mixed" if space is None else "rows"

@@ -293,7 +293,7 @@ def _product(draft: Draft, block: Block, op: Op, views: tuple[Strided, Strided])
     index = [Affine.of(v) for v in batch_index]
     index += builder.unflatten(Affine.of(i), rows) + builder.unflatten(Affine.of(j), columns)
     tail.bind_scalar(op.result, index, IndexAlgebra(builder, dtype).cast(acc, dtype))
-    _store_results(draft, block, tail, index)
+    store_results(draft, block, tail, index)
     return Gemm(
         tuple(batch),
         batch_index,
@@ -309,8 +309,8 @@ def _product(draft: Draft, block: Block, op: Op, views: tuple[Strided, Strided])
     )
 
 
-def _store_results(draft: Draft, block: Block, tail: Elements, index: Sequence[Affine]) -> None:
-    """Stores every output of ``block`` at ``index`` of the contraction's result."""
+def store_results(draft: Draft, block: Block, tail: Elements, index: Sequence[Affine]) -> None:
+    """Stores every output of ``block`` at ``index`` of the result of its product."""
     for number, value in enumerate(block.outputs):
         order = stored_order(block, value)
         if order is None:

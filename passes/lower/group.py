@@ -67,7 +67,7 @@ def label(block: Block) -> str:
         return "gemm" if len(names) == 1 else "gemm_fused"
     nest = nest_of(block)
     if nest is not None:
-        return nest.name
+        return nest.name if nest.results == block.outputs else f"{nest.name}_fused"
     if len(names) == 1:
         return names[0]
     return "rows" if any(isinstance(lookup(n).loop, Reduction) for n in names) else "map"

@@ -29,10 +29,12 @@ def lower_nest(block: Block, name: str, target: Target) -> Lowered:
     by element."""
     op = nest_of(block)
     form = own_nest(op) if op is not None else None
-    if op is None or form is None or op.results != block.outputs:
+    if op is None or form is None:
         raise LoweringError("not a group around one nest")
     if isinstance(form, SumOfProducts) and form.of(op).order == "product":
         return lower_patches(block, op, name, form.of(op))
+    if op.results != block.outputs:
+        raise LoweringError("not a group around one nest")
     draft = Draft(block)
     results = [draft.result(n) for n in range(len(op.results))]
     context = NestContext(

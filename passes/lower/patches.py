@@ -6,6 +6,8 @@ operand the left one; where taps are the result's, images are the left factor an
 the right one. A division of positions (a convolution's transpose with strides) splits the result
 into phases, one product for each: the places that have the same remainder meet the same taps.
 
+What follows such a sum, element by element, is its epilogue.
+
 Non-goals: which sums are computed so (their order says so); packing (``codegen.llvm.gemm.patch``).
 """
 
@@ -23,12 +25,12 @@ from gradc.ir.loop.kernel import (
     Factor,
     Gemm,
     Patch,
-    row_major_offset,
 )
 from gradc.ir.ops.products import Position, Products
 from gradc.ir.tensor.core import Block, DType, Op
 from gradc.passes.lower.cost import flops
 from gradc.passes.lower.element import LoweringError
+from gradc.passes.lower.gemm import store_results
 from gradc.passes.lower.piece import Draft, Lowered, Piece, block_spans
 from gradc.passes.lower.products import affine
 
@@ -55,21 +57,23 @@ _Phase = tuple[_Along, ...]
 
 
 def lower_patches(block: Block, op: Op, name: str, spec: Products) -> Lowered:
-    """Lowers a group that is ``op`` alone. Raises LoweringError for any other."""
-    if len(block.body) != 1:
+    """Lowers a group around ``op``: what follows it is its epilogue. Raises LoweringError if it
+    does not read parameters.
+    """
+    if any(x not in block.parameters for x in op.operands):
         raise LoweringError("a product over windows reads its operands from memory")
     draft = Draft(block)
     buffers = [draft.operands[block.parameters.index(x)] for x in op.operands]
     # Whether the taps are summed over.
     summed = any(axis >= len(spec.outer) for axis, _ in spec.left[-1].terms[1:])
-    phases, result = _phases(spec), draft.result(0)
+    phases = _phases(spec)
     if not summed:
-        draft.builder.gemm(_over_places(draft, spec, (*buffers, result), phases[0]))
+        draft.builder.gemm(_over_places(draft, op, spec, buffers, phases[0]))
         return Lowered((_finish(draft, block, name),))
     used = 0
     for phase in phases:
         if prod(along.places for along in phase):
-            statement, used = _over_taps(draft, op, spec, (*buffers, result), phase, used)
+            statement, used = _over_taps(draft, op, spec, buffers, phase, used)
             draft.builder.gemm(statement)
     return Lowered((_finish(draft, block, name),))
 
@@ -146,7 +150,7 @@ def _over_taps(
     """The product of one phase: channels of the result by places of all images."""
     images, groups, m = spec.outer[:3]
     channels = spec.inner[0]
-    image, weights, result = buffers
+    image, weights = buffers
     patch = _patch(spec, phase, images, channels)
     k = patch.shape[0]
     right = Factor(image, (channels * patch.channel_stride,), 0, 0, 0, patch)
@@ -161,7 +165,7 @@ def _over_taps(
 
     sizes = (groups, m, images * prod(places), k)
     ways = ([m], [images, *places])
-    return _gemm(draft, spec, result, sizes, (left, right), ways, outer, used)
+    return _gemm(draft, op, spec, sizes, (left, right), ways, outer, used)
 
 
 def _weights(op: Op, spec: Products, weights: Buffer, phase: _Phase, k: int) -> Factor:
@@ -189,7 +193,9 @@ def _weights(op: Op, spec: Products, weights: Buffer, phase: _Phase, k: int) -> 
     return Factor(weights, batch, 0, 0, 0, patch)
 
 
-def _over_places(draft: Draft, spec: Products, buffers: Sequence[Buffer], phase: _Phase) -> Gemm:
+def _over_places(
+    draft: Draft, op: Op, spec: Products, buffers: Sequence[Buffer], phase: _Phase
+) -> Gemm:
     """Channels and taps of a filter by channels of the output, summed over the places of all
     images.
     """
@@ -207,33 +213,37 @@ def _over_places(draft: Draft, spec: Products, buffers: Sequence[Buffer], phase:
 
     sizes = (groups, patch.shape[0], n, patch.shape[1])
     ways = ([channels, *patch.taps], [n])
-    return _gemm(draft, spec, buffers[2], sizes, (left, right), ways, outer, 0)[0]
+    return _gemm(draft, op, spec, sizes, (left, right), ways, outer, 0)[0]
 
 
 def _gemm(
     draft: Draft,
+    op: Op,
     spec: Products,
-    result: Buffer,
     sizes: tuple[int, int, int, int],
     factors: tuple[Factor, Factor],
     ways: tuple[list[int], list[int]],
     outer: Callable[..., list[Affine]],
     used: int,
 ) -> tuple[Gemm, int]:
-    """A product whose elements are stored where ``outer`` says; ``used`` names are taken."""
+    """A product whose elements are those of ``op`` where ``outer`` says, and what is made of them;
+    ``used`` names are taken.
+    """
     groups, m, n, k = sizes
-    builder = draft.aside(used).builder
+    tail = draft.aside(used)
+    builder = tail.builder
     batch = (groups,) if groups > 1 else ()
     batch_index = tuple(builder.var(DType.I64, extent) for extent in batch)
     i, j = builder.var(DType.I64, m), builder.var(DType.I64, n)
-    dtype, shape = result.dtype, draft.block.outputs[0].type.static_shape
+    dtype = op.result.type.dtype
     acc = builder.var(dtype.accumulator)
     parts = [builder.unflatten(Affine.of(v), way) for v, way in zip((i, j), ways, strict=True)]
     alone = [part[0] if len(way) == 1 else part for part, way in zip(parts, ways, strict=True)]
     group = Affine.of(batch_index[0]) if batch else Affine()
     index = outer(group, *alone)
-    offset = row_major_offset([affine(position, index) for position in spec.result], shape)
-    builder.store(result, offset, IndexAlgebra(builder, dtype).cast(acc, dtype))
+    at = [affine(position, index) for position in spec.result]
+    tail.bind_scalar(op.result, at, IndexAlgebra(builder, dtype).cast(acc, dtype))
+    store_results(draft, draft.block, tail, at)
     if not batch:
         factors = tuple(Factor(x.buffer, (), x.row, x.column, x.offset, x.patch) for x in factors)  # type: ignore[assignment]
     body = builder.body()

@@ -98,6 +98,7 @@ class Draft:
         self.builder = LoopBuilder()
         self.elements = Elements(self.builder, block)
         self._refs: dict[Buffer, Ref] = {}
+        self._results: dict[int, Buffer] = {}
         self.operands = tuple(self._operand(n) for n in range(len(block.parameters)))
         for value, buffer in zip(block.parameters, self.operands, strict=True):
             self.elements.bind_buffer(value, buffer)
@@ -117,9 +118,14 @@ class Draft:
 
     def result(self, number: int) -> Buffer:
         """The buffer of a result."""
+        known = self._results.get(number)
+        if known is not None:
+            return known
         type_ = self.block.outputs[number].type
         size = _size(type_.static_shape)
-        return self._declare(f"r{number}", type_.dtype, size, "write", Ref("result", number))
+        made = self._declare(f"r{number}", type_.dtype, size, "write", Ref("result", number))
+        self._results[number] = made
+        return made
 
     def temp(self, number: int, temp: Temp, access: Access) -> Buffer:
         """The buffer of a temporary, which this kernel reads or writes."""
