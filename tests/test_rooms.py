@@ -62,7 +62,15 @@ ROOMS = {
         "symbolic",
         "special_fit.py",
     ),
-    "codegen/cuda": ("verbs.py", "functions.py", "program.py", "toolchain"),
+    "codegen/cuda": (
+        "verbs.py",
+        "functions.py",
+        "program.py",
+        "grammar.py",
+        "simulate",
+        "printer",
+        "toolchain",
+    ),
     "codegen/cuda/toolchain": (
         "needs.py",
         "instructions.py",

@@ -10,8 +10,8 @@ give each name the meaning that this table states. A text contains nothing else 
 * the operators ``+ - *`` and comparisons on f32, f64 and i64; ``& | ^`` on bool; ``+`` and ``[n]``
   with a literal n on tuples. No ``/``, ``//``, ``%``, ``**``, ``and``, ``or``, ``not``.
   Arithmetic of 32-bit integers is verbs only: Numba widens what operators make of them;
-* literals: plain integers are i64; all others are wrapped, ``f32(0.5)``, ``u32(7)``. ``nan`` and
-  ``inf`` are ``f32(NAN)``, ``f32(INF)``, ``-INF``.
+* literals: plain integers are i64, ``True`` and ``False`` bool; all others are wrapped,
+  ``f32(0.5)``, ``u32(7)``. NaN and infinity are ``f32(NAN)``, ``f32(INF)``, ``f32(-INF)``.
 
 Types of values: f32, f64, i32, u32, i64, u16, u8, bool. Elements in memory: f32, f64, i32, u32,
 i64, u16 (the bits of bf16 and f16), u8 (bool as 0 or 1).

@@ -1,0 +1,83 @@
+"""Where the threads of a block must wait for each other: a barrier stands before a statement that
+touches what others have touched since the last one, at least one of them writing.
+
+Two buffers of a launch may be the same memory (the Plan updates in place); ``Overlaps`` says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from gradc.ir.loop.kernel import Buffer, Load, Stmt, Store
+from gradc.ir.loop.registers import accesses
+
+# What is touched: a buffer, or memory of the text's own by name.
+Touched: TypeAlias = "Buffer | str"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """``who``: "first" (thread 0), "all" (each thread the same), or lanes of a loop in which
+    iteration i belongs to thread i modulo a number.
+    """
+
+    what: Touched
+    is_write: bool
+    who: str
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Pairs of bound buffers that some launch puts into the same memory."""
+
+    pairs: frozenset[frozenset[Buffer]] = frozenset()
+
+    def __call__(self, a: Touched, b: Touched) -> bool:
+        if a is b or a == b:
+            return True
+        if isinstance(a, str) or isinstance(b, str):
+            return False
+        return frozenset((a, b)) in self.pairs
+
+
+@dataclass
+class Pending:
+    """What was touched since the last barrier."""
+
+    overlaps: Overlaps
+    found: set[Access] = field(default_factory=set)
+
+    def conflicts(self, new: Iterable[Access]) -> bool:
+        """Whether ``new`` accesses must wait."""
+        return any(
+            (a.is_write or b.is_write) and self.overlaps(a.what, b.what) and not _own(a, b)
+            for a in new
+            for b in self.found
+        )
+
+
+def _own(a: Access, b: Access) -> bool:
+    """Whether each element is touched by one thread only."""
+    if a.who != b.who:
+        return False
+    is_register = isinstance(a.what, Buffer) and a.what.memory == "register"
+    return a.who == "first" or (is_register and a.what is b.what)
+
+
+def accesses_of(statements: Iterable[Stmt], who: str) -> Iterable[Access]:
+    """Every access below ``statements``, made by ``who``."""
+    for touched in accesses(tuple(statements)):
+        statement = touched.statement
+        if isinstance(statement, Load):
+            yield Access(statement.buffer, False, who)
+        else:
+            yield from store_accesses(statement, who)
+
+
+def store_accesses(store: Store, who: str) -> Iterable[Access]:
+    """A store, and the read that it makes if it combines."""
+    yield Access(store.buffer, True, who)
+    if store.combine:
+        yield Access(store.buffer, False, who)

@@ -1,0 +1,258 @@
+"""A kernel as texts: one per part that the whole grid must have finished before the next begins.
+
+A kernel that is one grid loop is one text, a block per iteration; a product is a text of its own;
+other statements are run by one block. Private memory lies in shared memory where a text has room,
+else in the launch's scratch, which holds it for every block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gradc.codegen.cuda.functions import function_texts
+from gradc.codegen.cuda.printer.blocks import BlockNest, Shape
+from gradc.codegen.cuda.printer.conflicts import Overlaps
+from gradc.codegen.cuda.printer.lines import Lines
+from gradc.codegen.cuda.printer.nest import Nest, PrintError
+from gradc.codegen.cuda.printer.products import PRODUCT_THREADS, results, write_product
+from gradc.codegen.cuda.printer.words import Names, Words
+from gradc.codegen.cuda.program import Access, Parameter, Text
+from gradc.codegen.cuda.verbs import MEMORY_BYTES, MEMORY_TYPES, MOST_SHARED
+from gradc.ir.loop.kernel import Buffer, Exchange, For, Gemm, Kernel, Stmt
+from gradc.ir.loop.registers import accesses
+
+_LINE = 64  # bytes; private memory in scratch starts on such
+_FOLD_ROOM = 8 << 10  # shared memory that folds may take
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """What a parameter of a text points to: a bound buffer of the kernel, or bytes of scratch."""
+
+    buffer: Buffer | None
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A text of a kernel, its grid, and what its parameters point to."""
+
+    text: Text
+    grid: int
+    arguments: tuple[Argument, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Statements that one text takes: a grid loop, a product, or others in one block."""
+
+    statements: tuple[Stmt, ...]
+
+    @property
+    def only(self) -> Stmt | None:
+        return self.statements[0] if len(self.statements) == 1 else None
+
+    @property
+    def grid(self) -> For | None:
+        """Its grid loop, if it is one."""
+        only = self.only
+        is_grid = isinstance(only, For) and only.kind == "grid" and only.limit is None
+        return only if is_grid and isinstance(only, For) and only.extent else None
+
+    @property
+    def blocks(self) -> int:
+        grid, only = self.grid, self.only
+        if isinstance(only, Gemm):
+            return -(-results(only) // PRODUCT_THREADS)
+        return 1 if grid is None else grid.extent
+
+    def touches(self) -> dict[Buffer, None]:
+        """The buffers that it reads or writes, in order."""
+        found: dict[Buffer, None] = {}
+        for statement in self.statements:
+            if isinstance(statement, Gemm):
+                found |= dict.fromkeys((statement.left.buffer, statement.right.buffer))
+        for touched in accesses(self.statements):
+            found[touched.statement.buffer] = None
+        return found
+
+
+def _segments(kernel: Kernel) -> list[_Segment]:
+    """The kernel cut at products and grid loops."""
+    found: list[_Segment] = []
+    rest: list[Stmt] = []
+    for statement in kernel.body:
+        if isinstance(statement, Exchange):
+            if statement.ranks != 1:
+                raise PrintError("ranks exchange nothing on a graphics processor")
+            continue
+        is_grid = isinstance(statement, For) and statement.kind == "grid"
+        if isinstance(statement, Gemm) or is_grid:
+            found += [_Segment(tuple(rest))] if rest else []
+            rest = []
+            if isinstance(statement, Gemm) and not results(statement):
+                continue
+            found.append(_Segment((statement,)))
+        else:
+            rest.append(statement)
+    found += [_Segment(tuple(rest))] if rest else []
+    return found
+
+
+def _scratch(kernel: Kernel, segments: Sequence[_Segment]) -> dict[Buffer, tuple[int, int]]:
+    """Private buffers that lie in scratch: where, and for how many blocks."""
+    found: dict[Buffer, tuple[int, int]] = {}
+    used = 0
+    users: dict[Buffer, list[_Segment]] = {}
+    for segment in segments:
+        room = MOST_SHARED - _FOLD_ROOM
+        for buffer in segment.touches():
+            if buffer.is_private:
+                users.setdefault(buffer, []).append(segment)
+                room -= -(-_bytes(buffer) // 16) * 16
+        for buffer in segment.touches():
+            if buffer.is_private and room < 0 and buffer not in found:
+                room += -(-_bytes(buffer) // 16) * 16
+                found[buffer] = (0, segment.blocks)
+    for buffer, by in users.items():
+        if len(by) > 1 or isinstance(by[0].only, Gemm):
+            found[buffer] = (0, max(segment.blocks for segment in by))
+            if any(segment.grid is not None for segment in by):
+                raise PrintError(f"{buffer.name} belongs to several loops")
+    for buffer, (_, blocks) in found.items():
+        found[buffer] = (used, blocks)
+        used += -(-_bytes(buffer) * blocks // _LINE) * _LINE
+    return found
+
+
+def _bytes(buffer: Buffer) -> int:
+    return buffer.size * MEMORY_BYTES[MEMORY_TYPES[buffer.dtype]]
+
+
+def scratch_bytes(kernel: Kernel) -> int:
+    """Bytes of scratch that a launch of ``kernel`` needs."""
+    found = _scratch(kernel, _segments(kernel))
+    return max((at + _bytes(buffer) * blocks for buffer, (at, blocks) in found.items()), default=0)
+
+
+def print_kernel(kernel: Kernel, name: str, overlaps: Overlaps) -> tuple[Part, ...]:
+    """The texts of ``kernel`` in order. Raises PrintError for a kernel that has none."""
+    segments = _segments(kernel)
+    scratch = _scratch(kernel, segments)
+    parts = []
+    for number, segment in enumerate(segments):
+        own = name if len(segments) == 1 else f"{name}_part{number + 1}"
+        parts.append(_Printer(own, segment, scratch, overlaps).part())
+    return tuple(parts)
+
+
+class _Printer:
+    """Writes the text of one segment."""
+
+    def __init__(
+        self,
+        name: str,
+        segment: _Segment,
+        scratch: Mapping[Buffer, tuple[int, int]],
+        overlaps: Overlaps,
+    ) -> None:
+        self.name = name
+        self.segment = segment
+        self.scratch = scratch
+        self.overlaps = overlaps
+        self.words = Words(Names())
+        self.words.names.new(name)
+        self.buffers: dict[Buffer, str] = {}
+        self.parameters: list[Parameter] = []
+        self.arguments: list[Argument] = []
+        self.shared: list[tuple[str, str, int]] = []
+
+    def part(self) -> Part:
+        self._memory()
+        lines, segment = Lines(), self.segment
+        only = segment.only
+        if isinstance(only, Gemm):
+            threads, mine = PRODUCT_THREADS, list(self.shared)
+            self._head(lines, threads)
+            nest = Nest(lines, self.words, self.buffers)
+            write_product(nest, only, threads)
+        else:
+            shape, block = self._shape(), BlockNest(lines, self.words, self.buffers)
+            threads = shape.threads
+            block.begin(shape, self.overlaps)
+            self._bases(block)
+            self._statements(block)
+            mine = [*self.shared, *block.shared]
+            body = lines.lines
+            lines.lines = []
+            self._head(lines, threads)
+            for room, dtype, count in block.shared:
+                lines.add(f"{room} = shared({dtype}, {count})")
+            lines.lines += body
+        used = 0
+        for _, dtype, count in mine:
+            used = -(-used // 16) * 16 + count * MEMORY_BYTES[dtype]
+        return Part(self._text(lines, threads, used), segment.blocks, tuple(self.arguments))
+
+    def _shape(self) -> Shape:
+        return Shape.of(self.segment.statements)
+
+    def _memory(self) -> None:
+        """Parameters for what is bound or in scratch, shared memory for the rest."""
+        for buffer in self.segment.touches():
+            name = self.buffers[buffer] = self.words.names.new(buffer.name)
+            dtype = MEMORY_TYPES[buffer.dtype]
+            if not buffer.is_private:
+                self._parameter(name, dtype, buffer.access, buffer.size, Argument(buffer))
+            elif buffer in self.scratch:
+                at, blocks = self.scratch[buffer]
+                self._parameter(name, dtype, "update", buffer.size * blocks, Argument(None, at))
+            elif buffer.size:
+                self.shared.append((name, dtype, buffer.size))
+
+    def _parameter(
+        self, name: str, dtype: str, access: Access, size: int, argument: Argument
+    ) -> None:
+        self.parameters.append(Parameter(name, dtype, access, size))
+        self.arguments.append(argument)
+
+    def _bases(self, nest: Nest) -> None:
+        """Where a block's own part of scratch begins."""
+        for buffer in self.segment.touches():
+            if buffer in self.scratch and self.scratch[buffer][1] > 1:
+                nest.bases[buffer] = f"{buffer.size} * b"
+
+    def _statements(self, nest: BlockNest) -> None:
+        grid = self.segment.grid
+        if grid is None:
+            nest.body(self.segment.statements)
+            return
+        nest.lines.add(f"{self.words.define(grid.index)} = b")
+        nest.body(grid.body)
+
+    def _head(self, lines: Lines, threads: int) -> None:
+        if self.segment.blocks > 1 or isinstance(self.segment.only, Gemm) or self.segment.grid:
+            lines.add("b = block()")
+        if threads > 1:
+            lines.add("t = thread()")
+        for name, dtype, count in self.shared:
+            lines.add(f"{name} = shared({dtype}, {count})")
+
+    def _text(self, lines: Lines, threads: int, shared: int) -> Text:
+        functions = function_texts(self.words.functions)
+        given = ", ".join(p.name for p in self.parameters)
+        about = f'    """{self._says(threads)}"""'
+        kernel = "\n".join([f"def {self.name}({given}):", about, *lines.lines])
+        source = "\n\n\n".join([*(f.source.strip() for f in functions), kernel]) + "\n"
+        used = tuple(f.name for f in functions)
+        return Text(self.name, source, tuple(self.parameters), threads, shared, used)
+
+    def _says(self, threads: int) -> str:
+        only, grid = self.segment.only, self.segment.grid
+        if isinstance(only, Gemm):
+            batch = "".join(f"{n} times " for n in only.batch)
+            return f"{batch}{only.m} x {only.k} by {only.k} x {only.n}, an element a thread."
+        if grid is None:
+            return f"One block of {threads}."
+        return f"{grid.extent} iterations, each a block of {threads}."

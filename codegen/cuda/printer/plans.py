@@ -1,0 +1,134 @@
+"""A complete Plan as a ``Program``: every kernel's texts, every launch's places."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gradc.codegen.backend import Signature
+from gradc.codegen.cuda.printer.conflicts import Overlaps
+from gradc.codegen.cuda.printer.kernels import Part, print_kernel
+from gradc.codegen.cuda.printer.words import Names
+from gradc.codegen.cuda.program import Launch, Place, Program, Repeat, Step
+from gradc.ir.loop.kernel import Buffer
+from gradc.ir.plan import plan as plans
+from gradc.ir.plan.plan import Plan
+from gradc.ir.plan.verify import PlanError
+from gradc.ir.target.costs import Costs
+from gradc.ir.target.target import Target
+
+Trips = tuple[int, ...]
+_COSTS = Costs(parallel_us=0.0)  # whatever is independent is spread over blocks
+
+
+def target(isa: str) -> Target:
+    """What schedules for graphics processors are for; ``isa`` is a compute capability."""
+    return Target("cuda", isa, chunks=4096, costs=_COSTS)
+
+
+def print_plan(plan: Plan, isa: str) -> Program:
+    """``plan``, with scratch for ``scratch_bytes``, as kernel texts and launches.
+
+    Raises:
+        PrintError: a kernel has no text.
+        PlanError: the Plan is not complete.
+    """
+    plan.verify()
+    overlaps = _overlaps(plan)
+    names = Names()
+    parts: dict[int, tuple[Part, ...]] = {}
+    for launch in plan.launches:
+        if launch.kernel not in parts:
+            kernel = plan.kernels[launch.kernel]
+            name = names.new(kernel.name)
+            parts[launch.kernel] = print_kernel(kernel, name, overlaps[launch.kernel])
+    numbers: dict[tuple[int, int], int] = {}
+    for kernel_number, found in parts.items():
+        for part_number in range(len(found)):
+            numbers[kernel_number, part_number] = len(numbers)
+    texts = tuple(part.text for found in parts.values() for part in found)
+    steps = _Steps(plan, parts, numbers).steps(plan.steps)
+    signature = Signature.of(plan, 1, isa)
+    return Program(texts, steps, plan.arena_bytes, signature)
+
+
+class _Steps:
+    """Translates steps."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        parts: Mapping[int, tuple[Part, ...]],
+        numbers: Mapping[tuple[int, int], int],
+    ) -> None:
+        self.plan = plan
+        self.parts = parts
+        self.numbers = numbers
+
+    def steps(self, steps: Sequence[plans.Step]) -> tuple[Step, ...]:
+        found: list[Step] = []
+        for step in steps:
+            found += step.case(self._launches, self._repeat)
+        return tuple(found)
+
+    def _repeat(self, repeat: plans.Repeat) -> list[Step]:
+        cell = None
+        if repeat.counter_cell is not None:
+            cell = self._place(plans.Argument(repeat.counter_cell), 8)
+        body = self.steps(repeat.body)
+        return [Repeat(repeat.trips, body, cell)]
+
+    def _launches(self, launch: plans.Launch) -> list[Step]:
+        bound = dict(zip(self.plan.kernels[launch.kernel].bound, launch.arguments, strict=True))
+        found: list[Step] = []
+        for number, part in enumerate(self.parts[launch.kernel]):
+            places = []
+            for argument in part.arguments:
+                if argument.buffer is not None:
+                    size = argument.buffer.dtype.itemsize
+                    places.append(self._place(bound[argument.buffer], size))
+                    continue
+                if launch.scratch is None:
+                    raise PlanError(f"{part.text.name} needs scratch that the Plan has not")
+                scratch = self._place(plans.Argument(launch.scratch), 1)
+                places.append(Place("arena", 0, scratch.offset + argument.offset))
+            text = self.numbers[launch.kernel, number]
+            found.append(Launch(text, part.grid, tuple(places)))
+        return found
+
+    def _place(self, argument: plans.Argument, itemsize: int) -> Place:
+        tensor = self.plan.tensors[argument.tensor]
+        moves = [tuple(n * itemsize for n in each) for each in (argument.strides, argument.parity)]
+        at = argument.offset * itemsize
+        if tensor.space == "argument":
+            return Place("port", tensor.argument or 0, at, *moves)
+        return Place("arena", 0, (tensor.offset or 0) + at, *moves)
+
+
+def _overlaps(plan: Plan) -> dict[int, Overlaps]:
+    """Of every kernel the pairs of buffers that some launch puts into the same memory."""
+    found: dict[int, set[frozenset[Buffer]]] = {}
+    for launch, trips in plan.walk():
+        bound = plan.kernels[launch.kernel].bound
+        pairs = found.setdefault(launch.kernel, set())
+        ranges = [
+            _range(plan, argument, buffer, trips)
+            for buffer, argument in zip(bound, launch.arguments, strict=True)
+        ]
+        for n, (space, low, high) in enumerate(ranges):
+            for m in range(n):
+                other, start, end = ranges[m]
+                if space == other and low < end and start < high:
+                    pairs.add(frozenset((bound[n], bound[m])))
+    return {kernel: Overlaps(frozenset(pairs)) for kernel, pairs in found.items()}
+
+
+def _range(
+    plan: Plan, argument: plans.Argument, buffer: Buffer, trips: Trips
+) -> tuple[int, int, int]:
+    """The space, and the bytes of it that an argument may touch."""
+    tensor = plan.tensors[argument.tensor]
+    low, high = argument.reach(trips)
+    start = 0 if tensor.space == "argument" else (tensor.offset or 0)
+    space = -1 if tensor.space == "arena" else (tensor.argument or 0)
+    size = buffer.dtype.itemsize
+    return space, start + low * size, start + (high + buffer.size) * size

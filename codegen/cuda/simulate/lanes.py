@@ -1,0 +1,312 @@
+"""Lockstep lanes: every thread of a launch is a lane of NumPy arrays [blocks, threads], and what a
+branch does is done by the lanes under its mask.
+
+A value is a Python int (an index that all lanes share), a NumPy scalar (a literal), an array that
+broadcasts to the lanes, a tuple of values, or a pointer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gradc.codegen.cuda.simulate.memory import (
+    DTYPES,
+    NUMPY,
+    Lanes,
+    Own,
+    Pointer,
+    Room,
+    SimulationError,
+)
+from gradc.codegen.cuda.verbs import MEMORY_BYTES, WARP
+from gradc.ir.loop.execute import Scalars
+from gradc.ir.loop.verbs import Array
+from gradc.ir.tensor.bf16 import bf16_bits, from_bf16
+from gradc.ir.tensor.core import DType
+
+_OF_NUMPY = {
+    np.dtype(np.float32): DType.F32,
+    np.dtype(np.float64): DType.F64,
+    np.dtype(np.int32): DType.I32,
+    np.dtype(np.uint32): DType.U32,
+    np.dtype(np.int64): DType.I64,
+    np.dtype(np.bool_): DType.BOOL,
+}
+_BITWISE = ("logical_and", "logical_or", "bitxor")
+
+
+class Run:
+    """One launch, or a part of its blocks: lanes, masks, time."""
+
+    def __init__(
+        self,
+        blocks: range,
+        threads: int,
+        scalars: Scalars,
+        began: int,
+        shared_bytes: int,
+        is_alone: bool = False,
+    ) -> None:
+        """``is_alone``: the launch has one block."""
+        self.shape = (len(blocks), threads)
+        self.scalars = scalars
+        self.is_machine = scalars.computed(DType.F32) == np.dtype(np.float32)
+        self.began = began
+        self.times = np.full((len(blocks), 1), began)
+        self.block = np.asarray(blocks, np.int64)[:, None]
+        self.thread = np.arange(threads, dtype=np.int64)[None, :]
+        self.room = Room(shared_bytes)
+        self.mask: Array | None = None  # None: all lanes
+        self.last = began
+        self._numbers = np.broadcast_to(self.block * threads + self.thread, self.shape)
+        self._rows = np.repeat(np.arange(len(blocks)), threads).reshape(self.shape)
+        self._blocks = np.ascontiguousarray(np.broadcast_to(self.block, self.shape))
+        self._is_alone = is_alone
+        self._known: tuple[Any, Any, Lanes, Array] | None = None
+
+    # ---- masks
+
+    def spread(self, x: Any) -> Array:
+        """``x`` of every lane."""
+        return np.broadcast_to(np.asarray(x), self.shape)
+
+    def both(self, condition: Any) -> Array:
+        """The lanes that are active and for which ``condition`` holds."""
+        chosen = self.spread(condition)
+        return chosen if self.mask is None else chosen & self.mask
+
+    def keep(self, new: Any, old: Any) -> Any:
+        """``new`` in active lanes, ``old`` in the others."""
+        if self.mask is None or new is old:
+            return new
+        if isinstance(new, tuple):
+            return tuple(self.keep(a, b) for a, b in zip(new, old, strict=True))
+        if isinstance(new, (Pointer, Own)):
+            return new
+        return np.where(self.mask, new, old)
+
+    def steps(self, start: Any, stop: Any, step: Any) -> Iterator[Any]:
+        """The values of a loop's variable; while one is used, the mask is that of its lanes."""
+        if not any(isinstance(x, np.ndarray) and x.ndim for x in (start, stop, step)):
+            yield from range(int(start), int(stop), int(step))
+            return
+        before = self.mask
+        at = self.spread(start)
+        while True:
+            mask = self.both(at < stop)
+            if not mask.any():
+                return
+            self.mask = mask
+            yield at
+            self.mask = before
+            at = at + step
+
+    # ---- threads
+
+    def barrier(self) -> None:
+        """Ends an interval; all threads of a block must come."""
+        if self.mask is None:
+            self.times = self.times + 1
+        else:
+            there = self.mask.sum(axis=1, keepdims=True)
+            if ((there != 0) & (there != self.shape[1])).any():
+                raise SimulationError("divergence", "not all threads of a block meet a barrier")
+            self.times = self.times + (there != 0)
+        self.last = max(self.last, int(self.times.max()))
+
+    def shuffle_xor(self, x: Any, distance: int) -> Array:
+        """``x`` of the lane whose number differs in the bits of ``distance``."""
+        if self.mask is not None:
+            warps = self.mask.reshape(self.shape[0], -1, min(WARP, self.shape[1]))
+            there = warps.sum(axis=2)
+            if ((there != 0) & (there != warps.shape[2])).any():
+                raise SimulationError("divergence", "not all threads of a warp meet a shuffle")
+        if not 0 < distance < WARP or self.shape[1] % WARP:
+            raise SimulationError("text", f"a shuffle over {distance} of {self.shape[1]} threads")
+        found: Array = self.spread(x)[:, np.arange(self.shape[1]) ^ distance]
+        return found
+
+    # ---- memory
+
+    def shared(self, name: str, dtype: str, count: int) -> Own:
+        if self.mask is not None:
+            raise SimulationError("divergence", f"{name} is declared in a branch")
+        self.room.take(dtype, count)
+        return Own(name, dtype, count, self.shape[0], self.scalars, True)
+
+    def local(self, name: str, dtype: str, count: int) -> Own:
+        return Own(name, dtype, count, self.shape[0] * self.shape[1], self.scalars, False)
+
+    def load(self, memory: Pointer | Own, index: Any, width: int = 1) -> Any:
+        """Elements of a pointer in active lanes, 0 in the others; a tuple if ``width`` is more."""
+        found = [self._load(memory, index, n, width) for n in range(width)]
+        return tuple(found) if width > 1 else found[0]
+
+    def _load(self, memory: Pointer | Own, index: Any, n: int, width: int) -> Array:
+        at, lanes = self._located(memory, index, n, width)
+        if isinstance(memory, Pointer):
+            fresh = memory.access != "write" or memory.space.shadow.since(at, self.began)
+            if not np.all(fresh):  # what a launch only writes it may read where it has written
+                raise SimulationError("uninitialised", f"{memory.name} is only written")
+            memory.space.shadow.read(at, lanes, self.began, memory.name)
+            values = memory.space.load(memory.dtype, at)
+        else:
+            memory.shadow.read(at, lanes, self.began, memory.name)
+            values = memory.values[at]
+        if self.mask is None:
+            return values.reshape(self.shape)
+        full = np.zeros(self.shape, values.dtype)
+        full[self.mask] = values
+        return full
+
+    def store(self, memory: Pointer | Own, index: Any, values: Sequence[Any]) -> None:
+        """Elements of active lanes."""
+        for n, value in enumerate(values):
+            at, lanes = self._located(memory, index, n, len(values))
+            spread = self.spread(value)
+            chosen = spread.reshape(-1) if self.mask is None else spread[self.mask]
+            if isinstance(memory, Pointer):
+                if memory.access == "read":
+                    raise SimulationError("bounds", f"{memory.name} is only read")
+                self._expect(chosen, memory.dtype)
+                memory.space.shadow.write(at, lanes, self.began, memory.name)
+                memory.space.store(memory.dtype, at, chosen)
+            else:
+                self._expect(chosen, memory.dtype)
+                memory.shadow.write(at, lanes, self.began, memory.name)
+                memory.values[at] = chosen
+
+    def _expect(self, values: Array, dtype: str) -> None:
+        if self.is_machine and values.dtype != NUMPY[dtype]:
+            raise SimulationError("text", f"a store of {values.dtype} into {dtype}")
+
+    def _located(
+        self, memory: Pointer | Own, index: Any, n: int, width: int
+    ) -> tuple[Array, Lanes]:
+        """Cells of active lanes, checked."""
+        elements = self.spread(index)
+        chosen = (elements.reshape(-1) if self.mask is None else elements[self.mask]) + n
+        outside = (chosen < 0) | (chosen >= memory.size)
+        if outside.any():
+            at = int(chosen[outside][0])
+            raise SimulationError("bounds", f"{memory.name}[{at}] of {memory.size}")
+        lanes, rows = self._lanes()
+        size = MEMORY_BYTES[memory.dtype]
+        if isinstance(memory, Pointer):
+            cells = place = memory.start + chosen * size
+        else:
+            if memory.is_shared:
+                owner = rows
+            else:
+                owner = lanes.threads - self._numbers[0, 0]
+            cells = owner * memory.size + chosen
+            place = chosen * size
+            lanes = replace(lanes, alone=True)
+        if width > 1 and n == 0 and (place % min(16, 4 * size)).any():
+            raise SimulationError("alignment", f"{memory.name}: an access of {width} elements")
+        return cells, lanes
+
+    def _lanes(self) -> tuple[Lanes, Array]:
+        """The active lanes, and the number of each one's block among those of this run."""
+        known = self._known
+        if known is None or known[0] is not self.mask or known[1] is not self.times:
+            times = np.broadcast_to(self.times, self.shape)
+
+            def chosen(x: Array) -> Array:
+                return x.reshape(-1) if self.mask is None else x[self.mask]
+
+            whose = chosen(self._numbers), chosen(self._blocks), chosen(times)
+            lanes = Lanes(*whose, self._is_alone)
+            known = self._known = (self.mask, self.times, lanes, chosen(self._rows))
+        return known[2], known[3]
+
+    # ---- values
+
+    def dtype(self, *values: Any) -> DType:
+        """The type of values; plain ints are i64 unless another has a type."""
+        found = DType.I64
+        for x in values:
+            if isinstance(x, bool):
+                return DType.BOOL
+            if not isinstance(x, int):
+                return _OF_NUMPY.get(np.asarray(x).dtype, DType.F32)
+        return found
+
+    def verb(self, name: str, values: Sequence[Any]) -> Any:
+        """A verb of the algebra on lanes."""
+        if all(type(x) is int for x in values) and name in _PLAIN:
+            return _PLAIN[name](*values)
+        given = values[1:] if name == "select" else values
+        dtype = self.dtype(*given)
+        if self.is_machine:
+            self._same(name, given)
+        if dtype is DType.BOOL and name in _BITWISE:
+            return _LOGIC[name](*values)
+        arrays = [np.asarray(x) for x in values]
+        return self.scalars.verb(name, arrays, dtype if name not in _COMPARED else DType.BOOL)
+
+    def _same(self, name: str, values: Sequence[Any]) -> None:
+        types = {np.asarray(x).dtype for x in values}
+        if len(types) != 1:
+            raise SimulationError("text", f"{name} of {' and '.join(sorted(map(str, types)))}")
+
+    def cast(self, name: str, x: Any) -> Any:
+        """A value as another type; a literal of Python's as that type."""
+        if name in ("u16", "u8"):
+            if self.is_machine or np.asarray(x).dtype == bool:
+                return np.asarray(x).astype(NUMPY[name])
+            return x
+        target = DTYPES[name]
+        if isinstance(x, (int, float)) and not isinstance(x, bool):
+            if target is DType.I64:
+                return int(x)
+            if not target.is_float:
+                return NUMPY[name].type(x)
+            return self.scalars.literal(x, target)
+        return self.scalars.verb("cast", [np.asarray(x)], target)
+
+    def bits(self, name: str, x: Any) -> Any:
+        """The bits of a float, or the float of bits."""
+        if not self.is_machine:
+            if name.startswith(("bf16", "f16")):
+                return x
+            raise SimulationError("text", "bits of elements of a field")
+        value = np.asarray(x)
+        if name == "bf16_bits":
+            return bf16_bits(value)
+        if name == "bf16_value":
+            return from_bf16(value)
+        if name == "f16_bits":
+            return value.astype(np.float16).view(np.uint16)
+        if name == "f16_value":
+            return value.view(np.float16).astype(np.float32)
+        views: dict[str, Any] = {"f32_bits": np.uint32, "f32_of": np.float32}
+        views |= {"f64_bits": np.int64, "f64_of": np.float64}
+        return np.ascontiguousarray(value).view(views[name])
+
+
+_COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")
+_PLAIN: dict[str, Callable[..., Any]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "min": min,
+    "max": max,
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "gt": lambda a, b: a > b,
+    "ge": lambda a, b: a >= b,
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: a != b,
+    "floordiv": lambda a, b: a // b if b else 0,
+    "mod": lambda a, b: a % b if b else 0,
+}
+_LOGIC = {
+    "logical_and": np.logical_and,
+    "logical_or": np.logical_or,
+    "bitxor": np.logical_xor,
+}
