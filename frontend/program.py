@@ -147,6 +147,10 @@ class Program:
         """The dimensions that others define."""
         return derived_dims(self.names)
 
+    def sizes(self, entry: str, dims: Mapping[str, int]) -> dict[str, int]:
+        """All dimensions that have a value once ``dims`` have theirs."""
+        return self._known(self.signature(entry), dims)
+
     def _check_size(self, name: str, value: object) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             message = f"dimension `{name}` must be an integer of at least 0, not {value!r}"

@@ -425,10 +425,10 @@ _TRAINING = (
         "GC0824",
         "a dimension that cannot be cut among ranks",
         "`--shard-dim H=2` cuts the parameters that have `H` between two ranks. What is "
-        "multiplied elementwise or added\n"
-        "up along `H` can be cut; what is compared, sorted or normalised along it cannot, nor a "
-        "parameter that has\n"
-        "it twice.",
+        "multiplied elementwise, added\n"
+        "up or normalised along `H` can be cut; what is sorted or accumulated along it cannot, "
+        "nor a parameter that\n"
+        "has it twice.",
     ),
 )
 

@@ -77,17 +77,25 @@ def _same(op: Op, _link: Link, _parts: int) -> Attrs:
     return op.attributes
 
 
+def no_links(_op: Op) -> tuple[Link, ...]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class AxisRule:
     """What an op states: its links, the attributes that it has on one of ``parts`` parts of a link,
     and why not more.
 
-    ``otherwise`` says in words what happens between positions of axes that have no link.
+    ``otherwise`` says in words what happens between positions of axes that have no link. Along
+    ``folded`` links, which no result has, the op ``by`` (not a sum) puts the results of parts
+    together.
     """
 
     links: Callable[[Op], tuple[Link, ...]]
     otherwise: str
     part: Callable[[Op, Link, int], Attrs] = _same
+    folded: Callable[[Op], tuple[Link, ...]] = no_links
+    by: str = "add"
 
 
 def sizes(value: Value) -> tuple[int, ...]:

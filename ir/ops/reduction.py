@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gradc.ir.loop.kernel import Affine
 from gradc.ir.ops import stacks
 from gradc.ir.ops.attributes import get_bool, get_int, get_ints
-from gradc.ir.ops.axes import AxisRule, Link, Place, kept, sizes
+from gradc.ir.ops.axes import AxisRule, Link, Place, kept, no_links, sizes
 from gradc.ir.ops.index import readings
 from gradc.ir.ops.index import reduction as elements
 from gradc.ir.ops.index.element import ElementRule
@@ -95,11 +95,16 @@ def _reduction_links(op: Op) -> tuple[Link, ...]:
     return _kept_links(op, get_ints(op.attributes, "axes"))
 
 
+def _reduced_links(op: Op) -> tuple[Link, ...]:
+    """The axes that are reduced."""
+    shape = sizes(op.operands[0])
+    axes = get_ints(op.attributes, "axes")
+    return tuple(Link(shape[axis], (Place(axis),), None) for axis in axes)
+
+
 def _sum_links(op: Op) -> tuple[Link, ...]:
     """The kept axes, and those that are summed too."""
-    axes = get_ints(op.attributes, "axes")
-    shape = sizes(op.operands[0])
-    return (*_kept_links(op, axes), *(Link(shape[axis], (Place(axis),), None) for axis in axes))
+    return (*_reduction_links(op), *_reduced_links(op))
 
 
 def _reduction(
@@ -140,6 +145,8 @@ def _reduction(
             axes=AxisRule(
                 _sum_links if combine == "add" else _reduction_links,
                 "they are combined in a way that is not a sum",
+                folded=no_links if combine == "add" else _reduced_links,
+                by=combine,
             ),
         )
     )

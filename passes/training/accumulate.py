@@ -32,8 +32,9 @@ clipping, updates.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.ir.ops.axes import Place
@@ -43,11 +44,13 @@ from gradc.ir.tensor.core import Block, Function, Op, Role, Slot, TensorType, Va
 from gradc.passes.differentiate.transforms import value_and_grad, vjp
 from gradc.passes.rewrite import copy_ops, renamed
 from gradc.passes.simplify.dce import dce
-from gradc.passes.training.accumulate_batch import Refuse, along_batch, separate
+from gradc.passes.training.accumulate_batch import separate
 from gradc.passes.training.accumulate_draws import KEY, keys_of_parts, numbered
 from gradc.passes.training.cut import Cut
 from gradc.passes.training.ranks import Deal
 from gradc.passes.training.turns import Turns
+
+Share: TypeAlias = Callable[[Function], Function]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +122,12 @@ def accumulation(
     is_seeded: bool = False,
     ranks: int = 1,
     shares_statistics: bool = False,
-    refuse: Refuse = along_batch,
+    share: Share | None = None,
 ) -> Accumulation:
     """``big`` cut into ``parts`` parts along ``axes`` of its inputs, before derivatives are taken.
     At least two parts.
 
-    What is cut may be parameters as well, among ranks that share statistics: then a gradient of
-    what is cut is that of a rank's own part.
+    ``share`` is what ranks that hold parts of the parameters run in place of a function of them.
 
     With ``shares_statistics`` ranks that have at most a part each add up, on the way, sums over the
     batch that single samples depend on (batch normalisation).
@@ -140,8 +142,8 @@ def accumulation(
     big = dce(big)
     deal = Deal(parts, ranks)
     shared = deal if shares_statistics and deal.turns == 1 and ranks > 1 else None
-    cut = _cut(big, separate(big, axes, parts, shared, refuse))
-    return Accumulation(cut.inner, _Composer(big, cut, axes, wrt, deal, is_seeded))
+    cut = _cut(big, separate(big, axes, parts, shared))
+    return Accumulation(cut.inner, _Composer(big, cut, axes, wrt, deal, is_seeded, share))
 
 
 # --- cutting the program
@@ -221,7 +223,12 @@ class _Composer:
         wrt: Sequence[str],
         deal: Deal,
         is_seeded: bool,
+        share: Share | None,
     ) -> None:
+        self.share: Share = share or _itself
+        # As the ranks that cut parameters hold them.
+        held = [] if share is None else zip(*_typed(share(_parameters_of(big))), strict=True)
+        self.held = {slot.name: value.type for slot, value in held}
         self.big = big
         self.parts = parts
         self.axes = axes
@@ -238,7 +245,8 @@ class _Composer:
 
     def pullback_of(self, part: Function) -> Function:
         """The pullback of ``part`` from cotangents of the sums that the loss depends on."""
-        return vjp(part, self.wrt, of=list(self._seed_cts(self._outer_pullback())))
+        seeds = list(self._seed_cts(self._outer_pullback()))
+        return self.share(vjp(part, self.wrt, of=seeds))
 
     def compose(self, part: Function) -> Function:
         """The function of the whole batch around ``part``."""
@@ -256,7 +264,7 @@ class _Composer:
         """The type of a parameter: of samples, one rank has the rows of its own parts."""
         axis = self.axes.get(slot.name)
         if axis is None:
-            return whole
+            return self.held.get(slot.name, whole)
         shape = whole.static_shape
         rows = shape[axis] // self.deal.count * self.deal.turns
         return whole.with_shape((*shape[:axis], rows, *shape[axis + 1 :]))
@@ -276,8 +284,7 @@ class _Composer:
         ``wrt``).
         """
         floats = [n for n in self.parts.sums if self._sum_type(n).dtype.is_float]
-        whole = [name for name in self.wrt if name not in self.axes]
-        return vjp(self.parts.outer, [*floats, *whole], of=["loss"])
+        return self.share(vjp(self.parts.outer, [*floats, *self.wrt], of=["loss"]))
 
     def _sum_type(self, name: str) -> TensorType:
         return self.parts.outer.parameter(name).type
@@ -300,6 +307,7 @@ class _Composer:
         outputs = [self.inner.block.outputs[n] for n in kept]
         slots = [self.inner.results[n] for n in kept]
         body = dce(_closed("early", self.inner, self.inner.block.body, outputs, slots))
+        body = self.share(body)
         totals, _, _ = self._loop(body, {}, [s.name for s in slots])
         return totals
 
@@ -330,7 +338,7 @@ class _Composer:
     def _main_loop(
         self, seeds: Mapping[str, Value]
     ) -> tuple[dict[str, Value], dict[str, Value], list[Value]]:
-        pullback = vjp(self.inner, self.wrt, of=list(seeds))
+        pullback = self.share(vjp(self.inner, self.wrt, of=list(seeds)))
         if self.deal.full == 0:
             # Ranks without a part reach those that have one through what they share.
             active = self.deal.is_dealt(self.b)
@@ -349,11 +357,10 @@ class _Composer:
         outputs.
         """
         results = list(zip(body.results, body.block.outputs, strict=True))
-        # The gradient of what is cut is that of a rank's own part: nobody adds to it.
         carried = [
             (slot, value)
             for slot, value in results
-            if slot.name in sums or (slot.role is Role.COTANGENT and slot.name not in self.axes)
+            if slot.role is Role.COTANGENT or slot.name in sums
         ]
         stacked = [value for slot, value in results if (slot, value) not in carried]
         given = list(zip(body.parameters, body.block.parameters, strict=True))
@@ -407,19 +414,14 @@ class _Composer:
         cts: Mapping[str, Value],
         outputs: Sequence[Value],
     ) -> Function:
-        count = len(self.parts.per_sample)
         joined = {
             n: self._joined(stacked, place)
-            for (n, place), stacked in zip(self.parts.per_sample, outputs[:count], strict=True)
+            for (n, place), stacked in zip(self.parts.per_sample, outputs, strict=True)
         }
         values = [
             joined[n] if n in joined else results[slot] for n, slot in enumerate(self.big.results)
         ]
-        own = dict(zip((n for n in self.wrt if n in self.axes), outputs[count:], strict=True))
-        gradients = [
-            self._unstacked(own[n]) if n in own else self.b.one("add", cts[n], direct[n])
-            for n in self.wrt
-        ]
+        gradients = [self.b.one("add", cts[n], direct[n]) for n in self.wrt]
         spans = {slot.name: slot.span for slot in self.big.parameters}
         slots = [Slot(n, Role.COTANGENT, spans[n]) for n in self.wrt]
         name = f"{self.big.name}_accumulated"
@@ -431,10 +433,6 @@ class _Composer:
             [*self.big.results, *slots],
         )
         return dce(made)
-
-    def _unstacked(self, stacked: Value) -> Value:
-        """[1, ...] as [...]: what is cut among ranks has one part on each."""
-        return self.b.one("reshape", stacked, shape=stacked.type.static_shape[1:])
 
     def _joined(self, stacked: Value, place: Place) -> Value:
         """[turns, ..., n / turns, ...] as [..., n, ...]: the number of the part comes after
@@ -450,6 +448,19 @@ class _Composer:
             stacked = self.b.one("reshape", stacked, shape=split)
             stacked = self.b.one("transpose", stacked, perm=perm)
         return self.b.one("reshape", stacked, shape=whole)
+
+
+def _itself(function: Function) -> Function:
+    return function
+
+
+def _parameters_of(function: Function) -> Function:
+    """A function with the parameters of ``function`` that gives nothing."""
+    return _closed("parameters", function, (), (), ())
+
+
+def _typed(function: Function) -> tuple[Sequence[Slot], Sequence[Value]]:
+    return function.parameters, function.block.parameters
 
 
 def _dependences(

@@ -83,7 +83,6 @@ def separate(
     axes: Mapping[str, int],
     parts: int,
     shared: Deal | None = None,
-    refuse: Refuse = along_batch,
 ) -> Cut:
     """The program of one part of the batch; ranks that have a part each share sums over the batch
     on the way with ``shared``.
@@ -94,10 +93,10 @@ def separate(
     try:
         found = cut(function, {name: Place(axis) for name, axis in axes.items()}, parts, shared)
     except Mixed as problem:
-        raise refuse(problem.message, problem.op) from None
+        raise along_batch(problem.message, problem.op) from None
     for slot, value in zip(function.results, function.block.outputs, strict=True):
         if value in found.local:
-            raise refuse(f"`{slot.name}` is known inside the parts only", None)
+            raise along_batch(f"`{slot.name}` is known inside the parts only", None)
         if slot.role is Role.STATE and value in found.places:
-            raise refuse(f"the new `{slot.name}` belongs to single samples", None)
+            raise along_batch(f"the new `{slot.name}` belongs to single samples", None)
     return found

@@ -72,7 +72,7 @@ def cut(
     the ranks add them up on the way.
     """
     found = [places.get(slot.name) for slot in function.parameters]
-    walk = _Walk(function.block, found, parts, "function", deal)
+    walk = Walk(function.block, found, parts, "function", deal)
     walk.run()
     parts_of = {value: walk.made[value, place] for value, place in walk.places.items()}
     return Cut(
@@ -93,7 +93,7 @@ def part_type(type_: TensorType, place: Place, parts: int) -> TensorType:
     return type_.with_shape((*shape[:axis], shape[axis] // parts, *shape[axis + 1 :]))
 
 
-class _Walk:
+class Walk:
     """One walk over a block; ``b`` collects the ops of a part."""
 
     def __init__(
@@ -149,11 +149,7 @@ class _Walk:
             if (value, None) in self.made:
                 todo.pop()
             elif value in self.sums:
-                assert self.deal is not None, "it was looked at before"
-                total = Total(value.type, self.deal)
-                summand = self.sums[value]
-                joined = total.add(self.b, total.start(self.b), summand, self.deal.count)
-                self.made[value, None] = total.finish(self.b, joined)
+                self.made[value, None] = self._total(value)
             else:
                 op = self.source[value]
                 missing = [v for v in op.operands if (v, None) not in self.made]
@@ -163,6 +159,13 @@ class _Walk:
                 operands = [self.made[v, None] for v in op.operands]
                 results = self._emit(op, operands, op.attributes, op.regions)
                 self.made.update(((v, None), x) for v, x in zip(op.results, results, strict=True))
+
+    def _total(self, value: Value) -> Value:
+        """A sum over all ranks, from the summands."""
+        assert self.deal is not None, "it was looked at before"
+        total = Total(value.type, self.deal)
+        joined = total.add(self.b, total.start(self.b), self.sums[value], self.deal.count)
+        return total.finish(self.b, joined)
 
     def cut(self, value: Value, place: Place, user: Op | None) -> Value:
         """The part of ``value`` at ``place``, made from its source where it is the same for all
@@ -205,8 +208,7 @@ class _Walk:
         if op is None:
             self._demand(value, place, user)
             return None, None, 1
-        rule = lookup(op.name).axes
-        for link in () if rule is None else rule.links(op):
+        for link in self._links(op):
             if (inside := link.holds(link.result, place, self.parts)) is not None:
                 if link.is_drawn and place.outer > 1:
                     break
@@ -218,6 +220,9 @@ class _Walk:
         if self.kind == "function":
             name = value.hint or "a parameter"
             raise Mixed(f"`{name}` is not cut with the samples that it meets here", user)
+        self._demand_of_region(value, place, user)
+
+    def _demand_of_region(self, value: Value, place: Place, user: Op | None) -> None:
         number = self.block.parameters.index(value)
         if self.demands.setdefault(number, place) != place:
             raise Mixed(_PLACES_DIFFER, user)
@@ -294,8 +299,7 @@ class _Walk:
         """
         places = [self.places.get(v) for v in op.operands]
         first = next(n for n, place in enumerate(places) if place is not None)
-        rule = lookup(op.name).axes
-        for link in () if rule is None else rule.links(op):
+        for link in self._links(op):
             place = places[first]
             assert place is not None, "`first` is cut"
             inside = link.holds(link.operands[first], place, self.parts)
@@ -306,6 +310,11 @@ class _Walk:
                 raise Mixed("every sample is compared with every other here", op)
             return link, inside
         raise Mixed(_meet(op), op)
+
+    def _links(self, op: Op) -> tuple[Link, ...]:
+        """The links that are followed through ``op``."""
+        rule = lookup(op.name).axes
+        return () if rule is None else rule.links(op)
 
     def _attributes(self, op: Op, link: Link) -> Attrs:
         rule = lookup(op.name).axes
@@ -326,7 +335,7 @@ class _Walk:
             inner.append(None if place is None else place.moved(-by))
         (region,) = op.regions
         while True:
-            walk = _Walk(region, inner, self.parts, "region")
+            walk = self._inside(region, inner)
             walk.run()
             outs = [walk.places.get(value) for value in region.outputs]
             for n in range(carried):
@@ -347,6 +356,10 @@ class _Walk:
         ]
         self._results(op, results, found)
 
+    def _inside(self, region: Block, places: Sequence[Place | None]) -> Walk:
+        """The walk over a region."""
+        return Walk(region, places, self.parts, "region")
+
     def _results(self, op: Op, results: Sequence[Value], places: Sequence[Place | None]) -> None:
         for value, made, place in zip(op.results, results, places, strict=True):
             self.made[value, place] = made
@@ -363,11 +376,11 @@ class _Walk:
         count = len(op.operands)
         inner = [self.places.get(value) for value in op.operands]
         while True:
-            forward = _Walk(primal, inner, self.parts, "region")
+            forward = Walk(primal, inner, self.parts, "region")
             forward.run()
             outs = [forward.places.get(value) for value in primal.outputs]
             outputs = [forward.output(v, p) for v, p in zip(primal.outputs, outs, strict=True)]
-            backward = _Walk(reverse, [*inner, *outs, *outs], self.parts, "pullback")
+            backward = Walk(reverse, [*inner, *outs, *outs], self.parts, "pullback")
             backward.run()
             pairs = zip(reverse.outputs, inner, strict=True)
             cotangents = [_cotangent(backward, value, place, op) for value, place in pairs]
@@ -385,7 +398,7 @@ class _Walk:
         self._results(op, self._emit(op, operands, op.attributes, regions), outs)
 
 
-def _cotangent(walk: _Walk, value: Value, place: Place | None, op: Op) -> Value:
+def _cotangent(walk: Walk, value: Value, place: Place | None, op: Op) -> Value:
     """What a pullback returns for an operand that lies at ``place``."""
     if place is not None:
         return walk.output(value, place)

@@ -63,12 +63,14 @@ class Deal:
         own = b.one("iota", axis=0, dtype=DType.U32, shape=(self.turns, 1))
         if self.ranks == 1:
             return own
-        # Rank j receives the j-th element of everybody's iota.
-        everybody = b.one("iota", axis=0, dtype=DType.U32, shape=(self.ranks, 1))
-        rank = row_of(b, b.one("all_to_all", everybody), 0)
-        spread = b.one("broadcast", rank, shape=(self.turns, 1), dims=(1,))
+        spread = b.one("broadcast", self.rank(b), shape=(self.turns, 1), dims=(1,))
         step = b.constant(self.ranks, DType.U32, (self.turns, 1))
         return b.one("add", b.one("mul", own, step), spread)
+
+    def rank(self, b: Builder) -> Value:
+        """u32[1], the number of this rank: it receives the like element of everybody's iota."""
+        everybody = b.one("iota", axis=0, dtype=DType.U32, shape=(self.ranks, 1))
+        return row_of(b, b.one("all_to_all", everybody), 0)
 
     def is_dealt(self, b: Builder) -> Value:
         """bool, whether this rank's last part has a meaning."""
@@ -139,3 +141,15 @@ class Total:
         if count == size:
             return flat
         return b.one("pad", flat, low=(0,), high=(size - count,), interior=(0,))
+
+
+def folded(b: Builder, own: Value, deal: Deal, by: str) -> Value:
+    """What all ranks have, put together by the op ``by`` from rank 0 on; the same on every rank."""
+    if by == "add":
+        total = Total(own.type, deal)
+        return total.finish(b, total.add(b, total.start(b), own, deal.ranks))
+    rows = b.one("all_gather", own, ranks=deal.ranks)
+    found = row_of(b, rows, 0)
+    for rank in range(1, deal.ranks):
+        found = b.one(by, found, row_of(b, rows, rank))
+    return found

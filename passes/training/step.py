@@ -28,13 +28,14 @@ Non-goals: differentiation, accumulation over micro-batches (``passes.accumulate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.inline import inline_function
 from gradc.ir.tensor.core import DType, Function, Role, Slot, TensorType, Value
 from gradc.passes.training.precision import master_type
+from gradc.passes.training.ranks import Deal, folded
 
 STEP = "step"
 RATE = "lr"
@@ -73,6 +74,14 @@ class Clip:
     value: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Parameters that ranks hold parts of, ``names``; ``deal`` says how many parts there are."""
+
+    names: Collection[str]
+    deal: Deal
+
+
 def train_step(
     gradient: Function,
     updates: Mapping[str, Update],
@@ -81,19 +90,21 @@ def train_step(
     clip: Clip | None = None,
     loss_scale: float | str | None = None,
     is_guarded: bool = False,
+    held: Held | None = None,
 ) -> Function:
     """The step as one Function. ``updates`` names every parameter that ``gradient`` has a COTANGENT
     for.
 
     With ``loss_scale`` the gradient must take the seed of its loss (a SEED parameter); updates are
     those of the parameters' master types. ``is_guarded`` has a step that is not finite stopped; a
-    dynamic scale skips it in any case.
+    dynamic scale skips it in any case. Norm and size of gradients are those of the whole parameters
+    where ranks hold parts of them (``held``).
 
     Raises:
         KeyError: if a COTANGENT has no update.
     """
     clip = clip or Clip()
-    return _Composer(gradient, updates, schedule, clip, loss_scale, is_guarded).compose()
+    return _Composer(gradient, updates, schedule, clip, loss_scale, is_guarded, held).compose()
 
 
 class _Composer:
@@ -107,7 +118,9 @@ class _Composer:
         clip: Clip,
         loss_scale: float | str | None,
         is_guarded: bool,
+        held: Held | None,
     ) -> None:
+        self.held = held
         self.gradient = gradient
         self.updates = updates
         self.schedule = schedule
@@ -187,26 +200,43 @@ class _Composer:
     ) -> Value | None:
         """Whether the step is finite; None where nobody asks."""
         if self.loss_scale == "dynamic":
-            return self._finite(list(cts.values()))
+            return self._finite(cts, ())
         if not self.is_guarded or not cts:
             return None
         loss = [v for s, v in made if s.role is Role.LOSS]
         if norm is not None and self.clip.value is None:
-            return self._finite([norm, *loss])
-        return self._finite([*cts.values(), *loss])
+            return self._finite({}, [norm, *loss])
+        return self._finite(cts, loss)
 
-    def _finite(self, values: Sequence[Value]) -> Value:
+    def _finite(self, cts: Mapping[str, Value], others: Sequence[Value]) -> Value:
         """Whether all numbers are finite: the largest size is a number below infinity."""
-        b, wide = self.b, _widest(values)
-        largest: Value | None = None
-        for value in values:
+        b, wide = self.b, _widest([*cts.values(), *others])
+        tops: dict[str, Value] = {}
+        whole = {f"{n}, of all ranks": value for n, value in enumerate(others)}
+        for name, value in (*cts.items(), *whole.items()):
             top = b.one("abs", value)
             if value.type.rank:
                 top = b.one("reduce_max", top, axes=tuple(range(value.type.rank)))
-            top = b.cast(top, wide)
-            largest = top if largest is None else b.one("max", largest, top)
-        assert largest is not None, "a step without parameters has no loss scale"
-        return b.one("lt", largest, b.constant(float("inf"), wide))
+            tops[name] = b.cast(top, wide)
+        return b.one("lt", self._folded(tops, "max"), b.constant(float("inf"), wide))
+
+    def _folded(self, found: Mapping[str, Value], by: str) -> Value:
+        """One number from that of each parameter's gradient, put together by the op ``by``: first
+        of what every rank has, then of what the ranks hold parts of.
+        """
+        held = () if self.held is None else self.held.names
+        total: Value | None = None
+        for value in (v for n, v in found.items() if n not in held):
+            total = value if total is None else self.b.one(by, total, value)
+        own: Value | None = None
+        for value in (v for n, v in found.items() if n in held):
+            own = value if own is None else self.b.one(by, own, value)
+        if own is not None:
+            assert self.held is not None, "somebody holds parts"
+            own = folded(self.b, own, self.held.deal, by)
+            total = own if total is None else self.b.one(by, total, own)
+        assert total is not None, "there are parameters"
+        return total
 
     def _kept(self, finite: Value | None, new: Value, old: Value) -> Value:
         """``new``, or ``old`` where the step is skipped."""
@@ -297,14 +327,13 @@ class _Composer:
         """Every gradient scaled by min(1, limit / norm), and the norm."""
         b = self.b
         wide = _widest(cts.values())
-        total: Value | None = None
-        for ct in cts.values():
+        squares: dict[str, Value] = {}
+        for name, ct in cts.items():
             raised = ct if ct.type.dtype is wide else b.one("cast", ct, dtype=wide)
             square = b.one("mul", raised, raised)
-            part = b.one("sum", square, axes=tuple(range(ct.type.rank))) if ct.type.rank else square
-            total = part if total is None else b.one("add", total, part)
-        assert total is not None
-        norm = b.one("sqrt", total, hint=GRAD_NORM)
+            whole = tuple(range(ct.type.rank))
+            squares[name] = b.one("sum", square, axes=whole) if ct.type.rank else square
+        norm = b.one("sqrt", self._folded(squares, "add"), hint=GRAD_NORM)
         bound = b.constant(limit, wide)
         # limit / max(norm, limit) is min(1, limit / norm) without a division by zero.
         scale = b.one("div", bound, b.one("max", norm, bound))

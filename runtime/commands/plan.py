@@ -21,7 +21,7 @@ from gradc.runtime.files.data import fail, write_text
 from gradc.runtime.model.compiled import pure
 from gradc.runtime.model.model import Model
 from gradc.runtime.model.remedies import remedies
-from gradc.runtime.model.shard import Shard
+from gradc.runtime.model.shard import Shard, parts_of
 from gradc.runtime.native.compile import compile_options, machine_warnings, quoting
 from gradc.runtime.reports.memory import Choice, MemoryPlan, choices, plan_memory
 from gradc.runtime.reports.memory_chart import choices_svg
@@ -69,19 +69,24 @@ def run(options: argparse.Namespace, console: Console) -> int:
 def _program(
     options: argparse.Namespace, model: Model, dims: Mapping[str, int]
 ) -> tuple[Function, Derivative, Derivative | None]:
-    if options.shard_dim is not None:
-        if options.forward or options.optimizer or options.ranks != "1" or options.wrt != "params":
-            message = "--shard-dim plans loss and gradients of all parameters"
-            help = "leave out --forward, --optimizer, --ranks and --wrt"
-            raise fail("GC0564", message, help)
-        _, _, cut = Shard.parsed(model, options.shard_dim).cut(dims)
-        return cut.part, cut.compose, cut.gradient
+    if options.shard_dim is not None and (options.forward or options.wrt != "params"):
+        message = "--shard-dim plans gradients of all parameters"
+        raise fail("GC0564", message, "leave out --forward and --wrt")
+    if options.shard_dim is not None and not options.optimizer:
+        if options.ranks != "1":
+            help = "say --optimizer 'adamw(lr=1e-3)', or so"
+            raise fail("GC0564", "--ranks and --shard-dim together plan a training step", help)
+        cut, make = Shard.parsed(model, options.shard_dim).at(dims), model.gradient_of()
+        gradient = pure(lambda function: cut.share(make(function)))
+        return cut.whole.function, gradient, gradient
     if options.forward:
         return model.lower(dims, training=False).function, pure(lambda f: f), None
     if options.optimizer:
         parts = whole_number(options.accumulate, 1, "--accumulate")
         ranks = whole_number(options.ranks, 1, "--ranks")
-        step = model.train_step(options.optimizer, accumulate=parts, ranks=ranks)
+        shard = None if options.shard_dim is None else dict([parts_of(options.shard_dim)])
+        world = None if shard is not None and options.ranks == "1" else ranks
+        step = model.train_step(options.optimizer, accumulate=parts, ranks=world, shard=shard)
         program = step.program(dims)
         return program.source, program.derive, program.gradient
     wrt = options.wrt if options.wrt in ("params", "inputs") else options.wrt.split(",")

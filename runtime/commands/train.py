@@ -30,7 +30,7 @@ from gradc.runtime.files.data import fail
 from gradc.runtime.files.ids import check_samples
 from gradc.runtime.model.model import Model
 from gradc.runtime.model.recipe import Recipe
-from gradc.runtime.model.step import TrainStep
+from gradc.runtime.model.shard import parts_of
 from gradc.runtime.native.arrays import finite_or_fail
 from gradc.runtime.native.compile import quoting, usable_cores
 from gradc.runtime.ranks.launch import guarded, join, relaunch, started_with
@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clip-value", type=float, metavar="X", help="limit on each gradient value")
     add("--accumulate", default="1", metavar="K", help="cut each batch into K parts (1)")
     add("--ranks", metavar="R", help="share every batch among R processes, by MPI")
+    add("--shard-dim", metavar="H=R", help="hold parameters in R parts along H, one on each rank")
     add("--parts", metavar="P", help="cut each batch into P parts in all, dealt to the ranks")
     add(
         "--shared-statistics",
@@ -76,6 +77,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Trains, prints a line per epoch, and a summary."""
     started = started_with()
     wanted = None if options.ranks is None else whole_number(options.ranks, 1, "--ranks")
+    if wanted is None and options.shard_dim is not None and not started:
+        wanted = parts_of(options.shard_dim)[1]
     if wanted is None and started <= 1:
         return _run(options, console, None)
     if not started and wanted is not None:
@@ -165,11 +168,12 @@ def _prepared(model: Model, options: argparse.Namespace, world: MpiRanks | None)
         ranks=world,
         shared_statistics=options.shared_statistics,
         guard=not options.no_guard,
+        shard=None if options.shard_dim is None else dict([parts_of(options.shard_dim)]),
         **_compile_arguments(options, world),
     )
     if options.parts is not None:
         parts = whole_number(options.parts, 1, "--parts")
-        step = TrainStep(model, replace(step.recipe, accumulate=parts), step.options, step.world)
+        step = step.like(replace(step.recipe, accumulate=parts))
     batch = whole_number(options.batch, 1, "--batch")
     epochs = whole_number(options.epochs, 0, "--epochs")
     is_first = world is None or world.rank == 0

@@ -22,7 +22,8 @@ from gradc.passes.hazards.analysis import Analysis
 from gradc.runtime.doctor.data import facts, unreachable
 from gradc.runtime.doctor.roles import Roles
 from gradc.runtime.doctor.trial import Bench, Track, fresh_slots, updated
-from gradc.runtime.model.step import TrainState, TrainStep
+from gradc.runtime.model.state import TrainState
+from gradc.runtime.model.step import TrainStep
 from gradc.runtime.reports.culprit import find_culprit
 from gradc.runtime.reports.diagnose import Finding
 

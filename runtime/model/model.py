@@ -411,6 +411,7 @@ class Model:
         ranks: object = None,
         shared_statistics: bool = False,
         guard: bool = True,
+        shard: Mapping[str, int] | None = None,
         **options: Unpack[CompileKeywords],
     ) -> TrainStep:
         """One native call that computes the loss, the gradients and the update.
@@ -419,20 +420,19 @@ class Model:
             optimizer: a call in the language, such as ``"adamw(lr=1e-3)"``.
             schedule: the rate at each step, such as ``"cosine(peak=1e-3, total=1000)"``.
             clip_norm, clip_value: limits on the gradients' global L2 norm and on each value.
-            accumulate: cut the batch into this many equal parts: the update of the whole batch, the
-                memory of a part.
+            accumulate: cut the batch into this many equal parts, one after another.
             loss_scale: ``dynamic`` or a factor for the loss, against underflow in f16.
             decay_on: ``matrices`` or ``all``: which parameters weight decay falls on.
-            ranks: a communicator of mpi4py, whose ranks share every batch, ``accumulate`` parts
-                each: the bits of one rank with all parts. A number is for planning only.
+            ranks: a communicator of mpi4py, whose ranks share every batch; a number only plans.
             shared_statistics: ranks add up what samples share (batch normalisation) on the way.
             guard: a step that is not finite changes nothing and raises; keeps all gradients.
+            shard: a dimension along which ranks hold parts of parameters: ``{"H": 2}``.
         """
         from gradc.runtime.model.step import TrainStep
 
         said = (optimizer, schedule, clip_norm, clip_value, decay_on, accumulate, loss_scale)
         recipe = Recipe(*said, shared_statistics, guard)
-        return TrainStep.of(self, recipe, options_of(self.train_step, options), ranks)
+        return TrainStep.of(self, recipe, options_of(self.train_step, options), ranks, shard)
 
     def diagnose(self, params: Arrays, *, seed: int = 0, **inputs: Any) -> Diagnosis:
         """How the gradient flows at ``params`` and ``inputs``, and what is wrong with it.

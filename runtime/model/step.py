@@ -21,15 +21,15 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from gradc.codegen import exchange
+from gradc.frontend.model.draws import initialize
 from gradc.frontend.model.training import OptimizerIR, ScheduleIR, lower_optimizer, lower_schedule
 from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError, error
-from gradc.ir.diagnostics.source import Sources
 from gradc.ir.tensor.core import Function, Role, TensorType
 from gradc.ir.tensor.dims import substitute
 from gradc.passes.differentiate.transforms import value_and_grad, vjp
@@ -44,14 +44,18 @@ from gradc.passes.training.step import (
     SCALE,
     STEP,
     Clip,
+    Held,
     Update,
     train_step,
 )
 from gradc.runtime.files.batches import batch_dim
 from gradc.runtime.files.ids import check_inputs
 from gradc.runtime.model.call import INPUTS, PARAMS, Entry, by_role, decode, decoded
+from gradc.runtime.model.layout import Layout
 from gradc.runtime.model.recipe import Recipe
 from gradc.runtime.model.remedies import remedies
+from gradc.runtime.model.shard import Shard
+from gradc.runtime.model.state import StoppedStep, TrainState
 from gradc.runtime.native.arrays import (
     NUMPY_DTYPE,
     Array,
@@ -102,75 +106,25 @@ class StepProgram:
     gradient: Derive
 
 
-@dataclass
-class TrainState:
-    """Everything a step reads and writes: parameters, model state, optimiser slots, the number of
-    steps done.
-    """
-
-    arrays: dict[str, Array]
-    trained: tuple[str, ...]
-    metrics: dict[str, Any] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        steps = f"{self.step} step{'' if self.step == 1 else 's'}"
-        return (
-            f"<training state after {steps}: {len(self.trained)} parameters, {len(self.slots)} "
-            f"slots>"
-        )
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        rows = [(n, str(a.dtype), str(list(a.shape))) for n, a in self.arrays.items()]
-        return card(
-            "training state", repr(self)[1:-1], [("arrays", ("name", "type", "shape"), rows)]
-        )
-
-    @property
-    def params(self) -> dict[str, Array]:
-        """Parameters and states of the model by path; the arrays themselves, but for states in
-        bf16, which NumPy lacks.
-        """
-        return {name: decode(self.arrays[name]) for name in self.trained}
-
-    @property
-    def slots(self) -> dict[str, Array]:
-        """Optimiser state, ``fc1.w/m`` and so on."""
-        skip = {*self.trained, STEP, SCALE, GOOD_STEPS}
-        return {name: a for name, a in self.arrays.items() if name not in skip}
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        return int(self.arrays[STEP])
-
-
-class StoppedStep(DiagnosticError):
-    """A step whose ``loss`` or gradients are not finite: the state is that of before it.
-
-    ``origin`` says where in the program the numbers began to be so, if running it again shows it.
-    """
-
-    def __init__(
-        self, said: Diagnostic, origin: Diagnostic | None, sources: Sources, loss: float
-    ) -> None:
-        super().__init__([said] if origin is None else [said, origin], sources)
-        self.origin = origin
-        self.loss = loss
-
-
 class TrainStep:
     """A training step that specialises on the shapes of its inputs."""
 
     def __init__(
-        self, model: Model, recipe: Recipe, options: Options, world: Ranks | None = None
+        self,
+        model: Model,
+        recipe: Recipe,
+        options: Options,
+        world: Ranks | None = None,
+        shard: Shard | None = None,
     ) -> None:
         """``world`` has the ranks that share every batch; ``recipe.accumulate`` is the number of
-        parts of all of them together.
+        parts of all of them together. With ``shard`` they hold parts of parameters instead.
         """
         self.model = model
         self.world = world
-        self.deal = Deal(recipe.accumulate, 1 if world is None else world.size)
+        self.shard = shard
+        size = 1 if world is None else world.size
+        self.deal = Deal(recipe.accumulate, size if shard is None else size // shard.ranks)
         expect("optimizer", recipe.optimizer, str, "a call in text, such as `adam(lr=1e-3)`")
         schedule = "a call in text, such as `cosine(peak=1e-3, total=1000)`, or None"
         expect("schedule", recipe.schedule, (str, type(None)), schedule)
@@ -192,18 +146,26 @@ class TrainStep:
         self._makes_bits = False
 
     @classmethod
-    def of(cls, model: Model, recipe: Recipe, options: Options, ranks: object) -> TrainStep:
+    def of(
+        cls, model: Model, recipe: Recipe, options: Options, ranks: object, shard: object = None
+    ) -> TrainStep:
         """The step that ``ranks`` share, each with ``recipe.accumulate`` parts of every batch; None
-        is one.
+        is one, or as many as ``shard`` needs.
 
         Raises:
-            DiagnosticError: GC0801 if ``ranks`` is neither a communicator nor a number.
+            DiagnosticError: GC0801 if ``ranks`` is neither a communicator nor a number, or not as
+                many as hold parts of the parameters; GC0564, GC0824 for what ``shard`` says.
         """
-        if ranks is None:
+        cut = Shard.of(model, shard)
+        if ranks is None and cut is None:
             return cls(model, recipe, options)
-        world = world_of(ranks)
-        whole = replace(recipe, accumulate=recipe.accumulate * world.size)
-        return cls(model, whole, options, world)
+        each = 1 if cut is None else cut.ranks
+        world = world_of(each if ranks is None else ranks)
+        if world.size != each and cut is not None:
+            message = f"{world.size} ranks cannot hold `{cut.dim}` in {each} parts"
+            raise DiagnosticError([error("GC0801", message, None, help=f"start {each} ranks")])
+        whole = replace(recipe, accumulate=recipe.accumulate * (world.size // each))
+        return cls(model, whole, options, world, cut)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold the model, the recipe and the options; machine code is made or
@@ -213,6 +175,25 @@ class TrainStep:
             message = "a training step of several ranks stays in its process: it is not copied"
             raise DiagnosticError([error("GC0801", message, None)])
         return TrainStep, (self.model, self.recipe, self.options)
+
+    def like(self, recipe: Recipe) -> TrainStep:
+        """The step of the same ranks with another recipe."""
+        return TrainStep(self.model, recipe, self.options, self.world, self.shard)
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Which arrays of the state are cut, and how.
+
+        Raises:
+            DiagnosticError: GC0824 where the parameters cannot be cut.
+        """
+        if self.shard is None:
+            return Layout({}, 1, self.world)
+        axes, types = self.shard.axes(), self.model.param_types()
+        for name in [n for n in self.model.select("params") if n in axes]:
+            slots = self.shard.slot_axes(self.optimizer, master_type(types[name]), axes[name])
+            axes |= {f"{name}/{slot}": axis for slot, axis in slots.items()}
+        return Layout(axes, self.shard.ranks, self.world)
 
     def __repr__(self) -> str:
         changed = [
@@ -230,26 +211,37 @@ class TrainStep:
         return card(f"training step of {self.model.name}", "step(state, **inputs)", sections)
 
     def init(self, params: Mapping[str, Any]) -> TrainState:
-        """A fresh state that starts from a copy of ``params``.
+        """A fresh state that starts from a copy of ``params``, of which a rank keeps its parts.
 
         Raises:
             DiagnosticError: if names, shapes or types are not the model's.
         """
-        types = self.model.param_types()
         expect("params", params, Mapping, "a dictionary of arrays by name")
-        check_names("parameter", params, list(types))
+        check_names("parameter", params, list(self.model.param_types()))
+        return self._begun(lambda name: params[name])
+
+    def start(self, seed: int) -> TrainState:
+        """``init`` from ``model.init(seed)``, one whole parameter in memory at a time."""
+        model = self.model
+        specs = model.program.parameters(model.name, model.dims, model.precision)
+        by_name = {spec.path: spec for spec in specs}
+        return self._begun(lambda name: initialize([by_name[name]], seed)[name])
+
+    def _begun(self, given: Callable[[str], Any]) -> TrainState:
+        types, own = self.model.param_types(), self.layout.own
         trained = self.model.select("params")
         arrays: dict[str, Array] = {}
         for name, type_ in types.items():
-            array = as_array(name, params[name])
+            array = as_array(name, given(name))
             check_shape(name, array, type_.static_shape)
             # Trained parameters are kept as f32 masters where the program computes in 16 bits.
             dtype = master_type(type_).dtype if name in trained else type_.dtype
-            arrays[name] = np.array(convert(name, array, dtype), order="C")
+            arrays[name] = np.array(own(name, convert(name, array, dtype)), order="C")
         for name in trained:
             for spec in self.optimizer.update(master_type(types[name])).slots:
-                kept = NUMPY_DTYPE[spec.type.dtype]
-                arrays[f"{name}/{spec.name}"] = np.full(spec.type.static_shape, spec.start, kept)
+                kept, slot = NUMPY_DTYPE[spec.type.dtype], f"{name}/{spec.name}"
+                whole = np.broadcast_to(np.array(spec.start, kept), spec.type.static_shape)
+                arrays[slot] = np.array(own(slot, whole), order="C")
         arrays[STEP] = np.zeros((), np.int32)
         if self.recipe.loss_scale == "dynamic":
             arrays[SCALE] = np.full((), INITIAL_SCALE, np.float32)
@@ -282,7 +274,7 @@ class TrainStep:
         Where some ranks have a part more than this one, the first rows come once more at the end;
         they count for nothing. ``rows`` is of any type, its length a multiple of the parts.
         """
-        deal, rank = self.deal, 0 if self.world is None else self.world.rank
+        deal, rank = self.deal, 0 if self.world is None else self.world.rank // self.layout.ranks
         if deal.is_alone:
             return rows
         if len(rows) % deal.count:
@@ -339,7 +331,8 @@ class TrainStep:
         help = "look at the data, lower the learning rate, or clip the gradients (clip_norm)"
         note = "nothing was updated: weights, states and optimiser are those of before this step"
         stopped = error("GC0806", what, None, help=help, notes=(note,))
-        origin = self.culprit(state, **inputs)
+        # A part of the parameters says nothing.
+        origin = None if self.layout.is_cut else self.culprit(state, **inputs)
         raise StoppedStep(stopped, origin, self.model.program.report.sources, loss)
 
     def many(self, count: int, state: TrainState, **inputs: Any) -> tuple[Array, TrainState]:
@@ -471,11 +464,12 @@ class TrainStep:
         parts = self.deal.count
         names = list(self.model.select("params"))
         if parts == 1:
-            return StepProgram(
-                whole.function,
-                lambda function: self._step(self._gradient(function, names)),
-                lambda function: self._gradient(function, names),
-            )
+
+            def gradient(function: Function) -> Function:
+                made = self._gradient(function, names)
+                return made if self.shard is None else self.shard.at(whole.dims).share(made)
+
+            return StepProgram(whole.function, lambda f: self._step(gradient(f)), gradient)
         _, cut = self.accumulation(whole)
         return StepProgram(
             cut.part, lambda function: self._step(cut.compose(function)), cut.gradient
@@ -506,6 +500,7 @@ class TrainStep:
             is_seeded=is_seeded,
             ranks=self.deal.ranks,
             shares_statistics=self.recipe.shared_statistics,
+            share=None if self.shard is None else self.shard.at(whole.dims).share,
         )
 
     def _types(self, dims: Mapping[str, int]) -> dict[str, TensorType]:
@@ -519,11 +514,12 @@ class TrainStep:
         """The step around a function that gives the gradients."""
         pairs = zip(gradient.parameters, gradient.block.parameters, strict=True)
         types = {slot.name: value.type for slot, value in pairs if slot.role is Role.PARAM}
-        updates = {name: self._update(master_type(type_)) for name, type_ in types.items()}
+        updates = {name: self._update(name, master_type(type_)) for name, type_ in types.items()}
         clip = Clip(self.recipe.clip_norm, self.recipe.clip_value)
         schedule = None if self.schedule is None else self.schedule.function
         scale = self.recipe.loss_scale
         factor = scale if scale is None or scale == "dynamic" else float(scale)
+        held = None if self.shard is None else Held(self.layout.axes, self.shard.deal)
         return train_step(
             gradient,
             updates,
@@ -531,6 +527,7 @@ class TrainStep:
             clip=clip,
             loss_scale=factor,
             is_guarded=self.recipe.guard,
+            held=held,
         )
 
     def _gradient(self, function: Function, names: list[str]) -> Function:
@@ -558,9 +555,13 @@ class TrainStep:
             self.options.fast_math,
         )
 
-    def _update(self, type_: TensorType) -> Update:
+    def _update(self, name: str, type_: TensorType) -> Update:
+        """The update of a parameter of which a rank has ``type_``."""
         optimizer = decaying(self.optimizer, self.recipe.decay_on, type_.rank)
-        return Update(optimizer.update(type_).function, optimizer.rate)
+        axis = self.layout.axes.get(name)
+        if axis is None or self.shard is None:
+            return Update(optimizer.update(type_).function, optimizer.rate)
+        return Update(self.shard.update(optimizer, type_, axis), optimizer.rate)
 
     def _compile(self, dims: Mapping[str, int]) -> Entry:
         model = self.model
@@ -569,7 +570,8 @@ class TrainStep:
             model.name,
             repr(sorted(dims.items())),
             model.precision,
-            f"step {self.recipe!r} of {self.deal.ranks} ranks",
+            f"step {self.recipe!r} of {self.deal.ranks} ranks"
+            + ("" if self.shard is None else f" that hold {self.shard.text}"),
         )
         # A warm start needs no program.
         program = functools.cache(lambda: self.program(dims))

@@ -30,6 +30,20 @@ PATIENCE = 2.0
 class Ranks(World, Protocol):
     """What a training step knows of the ranks it runs on."""
 
+    def send(self, array: Array, to: int) -> None:
+        """Hands a dense array to another rank, which is to ``receive`` it."""
+
+    def receive(self, array: Array, source: int) -> None:
+        """Fills a dense array with what another rank has sent."""
+
+    def spread(self, arrays: Sequence[Array]) -> None:
+        """Makes ``arrays`` those of rank 0, in place."""
+
+    def total(self, own: Array, ranks: int) -> Array:
+        """The sum of f64 arrays over the ``ranks`` ranks that this one belongs to, which follow
+        each other, in their order.
+        """
+
     def agree_on(self, what: str, text: str) -> None:
         """Raises DiagnosticError GC0821 unless all ranks give the same ``text``."""
 
@@ -47,9 +61,28 @@ class PlannedRanks:
 
     def exchange(self, kind: str, parts: Bytes) -> None:
         """Raises DiagnosticError GC0820."""
+        raise self._nobody()
+
+    def send(self, array: Array, to: int) -> None:
+        """Raises DiagnosticError GC0820."""
+        raise self._nobody()
+
+    def receive(self, array: Array, source: int) -> None:
+        """Raises DiagnosticError GC0820."""
+        raise self._nobody()
+
+    def spread(self, arrays: Sequence[Array]) -> None:
+        """Raises DiagnosticError GC0820."""
+        raise self._nobody()
+
+    def total(self, own: Array, ranks: int) -> Array:
+        """Raises DiagnosticError GC0820."""
+        raise self._nobody()
+
+    def _nobody(self) -> DiagnosticError:
         message = f"this step was planned for {self.size} ranks, and no ranks are there to run it"
         help = "give ranks=MPI.COMM_WORLD of mpi4py, under mpiexec"
-        raise DiagnosticError([error("GC0820", message, None, help=help)])
+        return DiagnosticError([error("GC0820", message, None, help=help)])
 
     def agree_on(self, what: str, text: str) -> None:
         """Nobody to disagree."""
@@ -85,6 +118,24 @@ class MpiRanks:
         if self.rank:
             parts[self.rank] = parts[0]
         self._comm.Allgather(self._mpi.IN_PLACE, [parts, self._mpi.BYTE])
+
+    # --- arrays
+
+    def send(self, array: Array, to: int) -> None:
+        """Hands a dense array to another rank, which is to ``receive`` it."""
+        self._comm.Send([array.reshape(-1).view(np.uint8), self._mpi.BYTE], to)
+
+    def receive(self, array: Array, source: int) -> None:
+        """Fills a dense array with what another rank has sent."""
+        self._comm.Recv([array.reshape(-1).view(np.uint8), self._mpi.BYTE], source)
+
+    def total(self, own: Array, ranks: int) -> Array:
+        """The sum of f64 arrays over the ``ranks`` ranks that this one belongs to, in order."""
+        rows = np.empty((self.size, *own.shape))
+        self._comm.Allgather([own, self._mpi.DOUBLE], [rows, self._mpi.DOUBLE])
+        first = self.rank // ranks * ranks
+        found: Array = sum(rows[first + 1 : first + ranks], start=rows[first])
+        return found
 
     # --- agreement
 

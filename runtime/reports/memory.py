@@ -128,11 +128,10 @@ class MemoryPlan:
             lines.append(f"  budget {self.budget} bytes ({shown(self.budget)}): kept")
             lines.append(f"  recomputation: {self.gap}")
         if self.sent_bytes:
-            count = sum(times for _, times in self.plan.exchanges())
-            lines.append(
-                f"  each rank sends {self.sent_bytes} bytes ({shown(self.sent_bytes)}) in {count} "
-                f"exchanges"
-            )
+            count = sum(number for _, number in self.plan.exchanges())
+            sent = f"{self.sent_bytes} bytes ({shown(self.sent_bytes)})"
+            times = f"{count} exchange{'s' if count != 1 else ''}"
+            lines.append(f"  each rank sends {sent} in {times}")
         kept = [d for d in self.decisions if d.is_kept]
         again = [d for d in self.decisions if not d.is_kept]
         lines += _listed("kept for the reverse sweep", kept, most)

@@ -13,9 +13,9 @@ from gradc.frontend.model.models import ModelIR
 from gradc.ir.tensor.core import Function
 from gradc.passes.budget import run_within
 from gradc.passes.differentiate.transforms import value_and_grad
+from gradc.passes.pipeline import Options as PipelineOptions
 from gradc.passes.prove.programs.ranks import CutProgram, ranks_verdict
 from gradc.passes.prove.report import Verdict
-from gradc.passes.training.accumulate import Accumulation
 from gradc.passes.training.ranks import Deal
 from gradc.runtime.files.batches import batch_dim
 from gradc.runtime.model.model import Model
@@ -80,7 +80,8 @@ def ranks_row(
     name = batch_dim(model.program.signature(model.name))
     whole = model.lower({**dims, name: _SAMPLES * step.deal.count}, training=True)
     axes, cut = step.accumulation(whole)
-    return _verdict(model, whole, axes, cut, step.deal, options, seed)
+    asked = pipeline_options(cut.compose, options, gradient=cut.gradient)
+    return _verdict(model, whole, axes, (cut.part, asked), step.deal, options, seed)
 
 
 def shard_row(
@@ -95,24 +96,30 @@ def shard_row(
     size = model.lower(dims).dims.get(shard.dim, 0)
     if size % shard.ranks:  # a smaller size was chosen, to draw points for
         dims = {**dims, shard.dim: shard.ranks * max(2, size // shard.ranks)}
-    whole, axes, cut = shard.cut(dims)
-    deal = Deal(shard.ranks, shard.ranks)
-    return _verdict(model, whole, axes, cut, deal, options, seed, f"`{shard.dim}`")
+    cut, names = shard.at(dims), list(model.select("params"))
+
+    def gradient(function: Function) -> Function:
+        return cut.share(value_and_grad(function, names))
+
+    asked = pipeline_options(gradient, options, gradient=gradient)
+    made, along = (cut.whole.function, asked), f"`{shard.dim}`"
+    return _verdict(model, cut.whole, cut.axes, made, shard.deal, options, seed, along)
 
 
 def _verdict(
     model: Model,
     whole: ModelIR,
     axes: Mapping[str, int],
-    cut: Accumulation,
+    made: tuple[Function, PipelineOptions],
     deal: Deal,
     options: Options,
     seed: int,
     along: str = "",
 ) -> Verdict:
-    """On ``cut`` as the pipeline leaves it, against the derivative of ``whole``."""
-    asked = pipeline_options(cut.compose, options, gradient=cut.gradient)
-    run = run_within(cut.part, asked, options.budget)
+    """On what the pipeline, asked for it, makes of a program, against the derivative of
+    ``whole``.
+    """
+    run = run_within(*made, options.budget)
     last = [r.artifact for r in run.records if isinstance(r.artifact, Function)][-1]
     gradient = value_and_grad(whole.function, list(model.select("params")))
     subject = CutProgram(gradient, last, deal, axes, dict(whole.dims), along)

@@ -41,7 +41,8 @@ from gradc.runtime.files.data import (
 )
 from gradc.runtime.model.call import decode
 from gradc.runtime.model.model import Model
-from gradc.runtime.model.step import StoppedStep, TrainState, TrainStep
+from gradc.runtime.model.state import StoppedStep, TrainState
+from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.ranks.world import MpiRanks
 from gradc.runtime.training import checkpoint, metrics
@@ -101,6 +102,7 @@ class Run:
         self.world = step.world if isinstance(step.world, MpiRanks) else None
         self.is_first = self.world is None or self.world.rank == 0
         self._steps_alone: dict[TrainStep, TrainStep] = {}
+        self._has_told_overflow = False
         self._weights = self.model.select("params")
         self._saved_at = time.monotonic()
 
@@ -132,8 +134,7 @@ class Run:
             return self.step
         if self._last_step is None:
             finer = self._cut_of(rows)
-            recipe = replace(self.step.recipe, accumulate=finer)
-            self._last_step = TrainStep(self.model, recipe, self.step.options, self.step.world)
+            self._last_step = self.step.like(replace(self.step.recipe, accumulate=finer))
         return self._last_step
 
     def _cut_of(self, rows: int) -> int:
@@ -191,24 +192,28 @@ class Run:
             DiagnosticError: GC0804 if the folder holds a run already.
         """
         if self.is_first:
-            self._begin()
-        self._share()
+            self._refuse_a_run()
+        self._start()
 
-    def _begin(self) -> None:
+    def _refuse_a_run(self) -> None:
         newest = checkpoint.newest_step(self.folder)
         has_begun = newest is not None and (self.folder / RUN_FILE).exists()
         if newest or has_begun or (self.folder / PARAMS_FILE).exists():
             help = "give another folder, or --resume to continue this run"
             raise fail("GC0804", f"`{self.folder}` already holds a run", help)
-        self._start()
 
     def _start(self) -> None:
-        make_folder(self.folder)
-        checkpoint.sweep(self.folder)
-        self.state = self.step.init(self.model.init(self.settings.seed))
-        write_text(self.folder / METRICS_FILE, "")
-        self.save()
-        self._write_settings()
+        if self.is_first:
+            make_folder(self.folder)
+            checkpoint.sweep(self.folder)
+        self.state = self.step.start(self.settings.seed)
+        if self.world is not None:  # one rank draws what all have
+            self.step.layout.spread_common(self.state.arrays)
+        if self.is_first:
+            write_text(self.folder / METRICS_FILE, "")
+        self.save(self._whole())
+        if self.is_first:
+            self._write_settings()
 
     def resume(self) -> tuple[Diagnostic, ...]:
         """Continues from the newest intact checkpoint; returns warnings about damaged ones.
@@ -217,36 +222,38 @@ class Run:
             DiagnosticError: GC0805 if the folder holds another run, GC0575 if it holds no
                 checkpoint.
         """
-        found = self._resume() if self.is_first else ()
-        self._share()
-        return found
-
-    def _share(self) -> None:
-        """The state of the first rank for all: one reads, so that one version of the run exists."""
+        found, warnings = self._found() if self.is_first else (None, ())
         if self.world is None:
-            return
-        if self.state is None:
-            self.state = self.step.init(self.model.init(self.settings.seed))
-        self.world.spread(list(self.state.arrays.values()))
+            has_begun = found is not None
+        else:  # one rank reads, so that one version of the run exists
+            has_begun = self.world.greatest(found is not None) > 0
+        if not has_begun:
+            self._start()  # killed before its first checkpoint
+            return warnings
+        if self.world is None:
+            self.state = found
+            return warnings
+        self.state = self.step.start(self.settings.seed)
+        self.step.layout.spread(self.state.arrays, None if found is None else found.arrays)
         text = self.world.spread_text(json.dumps(asdict(self.progress)))
         self.progress = Progress(**json.loads(text))
+        return warnings
 
-    def _resume(self) -> tuple[Diagnostic, ...]:
+    def _found(self) -> tuple[TrainState | None, tuple[Diagnostic, ...]]:
+        """The whole state in the folder, None if it was killed before its first checkpoint."""
         self._compare_settings()
         if checkpoint.newest_step(self.folder) is None and not self._has_metrics():
-            self._start()  # killed before its first checkpoint
-            return ()
+            return None, ()
         checkpoint.sweep(self.folder)
         found, warnings = checkpoint.load_newest(self.folder)
-        fresh = self.step.init(self.model.init(self.settings.seed))
+        single = TrainStep(self.model, self.step.recipe, self.step.options)
+        fresh = single.start(self.settings.seed)
         compare_arrays(self.folder, found.arrays, fresh.arrays)
-        self.state = TrainState(
-            {name: np.array(found.arrays[name]) for name in fresh.arrays}, fresh.trained
-        )
         self.progress = progress_of(self.folder, found.state)
         warnings += metrics.cut(self.folder / METRICS_FILE, self.progress.step, self.progress.epoch)
         self._write_settings()
-        return warnings
+        arrays = {name: np.array(found.arrays[name]) for name in fresh.arrays}
+        return TrainState(arrays, fresh.trained), warnings
 
     def _has_metrics(self) -> bool:
         path = self.folder / METRICS_FILE
@@ -289,9 +296,10 @@ class Run:
         with _signals() as pending, self._recording() as write:
             while self.progress.epoch < self.settings.epochs:
                 self._epoch(pending, write, report)
-            self.save()
-        if self.is_first:
-            self.write_params()
+            whole = self._whole()
+            self.save(whole)
+        if whole is not None and self.is_first:
+            self.write_params(whole)
 
     def _recording(self) -> AbstractContextManager[Callable[[Mapping[str, Any]], None]]:
         if self.is_first:
@@ -311,20 +319,23 @@ class Run:
             self._one_step(rows, write)
             report(progress)
             self._between_steps(pending)
-        progress.valid = self.validate() if self.is_first else None
+        whole = self._whole()
+        progress.valid = None if whole is None else self.validate(whole)
         self._note_validation()
         done = {"step": progress.step, "epoch_done": progress.epoch}
         write({**done, **{f"valid_{k}": v for k, v in (progress.valid or {}).items()}})
         progress.epoch += 1
         progress.position = 0
         report(progress)
-        self.save()
+        self.save(whole)
 
     def _one_step(self, rows: Array, write: Callable[[Mapping[str, Any]], None]) -> None:
         progress = self.progress
         assert self.state is not None
         step = self._step_for(len(rows))
-        is_watched = self.is_first and is_recorded(progress.step + 1)
+        # The sizes of cut parameters are added up over ranks.
+        is_asked = self.is_first or step.layout.is_cut
+        is_watched = is_asked and is_recorded(progress.step + 1)
         weights = {n: self.state.arrays[n].copy() for n in self._weights} if is_watched else {}
         try:
             loss, _ = step(self.state, **self.train.take(step.rows_of(rows)))
@@ -348,7 +359,7 @@ class Run:
         elif not math.isfinite(progress.loss):
             raise self._diverged(f"the loss became {progress.loss}")
         if weights:
-            record["updates"] = updates(weights, self.state.arrays)
+            record["updates"] = updates(weights, self.state.arrays, step.layout.squares)
         write(record)
 
     def _stopped(
@@ -357,9 +368,10 @@ class Run:
         """What is said of a step that changed nothing: the state of before it is saved."""
         progress = self.progress
         self._share_failure()
-        if not self.is_first:
+        whole = self._whole()
+        self.save(whole)
+        if whole is None or not self.is_first:
             return stop
-        self.save()
         write(
             {
                 "step": progress.step + 1,
@@ -372,22 +384,25 @@ class Run:
         kept = f"nothing was updated; step {progress.step} is saved in `{self.folder}`"
         found = [replace(said, help=_HELP, notes=(kept,))]
         origin = stop.origin
-        if self.world is not None and self.state is not None:
-            origin = self._alone(len(rows)).culprit(self.state, **self.train.take(rows))
+        if self.world is not None:
+            origin = self._alone(len(rows)).culprit(whole, **self.train.take(rows))
         found += [] if origin is None else [origin]
         return DiagnosticError(found, self.model.program.report.sources)
 
-    def _share_failure(self, is_shared: bool = True) -> None:
-        """``is_shared``: every rank has come to the same numbers and says so too."""
+    def _share_failure(self) -> None:
+        """Every rank has come to the same numbers, or been told, and says so too."""
         if self.world is not None:
-            self.world.is_shared_failure = is_shared
+            self.world.is_shared_failure = True
 
     def _note_overflow(self, rows: Array) -> None:
         """Says once where a gradient overflowed; the step was skipped and the loss scale halved."""
-        if self.state is None or not self.is_first or any(n.code == "GC0809" for n in self.notices):
+        if self._has_told_overflow:
             return
-        before = {**self.state.arrays, SCALE: self.state.arrays[SCALE] * np.float32(2)}
-        state = TrainState(before, self.state.trained)
+        self._has_told_overflow = True
+        state = self._whole()
+        if state is None or not self.is_first:
+            return
+        state.arrays[SCALE] = state.arrays[SCALE] * np.float32(2)
         found = self.step.culprit(state, **self.train.take(rows))
         if found is not None:
             message = f"step {self.progress.step} skipped, loss scale halved: {found.message}"
@@ -402,30 +417,38 @@ class Run:
         help = "look at the data of --valid; `gradc run` shows the outputs for them"
         self.notices.append(warning("GC0811", message, None, help=help))
 
-    def _refuse_broken_weights(self) -> None:
-        """What is not finite is never written over what was.
+    def _refuse_broken_weights(self, whole: TrainState | None) -> None:
+        """What is not finite is never written over what was. Every rank calls; the first looks.
 
         Raises:
             DiagnosticError: GC0806 for a parameter or a state of the optimiser that holds NaN or
                 infinity.
         """
-        assert self.state is not None
-        kept = {*self.model.select("params"), *self.state.slots}
-        for name in (n for n in self.state.arrays if n in kept):
-            array = decode(self.state.arrays[name])
+        found = "" if whole is None or not self.is_first else self._broken(whole)
+        is_broken = bool(found)
+        if self.world is not None:
+            is_broken = self.world.greatest(is_broken) > 0
+        if is_broken:
+            raise self._diverged(found)
+
+    def _broken(self, whole: TrainState) -> str:
+        """Which array is not finite, and where; empty if all are."""
+        kept = {*self.model.select("params"), *whole.slots}
+        for name in (n for n in whole.arrays if n in kept):
+            array = decode(whole.arrays[name])
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 wrong = np.argwhere(~np.isfinite(array))
                 place = f"{len(wrong)} of its {array.size} values, the first at {wrong[0].tolist()}"
-                message = f"`{name}` is not finite any more ({place})"
-                raise self._diverged(message, is_shared=False)
+                return f"`{name}` is not finite any more ({place})"
+        return ""
 
-    def _diverged(self, what: str, is_shared: bool = True) -> DiagnosticError:
-        """``is_shared``: every rank has come to the same numbers and says so too."""
+    def _diverged(self, what: str) -> DiagnosticError:
+        """What every rank has come to, or been told, and says too."""
         message = f"{what} at step {self.progress.step}"
         kept = f"the last good checkpoint in `{self.folder}` is untouched"
         notes = (kept,) if self.progress.step else ()
         found = [error("GC0806", message, None, help=_HELP, notes=notes)]
-        self._share_failure(is_shared)
+        self._share_failure()
         if self.progress.step and self.is_first and self.state is not None:
             replay = Replay(self.settings, self.train, self.folder, self._alone)
             culprit = replay.culprit(self.state, self.progress.step)
@@ -434,27 +457,27 @@ class Run:
 
     def _between_steps(self, pending: list[int]) -> None:
         signum = pending.pop(0) if pending else 0
+        is_due = self.is_first and time.monotonic() - self._saved_at >= self.save_every
         if self.world is not None:
-            # A signal may reach some ranks only, or a step earlier.
-            signum = self.world.greatest(signum)
+            # A signal may reach some ranks only, or a step earlier; clocks differ.
+            signum, due = divmod(self.world.greatest(2 * signum + is_due), 2)
+            is_due = bool(due)
+        if signum or is_due:
+            self.save(self._whole())
         if not signum:
-            if time.monotonic() - self._saved_at >= self.save_every:
-                self.save()
             return
-        self.save()
         if signum != signal.SIGUSR1:
             raise Interrupted(signum)
 
-    def validate(self) -> dict[str, float] | None:
-        """Loss, and accuracy where the model outputs ``logits`` for class ids; None without
-        data.
+    def validate(self, whole: TrainState) -> dict[str, float] | None:
+        """Loss, and accuracy where the model outputs ``logits`` for class ids; None without data,
+        which the first rank has.
         """
         if self.valid is None:
             return None
-        assert self.state is not None
         total, right, rated = 0.0, 0, 0
         for inputs in self.valid.batches(self.settings.batch):
-            results = self._forward(self.state.params, **inputs)
+            results = self._forward(whole.params, **inputs)
             count = len(next(iter(inputs[name] for name in self.valid.batched)))
             total += float(results["loss"]) * count
             labels = _labels(inputs, results.get("logits"))
@@ -468,26 +491,31 @@ class Run:
 
     # --- files
 
-    def save(self) -> None:
-        """A checkpoint of everything. Raises DiagnosticError GC0806 rather than save what is
-        broken.
-        """
-        if not self.is_first:
-            return
+    def _whole(self) -> TrainState | None:
+        """The state with whole arrays, where this rank comes to have it; every rank calls."""
         assert self.state is not None
-        self._refuse_broken_weights()
+        arrays = self.step.layout.whole(self.state.arrays)
+        return None if arrays is None else TrainState(arrays, self.state.trained)
+
+    def save(self, whole: TrainState | None) -> None:
+        """A checkpoint of everything, by the first rank. Raises DiagnosticError GC0806 rather than
+        save what is broken.
+        """
+        self._refuse_broken_weights(whole)
+        self._saved_at = time.monotonic()
+        if whole is None or not self.is_first:
+            return
         state = asdict(self.progress)
         if not math.isfinite(self.progress.loss):
             state["loss"] = 0.0
-        checkpoint.save(self.folder, Checkpoint(self.progress.step, self.state.arrays, state))
+        checkpoint.save(self.folder, Checkpoint(self.progress.step, whole.arrays, state))
         self._saved_at = time.monotonic()
 
-    def write_params(self) -> Path:
+    def write_params(self, whole: TrainState) -> Path:
         """The trained parameters, for ``--params`` and other programs."""
-        assert self.state is not None
         path = self.folder / PARAMS_FILE
         metadata = {"model": self.settings.entry, "precision": self.settings.precision}
-        save_safetensors(path, self.state.params, metadata)
+        save_safetensors(path, whole.params, metadata)
         return path
 
 

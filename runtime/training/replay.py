@@ -16,7 +16,8 @@ import numpy as np
 
 from gradc.ir.diagnostics.diagnostic import Diagnostic
 from gradc.runtime.files.batches import Samples, permutation
-from gradc.runtime.model.step import StoppedStep, TrainState, TrainStep
+from gradc.runtime.model.state import StoppedStep, TrainState
+from gradc.runtime.model.step import TrainStep
 from gradc.runtime.training import checkpoint
 from gradc.runtime.training.progress import Settings, progress_of
 from gradc.runtime.training.watch import are_finite, broken_update

@@ -10,7 +10,7 @@ Non-goals: why something is wrong (``runtime.doctor``).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -25,14 +25,24 @@ def is_recorded(step: int) -> bool:
     return step == 1 or step % WATCH_EVERY == 0
 
 
-def updates(before: Mapping[str, Array], after: Mapping[str, Array]) -> dict[str, float]:
-    """For each parameter the size of its last update, as a share of its own size (both L2)."""
-    found = {}
-    for name, old in before.items():
-        moved = float(np.linalg.norm((after[name] - old).astype(np.float64)))
-        size = float(np.linalg.norm(old.astype(np.float64)))
-        found[name] = moved / size if size else (0.0 if moved == 0 else math.inf)
-    return found
+def updates(
+    before: Mapping[str, Array],
+    after: Mapping[str, Array],
+    whole: Callable[[Mapping[str, float]], dict[str, float]],
+) -> dict[str, float]:
+    """For each parameter the size of its last update, as a share of its own size (both L2);
+    ``whole`` makes sums of squares of this rank's parts those of whole parameters.
+    """
+    moved = whole({name: _square(after[name] - old) for name, old in before.items()})
+    sizes = whole({name: _square(old) for name, old in before.items()})
+    return {
+        name: math.sqrt(n / sizes[name]) if sizes[name] else (0.0 if n == 0 else math.inf)
+        for name, n in moved.items()
+    }
+
+
+def _square(array: Array) -> float:
+    return float(np.linalg.norm(array.astype(np.float64)) ** 2)
 
 
 def are_finite(arrays: Mapping[str, Array]) -> bool:

@@ -11,7 +11,8 @@ from gradc.runtime.cli import main
 from gradc.runtime.files.batches import permutation
 from gradc.runtime.files.data import load_safetensors
 from gradc.runtime.model.recipe import Recipe
-from gradc.runtime.model.step import StoppedStep, TrainState, TrainStep
+from gradc.runtime.model.state import StoppedStep, TrainState
+from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.compile import compile_options
 from tests.support.rank_threads import ThreadRanks, in_ranks
 

@@ -307,14 +307,14 @@ def test_ranks_with_different_programs_are_told(folder: Path) -> None:
 
 @pytest.mark.mpi
 def test_what_one_rank_finds_ends_all(folder: Path) -> None:
-    """Weights that an update breaks are seen by the rank that saves, before any loss is."""
+    """Weights that an update breaks are seen by the rank that saves, which tells the others."""
     save_npz(folder / "few.npz", data(12))
     start = command(folder / "m.grad", folder, "broken", "--ranks", "2", "--epochs", "2")
     start[start.index(str(folder / "train.npz"))] = str(folder / "few.npz")
     start[start.index("adamw(lr=1e-2)")] = "sgd(lr=1e45)"
     done = finished(start, 1)
-    assert "rank 0 of 2 failed" in done.stderr, done.stderr
-    assert "error[GC0806]" in done.stderr and "is not finite any more" in done.stderr
+    assert done.stderr.count("error[GC0806]") == 1 and "failed" not in done.stderr, done.stderr
+    assert "is not finite any more" in done.stderr
 
 
 @pytest.mark.mpi

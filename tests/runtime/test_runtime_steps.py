@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gradc
-from gradc.runtime.model.step import TrainState
+from gradc.runtime.model.state import TrainState
 from tests.support.api_models import DEEP, MLP, STATEFUL, batch, gradients
 
 

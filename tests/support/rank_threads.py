@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,9 +20,17 @@ T = TypeVar("T")
 class ThreadRanks:
     """One rank of ``size``, all of them threads that share ``table``."""
 
-    def __init__(self, rank: int, size: int, table: list[Any], barrier: threading.Barrier) -> None:
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        table: list[Any],
+        barrier: threading.Barrier,
+        post: Any = None,
+    ) -> None:
         self.rank, self.size = rank, size
         self._table, self._barrier = table, barrier
+        self._post = post
         self.sent = 0
         self.agreed: list[str] = []
 
@@ -31,12 +40,31 @@ class ThreadRanks:
         for other, found in enumerate(self._all(own)):
             parts[other] = found[self.rank]
 
+    def send(self, array: Any, to: int) -> None:
+        self._post[self.rank, to].put(array.copy())
+
+    def receive(self, array: Any, source: int) -> None:
+        array[...] = self._post[source, self.rank].get(timeout=60)
+
+    def spread(self, arrays: Any) -> None:
+        for own, first in zip(arrays, self._all([a.copy() for a in arrays])[0], strict=True):
+            own[...] = first
+
+    def total(self, own: Any, ranks: int) -> Any:
+        first = self.rank // ranks * ranks
+        return sum(self._all(own.copy())[first : first + ranks])
+
     def agree_on(self, what: str, text: str) -> None:
         self.agreed.append(what)
         assert len(set(self._all(text))) == 1
 
-    def after_first(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def after_first(self) -> Iterator[None]:
+        if self.rank:
+            self._barrier.wait(60)
+        yield
+        if not self.rank:
+            self._barrier.wait(60)
 
     def _all(self, own: Any) -> list[Any]:
         """What all ranks put in."""
@@ -50,10 +78,11 @@ class ThreadRanks:
 def in_ranks(size: int, work: Callable[[ThreadRanks], T]) -> list[T]:
     """What ``work`` gives on each of ``size`` ranks."""
     table, barrier = [None] * size, threading.Barrier(size)
+    post: Any = {(a, b): queue.SimpleQueue() for a in range(size) for b in range(size)}
 
     def run(rank: int) -> T:
         try:
-            return work(ThreadRanks(rank, size, table, barrier))
+            return work(ThreadRanks(rank, size, table, barrier, post))
         except BaseException:
             barrier.abort()
             raise

@@ -84,14 +84,15 @@ def _verdict(subject: CutProgram, seed: int, points: int) -> Verdict:
         return Verdict("ranks", "", Status.AGREES, "balls at 50 digits", detail, ("off kinks",))
     whole_of = "program" if subject.along else "batch"
     method = f"prime field: all ranks = the whole {whole_of}"
-    sent = len(exchanges(subject.cut.block))
-    detail = f"{points} points modulo {PRIME} at {_at(subject)}; {sent} exchanges"
+    count = len(exchanges(subject.cut.block))
+    sent = f"{count} exchange{'s' if count != 1 else ''}"
+    detail = f"{points} points modulo {PRIME} at {_at(subject)}; {sent}"
     if all(is_small(program) for program in (whole, *programs)):
         bounds = [
             bounded_equal(whole, one, seed, [key(slot) for slot in one.results]) for one in programs
         ]
         if all(bound.holds for bound in bounds):
-            text = f"{bounds[0]} at {_at(subject)}; {sent} exchanges"
+            text = f"{bounds[0]} at {_at(subject)}; {sent}"
             return Verdict("ranks", "", Status.PROVED_BOUND, method, text, _ASSUMED)
     return Verdict("ranks", "", Status.PROBABLE, method, detail, _ASSUMED)
 

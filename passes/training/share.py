@@ -1,0 +1,203 @@
+"""A finished function, derivatives and all, among ranks that each hold a part of some of its
+parameters (tensor parallel).
+
+    from  a function, and the axis along which each cut parameter is cut in equal parts
+    to    the function of one rank: parameters and their gradients are its own part, all else is
+          the same on every rank
+
+The walk is that of ``passes.training.cut``: values that have the index are cut along it, values
+that do not are computed by every rank, and what is added up along it is added up over the ranks
+where it is used first. So a product along a cut dimension costs one exchange of its result forward,
+and one of the cotangent that goes back (Shoeybi et al. 2019, section 3), and nothing is taken the
+derivative of afterwards: the gradient of what all ranks have is the same on all of them. What
+several of such sums are added up to is exchanged once.
+
+A value that every rank has is cut where it meets values that are: what does not depend on positions
+is made smaller, of all else the ranks take their part. The greatest along the index, and its like,
+are found part by part (``AxisRule.folded``).
+
+Non-goals: choosing what to cut, updates and clipping (``passes.training.step``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+
+from gradc.ir.ops.axes import Link, Place
+from gradc.ir.ops.registry import has_pullback, lookup
+from gradc.ir.ops.traits import ALL
+from gradc.ir.tensor.core import Attrs, Block, DType, Function, Op, Role, Slot, Value
+from gradc.passes.simplify.dce import dce
+from gradc.passes.simplify.flatten import flatten
+from gradc.passes.training.accumulate_batch import Refuse
+from gradc.passes.training.cut import Mixed, Walk, part_type
+from gradc.passes.training.ranks import Deal, folded
+
+_OWN = (Role.PARAM, Role.STATE, Role.SLOT, Role.COTANGENT)
+
+
+def share(
+    function: Function,
+    axes: Mapping[str, int],
+    deal: Deal,
+    refuse: Refuse,
+    loose: Collection[str] = (),
+) -> Function:
+    """``function`` as each of ``deal.ranks`` ranks runs it; ``axes`` are those of the parameters
+    that are cut, and of results of their names.
+
+    Outputs called ``loose`` are a rank's own part where they come out cut.
+
+    Raises:
+        DiagnosticError: by ``refuse``, at the op that compares parts with each other.
+    """
+    # A pullback has been inlined; its op would have to be followed twice.
+    function = flatten(dce(function), has_pullback)
+    places = [
+        Place(axes[slot.name]) if slot.name in axes and slot.role in _OWN else None
+        for slot in function.parameters
+    ]
+    walk = _Shared(function.block, places, deal)
+    try:
+        walk.run()
+        outputs = [
+            walk.output(value, _place(slot, axes, walk.places.get(value), loose))
+            for slot, value in zip(function.results, function.block.outputs, strict=True)
+        ]
+    except Mixed as problem:
+        raise refuse(problem.message, problem.op) from None
+    made = walk.b.function(function.name, outputs, function.parameters, function.results)
+    return dce(made)
+
+
+def _place(
+    slot: Slot, axes: Mapping[str, int], found: Place | None, loose: Collection[str]
+) -> Place | None:
+    """Where a result is cut."""
+    if slot.role in _OWN:
+        return Place(axes[slot.name]) if slot.name in axes else None
+    is_loose = slot.role is Role.OUTPUT and slot.name in loose
+    return found if is_loose and found is not None and found.outer == 1 else None
+
+
+class _Shared(Walk):
+    """One walk over a block, or a region in which ranks exchange."""
+
+    def __init__(
+        self,
+        block: Block,
+        places: Sequence[Place | None],
+        deal: Deal,
+        outside: _Shared | None = None,
+    ) -> None:
+        super().__init__(block, places, deal.ranks, "function", deal)
+        self._deal = deal
+        self._outside = outside
+        self._by: dict[Value, str] = {}
+        self._rank: Value | None = None
+        self._uses = Counter(v for op in block.body for v in op.operands)
+        self._uses.update(block.outputs)
+
+    # --- values of a rank
+
+    def whole(self, value: Value) -> Value:
+        """``value`` as every rank has it; what is cut is put together."""
+        if (value, None) not in self.made and value in self.places:
+            self.made[value, None] = self._gathered(value, self.places[value])
+        return super().whole(value)
+
+    def _total(self, value: Value) -> Value:
+        return folded(self.b, self.sums[value], self._deal, self._by.get(value, "add"))
+
+    def _gathered(self, value: Value, place: Place) -> Value:
+        """[..., outer * n, ...] of every rank as [..., outer * ranks * n, ...]."""
+        b, ranks = self.b, self._deal.ranks
+        own = self.made[value, place]
+        shape, axis = own.type.static_shape, place.axis
+        rows = b.one("all_gather", own, ranks=ranks)
+        inner = shape[axis] // place.outer
+        split = (ranks, *shape[:axis], place.outer, inner, *shape[axis + 1 :])
+        rows = b.one("reshape", rows, shape=split)
+        perm = (*range(1, axis + 2), 0, *range(axis + 2, len(split)))
+        rows = b.one("transpose", rows, perm=perm)
+        return b.one("reshape", rows, shape=value.type.static_shape)
+
+    def own_rank(self) -> Value:
+        """u32[1], the number of this rank."""
+        if self._rank is None:
+            self._rank = self._deal.rank(self.b)
+        return self._rank
+
+    def _own(self, whole: Value, place: Place) -> Value:
+        """This rank's part of what all have."""
+        b, ranks = self.b, self._deal.ranks
+        shape, axis = whole.type.static_shape, place.axis
+        split = (*shape[:axis], place.outer, ranks, -1, *shape[axis + 1 :])
+        split = tuple(shape[axis] // (place.outer * ranks) if n == -1 else n for n in split)
+        rows = b.one("reshape", whole, shape=split)
+        number = b.one("reshape", self.own_rank(), shape=())
+        own = b.one("take", rows, b.one("cast", number, dtype=DType.I32), axis=axis + 1)
+        return b.one("reshape", own, shape=part_type(whole.type, place, ranks).static_shape)
+
+    def _source_of(
+        self, value: Value, place: Place, user: Op | None
+    ) -> tuple[Op | None, Link | None, int]:
+        """As for parts of a batch; what cannot be made smaller is taken from what all ranks
+        have.
+        """
+        is_lazy = value in self.sums or value in self.after or value in self.places
+        op = self.source.get(value)
+        for link in () if is_lazy or op is None else self._links(op):
+            inside = link.holds(link.result, place, self.parts)
+            if inside is not None and not (link.is_drawn and place.outer > 1):
+                return op, link, inside
+        if op is None and self._outside is not None:
+            self._demand_of_region(value, place, user)
+            return None, None, 1
+        if value.type.static_shape[place.axis] % (place.outer * self.parts):
+            raise Mixed("parts of it meet the whole of something else", user)
+        self.made[value, place] = self._own(self.whole(value), place)
+        return None, None, 1
+
+    def _drawn(self, op: Op, operands: Sequence[Value], attributes: Attrs, place: Place) -> Value:
+        """The rank's own part of a draw: its number is that of the part."""
+        key, *others = operands
+        key = self.b.one("concat", key, self.own_rank(), axis=0)
+        return self._emit(op, (key, *others), attributes)[0]
+
+    # --- ops
+
+    def _links(self, op: Op) -> tuple[Link, ...]:
+        rule = lookup(op.name).axes
+        return () if rule is None else (*rule.links(op), *rule.folded(op))
+
+    def _op(self, op: Op) -> None:
+        if self._is_sum_of_sums(op):
+            (self.sums[op.result],) = self._emit(
+                op, [self.sums[v] for v in op.operands], op.attributes
+            )
+            return
+        super()._op(op)
+
+    def _is_sum_of_sums(self, op: Op) -> bool:
+        """Whether ``op`` can be applied to summands, and nobody else reads the sums."""
+        if lookup(op.name).traits.linear != ALL or op.regions or not op.operands:
+            return False
+        size = sum(v.type.nbytes for v in op.operands)
+        return op.result.type.nbytes <= size and all(
+            v in self.sums and v not in self._by and self._uses[v] == 1 for v in op.operands
+        )
+
+    def _follow(self, op: Op) -> None:
+        super()._follow(op)
+        rule = lookup(op.name).axes
+        if op.result in self.sums and rule is not None and rule.by != "add":
+            self._by[op.result] = rule.by
+
+    def _inside(self, region: Block, places: Sequence[Place | None]) -> Walk:
+        return _Shared(region, places, self._deal, self)
+
+    def _results(self, op: Op, results: Sequence[Value], places: Sequence[Place | None]) -> None:
+        super()._results(op, results, places)
+        self.local.clear()  # every rank has them

@@ -1,0 +1,104 @@
+"""Where the arrays of a training state lie: whole on every rank, or cut along an axis among some.
+
+    layout.own("fc1.w", whole)         # this rank's part
+    layout.whole(arrays)               # on rank 0, all of it put together
+    layout.spread(arrays, whole)       # from rank 0, to each rank its part, in place
+
+Ranks that hold the same parts follow each other: rank r has part r modulo ``ranks``.
+
+Non-goals: which arrays are cut (``runtime.model.shard``), files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradc.ir.tensor.core import TensorType
+from gradc.runtime.native.arrays import Array
+from gradc.runtime.ranks.world import Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """``axes`` are those along which arrays are cut in ``ranks`` equal parts, by name."""
+
+    axes: Mapping[str, int]
+    ranks: int
+    world: Ranks | None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a rank lacks something."""
+        return self.ranks > 1
+
+    def own(self, name: str, array: Array) -> Array:
+        """This rank's part of a whole array: a view, or the array."""
+        return self.part(name, array, 0 if self.world is None else self.world.rank)
+
+    def part(self, name: str, array: Array, rank: int) -> Array:
+        """The part of ``rank``."""
+        if name not in self.axes:
+            return array
+        return np.split(array, self.ranks, self.axes[name])[rank % self.ranks]
+
+    def whole(self, arrays: Mapping[str, Array]) -> dict[str, Array] | None:
+        """Every array put together on rank 0; None on the others. All ranks call."""
+        if not self.is_cut or self.world is None:
+            return dict(arrays)
+        found: dict[str, Array] = {}
+        for name, own in arrays.items():
+            if name not in self.axes:
+                found[name] = own
+            elif self.world.rank == 0:
+                rows = [np.empty_like(own) for _ in range(1, self.ranks)]
+                for rank, row in enumerate(rows, 1):
+                    self.world.receive(row, rank)
+                found[name] = np.concatenate([own, *rows], self.axes[name])
+            elif self.world.rank < self.ranks:
+                self.world.send(np.ascontiguousarray(own), 0)
+        return found if self.world.rank == 0 else None
+
+    def spread(self, arrays: Mapping[str, Array], whole: Mapping[str, Array] | None) -> None:
+        """Fills ``arrays`` on every rank from ``whole``, which rank 0 has: what is cut part by
+        part. All ranks call.
+        """
+        assert self.world is not None, "there are other ranks"
+        is_first = self.world.rank == 0
+        for name, own in arrays.items():
+            if is_first and whole is not None:
+                own[...] = self.own(name, whole[name])
+        self.spread_common(arrays)
+        for name in (n for n in arrays if n in self.axes):
+            if not is_first:
+                self.world.receive(arrays[name], 0)
+                continue
+            assert whole is not None, "rank 0 has it"
+            for rank in range(1, self.world.size):
+                self.world.send(np.ascontiguousarray(self.part(name, whole[name], rank)), rank)
+
+    def spread_common(self, arrays: Mapping[str, Array]) -> None:
+        """Makes what every rank has that of rank 0, in place. All ranks call."""
+        assert self.world is not None, "there are other ranks"
+        self.world.spread([array for name, array in arrays.items() if name not in self.axes])
+
+    def squares(self, squares: Mapping[str, float]) -> dict[str, float]:
+        """Sums over a parameter of which every rank has that of its own part, over all of it. All
+        ranks call.
+        """
+        if not self.is_cut or self.world is None:
+            return dict(squares)
+        own = np.array([x if n in self.axes else 0.0 for n, x in squares.items()])
+        total = self.world.total(own, self.ranks)
+        return {
+            name: float(total[n]) if name in self.axes else x
+            for n, (name, x) in enumerate(squares.items())
+        }
+
+
+def resized(type_: TensorType, axis: int, size: Callable[[int], int]) -> TensorType:
+    """``type_`` with another size of one axis."""
+    shape = type_.static_shape
+    return type_.with_shape((*shape[:axis], size(shape[axis]), *shape[axis + 1 :]))

@@ -1,0 +1,135 @@
+"""A finished gradient among ranks that hold parts of parameters: all ranks together give that of
+one."""
+
+import numpy as np
+import pytest
+
+from gradc.ir.diagnostics.diagnostic import DiagnosticError
+from gradc.ir.domains.arrays import NumpyArrays
+from gradc.ir.domains.interpret import run
+from gradc.ir.ops.verify import verify_function
+from gradc.ir.tensor.core import Function
+from gradc.passes.differentiate.transforms import value_and_grad
+from gradc.passes.prove.report import key
+from gradc.passes.simplify.flatten import flatten
+from gradc.passes.training.together import as_rank, exchanges
+from gradc.runtime.api import loads
+from gradc.runtime.model.shard import Shard
+
+PRODUCTS = """
+dim B = 3, D = 5, H = 6
+model m(x: float[B, D], y: int[B]) -> float {
+    use up = dense(D, H)
+    use gate = dense(D, H)
+    use down = dense(H, 4)
+    h = gelu(up(x)) * sigmoid(gate(x))
+    return mean(cross_entropy(down(dropout(h, 0.4)), y)) + 0.1 * sum(down.w^2)
+}
+"""
+HEADS = """
+dim B = 2, T = 3, D = 4, N = 2, K = 3, V = 5
+model m(tokens: int[B, T], targets: int[B, T]) -> float {
+    param e: float[V, D] ~ normal(1)
+    param q: float[D, N, K] ~ normal(0.5)
+    param k: float[D, N, K] ~ normal(0.5)
+    param o: float[N, K, D] ~ normal(0.5)
+    use ln = layernorm(D)
+    h = e[tokens]
+    x = ln(h)
+    s = einsum("bqnk,btnk->bnqt", einsum("btd,dnk->btnk", x, q), einsum("btd,dnk->btnk", x, k))
+    a = softmax(where(causal_mask(T), s, -inf), axis = -1)
+    h = h + einsum("bqnk,nkd->bqd", einsum("bnqt,btnk->bqnk", a, einsum("btd,dnk->btnk", x, k)), o)
+    logits = h @ e.T
+    output logits
+    return mean(cross_entropy(logits, targets))
+}
+"""
+RECURRENT = """
+dim B = 2, T = 4, E = 6, H = 3
+model m(xs: float[T, B, E]) -> float {
+    use rnn = lstm(E, H)
+    param g: float[E] ~ normal(1)
+    return mean(rnn(xs * g)^2)
+}
+"""
+# The cut index is normalised and compared along, looked at in a loop, and met by what all have.
+NORMALISED = """
+dim B = 2, D = 6, T = 3
+model m(x: float[B, D], xs: float[T, D]) -> float {
+    use n = layernorm(D)
+    param w: float[D] ~ normal(1)
+    param v: float[3] ~ normal(1)
+    z = n(x) * w + sum(v) * mean(where(causal_mask(D), x[0], 0), axis = 1)
+    a = softmax(z, axis = -1)
+    hs = scan r in xs carry s = zeros([D]) {
+        s = 0.5 * s + r * w * max(z)
+        yield sum(s^2) * s
+    }
+    return sum(a * z) + min(z) + mean(hs)
+}
+"""
+
+
+def shared(text: str, along: str) -> Function:
+    """Checks every result of every rank against the whole gradient; gives what a rank runs."""
+    net = loads(text, precision="f64")
+    shard = Shard.parsed(net, along)
+    cut = shard.at({})
+    whole = value_and_grad(cut.whole.function, list(net.select("params")))
+    one = cut.share(whole)
+    verify_function(one)
+    rng = np.random.default_rng(2)
+    given = net.init(0, cut.whole.dims)
+    values = []
+    for slot, value in zip(whole.parameters, whole.block.parameters, strict=True):
+        shape, is_float = value.type.static_shape, value.type.dtype.is_float
+        drawn = rng.standard_normal(shape) if is_float else rng.integers(0, 4, shape)
+        values.append(given[slot.name] if slot.name in given and not is_float else drawn)
+    arrays = NumpyArrays()
+    known = {key(s): x for s, x in zip(whole.results, run(arrays, whole, values), strict=True)}
+    for rank in range(shard.ranks):
+        joined = as_rank(whole, one, shard.deal, cut.axes, rank)
+        names = [key(slot) for slot in joined.results]
+        assert {key(s) for s in whole.results if s.name in given or s.name == "loss"} <= set(names)
+        for name, found in zip(names, run(arrays, joined, values), strict=True):
+            np.testing.assert_allclose(found, known[name], rtol=1e-11, atol=1e-12, err_msg=name)
+    return one
+
+
+@pytest.mark.parametrize(
+    "text, along, messages",
+    [
+        (PRODUCTS, "H=2", 3),  # a rank's number, to draw with, the product, and the penalty
+        (PRODUCTS, "H=3", 3),
+        (HEADS, "N=2", 2),  # forward and back
+        (RECURRENT, "E=3", 2),  # a rank's number, and the product, in every trip
+        (NORMALISED, "D=2", None),
+    ],
+)
+def test_all_ranks_together_give_the_gradient_of_one(
+    text: str, along: str, messages: int | None
+) -> None:
+    one = shared(text, along)
+    assert messages in (None, len(exchanges(flatten(one).block)))
+
+
+def test_a_sum_of_sums_is_exchanged_once() -> None:
+    """Three cotangents of one input go back as one."""
+    one = shared(HEADS, "N=2")
+    sizes = [op.operands[0].type.static_shape for op in exchanges(flatten(one).block)]
+    assert sizes == [(2, 3, 4), (2, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["sum(cumsum(w, axis = 0) * w)", "sum(sort(w))", "sum(concat([w, w], axis = 0)[1:7])"],
+)
+def test_what_compares_parts_is_refused_with_its_line(line: str) -> None:
+    head = "dim D = 6\nmodel m(x: float[D]) -> float {\n param w: float[D] ~ ones\n return "
+    text = f"{head}{line}\n}}"
+    net = loads(text)
+    cut = Shard.parsed(net, "D=2").at({})
+    with pytest.raises(DiagnosticError) as caught:
+        cut.share(value_and_grad(cut.whole.function, ["w"]))
+    (found,) = caught.value.diagnostics
+    assert found.code == "GC0824" and found.span is not None and found.span.line == 4

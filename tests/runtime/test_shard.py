@@ -1,0 +1,229 @@
+"""Training with parameters cut along a dimension among ranks: the results of one rank, the bytes
+that were planned."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gradc
+from gradc.codegen import exchange
+from gradc.ir.diagnostics.diagnostic import DiagnosticError
+from gradc.runtime.cli import main
+from gradc.runtime.files.data import load_safetensors, save_npz
+from gradc.runtime.model.layout import Layout
+from gradc.runtime.model.recipe import Recipe
+from gradc.runtime.model.shard import Shard
+from gradc.runtime.model.step import TrainStep
+from gradc.runtime.native.compile import compile_options
+from gradc.runtime.training.watch import updates
+from tests.support.rank_threads import ThreadRanks, in_ranks
+
+ROOT = Path(__file__).parents[2]
+MLP = (ROOT / "examples" / "digits" / "mlp.grad").read_text()
+GPT = """
+dim B, T = 6, V = 11, D = 16, N = 4, K = 4, H = 24, L = 1
+layer attention(D, N, K) {
+    param q: float[D, N, K] ~ normal(0.2)
+    param k: float[D, N, K] ~ normal(0.2)
+    param v: float[D, N, K] ~ normal(0.2)
+    param o: float[N, K, D] ~ normal(0.2)
+    apply(x: float[B, T, D]) -> float[B, T, D] {
+        query = einsum("btd,dnk->btnk", x, q)
+        key = einsum("btd,dnk->btnk", x, k)
+        value = einsum("btd,dnk->btnk", x, v)
+        a = softmax(where(causal_mask(T), einsum("bqnk,btnk->bnqt", query, key), -inf), axis = -1)
+        return einsum("bqnk,nkd->bqd", einsum("bnqt,btnk->bqnk", a, value), o)
+    }
+}
+layer block(D, N, K, H) {
+    use ln1 = layernorm(D)
+    use attn = attention(D, N, K)
+    use ln2 = layernorm(D)
+    use up = dense(D, H)
+    use down = dense(H, D)
+    apply(h: float[B, T, D]) -> float[B, T, D] {
+        h = h + attn(ln1(h))
+        return h + down(dropout(gelu(up(ln2(h))), 0.1))
+    }
+}
+model gpt(tokens: int[B, T], targets: int[B, T]) -> float {
+    param wte: float[V, D] ~ normal(0.3)
+    use blocks = block(D, N, K, H) * L
+    use lnf = layernorm(D)
+    h = wte[tokens]
+    for b in blocks { h = b(h) }
+    return mean(cross_entropy(lnf(h) @ wte.T, targets))
+}
+"""
+LSTM = (ROOT / "examples" / "text" / "lstm.grad").read_text()
+LSTM = LSTM.replace("T = 64, V = 96, E = 64, H = 256", "T = 5, V = 11, E = 8, H = 6")
+# Its update looks at the whole of a parameter.
+TRUST = (
+    MLP
+    + """
+optimizer trust(lr = 0.1) {
+    state v ~ zeros
+    update(p, g, t) {
+        v = 0.9 * v + g
+        return p - lr * sqrt(sum(p^2) + 0.01) / sqrt(sum(v^2) + 1e-6) * v
+    }
+}
+"""
+)
+
+
+def inputs_of(net: gradc.Model, samples: int) -> dict[str, Any]:
+    rng = np.random.default_rng(4)
+    found: dict[str, Any] = {}
+    for name, type_ in net.inputs.items():
+        shape = (samples, *(d for d in type_.shape[1:] if isinstance(d, int)))
+        is_float = type_.dtype.is_float
+        found[name] = rng.standard_normal(shape) if is_float else rng.integers(0, 10, shape)
+        found[name] = found[name].astype(np.float32 if is_float else np.int64)
+    return found
+
+
+def trained(net: gradc.Model, recipe: Recipe, along: str | None, size: int = 1) -> list[Any]:
+    """State, losses and metrics after four steps on each rank, whole where they are."""
+    given = inputs_of(net, 6)
+    shard = None if along is None else Shard.parsed(net, along)
+
+    def train(world: ThreadRanks) -> Any:
+        step = TrainStep(net, recipe, compile_options(threads=1), world, shard)
+        state = step.init(net.init(1)) if world.rank else step.start(1)
+        own = {name: step.rows_of(rows) for name, rows in given.items()}
+        steps = [step(state, **own)[0] for _ in range(4)]
+        assert world.sent == 4 * step.plan({"B": 6}).sent_bytes
+        held = sum(array.nbytes for array in state.arrays.values())
+        return step.layout.whole(state.arrays), np.array(steps), dict(state.metrics), held
+
+    return in_ranks(size if shard is None else size * shard.ranks, train)
+
+
+@pytest.mark.parametrize(
+    "text, along, recipe",
+    [
+        (MLP, "H=2", Recipe("sgd(lr=0.1, momentum=0.9)", clip_norm=0.5)),
+        (MLP, "H=4", Recipe("sgd(lr=0.1)", clip_norm=0.5, loss_scale=256.0, accumulate=3)),
+        (GPT, "N=2", Recipe("sgd(lr=0.1, momentum=0.9)", clip_norm=0.5, accumulate=2)),
+        (LSTM, "E=2", Recipe("sgd(lr=0.1, momentum=0.9)", clip_value=0.01)),
+        (TRUST, "H=2", Recipe("trust")),
+    ],
+    ids=["mlp", "mlp in parts", "heads", "lstm", "norms of updates"],
+)
+def test_cut_parameters_train_to_what_one_rank_does(text: str, along: str, recipe: Recipe) -> None:
+    net = gradc.loads(text)
+    ((one, losses, metrics, held),) = trained(net, recipe, None)
+    ranks = trained(net, recipe, along)
+    whole, *others = (found for found, *_ in ranks)
+    assert others == [None] * (len(ranks) - 1)
+    for name, array in one.items():
+        scale = max(1.0, np.abs(array).max(initial=0))
+        np.testing.assert_allclose(whole[name], array, atol=1e-6 * scale, err_msg=name)
+    for _, found, outputs, own in ranks:
+        np.testing.assert_array_equal(found, ranks[0][1])
+        np.testing.assert_allclose(found, losses, rtol=2e-6)
+        assert own < held and outputs.keys() == metrics.keys()
+        if "grad_norm" in metrics:
+            np.testing.assert_allclose(outputs["grad_norm"], metrics["grad_norm"], rtol=2e-6)
+
+
+def test_a_gradient_that_overflows_on_one_rank_is_skipped_by_all() -> None:
+    text = """
+dim B, H = 4
+model m(x: float[B]) -> float {
+    param w: float[H] ~ ones
+    z = where(causal_mask(H)[0], w * mean(x), 0)
+    return sum(z)
+}
+"""
+    net = gradc.loads(text, precision="f16")
+    shard = Shard.parsed(net, "H=2")
+    recipe = Recipe("sgd(lr=0.1)", loss_scale="dynamic")
+
+    def train(world: ThreadRanks) -> Any:
+        step = TrainStep(net, recipe, compile_options(threads=1), world, shard)
+        state = step.start(0)
+        step(state, x=np.full(2, 3.0, np.float32))
+        return state.arrays["w"], state.metrics["overflow"], float(state.arrays["loss_scale"])
+
+    for weights, overflow, scale in in_ranks(2, train):
+        assert overflow and scale == 2.0**15 and (weights == 1).all()
+
+
+def test_what_ranks_cannot_hold_is_told() -> None:
+    net = gradc.loads(MLP)
+    for ranks, shard, code in [
+        (2, {"H": 4}, "GC0801"),
+        (2, {"Z": 2}, "GC0564"),
+        (2, "H=2", "GC0564"),
+        (3, {"H": 3}, "GC0824"),
+    ]:
+        with pytest.raises(DiagnosticError) as caught:
+            step = net.train_step("sgd(lr=0.1)", ranks=ranks, shard=shard)  # type: ignore[arg-type]
+            step.init(net.init(0))
+        assert caught.value.diagnostics[0].code == code
+    exchange.join(None)
+
+
+@pytest.mark.mpi
+def test_a_run_goes_on_with_cut_parameters_and_whole_again(tmp_path: Path) -> None:
+    """One rank, then two that hold parts, then one: whole tensors are written every time."""
+    net = gradc.loads(MLP)
+    (tmp_path / "m.grad").write_text(MLP)
+    save_npz(tmp_path / "train.npz", inputs_of(net, 40))
+    save_npz(tmp_path / "valid.npz", inputs_of(net, 9))
+
+    def command(out: str, epochs: int, *flags: str) -> list[str]:
+        given = ["--data", str(tmp_path / "train.npz"), "--valid", str(tmp_path / "valid.npz")]
+        rest = ["--batch", "16", "--out", str(tmp_path / out), "--epochs", str(epochs), "--json"]
+        recipe = ["--optimizer", "sgd(lr=0.05, momentum=0.9)", "--clip-norm", "1"]
+        return ["train", str(tmp_path / "m.grad"), *given, *rest, *recipe, *flags]
+
+    assert main(command("one", 3)) == 0
+    assert main(command("cut", 1)) == 0
+    shard = command("cut", 2, "--resume", "--shard-dim", "H=2")
+    done = subprocess.run(
+        [sys.executable, "-m", "gradc", *shard],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert main(command("cut", 3, "--resume")) == 0
+    whole: dict[str, Any] = load_safetensors(tmp_path / "one" / "params.safetensors")[0]
+    found: dict[str, Any] = load_safetensors(tmp_path / "cut" / "params.safetensors")[0]
+    for name, array in whole.items():
+        np.testing.assert_allclose(found[name], array, atol=2e-6, err_msg=name)
+    pairs = zip(
+        *((tmp_path / out / "metrics.jsonl").read_text().splitlines() for out in ("one", "cut")),
+        strict=True,
+    )
+    for one, cut in pairs:
+        known, other = json.loads(one), json.loads(cut)
+        assert known.keys() == other.keys()
+        for name in known.keys() & {"loss", "grad_norm", "valid_loss"}:
+            assert other[name] == pytest.approx(known[name], rel=1e-5)
+
+
+def test_sizes_of_updates_are_those_of_whole_parameters() -> None:
+    def sizes(world: ThreadRanks) -> Any:
+        layout = Layout({"w": 1}, 2, world)
+        before = {name: np.arange(4.0).reshape(1, 4) + 1 for name in ("w", "v")}
+        after = {name: 1.5 * array for name, array in before.items()}
+        after["w"][0, 0] = 5.0
+        own = [{n: layout.own(n, a) for n, a in arrays.items()} for arrays in (before, after)]
+        return updates(own[0], own[1], layout.squares)
+
+    moved = np.array([4.0, 1.0, 1.5, 2.0])
+    for found in in_ranks(2, sizes):
+        assert found["v"] == pytest.approx(0.5)
+        assert found["w"] == pytest.approx(np.linalg.norm(moved) / np.linalg.norm([1, 2, 3, 4]))
