@@ -166,6 +166,19 @@ class Op:
         (value,) = self.results
         return value
 
+    def on(self, operands: tuple[Value, ...], regions: tuple[Block, ...] | None = None) -> Op:
+        """The same op on other operands, and with other regions where given."""
+        return Op(
+            self.name,
+            operands,
+            self.results,
+            self.attributes,
+            self.regions if regions is None else regions,
+            self.span,
+            self.scope,
+            self.replica,
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:

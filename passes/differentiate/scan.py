@@ -261,7 +261,7 @@ def _apart(sources: _Sources, body: _ReverseBody) -> _Sources:
         result.recomputed.append(replace(op, operands=operands, results=results))
         mapping.update(zip(op.results, results, strict=True))
     body.inner.ops = [
-        replace(op, operands=tuple(mapping.get(v, v) for v in op.operands)) for op in body.inner.ops
+        op.on(tuple([mapping.get(v, v) for v in op.operands])) for op in body.inner.ops
     ]
     body.next_carries = [mapping.get(v, v) for v in body.next_carries]
     body.step_cts = {n: mapping.get(v, v) for n, v in body.step_cts.items()}

@@ -20,15 +20,11 @@ from gradc.ir.ops.registry import (
     has_epilogue,
     lookup,
 )
-from gradc.ir.target.costs import Costs
 from gradc.ir.tensor.core import Op, Value
 from gradc.passes.fuse.views import Views, is_view
-from gradc.passes.lower.cost import verbs
 
 
-def epilogue_values(
-    ops: Sequence[Op], views: Views, outputs: Iterable[Value], costs: Costs
-) -> frozenset[Value]:
+def epilogue_values(ops: Sequence[Op], views: Views, outputs: Iterable[Value]) -> frozenset[Value]:
     """Results of elementwise ops that belong to the product that makes their operands, if one
     does."""
     age = _ages(ops)
@@ -38,18 +34,17 @@ def epilogue_values(
         form = lookup(op.name).loop
         if all(views.is_virtual(v) for v in op.results) and op.results:
             continue
-        is_elementwise = isinstance(form, Pointwise)
-        if is_elementwise and op.result in wanted:
+        if isinstance(form, Reduction):
+            continue
+        if not isinstance(form, Pointwise):
+            wanted.update(dict.fromkeys(views.read_by(op)))
+            continue
+        is_wanted = op.result in wanted
+        if is_wanted:
             found[op.result] = None
-        for operand in op.operands:
-            for base in views.bases(operand):
-                if isinstance(form, Reduction):
-                    continue
-                is_next = is_elementwise and age[base] == age[op.result]
-                is_dear = is_elementwise and verbs(op, costs).transcendental > 0
-                leads_on = is_elementwise and (op.result in wanted or is_dear)
-                if not is_elementwise or (is_next and leads_on):
-                    wanted[base] = None
+        if is_wanted or views.verbs(op).transcendental > 0:
+            own = age[op.result]
+            wanted.update((base, None) for base in views.read_by(op) if age[base] == own)
     return frozenset(found)
 
 

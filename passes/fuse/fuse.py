@@ -80,7 +80,7 @@ def _open_regions(block: Block) -> list[Op]:
     renamed: dict[Value, Value] = {}
     found: list[Op] = []
     for op in block.ops:
-        operands = tuple(renamed.get(x, x) for x in op.operands)
+        operands = tuple([renamed.get(x, x) for x in op.operands])
         if is_wrapper(op):
             region = op.regions[0]
             inner = dict(zip(region.parameters, operands, strict=True))
@@ -89,7 +89,7 @@ def _open_regions(block: Block) -> list[Op]:
             found += opened[:-1]
             renamed.update(zip(op.results, (inner.get(v, v) for v in region.outputs), strict=True))
             continue
-        found.append(_simple(op if operands == op.operands else replace(op, operands=operands)))
+        found.append(_simple(op if operands == op.operands else op.on(operands)))
     return found
 
 

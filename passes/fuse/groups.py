@@ -31,7 +31,7 @@ from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, Op, Value
 from gradc.passes.fuse.demand import epilogue_values, values_in_memory
 from gradc.passes.fuse.views import View, Views, is_view, passes_index, passes_row
-from gradc.passes.lower.cost import size_of, verbs
+from gradc.passes.lower.cost import size_of
 from gradc.passes.lower.gemm import stored_order
 from gradc.passes.lower.space import ReductionKind, Space, is_row_shape, kind_in, natural_space
 
@@ -78,8 +78,8 @@ class Grouping:
         self, ops: Sequence[Op], views: Views, outputs: Iterable[Value], target: Target
     ) -> None:
         self.views = views
-        self.limits, self.costs = target.limits, target.costs
-        self.epilogues = epilogue_values(ops, views, outputs, self.costs)
+        self.limits = target.limits
+        self.epilogues = epilogue_values(ops, views, outputs)
         # Stored for one product each: computed together they would all be alive together.
         self.apart = values_in_memory(ops, ())
         self.groups: list[Group] = []
@@ -197,7 +197,7 @@ class Grouping:
 
     def _place(self, op: Op, group: Group, place: RowRole, anchored: bool) -> None:
         bases = [b for b in self.views.read_by(op) if group.holds(b)]
-        count = verbs(op, self.costs)
+        count = self.views.verbs(op)
         heavy = count.transcendental > 0 or isinstance(lookup(op.name).loop, ByIndex)
         heavy = heavy or any(group.heavy[b] for b in bases)
         value = op.result
@@ -248,7 +248,7 @@ class Grouping:
 
     def _rides(self, op: Op, group: Group) -> bool:
         """Whether ``op`` is better computed with a product than with what uses it later."""
-        if op.result in self.epilogues or verbs(op, self.costs).transcendental:
+        if op.result in self.epilogues or self.views.verbs(op).transcendental:
             return True
         held = [b for b in self.views.read_by(op) if group.holds(b)]
         if any(group.heavy[b] for b in held):
@@ -388,7 +388,7 @@ class Grouping:
         costs = [group.again[b] for b in bases]
         if None in costs:
             return None
-        count = verbs(op, self.costs)
+        count = self.views.verbs(op)
         own = 1 + count.total
         return min(own + sum(cost or 0 for cost in costs), self.limits.again + 1)
 

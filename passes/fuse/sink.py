@@ -14,7 +14,7 @@ from gradc.ir.ops.registry import Pointwise, Reduction, lookup
 from gradc.ir.tensor.core import Op, Value
 from gradc.passes.fuse.groups import Group, Grouping, RowRole
 from gradc.passes.fuse.views import Views, passes_index
-from gradc.passes.lower.cost import size_of, verbs
+from gradc.passes.lower.cost import size_of
 
 
 class Sinking:
@@ -26,7 +26,7 @@ class Sinking:
     ) -> None:
         self.views = views
         self.grouping = grouping
-        self.limits, self.costs = grouping.limits, grouping.costs
+        self.limits = grouping.limits
         self.kept = frozenset(b for v in outputs for b in views.bases(v))
         self.order = {op: n for n, op in enumerate(ops)}
         self.homes: dict[Op, list[Group]] = {}
@@ -79,7 +79,7 @@ class Sinking:
                     return
                 targets[home.number] = home
             stretched = size_of(operand.type.static_shape) > size_of(value.type.static_shape)
-            if stretched and verbs(op, self.costs).slow:
+            if stretched and self.views.verbs(op).slow:
                 return
         if not targets or len(targets) > self.limits.copies:
             return
@@ -115,7 +115,7 @@ class Sinking:
             return False
         if group.kind == "opaque" or not isinstance(lookup(op.name).loop, Pointwise):
             return False
-        if op.result in self.kept or verbs(op, self.costs).transcendental:
+        if op.result in self.kept or self.views.verbs(op).transcendental:
             return False
         return group.places.get(op.result) is not RowRole.POST
 

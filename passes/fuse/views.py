@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from gradc.ir.loop.kernel import dense_strides
 from gradc.ir.ops.registry import ByIndex, Pointwise, lookup
-from gradc.ir.target.costs import Costs
+from gradc.ir.target.costs import VerbCount
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Op, Value
 from gradc.passes.lower.cost import verbs
@@ -50,6 +50,8 @@ class Views:
         stored: frozenset[Value] = frozenset(),
         in_memory: frozenset[Value] = frozenset(),
     ) -> None:
+        self._costs = target.costs
+        self._verbs: dict[Op, VerbCount] = {}
         limits = target.limits
         self.makers: dict[Value, Op] = {value: op for op in ops for value in op.results}
         self._bases: dict[Value, tuple[Value, ...]] = {}
@@ -65,26 +67,48 @@ class Views:
         # Elements of stored values that are read for one element of a virtual one.
         paths: dict[Value, int] = {}
         for op in ops:
-            ways = sum(paths.get(x, 1) for x in op.operands)
-            is_wide = ways > limits.reads and ways > len(op.operands) > 1
-            length = 1 + max((depth.get(x, 0) for x in op.operands), default=0)
+            is_moved = is_view(op)
+            # What has to be stored anyway is computed once, where its operands are.
+            is_computed = isinstance(lookup(op.name).loop, Pointwise)
+            if not is_moved and (not is_computed or any(v in in_memory for v in op.results)):
+                continue
             known = [
                 outside.get(x, None if x in self.makers and x not in in_memory else 0)
                 for x in op.operands
             ]
-            count = sum(n or 0 for n in known) + _cheap_verbs(op, limits.verbs, target.costs)
-            is_outside = None not in known and count <= limits.verbs
-            is_cheap = is_outside and isinstance(lookup(op.name).loop, Pointwise)
-            # What has to be stored anyway is computed once, where its operands are.
-            fits = is_view(op) or (is_cheap and not any(v in in_memory for v in op.results))
+            is_outside = None not in known
+            if is_outside:
+                count = sum([n or 0 for n in known]) + self._cheap_verbs(op, limits.verbs)
+                is_outside = count <= limits.verbs
+            if not is_moved and not is_outside:
+                continue
+            ways = sum([paths.get(x, 1) for x in op.operands])
+            length = 1 + max([depth.get(x, 0) for x in op.operands], default=0)
+            if length > MAX_CHAIN or (ways > limits.reads and ways > len(op.operands) > 1):
+                continue
             for value in op.results:
-                fits_here = fits and length <= MAX_CHAIN and not is_wide
-                self._virtual[value] = fits_here and value not in stored
-                if self._virtual[value]:
-                    depth[value] = length
-                    paths[value] = max(ways, 1)
-                    if is_outside:
-                        outside[value] = count
+                if value in stored:
+                    continue
+                self._virtual[value] = True
+                depth[value] = length
+                paths[value] = max(ways, 1)
+                if is_outside:
+                    outside[value] = count
+
+    def verbs(self, op: Op) -> VerbCount:
+        """What one element of ``op`` takes."""
+        found = self._verbs.get(op)
+        if found is None:
+            found = self._verbs[op] = verbs(op, self._costs)
+        return found
+
+    def _cheap_verbs(self, op: Op, most: int) -> int:
+        """Verbs of an elementwise op that is cheap enough to be computed in every user; more than
+        ``most`` otherwise."""
+        count = self.verbs(op)
+        if count.slow or count.transcendental:
+            return most + 1
+        return 1 if op.results and op.results[0].type.size == 1 else count.plain
 
     def is_virtual(self, value: Value) -> bool:
         """Whether ``value`` is recomputed where it is used."""
@@ -156,19 +180,10 @@ class Views:
         return None if strided is None else View(bases[0], strided.offset, strided.strides)
 
 
-def _cheap_verbs(op: Op, most: int, costs: Costs) -> int:
-    """Verbs of an elementwise op that is cheap enough to be computed in every user; more than
-    ``most`` otherwise."""
-    count = verbs(op, costs)
-    if count.slow or count.transcendental:
-        return most + 1
-    return 1 if op.results and op.results[0].type.size == 1 else count.plain
-
-
 def is_view(op: Op) -> bool:
     """Whether ``op`` moves or makes elements without computing them from others."""
     definition = lookup(op.name)
-    return isinstance(definition.loop, ByIndex) and (definition.is_view or not op.operands)
+    return (definition.is_view or not op.operands) and isinstance(definition.loop, ByIndex)
 
 
 def passes_index(view: View, shape: Sequence[int]) -> bool:

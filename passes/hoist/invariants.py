@@ -56,7 +56,7 @@ def _block(block: Block) -> Block:
         if operands != op.operands or any(
             a is not b for a, b in zip(regions, op.regions, strict=True)
         ):
-            op = replace(op, operands=operands, regions=regions)
+            op = op.on(operands, regions)
             is_changed = True
         if is_loop(op) and not op.attributes.get("saves_memory"):
             before = op

@@ -97,7 +97,7 @@ class _Merger:
         regions = tuple([self.block(region) for region in op.regions]) if op.regions else ()
         if operands == op.operands and regions == op.regions:
             return op
-        return replace(op, operands=operands, regions=regions)
+        return op.on(operands, regions)
 
     def _key(self, op: Op, numbers: dict[Value, int]) -> Hashable:
         operands = [numbers[v] for v in op.operands]

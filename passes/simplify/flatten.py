@@ -41,11 +41,10 @@ def _block(block: Block, is_opened: Callable[[Op], bool]) -> Block:
             mapping.update(zip(op.results, outputs, strict=True))
             is_changed = True
             continue
-        regions = tuple(_block(region, is_opened) for region in op.regions)
-        if operands != op.operands or any(
-            a is not b for a, b in zip(regions, op.regions, strict=True)
-        ):
-            op = replace(op, operands=operands, regions=regions)
+        regions = tuple([_block(region, is_opened) for region in op.regions])
+        # Values and blocks compare by identity.
+        if operands != op.operands or regions != op.regions:
+            op = op.on(operands, regions)
             is_changed = True
         ops.append(op)
     if not is_changed:

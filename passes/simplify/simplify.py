@@ -96,7 +96,7 @@ class _Simplifier:
             operands = renamed(op.operands, mapping) if mapping else op.operands
             regions = tuple([self.block(region) for region in op.regions]) if op.regions else ()
             if operands != op.operands or regions != op.regions:
-                op = replace(op, operands=operands, regions=regions)
+                op = op.on(operands, regions)
             results = rewriter.add(op)
             if results is not op.results:
                 mapping.update(zip(op.results, results, strict=True))
