@@ -135,9 +135,21 @@ class DimExpr:
                 raise DimensionTooLarge
 
     def __add__(self, other: Dim) -> Dim:
+        if isinstance(other, int):
+            return self._plus(other)
         return _from_terms([*self.terms, *_terms(other)])
 
     __radd__ = __add__
+
+    def _plus(self, constant: int) -> Dim:
+        """The constant's term is the last one, if there is one: nothing need be sorted."""
+        if constant == 0:
+            return self
+        terms = self.terms
+        if terms[-1][0] == ():
+            constant += terms[-1][1]
+            terms = terms[:-1]
+        return DimExpr((*terms, ((), constant)) if constant else terms)
 
     def __neg__(self) -> Dim:
         return _from_terms([(m, -c) for m, c in self.terms])
