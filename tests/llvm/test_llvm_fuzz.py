@@ -75,7 +75,9 @@ def division_kernel(size: int, divisor: int, form: int) -> Kernel:
 
 @pytest.mark.parametrize("form", range(5))
 def test_index_arithmetic(form: int, isa: str) -> None:
-    sizes = itertools.product((7, 64, 130), (1, 2, 3, 7, 16, 32, 96, 100, 190))
+    sizes = [
+        *itertools.product((7, 130), (1, 2, 3, 7, 16, 32, 100, 190)), (64, 1), (64, 16), (64, 96),
+    ]  # fmt: skip
     check([division_kernel(size, divisor, form) for size, divisor in sizes], isa)
 
 

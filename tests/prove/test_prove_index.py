@@ -4,6 +4,7 @@ proved; what it must not equate.
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 from fractions import Fraction
@@ -72,6 +73,7 @@ def value_of(entry: Entry, tensors: dict[str, Any], ids: Any) -> Fraction:
 
 @pytest.mark.parametrize("case", READ, ids=str)
 def test_the_table_of_elements_is_the_evaluation(case: Instance) -> None:
+    """At most fourteen elements of each, the first and the last among them."""
     b = Builder()
     operands = [b.parameter(v.type) for v in case.parameters]
     result = b.apply(case.name, operands, case.op.attributes)[0]
@@ -87,7 +89,9 @@ def test_the_table_of_elements_is_the_evaluation(case: Instance) -> None:
     reader = Reader(b.ops, leaves, Binder())
     tensors = {f"x{n}": x for n, x in enumerate(values)}
     ids = next((x for x in values if x.dtype.kind == "i"), None)
-    for at in np.ndindex(expected.shape):
+    places = list(np.ndindex(expected.shape))
+    some = rng.permutation(len(places))[:12]
+    for at in {places[n] for n in (*some, 0, -1)} if places else ():
         entry = reader.read(result, [constant(i) for i in at])
         assert float(value_of(entry, tensors, ids)) == pytest.approx(float(expected[at]), abs=1e-12)
 
@@ -146,15 +150,16 @@ def emitted(theorem: Theorem, forward: bool) -> list[tuple[str, int]]:
 
 
 def test_faults_in_rules_between_axes_are_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ops of a quarter of the samples' rules, every kind of fault, both modes; the field says which
-    are faults.
+    """Ops of a quarter of the samples' rules, both modes, every other kind of fault in turn; the
+    field says which are faults.
     """
     unproved = same = 0
+    turn = itertools.count()
     for case in CASES[::4]:
         theorem = generalised(case)
         for forward in (False, True):
             for name, at in emitted(theorem, forward)[:6]:
-                for kind in OP_FAULTS:
+                for kind in list(OP_FAULTS)[next(turn) % 2 :: 2]:
                     fault = Fault(lookup(case.name), kind, name, at)
                     with monkeypatch.context() as patch:
                         for module in (theorems, rules):

@@ -19,7 +19,6 @@ FAST = ["--seconds", "0", "--threads", "1", "--json"]
 @pytest.mark.parametrize(
     ("path", "dims"),
     [
-        (DIGITS / "mlp.grad", ["-D", "B=5"]),
         (DIGITS / "rows_gru.grad", ["-D", "B=3"]),
         (MODELS / "lenet.grad", ["-D", "B=2"]),
         (MODELS / "gpt.grad", ["-D", "B=1", "-D", "T=6", "-D", "D=16", "-D", "N=2", "-D", "L=2"]),

@@ -1,5 +1,9 @@
 """Every traceable function means what NumPy's means: values, and gradients against finite
 differences.
+
+What is recorded is run by the reference interpreter: machine code of every op is compared with
+NumPy in tests/llvm/test_llvm_ops.py, and that of traced functions in
+tests/runtime/test_runtime_traced.py.
 """
 
 from __future__ import annotations
@@ -10,6 +14,9 @@ import numpy as np
 import pytest
 
 import gradc
+from gradc.ir.domains.arrays import NumpyArrays
+from gradc.ir.domains.interpret import run
+from gradc.runtime.tracing.record import record_arrays
 from tests.support.traced_cases import CASES
 
 SIZE = 12
@@ -43,14 +50,22 @@ GROUPS = [tuple(NAMES[n : n + SIZE]) for n in range(0, len(NAMES), SIZE)]
 @pytest.mark.filterwarnings("ignore:Arrays of 2-dimensional vectors:DeprecationWarning")
 @pytest.mark.parametrize("names", GROUPS, ids=lambda group: group[0])
 def test_traced_functions_mean_what_numpys_mean(names: tuple[str, ...]) -> None:
-    """Cases are compiled together, for speed; each is compared by itself."""
-    given = {name: list(CASES[name][1]) for name in names}
+    """Cases are recorded together, for speed; each is compared by itself."""
+    given = {f"{name}/{n}": a for name in names for n, a in enumerate(CASES[name][1])}
 
-    def total(arrays: dict[str, list[Any]], signs: Any) -> Any:
-        return sum(signs[n] * weighed(name, arrays[name]) for n, name in enumerate(names))
+    def total(signs: Any, *arrays: Any) -> Any:
+        left = iter(arrays)
+        rows = ((name, [next(left) for _ in CASES[name][1]]) for name in names)
+        return sum(signs[n] * weighed(name, own) for n, (name, own) in enumerate(rows))
 
-    both = gradc.value_and_grad(total, argnums=(0, 1))
-    _, (slopes, values) = both(given, np.ones(len(names)))
+    both = gradc.value_and_grad(total, argnums=tuple(range(len(given) + 1)))
+    arrays = {"signs": np.ones(len(names)), **given}
+    recorded = record_arrays(lambda *a: both(*a)[1], arrays)
+    operands = [np.asarray(a) for a in (*arrays.values(), *recorded.captured.values())]
+    with np.errstate(all="ignore"):
+        values, *found_slopes = run(NumpyArrays(), recorded.function, operands)
+    left = iter(found_slopes)
+    slopes = {name: [next(left) for _ in CASES[name][1]] for name in names}
     rng = np.random.default_rng(2)
     for n, name in enumerate(names):
         with np.errstate(all="ignore"):
