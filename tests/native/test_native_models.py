@@ -46,7 +46,7 @@ def gradients(plan: Plan, params: Arrays, inputs: Arrays, **how: Any) -> Arrays:
     return {"": found[0], **found[2]}
 
 
-@pytest.mark.parametrize("name", ["mlp_small", "lstm", "lenet"])
+@pytest.mark.parametrize("name", ["lstm", "lenet"])
 def test_bits_do_not_depend_on_how_the_code_was_made(name: str) -> None:
     plan, params, inputs = prepared(name)
     expected = gradients(plan, params, inputs, threads=1)

@@ -475,8 +475,10 @@ def test_hessian_vector_products_equal_jax(
     with jax.enable_x64(True):
         theirs = _jax_models()[name]
         everything = tuple(range(len(shapes)))
-        value, grads = jax.value_and_grad(theirs, argnums=everything)(*arguments)
-        _, products = jax.jvp(jax.grad(theirs, argnums=everything), tuple(arguments), tuple(v))
+        both = jax.value_and_grad(theirs, argnums=everything)
+        (value, grads), (_, products) = jax.jit(lambda a, t: jax.jvp(both, a, t))(
+            tuple(arguments), tuple(v)
+        )
         expected = [np.asarray(x) for x in (value, *grads, *products)]
     for a, c in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, c, rtol=1e-10, atol=1e-12)

@@ -319,15 +319,19 @@ def test_conventions_are_jaxs() -> None:
     ours: Any = [lambda z: f(np, z), lambda z: loss(np, z)]
     theirs: Any = [lambda z: f(jnp, z), lambda z: loss(jnp, z)]
     close: Any = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
-    close(gradc.grad(ours[1])(Z), jax.grad(theirs[1])(Z))
-    close(gradc.jacrev(ours[1])(Z), jax.jacrev(theirs[1])(Z))
-    for a, b in zip(gradc.jvp(ours[0], (Z,), (W,)), jax.jvp(theirs[0], (Z,), (W,)), strict=True):
+    close(gradc.grad(ours[1])(Z), jax.jit(jax.grad(theirs[1]))(Z))
+    close(gradc.jacrev(ours[1])(Z), jax.jit(jax.jacrev(theirs[1]))(Z))
+    tangents = jax.jit(lambda z, w: jax.jvp(theirs[0], (z,), (w,)))
+    for a, b in zip(gradc.jvp(ours[0], (Z,), (W,)), tangents(Z, W), strict=True):
         close(a, b)
-    close(gradc.vjp(ours[0], Z)[1](W)[0], jax.vjp(theirs[0], Z)[1](W)[0])
+    close(
+        gradc.vjp(ours[0], Z)[1](W)[0], jax.jit(lambda z, w: jax.vjp(theirs[0], z)[1](w)[0])(Z, W)
+    )
     real: Any = [lambda x, m=m: f(m, x * (1 + 2j)) for m in (np, jnp)]
-    close(gradc.jacfwd(real[0])(X), jax.jacfwd(real[1])(X))
+    close(gradc.jacfwd(real[0])(X), jax.jit(jax.jacfwd(real[1]))(X))
     slope = gradc.grad(lambda z: np.sum(np.abs(gradc.grad(ours[1])(z)) ** 2))(Z)
-    close(slope, jax.grad(lambda z: jnp.sum(jnp.abs(jax.grad(theirs[1])(z)) ** 2))(Z))
+    twice = jax.jit(jax.grad(lambda z: jnp.sum(jnp.abs(jax.grad(theirs[1])(z)) ** 2)))
+    close(slope, twice(Z))
 
 
 # --- control flow, derivatives of one's own

@@ -88,8 +88,7 @@ def wrapper_text(
     """
     types = kinds(ports)
     slots = {dtype: len(FIELDS) + n for n, dtype in enumerate(types)}
-    words: list[int] = []
-    shape_words: list[int] = []
+    words, shape_words = list[int](), list[int]()
     for number, port in enumerate(ports):
         required = layout.contiguous | layout.aligned
         if port.direction != "in":
