@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.verify import verify_function
 from gradc.ir.plan.execute import execute_plan
 from gradc.ir.tensor.core import DType, Function, Role, Slot, Span, TensorType, Value, walk
-from gradc.passes.budget import BudgetError, pareto, run_within
+from gradc.passes.budget import BudgetError, Point, pareto, run_within
 from gradc.passes.differentiate.transforms import jvp, value_and_grad
 from gradc.passes.pipeline import Options, run_pipeline
 from gradc.passes.recompute.choose import candidates, chunk_sizes, work
@@ -146,13 +147,19 @@ def test_gradients_are_bitwise_the_same_under_every_policy(seed: int) -> None:
             np.testing.assert_array_equal(a, c)
 
 
+@cache
+def deep(layers: int) -> tuple[Function, Options, list[Point]]:
+    """A chain, how its gradient is compiled, and its front; made once for all tests."""
+    f = residual_mlp(layers, width=8)
+    options = Options(derivative=gradient(trained(f)), verify=0)
+    return f, options, pareto(f, options)
+
+
 def test_chains_need_about_the_square_root_at_one_more_forward() -> None:
     """64 residual layers: at least four times less arena at one more forward sweep, eight times at
-    two.
+    two. Of 16 and of 64: twice as much where four times as many layers are, at one more.
     """
-    f = residual_mlp(64)
-    options = Options(derivative=gradient(trained(f)), verify=0)
-    front = pareto(f, options)
+    f, _, front = deep(64)
     plain = front[0]
     assert plain.policy == NOTHING
     forward = sum(work(op) for op in f.block.body)
@@ -163,6 +170,11 @@ def test_chains_need_about_the_square_root_at_one_more_forward() -> None:
     assert plain.arena_bytes >= 8 * min(twice)
     assert [p.peak_bytes for p in front] == sorted((p.peak_bytes for p in front), reverse=True)
     assert len(front) >= 4
+    f, _, short = deep(16)
+    forward = sum(work(op) for op in f.block.body)
+    short_once = min(p.arena_bytes for p in short if p.work - short[0].work <= forward)
+    assert plain.arena_bytes / short[0].arena_bytes > 3.6
+    assert min(once) / short_once < 2 * 1.25
 
 
 def test_long_loops_need_about_the_square_root() -> None:

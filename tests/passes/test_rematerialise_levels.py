@@ -29,7 +29,14 @@ from gradc.passes.recompute.scan import chunk_scans
 from gradc.passes.recompute.time import unroll_scans
 from gradc.passes.rewrite import emit_scan
 from tests.passes.test_ad_modes import rnn
-from tests.passes.test_rematerialise import gradient, recurrent, residual_mlp, rnn_batch, trained
+from tests.passes.test_rematerialise import (
+    deep,
+    gradient,
+    recurrent,
+    residual_mlp,
+    rnn_batch,
+    trained,
+)
 from tests.support.ad_programs import draw, program
 
 ARRAYS = NumpyArrays()
@@ -92,13 +99,9 @@ def test_two_levels_are_recomputed_twice() -> None:
     assert check_plan(outcome.plan) == ()
 
 
-def test_levels_make_smaller_budgets_feasible(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_levels_make_smaller_budgets_feasible() -> None:
     """A chain of 64: what one level cannot keep, two and three can; bits and checker agree."""
-    f = residual_mlp(64, width=8, batch=16)
-    names = trained(f)
-    options = Options(derivative=gradient(names), verify=0)
-    remembered(monkeypatch)
-    front = pareto(f, options)
+    f, options, front = deep(64)
     one = min(p.peak_bytes for p in front if "levels" not in str(p.policy))
     smallest = front[-1]
     assert "levels" in str(smallest.policy)

@@ -1,5 +1,5 @@
-"""Recomputation meets its theory: binomial over time, the square root along chains; counted on
-Plans that are run.
+"""Recomputation over time meets its theory: binomial, counted on Plans that are run. The square
+root along chains is measured in tests/passes/test_rematerialise.py.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import pytest
 from gradc.ir.loop.text import print_kernel
 from gradc.ir.plan.execute import execute_plan
 from gradc.ir.plan.plan import Launch, Plan, Step
-from gradc.passes.budget import pareto
 from gradc.passes.inspect.check import check_plan
 from gradc.passes.pipeline import Options, run_pipeline
 from gradc.passes.recompute.binomial import forward_steps
-from gradc.passes.recompute.choose import work
 from gradc.passes.recompute.rematerialise import Policy
-from tests.passes.test_rematerialise import gradient, residual_mlp, trained
+from tests.passes.test_rematerialise import gradient
 from tests.passes.test_rematerialise_levels import chain
 from tests.support.ad_programs import draw
 
@@ -72,19 +70,3 @@ def test_plans_launch_as_many_steps_as_the_optimum(steps: int, slots: int) -> No
     arguments = [a.astype(np.float32) for a in draw(f, steps)]
     for a, c in zip(execute_plan(plain, arguments), execute_plan(plan, arguments), strict=True):
         np.testing.assert_array_equal(a, c)
-
-
-def test_chains_need_the_square_root() -> None:
-    """Of 16 and of 64 layers: twice as much arena where four times as many layers are, at one more
-    forward sweep.
-    """
-    held = []
-    for layers in (16, 64):
-        f = residual_mlp(layers, width=8, batch=64)
-        front = pareto(f, Options(derivative=gradient(trained(f)), verify=0))
-        forward = sum(work(op) for op in f.block.body)
-        once = min(p.arena_bytes for p in front if p.work <= front[0].work + forward)
-        held.append((front[0].arena_bytes, once))
-    (short, short_once), (long, long_once) = held
-    assert long / short > 3.6
-    assert long_once / short_once < 2 * 1.25

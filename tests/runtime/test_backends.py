@@ -44,7 +44,7 @@ def compared(found: Any, expected: Any) -> float:
 
 @pytest.mark.parametrize(("path", "entry"), subjects(), ids=lambda x: getattr(x, "stem", x))
 def test_examples_on_the_reference(path: Path, entry: str) -> None:
-    net = small(path, entry)
+    net = small(path, entry, B=3, T=5)
     wrt = "params" if net.params else "inputs"
     params, inputs = net.init(0), random_inputs(net, {}, 0)
     loss, grads = net.value_and_grad(wrt=wrt, threads=1)(params, **inputs)

@@ -252,10 +252,10 @@ def of_program(seed: int) -> Subject:
     return Subject(f"program {seed}", program.function, derive, program.named_inputs)
 
 
-def small(path: Path, entry: str) -> gradc.Model:
-    """A model of a file, with small dimensions."""
+def small(path: Path, entry: str, **sizes: int) -> gradc.Model:
+    """A model of a file, with small dimensions, or those that are given."""
     known = gradc.load(path, entry=entry).signature.dims
-    dims = {name: size for name, size in SMALL.items() if name in known}
+    dims = {name: size for name, size in {**SMALL, **sizes}.items() if name in known}
     return gradc.load(path, entry=entry, dims=dims)
 
 
