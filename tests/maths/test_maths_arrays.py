@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from gradc.codegen.llvm.isa import select
+from gradc.codegen.maths import scalars
 from gradc.codegen.maths.arrays import ArrayFloats, fma
 from gradc.codegen.maths.elementary import UNARY, call
 from gradc.ir.tensor.core import DType
@@ -35,6 +36,27 @@ def test_arrays_give_the_bits_of_native_code(dtype: DType) -> None:
             found = call(k, name, operands)
         wrong = np.flatnonzero(~same_bits(found, native))
         assert not len(wrong), f"{name} {[x[wrong[0]] for x in operands]}"
+
+
+@pytest.mark.skipif(not select().fma, reason="this processor rounds fma twice")
+@pytest.mark.parametrize("dtype", [DType.BF16, DType.F16], ids=str)
+def test_16_bit_types_are_computed_in_f32_and_rounded(dtype: DType) -> None:
+    k, bits = ArrayFloats(False), np.arange(0, 1 << 16, 7, dtype=np.uint32)
+    value, narrow = (
+        (scalars.bf16_value, lambda x: scalars.bf16_bits(k, x) >> np.uint32(16))
+        if dtype is DType.BF16
+        else (scalars.f16_value, lambda x: scalars.f16_bits(k, x))
+    )
+    stored = bits.astype(np.uint16)
+    given = stored if dtype is DType.BF16 else stored.view(np.float16)
+    code = Compiled([elementwise(name, len(bits), [dtype], dtype) for name in UNARY])
+    for number, name in enumerate(UNARY):
+        native = np.empty_like(given)
+        code([given, native], number)
+        with np.errstate(all="ignore"):
+            found = narrow(call(k, name, [value(k, bits)]))
+        truth = native.view(np.uint16).astype(np.uint32)
+        assert same_bits(value(k, found), value(k, truth)).all(), name
 
 
 def rounded(a: float, b: float, c: float, dtype: DType) -> float:
