@@ -35,7 +35,13 @@ Array = NDArray[Any]
 Results: TypeAlias = "tuple[Array | None, dict[str, Array], dict[str, Array], dict[str, Array]]"
 
 # Names that users write, and where each backend stands.
-MODULES = {"cpu": "gradc.codegen.llvm.backend", "reference": "gradc.codegen.loops_numpy.backend"}
+MODULES = {
+    "cpu": "gradc.codegen.llvm.backend",
+    "reference": "gradc.codegen.loops_numpy.backend",
+    "cuda": "gradc.codegen.cuda.backend",
+}
+# Those of which a machine may have several: `cuda:1` is the second.
+NUMBERED = ("cuda",)
 
 # What ``fast`` answers where the program has run and refused its step.
 STOPPED = -4
@@ -225,8 +231,11 @@ class Loaded(ABC):
             message = f"{self.signature.name} takes {len(ports)} arrays; {len(arrays)} were given"
             return [error("GC0553", message, None)]
         pairs = zip(ports, arrays, strict=True)
-        found = [p for port, array in pairs if (p := _misfit(port, array)) is not None]
-        return found or _shared(ports, [cast(Array, array) for array in arrays])
+        found = [p for port, array in pairs if (p := misfit(port, array)) is not None]
+        if found:
+            return found
+        places = [cast(Array, array) for array in arrays]
+        return sharing(ports, [(a.ctypes.data, a.nbytes) for a in places])
 
     @property
     def arena_bytes(self) -> int:
@@ -243,7 +252,7 @@ def _never(*_: object) -> None:
     """A fast way that never runs."""
 
 
-def _misfit(port: Port, array: object) -> Diagnostic | None:
+def misfit(port: Port, array: object) -> Diagnostic | None:
     """What keeps ``array`` from being handed to ``port`` as it is."""
     if not isinstance(array, np.ndarray):
         message = f"`{port.name}` is {type(array).__name__}; the program expects a numpy array"
@@ -266,20 +275,20 @@ def _misfit(port: Port, array: object) -> Diagnostic | None:
     return None
 
 
-def _shared(ports: Sequence[Port], arrays: Sequence[Array]) -> list[Diagnostic]:
-    """Arrays that share memory with one that the program updates: it would read and write either
-    of them while it takes them to be two.
+def sharing(ports: Sequence[Port], extents: Sequence[tuple[int, int]]) -> list[Diagnostic]:
+    """Arrays, given by address and bytes, that share memory with one that the program updates: it
+    would read and write either of them while it takes them to be two.
     """
-    begins = [(array.ctypes.data, number) for number, array in enumerate(arrays) if array.nbytes]
+    begins = [(begin, number) for number, (begin, nbytes) in enumerate(extents) if nbytes]
     found: list[Diagnostic] = []
     reached, last = 0, 0  # how far an array with this number reaches
     for begin, number in sorted(begins):
         one, other = sorted((number, last))
         if begin < reached and "inout" in (ports[one].direction, ports[other].direction):
-            is_same = arrays[one] is arrays[other]
-            found.append(_sharing(ports[one], ports[other], is_same))
-        if begin + arrays[number].nbytes > reached:
-            reached, last = begin + arrays[number].nbytes, number
+            found.append(_sharing(ports[one], ports[other], extents[one] == extents[other]))
+        end = begin + extents[number][1]
+        if end > reached:
+            reached, last = end, number
     return found
 
 
@@ -353,7 +362,34 @@ class Backend(Protocol):
         """
 
 
+def device_shape(value: object) -> tuple[int, ...] | None:
+    """The shape of an array that says that it lies on a device of its own: what NumPy cannot read
+    as it is. None for any other value.
+    """
+    if isinstance(value, np.ndarray):
+        return None
+    interface = getattr(value, "__cuda_array_interface__", None)
+    if interface is not None:
+        return tuple(map(int, interface["shape"]))
+    ask = getattr(value, "__dlpack_device__", None)
+    if ask is None or int(ask()[0]) != 2:  # kDLCUDA
+        return None
+    return tuple(map(int, getattr(value, "shape", ())))
+
+
+def is_target(name: object) -> bool:
+    """Whether ``name`` is a backend's, with the number of a device behind it or without."""
+    if not isinstance(name, str):
+        return False
+    base, colon, number = name.partition(":")
+    if not colon:
+        return base in MODULES
+    return base in NUMBERED and number.isdecimal() and len(number) < 4
+
+
 @cache
 def backend(name: str) -> Backend:
     """The backend that users call ``name``. Raises KeyError for another name."""
-    return cast(Backend, import_module(MODULES[name]).BACKEND)
+    base, _, number = name.partition(":")
+    found = import_module(MODULES[base]).BACKEND
+    return cast(Backend, found.at(int(number)) if number else found)

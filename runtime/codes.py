@@ -258,6 +258,34 @@ _FILES = (
         "Code that was\n"
         "compiled before, or elsewhere, runs without it.",
     ),
+    Code(
+        "GC0596",
+        "no CUDA driver",
+        "Programs run on a graphics processor through NVIDIA's driver, `libcuda.so.1`. It is part "
+        "of the system,\n"
+        "not of any Python package: install the driver, or run elsewhere. Without it everything "
+        "can be compiled\n"
+        "and looked at: `gradc compile --target cuda --emit cuda,ptx,cubin,sass`.",
+    ),
+    Code(
+        "GC0597",
+        "no such CUDA device",
+        "The driver is there but finds no device, or fewer than asked for. `CUDA_VISIBLE_DEVICES` "
+        "hides devices;\n"
+        "`GRADC_CUDA_DEVICE` chooses one by its number, from 0.",
+    ),
+    Code(
+        "GC0598",
+        "the CUDA driver refused",
+        "A call of the driver failed: no memory was left on the device, the code is for another "
+        "kind of device, or\n"
+        "a kernel stopped. The message names the call and the driver's word for it.",
+    ),
+    Code(
+        "GC0599",
+        "a program that the CUDA target cannot run",
+        "The message names what it lacks. The same program runs with `--target cpu`.",
+    ),
 )
 
 _MEMORY = (

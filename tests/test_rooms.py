@@ -70,6 +70,18 @@ ROOMS = {
         "simulate",
         "printer",
         "toolchain",
+        "header.py",
+        "runner",
+        "backend.py",
+    ),
+    "codegen/cuda/runner": (
+        "driver.py",
+        "device.py",
+        "dlpack.py",
+        "arrays.py",
+        "executable.py",
+        "loaded.py",
+        "clock.py",
     ),
     "codegen/cuda/toolchain": (
         "needs.py",

@@ -18,6 +18,7 @@ from gradc.codegen.llvm.host.load import NativeFunction, named_ports, ndarray_la
 from gradc.codegen.llvm.host.symbols import inner_name
 from gradc.codegen.llvm.isa import Isa, available, host, select
 from gradc.codegen.measured import Clocked, Limits
+from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.ir.loop.kernel import Kernel
 from gradc.ir.plan.plan import Plan
 from gradc.ir.target.target import Target
@@ -74,11 +75,13 @@ class Llvm:
     ) -> dict[str, Path]:
         from gradc.codegen.llvm.host import artifact
 
+        _refuse_kinds(more.get("kinds", ()), artifact.KINDS)
         return artifact.write_artifact(plans, name, folder, isa=target.isa, **more)
 
     def show(self, kind: str, plan: Plan, target: Target) -> str:
         from gradc.codegen.llvm import driver
 
+        _refuse_kinds((kind,), ("llvm", "asm"))
         isa = _isa(target.isa)
         text = driver.generate(replace(plan, name=inner_name(plan.name)), isa).text
         return text if kind == "llvm" else jit.assembly(text, isa)
@@ -106,6 +109,14 @@ class Llvm:
         from gradc.codegen.llvm.host import clocked
 
         return clocked.ClockedFunction(plan, threads, store)
+
+
+def _refuse_kinds(kinds: Sequence[str], known: Sequence[str]) -> None:
+    """Raises DiagnosticError GC0564 for a kind of file or text that there is not."""
+    for kind in kinds:
+        if kind not in known:
+            help = "--target cuda has cuda, ptx, cubin and sass"
+            raise DiagnosticError([error("GC0564", f"cpu has no `{kind}`", None, help=help)])
 
 
 def _isa(name: str | None) -> Isa:

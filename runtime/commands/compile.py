@@ -34,9 +34,19 @@ from gradc.runtime.native.compile import (
 )
 from gradc.runtime.render.graph import graph_dot, graph_svg
 
-ARTIFACT = ("object", "shared", "header")
-TEXTS = ("ast", "ir", "adjoint", "opt", "loops", "plan", "llvm", "asm", "sympy", "dot", "svg")
-SUFFIX = {"llvm": "ll", "asm": "s", "loops": "loops", "plan": "plan", "dot": "dot", "svg": "svg"}
+ARTIFACT = ("object", "shared", "header", "cubin")
+# What is written where nothing is asked for.
+USUAL = {"cuda": ("cubin",)}
+TEXTS = (
+    *("ast", "ir", "adjoint", "opt", "loops", "plan", "llvm", "asm", "cuda", "ptx", "sass"),
+    *("sympy", "dot", "svg"),
+)
+SUFFIX = {
+    **{kind: kind for kind in ("loops", "plan", "ptx", "sass", "dot", "svg")},
+    "llvm": "ll",
+    "asm": "s",
+    "cuda": "cuda.py",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +108,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     _check_steps(options.dump_after)
     backend(options.target).target(1, options.isa)
     if not kinds:
-        kinds = list(ARTIFACT)
+        kinds = list(USUAL.get(options.target.partition(":")[0], ARTIFACT[:3]))
     if options.out is None and (options.certify or any(k in ARTIFACT for k in kinds)):
         raise fail("GC0564", "give -o DIR to write objects, or --emit a stage of text to print")
     proof = _certificate(options, console) if options.certify else {}

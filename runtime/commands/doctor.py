@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from gradc._version import __version__
 from gradc.codegen.backend import backend
+from gradc.runtime.commands.flags import add_target
 from gradc.runtime.console import Console
 from gradc.runtime.native.cache import ObjectCache
 from gradc.runtime.native.compile import compile_options, usable_cores
@@ -18,10 +19,11 @@ from gradc.runtime.native.limits import described, limits
 from gradc.runtime.tracing.transforms import value_and_grad
 
 NEEDED = ("numpy", "llvmlite", "lark", "sympy", "python-flint", "rich", "safetensors")
-OPTIONAL = ("torch", "jax", "numba")
+OPTIONAL = ("torch", "jax", "numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_target(parser)
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
     parser.add_argument(
         "--measure", action="store_true", help="measure peak and bandwidth again (a few seconds)"
@@ -30,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Prints versions and features; compiles and runs a small gradient. Status 1 if that fails."""
-    works, detail = _self_test()
+    works, detail = _self_test(options.target)
     info = ObjectCache().info()
     facts = {
         "gradc": __version__,
@@ -45,7 +47,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             for n in sorted({1, compile_options().thread_count})
         },
         "C compiler": shutil.which("cc") or "none (gradc compile then gives objects only)",
-        "GPU": _gpu(),
+        "GPU": backend("cuda").about(),
         "cache": info.problem or f"{info.directory}, {info.entries} entries, {info.nbytes} bytes",
         "self-test": detail,
         **{name: _version(name) for name in NEEDED},
@@ -66,15 +68,11 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _gpu() -> str:
-    return "nvidia-smi found" if shutil.which("nvidia-smi") else "none found"
-
-
-def _self_test() -> tuple[bool, str]:
+def _self_test(target: str) -> tuple[bool, str]:
     """Compiles d(x^2)/dx and evaluates it at 3, past the cache."""
     started = time.perf_counter()
     try:
-        value, slope = value_and_grad(lambda x: x * x, use_cache=False)(3.0)
+        value, slope = value_and_grad(lambda x: x * x, use_cache=False, target=target)(3.0)
     except Exception as problem:  # noqa: BLE001  (whatever is wrong here is the finding)
         return False, f"FAILED: {type(problem).__name__}: {problem}"
     milliseconds = 1e3 * (time.perf_counter() - started)

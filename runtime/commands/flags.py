@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 PRECISIONS = ("f64", "f32", "bf16", "f16")
-TARGETS = ("cpu", "reference")
+TARGETS = ("cpu", "reference", "cuda")
 
 
 def add_model(parser: argparse.ArgumentParser, is_optional: bool = False) -> None:
@@ -34,10 +34,23 @@ def add_model(parser: argparse.ArgumentParser, is_optional: bool = False) -> Non
     )
 
 
+def target(text: str) -> str:
+    """The name of a target, with the number of a device behind it or without."""
+    name, colon, number = text.partition(":")
+    if name not in TARGETS or (colon and not (name == "cuda" and number.isdecimal())):
+        known = ", ".join(f"'{one}'" for one in TARGETS)
+        raise argparse.ArgumentTypeError(f"invalid choice: '{text}' (choose from {known})")
+    return text
+
+
 def add_target(parser: argparse.ArgumentParser) -> None:
     """What to compile for."""
     parser.add_argument(
-        "--target", choices=TARGETS, default="cpu", help="what to compile for (cpu)"
+        "--target",
+        type=target,
+        metavar=f"{{{','.join(TARGETS)}}}",
+        default="cpu",
+        help="what to compile for (cpu); cuda:1 is the second device",
     )
 
 

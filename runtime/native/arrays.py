@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from gradc.codegen.backend import device_shape
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, did_you_mean, error
 from gradc.ir.tensor.bf16 import bf16_bits, from_bf16
 from gradc.ir.tensor.core import DType, TensorType
@@ -79,6 +80,8 @@ def check_seed(seed: object) -> None:
 
 def _imported(name: str, value: object) -> Array:
     try:
+        if device_shape(value) is not None and not hasattr(value, "__array__"):
+            raise BufferError("an array that lies on a device")
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(value, torch.Tensor):
             return _of_tensor(torch, value)
@@ -125,6 +128,10 @@ def shapes_of(
     """
     found = {}
     for name, type_ in types.items():
+        elsewhere = device_shape(inputs[name])
+        if elsewhere is not None:  # a program for that device takes it as it is
+            found[name] = elsewhere
+            continue
         array = as_array(name, inputs[name])
         refuse_bits(name, array, type_.dtype)
         found[name] = array.shape

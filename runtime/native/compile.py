@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from gradc.codegen.backend import MODULES, Loaded
+from gradc.codegen.backend import MODULES, Loaded, is_target
 from gradc.ir.diagnostics.diagnostic import (
     Diagnostic,
     DiagnosticError,
@@ -132,7 +132,7 @@ def compile_options(
         DiagnosticError: GC0601 for a budget, GC0563 for a target or number of threads, that cannot
             be.
     """
-    if target not in MODULES:
+    if not is_target(target):
         known = listed([f"`{name}`" for name in MODULES], most=20)
         message = f"there is no target `{target}`; this build compiles for {known}"
         raise DiagnosticError([error("GC0563", message, None)])

@@ -40,22 +40,22 @@ def row(a, out):
     barrier()
     total = f32(0.0)
     for k in range(16):
-        total = total + load(s, (t & 240) + k)
+        total = total + load(s, bitand(t, 240) + k)
     if t == 0:
         store(out, block(), total)
 """
 
 
-def text(name: str, source: str, *names: str, threads: int = 256, size: int = 4096) -> Text:
+def text(name: str, source: str, *names: str, shared: int = 0) -> Text:
     written = names[-1]
     parameters = tuple(
-        Parameter(n, "f32", "write" if n == written else "read", size) for n in names
+        Parameter(n, "f32", "write" if n == written else "read", 4096) for n in names
     )
-    return Text(name, source, parameters, threads)
+    return Text(name, source, parameters, 256, shared)
 
 
 def program() -> Program:
-    texts = (text("each", ADD, "a", "b", "out"), text("row", ROW, "a", "out"))
+    texts = (text("each", ADD, "a", "b", "out"), text("row", ROW, "a", "out", shared=1024))
     ports = tuple(
         Port(name, role, (4096,), DType.F32, way, n)  # type: ignore[arg-type]
         for n, (name, role, way) in enumerate(

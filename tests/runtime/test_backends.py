@@ -19,6 +19,8 @@ from gradc.runtime.native.load import compile_plan
 from tests.support.command_line import gradc as gradc_command
 from tests.support.memory_subjects import BENCHMARKS, EXAMPLES, ROOT, small
 
+# Those that run on any machine; `cuda` has tests of its own (tests/cuda).
+HERE = ("cpu", "reference")
 # The CPU computes functions by polynomials of a few ulps and the reference by the C library; all
 # sums have one order. Small differences grow through a network, relative to the largest entry.
 TOLERANCE = 2e-5
@@ -77,7 +79,7 @@ def test_steps_train_on_the_reference() -> None:
     net = small(ROOT / "examples" / "digits" / "mlp.grad", "mlp")
     inputs = random_inputs(net, {}, 0)
     losses = {}
-    for target in MODULES:
+    for target in HERE:
         step = net.train_step("adamw(lr=1e-2)", target=target)
         state = step.init(net.init(0))
         found = []
@@ -139,7 +141,7 @@ def test_the_command_line_takes_a_target(tmp_path: Path) -> None:
     given: dict[str, Any] = dict(random_inputs(net, {}, 0))
     np.savez(tmp_path / "in.npz", **given)
     data = ["--data", str(tmp_path / "in.npz")]
-    for target in TARGETS:
+    for target in HERE:
         more = ["--target", target]
         for command in (["plan", file, "-D", "B=4"], ["run", file, *data], ["grad", file, *data]):
             done = gradc_command(*command, *more)
@@ -174,7 +176,7 @@ def test_reports_are_of_the_target_that_is_asked_for(tmp_path: Path) -> None:
     inputs = {"target": np.ones(3, np.float32)}
     kinds = {
         target: [f.kind for f in net.diagnosed(net.init(0), inputs, target=target).findings]
-        for target in MODULES
+        for target in HERE
     }
     assert kinds["cpu"] == kinds["reference"]
     with pytest.raises(gradc.DiagnosticError, match="abacus"):

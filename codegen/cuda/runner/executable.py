@@ -1,0 +1,126 @@
+"""A Program on a device: its machine code loaded, its arena, and a call as one CUDA graph.
+
+Launches, and the counters of Repeats, are captured once from a stream, for each set of addresses
+that the ports have had lately; a call is then one launch of a graph.
+
+Invariants: device memory of a call is the arena and the arrays of its ports, nothing else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from gradc.codegen.cuda.program import Launch, Program, Resolved
+from gradc.codegen.cuda.runner.device import Device, Event, Handle, Memory
+from gradc.codegen.cuda.toolchain.build import Built
+
+Marked: TypeAlias = "Callable[[Launch], tuple[Event, Event] | None]"
+
+_GRAPHS = 8  # sets of addresses that are remembered
+# cuLaunchKernel: what follows is the address, the size of a packed list of parameters; the end.
+_BUFFER, _SIZE, _END = 1, 2, 0
+_RELAXED = 2  # a capture that other threads need not mind
+
+
+class Executable:
+    """Machine code on a device, with memory to run in."""
+
+    def __init__(self, built: Built, device: Device) -> None:
+        self.program: Program = built.program
+        self.device = device
+        device.enter()
+        self._module = Handle()
+        call = device.driver.call
+        code = ctypes.create_string_buffer(built.cubin, len(built.cubin))
+        call("cuModuleLoadData", ctypes.byref(self._module), code)
+        self._kernels = [self._kernel(text.name) for text in self.program.texts]
+        self.arena: Memory = device.take(self.program.arena_bytes)
+        self._graphs: OrderedDict[tuple[int, ...], Handle] = OrderedDict()
+
+    def _kernel(self, name: str) -> Handle:
+        found = Handle()
+        call = self.device.driver.call
+        call("cuModuleGetFunction", ctypes.byref(found), self._module, name.encode())
+        return found
+
+    def __del__(self) -> None:
+        # What failed in __init__ has no module.
+        module = getattr(self, "_module", None)
+        if module is not None and module.value:
+            status = self.device.driver.status
+            status("cuCtxSetCurrent", self.device._context)
+            for graph in getattr(self, "_graphs", {}).values():
+                status("cuGraphExecDestroy", graph)
+            status("cuModuleUnload", module)
+
+    def run(self, addresses: Sequence[int]) -> None:
+        """One call on ports at ``addresses``, in order of the device's stream."""
+        key = tuple(addresses)
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._graphs[key] = self._captured(key)
+            if len(self._graphs) > _GRAPHS:
+                _, oldest = self._graphs.popitem(last=False)
+                self.device.driver.call("cuGraphExecDestroy", oldest)
+        else:
+            self._graphs.move_to_end(key)
+        self.device.driver.call("cuGraphLaunch", graph, self.device.stream)
+
+    def run_plainly(self, addresses: Sequence[int], marked: Marked | None = None) -> None:
+        """The same without a graph, launch by launch; ``marked`` gives what is set before and after
+        each.
+        """
+        for step in self.program.unrolled():
+            if isinstance(step, Resolved):
+                marks = None if marked is None else marked(step.launch)
+                if marks is not None:
+                    marks[0].set()
+                self._launch(step, addresses)
+                if marks is not None:
+                    marks[1].set()
+                continue
+            place = self._address(step.place, addresses)
+            low, high = struct.unpack("<2I", struct.pack("<q", step.value))
+            self.device.set_word(place, low)
+            self.device.set_word(place + 4, high)
+
+    def _captured(self, addresses: Sequence[int]) -> Handle:
+        """What ``run_plainly`` would do, as a graph that can be launched."""
+        call, stream = self.device.driver.call, self.device.stream
+        graph, executable = Handle(), Handle()
+        call("cuStreamBeginCapture", stream, _RELAXED)
+        try:
+            self.run_plainly(addresses)
+        finally:
+            call("cuStreamEndCapture", stream, ctypes.byref(graph))
+        call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_uint64(0))
+        call("cuGraphDestroy", graph)
+        return executable
+
+    def _address(self, place: tuple[str, int, int], addresses: Sequence[int]) -> int:
+        space, number, offset = place
+        return (self.arena.address if space == "arena" else addresses[number]) + offset
+
+    def _launch(self, step: Resolved, addresses: Sequence[int]) -> None:
+        """One kernel; its parameters are addresses, packed one after another."""
+        launch, text = step.launch, self.program.texts[step.launch.text]
+        packed = [self._address(place, addresses) for place in step.places]
+        buffer = (ctypes.c_uint64 * len(packed))(*packed)
+        size = ctypes.c_size_t(ctypes.sizeof(buffer))
+        extra = (ctypes.c_void_p * 5)(
+            _BUFFER, ctypes.addressof(buffer), _SIZE, ctypes.addressof(size), _END
+        )
+        shape = (launch.grid, 1, 1, text.threads, 1, 1)
+        self.device.driver.call(
+            "cuLaunchKernel",
+            self._kernels[launch.text],
+            *(ctypes.c_uint(n) for n in shape),
+            ctypes.c_uint(0),
+            self.device.stream,
+            None,
+            extra,
+        )
