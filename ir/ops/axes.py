@@ -25,9 +25,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gradc.ir.tensor.core import Attrs, Op, Value
 from gradc.ir.tensor.dims import Dim
+
+if TYPE_CHECKING:
+    from gradc.ir.ops.builder import Builder
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,11 @@ class AxisRule:
     ``otherwise`` says in words what happens between positions of axes that have no link. Along
     ``folded`` links, which no result has, the op ``by`` (not a sum) puts the results of parts
     together.
+
+    Ops that count positions of an axis state what one part is to them, given the number of its
+    first position, a scalar: ``counted`` makes the part of the result at a place, from whole
+    operands; ``searched`` makes a summand of the result from the part of operand 0 that lies at a
+    place. None where the place is another one.
     """
 
     links: Callable[[Op], tuple[Link, ...]]
@@ -96,6 +105,8 @@ class AxisRule:
     part: Callable[[Op, Link, int], Attrs] = _same
     folded: Callable[[Op], tuple[Link, ...]] = no_links
     by: str = "add"
+    counted: Callable[[Builder, Op, Sequence[Value], Place, Value, int], Value | None] | None = None
+    searched: Callable[[Builder, Op, Sequence[Value], Place, Value], Value | None] | None = None
 
 
 def sizes(value: Value) -> tuple[int, ...]:

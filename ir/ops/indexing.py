@@ -115,6 +115,45 @@ def _take_links(op: Op) -> tuple[Link, ...]:
     return tuple(found)
 
 
+def _counted_from(b: Builder, ids: Value, first: Value) -> Value:
+    """``ids`` as they count in a part that begins at ``first``."""
+    start = b.cast(first, ids.type.dtype)
+    if ids.type.rank:
+        start = b.one("broadcast", start, shape=ids.type.shape, dims=())
+    return b.one("sub", ids, start)
+
+
+def _take_searched(
+    b: Builder, op: Op, operands: Sequence[Value], place: Place, first: Value
+) -> Value | None:
+    """Rows that this part of the table has, zeros for others; NaN where no part has them."""
+    axis = get_int(op.attributes, "axis")
+    if place != Place(axis):
+        return None
+    part, ids = operands
+    found = b.one("take", part, _counted_from(b, ids, first), axis=axis, fill="zero")
+    if get_str(op.attributes, "fill", "nan") == "zero" or not found.type.dtype.is_float:
+        return found
+    size = op.operands[0].type.static_shape[axis]
+    low, high = (b.constant(n, ids.type.dtype, ids.type.shape) for n in (0, size))
+    inside = b.one("logical_and", b.one("ge", ids, low), b.one("lt", ids, high))
+    dims = tuple(range(axis, axis + ids.type.rank))
+    inside = b.one("broadcast", inside, shape=found.type.shape, dims=dims)
+    return b.one("select", inside, found, b.constant(math.nan, found.type.dtype, found.type.shape))
+
+
+def _scatter_add_counted(
+    b: Builder, op: Op, operands: Sequence[Value], place: Place, first: Value, parts: int
+) -> Value | None:
+    """The rows of one part, to which other rows' updates do not belong."""
+    axis, size = get_int(op.attributes, "axis"), get_int(op.attributes, "size")
+    if place != Place(axis):
+        return None
+    ids, updates = operands
+    ids = _counted_from(b, ids, first)
+    return b.one("scatter_add", ids, updates, axis=axis, size=size // parts)
+
+
 register(
     OpDef(
         "take",
@@ -152,7 +191,7 @@ register(
         interval=handed_on,
         element=ElementRule(take),
         formula=readings.take,
-        axes=AxisRule(_take_links, "they are looked up by number"),
+        axes=AxisRule(_take_links, "they are looked up by number", searched=_take_searched),
         indexes=_take_indexes,
     )
 )
@@ -478,7 +517,11 @@ register(
         interval=sums_of(1, lambda op: math.prod(op.operands[0].type.static_shape)),
         element=ElementRule(scatter_add, fit_scatter),
         formula=readings.scatter_add,
-        axes=AxisRule(_scatter_add_links, "they are put where their numbers say"),
+        axes=AxisRule(
+            _scatter_add_links,
+            "they are put where their numbers say",
+            counted=_scatter_add_counted,
+        ),
         indexes=lambda op: ((0, op.result.type.static_shape[get_int(op.attributes, "axis")]),),
     )
 )

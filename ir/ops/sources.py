@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from gradc.ir.ops.attributes import get_dims, get_dtype, get_int, get_number
-from gradc.ir.ops.axes import AxisRule, invented, shortened
+from gradc.ir.ops.axes import AxisRule, Place, invented, shortened
 from gradc.ir.ops.index import readings
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.index.sources import splat
@@ -21,7 +22,10 @@ from gradc.ir.ops.registry import (
 )
 from gradc.ir.ops.traits import Moves, Traits
 from gradc.ir.ops.view import check_axes
-from gradc.ir.tensor.core import Attrs, DType, Op, TensorType
+from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
+
+if TYPE_CHECKING:
+    from gradc.ir.ops.builder import Builder
 
 SOURCE = Traits(moves=Moves.SOURCE, cost="free", is_silent=True)
 
@@ -98,6 +102,20 @@ def _iota_interval(_bounds: Bounds, op: Op) -> Interval:
     return Interval(0.0, float(max(size - 1, 0)), False, False)
 
 
+def _iota_counted(
+    b: Builder, op: Op, _operands: Sequence[Value], place: Place, first: Value, parts: int
+) -> Value | None:
+    """A part of the counted axis begins at its first position."""
+    axis = get_int(op.attributes, "axis")
+    if place != Place(axis):
+        return None
+    shape = op.result.type.static_shape
+    shape = (*shape[:axis], shape[axis] // parts, *shape[axis + 1 :])
+    own = b.one("iota", axis=axis, dtype=op.result.type.dtype, shape=shape)
+    start = b.cast(first, own.type.dtype)
+    return b.one("add", own, b.one("broadcast", start, shape=shape, dims=()))
+
+
 register(
     OpDef(
         "iota",
@@ -126,6 +144,7 @@ register(
             ),
             "their positions are used",
             shortened("shape"),
+            counted=_iota_counted,
         ),
     )
 )

@@ -146,9 +146,9 @@ class _Shared(Walk):
         """As for parts of a batch; what cannot be made smaller is taken from what all ranks
         have.
         """
-        is_lazy = value in self.sums or value in self.after or value in self.places
         op = self.source.get(value)
-        for link in () if is_lazy or op is None else self._links(op):
+        is_made = value in self.sums or value in self.places
+        for link in () if is_made or op is None else self._links(op):
             inside = link.holds(link.result, place, self.parts)
             if inside is not None and not (link.is_drawn and place.outer > 1):
                 return op, link, inside
@@ -157,8 +157,25 @@ class _Shared(Walk):
             return None, None, 1
         if value.type.static_shape[place.axis] % (place.outer * self.parts):
             raise Mixed("parts of it meet the whole of something else", user)
-        self.made[value, place] = self._own(self.whole(value), place)
+        own = None if op is None or is_made else self._counted(op, value, place)
+        self.made[value, place] = own or self._own(self.whole(value), place)
         return None, None, 1
+
+    def _counted(self, op: Op, value: Value, place: Place) -> Value | None:
+        """The part of what counts the positions of an axis."""
+        rule = lookup(op.name).axes
+        if rule is None or rule.counted is None:
+            return None
+        operands = [self.whole(v) for v in op.operands]
+        with self.b.at(op.span, op.scope, op.replica):
+            first = self._first(value, place)
+            return rule.counted(self.b, op, operands, place, first, self.parts)
+
+    def _first(self, value: Value, place: Place) -> Value:
+        """u32[], the first position of this rank's part of ``value``."""
+        size = value.type.static_shape[place.axis] // self.parts
+        number = self.b.one("reshape", self.own_rank(), shape=())
+        return self.b.one("mul", number, self.b.constant(size, DType.U32))
 
     def _drawn(self, op: Op, operands: Sequence[Value], attributes: Attrs, place: Place) -> Value:
         """The rank's own part of a draw: its number is that of the part."""
@@ -190,10 +207,27 @@ class _Shared(Walk):
         )
 
     def _follow(self, op: Op) -> None:
-        super()._follow(op)
         rule = lookup(op.name).axes
+        searched = self._searched(op)
+        if searched is not None:
+            self.sums[op.result] = searched
+            return
+        super()._follow(op)
         if op.result in self.sums and rule is not None and rule.by != "add":
             self._by[op.result] = rule.by
+
+    def _searched(self, op: Op) -> Value | None:
+        """A summand of what is looked up in a table that is cut along the axis that ids count."""
+        rule = lookup(op.name).axes
+        if rule is None or rule.searched is None:
+            return None
+        table, *others = op.operands
+        place = self.places.get(table)
+        if place is None or any(v in self.places for v in others):
+            return None
+        operands = [self.made[table, place], *(self.whole(v) for v in others)]
+        with self.b.at(op.span, op.scope, op.replica):
+            return rule.searched(self.b, op, operands, place, self._first(table, place))
 
     def _inside(self, region: Block, places: Sequence[Place | None]) -> Walk:
         return _Shared(region, places, self._deal, self)

@@ -15,62 +15,10 @@ from gradc.passes.simplify.flatten import flatten
 from gradc.passes.training.together import as_rank, exchanges
 from gradc.runtime.api import loads
 from gradc.runtime.model.shard import Shard
-
-PRODUCTS = """
-dim B = 3, D = 5, H = 6
-model m(x: float[B, D], y: int[B]) -> float {
-    use up = dense(D, H)
-    use gate = dense(D, H)
-    use down = dense(H, 4)
-    h = gelu(up(x)) * sigmoid(gate(x))
-    return mean(cross_entropy(down(dropout(h, 0.4)), y)) + 0.1 * sum(down.w^2)
-}
-"""
-HEADS = """
-dim B = 2, T = 3, D = 4, N = 2, K = 3, V = 5
-model m(tokens: int[B, T], targets: int[B, T]) -> float {
-    param e: float[V, D] ~ normal(1)
-    param q: float[D, N, K] ~ normal(0.5)
-    param k: float[D, N, K] ~ normal(0.5)
-    param o: float[N, K, D] ~ normal(0.5)
-    use ln = layernorm(D)
-    h = e[tokens]
-    x = ln(h)
-    s = einsum("bqnk,btnk->bnqt", einsum("btd,dnk->btnk", x, q), einsum("btd,dnk->btnk", x, k))
-    a = softmax(where(causal_mask(T), s, -inf), axis = -1)
-    h = h + einsum("bqnk,nkd->bqd", einsum("bnqt,btnk->bqnk", a, einsum("btd,dnk->btnk", x, k)), o)
-    logits = h @ e.T
-    output logits
-    return mean(cross_entropy(logits, targets))
-}
-"""
-RECURRENT = """
-dim B = 2, T = 4, E = 6, H = 3
-model m(xs: float[T, B, E]) -> float {
-    use rnn = lstm(E, H)
-    param g: float[E] ~ normal(1)
-    return mean(rnn(xs * g)^2)
-}
-"""
-# The cut index is normalised and compared along, looked at in a loop, and met by what all have.
-NORMALISED = """
-dim B = 2, D = 6, T = 3
-model m(x: float[B, D], xs: float[T, D]) -> float {
-    use n = layernorm(D)
-    param w: float[D] ~ normal(1)
-    param v: float[3] ~ normal(1)
-    z = n(x) * w + sum(v) * mean(where(causal_mask(D), x[0], 0), axis = 1)
-    a = softmax(z, axis = -1)
-    hs = scan r in xs carry s = zeros([D]) {
-        s = 0.5 * s + r * w * max(z)
-        yield sum(s^2) * s
-    }
-    return sum(a * z) + min(z) + mean(hs)
-}
-"""
+from tests.support.shard_programs import HEADS, NORMALISED, PRODUCTS, RECURRENT, VOCABULARY
 
 
-def shared(text: str, along: str) -> Function:
+def shared(text: str, along: str, ids: int = 4) -> Function:
     """Checks every result of every rank against the whole gradient; gives what a rank runs."""
     net = loads(text, precision="f64")
     shard = Shard.parsed(net, along)
@@ -83,7 +31,11 @@ def shared(text: str, along: str) -> Function:
     values = []
     for slot, value in zip(whole.parameters, whole.block.parameters, strict=True):
         shape, is_float = value.type.static_shape, value.type.dtype.is_float
-        drawn = rng.standard_normal(shape) if is_float else rng.integers(0, 4, shape)
+        drawn = (
+            rng.standard_normal(shape)
+            if is_float
+            else rng.integers(-1 if ids > 4 else 0, ids, shape)
+        )
         values.append(given[slot.name] if slot.name in given and not is_float else drawn)
     arrays = NumpyArrays()
     known = {key(s): x for s, x in zip(whole.results, run(arrays, whole, values), strict=True)}
@@ -104,6 +56,7 @@ def shared(text: str, along: str) -> Function:
         (HEADS, "N=2", 2),  # forward and back
         (RECURRENT, "E=3", 2),  # a rank's number, and the product, in every trip
         (NORMALISED, "D=2", None),
+        (VOCABULARY, "V=3", 7),  # a number; rows, greatest, sum, target's logit and weight; back
     ],
 )
 def test_all_ranks_together_give_the_gradient_of_one(
@@ -111,6 +64,13 @@ def test_all_ranks_together_give_the_gradient_of_one(
 ) -> None:
     one = shared(text, along)
     assert messages in (None, len(exchanges(flatten(one).block)))
+
+
+def test_ids_that_no_rank_has_are_those_that_one_rank_lacks() -> None:
+    """What is looked up is NaN, what is put there is lost."""
+    text = "return sum(e[tokens] * e[targets])"
+    head = VOCABULARY[: VOCABULARY.index("    use ln")]
+    shared(f"{head}    {text} + sum(weight[tokens])\n}}\n", "V=3", ids=9)
 
 
 def test_a_sum_of_sums_is_exchanged_once() -> None:

@@ -16,7 +16,8 @@ from gradc.runtime.cli import main
 from gradc.runtime.model.shard import Shard
 from gradc.runtime.model.step import TrainStep
 from gradc.runtime.reports.verify import replay
-from tests.support.wrong_cuts import FAULTS, broken, is_wrong, right
+from tests.support.shard_programs import GREATEST, VOCABULARY
+from tests.support.wrong_cuts import FAULTS, broken, is_wrong, right, right_shard
 
 SMALL = """
 dim B
@@ -39,8 +40,13 @@ def test_a_wrong_cut_is_refuted_with_its_point(
     fault: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.support.wrong_cuts.FAULTS", (fault,))
-    # Of large gradients slices go round, of small ones all.
-    subject = right("drops" if "exchange" in getattr(fault, "name", "") else "not linear", 2, 2)
+    name = getattr(fault, "name", "")
+    if "greatest" in name:
+        subject = right_shard(GREATEST, "H=2")
+    elif "part" in name:
+        subject = right_shard(VOCABULARY, "V=2")
+    else:  # of large gradients slices go round, of small ones all
+        subject = right("drops" if "exchange" in name else "not linear", 2, 2)
     rng = np.random.default_rng(3)
     while True:
         _, cut = broken(subject.cut, subject.deal, rng)
@@ -136,6 +142,11 @@ def sharded(text: str, along: str) -> CutProgram:
     gradient = value_and_grad(cut.whole.function, list(net.select("params")))
     dims = dict(cut.whole.dims)
     return CutProgram(gradient, cut.share(gradient), shard.deal, cut.axes, dims, shard.dim)
+
+
+def test_a_cut_vocabulary_is_proved() -> None:
+    found = ranks_verdict(right_shard(VOCABULARY, "V=3"), 1, 2)
+    assert found.status in (Status.PROVED_BOUND, Status.PROBABLE), found.detail
 
 
 @pytest.mark.parametrize("along", ["H=2", "H=4", "N=2"])

@@ -28,7 +28,7 @@ from tests.support.rank_threads import ThreadRanks, in_ranks
 ROOT = Path(__file__).parents[2]
 MLP = (ROOT / "examples" / "digits" / "mlp.grad").read_text()
 GPT = """
-dim B, T = 6, V = 11, D = 16, N = 4, K = 4, H = 24, L = 1
+dim B, T = 6, V = 12, D = 16, N = 4, K = 4, H = 24, L = 1
 layer attention(D, N, K) {
     param q: float[D, N, K] ~ normal(0.2)
     param k: float[D, N, K] ~ normal(0.2)
@@ -113,10 +113,11 @@ def trained(net: gradc.Model, recipe: Recipe, along: str | None, size: int = 1) 
         (MLP, "H=2", Recipe("sgd(lr=0.1, momentum=0.9)", clip_norm=0.5)),
         (MLP, "H=4", Recipe("sgd(lr=0.1)", clip_norm=0.5, loss_scale=256.0, accumulate=3)),
         (GPT, "N=2", Recipe("sgd(lr=0.1, momentum=0.9)", clip_norm=0.5, accumulate=2)),
+        (GPT, "V=3", Recipe("sgd(lr=0.1, momentum=0.9)", clip_norm=0.5)),
         (LSTM, "E=2", Recipe("sgd(lr=0.1, momentum=0.9)", clip_value=0.01)),
         (TRUST, "H=2", Recipe("trust")),
     ],
-    ids=["mlp", "mlp in parts", "heads", "lstm", "norms of updates"],
+    ids=["mlp", "mlp in parts", "heads", "vocabulary", "lstm", "norms of updates"],
 )
 def test_cut_parameters_train_to_what_one_rank_does(text: str, along: str, recipe: Recipe) -> None:
     net = gradc.loads(text)

@@ -20,17 +20,21 @@ import numpy as np
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
 from gradc.ir.ops.builder import Builder
-from gradc.ir.tensor.core import Block, Function, Op, Value
+from gradc.ir.tensor.core import Block, DType, Function, Op, Value
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.prove.domains.point import index_limit
 from gradc.passes.prove.programs.ranks import CutProgram, ranks_verdict
 from gradc.passes.prove.report import Status, Verdict, key
 from gradc.passes.rewrite import renamed
+from gradc.passes.simplify.dce import dce
+from gradc.passes.simplify.flatten import flatten
 from gradc.passes.training.accumulate import accumulate
 from gradc.passes.training.ranks import Deal
 from gradc.passes.training.together import as_rank, is_exchange
 from gradc.runtime.api import loads
+from gradc.runtime.model.shard import Shard
 from tests.support.cut_programs import PROGRAMS, inputs_of, whole_batch
+from tests.support.shard_programs import GREATEST, HEADS, PRODUCTS, VOCABULARY
 
 ARRAYS = NumpyArrays()
 DEALS = ((2, 2), (3, 3), (4, 2), (3, 2))
@@ -84,12 +88,33 @@ def _scaled(b: Builder, op: Op, deal: Deal) -> Value:
     return b.one("mul", x, b.constant(1 / deal.ranks, x.type.dtype, x.type.shape))
 
 
+def _next(b: Builder, op: Op, deal: Deal) -> Value:
+    """The numbers of ranks, each one's that of the next."""
+    x = b.same(op, *op.operands)
+    one, count = (b.constant(n, x.type.dtype, x.type.shape) for n in (1, deal.ranks))
+    return b.one("mod", b.one("add", x, one), count)
+
+
+def _is_number(op: Op, _: frozenset[Value]) -> bool:
+    return op.name == "all_to_all" and op.result.type.dtype is DType.U32
+
+
+def _is_greatest(op: Op, reached: frozenset[Value]) -> bool:
+    return op.name == "max" and op.operands[1] in reached
+
+
 def _numbers(attribute: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in attribute)
 
 
+def _is_of(op: Op, name: str) -> bool:
+    """An exchange of what is computed, not of ranks' numbers."""
+    return op.name == name and op.result.type.dtype.is_float
+
+
 def _is_row(op: Op, reached: frozenset[Value]) -> bool:
-    is_first = op.name == "slice" and op.operands[0] in reached
+    is_float = op.results[0].type.dtype.is_float
+    is_first = op.name == "slice" and is_float and op.operands[0] in reached
     return is_first and op.result.type.shape[:1] == (1,) != op.operands[0].type.shape[:1]
 
 
@@ -99,14 +124,16 @@ def _is_sum(op: Op, reached: frozenset[Value]) -> bool:
 
 
 FAULTS = (
-    Fault("an exchange is left out", lambda op, _: op.name == "all_to_all", _kept),
-    Fault("own numbers are taken for all", lambda op, _: op.name == "all_gather", _own),
+    Fault("an exchange is left out", lambda op, _: _is_of(op, "all_to_all"), _kept),
+    Fault("own numbers are taken for all", lambda op, _: _is_of(op, "all_gather"), _own),
     Fault("a rank is left out", _is_sum, _kept),
     Fault("a rank is counted twice", _is_sum, _twice),
     Fault("a rank is subtracted", _is_sum, _less),
     Fault("only the last rank counts", _is_sum, _second),
     Fault("another rank's row", _is_row, _other_row),
     Fault("the mean of ranks for the sum", _is_sum, _scaled),
+    Fault("another rank's part", _is_number, _next),
+    Fault("a rank's greatest is left out", _is_greatest, _kept),
 )
 
 
@@ -126,7 +153,7 @@ def _places(block: Block) -> Iterator[tuple[Fault, Op]]:
     for op in block.body:
         for region in op.regions:
             yield from _places(region)
-        if op.results and op.results[0].type.dtype.is_float:
+        if op.results:
             yield from ((f, op) for f in FAULTS if f.fits(op, frozenset(reached)))
         follows = op.name in ("slice", "reshape") and op.operands[0] in reached
         if op.results and (is_exchange(op) or follows):
@@ -160,6 +187,26 @@ def right(kind: str, parts: int, ranks: int) -> CutProgram:
     return CutProgram(gradient, cut, Deal(parts, ranks), axes, dict(whole.dims))
 
 
+SHARDS = (
+    (VOCABULARY, "V=2"),
+    (VOCABULARY, "V=3"),
+    (HEADS, "N=2"),
+    (PRODUCTS.replace("dropout(h, 0.4)", "h"), "H=3"),
+    (GREATEST, "H=2"),
+)
+
+
+def right_shard(text: str, along: str) -> CutProgram:
+    """A right cut of a program along a dimension of its parameters."""
+    net = loads(text, precision="f64")
+    shard = Shard.parsed(net, along)
+    cut = shard.at({})
+    gradient = value_and_grad(cut.whole.function, list(net.select("params")))
+    dims = dict(cut.whole.dims)
+    made = dce(flatten(cut.share(gradient)))
+    return CutProgram(gradient, made, shard.deal, cut.axes, dims, shard.dim)
+
+
 def is_wrong(subject: CutProgram, rng: np.random.Generator) -> bool:
     """Whether some rank computes something else in f64: a fault may change nothing, where every
     rank has the same summand."""
@@ -173,7 +220,7 @@ def is_wrong(subject: CutProgram, rng: np.random.Generator) -> bool:
     for rank in range(subject.deal.ranks):
         one = as_rank(whole, subject.cut, subject.deal, subject.axes, rank)
         for slot, found in zip(one.results, run(ARRAYS, one, values), strict=True):
-            assert np.isfinite(found).all(), "a point where everything is finite"
+            assert np.isfinite(known[key(slot)]).all(), "a point where everything is finite"
             if not np.allclose(found, known[key(slot)], rtol=1e-9, atol=1e-12):
                 return True
     return False
@@ -184,6 +231,8 @@ def tried(count: int, seed: int) -> Iterator[tuple[str, str, Verdict]]:
     rng = np.random.default_rng(seed)
     cuts = [right(kind, *deal) for kind in PROGRAMS for deal in DEALS]
     kinds = [f"{kind} {deal}" for kind in PROGRAMS for deal in DEALS]
+    cuts += [right_shard(*shard) for shard in SHARDS]
+    kinds += [f"along {along}" for _, along in SHARDS]
     for number in range(count):
         at = number % len(cuts)
         while True:

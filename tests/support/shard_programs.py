@@ -1,0 +1,78 @@
+"""Programs whose parameters are cut among ranks along a dimension."""
+
+PRODUCTS = """
+dim B = 3, D = 5, H = 6
+model m(x: float[B, D], y: int[B]) -> float {
+    use up = dense(D, H)
+    use gate = dense(D, H)
+    use down = dense(H, 4)
+    h = gelu(up(x)) * sigmoid(gate(x))
+    return mean(cross_entropy(down(dropout(h, 0.4)), y)) + 0.1 * sum(down.w^2)
+}
+"""
+HEADS = """
+dim B = 2, T = 3, D = 4, N = 2, K = 3, V = 5
+model m(tokens: int[B, T], targets: int[B, T]) -> float {
+    param e: float[V, D] ~ normal(1)
+    param q: float[D, N, K] ~ normal(0.5)
+    param k: float[D, N, K] ~ normal(0.5)
+    param o: float[N, K, D] ~ normal(0.5)
+    use ln = layernorm(D)
+    h = e[tokens]
+    x = ln(h)
+    s = einsum("bqnk,btnk->bnqt", einsum("btd,dnk->btnk", x, q), einsum("btd,dnk->btnk", x, k))
+    a = softmax(where(causal_mask(T), s, -inf), axis = -1)
+    h = h + einsum("bqnk,nkd->bqd", einsum("bnqt,btnk->bqnk", a, einsum("btd,dnk->btnk", x, k)), o)
+    logits = h @ e.T
+    output logits
+    return mean(cross_entropy(logits, targets))
+}
+"""
+RECURRENT = """
+dim B = 2, T = 4, E = 6, H = 3
+model m(xs: float[T, B, E]) -> float {
+    use rnn = lstm(E, H)
+    param g: float[E] ~ normal(1)
+    return mean(rnn(xs * g)^2)
+}
+"""
+# The cut index is normalised and compared along, looked at in a loop, and met by what all have.
+NORMALISED = """
+dim B = 2, D = 6, T = 3
+model m(x: float[B, D], xs: float[T, D]) -> float {
+    use n = layernorm(D)
+    param w: float[D] ~ normal(1)
+    param v: float[3] ~ normal(1)
+    z = n(x) * w + sum(v) * mean(where(causal_mask(D), x[0], 0), axis = 1)
+    a = softmax(z, axis = -1)
+    hs = scan r in xs carry s = zeros([D]) {
+        s = 0.5 * s + r * w * max(z)
+        yield sum(s^2) * s
+    }
+    return sum(a * z) + min(z) + mean(hs)
+}
+"""
+
+
+# Embedding and cross-entropy over a cut vocabulary; an id that no rank has gives NaN, as for one.
+VOCABULARY = """
+dim B = 2, T = 3, D = 4, V = 6
+model m(tokens: int[B, T], targets: int[B, T]) -> float {
+    param e: float[V, D] ~ normal(1)
+    param weight: float[V] ~ normal(1)
+    use ln = layernorm(D)
+    logits = ln(e[tokens]) @ e.T
+    output logits
+    return mean(cross_entropy(logits, targets) * weight[targets]^2)
+}
+"""
+
+# The greatest of all ranks matters, as it does not to a softmax.
+GREATEST = """
+dim B = 3, D = 2, H = 4
+model m(x: float[B, D]) -> float {
+    param w: float[D, H] ~ normal(1)
+    z = x @ w
+    return mean(max(z, axis = 1)^2) + mean(z * min(z))
+}
+"""
