@@ -1,7 +1,8 @@
 """A kernel as texts: one per part that the whole grid must have finished before the next begins.
 
-A kernel that is one grid loop is one text, a block per iteration; a product is a text of its own;
-other statements are run by one block. Private memory lies in shared memory where a text has room,
+A product is a text of its own, by tiles where those do (``tiles``); a grid loop is a text, spread
+over threads if it is a map (``maps``), else a block per iteration; other statements are run by one
+block. Private memory lies in shared memory where a text has room,
 else in the launch's scratch, which holds it for every block.
 """
 
@@ -14,8 +15,10 @@ from gradc.codegen.cuda.functions import function_texts
 from gradc.codegen.cuda.printer.blocks import BlockNest, Shape
 from gradc.codegen.cuda.printer.conflicts import Overlaps
 from gradc.codegen.cuda.printer.lines import Lines
+from gradc.codegen.cuda.printer.maps import map_of, write_map
 from gradc.codegen.cuda.printer.nest import Nest, PrintError
 from gradc.codegen.cuda.printer.products import PRODUCT_THREADS, results, write_product
+from gradc.codegen.cuda.printer.tiles import blocks, tile_of, write_tiles
 from gradc.codegen.cuda.printer.words import Names, Words
 from gradc.codegen.cuda.program import Access, Parameter, Text
 from gradc.codegen.cuda.verbs import MEMORY_BYTES, MEMORY_TYPES, MOST_SHARED
@@ -61,11 +64,9 @@ class _Segment:
         return only if is_grid and isinstance(only, For) and only.extent else None
 
     @property
-    def blocks(self) -> int:
-        grid, only = self.grid, self.only
-        if isinstance(only, Gemm):
-            return -(-results(only) // PRODUCT_THREADS)
-        return 1 if grid is None else grid.extent
+    def owners(self) -> int:
+        """How many iterations own private memory."""
+        return 1 if self.grid is None else self.grid.extent
 
     def touches(self) -> dict[Buffer, None]:
         """The buffers that it reads or writes, in order."""
@@ -114,15 +115,15 @@ def _scratch(kernel: Kernel, segments: Sequence[_Segment]) -> dict[Buffer, tuple
         for buffer in segment.touches():
             if buffer.is_private and room < 0 and buffer not in found:
                 room += -(-_bytes(buffer) // 16) * 16
-                found[buffer] = (0, segment.blocks)
+                found[buffer] = (0, segment.owners)
     for buffer, by in users.items():
         if len(by) > 1 or isinstance(by[0].only, Gemm):
-            found[buffer] = (0, max(segment.blocks for segment in by))
+            found[buffer] = (0, 1)
             if any(segment.grid is not None for segment in by):
                 raise PrintError(f"{buffer.name} belongs to several loops")
-    for buffer, (_, blocks) in found.items():
-        found[buffer] = (used, blocks)
-        used += -(-_bytes(buffer) * blocks // _LINE) * _LINE
+    for buffer, (_, owners) in found.items():
+        found[buffer] = (used, owners)
+        used += -(-_bytes(buffer) * owners // _LINE) * _LINE
     return found
 
 
@@ -136,14 +137,21 @@ def scratch_bytes(kernel: Kernel) -> int:
     return max((at + _bytes(buffer) * blocks for buffer, (at, blocks) in found.items()), default=0)
 
 
-def print_kernel(kernel: Kernel, name: str, overlaps: Overlaps) -> tuple[Part, ...]:
-    """The texts of ``kernel`` in order. Raises PrintError for a kernel that has none."""
+def print_kernel(
+    kernel: Kernel,
+    name: str,
+    overlaps: Overlaps,
+    aligned: frozenset[Buffer],
+) -> tuple[Part, ...]:
+    """The texts of ``kernel`` in order. Buffers that are ``aligned`` begin at multiples of 16 bytes
+    in every launch. Raises PrintError for a kernel that has no text.
+    """
     segments = _segments(kernel)
     scratch = _scratch(kernel, segments)
     parts = []
     for number, segment in enumerate(segments):
         own = name if len(segments) == 1 else f"{name}_part{number + 1}"
-        parts.append(_Printer(own, segment, scratch, overlaps).part())
+        parts.append(_Printer(own, segment, scratch, overlaps, aligned).part())
     return tuple(parts)
 
 
@@ -156,7 +164,9 @@ class _Printer:
         segment: _Segment,
         scratch: Mapping[Buffer, tuple[int, int]],
         overlaps: Overlaps,
+        aligned: frozenset[Buffer],
     ) -> None:
+        self.aligned = aligned
         self.name = name
         self.segment = segment
         self.scratch = scratch
@@ -170,33 +180,59 @@ class _Printer:
 
     def part(self) -> Part:
         self._memory()
-        lines, segment = Lines(), self.segment
-        only = segment.only
+        lines, only = Lines(), self.segment.only
+        nest = Nest(lines, self.words, self.buffers)
+        spread = map_of(self.segment.statements, self.overlaps, self.aligned)
         if isinstance(only, Gemm):
-            threads, mine = PRODUCT_THREADS, list(self.shared)
-            self._head(lines, threads)
-            nest = Nest(lines, self.words, self.buffers)
-            write_product(nest, only, threads)
-        else:
-            shape, block = self._shape(), BlockNest(lines, self.words, self.buffers)
-            threads = shape.threads
-            block.begin(shape, self.overlaps)
-            self._bases(block)
-            self._statements(block)
-            mine = [*self.shared, *block.shared]
-            body = lines.lines
-            lines.lines = []
-            self._head(lines, threads)
-            for room, dtype, count in block.shared:
-                lines.add(f"{room} = shared({dtype}, {count})")
-            lines.lines += body
-        used = 0
-        for _, dtype, count in mine:
-            used = -(-used // 16) * 16 + count * MEMORY_BYTES[dtype]
-        return Part(self._text(lines, threads, used), segment.blocks, tuple(self.arguments))
+            return self._product(nest, only)
+        if spread is not None:
+            self._head(lines, spread.threads, is_grid=True)
+            write_map(nest, spread, self.aligned)
+            each = "four neighbours" if spread.width > 1 else "an element"
+            says = f"{spread.count * spread.width} elements, {each} a thread."
+            return self._part(lines, spread.threads, spread.blocks, says, ())
+        return self._block(lines)
 
-    def _shape(self) -> Shape:
-        return Shape.of(self.segment.statements)
+    def _product(self, nest: Nest, gemm: Gemm) -> Part:
+        tile = tile_of(gemm)
+        batch = "".join(f"{n} times " for n in gemm.batch)
+        says = f"{batch}{gemm.m} x {gemm.k} by {gemm.k} x {gemm.n}"
+        threads = PRODUCT_THREADS if tile is None else tile.threads
+        self._head(nest.lines, threads, is_grid=True)
+        if tile is None:
+            write_product(nest, gemm, threads)
+            count = -(-results(gemm) // threads)
+            return self._part(nest.lines, threads, count, f"{says}, an element a thread.", ())
+        write_tiles(nest, gemm, tile, self.aligned)
+        rooms = [("f32", n) for n in (tile.slice_size, tile.slice_size, tile.room)]
+        says += f", by tiles of {tile.size} x {tile.size}."
+        return self._part(nest.lines, threads, blocks(gemm, tile), says, rooms)
+
+    def _block(self, lines: Lines) -> Part:
+        """Statements that the threads of a block run together."""
+        grid, block = self.segment.grid, BlockNest(lines, self.words, self.buffers)
+        shape = Shape.of(self.segment.statements)
+        block.begin(shape, self.overlaps)
+        self._bases(block)
+        self._statements(block)
+        body, lines.lines = lines.lines, []
+        self._head(lines, shape.threads, is_grid=grid is not None)
+        for room, dtype, count in block.shared:
+            lines.add(f"{room} = shared({dtype}, {count})")
+        lines.lines += body
+        says = f"One block of {shape.threads}."
+        if grid is not None:
+            says = f"{grid.extent} iterations, each a block of {shape.threads}."
+        rooms = [(dtype, count) for _, dtype, count in block.shared]
+        return self._part(lines, shape.threads, self.segment.owners, says, rooms)
+
+    def _part(
+        self, lines: Lines, threads: int, count: int, says: str, rooms: Sequence[tuple[str, int]]
+    ) -> Part:
+        used = 0
+        for dtype, size in [*((dtype, size) for _, dtype, size in self.shared), *rooms]:
+            used = -(-used // 16) * 16 + size * MEMORY_BYTES[dtype]
+        return Part(self._text(lines, threads, used, says), count, tuple(self.arguments))
 
     def _memory(self) -> None:
         """Parameters for what is bound or in scratch, shared memory for the rest."""
@@ -231,28 +267,19 @@ class _Printer:
         nest.lines.add(f"{self.words.define(grid.index)} = b")
         nest.body(grid.body)
 
-    def _head(self, lines: Lines, threads: int) -> None:
-        if self.segment.blocks > 1 or isinstance(self.segment.only, Gemm) or self.segment.grid:
+    def _head(self, lines: Lines, threads: int, is_grid: bool) -> None:
+        if is_grid:
             lines.add("b = block()")
-        if threads > 1:
+        if threads > 1 or not is_grid:
             lines.add("t = thread()")
         for name, dtype, count in self.shared:
             lines.add(f"{name} = shared({dtype}, {count})")
 
-    def _text(self, lines: Lines, threads: int, shared: int) -> Text:
+    def _text(self, lines: Lines, threads: int, shared: int, says: str) -> Text:
         functions = function_texts(self.words.functions)
         given = ", ".join(p.name for p in self.parameters)
-        about = f'    """{self._says(threads)}"""'
+        about = f'    """{says}"""'
         kernel = "\n".join([f"def {self.name}({given}):", about, *lines.lines])
         source = "\n\n\n".join([*(f.source.strip() for f in functions), kernel]) + "\n"
         used = tuple(f.name for f in functions)
         return Text(self.name, source, tuple(self.parameters), threads, shared, used)
-
-    def _says(self, threads: int) -> str:
-        only, grid = self.segment.only, self.segment.grid
-        if isinstance(only, Gemm):
-            batch = "".join(f"{n} times " for n in only.batch)
-            return f"{batch}{only.m} x {only.k} by {only.k} x {only.n}, an element a thread."
-        if grid is None:
-            return f"One block of {threads}."
-        return f"{grid.extent} iterations, each a block of {threads}."

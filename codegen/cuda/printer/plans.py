@@ -17,6 +17,7 @@ from gradc.ir.target.costs import Costs
 from gradc.ir.target.target import Target
 
 Trips = tuple[int, ...]
+_ALIGNED = 16  # bytes of the widest access
 _COSTS = Costs(parallel_us=0.0)  # whatever is independent is spread over blocks
 
 
@@ -33,14 +34,16 @@ def print_plan(plan: Plan, isa: str) -> Program:
         PlanError: the Plan is not complete.
     """
     plan.verify()
-    overlaps = _overlaps(plan)
+    overlaps, aligned = _overlaps(plan), _aligned(plan)
     names = Names()
     parts: dict[int, tuple[Part, ...]] = {}
     for launch in plan.launches:
         if launch.kernel not in parts:
             kernel = plan.kernels[launch.kernel]
             name = names.new(kernel.name)
-            parts[launch.kernel] = print_kernel(kernel, name, overlaps[launch.kernel])
+            parts[launch.kernel] = print_kernel(
+                kernel, name, overlaps[launch.kernel], aligned[launch.kernel]
+            )
     numbers: dict[tuple[int, int], int] = {}
     for kernel_number, found in parts.items():
         for part_number in range(len(found)):
@@ -102,6 +105,24 @@ class _Steps:
         if tensor.space == "argument":
             return Place("port", tensor.argument or 0, at, *moves)
         return Place("arena", 0, (tensor.offset or 0) + at, *moves)
+
+
+def _aligned(plan: Plan) -> dict[int, frozenset[Buffer]]:
+    """Of every kernel the buffers that all launches put at multiples of 16 bytes; the arrays of
+    ports begin there.
+    """
+    found: dict[int, set[Buffer]] = {}
+    for launch in plan.launches:
+        bound = plan.kernels[launch.kernel].bound
+        known = found.setdefault(launch.kernel, set(bound))
+        for buffer, argument in zip(bound, launch.arguments, strict=True):
+            tensor = plan.tensors[argument.tensor]
+            moves = (argument.offset, *argument.strides, *argument.parity)
+            places = [n * buffer.dtype.itemsize for n in moves]
+            places += [] if tensor.space == "argument" else [tensor.offset or 0]
+            if any(place % _ALIGNED for place in places):
+                known.discard(buffer)
+    return {kernel: frozenset(buffers) for kernel, buffers in found.items()}
 
 
 def _overlaps(plan: Plan) -> dict[int, Overlaps]:

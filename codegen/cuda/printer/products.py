@@ -57,7 +57,7 @@ def _sum(nest: Nest, gemm: Gemm, names: Sequence[str], acc: str) -> None:
     right = _Side(nest, gemm.right, batch, j, "right")
     dtype = gemm.acc.dtype
     spans = node_spans(gemm.k, K_LEAF, K_NODE)
-    k = words.names.new("k")
+    k = "k"
     lines.add(f"{acc} = {literal(-0.0 if spans else 0.0, dtype)}")
 
     def level(start: str, end: str, total: str, spans: Sequence[int]) -> None:

@@ -39,7 +39,22 @@ _TAKEN = {
     *TEXT_VERBS,
     *CONSTANTS,
     *keyword.kwlist,
-    *("range", "t", "b"),
+    *("range", "t", "b", "element", "left", "right", "results", "row", "column", "x", "y", "acc"),
+    *(
+        "total",
+        "leaf",
+        "down",
+        "rows",
+        "columns",
+        "across",
+        "line",
+        "place",
+        "step",
+        "piece",
+        "k",
+        "n",
+    ),
+    *("left_start", "right_start", *(f"{side}{n}" for side in ("left", "right") for n in range(4))),
     *(f"{name}_{kind}" for name in FUNCTIONS for kind in ("f32", "f64")),
 }
 

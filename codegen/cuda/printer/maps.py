@@ -1,0 +1,222 @@
+"""Loops of which every iteration is independent, spread over all threads of the grid: one iteration
+a thread, or four neighbours with 16-byte accesses.
+
+A map is a chain of loops, each the last statement of the one around it: a grid loop or none, serial
+loops of one iteration, a vector loop. Grid and vector loops are independent by what they mean. What
+stands before an inner loop only computes and reads, so each thread does it for itself. Maps fold
+nothing and have no memory of their own.
+
+Four neighbours are one thread's where the last loop's body is straight: its reads along the loop
+become one, and so do its stores; whatever does not depend on the loop is done once. All reads come
+first, so no read may follow a store into memory that it may share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from gradc.codegen.cuda.printer.conflicts import Overlaps
+from gradc.codegen.cuda.printer.nest import Nest
+from gradc.codegen.cuda.printer.products import unflatten
+from gradc.codegen.cuda.printer.words import from_element, to_element
+from gradc.codegen.cuda.verbs import MEMORY_BYTES, MEMORY_TYPES, WARP
+from gradc.ir.loop.kernel import Buffer, For, Index, Let, Load, Scalar, Stmt, Store, Var
+from gradc.ir.loop.registers import accesses
+
+_MOST_THREADS = 256
+_FOUR = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """``loops`` from the outside in, ``before`` what stands before each inner one."""
+
+    loops: tuple[For, ...]
+    before: tuple[tuple[Stmt, ...], ...]
+    width: int  # neighbours of a thread: 1 or 4
+
+    @property
+    def count(self) -> int:
+        """Threads that have something to do."""
+        return prod(loop.extent for loop in self.loops) // self.width
+
+    @property
+    def threads(self) -> int:
+        """Of a block."""
+        return min(_MOST_THREADS, -(-self.count // WARP) * WARP)
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.count // self.threads)
+
+
+def map_of(
+    statements: Sequence[Stmt], overlaps: Overlaps, aligned: frozenset[Buffer]
+) -> Map | None:
+    """The map that ``statements`` are; None if they are none."""
+    chain: list[For] = []
+    before: list[tuple[Stmt, ...]] = []
+    body = tuple(statements)
+    while not chain or chain[-1].kind != "vector":
+        *first, last = body
+        if not isinstance(last, For) or not _belongs(last, first, overlaps):
+            return None
+        chain.append(last)
+        before.append(tuple(first))
+        body = last.body
+    if any(touched.statement.buffer.is_private for touched in accesses(tuple(statements))):
+        return None
+    return Map(tuple(chain), tuple(before), _width(chain[-1], overlaps, aligned))
+
+
+def _belongs(loop: For, before: Sequence[Stmt], overlaps: Overlaps) -> bool:
+    """Whether a loop and what stands before it can be part of a map."""
+    if loop.folds or loop.limit is not None or not loop.extent or loop.kind == "block":
+        return False
+    if loop.kind == "serial" and loop.extent != 1:
+        return False
+    if any(not isinstance(s, (Let, Index, Load)) for s in before):
+        return False
+    # A scalar that is read before a loop may be written in it.
+    read = [s.buffer for s in before if isinstance(s, Load)]
+    found = (touched.statement for touched in accesses([loop]))
+    written = {s.buffer for s in found if isinstance(s, Store)}
+    return not any(overlaps(a, b) for a in read for b in written)
+
+
+def _width(loop: For, overlaps: Overlaps, aligned: frozenset[Buffer]) -> int:
+    """Four if neighbours can be a thread's."""
+    if loop.extent % _FOUR or any(isinstance(s, For) for s in loop.body):
+        return 1
+    runs = 0
+    stored: list[Buffer] = []
+    for statement in loop.body:
+        if isinstance(statement, Load):
+            if any(overlaps(statement.buffer, other) for other in stored):
+                return 1
+            runs += _is_run(statement, loop, aligned)
+        elif isinstance(statement, Store):
+            stored.append(statement.buffer)
+            runs += _is_run(statement, loop, aligned)
+            if not statement.offset.coefficient(loop.index):
+                return 1
+    return _FOUR if runs else 1
+
+
+def _is_run(access: Load | Store, loop: For, aligned: frozenset[Buffer]) -> bool:
+    """Whether four neighbours' elements are one access of 16 bytes (8 of half words)."""
+    offset, buffer = access.offset, access.buffer
+    if access.guard is not None or (isinstance(access, Store) and access.combine):
+        return False
+    if MEMORY_BYTES[MEMORY_TYPES[buffer.dtype]] not in (2, 4) or buffer not in aligned:
+        return False
+    others = [n for var, n in offset.terms if var is not loop.index]
+    fits = not any(n % _FOUR for n in (offset.constant, *others))
+    return offset.coefficient(loop.index) == 1 and fits
+
+
+def write_map(nest: Nest, it: Map, aligned: frozenset[Buffer]) -> None:
+    """Writes what a thread does."""
+    nest.lines.add(f"element = b * {it.threads} + t")
+    if it.count % it.threads == 0:
+        _inside(nest, it, "element", aligned)
+        return
+    with nest.lines.block(f"if element < {it.count}"):
+        _inside(nest, it, "element", aligned)
+
+
+def _inside(nest: Nest, it: Map, flat: str, aligned: frozenset[Buffer]) -> None:
+    names = [nest.words.define(loop.index) for loop in it.loops]
+    extents = [loop.extent for loop in it.loops]
+    extents[-1] //= it.width
+    unflatten(nest, flat, extents, names)
+    for statements in it.before:
+        for statement in statements:
+            nest.plain(statement)
+    if it.width == 1:
+        nest.body(it.loops[-1].body)
+        return
+    nest.lines.add(f"{names[-1]} = {_FOUR} * {names[-1]}")
+    _Four(nest, it.loops[-1], aligned).write()
+
+
+class _Four:
+    """Writes the body of a loop for four neighbours."""
+
+    def __init__(self, nest: Nest, loop: For, aligned: frozenset[Buffer]) -> None:
+        self.nest = nest
+        self.loop = loop
+        self.aligned = aligned
+        self.first = nest.words.variables[loop.index]
+        # Of each variable that differs its four names; of the index its four values.
+        self.each: dict[Var, list[str]] = {}
+
+    def write(self) -> None:
+        for statement in self.loop.body:
+            if isinstance(statement, Load) and _is_run(statement, self.loop, self.aligned):
+                self._load(statement)
+            elif isinstance(statement, Store):
+                self._store(statement)
+            elif isinstance(statement, (Let, Index, Load)):
+                self._each(statement)
+
+    def _varies(self, statement: Let | Index | Load | Store) -> bool:
+        if isinstance(statement, Let):
+            used: list[Scalar | None] = list(statement.operands)
+        elif isinstance(statement, Index):
+            used = [var for var, _ in statement.value.terms]
+        else:
+            used = [statement.guard, *(var for var, _ in statement.offset.terms)]
+        return any(x is self.loop.index or x in self.each for x in used)
+
+    def _lane(self, lane: int) -> None:
+        """From here on variables are those of one neighbour."""
+        words = self.nest.words
+        words.variables[self.loop.index] = self.first if not lane else f"({self.first} + {lane})"
+        for var, names in self.each.items():
+            words.variables[var] = names[lane]
+
+    def _each(self, statement: Let | Index | Load) -> None:
+        """A statement for every neighbour, or once if it is the same for all."""
+        words = self.nest.words
+        if not self._varies(statement):
+            self._lane(0)
+            self.nest.plain(statement)
+            return
+        names = []
+        for lane in range(_FOUR):
+            self._lane(lane)
+            words.variables.pop(statement.var, None)
+            self.nest.plain(statement)
+            names.append(words.variables[statement.var])
+        self.each[statement.var] = names
+
+    def _load(self, load: Load) -> None:
+        words, buffer = self.nest.words, load.buffer
+        self._lane(0)
+        names = [words.names.new(load.var.name) for _ in range(_FOUR)]
+        at = self.nest.at(buffer, load.offset)
+        self.nest.lines.add(f"{', '.join(names)} = load4({self.nest.buffers[buffer]}, {at})")
+        for n, name in enumerate(names):
+            value = from_element(name, buffer.dtype)
+            if value != name:
+                names[n] = words.names.new(load.var.name)
+                self.nest.lines.add(f"{names[n]} = {value}")
+        self.each[load.var] = names
+
+    def _store(self, store: Store) -> None:
+        words, buffer = self.nest.words, store.buffer
+        if not _is_run(store, self.loop, self.aligned):
+            for lane in range(_FOUR):
+                self._lane(lane)
+                self.nest.store(store)
+            return
+        values = []
+        for lane in range(_FOUR):
+            self._lane(lane)
+            values.append(to_element(words.scalar(store.value), buffer.dtype))
+        self._lane(0)
+        at, pointer = self.nest.at(buffer, store.offset), self.nest.buffers[buffer]
+        self.nest.lines.add(f"store4({pointer}, {at}, {', '.join(values)})")
