@@ -390,11 +390,11 @@ def test_size_and_work_grow_linearly(derive: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_long_programs_need_no_recursion() -> None:
-    """Twenty thousand ops in a row, far beyond the depth of Python's stack."""
+    """Six thousand ops in a row, far beyond the depth of Python's stack."""
     b = Builder()
     x = b.parameter(TensorType((), F64))
     h = x
-    for _ in range(20_000):
+    for _ in range(6_000):
         h = b.one("sin", h)
     f = finish(b, h, 1)
     options = Options(derivative=lambda g: value_and_grad(g, ["p0"]), stop_after="dce", verify=1)
@@ -402,7 +402,7 @@ def test_long_programs_need_no_recursion() -> None:
     assert isinstance(result, Function)
     value, grad = run(ARRAYS, result, [0.5])
     expected, state = 1.0, 0.5
-    for _ in range(20_000):
+    for _ in range(6_000):
         expected *= math.cos(state)
         state = math.sin(state)
     assert grad == pytest.approx(expected, rel=1e-9) and value == pytest.approx(state)

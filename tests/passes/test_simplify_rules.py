@@ -164,7 +164,7 @@ numbers = st.one_of(st.sampled_from(SPECIAL), st.floats(width=64), st.floats(-10
 @pytest.mark.parametrize(
     "rule", [r for r in (*EXACT, *CLOSE) if r.kind != "integers"], ids=lambda r: str(r.left)
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data(), dtype=st.sampled_from([DType.F64, DType.F32]))
 def test_exact_on_special_floats(rule: Rule, data: st.DataObject, dtype: DType) -> None:
     """EXACT rules keep every bit; CLOSE ones two units in the last place, and special values."""

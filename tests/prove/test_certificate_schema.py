@@ -108,8 +108,15 @@ def written(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Written
     return made
 
 
-@pytest.mark.parametrize("factor, status", [("3", 0), ("2", 3)])
-@pytest.mark.parametrize("flags", [(), ("--numbers",), ("--budget", "1MiB", "--points", "2")])
+@pytest.mark.parametrize(
+    "factor, status, flags",
+    [
+        ("3", 0, ()),
+        ("3", 0, ("--numbers",)),
+        ("3", 0, ("--budget", "1MiB", "--points", "2")),
+        ("2", 3, ()),
+    ],
+)
 def test_certificates_match_the_schema(
     factor: str, status: int, flags: tuple[str, ...], written: Written
 ) -> None:

@@ -212,7 +212,7 @@ def test_kernels_of_random_programs_are_proved_and_mutants_are_not() -> None:
     difference.
     """
     known, refused = 0, 0
-    for seed in range(12):
+    for seed in range(7):
         made = random_program(seed, regions=seed % 2 == 0)
         names = list(made.differentiable)
         options = Options(derivative=partial(value_and_grad, wrt=names), verify=0)
@@ -230,8 +230,8 @@ def test_kernels_of_random_programs_are_proved_and_mutants_are_not() -> None:
                 if compare_plan(last, wrong, seed, 1).differing:
                     refused += 1
                     assert not bounded_plan(last, wrong, seed).holds
-    assert known >= 7
-    assert refused >= 8
+    assert known >= 4
+    assert refused >= 5
 
 
 def mutated(body: tuple[Any, ...]) -> tuple[tuple[Any, ...], bool]:

@@ -58,7 +58,8 @@ def test_the_docs_show_the_table() -> None:
     assert shown == as_markdown(rows())
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradc.runtime.commands.verify.rule_rows", rows)  # found once for all
     assert main(["verify", "--rules", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["schema"] == "gradc-rules-1" and data["ok"]

