@@ -182,9 +182,9 @@ def _tiles(isa: Isa, lanes: int) -> list[tuple[int, int]]:
     """Register tiles that fit: accumulators, one row of the right factor, and what a broadcast
     needs.
     """
-    spare = 2 if isa.masks else 3  # AVX-512 broadcasts from memory in the multiplication itself
-    if not isa.fma:
-        spare += 1
+    # AVX-512 broadcasts from memory in the multiplication itself; AVX2 has a register for it; what
+    # multiplies and adds apart needs more.
+    spare = 2 if isa.masks else 1 if isa.fma else 4
     found = []
     for vectors in (1, 2, 3, 4):
         most = (isa.registers - spare) // vectors - 1
