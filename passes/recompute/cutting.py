@@ -29,9 +29,11 @@ from gradc.passes.recompute.strips import Inside, Strip, Tiling
 # on the same columns are joined up to LEAF tiles: longer sums in a loop are carried in f64.
 STRIPS = 8
 # A strip has an eighth of the rows at most, or the mask's border would cost too much; and whole
-# register tiles of rows where it has many.
+# register tiles of rows where it has many. Nor does it have fewer rows than this: programs grow by
+# every strip, and short ones leave little out.
 SHARE = 8
 ROWS = 16
+STRIP_ROWS = 64
 # Fewer rows than this make thin products: then fewer of what lies beside them (heads) go at once.
 LEAST_ROWS = 128
 # Where rows are long, a tile of half as many may be so many times as large as others.
@@ -322,7 +324,7 @@ def _masked(parts: _Parts, most: int) -> tuple[int, list[Strip]] | None:
     if parts.scores.column is None:
         return None
     rows, columns = parts.row_count, parts.column_count
-    tile = _even(rows, min(most, -(-rows // SHARE)))
+    tile = _even(rows, min(most, max(-(-rows // SHARE), STRIP_ROWS)))
     starts = np.arange(0, rows, tile)
     stops = np.minimum(starts + tile, rows)
     lows = np.arange(0, columns, max(1, min(PIECE, columns // (2 * SHARE))))
