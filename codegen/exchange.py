@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
 
-KINDS = ("deal", "share")  # by number in machine code
+KINDS = ("deal", "share", "deal_across", "share_across")  # by number in machine code
 
 
 class World(Protocol):
@@ -33,7 +33,9 @@ class World(Protocol):
         """How many there are."""
 
     def exchange(self, kind: str, parts: Bytes) -> None:
-        """Exchanges ``parts``, of [ranks, bytes of a part], with the others, in place."""
+        """Exchanges ``parts``, of [ranks, bytes of a part], with the others, in place; on a grid
+        with those of this rank's group (``members``).
+        """
 
 
 class NoRanksError(RuntimeError):
@@ -50,6 +52,14 @@ class _Here(threading.local):
 _here = _Here()
 
 
+def members(kind: str, ranks: int, rank: int, size: int) -> list[int]:
+    """The ranks, of ``size``, between which ``rank`` exchanges with ``ranks``."""
+    if kind.endswith("_across"):
+        return list(range(rank % (size // ranks), size, size // ranks))
+    first = rank // ranks * ranks
+    return list(range(first, first + ranks))
+
+
 def join(world: World | None) -> None:
     """Makes ``world`` the one that programs called by this thread run in; None leaves it."""
     _here.world, _here.failure = world, None
@@ -62,7 +72,7 @@ def run(kind: str, parts: Bytes) -> None:
     try:
         world = _here.world
         size = 1 if world is None else world.size
-        if world is None or size != len(parts):
+        if world is None or size % len(parts) or (size == 1) != (len(parts) == 1):
             raise NoRanksError(f"a program for {len(parts)} ranks was called in a world of {size}")
         world.exchange(kind, parts)
     except BaseException as problem:  # noqa: BLE001  (it must not pass through machine code)

@@ -100,7 +100,7 @@ class Affine:
 
 Access: TypeAlias = Literal["read", "write", "update"]
 Memory: TypeAlias = Literal["argument", "arena", "block", "thread", "register"]
-ExchangeKind: TypeAlias = Literal["deal", "share"]
+ExchangeKind: TypeAlias = Literal["deal", "share", "deal_across", "share_across"]
 LoopKind: TypeAlias = Literal["grid", "block", "serial", "vector"]
 
 
@@ -284,7 +284,9 @@ class Exchange:
     """Every rank's ``buffer``, in ``ranks`` equal parts, becomes what the ranks have for it.
 
     ``deal``: part j goes to rank j, and part i becomes what rank i had for this one.
-    ``share``: part 0 goes to every rank, and part i becomes what rank i had in its part 0.
+    ``share``: part 0 goes to every rank, and part i becomes what rank i had in its part 0. Where
+    there are more ranks, those that follow each other exchange, from rank 0 on, or ``_across``
+    those that are as far apart as they can be.
     Stands at the top of its kernel, which all ranks run in the same order.
     """
 

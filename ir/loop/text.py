@@ -358,7 +358,7 @@ class KernelParser:
         self.cursor.expect("of")
         ranks = self.cursor.integer()
         match kind:
-            case "deal" | "share":
+            case "deal" | "share" | "deal_across" | "share_across":
                 return Exchange(kind, self.buffers[token], ranks)
         raise self.cursor.error(f"`{kind}` is not a kind of exchange")
 

@@ -4,6 +4,9 @@ own.
     all_to_all(x [R, ...])     row j of rank i becomes row i of rank j
     all_gather(x [...])        [R, ...]: row i is what rank i has
 
+Ranks of a grid exchange in groups: those that follow each other, or, with ``across``, those that
+are as far apart as they can be (on a grid of 3 times 2 ranks: 0 and 1, or 0, 2 and 4).
+
 Both only move numbers: sums over ranks are sums of the program over rows, in the order of the
 ranks, and so the same bits on all of them. Their derivatives hold for all ranks together: the loss
 is the sum of what the ranks seed. ``passes/ranks/together.py`` writes R ranks as one function.
@@ -19,7 +22,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradc.ir.loop.kernel import Affine, ExchangeKind
-from gradc.ir.ops.attributes import get_int
+from gradc.ir.ops.attributes import get_bool, get_int
 from gradc.ir.ops.registry import Nest, OpDef, Sample, TypeRuleError, register
 from gradc.ir.ops.structural import slice_axis
 from gradc.ir.ops.traits import ALL, Traits
@@ -98,7 +101,12 @@ def _all_gather_vjp(
     (ct,) = cts
     if ct is None or not needed[0]:
         return (None,)
-    return (b.one("sum", b.one("all_to_all", ct), axes=(0,)),)
+    (rows,) = b.apply("all_to_all", (ct,), _grid(op))
+    return (b.one("sum", rows, axes=(0,)),)
+
+
+def _grid(op: Op) -> Attrs:
+    return {"across": True} if is_across(op) else {}
 
 
 # --- all ranks together
@@ -120,15 +128,20 @@ def _stack(b: Builder, op: Op, given: Sequence[Value]) -> Sequence[Value]:
 # --- kernels
 
 
-def _nest(kind: ExchangeKind) -> Nest:
+def is_across(op: Op) -> bool:
+    """Whether the ranks that exchange are as far apart as they can be."""
+    return "across" in op.attributes and get_bool(op.attributes, "across")
+
+
+def _nest(near: ExchangeKind, across: ExchangeKind) -> Nest:
     def build(nest: NestContext, op: Op) -> None:
         """Own rows where the exchange finds them, then the exchange."""
         shape = op.operands[0].type.static_shape
-        first = [] if kind == "deal" else [Affine(0)]
+        first = [] if near == "deal" else [Affine(0)]
         with nest.loop(math.prod(shape), "vector") as loop:
             index = nest.k.unflatten(loop.at, shape)
             nest.write([*first, *index], nest.read(0, index))
-        nest.exchange(kind, _ranks(op))
+        nest.exchange(across if is_across(op) else near, _ranks(op))
 
     return Nest(build, lambda op: 0)
 
@@ -145,7 +158,7 @@ register(
         _all_to_all,
         _same_jvp,
         _all_to_all_vjp,
-        _nest("deal"),
+        _nest("deal", "deal_across"),
         (_sample(1, 3), _sample(1), _sample(1, 0)),
         traits=Traits(linear=ALL, joined=_rows),
         without={"interval": _NEEDS, "element": _NEEDS, "axes": _NEEDS},
@@ -159,7 +172,7 @@ register(
         _all_gather,
         _same_jvp,
         _all_gather_vjp,
-        _nest("share"),
+        _nest("share", "share_across"),
         (_sample(3, ranks=1), _sample(ranks=1), _sample(2, 0, ranks=1)),
         traits=Traits(linear=ALL, joined=_stack),
         without={"interval": _NEEDS, "element": _NEEDS, "axes": _NEEDS},

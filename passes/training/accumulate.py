@@ -123,11 +123,13 @@ def accumulation(
     ranks: int = 1,
     shares_statistics: bool = False,
     share: Share | None = None,
+    across: bool = False,
 ) -> Accumulation:
     """``big`` cut into ``parts`` parts along ``axes`` of its inputs, before derivatives are taken.
     At least two parts.
 
-    ``share`` is what ranks that hold parts of the parameters run in place of a function of them.
+    ``share`` is what ranks that hold parts of the parameters run in place of a function of them;
+    where there are several such groups, parts are dealt to the groups (``across``).
 
     With ``shares_statistics`` ranks that have at most a part each add up, on the way, sums over the
     batch that single samples depend on (batch normalisation).
@@ -140,7 +142,7 @@ def accumulation(
             [error("GC0808", f"accumulate must be at least 1, not {parts}", None)]
         )
     big = dce(big)
-    deal = Deal(parts, ranks)
+    deal = Deal(parts, ranks, across)
     shared = deal if shares_statistics and deal.turns == 1 and ranks > 1 else None
     cut = _cut(big, separate(big, axes, parts, shared))
     return Accumulation(cut.inner, _Composer(big, cut, axes, wrt, deal, is_seeded, share))

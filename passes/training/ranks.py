@@ -18,7 +18,7 @@ from math import prod
 
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.structural import row_of, slice_axis
-from gradc.ir.tensor.core import DType, TensorType, Value
+from gradc.ir.tensor.core import Attrs, DType, TensorType, Value
 
 # Summands of up to so many bytes go to every rank: one message each costs more than its bytes.
 SMALL_BYTES = 4096
@@ -26,10 +26,20 @@ SMALL_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """``count`` parts dealt to ``ranks`` ranks in turn."""
+    """``count`` parts dealt to ``ranks`` ranks in turn; on a grid these may be as far apart as can
+    be (``across``).
+    """
 
     count: int
     ranks: int = 1
+    across: bool = False
+
+    def exchanged(self, b: Builder, name: str, value: Value) -> Value:
+        """``all_to_all`` or ``all_gather`` between the ranks."""
+        attributes: Attrs = {"ranks": self.ranks} if name == "all_gather" else {}
+        if self.across:
+            attributes = {**attributes, "across": True}
+        return b.apply(name, (value,), attributes)[0]
 
     @property
     def is_alone(self) -> bool:
@@ -70,7 +80,7 @@ class Deal:
     def rank(self, b: Builder) -> Value:
         """u32[1], the number of this rank: it receives the like element of everybody's iota."""
         everybody = b.one("iota", axis=0, dtype=DType.U32, shape=(self.ranks, 1))
-        return row_of(b, b.one("all_to_all", everybody), 0)
+        return row_of(b, self.exchanged(b, "all_to_all", everybody), 0)
 
     def is_dealt(self, b: Builder) -> Value:
         """bool, whether this rank's last part has a meaning."""
@@ -116,9 +126,9 @@ class Total:
             size = self.deal.ranks * self._slice
             flat = self._padded(b, summand, size)
             rows = b.one("reshape", flat, shape=(self.deal.ranks, self._slice))
-            rows = b.one("all_to_all", rows)
+            rows = self.deal.exchanged(b, "all_to_all", rows)
         else:
-            rows = b.one("all_gather", summand, ranks=self.deal.ranks)
+            rows = self.deal.exchanged(b, "all_gather", summand)
         for rank in range(ranks):
             total = b.one("add", total, row_of(b, rows, rank))
         return total
@@ -128,7 +138,7 @@ class Total:
         total = b.cast(total, self.type.dtype)
         if not self._is_sliced:
             return total
-        rows = b.one("all_gather", total, ranks=self.deal.ranks)
+        rows = self.deal.exchanged(b, "all_gather", total)
         size = prod(self.type.static_shape)
         flat = b.one("reshape", rows, shape=(self.deal.ranks * self._slice,))
         if size != self.deal.ranks * self._slice:
@@ -148,7 +158,7 @@ def folded(b: Builder, own: Value, deal: Deal, by: str) -> Value:
     if by == "add":
         total = Total(own.type, deal)
         return total.finish(b, total.add(b, total.start(b), own, deal.ranks))
-    rows = b.one("all_gather", own, ranks=deal.ranks)
+    rows = deal.exchanged(b, "all_gather", own)
     found = row_of(b, rows, 0)
     for rank in range(1, deal.ranks):
         found = b.one(by, found, row_of(b, rows, rank))

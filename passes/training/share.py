@@ -115,7 +115,7 @@ class _Shared(Walk):
         b, ranks = self.b, self._deal.ranks
         own = self.made[value, place]
         shape, axis = own.type.static_shape, place.axis
-        rows = b.one("all_gather", own, ranks=ranks)
+        rows = self._deal.exchanged(b, "all_gather", own)
         inner = shape[axis] // place.outer
         split = (ranks, *shape[:axis], place.outer, inner, *shape[axis + 1 :])
         rows = b.one("reshape", rows, shape=split)

@@ -14,9 +14,10 @@ Non-goals: speed; memory.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.collective import is_across
 from gradc.ir.ops.inline import inline_function
 from gradc.ir.ops.registry import is_loop, lookup
 from gradc.ir.ops.structural import slice_axis
@@ -106,11 +107,20 @@ class _Walk:
             self.copies[value] = copies * self.ranks if is_same else copies
 
     def _exchange(self, op: Op) -> None:
-        joined = lookup(op.name).traits.joined
-        if joined is None or op.result.type.shape[:1] != (self.ranks,):
+        joined, count = lookup(op.name).traits.joined, op.result.type.shape[0]
+        if joined is None or not isinstance(count, int) or self.ranks % count:
             raise ValueError(f"{op.name} is not between {self.ranks} ranks")
+        step = self.ranks // count
+        groups = [
+            range(n, self.ranks, step) if is_across(op) else range(n * count, (n + 1) * count)
+            for n in range(step)
+        ]
+        given, found = self.copies[op.operands[0]], dict[int, Value]()
         with self.b.at(op.span, op.scope, op.replica):
-            self.copies[op.result] = tuple(joined(self.b, op, self.copies[op.operands[0]]))
+            for group in groups:
+                made = joined(self.b, op, [given[rank] for rank in group])
+                found.update(zip(group, made, strict=True))
+        self.copies[op.result] = tuple(found[rank] for rank in range(self.ranks))
 
     def _loop(self, op: Op) -> None:
         """A loop in whose trips ranks exchange: one loop with the carries of all of them."""
@@ -135,17 +145,33 @@ class _Walk:
             self.copies[value] = tuple(found[ranks * number : ranks * (number + 1)])
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Parameters of which ranks that follow each other hold ``parts`` parts along ``axes``."""
+
+    axes: Mapping[str, int]
+    parts: int = 1
+
+
 def as_rank(
-    whole: Function, cut: Function, deal: Deal, axes: Mapping[str, int], rank: int
+    whole: Function,
+    cut: Function,
+    deal: Deal,
+    axes: Mapping[str, int],
+    rank: int,
+    held: Held | None = None,
 ) -> Function:
     """What ``rank`` has when all ranks have run ``cut``, from the parameters of ``whole``: each is
     handed the rows of its parts. Results that are whole on every rank; those of samples are not,
     and gradients of what is cut are put together.
 
-    ``axes`` are those of samples, by input (``accumulate``).
+    ``axes`` are those of samples, by input (``accumulate``). On a grid each of ``deal.ranks`` is a
+    group of ranks that hold parts of parameters (``held``).
     """
-    same = [slot.name for slot in cut.parameters if slot.name not in axes]
-    all_ = together(flatten(cut), deal.ranks, same)  # fusions may hold exchanges
+    held = held or Held({})
+    own = {*axes, *held.axes}
+    same = [slot.name for slot in cut.parameters if slot.name not in own]
+    all_ = together(flatten(cut), deal.ranks * held.parts, same)  # fusions may hold exchanges
     b = Builder()
     given = {
         slot.name: b.parameter(value.type, value.hint)
@@ -155,7 +181,12 @@ def as_rank(
     for slot in all_.parameters:
         name, is_own, number = slot.name.partition("@")
         value = given[name]
-        operands.append(_dealt(b, value, axes[name], deal, int(number)) if is_own else value)
+        if is_own and name in held.axes:
+            parts = Deal(held.parts, held.parts)
+            value = _dealt(b, value, held.axes[name], parts, int(number) % held.parts)
+        elif is_own:
+            value = _dealt(b, value, axes[name], deal, int(number) // held.parts)
+        operands.append(value)
     made = inline_function(b, all_, operands)
     found = {slot.name: x for slot, x in zip(all_.results, made, strict=True)}
     types = {slot.name: v.type for slot, v in zip(whole.results, whole.block.outputs, strict=True)}
@@ -165,6 +196,10 @@ def as_rank(
         if slot.role is Role.COTANGENT and slot.name in axes:
             pieces = [found[f"{slot.name}@{r}"] for r in range(deal.ranks)]
             copy = b.one("concat", *pieces, axis=axes[slot.name])
+        if slot.role is Role.COTANGENT and slot.name in held.axes:
+            first = rank // held.parts * held.parts
+            pieces = [found[f"{slot.name}@{first + r}"] for r in range(held.parts)]
+            copy = b.one("concat", *pieces, axis=held.axes[slot.name])
         if copy is not None and copy.type == types.get(slot.name):
             kept.append((slot, copy))
     slots = [slot for slot, _ in kept]

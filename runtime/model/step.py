@@ -118,13 +118,14 @@ class TrainStep:
         shard: Shard | None = None,
     ) -> None:
         """``world`` has the ranks that share every batch; ``recipe.accumulate`` is the number of
-        parts of all of them together. With ``shard`` they hold parts of parameters instead.
+        parts of all of them together. With ``shard`` those that follow each other are a group whose
+        ranks hold parts of parameters, and groups share a batch.
         """
         self.model = model
         self.world = world
         self.shard = shard
-        size = 1 if world is None else world.size
-        self.deal = Deal(recipe.accumulate, size if shard is None else size // shard.ranks)
+        groups = (1 if world is None else world.size) // (1 if shard is None else shard.ranks)
+        self.deal = Deal(recipe.accumulate, groups, across=shard is not None and groups > 1)
         expect("optimizer", recipe.optimizer, str, "a call in text, such as `adam(lr=1e-3)`")
         schedule = "a call in text, such as `cosine(peak=1e-3, total=1000)`, or None"
         expect("schedule", recipe.schedule, (str, type(None)), schedule)
@@ -153,17 +154,18 @@ class TrainStep:
         is one, or as many as ``shard`` needs.
 
         Raises:
-            DiagnosticError: GC0801 if ``ranks`` is neither a communicator nor a number, or not as
-                many as hold parts of the parameters; GC0564, GC0824 for what ``shard`` says.
+            DiagnosticError: GC0801 if ``ranks`` is neither a communicator nor a number, or no
+                multiple of those that hold parts of parameters; GC0564 for what ``shard`` says.
         """
         cut = Shard.of(model, shard)
         if ranks is None and cut is None:
             return cls(model, recipe, options)
         each = 1 if cut is None else cut.ranks
         world = world_of(each if ranks is None else ranks)
-        if world.size != each and cut is not None:
-            message = f"{world.size} ranks cannot hold `{cut.dim}` in {each} parts"
-            raise DiagnosticError([error("GC0801", message, None, help=f"start {each} ranks")])
+        if world.size % each and cut is not None:
+            message = f"{world.size} ranks are no groups of {each} that hold `{cut.dim}` in parts"
+            help = f"start {each} ranks, or a multiple of {each}"
+            raise DiagnosticError([error("GC0801", message, None, help=help)])
         whole = replace(recipe, accumulate=recipe.accumulate * (world.size // each))
         return cls(model, whole, options, world, cut)
 
@@ -501,6 +503,7 @@ class TrainStep:
             ranks=self.deal.ranks,
             shares_statistics=self.recipe.shared_statistics,
             share=None if self.shard is None else self.shard.at(whole.dims).share,
+            across=self.deal.across,
         )
 
     def _types(self, dims: Mapping[str, int]) -> dict[str, TensorType]:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from gradc.codegen.exchange import Bytes, World
+from gradc.codegen.exchange import Bytes, World, members
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.runtime.native.arrays import Array
 
@@ -107,17 +107,29 @@ class MpiRanks:
         self._neighbours = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
+        self._groups: dict[tuple[int, ...], Any] = {}
         # Set before an error that every rank is about to raise.
         self.is_shared_failure = False
 
     def exchange(self, kind: str, parts: Bytes) -> None:
         """Exchanges ``parts``, of [ranks, bytes of a part], with the others, in place."""
-        if kind == "deal":
-            self._comm.Alltoall(self._mpi.IN_PLACE, [parts, self._mpi.BYTE])
+        comm, own = self._group(kind, len(parts))
+        if kind.startswith("deal"):
+            comm.Alltoall(self._mpi.IN_PLACE, [parts, self._mpi.BYTE])
             return
-        if self.rank:
-            parts[self.rank] = parts[0]
-        self._comm.Allgather(self._mpi.IN_PLACE, [parts, self._mpi.BYTE])
+        if own:
+            parts[own] = parts[0]
+        comm.Allgather(self._mpi.IN_PLACE, [parts, self._mpi.BYTE])
+
+    def _group(self, kind: str, ranks: int) -> tuple[Any, int]:
+        """The communicator of those that this rank exchanges with, and its number there."""
+        if ranks == self.size:
+            return self._comm, self.rank
+        group = members(kind, ranks, self.rank, self.size)
+        found = self._groups.get(tuple(group))
+        if found is None:
+            found = self._groups[tuple(group)] = self._comm.Split(group[0], self.rank)
+        return found, group.index(self.rank)
 
     # --- arrays
 

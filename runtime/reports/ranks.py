@@ -17,6 +17,7 @@ from gradc.passes.pipeline import Options as PipelineOptions
 from gradc.passes.prove.programs.ranks import CutProgram, ranks_verdict
 from gradc.passes.prove.report import Verdict
 from gradc.passes.training.ranks import Deal
+from gradc.passes.training.together import Held
 from gradc.runtime.files.batches import batch_dim
 from gradc.runtime.model.model import Model
 from gradc.runtime.model.shard import Shard
@@ -29,7 +30,8 @@ _POINTS = 2
 @dataclass(frozen=True, slots=True)
 class Sharing:
     """How a program is shared among ranks: ``ranks`` of them with ``accumulate`` parts of a batch
-    each, parameters cut along a dimension (``shard``, such as ``H=2``), both apart, or not at all.
+    each, parameters cut along a dimension (``shard``, such as ``H=2``), both on a grid, or not at
+    all.
     """
 
     ranks: int | None = None
@@ -54,6 +56,8 @@ class Sharing:
         self, model: Model, dims: Mapping[str, int], options: Options, seed: int
     ) -> list[Verdict]:
         """A verdict on each."""
+        if self.ranks is not None and self.shard is not None:
+            return [grid_row(model, dims, self, options, seed)]
         found = []
         if self.ranks is not None:
             found.append(ranks_row(model, dims, self.ranks, self.accumulate, options, seed))
@@ -106,6 +110,36 @@ def shard_row(
     return _verdict(model, cut.whole, cut.axes, made, shard.deal, options, seed, along)
 
 
+def grid_row(
+    model: Model, dims: Mapping[str, int], sharing: Sharing, options: Options, seed: int
+) -> Verdict:
+    """The verdict for groups of ranks that share batches, and hold parts of parameters in a group.
+
+    Raises:
+        DiagnosticError: as ``ranks_row`` and ``shard_row``; GC0801 for ranks that are no groups.
+    """
+    assert sharing.shard is not None, "it is a grid"
+    shard = Shard.parsed(model, sharing.shard)
+    step = model.train_step(
+        "sgd(lr=1)",
+        accumulate=sharing.accumulate,
+        ranks=sharing.ranks,
+        shard={shard.dim: shard.ranks},
+    )
+    if step.deal.count == 1:
+        return shard_row(model, dims, sharing.shard, options, seed)
+    size = model.lower(dims).dims.get(shard.dim, 0)
+    if size % shard.ranks:  # a smaller size was chosen, to draw points for
+        dims = {**dims, shard.dim: shard.ranks * max(2, size // shard.ranks)}
+    name = batch_dim(model.program.signature(model.name))
+    whole = model.lower({**dims, name: _SAMPLES * step.deal.count}, training=True)
+    axes, cut = step.accumulation(whole)
+    asked = pipeline_options(cut.compose, options, gradient=cut.gradient)
+    held = Held(shard.at(whole.dims).axes, shard.ranks)
+    made, along = (cut.part, asked), f"`{shard.dim}`"
+    return _verdict(model, whole, axes, made, step.deal, options, seed, along, held)
+
+
 def _verdict(
     model: Model,
     whole: ModelIR,
@@ -115,6 +149,7 @@ def _verdict(
     options: Options,
     seed: int,
     along: str = "",
+    held: Held | None = None,
 ) -> Verdict:
     """On what the pipeline, asked for it, makes of a program, against the derivative of
     ``whole``.
@@ -122,5 +157,5 @@ def _verdict(
     run = run_within(*made, options.budget)
     last = [r.artifact for r in run.records if isinstance(r.artifact, Function)][-1]
     gradient = value_and_grad(whole.function, list(model.select("params")))
-    subject = CutProgram(gradient, last, deal, axes, dict(whole.dims), along)
+    subject = CutProgram(gradient, last, deal, axes, dict(whole.dims), along, held)
     return ranks_verdict(subject, seed, _POINTS)

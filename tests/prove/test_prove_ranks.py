@@ -17,7 +17,7 @@ from gradc.runtime.model.shard import Shard
 from gradc.runtime.model.step import TrainStep
 from gradc.runtime.reports.verify import replay
 from tests.support.shard_programs import GREATEST, VOCABULARY
-from tests.support.wrong_cuts import FAULTS, broken, is_wrong, right, right_shard
+from tests.support.wrong_cuts import FAULTS, broken, is_wrong, right, right_grid, right_shard
 
 SMALL = """
 dim B
@@ -41,7 +41,9 @@ def test_a_wrong_cut_is_refuted_with_its_point(
 ) -> None:
     monkeypatch.setattr("tests.support.wrong_cuts.FAULTS", (fault,))
     name = getattr(fault, "name", "")
-    if "greatest" in name:
+    if "grid" in name:
+        subject = right_grid(GREATEST, "H=2", 2)
+    elif "greatest" in name:
         subject = right_shard(GREATEST, "H=2")
     elif "part" in name:
         subject = right_shard(VOCABULARY, "V=2")
@@ -142,6 +144,14 @@ def sharded(text: str, along: str) -> CutProgram:
     gradient = value_and_grad(cut.whole.function, list(net.select("params")))
     dims = dict(cut.whole.dims)
     return CutProgram(gradient, cut.share(gradient), shard.deal, cut.axes, dims, shard.dim)
+
+
+def test_a_grid_is_proved() -> None:
+    """Two groups of two ranks: batches between groups, parameters in them."""
+    net = gradc.loads(GREATEST.replace("dim B = 3", "dim B"))
+    (row,) = net.verify(sympy=0, ranks=4, shard="H=2").of("ranks")
+    assert row.status is Status.PROVED_BOUND, row.detail
+    assert row.subject == "4 ranks, 2 parts along `H`"
 
 
 def test_a_cut_vocabulary_is_proved() -> None:

@@ -136,6 +136,19 @@ def test_cut_parameters_train_to_what_one_rank_does(text: str, along: str, recip
             np.testing.assert_allclose(outputs["grad_norm"], metrics["grad_norm"], rtol=2e-6)
 
 
+def test_groups_of_ranks_share_batches_and_hold_parts() -> None:
+    """Three groups of two on a grid, equal to three parts on one rank."""
+    net = gradc.loads(MLP)
+    recipe = Recipe("sgd(lr=0.1, momentum=0.9)", clip_norm=0.5, accumulate=3)
+    ((one, losses, _, held),) = trained(net, recipe, None)
+    ranks = trained(net, recipe, "H=2", 3)
+    for name, array in one.items():
+        np.testing.assert_allclose(ranks[0][0][name], array, atol=1e-6, err_msg=name)
+    for _, found, _, own in ranks:
+        np.testing.assert_allclose(found, losses, rtol=2e-6)
+        assert own < held
+
+
 def test_a_gradient_that_overflows_on_one_rank_is_skipped_by_all() -> None:
     text = """
 dim B, H = 4
@@ -163,6 +176,7 @@ def test_what_ranks_cannot_hold_is_told() -> None:
     net = gradc.loads(MLP)
     for ranks, shard, code in [
         (2, {"H": 4}, "GC0801"),
+        (6, {"H": 4}, "GC0801"),
         (2, {"Z": 2}, "GC0564"),
         (2, "H=2", "GC0564"),
         (3, {"H": 3}, "GC0824"),
@@ -176,7 +190,7 @@ def test_what_ranks_cannot_hold_is_told() -> None:
 
 @pytest.mark.mpi
 def test_a_run_goes_on_with_cut_parameters_and_whole_again(tmp_path: Path) -> None:
-    """One rank, then two that hold parts, then one: whole tensors are written every time."""
+    """One rank, then two groups of two that hold parts, then one: whole tensors are written."""
     net = gradc.loads(MLP)
     (tmp_path / "m.grad").write_text(MLP)
     save_npz(tmp_path / "train.npz", inputs_of(net, 40))
@@ -188,9 +202,9 @@ def test_a_run_goes_on_with_cut_parameters_and_whole_again(tmp_path: Path) -> No
         recipe = ["--optimizer", "sgd(lr=0.05, momentum=0.9)", "--clip-norm", "1"]
         return ["train", str(tmp_path / "m.grad"), *given, *rest, *recipe, *flags]
 
-    assert main(command("one", 3)) == 0
-    assert main(command("cut", 1)) == 0
-    shard = command("cut", 2, "--resume", "--shard-dim", "H=2")
+    assert main(command("one", 3, "--accumulate", "2")) == 0
+    assert main(command("cut", 1, "--accumulate", "2")) == 0
+    shard = command("cut", 2, "--resume", "--ranks", "4", "--shard-dim", "H=2")
     done = subprocess.run(
         [sys.executable, "-m", "gradc", *shard],
         capture_output=True,
@@ -199,7 +213,7 @@ def test_a_run_goes_on_with_cut_parameters_and_whole_again(tmp_path: Path) -> No
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert main(command("cut", 3, "--resume")) == 0
+    assert main(command("cut", 3, "--resume", "--accumulate", "2")) == 0
     whole: dict[str, Any] = load_safetensors(tmp_path / "one" / "params.safetensors")[0]
     found: dict[str, Any] = load_safetensors(tmp_path / "cut" / "params.safetensors")[0]
     for name, array in whole.items():

@@ -35,10 +35,13 @@ class ThreadRanks:
         self.agreed: list[str] = []
 
     def exchange(self, kind: str, parts: Bytes) -> None:
-        self.sent += (self.size - 1) * parts.shape[1]
-        own = parts.copy() if kind == "deal" else np.tile(parts[0], (self.size, 1))
-        for other, found in enumerate(self._all(own)):
-            parts[other] = found[self.rank]
+        self.sent += (len(parts) - 1) * parts.shape[1]
+        group = exchange.members(kind, len(parts), self.rank, self.size)
+        here = group.index(self.rank)
+        own = parts.copy() if kind.startswith("deal") else np.tile(parts[0], (len(parts), 1))
+        everybody = self._all(own)
+        for other, rank in enumerate(group):
+            parts[other] = everybody[rank][here]
 
     def send(self, array: Any, to: int) -> None:
         self._post[self.rank, to].put(array.copy())

@@ -73,6 +73,6 @@ dim B = 3, D = 2, H = 4
 model m(x: float[B, D]) -> float {
     param w: float[D, H] ~ normal(1)
     z = x @ w
-    return mean(max(z, axis = 1)^2) + mean(z * min(z))
+    return mean(max(z, axis = 1)^2) + mean(min(z, axis = 1)^2)
 }
 """

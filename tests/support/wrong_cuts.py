@@ -20,6 +20,7 @@ import numpy as np
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.collective import is_across
 from gradc.ir.tensor.core import Block, DType, Function, Op, Value
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.prove.domains.point import index_limit
@@ -30,7 +31,7 @@ from gradc.passes.simplify.dce import dce
 from gradc.passes.simplify.flatten import flatten
 from gradc.passes.training.accumulate import accumulate
 from gradc.passes.training.ranks import Deal
-from gradc.passes.training.together import as_rank, is_exchange
+from gradc.passes.training.together import Held, as_rank, is_exchange
 from gradc.runtime.api import loads
 from gradc.runtime.model.shard import Shard
 from tests.support.cut_programs import PROGRAMS, inputs_of, whole_batch
@@ -73,10 +74,10 @@ def _second(b: Builder, op: Op, _: Deal) -> Value:
     return op.operands[1]
 
 
-def _other_row(b: Builder, op: Op, deal: Deal) -> Value:
+def _other_row(b: Builder, op: Op, _: Deal) -> Value:
     """The row of the next rank."""
     start, limit = (list(_numbers(op.attributes[k])) for k in ("start", "limit"))
-    row = (start[0] + 1) % deal.ranks
+    row = (start[0] + 1) % op.operands[0].type.static_shape[0]
     start[0], limit[0] = row, row + 1
     ones = (1,) * len(start)
     return b.one("slice", op.operands[0], start=tuple(start), limit=tuple(limit), stride=ones)
@@ -88,10 +89,16 @@ def _scaled(b: Builder, op: Op, deal: Deal) -> Value:
     return b.one("mul", x, b.constant(1 / deal.ranks, x.type.dtype, x.type.shape))
 
 
-def _next(b: Builder, op: Op, deal: Deal) -> Value:
+def _other_group(b: Builder, op: Op, _: Deal) -> Value:
+    """An exchange along the other side of the grid."""
+    return b.apply(op.name, op.operands, {**op.attributes, "across": not is_across(op)})[0]
+
+
+def _next(b: Builder, op: Op, _: Deal) -> Value:
     """The numbers of ranks, each one's that of the next."""
     x = b.same(op, *op.operands)
-    one, count = (b.constant(n, x.type.dtype, x.type.shape) for n in (1, deal.ranks))
+    ranks = x.type.static_shape[0]
+    one, count = (b.constant(n, x.type.dtype, x.type.shape) for n in (1, ranks))
     return b.one("mod", b.one("add", x, one), count)
 
 
@@ -134,6 +141,7 @@ FAULTS = (
     Fault("the mean of ranks for the sum", _is_sum, _scaled),
     Fault("another rank's part", _is_number, _next),
     Fault("a rank's greatest is left out", _is_greatest, _kept),
+    Fault("the other side of the grid", lambda op, _: is_exchange(op), _other_group),
 )
 
 
@@ -194,6 +202,7 @@ SHARDS = (
     (PRODUCTS.replace("dropout(h, 0.4)", "h"), "H=3"),
     (GREATEST, "H=2"),
 )
+GRIDS = ((VOCABULARY, "V=2"), (GREATEST, "H=2"))
 
 
 def right_shard(text: str, along: str) -> CutProgram:
@@ -207,6 +216,20 @@ def right_shard(text: str, along: str) -> CutProgram:
     return CutProgram(gradient, made, shard.deal, cut.axes, dims, shard.dim)
 
 
+def right_grid(text: str, along: str, groups: int) -> CutProgram:
+    """A right cut of a program on a grid: along a dimension, and of the batch `B`."""
+    net = loads(text.replace("dim B = 2", "dim B").replace("dim B = 3", "dim B"), precision="f64")
+    shard = Shard.parsed(net, along)
+    shares = {shard.dim: shard.ranks}
+    step = net.train_step("sgd(lr=1)", ranks=groups * shard.ranks, shard=shares)
+    whole = net.lower({"B": 2 * groups}, training=True)
+    axes, cut = step.accumulation(whole)
+    made = dce(flatten(cut.compose(cut.part)))
+    gradient = value_and_grad(whole.function, list(net.select("params")))
+    held = Held(shard.at(whole.dims).axes, shard.ranks)
+    return CutProgram(gradient, made, step.deal, axes, dict(whole.dims), shard.dim, held)
+
+
 def is_wrong(subject: CutProgram, rng: np.random.Generator) -> bool:
     """Whether some rank computes something else in f64: a fault may change nothing, where every
     rank has the same summand."""
@@ -217,8 +240,8 @@ def is_wrong(subject: CutProgram, rng: np.random.Generator) -> bool:
         is_float = value.type.dtype.is_float
         values.append(rng.standard_normal(shape) if is_float else rng.integers(0, limit, shape))
     known = {key(s): x for s, x in zip(whole.results, run(ARRAYS, whole, values), strict=True)}
-    for rank in range(subject.deal.ranks):
-        one = as_rank(whole, subject.cut, subject.deal, subject.axes, rank)
+    for rank in range(subject.ranks):
+        one = as_rank(whole, subject.cut, subject.deal, subject.axes, rank, subject.held)
         for slot, found in zip(one.results, run(ARRAYS, one, values), strict=True):
             assert np.isfinite(known[key(slot)]).all(), "a point where everything is finite"
             if not np.allclose(found, known[key(slot)], rtol=1e-9, atol=1e-12):
@@ -233,6 +256,8 @@ def tried(count: int, seed: int) -> Iterator[tuple[str, str, Verdict]]:
     kinds = [f"{kind} {deal}" for kind in PROGRAMS for deal in DEALS]
     cuts += [right_shard(*shard) for shard in SHARDS]
     kinds += [f"along {along}" for _, along in SHARDS]
+    cuts += [right_grid(text, along, 2) for text, along in GRIDS]
+    kinds += [f"two groups along {along}" for _, along in GRIDS]
     for number in range(count):
         at = number % len(cuts)
         while True:

@@ -24,7 +24,7 @@ from gradc.passes.prove.programs.passes import differing, values_by_result
 from gradc.passes.prove.report import Status, Verdict, key
 from gradc.passes.prove.rules.refute import Outcome, decide_equal, lacking
 from gradc.passes.training.ranks import Deal
-from gradc.passes.training.together import as_rank, exchanges
+from gradc.passes.training.together import Held, as_rank, exchanges
 
 _ASSUMED = ("off kinks", "denominators are not zero")
 
@@ -42,6 +42,12 @@ class CutProgram:
     axes: Mapping[str, int]
     dims: Mapping[str, int]
     along: str = ""  # what is cut, if not the batch
+    held: Held | None = None  # on a grid, the parameters that ranks of a group hold parts of
+
+    @property
+    def ranks(self) -> int:
+        """How many run it."""
+        return self.deal.ranks * (1 if self.held is None else self.held.parts)
 
 
 def ranks_verdict(subject: CutProgram, seed: int, points: int) -> Verdict:
@@ -53,6 +59,8 @@ def ranks_verdict(subject: CutProgram, seed: int, points: int) -> Verdict:
 
 def _name(subject: CutProgram) -> str:
     deal = subject.deal
+    if subject.held is not None:
+        return f"{subject.ranks} ranks, {deal.count} parts along {subject.along}"
     if subject.along:
         return f"{deal.ranks} ranks along {subject.along}"
     parts = f"{deal.count} part{'s' if deal.count != 1 else ''}"
@@ -61,7 +69,10 @@ def _name(subject: CutProgram) -> str:
 
 def _verdict(subject: CutProgram, seed: int, points: int) -> Verdict:
     whole, deal = subject.whole, subject.deal
-    programs = [as_rank(whole, subject.cut, deal, subject.axes, r) for r in range(deal.ranks)]
+    programs = [
+        as_rank(whole, subject.cut, deal, subject.axes, rank, subject.held)
+        for rank in range(subject.ranks)
+    ]
     agreeing: list[tuple[str, Outcome]] = []
     for rank, one in enumerate(programs):
         known = {key(slot) for slot in one.results}
