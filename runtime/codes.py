@@ -422,6 +422,19 @@ _TRAINING = (
         "on and validated on. `gradc diagnose` tries whether it matters.",
     ),
     Code(
+        "GC0814",
+        "a training that does not go as it should",
+        "A warning while training: the loss is no lower than that of outputs which are the same "
+        "for every sample,\n"
+        "three times above its least, or negative where it cannot be; updates are out of "
+        "proportion to the\n"
+        "weights, most steps are clipped, the loss scale falls again and again, units have died or "
+        "attention\n"
+        "looks at one place only since the start. The message has the numbers; `gradc diagnose "
+        "--run` tries what\n"
+        "lowers the loss.",
+    ),
+    Code(
         "GC0820",
         "a step for ranks that are not there",
         "A training step was made for a number of ranks, which plans it; to run it, the ranks "

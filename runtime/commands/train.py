@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError
 from gradc.ir.tensor.dims import symbols
 from gradc.runtime.commands.common import (
     compile_arguments,
@@ -25,8 +26,10 @@ from gradc.runtime.commands.common import (
 from gradc.runtime.commands.flags import add_compile, add_model
 from gradc.runtime.console import Console, Silent
 from gradc.runtime.doctor.before import before
+from gradc.runtime.doctor.run_page import run_page
+from gradc.runtime.doctor.watching import Watching
 from gradc.runtime.files.batches import batch_dim, samples_of
-from gradc.runtime.files.data import fail
+from gradc.runtime.files.data import fail, write_text
 from gradc.runtime.files.ids import check_samples
 from gradc.runtime.model.model import Model
 from gradc.runtime.model.recipe import Recipe
@@ -35,8 +38,11 @@ from gradc.runtime.native.arrays import finite_or_fail
 from gradc.runtime.native.compile import quoting, usable_cores
 from gradc.runtime.ranks.launch import guarded, join, relaunch, started_with
 from gradc.runtime.ranks.world import MpiRanks
-from gradc.runtime.training.loop import PARAMS_FILE, Interrupted, Run
+from gradc.runtime.training import metrics
+from gradc.runtime.training.loop import METRICS_FILE, PARAMS_FILE, Interrupted, Run
 from gradc.runtime.training.progress import Progress, Settings
+
+PAGE_FILE = "run.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,6 +116,12 @@ def _run(options: argparse.Namespace, console: Console, world: MpiRanks | None) 
 
 def _train(training: Run, options: argparse.Namespace, console: Console) -> int:
     sources = training.model.program.report.sources
+    settings = training.settings
+    if training.is_first:
+        total = settings.epochs * -(-settings.samples // settings.batch)
+        training.watch = Watching(
+            training.step, training.train, settings.batch, total, settings.seed
+        )
     if options.resume:
         console.findings(training.resume(), sources)
     else:
@@ -117,13 +129,19 @@ def _train(training: Run, options: argparse.Namespace, console: Console) -> int:
         if training.is_first:
             _warn(training, console)
     started, first = time.perf_counter(), training.progress.step
+    stopped: tuple[Diagnostic, ...] = ()
     try:
         with _reporting(training, console) as report:
             training.run(report)
     except Interrupted as stop:
         console.message(f"stopped by {stop}; continue with --resume")
         return 128 + stop.signum
-    console.findings(training.notices, training.model.program.report.sources)
+    except DiagnosticError as problem:
+        stopped = problem.diagnostics
+        raise
+    finally:
+        _tell(training, console)
+        _draw(training, stopped)
     _summary(training, console, options, time.perf_counter() - started, first)
     return 0
 
@@ -134,6 +152,23 @@ def _warn(training: Run, console: Console) -> None:
     with quoting(sources):
         found = before(training.step, training.train, training.valid, settings.batch)
     console.findings(found, sources)
+
+
+def _tell(training: Run, console: Console) -> None:
+    """What has been noticed since this was asked last."""
+    found = training.notices[training.told :]
+    training.told += len(found)
+    console.findings(found, training.model.program.report.sources)
+
+
+def _draw(training: Run, stopped: tuple[Diagnostic, ...]) -> None:
+    """The page of the run, in its folder; where it cannot be written, what came before says why."""
+    if training.is_first:
+        found = metrics.records(training.folder / METRICS_FILE)
+        said = [*stopped, *training.notices]
+        text = run_page(training.settings.entry, found, said, training.step.recipe.clip_norm)
+        with suppress(DiagnosticError):
+            write_text(training.folder / PAGE_FILE, text)
 
 
 def _prepare(options: argparse.Namespace, world: MpiRanks | None) -> Run:
@@ -243,6 +278,7 @@ def _reporting(training: Run, console: Console) -> Iterator[Callable[[Progress],
                 shown = progress.epoch
                 bar.console.file = sys.stderr
                 console.message(_epoch_line(progress))
+                _tell(training, console)
 
         yield report
 

@@ -60,12 +60,10 @@ def from_program(bench: Bench, roles: Roles) -> Iterator[Finding]:
     function = bench.flat
     analysis = Analysis()
     analysis.run(function.block)
-    for slot, value in zip(function.results, function.block.outputs, strict=True):
-        can_be = analysis.of(value)
-        if slot.role is Role.LOSS and can_be.high <= 0 and can_be.low == -math.inf:
-            message = "the loss is never above zero and has no least value: its sign is wrong"
-            remedy = "take the negative of it: what is to grow is not a loss"
-            yield Finding("unbounded", message, _loss_line(function), 95.0, remedy)
+    if is_unbounded(function, analysis):
+        message = "the loss is never above zero and has no least value: its sign is wrong"
+        remedy = "take the negative of it: what is to grow is not a loss"
+        yield Finding("unbounded", message, _loss_line(function), 95.0, remedy)
     if roles.guess is not None and roles.squared is not None:
         told = unreachable(analysis.of(roles.guess), bench.samples, roles.squared)
         if told is not None:
@@ -75,6 +73,16 @@ def from_program(bench: Bench, roles: Roles) -> Iterator[Finding]:
         message = f"the optimiser `{bench.step.optimizer.name}` moves up the gradient, not down"
         span = None
         yield Finding("uphill", message, span, 99.0, "subtract the gradient: `p - lr * g`")
+
+
+def is_unbounded(function: Function, analysis: Analysis | None = None) -> bool:
+    """Whether the loss is at most zero by its intervals, and may be anything below."""
+    if analysis is None:
+        analysis = Analysis()
+        analysis.run(function.block)
+    ends = zip(function.results, function.block.outputs, strict=True)
+    found = [analysis.of(v) for s, v in ends if s.role is Role.LOSS]
+    return any(one.high <= 0 and one.low == -math.inf for one in found)
 
 
 def _loss_line(function: Function) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 from gradc.runtime.files.data import fail
 from gradc.runtime.model.recipe import Recipe
+from gradc.runtime.training import metrics
 from gradc.runtime.training.loop import METRICS_FILE, RUN_FILE
 from gradc.runtime.training.progress import Settings
 
@@ -64,7 +65,7 @@ def read_run(folder: Path) -> PastRun:
     if not isinstance(known["recipe"].get("optimizer"), str) or not set(known["recipe"]) <= names:
         raise fail("GC0805", f"`{path}` is damaged: it names no optimiser")
     settings = Settings(**{key: known[key] for key in _KINDS})
-    rows = _metrics(folder / METRICS_FILE)
+    rows = metrics.records(folder / METRICS_FILE)
     losses = tuple((r["step"], r["loss"]) for r in rows if _is_number(r.get("loss")))
     valid = tuple((r["step"], r["valid_loss"]) for r in rows if _is_number(r.get("valid_loss")))
     return PastRun(settings, Recipe(**known["recipe"]), losses, valid)
@@ -72,20 +73,3 @@ def read_run(folder: Path) -> PastRun:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a run; lines that are none are left out."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    found = []
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict) and type(row.get("step")) is int:
-            found.append(row)
-    return found

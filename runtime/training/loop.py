@@ -55,7 +55,7 @@ from gradc.runtime.training.progress import (
     progress_of,
 )
 from gradc.runtime.training.replay import Replay
-from gradc.runtime.training.watch import is_recorded, updates
+from gradc.runtime.training.watch import Watch, is_recorded, moves
 
 PARAMS_FILE = "params.safetensors"
 RUN_FILE = "run.json"
@@ -95,6 +95,8 @@ class Run:
         self.save_every = save_every
         self.progress = Progress()
         self.notices: list[Diagnostic] = []
+        self.told = 0  # of the notices, by whoever shows them
+        self.watch: Watch | None = None  # of the first rank
         self.state: TrainState | None = None
         self._forward = self.model.forward(**_compile_keywords(step))
         self._last_step: TrainStep | None = None
@@ -251,6 +253,8 @@ class Run:
         compare_arrays(self.folder, found.arrays, fresh.arrays)
         self.progress = progress_of(self.folder, found.state)
         warnings += metrics.cut(self.folder / METRICS_FILE, self.progress.step, self.progress.epoch)
+        if self.watch is not None:
+            self.watch.again(metrics.records(self.folder / METRICS_FILE))
         self._write_settings()
         arrays = {name: np.array(found.arrays[name]) for name in fresh.arrays}
         return TrainState(arrays, fresh.trained), warnings
@@ -322,8 +326,13 @@ class Run:
         whole = self._whole()
         progress.valid = None if whole is None else self.validate(whole)
         self._note_validation()
-        done = {"step": progress.step, "epoch_done": progress.epoch}
-        write({**done, **{f"valid_{k}": v for k, v in (progress.valid or {}).items()}})
+        done: dict[str, Any] = {"step": progress.step, "epoch_done": progress.epoch}
+        done |= {f"valid_{k}": v for k, v in (progress.valid or {}).items()}
+        if self.watch is not None and self.is_first:
+            more, told = self.watch.epoch(done)
+            done |= more
+            self.notices += told
+        write(done)
         progress.epoch += 1
         progress.position = 0
         report(progress)
@@ -358,8 +367,12 @@ class Run:
                 raise self._diverged(f"the loss became {progress.loss}")
         elif not math.isfinite(progress.loss):
             raise self._diverged(f"the loss became {progress.loss}")
-        if weights:
-            record["updates"] = updates(weights, self.state.arrays, step.layout.squares)
+        moved = moves(weights, self.state.arrays, step.layout.squares)
+        if moved:
+            record["updates"] = {name: one.share for name, one in moved.items()}
+        if self.watch is not None and self.is_first:
+            record |= self.watch.fields(progress.step, self.state, weights, moved)
+            self.notices += self.watch.after(record)
         write(record)
 
     def _stopped(

@@ -78,6 +78,16 @@ def cut(path: Path, step: int, epoch: int) -> tuple[Diagnostic, ...]:
     return (warning("GC0812", message, None),)
 
 
+def records(path: Path) -> list[dict[str, Any]]:
+    """The records of a file; lines that are none are left out, as is a file that is not there."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    found = (_record(line) for line in text.splitlines())
+    return [record for record in found if record is not None]
+
+
 def _record(line: str) -> dict[str, Any] | None:
     try:
         found = json.loads(line)

@@ -22,7 +22,7 @@ from gradc.runtime.model.recipe import Recipe
 from gradc.runtime.model.shard import Shard
 from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.compile import compile_options
-from gradc.runtime.training.watch import updates
+from gradc.runtime.training.watch import moves
 from tests.support.rank_threads import ThreadRanks, in_ranks
 
 ROOT = Path(__file__).parents[2]
@@ -236,7 +236,8 @@ def test_sizes_of_updates_are_those_of_whole_parameters() -> None:
         after = {name: 1.5 * array for name, array in before.items()}
         after["w"][0, 0] = 5.0
         own = [{n: layout.own(n, a) for n, a in arrays.items()} for arrays in (before, after)]
-        return updates(own[0], own[1], layout.squares)
+        moved = moves(own[0], own[1], layout.squares)
+        return {name: one.share for name, one in moved.items()}
 
     moved = np.array([4.0, 1.0, 1.5, 2.0])
     for found in in_ranks(2, sizes):
