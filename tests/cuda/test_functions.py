@@ -4,25 +4,17 @@ native code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from gradc.codegen.cuda.functions import function_texts
-from gradc.codegen.cuda.program import Access, Parameter, Text
-from gradc.codegen.cuda.simulate.run import text_result
 from gradc.codegen.cuda.verbs import FUNCTIONS
 from gradc.codegen.llvm.isa import select
 from gradc.codegen.maths import elementary
 from gradc.ir.tensor.core import DType
+from tests.support.cuda_functions import simulated
 from tests.support.llvm_kernels import Compiled, elementwise
 from tests.support.maths_inputs import arguments, same_bits
-
-Array = npt.NDArray[Any]
-THREADS = 128
 
 EXP = '''\
 def exp_f32(x):
@@ -66,27 +58,6 @@ def test_every_verb_without_an_instruction_has_a_function() -> None:
     assert set(FUNCTIONS) == set(elementary.FUNCTIONS)
     with pytest.raises(KeyError, match="sqrt"):
         function_texts([("sqrt", "f32")])
-
-
-def simulated(name: str, kind: str, operands: Sequence[Array]) -> Array:
-    """The function ``name`` of each element, by a text of a thread an element."""
-    count = len(operands[0])
-    blocks = -(-count // THREADS)
-    padded = [np.resize(x, blocks * THREADS) for x in operands]
-    result = np.empty_like(padded[0])
-    names = [f"x{n}" for n in range(len(operands))]
-    loads = ", ".join(f"load({n}, i)" for n in names)
-    lines = [
-        *(text.source for text in function_texts([(name, kind)])),
-        f"def each({', '.join(names)}, y):",
-        f"    i = {THREADS} * block() + thread()",
-        f"    store(y, i, {name}_{kind}({loads}))",
-    ]
-    given: list[tuple[str, Access]] = [(n, "read") for n in names]
-    parameters = [Parameter(n, kind, access, len(result)) for n, access in (*given, ("y", "write"))]
-    text = Text("each", "\n".join(lines) + "\n", tuple(parameters), THREADS)
-    text_result(text, blocks, [*padded, result])
-    return result[:count]
 
 
 @pytest.mark.skipif(not select().fma, reason="this processor rounds fma twice")
