@@ -88,10 +88,10 @@ class _Side:
         self.factor = factor
         self.own = own
         self.wide = "f64" if factor.buffer.dtype is DType.F64 else "f32"
-        terms = [_times(n, s) for n, s in zip(batch, factor.batch_strides, strict=True) if s]
+        terms = [times(n, s) for n, s in zip(batch, factor.batch_strides, strict=True) if s]
         fixed = factor.row if name == "left" else factor.column
         if fixed:
-            terms.append(_times(own, fixed))
+            terms.append(times(own, fixed))
         terms += [str(factor.offset)] if factor.offset or not terms else []
         self.base = nest.words.names.new(name)
         nest.lines.add(f"{self.base} = {' + '.join(terms)}")
@@ -102,7 +102,7 @@ class _Side:
         pointer = self.nest.buffers[factor.buffer]
         if factor.patch is None:
             stride = factor.column if is_left else factor.row
-            place = self.base if not stride else f"{self.base} + {_times(k, stride)}"
+            place = self.base if not stride else f"{self.base} + {times(k, stride)}"
             return from_element(f"load({pointer}, {place})", dtype)
         row, column = (self.own, k) if is_left else (k, self.own)
         if factor.patch.is_turned:
@@ -122,20 +122,21 @@ class _Side:
         within = ""
         for axis, size in enumerate(patch.size):
             at = new("at")
-            where = f"{_times(places[axis], patch.stride[axis])} + "
-            where += f"{_times(taps[axis], patch.step[axis])} - {patch.before[axis]}"
+            where = f"{times(places[axis], patch.stride[axis])} + "
+            where += f"{times(taps[axis], patch.step[axis])} - {patch.before[axis]}"
             lines.add(f"{at} = {where}")
             inside += [f"({at} >= 0)", f"({at} < {size})"]
             within = at if not within else f"({within}) * {size} + {at}"
         value = new("x")
         dtype = self.factor.buffer.dtype
         lines.add(f"{value} = {zero(dtype)}")
-        place = f"{self.base} + {_times(channel, patch.channel_stride)}"
-        place += f" + {_times(image, patch.image_stride)} + {within}"
+        place = f"{self.base} + {times(channel, patch.channel_stride)}"
+        place += f" + {times(image, patch.image_stride)} + {within}"
         with lines.block(f"if {' & '.join(inside)}"):
             lines.add(f"{value} = {from_element(f'load({pointer}, {place})', dtype)}")
         return value
 
 
-def _times(name: str, factor: int) -> str:
+def times(name: str, factor: int) -> str:
+    """A product with a literal."""
     return name if factor == 1 else f"{factor} * {name}"

@@ -8,7 +8,7 @@ rows are two runs of four, half a tile apart, and so are its columns: then the 1
 warp meet no bank twice.
 
 The results go through shared memory, some rows of each thread at a time, so that epilogues run over
-neighbouring columns. Non-goals: products whose factors are patches, other types (``products``).
+neighbouring columns. Windows of images come by ``windows``. Non-goals: other types (``products``).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from math import prod
 
 from gradc.codegen.cuda.printer.nest import Nest
 from gradc.codegen.cuda.printer.products import unflatten
+from gradc.codegen.cuda.printer.windows import Windows
 from gradc.ir.loop.kernel import Buffer, Factor, Gemm
 from gradc.ir.loop.order import K_LEAF, K_NODE
 from gradc.ir.tensor.core import DType
@@ -26,6 +27,7 @@ from gradc.ir.tensor.core import DType
 DEPTH = 8  # steps of k in a slice
 _PROCESSORS = 132
 _LEAST = 16  # rows and columns under which a tile is mostly empty
+_LEAST_OF_WINDOWS = 4
 _PASS_ROWS = 2  # rows of a thread whose results are in shared memory together
 
 
@@ -69,10 +71,11 @@ def tile_of(gemm: Gemm) -> Tile | None:
     a thread per element is better, or tiles do not do.
     """
     types = {factor.buffer.dtype for factor in (gemm.left, gemm.right)}
-    plain = all(factor.patch is None for factor in (gemm.left, gemm.right))
-    if types != {DType.F32} or not plain or gemm.k > K_LEAF * K_NODE or gemm.k < DEPTH:
+    if types != {DType.F32} or gemm.k > K_LEAF * K_NODE or gemm.k < DEPTH:
         return None
-    if min(gemm.m, gemm.n) < _LEAST:
+    # An element of a window costs more than a tile that is mostly empty.
+    plain = all(factor.patch is None for factor in (gemm.left, gemm.right))
+    if min(gemm.m, gemm.n) < (_LEAST if plain else _LEAST_OF_WINDOWS):
         return None
     fitting = (tile for tile in TILES if blocks(gemm, tile) >= _PROCESSORS)
     return next(fitting, TILES[-1])
@@ -106,18 +109,29 @@ class _Writer:
         add(f"column = {tile.size} * across")
         add(f"y = floordiv(t, {tile.across})")
         add(f"x = mod(t, {tile.across})")
-        first = _Slice(self, gemm.left, gemm.left.row, gemm.left.column, gemm.m, "left", "row")
-        other = _Slice(
-            self, gemm.right, gemm.right.column, gemm.right.row, gemm.n, "right", "column"
-        )
+        first = self._slice(gemm.left, (gemm.left.row, gemm.left.column), gemm.m, "left", "row")
+        strides = gemm.right.column, gemm.right.row
+        other = self._slice(gemm.right, strides, gemm.n, "right", "column")
         for one in (first, other):
             one.base(batch)
         self._sum(first, other)
         self._results()
 
+    def _slice(
+        self, factor: Factor, strides: tuple[int, int], extent: int, name: str, first: str
+    ) -> _Slice | _WindowSlice:
+        if factor.patch is None:
+            return _Slice(self, factor, *strides, extent, name, first)
+        limits = (
+            extent if extent % self.tile.size else None,
+            self.gemm.k if self.gemm.k % DEPTH else None,
+        )
+        windows = Windows(self.nest, factor, factor.patch, name, first, limits)
+        return _WindowSlice(windows, self.tile)
+
     # ---- the sum
 
-    def _sum(self, first: _Slice, other: _Slice) -> None:
+    def _sum(self, first: _Slice | _WindowSlice, other: _Slice | _WindowSlice) -> None:
         gemm, tile, lines = self.gemm, self.tile, self.lines
         count = tile.own**2
         if gemm.k <= K_LEAF:
@@ -134,7 +148,9 @@ class _Writer:
                 lines.add("total = each_sum(total, acc)")
         lines.add("acc = total")
 
-    def _leaf(self, first: _Slice, other: _Slice, start: str, length: int) -> None:
+    def _leaf(
+        self, first: _Slice | _WindowSlice, other: _Slice | _WindowSlice, start: str, length: int
+    ) -> None:
         """The slices of a leaf; the last slice of all may be shorter."""
         gemm, lines = self.gemm, self.lines
         whole = gemm.k % DEPTH == 0
@@ -211,6 +227,20 @@ class _Writer:
         else:
             body()
         words.reset(state)
+
+
+@dataclass(frozen=True, slots=True)
+class _WindowSlice:
+    """A part of windows of images."""
+
+    windows: Windows
+    tile: Tile
+
+    def base(self, batch: Sequence[str]) -> None:
+        self.windows.base(batch, self.tile.size)
+
+    def load(self) -> None:
+        self.windows.load(self.tile.size, self.tile.threads, DEPTH)
 
 
 class _Slice:

@@ -96,10 +96,9 @@ def literal(value: float | bool, dtype: DType) -> str:
         return f"{kind}(NAN)"
     if math.isinf(number):
         return f"{kind}({'-' if number < 0 else ''}INF)"
-    if dtype is DType.F64:
-        return f"f64({number!r})"
-    short = str(np.float32(number))
-    return f"f32({short if np.float32(float(short)) == np.float32(number) else repr(number)})"
+    # Of f32 all the digits that the program has: what a literal means to a proof, 1/420 or 1/pi, is
+    # read from them.
+    return f"{kind}({float(value) if dtype is DType.F32 else number!r})"
 
 
 def _rounded(value: float, dtype: DType) -> float:

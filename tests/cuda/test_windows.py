@@ -1,0 +1,52 @@
+"""Convolutions by tiles: forward and both gradients, strides, dilation, padding, groups, odd sizes.
+The bits are the CPU's, and the texts are the loop IR over a prime field.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+import gradc
+from gradc.codegen.cuda.printer.plans import print_plan
+from gradc.runtime.bench.compare import random_inputs
+from gradc.runtime.model.compiled import pure
+from tests.support.cuda_programs import ISA, differing, plan_of, unproved
+from tests.support.memory_subjects import Subject
+
+MODEL = """
+model net(x: float[2, {channels}, {height}, {width}]) -> float {{
+    param w: float[{filters}, {each}, 3, 3] ~ normal(0.3)
+    param bias: float[{filters}, 1, 1] ~ normal(0.3)
+    y = relu(conv2d(x, w, {options}) + bias)
+    return mean(y * y)
+}}
+"""
+# Channels, height, width, filters, groups, options; the last has k over two leaves.
+CASES = (
+    (8, 9, 8, 8, 2, "stride = 2, padding = 1, groups = 2"),
+    (29, 5, 4, 7, 1, "padding = 2, dilation = 2"),
+)
+
+
+def net(channels: int, height: int, width: int, filters: int, groups: int, more: str) -> Subject:
+    """Loss and gradients of parameters and images."""
+    text = MODEL.format(
+        channels=channels, height=height, width=width, filters=filters,
+        each=channels // groups, options=more,
+    )  # fmt: skip
+    model = gradc.loads(text)
+    arrays = {**model.init(0), **random_inputs(model, {}, 3)}
+    derive = pure(model.gradient_of(["x", "w", "bias"]))
+    return Subject("net", model.lower().function, derive, arrays)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_convolutions_by_tiles_have_the_bits_of_the_cpu(
+    case: tuple[int, int, int, int, int, str],
+) -> None:
+    one = net(*case)
+    plan = plan_of(one)
+    program = print_plan(plan, ISA)
+    texts = [t.source for t in program.texts if "right_at" in t.source or "left_at" in t.source]
+    assert texts and not differing(one, program, plan)
+    assert not unproved(plan, program)
