@@ -82,9 +82,10 @@ def test_larger_tiles_give_the_same_bits(tile: Tile, monkeypatch: pytest.MonkeyP
 
 def test_tiles_are_as_large_as_there_are_enough_of_them() -> None:
     sizes = {}
-    for m, n in ((4096, 4096), (1024, 768), (256, 1024), (64, 10)):
+    for m, n in ((4096, 4096), (1024, 768), (256, 1024), (20, 1 << 16), (64, 10)):
         (gemm,) = product(m, n, 512, False).body
         assert isinstance(gemm, Gemm)
         tile = tile_of(gemm)
         sizes[m, n] = 0 if tile is None else tile.size
-    assert sizes == {(4096, 4096): 128, (1024, 768): 64, (256, 1024): 32, (64, 10): 0}
+    expected = {(4096, 4096): 128, (1024, 768): 64, (256, 1024): 32, (20, 1 << 16): 32, (64, 10): 0}
+    assert sizes == expected

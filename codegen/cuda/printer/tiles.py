@@ -67,8 +67,8 @@ def blocks(gemm: Gemm, tile: Tile) -> int:
 
 
 def tile_of(gemm: Gemm) -> Tile | None:
-    """The largest tiles of which there are enough for all processors, else the smallest; None where
-    a thread per element is better, or tiles do not do.
+    """The largest tiles of which there are enough for all processors and that the shorter side half
+    fills, else the smallest; None where a thread per element is better, or tiles do not do.
     """
     types = {factor.buffer.dtype for factor in (gemm.left, gemm.right)}
     if types != {DType.F32} or gemm.k > K_LEAF * K_NODE or gemm.k < DEPTH:
@@ -77,8 +77,11 @@ def tile_of(gemm: Gemm) -> Tile | None:
     plain = all(factor.patch is None for factor in (gemm.left, gemm.right))
     if min(gemm.m, gemm.n) < (_LEAST if plain else _LEAST_OF_WINDOWS):
         return None
-    fitting = (tile for tile in TILES if blocks(gemm, tile) >= _PROCESSORS)
-    return next(fitting, TILES[-1])
+    shorter = min(gemm.m, gemm.n)
+    for tile in TILES:
+        if blocks(gemm, tile) >= _PROCESSORS and tile.size <= 2 * shorter:
+            return tile
+    return TILES[-1]
 
 
 def write_tiles(nest: Nest, gemm: Gemm, tile: Tile, aligned: frozenset[Buffer]) -> None:
