@@ -247,8 +247,7 @@ class _Composer:
 
     def pullback_of(self, part: Function) -> Function:
         """The pullback of ``part`` from cotangents of the sums that the loss depends on."""
-        seeds = list(self._seed_cts(self._outer_pullback()))
-        return self.share(vjp(part, self.wrt, of=seeds))
+        return vjp(part, self.wrt, of=list(self._seed_cts(self._outer_pullback())))
 
     def compose(self, part: Function) -> Function:
         """The function of the whole batch around ``part``."""

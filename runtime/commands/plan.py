@@ -77,8 +77,7 @@ def _program(
             help = "say --optimizer 'adamw(lr=1e-3)', or so"
             raise fail("GC0564", "--ranks and --shard-dim together plan a training step", help)
         cut, make = Shard.parsed(model, options.shard_dim).at(dims), model.gradient_of()
-        gradient = pure(lambda function: cut.share(make(function)))
-        return cut.whole.function, gradient, gradient
+        return cut.whole.function, pure(lambda function: cut.share(make(function))), pure(make)
     if options.forward:
         return model.lower(dims, training=False).function, pure(lambda f: f), None
     if options.optimizer:

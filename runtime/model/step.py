@@ -154,8 +154,8 @@ class TrainStep:
         is one, or as many as ``shard`` needs.
 
         Raises:
-            DiagnosticError: GC0801 if ``ranks`` is neither a communicator nor a number, or no
-                multiple of those that hold parts of parameters; GC0564 for what ``shard`` says.
+            DiagnosticError: GC0801 if ``ranks`` is neither a communicator nor a number, or is no
+                multiple of the parts; GC0564 for what ``shard`` says.
         """
         cut = Shard.of(model, shard)
         if ranks is None and cut is None:
@@ -342,16 +342,14 @@ class TrainStep:
         batches, in the order in which they are used.
 
         Returns the losses before each update, ``[count]``, and ``state``, updated; its ``metrics``
-        have the same first axis. The bits are those of ``count`` calls.
+        have the same first axis. The bits are those of ``count`` calls. With ranks each hands in
+        its own rows of every batch.
 
         Raises:
-            DiagnosticError: GC0801 if ``count`` is no whole number of at least 1 or ranks share the
-                batches, and what a step raises; after a StoppedStep the steps before it are done.
+            DiagnosticError: GC0801 if ``count`` is no whole number of at least 1, GC0821 if ranks
+                do not agree, and what a step raises; the steps before a StoppedStep are done.
         """
         expect("state", state, TrainState, "what `step.init(params)` gives")
-        if self.world is not None:
-            help = "call the step once for each batch"
-            raise DiagnosticError([error("GC0801", "ranks share no queue", None, help=help)])
         if type(count) is not int or count < 1:
             message = f"a queue is a whole number of at least 1 batches, not {count!r}"
             raise DiagnosticError([error("GC0801", message, None)])
@@ -366,7 +364,12 @@ class TrainStep:
             for n in range(count):
                 check_inputs(self.model, {name: array[n] for name, array in queue.items()})
         entry = self.entry({name: array[0] for name, array in queue.items()})
+        if self.world is not None:
+            self.world.agree_on("how many batches are in a queue", str(count))
+            exchange.join(self.world)
         results, ran = entry.call_many({PARAMS: state.arrays, INPUTS: queue}, count)
+        if self.world is not None:
+            exchange.check()
         made = [decode(array) for array in results]
         state.metrics = by_role(entry.made, made, (Role.OUTPUT,))
         if entry.is_stopped([array[ran - 1] for array in results]):
@@ -468,10 +471,13 @@ class TrainStep:
         if parts == 1:
 
             def gradient(function: Function) -> Function:
-                made = self._gradient(function, names)
-                return made if self.shard is None else self.shard.at(whole.dims).share(made)
+                return self._gradient(function, names)
 
-            return StepProgram(whole.function, lambda f: self._step(gradient(f)), gradient)
+            if self.shard is None:
+                return StepProgram(whole.function, lambda f: self._step(gradient(f)), gradient)
+            share = self.shard.at(whole.dims).share
+            # What recomputing saves of the whole, it saves of each part.
+            return StepProgram(whole.function, lambda f: self._step(share(gradient(f))), gradient)
         _, cut = self.accumulation(whole)
         return StepProgram(
             cut.part, lambda function: self._step(cut.compose(function)), cut.gradient

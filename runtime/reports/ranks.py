@@ -103,9 +103,9 @@ def shard_row(
     cut, names = shard.at(dims), list(model.select("params"))
 
     def gradient(function: Function) -> Function:
-        return cut.share(value_and_grad(function, names))
+        return value_and_grad(function, names)
 
-    asked = pipeline_options(gradient, options, gradient=gradient)
+    asked = pipeline_options(lambda f: cut.share(gradient(f)), options, gradient=gradient)
     made, along = (cut.whole.function, asked), f"`{shard.dim}`"
     return _verdict(model, cut.whole, cut.axes, made, shard.deal, options, seed, along)
 

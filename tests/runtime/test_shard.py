@@ -136,6 +136,16 @@ def test_cut_parameters_train_to_what_one_rank_does(text: str, along: str, recip
             np.testing.assert_allclose(outputs["grad_norm"], metrics["grad_norm"], rtol=2e-6)
 
 
+def test_a_budget_binds_on_parts_of_parameters() -> None:
+    """Attention's scores are computed again by the rank that has them."""
+    net = gradc.loads(GPT.replace("T = 6", "T = 32").replace("L = 1", "L = 2"))
+    free, bound = (
+        net.train_step("sgd(lr=0.1)", shard={"N": 2}, budget=budget).plan({"B": 4})
+        for budget in (None, "290KiB")
+    )
+    assert bound.peak_bytes <= 290 * 1024 < 0.9 * free.peak_bytes
+
+
 def test_groups_of_ranks_share_batches_and_hold_parts() -> None:
     """Three groups of two on a grid, equal to three parts on one rank."""
     net = gradc.loads(MLP)
@@ -147,6 +157,31 @@ def test_groups_of_ranks_share_batches_and_hold_parts() -> None:
     for _, found, _, own in ranks:
         np.testing.assert_allclose(found, losses, rtol=2e-6)
         assert own < held
+
+
+@pytest.mark.parametrize("along", [None, "H=2"])
+def test_a_queue_of_ranks_has_the_bits_of_calls(along: str | None) -> None:
+    net = gradc.loads(MLP)
+    given = inputs_of(net, 12)
+    shard = None if along is None else Shard.parsed(net, along)
+    recipe = Recipe("sgd(lr=0.1)", accumulate=2)
+
+    def train(world: ThreadRanks) -> Any:
+        step = TrainStep(net, recipe, compile_options(threads=1), world, shard)
+        one, many = step.start(1), step.start(1)
+        batches = [
+            {n: step.rows_of(a[6 * i : 6 * i + 6]) for n, a in given.items()} for i in (0, 1)
+        ]
+        losses = [step(one, **batch)[0] for batch in batches]
+        queue = {name: np.stack([batch[name] for batch in batches]) for name in given}
+        found, _ = step.many(2, many, **queue)
+        np.testing.assert_array_equal(found, losses)
+        for name, array in one.arrays.items():
+            np.testing.assert_array_equal(many.arrays[name], array, err_msg=name)
+        return world.agreed
+
+    for agreed in in_ranks(2, train):
+        assert agreed[-1] == "how many batches are in a queue"
 
 
 def test_a_gradient_that_overflows_on_one_rank_is_skipped_by_all() -> None:

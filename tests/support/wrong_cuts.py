@@ -281,6 +281,8 @@ def main() -> None:
         faults[name] += 1
         if verdict.status is not Status.REFUTED:
             print(f"{kind}: {name}: {verdict}: {verdict.detail}", flush=True)
+        if statuses.total() % 20 == 0:
+            print(dict(statuses), flush=True)
     print(dict(faults))
     print(dict(statuses))
 
