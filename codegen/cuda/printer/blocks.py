@@ -20,12 +20,12 @@ from gradc.codegen.cuda.printer.conflicts import (
     Access,
     Overlaps,
     Pending,
-    accesses_of,
+    lane_accesses,
     store_accesses,
 )
 from gradc.codegen.cuda.printer.nest import Nest, PrintError, identity
 from gradc.codegen.cuda.verbs import MEMORY_BYTES, VALUE_TYPES, WARP
-from gradc.ir.loop.kernel import Exchange, Fold, For, Gemm, Load, Stmt, Store
+from gradc.ir.loop.kernel import Exchange, Fold, For, Gemm, Load, Stmt, Store, Var
 from gradc.ir.loop.order import node_spans
 from gradc.ir.tensor.core import DType
 
@@ -69,6 +69,7 @@ class BlockNest(Nest):
 
     threads = 1
     pending: Pending
+    grid: Var | None = None  # the index of the grid loop
 
     def begin(self, shape: Shape, overlaps: Overlaps) -> None:
         """Starts a text: no access so far."""
@@ -109,7 +110,7 @@ class BlockNest(Nest):
             self._together(loop)
             return
         who = f"lanes of {self._stride(loop)}"
-        self._before(list(accesses_of(loop.body, who)))
+        self._before(list(lane_accesses(loop, who, self.grid)))
         if loop.folds:
             self._folds(loop)
         else:
@@ -125,9 +126,9 @@ class BlockNest(Nest):
             self.pending.found = set(entry)
             self.serial(loop, lambda: self.body(loop.body))
             grown = entry | self.pending.found
-            if grown == entry:
+            if grown == entry or loop.extent <= 1:
                 if loop.limit is not None or not loop.extent:
-                    self.pending.found = set(entry)  # there may have been no trip
+                    self.pending.found |= entry  # there may have been no trip
                 return
             entry = grown
             del self.lines.lines[lines:], self.shared[shared:]
@@ -223,6 +224,11 @@ class BlockNest(Nest):
     def _combine(self, fold: Fold, total: str, stride: int) -> None:
         """All threads' totals into one, that all of them have."""
         order = fold.lane_order
+        self.lines.add(
+            f"# {total} of all threads, in its sum's order"
+            if fold.is_tree
+            else f"# {total} of all threads"
+        )
         steps: Sequence[int]
         if fold.is_tree:
             steps = [step for step in order.steps if step < stride]

@@ -7,10 +7,10 @@ Two buffers of a launch may be the same memory (the Plan updates in place); ``Ov
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from gradc.ir.loop.kernel import Buffer, Load, Stmt, Store
+from gradc.ir.loop.kernel import Buffer, For, Load, Store, Var
 from gradc.ir.loop.registers import accesses
 
 # What is touched: a buffer, or memory of the text's own by name.
@@ -20,12 +20,14 @@ Touched: TypeAlias = "Buffer | str"
 @dataclass(frozen=True, slots=True)
 class Access:
     """``who``: "first" (thread 0), "all" (each thread the same), or lanes of a loop in which
-    iteration i belongs to thread i modulo a number.
+    iteration i belongs to thread i modulo a number. ``at``: of an access at a constant, a multiple
+    of the grid's index and the lane's own, the first two.
     """
 
     what: Touched
     is_write: bool
     who: str
+    at: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,29 @@ def _own(a: Access, b: Access) -> bool:
     """Whether each element is touched by one thread only."""
     if a.who != b.who:
         return False
-    is_register = isinstance(a.what, Buffer) and a.what.memory == "register"
-    return a.who == "first" or (is_register and a.what is b.what)
+    return a.who == "first" or (a.what is b.what and a.at is not None and a.at == b.at)
 
 
-def accesses_of(statements: Iterable[Stmt], who: str) -> Iterable[Access]:
-    """Every access below ``statements``, made by ``who``."""
-    for touched in accesses(tuple(statements)):
+def lane_accesses(loop: For, who: str, grid: Var | None) -> Iterable[Access]:
+    """Every access of a vector loop's body, made by lanes ``who``; ``grid`` is the index of the
+    grid loop around it.
+    """
+    for touched in accesses([loop]):
         statement = touched.statement
+        at = _place(statement, loop, grid)
         if isinstance(statement, Load):
-            yield Access(statement.buffer, False, who)
+            yield Access(statement.buffer, False, who, at)
         else:
-            yield from store_accesses(statement, who)
+            for access in store_accesses(statement, who):
+                yield replace(access, at=at)
+
+
+def _place(access: Load | Store, loop: For, grid: Var | None) -> tuple[int, int] | None:
+    """See ``Access.at``."""
+    terms = dict(access.offset.terms)
+    own = terms.pop(loop.index, 0)
+    multiple = terms.pop(grid, 0) if grid is not None else 0
+    return (access.offset.constant, multiple) if own == 1 and not terms else None
 
 
 def store_accesses(store: Store, who: str) -> Iterable[Access]:

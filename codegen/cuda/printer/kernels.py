@@ -142,16 +142,17 @@ def print_kernel(
     name: str,
     overlaps: Overlaps,
     aligned: frozenset[Buffer],
+    titles: Mapping[Buffer, str],
 ) -> tuple[Part, ...]:
     """The texts of ``kernel`` in order. Buffers that are ``aligned`` begin at multiples of 16 bytes
-    in every launch. Raises PrintError for a kernel that has no text.
+    in every launch; ``titles`` say what they are. Raises PrintError for a kernel that has no text.
     """
     segments = _segments(kernel)
     scratch = _scratch(kernel, segments)
     parts = []
     for number, segment in enumerate(segments):
         own = name if len(segments) == 1 else f"{name}_part{number + 1}"
-        parts.append(_Printer(own, segment, scratch, overlaps, aligned).part())
+        parts.append(_Printer(own, segment, scratch, overlaps, aligned, titles).part())
     return tuple(parts)
 
 
@@ -165,8 +166,10 @@ class _Printer:
         scratch: Mapping[Buffer, tuple[int, int]],
         overlaps: Overlaps,
         aligned: frozenset[Buffer],
+        titles: Mapping[Buffer, str],
     ) -> None:
         self.aligned = aligned
+        self.titles = titles
         self.name = name
         self.segment = segment
         self.scratch = scratch
@@ -264,6 +267,7 @@ class _Printer:
         if grid is None:
             nest.body(self.segment.statements)
             return
+        nest.grid = grid.index
         nest.lines.add(f"{self.words.define(grid.index)} = b")
         nest.body(grid.body)
 
@@ -275,10 +279,19 @@ class _Printer:
         for name, dtype, count in self.shared:
             lines.add(f"{name} = shared({dtype}, {count})")
 
+    def _named(self) -> str:
+        """What the parameters are, for people."""
+        lines = [
+            f"{p.name}: {self.titles[a.buffer]}, {p.size} {p.dtype}, {p.access}"
+            for p, a in zip(self.parameters, self.arguments, strict=True)
+            if a.buffer is not None and a.buffer in self.titles
+        ]
+        return "\n\n    " + "\n    ".join(lines) + "\n    " if lines else ""
+
     def _text(self, lines: Lines, threads: int, shared: int, says: str) -> Text:
         functions = function_texts(self.words.functions)
         given = ", ".join(p.name for p in self.parameters)
-        about = f'    """{says}"""'
+        about = f'    """{says}{self._named()}"""'
         kernel = "\n".join([f"def {self.name}({given}):", about, *lines.lines])
         source = "\n\n\n".join([*(f.source.strip() for f in functions), kernel]) + "\n"
         used = tuple(f.name for f in functions)

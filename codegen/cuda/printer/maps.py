@@ -14,7 +14,7 @@ first, so no read may follow a store into memory that it may share.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from gradc.codegen.cuda.printer.conflicts import Overlaps
@@ -22,8 +22,21 @@ from gradc.codegen.cuda.printer.nest import Nest
 from gradc.codegen.cuda.printer.products import unflatten
 from gradc.codegen.cuda.printer.words import from_element, to_element
 from gradc.codegen.cuda.verbs import MEMORY_BYTES, MEMORY_TYPES, WARP
-from gradc.ir.loop.kernel import Buffer, For, Index, Let, Load, Scalar, Stmt, Store, Var
+from gradc.ir.loop.kernel import (
+    Affine,
+    Buffer,
+    Const,
+    For,
+    Index,
+    Let,
+    Load,
+    Scalar,
+    Stmt,
+    Store,
+    Var,
+)
 from gradc.ir.loop.registers import accesses
+from gradc.ir.tensor.core import DType
 
 _MOST_THREADS = 256
 _FOUR = 4
@@ -68,7 +81,36 @@ def map_of(
         body = last.body
     if any(touched.statement.buffer.is_private for touched in accesses(tuple(statements))):
         return None
+    if len(chain) == 2 and chain[1].extent == 1:
+        chain, before = [_flat(chain[0], before[1], chain[1])], before[:1]
     return Map(tuple(chain), tuple(before), _width(chain[-1], overlaps, aligned))
+
+
+def _flat(outer: For, before: Sequence[Stmt], inner: For) -> For:
+    """A loop around another of one iteration as one loop, where the inner one's body is straight;
+    else the same two, the inner one inside of a loop that is the outer.
+    """
+    body: list[Stmt] = []
+    zero = Const(0, DType.I64)
+
+    def moved(affine: Affine) -> Affine:
+        return Affine(affine.constant, tuple(t for t in affine.terms if t[0] is not inner.index))
+
+    for statement in (*before, *inner.body):
+        if isinstance(statement, Let):
+            operands = tuple(zero if x is inner.index else x for x in statement.operands)
+            body.append(replace(statement, operands=operands))
+        elif isinstance(statement, Index):
+            body.append(replace(statement, value=moved(statement.value)))
+        elif isinstance(statement, (Load, Store)):
+            statement = replace(statement, offset=moved(statement.offset))
+            if isinstance(statement, Store) and statement.value is inner.index:
+                statement = replace(statement, value=zero)
+            body.append(statement)
+        else:
+            once = replace(inner, kind="serial")
+            return replace(outer, kind="vector", body=(*before, once))
+    return replace(outer, kind="vector", body=tuple(body))
 
 
 def _belongs(loop: For, before: Sequence[Stmt], overlaps: Overlaps) -> bool:

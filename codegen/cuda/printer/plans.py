@@ -42,7 +42,7 @@ def print_plan(plan: Plan, isa: str) -> Program:
             kernel = plan.kernels[launch.kernel]
             name = names.new(kernel.name)
             parts[launch.kernel] = print_kernel(
-                kernel, name, overlaps[launch.kernel], aligned[launch.kernel]
+                kernel, name, overlaps[launch.kernel], aligned[launch.kernel], _titles(plan, launch)
             )
     numbers: dict[tuple[int, int], int] = {}
     for kernel_number, found in parts.items():
@@ -105,6 +105,18 @@ class _Steps:
         if tensor.space == "argument":
             return Place("port", tensor.argument or 0, at, *moves)
         return Place("arena", 0, (tensor.offset or 0) + at, *moves)
+
+
+def _titles(plan: Plan, launch: plans.Launch) -> dict[Buffer, str]:
+    """What the buffers of a kernel are in its first launch."""
+    bound = plan.kernels[launch.kernel].bound
+    pairs = zip(bound, launch.arguments, strict=True)
+    return {buffer: _plain(plan.tensors[argument.tensor].name) for buffer, argument in pairs}
+
+
+def _plain(name: str) -> str:
+    """A name that a docstring holds whatever it is."""
+    return "".join(c if c.isalnum() or c in " ._:/[]-" else "?" for c in name)
 
 
 def _aligned(plan: Plan) -> dict[int, frozenset[Buffer]]:

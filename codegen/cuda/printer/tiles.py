@@ -162,6 +162,7 @@ class _Writer:
             end = f"min({end}, {gemm.k})"
         with lines.block(f"for k in range({start}, {end}, {DEPTH})"):
             lines.add("barrier()")
+            lines.add("# a slice of each factor, k slowest")
             first.load()
             other.load()
             lines.add("barrier()")
@@ -188,7 +189,11 @@ class _Writer:
         tile, lines = self.tile, self.lines
         rows = min(tile.own, _PASS_ROWS)
         for first in range(0, tile.own, rows):
-            lines.add("barrier()")
+            if first:
+                lines.add("barrier()")
+            lines.add(
+                f"# rows {first} to {first + rows - 1} of every thread, then each element of them"
+            )
             for row in range(first, first + rows):
                 for half in range(tile.own // 4):
                     n = row * tile.own + 4 * half

@@ -1,0 +1,323 @@
+"""Seeded faults in kernel texts and launches, each judged by the simulator: by its checks, or by
+results that have other bits than the CPU's.
+
+    python -m tests.support.cuda_faults [--count 500] [--seed 0]
+
+A fault changes one place of one text or one launch; what comes out is still a text. The table says
+how many of each kind were seeded, found by which check, or silent on three draws of the inputs;
+silent ones are printed, and the exit status is 1 if there are any. A barrier whose absence leaves
+no race is counted as needless: the printer puts them where two accesses might meet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradc.codegen.cuda.grammar import TextError
+from gradc.codegen.cuda.printer.plans import print_plan
+from gradc.codegen.cuda.program import Launch, Program, Repeat, Step, Text
+from gradc.codegen.cuda.simulate.memory import SimulationError
+from gradc.codegen.cuda.simulate.run import run_program
+from gradc.codegen.cuda.verbs import MEMORY_BYTES
+from gradc.ir.plan.plan import Plan
+from tests.support.cuda_programs import ISA, arrays_of, plan_of, same_bits
+from tests.support.memory_subjects import subject
+
+# Small programs: rows with folds, products, loops over time, steps of training, images.
+SUBJECTS = (
+    "examples/worked/w11.grad normalised gradient",
+    "examples/worked/w08.grad classifier step",
+    "examples/worked/w19.grad recurrent gradient",
+    "benchmarks/models/rows.grad rows gradient",
+    "examples/digits/mlp.grad mlp step",
+    "program 7",
+)
+
+
+DRAWS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program with its arrays, and the results that it has."""
+
+    name: str
+    plan: Plan
+    program: Program
+    draws: tuple[dict[str, NDArray[Any]], ...]
+
+    def results(self, program: Program, draw: int) -> list[NDArray[Any]]:
+        """What ``program`` computes. Raises SimulationError, TextError."""
+        arrays = arrays_of(self.plan, self.draws[draw])
+        run_program(program, arrays)
+        return [a for a, p in zip(arrays, self.plan.ports, strict=True) if p.direction != "in"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A changed program: of which kind, and where."""
+
+    kind: str
+    where: str
+    program: Program
+
+
+@cache
+def case(name: str) -> Case:
+    """The case of a subject's name."""
+    one = subject(name)
+    plan = plan_of(one)
+    draws = []
+    for draw in range(DRAWS):
+        rng = np.random.default_rng(draw)
+        given = {name: np.array(array) for name, array in one.arrays.items()}
+        for array in given.values():
+            if np.issubdtype(array.dtype, np.floating):
+                array += rng.random(array.shape)  # starts are often 0, where signs do not matter
+        draws.append(given)
+    return Case(name, plan, print_plan(plan, ISA), tuple(draws))
+
+
+# ---- texts: a pattern of a line, and what it becomes
+
+
+def _plus(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2]} + 1)"
+
+
+def _next_distance(match: re.Match[str]) -> str:
+    return f"{match[1]}, {16 if match[2] == '1' else int(match[2]) // 2})"
+
+
+def _twice(match: re.Match[str]) -> str:
+    """Half the stride, where there are so many lanes that some come twice."""
+    end, stride = int(match[1]), int(match[2])
+    return f"range(t, {end}, {stride // 2 if end > stride // 2 else stride})"
+
+
+LINES: dict[str, tuple[str, Callable[[re.Match[str]], str]]] = {
+    "barrier missing": (r"^(\s*)barrier\(\)$", lambda m: f"{m[1]}pass"),
+    "barrier in a branch": (r"^(\s*)barrier\(\)$", lambda m: f"{m[1]}if t < 7: barrier()"),
+    "shuffle distance": (r"(shuffle_xor\(\w+), (1|2|4|8|16)\)", _next_distance),
+    "index of a load": (r"(load\(\w+, )([^()]*)\)", _plus),
+    "stored by two": (r"if t == 0:", lambda m: "if t < 2:"),
+    "stored by nobody": (r"if t == 0:", lambda m: "if t < 0:"),
+    "one trip more": (r"range\((\d+)\)", lambda m: f"range({int(m[1]) + 1})"),
+    "one trip fewer": (r"range\((\d+)\)", lambda m: f"range({int(m[1]) - 1})"),
+    "lanes beyond": (r"range\(t, (\d+), ", lambda m: f"range(t, {int(m[1]) + 1}, "),
+    "lanes twice": (r"range\(t, (\d+), (\d+)\)", _twice),
+    "guard moved": (r"if (\w+) < (\d+):", lambda m: f"if {m[1]} < {int(m[2]) + 1}:"),
+    "sum turned": (r"= (\w+) \+ (\w+)$", lambda m: f"= {m[1]} - {m[2]}"),
+    "rounded twice": (
+        r"= fma\((load\([^()]*\)), (load\([^()]*\)), (\w+)\)$",
+        lambda m: f"= {m[1]} * {m[2]} + {m[3]} + f32(1.0)",
+    ),
+    "factor of an address": (
+        r"(load|store)\((\w+), (\d+) \*",
+        lambda m: f"{m[1]}({m[2]}, {int(m[3]) + 1} *",
+    ),
+    "misaligned": (r"load4\((\w+), ", lambda m: f"load4({m[1]}, 1 + "),
+}
+
+
+def text_faults(program: Program, rng: random.Random) -> Iterator[Fault]:
+    """Every place of every text that a kind fits, in random order."""
+    places = []
+    for number, text in enumerate(program.texts):
+        lines = text.source.split("\n")
+        start = next(n for n, line in enumerate(lines) if line.startswith(f"def {text.name}("))
+        for n in range(start, len(lines)):
+            for kind, (pattern, change) in LINES.items():
+                changed = re.sub(pattern, change, lines[n], count=1)
+                if changed != lines[n]:
+                    places.append((number, n, kind, changed))
+    rng.shuffle(places)
+    for number, n, kind, changed in places:
+        text = program.texts[number]
+        lines = text.source.split("\n")
+        old, lines[n] = lines[n], _split(changed)
+        source = "\n".join(lines)
+        texts = [*program.texts]
+        texts[number] = replace(text, source=source)
+        where = f"{text.name}: {old.strip()} -> {changed.strip()}"
+        yield Fault(kind, where, replace(program, texts=tuple(texts)))
+
+
+def _split(line: str) -> str:
+    """``if c: x`` on two lines."""
+    return re.sub(r"^(\s*)(if .*:) (\S.*)$", r"\1\2\n\1    \3", line)
+
+
+# ---- launches
+
+
+def _launches(steps: Sequence[Step], path: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
+    for n, step in enumerate(steps):
+        if isinstance(step, Launch):
+            yield (*path, n)
+        else:
+            yield from _launches(step.body, (*path, n))
+
+
+def _replaced(
+    steps: Sequence[Step], path: tuple[int, ...], change: Callable[[Launch], Step]
+) -> tuple[Step, ...]:
+    found = list(steps)
+    step = found[path[0]]
+    if isinstance(step, Repeat):
+        found[path[0]] = replace(step, body=_replaced(step.body, path[1:], change))
+    else:
+        found[path[0]] = change(step)
+    return tuple(found)
+
+
+def _moved(launch: Launch, text: Text, rng: random.Random) -> Launch:
+    """One pointer an element further."""
+    n = rng.randrange(len(launch.arguments))
+    size = MEMORY_BYTES[text.parameters[n].dtype]
+    arguments = list(launch.arguments)
+    arguments[n] = replace(arguments[n], offset=arguments[n].offset + size)
+    return replace(launch, arguments=tuple(arguments))
+
+
+def _aliased(launch: Launch, text: Text, rng: random.Random) -> Launch | None:
+    """What is written lies where something else is read."""
+    written = [n for n, p in enumerate(text.parameters) if p.access == "write"]
+    read = [n for n, p in enumerate(text.parameters) if p.access == "read"]
+    pairs = [(w, r) for w in written for r in read if _fits(text, w, r)]
+    if not pairs:
+        return None
+    w, r = rng.choice(pairs)
+    arguments = list(launch.arguments)
+    arguments[w] = arguments[r]
+    return replace(launch, arguments=tuple(arguments))
+
+
+def _fits(text: Text, written: int, read: int) -> bool:
+    one, other = text.parameters[written], text.parameters[read]
+    return one.dtype == other.dtype and one.size <= other.size
+
+
+def launch_faults(program: Program, rng: random.Random) -> Iterator[Fault]:
+    """Faults of launches, in random order: grids, pointers, order."""
+    paths = list(_launches(program.steps))
+    rng.shuffle(paths)
+    for path in paths:
+        step: Any = program
+        for n in path:
+            step = (step.steps if isinstance(step, Program) else step.body)[n]
+        text = program.texts[step.text]
+        is_guarded = "if element < " in text.source  # blocks beyond do nothing
+        made = {
+            "a block more": None if is_guarded else replace(step, grid=step.grid + 1),
+            "a block fewer": replace(step, grid=step.grid - 1) if step.grid > 1 else None,
+            "pointer moved": _moved(step, text, rng),
+            "written onto what is read": _aliased(step, text, rng),
+        }
+        for kind, changed in made.items():
+            if changed is not None and changed != step:
+                steps = _replaced(program.steps, path, lambda _, c=changed: c)  # type: ignore[misc]
+                yield Fault(kind, text.name, replace(program, steps=steps))
+    for n in range(len(program.steps) - 1):
+        turned = [*program.steps]
+        turned[n], turned[n + 1] = turned[n + 1], turned[n]
+        if _depends(program, program.steps[n], program.steps[n + 1]):
+            yield Fault("launched too early", f"step {n}", replace(program, steps=tuple(turned)))
+
+
+def _depends(program: Program, first: Step, then: Step) -> bool:
+    """Whether a launch reads what the one before it writes, all of it."""
+    if not isinstance(first, Launch) or not isinstance(then, Launch):
+        return False
+    pairs = [
+        list(zip(program.texts[step.text].parameters, step.arguments, strict=True))
+        for step in (first, then)
+    ]
+    made = {place for parameter, place in pairs[0] if parameter.access == "write"}
+    return any(parameter.access == "read" and place in made for parameter, place in pairs[1])
+
+
+# ---- judging
+
+
+def verdict(one: Case, fault: Fault) -> str:
+    """How a fault is found: the check's name, ``bits``, or nothing."""
+    try:
+        fault.program.check()
+        for draw in range(DRAWS):
+            found = one.results(fault.program, draw)
+            if not all(map(same_bits, _expected(one.name, draw), found)):
+                return "bits"
+    except SimulationError as problem:
+        return problem.kind
+    except TextError:
+        return "text"
+    except ValueError:
+        return "launch"
+    return "needless" if fault.kind == "barrier missing" else ""
+
+
+@cache
+def _expected(name: str, draw: int) -> list[NDArray[Any]]:
+    one = case(name)
+    return one.results(one.program, draw)
+
+
+def run(
+    count: int, seed: int, subjects: Sequence[str] = SUBJECTS
+) -> tuple[Counter[Any], list[str]]:
+    """Seeds ``count`` faults; the (kind, check) of each, and what nobody noticed."""
+    rng = random.Random(seed)
+    sources = []
+    for name in subjects:
+        program = case(name).program
+        faults = [*text_faults(program, rng), *launch_faults(program, rng)]
+        kinds: dict[str, list[Fault]] = {}
+        for fault in faults:
+            kinds.setdefault(fault.kind, []).append(fault)
+        sources += [(name, iter(found)) for found in kinds.values()]
+    rng.shuffle(sources)
+    counts: Counter[Any] = Counter()
+    silent: list[str] = []
+    while sources and counts.total() < count:
+        left = []
+        for name, faults_of_kind in sources:
+            one = next(faults_of_kind, None)
+            if one is None or counts.total() >= count:
+                continue
+            left.append((name, faults_of_kind))
+            found = verdict(case(name), one)
+            counts[one.kind, found or "silent"] += 1
+            if not found:
+                silent.append(f"{name}: {one.kind}: {one.where}")
+        sources = left
+    return counts, silent
+
+
+def main() -> int:
+    """Seeds, judges, tells."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    counts, silent = run(asked.count, asked.seed)
+    for kind in sorted({kind for kind, _ in counts}):
+        found = {check: n for (of, check), n in sorted(counts.items()) if of == kind}
+        print(f"{kind}: {sum(found.values())}, " + ", ".join(f"{n} {c}" for c, n in found.items()))
+    print(f"{counts.total()} faults, {len(silent)} silent")
+    print("\n".join(silent))
+    return 1 if silent else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
