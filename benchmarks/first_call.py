@@ -1,10 +1,11 @@
 """How long a user waits for the first result: `python -m benchmarks.first_call MODEL CONTENDER
 THREADS`.
 
-Prints JSON: seconds from the model to its first loss and gradients, in a fresh process, imports not
-counted, with an empty cache and again with the cache that the first left behind (JAX keeps no cache
-on disk unless asked, so it is asked); and by how many MiB the peak of resident memory grew from
-after the imports to after three steps, in the second of these processes.
+Prints JSON: seconds from the model to its first loss and gradients, by the clock and of the
+processor (all threads), in a fresh process, imports not counted, with an empty cache and again with
+the cache that the first left behind (JAX keeps no cache on disk unless asked, so it is asked); and
+by how many MiB the peak of resident memory grew from after the imports to after three steps, in the
+second of these processes.
 """
 
 import json
@@ -38,19 +39,21 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def first_result(model: str, contender: str, threads: int) -> tuple[float, float]:
-    """Seconds from the model to its first result in this process, and growth of the peak in MiB."""
+def first_result(model: str, contender: str, threads: int) -> tuple[float, float, float]:
+    """Seconds from the model to its first result in this process, those of the processor, and
+    growth of the peak in MiB.
+    """
     for library in LIBRARIES[contender]:
         import_module(library)
     makers = import_module("benchmarks.contenders").MAKERS
     before = peak_mib()
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     made = makers[contender](CASES[model], threads)
     made.step()
-    seconds = time.perf_counter() - started
+    seconds, work = time.perf_counter() - started, time.process_time() - worked
     for _ in range(2):
         made.step()
-    return seconds, peak_mib() - before
+    return seconds, work, peak_mib() - before
 
 
 def in_fresh_process(model: str, contender: str, threads: str, cache: str) -> list[float]:
@@ -73,9 +76,10 @@ def main(arguments: list[str]) -> None:
         print(json.dumps(first_result(model, contender, int(threads))))
         return
     with tempfile.TemporaryDirectory() as cache:
-        cold, _ = in_fresh_process(model, contender, threads, cache)
-        warm, peak = in_fresh_process(model, contender, threads, cache)
-    print(json.dumps({"cold_seconds": cold, "warm_seconds": warm, "peak_mib": peak}))
+        cold, cold_work, _ = in_fresh_process(model, contender, threads, cache)
+        warm, warm_work, peak = in_fresh_process(model, contender, threads, cache)
+    found = {"cold_seconds": cold, "warm_seconds": warm, "peak_mib": peak}
+    print(json.dumps({**found, "cold_cpu": cold_work, "warm_cpu": warm_work}))
 
 
 if __name__ == "__main__":
