@@ -10,14 +10,13 @@ import pytest
 
 import gradc
 from gradc.codegen.backend import MODULES, backend
-from gradc.frontend.program import load
 from gradc.ir.tensor.bf16 import from_bf16
 from gradc.runtime.bench.compare import random_inputs
 from gradc.runtime.commands.flags import TARGETS
 from gradc.runtime.native.compile import pipeline_options
 from gradc.runtime.native.load import compile_plan
 from tests.support.command_line import gradc as gradc_command
-from tests.support.memory_subjects import BENCHMARKS, EXAMPLES, ROOT, small
+from tests.support.memory_subjects import BENCHMARKS, EXAMPLES, ROOT, losses, small
 
 # Those that run on any machine; `cuda` has tests of its own (tests/cuda).
 HERE = ("cpu", "reference")
@@ -31,11 +30,7 @@ def subjects() -> list[tuple[Path, str]]:
     loss.
     """
     others = [path for path in BENCHMARKS if path.stem in ("rows", "mlp_tiny")]
-    return [(path, entry) for path in (*EXAMPLES, *others) for entry in gradc_models(path)]
-
-
-def gradc_models(path: Path) -> list[str]:
-    return [e for e in load(path).models if not (n := small(path, e)).outputs[n.result].rank]
+    return [(path, entry) for path, entry, _ in losses() if path in (*EXAMPLES, *others)]
 
 
 def compared(found: Any, expected: Any) -> float:

@@ -78,6 +78,7 @@ import ctypes, gc, json, sys
 import numpy as np
 import gradc
 from gradc.runtime.bench.compare import random_inputs
+from gradc.runtime.native.arrays import NUMPY_DTYPE
 
 seen = ctypes.CDLL(None)
 net = gradc.load(sys.argv[1], dims=json.loads(sys.argv[2]))
@@ -86,7 +87,7 @@ step = net.train_step("adamw(lr=1e-3)", clip_norm=1.0, threads=int(sys.argv[3]))
 entry = step.entry(inputs)
 state = step.init(net.init(0))
 given = {**state.arrays, **inputs}
-made = [np.empty(p.shape, np.float32) for p in entry.made]
+made = [np.empty(p.shape, NUMPY_DTYPE[p.dtype]) for p in entry.made]
 arrays = tuple([given[p.name] for p in entry.given] + made)
 native = entry.native
 assert native.fast(*arrays) is None

@@ -235,13 +235,23 @@ def names() -> tuple[str, ...]:
     that have parameters.
     """
     found = [*TRACED, "noisy noisy gradient", "noisy noisy step"]
+    for path, entry, has_params in losses():
+        name = f"{path.relative_to(ROOT).as_posix()} {entry}"
+        found += [f"{name} {kind}" for kind in ("gradient", "step")[: 1 + has_params]]
+    return tuple(found)
+
+
+@cache
+def losses() -> tuple[tuple[Path, str, bool], ...]:
+    """The models of examples and benchmarks that have a scalar loss: file, entry, and whether it
+    has parameters.
+    """
+    found = []
     for path in (*EXAMPLES, *BENCHMARKS):
         for entry in load(path).models:
             net = small(path, entry)
-            if net.outputs[net.result].rank:
-                continue
-            name = f"{path.relative_to(ROOT).as_posix()} {entry}"
-            found += [f"{name} {kind}" for kind in ("gradient", "step")[: 1 + bool(net.params)]]
+            if not net.outputs[net.result].rank:
+                found.append((path, entry, bool(net.params)))
     return tuple(found)
 
 
