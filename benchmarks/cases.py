@@ -21,16 +21,32 @@ MODELS = Path(__file__).resolve().parent / "models"
 
 @dataclass(frozen=True)
 class Case:
-    """One model. `parameters` maps a name to (shape, standard deviation)."""
+    """One model. `parameters` maps a name to (shape, standard deviation).
+
+    `model` names its file where that is not the case's name, `dims` what the file leaves open;
+    `state` are arrays that gradc keeps among the parameters and peers do not (shape and value).
+    Where `has_kinks`, so many ReLUs see normalised sums that float32 puts some on the other side of
+    zero, in every system others: then gradients are compared in float64, of float32 the loss alone.
+    """
 
     name: str
     parameters: dict[str, tuple[Shape, float]]
     draw_inputs: Callable[[np.random.Generator], Arrays]
     offsets: dict[str, float] = field(default_factory=dict)  # gains are near one, not near zero
+    model: str = ""
+    dims: dict[str, int] = field(default_factory=dict)
+    state: dict[str, tuple[Shape, float]] = field(default_factory=dict)
+    has_kinks: bool = False
 
     @property
     def file(self) -> Path:
-        return MODELS / f"{self.name}.grad"
+        return MODELS / f"{self.model or self.name}.grad"
+
+    def kept(self) -> Arrays:
+        """The arrays of the state."""
+        return {
+            name: np.full(shape, value, np.float32) for name, (shape, value) in self.state.items()
+        }
 
     def params(self, seed: int = 0) -> Arrays:
         """The parameters, float32, in the order of declaration."""
@@ -156,7 +172,92 @@ def attention(name: str, heads: int, steps: int) -> Case:
     return Case(name, {part: ((heads, steps, 64), 1.0) for part in "qkv"}, lambda rng: {})
 
 
+def conv(name: str, inner: int, outer: int, size: int) -> dict[str, tuple[Shape, float]]:
+    """Names and shapes of the standard library's convolution; ``inner`` per group."""
+    deviation = (inner * size * size) ** -0.5
+    return {
+        f"{name}.w": ((outer, inner, size, size), deviation),
+        f"{name}.b": ((outer, 1, 1), 0.1),
+    }
+
+
+def images(*shape: int) -> Callable[[np.random.Generator], Arrays]:
+    """Draws images and what they should become."""
+    return lambda rng: {"x": normal(rng, *shape), "y": normal(rng, *shape)}
+
+
+def labelled(batch: int) -> Callable[[np.random.Generator], Arrays]:
+    """Draws images of 32 x 32 and their classes."""
+    return lambda rng: {"x": normal(rng, batch, 3, 32, 32), "y": classes(rng, 10, batch)}
+
+
+def resnet(width: int, batch: int) -> Case:
+    w = width
+    kernels = {"stem": (w, 3, 3, 3), "kb": (2 * w, w, 1, 1), "kc": (4 * w, 2 * w, 1, 1)}
+    norms = {"n0": w}
+    blocks = {"a1": (w, w), "a2": (w, w), "b1": (w, 2 * w), "b2": (2 * w, 2 * w)}
+    blocks |= {"c1": (2 * w, 4 * w), "c2": (4 * w, 4 * w)}
+    for name, (inner, outer) in blocks.items():
+        kernels |= {f"{name}.k1": (outer, inner, 3, 3), f"{name}.k2": (outer, outer, 3, 3)}
+        norms |= {f"{name}.n1": outer, f"{name}.n2": outer}
+    parameters: dict[str, tuple[Shape, float]] = {
+        name: (shape, (shape[1] * shape[2] * shape[3]) ** -0.5) for name, shape in kernels.items()
+    }
+    for name, count in norms.items():
+        parameters |= {f"{name}.{part}": ((count, 1, 1), 0.1) for part in ("gain", "bias")}
+    parameters |= dense("fc", 4 * w, 10)
+    state: dict[str, tuple[Shape, float]] = {
+        f"{name}.{part}": ((count, 1, 1), value)
+        for name, count in norms.items()
+        for part, value in (("mean", 0.0), ("var", 1.0))
+    }
+    inputs, dims = labelled(batch), {"W": width, "B": batch}
+    name = f"resnet{width}"
+    return Case(name, parameters, inputs, gains(parameters), "resnet", dims, state, True)
+
+
+def vgg() -> Case:
+    sizes = (3, 32, 32, 64, 64, 128)
+    parameters = dense("fc", 2048, 10)
+    for n in range(5):
+        parameters |= conv(f"c{n + 1}", sizes[n], sizes[n + 1], 3)
+    return Case("vgg", parameters, labelled(16))
+
+
+def residual() -> Case:
+    names = ("a.c1", "a.c2", "b.c1", "b.c2")
+    parameters = {k: v for name in names for k, v in conv(name, 64, 64, 3).items()}
+    return Case("residual", parameters, images(8, 64, 32, 32))
+
+
+def mobilenet() -> Case:
+    parameters: dict[str, tuple[Shape, float]] = {}
+    for b in "ab":
+        parameters |= conv(f"{b}.up", 32, 192, 1) | conv(f"{b}.each", 1, 192, 3)
+        parameters |= conv(f"{b}.down", 192, 32, 1)
+    return Case("mobilenet", parameters, images(8, 32, 28, 28))
+
+
+def unet() -> Case:
+    w = 16
+    pairs = {"d1": (1, w), "d2": (w, 2 * w), "mid": (2 * w, 4 * w)}
+    pairs |= {"u2": (6 * w, 2 * w), "u1": (3 * w, w)}
+    parameters = conv("out", w, 1, 1)
+    for name, (inner, outer) in pairs.items():
+        parameters |= conv(f"{name}.c1", inner, outer, 3) | conv(f"{name}.c2", outer, outer, 3)
+    return Case("unet", parameters, images(4, 1, 64, 64))
+
+
+def conv1d() -> Case:
+    parameters: dict[str, tuple[Shape, float]] = {
+        "k": ((4, 48, 48, 1, 3), 144**-0.5),
+        "b": ((4, 48, 1, 1), 0.1),
+    }
+    return Case("conv1d", parameters, images(8, 48, 1, 1024))
+
+
 ATTENTION_WINDOW = 256
+IMAGES = (resnet(16, 64), resnet(64, 8), vgg(), residual(), mobilenet(), unet(), conv1d())
 
 CASES = {make().name: make() for make in (mlp_tiny, mlp_small, mlp_wide, rows, gpt, lstm, lenet)}
 CASES |= {
@@ -167,3 +268,4 @@ CASES |= {
         ("attention_window", 2, 4096),
     )
 }
+CASES |= {case.name: case for case in IMAGES}

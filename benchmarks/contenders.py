@@ -36,10 +36,16 @@ def as_result(loss: object, gradients: dict[str, object]) -> Result:
     )
 
 
-def make_gradc(case: Case, threads: int) -> Contender:
-    """gradc's compiled value and gradients of all parameters."""
-    compiled = gradc.load(case.file).value_and_grad(wrt="params", threads=threads)
-    params, inputs = case.params(), case.inputs()
+def make_gradc(case: Case, threads: int, *, exact: bool = False) -> Contender:
+    """gradc's compiled value and gradients of all parameters; in float64 if ``exact``."""
+    net = gradc.load(case.file, dims=case.dims, precision="f64" if exact else "f32")
+    compiled = net.value_and_grad(wrt="params", threads=threads)
+
+    def given(arrays: Arrays) -> dict[str, NDArray[np.generic]]:
+        wide = {n for n, a in arrays.items() if exact and a.dtype.kind == "f"}
+        return {n: a.astype(np.float64) if n in wide else a for n, a in arrays.items()}
+
+    params, inputs = given(case.params() | case.kept()), given(case.inputs())
 
     def step() -> object:
         return compiled(params, **inputs)
@@ -69,7 +75,7 @@ def make_torch(
         return made.long()
 
     params = {
-        name: tensor(array.T if is_transposed(name) else array).requires_grad_()
+        name: tensor(array.T if is_transposed(name, array.ndim) else array).requires_grad_()
         for name, array in case.params().items()
     }
     inputs = {name: tensor(array) for name, array in case.inputs().items()}
@@ -84,7 +90,9 @@ def make_torch(
     def result() -> Result:
         loss = step().detach()
         found = {name: value.grad for name, value in params.items()}
-        turned = {n: g.T if g is not None and is_transposed(n) else g for n, g in found.items()}
+        turned = {
+            n: g.T if g is not None and is_transposed(n, g.ndim) else g for n, g in found.items()
+        }
         return as_result(loss, dict(turned))
 
     name = "torch f64" if exact else "torch.compile" if compiled else "torch"

@@ -114,6 +114,91 @@ def lenet(p: Tensors, d: Tensors) -> Tensor:
     return classifier(p, {"x": h.reshape(h.shape[0], -1), "y": d["y"]})
 
 
+def conv2d(
+    x: Tensor, w: Tensor, stride: int = 1, groups: int = 1, dilation: tuple[int, int] = (1, 1)
+) -> Tensor:
+    pads = [(n // 2 * d, n // 2 * d) for n, d in zip(w.shape[2:], dilation, strict=True)]
+    return jax.lax.conv_general_dilated(
+        x, w, (stride, stride), pads, rhs_dilation=dilation, feature_group_count=groups
+    )
+
+
+def batchnorm(p: Tensors, name: str, x: Tensor) -> Tensor:
+    centred = x - x.mean((0, 2, 3), keepdims=True)
+    spread = jnp.square(centred).mean((0, 2, 3), keepdims=True)
+    return centred * jax.lax.rsqrt(spread + 1e-5) * p[f"{name}.gain"] + p[f"{name}.bias"]
+
+
+def resnet(p: Tensors, d: Tensors) -> Tensor:
+    relu = jax.nn.relu
+
+    def block(name: str, x: Tensor, skip: Tensor, stride: int) -> Tensor:
+        h = relu(batchnorm(p, f"{name}.n1", conv2d(x, p[f"{name}.k1"], stride)))
+        return relu(batchnorm(p, f"{name}.n2", conv2d(h, p[f"{name}.k2"])) + skip)
+
+    h = relu(batchnorm(p, "n0", conv2d(d["x"], p["stem"])))
+    h = block("a1", h, h, 1)
+    h = block("a2", h, h, 1)
+    h = block("b1", h, conv2d(h, p["kb"], 2), 2)
+    h = block("b2", h, h, 1)
+    h = block("c1", h, conv2d(h, p["kc"], 2), 2)
+    h = block("c2", h, h, 1)
+    return cross_entropy(dense(p, "fc", h.mean((2, 3))), d["y"])
+
+
+def layer(p: Tensors, name: str, x: Tensor, groups: int = 1) -> Tensor:
+    return conv2d(x, p[f"{name}.w"], groups=groups) + p[f"{name}.b"]
+
+
+def max_pool(x: Tensor) -> Tensor:
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "VALID")
+
+
+def vgg(p: Tensors, d: Tensors) -> Tensor:
+    h = d["x"]
+    for name in ("c1", "c2", "c3", "c4", "c5"):
+        h = jax.nn.relu(layer(p, name, h))
+        h = h if name in ("c1", "c3") else max_pool(h)
+    return cross_entropy(dense(p, "fc", h.reshape(h.shape[0], -1)), d["y"])
+
+
+def residual(p: Tensors, d: Tensors) -> Tensor:
+    h = d["x"]
+    for b in "ab":
+        h = jax.nn.relu(layer(p, f"{b}.c2", jax.nn.relu(layer(p, f"{b}.c1", h))) + h)
+    return jnp.square(h - d["y"]).mean()
+
+
+def mobilenet(p: Tensors, d: Tensors) -> Tensor:
+    h = d["x"]
+    for b in "ab":
+        each = jax.nn.relu6(layer(p, f"{b}.each", jax.nn.relu6(layer(p, f"{b}.up", h)), 192))
+        h = h + layer(p, f"{b}.down", each)
+    return jnp.square(h - d["y"]).mean()
+
+
+def unet(p: Tensors, d: Tensors) -> Tensor:
+    def pair(name: str, x: Tensor) -> Tensor:
+        return jax.nn.relu(layer(p, f"{name}.c2", jax.nn.relu(layer(p, f"{name}.c1", x))))
+
+    def twice(x: Tensor) -> Tensor:
+        return x.repeat(2, 2).repeat(2, 3)
+
+    a = pair("d1", d["x"])
+    b = pair("d2", max_pool(a))
+    h = pair("mid", max_pool(b))
+    h = pair("u2", jnp.concatenate([b, twice(h)], 1))
+    h = pair("u1", jnp.concatenate([a, twice(h)], 1))
+    return jnp.square(layer(p, "out", h) - d["y"]).mean()
+
+
+def conv1d(p: Tensors, d: Tensors) -> Tensor:
+    h = d["x"]
+    for n in range(4):
+        h = jax.nn.relu(conv2d(h, p["k"][n], dilation=(1, 1 << n)) + p["b"][n])
+    return jnp.square(h - d["y"]).mean()
+
+
 TWINS: dict[str, Twin] = {
     "mlp_tiny": mlp_tiny,
     "mlp_small": classifier,
@@ -125,4 +210,11 @@ TWINS: dict[str, Twin] = {
     "attention": causal,
     "attention_long": causal,
     "attention_window": windowed,
+    "resnet16": resnet,
+    "resnet64": resnet,
+    "vgg": vgg,
+    "residual": residual,
+    "mobilenet": mobilenet,
+    "unet": unet,
+    "conv1d": conv1d,
 }

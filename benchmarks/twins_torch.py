@@ -82,6 +82,75 @@ def lenet(p: Tensors, d: Tensors) -> torch.Tensor:
     return classifier(p, {"x": h.flatten(1), "y": d["y"]})
 
 
+def batchnorm(p: Tensors, name: str, x: torch.Tensor) -> torch.Tensor:
+    gain, bias = p[f"{name}.gain"].flatten(), p[f"{name}.bias"].flatten()
+    return fn.batch_norm(x, None, None, gain, bias, training=True)
+
+
+def resnet(p: Tensors, d: Tensors) -> torch.Tensor:
+    def block(name: str, x: torch.Tensor, skip: torch.Tensor, stride: int) -> torch.Tensor:
+        h = fn.conv2d(x, p[f"{name}.k1"], stride=stride, padding=1)
+        h = fn.conv2d(torch.relu(batchnorm(p, f"{name}.n1", h)), p[f"{name}.k2"], padding=1)
+        return torch.relu(batchnorm(p, f"{name}.n2", h) + skip)
+
+    h = torch.relu(batchnorm(p, "n0", fn.conv2d(d["x"], p["stem"], padding=1)))
+    h = block("a1", h, h, 1)
+    h = block("a2", h, h, 1)
+    h = block("b1", h, fn.conv2d(h, p["kb"], stride=2), 2)
+    h = block("b2", h, h, 1)
+    h = block("c1", h, fn.conv2d(h, p["kc"], stride=2), 2)
+    h = block("c2", h, h, 1)
+    return fn.cross_entropy(dense(p, "fc", h.mean((2, 3))), d["y"])
+
+
+def conv(p: Tensors, name: str, x: torch.Tensor, groups: int = 1) -> torch.Tensor:
+    w, b = p[f"{name}.w"], p[f"{name}.b"].flatten()
+    return fn.conv2d(x, w, b, padding=w.shape[-1] // 2, groups=groups)
+
+
+def vgg(p: Tensors, d: Tensors) -> torch.Tensor:
+    h = d["x"]
+    for name in ("c1", "c2", "c3", "c4", "c5"):
+        h = torch.relu(conv(p, name, h))
+        h = h if name in ("c1", "c3") else fn.max_pool2d(h, 2)
+    return fn.cross_entropy(dense(p, "fc", h.flatten(1)), d["y"])
+
+
+def residual(p: Tensors, d: Tensors) -> torch.Tensor:
+    h = d["x"]
+    for b in "ab":
+        h = torch.relu(conv(p, f"{b}.c2", torch.relu(conv(p, f"{b}.c1", h))) + h)
+    return fn.mse_loss(h, d["y"])
+
+
+def mobilenet(p: Tensors, d: Tensors) -> torch.Tensor:
+    h = d["x"]
+    for b in "ab":
+        each = fn.relu6(conv(p, f"{b}.each", fn.relu6(conv(p, f"{b}.up", h)), 192))
+        h = h + conv(p, f"{b}.down", each)
+    return fn.mse_loss(h, d["y"])
+
+
+def unet(p: Tensors, d: Tensors) -> torch.Tensor:
+    def pair(name: str, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(conv(p, f"{name}.c2", torch.relu(conv(p, f"{name}.c1", x))))
+
+    a = pair("d1", d["x"])
+    b = pair("d2", fn.max_pool2d(a, 2))
+    h = pair("mid", fn.max_pool2d(b, 2))
+    h = pair("u2", torch.cat([b, fn.interpolate(h, scale_factor=2)], 1))
+    h = pair("u1", torch.cat([a, fn.interpolate(h, scale_factor=2)], 1))
+    return fn.mse_loss(conv(p, "out", h), d["y"])
+
+
+def conv1d(p: Tensors, d: Tensors) -> torch.Tensor:
+    h = d["x"][:, :, 0]
+    for n in range(4):
+        k, b, step = p["k"][n, :, :, 0], p["b"][n].flatten(), 1 << n
+        h = torch.relu(fn.conv1d(h, k, b, padding=step, dilation=step))
+    return fn.mse_loss(h, d["y"][:, :, 0])
+
+
 TWINS: dict[str, Twin] = {
     "mlp_tiny": mlp_tiny,
     "mlp_small": classifier,
@@ -93,9 +162,16 @@ TWINS: dict[str, Twin] = {
     "attention": causal,
     "attention_long": causal,
     "attention_window": windowed,
+    "resnet16": resnet,
+    "resnet64": resnet,
+    "vgg": vgg,
+    "residual": residual,
+    "mobilenet": mobilenet,
+    "unet": unet,
+    "conv1d": conv1d,
 }
 
 
-def is_transposed(name: str) -> bool:
+def is_transposed(name: str, rank: int = 2) -> bool:
     """Whether PyTorch's layers keep this parameter as (out, in)."""
-    return name.endswith((".w", ".wx", ".wh"))
+    return rank == 2 and name.endswith((".w", ".wx", ".wh"))

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from itertools import product
 from math import gcd, prod
 
-from gradc.ir.loop.builder import IndexAlgebra
+from gradc.ir.loop.builder import IndexAlgebra, LoopBuilder
 from gradc.ir.loop.kernel import (
     Affine,
     Buffer,
     Factor,
     Gemm,
     Patch,
+    Var,
 )
 from gradc.ir.ops.products import Position, Products
 from gradc.ir.tensor.core import Block, DType, Op
@@ -216,6 +217,15 @@ def _over_places(
     return _gemm(draft, op, spec, sizes, (left, right), ways, outer, 0)[0]
 
 
+def _parts(builder: LoopBuilder, number: Var, way: Sequence[int]) -> list[Affine]:
+    """The position of ``number`` along axes of these extents. The first is divided off first: where
+    the others lie together in memory, what is left of the number is an address again.
+    """
+    first, *others = way
+    head, rest = builder.unflatten(Affine.of(number), [first, prod(others)])
+    return [head, *builder.unflatten(rest, others)]
+
+
 def _gemm(
     draft: Draft,
     op: Op,
@@ -237,7 +247,7 @@ def _gemm(
     i, j = builder.var(DType.I64, m), builder.var(DType.I64, n)
     dtype = op.result.type.dtype
     acc = builder.var(dtype.accumulator)
-    parts = [builder.unflatten(Affine.of(v), way) for v, way in zip((i, j), ways, strict=True)]
+    parts = [_parts(builder, v, way) for v, way in zip((i, j), ways, strict=True)]
     alone = [part[0] if len(way) == 1 else part for part, way in zip(parts, ways, strict=True)]
     group = Affine.of(batch_index[0]) if batch else Affine()
     index = outer(group, *alone)

@@ -16,8 +16,9 @@ from gradc.runtime.reports import profile
 from tests.support.machines import made_up
 
 # The long ones are compared when they are timed (``benchmarks/harness.py``); strips and windows
-# have tests of their own (tests/passes/test_tile_masks.py).
-SHORT = [name for name in CASES if not name.startswith("attention")]
+# have tests of their own (tests/passes/test_tile_masks.py, tests/llvm/test_llvm_windows.py).
+LONG = ("attention", "resnet", "vgg", "residual", "mobilenet", "unet", "conv1d")
+SHORT = [name for name in CASES if not name.startswith(LONG)]
 
 
 @pytest.mark.parametrize("name", SHORT)
