@@ -5,21 +5,39 @@ All of it is trained by `python -m tests.support.doctor sickness`.
 
 import pytest
 
-from tests.support.doctor import sickness
+from tests.support.doctor import SICK, sickness
 from tests.support.doctor_cases import FOLDER, cases
 
 SLICE = ("unscaled-column", "softmax-twice", "zero-start", "no-eps", "tight-clip")
 
 
 def test_every_program_is_used_and_every_kind_has_a_reference() -> None:
-    sick, healthy = {**cases("sick"), **cases("sick_more")}, cases("healthy")
+    sick, healthy = {n: c for t in SICK for n, c in cases(t).items()}, cases("healthy")
     used = {c.program for c in (*sick.values(), *healthy.values())}
     used |= {c.repaired.program for c in sick.values()}
     assert used == {path.stem for path in (FOLDER / "programs").glob("*.grad")}
-    assert len({c.kind for c in sick.values()}) == len(sick) >= 80
+    assert len({c.kind for c in sick.values()}) == len(sick) >= 93
+    assert len(healthy) >= 50
     for case in (*sick.values(), *healthy.values()):
         assert case.source.startswith("http") and case.text()
     assert all(c.well and c.cause for c in sick.values())
+
+
+def test_every_finding_of_the_page_names_trainings_that_show_it() -> None:
+    """Their causes are among the kinds of the row, and every kind of the row has one."""
+    page = (FOLDER.parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = page.split("| trainings that show it |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    known = {n: c for t in SICK for n, c in cases(t).items()}
+    assert len(rows) == 11
+    for row in rows:
+        kinds, _, names = (cell.strip() for cell in row.strip("| ").split(" | "))
+        told = set(kinds.replace("`", "").replace(" ... ", ", ").split(", "))
+        shown = set()
+        for name in names.split(", "):
+            causes = {cause.partition(":")[0] for cause in known[name].cause}
+            assert causes & told or all(c.startswith("GC02") for c in causes), (name, causes)
+            shown |= causes
+        assert told <= shown or kinds.startswith("`GC02"), told - shown
 
 
 @pytest.mark.parametrize("name", SLICE)

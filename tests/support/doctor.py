@@ -23,13 +23,16 @@ import numpy as np
 
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.runtime.doctor.checkup import Trial, checkup
-from gradc.runtime.files.batches import samples_of
+from gradc.runtime.files.batches import permutation, samples_of
 from gradc.runtime.files.ids import check_inputs
+from gradc.runtime.model.model import Model
+from gradc.runtime.model.state import StoppedStep
 from gradc.runtime.native.arrays import finite_or_fail
 from gradc.runtime.reports.diagnose import Finding
 from tests.support.doctor_cases import Case, cases, trained
 
 SEEDS = (0, 1, 2)
+SICK = ("sick", "sick_more", "sick_asked")
 
 Row = dict[str, Any]
 
@@ -54,6 +57,7 @@ def table(case: Case) -> Row:
         "found": [f.kind for f in findings],
         "right": [is_right(case, f) for f in findings],
         "watcher": watcher(case),
+        "nan": has_nan(case),
         "seconds": round(seconds, 2),
     }
     offered = [f for f in findings if f.effect.startswith("tried")]
@@ -104,20 +108,55 @@ def watcher(case: Case) -> bool:
     return last > 0.9 * losses[0] or last > 3 * abs(min(losses)) + 0.1
 
 
+def has_nan(case: Case) -> bool:
+    """Whether a gradient is NaN in some step: what PyTorch's anomaly mode raises on, told here by
+    our own sweep. It names an operation of the reverse sweep, and nothing else.
+    """
+    train, _ = case.arrays(0)
+    net = case.model()
+    try:
+        check_inputs(net, train)
+    except DiagnosticError:
+        return False  # both refuse class ids that are none
+    step = net.train_step(case.optimizer, **case.recipe)
+    samples = samples_of(net.signature, train, "the data")
+    state, gradient = step.init(net.init(0)), net.value_and_grad()
+    for epoch in range(case.epochs):
+        order = permutation(0, epoch, samples.count)
+        for at in range(0, samples.count - case.batch + 1, case.batch):
+            inputs = samples.take(order[at : at + case.batch])
+            try:
+                step(state, **inputs)
+            except StoppedStep:
+                names = {name: state.arrays[name] for name in net.param_types()}
+                _, found = gradient(_narrow(net, names), **inputs)
+                return any(bool(np.isnan(a).any()) for a in found.values())
+    return False
+
+
+def _narrow(net: Model, arrays: dict[str, Any]) -> dict[str, Any]:
+    """Masters as the program takes them."""
+    fresh = net.init(0)
+    return {n: np.asarray(a).astype(np.asarray(fresh[n]).dtype) for n, a in arrays.items()}
+
+
 def print_table(rows: Mapping[str, Row]) -> None:
     """The sums."""
     known = all_cases()
-    for title, tables in (("sick.toml", "sick"), ("sick_more.toml", "sick_more")):
-        names = [n for n in cases(tables) if n in rows]
+    for tables in SICK:
+        names, title = [n for n in cases(tables) if n in rows], f"{tables}.toml"
         first = sum(rows[n]["right"][:1] == [True] for n in names)
         three = sum(any(rows[n]["right"][:3]) for n in names)
         fired = sum(rows[n]["watcher"] for n in names)
         print(f"{title}: cause first {first} of {len(names)}, in the first three {three}; ", end="")
-        print(f"the watcher fired on {fired}")
+        nans = sum(rows[n]["nan"] for n in names)
+        print(f"the watcher fired on {fired}; a backward sweep had a NaN in {nans}")
     healthy = [n for n in rows if not known[n].cause]
     alarms = [n for n in healthy if rows[n]["found"]]
     fired = sum(rows[n]["watcher"] for n in healthy)
-    print(f"healthy.toml: alarms {len(alarms)} of {len(healthy)} {alarms}; watcher {fired}")
+    nans = sum(rows[n]["nan"] for n in healthy)
+    print(f"healthy.toml: alarms {len(alarms)} of {len(healthy)} {alarms}; ", end="")
+    print(f"watcher {fired}; NaN {nans}")
     lowers = [one for row in rows.values() for one in row.get("lowers", [])]
     print(
         f"remedies offered that lower the loss from another start: {sum(lowers)} of {len(lowers)}"
@@ -128,8 +167,7 @@ def print_table(rows: Mapping[str, Row]) -> None:
 def all_cases() -> dict[str, Case]:
     """Every case, sick ones first."""
     return {
-        **cases("sick"),
-        **cases("sick_more"),
+        **{n: c for tables in SICK for n, c in cases(tables).items()},
         **{f"healthy {n}": c for n, c in cases("healthy").items()},
     }
 
