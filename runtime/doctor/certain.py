@@ -19,9 +19,11 @@ from gradc.ir.ops.registry import Contraction, Control, Reduction, all_ops
 from gradc.ir.tensor.core import DType, Function, Role, TensorType
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.hazards.analysis import Analysis
+from gradc.runtime.doctor.constant import falls_without_end, tails
 from gradc.runtime.doctor.data import facts, unreachable
 from gradc.runtime.doctor.roles import Roles
 from gradc.runtime.doctor.trial import Bench, Track, fresh_slots, updated
+from gradc.runtime.files.batches import Samples
 from gradc.runtime.model.state import TrainState
 from gradc.runtime.model.step import TrainStep
 from gradc.runtime.reports.culprit import find_culprit
@@ -60,7 +62,7 @@ def from_program(bench: Bench, roles: Roles) -> Iterator[Finding]:
     function = bench.flat
     analysis = Analysis()
     analysis.run(function.block)
-    if is_unbounded(function, analysis):
+    if is_unbounded(function, bench.samples, analysis):
         message = "the loss is never above zero and has no least value: its sign is wrong"
         remedy = "take the negative of it: what is to grow is not a loss"
         yield Finding("unbounded", message, _loss_line(function), 95.0, remedy)
@@ -75,14 +77,18 @@ def from_program(bench: Bench, roles: Roles) -> Iterator[Finding]:
         yield Finding("uphill", message, span, 99.0, "subtract the gradient: `p - lr * g`")
 
 
-def is_unbounded(function: Function, analysis: Analysis | None = None) -> bool:
-    """Whether the loss is at most zero by its intervals, and may be anything below."""
+def is_unbounded(function: Function, samples: Samples, analysis: Analysis | None = None) -> bool:
+    """Whether the loss is at most zero by its intervals, may be anything below, and falls on as
+    predictions grow.
+    """
     if analysis is None:
         analysis = Analysis()
         analysis.run(function.block)
     ends = zip(function.results, function.block.outputs, strict=True)
     found = [analysis.of(v) for s, v in ends if s.role is Role.LOSS]
-    return any(one.high <= 0 and one.low == -math.inf for one in found)
+    if not any(one.high <= 0 and one.low == -math.inf for one in found):
+        return False
+    return any(falls_without_end(tail, samples) for tail in tails(function))
 
 
 def _loss_line(function: Function) -> Any:

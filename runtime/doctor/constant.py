@@ -187,6 +187,25 @@ def _wide(array: Array) -> Array:
     return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
+def falls_without_end(tail: Tail, samples: Samples) -> bool:
+    """Whether the loss falls at least five times as far each time predictions are ten times as
+    large: a negative likelihood of probabilities, say, stays above -1.
+    """
+    size = tail.guess.type.static_shape[0]
+    if samples.count < size:
+        return False
+    rows = samples.take(np.arange(size))
+    given = [_wide(rows[n]) for n in tail.inputs]
+    rng, domain = np.random.default_rng(0), NumpyArrays(DType.F64)
+    drawn = rng.normal(size=(8, *tail.guess.type.static_shape))
+    with np.errstate(all="ignore"):
+        least = [
+            min(float(run(domain, tail.function, [far * guess, *given])[0]) for guess in drawn)
+            for far in (1e2, 1e3, 1e4)
+        ]
+    return all(math.isfinite(n) for n in least) and least[2] < 5 * least[1] < 25 * least[0] < 0
+
+
 def is_negative_by_targets(tail: Tail, samples: Samples) -> bool:
     """Whether the loss at predictions between 0 and 1 is negative for the targets as they are, and
     never for the same targets held between 0 and 1.

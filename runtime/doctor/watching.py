@@ -222,7 +222,7 @@ class Watching:
         self._asked.add("negative")
         function = self._function()
         shown = f"the loss is {loss:.4g} at step {record['step']}"
-        if is_unbounded(function):
+        if is_unbounded(function, self.samples):
             message = f"{shown}: it is never above zero and has no least value"
             return self._say("negative", message)
         for tail in tails(function):

@@ -96,7 +96,7 @@ def test_a_sick_run_is_told_of(
     assert (words[:20] in page and "<script" not in page and "best constant" in page) or epochs < 10
 
 
-@pytest.mark.parametrize("name", ["mlp", "counts"])
+@pytest.mark.parametrize("name", ["mlp", "counts", "reward"])
 def test_a_healthy_run_is_not(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
