@@ -136,7 +136,7 @@ def test_a_run_is_gradient_descent_over_shuffled_batches(work: Path, tmp_path: P
     seen = records(out)
     # How far the first update moved each parameter; null for those that started at zero.
     updates = seen[0].pop("updates")
-    assert list(updates) == list(params)
+    assert list(updates) == list(params) and min(first.values()) < seen[0].pop("update") < 1
     told = {name: share for name, share in updates.items() if share is not None}
     assert told == pytest.approx(first, rel=1e-10)
     assert [list(r) for r in seen] == [list(r) for r in expected]
