@@ -97,7 +97,7 @@ def _scalars() -> list[TextVerb]:
     for verb in VERBS.values():
         if verb.name in FUNCTIONS:
             continue
-        takes = ("bool", "T", "T") if verb.name == "select" else ("T",) * verb.arity
+        takes = ("bool" if verb.is_condition else "T", *("T",) * (verb.arity - 1))
         gives = "bool" if verb.result == "bool" else "T"
         meaning = says.get(verb.name, verb.name)
         found.append(TextVerb(verb.name, takes, gives, "scalar", meaning))

@@ -539,4 +539,4 @@ class IndexAlgebra:
 def _apply(builder: LoopBuilder, verb: str, operands: tuple[Scalar, ...]) -> Scalar:
     if VERBS[verb].result == "bool":
         return builder.let(verb, operands, DType.BOOL)
-    return builder.let(verb, operands, operands[1 if verb == "select" else 0].dtype)
+    return builder.let(verb, operands, operands[1 if VERBS[verb].is_condition else 0].dtype)

@@ -356,7 +356,7 @@ def _result_of(statement: Let) -> DType | str:
         return "there is no such verb"
     if len(types) != verb.arity:
         return f"takes {verb.arity} operands, got {len(types)}"
-    if statement.verb == "select":
+    if verb.is_condition:
         if types[0] is not DType.BOOL:
             return f"the condition is {types[0]}"
         types = types[1:]

@@ -30,12 +30,13 @@ S = TypeVar("S")
 @dataclass(frozen=True, slots=True)
 class Verb:
     """Name, arity, and what the result type is: that of the operands (`same`) or a boolean
-    (`bool`).
+    (`bool`). The first operand `is_condition`: a boolean whatever the others are.
     """
 
     name: str
     arity: int
     result: str = "same"
+    is_condition: bool = False
 
 
 VERBS: dict[str, Verb] = {
@@ -51,7 +52,7 @@ VERBS: dict[str, Verb] = {
         *(Verb(n, 2, "bool") for n in ("eq", "ne", "lt", "le", "gt", "ge")),
         *(Verb(n, 2) for n in ("logical_and", "logical_or")),
         Verb("logical_not", 1),
-        Verb("select", 3),
+        Verb("select", 3, is_condition=True),
         Verb("fma", 3),
     )
 }
