@@ -58,7 +58,16 @@ def test_links_lead_to_the_folders() -> None:
 
 
 # Where the name of a module is not that of what is installed.
-DISTRIBUTIONS = {"flint": "python-flint"}
+DISTRIBUTIONS = {"flint": "python-flint", "numba_cuda": "numba-cuda"}
+# Of the extras: programs, libraries that others load, and what is asked for by name.
+LOADED = {
+    "cuda-bindings",
+    "cuda-toolkit",
+    "nvidia-cuda-nvdisasm",
+    "nvidia-nvjitlink",
+    "nvidia-nvvm",
+    "openmpi",
+}
 
 
 def imported() -> set[str]:
@@ -82,13 +91,12 @@ def test_what_is_installed_is_what_is_imported() -> None:
     needed = {match[0] for line in project["dependencies"] if (match := named.match(line))}
     optional = {
         match[0]
-        for name in ("bench", "mpi")
+        for name in ("bench", "cuda", "mpi")
         for line in project["optional-dependencies"][name]
         if (match := named.match(line))
     }
-    optional -= {"openmpi"}  # a library, which mpi4py loads
     assert needed <= names, "installed with gradc, and imported by nothing"
-    assert names == needed | optional
+    assert names == needed | (optional - LOADED)
 
 
 @pytest.fixture(scope="module")

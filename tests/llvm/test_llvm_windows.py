@@ -60,6 +60,28 @@ def test_what_follows_a_convolution_rides_on_it(shape: tuple[int, int, int, int]
         np.testing.assert_array_equal(found, results[1][1][name])
 
 
+@pytest.mark.parametrize("precision", ["bf16", "f16"])
+def test_weights_of_16_bits_are_packed_strip_by_strip(precision: str) -> None:
+    """Sixteen rows of weights are several strips, packed together for more images than a block
+    holds.
+    """
+    source = """
+    model m(x: float[24, 8, 8, 8]) -> float {
+        param w: float[16, 8, 3, 3] ~ he_normal
+        h = conv2d(x, w, padding = 1)
+        output h
+        return mean(h * h)
+    }
+    """
+    x = np.random.default_rng(3).standard_normal((24, 8, 8, 8)).astype(np.float32)
+    found = {}
+    for kind in (precision, "f64"):
+        net = gradc.loads(source, precision=kind)
+        found[kind] = np.asarray(net.forward(threads=1)(net.init(0), x=x)["h"], np.float64)
+    close = 4 * {"bf16": 2.0**-8, "f16": 2.0**-11}[precision] * np.sqrt(72)
+    np.testing.assert_allclose(found[precision], found["f64"], rtol=0, atol=close)
+
+
 def test_a_convolution_with_its_activation_is_one_launch() -> None:
     plan = gradc.loads(SOURCE.format(h=16, w=16, stride=1, groups=1, inner=8)).plan().plan
     names = [kernel.name for kernel in plan.kernels]

@@ -56,11 +56,14 @@ def test_what_a_sum_of_products_states_is_its_op(case: Case) -> None:
 
 WIDE = {"stride": (2, 1), "padding": ((3, 3), (2, 1)), "dilation": (1, 1), "groups": 2}
 SMALL = {"stride": (1, 1), "padding": ((1, 1), (1, 0)), "dilation": (1, 2), "groups": 1}
+EVEN = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+JUMP = {"stride": (2, 2), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
 F, I = DType.F32, DType.I32
 # name, operands, attributes: filters above and below the length of a chain, wide rows, many ids
 CUT: list[tuple[str, list[tuple[tuple[int, ...], DType]], dict[str, Any]]] = [
     ("conv2d", [((2, 4, 9, 8), F), ((6, 2, 7, 5), F)], WIDE),
-    ("conv2d_input", [((2, 6, 5, 7), F), ((6, 2, 7, 5), F)], {**WIDE, "size": (9, 8)}),
+    ("conv2d_input", [((2, 1, 6, 40), F), ((1, 4, 3, 3), F)], {**EVEN, "size": (6, 40)}),
+    ("conv2d_input", [((1, 1, 3, 20), F), ((1, 3, 2, 2), F)], {**JUMP, "size": (6, 40)}),
     ("conv2d_filter", [((2, 4, 9, 8), F), ((2, 4, 5, 7), F)], {**WIDE, "size": (7, 5)}),
     ("conv2d", [((1, 1, 6, 9), F), ((4, 1, 3, 3), F)], SMALL),
     ("scatter_add", [((150,), I), ((150, 70), F)], {"axis": 0, "size": 5}),

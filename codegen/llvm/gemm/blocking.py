@@ -144,8 +144,8 @@ class Blocking:
     @property
     def left_size(self) -> int:
         """Elements of a packed strip, with room for whole vectors at its end."""
-        if self.left_is_patch:  # all rows lie in a row
-            return self.rows * self.left_pitch
+        if self.left_is_patch or (self.slide is not None and self.left_by_rows):
+            return self.rows * self.left_pitch  # the rows of several strips follow each other
         depth = min(self.k, self.k_block)
         count = self.rows if self.left_by_rows else depth
         return count * self.left_pitch + self.lanes
