@@ -451,7 +451,8 @@ class TrainStep:
         """Lets what is raised inside quote the program, and say what would help a budget."""
 
         def program(model: Model, sizes: Mapping[str, int]) -> tuple[Function, Derive, Derive]:
-            made = TrainStep(model, self.recipe, self.options).program(sizes)
+            cut = None if self.shard is None else replace(self.shard, model=model)
+            made = TrainStep(model, self.recipe, self.options, self.world, cut).program(sizes)
             return made.source, made.derive, made.gradient
 
         sources = self.model.program.report.sources

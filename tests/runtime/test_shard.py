@@ -4,6 +4,7 @@ that were planned."""
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -144,6 +145,19 @@ def test_a_budget_binds_on_parts_of_parameters() -> None:
         for budget in (None, "290KiB")
     )
     assert bound.peak_bytes <= 290 * 1024 < 0.9 * free.peak_bytes
+
+
+def test_what_a_refused_budget_offers_is_of_parts_of_parameters() -> None:
+    """The batch that is said to fit fits, though whole parameters would not."""
+    net, budget = gradc.loads(MLP), 60_000
+    step = net.train_step("sgd(lr=0.1)", shard={"H": 2}, budget=budget)
+    with pytest.raises(DiagnosticError) as refused:
+        step.plan({"B": 64})
+    found = re.search(r"B = (\d+) fits", str(refused.value))
+    assert found, str(refused.value)
+    assert step.plan({"B": int(found[1])}).peak_bytes <= budget
+    with pytest.raises(DiagnosticError):
+        net.train_step("sgd(lr=0.1)", budget=budget).plan({"B": 1})
 
 
 def test_groups_of_ranks_share_batches_and_hold_parts() -> None:
