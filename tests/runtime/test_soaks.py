@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import (
     soak_cli,
+    soak_convolutions,
     soak_files,
     soak_functions,
     soak_programs,
@@ -45,6 +46,12 @@ def test_kills() -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_random_convolutions() -> None:
+    pytest.importorskip("torch")
+    tally = soak("convolutions", soak_convolutions.case, 8, seed=5)
+    assert tally.ok and tally.cases == 8, tally.line()
 
 
 def test_concurrent_calls() -> None:
