@@ -118,10 +118,11 @@ class _Checker:
 
     def _for(self, loop: ast.For, have: set[str]) -> None:
         call = loop.iter
-        is_range = isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
-        if not is_range or call.func.id != "range" or not 1 <= len(call.args) <= 3:  # type: ignore
-            raise _fault(loop, "a loop is over a range")
-        assert isinstance(call, ast.Call)
+        match call:
+            case ast.Call(func=ast.Name(id="range"), args=[_] | [_, _] | [_, _, _]):
+                pass
+            case _:
+                raise _fault(loop, "a loop is over a range")
         for argument in call.args:
             self.expression(argument, have)
         self.body(loop.body, {*have, *self._names(loop.target)})

@@ -14,7 +14,7 @@ Non-goals: which sums are computed so (their order says so); packing (``codegen.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import gcd, prod
 
@@ -255,6 +255,7 @@ def _gemm(
     tail.bind_scalar(op.result, at, IndexAlgebra(builder, dtype).cast(acc, dtype))
     store_results(draft, draft.block, tail, at)
     if not batch:
-        factors = tuple(Factor(x.buffer, (), x.row, x.column, x.offset, x.patch) for x in factors)  # type: ignore[assignment]
+        left, right = (replace(x, batch_strides=()) for x in factors)
+        factors = left, right
     body = builder.body()
     return Gemm(batch, batch_index, m, n, k, *factors, i, j, acc, body), builder.names

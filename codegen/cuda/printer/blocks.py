@@ -202,24 +202,11 @@ class BlockNest(Nest):
                     lines.add(f"{total} = {self._step(fold, total, value)}")
             return
         first, step = self.words.names.new("first"), spans[0]
-        with lines.block(f"for {first} in range({start}, {end}, {step})"):
-            parts = [
-                self.words.names.new("part") if fold.is_tree else total
-                for fold, total in zip(loop.folds, totals, strict=True)
-            ]
-            for fold, part in zip(loop.folds, parts, strict=True):
-                if fold.is_tree:
-                    lines.add(f"{part} = {identity(fold)}")
+        loop_over = lines.block(f"for {first} in range({start}, {end}, {step})")
+        with loop_over, self._parts(loop.folds, totals, identity) as parts:
             stop = self.words.names.new("stop")
             lines.add(f"{stop} = min({first} + {step}, {end})")
             self._terms(loop, first, stop, parts, spans[1:], stride)
-            for fold, part, total in zip(loop.folds, parts, totals, strict=True):
-                if fold.is_tree:
-                    lines.add(f"{total} = {self._step(fold, total, part)}")
-
-    def _step(self, fold: Fold, total: str, value: str) -> str:
-        dtype = fold.result.dtype
-        return self.words.combine(fold.combine, [total, value], dtype, dtype)
 
     def _combine(self, fold: Fold, total: str, stride: int) -> None:
         """All threads' totals into one, that all of them have."""

@@ -59,9 +59,10 @@ class _Segment:
     @property
     def grid(self) -> For | None:
         """Its grid loop, if it is one."""
-        only = self.only
-        is_grid = isinstance(only, For) and only.kind == "grid" and only.limit is None
-        return only if is_grid and isinstance(only, For) and only.extent else None
+        match self.only:
+            case For(kind="grid", limit=None) as only if only.extent:
+                return only
+        return None
 
     @property
     def owners(self) -> int:

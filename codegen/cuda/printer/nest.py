@@ -7,7 +7,8 @@ with a total of its own that starts at -0, so that its first step gives the firs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from gradc.codegen.cuda.printer.lines import Lines
 from gradc.codegen.cuda.printer.words import Words, from_element, literal, to_element, zero
@@ -171,28 +172,42 @@ class Nest:
             with lines.block(f"for {index} in {head}"):
                 body()
                 for fold, total in zip(loop.folds, totals, strict=True):
-                    value, dtype = self.words.scalar(fold.value), fold.result.dtype
-                    text = self.words.combine(fold.combine, [total, value], dtype, dtype)
-                    lines.add(f"{total} = {text}")
+                    value = self.words.scalar(fold.value)
+                    lines.add(f"{total} = {self._step(fold, total, value)}")
             return
         step = spans[0]
         first = self.words.names.new("first")
         with lines.block(f"for {first} in range({start}, {end}, {step})"):
-            parts = [
-                self.words.names.new("part") if fold.is_tree else total
-                for fold, total in zip(loop.folds, totals, strict=True)
-            ]
-            for fold, part in zip(loop.folds, parts, strict=True):
-                if fold.is_tree:
-                    lines.add(f"{part} = {start_of(fold)}")
             is_even = loop.limit is None and loop.extent % step == 0
             stop = f"{first} + {step}" if is_even else f"min({first} + {step}, {end})"
-            self._level(loop, index, first, self._stop(stop), parts, spans[1:], body)
-            for fold, part, total in zip(loop.folds, parts, totals, strict=True):
-                if fold.is_tree:
-                    dtype = fold.result.dtype
-                    text = self.words.combine(fold.combine, [total, part], dtype, dtype)
-                    lines.add(f"{total} = {text}")
+            with self._parts(loop.folds, totals, start_of) as parts:
+                self._level(loop, index, first, self._stop(stop), parts, spans[1:], body)
+
+    def _step(self, fold: Fold, total: str, value: str) -> str:
+        dtype = fold.result.dtype
+        return self.words.combine(fold.combine, [total, value], dtype, dtype)
+
+    @contextmanager
+    def _parts(
+        self, folds: Sequence[Fold], totals: Sequence[str], start: Callable[[Fold], str]
+    ) -> Iterator[list[str]]:
+        """What folds add to inside: a part of a tree, which begins with ``start`` and is added to
+        its total afterwards; other folds go on with their totals.
+        """
+        parts = [
+            self.words.names.new("part") if fold.is_tree else total
+            for fold, total in zip(folds, totals, strict=True)
+        ]
+        trees = [
+            (fold, part, total)
+            for fold, part, total in zip(folds, parts, totals, strict=True)
+            if fold.is_tree
+        ]
+        for fold, part, _ in trees:
+            self.lines.add(f"{part} = {start(fold)}")
+        yield parts
+        for fold, part, total in trees:
+            self.lines.add(f"{total} = {self._step(fold, total, part)}")
 
     def _stop(self, text: str) -> str:
         name = self.words.names.new("stop")

@@ -63,9 +63,10 @@ class ClockedProgram:
         rest = list(printed)
         for step in steps:
             if isinstance(step, plans.Repeat):
-                if not rest or not isinstance(rest[0], programs.Repeat):
+                other = rest.pop(0) if rest else None
+                if not isinstance(other, programs.Repeat):
                     raise _unmatched(plan.name)
-                self._match(plan, step.body, program, rest.pop(0).body)  # type: ignore[union-attr]
+                self._match(plan, step.body, program, other.body)
                 continue
             site = _Site(step)
             self._order.append(site)

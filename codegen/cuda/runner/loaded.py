@@ -131,7 +131,7 @@ class CudaProgram(Loaded):
         found = [
             p for port, array in zip(ports, arrays, strict=True) if (p := self._fit(port, array))
         ]
-        return found or self._sharing(arrays)
+        return found or self._sharing(self._ports, arrays)
 
     def _fit(self, port: Port, array: object) -> Diagnostic | None:
         if not _is_foreign(array):
@@ -154,7 +154,7 @@ class CudaProgram(Loaded):
             return error("GC0557", message, None)
         return None
 
-    def _sharing(self, arrays: Sequence[object]) -> list[Diagnostic]:
+    def _sharing(self, ports: Sequence[Port], arrays: Sequence[object]) -> list[Diagnostic]:
         """Arrays that share memory with one that is updated, on the host or on the device."""
         extents = []
         for array in arrays:
@@ -163,7 +163,7 @@ class CudaProgram(Loaded):
             else:
                 seen = view(array, self.device)
                 extents.append((seen.address, seen.nbytes))
-        return sharing(self._ports, extents)
+        return sharing(ports, extents)
 
     def call_checked(self, arrays: Sequence[Any]) -> None:
         found = self.explain(arrays)
@@ -192,7 +192,7 @@ class CudaProgram(Loaded):
         ports = [self._ports[n] for n in self._given]
         if any(self._fit(port, array) for port, array in zip(ports, given, strict=True)):
             return None
-        if self._shared_among(ports, given):
+        if self._sharing(ports, given):
             return None
         stays = self._stays(holders[1])
         for n, port in enumerate(self._ports):
@@ -212,16 +212,6 @@ class CudaProgram(Loaded):
         if self._stop is not None and arrays[self._stop]:
             return STOPPED
         return self._grouped(arrays)
-
-    def _shared_among(self, ports: Sequence[Port], arrays: Sequence[Any]) -> bool:
-        extents = []
-        for array in arrays:
-            if isinstance(array, np.ndarray):
-                extents.append((array.ctypes.data, array.nbytes))
-            else:
-                seen = view(array, self.device)
-                extents.append((seen.address, seen.nbytes))
-        return bool(sharing(ports, extents))
 
     def _stays(self, inputs: object) -> bool:
         """Whether results stay on the device: all inputs, and there are some, lie there."""

@@ -148,7 +148,8 @@ def _assign(tree: ast.Assign, functions: _Functions) -> Does:
 def _declaration(kind: str, variable: str, call: ast.Call) -> Does:
     of, count = call.args
     assert isinstance(of, ast.Name) and isinstance(count, ast.Constant)
-    dtype, size = of.id, int(count.value)  # type: ignore[arg-type]
+    assert isinstance(count.value, int)
+    dtype, size = of.id, count.value
 
     def declare(run: Run, variables: Variables) -> None:
         if variable not in variables:
