@@ -80,6 +80,7 @@ ROOMS = {
         "dlpack.py",
         "arrays.py",
         "executable.py",
+        "placed.py",
         "loaded.py",
         "clock.py",
     ),

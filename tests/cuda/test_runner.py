@@ -212,6 +212,41 @@ def test_arrays_on_the_device_are_used_where_they_are(double: Double, kind: Any)
     assert uploads == len(params) + (2 if is_host else 0)
 
 
+class Shifted(Foreign):
+    """The array within a longer one, so that it begins four bytes too late for wide accesses."""
+
+    def __init__(self, array: DeviceArray) -> None:
+        numbers = array.numpy().reshape(-1)
+        self.end = numbers[:1].copy()
+        room = DeviceArray.of(array.device, np.concatenate([self.end, numbers, self.end]))
+        super().__init__(array, data=(room.address + 4, False))
+        self.room = room
+
+
+def test_arrays_that_begin_between_wide_accesses_are_copied(double: Double) -> None:
+    """Read and updated as any others; what lies beside them stays."""
+    net, here, states = gradc.loads(PROGRAM), device(0), []
+    for kind in (DeviceArray.copy, Shifted):
+        step = net.train_step("sgd(lr=0.1)", target="cuda", use_cache=False)
+        state = step.init(net.init(2))
+        step(state, **inputs())
+        arrays: dict[str, Any] = state.arrays
+        for name, array in list(arrays.items()):
+            arrays[name] = kind(DeviceArray.of(here, np.asarray(array)))
+        batch = {name: kind(DeviceArray.of(here, a)) for name, a in inputs(1).items()}
+        double.reset()
+        loss, _ = step(state, **batch)
+        states.append((np.asarray(loss), arrays, double.log.count("cuMemcpyDtoDAsync")))
+    (loss, expected, none), (other, shifted, copies) = states
+    written = sum(isinstance(a, Shifted) for a in shifted.values())
+    assert same(loss, other) and none == 0 and written and copies == 2 * written + 2
+    for name, array in shifted.items():
+        if isinstance(array, Shifted):
+            numbers = array.room.numpy()
+            assert same(numbers[1:-1].reshape(array.shape), expected[name])
+            assert same(numbers[:1], array.end) and same(numbers[-1:], array.end)
+
+
 def test_capsules_give_back_what_they_hold(double: Double) -> None:
     here = device(0)
     array = DeviceArray.of(here, np.arange(6, dtype=np.float32).reshape(2, 3))

@@ -113,6 +113,17 @@ class Device:
                 self.stream,
             )
 
+    def copy(self, target: int, address: int, nbytes: int) -> None:
+        """Copies on the device, in order of the stream."""
+        if nbytes:
+            self.driver.call(
+                "cuMemcpyDtoDAsync",
+                ctypes.c_uint64(target),
+                ctypes.c_uint64(address),
+                ctypes.c_size_t(nbytes),
+                self.stream,
+            )
+
     def fill(self, address: int, byte: int, nbytes: int) -> None:
         """Sets every byte, in order of the stream."""
         if nbytes:

@@ -1,10 +1,10 @@
 """A Program that is called: arrays of the host and of devices, states that stay on the device.
 
 Arrays of the host are copied to the device and back, in the order in which the program needs them.
-An array that lies on the device already is used where it is. In calls by name, states (ports that
-are updated in place) move to the device for good: the caller's dictionary has a ``DeviceArray`` in
-the place of each from then on, which NumPy reads as a copy. Where all inputs lie on the device,
-results stay there too.
+An array that lies on the device already is used where it is (``placed``). In calls by name, states
+(ports that are updated in place) move to the device for good: the caller's dictionary has a
+``DeviceArray`` in the place of each from then on, which NumPy reads as a copy. Where all inputs lie
+on the device, results stay there too.
 
 Invariants: the same bits whichever way; one call runs at a time, others wait.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from gradc.codegen.backend import STOPPED, Loaded, device_shape, misfit, sharing, stop_port
-from gradc.codegen.cuda.runner.arrays import DeviceArray, View, view
+from gradc.codegen.cuda.runner.arrays import DeviceArray, view
 from gradc.codegen.cuda.runner.device import Device, Event, Memory, Pinned
 from gradc.codegen.cuda.runner.executable import Executable, Marked
+from gradc.codegen.cuda.runner.placed import Placed
 from gradc.codegen.cuda.toolchain.build import Built
 from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError, error
 from gradc.ir.loop.verbs import stored_dtype
@@ -75,15 +76,13 @@ class CudaProgram(Loaded):
         """
         with self._lock:
             self.device.enter()
-            addresses = [self._place(n, array) for n, array in enumerate(arrays)]
-            for array, address in zip(arrays, addresses, strict=True):
-                if isinstance(array, np.ndarray):
-                    self.device.upload(address, array.ctypes.data, array.nbytes)
-            self.executable.run(addresses)
+            placed = self._placed(arrays)
+            placed.arrive()
+            self.executable.run(placed.addresses)
             marks = [self.device.event() for _ in range(count + 1)]
             marks[0].set()
             for mark in marks[1:]:
-                self.executable.run(addresses)
+                self.executable.run(placed.addresses)
                 mark.set()
             self.device.wait()
             return [b.seconds_since(a) for a, b in pairwise(marks)]
@@ -97,23 +96,16 @@ class CudaProgram(Loaded):
 
     def _run(self, arrays: Sequence[Any], marked: Marked | None = None) -> None:
         """One call in order of the stream; host arrays hold results once it is waited for."""
-        addresses = [self._place(n, array) for n, array in enumerate(arrays)]
-        for port, array, address in zip(self._ports, arrays, addresses, strict=True):
-            if isinstance(array, np.ndarray) and port.direction != "out":
-                self.device.upload(address, array.ctypes.data, array.nbytes)
+        placed = self._placed(arrays)
+        placed.arrive()
         if marked is None:
-            self.executable.run(addresses)
+            self.executable.run(placed.addresses)
         else:
-            self.executable.run_plainly(addresses, marked)
-        for port, array, address in zip(self._ports, arrays, addresses, strict=True):
-            if isinstance(array, np.ndarray) and port.direction != "in":
-                self.device.download(array.ctypes.data, address, array.nbytes)
+            self.executable.run_plainly(placed.addresses, marked)
+        placed.leave()
 
-    def _place(self, number: int, array: Any) -> int:
-        """Where the device has the array of a port: its own place, or a room for the host's."""
-        if isinstance(array, np.ndarray):
-            return self._room(number)
-        return (array if isinstance(array, View) else view(array, self.device)).address
+    def _placed(self, arrays: Sequence[Any], apart: Iterable[int] = ()) -> Placed:
+        return Placed(self._ports, arrays, self.device, self._room, apart)
 
     def _room(self, number: int) -> int:
         room = self._rooms[number]
@@ -257,22 +249,19 @@ class _Queue:
     ) -> None:
         self.owner, self.device = owner, owner.device
         self.arrays, self.is_stacked = arrays, is_stacked
-        self.addresses = [owner._place(n, array) for n, array in enumerate(arrays)]
         ports = owner.signature.ports
         self.sizes = [prod(p.shape) * p.dtype.itemsize for p in ports]
         stacked = [n for n, s in enumerate(is_stacked) if s]
         self.into = [n for n in stacked if ports[n].direction != "out"]
         self.out = [n for n in stacked if ports[n].direction != "in"]
-        self.kept = [n for n, s in enumerate(is_stacked) if not s]
+        self.placed = owner._placed(arrays, stacked)
         room = sum(self.sizes[n] for n in (*self.into, *self.out))
         self.blocks: list[Pinned] = [self.device.take_pinned(room) for _ in range(2)]
         self.marks: list[Event] = [self.device.event() for _ in range(2)]
 
     def run(self, count: int) -> int:
         """Runs up to ``count`` times; returns how often."""
-        for n in self.kept:
-            if isinstance(array := self.arrays[n], np.ndarray):
-                self.device.upload(self.addresses[n], array.ctypes.data, array.nbytes)
+        self.placed.arrive()
         stop = self.owner._stop
         self._stage(0)
         ran = 0
@@ -288,11 +277,8 @@ class _Queue:
         return ran
 
     def _finish(self) -> None:
-        """What is updated in place goes back to the host that it came from."""
-        ports = self.owner.signature.ports
-        for n in self.kept:
-            if isinstance(array := self.arrays[n], np.ndarray) and ports[n].direction != "in":
-                self.device.download(array.ctypes.data, self.addresses[n], array.nbytes)
+        """What is updated in place goes back to where it came from."""
+        self.placed.leave()
         self.device.wait()
 
     def _stage(self, turn: int) -> None:
@@ -306,11 +292,11 @@ class _Queue:
         """Asks the device for all of a run: the batch from its block, the results into it."""
         at = self.blocks[turn % 2].address
         for n in self.into:
-            self.device.upload(self.addresses[n], at, self.sizes[n])
+            self.device.upload(self.placed.addresses[n], at, self.sizes[n])
             at += self.sizes[n]
-        self.owner.executable.run(self.addresses)
+        self.owner.executable.run(self.placed.addresses)
         for n in self.out:
-            self.device.download(at, self.addresses[n], self.sizes[n])
+            self.device.download(at, self.placed.addresses[n], self.sizes[n])
             at += self.sizes[n]
         self.marks[turn % 2].set()
 
