@@ -19,6 +19,7 @@ from gradc.runtime.reports.verify import replay
 from tests.support.shard_programs import GREATEST, VOCABULARY
 from tests.support.wrong_cuts import FAULTS, broken, is_wrong, right, right_grid, right_shard
 
+TIES = [f for f in FAULTS if f.name in ("a rank is left out", "only the last rank counts")]
 SMALL = """
 dim B
 model m(x: float[B, 3], y: float[B]) -> float {
@@ -209,3 +210,22 @@ def test_verify_and_plan_cut_along_a_dimension(
     assert plan["sent_bytes"] > 0 and not plan["faults"]
     assert main(["verify", str(file), "--sympy", "0", "--shard-dim", "H=2"]) == 0
     assert "2 ranks along `H`" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", TIES, ids=lambda f: f.name)
+def test_a_cut_that_divides_by_another_ranks_zero_is_refuted(
+    fault: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many rows are the greatest is a sum over ranks; without one of them it is 0 here."""
+    monkeypatch.setattr("tests.support.wrong_cuts.FAULTS", (fault,))
+    subject, rng = right_shard(GREATEST, "H=2"), np.random.default_rng(3)
+    not_finite = 0
+    for _ in range(4):
+        _, cut = broken(subject.cut, subject.deal, rng)
+        wrong = replace(subject, cut=cut)
+        if not is_wrong(wrong, rng):
+            continue
+        found = ranks_verdict(wrong, 1, 2)
+        assert found.status is Status.REFUTED, found.detail
+        not_finite += found.witness["expected"] in ("inf", "-inf", "nan")
+    assert not_finite

@@ -100,6 +100,18 @@ def _unary(name: str) -> Callable[[Any, Any], Any]:
     return apply
 
 
+def _over_zero(a: Any, b: Any) -> Any:
+    """What floating point makes of a division by 0, if it is 0 for certain. Zeros have no sign
+    here, and floating point gives the negative one to products and negations only."""
+    if not b.is_exact():
+        raise Undecided
+    if a > 0 or a < 0:
+        return flint.arb("inf" if a > 0 else "-inf")
+    if not a.is_exact():
+        raise Undecided
+    return flint.arb("nan")
+
+
 class BallScalars:
     """The scalar verbs over ``arb``."""
 
@@ -135,7 +147,7 @@ class BallScalars:
         if b.contains(0):
             if a.is_nan() or b.is_nan():
                 return flint.arb("nan")
-            raise Undecided
+            return _over_zero(a, b)
         return a / b
 
     def pow(self, a: Any, b: Any) -> Any:

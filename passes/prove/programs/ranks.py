@@ -74,6 +74,7 @@ def _verdict(subject: CutProgram, seed: int, points: int) -> Verdict:
         for rank in range(subject.ranks)
     ]
     agreeing: list[tuple[str, Outcome]] = []
+    open_: Verdict | None = None
     for rank, one in enumerate(programs):
         known = {key(slot) for slot in one.results}
         lost = [key(s) for s in whole.results if s.name not in _per_sample(subject)]
@@ -86,9 +87,14 @@ def _verdict(subject: CutProgram, seed: int, points: int) -> Verdict:
         numbers = {key(slot): n for n, slot in enumerate(one.results)}
         pairs = [(n, numbers[k]) for n, s in enumerate(whole.results) if (k := key(s)) in wrong]
         outcome = decide_equal(whole, one, pairs)
-        if outcome.status is not Status.AGREES:
+        if outcome.status is Status.REFUTED:
             return _decided(subject, rank, outcome, wrong)
-        agreeing.append((f"rank {rank}: {', '.join(wrong)}", outcome))
+        if outcome.status is Status.AGREES:
+            agreeing.append((f"rank {rank}: {', '.join(wrong)}", outcome))
+        else:  # another rank may have what can be refuted
+            open_ = open_ or _decided(subject, rank, outcome, wrong)
+    if open_ is not None:
+        return open_
     if agreeing:
         told = "; ".join(f"{what} by {outcome.detail}" for what, outcome in agreeing)
         detail = f"where residues differ, {told}; at {_at(subject)}"

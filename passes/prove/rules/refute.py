@@ -4,10 +4,12 @@ Points are drawn from a fixed sequence, in several ranges so that logarithms and
 they like. At each, both sides are evaluated at 50 digits. Entries that certainly differ refute,
 with the point and both numbers (``Witness``), if it is a point: losses, gradients and states are
 finite there, and so is what is compared; the difference is still there a little way off, so it is
-no kink. Points where a guard is too close to call, or a function is not defined, are passed over. A
-program in which two computed numbers are equal everywhere (a maximum of copies) has such a guard at
-every point: there both sides are compared in f64, which decides ties the same way on both sides,
-can agree to some digits, and refutes nothing.
+no kink. Points where a guard is too close to call, or a function is not defined, are passed over,
+unless the first of two programs gives numbers there and the second in f64 gives none, here and a
+little way off: a division by zero or a logarithm of a negative number is a difference. A program in
+which two computed numbers are equal everywhere (a maximum of copies) has such a guard at every
+point: there both sides are compared in f64, which decides ties the same way on both sides, can
+agree to some digits, and refutes nothing.
 """
 
 from __future__ import annotations
@@ -68,6 +70,10 @@ class Outcome:
     witness: Mapping[str, Any] = field(default_factory=dict)
     number: int = -1  # of the point in the sequence
     has_laws: bool = False  # whether slower domains, with more laws, were asked as well
+
+
+class OtherSide(Undecided):
+    """The first of two sides is a number at a point, the second could not be evaluated."""
 
 
 class FloatArrays(NumpyArrays):
@@ -156,13 +162,16 @@ def decide(
                 compared = _compared(function, at, sides, names, is_exact)
                 found = compared.difference
                 if found is not None and _is_there(function, at, sides, names):
-                    shown_at, whole = described(function, at), witness(function, at, found)
-                    return Outcome(Status.REFUTED, str(found), shown_at, whole, number)
+                    return _refuted(function, at, found, number)
             on_kinks += found is not None
             if found is None:
                 digits = min(digits, compared.digits)
                 is_folded = is_folded or compared.is_folded
                 used += 1
+        except OtherSide:
+            found = _not_finite(at, sides, names)
+            if found is not None and _not_finite(_aside(at), sides, names) is not None:
+                return _refuted(function, at, found, number)
         except (Undecided, ZeroDivisionError):
             continue
     if not used:
@@ -174,6 +183,32 @@ def decide(
     told = f"{digits} digits at {used} real points"
     more = "; where more cancels, no further than literals a few ulps off take it"
     return Outcome(Status.AGREES, told + (more if is_folded else ""))
+
+
+def _refuted(function: Function, at: RealPoint, found: Difference, number: int) -> Outcome:
+    shown_at, whole = described(function, at), witness(function, at, found)
+    return Outcome(Status.REFUTED, str(found), shown_at, whole, number)
+
+
+def _not_finite(at: RealPoint, sides: Sides, names: Sequence[str]) -> Difference | None:
+    """The first entry that is a number on the first side and none on the second, in f64; None
+    where the first side has no number somewhere."""
+    there = replace(at, balls=FloatArrays())
+    try:
+        with there.balls.quiet():
+            left, right = sides(there)
+    except (Undecided, ZeroDivisionError, ExecutionError):
+        return None
+    rows = [(name, np.asarray(x, float)) for name, x in zip(names, left, strict=True)]
+    if not all(np.isfinite(x).all() for _, x in rows):
+        return None
+    for (name, x), other in zip(rows, right, strict=True):
+        wrong = np.argwhere(~np.isfinite(np.asarray(other, float)))
+        if len(wrong):
+            place = tuple(int(n) for n in wrong[0])
+            there_is = str(np.asarray(other, float)[place])
+            return Difference(f"{name}{list(place) or ''}", repr(float(x[place])), there_is)
+    return None
 
 
 def least_digits(function: Function) -> int:
@@ -220,6 +255,11 @@ def _compared(
 
 def _is_there(function: Function, at: RealPoint, sides: Sides, names: Sequence[str]) -> bool:
     """Whether a difference is no matter of a kink: it is there a little way off as well."""
+    return _compared(function, _aside(at), sides, names).difference is not None
+
+
+def _aside(at: RealPoint) -> RealPoint:
+    """A point a little way off."""
     rng = np.random.default_rng(31)
     moved = [
         x + rng.integers(1, 64, x.shape) * rng.choice([-_ASIDE, _ASIDE], x.shape)
@@ -227,8 +267,7 @@ def _is_there(function: Function, at: RealPoint, sides: Sides, names: Sequence[s
         else x
         for x in at.numbers
     ]
-    moved_there = replace(at, numbers=tuple(moved))
-    return _compared(function, moved_there, sides, names).difference is not None
+    return replace(at, numbers=tuple(moved))
 
 
 def witness(function: Function, at: RealPoint, found: Difference) -> dict[str, Any]:
@@ -406,10 +445,37 @@ def decide_equal(
         values = at.values
         left = run(at.balls, before, values)
         require_point(before, left)
-        right = results_of(after, at.balls, values)
-        return [_floats(left[i]) for i, _ in places], [_floats(right[j]) for _, j in places]
+        ours = [_floats(left[i]) for i, _ in places]
+
+        def theirs() -> Sequence[Any]:
+            right = results_of(after, at.balls, values)
+            return [_floats(right[j]) for _, j in places]
+
+        return ours, theirs() if isinstance(at.balls, FloatArrays) else _other_side(ours, theirs)
 
     return decide(before, sides, [key(before.results[i]) for i, _ in places], points)
+
+
+def _other_side(ours: Sequence[Any], theirs: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+    """The balls of the second side. Raises OtherSide if they are no numbers, and ``ours`` are."""
+    is_number = all(_is_finite(x) for x in ours)
+    try:
+        found = theirs()
+    except (Undecided, ZeroDivisionError):
+        if is_number:
+            raise OtherSide from None
+        raise
+    if is_number and not all(_is_finite(x) for x in found):
+        raise OtherSide
+    return found
+
+
+def _is_finite(x: Any) -> bool:
+    try:
+        require_finite(x)
+    except Undecided:
+        return False
+    return True
 
 
 def lacking(before: Function, names: Sequence[str], points: int = 8) -> Outcome:
