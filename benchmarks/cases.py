@@ -256,10 +256,70 @@ def conv1d() -> Case:
     return Case("conv1d", parameters, images(8, 48, 1, 1024))
 
 
+LLAMA_LAYERS, LLAMA_HEADS, MIXER_LAYERS = 4, 4, 4
+
+
+def llama() -> Case:
+    width, inner = 256, 688
+    parameters: dict[str, tuple[Shape, float]] = {}
+    for i in range(LLAMA_LAYERS):
+        b = f"blocks.{i}"
+        square = ((width, width), width**-0.5)
+        parameters |= {f"{b}.{name}": square for name in ("wq", "wk", "wv", "wo")}
+        parameters |= {f"{b}.{name}": ((width, inner), width**-0.5) for name in ("gate", "up")}
+        parameters[f"{b}.down"] = ((inner, width), inner**-0.5)
+        parameters |= {f"{b}.{name}.gain": ((width,), 0.1) for name in ("n1", "n2")}
+    parameters["last.gain"] = ((width,), 0.1)
+
+    def inputs(rng: np.random.Generator) -> Arrays:
+        return {name: normal(rng, 2, 256, width) for name in "xy"}
+
+    return Case("llama", parameters, inputs, gains(parameters))
+
+
+def mixer() -> Case:
+    parameters = dense("stem", 48, 128) | layernorm("last", 128) | dense("head", 128, 10)
+    for i in range(MIXER_LAYERS):
+        b = f"blocks.{i}"
+        parameters |= layernorm(f"{b}.n1", 128) | layernorm(f"{b}.n2", 128)
+        parameters |= dense(f"{b}.t1", 64, 64) | {f"{b}.t2": ((64, 64), 0.125)}
+        parameters |= dense(f"{b}.c1", 128, 512) | dense(f"{b}.c2", 512, 128)
+
+    def inputs(rng: np.random.Generator) -> Arrays:
+        return {"x": normal(rng, 32, 64, 48), "y": classes(rng, 10, 32)}
+
+    return Case("mixer", parameters, inputs, gains(parameters))
+
+
+def word2vec() -> Case:
+    parameters: dict[str, tuple[Shape, float]] = {
+        name: ((20000, 64), 0.3) for name in ("inner", "outer")
+    }
+
+    def inputs(rng: np.random.Generator) -> Arrays:
+        right = np.zeros((256, 6), np.float32)
+        right[:, 0] = 1
+        words = {"centre": classes(rng, 20000, 256), "others": classes(rng, 20000, 256, 6)}
+        return {**words, "right": right}
+
+    return Case("word2vec", parameters, inputs)
+
+
+def gru() -> Case:
+    parameters: dict[str, tuple[Shape, float]] = {
+        "rnn.wx": ((64, 384), 64**-0.5),
+        "rnn.wh": ((128, 384), 128**-0.5),
+        "rnn.bx": ((384,), 0.1),
+        "rnn.bh": ((384,), 0.1),
+    }
+    return Case("gru", parameters, lstm().draw_inputs)
+
+
 ATTENTION_WINDOW = 256
 IMAGES = (resnet(16, 64), resnet(64, 8), vgg(), residual(), mobilenet(), unet(), conv1d())
 
-CASES = {make().name: make() for make in (mlp_tiny, mlp_small, mlp_wide, rows, gpt, lstm, lenet)}
+SMALL = (mlp_tiny, mlp_small, mlp_wide, rows, gpt, lstm, lenet, gru, word2vec, llama, mixer)
+CASES = {case.name: case for case in (make() for make in SMALL)}
 CASES |= {
     name: attention(name, heads, steps)
     for name, heads, steps in (

@@ -9,7 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.cases import ATTENTION_WINDOW, GPT_HEADS, GPT_LAYERS
+from benchmarks.cases import (
+    ATTENTION_WINDOW,
+    GPT_HEADS,
+    GPT_LAYERS,
+    LLAMA_HEADS,
+    LLAMA_LAYERS,
+    MIXER_LAYERS,
+)
 
 Tensor = Any  # jax.Array, or a tracer of one
 Tensors = dict[str, Tensor]
@@ -199,6 +206,73 @@ def conv1d(p: Tensors, d: Tensors) -> Tensor:
     return jnp.square(h - d["y"]).mean()
 
 
+def gru(p: Tensors, d: Tensors) -> Tensor:
+    inner = d["xs"] @ p["rnn.wx"] + p["rnn.bx"]
+    start = jnp.zeros((inner.shape[1], p["rnn.wh"].shape[0]), inner.dtype)
+
+    def step(h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        rx, zx, nx = jnp.split(x, 3, axis=-1)
+        rh, zh, nh = jnp.split(h @ p["rnn.wh"] + p["rnn.bh"], 3, axis=-1)
+        z = jax.nn.sigmoid(zx + zh)
+        h = (1 - z) * jnp.tanh(nx + jax.nn.sigmoid(rx + rh) * nh) + z * h
+        return h, h
+
+    _, hs = jax.lax.scan(step, start, inner)
+    return jnp.square(hs - d["ys"]).mean()
+
+
+def word2vec(p: Tensors, d: Tensors) -> Tensor:
+    scores = jnp.einsum("bd,bkd->bk", p["inner"][d["centre"]], p["outer"][d["others"]])
+    return (jax.nn.softplus(scores) - scores * d["right"]).mean()
+
+
+def rmsnorm(x: Tensor, gain: Tensor) -> Tensor:
+    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6) * gain
+
+
+def turned(x: Tensor) -> Tensor:
+    steps, width = x.shape[-2:]
+    angles = jnp.arange(steps)[:, None] * jnp.exp(
+        jnp.arange(width // 2) * (-2 * jnp.log(10000.0) / width)
+    )
+    a, b = jnp.split(x, 2, axis=-1)
+    c, s = jnp.cos(angles), jnp.sin(angles)
+    return jnp.concatenate([a * c - b * s, b * c + a * s], axis=-1)
+
+
+def llama(p: Tensors, d: Tensors) -> Tensor:
+    def heads(x: Tensor) -> Tensor:
+        return x.reshape(*x.shape[:2], LLAMA_HEADS, -1).transpose(0, 2, 1, 3)
+
+    h = d["x"]
+    steps = h.shape[1]
+    seen = jnp.tril(jnp.ones((steps, steps), bool))
+    for i in range(LLAMA_LAYERS):
+        b = f"blocks.{i}"
+        x = rmsnorm(h, p[f"{b}.n1.gain"])
+        q, k, v = (heads(x @ p[f"{b}.{name}"]) for name in ("wq", "wk", "wv"))
+        scores = jnp.einsum("bnqd,bnkd->bnqk", turned(q), turned(k)) / q.shape[-1] ** 0.5
+        weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
+        mixed = (weights @ v).transpose(0, 2, 1, 3).reshape(h.shape)
+        h = h + mixed @ p[f"{b}.wo"]
+        z = rmsnorm(h, p[f"{b}.n2.gain"])
+        h = h + (jax.nn.silu(z @ p[f"{b}.gate"]) * (z @ p[f"{b}.up"])) @ p[f"{b}.down"]
+    return jnp.square(rmsnorm(h, p["last.gain"]) - d["y"]).mean()
+
+
+def mixer(p: Tensors, d: Tensors) -> Tensor:
+    def inner(name: str, x: Tensor) -> Tensor:
+        return jax.nn.gelu(dense(p, name, x), approximate=False)
+
+    h = dense(p, "stem", d["x"])
+    for i in range(MIXER_LAYERS):
+        b = f"blocks.{i}"
+        z = layernorm(p, f"{b}.n1", h).swapaxes(1, 2)
+        h = h + (inner(f"{b}.t1", z) @ p[f"{b}.t2"]).swapaxes(1, 2)
+        h = h + dense(p, f"{b}.c2", inner(f"{b}.c1", layernorm(p, f"{b}.n2", h)))
+    return cross_entropy(dense(p, "head", layernorm(p, "last", h).mean(1)), d["y"])
+
+
 TWINS: dict[str, Twin] = {
     "mlp_tiny": mlp_tiny,
     "mlp_small": classifier,
@@ -207,6 +281,10 @@ TWINS: dict[str, Twin] = {
     "gpt": gpt,
     "lstm": lstm,
     "lenet": lenet,
+    "gru": gru,
+    "word2vec": word2vec,
+    "llama": llama,
+    "mixer": mixer,
     "attention": causal,
     "attention_long": causal,
     "attention_window": windowed,

@@ -4,12 +4,20 @@ A twin is a function (params, inputs) -> loss. `TRANSPOSED` names parameters tha
 other way round; they are handed over transposed once, outside the timing.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as fn
 
-from benchmarks.cases import ATTENTION_WINDOW, GPT_HEADS, GPT_LAYERS
+from benchmarks.cases import (
+    ATTENTION_WINDOW,
+    GPT_HEADS,
+    GPT_LAYERS,
+    LLAMA_HEADS,
+    LLAMA_LAYERS,
+    MIXER_LAYERS,
+)
 
 Tensors = dict[str, torch.Tensor]
 Twin = Callable[[Tensors, Tensors], torch.Tensor]
@@ -151,6 +159,56 @@ def conv1d(p: Tensors, d: Tensors) -> torch.Tensor:
     return fn.mse_loss(h, d["y"][:, :, 0])
 
 
+def gru(p: Tensors, d: Tensors) -> torch.Tensor:
+    start = d["xs"].new_zeros(1, d["xs"].shape[1], p["rnn.wh"].shape[1])
+    weights = [p[f"rnn.{name}"] for name in ("wx", "wh", "bx", "bh")]
+    out = torch.gru(d["xs"], start, weights, True, 1, 0.0, True, False, False)
+    return fn.mse_loss(out[0], d["ys"])
+
+
+def word2vec(p: Tensors, d: Tensors) -> torch.Tensor:
+    centre = fn.embedding(d["centre"], p["inner"])
+    others = fn.embedding(d["others"], p["outer"])
+    scores = (others @ centre[:, :, None])[:, :, 0]
+    return fn.binary_cross_entropy_with_logits(scores, d["right"])
+
+
+def turned(x: torch.Tensor) -> torch.Tensor:
+    steps, width = x.shape[-2:]
+    places = torch.arange(width // 2, dtype=x.dtype)
+    times = torch.arange(steps, dtype=x.dtype)
+    angles = times[:, None] * torch.exp(places * (-2 * math.log(10000) / width))
+    a, b = x.chunk(2, -1)
+    c, s = angles.cos(), angles.sin()
+    return torch.cat([a * c - b * s, b * c + a * s], -1)
+
+
+def llama(p: Tensors, d: Tensors) -> torch.Tensor:
+    def heads(x: torch.Tensor) -> torch.Tensor:
+        return x.view(*x.shape[:2], LLAMA_HEADS, -1).transpose(1, 2)
+
+    h = d["x"]
+    for i in range(LLAMA_LAYERS):
+        b = f"blocks.{i}"
+        x = fn.rms_norm(h, h.shape[-1:], p[f"{b}.n1.gain"], 1e-6)
+        q, k, v = (heads(x @ p[f"{b}.{name}"]) for name in ("wq", "wk", "wv"))
+        mixed = fn.scaled_dot_product_attention(turned(q), turned(k), v, is_causal=True)
+        h = h + mixed.transpose(1, 2).flatten(2) @ p[f"{b}.wo"]
+        z = fn.rms_norm(h, h.shape[-1:], p[f"{b}.n2.gain"], 1e-6)
+        h = h + (fn.silu(z @ p[f"{b}.gate"]) * (z @ p[f"{b}.up"])) @ p[f"{b}.down"]
+    return fn.mse_loss(fn.rms_norm(h, h.shape[-1:], p["last.gain"], 1e-6), d["y"])
+
+
+def mixer(p: Tensors, d: Tensors) -> torch.Tensor:
+    h = dense(p, "stem", d["x"])
+    for i in range(MIXER_LAYERS):
+        b = f"blocks.{i}"
+        z = layernorm(p, f"{b}.n1", h).transpose(1, 2)
+        h = h + (fn.gelu(dense(p, f"{b}.t1", z)) @ p[f"{b}.t2"]).transpose(1, 2)
+        h = h + dense(p, f"{b}.c2", fn.gelu(dense(p, f"{b}.c1", layernorm(p, f"{b}.n2", h))))
+    return fn.cross_entropy(dense(p, "head", layernorm(p, "last", h).mean(1)), d["y"])
+
+
 TWINS: dict[str, Twin] = {
     "mlp_tiny": mlp_tiny,
     "mlp_small": classifier,
@@ -159,6 +217,10 @@ TWINS: dict[str, Twin] = {
     "gpt": gpt,
     "lstm": lstm,
     "lenet": lenet,
+    "gru": gru,
+    "word2vec": word2vec,
+    "llama": llama,
+    "mixer": mixer,
     "attention": causal,
     "attention_long": causal,
     "attention_window": windowed,
