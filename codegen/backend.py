@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,20 @@ class Store(Protocol):
         """Keeps ``code``; False if it could not."""
 
 
+# Fields of a Signature that JSON has words for.
+_PLAIN: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "name": str,
+    "arena_bytes": int,
+    "threads": int,
+    "launches": int,
+    "kernels": int,
+    "isa": str,
+    "sent": int,
+    "exchanges": str,
+    "is_brief": bool,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Signature:
     """What a caller must know of a compiled Plan; travels with its code in the cache."""
@@ -90,6 +104,7 @@ class Signature:
     isa: str
     sent: int = 0  # bytes that one rank of several sends in a call
     exchanges: str = ""  # digest of what the ranks exchange, in order; empty where there is one
+    is_brief: bool = False  # a call is over before giving the GIL up would pay
 
     @classmethod
     def of(cls, plan: Plan, threads: int, isa: str) -> Signature:
@@ -121,8 +136,7 @@ class Signature:
             [p.name, p.role.value, list(p.shape), p.dtype.value, p.direction, p.tensor]
             for p in self.ports
         ]
-        keys = ("name", "arena_bytes", "threads", "launches", "kernels", "isa", "sent", "exchanges")
-        return {**{key: getattr(self, key) for key in keys}, "ports": ports}
+        return {**{key: getattr(self, key) for key in _PLAIN}, "ports": ports}
 
     @staticmethod
     def from_json(header: Mapping[str, Any]) -> Signature:
@@ -133,11 +147,7 @@ class Signature:
             Port(name, Role(role), tuple(shape), DType(dtype), direction, tensor)
             for name, role, shape, dtype, direction, tensor in header["ports"]
         )
-        arena, threads = int(header["arena_bytes"]), int(header["threads"])
-        launches, kernels = int(header["launches"]), int(header["kernels"])
-        name, isa = str(header["name"]), str(header["isa"])
-        sent, exchanges = int(header["sent"]), str(header["exchanges"])
-        return Signature(name, ports, arena, threads, launches, kernels, isa, sent, exchanges)
+        return Signature(ports=ports, **{key: kind(header[key]) for key, kind in _PLAIN.items()})
 
 
 @dataclass(frozen=True, slots=True)

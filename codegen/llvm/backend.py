@@ -14,7 +14,7 @@ from typing import Any
 from gradc.codegen.backend import Code, Loaded, Signature, Store
 from gradc.codegen.llvm import pool
 from gradc.codegen.llvm.host import jit, machine
-from gradc.codegen.llvm.host.load import NativeFunction, named_ports, ndarray_layout
+from gradc.codegen.llvm.host.load import NativeFunction
 from gradc.codegen.llvm.host.symbols import inner_name
 from gradc.codegen.llvm.isa import Isa, available, host, select
 from gradc.codegen.measured import Clocked, Limits
@@ -46,22 +46,17 @@ class Llvm:
 
     def emit(self, plan: Plan, target: Target, level: int = 0) -> Code:
         from gradc.codegen.llvm import driver
-        from gradc.codegen.llvm.host import wrapper
 
         if plan.name != (name := inner_name(plan.name)):
             plan = replace(plan, name=name)
         isa = _isa(target.isa)
         program = driver.generate(plan, isa)
-        release = driver.estimate(plan, target.costs) > RELEASE_ABOVE
-        text = program.text + wrapper.wrapper_text(
-            plan.name, plan.ports, ndarray_layout(), named_ports(plan.ports), release
-        )
-        signature = Signature.of(plan, plan.threads, isa.name)
+        is_brief = driver.estimate(plan, target.costs) <= RELEASE_ABOVE
         return Code(
-            signature,
-            text,
-            functools.partial(jit.compile_object, text, isa, level=level),
-            functools.partial(jit.assembly, text, isa, level=level),
+            replace(Signature.of(plan, plan.threads, isa.name), is_brief=is_brief),
+            program.text,
+            functools.partial(jit.compile_object, program.text, isa, level=level),
+            functools.partial(jit.assembly, program.text, isa, level=level),
         )
 
     def load(self, signature: Signature, code: bytes, threads: int, store: Store | None) -> Loaded:

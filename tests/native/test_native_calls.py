@@ -20,7 +20,7 @@ import pytest
 
 from gradc.codegen.llvm import driver
 from gradc.codegen.llvm.host import wrapper
-from gradc.codegen.llvm.host.load import pool_workers
+from gradc.codegen.llvm.host.load import calls, pool_workers
 from gradc.codegen.llvm.isa import host, select
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.plan.plan import Argument, Launch, Plan, Port, Repeat, Tensor
@@ -209,6 +209,16 @@ def test_the_machine_code_call_and_ctypes_agree(cache: ObjectCache) -> None:
     assert function.fast(*fast) is None
     function.call_checked(slow)
     assert np.array_equal(fast[-1], slow[-1])
+
+
+def test_the_calls_from_python_are_the_same_code_for_all_programs(cache: ObjectCache) -> None:
+    one, two = load(mlp(9, 7, 20, 5), cache), load(mlp(3, 4, 5, 6), cache)
+    assert one.fast.__self__ is not two.fast.__self__
+    for function in (one, two):
+        defined = [line for line in function.llvm_text.splitlines() if line.startswith("define")]
+        assert not any("@Py" in line or "_named" in line for line in defined)
+        assert "Py" not in function.llvm_text and b"PyDict" not in function.object_bytes
+    assert calls(cache) is calls(None)
 
 
 NOTHING: dict[str, Array] = {}

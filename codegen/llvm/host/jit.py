@@ -14,7 +14,6 @@ import ctypes
 import functools
 import itertools
 import sys
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -205,13 +204,6 @@ class Library:
     def __getitem__(self, name: str) -> int:
         """The address of an exported symbol."""
         return self._addresses[name]
-
-    def before_unload(self, name: str) -> None:
-        """Has the exported function ``name`` called, with the GIL held, before the code goes: of
-        the finalizers of one object the last comes first, in a collected cycle too, where a
-        ``__del__`` would be too late.
-        """
-        weakref.finalize(self._kept, ctypes.PYFUNCTYPE(None)(self[name]))
 
 
 def _linked_by_llvm(code: bytes, exports: Sequence[str], imports: Mapping[str, int]) -> Any:

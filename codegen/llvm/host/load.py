@@ -1,9 +1,9 @@
 """Machine code that Python calls: loading, arenas, and both ways in.
 
-The fast way is a function in machine code that checks the arrays and runs the entry with the GIL
-released (``wrapper``); the other goes through ctypes, takes over when a second thread calls
-meanwhile or an array is refused, and says in words what is wrong with it. Both run the same entry
-and give the same bits.
+The fast way is a function in machine code, the same for all programs, that checks the arrays and
+runs the entry with the GIL released (``wrapper``, driven by a ``table``); the other goes through
+ctypes, takes over when a second thread calls meanwhile or an array is refused, and says in words
+what is wrong with it. Both run the same entry and give the same bits.
 
 Invariants: one arena per call in flight, exactly ``arena_bytes`` long and 64-byte aligned, kept for
 the next call; a function and its code live as long as anything refers to them; the thread pool is
@@ -19,7 +19,6 @@ import ctypes
 import functools
 import os
 import struct
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -33,38 +32,11 @@ from gradc.codegen.backend import Array, Loaded, Signature, Store
 from gradc.codegen.llvm import pool
 from gradc.codegen.llvm.host import jit, wrapper
 from gradc.codegen.llvm.host.machine import environment
+from gradc.codegen.llvm.host.table import PROCESS, Layout, Table, table
 from gradc.codegen.llvm.isa import host
-from gradc.ir.loop.verbs import stored_dtype
-from gradc.ir.plan.plan import ALIGNMENT, Port
-from gradc.ir.tensor.core import Role
+from gradc.ir.plan.plan import ALIGNMENT
 
 _HUGE_PAGE = 1 << 21
-
-# Which dictionary of a named call holds the arrays of a role: parameters, inputs, seeds.
-HOLDER = {
-    Role.PARAM: 0,
-    Role.STATE: 0,
-    Role.SLOT: 0,
-    Role.HYPER: 0,
-    Role.INPUT: 1,
-    Role.SEED: 2,
-}
-_GROUP = {
-    Role.LOSS: 0,
-    Role.OUTPUT: 1,
-    Role.STATE: 1,
-    Role.COTANGENT: 2,
-    Role.TANGENT: 3,
-    Role.STOP: 3,
-}
-
-
-def named_ports(ports: Sequence[Port]) -> wrapper.Named:
-    """Where a named call finds the ports it is given, and puts those it makes."""
-    return wrapper.Named(
-        tuple(-1 if p.direction == "out" else HOLDER.get(p.role, 0) for p in ports),
-        tuple(_GROUP.get(p.role, 1) for p in ports),
-    )
 
 
 class NativeFunction(Loaded):
@@ -79,9 +51,8 @@ class NativeFunction(Loaded):
     ) -> None:
         """Loads ``code``; ``store`` may hold the thread pool's code."""
         name = signature.name
-        ways = ("call", "named", "state", "many", "forget")
-        exports = (name, *(f"{name}_{way}" for way in ways))
-        library = jit.Library(code, exports, imports(store))
+        library = jit.Library(code, (name,), imports(store))
+        caller = calls(store)
         super().__init__(signature, threads)
         self.object_bytes = code
         self._library = library
@@ -91,36 +62,21 @@ class NativeFunction(Loaded):
         )
         self._entry = prototype(library[name])
         self._many = ctypes.CFUNCTYPE(
-            ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int64
-        )(library[f"{name}_many"])
-        library.before_unload(f"{name}_forget")
-        kept = [library, self._arenas, *self._fill_state(library[f"{name}_state"])]
-        # : The function in machine code: None after a call, else an int (see
-        # ``codegen.llvm.wrapper``).
-        self.fast = _fastcall(library[f"{name}_call"], name, kept)
-        #: The same from dictionaries of arrays (see ``named_call``).
-        self.fast_named = _fastcall(library[f"{name}_named"], name, kept)
-
-    def _fill_state(self, address: int) -> list[object]:
-        """Writes what only this process knows into the wrapper's state; returns what must be kept
-        alive.
-        """
+            ctypes.c_int64, *[ctypes.c_void_p] * 4, ctypes.c_int64, ctypes.c_int64
+        )(caller["gradc_many"])
         self._first = self._arenas.take()
-        dtypes = [stored_dtype(kind) for kind in wrapper.kinds(self.signature.ports)]
-        names = [sys.intern(port.name) for port in self.signature.ports]
-        fields = {
-            "ndarray": id(np.ndarray),
-            "none": id(None),
-            "arena": self._first,
-            "threads": self.threads,
-            "dict": id(dict),
-            "new_array": _new_array(),
-        }
-        words = [fields[field] for field in wrapper.FIELDS]
-        words += [id(item) for item in (*dtypes, *names)]
-        data = struct.pack(f"{len(words)}Q", *words)
-        ctypes.memmove(address, data, len(data))
-        return [*dtypes, *names]
+        self._table = made = table(
+            signature, ndarray_layout(), library[name], self._first, self.threads
+        )
+        made.kept += (library, self._arenas)
+        forget = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(caller["gradc_forget"])
+        # The words outlive their table: what is forgotten may be asked for again, by address.
+        weakref.finalize(made, _forget, forget, made.words)
+        #: The function in machine code: None after a call, else an int (see
+        #: ``codegen.llvm.host.wrapper``).
+        self.fast = _fastcall(caller["gradc_call"], name, made)
+        #: The same from dictionaries of arrays (see ``named_call``).
+        self.fast_named = _fastcall(caller["gradc_named"], name, made)
 
     def launch(self, arrays: Sequence[Array]) -> None:
         """Runs the program through ctypes, in an arena of its own."""
@@ -139,7 +95,8 @@ class NativeFunction(Loaded):
         strides = (ctypes.c_int64 * room)(*(a.strides[0] if s else 0 for a, s in pairs))
         arena = self._arenas.take()
         try:
-            return cast(int, self._many(pointers, strides, arena, self.threads, count))
+            at = self._table.ctypes.data
+            return cast(int, self._many(at, pointers, strides, arena, self.threads, count))
         finally:
             self._arenas.give(arena)
 
@@ -217,7 +174,7 @@ def _free_all(sizes: dict[int, int]) -> None:
 
 
 @functools.cache
-def ndarray_layout() -> wrapper.Layout:
+def ndarray_layout() -> Layout:
     """Where ndarrays keep their fields, found by looking at known ones.
 
     Raises:
@@ -257,7 +214,7 @@ def ndarray_layout() -> wrapper.Layout:
 
     flags = [a.flags.num for a in samples]
     dtype = find("the dtype", "Q", [id(a.dtype) for a in samples])
-    return wrapper.Layout(
+    return Layout(
         type=find("the type", "Q", [id(np.ndarray)] * len(samples)),
         data=find("the data", "Q", [a.ctypes.data for a in samples]),
         rank=find("the rank", "i", [a.ndim for a in samples]),
@@ -282,22 +239,16 @@ class _MethodDef(ctypes.Structure):
 _FASTCALL = 0x80
 
 
-class _Keeper:
-    """``self`` of a machine-code function: keeps all it refers to in memory."""
-
-    def __init__(self, definition: _MethodDef, kept: list[object]) -> None:
-        self.definition = definition
-        self.kept = kept
-
-
-def _fastcall(address: int, name: str, kept: list[object]) -> Callable[..., Any]:
-    """A Python callable for the METH_FASTCALL function at ``address``."""
+def _fastcall(address: int, name: str, given: Table) -> Callable[..., Any]:
+    """A Python callable for the METH_FASTCALL function at ``address``, whose ``self`` is
+    ``given``.
+    """
     definition = _MethodDef(name.encode(), address, _FASTCALL, None)
     make = ctypes.pythonapi.PyCFunction_NewEx
     make.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
     make.restype = ctypes.py_object
-    keeper = _Keeper(definition, kept)
-    return cast("Callable[..., Any]", make(ctypes.addressof(definition), keeper, None))
+    given.kept += (definition,)
+    return cast("Callable[..., Any]", make(ctypes.addressof(definition), given, None))
 
 
 _NEW_FROM_DESCR = 94  # its number in NumPy's C interface, which never changes
@@ -360,20 +311,49 @@ def _load_pool(store: Store | None) -> jit.Library:
     machine = environment(store)
     triple = machine[3]
     text = f'target triple = "{triple}"\n' + pool.pool_text(triple.split("-")[0], "linux" in triple)
-    key = "" if store is None else store.key(*machine, text)
-    entry = store.get(key) if store is not None else None
-    code = jit.compile_object(text, host()) if entry is None else entry.code
-    if entry is None and store is not None:
-        store.put(key, {}, code)
     names = ["gradc_parallel"]
     if "@gradc_pool_stop" in text:
         names += ["gradc_pool_stop", "gradc_pool_forget", "gradc_pool_workers"]
-    library = jit.Library(code, names, {})
+    library = _made_once(text, names, machine, store)
     if len(names) > 1:
         plain = ctypes.CFUNCTYPE(None)
         os.register_at_fork(after_in_child=plain(library["gradc_pool_forget"]))
         atexit.register(plain(library["gradc_pool_stop"]))
     return library
+
+
+def _made_once(
+    text: str, names: Sequence[str], machine: Sequence[str], store: Store | None
+) -> jit.Library:
+    """Code that is the same for all programs of this process, from ``store`` if it is there."""
+    key = "" if store is None else store.key(*machine, text)
+    entry = store.get(key) if store is not None else None
+    code = jit.compile_object(text, host()) if entry is None else entry.code
+    if entry is None and store is not None:
+        store.put(key, {}, code)
+    return jit.Library(code, names, {})
+
+
+_callers: list[jit.Library] = []  # one, once it is loaded
+
+
+def calls(store: Store | None) -> jit.Library:
+    """What Python calls (``wrapper``), loaded once a process."""
+    with _pool_lock:
+        if not _callers:
+            machine = environment(store)
+            text = wrapper.caller_text(machine[3], ndarray_layout())
+            library = _made_once(text, wrapper.EXPORTS, machine, store)
+            known = (id(np.ndarray), id(None), id(dict), _new_array())
+            data = struct.pack(f"{len(PROCESS)}Q", *known)
+            ctypes.memmove(library["gradc_process"], data, len(data))
+            _callers.append(library)
+        return _callers[0]
+
+
+def _forget(forget: Callable[[int], None], words: Array) -> None:
+    """Gives up the results that a table, which is gone, has kept (``recycle``)."""
+    forget(words.ctypes.data)
 
 
 def pool_workers() -> int:

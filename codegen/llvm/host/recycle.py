@@ -20,9 +20,6 @@ Non-goals: arrays that are written to in place (they are the caller's).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from string import Template
-
 MOST = 64 << 10
 SETS = 2
 
@@ -34,45 +31,43 @@ def is_possible(type_offset: int, nbytes: int, count: int) -> bool:
     return count > 0 and nbytes <= MOST and type_offset == 8
 
 
-def recycle_text(name: str, ports: int, groups: Sequence[int] | None) -> str:
-    """The helper functions, for results in dictionaries of so many entries (number 0 is no
-    dictionary), and ``NAME_forget()``, which gives up what is kept: nothing, if there are no
-    ``groups``.
-    """
-    if groups is None:
-        return f"\ndefine void @{name}_forget() #0 {{\n  ret void\n}}\n"
-    return Template(_TEXT).substitute(
-        name=name,
-        ports=ports,
-        sets=SETS,
-        groups=len(groups),
-        room=len(groups) + ports,
-        filled=", ".join(f"i64 {count}" for count in groups),
-    )
-
-
-_TEXT = """
+TEXT = """
 ; a set: the tuple, the dictionaries (the first place is empty), an array per port that is made
-@gradc.kept = internal global [$sets x [$room x ptr]] zeroinitializer, align 64
-@gradc.turn = internal global i64 0
-@gradc.filled = internal unnamed_addr constant [$groups x i64] [$filled]
 
-define internal ptr @gradc.next_set() #0 {
+; the words of a set
+define internal i64 @gradc.room(ptr %table) #0 {
 entry:
-  %turn = load i64, ptr @gradc.turn
-  %up = add i64 %turn, 1
-  %next = urem i64 %up, $sets
-  store i64 %next, ptr @gradc.turn
-  %set = getelementptr [$room x ptr], ptr @gradc.kept, i64 %next
-  ret ptr %set
+  %count = TABLE i64 count
+  %room = add i64 %count, $group_count
+  ret i64 %room
 }
 
-define internal void @gradc.forget(ptr %set) #0 {
+; the set whose turn it is; null if results are not kept
+define internal ptr @gradc.next_set(ptr %table) #0 {
 entry:
+  %kept = TABLE ptr kept
+  %never = icmp eq ptr %kept, null
+  br i1 %never, label %no, label %some
+some:
+  %turn = TABLE i64 turn
+  %up = add i64 %turn, 1
+  %next = urem i64 %up, $sets
+  store i64 %next, ptr %turn.at
+  %room = call i64 @gradc.room(ptr %table)
+  %skipped = mul i64 %next, %room
+  %set = getelementptr ptr, ptr %kept, i64 %skipped
+  ret ptr %set
+no:
+  ret ptr null
+}
+
+define internal void @gradc.forget(ptr %table, ptr %set) #0 {
+entry:
+  %room = call i64 @gradc.room(ptr %table)
   br label %place
 place:
   %i = phi i64 [ 0, %entry ], [ %i.next, %next ]
-  %is_dict = icmp ult i64 %i, $groups
+  %is_dict = icmp ult i64 %i, $group_count
   %is_later = icmp ugt i64 %i, 0
   %borrowed = and i1 %is_dict, %is_later
   %cell = getelementptr ptr, ptr %set, i64 %i
@@ -87,19 +82,25 @@ drop:
   br label %next
 next:
   %i.next = add i64 %i, 1
-  %more = icmp ult i64 %i.next, $room
+  %more = icmp ult i64 %i.next, %room
   br i1 %more, label %place, label %done
 done:
   ret void
 }
 
-define void @${name}_forget() #0 {
+define void @gradc_forget(ptr %table) #0 {
 entry:
+  %kept = TABLE ptr kept
+  %never = icmp eq ptr %kept, null
+  br i1 %never, label %done, label %some
+some:
+  %room = call i64 @gradc.room(ptr %table)
   br label %each
 each:
-  %n = phi i64 [ 0, %entry ], [ %n.next, %each ]
-  %set = getelementptr [$room x ptr], ptr @gradc.kept, i64 %n
-  call void @gradc.forget(ptr %set)
+  %n = phi i64 [ 0, %some ], [ %n.next, %each ]
+  %skipped = mul i64 %n, %room
+  %set = getelementptr ptr, ptr %kept, i64 %skipped
+  call void @gradc.forget(ptr %table, ptr %set)
   %n.next = add i64 %n, 1
   %more = icmp ult i64 %n.next, $sets
   br i1 %more, label %each, label %done
@@ -109,8 +110,13 @@ done:
 
 ; The tuple of a free set, with a reference for the caller; null if the set is not free: then it is
 ; empty.
-define internal ptr @gradc.reuse(ptr %set) #0 {
+define internal ptr @gradc.reuse(ptr %table, ptr %set) #0 {
 entry:
+  %never = icmp eq ptr %set, null
+  br i1 %never, label %no, label %look
+look:
+  %room = call i64 @gradc.room(ptr %table)
+  %groups = TABLE ptr groups
   %tuple = load ptr, ptr %set
   %none = icmp eq ptr %tuple, null
   br i1 %none, label %no, label %tuple_held
@@ -127,16 +133,16 @@ dict:
   br i1 %dict_free, label %dict_size, label %forget
 dict_size:
   %size = call i64 @PyDict_Size(ptr %dict_object)
-  %filled_cell = getelementptr i64, ptr @gradc.filled, i64 %g
+  %filled_cell = getelementptr i64, ptr %groups, i64 %g
   %filled = load i64, ptr %filled_cell
   %same = icmp eq i64 %size, %filled
   br i1 %same, label %dict_fits, label %forget
 dict_fits:
   %g.next = add i64 %g, 1
-  %more_dicts = icmp ult i64 %g.next, $groups
+  %more_dicts = icmp ult i64 %g.next, $group_count
   br i1 %more_dicts, label %dict, label %array
 array:
-  %i = phi i64 [ $groups, %dict_fits ], [ %i.next, %array_free ]
+  %i = phi i64 [ $group_count, %dict_fits ], [ %i.next, %array_free ]
   %cell = getelementptr ptr, ptr %set, i64 %i
   %object = load ptr, ptr %cell
   %given = icmp eq ptr %object, null
@@ -147,52 +153,56 @@ array_held:
   br i1 %free, label %array_free, label %forget
 array_free:
   %i.next = add i64 %i, 1
-  %more = icmp ult i64 %i.next, $room
+  %more = icmp ult i64 %i.next, %room
   br i1 %more, label %array, label %yes
 yes:
   call void @Py_IncRef(ptr %tuple)
   ret ptr %tuple
 forget:
-  call void @gradc.forget(ptr %set)
+  call void @gradc.forget(ptr %table, ptr %set)
   ret ptr null
 no:
   ret ptr null
 }
 
-define internal void @gradc.keep(ptr %set, ptr %tuple, ptr %dicts, ptr %objects) #0 {
+define internal void @gradc.keep(ptr %table, ptr %set, ptr %tuple, ptr %dicts, ptr %objects) #0 {
 entry:
+  %never = icmp eq ptr %set, null
+  br i1 %never, label %done, label %start
+start:
+  %count = TABLE i64 count
+  %words = TABLE ptr ports
   ; another thread may have filled it meanwhile
-  call void @gradc.forget(ptr %set)
+  call void @gradc.forget(ptr %table, ptr %set)
   call void @Py_IncRef(ptr %tuple)
   store ptr %tuple, ptr %set
   br label %dict
 dict:
-  %g = phi i64 [ 1, %entry ], [ %g.next, %dict ]
+  %g = phi i64 [ 1, %start ], [ %g.next, %dict ]
   %from = getelementptr ptr, ptr %dicts, i64 %g
   %dict_object = load ptr, ptr %from
   %to = getelementptr ptr, ptr %set, i64 %g
   store ptr %dict_object, ptr %to
   %g.next = add i64 %g, 1
-  %more_dicts = icmp ult i64 %g.next, $groups
+  %more_dicts = icmp ult i64 %g.next, $group_count
   br i1 %more_dicts, label %dict, label %port
 port:
   %i = phi i64 [ 0, %dict ], [ %i.next, %next ]
-  %word = getelementptr [8 x i64], ptr @gradc.ports, i64 %i
-  %word4 = getelementptr i64, ptr %word, i64 4
-  %holder = load i64, ptr %word4
+  %word = getelementptr [8 x i64], ptr %words, i64 %i
+  %holder = PORT i64 holder
   %made = icmp slt i64 %holder, 0
   br i1 %made, label %array, label %next
 array:
   %object_cell = getelementptr ptr, ptr %objects, i64 %i
   %object = load ptr, ptr %object_cell
   call void @Py_IncRef(ptr %object)
-  %at = add i64 %i, $groups
+  %at = add i64 %i, $group_count
   %place = getelementptr ptr, ptr %set, i64 %at
   store ptr %object, ptr %place
   br label %next
 next:
   %i.next = add i64 %i, 1
-  %more = icmp ult i64 %i.next, $ports
+  %more = icmp ult i64 %i.next, %count
   br i1 %more, label %port, label %done
 done:
   ret void
