@@ -13,7 +13,7 @@ to hold, and in the end all hold the result. Other folds do not depend on the or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from gradc.codegen.cuda.printer.conflicts import (
@@ -23,13 +23,15 @@ from gradc.codegen.cuda.printer.conflicts import (
     lane_accesses,
     store_accesses,
 )
+from gradc.codegen.cuda.printer.maps import FOUR, Four, width_of
 from gradc.codegen.cuda.printer.nest import Nest, PrintError, identity
 from gradc.codegen.cuda.verbs import MEMORY_BYTES, VALUE_TYPES, WARP
-from gradc.ir.loop.kernel import Exchange, Fold, For, Gemm, Load, Stmt, Store, Var
+from gradc.ir.loop.kernel import Buffer, Exchange, Fold, For, Gemm, Load, Stmt, Store, Var
 from gradc.ir.loop.order import node_spans
 from gradc.ir.tensor.core import DType
 
 _MOST_THREADS = 256
+_BUSY = 2  # iterations a thread from which on it takes four neighbours at a time
 _FOLDING = 64  # the most accumulators of an order
 _HELD = {DType.BOOL: DType.I32}  # what a type is while threads pass it on
 
@@ -45,7 +47,7 @@ class Shape:
         """As many threads as vector loops use: those of the orders of their sums, or as many as
         iterations.
         """
-        loops = [loop for loop in _loops(statements) if loop.kind == "vector"]
+        loops = [loop for loop in loops_in(statements) if loop.kind == "vector"]
         if not loops:
             return Shape(1)
         widest = max(loop.extent for loop in loops)
@@ -56,11 +58,12 @@ class Shape:
         return Shape(threads)
 
 
-def _loops(statements: Sequence[Stmt]) -> list[For]:
+def loops_in(statements: Sequence[Stmt], without: Collection[For] = ()) -> list[For]:
+    """All loops of statements, the outer ones first, but for some and what is in them."""
     found = []
     for statement in statements:
-        if isinstance(statement, For):
-            found += [statement, *_loops(statement.body)]
+        if isinstance(statement, For) and statement not in without:
+            found += [statement, *loops_in(statement.body, without)]
     return found
 
 
@@ -68,12 +71,16 @@ class BlockNest(Nest):
     """Writes what a block does. ``pending`` is what was touched since the last barrier."""
 
     threads = 1
+    aligned: frozenset[Buffer] = frozenset()
     pending: Pending
     grid: Var | None = None  # the index of the grid loop
 
-    def begin(self, shape: Shape, overlaps: Overlaps) -> None:
-        """Starts a text: no access so far."""
+    def begin(self, shape: Shape, overlaps: Overlaps, aligned: frozenset[Buffer]) -> None:
+        """Starts a text: no access so far. Memory that is ``aligned`` begins at multiples of 16
+        bytes.
+        """
         self.threads = shape.threads
+        self.aligned = aligned
         self.pending = Pending(overlaps)
         self._rooms: dict[Fold, str] = {}
         self.shared: list[tuple[str, str, int]] = []
@@ -109,26 +116,52 @@ class BlockNest(Nest):
         if loop.kind != "vector":
             self._together(loop)
             return
-        who = f"lanes of {self._stride(loop)}"
+        fours = self._takes_fours(loop)
+        who = f"{'fours' if fours else 'lanes'} of {self._stride(loop)}"
         self._before(list(lane_accesses(loop, who, self.grid)))
         if loop.folds:
             self._folds(loop)
+        elif fours:
+            self._fours(loop)
         else:
             self._lanes(loop, str(self.threads))
 
+    def _takes_fours(self, loop: For) -> bool:
+        """Whether each thread takes four neighbours at a time."""
+        if loop.folds or loop.extent < _BUSY * self.threads or self.threads == 1:
+            return False
+        return width_of(loop, self.pending.overlaps, self.aligned) == FOUR
+
+    def _fours(self, loop: For) -> None:
+        """Independent iterations, four neighbours at a time."""
+        end, index = self.end(loop), self.words.define(loop.index)
+        step = FOUR * self.threads
+        with self.lines.block(f"for {index} in range({FOUR} * t, {end}, {step})"):
+            Four(self._single(), loop, self.aligned).write()
+
     def _together(self, loop: For) -> None:
-        """A serial loop that all threads run; a barrier in it stands for every trip."""
+        """A serial loop that all threads run."""
+        self._settled(
+            lambda: self.serial(loop, lambda: self.body(loop.body)),
+            loop.extent > 1,
+            loop.limit is not None or not loop.extent,
+        )
+
+    def _settled(self, write: Callable[[], None], has_trips: bool, may_be_none: bool) -> None:
+        """Writes a loop that all threads run; a barrier in it stands for every trip, of which there
+        are several if it ``has_trips``, and none if so it may be.
+        """
         entry = set(self.pending.found)
         lines, shared = len(self.lines.lines), len(self.shared)
         named, rooms = self.words.state(), dict(self._rooms)
         while True:
             # What the last trip has touched is pending when the next one begins.
             self.pending.found = set(entry)
-            self.serial(loop, lambda: self.body(loop.body))
+            write()
             grown = entry | self.pending.found
-            if grown == entry or loop.extent <= 1:
-                if loop.limit is not None or not loop.extent:
-                    self.pending.found |= entry  # there may have been no trip
+            if grown == entry or not has_trips:
+                if may_be_none:
+                    self.pending.found |= entry
                 return
             entry = grown
             del self.lines.lines[lines:], self.shared[shared:]

@@ -32,9 +32,12 @@ class Access:
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Pairs of bound buffers that some launch puts into the same memory."""
+    """Pairs of bound buffers that some launch puts into the same memory; ``ones`` are those that no
+    launch puts there otherwise than element on element.
+    """
 
     pairs: frozenset[frozenset[Buffer]] = frozenset()
+    ones: frozenset[frozenset[Buffer]] = frozenset()
 
     def __call__(self, a: Touched, b: Touched) -> bool:
         if a is b or a == b:
@@ -42,6 +45,10 @@ class Overlaps:
         if isinstance(a, str) or isinstance(b, str):
             return False
         return frozenset((a, b)) in self.pairs
+
+    def are_one(self, a: Buffer, b: Buffer) -> bool:
+        """Whether two buffers that share memory do so element on element."""
+        return frozenset((a, b)) in self.ones
 
 
 @dataclass

@@ -8,16 +8,17 @@ else in the launch's scratch, which holds it for every block.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradc.codegen.cuda.functions import function_texts
-from gradc.codegen.cuda.printer.blocks import BlockNest, Shape
+from gradc.codegen.cuda.printer.blocks import Shape, loops_in
 from gradc.codegen.cuda.printer.conflicts import Overlaps
 from gradc.codegen.cuda.printer.lines import Lines
 from gradc.codegen.cuda.printer.maps import map_of, write_map
 from gradc.codegen.cuda.printer.nest import Nest, PrintError
 from gradc.codegen.cuda.printer.products import PRODUCT_THREADS, results, write_product
+from gradc.codegen.cuda.printer.rows import GROUP, RowNest, RowPlan, rows_of, segment_plans
 from gradc.codegen.cuda.printer.tiles import blocks, tile_of, write_tiles
 from gradc.codegen.cuda.printer.words import Names, Words
 from gradc.codegen.cuda.program import Access, Parameter, Text
@@ -214,21 +215,77 @@ class _Printer:
 
     def _block(self, lines: Lines) -> Part:
         """Statements that the threads of a block run together."""
-        grid, block = self.segment.grid, BlockNest(lines, self.words, self.buffers)
-        shape = Shape.of(self.segment.statements)
-        block.begin(shape, self.overlaps)
+        grid, block = self.segment.grid, RowNest(lines, self.words, self.buffers)
+        plans, flat = self._plans()
+        held = {buffer for plan in plans.values() for buffer in plan.kept}
+        rows = self._rows(plans, flat)
+        if not rows or (flat is None and rows * GROUP < self._folding(plans)):
+            plans, flat, held, rows = {}, None, set(), 0
+        self._declare(held, rows)
+        shape = Shape(rows * GROUP) if rows else Shape.of(self.segment.statements)
+        # Shared memory begins at such places, and a row's part of it too.
+        own = {b for b in self.segment.touches() if b.is_private and b not in self.scratch}
+        block.begin(shape, self.overlaps, self.aligned | own)
+        block.groups(plans, rows)
         self._bases(block)
-        self._statements(block)
+        if flat is not None and grid is not None:
+            block.flat(grid, flat)
+        else:
+            self._statements(block)
         body, lines.lines = lines.lines, []
         self._head(lines, shape.threads, is_grid=grid is not None)
         for room, dtype, count in block.shared:
             lines.add(f"{room} = shared({dtype}, {count})")
         lines.lines += body
-        says = f"One block of {shape.threads}."
+        says, count = f"One block of {shape.threads}.", self.segment.owners
         if grid is not None:
-            says = f"{grid.extent} iterations, each a block of {shape.threads}."
+            says = f"{grid.extent} iterations, each a block of {shape.threads}"
+            says += f", {rows} rows at a time." if rows else "."
+        if flat is not None and grid is not None:
+            total = grid.extent * flat.loop.extent
+            says, count = f"{total} rows, {rows} a block.", -(-total // rows)
         rooms = [(dtype, count) for _, dtype, count in block.shared]
-        return self._part(lines, shape.threads, self.segment.owners, says, rooms)
+        return self._part(lines, shape.threads, count, says, rooms)
+
+    def _plans(self) -> tuple[dict[For, RowPlan], RowPlan | None]:
+        """The loops over rows that groups of threads take, and the one that is all that an
+        iteration of the grid does, if it is.
+        """
+        statements, grid = self.segment.statements, self.segment.grid
+        plans = segment_plans(
+            statements, lambda b: b not in self.scratch, self.overlaps, self.aligned
+        )
+        only = grid.body[0] if grid is not None and len(grid.body) == 1 else None
+        plan = plans.get(only) if isinstance(only, For) else None
+        return plans, plan if plan is not None and plan.is_apart else None
+
+    def _rows(self, plans: Mapping[For, RowPlan], flat: RowPlan | None) -> int:
+        """How many rows a block takes at a time."""
+        if not plans:
+            return 0
+        kept = {buffer for plan in plans.values() for buffer in plan.kept}
+        others = sum(
+            -(-_bytes(b) // 16) * 16
+            for b in self.segment.touches()
+            if b.is_private and b not in self.scratch and b not in kept
+        )
+        rows = None
+        if flat is not None:
+            rows = self.segment.owners * flat.loop.extent
+        return rows_of(plans.values(), MOST_SHARED - _FOLD_ROOM - others, rows)
+
+    def _folding(self, plans: Collection[For]) -> int:
+        """The threads that folds of other loops need."""
+        loops = loops_in(self.segment.statements, plans)
+        return Shape.of([x for x in loops if x.folds and x.kind == "vector"]).threads
+
+    def _declare(self, held: Collection[Buffer], rows: int) -> None:
+        """Private memory in shared memory, a part for each row where rows own it."""
+        for buffer in self.segment.touches():
+            if buffer.is_private and buffer.size and buffer not in self.scratch:
+                size = buffer.size * (rows if buffer in held else 1)
+                name, dtype = self.buffers[buffer], MEMORY_TYPES[buffer.dtype]
+                self.shared.append((name, dtype, size))
 
     def _part(
         self, lines: Lines, threads: int, count: int, says: str, rooms: Sequence[tuple[str, int]]
@@ -239,7 +296,7 @@ class _Printer:
         return Part(self._text(lines, threads, used, says), count, tuple(self.arguments))
 
     def _memory(self) -> None:
-        """Parameters for what is bound or in scratch, shared memory for the rest."""
+        """Names, and parameters for what is bound or in scratch."""
         for buffer in self.segment.touches():
             name = self.buffers[buffer] = self.words.names.new(buffer.name)
             dtype = MEMORY_TYPES[buffer.dtype]
@@ -248,8 +305,6 @@ class _Printer:
             elif buffer in self.scratch:
                 at, blocks = self.scratch[buffer]
                 self._parameter(name, dtype, "update", buffer.size * blocks, Argument(None, at))
-            elif buffer.size:
-                self.shared.append((name, dtype, buffer.size))
 
     def _parameter(
         self, name: str, dtype: str, access: Access, size: int, argument: Argument
@@ -263,7 +318,7 @@ class _Printer:
             if buffer in self.scratch and self.scratch[buffer][1] > 1:
                 nest.bases[buffer] = f"{buffer.size} * b"
 
-    def _statements(self, nest: BlockNest) -> None:
+    def _statements(self, nest: RowNest) -> None:
         grid = self.segment.grid
         if grid is None:
             nest.body(self.segment.statements)

@@ -13,7 +13,7 @@ first, so no read may follow a store into memory that it may share.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -39,7 +39,7 @@ from gradc.ir.loop.registers import accesses
 from gradc.ir.tensor.core import DType
 
 _MOST_THREADS = 256
-_FOUR = 4
+FOUR = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def map_of(
         return None
     if len(chain) == 2 and chain[1].extent == 1:
         chain, before = [_flat(chain[0], before[1], chain[1])], before[:1]
-    return Map(tuple(chain), tuple(before), _width(chain[-1], overlaps, aligned))
+    return Map(tuple(chain), tuple(before), width_of(chain[-1], overlaps, aligned))
 
 
 def _flat(outer: For, before: Sequence[Stmt], inner: For) -> For:
@@ -128,9 +128,9 @@ def _belongs(loop: For, before: Sequence[Stmt], overlaps: Overlaps) -> bool:
     return not any(overlaps(a, b) for a in read for b in written)
 
 
-def _width(loop: For, overlaps: Overlaps, aligned: frozenset[Buffer]) -> int:
+def width_of(loop: For, overlaps: Overlaps, aligned: frozenset[Buffer]) -> int:
     """Four if neighbours can be a thread's."""
-    if loop.extent % _FOUR or any(isinstance(s, For) for s in loop.body):
+    if loop.extent % FOUR or any(isinstance(s, For) for s in loop.body):
         return 1
     runs = 0
     stored: list[Buffer] = []
@@ -138,24 +138,24 @@ def _width(loop: For, overlaps: Overlaps, aligned: frozenset[Buffer]) -> int:
         if isinstance(statement, Load):
             if any(overlaps(statement.buffer, other) for other in stored):
                 return 1
-            runs += _is_run(statement, loop, aligned)
+            runs += is_run(statement, loop, aligned)
         elif isinstance(statement, Store):
             stored.append(statement.buffer)
-            runs += _is_run(statement, loop, aligned)
+            runs += is_run(statement, loop, aligned)
             if not statement.offset.coefficient(loop.index):
                 return 1
-    return _FOUR if runs else 1
+    return FOUR if runs else 1
 
 
-def _is_run(access: Load | Store, loop: For, aligned: frozenset[Buffer]) -> bool:
+def is_run(access: Load | Store, loop: For, aligned: frozenset[Buffer]) -> bool:
     """Whether four neighbours' elements are one access of 16 bytes (8 of half words)."""
     offset, buffer = access.offset, access.buffer
-    if access.guard is not None or (isinstance(access, Store) and access.combine):
+    if access.guard is not None:
         return False
     if MEMORY_BYTES[MEMORY_TYPES[buffer.dtype]] not in (2, 4) or buffer not in aligned:
         return False
     others = [n for var, n in offset.terms if var is not loop.index]
-    fits = not any(n % _FOUR for n in (offset.constant, *others))
+    fits = not any(n % FOUR for n in (offset.constant, *others))
     return offset.coefficient(loop.index) == 1 and fits
 
 
@@ -180,24 +180,33 @@ def _inside(nest: Nest, it: Map, flat: str, aligned: frozenset[Buffer]) -> None:
     if it.width == 1:
         nest.body(it.loops[-1].body)
         return
-    nest.lines.add(f"{names[-1]} = {_FOUR} * {names[-1]}")
-    _Four(nest, it.loops[-1], aligned).write()
+    nest.lines.add(f"{names[-1]} = {FOUR} * {names[-1]}")
+    Four(nest, it.loops[-1], aligned).write()
 
 
-class _Four:
-    """Writes the body of a loop for four neighbours."""
+class Four:
+    """Writes the body of a loop for four neighbours. Values of ``slots`` go there, a pointer and
+    a place, instead of where the program stores them.
+    """
 
-    def __init__(self, nest: Nest, loop: For, aligned: frozenset[Buffer]) -> None:
+    def __init__(
+        self,
+        nest: Nest,
+        loop: For,
+        aligned: frozenset[Buffer],
+        slots: Mapping[Store, str] | None = None,
+    ) -> None:
         self.nest = nest
         self.loop = loop
         self.aligned = aligned
+        self.slots = slots or {}
         self.first = nest.words.variables[loop.index]
         # Of each variable that differs its four names; of the index its four values.
         self.each: dict[Var, list[str]] = {}
 
     def write(self) -> None:
         for statement in self.loop.body:
-            if isinstance(statement, Load) and _is_run(statement, self.loop, self.aligned):
+            if isinstance(statement, Load) and is_run(statement, self.loop, self.aligned):
                 self._load(statement)
             elif isinstance(statement, Store):
                 self._store(statement)
@@ -228,7 +237,7 @@ class _Four:
             self.nest.plain(statement)
             return
         names = []
-        for lane in range(_FOUR):
+        for lane in range(FOUR):
             self._lane(lane)
             words.variables.pop(statement.var, None)
             self.nest.plain(statement)
@@ -238,7 +247,7 @@ class _Four:
     def _load(self, load: Load) -> None:
         words, buffer = self.nest.words, load.buffer
         self._lane(0)
-        names = [words.names.new(load.var.name) for _ in range(_FOUR)]
+        names = [words.names.new(load.var.name) for _ in range(FOUR)]
         at = self.nest.at(buffer, load.offset)
         self.nest.lines.add(f"{', '.join(names)} = load4({self.nest.buffers[buffer]}, {at})")
         for n, name in enumerate(names):
@@ -248,17 +257,35 @@ class _Four:
                 self.nest.lines.add(f"{names[n]} = {value}")
         self.each[load.var] = names
 
+    def values(self, x: Scalar) -> list[str]:
+        """What the neighbours have for a scalar of the body, once it is written."""
+        if isinstance(x, Var) and x in self.each:
+            return self.each[x]
+        if x is self.loop.index:
+            return [self.first if not n else f"({self.first} + {n})" for n in range(FOUR)]
+        return [self.nest.words.scalar(x)] * FOUR
+
     def _store(self, store: Store) -> None:
         words, buffer = self.nest.words, store.buffer
-        if not _is_run(store, self.loop, self.aligned):
-            for lane in range(_FOUR):
+        if store in self.slots:
+            four = ", ".join(self.values(store.value))
+            self.nest.lines.add(f"store4({self.slots[store]}, {four})")
+            return
+        if not is_run(store, self.loop, self.aligned):
+            for lane in range(FOUR):
                 self._lane(lane)
                 self.nest.store(store)
             return
-        values = []
-        for lane in range(_FOUR):
-            self._lane(lane)
-            values.append(to_element(words.scalar(store.value), buffer.dtype))
         self._lane(0)
         at, pointer = self.nest.at(buffer, store.offset), self.nest.buffers[buffer]
-        self.nest.lines.add(f"store4({pointer}, {at}, {', '.join(values)})")
+        values = self.values(store.value)
+        if store.combine:
+            place, olds = words.names.new("at"), [words.names.new("old") for _ in range(FOUR)]
+            self.nest.lines.add(f"{place} = {at}")
+            self.nest.lines.add(f"{', '.join(olds)} = load4({pointer}, {place})")
+            at, dtype = place, buffer.dtype
+            there = [from_element(old, dtype) for old in olds]
+            pairs = zip(there, values, strict=True)
+            values = [words.combine(store.combine, pair, dtype, dtype) for pair in pairs]
+        given = ", ".join(to_element(value, buffer.dtype) for value in values)
+        self.nest.lines.add(f"store4({pointer}, {at}, {given})")

@@ -84,15 +84,20 @@ class Nest:
         text, base = self.words.affine(offset), self.bases.get(buffer)
         return text if base is None else f"{base} + {text}" if text != "0" else base
 
-    def load(self, load: Load) -> None:
+    def load(self, load: Load, condition: str = "") -> None:
+        """A load, where ``condition`` holds besides its guard; else 0."""
+        guard = "" if load.guard is None else self.words.scalar(load.guard)
+        if guard and condition:
+            condition = f"{condition} & {guard}"
+        condition = condition or guard
         buffer, name = load.buffer, self.words.define(load.var)
         at = self.at(buffer, load.offset)
         text = from_element(f"load({self.buffers[buffer]}, {at})", buffer.dtype)
-        if load.guard is None:
+        if not condition:
             self.lines.add(f"{name} = {text}")
             return
         self.lines.add(f"{name} = {zero(buffer.dtype)}")
-        with self.lines.block(f"if {self.words.scalar(load.guard)}"):
+        with self.lines.block(f"if {condition}"):
             self.lines.add(f"{name} = {text}")
 
     def store(self, store: Store, condition: str = "") -> None:

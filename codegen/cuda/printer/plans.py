@@ -139,10 +139,10 @@ def _aligned(plan: Plan) -> dict[int, frozenset[Buffer]]:
 
 def _overlaps(plan: Plan) -> dict[int, Overlaps]:
     """Of every kernel the pairs of buffers that some launch puts into the same memory."""
-    found: dict[int, set[frozenset[Buffer]]] = {}
+    found: dict[int, tuple[set[frozenset[Buffer]], set[frozenset[Buffer]]]] = {}
     for launch, trips in plan.walk():
         bound = plan.kernels[launch.kernel].bound
-        pairs = found.setdefault(launch.kernel, set())
+        pairs, shifted = found.setdefault(launch.kernel, (set(), set()))
         ranges = [
             _range(plan, argument, buffer, trips)
             for buffer, argument in zip(bound, launch.arguments, strict=True)
@@ -151,8 +151,17 @@ def _overlaps(plan: Plan) -> dict[int, Overlaps]:
             for m in range(n):
                 other, start, end = ranges[m]
                 if space == other and low < end and start < high:
-                    pairs.add(frozenset((bound[n], bound[m])))
-    return {kernel: Overlaps(frozenset(pairs)) for kernel, pairs in found.items()}
+                    pair = frozenset((bound[n], bound[m]))
+                    pairs.add(pair)
+                    one, two = launch.arguments[n], launch.arguments[m]
+                    moves = [(a.strides, a.parity) for a in (one, two)]
+                    alike = ranges[n] == ranges[m] and moves[0] == moves[1]
+                    if not alike or bound[n].dtype is not bound[m].dtype:
+                        shifted.add(pair)
+    return {
+        kernel: Overlaps(frozenset(pairs), frozenset(pairs - shifted))
+        for kernel, (pairs, shifted) in found.items()
+    }
 
 
 def _range(
