@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradc.codegen.llvm.gemm import slide
+from gradc.codegen.llvm.gemm import slide, walk
 from gradc.codegen.llvm.gemm.gemm import units
 from gradc.codegen.llvm.isa import available, select
 from gradc.ir.loop.execute import execute_kernel
@@ -164,3 +164,67 @@ def test_bands_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
         found.append(z)
     assert len(bands) == 2
     np.testing.assert_array_equal(found[0], found[1])
+
+
+# Summed over places: strided, mirrored, of one tap, more than a leaf of them, read where they lie.
+SUMMED = (
+    *CASES[1:4:2],
+    (5, 31, (9, 12), (3, 3), (9, 12), (1, 1), (1, 1), (1, 1)),
+    (6, 4, (11, 13), (3, 2), (5, 6), (2, 2), (1, 1), (0, 0)),
+    (40, 2, (5, 7), (1, 1), (3, 4), (2, 2), (1, 1), (0, 0)),
+)
+
+
+def summed(case: tuple[Any, ...], other: int, dtype: DType) -> tuple[Kernel, Kernel, list[Array]]:
+    """Windows by images of ``other`` channels over their places, and the same with matrices; what
+    either reads.
+    """
+    kind, rng = (np.float64 if dtype is DType.F64 else np.float32), np.random.default_rng(len(case))
+    patch = patch_of(case)
+    ones, places = (1,) * len(patch.places), patch.places
+    axes = (places, ones, places, ones, ones, (0,) * len(places))
+    area = prod(places)
+    turned = Patch(patch.images, other * area, other, area, *axes, is_turned=True)
+    x = rng.standard_normal(patch.images * patch.image_stride).astype(kind)
+    y = rng.standard_normal(patch.images * other * area).astype(kind)
+    matrix, dense = written(patch, x), written(replace(turned, is_turned=False), y).T
+    (m, k), n = matrix.shape, other
+    a, b = (Buffer(name, dtype, v.size, "read") for name, v in (("a", x), ("b", y)))
+    ours = kernel(m, n, k, Factor(a, (), 0, 0, 0, patch), Factor(b, (), 0, 0, 0, turned))
+    a, b = Buffer("a", dtype, m * k, "read"), Buffer("b", dtype, k * n, "read")
+    theirs = kernel(m, n, k, Factor(a, (), k, 1), Factor(b, (), n, 1))
+    return ours, theirs, [x, y, matrix.reshape(-1), dense.reshape(-1).copy()]
+
+
+@pytest.mark.parametrize(("isa", "table"), [("native", 50), ("sse2", 2048)])
+def test_windows_summed_over_places(isa: str, table: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Groups of places that end inside of leaves, bands of images, any chunk of strips: same bits.
+    monkeypatch.setattr(walk, "_TABLE", table)
+    monkeypatch.setattr(walk, "CHUNK", 288 if table > 1000 else 20)
+    cases = [
+        summed(case, 1 + 7 * n % 37, (DType.F32, DType.F64)[n % 2]) for n, case in enumerate(SUMMED)
+    ]
+    code = Compiled([one for case in cases for one in case[:2]], isa)
+    cuts, ways = set(), set()
+    for number, (ours, theirs, arrays) in enumerate(cases):
+        results = []
+        for one, given in ((ours, arrays[:2]), (theirs, arrays[2:])):
+            verify_kernel(one)
+            (product,) = one.body
+            assert isinstance(product, Gemm)
+            found = walk.walk_of(product, select(isa))
+            if found is not None:
+                cuts.add(found.is_cut)
+                ways.add(found.packed is None)
+            z = np.full(one.buffers[2].size, np.nan, given[0].dtype)
+            end = units(product, select(isa))
+            for begin, stop in ((0, end // 3), (end // 3, end)):
+                code([*given, z], 2 * number + (one is theirs), begin, stop)
+            results.append(z)
+        np.testing.assert_array_equal(results[0], results[1])
+        (product,) = theirs.body
+        assert isinstance(product, Gemm)
+        a, b = arrays[2].reshape(product.m, -1), arrays[3].reshape(-1, product.n)
+        truth = a.astype(np.float64) @ b
+        np.testing.assert_allclose(results[0].reshape(truth.shape), truth, rtol=0, atol=1e-3)
+    assert ways == {True, False} and (table > 1000 or True in cuts)

@@ -19,6 +19,7 @@ import functools
 from dataclasses import dataclass, replace
 
 from gradc.codegen.llvm.gemm.slide import Slide, slide_of
+from gradc.codegen.llvm.gemm.walk import MOST_ROWS, Walk, channels_at_once, walk_of
 from gradc.codegen.llvm.isa import Isa
 from gradc.ir.loop.kernel import (
     Factor,
@@ -61,6 +62,7 @@ class Blocking:
     batch: int
     paired: bool
     slide: Slide | None  # of a right factor that is read in place
+    walk: Walk | None  # of a left factor that is
 
     @property
     def width(self) -> int:
@@ -96,16 +98,21 @@ class Blocking:
     @property
     def parked_strips(self) -> int:
         """Strips whose accumulators exist at once."""
+        if self.walk is not None:
+            return min(self.strips, self.walk.strips_at_once(self.rows))
         return PARKED_STRIPS if self.k_blocks > 1 else 1
 
     @property
     def parked_panels(self) -> int:
-        return self.panels if self.k_blocks > 1 else 1
+        return self.panels if self.k_blocks > 1 or self.walk is not None else 1
 
     @property
     def node_spans(self) -> tuple[int, ...]:
-        """Steps of k of a node at each level above the first, the smallest first."""
-        return node_spans(self.k, K_LEAF, K_NODE)[-2::-1]
+        """Steps of k of a node at each level above the first, the smallest first; of a leaf as
+        well where blocks of k end inside of leaves.
+        """
+        spans = node_spans(self.k, K_LEAF, K_NODE)
+        return spans[::-1] if self.walk is not None else spans[-2::-1]
 
     @property
     def parked_size(self) -> int:
@@ -155,6 +162,8 @@ class Blocking:
         """Elements of the packed strip, the packed column block, and the parked accumulators."""
         depth = min(self.k, self.k_block)
         left = self.left_size * self.left_group if self.pack_left else 0
+        if self.walk is not None and self.walk.packed is not None:
+            left = channels_at_once(self.walk.patch) * self.walk.plane + self.lanes
         spill = self.lanes * self.width  # transposed blocks are written whole
         right = depth * self.panels * self.width + spill if self.pack_right else 0
         if self.slide is not None:
@@ -217,10 +226,10 @@ def _cost(m: int, n: int, k: int, rows: int, vectors: int, lanes: int) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
-def _tile(m: int, n: int, k: int, lanes: int, isa: Isa) -> tuple[int, int]:
-    """The cheapest register tile under the model; the larger of equals."""
+def _tile(m: int, n: int, k: int, lanes: int, isa: Isa, most: int = 24) -> tuple[int, int]:
+    """The cheapest register tile of at most ``most`` rows under the model; the larger of equals."""
     return min(
-        _tiles(isa, lanes),
+        [tile for tile in _tiles(isa, lanes) if tile[0] <= most],
         key=lambda t: (_cost(m, n, max(k, 1), t[0], t[1], lanes), -t[0] * t[1], t[1]),
     )
 
@@ -275,8 +284,9 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     batch = 1
     for size in gemm.batch:
         batch *= size
-    slide = slide_of(gemm, isa)
-    rows, vectors = _tile(m, n if slide is None else slide.width, k, lanes, isa)
+    slide, walk = slide_of(gemm, isa), walk_of(gemm, isa)
+    most = 24 if walk is None else MOST_ROWS
+    rows, vectors = _tile(m, n if slide is None else slide.width, k, lanes, isa, most)
     rows = -(-m // -(-m // rows))  # even strips
     width = lanes * vectors
     panels_total = -(-n // width)
@@ -303,6 +313,8 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     if slide is not None:
         k_block, panels = k, slide.block_groups * -(-slide.width // width)
         pack_left = factor_is_half(gemm.left) or scattered
+    if walk is not None:
+        k_block, pack_left = min(max(k, 1), K_LEAF), False
     return Blocking(
         dtype,
         lanes,
@@ -320,4 +332,5 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
         batch,
         paired,
         slide,
+        walk,
     )

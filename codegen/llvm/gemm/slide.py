@@ -83,23 +83,23 @@ class Slide:
         patch, strides = self.patch, self.strides
         taps = []
         for tap in product(*map(range, patch.taps)):
-            at = [p * d - low for p, d, low in zip(tap, patch.step, _lowest(patch), strict=True)]
+            at = [p * d - low for p, d, low in zip(tap, patch.step, lowest(patch), strict=True)]
             taps.append(sum(a * s for a, s in zip(at, strides, strict=True)))
         return tuple(c * self.plane + tap for c in range(patch.channels) for tap in taps)
 
 
-def _lowest(patch: Patch) -> list[int]:
+def lowest(patch: Patch) -> list[int]:
     """The least that a tap moves, along each axis."""
     return [min(0, (n - 1) * step) for n, step in zip(patch.taps, patch.step, strict=True)]
 
 
-def _packed(patch: Patch, places: Sequence[int]) -> tuple[int, ...]:
+def packed_size(patch: Patch, places: Sequence[int]) -> tuple[int, ...]:
     """The size of an image that so many places of each axis see."""
-    axes = zip(places, patch.taps, patch.step, strict=True)
-    return tuple(n + (taps - 1) * abs(step) for n, taps, step in axes)
+    axes = zip(places, patch.stride, patch.taps, patch.step, strict=True)
+    return tuple((n - 1) * jump + (taps - 1) * abs(step) + 1 for n, jump, taps, step in axes)
 
 
-def _plane(elements: int, itemsize: int) -> int:
+def plane_size(elements: int, itemsize: int) -> int:
     """An odd number of cache lines: planes that lie a page apart would fall into the same few sets
     of a cache.
     """
@@ -115,7 +115,7 @@ def slide_of(gemm: Gemm, isa: Isa) -> Slide | None:
     room = isa.caches[1] * SHARE // 100 // dtype.itemsize
     places = patch.places
     most = -(-_PLACES // prod(places))
-    size = _packed(patch, places)
+    size = packed_size(patch, places)
     fit = room // max(patch.channels * prod(size), 1)
     if fit >= 1:
         images, band = min(patch.images, most, fit), places[0]
@@ -123,9 +123,9 @@ def slide_of(gemm: Gemm, isa: Isa) -> Slide | None:
         return None
     else:
         images, band = 1, _band(patch, room)
-        size = _packed(patch, (band, *places[1:]))
+        size = packed_size(patch, (band, *places[1:]))
     group = (band, *places[1:])[-2] if len(places) > 1 and places[-1] == isa.lanes(dtype) else 1
-    found = Slide(patch, images, band, size, _plane(images * prod(size), dtype.itemsize), group)
+    found = Slide(patch, images, band, size, plane_size(images * prod(size), dtype.itemsize), group)
     return found if _pays(gemm.m, found, isa.lanes(dtype)) else None
 
 
@@ -141,7 +141,7 @@ def _band(patch: Patch, room: int) -> int:
     first, *others = patch.places
     reach = (patch.taps[0] - 1) * abs(patch.step[0])
     whole = [n for n in range(1, first + 1) if first % n == 0]
-    fits = [n for n in whole if patch.channels * prod(_packed(patch, (n, *others))) <= room]
+    fits = [n for n in whole if patch.channels * prod(packed_size(patch, (n, *others))) <= room]
     return (
         max(fits, default=1)
         if max(fits, default=0) >= 2 * reach
@@ -169,13 +169,14 @@ def emit_distances(module: Module, slide: Slide, dtype: DType) -> Value:
 
 
 def _told(slide: Slide) -> str:
-    patch = slide.patch
-    axes = (
-        (patch.images, patch.image_stride, patch.channels, patch.channel_stride),
-        (slide.images, slide.band, slide.plane),
-        *(patch.size, patch.taps, patch.places, patch.step, patch.before),
-    )
-    return ".".join("x".join(map(str, axis)).replace("-", "m") for axis in axes)
+    return f"{told(slide.patch)}.{slide.images}x{slide.band}x{slide.plane}"
+
+
+def told(patch: Patch) -> str:
+    """``patch`` as a part of a name."""
+    numbers = (patch.images, patch.image_stride, patch.channels, patch.channel_stride)
+    axes = (patch.size, patch.taps, patch.places, patch.stride, patch.step, patch.before)
+    return ".".join("x".join(map(str, axis)).replace("-", "m") for axis in (numbers, *axes))
 
 
 def start_of(f: Function, slide: Slide, group: Value, x: Value, lanes: int) -> Value:
@@ -199,21 +200,21 @@ def start_of(f: Function, slide: Slide, group: Value, x: Value, lanes: int) -> V
 def pack_slide(module: Module, slide: Slide, dtype: DType, isa: Isa) -> str:
     """Defines, once per module, the packing of a block; returns its name.
 
-    ``void (ptr source, i64 first, i64 count, i64 start, ptr target)``: ``count`` images from
-    ``first`` on, of each the band that begins at place ``start`` of its first axis.
+    ``void (ptr source, i64 channels, i64 first, i64 count, i64 start, ptr target)``: of the first
+    ``channels`` of them, ``count`` images from ``first`` on, of each the band that begins ``start``
+    further along its first axis.
     """
     name = f"gradc.pack_slide.{dtype}.{isa.lanes(dtype)}.{_told(slide)}"
     if name in module.functions:
         return name
-    given = (("ptr noalias readonly", "source"), ("i64", "first"), ("i64", "count"))
-    f = module.function(
-        name, "void", (*given, ("i64", "start"), ("ptr noalias", "target")), attributes="noinline"
-    )
+    numbers = [("i64", number) for number in ("channels", "first", "count", "start")]
+    given = (("ptr noalias readonly", "source"), *numbers, ("ptr noalias", "target"))
+    f = module.function(name, "void", given, attributes="noinline")
     patch = slide.patch
-    source, first, count, start, target = f.parameters
+    source, channels, first, count, start, target = f.parameters
     element = memory_type(dtype)
     compute = "double" if dtype is DType.F64 else "float"
-    with f.loop(i64(0), i64(patch.channels), 1, nonempty=True) as c:
+    with f.loop(i64(0), channels, 1, nonempty=True) as c:
         plane = offset(f, source, element, (c.index, patch.channel_stride))
         out = offset(f, target, compute, (c.index, slide.plane))
         with f.loop(i64(0), count, 1, nonempty=True) as n:
@@ -229,7 +230,7 @@ def _pack_image(
     f: Function, slide: Slide, origin: Value, start: Value, copy: Value, dtype: DType, isa: Isa
 ) -> None:
     """The rows of one packed image."""
-    patch, lowest = slide.patch, _lowest(slide.patch)
+    patch, least = slide.patch, lowest(slide.patch)
     element = memory_type(dtype)
     compute = "double" if dtype is DType.F64 else "float"
     dense = dense_strides(patch.size)
@@ -239,13 +240,13 @@ def _pack_image(
         for axis in reversed(range(len(outer))):
             at = static.rem(f, rest, outer[axis])
             rest = static.div(f, rest, outer[axis])
-            at = static.add(f, at, i64(lowest[axis] - patch.before[axis]))
+            at = static.add(f, at, i64(least[axis] - patch.before[axis]))
             at = static.add(f, at, start) if axis == 0 else at
             fits = f.compare("icmp ult", at, i64(patch.size[axis]))
             inside = static.both(f, inside, fits)
             line = offset(f, line, element, (at, dense[axis]))
         out = offset(f, copy, compute, (row.index, width))
-        shift = lowest[-1] - patch.before[-1]
+        shift = least[-1] - patch.before[-1]
         with static.when(f, inside):
             _pack_row(f, (width, shift, patch.size[-1]), line, out, dtype, isa)
         if inside != static.TRUE:

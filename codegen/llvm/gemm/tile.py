@@ -11,11 +11,17 @@ so that every broadcast is one addressing mode), or along the rows, ``left_step`
 ``right_step`` is bytes from k to k; of windows that slide it is a table of their distances from
 ``right``, an i32 for each k. Products of a module share the tiles that fit them.
 
+``void @tile(ptr origin, ptr rows, ptr steps, ptr right, ptr parked, i64 depth, i1 fresh)`` where a
+row of the left factor begins ``rows[r]`` bytes from its origin and step k lies ``steps[k]`` further
+on (``walk``); ``right`` is packed. ``depth`` is a leaf or a part of one, and what is parked is what
+the sum goes on from.
+
 Non-goals: what becomes of the sums (the epilogue, ``gemm``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradc.codegen.llvm.gemm.pack import load_lanes, memory_type
@@ -42,6 +48,7 @@ class Tile:
     left_row: int | None  # elements from row to row; None if the rows are the contiguous axis
     # Where a table says how far each step of k lies from the first: elements between vectors.
     apart: int | None = None
+    walks: bool = False  # whether tables say where rows and steps of k of the left factor lie
 
     @property
     def slides(self) -> bool:
@@ -53,6 +60,7 @@ class Tile:
         edge = f"_{self.tail}" if self.tail < self.lanes else ""
         way = "columns" if self.left_row is None else f"rows{self.left_row}"
         kind = "pairs" if self.pairs else self.dtype
+        way = "walk" if self.walks else way
         way += f".slide{self.apart}" if self.slides else ""
         return f"gradc.tile.{kind}.{way}.{self.rows}x{self.vectors}of{self.width}{edge}"
 
@@ -90,20 +98,10 @@ def emit_tile(module: Module, tile: Tile, isa: Isa) -> str:
     """Defines the function of ``tile`` unless the module has it; returns its name."""
     if tile.name in module.functions:
         return tile.name
-    f = module.function(
-        tile.name,
-        "void",
-        (
-            ("ptr noalias readonly", "left"),
-            ("i64", "left_step"),
-            ("ptr noalias readonly", "right"),
-            ("ptr noalias readonly", "table") if tile.slides else ("i64", "right_step"),
-            ("ptr noalias", "parked"),
-            ("i64", "depth"),
-            ("i1", "fresh"),
-        ),
-        attributes="noinline",
-    )
+    f = module.function(tile.name, "void", _parameters(tile), attributes="noinline")
+    if tile.walks:
+        _walk(f, tile, isa)
+        return tile.name
     left, left_step, right, step, parked, depth, fresh = f.parameters
     type_ = vector(memory_type(tile.dtype), tile.lanes)
     zeros = [constant(type_, 0.0)] * (tile.rows * tile.vectors)
@@ -120,6 +118,38 @@ def emit_tile(module: Module, tile: Tile, isa: Isa) -> str:
             f.store(value, pointer, tile.dtype.itemsize)
     f.ret()
     return tile.name
+
+
+def _parameters(tile: Tile) -> list[tuple[str, str]]:
+    """What a tile is given, as the head of this file says."""
+    reads = [("ptr noalias readonly", "left")]
+    if tile.walks:
+        reads += [("ptr noalias readonly", name) for name in ("rows", "steps", "right")]
+    else:
+        reads += [("i64", "left_step"), ("ptr noalias readonly", "right")]
+        reads.append(("ptr noalias readonly", "table") if tile.slides else ("i64", "right_step"))
+    return [*reads, ("ptr noalias", "parked"), ("i64", "depth"), ("i1", "fresh")]
+
+
+def _walk(f: Function, tile: Tile, isa: Isa) -> None:
+    """The body of a tile whose left factor lies where tables say."""
+    origin, rows, table, right, parked, depth, fresh = f.parameters
+    type_ = vector(memory_type(tile.dtype), tile.lanes)
+    starts = [_moved(f, origin, f.address(rows, "i32", i64(r))) for r in range(tile.rows)]
+    zeros = [constant(type_, 0.0)] * (tile.rows * tile.vectors)
+    with f.branch(f.op(f"xor {fresh}, true", "i1"), zeros) as more:
+        more.next = [f.load(at, type_, tile.dtype.itemsize) for at in _cells(f, parked, tile)]
+    step = i64(tile.width * tile.dtype.itemsize)
+    steps = _Steps(f, tile, isa, i64(0), step, origin, starts)
+    *_, sums = _leaf(f, steps, [table, right, *more.results], depth)
+    for pointer, value in zip(_cells(f, parked, tile), sums, strict=True):
+        f.store(value, pointer, tile.dtype.itemsize)
+    f.ret()
+
+
+def _moved(f: Function, base: Value, distance: Value) -> Value:
+    """``base`` and as many bytes as the i32 at ``distance``."""
+    return f.address(base, "i8", f.convert("sext", f.load(distance, "i32", 4), "i64"))
 
 
 def _leaf(
@@ -159,6 +189,7 @@ class _Steps:
     left_step: Value
     right_step: Value
     origin: Value  # from where distances count
+    starts: Sequence[Value] = ()  # of the rows, where tables say how far steps lie from them
 
     def emit(self, carried: list[Value], count: int) -> list[Value]:
         """``count`` steps of k from the carried pointers and sums."""
@@ -168,18 +199,24 @@ class _Steps:
         for step in range(count):
             near = self._slid(right, step) if tile.slides else right
             columns = [self._column(near, v) for v in range(tile.vectors)]
+            walked = self._walked(left, step) if tile.walks else None
             for r in range(tile.rows):
-                number = r if tile.left_row is None else r * tile.left_row + step
-                at = f.address(left, element, i64(number))
+                if walked is not None:
+                    at = f.address(self.starts[r], "i8", walked)
+                else:
+                    number = r if tile.left_row is None else r * tile.left_row + step
+                    at = f.address(left, element, i64(number))
                 scalar = f.splat(f.load(at, element, tile.dtype.itemsize), tile.lanes)
                 for v, column in enumerate(columns):
                     n = r * tile.vectors + v
                     sums[n] = self._multiply_add(scalar, column, sums[n])
             if not tile.slides:
                 right = f.address(right, "i8", self.right_step)
-            if tile.left_row is None:
+            if tile.left_row is None and not tile.walks:
                 left = f.address(left, "i8", self.left_step)
-        if tile.left_row is not None:
+        if tile.walks:
+            left = f.address(left, "i32", i64(count))
+        elif tile.left_row is not None:
             left = f.address(left, element, i64(count))
         if tile.slides:
             right = f.address(right, "i32", i64(count))
@@ -187,9 +224,12 @@ class _Steps:
 
     def _slid(self, table: Value, step: int) -> Value:
         """Where the panel of a step of k lies."""
+        return _moved(self.f, self.origin, self.f.address(table, "i32", i64(step)))
+
+    def _walked(self, table: Value, step: int) -> Value:
+        """How far the elements of a step of k lie from the starts of their rows."""
         f = self.f
-        distance = f.load(f.address(table, "i32", i64(step)), "i32", 4)
-        return f.address(self.origin, "i8", f.convert("sext", distance, "i64"))
+        return f.convert("sext", f.load(f.address(table, "i32", i64(step)), "i32", 4), "i64")
 
     @property
     def _element(self) -> str:
