@@ -160,7 +160,7 @@ def run_within(function: Function, options: Options, budget: int | None) -> Run:
 
 def chosen_within(function: Function, options: Options, budget: int | None) -> tuple[Run, Gap]:
     """``run_within``, and how far the work of what it chose is above a bound."""
-    search = _Search(function, options)
+    search = _Search(function, replace(options, limit=budget))
     number = _fitting(search, budget)
     return search.runs[number], search.gap(number)
 
@@ -185,7 +185,7 @@ def smallest_peak(function: Function, options: Options) -> int:
     """The least peak that some budget is sure to get: of the most frugal policy by the estimate, or
     of none.
     """
-    search = _Search(function, options)
+    search = _Search(function, replace(options, limit=0))
     best = search.frugal()[0]
     return min(search.peak(n) for n in sorted({0, best}) if search.needs_enough(n))
 

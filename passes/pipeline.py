@@ -61,7 +61,8 @@ class Options:
     estimated where ``derivative`` is a training step. ``target`` is what schedules are for, and
     ``scratch`` says what its kernels need; without it the Plan has none yet. ``dump_after`` names
     steps, or ``all``; files go to ``dump_to``. ``skip`` leaves out steps that keep the stage.
-    ``stop_after`` ends early.
+    ``stop_after`` ends early. ``limit`` is the peak above which memory is saved at the cost of
+    time where a step of the pipeline has the choice.
     """
 
     derivative: Derivative | None = None
@@ -72,6 +73,7 @@ class Options:
     scratch: Scratch | None = None
     verify: int = 2
     stop_after: str | None = None
+    limit: int | None = None
     skip: tuple[str, ...] = ()
     dump_after: tuple[str, ...] = ()
     dump_to: Path | None = None
@@ -166,6 +168,15 @@ def _on_plan(
     return run
 
 
+def _place(plan: Plan, options: Options) -> Plan:
+    """Exchanges of ranks go while they compute, unless ``limit`` has no room for that."""
+    placed = place(plan)
+    is_held = options.limit is None or not any(True for _ in plan.exchanges())
+    if is_held or _scratch(placed, options).peak_bytes <= (options.limit or 0):
+        return placed
+    return place(plan, overlaps=False)
+
+
 def _scratch(plan: Plan, options: Options) -> Plan:
     if options.scratch is None:
         return plan
@@ -209,7 +220,7 @@ STEPS = (
          "one kernel per group: what is in a kernel is not in memory"),
     PipelineStep("to-loops", "tensor", "loop", _on_function(lambda f, o, _h: to_loops(f, o.target)),
          "backends know loops and buffers only"),
-    PipelineStep("place", "loop", "plan", _on_plan(lambda p, _o: place(p)),
+    PipelineStep("place", "loop", "plan", _on_plan(_place),
          "offsets need every buffer and its lifetime"),
     PipelineStep("scratch", "plan", "plan", _on_plan(_scratch),
          "what a launch packs lies where nothing else is alive during it"),

@@ -95,7 +95,8 @@ class _Joined(Scalars):
 
     def exchange(self, statement: Exchange, parts: Array) -> None:
         if statement.ranks != 1:
-            exchange.run(statement.kind, exchange.as_bytes(parts))
+            kind = "await" if statement.ends else statement.kind
+            exchange.run(kind, exchange.as_bytes(parts))
 
 
 _JOINED = _Joined()

@@ -281,7 +281,9 @@ class Gemm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exchange:
-    """Every rank's ``buffer``, in ``ranks`` equal parts, becomes what the ranks have for it.
+    """Every rank's ``buffer``, in ``ranks`` equal parts, becomes what the ranks have for it: from
+    here on it is on its way, and nobody may touch it until the exchange that ``ends`` this one,
+    in a kernel of its own over the same bytes.
 
     ``deal``: part j goes to rank j, and part i becomes what rank i had for this one.
     ``share``: part 0 goes to every rank, and part i becomes what rank i had in its part 0. Where
@@ -293,10 +295,13 @@ class Exchange:
     kind: ExchangeKind
     buffer: Buffer
     ranks: int
+    ends: bool = False
 
     @property
     def sent(self) -> int:
         """Bytes that one rank sends to others."""
+        if self.ends:
+            return 0
         return (self.ranks - 1) * (self.buffer.size // self.ranks) * self.buffer.dtype.itemsize
 
 

@@ -13,7 +13,8 @@ Memory is named where it is not an argument's: ``write arena %t: f32[8]``; priva
 read and written, by itself: ``thread %s: f32[8]``, ``block``, ``register``. Literals carry their
 type, ``f32(0.5)``. A guard follows ``if``, the combination of a Store
 ``with``. A Gemm lists its index variables with their extents, its depth, its accumulator and its
-factors, then its epilogue. An exchange names its kind, its buffer and the number of ranks.
+factors, then its epilogue. An exchange, or what awaits it, names its kind, its buffer and the
+number of ranks.
 """
 
 from __future__ import annotations
@@ -93,8 +94,9 @@ class _Printer:
                     self.loop(statement, indent)
                 case Gemm():
                     self.gemm(statement, indent)
-                case Exchange(kind, buffer, ranks):
-                    shown = f"exchange {kind} {self.name(buffer)} of {ranks}"
+                case Exchange(kind, buffer, ranks, ends):
+                    word = "await" if ends else "exchange"
+                    shown = f"{word} {kind} {self.name(buffer)} of {ranks}"
                     self.lines.append(indent + shown)
                 case _:
                     self.lines.append(indent + self.simple(statement))
@@ -229,7 +231,9 @@ class KernelParser:
             elif cursor.accept("gemm"):
                 found.append(self.gemm())
             elif cursor.accept("exchange"):
-                found.append(self.exchange())
+                found.append(self.exchange(ends=False))
+            elif cursor.accept("await"):
+                found.append(self.exchange(ends=True))
             elif cursor.accept("store"):
                 found.append(self.store())
             else:
@@ -350,7 +354,7 @@ class KernelParser:
     def indexed(self) -> tuple[Var, int]:
         return self.declare(), self.extent()
 
-    def exchange(self) -> Exchange:
+    def exchange(self, *, ends: bool) -> Exchange:
         kind = self.cursor.take("word")
         token = self.cursor.take("value")
         if token not in self.buffers:
@@ -359,7 +363,7 @@ class KernelParser:
         ranks = self.cursor.integer()
         match kind:
             case "deal" | "share" | "deal_across" | "share_across":
-                return Exchange(kind, self.buffers[token], ranks)
+                return Exchange(kind, self.buffers[token], ranks, ends)
         raise self.cursor.error(f"`{kind}` is not a kind of exchange")
 
     def gemm(self) -> Gemm:

@@ -26,7 +26,8 @@ Private memory
       one grid loop, ``thread`` and ``register`` memory in one innermost grid or block loop.
   L11 ``register`` memory is accessed as ``ir.loop.registers`` says.
 Ranks
-  L12 An Exchange stands outside of loops, on an argument that the kernel writes, of equal parts.
+  L12 An Exchange stands outside of loops, on an argument that the kernel writes, of equal parts;
+      one that ends another on an argument that it updates.
 
 Non-goals: independence of parallel iterations and aliasing, which the executor's tests and the plan
 checker cover.
@@ -305,9 +306,11 @@ class _Checker:
         self.buffer(buffer)
         if self.kinds:
             self.report("L12", f"ranks exchange {buffer.name} inside a loop")
-        if buffer.is_private or buffer.access == "read":
+        wrong = buffer.access != "update" if statement.ends else buffer.access == "read"
+        if buffer.is_private or wrong:
             what = buffer.memory if buffer.is_private else buffer.access
-            self.report("L12", f"ranks exchange {buffer.name}, which is {what}")
+            verb = "await" if statement.ends else "exchange"
+            self.report("L12", f"ranks {verb} {buffer.name}, which is {what}")
         if ranks < 1 or buffer.size % max(ranks, 1):
             self.report("L12", f"{buffer.name} has {buffer.size} elements for {ranks} ranks")
 

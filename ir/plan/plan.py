@@ -319,10 +319,12 @@ class Plan:
         return sum(each[launch.kernel] * prod(trips) for launch, trips in self.walk())
 
     def exchanges(self) -> Iterator[tuple[Exchange, int]]:
-        """What the ranks exchange, in order, and how often in a row its Repeats run each."""
+        """What the ranks exchange, in the order in which it begins, and how often in a row its
+        Repeats run each.
+        """
         for launch, trips in self.walk():
             for statement in self.kernels[launch.kernel].body:
-                if isinstance(statement, Exchange):
+                if isinstance(statement, Exchange) and not statement.ends:
                     yield statement, prod(trips)
 
     @property

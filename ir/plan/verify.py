@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gradc.ir.plan.flights import misused_flights
+
 if TYPE_CHECKING:
     from gradc.ir.plan.plan import Launch, Plan
 
@@ -27,6 +29,8 @@ def verify_plan(plan: Plan, alignment: int) -> None:
         if any(count < 0 for count in trips):
             raise PlanError("a Repeat has negative trips")
         _check_launch(plan, launch, trips)
+    for problem in misused_flights(plan):
+        raise PlanError(problem)
 
 
 def _check_tensor(plan: Plan, number: int, alignment: int) -> None:

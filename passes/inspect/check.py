@@ -22,6 +22,7 @@ Rules, each with the word that begins its findings:
   in part;
 * kernel: a buffer that is only written is stored whole; nothing reads its own scratch or result
   before writing it;
+* flight: what is on its way between ranks is touched by nobody (``ir.plan.flights``);
 * scratch: in a Plan with a target, every launch whose kernel has rows of its own has room for them,
   and as much as the target asks for if that is given; nobody else reads scratch, it overlaps
   nothing that the launch reads or writes, and it overwrites what lay there.
@@ -42,6 +43,7 @@ import numpy as np
 
 from gradc.ir.loop.kernel import Buffer, Kernel
 from gradc.ir.loop.verbs import Array
+from gradc.ir.plan.flights import misused_flights
 from gradc.ir.plan.plan import ALIGNMENT, Argument, Launch, Plan, Repeat, Step
 from gradc.passes.inspect.check_kernel import (
     Footprint,
@@ -84,6 +86,8 @@ def check_plan(plan: Plan, scratch: Callable[[Kernel], int] | None = None) -> tu
         checker.kernels()
     if not checker.findings:
         checker.replay()
+    if not checker.findings:
+        checker.findings += [Finding("flight", problem) for problem in misused_flights(plan)]
     return tuple(checker.findings[:MAX_FINDINGS])
 
 

@@ -117,9 +117,10 @@ def _collect(
 
 
 def _collect_exchange(exchange: Exchange, at: tuple[int, ...], found: Footprint) -> None:
-    """It reads what goes out, then writes every element of its buffer."""
+    """It reads what goes out, then writes every element of its buffer; so does what ends it."""
     buffer = exchange.buffer
-    sent = buffer.size if exchange.kind == "deal" else buffer.size // exchange.ranks
+    is_part = exchange.kind.startswith("share") and not exchange.ends
+    sent = buffer.size // exchange.ranks if is_part else buffer.size
     for is_store, count in ((False, sent), (True, buffer.size)):
         each = EnclosingLoop(Var("part", DType.I64), count, "vector")
         place = Affine.of(each.index)

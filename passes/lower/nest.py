@@ -3,8 +3,11 @@ loop IR."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from gradc.ir.loop.builder import IndexAlgebra
-from gradc.ir.loop.kernel import Affine, Scalar, row_major_offset
+from gradc.ir.loop.kernel import Affine, Exchange, Kernel, Scalar, row_major_offset
 from gradc.ir.loop.nest import NestContext
 from gradc.ir.ops.registry import SumOfProducts, own_nest
 from gradc.ir.target.target import Target
@@ -13,7 +16,7 @@ from gradc.passes.lower.cost import flops, size_of
 from gradc.passes.lower.element import Elements, LoweringError
 from gradc.passes.lower.gemm import contraction_axes, contraction_of
 from gradc.passes.lower.patches import lower_patches
-from gradc.passes.lower.piece import Draft, Lowered, block_spans
+from gradc.passes.lower.piece import Draft, Lowered, Piece, block_spans
 from gradc.passes.lower.products import write_products
 from gradc.passes.lower.schedule import Cuts, schedule_products
 
@@ -49,7 +52,19 @@ def lower_nest(block: Block, name: str, target: Target) -> Lowered:
         write_products(context, op, spec, schedule_products(spec, itemsize, target))
     else:
         form.build(context, op)
-    return Lowered((draft.finish(name, flops(block), block_spans(block)),))
+    piece = draft.finish(name, flops(block), block_spans(block))
+    return Lowered((piece, *_ends(piece)))
+
+
+def _ends(piece: Piece) -> Iterator[Piece]:
+    """A kernel for every exchange that ``piece`` begins, in which it ends."""
+    kernel = piece.kernel
+    for begun in [s for s in kernel.body if isinstance(s, Exchange) and s.ranks > 1]:
+        buffer = replace(begun.buffer, access="update")
+        end = replace(begun, buffer=buffer, ends=True)
+        ref = piece.refs[kernel.bound.index(begun.buffer)]
+        name = f"{kernel.name}_await"
+        yield Piece(Kernel(name, (buffer,), (end,), spans=kernel.spans), (ref,))
 
 
 def lower_contraction_loops(block: Block, name: str) -> Lowered:

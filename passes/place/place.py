@@ -16,6 +16,7 @@ from dataclasses import replace
 from gradc.ir.plan.plan import Plan
 from gradc.passes.place.carry import single_carries
 from gradc.passes.place.copy import forward_copies
+from gradc.passes.place.flights import overlapped
 from gradc.passes.place.lifetime import Lifetime, lifetimes
 from gradc.passes.place.pack import aligned, lower_bound, pack
 from gradc.passes.place.prune import prune
@@ -26,15 +27,19 @@ from gradc.passes.place.share import share, write_ports
 WORTH = 0.98
 
 
-def place(plan: Plan) -> Plan:
-    """``plan`` in a good order, with shared storage and an arena."""
+def place(plan: Plan, *, overlaps: bool = True) -> Plan:
+    """``plan`` in a good order, with shared storage and an arena; what ranks exchange is on its way
+    while they compute if it ``overlaps``, which takes more of it.
+    """
     plan = write_ports(forward_copies(single_carries(plan)))
     placed = assign(share(plan))
     reordered = reorder(plan)
     if reordered is not plan:
         other = assign(share(reordered))
         if other.arena_bytes < placed.arena_bytes * WORTH:
-            placed = other
+            plan, placed = reordered, other
+    if overlaps and (early := overlapped(plan)) is not plan:
+        placed = assign(share(early))
     return prune(placed)
 
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -25,6 +26,10 @@ from gradc.runtime.native.arrays import Array
 
 # How long a rank that has failed waits for the others to have failed as well (seconds).
 PATIENCE = 2.0
+# How often a rank looks for what it waits for without a pause, and how long it pauses then
+# (seconds): an MPI that waits by itself takes the whole core.
+BUSY_TRIES = 200
+POLL = 5e-5
 
 
 class Ranks(World, Protocol):
@@ -59,7 +64,7 @@ class PlannedRanks:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def exchange(self, kind: str, parts: Bytes) -> None:
+    def begin(self, kind: str, parts: Bytes) -> Callable[[], object]:
         """Raises DiagnosticError GC0820."""
         raise self._nobody()
 
@@ -107,19 +112,37 @@ class MpiRanks:
         self._neighbours = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
+        self._begun: list[Any] = []  # exchanges on their way, the oldest first
+        self.waited = 0.0  # seconds, for other ranks
         self._groups: dict[tuple[int, ...], Any] = {}
         # Set before an error that every rank is about to raise.
         self.is_shared_failure = False
 
-    def exchange(self, kind: str, parts: Bytes) -> None:
-        """Exchanges ``parts``, of [ranks, bytes of a part], with the others, in place."""
+    def begin(self, kind: str, parts: Bytes) -> Callable[[], object]:
+        """Begins to exchange ``parts``, of [ranks, bytes of a part], in place; what it returns
+        waits for them.
+        """
+        if self._begun:  # many an MPI moves bytes in calls only, whatever they are for
+            self._begun[0].Test()
         comm, own = self._group(kind, len(parts))
         if kind.startswith("deal"):
-            comm.Alltoall(self._mpi.IN_PLACE, [parts, self._mpi.BYTE])
-            return
-        if own:
-            parts[own] = parts[0]
-        comm.Allgather(self._mpi.IN_PLACE, [parts, self._mpi.BYTE])
+            begun = comm.Ialltoall(self._mpi.IN_PLACE, [parts, self._mpi.BYTE])
+        else:
+            if own:
+                parts[own] = parts[0]
+            begun = comm.Iallgather(self._mpi.IN_PLACE, [parts, self._mpi.BYTE])
+        self._begun.append(begun)
+        return partial(self._end, begun)
+
+    def _end(self, begun: Any) -> None:
+        """Waits, and leaves the core to others where that takes longer."""
+        start = time.monotonic()
+        tries = 0
+        while not begun.Test():
+            tries += 1
+            time.sleep(0.0 if tries < BUSY_TRIES else POLL)
+        self._begun = [request for request in self._begun if request is not begun]
+        self.waited += time.monotonic() - start
 
     def _group(self, kind: str, ranks: int) -> tuple[Any, int]:
         """The communicator of those that this rank exchanges with, and its number there."""

@@ -88,7 +88,7 @@ def everything() -> Kernel:
     return Kernel(
         'all "k"',
         (X, Y, W, *MEMORIES),
-        (outer, product, Exchange("deal", Y, 2)),
+        (outer, product, Exchange("deal", Y, 2), Exchange("deal", Y, 2, ends=True)),
         12,
         34,
         (SPAN, Span("a", 1, 1, 1, 2)),
@@ -104,7 +104,7 @@ def test_kernel_round_trip() -> None:
     assert "fold (%s: f32 = max %b)" in text
     assert "thread %w: i64[4], write arena %t: f32[8], block %p: f32[4], register %q:" in text
     blocks = For(I, 3, "grid", (For(J, 2, "block", ()),))
-    assert "exchange deal %y of 2" in text
+    assert "exchange deal %y of 2" in text and "await deal %y of 2" in text
     assert "for block %j: i64 < 2 {" in (text := print_kernel(Kernel("b", (), (blocks,))))
     assert print_kernel(parse_kernel(text)) == text
 

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import numpy as np
-
 from gradc.codegen import exchange
 from gradc.codegen.exchange import Bytes
 
 T = TypeVar("T")
+
+GARBAGE = 0xFF  # bytes of NaNs
 
 
 class ThreadRanks:
@@ -31,23 +31,36 @@ class ThreadRanks:
         self.rank, self.size = rank, size
         self._table, self._barrier = table, barrier
         self._post = post
-        self.sent = 0
+        self.sent = self._begun = 0
         self.agreed: list[str] = []
 
-    def exchange(self, kind: str, parts: Bytes) -> None:
+    def begin(self, kind: str, parts: Bytes) -> Callable[[], None]:
+        """What has gone out is garbage until the others' parts come in, so that a program which
+        reads too early finds none of its numbers, and one that writes is told.
+        """
         self.sent += (len(parts) - 1) * parts.shape[1]
-        group = exchange.members(kind, len(parts), self.rank, self.size)
-        here = group.index(self.rank)
-        own = parts.copy() if kind.startswith("deal") else np.tile(parts[0], (len(parts), 1))
-        everybody = self._all(own)
-        for other, rank in enumerate(group):
-            parts[other] = everybody[rank][here]
+        self._begun += 1
+        number, ranks = self._begun, exchange.members(kind, len(parts), self.rank, self.size)
+        for there, rank in enumerate(ranks):
+            part = parts[there if kind.startswith("deal") else 0].copy()
+            self._box(number, self.rank, rank).put(part)
+        parts[...] = GARBAGE
+
+        def end() -> None:
+            assert (parts == GARBAGE).all(), f"{kind} {parts.shape} was written on its way"
+            for here, rank in enumerate(ranks):
+                parts[here] = self._box(number, rank, self.rank).get(timeout=60)
+
+        return end
+
+    def _box(self, number: int, source: int, to: int) -> Any:
+        return self._post.setdefault((number, source, to), queue.SimpleQueue())
 
     def send(self, array: Any, to: int) -> None:
-        self._post[self.rank, to].put(array.copy())
+        self._box(0, self.rank, to).put(array.copy())
 
     def receive(self, array: Any, source: int) -> None:
-        array[...] = self._post[source, self.rank].get(timeout=60)
+        array[...] = self._box(0, source, self.rank).get(timeout=60)
 
     def spread(self, arrays: Any) -> None:
         for own, first in zip(arrays, self._all([a.copy() for a in arrays])[0], strict=True):
@@ -81,7 +94,7 @@ class ThreadRanks:
 def in_ranks(size: int, work: Callable[[ThreadRanks], T]) -> list[T]:
     """What ``work`` gives on each of ``size`` ranks."""
     table, barrier = [None] * size, threading.Barrier(size)
-    post: Any = {(a, b): queue.SimpleQueue() for a in range(size) for b in range(size)}
+    post: Any = {}
 
     def run(rank: int) -> T:
         try:
