@@ -56,9 +56,10 @@ def batch_axes(
     part: Mapping[str, TensorType],
     parts: int,
     refuse: Refuse = along_batch,
+    is_first: bool = False,
 ) -> dict[str, int]:
     """The axis of samples of each input that has one, from the inputs' types for the whole batch
-    and for a part.
+    and for a part; of several the first if that ``is_first``.
 
     Raises:
         DiagnosticError: GC0807 for an input that is not cut along one axis.
@@ -67,7 +68,7 @@ def batch_axes(
     for name, type_ in whole.items():
         pairs = list(zip(type_.static_shape, part[name].static_shape, strict=True))
         differing = [axis for axis, (n, m) in enumerate(pairs) if n != m]
-        if len(differing) > 1:
+        if len(differing) > 1 and not is_first:
             raise refuse(f"`{name}` compares every sample with every other", None)
         if differing:
             axis = differing[0]

@@ -185,6 +185,32 @@ class _Shared(Walk):
 
     # --- ops
 
+    def _link(self, op: Op) -> tuple[Link, int]:
+        """Of the links along which some operand is cut the one that needs least sent: operands
+        that are cut otherwise are put together.
+        """
+        found: list[tuple[int, Link, int]] = []
+        for link in self._links(op):
+            for value, own in zip(op.operands, link.operands, strict=True):
+                place = self.places.get(value)
+                inside = None if place is None else link.holds(own, place, self.parts)
+                if inside is not None:
+                    found.append((self._sent(op, link, inside), link, inside))
+        if not found:
+            return super()._link(op)
+        _, link, inside = min(found, key=lambda item: item[0])
+        return link, inside
+
+    def _sent(self, op: Op, link: Link, inside: int) -> int:
+        """Bytes, roughly, that a rank of many sends to follow ``link`` through ``op``."""
+        total = 2 * op.result.type.nbytes if link.result is None else 0
+        for value, own in dict(zip(op.operands, link.operands, strict=True)).items():
+            wanted = None if own is None else own.inside(inside)
+            is_whole = (value, None) in self.made
+            if value in self.places and self.places[value] != wanted and not is_whole:
+                total += value.type.nbytes
+        return total
+
     def _links(self, op: Op) -> tuple[Link, ...]:
         rule = lookup(op.name).axes
         return () if rule is None else (*rule.links(op), *rule.folded(op))

@@ -137,7 +137,7 @@ class Shard:
             Model(model.program, model.name, sizes, model.precision).param_types()
             for sizes in (known, fewer)
         )
-        axes = batch_axes(whole, part, self.ranks, self.refuse)
+        axes = batch_axes(whole, part, self.ranks, self.refuse, is_first=True)
         if not axes:
             raise self.refuse("no parameter has it", None)
         return axes

@@ -15,7 +15,7 @@ from gradc.passes.simplify.flatten import flatten
 from gradc.passes.training.together import as_rank, exchanges
 from gradc.runtime.api import loads
 from gradc.runtime.model.shard import Shard
-from tests.support.shard_programs import HEADS, NORMALISED, PRODUCTS, RECURRENT, VOCABULARY
+from tests.support.shard_programs import HEADS, NORMALISED, PRODUCTS, RECURRENT, TWICE, VOCABULARY
 
 
 def shared(text: str, along: str, ids: int = 4) -> Function:
@@ -56,6 +56,7 @@ def shared(text: str, along: str, ids: int = 4) -> Function:
         (HEADS, "N=2", 2),  # forward and back
         (RECURRENT, "E=3", 2),  # a rank's number, and the product, in every trip
         (NORMALISED, "D=2", None),
+        (TWICE, "H=2", None),
         (VOCABULARY, "V=3", 7),  # a number; rows, greatest, sum, target's logit and weight; back
     ],
 )

@@ -63,6 +63,20 @@ model gpt(tokens: int[B, T], targets: int[B, T]) -> float {
     return mean(cross_entropy(lnf(h) @ wte.T, targets))
 }
 """
+# A recurrent matrix has the cut dimension twice.
+RNN = """
+dim B, T = 5, D = 3, H = 8
+model rnn(x: float[B, T, D], y: int[B]) -> float {
+    param u: float[D, H] ~ normal(0.4)
+    param w: float[H, H] ~ normal(0.4)
+    use head = dense(H, 10)
+    h = scan row in transpose(x, [1, 0, 2]) carry h = zeros([B, H]) {
+        h = tanh(row @ u + h @ w)
+        yield h
+    }
+    return mean(cross_entropy(head(h[T - 1]), y)) + 0.01 * sum(w^2)
+}
+"""
 LSTM = (ROOT / "examples" / "text" / "lstm.grad").read_text()
 LSTM = LSTM.replace("T = 64, V = 96, E = 64, H = 256", "T = 5, V = 11, E = 8, H = 6")
 # Its update looks at the whole of a parameter.
@@ -116,9 +130,10 @@ def trained(net: gradc.Model, recipe: Recipe, along: str | None, size: int = 1) 
         (GPT, "N=2", Recipe("sgd(lr=0.1, momentum=0.9)", clip_norm=0.5, accumulate=2)),
         (GPT, "V=3", Recipe("sgd(lr=0.1, momentum=0.9)", clip_norm=0.5)),
         (LSTM, "E=2", Recipe("sgd(lr=0.1, momentum=0.9)", clip_value=0.01)),
+        (RNN, "H=4", Recipe("sgd(lr=0.1, momentum=0.9)", clip_norm=0.5, accumulate=2)),
         (TRUST, "H=2", Recipe("trust")),
     ],
-    ids=["mlp", "mlp in parts", "heads", "vocabulary", "lstm", "norms of updates"],
+    ids=["mlp", "mlp in parts", "heads", "vocabulary", "lstm", "recurrent", "norms of updates"],
 )
 def test_cut_parameters_train_to_what_one_rank_does(text: str, along: str, recipe: Recipe) -> None:
     net = gradc.loads(text)

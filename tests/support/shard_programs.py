@@ -36,6 +36,22 @@ model m(xs: float[T, B, E]) -> float {
     return mean(rnn(xs * g)^2)
 }
 """
+# Parameters that have the cut index twice: a rank has their first axis.
+TWICE = """
+dim B = 3, T = 4, D = 2, H = 6
+model m(xs: float[T, B, D]) -> float {
+    param u: float[D, H] ~ normal(0.5)
+    param w: float[H, H] ~ normal(0.5)
+    param b: float[H] ~ normal(0.5)
+    param q: float[H, 2, H] ~ normal(0.5)
+    hs = scan x in xs carry h = zeros([B, H]) {
+        h = tanh(x @ u + h @ w + b)
+        yield h
+    }
+    s = softmax(einsum("tbh,hgk,sbk->bgts", hs, q, hs), axis = -1)
+    return mean(einsum("bgts,sbh->bgth", s, hs @ w.T)^2) + sum(w^2)
+}
+"""
 # The cut index is normalised and compared along, looked at in a loop, and met by what all have.
 NORMALISED = """
 dim B = 2, D = 6, T = 3
