@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradc.codegen.measured import Clocked, Limits
+from gradc.codegen.texts import Texts
 from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError, error
 from gradc.ir.loop.kernel import Kernel
 from gradc.ir.loop.verbs import stored_dtype
@@ -347,6 +348,11 @@ class Backend(Protocol):
     def show(self, kind: str, plan: Plan, target: Target) -> str:
         """The code of ``plan`` for people, without what calls it: ``llvm``, ``asm``. Raises
         DiagnosticError GC0564 for a kind that this backend does not have.
+        """
+
+    def texts(self) -> Callable[[Plan, Target], Texts] | None:
+        """What gives the texts that the code of a complete Plan is made of, where these can be run
+        as they are over other numbers than a machine's; None where they cannot.
         """
 
     def about(self) -> str:

@@ -54,6 +54,7 @@ ROOMS = {
     "codegen": (
         "exchange.py",
         "measured.py",
+        "texts.py",
         "backend.py",
         "maths",
         "llvm",
@@ -70,6 +71,7 @@ ROOMS = {
         "simulate",
         "printer",
         "toolchain",
+        "lockstep.py",
         "header.py",
         "runner",
         "backend.py",

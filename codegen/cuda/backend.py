@@ -13,13 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gradc.codegen.backend import Code, Loaded, Signature, Store
 from gradc.codegen.cuda.header import header_text
+from gradc.codegen.cuda.lockstep import KernelTexts
 from gradc.codegen.cuda.printer.kernels import scratch_bytes
 from gradc.codegen.cuda.printer.nest import PrintError
 from gradc.codegen.cuda.printer.plans import print_plan
@@ -140,6 +141,9 @@ class Cuda:
         if kind == "ptx":
             return "\n".join(ptx(text, capability) for text in program.texts)
         return sass.listing(build(program, capability).cubin)
+
+    def texts(self) -> Callable[[Plan, Target], KernelTexts]:
+        return lambda plan, target: KernelTexts(plan, printed(plan, target), target.isa)
 
     def about(self) -> str:
         try:

@@ -13,7 +13,7 @@ never run as text.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast
 
 from gradc.codegen.backend import Signature
@@ -52,6 +52,8 @@ class Text:
     threads: int
     shared_bytes: int = 0
     functions: tuple[str, ...] = ()  # the functions that stand before it
+    # The number of the kernel in its Plan whose text, or part of it, this is.
+    kernel: int = field(default=-1, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

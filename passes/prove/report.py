@@ -2,7 +2,8 @@
 accuracy; times.
 
 A verdict is about one subject: the gradient of a parameter, the derivative rule of an op, a pass,
-the kernels, the Plan, a pullback the user wrote; or what SymPy makes of a parameter (``sympy``).
+the kernels, a text that a kernel's code is made of, the Plan, a pullback the user wrote; or what
+SymPy makes of a parameter (``sympy``).
 The ladder, from the strongest: proved for all shapes; proved for this shape; proved up to a stated
 probability of error; probable, by a named method whose error has no known bound; agreeing to stated
 digits at stated points; asserted by the user and not checkable; skipped, as too large; undecided;
@@ -60,10 +61,10 @@ def weakest(statuses: Sequence[Status]) -> Status:
 
 
 RowKind: TypeAlias = Literal[
-    "parameter", "sympy", "rule", "pass", "kernel", "plan", "pullback", "ranks"
+    "parameter", "sympy", "rule", "pass", "kernel", "text", "plan", "pullback", "ranks"
 ]
 KINDS: tuple[RowKind, ...] = (
-    *("parameter", "sympy", "rule", "pass", "kernel", "plan", "pullback", "ranks"),
+    *("parameter", "sympy", "rule", "pass", "kernel", "text", "plan", "pullback", "ranks"),
 )
 
 

@@ -86,7 +86,11 @@ def _certificate(options: argparse.Namespace, console: Console) -> dict[str, str
     model = load_model(options)
     wrt = chosen_wrt(options)
     report = verify_model(
-        model, wrt=wrt if isinstance(wrt, str) else tuple(wrt), budget=options.budget
+        model,
+        wrt=wrt if isinstance(wrt, str) else tuple(wrt),
+        budget=options.budget,
+        target=options.target,
+        machine_code=True,
     )
     path = Path(options.out) / f"{options.name or model.name}.certificate.json"
     path.parent.mkdir(parents=True, exist_ok=True)

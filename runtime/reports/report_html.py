@@ -44,11 +44,14 @@ _HEADINGS: tuple[tuple[RowKind, str], ...] = (
     ("rule", "Derivative rules"),
     ("pass", "Passes"),
     ("kernel", "Kernels"),
+    ("text", "Kernel texts"),
     ("plan", "Plan"),
     ("pullback", "Pullbacks of one's own"),
 )
 # Refuted subjects in the order in which one looks for a cause, and their names in a sentence.
-_CAUSES: tuple[RowKind, ...] = ("pullback", "rule", "pass", "kernel", "plan", "parameter", "sympy")
+_CAUSES: tuple[RowKind, ...] = (
+    *("pullback", "rule", "pass", "kernel", "plan", "text", "parameter", "sympy"),
+)
 _NAMES: Mapping[RowKind, str] = {
     "rule": "The rule of",
     "pass": "The pass",
@@ -56,6 +59,7 @@ _NAMES: Mapping[RowKind, str] = {
     "sympy": "By SymPy's derivative, the gradient of",
     "pullback": "The pullback",
     "kernel": "Kernel",
+    "text": "The kernel text",
     "plan": "Of the Plan:",
 }
 _MOST_OPEN = 24

@@ -42,6 +42,7 @@ from gradc.runtime.reports.accuracy import measure
 from gradc.runtime.reports.independent import is_late, sympy_verdicts
 from gradc.runtime.reports.ranks import Sharing
 from gradc.runtime.reports.smaller import smaller
+from gradc.runtime.reports.texts import text_verdicts, toolchain_of
 
 # Random points at the second sizes of dimensions without a value.
 _SECOND_POINTS = 2
@@ -104,6 +105,7 @@ class VerifyKeywords(TypedDict, total=False):
     ranks: int | None
     accumulate: int
     shard: str | None
+    machine_code: bool
     progress: Callable[[str], None] | None
 
 
@@ -119,6 +121,7 @@ def verify_model(
     ranks: int | None = None,
     accumulate: int = 1,
     shard: str | None = None,
+    machine_code: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Verified:
     """Verifies the gradients of ``model`` as ``value_and_grad`` compiles them.
@@ -130,6 +133,8 @@ def verify_model(
         target: what it is compiled for.
         ranks: also that so many, with ``accumulate`` parts each, share a batch rightly.
         shard: the same of parameters cut along a dimension among ranks, such as ``H=2``.
+        machine_code: also make it, and name it with its toolchain among the versions, where the
+            target's is made of texts and the toolchain is there.
         progress: called with what is done next.
 
     Raises:
@@ -148,6 +153,7 @@ def verify_model(
     )
     if sympy > 0:
         _ask_sympy(found, model, subject, options, sympy)
+    made = _ask_texts(found, model, subject, (free, chosen), options, machine_code)
     sharing = Sharing(ranks, accumulate, shard)
     if sharing.asked:
         with found.timed("ranks"):
@@ -156,7 +162,7 @@ def verify_model(
         _ask_again(found, model, subject, (free, chosen), options)
     at_probe = Model(model.program, model.name, least, model.precision)
     return Verified(
-        **_identity(model, subject),
+        **_identity(model, subject, made),
         dims=subject.dims,
         chosen=chosen,
         probe_dims=subject.probe_dims,
@@ -169,8 +175,10 @@ def verify_model(
     ).about(model)
 
 
-def _identity(model: Model, subject: Subject) -> dict[str, Any]:
-    """The fields of a report that say what it is about, and made by what."""
+def _identity(model: Model, subject: Subject, made: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a report that say what it is about, and made by what; ``made`` is machine code
+    and toolchain.
+    """
     real = subject.real
     return {
         "model": model.name,
@@ -180,7 +188,7 @@ def _identity(model: Model, subject: Subject) -> dict[str, Any]:
         "plan_digest": fingerprint(real.plan, PLACES),
         "precision": model.precision,
         "seed": _seed(subject),
-        "versions": _versions(),
+        "versions": {**_versions(), **made},
     }
 
 
@@ -193,6 +201,28 @@ def _ask_sympy(
         rows = sympy_verdicts(model, subject, options, seconds, known)
     count = len(subject.wrt)
     found.verdicts[count:count] = rows
+
+
+def _ask_texts(
+    found: Found,
+    model: Model,
+    subject: Subject,
+    sizes: tuple[Mapping[str, int], Sequence[str]],
+    options: Options,
+    is_made: bool,
+) -> dict[str, str]:
+    """Adds a row per kernel text, where the target's code is made of such; returns what machine
+    code they make, if asked, and by what.
+    """
+    if backend_of(options.target).texts() is None:
+        return {}
+    free, chosen = sizes
+    with found.timed("texts"):
+        found.verdicts += text_verdicts(model, free, chosen, subject.wrt, options, _seed(subject))
+    if not is_made:
+        return {}
+    with found.timed("machine code"):
+        return toolchain_of(model, free, subject.wrt, options)
 
 
 def _ask_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from gradc.codegen.backend import Signature
 from gradc.codegen.cuda.printer.conflicts import Overlaps
@@ -48,7 +49,9 @@ def print_plan(plan: Plan, isa: str) -> Program:
     for kernel_number, found in parts.items():
         for part_number in range(len(found)):
             numbers[kernel_number, part_number] = len(numbers)
-    texts = tuple(part.text for found in parts.values() for part in found)
+    texts = tuple(
+        replace(part.text, kernel=number) for number, found in parts.items() for part in found
+    )
     steps = _Steps(plan, parts, numbers).steps(plan.steps)
     signature = Signature.of(plan, 1, isa)
     return Program(texts, steps, plan.arena_bytes, signature)

@@ -50,8 +50,9 @@ class Run:
         began: int,
         shared_bytes: int,
         is_alone: bool = False,
+        mark: int = 0,
     ) -> None:
-        """``is_alone``: the launch has one block."""
+        """``is_alone``: the launch has one block. ``mark`` is added to lines that store."""
         self.shape = (len(blocks), threads)
         self.scalars = scalars
         self.is_machine = scalars.computed(DType.F32) == np.dtype(np.float32)
@@ -62,6 +63,10 @@ class Run:
         self.room = Room(shared_bytes)
         self.mask: Array | None = None  # None: all lanes
         self.last = began
+        self.mark = mark
+        self.line = 0  # of the statement that is taken
+        self.trips: dict[int, int] = {}  # of loops, by line
+        self.operations = 0  # that lanes took
         self._numbers = np.broadcast_to(self.block * threads + self.thread, self.shape)
         self._rows = np.repeat(np.arange(len(blocks)), threads).reshape(self.shape)
         self._blocks = np.ascontiguousarray(np.broadcast_to(self.block, self.shape))
@@ -175,6 +180,7 @@ class Run:
                 self._expect(chosen, memory.dtype)
                 memory.space.shadow.write(at, lanes, self.began, memory.name)
                 memory.space.store(memory.dtype, at, chosen)
+                memory.space.lines[at] = self.mark + self.line
             else:
                 self._expect(chosen, memory.dtype)
                 memory.shadow.write(at, lanes, self.began, memory.name)
@@ -247,6 +253,7 @@ class Run:
         if dtype is DType.BOOL and name in _BITWISE:
             return _LOGIC[name](*values)
         arrays = [np.asarray(x) for x in values]
+        self.operations += max(x.size for x in arrays)
         return self.scalars.verb(name, arrays, dtype if name not in _COMPARED else DType.BOOL)
 
     def _same(self, name: str, values: Sequence[Any]) -> None:

@@ -137,6 +137,7 @@ class Space:
         """``words``: bytes of a machine (uint8), or one word of another domain per byte."""
         self.name = name
         self.words = words
+        self.lines = np.zeros(words.size, np.int64)  # the line that stored each element last
         self.shadow = Shadow(words.size, is_written)
         self._scalars = scalars
         self._is_machine = words.dtype == np.uint8

@@ -26,11 +26,18 @@ _MOST_LANES = 1 << 17  # that are run together
 
 
 class Device:
-    """Memory, and the time that its launches have counted."""
+    """Memory, the time that its launches have counted, and what they did: by text the most trips of
+    every loop (by line; line 0 is the grid), and the operations that lanes took.
+
+    ``mark`` is added to the lines that memory keeps of its stores.
+    """
 
     def __init__(self, scalars: Scalars = EXACT) -> None:
         self.scalars = scalars
         self.time = 0
+        self.mark = 0
+        self.trips: dict[str, dict[int, int]] = {}
+        self.operations = 0
 
     def space(self, name: str, words: Array, is_written: bool) -> Space:
         """Memory of the device: bytes, or words of the domain."""
@@ -51,17 +58,23 @@ class Device:
                 raise SimulationError("alignment", f"{pointer.name} starts at {pointer.start}")
         began = last = self.time + 1
         together = max(1, _MOST_LANES // text.threads)
+        trips = self.trips.setdefault(text.name, {})
+        trips[0] = max(trips.get(0, 0), grid)
         with np.errstate(all="ignore"):
             for first in range(0, grid, together):
                 blocks = range(first, min(first + together, grid))
                 shared, alone = text.shared_bytes, grid == 1
-                run = Run(blocks, text.threads, self.scalars, began, shared, alone)
+                run = Run(blocks, text.threads, self.scalars, began, shared, alone, self.mark)
                 try:
                     steps(run, dict(zip(names, pointers, strict=True)))
                 except SimulationError as fault:
                     said = str(fault).removeprefix(f"{fault.kind}: ")
+                    self.time = max(last, run.last)  # later launches are later all the same
                     raise SimulationError(fault.kind, f"{text.name}: {said}") from None
                 last = max(last, run.last)
+                self.operations += run.operations
+                for line, count in run.trips.items():
+                    trips[line] = max(trips.get(line, 0), count)
         self.time = last
 
 
@@ -95,7 +108,7 @@ def execute(program: Program, device: Device, arena: Space, ports: Sequence[Spac
     for step in program.unrolled():
         if isinstance(step, Counted):
             kind, number, offset = step.place
-            _count(space(kind, number), offset, step.value)
+            count_at(space(kind, number), offset, step.value)
             continue
         assert isinstance(step, Resolved)
         text = program.texts[step.launch.text]
@@ -108,7 +121,7 @@ def execute(program: Program, device: Device, arena: Space, ports: Sequence[Spac
     return count
 
 
-def _count(space: Space, offset: int, value: int) -> None:
+def count_at(space: Space, offset: int, value: int) -> None:
     """Sets a counter between launches."""
     space.store("i64", np.asarray([offset]), np.asarray([value], np.int64))
     space.shadow.written[offset] = True

@@ -81,6 +81,7 @@ def _statement(tree: ast.stmt, functions: _Functions) -> Does | None:
         line = tree.lineno
 
         def act(run: Run, variables: Variables) -> None:
+            run.line = line
             try:
                 effect(run, variables)
             except SimulationError as fault:
@@ -162,14 +163,17 @@ def _declaration(kind: str, variable: str, call: ast.Call) -> Does:
 def _for(tree: ast.For, functions: _Functions) -> Does:
     assert isinstance(tree.iter, ast.Call) and isinstance(tree.target, ast.Name)
     bounds = [_value(x, functions) for x in tree.iter.args]
-    body, name = _body(tree.body, functions), tree.target.id
+    body, name, line = _body(tree.body, functions), tree.target.id, tree.lineno
 
     def repeat(run: Run, variables: Variables) -> None:
         given = [bound(run, variables) for bound in bounds]
         start, stop, step = {1: [0, *given, 1], 2: [*given, 1], 3: given}[len(given)]
+        trips = 0
         for at in run.steps(start, stop, step):
             variables[name] = at
             body(run, variables)
+            trips += 1
+        run.trips[line] = max(run.trips.get(line, 0), trips)
 
     return repeat
 

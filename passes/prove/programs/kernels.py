@@ -27,7 +27,7 @@ from gradc.ir.loop.execute import ExecutionError, execute_kernel
 from gradc.ir.loop.verbs import Array
 from gradc.ir.plan.execute import resolve
 from gradc.ir.plan.plan import Launch, Plan, Repeat, Step, Tensor
-from gradc.ir.tensor.core import Function, Slot
+from gradc.ir.tensor.core import DType, Function, Slot
 from gradc.passes.prove.domains.free import Bound, FreePoint, bound, values
 from gradc.passes.prove.domains.point import Point, at_points
 from gradc.passes.prove.domains.words import Words, words_of
@@ -70,7 +70,8 @@ class ShadowRun:
     def _repeat(self, repeat: Repeat, counters: tuple[int, ...]) -> None:
         for trip in range(repeat.trips):
             if repeat.counter_cell is not None:
-                self._words(self.plan.tensors[repeat.counter_cell])[0] = trip
+                cell = self._words(self.plan.tensors[repeat.counter_cell])[:1]
+                cell[:] = self.scalars.store(np.asarray([trip], np.int64), DType.I64)
             self._steps(repeat.body, (*counters, trip))
 
     def _launch(self, launch: Launch, counters: tuple[int, ...]) -> None:
