@@ -42,6 +42,7 @@ from gradc.passes.recompute.tile import tile
 from gradc.passes.simplify.cse import cse
 from gradc.passes.simplify.dce import dce
 from gradc.passes.simplify.flatten import flatten
+from gradc.passes.simplify.late_division import divide_late
 from gradc.passes.simplify.running_sums import running_sums
 from gradc.passes.simplify.shuffle import shuffle
 from gradc.passes.simplify.simplify import simplify
@@ -201,6 +202,8 @@ STEPS = (
     _tensor("tile", tile,
             "attention's score matrix exists one tile at a time; the checkpoints it makes are "
             "obeyed below"),
+    _tensor("divide-late", divide_late,
+            "weights are divided by their sum after the product, where there are fewer elements"),
     PipelineStep("rematerialise", "tensor", "tensor",
          _on_function(lambda f, o, _h: rematerialise(f, o.policy)),
          "checkpoints are recomputed by the reverse sweep, so they must be there before it"),
@@ -229,6 +232,8 @@ STEPS = (
 CONSTRAINTS = (
     Constraint("simplify-source", "tile", "dead readers and stray views hide row-wise chains"),
     Constraint("tile", "differentiate", "the reverse sweep computes tiles again"),
+    Constraint("tile", "divide-late", "what is cut ends in the second product"),
+    Constraint("divide-late", "differentiate", "the cotangent of the sum follows from the result"),
     Constraint("rematerialise", "differentiate", "the reverse sweep obeys checkpoints"),
     Constraint("differentiate", "flatten", "regions carry what differentiation must know"),
     Constraint("hoist", "flatten", "work of a checkpoint must not leave the loop it is in"),

@@ -22,7 +22,8 @@ checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.pointwise import elementwise_vjp
@@ -121,20 +122,43 @@ def _reverse_region(
     """A ``checkpoint``: runs its region again under a new replica number, then reverses that copy.
 
     The copy reads the operands themselves, and contributions go to the same sums in the same order
-    as if there were no checkpoint: the gradient has the same bits.
+    as if there were no checkpoint: the gradient has the same bits. One that ``keeps_results`` is
+    not run again for what it gave.
     """
     region = op.regions[0]
     mapping = dict(zip(region.parameters, op.operands, strict=True))
+    kept: dict[Value, Value] = {}
+    if op.attributes.get("keeps_results"):
+        kept = dict(zip(region.outputs, op.results, strict=True))
     with b.at(op.span, op.scope, numbers.take()):
-        copies = copy_ops(region.body, mapping, b.replica)
+        copies = _copies(region.body, mapping, kept, b.replica)
         sources = [v for v, is_needed in zip(op.operands, needed, strict=True) if is_needed]
         sweep = Builder()
         with sweep.at(op.span, op.scope, b.replica):
             for output, result in zip(region.outputs, op.results, strict=True):
-                cts.move(sweep, result, mapping.get(output, output))
+                target = mapping.get(output, output)
+                if target is not result:
+                    cts.move(sweep, result, target)
             # The copy is complete before its sweep begins: scans inside are known only after it.
             recomputed = reverse_ops(sweep, copies, cts, varied(copies, sources), numbers)
-    b.ops += [*recomputed, *sweep.ops]
+    given = set(kept.values())
+    b.ops += [op for op in recomputed if not given.issuperset(op.results)]
+    b.ops += sweep.ops
+
+
+def _copies(
+    body: Sequence[Op], mapping: dict[Value, Value], kept: Mapping[Value, Value], replica: int
+) -> list[Op]:
+    """Copies of ``body``, of which those that make what is ``kept`` have the results there are."""
+    copies: list[Op] = []
+    for op in body:
+        (copy,) = copy_ops([op], mapping, replica)
+        if any(v in kept for v in op.results):
+            results = [kept.get(v, made) for v, made in zip(op.results, copy.results, strict=True)]
+            copy = replace(copy, results=tuple(results))
+            mapping.update(zip(op.results, results, strict=True))
+        copies.append(copy)
+    return copies
 
 
 def pull_back(b: Builder, op: Op, result_cts: Sequence[Value | None]) -> list[Value | None]:

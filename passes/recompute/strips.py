@@ -7,7 +7,11 @@ computed again by the reverse sweep.
 
 Every op inside is the program's own on a part of its operands; which part, ``operand_parts`` says.
 What the tiles share enters whole, what has rows or columns enters cut; sources and what is spread
-from something small are made inside.
+from something small are made inside. Weights are divided after the product (``late_division``).
+
+A checkpoint gives, besides its part of the result, what its rows fold to (the greatest score, the
+sum of weights), and the reverse sweep reads both: folding again would take every score before the
+first weight is there.
 
 Non-goals: choosing what is cut and where (``tile``).
 """
@@ -18,9 +22,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gradc.ir.ops.builder import Builder
+from gradc.ir.ops.registry import Reduction, lookup
 from gradc.ir.ops.structural import slice_axis
 from gradc.ir.tensor.core import Attr, Block, Op, Value
 from gradc.passes.recompute.ranges import Part
+from gradc.passes.simplify.dce import live_ops
+from gradc.passes.simplify.late_division import divided
+
+# What a row folds to is kept if it is this many times smaller than the row.
+FEW = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,8 @@ def written(tiling: Tiling) -> list[Op]:
         made = [_strip(b, tiling, strip, row) for strip in tiling.strips]
         if len(made) > 1:
             b.one("concat", *made, axis=row)
-    return [*b.ops[:-1], replace(b.ops[-1], results=(last.result,))]
+    end = b.ops[-1]
+    return [*b.ops[:-1], replace(end, results=(last.result, *end.results[1:]))]
 
 
 def _strip(b: Builder, tiling: Tiling, strip: Strip, row: int) -> Value:
@@ -100,7 +111,8 @@ def _strip(b: Builder, tiling: Tiling, strip: Strip, row: int) -> Value:
     outside = tiling.outside
     is_loop = strip.rows > tiling.tile
     if is_loop and all(part.size(strip.rows, strip.columns) == part.shape for part in outside):
-        return _loop(b, tiling, {part: part.value for part in outside}, strip, row)
+        given = {part: part.value for part in outside}
+        return _from_tiles(b, _loop(b, tiling, given, strip)[0], row)
     inner = Builder()
     with inner.at(tiling.last.span, tiling.last.scope, tiling.last.replica):
         given = {}
@@ -109,12 +121,27 @@ def _strip(b: Builder, tiling: Tiling, strip: Strip, row: int) -> Value:
             value = _taken(inner, value, part.row, strip.start, strip.stop)
             given[part] = _taken(inner, value, part.column, strip.low, strip.high)
         if is_loop:
-            made = _loop(inner, tiling, given, strip, row)
+            region = inner.block(_loop(inner, tiling, given, strip))
         else:
             made = _tile(inner, tiling, given, strip.rows, strip.columns)
+            region = _with_folds(inner.block([made]))
     operands = [part.value for part in outside]
-    (made,) = b.emit("checkpoint", *operands, regions=(inner.block([made]),), hint="")
-    return made
+    made = b.emit("checkpoint", *operands, regions=(region,), hint="", keeps_results=True)[0]
+    return _from_tiles(b, made, row) if is_loop else made
+
+
+def _with_folds(region: Block) -> Block:
+    """A tile that gives what its rows fold to as well, with weights divided late."""
+    region = divided(region)
+    ops = live_ops(region.body, region.outputs) or list(region.body)
+    folds = [
+        op.result
+        for op in ops
+        if isinstance(lookup(op.name).loop, Reduction)
+        and op.result.type.nbytes * FEW <= op.operands[0].type.nbytes
+    ]
+    end = replace(region.terminator, operands=(*region.outputs, *folds))
+    return Block(region.parameters, (*ops, end))
 
 
 def _taken(b: Builder, value: Value, axis: int | None, low: int, high: int) -> Value:
@@ -148,12 +175,14 @@ def _on_a_tile(
         return b.one(op.name, *operands, hint=op.result.hint, **attributes)
 
 
-def _loop(b: Builder, tiling: Tiling, given: Mapping[Part, Value], strip: Strip, row: int) -> Value:
-    """The tiles of one strip, one after the other."""
+def _loop(
+    b: Builder, tiling: Tiling, given: Mapping[Part, Value], strip: Strip
+) -> tuple[Value, ...]:
+    """The tiles of one strip, one after the other; what they give, stacked."""
     trips = strip.rows // tiling.tile
     cut = {part: part.row for part in given if part.row is not None}
     whole = [part for part in given if part.row is None]
-    (stacked,) = b.emit(
+    return b.emit(
         "scan",
         *(_to_tiles(b, given[part], axis, trips) for part, axis in cut.items()),
         *(given[part] for part in whole),
@@ -166,7 +195,6 @@ def _loop(b: Builder, tiling: Tiling, given: Mapping[Part, Value], strip: Strip,
         truncate=0,
         saves_memory=True,
     )
-    return _from_tiles(b, stacked, row)
 
 
 def _trip(tiling: Tiling, given: Sequence[Part], columns: int) -> Block:
@@ -181,9 +209,10 @@ def _trip(tiling: Tiling, given: Sequence[Part], columns: int) -> Block:
     region = inner.block([made])
     if tiling.is_outer:
         return region
+    region = _with_folds(region)
     parameters = [b.parameter(v.type, v.hint) for v in region.parameters]
     with b.at(last.span, last.scope, last.replica):
-        results = b.emit("checkpoint", *parameters, regions=(region,), hint="")
+        results = b.emit("checkpoint", *parameters, regions=(region,), hint="", keeps_results=True)
     return b.block(results)
 
 

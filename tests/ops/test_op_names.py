@@ -39,12 +39,13 @@ ARITHMETIC = {
     "codegen/symbolic/formulas/",
     "passes/hazards/",
     "passes/hoist/sums.py",
+    "passes/simplify/late_division.py",
     "passes/simplify/running_sums.py",
     "passes/training/precision.py",
     "runtime/doctor/roles.py",
     "runtime/reports/",
 }
-MOST_ARITHMETIC = 74
+MOST_ARITHMETIC = 78
 
 
 def test_no_file_keeps_a_table_of_op_names() -> None:
