@@ -117,11 +117,8 @@ def _run(options: argparse.Namespace, console: Console, world: MpiRanks | None) 
 def _train(training: Run, options: argparse.Namespace, console: Console) -> int:
     sources = training.model.program.report.sources
     settings = training.settings
-    if training.is_first:
-        total = settings.epochs * -(-settings.samples // settings.batch)
-        training.watch = Watching(
-            training.step, training.train, settings.batch, total, settings.seed
-        )
+    total = settings.epochs * -(-settings.samples // settings.batch)
+    training.watch = Watching(training.step, training.train, settings.batch, total, settings.seed)
     if options.resume:
         console.findings(training.resume(), sources)
     else:

@@ -27,8 +27,9 @@ from gradc.runtime.files.batches import Samples
 from gradc.runtime.model.model import Model
 from gradc.runtime.native.arrays import Array
 
-# Batches that are looked at; how far the slope may be from zero, as a share of its parts.
-_BATCHES, _AROUND, _FLAT = 32, 4, 1e-4
+# Batches that are looked at; how far the slope may be from zero, as a share of its parts; and how
+# many slopes that all go one way say that their sum will not be zero.
+_BATCHES, _AROUND, _FLAT, _SURE = 16, 4, 1e-4, 16
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def best_constant(model: Model, samples: Samples, batch: int) -> Constant | None
     """What the best constant reaches on ``samples``; None where no candidate is a minimum."""
     size = min(batch, samples.count)
     starts = range(0, samples.count - size + 1, size)
-    chosen = starts[:: max(1, len(starts) // _BATCHES)]
+    chosen = starts[:: max(1, -(-len(starts) // _BATCHES))]
     batches = [samples.take(np.arange(at, at + size)) for at in chosen]
     dims = model.bind({name: array.shape for name, array in batches[0].items()})
     for tail in tails(flatten(model.lower(dims, training=True).function)):
@@ -152,6 +153,9 @@ def _least(
     tail: Tail, gradient: Function, constant: Array, batches: list[dict[str, Array]]
 ) -> float | None:
     """The mean loss at ``constant``; None if it is no minimum."""
+    ends = [batches[0], batches[len(batches) // 2], batches[-1]]
+    if len(batches) > len(ends) and _is_one_sided(_value(tail, gradient, constant, ends)[1]):
+        return None
     found, slope = _value(tail, gradient, constant, batches)
     size = np.abs(slope).sum(axis=0)
     total = np.abs(slope.sum(axis=0))
@@ -160,7 +164,7 @@ def _least(
     step = 0.1 * np.random.default_rng(0).standard_normal(constant.shape)
     step *= max(1e-3, float(np.abs(constant).max(initial=1.0)))
     few = batches[:_AROUND]
-    here, *around = [_value(tail, gradient, constant + by * step, few)[0] for by in (0, 1, -1)]
+    here, *around = [_losses(tail, constant + by * step, few) for by in (0, 1, -1)]
     # Of a few batches the least lies elsewhere, by a slope that both sides share.
     return found if sum(around) > 2 * here else None
 
@@ -181,6 +185,24 @@ def _value(
             losses.append(float(loss))
             slopes.append(np.asarray(slope).reshape(-1, *constant.shape))
     return float(np.mean(losses)), np.concatenate(slopes)
+
+
+def _is_one_sided(slope: Array) -> bool:
+    """Whether the loss rises, or falls, with every number of every prediction."""
+    all_one = (slope >= 0).all(axis=0) | (slope <= 0).all(axis=0)
+    return len(slope) >= _SURE and bool(all_one.all()) and bool((slope != 0).any())
+
+
+def _losses(tail: Tail, constant: Array, batches: list[dict[str, Array]]) -> float:
+    """The mean loss where every prediction is ``constant``."""
+    domain = NumpyArrays(DType.F64)
+    guess = np.array(np.broadcast_to(constant, tail.guess.type.static_shape))
+    with np.errstate(all="ignore"):
+        found = [
+            float(run(domain, tail.function, [guess, *(_wide(b[n]) for n in tail.inputs)])[0])
+            for b in batches
+        ]
+    return float(np.mean(found))
 
 
 def _wide(array: Array) -> Array:

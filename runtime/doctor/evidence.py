@@ -1,5 +1,5 @@
 """What a forward sweep at given parameters shows: units that never fire, units at their bounds,
-attention that looks at one place only.
+attention that looks at one place only, or everywhere alike.
 
 The program runs in the reference interpreter in its own precision.
 
@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from gradc.frontend.model.graph import Graph, axes_of
 from gradc.frontend.model.suspect import own_line
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run, run_block
@@ -22,6 +21,7 @@ from gradc.ir.ops.interval import ANY, Condition, Interval
 from gradc.ir.ops.registry import lookup
 from gradc.ir.tensor.core import Block, Function, Op, Span
 from gradc.passes.simplify.flatten import flatten
+from gradc.runtime.doctor.attention import attentions, entropies
 from gradc.runtime.native.arrays import Array
 
 # How far from the middle of its range, in halves of it, a value counts as at its bound.
@@ -36,6 +36,7 @@ class Seen:
     op: Op
     kind: str  # dead, saturated, attention
     share: float
+    entropy: float | None = None  # of an attention, as a share of the most that it can be
 
     @property
     def span(self) -> Span | None:
@@ -49,6 +50,12 @@ class _Sum:
     alive: Array | None = None
     total: float = 0.0
     count: int = 0
+    entropies: list[Array] = field(default_factory=list)
+
+    @property
+    def entropy(self) -> float | None:
+        found = np.concatenate(self.entropies) if self.entropies else np.zeros(0)
+        return float(found.mean()) if found.size else None
 
 
 class _Watch(NumpyArrays):
@@ -57,18 +64,7 @@ class _Watch(NumpyArrays):
     def __init__(self, function: Function) -> None:
         super().__init__(None)
         self.found: dict[tuple[Span | None, str, str], _Sum] = {}
-        self.softmax: dict[int, tuple[int, ...]] = {}
-        self._note(function.block)
-
-    def _note(self, block: Block) -> None:
-        graph = Graph(block)
-        for op in block.body:
-            found = graph.softmax_axes(op)
-            if found is not None and op.results[0].type.rank >= 3:
-                total = graph.maker(op.operands[1])
-                self.softmax[id(op)] = () if total is None else axes_of(total)
-            for region in op.regions:
-                self._note(region)
+        self.softmax = {id(a.op): a.axes for a in attentions(function)}
 
     def run(self, block: Block, operands: Sequence[Any]) -> tuple[Any, ...]:
         return run_block(self, block, operands, self.observe)
@@ -94,6 +90,7 @@ class _Watch(NumpyArrays):
             axes = self.softmax[id(op)]
             if np.prod([array.shape[axis] for axis in axes]) >= _FEW:
                 self._add(op, "attention", array.max(axis=axes) > _BOUND)
+                self._sum(op, "attention").entropies.append(entropies(array, axes))
 
     def _add(self, op: Op, kind: str, lost: Array) -> None:
         seen = self._sum(op, kind)
@@ -136,7 +133,9 @@ def seen_forward(function: Function, operands: Mapping[str, Any]) -> list[Seen]:
         given.append(watch.settle(array, dtype))
     with np.errstate(all="ignore"):
         run(watch, function, given, watch.observe)
-    return [Seen(s.op, s.kind, s.total / s.count) for s in watch.found.values() if s.count]
+    return [
+        Seen(s.op, s.kind, s.total / s.count, s.entropy) for s in watch.found.values() if s.count
+    ]
 
 
 @dataclass

@@ -1,11 +1,13 @@
 """What is noticed while a training runs, from what its records say: that the loss is no lower than
 a constant's, that it rises, that it is negative, that updates are out of proportion and by what,
-that clipping or the loss scale decides, that units die or attention stiffens.
+that clipping or the loss scale decides, that units die or attention collapses.
 
 Everything follows from the records of ``metrics.jsonl``, the settings and the data, so that a run
-that is resumed says the same. At one step in fifty the weights of before and after are compared; a
-look at units and attention is a forward sweep of few samples in the reference interpreter, after
-``LOOK`` steps and whenever the steps have doubled, so that looking stays below 2 % of a training.
+that is resumed says the same. Records are kept as they come and looked at together, after an epoch
+and after ``training.watch.CHUNK`` steps: what a step costs is to remember it. At the steps that
+``training.watch.is_recorded`` chooses the weights of before and after are compared; a look at units
+and attention is a forward sweep of few samples in the reference interpreter, after so many steps
+and whenever the steps have doubled, so that looking stays below 2 % of a training.
 
 A message says what was measured; what would help is tried by ``gradc diagnose --run``.
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,10 +27,10 @@ import numpy as np
 from gradc.ir.diagnostics.diagnostic import Diagnostic, warning
 from gradc.ir.tensor.core import Function, Span
 from gradc.passes.simplify.flatten import flatten
-from gradc.passes.training.step import SCALE
+from gradc.runtime.doctor.attention import attentions
 from gradc.runtime.doctor.certain import is_unbounded
 from gradc.runtime.doctor.constant import Constant, best_constant, is_negative_by_targets, tails
-from gradc.runtime.doctor.evidence import seen_forward
+from gradc.runtime.doctor.evidence import Seen, seen_forward
 from gradc.runtime.doctor.trial import scheduled
 from gradc.runtime.files.batches import Samples, permutation
 from gradc.runtime.model.state import TrainState
@@ -36,40 +38,48 @@ from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.training.watch import Moved, square
 
-LOOK, ROWS = 2000, 8
+# The first look at units, the first where there is attention, and the samples of a look.
+LOOK, ATTENTION_LOOK, ROWS = 2000, 250, 8
 # Moments are recorded up to a step, and then at every so manieth.
 OFTEN, SELDOM = 100, 500
 # Losses that are averaged, steps before a loss is held against a constant, and how close is no
-# better.
-FEW, SETTLED, NO_BETTER = 20, 150, 0.98
+# better; what is no longer well on its way.
+FEW, SETTLED, NO_BETTER, POOR = 20, 150, 0.98, 0.5
 RISEN = 3.0
 # Updates of the matrices as a share of their size: below and above is out of proportion.
 FAINT, LOUD = 1e-6, 0.3
 CLIPPED, SKIPPED = 0.9, 0.1
 _SOME = 256  # numbers of a moment whose middle is told
-DIED, DEAD = 0.3, 0.6
+DIED, DEAD, UNIFORM = 0.3, 0.6, 0.995
 _HELP = "`gradc diagnose --run` with the same program and data tries what lowers the loss"
+
+Start = Callable[[], Mapping[str, Array]]
 
 
 @dataclass
 class Watching:
-    """The watch over one run of ``total`` steps; ``seed`` draws its start."""
+    """The watch over one run of ``total`` steps; ``seed`` draws the order of samples, and ``start``
+    what the run began with, by default from the same seed.
+    """
 
     step: TrainStep
     samples: Samples
     batch: int
     total: int
     seed: int
+    start: Start | None = None
     said: set[str] = field(default_factory=set)
     constant: Constant | None = None
     _asked: set[str] = field(default_factory=set)
-    _last: deque[float] = field(default_factory=lambda: deque(maxlen=FEW))
+    _last: list[float] = field(default_factory=list)
     _mean: float = math.nan
     _least: float = math.inf
     _norms: list[float] = field(default_factory=list)
     _skipped: deque[bool] = field(default_factory=lambda: deque(maxlen=100))
     _odd: str = ""
-    _start: Mapping[str, float] | None = None
+    _begun: Look | None = None
+    _attends: bool | None = None
+    _uniform: str = ""
 
     # --- what is recorded
 
@@ -80,28 +90,20 @@ class Watching:
         before: Mapping[str, Array],
         moved: Mapping[str, Moved],
     ) -> dict[str, Any]:
-        """What the record of step ``number`` says besides: of the update, if there are the weights
-        of ``before``, and of units and attention now and then.
+        """What the record of step ``number`` says besides: of the update, of the moments, and of
+        units and attention now and then. Of ranks that hold parts of parameters all call.
         """
-        found: dict[str, Any] = {}
-        if before:
-            matrices = [one for n, one in moved.items() if before[n].ndim >= 2]
-            size = sum(one.size for one in matrices)
-            found["update"] = Moved(sum(one.moved for one in matrices), size).share if size else 0.0
-            if self.step.recipe.clip_value is not None and self._is_whole:
-                found["moved"] = max(_furthest(a, state.arrays[n]) for n, a in before.items())
-            if self._is_whole and (number <= OFTEN or number % SELDOM == 0):
-                found |= self._moments(state, before)
-        if self._is_scaled:
-            found["loss_scale"] = float(state.arrays[SCALE])
-        if number % LOOK == 0 and is_looked_at(number) and self._is_whole:
-            found["seen"] = self._look(state.arrays)
+        matrices = [one for n, one in moved.items() if before[n].ndim >= 2]
+        size = sum(one.size for one in matrices)
+        share = Moved(sum(one.moved for one in matrices), size).share if size else 0.0
+        found: dict[str, Any] = {"update": share}
+        if self.step.recipe.clip_value is not None:
+            found["moved"] = max(_furthest(a, state.arrays[n]) for n, a in before.items())
+        if number <= OFTEN or number % SELDOM == 0:
+            found |= self._moments(state, before)
+        if self._is_looked_at(number):
+            found |= self._looked(state)
         return found
-
-    @property
-    def _is_whole(self) -> bool:
-        """Whether this rank holds whole parameters."""
-        return self.step.shard is None
 
     @property
     def _is_scaled(self) -> bool:
@@ -121,42 +123,114 @@ class Watching:
         if not {"beta1", "beta2", "eps"} <= set(told) or state.step < 1:
             return {}
         one, two = (1 - float(told[b]) ** state.step for b in ("beta1", "beta2"))
-        roots, signal = [], {}
+        if min(one, two) <= 0:
+            return {}
+        middles, means, squares = [], {}, {}
         for name in names:
             m, v = state.arrays.get(f"{name}/m"), state.arrays.get(f"{name}/v")
-            if m is None or v is None or not m.size or min(one, two) <= 0:
+            if m is None or v is None or not m.size:
                 continue
-            some = v.reshape(-1)[:: max(1, v.size // _SOME)]
-            roots.append(float(np.median(np.sqrt(some / two))))
-            total = float(np.sum(v)) / two
-            if total > 0:
-                signal[name] = min(1.0, square(m.reshape(-1)) / one**2 / total)
-        return {"root": float(np.median(roots)), "signal": signal} if roots else {}
+            flat = v.reshape(-1)
+            some = np.sort(flat[:: max(1, v.size // _SOME)])
+            middles.append(math.sqrt(max(float(some[len(some) // 2]), 0.0) / two))
+            means[name], squares[name] = square(m.reshape(-1)), float(flat.sum())
+        means, squares = self.step.layout.squares(means), self.step.layout.squares(squares)
+        signal = {
+            name: min(1.0, means[name] / one**2 / (total / two))
+            for name, total in squares.items()
+            if total > 0
+        }
+        return {"root": sorted(middles)[len(middles) // 2], "signal": signal} if middles else {}
 
-    def _look(self, arrays: Mapping[str, Array]) -> dict[str, float]:
-        """Shares of units and queries that are lost, by kind and line, on the first samples."""
-        return {_place(s.kind, s.span): s.share for s in self._seen(arrays)}
+    # --- looks
 
-    def _seen(self, arrays: Mapping[str, Array]) -> list[Any]:
-        order = permutation(self.seed, 0, self.samples.count)
-        inputs = self.samples.take(order[: min(ROWS, self.samples.count)])
-        model = self.step.model
-        dims = model.bind({name: a.shape for name, a in inputs.items()})
-        function = flatten(model.lower(dims, training=False).function)
+    def _is_looked_at(self, number: int) -> bool:
+        """Whether units and attention are looked at after this step."""
+        if not is_doubled(number, ATTENTION_LOOK):
+            return False
+        if self._attends is None:
+            self._attends = bool(attentions(self._function()))
+        return self._attends or is_doubled(number, LOOK)
+
+    def _looked(self, state: TrainState) -> dict[str, Any]:
+        """What is recorded of a look; parts of parameters are put together on the first rank."""
+        names = {n: state.arrays[n] for n in state.trained}
+        arrays = self.step.layout.whole(names)
+        if arrays is None or not self._is_first:
+            return {}
+        now = self._look(arrays)
+        found: dict[str, Any] = {"seen": now.shares}
+        if now.entropies:
+            found["entropy"] = now.entropies
+        if self._begun is None:
+            self._begun = self._look(self._start())
+            found["seen_at_start"] = self._begun.shares
+            if self._begun.entropies:
+                found["entropy_at_start"] = self._begun.entropies
+        return found
+
+    @property
+    def _is_first(self) -> bool:
+        return self.step.world is None or self.step.world.rank == 0
+
+    def _start(self) -> Mapping[str, Array]:
+        return self.step.model.init(self.seed) if self.start is None else self.start()
+
+    def _look(self, arrays: Mapping[str, Array]) -> Look:
+        """Shares of units and queries that are lost, and entropies, by line, on the first
+        samples.
+        """
+        inputs = self._few()
+        function = self._small(inputs)
         names = {s.name for s in function.parameters}
         given = {n: a for n, a in arrays.items() if n in names}
-        return seen_forward(function, {**given, **inputs})
+        return Look.of(seen_forward(function, {**given, **inputs}))
+
+    def _few(self) -> dict[str, Array]:
+        order = permutation(self.seed, 0, self.samples.count)
+        return self.samples.take(order[: min(ROWS, self.samples.count)])
+
+    def _small(self, inputs: Mapping[str, Array]) -> Function:
+        """The program as in use, at the size of a look."""
+        model = self.step.model
+        dims = model.bind({name: a.shape for name, a in inputs.items()})
+        return flatten(model.lower(dims, training=False).function)
 
     # --- what is noticed
 
-    def after(self, record: Mapping[str, Any]) -> list[Diagnostic]:
+    def read(self, records: Sequence[Mapping[str, Any]]) -> list[Diagnostic]:
+        """What the records of further steps tell."""
+        if not records:
+            return []
+        losses = np.array([r["loss"] for r in records], np.float64)
+        if self.step.recipe.clip_norm is not None:
+            self._norms += [r["grad_norm"] for r in records if _is_number(r.get("grad_norm"))]
+        means = self._means(losses)
+        least = np.fmin.accumulate([self._least, *means])
+        with np.errstate(invalid="ignore"):
+            is_odd = (losses < 0) | (means > RISEN * least[:-1])
+        chosen = {at for at, r in enumerate(records) if "update" in r}
+        chosen |= set(range(len(records)) if self._is_scaled else np.flatnonzero(is_odd).tolist())
+        found: list[Diagnostic | None] = []
+        for at in sorted(chosen):
+            self._mean, self._least = float(means[at]), float(least[at])
+            found += self._after(records[at], float(losses[at]))
+        self._mean, self._least = float(means[-1]), float(least[-1])
+        return [one for one in found if one is not None]
+
+    def _means(self, losses: Array) -> Array:
+        """With each loss the mean of the last ``FEW``, once there are so many; NaN for a while
+        after one that is not finite.
+        """
+        known = np.array([*self._last, *losses], np.float64)
+        self._last = known[-FEW + 1 :].tolist()
+        with np.errstate(invalid="ignore", over="ignore"):
+            full: Array = np.convolve(known, np.ones(FEW), "valid") / FEW
+        none = np.full(len(losses), math.nan)
+        return np.concatenate([none, full if len(known) >= FEW else none])[-len(losses) :]
+
+    def _after(self, record: Mapping[str, Any], loss: float) -> list[Diagnostic | None]:
         """What the record of a step adds."""
-        loss = record.get("loss")
-        if not isinstance(loss, (int, float)):
-            loss = math.nan
-        self._count(float(loss))
-        if "grad_norm" in record and isinstance(record["grad_norm"], (int, float)):
-            self._norms.append(float(record["grad_norm"]))
         found = [self._negative(record, loss) if loss < 0 else None, self._risen(record)]
         if "update" in record:
             found.append(self._update(record))
@@ -165,15 +239,7 @@ class Watching:
             found.append(self._scale(record))
         if "seen" in record:
             found += self._lost(record)
-        return [one for one in found if one is not None]
-
-    def _count(self, loss: float) -> None:
-        """``_mean`` is that of the last losses, once there are enough; NaN for a while after one
-        that is not finite.
-        """
-        last = self._last
-        last.append(loss)
-        self._mean = sum(last) / FEW if len(last) == FEW else math.nan
+        return found
 
     def epoch(self, record: Mapping[str, Any]) -> tuple[dict[str, Any], list[Diagnostic]]:
         """What is added to the record of an epoch, and what it tells."""
@@ -193,11 +259,15 @@ class Watching:
 
     def again(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Takes in the records of a run that goes on; what they told has been said."""
+        steps: list[Mapping[str, Any]] = []
         for record in records:
             if "epoch_done" in record:
+                self.read(steps)
+                steps = []
                 self.epoch(record)
-            else:
-                self.after(record)
+            else:  # what is not finite stands there as null
+                steps.append({**record, "loss": _number(record.get("loss"))})
+        self.read(steps)
 
     def _say(self, kind: str, message: str, span: Span | None = None) -> Diagnostic | None:
         if kind in self.said:
@@ -211,7 +281,7 @@ class Watching:
             return None
         message = (
             f"after {number} steps the loss is {mean:.4g}, where outputs that are the same for "
-            f"every sample reach {best:.4g} (`{constant.target}` alone)"
+            f"every sample reach {best:.4g} (`{constant.target}` alone){self._uniform}"
         )
         return self._say("constant", message)
 
@@ -253,18 +323,15 @@ class Watching:
         """A loss three times its least, and half of the way back to a constant's; one that may
         pass zero has no such multiples.
         """
-        mean, before = self._mean, self._least
-        if mean < before:
-            self._least = mean
-            return None
-        if not 0 < before < math.inf or not mean > RISEN * before or "risen" in self.said:
+        mean, least = self._mean, self._least
+        if not 0 < least < math.inf or not mean > RISEN * least or "risen" in self.said:
             return None
         constant = self._best()
-        if constant is None or not mean > 0.5 * constant.loss > 0:
+        if constant is None or not mean > POOR * constant.loss > 0:
             return None
         message = (
-            f"the loss is {mean:.4g} around step {record['step']}, {mean / before:.1f} times its "
-            f"least ({before:.4g}){self._cause()}"
+            f"the loss is {mean:.4g} around step {record['step']}, {mean / least:.1f} times its "
+            f"least ({least:.4g}){self._cause()}"
         )
         return self._say("risen", message)
 
@@ -351,27 +418,40 @@ class Watching:
         return self._say("scale", message)
 
     def _lost(self, record: Mapping[str, Any]) -> list[Diagnostic | None]:
-        """Units that have died since the start, queries that look at one place only."""
-        seen = record.get("seen")
-        if not isinstance(seen, Mapping):
+        """Units that have died since the start; attention that has collapsed to one key or is as
+        uniform as ever, in a training that does badly.
+        """
+        now = Look.read(record)
+        begun = Look.read(record, "_at_start")
+        if begun is not None:
+            self._begun = begun
+        if now is None or self._begun is None:
             return []
         found = []
-        for place, share in seen.items():
-            kind, _, line = str(place).partition(" ")
-            start = self._begun().get(str(place), 0.0)
+        for place, share in now.shares.items():
+            kind, _, line = place.partition(" ")
+            start = self._begun.shares.get(place, 0.0)
             if kind not in _WORDS or share < DEAD or share - start < DIED:
                 continue
-            message = (
-                f"step {record['step']}, {line}: {share:.0%} {_WORDS[kind]}, {start:.0%} at the "
-                "start"
-            )
-            found.append(self._say(f"{kind} {line}", message))
+            if kind == "attention" and not self._does_badly():
+                continue  # one key may be all that is asked for
+            message = f"step {record['step']}, {line}: {share:.0%} {_WORDS[kind]}"
+            entropy = now.entropies.get(line)
+            if kind == "attention" and entropy is not None:
+                message += f" (entropy {entropy:.2g} of what it can be)"
+            found.append(self._say(f"{kind} {line}", f"{message}, {start:.0%} at the start"))
+        even = [n for n, h in now.entropies.items() if min(h, self._begun.of_line(n)) > UNIFORM]
+        self._uniform = (
+            f"; attention looks everywhere alike, as at the start ({even[0]})" if even else ""
+        )
         return found
 
-    def _begun(self) -> Mapping[str, float]:
-        if self._start is None:
-            self._start = self._look(dict(self.step.model.init(self.seed)))
-        return self._start
+    def _does_badly(self) -> bool:
+        """Whether the loss is high beside a constant's; if that is unknown, beside its least."""
+        constant = self._best()
+        if constant is None or constant.loss <= 0:
+            return self._least > 0 and self._mean > 1.5 * self._least
+        return self._mean > POOR * constant.loss
 
 
 _WORDS = {
@@ -380,15 +460,57 @@ _WORDS = {
 }
 
 
-def is_looked_at(number: int) -> bool:
-    """Whether units and attention are looked at after step ``number``: 2 000, 4 000, 8 000, ..."""
-    times, rest = divmod(number, LOOK)
+@dataclass(frozen=True)
+class Look:
+    """Shares of units and queries that are lost, by kind and line, and entropies by line."""
+
+    shares: Mapping[str, float]
+    entropies: Mapping[str, float]
+
+    @classmethod
+    def of(cls, seen: Sequence[Seen]) -> Look:
+        """Of several ops in one line the worst counts, of entropies the least."""
+        shares: dict[str, float] = {}
+        entropies: dict[str, float] = {}
+        for one in seen:
+            line = _line(one.span)
+            place = f"{one.kind} {line}"
+            shares[place] = max(one.share, shares.get(place, 0.0))
+            if one.entropy is not None:
+                entropies[line] = min(one.entropy, entropies.get(line, math.inf))
+        return cls(shares, entropies)
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any], suffix: str = "") -> Look | None:
+        """What a record says of a look; None if it says nothing."""
+        shares, entropies = (_numbers(record.get(k + suffix)) for k in ("seen", "entropy"))
+        return None if f"seen{suffix}" not in record else cls(shares, entropies)
+
+    def of_line(self, line: str) -> float:
+        return self.entropies.get(line, 0.0)
+
+
+def is_doubled(number: int, first: int) -> bool:
+    """Whether ``number`` is ``first``, or that doubled, and so on."""
+    times, rest = divmod(number, first)
     return rest == 0 and times > 0 and times & (times - 1) == 0
 
 
-def _place(kind: str, span: Span | None) -> str:
-    where = "" if span is None else f"{span.outermost.file}:{span.outermost.line}"
-    return f"{kind} {where}"
+def _line(span: Span | None) -> str:
+    return "" if span is None else f"{span.outermost.file}:{span.outermost.line}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def _numbers(value: object) -> dict[str, float]:
+    pairs = value.items() if isinstance(value, Mapping) else ()
+    return {str(k): float(v) for k, v in pairs if _is_number(v)}
 
 
 def _furthest(old: Array, new: Array) -> float:

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,8 @@ from gradc.runtime.training.progress import (
     progress_of,
 )
 from gradc.runtime.training.replay import Replay
-from gradc.runtime.training.watch import Watch, is_recorded, moves
+from gradc.runtime.training.signals import signals
+from gradc.runtime.training.watch import CHUNK, Watch, moves, next_recorded
 
 PARAMS_FILE = "params.safetensors"
 RUN_FILE = "run.json"
@@ -96,7 +96,9 @@ class Run:
         self.progress = Progress()
         self.notices: list[Diagnostic] = []
         self.told = 0  # of the notices, by whoever shows them
-        self.watch: Watch | None = None  # of the first rank
+        self.watch: Watch | None = None  # every rank has one, the first is asked
+        self._unread: list[dict[str, Any]] = []  # records that the watch has not seen
+        self._next_recorded = 0
         self.state: TrainState | None = None
         self._forward = self.model.forward(**_compile_keywords(step))
         self._last_step: TrainStep | None = None
@@ -297,13 +299,22 @@ class Run:
             DiagnosticError: GC0806 when the loss, a gradient or the weights stop being finite; the
                 state of before that step is saved, or the last good checkpoint stays.
         """
-        with _signals() as pending, self._recording() as write:
+        self._next_recorded = next_recorded(self.progress.step + 1)
+        with signals() as pending, self._recording() as write, self._noticing():
             while self.progress.epoch < self.settings.epochs:
                 self._epoch(pending, write, report)
             whole = self._whole()
             self.save(whole)
         if whole is not None and self.is_first:
             self.write_params(whole)
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        """However the run ends, what its last records tell is among the notices."""
+        try:
+            yield
+        finally:
+            self._read()
 
     def _recording(self) -> AbstractContextManager[Callable[[Mapping[str, Any]], None]]:
         if self.is_first:
@@ -328,6 +339,7 @@ class Run:
         self._note_validation()
         done: dict[str, Any] = {"step": progress.step, "epoch_done": progress.epoch}
         done |= {f"valid_{k}": v for k, v in (progress.valid or {}).items()}
+        self._read()
         if self.watch is not None and self.is_first:
             more, told = self.watch.epoch(done)
             done |= more
@@ -343,9 +355,9 @@ class Run:
         assert self.state is not None
         step = self._step_for(len(rows))
         # The sizes of cut parameters are added up over ranks.
-        is_asked = self.is_first or step.layout.is_cut
-        is_watched = is_asked and is_recorded(progress.step + 1)
-        weights = {n: self.state.arrays[n].copy() for n in self._weights} if is_watched else {}
+        weights: dict[str, Array] = {}
+        if progress.step + 1 >= self._next_recorded and (self.is_first or step.layout.is_cut):
+            weights = {n: self.state.arrays[n].copy() for n in self._weights}
         try:
             loss, _ = step(self.state, **self.train.take(step.rows_of(rows)))
         except StoppedStep as stop:
@@ -358,22 +370,46 @@ class Run:
             "epoch": progress.epoch,
             "loss": progress.loss,
         }
-        if "grad_norm" in self.state.metrics:
-            record["grad_norm"] = float(self.state.metrics["grad_norm"])
-        if self.state.metrics.get("overflow"):
+        self._note_metrics(record, rows)
+        if weights:
+            self._note_updates(record, weights, step)
+        self._unread.append(record)
+        if len(self._unread) >= CHUNK:
+            self._read()
+        write(record)
+
+    def _read(self) -> None:
+        """Has the watch look at the records since it did so last."""
+        records, self._unread = self._unread, []
+        if self.watch is not None and self.is_first:
+            self.notices += self.watch.read(records)
+
+    def _note_metrics(self, record: dict[str, Any], rows: Array) -> None:
+        """What the step itself says of gradients and scale. Raises DiagnosticError GC0806."""
+        assert self.state is not None
+        metrics = self.state.metrics
+        if "grad_norm" in metrics:
+            record["grad_norm"] = float(metrics["grad_norm"])
+        if self.step.recipe.loss_scale == "dynamic":
+            record["loss_scale"] = float(self.state.arrays[SCALE])
+        if metrics.get("overflow"):
             record["overflow"] = True
             self._note_overflow(rows)
             if float(self.state.arrays[SCALE]) <= 1.0:
-                raise self._diverged(f"the loss became {progress.loss}")
-        elif not math.isfinite(progress.loss):
-            raise self._diverged(f"the loss became {progress.loss}")
+                raise self._diverged(f"the loss became {self.progress.loss}")
+        elif not math.isfinite(self.progress.loss):
+            raise self._diverged(f"the loss became {self.progress.loss}")
+
+    def _note_updates(
+        self, record: dict[str, Any], weights: Mapping[str, Array], step: TrainStep
+    ) -> None:
+        """How far the weights have moved, and what else is looked at with them."""
+        assert self.state is not None
         moved = moves(weights, self.state.arrays, step.layout.squares)
-        if moved:
-            record["updates"] = {name: one.share for name, one in moved.items()}
-        if self.watch is not None and self.is_first:
-            record |= self.watch.fields(progress.step, self.state, weights, moved)
-            self.notices += self.watch.after(record)
-        write(record)
+        record["updates"] = {name: one.share for name, one in moved.items()}
+        self._next_recorded = next_recorded(self.progress.step + 1)
+        if self.watch is not None:
+            record |= self.watch.fields(self.progress.step, self.state, weights, moved)
 
     def _stopped(
         self, stop: StoppedStep, rows: Array, write: Callable[[Mapping[str, Any]], None]
@@ -548,24 +584,3 @@ def _labels(inputs: Mapping[str, Array], logits: Array | None) -> Array | None:
 
 def _compile_keywords(step: TrainStep) -> dict[str, Any]:
     return {"threads": step.options.threads, "use_cache": step.options.use_cache}
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects signals instead of acting on them; a second one of a kind acts at once. Main thread
-    only.
-    """
-    pending: list[int] = []
-    caught = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
-
-    def note(signum: int, _frame: FrameType | None) -> None:
-        if signum in pending and signum != signal.SIGUSR1:
-            os._exit(128 + signum)
-        pending.append(signum)
-
-    previous = {s: signal.signal(s, note) for s in caught}
-    try:
-        yield pending
-    finally:
-        for s, handler in previous.items():
-            signal.signal(s, handler)

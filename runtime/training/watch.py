@@ -1,9 +1,10 @@
 """What a run looks at while it trains: how far updates move the weights, and whether numbers stay
 finite.
 
-A copy of the weights at one step in ``WATCH_EVERY`` and one pass over both move a few bytes per
-weight; a step moves each weight a dozen times, so this is below a hundredth of the bytes of the
-steps between.
+A copy of the weights at one step in ``WATCH_EVERY`` (in ``LATER_EVERY`` from ``LATER`` on) and one
+pass over both move a few bytes per weight; a step moves each weight a dozen times, so this is below
+a hundredth of the bytes of the steps between. Of the steps between nothing is kept but their
+records, which are looked at together.
 
 Non-goals: why something is wrong (``runtime.doctor``).
 """
@@ -11,7 +12,7 @@ Non-goals: why something is wrong (``runtime.doctor``).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,8 +22,12 @@ from gradc.ir.diagnostics.diagnostic import Diagnostic, error
 from gradc.runtime.model.state import TrainState
 from gradc.runtime.native.arrays import Array
 
-WATCH_EVERY = 50
-_PIECE = 1 << 15
+WATCH_EVERY, LATER_EVERY, LATER = 50, 250, 1000
+# Steps whose records are looked at together, if no epoch ends before.
+CHUNK = 500
+# Numbers whose squares are added up at once: they stay in the cache, and BLAS adds so few of them
+# in one thread, so that the order is one.
+_PIECE = 1 << 13
 
 
 class Watch(Protocol):
@@ -35,12 +40,13 @@ class Watch(Protocol):
         before: Mapping[str, Array],
         moved: Mapping[str, Moved],
     ) -> dict[str, Any]:
-        """What the record of step ``number`` says besides; at recorded steps there are the weights
-        ``before`` it, and how far each has moved.
+        """What the record of step ``number``, one of those that are recorded, says besides: there
+        are the weights ``before`` it, and how far each has moved. Of ranks that hold parts of
+        parameters all call.
         """
 
-    def after(self, record: Mapping[str, Any]) -> list[Diagnostic]:
-        """What the record of a step tells."""
+    def read(self, records: Sequence[Mapping[str, Any]]) -> list[Diagnostic]:
+        """What the records of further steps tell."""
 
     def epoch(self, record: Mapping[str, Any]) -> tuple[dict[str, Any], list[Diagnostic]]:
         """What the record of an epoch says besides, and what it tells."""
@@ -49,9 +55,12 @@ class Watch(Protocol):
         """Takes in the records of a run that goes on."""
 
 
-def is_recorded(step: int) -> bool:
-    """Whether the updates of ``step`` (from 1) are recorded: the first, and one in fifty."""
-    return step == 1 or step % WATCH_EVERY == 0
+def next_recorded(step: int) -> int:
+    """The first step from ``step`` (from 1) on whose updates are recorded: the first, one in fifty,
+    and one in 250 from the thousandth on.
+    """
+    every = WATCH_EVERY if step <= LATER else LATER_EVERY
+    return 1 if step <= 1 else -(-step // every) * every
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,29 +86,31 @@ def moves(
     """For each parameter its last update; ``whole`` makes sums of squares of this rank's parts
     those of whole parameters.
     """
-    if not before:
-        return {}
+    moved, sizes = {}, {}
     with np.errstate(over="ignore", invalid="ignore"):
-        found = {name: _moved(old, after[name]) for name, old in before.items()}
-    moved = whole({name: one.moved for name, one in found.items()})
-    sizes = whole({name: one.size for name, one in found.items()})
-    return {name: Moved(moved[name], sizes[name]) for name in found}
+        for name, old in before.items():
+            moved[name], sizes[name] = _moved(old.reshape(-1), after[name].reshape(-1))
+    moved, sizes = whole(moved), whole(sizes)
+    return {name: Moved(one, sizes[name]) for name, one in moved.items()}
 
 
-def _moved(old: Array, new: Array) -> Moved:
-    """By pieces that stay in the cache, added up in double precision."""
+def _moved(old: Array, new: Array) -> tuple[float, float]:
+    """Squares of the L2 norms of what has changed and of what was."""
+    if old.size <= _PIECE:
+        return square(new - old), square(old)
     moved = size = 0.0
-    flat, now = old.reshape(-1), new.reshape(-1)
-    for at in range(0, flat.size, _PIECE):
-        piece = flat[at : at + _PIECE]
-        moved += square(now[at : at + _PIECE] - piece)
+    for at in range(0, old.size, _PIECE):
+        piece = old[at : at + _PIECE]
+        moved += square(new[at : at + _PIECE] - piece)
         size += square(piece)
-    return Moved(moved, size)
+    return moved, size
 
 
 def square(flat: Array) -> float:
-    """The sum of squares of a vector."""
-    found = float(np.einsum("i,i->", flat, flat))
+    """The sum of squares of a vector of at most ``_PIECE`` numbers; longer ones by pieces."""
+    if flat.size > _PIECE:
+        return sum(square(flat[at : at + _PIECE]) for at in range(0, flat.size, _PIECE))
+    found = float(np.dot(flat, flat))
     if found == 0 and flat.any():
         return float(np.square(flat, dtype=np.float64).sum())
     return found

@@ -5,19 +5,20 @@ All of it is trained by `python -m tests.support.doctor sickness`.
 
 import pytest
 
-from tests.support.doctor import SICK, sickness
+from tests.support.doctor import SICK, WELL, sickness
 from tests.support.doctor_cases import FOLDER, cases
 
 SLICE = ("unscaled-column", "softmax-twice", "zero-start", "no-eps", "tight-clip")
 
 
 def test_every_program_is_used_and_every_kind_has_a_reference() -> None:
-    sick, healthy = {n: c for t in SICK for n, c in cases(t).items()}, cases("healthy")
+    sick = {n: c for t in SICK for n, c in cases(t).items()}
+    healthy = {n: c for t in WELL for n, c in cases(t).items()}
     used = {c.program for c in (*sick.values(), *healthy.values())}
     used |= {c.repaired.program for c in sick.values()}
     assert used == {path.stem for path in (FOLDER / "programs").glob("*.grad")}
-    assert len({c.kind for c in sick.values()}) == len(sick) >= 93
-    assert len(healthy) >= 50
+    assert len({c.kind for c in sick.values()}) == len(sick) >= 105
+    assert len(healthy) >= 56
     for case in (*sick.values(), *healthy.values()):
         assert case.source.startswith("http") and case.text()
     assert all(c.well and c.cause for c in sick.values())

@@ -457,7 +457,7 @@ def started(work: Path, out: Path, *extra: str) -> subprocess.Popen[str]:
     """The same run in a process of its own, slowed so that it can be met in the middle."""
     slow = (
         "import sys, time\n"
-        "from gradc.runtime.training import loop as training\n"
+        "from gradc.runtime.training.signals import signals\n"
         "step = training.Run._one_step\n"
         "def slowly(self, *rest):\n"
         "    time.sleep(0.004)\n"
@@ -500,16 +500,16 @@ def test_a_signal_stops_after_the_step_and_nothing_is_lost(
 
 def test_a_second_signal_stops_at_once(work: Path, tmp_path: Path) -> None:
     """The state on disk is the last checkpoint."""
-    from gradc.runtime.training import loop
+    from gradc.runtime.training.signals import signals
 
-    with loop._signals() as pending:
+    with signals() as pending:
         signal.raise_signal(signal.SIGUSR1)
         signal.raise_signal(signal.SIGUSR1)
         assert pending == [signal.SIGUSR1, signal.SIGUSR1]
     program = (
         "import os, signal, time\n"
-        "from gradc.runtime.training import loop as training\n"
-        "with training._signals():\n"
+        "from gradc.runtime.training.signals import signals\n"
+        "with signals():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(30)\n"

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import gradc
+from gradc.ir.diagnostics.diagnostic import Diagnostic
 from gradc.runtime.doctor.constant import best_constant
-from gradc.runtime.doctor.watching import LOOK, Watching, is_looked_at
+from gradc.runtime.doctor.watching import LOOK, Watching, is_doubled
 from gradc.runtime.files.batches import samples_of
 from gradc.runtime.training.loop import METRICS_FILE
 from tests.runtime.test_doctor_before import HEALTHY, SICK, train
@@ -110,10 +111,15 @@ def test_targets_beyond_one_explain_a_negative_loss() -> None:
     net, arrays = gradc.loads(text), drawn("zero or one")
     arrays["y"] = arrays["y"] + np.float32(1)  # classes 1 and 2
     watch = watching(net, "sgd(lr=1.0)", arrays)
-    told = watch.after({"step": 7, "loss": -0.5})
+    told = tells(watch, {"step": 7, "loss": -0.5})
     assert "`y` has 1 to 2" in told[0].message and "never negative" in told[0].message
-    assert watch.after({"step": 8, "loss": -0.6}) == []
-    assert watching(net, "sgd(lr=1.0)", drawn("zero or one")).after({"step": 1, "loss": -1}) == []
+    assert tells(watch, {"step": 8, "loss": -0.6}) == []
+    assert tells(watching(net, "sgd(lr=1.0)", drawn("zero or one")), {"step": 1, "loss": -1}) == []
+
+
+def tells(watch: Watching, record: dict[str, Any]) -> list[Diagnostic]:
+    """What one more record tells."""
+    return watch.read([record])
 
 
 def watching(net: gradc.Model, optimizer: str, arrays: dict[str, Any], **how: Any) -> Watching:
@@ -149,20 +155,20 @@ def test_an_update_out_of_proportion_is_explained(
 ) -> None:
     net = gradc.loads(model_of(*LOSSES["squares"]))
     watch = watching(net, optimizer, drawn("float"), **how)
-    assert watch.after({"step": 50, "loss": 1.0, **record}) == []
-    (told,) = watch.after({"step": 100, "loss": 1.0, **record})
+    assert tells(watch, {"step": 50, "loss": 1.0, **record}) == []
+    (told,) = tells(watch, {"step": 100, "loss": 1.0, **record})
     assert words in told.message, told.message
-    assert watch.after({"step": 150, "loss": 1.0, **record}) == []
+    assert tells(watch, {"step": 150, "loss": 1.0, **record}) == []
     well = {**record, "update": 1e-3}
     fresh = watching(net, optimizer, drawn("float"), **how)
-    assert [fresh.after({"step": n, "loss": 1.0, **well}) for n in (50, 100)] == [[], []]
+    assert [tells(fresh, {"step": n, "loss": 1.0, **well}) for n in (50, 100)] == [[], []]
 
 
 def test_a_scale_that_falls_again_and_again_is_told_of() -> None:
     net = gradc.loads(model_of(*LOSSES["squares"]), precision="f16")
     watch = watching(net, "sgd(lr=0.1)", drawn("float"), loss_scale="dynamic")
     record: dict[str, Any] = {"loss": 1.0, "loss_scale": 2.0}
-    told = [watch.after({"step": n, "overflow": n % 5 == 0, **record}) for n in range(1, 120)]
+    told = [tells(watch, {"step": n, "overflow": n % 5 == 0, **record}) for n in range(1, 120)]
     assert [n for n, one in enumerate(told, 1) if one] == [101]
     assert "20% of the last 100 steps" in told[100][0].message
 
@@ -184,12 +190,14 @@ def test_units_that_died_since_the_start_are_told_of() -> None:
     state = watch.step.init(net.init(0))
     state.arrays["a.b"][3:] = -100
     found = watch.fields(LOOK, state, {}, {})
-    (told,) = watch.after({"step": LOOK, "loss": 1.0, **found})
+    (told,) = tells(watch, {"step": LOOK, "loss": 1.0, **found})
     assert "<string>:6: 81% of the units are zero" in told.message
-    assert [n for n in range(1, 40000) if is_looked_at(n)] == [LOOK * k for k in (1, 2, 4, 8, 16)]
+    assert [n for n in range(1, 40000) if is_doubled(n, LOOK)] == [
+        LOOK * k for k in (1, 2, 4, 8, 16)
+    ]
     whole = watching(net, "sgd(lr=0.1)", arrays)
     fresh = whole.fields(LOOK, whole.step.init(net.init(0)), {}, {})
-    assert whole.after({"step": LOOK, "loss": 1.0, **fresh}) == []
+    assert tells(whole, {"step": LOOK, "loss": 1.0, **fresh}) == []
 
 
 def test_signal_is_one_without_noise_and_small_with() -> None:

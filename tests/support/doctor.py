@@ -32,7 +32,8 @@ from gradc.runtime.reports.diagnose import Finding
 from tests.support.doctor_cases import Case, cases, trained
 
 SEEDS = (0, 1, 2)
-SICK = ("sick", "sick_more", "sick_asked")
+SICK = ("sick", "sick_more", "sick_asked", "sick_last")
+WELL = ("healthy", "healthy_last")
 
 Row = dict[str, Any]
 
@@ -142,7 +143,6 @@ def _narrow(net: Model, arrays: dict[str, Any]) -> dict[str, Any]:
 
 def print_table(rows: Mapping[str, Row]) -> None:
     """The sums."""
-    known = all_cases()
     for tables in SICK:
         names, title = [n for n in cases(tables) if n in rows], f"{tables}.toml"
         first = sum(rows[n]["right"][:1] == [True] for n in names)
@@ -151,12 +151,13 @@ def print_table(rows: Mapping[str, Row]) -> None:
         print(f"{title}: cause first {first} of {len(names)}, in the first three {three}; ", end="")
         nans = sum(rows[n]["nan"] for n in names)
         print(f"the watcher fired on {fired}; a backward sweep had a NaN in {nans}")
-    healthy = [n for n in rows if not known[n].cause]
-    alarms = [n for n in healthy if rows[n]["found"]]
-    fired = sum(rows[n]["watcher"] for n in healthy)
-    nans = sum(rows[n]["nan"] for n in healthy)
-    print(f"healthy.toml: alarms {len(alarms)} of {len(healthy)} {alarms}; ", end="")
-    print(f"watcher {fired}; NaN {nans}")
+    for tables in WELL:
+        names = [f"{tables} {n}" for n in cases(tables) if f"{tables} {n}" in rows]
+        alarms = [n for n in names if rows[n]["found"]]
+        fired = sum(rows[n]["watcher"] for n in names)
+        nans = sum(rows[n]["nan"] for n in names)
+        print(f"{tables}.toml: alarms {len(alarms)} of {len(names)} {alarms}; ", end="")
+        print(f"watcher {fired}; NaN {nans}")
     lowers = [one for row in rows.values() for one in row.get("lowers", [])]
     print(
         f"remedies offered that lower the loss from another start: {sum(lowers)} of {len(lowers)}"
@@ -168,7 +169,7 @@ def all_cases() -> dict[str, Case]:
     """Every case, sick ones first."""
     return {
         **{n: c for tables in SICK for n, c in cases(tables).items()},
-        **{f"healthy {n}": c for n, c in cases("healthy").items()},
+        **{f"{tables} {n}": c for tables in WELL for n, c in cases(tables).items()},
     }
 
 

@@ -140,7 +140,7 @@ def text(rng: Rng, count: int, length: float = 12, ids: float = 8) -> Arrays:
     return {"x": found[:, :-1].astype(np.int32), "y": found[:, 1:].astype(np.int32)}
 
 
-def bars(rng: Rng, count: int) -> Arrays:
+def bars(rng: Rng, count: int, spoil: str = "") -> Arrays:
     """Images of 8 x 8 with a horizontal or a vertical bar, in noise."""
     x = 0.3 * rng.normal(size=(count, 1, 8, 8))
     y = rng.integers(0, 2, count)
@@ -149,6 +149,8 @@ def bars(rng: Rng, count: int) -> Arrays:
             x[row, 0, :, place] += 1
         else:
             x[row, 0, place, :] += 1
+    if spoil == "shuffled":
+        y = rng.permutation(y)
     return {"x": _floats(x), "y": y.astype(np.int32)}
 
 
@@ -208,7 +210,52 @@ def pairs(rng: Rng, count: int) -> Arrays:
     }
 
 
-SETS: dict[str, Callable[..., Arrays]] = {
-    f.__name__: f
-    for f in (clusters, rare, smooth, line, recall, latest, crossed, series, lookup, majority, text)
-} | {f.__name__: f for f in (bars, manifold, noised, circle, times, ratings, counts, noisy, pairs)}
+def powers(rng: Rng, count: int, size: float = 1) -> Arrays:
+    """Numbers up to ``size`` and their fourth powers."""
+    x = size * rng.uniform(-1, 1, size=(count, 1))
+    return {"x": _floats(x), "y": _floats(x[:, 0] ** 4)}
+
+
+def slope(rng: Rng, count: int, size: float = 1) -> Arrays:
+    """Four features from 0 to ``size`` and a linear target of deviation 1."""
+    x = rng.random((count, 4))
+    y = (x @ [1.0, -2.0, 0.5, 1.5] + 0.05 * rng.normal(size=count)) / 0.8
+    return {"x": _floats(size * x), "y": _floats(y)}
+
+
+def yes_or_no(rng: Rng, count: int, scale: float = 1) -> Arrays:
+    """Four features times ``scale`` and 0 or 1 by a plane through them."""
+    x = rng.normal(size=(count, 4))
+    y = x @ [1.0, -1.0, 2.0, 0.5] + 0.3 * rng.normal(size=count) > 0
+    return {"x": _floats(scale * x), "y": _floats(y)}
+
+
+def first(rng: Rng, count: int, length: float = 8, ids: float = 12) -> Arrays:
+    """Ids of which the first is the class."""
+    found = rng.integers(0, int(ids), (count, int(length)))
+    return {"ids": found.astype(np.int32), "y": found[:, 0].astype(np.int32)}
+
+
+SETS: dict[str, Callable[..., Arrays]] = (
+    {
+        f.__name__: f
+        for f in (
+            clusters,
+            rare,
+            smooth,
+            line,
+            recall,
+            latest,
+            crossed,
+            series,
+            lookup,
+            majority,
+            text,
+        )
+    }
+    | {
+        f.__name__: f
+        for f in (bars, manifold, noised, circle, times, ratings, counts, noisy, pairs)
+    }
+    | {f.__name__: f for f in (powers, slope, yes_or_no, first)}
+)
