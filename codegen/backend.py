@@ -208,6 +208,21 @@ class Loaded(ABC):
         self.launch(arrays)
         return None
 
+    def direct(
+        self,
+        slow: Callable[..., Any],
+        finish: Callable[[Results], Any] | None,
+        state: type | None = None,
+    ) -> Callable[..., Any] | None:
+        """``f(params, **inputs)``, in one piece; None where this backend has nothing faster.
+
+        The answer is what ``finish`` makes of a named call's, or, for None, ``(loss, cotangents)``,
+        the loss a scalar. With ``state`` the argument is an object of that type, whose attribute
+        ``arrays`` are the parameters; it gets the outputs as ``metrics`` and is the second part of
+        the answer. Whatever does not fit is handed to ``slow`` as it came.
+        """
+        return None
+
     def named_call(self, params: object, inputs: object, seeds: object) -> Results | None:
         """Runs the program on dictionaries of arrays by name; makes the arrays of the ``out``
         ports.

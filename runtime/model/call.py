@@ -59,8 +59,17 @@ class Entry:
         self._sources = tuple((_HOLDER[p.role], p.name) for p in self.given)
         self._makers = tuple((p.shape, NUMPY_DTYPE[p.dtype]) for p in self.made)
         self._stop = stop_port(self.made)
+        #: Whether the loss is a number, where there is one.
+        self.has_plain_loss = all(p.shape == () for p in self.made if p.role is Role.LOSS)
+        self._direct: Callable[..., Any] | None = None
         #: Whether results come as bits (bf16, which NumPy lacks) and are handed on as float32.
         self.makes_bits = any(p.dtype is DType.BF16 for p in self.made)
+
+    def direct(self, *how: Any) -> Callable[..., Any] | None:
+        """``Loaded.direct``, made once: an entry belongs to one object that is called."""
+        if self._direct is None:
+            self._direct = self.native.direct(*how)
+        return self._direct
 
     def names(self, holder: str) -> list[str]:
         """The names that ``holder`` must give, in order."""

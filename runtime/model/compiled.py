@@ -22,6 +22,7 @@ from gradc.frontend.model.models import RANDOM_STATE
 from gradc.ir.tensor.core import Function, Role
 from gradc.runtime.files.ids import check_inputs
 from gradc.runtime.model.call import INPUTS, PARAMS, SEEDS, Arrays, Entry, decoded, grouped
+from gradc.runtime.model.direct import Direct
 from gradc.runtime.model.remedies import remedies
 from gradc.runtime.native.arrays import Array, check_names, expect, shapes_of
 from gradc.runtime.native.compile import Options, compile_cached, plan_of, quoting
@@ -78,10 +79,14 @@ def _made_again(
     return made
 
 
-class Compiled:
+class Compiled(Direct):
     """A compiled program that specialises on the shapes of its inputs. Safe to call from several
     threads.
     """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any: ...
 
     def __init__(
         self,
@@ -93,6 +98,7 @@ class Compiled:
         options: Options,
         takes_seeds: bool = False,
     ) -> None:
+        super().__init__()
         self.model = model
         self.options = options
         self._key = key
@@ -106,8 +112,6 @@ class Compiled:
         # The machine code of the last call: it checks names and shapes itself and most calls are
         # like the last.
         self._last: Callable[..., Any] | None = None
-        # The same where nothing is to be done before or after it.
-        self._quick: Callable[..., Any] | None = None
         self._makes_bits = False
         # The call of a method of the model that made this, if one did: a copy is made by the same
         # call.
@@ -139,14 +143,7 @@ class Compiled:
         given = [repr(item) for item in args] + [f"{n}={item!r}" for n, item in kwargs.items()]
         return f"{self.model.name}.{method}({', '.join(given)})"
 
-    def __call__(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any:
-        if self._quick is not None and not seeds:
-            found = self._quick(params, inputs, _NOTHING)
-            if type(found) is tuple:
-                return self._finish(found)
-        return self._call(params, seeds, inputs)
-
-    def _call(self, params: Arrays, seeds: Sequence[Arrays], inputs: dict[str, Any]) -> Any:
+    def _called(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any:
         """A call that may have to check, convert, explain or compile."""
         if len(seeds) != self._takes_seeds:
             self._refuse_positions(len(seeds))
@@ -169,7 +166,8 @@ class Compiled:
         self._makes_bits = entry.makes_bits
         self._last = entry.native.fast_named
         is_plain = not (self._takes_seeds or self.options.check_inputs or entry.makes_bits)
-        self._quick = self._last if is_plain else None
+        finish = None if self._finish is loss_grads and entry.has_plain_loss else self._finish
+        self._go(entry.direct(self._slow, finish) if is_plain else None)
         return self._finish(decoded(found) if entry.makes_bits else found)
 
     def _refuse_positions(self, given: int) -> None:

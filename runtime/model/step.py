@@ -51,6 +51,7 @@ from gradc.passes.training.step import (
 from gradc.runtime.files.batches import batch_dim
 from gradc.runtime.files.ids import check_inputs
 from gradc.runtime.model.call import INPUTS, PARAMS, Entry, by_role, decode, decoded
+from gradc.runtime.model.direct import Direct
 from gradc.runtime.model.layout import Layout
 from gradc.runtime.model.recipe import Recipe
 from gradc.runtime.model.remedies import remedies
@@ -106,8 +107,12 @@ class StepProgram:
     gradient: Derive
 
 
-class TrainStep:
+class TrainStep(Direct):
     """A training step that specialises on the shapes of its inputs."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, state: TrainState, **inputs: Any) -> tuple[Any, TrainState]: ...
 
     def __init__(
         self,
@@ -121,6 +126,7 @@ class TrainStep:
         parts of all of them together. With ``shard`` those that follow each other are a group whose
         ranks hold parts of parameters, and groups share a batch.
         """
+        super().__init__()
         self.model = model
         self.world = world
         self.shard = shard
@@ -142,8 +148,6 @@ class TrainStep:
         # The machine code of the last call: it checks names and shapes itself and most calls are
         # like the last.
         self._last: Callable[..., Any] | None = None
-        # The same where nothing is to be done before or after it.
-        self._quick: Callable[..., Any] | None = None
         self._makes_bits = False
 
     @classmethod
@@ -250,7 +254,7 @@ class TrainStep:
             arrays[GOOD_STEPS] = np.zeros((), np.int32)
         return TrainState(arrays, tuple(types))
 
-    def __call__(self, state: TrainState, **inputs: Any) -> tuple[Any, TrainState]:
+    def _called(self, state: TrainState, **inputs: Any) -> tuple[Any, TrainState]:
         """One step on ``inputs``. Returns the loss before the update, and ``state``, updated.
 
         With ranks, ``inputs`` are the rows of this rank (``rows_of``), and every rank calls.
@@ -259,11 +263,6 @@ class TrainStep:
             StoppedStep: GC0806 where the loss or a gradient is not finite; nothing is updated.
         """
         if self.world is None:
-            if self._quick is not None and type(state) is TrainState:
-                found = self._quick(state.arrays, inputs, _NOTHING)
-                if type(found) is tuple:
-                    state.metrics = found[1]
-                    return found[0][()], state
             return self._call(state, inputs)
         exchange.join(self.world)
         found = self._call(state, inputs)
@@ -310,8 +309,9 @@ class TrainStep:
         state.metrics = {name: decode(array) for name, array in metrics.items()}
         self._makes_bits = entry.makes_bits
         self._last = entry.native.fast_named
-        is_plain = not (self.options.check_inputs or entry.makes_bits)
-        self._quick = self._last if is_plain else None
+        is_plain = not (self.options.check_inputs or entry.makes_bits) and entry.has_plain_loss
+        if is_plain and self.world is None:
+            self._go(entry.direct(self._slow, None, TrainState))
         if entry.is_stopped(results):
             self._stop(state, inputs, float(results[0]))
         return results[0][()], state

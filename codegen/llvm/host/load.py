@@ -19,6 +19,7 @@ import ctypes
 import functools
 import os
 import struct
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -28,11 +29,11 @@ from typing import Any, cast
 import numpy as np
 
 from gradc.codegen import exchange
-from gradc.codegen.backend import Array, Loaded, Signature, Store
+from gradc.codegen.backend import Array, Loaded, Results, Signature, Store
 from gradc.codegen.llvm import pool
 from gradc.codegen.llvm.host import jit, wrapper
 from gradc.codegen.llvm.host.machine import environment
-from gradc.codegen.llvm.host.table import PROCESS, Layout, Table, table
+from gradc.codegen.llvm.host.table import PROCESS, Layout, Words, table, words_of
 from gradc.codegen.llvm.isa import host
 from gradc.ir.plan.plan import ALIGNMENT
 
@@ -74,9 +75,23 @@ class NativeFunction(Loaded):
         weakref.finalize(made, _forget, forget, made.words)
         #: The function in machine code: None after a call, else an int (see
         #: ``codegen.llvm.host.wrapper``).
-        self.fast = _fastcall(caller["gradc_call"], name, made)
+        self.fast = _builtin(caller["gradc_call"], name, made)
         #: The same from dictionaries of arrays (see ``named_call``).
-        self.fast_named = _fastcall(caller["gradc_named"], name, made)
+        self.fast_named = _builtin(caller["gradc_named"], name, made)
+        self._direct = caller["gradc_direct"]
+
+    def direct(
+        self,
+        slow: Callable[..., Any],
+        finish: Callable[[Results], Any] | None,
+        state: type | None = None,
+    ) -> Callable[..., Any]:
+        """See ``Loaded``: in machine code."""
+        kept = (self._table, slow, finish, state)
+        at = self._table.ctypes.data
+        given = words_of([at, *(0 if item is None else id(item) for item in kept[1:])])
+        given.kept = kept
+        return _builtin(self._direct, self.signature.name, given, _VARARGS_KEYWORDS)
 
     def launch(self, arrays: Sequence[Array]) -> None:
         """Runs the program through ctypes, in an arena of its own."""
@@ -236,14 +251,12 @@ class _MethodDef(ctypes.Structure):
     )
 
 
-_FASTCALL = 0x80
+_FASTCALL, _VARARGS_KEYWORDS = 0x80, 0x3
 
 
-def _fastcall(address: int, name: str, given: Table) -> Callable[..., Any]:
-    """A Python callable for the METH_FASTCALL function at ``address``, whose ``self`` is
-    ``given``.
-    """
-    definition = _MethodDef(name.encode(), address, _FASTCALL, None)
+def _builtin(address: int, name: str, given: Words, flags: int = _FASTCALL) -> Callable[..., Any]:
+    """A Python callable for the function at ``address``, whose ``self`` is ``given``."""
+    definition = _MethodDef(name.encode(), address, flags, None)
     make = ctypes.pythonapi.PyCFunction_NewEx
     make.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
     make.restype = ctypes.py_object
@@ -251,19 +264,19 @@ def _fastcall(address: int, name: str, given: Table) -> Callable[..., Any]:
     return cast("Callable[..., Any]", make(ctypes.addressof(definition), given, None))
 
 
-_NEW_FROM_DESCR = 94  # its number in NumPy's C interface, which never changes
+# Numbers in NumPy's C interface, which never change: PyArray_NewFromDescr, PyArray_Scalar.
+_NEW_FROM_DESCR, _SCALAR = 94, 60
 
 
-@functools.cache
-def _new_array() -> int:
-    """The address of NumPy's ``PyArray_NewFromDescr``."""
+def _of_numpy(number: int) -> int:
+    """The address of a function of NumPy's C interface."""
     package = "numpy._core" if hasattr(np, "_core") else "numpy.core"
     table = getattr(import_module(f"{package}._multiarray_umath"), "_ARRAY_API")  # noqa: B009
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
     pointer.restype = ctypes.c_void_p
     size = ctypes.sizeof(ctypes.c_void_p)
-    entry = ctypes.c_size_t.from_address(pointer(table, None) + _NEW_FROM_DESCR * size)
+    entry = ctypes.c_size_t.from_address(pointer(table, None) + number * size)
     return int(entry.value)
 
 
@@ -334,6 +347,10 @@ def _made_once(
     return jit.Library(code, names, {})
 
 
+# Objects that machine code knows by address; nobody writes to them.
+_EMPTY: dict[str, Array] = {}
+_ATTRIBUTES = tuple(map(sys.intern, ("arrays", "metrics")))
+_NAMES = {name: id(name) for name in _ATTRIBUTES}
 _callers: list[jit.Library] = []  # one, once it is loaded
 
 
@@ -344,8 +361,17 @@ def calls(store: Store | None) -> jit.Library:
             machine = environment(store)
             text = wrapper.caller_text(machine[3], ndarray_layout())
             library = _made_once(text, wrapper.EXPORTS, machine, store)
-            known = (id(np.ndarray), id(None), id(dict), _new_array())
-            data = struct.pack(f"{len(PROCESS)}Q", *known)
+            known = {
+                "ndarray": id(np.ndarray),
+                "none": id(None),
+                "dict": id(dict),
+                "tuple": id(tuple),
+                "empty": id(_EMPTY),
+                **_NAMES,
+                "new_array": _of_numpy(_NEW_FROM_DESCR),
+                "new_scalar": _of_numpy(_SCALAR),
+            }
+            data = struct.pack(f"{len(PROCESS)}Q", *(known[word] for word in PROCESS))
             ctypes.memmove(library["gradc_process"], data, len(data))
             _callers.append(library)
         return _callers[0]

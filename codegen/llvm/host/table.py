@@ -34,7 +34,10 @@ FIELDS = (
 # The words of one port; `holder` is -1 where its array is made.
 PORT = ("dtype", "rank", "flags", "dims", "holder", "group", "name", "unused")
 # What the machine code must know of the process, once.
-PROCESS = ("ndarray", "none", "dict", "new_array")
+PROCESS = (
+    *("ndarray", "none", "dict", "tuple", "empty"),
+    *("new_array", "new_scalar", "arrays", "metrics"),
+)
 GROUPS = 4  # of results; number 0 is a single array, the others are dictionaries
 HOLDERS = 3  # dictionaries that a named call may take
 
@@ -72,14 +75,22 @@ class Layout:
     writeable: int
 
 
-class Table(np.ndarray[Any, np.dtype[np.int64]]):
-    """The words, and what they refer to."""
+class Words(np.ndarray[Any, np.dtype[np.int64]]):
+    """The words, which may outlive this view of them, and what they refer to."""
 
     words: NDArray[np.int64]
     kept: tuple[object, ...] = ()
 
 
-def table(signature: Signature, layout: Layout, entry: int, arena: int, threads: int) -> Table:
+def words_of(numbers: Sequence[int] | NDArray[np.int64]) -> Words:
+    """``numbers`` as the ``self`` of machine code."""
+    words = np.asarray(numbers, np.int64)
+    found = words.view(Words)
+    found.words = words
+    return found
+
+
+def table(signature: Signature, layout: Layout, entry: int, arena: int, threads: int) -> Words:
     """The table of a program whose code begins at ``entry``: a view of an array that may outlive
     it.
     """
@@ -127,8 +138,7 @@ def table(signature: Signature, layout: Layout, entry: int, arena: int, threads:
     }
     fields["kept"] *= keeps
     words[: len(FIELDS)] = [fields[field] for field in FIELDS]
-    found = words.view(Table)
-    found.words = words
+    found = words_of(words)
     found.kept = (dtypes, names)
     return found
 

@@ -11,7 +11,8 @@ functions share one core:
   the groups that ``table`` says.
 
 Small results of the latter are handed out again when nobody holds them (``recycle``).
-``gradc_many`` runs an entry again and again (``repeat``).
+``gradc_direct`` is a whole call as users write it (``direct``); ``gradc_many`` runs an entry again
+and again (``repeat``).
 
 A program that has refused its step (a port whose role is STOP is true) has run, and changed nothing
 that it updates: the functions answer ``STOPPED``.
@@ -27,7 +28,8 @@ Where an ndarray keeps its fields is a ``Layout``, found out at start-up, not as
 exists in the running process is written into ``gradc_process`` (``PROCESS``) after loading.
 
 In the texts ``%x = TABLE type field`` reads a word of the table, ``%x = PORT type field`` one of
-the port whose words begin at ``%word``, OUT at ``%rword``; ``expanded`` writes them out.
+the port whose words begin at ``%word``, OUT at ``%rword``, PROCESS one of what is known of the
+process; ``expanded`` writes them out.
 
 Non-goals: converting anything, explaining anything.
 """
@@ -38,20 +40,28 @@ import re
 from string import Template
 
 from gradc.codegen.backend import STOPPED
-from gradc.codegen.llvm.host import recycle, repeat
+from gradc.codegen.llvm.host import direct, recycle, repeat
 from gradc.codegen.llvm.host.table import FIELDS, GROUPS, HOLDERS, PORT, PROCESS, Layout
 
 WRONG_COUNT = -1
 BUSY = -2
 _DONE = -3
-_TABLES = {"TABLE": ("%table", FIELDS), "PORT": ("%word", PORT), "OUT": ("%rword", PORT)}
-EXPORTS = ("gradc_call", "gradc_named", "gradc_many", "gradc_forget", "gradc_process")
+_TABLES = {
+    "TABLE": ("%table", FIELDS),
+    "PORT": ("%word", PORT),
+    "OUT": ("%rword", PORT),
+    "OWN": ("%own", direct.BINDING),
+    "PROCESS": ("@gradc_process", PROCESS),
+}
+_WAYS = ("gradc_call", "gradc_named", "gradc_direct", "gradc_many")
+EXPORTS = (*_WAYS, "gradc_forget", "gradc_process")
 
 
 def caller_text(triple: str, layout: Layout) -> str:
     """The module of the functions, for objects and arrays that lie as ``layout`` says."""
     fields = ("type", "data", "rank", "shape", "dtype", "flags")
-    text = Template(_CORE + _APART + _CALL + _NAMED + recycle.TEXT + repeat.TEXT).substitute(
+    texts = (_CORE, _APART, _CALL, _NAMED, recycle.TEXT, repeat.TEXT, direct.TEXT)
+    text = Template("".join(texts)).substitute(
         {f: getattr(layout, f) for f in fields},
         process=len(PROCESS),
         holder_count=HOLDERS,
@@ -74,7 +84,8 @@ def expanded(text: str) -> str:
         at = f"{value}.at = getelementptr i64, ptr {base}, i64 {fields.index(field)}"
         return f"{at}\n  {value} = load {type_}, ptr {value}.at"
 
-    return re.sub(r"(%[\w.]+) = (TABLE|PORT|OUT) (\w+) (\w+)", read, text)
+    kinds = "|".join(_TABLES)
+    return re.sub(rf"(%[\w.]+) = ({kinds}) (\w+) (\w+)", read, text)
 
 
 _CORE = """
@@ -97,7 +108,7 @@ entry:
   %count = TABLE i64 count
   %pointers = alloca ptr, i64 %count, align 16
   %words = TABLE ptr ports
-  %ndarray = load ptr, ptr @gradc_process
+  %ndarray = PROCESS ptr ndarray
   %empty = icmp eq i64 %count, 0
   br i1 %empty, label %take, label %port
 port:
@@ -288,8 +299,7 @@ run:
   %ran = icmp eq i64 %answer, $done
   br i1 %ran, label %done, label %refuse
 done:
-  %none_cell = getelementptr ptr, ptr @gradc_process, i64 1
-  %none = load ptr, ptr %none_cell
+  %none = PROCESS ptr none
   call void @Py_IncRef(ptr %none)
   ret ptr %none
 refuse:
@@ -306,18 +316,27 @@ define ptr @gradc_named(ptr %self, ptr %args, i64 %n) #0 {
 entry:
   %table_cell = getelementptr i8, ptr %self, i64 $data
   %table = load ptr, ptr %table_cell
+  %fits = icmp eq i64 %n, $holder_count
+  br i1 %fits, label %run, label %refuse
+run:
+  %answer = call ptr @gradc.named(ptr %table, ptr %args)
+  ret ptr %answer
+refuse:
+  %number = call ptr @PyLong_FromLong(i64 $wrong_count)
+  ret ptr %number
+}
+
+define internal ptr @gradc.named(ptr %table, ptr %args) #0 {
+entry:
   %count = TABLE i64 count
   %words = TABLE ptr ports
   %holders = TABLE ptr holders
   %objects = alloca ptr, i64 %count, align 16
   %dicts = alloca ptr, i64 $group_count, align 16
-  %dict_cell = getelementptr ptr, ptr @gradc_process, i64 2
-  %dict_type = load ptr, ptr %dict_cell
-  %ndarray = load ptr, ptr @gradc_process
-  %new_cell = getelementptr ptr, ptr @gradc_process, i64 3
-  %new_array = load ptr, ptr %new_cell
-  %fits = icmp eq i64 %n, $holder_count
-  br i1 %fits, label %holder, label %refuse
+  %dict_type = PROCESS ptr dict
+  %ndarray = PROCESS ptr ndarray
+  %new_array = PROCESS ptr new_array
+  br label %holder
 holder:
   %h = phi i64 [ 0, %entry ], [ %h.next, %counted ]
   %holder_cell = getelementptr ptr, ptr %args, i64 %h
@@ -419,8 +438,7 @@ grouped:
   %more_groups = icmp ult i64 %g.next, $group_count
   br i1 %more_groups, label %group, label %single
 single:
-  %none_cell = getelementptr ptr, ptr @gradc_process, i64 1
-  %none = load ptr, ptr %none_cell
+  %none = PROCESS ptr none
   call void @Py_IncRef(ptr %none)
   %set_none = call i32 @PyTuple_SetItem(ptr %tuple, i64 0, ptr %none)
   br i1 %portless, label %drop, label %result
@@ -483,7 +501,7 @@ leave:
 done:
   ret ptr %outcome
 refuse:
-  %why = phi i64 [ $wrong_count, %entry ], [ $wrong_count, %holder ],
+  %why = phi i64 [ $wrong_count, %holder ],
     [ $wrong_count, %size ], [ %why.0, %leave ]
   %number = call ptr @PyLong_FromLong(i64 %why)
   ret ptr %number

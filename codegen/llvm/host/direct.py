@@ -1,0 +1,145 @@
+"""A whole call of a compiled program in machine code, as Python makes it: LLVM IR.
+
+``gradc_direct(holder, **inputs)`` takes the dictionaries of ``gradc_named`` as users write them:
+one argument, which is the dictionary of parameters or an object whose attribute ``arrays`` is one,
+and inputs by name. What a program is called with most of the time runs here to its end; for
+anything else, a refusal included, the callable ``slow`` gets the same arguments, and explains.
+
+Its ``self`` is an ndarray of the words ``BINDING``: the table of the program (``table``), ``slow``;
+``finish``, which makes the answer of what a named call returns, or null for the answer ``(loss,
+cotangents)``, the loss a scalar; and ``state``, the type of the object with ``arrays``, or null.
+Such an object gets the outputs as its attribute ``metrics``, and is the second part of the answer.
+
+Invariants: what is called stays alive while it runs, whatever other threads do meanwhile.
+Non-goals: which program (``slow`` chooses it).
+"""
+
+from __future__ import annotations
+
+BINDING = ("table", "slow", "finish", "state")
+
+TEXT = """
+declare i64 @PyTuple_Size(ptr)
+declare ptr @PyTuple_GetItem(ptr, i64)
+declare ptr @PyObject_GetAttr(ptr, ptr)
+declare i32 @PyObject_SetAttr(ptr, ptr, ptr)
+declare ptr @PyObject_Call(ptr, ptr, ptr)
+declare ptr @PyObject_CallOneArg(ptr, ptr)
+
+define ptr @gradc_direct(ptr %self, ptr %args, ptr %inputs) #0 {
+entry:
+  call void @Py_IncRef(ptr %self)
+  %own_cell = getelementptr i8, ptr %self, i64 $data
+  %own = load ptr, ptr %own_cell
+  %table = OWN ptr table
+  %slow = OWN ptr slow
+  %finish = OWN ptr finish
+  %state_type = OWN ptr state
+  %is_step = icmp ne ptr %state_type, null
+  %holders = alloca ptr, i64 $holder_count, align 16
+  %empty = PROCESS ptr empty
+  %tuple_type = PROCESS ptr tuple
+  %n = call i64 @PyTuple_Size(ptr %args)
+  %one = icmp eq i64 %n, 1
+  %named = icmp ne ptr %inputs, null
+  %usual = and i1 %one, %named
+  br i1 %usual, label %first, label %slowly
+first:
+  %head = call ptr @PyTuple_GetItem(ptr %args, i64 0)
+  br i1 %is_step, label %state, label %plain
+state:
+  %head_type_cell = getelementptr i8, ptr %head, i64 $type
+  %head_type = load ptr, ptr %head_type_cell
+  %is_state = icmp eq ptr %head_type, %state_type
+  br i1 %is_state, label %arrays_of, label %slowly
+arrays_of:
+  %arrays_name = PROCESS ptr arrays
+  %arrays = call ptr @PyObject_GetAttr(ptr %head, ptr %arrays_name)
+  %no_arrays = icmp eq ptr %arrays, null
+  br i1 %no_arrays, label %leave, label %run
+plain:
+  call void @Py_IncRef(ptr %head)
+  br label %run
+run:
+  %params = phi ptr [ %arrays, %arrays_of ], [ %head, %plain ]
+  store ptr %params, ptr %holders
+  %inputs_cell = getelementptr ptr, ptr %holders, i64 1
+  store ptr %inputs, ptr %inputs_cell
+  %seeds_cell = getelementptr ptr, ptr %holders, i64 2
+  store ptr %empty, ptr %seeds_cell
+  %found = call ptr @gradc.named(ptr %table, ptr %holders)
+  call void @Py_DecRef(ptr %params)
+  %failed = icmp eq ptr %found, null
+  br i1 %failed, label %leave, label %answered
+answered:
+  %found_type_cell = getelementptr i8, ptr %found, i64 $type
+  %found_type = load ptr, ptr %found_type_cell
+  %ran = icmp eq ptr %found_type, %tuple_type
+  br i1 %ran, label %done, label %missed
+missed:
+  call void @Py_DecRef(ptr %found)
+  br label %slowly
+slowly:
+  %told = call ptr @PyObject_Call(ptr %slow, ptr %args, ptr %inputs)
+  br label %leave
+done:
+  %finishes = icmp ne ptr %finish, null
+  br i1 %finishes, label %finished, label %loss
+finished:
+  %made = call ptr @PyObject_CallOneArg(ptr %finish, ptr %found)
+  br label %drop
+loss:
+  %loss_array = call ptr @PyTuple_GetItem(ptr %found, i64 0)
+  %none = PROCESS ptr none
+  %lossless = icmp eq ptr %loss_array, %none
+  br i1 %lossless, label %no_loss, label %scalar
+no_loss:
+  call void @Py_IncRef(ptr %none)
+  br label %pair
+scalar:
+  %data_cell = getelementptr i8, ptr %loss_array, i64 $data
+  %loss_data = load ptr, ptr %data_cell
+  %dtype_cell = getelementptr i8, ptr %loss_array, i64 $dtype
+  %loss_dtype = load ptr, ptr %dtype_cell
+  %new_scalar = PROCESS ptr new_scalar
+  %number = call ptr %new_scalar(ptr %loss_data, ptr %loss_dtype, ptr null)
+  %no_number = icmp eq ptr %number, null
+  br i1 %no_number, label %drop, label %pair
+pair:
+  %loss_value = phi ptr [ %none, %no_loss ], [ %number, %scalar ]
+  %answer = call ptr @PyTuple_New(i64 2)
+  %no_answer = icmp eq ptr %answer, null
+  br i1 %no_answer, label %spoilt, label %second
+spoilt:
+  call void @Py_DecRef(ptr %loss_value)
+  br label %drop
+second:
+  %set_loss = call i32 @PyTuple_SetItem(ptr %answer, i64 0, ptr %loss_value)
+  br i1 %is_step, label %metrics, label %cotangents
+metrics:
+  call void @Py_IncRef(ptr %head)
+  %set_state = call i32 @PyTuple_SetItem(ptr %answer, i64 1, ptr %head)
+  %outputs = call ptr @PyTuple_GetItem(ptr %found, i64 1)
+  %metrics_name = PROCESS ptr metrics
+  %kept = call i32 @PyObject_SetAttr(ptr %head, ptr %metrics_name, ptr %outputs)
+  %refused = icmp ne i32 %kept, 0
+  br i1 %refused, label %undone, label %drop
+undone:
+  call void @Py_DecRef(ptr %answer)
+  br label %drop
+cotangents:
+  %cts = call ptr @PyTuple_GetItem(ptr %found, i64 2)
+  call void @Py_IncRef(ptr %cts)
+  %set_cts = call i32 @PyTuple_SetItem(ptr %answer, i64 1, ptr %cts)
+  br label %drop
+drop:
+  %outcome = phi ptr [ %made, %finished ], [ null, %scalar ], [ null, %spoilt ],
+    [ %answer, %metrics ], [ null, %undone ], [ %answer, %cotangents ]
+  call void @Py_DecRef(ptr %found)
+  br label %leave
+leave:
+  %result = phi ptr [ null, %arrays_of ], [ null, %run ], [ %told, %slowly ], [ %outcome, %drop ]
+  call void @Py_DecRef(ptr %self)
+  ret ptr %result
+}
+"""

@@ -1,0 +1,60 @@
+"""Objects whose call goes straight to machine code, once it is known which.
+
+A class with a ``__call__`` in Python costs half a microsecond a call before its first line runs.
+``functools.partial`` calls what it holds without one: here that is a function in machine code
+(``Loaded.direct``), or the object's own ``_called`` as long as there is none, and for all calls
+that the machine code does not take.
+
+Non-goals: what is called (``runtime.model.compiled``, ``runtime.model.step``).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import Any, Self
+
+# Not overridden by a class that is copied otherwise.
+_set: Callable[[Any, tuple[object, ...]], None] = getattr(functools.partial, "__setstate__")  # noqa: B009
+
+
+class _Slow:
+    """The call in Python. It does not keep its object alive: whoever calls does."""
+
+    def __init__(self, owner: Direct) -> None:
+        self._owner = weakref.ref(owner)
+
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        owner = self._owner()
+        assert owner is not None, "its caller holds it"
+        return owner._called(*args, **inputs)
+
+
+def _unready(*_args: Any, **_inputs: Any) -> None:
+    """What an object holds before it is made."""
+
+
+class Direct(functools.partial[Any]):
+    """What is called as ``f(holder, **inputs)``."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
+        return super().__new__(cls, _unready)
+
+    def __init__(self) -> None:
+        self.__signature__ = inspect.signature(self._called)
+        self._slow = _Slow(self)
+        self._go(None)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Direct:
+        """Itself: an attribute of a class is called as any other."""
+        return self
+
+    def _called(self, *args: Any, **inputs: Any) -> Any:
+        """A call that may have to check, convert, explain or compile."""
+        raise NotImplementedError
+
+    def _go(self, direct: Callable[..., Any] | None) -> None:
+        """Has later calls begin with ``direct``; None is Python."""
+        _set(self, (direct or self._slow, (), {}, self.__dict__))
