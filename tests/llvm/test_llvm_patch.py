@@ -4,6 +4,7 @@ the bit against the product of the matrices written out.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from gradc.codegen.llvm.gemm import slide, walk
-from gradc.codegen.llvm.gemm.gemm import units
+from gradc.codegen.llvm.gemm.gemm import column_blocks, units
 from gradc.codegen.llvm.isa import available, select
 from gradc.ir.loop.execute import execute_kernel
 from gradc.ir.loop.kernel import Affine, Buffer, Factor, Gemm, Kernel, Patch, Store, Var
@@ -228,3 +229,34 @@ def test_windows_summed_over_places(isa: str, table: int, monkeypatch: pytest.Mo
         truth = a.astype(np.float64) @ b
         np.testing.assert_allclose(results[0].reshape(truth.shape), truth, rtol=0, atol=1e-3)
     assert ways == {True, False} and (table > 1000 or True in cuts)
+
+
+def test_products_of_a_kernel_take_turns() -> None:
+    # Blocks of columns of one and of the other in turns: every unit once, however they are cut.
+    sizes = ((5, 3000, 70), (9, 2100, 90))  # three column blocks and two
+    reads, products, total = list[Buffer](), list[Gemm](), sum(m * n for m, n, _ in sizes)
+    z, first = Buffer("z", DType.F32, total, "update"), 0
+    for number, (m, n, k) in enumerate(sizes):
+        a, b = (Buffer(f"{x}{number}", DType.F32, k * e, "read") for x, e in (("a", m), ("b", n)))
+        i, j, acc = Var("i", I64), Var("j", I64), Var("acc", DType.F32)
+        store = Store(z, Affine(first, ((i, n), (j, 1))), acc, combine="add")
+        left, right = Factor(a, (), k, 1), Factor(b, (), 1, k)
+        products.append(Gemm((), (), m, n, k, left, right, i, j, acc, (store,)))
+        reads, first = [*reads, a, b], first + m * n
+    code = Compiled([Kernel("both", (*reads, z), tuple(products))])
+    rng = np.random.default_rng(8)
+    given = [rng.standard_normal(x.size).astype(np.float32) for x in reads]
+    blocks = [column_blocks(product, select("native")) for product in products]
+    assert min(blocks) > 1 and blocks[0] != blocks[1]
+    end, found = sum(units(product, select("native")) for product in products), list[Array]()
+    for cuts in ((0, end), (0, 1, end // 3, end - 1, end)):
+        found.append(np.zeros(total, np.float32))
+        for begin, stop in itertools.pairwise(cuts):
+            code([*given, found[-1]], 0, begin, stop)
+    np.testing.assert_array_equal(found[0], found[1])
+    pairs = zip(sizes, given[::2], given[1::2], strict=True)
+    truth = [
+        (a.reshape(m, k).astype(np.float64) @ b.reshape(n, k).T).ravel()
+        for (m, n, k), a, b in pairs
+    ]
+    np.testing.assert_allclose(found[0], np.concatenate(truth), rtol=0, atol=1e-3)

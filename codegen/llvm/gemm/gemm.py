@@ -40,6 +40,13 @@ def units(gemm: Gemm, isa: Isa) -> int:
     return blocking(gemm, isa).units if 0 not in (gemm.m, gemm.n, *gemm.batch) else 0
 
 
+def column_blocks(gemm: Gemm, isa: Isa) -> int:
+    """How many column blocks of all batch elements there are, each of as many units."""
+    gemm = oriented(gemm, isa)
+    cut = blocking(gemm, isa)
+    return units(gemm, isa) // cut.strips
+
+
 def scratch_bytes(gemm: Gemm, isa: Isa) -> int:
     """Scratch that one thread needs for packed factors and parked accumulators."""
     gemm = oriented(gemm, isa)

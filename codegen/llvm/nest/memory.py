@@ -344,6 +344,12 @@ class Memory:
             low = self.fn.address(pointer, element_of(value.type), i64(1 - lanes.count))
             turned = None if mask is None else self._reverse(mask)
             self._store_run(low, dtype, turned, self._reverse(value))
+        elif place.offsets is None and _alive(mask, lanes.count) is not None:
+            # Places that are known need no vector of addresses.
+            element = element_of(value.type)
+            for lane, at in enumerate(place.pattern[: _alive(mask, lanes.count)]):
+                here = self.fn.address(pointer, element, i64(at))
+                self.fn.store(self.fn.extract(value, lane), here, dtype.itemsize)
         else:
             self._scatter(self._pointers(pointer, dtype, place, lanes), dtype, mask, value)
 

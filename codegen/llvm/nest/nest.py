@@ -32,6 +32,7 @@ from gradc.codegen.llvm.nest.indices import Indices
 from gradc.codegen.llvm.nest.loop_facts import can_vectorise, varying, walk, width_of
 from gradc.codegen.llvm.nest.memory import Address, Lanes, Memory, i64, run
 from gradc.codegen.llvm.nest.split import split
+from gradc.codegen.llvm.nest.turns import in_turns
 from gradc.codegen.llvm.nest.vectors import VectorLoop, own_spans, vector_spans
 from gradc.codegen.llvm.text import Function, Module, Value, lanes_of, vector
 from gradc.ir.loop.kernel import (
@@ -315,28 +316,23 @@ class Nest:
         self.memory.store(base, dtype, place, self.lanes, guard, value, statement.combine)
 
     def products(self, kernel: Kernel, begin: Value, end: Value) -> None:
-        """Products that share their pieces: of each those of the range that are its own."""
-        first = 0
-        for product in matrix.products(kernel):
-            count = matrix.units(product, self.isa)
-            low, high = (
-                self.fn.intrinsic(
-                    "llvm.smin",
-                    self.fn.intrinsic(
-                        "llvm.smax", self.fn.binary("sub", bound, i64(first)), i64(0)
-                    ),
-                    i64(count),
-                )
-                for bound in (begin, end)
-            )
-            with self.fn.branch(self.fn.compare("icmp slt", low, high)):
-                self._gemm(product, low, high)
-            first += count
-
-    def _gemm(self, statement: Gemm, begin: Value | None = None, end: Value | None = None) -> None:
-        """A product among other statements: a function of its own, called for its pieces, all of
-        them if no range is given.
+        """Products that share their pieces: of each those of the range that are its own, in turns:
+        they write the same places of memory, and read them.
         """
+        found = matrix.products(kernel)
+        names = [self._product(product) for product in found]
+        sizes = [
+            (matrix.units(product, self.isa), matrix.column_blocks(product, self.isa))
+            for product in found
+        ]
+        in_turns(self.fn, sizes, (begin, end), lambda n, *some: self._call_product(names[n], *some))
+
+    def _gemm(self, statement: Gemm) -> None:
+        """A product among other statements: all its pieces."""
+        self._call_product(self._product(statement), i64(0), i64(matrix.units(statement, self.isa)))
+
+    def _product(self, statement: Gemm) -> str:
+        """A product among other statements becomes a function of its own; returns its name."""
         if self.env or self.lanes is not None:
             raise ValueError("a Gemm must stand at the top of its kernel")
         name = f"{self.fn.name}.gemm{self._gemms}"
@@ -347,17 +343,20 @@ class Nest:
         kernel = Kernel(name, tuple(shared.values()), (product,))
         emit_epilogue_here = functools.partial(emit_epilogue, self.isa)
         matrix.emit_kernel(self.fn.module, kernel, product, name, self.isa, emit_epilogue_here)
+        return name
+
+    def _call_product(self, name: str, begin: Value, end: Value) -> None:
+        """Pieces of a product."""
         if self.scratch is None:
             raise ValueError("a Gemm must stand at the top of its kernel")
         pointers = ", ".join(map(str, (*self.places.values(), self.scratch)))
-        begin, end = begin or i64(0), end or i64(matrix.units(product, self.isa))
         self.fn.line(f"call void @{name}({pointers}, {begin}, {end})")
 
     def _exchange(self, statement: Exchange) -> None:
         """A call of what joins the ranks (``codegen.exchange``); nothing where there is one."""
         if statement.ranks == 1:
             return
-        kind = KINDS.index("await" if statement.ends else statement.kind)
+        kind = KINDS.index(statement.kind)
         part = statement.buffer.size // statement.ranks * statement.buffer.dtype.itemsize
         self.fn.module.declare("gradc_exchange", "void", ("i64", "ptr", "i64", "i64"))
         given = f"i64 {kind}, {self.places[statement.buffer]}, i64 {statement.ranks}"
