@@ -186,7 +186,8 @@ class _Checker:
                 raise _fault(call, f"{name} wants a type first")
         for argument in given:
             self.expression(argument, have)
-        if verb is not None and "n" in verb.takes:
-            last = call.args[verb.takes.index("n")]
-            if not isinstance(last, ast.Constant) or type(last.value) is not int:
+        for takes, operand in zip(verb.takes if verb is not None else (), call.args, strict=False):
+            if takes == "n" and (
+                not isinstance(operand, ast.Constant) or type(operand.value) is not int
+            ):
                 raise _fault(call, f"{name} wants a literal")

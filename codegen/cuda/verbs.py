@@ -139,6 +139,24 @@ def _all() -> list[TextVerb]:
         verb("store", (*pointer, "T"), "none", "memory", "element i of p becomes x"),
         verb("load4", pointer, "T[4]", "memory", "elements i to i + 3 of p; ALIGNED"),
         verb("store4", (*pointer, *four), "none", "memory", "elements i to i + 3, likewise"),
+        verb(
+            "load_runs",
+            (*pointer, "n", "n"),
+            "T[n]",
+            "memory",
+            "fours, n apart, n in all; ALIGNED",
+        ),
+        verb("store_runs", (*pointer, "n", "T[m]"), "none", "memory", "m elements, likewise"),
+        verb(
+            "copy_async",
+            (*pointer, *pointer, "n", "bool"),
+            "none",
+            "memory",
+            "n elements from j on of global q come to i on of shared p, zeros if the last does not "
+            "hold: 4, 8 or 16 bytes, ALIGNED; in flight until their group is waited for",
+        ),
+        verb("commit_copies", (), "none", "memory", "copies since the last are a group"),
+        verb("wait_copies", ("n",), "none", "memory", "all groups but the last n have arrived"),
         verb("shared", ("type", "n"), "pointer", "memory", "n elements that a block's threads own"),
         verb("local", ("type", "n"), "pointer", "memory", "n elements that this thread owns"),
         verb("barrier", (), "none", "threads", "waits for all threads of the block"),
@@ -148,6 +166,9 @@ def _all() -> list[TextVerb]:
         verb("zeros", ("type", "n"), "T[n]", "tuple", "n zeros"),
         verb("outer", ("T[m n]", "T[m]", "T[n]"), "T[m n]", "tuple", "a[n i + j] + x[i] y[j]: fma"),
         verb("each_sum", ("T[n]", "T[n]"), "T[n]", "tuple", "a[i] + b[i]"),
+        verb(
+            "turned", ("T[m]", "n"), "T[m]", "tuple", "x[n], x[n + 1], ..., the first n at the end"
+        ),
     ]
 
 

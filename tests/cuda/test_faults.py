@@ -21,14 +21,20 @@ def test_seeded_faults_are_found() -> None:
     assert len({kind for kind, _ in counts}) >= 8
 
 
-def test_every_barrier_of_a_product_is_needed() -> None:
-    plan = plan_of(17, 20, 17, True, True)
+def test_every_barrier_and_wait_of_a_product_is_needed() -> None:
+    plan = plan_of(17, 19, 49, True, True)
     program = print_plan(plan, ISA)
     (text,) = program.texts
     parts = text.source.split("barrier()")
-    assert len(parts) == 6
-    for n in range(1, len(parts)):
+    assert len(parts) == 4
+    awaited = text.source.split("wait_copies(2)")
+    assert len(awaited) == 3
+    for n in range(1, len(parts) + 2):
         source = "barrier()".join(parts[:n]) + "pass" + "barrier()".join(parts[n:])
+        if n >= len(parts):
+            first = n - len(parts) + 1
+            source = "wait_copies(2)".join(awaited[:first]) + "pass"
+            source += "wait_copies(2)".join(awaited[first:])
         faulty = replace(program, texts=(replace(text, source=source),))
         with pytest.raises(SimulationError, match="race"):
             outcome(plan, faulty)

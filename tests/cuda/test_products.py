@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from gradc.codegen.cuda.printer.plans import print_plan
-from gradc.codegen.cuda.printer.tiles import TILES, Tile, tile_of
+from gradc.codegen.cuda.printer.tiles import TILES, Tile, fitting, levels_of, tile_of
 from gradc.codegen.cuda.program import Program
 from gradc.codegen.cuda.simulate.run import run_program
+from gradc.codegen.cuda.toolchain import assemble, build, sass
 from gradc.ir.loop.kernel import Factor, Gemm
 from gradc.ir.plan.plan import Argument, Launch, Plan, Port, Tensor
 from gradc.ir.tensor.core import DType, Role
@@ -29,22 +30,23 @@ SHAPES = (
 )
 
 
-def plan_of(m: int, n: int, k: int, turned_left: bool, turned_right: bool) -> Plan:
+def plan_of(
+    m: int, n: int, k: int, turned_left: bool, turned_right: bool, dtype: DType = DType.F32
+) -> Plan:
     """One product with bias and relu."""
-    kernel = product(m, n, k, True)
+    kernel = product(m, n, k, True, dtype)
     (gemm,) = kernel.body
     assert isinstance(gemm, Gemm)
     left = Factor(gemm.left.buffer, (), 1, m) if turned_left else gemm.left
     right = Factor(gemm.right.buffer, (), 1, k) if turned_right else gemm.right
     kernel = replace(kernel, body=(replace(gemm, left=left, right=right),))
     sizes = {"a": m * k, "b": k * n, "bias": n, "c": m * n}
-    f32 = DType.F32
     tensors = tuple(
-        Tensor(name, (size,), f32, "argument", number)
+        Tensor(name, (size,), dtype, "argument", number)
         for number, (name, size) in enumerate(sizes.items())
     )
     ports = tuple(
-        Port(t.name, Role.INPUT, t.shape, f32, "out" if t.name == "c" else "in", number)
+        Port(t.name, Role.INPUT, t.shape, dtype, "out" if t.name == "c" else "in", number)
         for number, t in enumerate(tensors)
     )
     launch = Launch(0, tuple(map(Argument, range(4))))
@@ -61,31 +63,71 @@ def outcome(plan: Plan, program: Program) -> bool:
     return same_bits(mine[-1], theirs[-1])
 
 
+def chosen(tile: Tile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on products are by this tile."""
+
+    def choose(gemm: Gemm, processors: int) -> Tile | None:
+        return fitting(tile, levels_of(gemm))
+
+    monkeypatch.setattr("gradc.codegen.cuda.printer.kernels.tile_of", choose)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_by_tiles_have_the_bits_of_the_cpu(
     shape: tuple[int, int, int, bool, bool],
 ) -> None:
     plan = plan_of(*shape)
     program = print_plan(plan, ISA)
-    assert "by tiles of 32 x 32" in program.texts[0].source
+    assert "by tiles of 32 x 32 x 16" in program.texts[0].source
     assert outcome(plan, program)
 
 
-@pytest.mark.parametrize("tile", TILES[:2], ids=lambda tile: f"{tile.size}")
+@pytest.mark.parametrize("tile", TILES[:-1], ids=str)
 def test_larger_tiles_give_the_same_bits(tile: Tile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradc.codegen.cuda.printer.kernels.tile_of", lambda gemm: tile)
-    plan = plan_of(tile.size + 4, 36, 12, False, False)
+    """More slices than stages, a part of one at the end, a part of a tile at both ends."""
+    chosen(tile, monkeypatch)
+    turned = tile.own == 4
+    plan = plan_of(tile.rows + 4, tile.columns - 28, tile.depth * tile.stages + 4, turned, turned)
     program = print_plan(plan, ISA)
-    assert f"by tiles of {tile.size} x {tile.size}" in program.texts[0].source
+    assert f"by tiles of {tile}" in program.texts[0].source
+    assert outcome(plan, program)
+
+
+@pytest.mark.parametrize("shape", SHAPES[2:3])
+def test_products_in_f64_have_the_bits_of_the_cpu(
+    shape: tuple[int, int, int, bool, bool],
+) -> None:
+    plan = plan_of(*shape, dtype=DType.F64)
+    program = print_plan(plan, ISA)
+    assert "by tiles of 32 x 32" in program.texts[0].source
     assert outcome(plan, program)
 
 
 def test_tiles_are_as_large_as_there_are_enough_of_them() -> None:
     sizes = {}
-    for m, n in ((4096, 4096), (1024, 768), (256, 1024), (20, 1 << 16), (64, 10)):
-        (gemm,) = product(m, n, 512, False).body
+    shapes = [(4096, 4096, 256), (4096, 4096, 512), (2048, 1088, 512), (1024, 768, 512)]
+    shapes += [(256, 1024, 512), (20, 1 << 16, 512), (64, 10, 512), (4096, 4096, 1 << 15)]
+    for m, n, k in shapes:
+        (gemm,) = product(m, n, k, False).body
         assert isinstance(gemm, Gemm)
-        tile = tile_of(gemm)
-        sizes[m, n] = 0 if tile is None else tile.size
-    expected = {(4096, 4096): 128, (1024, 768): 64, (256, 1024): 32, (20, 1 << 16): 32, (64, 10): 0}
-    assert sizes == expected
+        sizes[m, n, k] = str(tile_of(gemm, 132))
+    assert list(sizes.values()) == [
+        "128 x 128 x 8", "128 x 64 x 8", "128 x 64 x 8", "64 x 64 x 16",
+        "32 x 32 x 16", "32 x 32 x 16", "None", "64 x 64 x 8",
+    ]  # fmt: skip
+    (gemm,) = product(2048, 1088, 512, False).body
+    assert isinstance(gemm, Gemm)
+    assert str(tile_of(gemm, 300)) == "64 x 64 x 16", "more processors, smaller tiles"
+
+
+def test_main_loops_are_multiply_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without spills, with 16-byte accesses; two of the tiles, the others are in docs."""
+    pytest.importorskip("numba_cuda")
+    for tile, k, least, most in ((TILES[0], 256, 0.87, 128), (TILES[-1], 512, 0.70, 80)):
+        chosen(tile, monkeypatch)
+        (text,) = print_plan(plan_of(512, 512, k, False, False), ISA).texts
+        code = assemble.cubin([build.ptx(text, (9, 0))], (9, 0))
+        found, loop = sass.statistics(code)["product"], sass.main_loops(code)["product"]
+        assert (found.stack, found.local, found.f64, found.narrow) == (0, 0, 0, 0)
+        assert loop.fused == tile.depth * tile.values
+        assert loop.share >= least and found.registers <= most

@@ -55,21 +55,22 @@ def bare(plan: Plan) -> Plan:
     return prune(replace(plan, steps=without(plan.steps), threads=0))
 
 
-def product(m: int, n: int, k: int, relu: bool) -> Kernel:
+def product(m: int, n: int, k: int, relu: bool, dtype: DType = DType.F32) -> Kernel:
     """``c = left @ right + bias``, cut off at zero if ``relu``."""
-    a, b = Buffer("a", F32, m * k, "read"), Buffer("b", F32, k * n, "read")
-    bias, c = Buffer("bias", F32, n, "read"), Buffer("c", F32, m * n, "write")
-    i, j, acc = Var("i", I64), Var("j", I64), Var("acc", F32)
-    row, total, cut = Var("row", F32), Var("total", F32), Var("cut", F32)
+    a, b = Buffer("a", dtype, m * k, "read"), Buffer("b", dtype, k * n, "read")
+    bias, c = Buffer("bias", dtype, n, "read"), Buffer("c", dtype, m * n, "write")
+    i, j, acc = Var("i", I64), Var("j", I64), Var("acc", dtype)
+    row, total, cut = Var("row", dtype), Var("total", dtype), Var("cut", dtype)
     epilogue = (
         Load(row, bias, Affine.of(j)),
         Let(total, "add", (acc, row)),
-        Let(cut, "max", (total, Const(0.0, F32))),
+        Let(cut, "max", (total, Const(0.0, dtype))),
         Store(c, Affine.of(i) * n + Affine.of(j), cut if relu else total),
     )
     factors = Factor(a, (), k, 1), Factor(b, (), n, 1)
     gemm = Gemm((), (), m, n, k, *factors, i, j, acc, epilogue)
-    return Kernel("product", (a, b, bias, c), (gemm,), 2 * m * n * k, 4 * (m * k + k * n + m * n))
+    nbytes = dtype.itemsize * (m * k + k * n + m * n)
+    return Kernel("product", (a, b, bias, c), (gemm,), 2 * m * n * k, nbytes)
 
 
 def mlp(m: int, k: int, h: int, n: int) -> Plan:

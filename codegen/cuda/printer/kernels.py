@@ -19,7 +19,8 @@ from gradc.codegen.cuda.printer.maps import map_of, write_map
 from gradc.codegen.cuda.printer.nest import Nest, PrintError
 from gradc.codegen.cuda.printer.products import PRODUCT_THREADS, results, write_product
 from gradc.codegen.cuda.printer.rows import GROUP, RowNest, RowPlan, rows_of, segment_plans
-from gradc.codegen.cuda.printer.tiles import blocks, tile_of, write_tiles
+from gradc.codegen.cuda.printer.squares import Memory, write_tiles
+from gradc.codegen.cuda.printer.tiles import blocks, levels_of, tile_of
 from gradc.codegen.cuda.printer.words import Names, Words
 from gradc.codegen.cuda.program import Access, Parameter, Text
 from gradc.codegen.cuda.verbs import MEMORY_BYTES, MEMORY_TYPES, MOST_SHARED
@@ -145,16 +146,18 @@ def print_kernel(
     overlaps: Overlaps,
     aligned: frozenset[Buffer],
     titles: Mapping[Buffer, str],
+    processors: int,
 ) -> tuple[Part, ...]:
     """The texts of ``kernel`` in order. Buffers that are ``aligned`` begin at multiples of 16 bytes
-    in every launch; ``titles`` say what they are. Raises PrintError for a kernel that has no text.
+    in every launch; ``titles`` say what they are; a device has ``processors``. Raises PrintError
+    for a kernel that has no text.
     """
     segments = _segments(kernel)
     scratch = _scratch(kernel, segments)
     parts = []
     for number, segment in enumerate(segments):
         own = name if len(segments) == 1 else f"{name}_part{number + 1}"
-        parts.append(_Printer(own, segment, scratch, overlaps, aligned, titles).part())
+        parts.append(_Printer(own, segment, scratch, overlaps, aligned, titles, processors).part())
     return tuple(parts)
 
 
@@ -169,7 +172,9 @@ class _Printer:
         overlaps: Overlaps,
         aligned: frozenset[Buffer],
         titles: Mapping[Buffer, str],
+        processors: int,
     ) -> None:
+        self.processors = processors
         self.aligned = aligned
         self.titles = titles
         self.name = name
@@ -199,7 +204,7 @@ class _Printer:
         return self._block(lines)
 
     def _product(self, nest: Nest, gemm: Gemm) -> Part:
-        tile = tile_of(gemm)
+        tile = tile_of(gemm, self.processors)
         batch = "".join(f"{n} times " for n in gemm.batch)
         says = f"{batch}{gemm.m} x {gemm.k} by {gemm.k} x {gemm.n}"
         threads = PRODUCT_THREADS if tile is None else tile.threads
@@ -208,9 +213,9 @@ class _Printer:
             write_product(nest, gemm, threads)
             count = -(-results(gemm) // threads)
             return self._part(nest.lines, threads, count, f"{says}, an element a thread.", ())
-        write_tiles(nest, gemm, tile, self.aligned)
-        rooms = [("f32", n) for n in (tile.slice_size, tile.slice_size, tile.room)]
-        says += f", by tiles of {tile.size} x {tile.size}."
+        write_tiles(nest, gemm, tile, Memory(self.aligned, self.overlaps))
+        says += f", by tiles of {tile}."
+        rooms = tile.rooms(levels_of(gemm))
         return self._part(nest.lines, threads, blocks(gemm, tile), says, rooms)
 
     def _block(self, lines: Lines) -> Part:

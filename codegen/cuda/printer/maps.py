@@ -185,8 +185,9 @@ def _inside(nest: Nest, it: Map, flat: str, aligned: frozenset[Buffer]) -> None:
 
 
 class Four:
-    """Writes the body of a loop for four neighbours. Values of ``slots`` go there, a pointer and
-    a place, instead of where the program stores them.
+    """Writes the body of a loop for four neighbours, of whom ``nest`` knows the first. Values of
+    ``slots`` go there, a pointer and a place, instead of where the program stores them; ``each``
+    are names of variables that differ from one neighbour to the other.
     """
 
     def __init__(
@@ -195,6 +196,7 @@ class Four:
         loop: For,
         aligned: frozenset[Buffer],
         slots: Mapping[Store, str] | None = None,
+        each: Mapping[Var, list[str]] | None = None,
     ) -> None:
         self.nest = nest
         self.loop = loop
@@ -202,7 +204,7 @@ class Four:
         self.slots = slots or {}
         self.first = nest.words.variables[loop.index]
         # Of each variable that differs its four names; of the index its four values.
-        self.each: dict[Var, list[str]] = {}
+        self.each: dict[Var, list[str]] = dict(each or {})
 
     def write(self) -> None:
         for statement in self.loop.body:

@@ -17,6 +17,8 @@ from gradc.ir.plan.verify import PlanError
 from gradc.ir.target.costs import Costs
 from gradc.ir.target.target import Target
 
+# Multiprocessors of what a compute capability is usually met on: A100, H100, B200.
+_PROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148}
 Trips = tuple[int, ...]
 _ALIGNED = 16  # bytes of the widest access
 _COSTS = Costs(parallel_us=0.0)  # whatever is independent is spread over blocks
@@ -43,7 +45,12 @@ def print_plan(plan: Plan, isa: str) -> Program:
             kernel = plan.kernels[launch.kernel]
             name = names.new(kernel.name)
             parts[launch.kernel] = print_kernel(
-                kernel, name, overlaps[launch.kernel], aligned[launch.kernel], _titles(plan, launch)
+                kernel,
+                name,
+                overlaps[launch.kernel],
+                aligned[launch.kernel],
+                _titles(plan, launch),
+                _PROCESSORS[isa],
             )
     numbers: dict[tuple[int, int], int] = {}
     for kernel_number, found in parts.items():

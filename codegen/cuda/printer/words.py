@@ -54,7 +54,12 @@ _TAKEN = {
         "k",
         "n",
     ),
-    *("left_start", "right_start", *(f"{side}{n}" for side in ("left", "right") for n in range(4))),
+    *("now", "free", "stage", "node", "nodes", "part", "run", "other", "inside", "half"),
+    *(
+        f"{side}_{of}"
+        for side in ("left", "right")
+        for of in ("step", "place", "at", "to", "in", "now")
+    ),
     *(f"{name}_{kind}" for name in FUNCTIONS for kind in ("f32", "f64")),
 }
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gradc.codegen.cuda.simulate.copies import Copies
 from gradc.codegen.cuda.simulate.memory import (
     DTYPES,
     NUMPY,
@@ -67,6 +68,7 @@ class Run:
         self.line = 0  # of the statement that is taken
         self.trips: dict[int, int] = {}  # of loops, by line
         self.operations = 0  # that lanes took
+        self.copies = Copies(began, blocks.start * threads)
         self._numbers = np.broadcast_to(self.block * threads + self.thread, self.shape)
         self._rows = np.repeat(np.arange(len(blocks)), threads).reshape(self.shape)
         self._blocks = np.ascontiguousarray(np.broadcast_to(self.block, self.shape))
@@ -123,6 +125,31 @@ class Run:
             self.times = self.times + (there != 0)
         self.last = max(self.last, int(self.times.max()))
 
+    def copy(self, to: Any, i: Any, source: Any, j: Any, width: int, condition: Any) -> None:
+        """``width`` elements set off from global to shared memory."""
+        if not (isinstance(to, Own) and to.is_shared and isinstance(source, Pointer)):
+            raise SimulationError("text", "copies go from global to shared memory")
+        if to.dtype != source.dtype or width * MEMORY_BYTES[to.dtype] not in (4, 8, 16):
+            raise SimulationError("text", f"a copy of {width} {source.dtype} to {to.dtype}")
+        before = self.mask
+        held = self.both(condition)
+        self.mask = before if held.all() else held
+        values = [self._load(source, j, n, width) for n in range(width)]
+        self.mask = before
+        for n, value in enumerate(values):
+            at, lanes = self._located(to, i, n, width)
+            self.copies.set_off(to, at, lanes, value if before is None else value[before])
+
+    def commit(self) -> None:
+        if self.mask is not None:
+            raise SimulationError("divergence", "copies are a group of some threads only")
+        self.copies.commit()
+
+    def wait(self, groups: int) -> None:
+        if self.mask is not None:
+            raise SimulationError("divergence", "some threads only wait for copies")
+        self.copies.wait(groups, np.broadcast_to(self.times, self.shape))
+
     def shuffle_xor(self, x: Any, distance: int) -> Array:
         """``x`` of the lane whose number differs in the bits of ``distance``."""
         if self.mask is not None:
@@ -150,6 +177,19 @@ class Run:
         """Elements of a pointer in active lanes, 0 in the others; a tuple if ``width`` is more."""
         found = [self._load(memory, index, n, width) for n in range(width)]
         return tuple(found) if width > 1 else found[0]
+
+    def load_runs(self, memory: Pointer | Own, index: Any, step: int, count: int) -> Any:
+        """Fours, ``step`` apart."""
+        at = self.spread(index)
+        runs = [self.load(memory, at + step * n, 4) for n in range(count // 4)]
+        return tuple(x for run in runs for x in run)
+
+    def store_runs(
+        self, memory: Pointer | Own, index: Any, step: int, values: Sequence[Any]
+    ) -> None:
+        at = self.spread(index)
+        for n in range(len(values) // 4):
+            self.store(memory, at + step * n, values[4 * n : 4 * n + 4])
 
     def _load(self, memory: Pointer | Own, index: Any, n: int, width: int) -> Array:
         at, lanes = self._located(memory, index, n, width)
@@ -212,7 +252,7 @@ class Run:
             cells = owner * memory.size + chosen
             place = chosen * size
             lanes = replace(lanes, alone=True)
-        if width > 1 and n == 0 and (place % min(16, 4 * size)).any():
+        if width > 1 and n == 0 and (place % min(16, width * size)).any():
             raise SimulationError("alignment", f"{memory.name}: an access of {width} elements")
         return cells, lanes
 
@@ -307,6 +347,7 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     "le": lambda a, b: a <= b,
     "gt": lambda a, b: a > b,
     "ge": lambda a, b: a >= b,
+    "bitand": lambda a, b: a & b,
     "eq": lambda a, b: a == b,
     "ne": lambda a, b: a != b,
     "floordiv": lambda a, b: a // b if b else 0,

@@ -74,9 +74,11 @@ class Shadow:
         self._block = np.full(cells, _NOBODY)  # that read it in this launch
         self._block_time = np.full(cells, -1)
         self._write_block = np.full(cells, _NOBODY)
+        self._flying: Array | None = None  # cells that copies are on their way to
 
     def read(self, at: Array, lanes: Lanes, began: int, what: str) -> None:
         """Notes that ``lanes`` read the cells ``at``. Raises SimulationError."""
+        self._landed(at, what, "reads")
         written = self.written[at]
         if not written.all():
             raise SimulationError("uninitialised", f"{what}[{at[~written][0]}] is read unwritten")
@@ -100,6 +102,7 @@ class Shadow:
 
     def write(self, at: Array, lanes: Lanes, began: int, what: str) -> None:
         """Notes that ``lanes`` write the cells ``at``. Raises SimulationError."""
+        self._landed(at, what, "writes")
         threads, times = lanes.threads, lanes.times
         self._against_writes(at, lanes, began, what, "writes")
         is_race = (self._read_time[at] == times) & (self._reader[at] != threads)
@@ -111,6 +114,24 @@ class Shadow:
         self._write_time[at] = times
         self._write_block[at] = lanes.blocks
         self.written[at] = True
+
+    def fly(self, at: Array, lanes: Lanes, began: int, what: str) -> None:
+        """``lanes`` begin to write the cells ``at``, which nobody may touch until ``land``."""
+        self.write(at, lanes, began, what)
+        if self._flying is None:
+            self._flying = np.zeros(self.written.size, bool)
+        self._flying[at] = True
+
+    def land(self, at: Array, lanes: Lanes, began: int, what: str) -> None:
+        """What ``lanes`` began to write is there, for them."""
+        assert self._flying is not None
+        self._flying[at] = False
+        self.write(at, lanes, began, what)
+
+    def _landed(self, at: Array, what: str, does: str) -> None:
+        if self._flying is not None and self._flying[at].any():
+            place = at[self._flying[at]][0]
+            raise SimulationError("race", f"a thread {does} what is in flight: {what}[{place}]")
 
     def since(self, at: Array, began: int) -> Array:
         """Which cells this launch has written."""

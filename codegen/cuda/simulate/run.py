@@ -67,6 +67,7 @@ class Device:
                 run = Run(blocks, text.threads, self.scalars, began, shared, alone, self.mark)
                 try:
                     steps(run, dict(zip(names, pointers, strict=True)))
+                    run.copies.finish()
                 except SimulationError as fault:
                     said = str(fault).removeprefix(f"{fault.kind}: ")
                     self.time = max(last, run.last)  # later launches are later all the same

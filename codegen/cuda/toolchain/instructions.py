@@ -336,6 +336,33 @@ def f16_value(b: Any, x: Any) -> Any:
     return call(b, "llvm.convert.from.fp16.f32", F32, x)
 
 
+def copied(b: Any, to: Any, source: Any, nbytes: int, condition: Any) -> None:
+    """``nbytes`` from global to shared memory, in flight; zeros where ``condition`` does not hold:
+    then nothing is read.
+    """
+    shared = b.addrspacecast(to, ll.PointerType(to.type.pointee, 3))
+    given = b.ptrtoint(shared, I32), b.ptrtoint(source, I64)
+    # Sixteen bytes pass by the first cache, which they would only fill.
+    cache = "cg" if nbytes == 16 else "ca"
+    text = f"cp.async.{cache}.shared.global [$0], [$1], {nbytes}, $2;"
+    size = b.select(condition, const(I32, nbytes), const(I32, 0))
+    _assembled(b, text, "r,l,r,~{memory}", *given, size)
+
+
+def committed(b: Any) -> None:
+    _assembled(b, "cp.async.commit_group;", "~{memory}")
+
+
+def waited(b: Any, groups: int) -> None:
+    _assembled(b, f"cp.async.wait_group {groups};", "~{memory}")
+
+
+def _assembled(b: Any, text: str, constraints: str, *values: Any, result: Any = None) -> Any:
+    """PTX as it stands, which is neither moved nor left out."""
+    kind = ll.FunctionType(result or ll.VoidType(), [v.type for v in values])
+    return b.call(ll.InlineAsm(kind, text, constraints, side_effect=True), values)
+
+
 def shuffled(b: Any, x: Any, mask: int) -> Any:
     """``x`` of the lane whose number differs in ``mask``, 32 bits at a time."""
     all_lanes = [const(I32, v) for v in (0xFFFFFFFF, mask, 31)]

@@ -38,12 +38,15 @@ from gradc.codegen.cuda.toolchain.instructions import (
     bf16_value,
     call,
     cast,
+    committed,
     const,
+    copied,
     f16_bits,
     f16_value,
     fma,
     is_float,
     shuffled,
+    waited,
 )
 from gradc.codegen.cuda.verbs import TEXT_VERBS
 
@@ -118,6 +121,7 @@ def _made(name: str, arity: int, rule: Rule, code: Emit) -> Any:
         1: lambda context, x: define(x),
         2: lambda context, x, y: define(x, y),
         3: lambda context, x, y, z: define(x, y, z),
+        4: lambda context, p, i, x, y: define(p, i, x, y),
         6: lambda context, p, i, a, b, c, d: define(p, i, a, b, c, d),
     }
     definition = by_arity[arity]
@@ -228,6 +232,89 @@ def _store4() -> Any:
     return _made("store4", 6, rule, code)
 
 
+def _number(kind: Any) -> int:
+    """The literal that an operand of this type is."""
+    return int(kind.literal_value)
+
+
+def _runs(b: Any, pointer: Any, index: Any, step: int, count: int) -> Iterator[Any]:
+    """The places of ``count`` fours as vectors, ``step`` elements apart."""
+    for n in range(count):
+        yield _four(b, pointer, b.add(index, const(I64, step * n)))
+
+
+def _load_runs() -> Any:
+    def rule(pointer: Any, index: Any, step: Any, count: Any) -> Any:
+        kind, size = _pointee("load_runs", pointer, index), _literal(count, "how many are loaded")
+        _literal(step, "how far runs are apart")
+        return types.UniTuple(kind, size), (pointer, types.int64, step, count)
+
+    def code(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> Any:
+        parts = []
+        for place in _runs(b, values[0], values[1], _number(kinds[2]), _number(kinds[3]) // 4):
+            found = b.load(place)
+            found.align = min(16, 4 * kinds[0].dtype.bitwidth // 8)
+            parts += [b.extract_element(found, const(I32, n)) for n in range(4)]
+        return parts
+
+    return _made("load_runs", 4, rule, code)
+
+
+def _store_runs() -> Any:
+    def rule(pointer: Any, index: Any, step: Any, values: Any) -> Any:
+        kind = _pointee("store_runs", pointer, index)
+        _literal(step, "how far runs are apart")
+        if not isinstance(values, types.UniTuple) or _name(values.dtype) != _name(kind):
+            raise TypingError(f"store_runs to a pointer of {_name(kind)} takes a tuple of it")
+        return types.none, (pointer, types.int64, step, values)
+
+    def code(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> None:
+        parts = _parts(b, values[3])
+        places = _runs(b, values[0], values[1], _number(kinds[2]), len(parts) // 4)
+        for number, place in enumerate(places):
+            vector = const(ll.VectorType(values[0].type.pointee, 4), ll.Undefined)
+            for n, value in enumerate(parts[4 * number : 4 * number + 4]):
+                vector = b.insert_element(vector, value, const(I32, n))
+            b.store(vector, place).align = min(16, 4 * kinds[0].dtype.bitwidth // 8)
+
+    return _made("store_runs", 4, rule, code)
+
+
+def _copy_define(to: Any, i: Any, source: Any, j: Any, count: Any, condition: Any) -> Any:
+    kind, size = _pointee("copy_async", to, i), _literal(count, "how many are copied")
+    nbytes = size * kind.bitwidth // 8
+    if _pointee("copy_async", source, j) != kind or nbytes not in (4, 8, 16):
+        raise TypingError("copy_async is of 4, 8 or 16 bytes of one type")
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        target, i, source, j, _, condition = values
+        places = builder.gep(target, [i]), builder.gep(source, [j])
+        copied(builder, *places, nbytes, condition)
+        return context.get_dummy_value()
+
+    return types.none(to, types.int64, source, types.int64, count, types.boolean), generate
+
+
+def _copy() -> Any:
+    def definition(context: Any, p: Any, i: Any, q: Any, j: Any, n: Any, c: Any) -> Any:
+        return _copy_define(p, i, q, j, n, c)
+
+    definition.__name__ = "copy_async"
+    return intrinsic(definition)
+
+
+def _wait() -> Any:
+    def rule(groups: Any) -> Any:
+        _literal(groups, "how many groups stay in flight")
+        return types.none, (groups,)
+
+    return _made("wait_copies", 1, rule, lambda b, v, kinds: waited(b, _number(kinds[0])))
+
+
+def _nothing() -> Any:
+    return types.none, ()
+
+
 def _barrier(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> None:
     call(b, "llvm.nvvm.barrier0", ll.VoidType())
 
@@ -332,6 +419,17 @@ def _each_code(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> list[
     return [add(b, _name(kinds[0].dtype), x, y) for x, y in pairs]
 
 
+def _turned_define(values: Any, count: Any) -> Any:
+    first = _literal(count, "by how many a tuple is turned")
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        parts = _parts(builder, given[0])
+        turned = [*parts[first:], *parts[:first]]
+        return context.make_tuple(builder, signature.return_type, turned)
+
+    return values(values, count), generate
+
+
 CASTS = ("f64", "f32", "i32", "u32", "i64", "u16", "u8")
 
 VERBS: dict[str, Any] = {
@@ -351,11 +449,17 @@ VERBS: dict[str, Any] = {
     "store": _store(),
     "load4": _load4(),
     "store4": _store4(),
-    "barrier": _made("barrier", 0, lambda: (types.none, ()), _barrier),
+    "load_runs": _load_runs(),
+    "store_runs": _store_runs(),
+    "copy_async": _copy(),
+    "commit_copies": _made("commit_copies", 0, _nothing, lambda b, *_: committed(b)),
+    "wait_copies": _wait(),
+    "barrier": _made("barrier", 0, _nothing, _barrier),
     "shared": _typed("shared", _shared_define),
     "local": _typed("local", _local_define),
     "zeros": _typed("zeros", _zeros_define),
     "shuffle_xor": _typed("shuffle_xor", _shuffle_define),
+    "turned": _typed("turned", _turned_define),
     "outer": _made("outer", 3, _outer_rule, _outer_code),
     "each_sum": _made("each_sum", 2, lambda x, y: (x, (x, y)), _each_code),
 }

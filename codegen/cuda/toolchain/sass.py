@@ -21,6 +21,8 @@ from gradc.ir.diagnostics.diagnostic import DiagnosticError
 
 _LINE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_.]*)([^;]*);")
 _SECTION = re.compile(r"^//-+ \.text\.(\S+)")
+_LABEL = re.compile(r"^\s*(\.L_\w+):")
+_TARGET = re.compile(r"(\.L_\w+)")
 _F64 = ("DADD", "DMUL", "DFMA", "DSETP", "F2F.F64", "DMNMX")
 _TENSOR = ("HMMA", "IMMA", "DMMA", "HGMMA", "QGMMA")
 
@@ -110,6 +112,52 @@ def statistics(code: bytes) -> dict[str, Statistics]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A loop without loops in it: its instructions, and those of them that multiply and add."""
+
+    instructions: int
+    fused: int
+    tensor: int
+
+    @property
+    def share(self) -> float:
+        """Of its instructions, those that are FFMA, DFMA or of a tensor core."""
+        return (self.fused + self.tensor) / max(1, self.instructions)
+
+
+def main_loops(code: bytes) -> dict[str, Loop]:
+    """Of every kernel with loops the innermost one with the most multiply-adds.
+
+    Raises:
+        DiagnosticError: GC0595 where there is no nvdisasm.
+    """
+    found: dict[str, Loop] = {}
+    for name, lines, labels in _sections(listing(code)):
+        for first, last in _innermost(lines, labels):
+            heads = [op.split(".")[0] for op, _ in lines[first:last]]
+            fused = sum(head in ("FFMA", "DFMA") for head in heads)
+            loop = Loop(len(heads), fused, sum(head in _TENSOR for head in heads))
+            best = found.get(name)
+            if best is None or loop.fused + loop.tensor > best.fused + best.tensor:
+                found[name] = loop
+    return found
+
+
+def _innermost(lines: list[tuple[str, str]], labels: dict[str, int]) -> list[tuple[int, int]]:
+    """From where to where loops go that have no other inside."""
+    spans = []
+    for number, (op, rest) in enumerate(lines):
+        target = _TARGET.search(rest) if op.startswith("BRA") else None
+        if target is not None and labels.get(target[1], number + 1) <= number:
+            spans.append((labels[target[1]], number + 1))
+    return [
+        (first, last)
+        for first, last in spans
+        if not any((a, b) != (first, last) and first <= a and b <= last for a, b in spans)
+    ]
+
+
 def _counted(
     name: str, lines: list[tuple[str, str]], registers: int, stack: int, shared: int
 ) -> Statistics:
@@ -137,17 +185,25 @@ def _counted(
 
 def _kernels(text: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Name and instructions of every section of code; padding after the end is left out."""
-    name, lines = "", list[tuple[str, str]]()
+    for name, lines, _ in _sections(text):
+        yield name, _trimmed(lines)
+
+
+def _sections(text: str) -> Iterator[tuple[str, list[tuple[str, str]], dict[str, int]]]:
+    """Name and instructions of every section of code, and where its labels stand."""
+    name, lines, labels = "", list[tuple[str, str]](), dict[str, int]()
     for line in text.splitlines():
         section = _SECTION.match(line)
         if section is not None:
             if name:
-                yield name, _trimmed(lines)
-            name, lines = section[1], []
+                yield name, lines, labels
+            name, lines, labels = section[1], [], {}
+        elif name and (label := _LABEL.match(line)) is not None:
+            labels[label[1]] = len(lines)
         elif name and (found := _LINE.search(line)) is not None:
             lines.append((found[1], found[2]))
     if name:
-        yield name, _trimmed(lines)
+        yield name, lines, labels
 
 
 def _trimmed(lines: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -1,0 +1,93 @@
+"""Tiles of products as machine code, and their bits over long sums.
+
+    python -m tests.support.cuda_tiles [--isa sm_80,sm_90,sm_100] [--bits]
+
+prints for every tile, with sums of one leaf of k and of several, registers, blocks that fit a
+multiprocessor, and of the main loop how many instructions it has and how many of them multiply and
+add. ``--bits`` runs every tile in the simulator with leaves and nodes of k against the CPU instead:
+minutes. The exit status is 1 for a spill, a stack, an access of less than 16 bytes, other bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from unittest.mock import patch
+
+from gradc.codegen.cuda.printer.plans import print_plan
+from gradc.codegen.cuda.printer.tiles import TILES, Tile, fitting
+from gradc.codegen.cuda.program import Program
+from gradc.codegen.cuda.toolchain import assemble, build, sass
+from tests.cuda.test_products import outcome, plan_of
+
+_CHOICE = "gradc.codegen.cuda.printer.kernels.tile_of"
+_STEPS = (256, 4096, 20480)  # of k: a leaf, several, several nodes
+
+
+def by(tile: Tile, k: int, m: int, n: int, turned: bool = False) -> Program | None:
+    """A product by this tile; None where it has no room for its sums."""
+    levels = sum(k > steps for steps in (256, 16384))
+    fitted = fitting(tile, levels)
+    if fitted is None:
+        return None
+    with patch(_CHOICE, lambda gemm, processors: fitted):
+        return print_plan(plan_of(m, n, k, turned, turned), "sm_90")
+
+
+def compiled(isa: str) -> int:
+    """The table of one architecture; how many rows are not as they should be."""
+    print(f"{isa}: tile, k | threads, registers, blocks | loop: multiply-adds of all | CPU s")
+    wrong = 0
+    for tile in TILES:
+        for k in _STEPS:
+            program = by(tile, k, 2048, 2048)
+            if program is None:
+                continue
+            (text,) = program.texts
+            start = time.process_time()
+            code = assemble.cubin([build.ptx(text, build.CAPABILITIES[isa])], _capability(isa))
+            taken = time.process_time() - start
+            found, loop = sass.statistics(code)["product"], sass.main_loops(code)["product"]
+            is_bad = bool(found.stack or found.local or found.f64 or found.narrow)
+            wrong += is_bad
+            print(
+                f"  {tile}, {k} | {text.threads}, {found.registers}, "
+                f"{found.occupancy(text.threads)} | {loop.fused} of {loop.instructions}, "
+                f"{loop.share:.1%} | {taken:.1f}{' WRONG' if is_bad else ''}",
+                flush=True,
+            )
+    return wrong
+
+
+def _capability(isa: str) -> tuple[int, int]:
+    return build.CAPABILITIES[isa]
+
+
+def bits() -> int:
+    """Every tile over leaves and nodes against the CPU."""
+    wrong = 0
+    for tile in TILES:
+        for k, turned in ((40, True), (300, False), (530, True), (16384 + 260, False)):
+            m, n = min(tile.rows, 64) + 3, min(tile.columns, 64) - 28
+            program = by(tile, k, m, n, turned)
+            if program is None:
+                continue
+            same = outcome(plan_of(m, n, k, turned, turned), program)
+            wrong += not same
+            print(f"{tile}: {m} x {k} x {n}: {'equal' if same else 'DIFFERS'}", flush=True)
+    return wrong
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs, and tells."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--isa", default="sm_90")
+    parser.add_argument("--bits", action="store_true")
+    asked = parser.parse_args(arguments)
+    wrong = bits() if asked.bits else sum(compiled(isa) for isa in asked.isa.split(","))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
