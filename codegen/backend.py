@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from gradc.codegen.estimated import CodeEstimate
 from gradc.codegen.measured import Clocked, Limits
 from gradc.codegen.texts import Texts
 from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError, error
@@ -363,6 +364,11 @@ class Backend(Protocol):
     def show(self, kind: str, plan: Plan, target: Target) -> str:
         """The code of ``plan`` for people, without what calls it: ``llvm``, ``asm``. Raises
         DiagnosticError GC0564 for a kind that this backend does not have.
+        """
+
+    def estimated(self) -> Callable[[Plan, Target], CodeEstimate] | None:
+        """What compiles a complete Plan and reads from its machine code what is known of its time
+        without the machine; None for code that is only of interest where it runs.
         """
 
     def texts(self) -> Callable[[Plan, Target], Texts] | None:

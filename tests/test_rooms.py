@@ -54,6 +54,7 @@ ROOMS = {
     "codegen": (
         "exchange.py",
         "measured.py",
+        "estimated.py",
         "texts.py",
         "backend.py",
         "maths",
@@ -72,6 +73,7 @@ ROOMS = {
         "printer",
         "toolchain",
         "lockstep.py",
+        "estimate.py",
         "header.py",
         "runner",
         "backend.py",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gradc.codegen.backend import Code, Loaded, Signature, Store
+from gradc.codegen.cuda.estimate import code_estimate
 from gradc.codegen.cuda.header import header_text
 from gradc.codegen.cuda.lockstep import KernelTexts
 from gradc.codegen.cuda.printer.kernels import scratch_bytes
@@ -32,6 +33,7 @@ from gradc.codegen.cuda.runner.driver import LIBRARY
 from gradc.codegen.cuda.runner.loaded import CudaProgram
 from gradc.codegen.cuda.toolchain import sass
 from gradc.codegen.cuda.toolchain.build import CAPABILITIES, Built, build, ptx, toolchain
+from gradc.codegen.estimated import CodeEstimate
 from gradc.codegen.measured import Clocked, Limits
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.ir.loop.kernel import Kernel
@@ -141,6 +143,9 @@ class Cuda:
         if kind == "ptx":
             return "\n".join(ptx(text, capability) for text in program.texts)
         return sass.listing(build(program, capability).cubin)
+
+    def estimated(self) -> Callable[[Plan, Target], CodeEstimate]:
+        return lambda plan, target: code_estimate(plan, printed(plan, target), target)
 
     def texts(self) -> Callable[[Plan, Target], KernelTexts]:
         return lambda plan, target: KernelTexts(plan, printed(plan, target), target.isa)

@@ -81,6 +81,9 @@ class Llvm:
         text = driver.generate(replace(plan, name=inner_name(plan.name)), isa).text
         return text if kind == "llvm" else jit.assembly(text, isa)
 
+    def estimated(self) -> None:
+        return None
+
     def texts(self) -> None:
         return None
 

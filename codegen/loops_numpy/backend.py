@@ -65,6 +65,9 @@ class Reference:
         message = f"the reference has no `{kind}`: its code is the Plan"
         raise DiagnosticError([error("GC0564", message, None, help="use --emit plan")])
 
+    def estimated(self) -> None:
+        return None
+
     def texts(self) -> None:
         return None
 

@@ -15,6 +15,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.runtime.bench.compare import random_inputs
 from gradc.runtime.commands.common import (
     chosen_wrt,
@@ -29,10 +30,15 @@ from gradc.runtime.commands.flags import add_compile, add_data, add_model
 from gradc.runtime.console import Console
 from gradc.runtime.files.data import fail, write_text
 from gradc.runtime.files.ids import check_call
+from gradc.runtime.model.model import Model
+from gradc.runtime.model.step import TrainStep
+from gradc.runtime.native.load import backend_of
+from gradc.runtime.reports.estimate import estimate_program
 from gradc.runtime.reports.profile import Profile, Progress
 from gradc.runtime.reports.profile_figures import MOST
 
 _LONGEST = 3600.0
+_NO_DEVICE = ("GC0596", "GC0597")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +67,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     else:
         inputs = load_inputs(model, options.data, partial=options.params == options.data)
         check_call(model, inputs)
+    if not _is_measured(options):
+        return _estimate(options, model, inputs, most, console)
     params = load_params(model, options, model.bind(shapes_of(inputs)))
     with _progress() as report:
         how = {"wanted": wanted, "progress": report, "remark": console.message}
@@ -78,25 +86,70 @@ def run(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _is_measured(options: argparse.Namespace) -> bool:
+    """Whether the program can be run here; where it cannot, machine code of some targets is read.
+
+    Raises:
+        DiagnosticError: GC0596 to GC0598, why it cannot, where there is no estimate.
+    """
+    chosen = backend_of(options.target)
+    if chosen.estimated() is None:
+        return True
+    try:
+        chosen.environment(None)
+    except DiagnosticError as problem:
+        if options.html or options.svg:
+            raise
+        missing = problem.diagnostics[0].code in _NO_DEVICE
+        if not missing:
+            raise
+        return False
+    return True
+
+
+def _estimate(
+    options: argparse.Namespace, model: Model, inputs: Any, most: int, console: Console
+) -> int:
+    """Prints what is known without running anything."""
+    compiling = compile_arguments(options)
+    if options.optimizer:
+        step = _step(options, model)
+        made = step.program(model.bind(shapes_of(inputs)))
+        program = (made.source, made.derive, made.gradient)
+        found = estimate_program(model.name, "a training step", program, step.options)
+    elif options.forward:
+        found = model.forward(**compiling).estimated(inputs)
+    else:
+        found = model.value_and_grad(chosen_wrt(options), **compiling).estimated(inputs)
+    if options.json:
+        console.json(found.to_json())
+    else:
+        console.result(found.report(most))
+    return 0
+
+
+def _step(options: argparse.Namespace, model: Model) -> TrainStep:
+    """The training step that the flags ask for."""
+    if options.forward or options.wrt != "params":
+        flag = "--forward" if options.forward else "--wrt"
+        raise fail("GC0564", f"--optimizer is a step by all parameters: leave out {flag}")
+    parts = whole_number(options.accumulate, 1, "--accumulate")
+    compiling = compile_arguments(options)
+    return model.train_step(options.optimizer, accumulate=parts, **compiling)
+
+
 def _profiled(
-    options: argparse.Namespace, model: Any, params: Any, inputs: Any, how: dict[str, Any]
+    options: argparse.Namespace, model: Model, params: Any, inputs: Any, how: dict[str, Any]
 ) -> Profile:
     """The profile of what the flags ask for."""
     compiling = compile_arguments(options)
     if options.optimizer:
-        if options.forward or options.wrt != "params":
-            flag = "--forward" if options.forward else "--wrt"
-            raise fail("GC0564", f"--optimizer is a step by all parameters: leave out {flag}")
-        parts = whole_number(options.accumulate, 1, "--accumulate")
-        step = model.train_step(options.optimizer, accumulate=parts, **compiling)
-        found: Profile = step.profiled(step.init(params), inputs, **how)
-        return found
+        step = _step(options, model)
+        return step.profiled(step.init(params), inputs, **how)
     if options.forward:
-        made = model.forward(**compiling)
-    else:
-        made = model.value_and_grad(chosen_wrt(options), **compiling)
-    found = made.profiled(params, (), inputs, **how)
-    return found
+        return model.forward(**compiling).profiled(params, (), inputs, **how)
+    made = model.value_and_grad(chosen_wrt(options), **compiling)
+    return made.profiled(params, (), inputs, **how)
 
 
 def _seconds(text: str) -> float:

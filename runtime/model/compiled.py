@@ -31,6 +31,7 @@ from gradc.runtime.render.notebook import card
 
 if TYPE_CHECKING:
     from gradc.runtime.model.model import Model
+    from gradc.runtime.reports.estimate import Estimate
     from gradc.runtime.reports.profile import Profile
 
 Derive = Callable[[Function], Function]
@@ -221,6 +222,18 @@ class Compiled(Direct):
         with self._refusing_well(dims):
             program = (self.lowered(dims), self._derive, None)
             return profile_program(self.model.name, what, program, self.options, holders, **how)
+
+    def estimated(self, inputs: Mapping[str, Any]) -> Estimate:
+        """What machine code and data sheets say of a call, for a target that code is estimated of;
+        nothing is run.
+        """
+        from gradc.runtime.reports.estimate import estimate_program
+
+        dims = self._bind(self._shapes(inputs))
+        what = _WHAT.get(self._key.split()[0], self._key)
+        with self._refusing_well(dims):
+            program = (self.lowered(dims), self._derive, None)
+            return estimate_program(self.model.name, what, program, self.options)
 
     def least_seconds(self, **inputs: Any) -> float:
         """What a call takes at least on this machine, by the flops and bytes of its launches (see

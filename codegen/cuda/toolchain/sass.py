@@ -145,11 +145,13 @@ def main_loops(code: bytes) -> dict[str, Loop]:
 
 
 def _innermost(lines: list[tuple[str, str]], labels: dict[str, int]) -> list[tuple[int, int]]:
-    """From where to where loops go that have no other inside."""
+    """From where to where loops go that have no other inside. A jump to itself, as it fills the
+    memory after a kernel, is none.
+    """
     spans = []
     for number, (op, rest) in enumerate(lines):
         target = _TARGET.search(rest) if op.startswith("BRA") else None
-        if target is not None and labels.get(target[1], number + 1) <= number:
+        if target is not None and labels.get(target[1], number) < number:
             spans.append((labels[target[1]], number + 1))
     return [
         (first, last)

@@ -1,0 +1,108 @@
+"""``profile --target cuda`` without a device: what machine code and data sheets say, and that
+nothing was measured.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from gradc.codegen.cuda import estimate
+from gradc.codegen.cuda.program import Program
+from gradc.codegen.cuda.toolchain import sass
+from tests.support.command_line import gradc
+
+PROGRAM = """
+    dim B
+    model m(x: float[B, 6], y: float[B]) -> float {
+        param w: float[6] ~ normal(0.5)
+        return mean((tanh(x) @ w - y)^2)
+    }
+"""
+
+
+LISTING = """
+//--------------------- .text.k                --------------------------
+k:
+        /*0000*/                   S2R R2, SR_TID.X ;
+.L_x_1:
+        /*0010*/                   LDS.128 R4, [R2] ;
+.L_x_2:
+        /*0020*/                   FFMA R8, R4, R5, R8 ;
+        /*0030*/                   FFMA R9, R4, R6, R9 ;
+        /*0040*/                   IADD3 R2, R2, 0x1, RZ ;
+        /*0050*/               @P0 BRA `(.L_x_2) ;
+.L_x_3:
+        /*0060*/                   FADD R8, R8, R9 ;
+        /*0070*/               @P1 BRA `(.L_x_3) ;
+        /*0080*/               @!P2 BRA `(.L_x_1) ;
+        /*0090*/                   EXIT ;
+.L_x_0:
+        /*00a0*/                   BRA `(.L_x_0);
+        /*00b0*/                   NOP;
+//--------------------- .text.straight         --------------------------
+straight:
+        /*0000*/                   EXIT ;
+.L_x_9:
+        /*0010*/                   BRA `(.L_x_9);
+"""
+
+
+def test_the_main_loop_is_the_innermost_one_with_most_multiply_adds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sass, "listing", lambda code: LISTING)
+    assert sass.main_loops(b"") == {"k": sass.Loop(4, 2, 0)}
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program, where there is neither a driver nor a toolchain: machine code as it might be."""
+    path = tmp_path / "m.grad"
+    path.write_text(PROGRAM)
+
+    def made(program: Program, capability: object) -> SimpleNamespace:
+        return SimpleNamespace(cubin=program)
+
+    def read(program: Program) -> dict[str, sass.Statistics]:
+        facts = (80, 0, 40 << 10, 100, 0, 0, 2, 1, 30, 20, 0)
+        return {text.name: sass.Statistics(text.name, *facts) for text in program.texts}
+
+    monkeypatch.setenv("GRADC_LIBCUDA", str(tmp_path / "none.so"))
+    monkeypatch.setattr(estimate, "build", made)
+    monkeypatch.setattr(sass, "statistics", read)
+    monkeypatch.setattr(sass, "main_loops", lambda program: {"k0_tanh": sass.Loop(40, 30, 0)})
+    return path
+
+
+def test_the_estimate_is_what_data_sheets_allow_and_says_so(file: Path) -> None:
+    done = gradc("profile", file, "-D", "B=3000", "--target", "cuda", "--json")
+    assert done.status == 0, done.err
+    data = json.loads(done.out)
+    assert data["measured"] is False and "nothing was measured" in data["about"]
+    first = data["launches"][0]
+    assert first["bytes"] == 2 * 3000 * 6 * 4 and first["flops"] == 3000 * 6
+    assert first["least"] == pytest.approx([144_000 / 3.35e12, 144_000 / 4.8e12])
+    assert set(first["bound"]) == {"bandwidth"}
+    (code,) = first["codes"]
+    # 65 536 registers, 8 warps of 80 x 32; 228 KB, of which each block has 40 + 1.
+    assert code["blocks"] == 3 and code["occupancy"] == pytest.approx(3 * 256 / 2048)
+    assert code["hot_share"] == 0.75
+    assert data["least"][0] == pytest.approx(sum(one["least"][0] for one in data["launches"]))
+
+
+def test_the_estimate_of_a_step_is_shown_as_one(file: Path) -> None:
+    asked = ("profile", file, "-D", "B=300000", "--target", "cuda", "--optimizer", "sgd(lr=0.1)")
+    done = gradc(*asked, "--most", 2)
+    assert done.status == 0, done.err
+    assert "a training step, for sm_90: an estimate" in done.out
+    assert "nothing was measured" in done.out and "NVIDIA H200 datasheet" in done.out
+    assert "3 blocks" in done.out and "more (--most)" in done.out
+
+
+def test_pages_need_a_device(file: Path, tmp_path: Path) -> None:
+    done = gradc("profile", file, "-D", "B=3", "--target", "cuda", "--html", tmp_path / "p.html")
+    assert done.status == 1 and "GC0596" in done.err
