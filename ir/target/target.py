@@ -56,6 +56,8 @@ class Target:
     shared_bytes: int = 0  # what the threads of a block share
     row_bytes: int = 16 << 10  # rows that one thread keeps between the stages of a kernel
     chunks: int = 32  # iterations that a grid loop over independent rows is cut into
+    # Nodes of leaves of rows from which on one iteration sums a node; fewer, and it sums a leaf.
+    nodes: int = 4
     accumulators: int = 24  # vectors of sums that one loop of a kernel keeps at once
     block: int = 4  # neighbours computed together from what one nest reads once
     columns: int = 64  # columns of a table that one iteration of a scatter owns

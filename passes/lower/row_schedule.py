@@ -134,7 +134,7 @@ def _chunk_size(place: Layout, is_parallel: bool, is_flat: bool, target: Target)
         return max(1, -(-space.rows // target.chunks) if is_parallel else space.rows)
     by_leaves = place.of_kind(ReductionKind.COLUMN_TAIL) or leaf_rows(space) < LEAF
     if is_parallel or by_leaves:
-        return chunk_rows(space, is_parallel)
+        return chunk_rows(space, is_parallel, target.nodes)
     return max(1, space.rows)
 
 

@@ -32,8 +32,6 @@ from gradc.passes.lower.element import folds_along_memory
 CHUNKED_ELEMENTS = 32_768
 # Where there are few rows their leaves are shorter, so that there are as many as this.
 _LEAVES = 16
-# Threads share nodes of leaves where there are so many, else leaves.
-_NODES = 4
 # A large sum over one axis adds up the sums of pieces of this length.
 FLAT_PIECE = 4096
 
@@ -209,14 +207,14 @@ def leaf_rows(space: Space) -> int:
     return max(1, min(LEAF, -(-space.rows // _LEAVES)))
 
 
-def chunk_rows(space: Space, is_parallel: bool) -> int:
-    """How many rows are summed by one iteration: a leaf, or a node of leaves where there are many.
+def chunk_rows(space: Space, is_parallel: bool, nodes: int) -> int:
+    """How many rows are summed by one iteration: a leaf, or a node of leaves where those are many.
 
     The bits are the same for both.
     """
     leaf = leaf_rows(space)
     node = leaf * LEAF
-    many = space.rows >= _NODES * node
+    many = space.rows >= nodes * node
     return node if leaf == LEAF and (many or not is_parallel) else leaf
 
 

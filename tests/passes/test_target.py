@@ -24,7 +24,8 @@ MOST = Limits(**{f.name: 10**6 for f in fields(Limits)})
 TARGETS = (
     replace(
         HOST, name="small", limits=replace(LEAST, ops=5, buffers=7), chunks=7, row_bytes=100,
-        levels=2, accumulators=1, columns=7, block=1, costs=Costs(parallel_us=0.0, keep=0.0),
+        levels=2, nodes=1000, accumulators=1, columns=7, block=1,
+        costs=Costs(parallel_us=0.0, keep=0.0),
     ),
     replace(
         HOST, name="large", limits=MOST, chunks=4096, row_bytes=1 << 20, accumulators=999,

@@ -19,12 +19,13 @@ from gradc.codegen.cuda.printer.maps import map_of, write_map
 from gradc.codegen.cuda.printer.nest import Nest, PrintError
 from gradc.codegen.cuda.printer.products import PRODUCT_THREADS, results, write_product
 from gradc.codegen.cuda.printer.rows import GROUP, RowNest, RowPlan, rows_of, segment_plans
+from gradc.codegen.cuda.printer.split import split
 from gradc.codegen.cuda.printer.squares import Memory, write_tiles
 from gradc.codegen.cuda.printer.tiles import blocks, levels_of, tile_of
 from gradc.codegen.cuda.printer.words import Names, Words
 from gradc.codegen.cuda.program import Access, Parameter, Text
 from gradc.codegen.cuda.verbs import MEMORY_BYTES, MEMORY_TYPES, MOST_SHARED
-from gradc.ir.loop.kernel import Buffer, Exchange, For, Gemm, Kernel, Stmt
+from gradc.ir.loop.kernel import Buffer, Exchange, For, Gemm, Kernel, Stmt, Store
 from gradc.ir.loop.registers import accesses
 
 _LINE = 64  # bytes; private memory in scratch starts on such
@@ -49,7 +50,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class _Segment:
+class Segment:
     """Statements that one text takes: a grid loop, a product, or others in one block."""
 
     statements: tuple[Stmt, ...]
@@ -71,6 +72,11 @@ class _Segment:
         """How many iterations own private memory."""
         return 1 if self.grid is None else self.grid.extent
 
+    def stores(self) -> set[Buffer]:
+        """The buffers that it writes."""
+        found = (touched.statement for touched in accesses(self.statements))
+        return {s.buffer for s in found if isinstance(s, Store)}
+
     def touches(self) -> dict[Buffer, None]:
         """The buffers that it reads or writes, in order."""
         found: dict[Buffer, None] = {}
@@ -82,9 +88,9 @@ class _Segment:
         return found
 
 
-def _segments(kernel: Kernel) -> list[_Segment]:
+def segments(kernel: Kernel) -> list[Segment]:
     """The kernel cut at products and grid loops."""
-    found: list[_Segment] = []
+    found: list[Segment] = []
     rest: list[Stmt] = []
     for statement in kernel.body:
         if isinstance(statement, Exchange):
@@ -93,22 +99,26 @@ def _segments(kernel: Kernel) -> list[_Segment]:
             continue
         is_grid = isinstance(statement, For) and statement.kind == "grid"
         if isinstance(statement, Gemm) or is_grid:
-            found += [_Segment(tuple(rest))] if rest else []
+            found += [Segment(tuple(rest))] if rest else []
             rest = []
             if isinstance(statement, Gemm) and not results(statement):
                 continue
-            found.append(_Segment((statement,)))
+            found.append(Segment((statement,)))
         else:
             rest.append(statement)
-    found += [_Segment(tuple(rest))] if rest else []
-    return found
+    found += [Segment(tuple(rest))] if rest else []
+    return [
+        part
+        for one in found
+        for part in ([one] if isinstance(one.only, Gemm) else map(Segment, split(one.statements)))
+    ]
 
 
-def _scratch(kernel: Kernel, segments: Sequence[_Segment]) -> dict[Buffer, tuple[int, int]]:
+def _scratch(kernel: Kernel, segments: Sequence[Segment]) -> dict[Buffer, tuple[int, int]]:
     """Private buffers that lie in scratch: where, and for how many blocks."""
     found: dict[Buffer, tuple[int, int]] = {}
     used = 0
-    users: dict[Buffer, list[_Segment]] = {}
+    users: dict[Buffer, list[Segment]] = {}
     for segment in segments:
         room = MOST_SHARED - _FOLD_ROOM
         for buffer in segment.touches():
@@ -122,7 +132,8 @@ def _scratch(kernel: Kernel, segments: Sequence[_Segment]) -> dict[Buffer, tuple
     for buffer, by in users.items():
         if len(by) > 1 or isinstance(by[0].only, Gemm):
             found[buffer] = (0, 1)
-            if any(segment.grid is not None for segment in by):
+            # What ``split`` hands on is its own; what the program has belongs to one grid.
+            if buffer in kernel.buffers and any(segment.grid is not None for segment in by):
                 raise PrintError(f"{buffer.name} belongs to several loops")
     for buffer, (_, owners) in found.items():
         found[buffer] = (used, owners)
@@ -136,7 +147,7 @@ def _bytes(buffer: Buffer) -> int:
 
 def scratch_bytes(kernel: Kernel) -> int:
     """Bytes of scratch that a launch of ``kernel`` needs."""
-    found = _scratch(kernel, _segments(kernel))
+    found = _scratch(kernel, segments(kernel))
     return max((at + _bytes(buffer) * blocks for buffer, (at, blocks) in found.items()), default=0)
 
 
@@ -152,12 +163,15 @@ def print_kernel(
     in every launch; ``titles`` say what they are; a device has ``processors``. Raises PrintError
     for a kernel that has no text.
     """
-    segments = _segments(kernel)
-    scratch = _scratch(kernel, segments)
+    found = segments(kernel)
+    scratch = _scratch(kernel, found)
     parts = []
-    for number, segment in enumerate(segments):
-        own = name if len(segments) == 1 else f"{name}_part{number + 1}"
-        parts.append(_Printer(own, segment, scratch, overlaps, aligned, titles, processors).part())
+    earlier: set[Buffer] = set()
+    for number, segment in enumerate(found):
+        own = name if len(found) == 1 else f"{name}_part{number + 1}"
+        printer = _Printer(own, segment, scratch, overlaps, aligned, titles, processors)
+        parts.append(printer.part(frozenset(earlier)))
+        earlier |= segment.stores()
     return tuple(parts)
 
 
@@ -167,7 +181,7 @@ class _Printer:
     def __init__(
         self,
         name: str,
-        segment: _Segment,
+        segment: Segment,
         scratch: Mapping[Buffer, tuple[int, int]],
         overlaps: Overlaps,
         aligned: frozenset[Buffer],
@@ -188,11 +202,13 @@ class _Printer:
         self.arguments: list[Argument] = []
         self.shared: list[tuple[str, str, int]] = []
 
-    def part(self) -> Part:
-        self._memory()
+    def part(self, earlier: frozenset[Buffer]) -> Part:
+        """The text; texts before it in the kernel write ``earlier``."""
+        self._memory(earlier)
         lines, only = Lines(), self.segment.only
         nest = Nest(lines, self.words, self.buffers)
-        spread = map_of(self.segment.statements, self.overlaps, self.aligned)
+        common = {b for b, (_, owners) in self.scratch.items() if owners == 1}
+        spread = map_of(self.segment.statements, self.overlaps, self.aligned, common)
         if isinstance(only, Gemm):
             return self._product(nest, only)
         if spread is not None:
@@ -262,7 +278,9 @@ class _Printer:
         )
         only = grid.body[0] if grid is not None and len(grid.body) == 1 else None
         plan = plans.get(only) if isinstance(only, For) else None
-        return plans, plan if plan is not None and plan.is_apart else None
+        if plan is not None and plan.is_apart:
+            return plans, plan
+        return {loop: each for loop, each in plans.items() if each.is_shared}, None
 
     def _rows(self, plans: Mapping[For, RowPlan], flat: RowPlan | None) -> int:
         """How many rows a block takes at a time."""
@@ -300,13 +318,17 @@ class _Printer:
             used = -(-used // 16) * 16 + size * MEMORY_BYTES[dtype]
         return Part(self._text(lines, threads, used, says), count, tuple(self.arguments))
 
-    def _memory(self) -> None:
+    def _memory(self, earlier: frozenset[Buffer]) -> None:
         """Names, and parameters for what is bound or in scratch."""
+        stores = self.segment.stores()
         for buffer in self.segment.touches():
             name = self.buffers[buffer] = self.words.names.new(buffer.name)
             dtype = MEMORY_TYPES[buffer.dtype]
             if not buffer.is_private:
-                self._parameter(name, dtype, buffer.access, buffer.size, Argument(buffer))
+                access = buffer.access
+                if access == "write" and buffer in earlier:
+                    access = "update" if buffer in stores else "read"
+                self._parameter(name, dtype, access, buffer.size, Argument(buffer))
             elif buffer in self.scratch:
                 at, blocks = self.scratch[buffer]
                 self._parameter(name, dtype, "update", buffer.size * blocks, Argument(None, at))

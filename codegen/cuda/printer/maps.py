@@ -13,7 +13,7 @@ first, so no read may follow a store into memory that it may share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -39,6 +39,7 @@ from gradc.ir.loop.registers import accesses
 from gradc.ir.tensor.core import DType
 
 _MOST_THREADS = 256
+PROCESSORS = 132  # of the devices that schedules are for
 FOUR = 4
 
 
@@ -57,8 +58,11 @@ class Map:
 
     @property
     def threads(self) -> int:
-        """Of a block."""
-        return min(_MOST_THREADS, -(-self.count // WARP) * WARP)
+        """Of a block: fewer where there would not be a block for every multiprocessor."""
+        threads = _MOST_THREADS
+        while threads > WARP and -(-self.count // threads) < PROCESSORS:
+            threads //= 2
+        return threads
 
     @property
     def blocks(self) -> int:
@@ -66,9 +70,14 @@ class Map:
 
 
 def map_of(
-    statements: Sequence[Stmt], overlaps: Overlaps, aligned: frozenset[Buffer]
+    statements: Sequence[Stmt],
+    overlaps: Overlaps,
+    aligned: frozenset[Buffer],
+    common: Collection[Buffer] = (),
 ) -> Map | None:
-    """The map that ``statements`` are; None if they are none."""
+    """The map that ``statements`` are; None if they are none. ``common`` is private memory that the
+    whole grid shares.
+    """
     chain: list[For] = []
     before: list[tuple[Stmt, ...]] = []
     body = tuple(statements)
@@ -79,9 +88,10 @@ def map_of(
         chain.append(last)
         before.append(tuple(first))
         body = last.body
-    if any(touched.statement.buffer.is_private for touched in accesses(tuple(statements))):
+    touched = (t.statement.buffer for t in accesses(tuple(statements)))
+    if any(buffer.is_private and buffer not in common for buffer in touched):
         return None
-    if len(chain) == 2 and chain[1].extent == 1:
+    if len(chain) == 2 and chain[1].extent == 1 and chain[0].limit is None:
         chain, before = [_flat(chain[0], before[1], chain[1])], before[:1]
     return Map(tuple(chain), tuple(before), width_of(chain[-1], overlaps, aligned))
 
@@ -90,34 +100,48 @@ def _flat(outer: For, before: Sequence[Stmt], inner: For) -> For:
     """A loop around another of one iteration as one loop, where the inner one's body is straight;
     else the same two, the inner one inside of a loop that is the outer.
     """
-    body: list[Stmt] = []
+    if any(isinstance(s, For) for s in inner.body):
+        body = (*before, replace(inner, kind="serial"))
+    else:
+        body = (*before, *at_zero(inner.body, inner.index))
+    return replace(outer, kind="vector", body=body)
+
+
+def at_zero(statements: Sequence[Stmt], index: Var) -> tuple[Stmt, ...]:
+    """Statements in which an index is 0."""
     zero = Const(0, DType.I64)
 
-    def moved(affine: Affine) -> Affine:
-        return Affine(affine.constant, tuple(t for t in affine.terms if t[0] is not inner.index))
+    def scalar(x: Scalar) -> Scalar:
+        return zero if x is index else x
 
-    for statement in (*before, *inner.body):
-        if isinstance(statement, Let):
-            operands = tuple(zero if x is inner.index else x for x in statement.operands)
-            body.append(replace(statement, operands=operands))
-        elif isinstance(statement, Index):
-            body.append(replace(statement, value=moved(statement.value)))
-        elif isinstance(statement, (Load, Store)):
-            statement = replace(statement, offset=moved(statement.offset))
-            if isinstance(statement, Store) and statement.value is inner.index:
-                statement = replace(statement, value=zero)
-            body.append(statement)
-        else:
-            once = replace(inner, kind="serial")
-            return replace(outer, kind="vector", body=(*before, once))
-    return replace(outer, kind="vector", body=tuple(body))
+    def moved(affine: Affine) -> Affine:
+        return Affine(affine.constant, tuple(t for t in affine.terms if t[0] is not index))
+
+    def one(s: Stmt) -> Stmt:
+        if isinstance(s, Let):
+            return replace(s, operands=tuple(map(scalar, s.operands)))
+        if isinstance(s, Index):
+            return replace(s, value=moved(s.value))
+        if isinstance(s, Store):
+            return replace(s, offset=moved(s.offset), value=scalar(s.value))
+        if isinstance(s, Load):
+            return replace(s, offset=moved(s.offset))
+        if isinstance(s, For):
+            folds = tuple(replace(f, value=scalar(f.value)) for f in s.folds)
+            limit = None if s.limit is None else moved(s.limit)
+            return replace(s, body=tuple(map(one, s.body)), folds=folds, limit=limit)
+        return s
+
+    return tuple(map(one, statements))
 
 
 def _belongs(loop: For, before: Sequence[Stmt], overlaps: Overlaps) -> bool:
     """Whether a loop and what stands before it can be part of a map."""
-    if loop.folds or loop.limit is not None or not loop.extent or loop.kind == "block":
+    if loop.folds or not loop.extent or loop.kind == "block":
         return False
-    if loop.kind == "serial" and loop.extent != 1:
+    if loop.limit is not None and loop.kind != "serial":
+        return False
+    if loop.kind == "serial" and loop.extent != 1 and not _are_apart(loop, overlaps):
         return False
     if any(not isinstance(s, (Let, Index, Load)) for s in before):
         return False
@@ -126,6 +150,52 @@ def _belongs(loop: For, before: Sequence[Stmt], overlaps: Overlaps) -> bool:
     found = (touched.statement for touched in accesses([loop]))
     written = {s.buffer for s in found if isinstance(s, Store)}
     return not any(overlaps(a, b) for a in read for b in written)
+
+
+def _are_apart(loop: For, overlaps: Overlaps) -> bool:
+    """Whether no iteration of a loop touches what another one writes."""
+    found = list(_places(loop.body, {}))
+    for store, inner in found:
+        if not isinstance(store, Store):
+            continue
+        for other, _ in found:
+            if other is store or not overlaps(store.buffer, other.buffer):
+                continue
+            one = store.buffer is other.buffer or overlaps.are_one(store.buffer, other.buffer)
+            if not one or store.offset != other.offset:
+                return False
+        own = abs(store.offset.coefficient(loop.index))
+        reach = 0
+        for var, factor in store.offset.terms:
+            if var in inner:
+                reach += abs(factor) * (inner[var] - 1)
+            elif var is not loop.index and var in defined(loop.body):
+                return False
+        if own <= reach:
+            return False
+    return True
+
+
+def _places(
+    statements: Sequence[Stmt], inner: Mapping[Var, int]
+) -> Iterator[tuple[Load | Store, Mapping[Var, int]]]:
+    """Every access, with the loops around it by index."""
+    for s in statements:
+        if isinstance(s, (Load, Store)):
+            yield s, inner
+        elif isinstance(s, For):
+            yield from _places(s.body, {**inner, s.index: s.extent})
+
+
+def defined(statements: Sequence[Stmt]) -> set[Var]:
+    """The variables that statements define."""
+    found: set[Var] = set()
+    for s in statements:
+        if isinstance(s, (Let, Index, Load)):
+            found.add(s.var)
+        elif isinstance(s, For):
+            found |= {s.index, *(f.result for f in s.folds), *defined(s.body)}
+    return found
 
 
 def width_of(loop: For, overlaps: Overlaps, aligned: frozenset[Buffer]) -> int:
@@ -174,6 +244,15 @@ def _inside(nest: Nest, it: Map, flat: str, aligned: frozenset[Buffer]) -> None:
     extents = [loop.extent for loop in it.loops]
     extents[-1] //= it.width
     unflatten(nest, flat, extents, names)
+    limits = [f"({nest.words.define(x.index)} < {nest.end(x)})" for x in it.loops if x.limit]
+    if limits:
+        with nest.lines.block(f"if {' & '.join(limits)}"):
+            _one(nest, it, names, aligned)
+        return
+    _one(nest, it, names, aligned)
+
+
+def _one(nest: Nest, it: Map, names: Sequence[str], aligned: frozenset[Buffer]) -> None:
     for statements in it.before:
         for statement in statements:
             nest.plain(statement)

@@ -26,7 +26,7 @@ _COSTS = Costs(parallel_us=0.0)  # whatever is independent is spread over blocks
 
 def target(isa: str) -> Target:
     """What schedules for graphics processors are for; ``isa`` is a compute capability."""
-    return Target("cuda", isa, chunks=4096, costs=_COSTS)
+    return Target("cuda", isa, chunks=4096, nodes=_PROCESSORS[isa], costs=_COSTS)
 
 
 def print_plan(plan: Plan, isa: str) -> Program:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from gradc.codegen.cuda.printer.blocks import BlockNest
 from gradc.codegen.cuda.printer.conflicts import Access, Overlaps
-from gradc.codegen.cuda.printer.maps import FOUR, Four, width_of
+from gradc.codegen.cuda.printer.maps import FOUR, PROCESSORS, Four, defined, width_of
 from gradc.codegen.cuda.printer.nest import identity, start_of
 from gradc.codegen.cuda.verbs import MEMORY_BYTES, MEMORY_TYPES
 from gradc.ir.loop.kernel import Buffer, Fold, For, Index, Let, Load, Stmt, Store, Var
@@ -32,7 +32,6 @@ from gradc.ir.tensor.core import DType
 
 GROUP = 16  # threads of a row
 STEP = GROUP * FOUR  # columns that they take at a time: the accumulators of an order
-PROCESSORS = 132  # of the devices that schedules are for
 _ROWS = (16, 8, 4, 2)  # of a block; two are a warp
 _WIDEST = STEP * LEAF  # columns of a leaf of a sum
 
@@ -51,6 +50,14 @@ class RowPlan:
     def is_apart(self) -> bool:
         """Whether nothing is summed over rows."""
         return not self.sums and not self.loop.folds
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a block that has rows of its own takes several at a time: where columns are all
+        by themselves, its threads rather share those of one row.
+        """
+        folded = any(isinstance(s, For) and s.folds for s in self.loop.body)
+        return folded and self.loop.extent > 1
 
     @property
     def slot(self) -> int:
@@ -142,7 +149,7 @@ def _is_kept(buffer: Buffer, columns: Sequence[For]) -> bool:
 def _sums(loop: For, columns: Sequence[For]) -> tuple[Store, ...] | None:
     """The stores that add to sums per column; None if there are others that combine."""
     found = []
-    inner = _defined(loop.body)
+    inner = defined(loop.body)
     for statement in loop.body:
         if isinstance(statement, Store) and statement.combine:
             return None
@@ -161,17 +168,6 @@ def _sums(loop: For, columns: Sequence[For]) -> tuple[Store, ...] | None:
     return tuple(found)
 
 
-def _defined(body: Sequence[Stmt]) -> set[Var]:
-    """The variables that statements define."""
-    found: set[Var] = set()
-    for s in body:
-        if isinstance(s, (Let, Index, Load)):
-            found.add(s.var)
-        elif isinstance(s, For):
-            found |= {s.index, *(f.result for f in s.folds), *_defined(s.body)}
-    return found
-
-
 def _are_apart(
     loop: For,
     columns: Sequence[For],
@@ -187,7 +183,7 @@ def _are_apart(
         elif isinstance(s, For):
             touched += [(x, s) for x in s.body if isinstance(x, (Load, Store))]
     touched = [(s, within) for s, within in touched if s.buffer not in kept]
-    inner = _defined(loop.body)
+    inner = defined(loop.body)
     for store, within in touched:
         if not isinstance(store, Store):
             continue
