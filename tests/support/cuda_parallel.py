@@ -1,0 +1,152 @@
+"""How much of a program's work is in launches that fill a graphics processor of 132
+multiprocessors.
+
+    python -m tests.support.cuda_parallel [gpt rows resnet16 lenet] [--launches]
+
+A launch fills it if it has at least 132 blocks, each of a warp or more. The work of a launch is the
+time that it would take if it filled an H200, by the slower of arithmetic (``FLOPS`` operations a
+second in f32, without tensor cores; products count two a term, other verbs one) and memory
+(``BANDWIDTH`` bytes a second, each element counted once). Time of launching is not work.
+
+Prints the shares, the launches by class, and with ``--launches`` every text: how often it is
+launched, its grid and threads, its share of the work. The exit status is 1 where less than 90 % of
+the work of a program fills the processor.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import gradc
+from benchmarks.cases import CASES
+from gradc.codegen.cuda.printer.kernels import segments
+from gradc.codegen.cuda.printer.plans import print_plan
+from gradc.codegen.cuda.program import Launch, Program, Repeat, Step
+from gradc.codegen.cuda.verbs import WARP
+from gradc.ir.loop.kernel import For, Gemm, Let, Stmt
+from gradc.ir.loop.traffic import traffic
+from gradc.ir.plan.plan import Plan
+from gradc.runtime.native.compile import compile_options, plan_of
+
+PROCESSORS = 132
+FLOPS, BANDWIDTH = 60e12, 4.8e12
+LEAST = 0.9
+_DIMS = {"gpt": {"B": 8}}
+NAMES = ("gpt", "rows", "resnet16", "lenet")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One text of a program: what it does, and with how many blocks."""
+
+    name: str
+    says: str
+    is_product: bool
+    grid: int
+    threads: int
+    seconds: float  # of work, per launch
+    launches: int
+
+    @property
+    def fills(self) -> bool:
+        return self.grid >= PROCESSORS and self.threads >= WARP
+
+    @property
+    def kind(self) -> str:
+        """Its class."""
+        if self.is_product:
+            return "products" if self.fills else "products of fewer blocks"
+        if self.fills:
+            return "independent rows or elements"
+        return "fewer blocks"
+
+
+def compiled(name: str) -> tuple[Plan, Program]:
+    """The gradient of a benchmark's model, for a graphics processor."""
+    case = CASES[name]
+    net = gradc.load(case.file, dims=_DIMS.get(name, case.dims) or None)
+    bound = {} if name in _DIMS else net.bind({n: a.shape for n, a in case.inputs().items()})
+    function = net.lower(bound, training=True).function
+    options = compile_options(target="cuda", threads=1)
+    plan = plan_of(function, net.gradient_of("params"), options)
+    return plan, print_plan(plan, "sm_90")
+
+
+def parts(plan: Plan, program: Program) -> list[Part]:
+    """Every text with its work and how often it is launched."""
+    counts: dict[int, list[int]] = {}
+    for step, times in _launches(program.steps, 1):
+        found = counts.setdefault(step.text, [step.grid, 0])
+        found[1] += times
+    kernels = dict.fromkeys(launch.kernel for launch in plan.launches)
+    pieces = [one for number in kernels for one in segments(plan.kernels[number])]
+    found_parts = []
+    for number, (text, piece) in enumerate(zip(program.texts, pieces, strict=True)):
+        grid, launches = counts[number]
+        says = text.source.split(f"def {text.name}(")[1].split('"""')[1].split("\n")[0]
+        work = max(_operations(piece.statements) / FLOPS, traffic(piece.statements) / BANDWIDTH)
+        is_product = isinstance(piece.only, Gemm)
+        found_parts.append(Part(text.name, says, is_product, grid, text.threads, work, launches))
+    return found_parts
+
+
+def _launches(steps: Iterable[Step], times: int) -> Iterable[tuple[Launch, int]]:
+    for step in steps:
+        if isinstance(step, Repeat):
+            yield from _launches(step.body, times * step.trips)
+        else:
+            yield step, times
+
+
+def _operations(statements: Sequence[Stmt]) -> int:
+    total = 0
+    for s in statements:
+        if isinstance(s, For):
+            total += s.extent * (_operations(s.body) + len(s.folds))
+        elif isinstance(s, Gemm):
+            total += prod(s.batch) * s.m * s.n * (2 * s.k + _operations(s.epilogue))
+        elif isinstance(s, Let):
+            total += 1
+    return total
+
+
+def share(found: Sequence[Part], products: bool = True) -> float:
+    """How much of the work fills the processor; without products if they are left out."""
+    counted = [p for p in found if products or not p.is_product]
+    total = sum(p.seconds * p.launches for p in counted)
+    return sum(p.seconds * p.launches for p in counted if p.fills) / total
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the shares."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=NAMES)
+    parser.add_argument("--launches", action="store_true")
+    asked = parser.parse_args(arguments)
+    least = 1.0
+    for name in asked.names:
+        found = parts(*compiled(name))
+        total = sum(p.seconds * p.launches for p in found)
+        least = min(least, share(found))
+        others = share(found, products=False)
+        print(f"{name}: {share(found):.1%} of the work fills; {others:.1%} besides products")
+        kinds: dict[str, list[Part]] = {}
+        for part in found:
+            kinds.setdefault(part.kind, []).append(part)
+        for kind, each in sorted(kinds.items()):
+            count = sum(p.launches for p in each)
+            work = sum(p.seconds * p.launches for p in each) / total
+            print(f"  {count:4d} launches, {work:6.1%} of the work: {kind}")
+        if asked.launches:
+            for p in sorted(found, key=lambda p: -p.seconds * p.launches):
+                work = p.seconds * p.launches / total
+                what = f"{p.grid:6d} x {p.threads:3d}  {work:6.2%}  {p.name}: {p.says}"
+                print(f"  {p.launches:4d} x {what}")
+    return 1 if least < LEAST else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
