@@ -3,7 +3,8 @@
 Blocks
   T1  A block ends in a terminator, has no other, and it is ``return`` in a function and ``yield``
   in a region. T2  Every operand is a parameter of the same block or a result of an earlier op of
-  it: regions are closed. T3  Every value is defined once in the whole function.
+  it: regions are closed. T3  Every value is defined once in a block and those around it; ops
+  beside each other may share a region, or parts of one.
 Ops
   T4  The op is registered, and its attributes are values of the kinds ``Attr`` lists, under string
   names. T5  Its result types are those its type rule gives; ops with regions follow from their
@@ -66,17 +67,22 @@ def _head(op: Op) -> str:
 
 def _check_blocks(block: Block) -> Iterator[Violation]:
     """T1, T2 and T3 over all blocks."""
-    defined: set[Value] = set()
-    stack = [(block, "return")]
+    seen: set[Block] = set()
+    stack: list[tuple[Block, str, tuple[set[Value], ...]]] = [(block, "return", ())]
     while stack:
-        current, terminator = stack.pop()
+        current, terminator, around = stack.pop()
+        if current in seen:
+            continue
+        seen.add(current)
         yield from _check_terminators(current, terminator)
         yield from _check_uses(current)
+        defined: set[Value] = set()
         for value in _definitions(current):
-            if value in defined:
+            if value in defined or any(value in outer for outer in around):
                 yield Violation("T3", f"value {value.hint or '?'} of {value.type} is defined twice")
             defined.add(value)
-        stack += [(region, "yield") for op in current.ops for region in op.regions]
+        inside = (*around, defined)
+        stack += [(region, "yield", inside) for op in current.ops for region in op.regions]
 
 
 def _definitions(block: Block) -> Iterator[Value]:

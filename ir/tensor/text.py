@@ -53,11 +53,17 @@ class _Printer:
         if results:
             head = f"{results} = {head}"
         for region in op.regions:
+            self.begin(region)
             parameters = ", ".join(self.declared(v) for v in region.parameters)
             self.lines.append(f"{indent}{head} region ({parameters}) {{")
             self.block(region, indent + "  ")
             head = "}"
         self.lines.append(f"{indent}{head}{tail}")
+
+    def begin(self, region: Block) -> None:
+        """What a region defines has names of its own, in every op that shares it."""
+        for value in (*region.parameters, *(v for op in region.ops for v in op.results)):
+            self.names.forget(value)
 
     def function(self, function: Function) -> None:
         self.lines.append(f"function {quote(function.name)} (")

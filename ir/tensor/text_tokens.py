@@ -62,6 +62,10 @@ class Names:
             self._taken.add(found)
         return found
 
+    def forget(self, item: object) -> None:
+        """Has ``item`` get another name when it is named next."""
+        self._names.pop(id(item), None)
+
     def _unique(self, hint: str) -> str:
         # Purely numeric names are kept for values without a hint.
         if hint.isdigit():

@@ -47,6 +47,8 @@ def hoist(function: Function) -> Function:
 
 
 def _block(block: Block) -> Block:
+    if not any(op.regions for op in block.ops):
+        return block
     b = Builder()
     mapping: dict[Value, Value] = {}
     is_changed = False

@@ -79,9 +79,16 @@ class Groups:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._known: dict[tuple[object, ...], Lowered] = {}
+        self._same: dict[tuple[Space | None, Block], Lowered] = {}
 
     def lower(self, block: Block, space: Space | None = None) -> Lowered:
         """The kernels of ``block``; the same objects for isomorphic blocks."""
+        known = self._same.get((space, block))
+        if known is None:
+            known = self._same[space, block] = self._lower(block, space)
+        return known
+
+    def _lower(self, block: Block, space: Space | None) -> Lowered:
         key = (space, block_key(block))
         found = self._known.get(key)
         if found is None:

@@ -65,6 +65,7 @@ class _Merger:
     def __init__(self) -> None:
         self._interned: dict[Hashable, int] = {}
         self._structures: dict[Block, int] = {}
+        self._regions: dict[Block, Block] = {}
         self._attributes: dict[int, Hashable] = {}
 
     def block(self, block: Block) -> Block:
@@ -91,10 +92,17 @@ class _Merger:
         end = replace(block.terminator, operands=renamed(block.outputs, mapping))
         return Block(block.parameters, (*kept, end))
 
+    def _region(self, block: Block) -> Block:
+        """``block`` merged, once for all ops that share it."""
+        found = self._regions.get(block)
+        if found is None:
+            found = self._regions[block] = self.block(block)
+        return found
+
     def _rewritten(self, op: Op, mapping: dict[Value, Value]) -> Op:
         # Values and blocks compare by identity.
         operands = renamed(op.operands, mapping)
-        regions = tuple([self.block(region) for region in op.regions]) if op.regions else ()
+        regions = tuple([self._region(region) for region in op.regions]) if op.regions else ()
         if operands == op.operands and regions == op.regions:
             return op
         return op.on(operands, regions)

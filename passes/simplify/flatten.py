@@ -28,6 +28,8 @@ def flatten(function: Function, is_opened: Callable[[Op], bool] = is_wrapper) ->
 
 
 def _block(block: Block, is_opened: Callable[[Op], bool]) -> Block:
+    if not any(op.regions for op in block.ops):
+        return block
     mapping: dict[Value, Value] = {}
     ops: list[Op] = []
     is_changed = False

@@ -40,6 +40,8 @@ def running_sums(function: Function) -> Function:
 
 def _block(block: Block) -> Block:
     """``block`` with its chains widened, then those that begin and end inside its loops."""
+    if not any(op.regions or v.type.dtype in _HALF for op in block.body for v in op.results):
+        return block  # a chain of others is widened for its loops alone
     chains = _chains(block)
     ops = _widened(block, chains) if chains else block.body
     found: list[Op] = []

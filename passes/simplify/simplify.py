@@ -72,6 +72,7 @@ class _Simplifier:
     rules: _RulesByRoot
     hits: Counter[str]
     known: dict[tuple[str, DType, Forms], list[Rule]] = field(default_factory=dict)
+    regions: dict[Block, Block] = field(default_factory=dict)
 
     def fitting(self, op: Op, forms: Forms) -> Sequence[Rule]:
         """The rules for ops of the name and element type of ``op`` with operands of these forms:
@@ -87,6 +88,13 @@ class _Simplifier:
             self.known[key] = found
         return found
 
+    def _region(self, block: Block) -> Block:
+        """``block`` simplified, once for all ops that share it."""
+        found = self.regions.get(block)
+        if found is None:
+            found = self.regions[block] = self.block(block)
+        return found
+
     def block(self, block: Block) -> Block:
         """``block`` simplified; the same object if no rule fired in it."""
         before = self.hits.total()
@@ -94,7 +102,7 @@ class _Simplifier:
         mapping: dict[Value, Value] = {}
         for op in block.body:
             operands = renamed(op.operands, mapping) if mapping else op.operands
-            regions = tuple([self.block(region) for region in op.regions]) if op.regions else ()
+            regions = tuple([self._region(region) for region in op.regions]) if op.regions else ()
             if operands != op.operands or regions != op.regions:
                 op = op.on(operands, regions)
             results = rewriter.add(op)

@@ -18,8 +18,9 @@ gradient that is not finite changes nothing but halves the scale (OUTPUT ``overf
 and every ``GROWTH_INTERVAL`` good steps double it.
 
 A guarded step whose loss or gradients are not finite changes nothing either, and says so (STOP).
-Every update then waits for every gradient. The norm answers where gradients are clipped by it
-alone: beyond the root of the largest number it is not finite, and cannot scale them.
+Every update then waits for every gradient, and is one op where it can be (``outline``). The norm
+answers where gradients are clipped by it alone: beyond the root of the largest number it is not
+finite, and cannot scale them.
 
 Invariants: results that replace a parameter carry its name and role, so the Plan can update in
 place.
@@ -30,10 +31,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.inline import inline_function
 from gradc.ir.tensor.core import DType, Function, Role, Slot, TensorType, Value
+from gradc.passes.training.outline import (
+    LOSS_SCALE,
+    Limits,
+    Outline,
+    by_value,
+    kept,
+    outline,
+    unscaled,
+    zero,
+)
 from gradc.passes.training.precision import master_type
 from gradc.passes.training.ranks import Deal, folded
 
@@ -107,6 +119,10 @@ def train_step(
     return _Composer(gradient, updates, schedule, clip, loss_scale, is_guarded, held).compose()
 
 
+# An update as one op, and the scalars that it takes.
+_Outlined: TypeAlias = tuple[Outline, tuple[Value, ...]]
+
+
 class _Composer:
     """Builds the step in the order of its results."""
 
@@ -128,6 +144,8 @@ class _Composer:
         self.loss_scale = loss_scale
         self.is_guarded = is_guarded and loss_scale != "dynamic"
         self.b = Builder()
+        # By the identity of the update, which is kept with it.
+        self._outlines: dict[tuple[int, TensorType], tuple[_Outlined | None, Function]] = {}
         self.parameters: list[Slot] = []
         self.results: list[Slot] = []
         self.outputs: list[Value] = []
@@ -141,17 +159,16 @@ class _Composer:
         arguments = self._gradient_arguments(model_values, inputs, scale)
         found = inline_function(self.b, self.gradient, arguments)
         made = list(zip(self.gradient.results, found, strict=True))
-        cts = {s.name: self._unscaled(v, scale) for s, v in made if s.role is Role.COTANGENT}
-        limited, norm = self._clipped(cts)
+        raw = {s.name: value for s, value in made if s.role is Role.COTANGENT}
+        cts = {name: unscaled(self.b, value, scale) for name, value in raw.items()}
+        factor, norm = self._clipped(cts)
+        limits = Limits(scale, self.clip.value, factor)
         finite = self._judged(cts, norm, made)
-        if finite is not None:
-            # Nothing of an update is computed, and kept beside its gradient, before all are known.
-            limited = {n: self._kept(finite, ct, self._zero(ct)) for n, ct in limited.items()}
         self._pass_results_on(made, model_values, finite)
         if norm is not None:
             self._result(Slot(GRAD_NORM, Role.OUTPUT), norm)
         next_step = self.b.one("add", step, self.b.constant(1, DType.I32))
-        self._update_all(model_values, slots, limited, next_step, finite)
+        self._update_all(model_values, slots, raw, limits, next_step, finite)
         self._result(Slot(STEP, Role.HYPER), self._kept(finite, next_step, step))
         if finite is not None and scale is not None and good_steps is not None:
             self._update_scale(finite, scale, good_steps)
@@ -186,14 +203,6 @@ class _Composer:
                 given = inputs[slot.name] if slot.role is Role.INPUT else primals[slot.name]
             arguments.append(self.b.cast(given, value.type.dtype))
         return arguments
-
-    def _unscaled(self, ct: Value, scale: Value | None) -> Value:
-        """The gradient in the master type, divided by the scale (exactly, for powers of two)."""
-        wide = self.b.cast(ct, master_type(ct.type).dtype)
-        if scale is None:
-            return wide
-        inverse = self.b.one("div", self.b.constant(1.0, DType.F32), scale)
-        return self._scaled(wide, inverse)
 
     def _judged(
         self, cts: Mapping[str, Value], norm: Value | None, made: Sequence[tuple[Slot, Value]]
@@ -240,15 +249,7 @@ class _Composer:
 
     def _kept(self, finite: Value | None, new: Value, old: Value) -> Value:
         """``new``, or ``old`` where the step is skipped."""
-        if finite is None:
-            return new
-        chosen = finite
-        if new.type.rank:
-            chosen = self.b.one("broadcast", finite, shape=new.type.shape, dims=())
-        return self.b.one("select", chosen, new, old)
-
-    def _zero(self, like: Value) -> Value:
-        return self.b.constant(0, like.type.dtype, like.type.shape)
+        return new if finite is None else kept(self.b, finite, new, old)
 
     def _update_scale(self, finite: Value, scale: Value, good: Value) -> None:
         b = self.b
@@ -309,22 +310,17 @@ class _Composer:
             elif slot.role is not Role.COTANGENT:
                 self._result(slot, value)
 
-    def _clipped(self, cts: Mapping[str, Value]) -> tuple[dict[str, Value], Value | None]:
-        """The gradients within their limits, and their norm where it has one."""
-        limited = dict(cts)
-        if self.clip.value is not None:
-            limited = {name: self._by_value(ct, self.clip.value) for name, ct in limited.items()}
-        if self.clip.norm is None or not limited:
-            return limited, None
-        return self._by_norm(limited, self.clip.norm)
+    def _clipped(self, cts: Mapping[str, Value]) -> tuple[Value | None, Value | None]:
+        """The factor that limits the norm of the gradients, and the norm, where it has a limit."""
+        limit = self.clip.value
+        if self.clip.norm is None or not cts:
+            return None, None
+        if limit is not None:
+            cts = {name: by_value(self.b, ct, limit) for name, ct in cts.items()}
+        return self._by_norm(cts, self.clip.norm)
 
-    def _by_value(self, ct: Value, limit: float) -> Value:
-        high = self.b.constant(limit, ct.type.dtype, ct.type.shape)
-        low = self.b.constant(-limit, ct.type.dtype, ct.type.shape)
-        return self.b.one("max", self.b.one("min", ct, high), low)
-
-    def _by_norm(self, cts: Mapping[str, Value], limit: float) -> tuple[dict[str, Value], Value]:
-        """Every gradient scaled by min(1, limit / norm), and the norm."""
+    def _by_norm(self, cts: Mapping[str, Value], limit: float) -> tuple[Value, Value]:
+        """min(1, limit / norm), and the norm."""
         b = self.b
         wide = _widest(cts.values())
         squares: dict[str, Value] = {}
@@ -336,41 +332,81 @@ class _Composer:
         norm = b.one("sqrt", self._folded(squares, "add"), hint=GRAD_NORM)
         bound = b.constant(limit, wide)
         # limit / max(norm, limit) is min(1, limit / norm) without a division by zero.
-        scale = b.one("div", bound, b.one("max", norm, bound))
-        return {name: self._scaled(ct, scale) for name, ct in cts.items()}, norm
-
-    def _scaled(self, ct: Value, scale: Value) -> Value:
-        b, type_ = self.b, ct.type
-        factor = (
-            scale if scale.type.dtype is type_.dtype else b.one("cast", scale, dtype=type_.dtype)
-        )
-        if type_.rank:
-            factor = b.one("broadcast", factor, shape=type_.shape, dims=())
-        return b.one("mul", ct, factor)
+        return b.one("div", bound, b.one("max", norm, bound)), norm
 
     def _update_all(
         self,
         primals: Mapping[str, Value],
         slots: Mapping[str, list[Value]],
         cts: Mapping[str, Value],
+        limits: Limits,
         step: Value,
         finite: Value | None,
     ) -> None:
         rate = self._rate(step)
         finished: list[tuple[Slot, Value]] = []
         for name, ct in cts.items():
-            update = self.updates[name].function
-            given = {"p": primals[name], "g": ct}
-            arguments = self._arguments(self.updates[name], given, slots[name], step, rate)
-            new, *new_slots = inline_function(self.b, update, arguments)
-            self._result(Slot(name, Role.PARAM), self._kept(finite, new, primals[name]))
-            names = [slot for slot, _ in self.updates[name].slots]
+            update, old = self.updates[name], (primals[name], *slots[name])
+            outlined = None if finite is None else self._outline(update, ct, limits, step, rate)
+            if outlined is not None and finite is not None:
+                found, shared = outlined
+                new, *new_slots = found.apply(self.b, (finite, ct, *old), shared)
+            else:
+                ct = limits.apply(self.b, ct)
+                new, *new_slots = self._updated(update, ct, old, step, rate, finite)
+            self._result(Slot(name, Role.PARAM), new)
+            names = [f"{name}/{slot}" for slot, _ in update.slots]
             finished += [
-                (Slot(f"{name}/{slot}", Role.SLOT), self._kept(finite, value, old))
-                for slot, value, old in zip(names, new_slots, slots[name], strict=True)
+                (Slot(slot, Role.SLOT), value) for slot, value in zip(names, new_slots, strict=True)
             ]
         for slot, value in finished:
             self._result(slot, value)
+
+    def _updated(
+        self,
+        update: Update,
+        ct: Value,
+        old: Sequence[Value],
+        step: Value,
+        rate: Value | None,
+        finite: Value | None,
+    ) -> Sequence[Value]:
+        """The new parameter and slots in place of ``old``, written out."""
+        if finite is not None:
+            # Nothing of an update is computed, and kept beside its gradient, before all are known.
+            ct = kept(self.b, finite, ct, zero(self.b, ct))
+        given = {"p": old[0], "g": ct}
+        arguments = self._arguments(update, given, old[1:], step, rate)
+        made = inline_function(self.b, update.function, arguments)
+        return [self._kept(finite, new, was) for new, was in zip(made, old, strict=True)]
+
+    def _outline(
+        self, update: Update, ct: Value, limits: Limits, step: Value, rate: Value | None
+    ) -> _Outlined | None:
+        """``update`` as one op, and what it takes that all parameters share: made once for each
+        update and type of gradient.
+        """
+        key = (id(update.function), ct.type)
+        known = self._outlines.get(key)
+        if known is None:
+            function, given, fixed = update.function, limits.scalars, dict[str, float]()
+            if self.loss_scale not in (None, "dynamic"):
+                fixed[LOSS_SCALE] = float(self.loss_scale or 0)
+            for slot, value in zip(function.parameters, function.block.parameters, strict=True):
+                if slot.role is not Role.HYPER:
+                    continue
+                if slot.name == RATE and rate is None:
+                    assert update.rate is not None, (
+                        "an optimiser without a learning rate takes none"
+                    )
+                    fixed[slot.name] = update.rate
+                else:
+                    given[slot.name] = self._hyper(slot, value.type, step, rate, update.rate)
+            made = outline(function, ct.type, limits, fixed)
+            shared = () if made is None else made.compute_shared(self.b, given)
+            known = (None if made is None else (made, shared), function)
+            self._outlines[key] = known
+        return known[0]
 
     def _arguments(
         self,
