@@ -81,7 +81,7 @@ class Cuda:
         return fits[-1] if fits else _USUAL
 
     def scratch(self, kernel: Kernel, target: Target) -> int:
-        return scratch_bytes(kernel)
+        return scratch_bytes(kernel, target.isa)
 
     def estimate(self, plan: Plan, target: Target) -> float:
         """What the bytes of every launch take at 3 TB/s, and 2 microseconds a launch."""

@@ -9,7 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gradc.codegen.cuda.printer.plans import print_plan
+from gradc.codegen.cuda.printer.kernels import scratch_bytes
+from gradc.codegen.cuda.printer.leaves import split_of
+from gradc.codegen.cuda.printer.plans import print_plan, target
 from gradc.codegen.cuda.printer.tiles import TILES, Tile, fitting, levels_of, tile_of
 from gradc.codegen.cuda.program import Program
 from gradc.codegen.cuda.simulate.run import run_program
@@ -17,6 +19,7 @@ from gradc.codegen.cuda.toolchain import assemble, build, sass
 from gradc.ir.loop.kernel import Factor, Gemm
 from gradc.ir.plan.plan import Argument, Launch, Plan, Port, Tensor
 from gradc.ir.tensor.core import DType, Role
+from gradc.passes.place.scratch import place_scratch
 from gradc.runtime.native.load import compile_plan
 from tests.support.cuda_programs import ISA, arrays_of, same_bits
 from tests.support.native_plans import product
@@ -53,6 +56,11 @@ def plan_of(
     return Plan("product", ports, tensors, (kernel,), (launch,))
 
 
+def printed(plan: Plan) -> Program:
+    """Its texts, with scratch for sums."""
+    return print_plan(place_scratch(plan, target(ISA), scratch_bytes), ISA)
+
+
 def outcome(plan: Plan, program: Program) -> bool:
     """Whether texts and CPU agree on random numbers."""
     rng = np.random.default_rng(1)
@@ -67,7 +75,7 @@ def chosen(tile: Tile, monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on products are by this tile."""
 
     def choose(gemm: Gemm, processors: int) -> Tile | None:
-        return fitting(tile, levels_of(gemm))
+        return fitting(tile, levels_of(gemm.k))
 
     monkeypatch.setattr("gradc.codegen.cuda.printer.kernels.tile_of", choose)
 
@@ -77,9 +85,33 @@ def test_products_by_tiles_have_the_bits_of_the_cpu(
     shape: tuple[int, int, int, bool, bool],
 ) -> None:
     plan = plan_of(*shape)
-    program = print_plan(plan, ISA)
+    program = printed(plan)
     assert "by tiles of 32 x 32 x 16" in program.texts[0].source
+    assert len(program.texts) == 1 + (shape[2] > 256), "leaves of k are for blocks of their own"
     assert outcome(plan, program)
+
+
+def test_leaves_of_k_are_added_within_a_block_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradc.codegen.cuda.printer.kernels.split_of", lambda *given: None)
+    plan = plan_of(*SHAPES[3])
+    program = printed(plan)
+    assert len(program.texts) == 1 and "each_sum" in program.texts[0].source
+    assert outcome(plan, program)
+
+
+def test_products_are_split_where_tiles_are_few() -> None:
+    found = {}
+    for m, n, k in ((64, 576, 4096), (256, 256, 1024), (256, 256, 256), (64, 64, 1 << 16)):
+        (gemm,) = product(m, n, k, False).body
+        assert isinstance(gemm, Gemm)
+        split = split_of(gemm, 132)
+        found[m, n, k] = None if split is None else (str(split.tile), split.span, split.count)
+    assert found == {
+        (64, 576, 4096): ("64 x 64 x 16", 256, 16),
+        (256, 256, 1024): ("32 x 32 x 16", 256, 4),
+        (256, 256, 256): None,
+        (64, 64, 1 << 16): ("32 x 32 x 16", 16384, 4),
+    }
 
 
 @pytest.mark.parametrize("tile", TILES[:-1], ids=str)

@@ -82,12 +82,15 @@ def parts(plan: Plan, program: Program) -> list[Part]:
         found = counts.setdefault(step.text, [step.grid, 0])
         found[1] += times
     kernels = dict.fromkeys(launch.kernel for launch in plan.launches)
-    pieces = [one for number in kernels for one in segments(plan.kernels[number])]
+    pieces = [one for number in kernels for one in segments(plan.kernels[number], PROCESSORS)]
     found_parts = []
     for number, (text, piece) in enumerate(zip(program.texts, pieces, strict=True)):
         grid, launches = counts[number]
         says = text.source.split(f"def {text.name}(")[1].split('"""')[1].split("\n")[0]
-        work = max(_operations(piece.statements) / FLOPS, traffic(piece.statements) / BANDWIDTH)
+        operations = _operations(piece.statements)
+        if piece.split_k is not None:  # each of its parts has some of the steps of k
+            operations //= piece.split_k.count
+        work = max(operations / FLOPS, traffic(piece.statements) / BANDWIDTH)
         is_product = isinstance(piece.only, Gemm)
         found_parts.append(Part(text.name, says, is_product, grid, text.threads, work, launches))
     return found_parts

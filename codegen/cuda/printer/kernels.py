@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from gradc.codegen.cuda.functions import function_texts
 from gradc.codegen.cuda.printer.blocks import Shape, loops_in
 from gradc.codegen.cuda.printer.conflicts import Overlaps
+from gradc.codegen.cuda.printer.leaves import Split, split_of, sums_of
 from gradc.codegen.cuda.printer.lines import Lines
 from gradc.codegen.cuda.printer.maps import map_of, write_map
 from gradc.codegen.cuda.printer.nest import Nest, PrintError
@@ -28,6 +29,8 @@ from gradc.codegen.cuda.verbs import MEMORY_BYTES, MEMORY_TYPES, MOST_SHARED
 from gradc.ir.loop.kernel import Buffer, Exchange, For, Gemm, Kernel, Stmt, Store
 from gradc.ir.loop.registers import accesses
 
+# Multiprocessors of what a compute capability is usually met on: A100, H100, B200.
+PROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148}
 _LINE = 64  # bytes; private memory in scratch starts on such
 _FOLD_ROOM = 8 << 10  # shared memory that folds may take
 
@@ -54,6 +57,7 @@ class Segment:
     """Statements that one text takes: a grid loop, a product, or others in one block."""
 
     statements: tuple[Stmt, ...]
+    split_k: Split | None = None  # of a product of which blocks take parts of k
 
     @property
     def only(self) -> Stmt | None:
@@ -88,8 +92,8 @@ class Segment:
         return found
 
 
-def segments(kernel: Kernel) -> list[Segment]:
-    """The kernel cut at products and grid loops."""
+def segments(kernel: Kernel, processors: int) -> list[Segment]:
+    """The kernel cut at products and grid loops; products and loops may be several segments."""
     found: list[Segment] = []
     rest: list[Stmt] = []
     for statement in kernel.body:
@@ -110,8 +114,21 @@ def segments(kernel: Kernel) -> list[Segment]:
     return [
         part
         for one in found
-        for part in ([one] if isinstance(one.only, Gemm) else map(Segment, split(one.statements)))
+        for part in (
+            _product(one.only, processors)
+            if isinstance(one.only, Gemm)
+            else map(Segment, split(one.statements))
+        )
     ]
+
+
+def _product(gemm: Gemm, processors: int) -> list[Segment]:
+    """A product, or its sums over parts of k, then its results."""
+    split_k = split_of(gemm, processors)
+    if split_k is None:
+        return [Segment((gemm,))]
+    parts, whole = sums_of(gemm, split_k)
+    return [Segment((parts,), split_k), Segment((whole,))]
 
 
 def _scratch(kernel: Kernel, segments: Sequence[Segment]) -> dict[Buffer, tuple[int, int]]:
@@ -145,9 +162,9 @@ def _bytes(buffer: Buffer) -> int:
     return buffer.size * MEMORY_BYTES[MEMORY_TYPES[buffer.dtype]]
 
 
-def scratch_bytes(kernel: Kernel) -> int:
-    """Bytes of scratch that a launch of ``kernel`` needs."""
-    found = _scratch(kernel, segments(kernel))
+def scratch_bytes(kernel: Kernel, isa: str = "sm_90") -> int:
+    """Bytes of scratch that a launch of ``kernel`` needs on devices of a compute capability."""
+    found = _scratch(kernel, segments(kernel, PROCESSORS[isa]))
     return max((at + _bytes(buffer) * blocks for buffer, (at, blocks) in found.items()), default=0)
 
 
@@ -163,8 +180,9 @@ def print_kernel(
     in every launch; ``titles`` say what they are; a device has ``processors``. Raises PrintError
     for a kernel that has no text.
     """
-    found = segments(kernel)
+    found = segments(kernel, processors)
     scratch = _scratch(kernel, found)
+    aligned |= {buffer for buffer, (_, owners) in scratch.items() if owners == 1}
     parts = []
     earlier: set[Buffer] = set()
     for number, segment in enumerate(found):
@@ -220,7 +238,8 @@ class _Printer:
         return self._block(lines)
 
     def _product(self, nest: Nest, gemm: Gemm) -> Part:
-        tile = tile_of(gemm, self.processors)
+        split_k = self.segment.split_k
+        tile = tile_of(gemm, self.processors) if split_k is None else split_k.tile
         batch = "".join(f"{n} times " for n in gemm.batch)
         says = f"{batch}{gemm.m} x {gemm.k} by {gemm.k} x {gemm.n}"
         threads = PRODUCT_THREADS if tile is None else tile.threads
@@ -229,9 +248,12 @@ class _Printer:
             write_product(nest, gemm, threads)
             count = -(-results(gemm) // threads)
             return self._part(nest.lines, threads, count, f"{says}, an element a thread.", ())
-        write_tiles(nest, gemm, tile, Memory(self.aligned, self.overlaps))
+        span = None if split_k is None else split_k.span
+        write_tiles(nest, gemm, tile, Memory(self.aligned, self.overlaps), span)
         says += f", by tiles of {tile}."
-        rooms = tile.rooms(levels_of(gemm))
+        if split_k is not None:
+            says = f"Sums over {split_k.span} steps of k of {says}"
+        rooms = tile.rooms(levels_of(span or gemm.k))
         return self._part(nest.lines, threads, blocks(gemm, tile), says, rooms)
 
     def _block(self, lines: Lines) -> Part:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gradc.codegen.backend import Signature
 from gradc.codegen.cuda.printer.conflicts import Overlaps
-from gradc.codegen.cuda.printer.kernels import Part, print_kernel
+from gradc.codegen.cuda.printer.kernels import PROCESSORS, Part, print_kernel
 from gradc.codegen.cuda.printer.words import Names
 from gradc.codegen.cuda.program import Launch, Place, Program, Repeat, Step
 from gradc.ir.loop.kernel import Buffer
@@ -17,8 +17,6 @@ from gradc.ir.plan.verify import PlanError
 from gradc.ir.target.costs import Costs
 from gradc.ir.target.target import Target
 
-# Multiprocessors of what a compute capability is usually met on: A100, H100, B200.
-_PROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148}
 Trips = tuple[int, ...]
 _ALIGNED = 16  # bytes of the widest access
 _COSTS = Costs(parallel_us=0.0)  # whatever is independent is spread over blocks
@@ -26,7 +24,7 @@ _COSTS = Costs(parallel_us=0.0)  # whatever is independent is spread over blocks
 
 def target(isa: str) -> Target:
     """What schedules for graphics processors are for; ``isa`` is a compute capability."""
-    return Target("cuda", isa, chunks=4096, nodes=_PROCESSORS[isa], costs=_COSTS)
+    return Target("cuda", isa, chunks=4096, nodes=PROCESSORS[isa], costs=_COSTS)
 
 
 def print_plan(plan: Plan, isa: str) -> Program:
@@ -50,7 +48,7 @@ def print_plan(plan: Plan, isa: str) -> Program:
                 overlaps[launch.kernel],
                 aligned[launch.kernel],
                 _titles(plan, launch),
-                _PROCESSORS[isa],
+                PROCESSORS[isa],
             )
     numbers: dict[tuple[int, int], int] = {}
     for kernel_number, found in parts.items():

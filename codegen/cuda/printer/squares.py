@@ -18,7 +18,7 @@ from gradc.codegen.cuda.printer.maps import Four, width_of
 from gradc.codegen.cuda.printer.nest import Nest
 from gradc.codegen.cuda.printer.products import times, unflatten
 from gradc.codegen.cuda.printer.slices import Side, Slices
-from gradc.codegen.cuda.printer.tiles import Tile, levels_of, strides
+from gradc.codegen.cuda.printer.tiles import Tile, strides
 from gradc.codegen.cuda.printer.windows import Windows
 from gradc.ir.loop.kernel import Buffer, Factor, For, Gemm
 from gradc.ir.loop.order import K_LEAF, K_NODE, node_spans
@@ -32,22 +32,31 @@ class Memory:
     overlaps: Overlaps
 
 
-def write_tiles(nest: Nest, gemm: Gemm, tile: Tile, memory: Memory) -> None:
-    """Writes what a block does."""
-    _Writer(nest, gemm, tile, memory).write()
+def write_tiles(
+    nest: Nest, gemm: Gemm, tile: Tile, memory: Memory, span: int | None = None
+) -> None:
+    """Writes what a block does. ``span``: a block sums that many steps of k only, those that the
+    first of the batch's indices counts.
+    """
+    _Writer(nest, gemm, tile, memory, span).write()
 
 
 class _Writer:
     """Writes one product. ``left``, ``right`` and ``results`` are names of shared memory."""
 
-    def __init__(self, nest: Nest, gemm: Gemm, tile: Tile, memory: Memory) -> None:
+    def __init__(
+        self, nest: Nest, gemm: Gemm, tile: Tile, memory: Memory, span: int | None
+    ) -> None:
         self.nest = nest
         self.gemm = gemm
         self.tile = tile
         self.memory = memory
         self.lines = nest.lines
-        self.levels = levels_of(gemm)
-        slices = -(-gemm.k // tile.depth)
+        self.span = span
+        self.spans = node_spans(span or gemm.k, K_LEAF, K_NODE)
+        self.levels = len(self.spans)
+        self.start, self.stop = ("0", str(gemm.k)) if span is None else ("first", "stop")
+        slices = -(-(span or gemm.k) // tile.depth)
         self.stages = tile.stages if slices >= tile.stages - 1 else 2
 
     def write(self) -> None:
@@ -60,6 +69,9 @@ class _Writer:
         unflatten(self.nest, "b", (*gemm.batch, down, across), [*batch, "down", "across"])
         add(f"row = {tile.rows} * down")
         add(f"column = {tile.columns} * across")
+        if self.span is not None:
+            add(f"first = {self.span} * {batch[0]}")
+            add(f"stop = min(first + {self.span}, {gemm.k})")
         add(f"y = floordiv(t, {tile.across})")
         add(f"x = mod(t, {tile.across})")
         left = Side("left", "row", tile.rows, gemm.m, gemm.k, tile)
@@ -84,17 +96,26 @@ class _Writer:
         add = self.lines.add
         add("# slices are on their way before they are used")
         if self.stages == 2:
-            self._copy("0", "0")
+            self._copy(self.start, "0")
         else:
             with self.lines.block(f"for stage in range({self.stages - 1})"):
-                add(f"k = {self.tile.depth} * stage")
-                self._copy("k", "stage")
+                first = "" if self.start == "0" else f"{self.start} + "
+                add(f"k = {first}{self.tile.depth} * stage")
+                if self.span is None or self.gemm.k % self.span == 0:
+                    self._copy("k", "stage")
+                else:  # the last part may have fewer slices
+                    with self.lines.block("if k < stop"):
+                        self._slices_from("k", "stage")
+                    add("commit_copies()")
         add("now = 0")
 
     def _copy(self, k: str, slot: str) -> None:
+        self._slices_from(k, slot)
+        self.lines.add("commit_copies()")
+
+    def _slices_from(self, k: str, slot: str) -> None:
         for one in self.sides:
             one.copy(k, slot)
-        self.lines.add("commit_copies()")
 
     def _arrive(self) -> None:
         """The slice that is used next is there for all."""
@@ -108,16 +129,15 @@ class _Writer:
 
     def _slice(self) -> None:
         """One slice multiplied while a later one sets off into the place of the one before."""
-        tile, lines, gemm = self.tile, self.lines, self.gemm
+        tile, lines = self.tile, self.lines
         self._arrive()
         ahead = tile.depth * (self.stages - 1)
         if self.stages == 2:
             lines.add("free = 1 - now")
         else:
             lines.add(f"free = bitand(now + {self.stages - 1}, {self.stages - 1})")
-        with lines.block(f"if k + {ahead} < {gemm.k}"):
-            for one in self.sides:
-                one.copy(f"k + {ahead}", "free")
+        with lines.block(f"if k + {ahead} < {self.stop}"):
+            self._slices_from(f"k + {ahead}", "free")
         lines.add("commit_copies()")
         self._places()
         for n in range(tile.depth):
@@ -147,8 +167,7 @@ class _Writer:
     # ---- the sum
 
     def _sum(self) -> None:
-        spans = node_spans(self.gemm.k, K_LEAF, K_NODE)
-        self._level(spans, "0", self.gemm.k)
+        self._level(self.spans, self.start, self.span or self.gemm.k)
 
     def _level(self, spans: Sequence[int], start: str, stop: int) -> None:
         """The sum over [start, start + stop), of which the last may be shorter."""

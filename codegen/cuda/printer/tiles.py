@@ -20,6 +20,7 @@ from gradc.ir.tensor.core import DType
 PAD = 4  # elements between the steps of a slice, so that neighbours in k meet no bank twice
 _LEAST = 16  # rows and columns under which a tile is mostly empty
 _LEAST_OF_WINDOWS = 4
+_MOST_ROOM = 1.5  # elements of all tiles for one of the result
 _PART = 16  # results of a thread that lie in shared memory together, where not all of them do
 _MOST_LEVELS = 2  # of sums that are kept besides the one in registers
 
@@ -95,9 +96,9 @@ TILES = (
 _WIDE_TILES = (Tile(64, 64, 4, 8, 2, dtype="f64"), Tile(32, 32, 4, 16, 2, dtype="f64"))
 
 
-def levels_of(gemm: Gemm) -> int:
-    """Sums over leaves and nodes that are kept at once."""
-    return len(node_spans(gemm.k, K_LEAF, K_NODE))
+def levels_of(k: int) -> int:
+    """Sums over leaves and nodes that are kept at once, over so many steps."""
+    return len(node_spans(k, K_LEAF, K_NODE))
 
 
 def blocks(gemm: Gemm, tile: Tile) -> int:
@@ -106,30 +107,38 @@ def blocks(gemm: Gemm, tile: Tile) -> int:
 
 
 def tile_of(gemm: Gemm, processors: int) -> Tile | None:
-    """The largest tile of which there are enough for ``processors`` and that the product half
+    """The largest tile of which there are enough for ``processors`` and that the product mostly
     fills, else the smallest; None where a thread per element is better, or tiles do not do.
     """
-    factors = (gemm.left, gemm.right)
-    types = {factor.buffer.dtype for factor in factors}
-    choice = {frozenset({DType.F32}): TILES, frozenset({DType.F64}): _WIDE_TILES}
-    levels = levels_of(gemm)
-    if frozenset(types) not in choice or gemm.k < 8 or levels > _MOST_LEVELS:
+    factors, levels = (gemm.left, gemm.right), levels_of(gemm.k)
+    if not choice_of(gemm) or gemm.k < 8 or levels > _MOST_LEVELS:
         return None
     # An element of a window costs more than a tile that is mostly empty.
     least = _LEAST if all(factor.patch is None for factor in factors) else _LEAST_OF_WINDOWS
     if min(gemm.m, gemm.n) < least:
         return None
-    tiles = _fitting(choice[frozenset(types)], levels)
+    tiles = [found for tile in choice_of(gemm) if (found := fitting(tile, levels))]
+    return largest(gemm, tiles, processors)
+
+
+def largest(gemm: Gemm, tiles: Sequence[Tile], processors: int, parts: int = 1) -> Tile:
+    """The first of ``tiles`` that the product mostly fills and of which, for each of ``parts``,
+    there are enough; else the last.
+    """
     for tile in tiles:
-        filled = tile.rows <= 2 * gemm.m and tile.columns <= 2 * gemm.n
-        if filled and blocks(gemm, tile) >= tile.least * processors:
+        room = -(-gemm.m // tile.rows) * tile.rows * -(-gemm.n // tile.columns) * tile.columns
+        is_full = room <= _MOST_ROOM * gemm.m * gemm.n
+        if is_full and parts * blocks(gemm, tile) >= tile.least * processors:
             return tile
     return tiles[-1]
 
 
-def _fitting(tiles: Sequence[Tile], levels: int) -> list[Tile]:
-    """Those that have room for the sums, if need be with fewer stages."""
-    return [fitted for tile in tiles if (fitted := fitting(tile, levels)) is not None]
+def choice_of(gemm: Gemm) -> tuple[Tile, ...]:
+    """The tiles for its types, the largest first."""
+    types = {factor.buffer.dtype for factor in (gemm.left, gemm.right)}
+    if len(types) > 1:
+        return ()
+    return {DType.F32: TILES, DType.F64: _WIDE_TILES}.get(types.pop(), ())
 
 
 def fitting(tile: Tile, levels: int) -> Tile | None:

@@ -54,7 +54,20 @@ _TAKEN = {
         "k",
         "n",
     ),
-    *("now", "free", "stage", "node", "nodes", "part", "run", "other", "inside", "half"),
+    *(
+        "now",
+        "free",
+        "stage",
+        "node",
+        "nodes",
+        "part",
+        "run",
+        "other",
+        "inside",
+        "half",
+        "first",
+        "stop",
+    ),
     *(
         f"{side}_{of}"
         for side in ("left", "right")

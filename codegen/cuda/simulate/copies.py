@@ -5,7 +5,9 @@ there, so that others see it after a barrier.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+
+import numpy as np
 
 from gradc.codegen.cuda.simulate.memory import Lanes, Own, SimulationError
 from gradc.ir.loop.verbs import Array
@@ -13,40 +15,66 @@ from gradc.ir.loop.verbs import Array
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
+    """One element of each of some lanes; ``own`` are their numbers in this run."""
+
     to: Own
     at: Array
     lanes: Lanes
+    own: Array
     values: Array
+    groups: Array
 
 
-@dataclass
 class Copies:
-    """Those of one run; groups are the same for all of its threads."""
+    """Those of one run. Every thread has groups of its own, numbered as it commits them."""
 
-    began: int
-    first: int  # the number of the first thread of this run
-    _open: list[_Copy] = field(default_factory=list)
-    _groups: list[list[_Copy]] = field(default_factory=list)
+    def __init__(self, began: int, first: int, count: int) -> None:
+        """``first``: the number of the first of its ``count`` threads."""
+        self.began = began
+        self.first = first
+        self._committed = np.zeros(count, np.int64)
+        self._flying: list[_Copy] = []
 
     def set_off(self, to: Own, at: Array, lanes: Lanes, values: Array) -> None:
         """``values`` are on their way to the cells ``at``. Raises SimulationError."""
         to.shadow.fly(at, lanes, self.began, to.name)
-        self._open.append(_Copy(to, at, lanes, values.reshape(-1)))
+        own = lanes.threads - self.first
+        copy = _Copy(to, at, lanes, own, values.reshape(-1), self._committed[own])
+        self._flying.append(copy)
 
-    def commit(self) -> None:
-        self._groups.append(self._open)
-        self._open = []
+    def commit(self, lanes: Lanes) -> None:
+        self._committed[lanes.threads - self.first] += 1
 
-    def wait(self, groups: int, times: Array) -> None:
-        """All but the last ``groups`` groups arrive; ``times`` are now, of every thread."""
-        while len(self._groups) > groups:
-            for copy in self._groups.pop(0):
-                now = times.reshape(-1)[copy.lanes.threads - self.first]
-                lanes = replace(copy.lanes, times=now)
-                copy.to.shadow.land(copy.at, lanes, self.began, copy.to.name)
-                copy.to.values[copy.at] = copy.values
+    def wait(self, groups: int, lanes: Lanes) -> None:
+        """All but the last ``groups`` groups of these lanes arrive."""
+        least = np.full(self._committed.size, -1)
+        now = np.zeros(self._committed.size, np.int64)
+        own = lanes.threads - self.first
+        least[own] = self._committed[own] - groups
+        now[own] = lanes.times
+        staying = []
+        for copy in self._flying:
+            there = copy.groups < least[copy.own]
+            if there.any():
+                self._land(copy, there, now)
+            if not there.all():
+                staying.append(_part(copy, ~there))
+        self._flying = staying
+
+    def _land(self, copy: _Copy, there: Array, now: Array) -> None:
+        done = _part(copy, there)
+        lanes = Lanes(done.lanes.threads, done.lanes.blocks, now[done.own], done.lanes.alone)
+        done.to.shadow.land(done.at, lanes, self.began, done.to.name)
+        done.to.values[done.at] = done.values
 
     def finish(self) -> None:
         """Raises SimulationError if something never arrived."""
-        if self._open or any(self._groups):
+        if self._flying:
             raise SimulationError("race", "a text ends with copies in flight")
+
+
+def _part(copy: _Copy, which: Array) -> _Copy:
+    lanes = copy.lanes
+    chosen = Lanes(lanes.threads[which], lanes.blocks[which], lanes.times[which], lanes.alone)
+    own, groups = copy.own[which], copy.groups[which]
+    return _Copy(copy.to, copy.at[which], chosen, own, copy.values[which], groups)

@@ -68,7 +68,7 @@ class Run:
         self.line = 0  # of the statement that is taken
         self.trips: dict[int, int] = {}  # of loops, by line
         self.operations = 0  # that lanes took
-        self.copies = Copies(began, blocks.start * threads)
+        self.copies = Copies(began, blocks.start * threads, len(blocks) * threads)
         self._numbers = np.broadcast_to(self.block * threads + self.thread, self.shape)
         self._rows = np.repeat(np.arange(len(blocks)), threads).reshape(self.shape)
         self._blocks = np.ascontiguousarray(np.broadcast_to(self.block, self.shape))
@@ -141,14 +141,12 @@ class Run:
             self.copies.set_off(to, at, lanes, value if before is None else value[before])
 
     def commit(self) -> None:
-        if self.mask is not None:
-            raise SimulationError("divergence", "copies are a group of some threads only")
-        self.copies.commit()
+        """Active lanes' copies since the last such are a group."""
+        self.copies.commit(self._lanes()[0])
 
     def wait(self, groups: int) -> None:
-        if self.mask is not None:
-            raise SimulationError("divergence", "some threads only wait for copies")
-        self.copies.wait(groups, np.broadcast_to(self.times, self.shape))
+        """All but the last ``groups`` groups of active lanes arrive."""
+        self.copies.wait(groups, self._lanes()[0])
 
     def shuffle_xor(self, x: Any, distance: int) -> Array:
         """``x`` of the lane whose number differs in the bits of ``distance``."""
