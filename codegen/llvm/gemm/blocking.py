@@ -19,7 +19,14 @@ import functools
 from dataclasses import dataclass, replace
 
 from gradc.codegen.llvm.gemm.slide import Slide, slide_of
-from gradc.codegen.llvm.gemm.walk import MOST_ROWS, Walk, channels_at_once, walk_of
+from gradc.codegen.llvm.gemm.walk import (
+    MOST_ROWS,
+    Walk,
+    across_of,
+    block_of,
+    channels_at_once,
+    walk_of,
+)
 from gradc.codegen.llvm.isa import Isa
 from gradc.ir.loop.kernel import (
     Factor,
@@ -63,6 +70,7 @@ class Blocking:
     paired: bool
     slide: Slide | None  # of a right factor that is read in place
     walk: Walk | None  # of a left factor that is
+    across: Walk | None  # of a right factor that is, rows of places, vectors of rows of the result
 
     @property
     def width(self) -> int:
@@ -71,6 +79,8 @@ class Blocking:
 
     @property
     def strips(self) -> int:
+        if self.across is not None:
+            return 1
         return -(-self.m // self.rows)
 
     @property
@@ -85,7 +95,19 @@ class Blocking:
     @property
     def blocks(self) -> int:
         """Column blocks."""
+        if self.across is not None:
+            return self.across.groups
         return -(-self.panels_total // self.panels)
+
+    @property
+    def block(self) -> int:
+        """Places that are finished together, where vectors run across the result's rows."""
+        return block_of(self.across.patch) if self.across is not None else 0
+
+    @property
+    def block_pitch(self) -> int:
+        """Whole vectors of them."""
+        return -(-self.block // self.lanes) * self.lanes
 
     @property
     def k_blocks(self) -> int:
@@ -112,16 +134,20 @@ class Blocking:
         well where blocks of k end inside of leaves.
         """
         spans = node_spans(self.k, K_LEAF, K_NODE)
-        return spans[::-1] if self.walk is not None else spans[-2::-1]
+        return spans[::-1] if self.walk or self.across else spans[-2::-1]
 
     @property
     def parked_size(self) -> int:
         """Elements parked per level."""
+        if self.across is not None:
+            return self.tile_size
         return self.parked_strips * self.parked_panels * self.tile_size
 
     @property
     def tile_size(self) -> int:
-        """Elements of a parked tile."""
+        """Elements of a parked tile; where vectors run across rows, of a block's tiles."""
+        if self.across is not None:
+            return self.block_pitch * self.width
         return self.rows * self.width
 
     @property
@@ -168,7 +194,13 @@ class Blocking:
         right = depth * self.panels * self.width + spill if self.pack_right else 0
         if self.slide is not None:
             right = self.slide.elements + spill
-        return left, right, self.parked_size * (1 + len(self.node_spans))
+        levels = 1 + len(self.node_spans)
+        if self.across is not None:
+            packed = self.across.packed
+            left = 0 if packed is None else packed.elements + self.lanes
+            right = self.k * -(-self.m // self.width) * self.width + spill
+            levels += 1
+        return left, right, self.parked_size * levels
 
 
 def factor_is_half(factor: Factor) -> bool:
@@ -284,10 +316,13 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     batch = 1
     for size in gemm.batch:
         batch *= size
-    slide, walk = slide_of(gemm, isa), walk_of(gemm, isa)
-    most = 24 if walk is None else MOST_ROWS
-    rows, vectors = _tile(m, n if slide is None else slide.width, k, lanes, isa, most)
-    rows = -(-m // -(-m // rows))  # even strips
+    slide, walk, across = slide_of(gemm, isa), walk_of(gemm, isa), across_of(gemm, isa)
+    most = 24 if walk is None and across is None else MOST_ROWS
+    down, wide = (m, n if slide is None else slide.width)
+    if across is not None:
+        slide, down, wide = None, block_of(across.patch), m
+    rows, vectors = _tile(down, wide, k, lanes, isa, most)
+    rows = -(-down // -(-down // rows))  # even strips
     width = lanes * vectors
     panels_total = -(-n // width)
     size = dtype.itemsize
@@ -315,6 +350,8 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
         pack_left = factor_is_half(gemm.left) or scattered
     if walk is not None:
         k_block, pack_left = min(max(k, 1), K_LEAF), False
+    if across is not None:
+        k_block, pack_left, pack_right = K_LEAF, False, True
     return Blocking(
         dtype,
         lanes,
@@ -333,4 +370,5 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
         paired,
         slide,
         walk,
+        across,
     )

@@ -115,11 +115,22 @@ class Emitter:
         tile = Tile(*size, cut.paired, self.left_row, apart, self.walks)
         return emit_tile(self.module, tile, self.isa)
 
+    @property
+    def _line(self) -> tuple[int, int, int]:
+        """Of a finished tile: elements from row to row, a divisor of its first column, and a number
+        of which no vector has a multiple inside (or 0).
+        """
+        width, here = self.cut.width, self.cut.slide
+        if here is None:
+            return width, width, 0
+        return width, gcd(width, self.cut.columns), here.patch.places[-1]
+
     def _emit_epilogue(self, columns: int) -> str:
         """``void @epilogue(parked, rows, i, j, batch..., buffers...)`` for panels of ``columns``
         columns.
         """
         cut, gemm = self.cut, self.gemm
+        pitch, span, fence = self._line
         name = f"{self.name}.epilogue{columns}"
         names = [("i64", f"b{n}") for n in range(len(gemm.batch))]
         pointers = [("ptr", f"p{n}") for n in range(len(self.buffers))]
@@ -133,7 +144,7 @@ class Emitter:
         batch = others[: len(gemm.batch)]
         places = dict(zip(self.buffers, others[len(gemm.batch) :], strict=True))
         with f.loop(i64(0), rows, 1, nonempty=True) as row:
-            line = offset(f, parked, self.element, (row.index, cut.width))
+            line = offset(f, parked, self.element, (row.index, pitch))
             index = f.binary("add", i, row.index)
             first = 0
             while first < columns:
@@ -147,12 +158,8 @@ class Emitter:
                 type_ = vector(self.element, lanes)
                 acc = f.load(f.address(line, self.element, i64(first)), type_, 4)
                 column = f.binary("add", j, i64(first))
-                step = gcd(self.cut.width, first)
-                if cut.slide is not None:
-                    step = gcd(step, cut.columns)
-                fence = cut.slide.patch.places[-1] if cut.slide is not None else 0
                 here = places, batch, index, column, acc, mask
-                self.epilogue(f, gemm, *here, step, fence)
+                self.epilogue(f, gemm, *here, gcd(span, first), fence)
                 first += lanes
         f.ret()
         return name

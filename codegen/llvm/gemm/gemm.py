@@ -17,8 +17,8 @@ Non-goals: sizes that are not static, choosing the blocking (``gemm_blocking``).
 from __future__ import annotations
 
 from gradc.codegen.llvm.gemm.blocking import blocking, oriented
+from gradc.codegen.llvm.gemm.crossing import CrossEmitter
 from gradc.codegen.llvm.gemm.emitter import Emitter, Epilogue, scratch_lines
-from gradc.codegen.llvm.gemm.walk import walk_of
 from gradc.codegen.llvm.gemm.walking import WalkEmitter
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.text import Module
@@ -62,5 +62,6 @@ def emit_kernel(
     ``scratch`` is aligned to 64 bytes and has ``scratch_bytes``, which nobody else uses meanwhile.
     """
     gemm = oriented(gemm, isa)
-    emitter = Emitter if walk_of(gemm, isa) is None else WalkEmitter
+    cut = blocking(gemm, isa)
+    emitter = WalkEmitter if cut.walk else CrossEmitter if cut.across else Emitter
     emitter(module, kernel, gemm, name, isa, epilogue).emit()

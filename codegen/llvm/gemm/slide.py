@@ -25,8 +25,8 @@ from gradc.ir.loop.order import K_LEAF, K_NODE
 from gradc.ir.tensor.core import DType
 
 SHARE = 75  # percent of the second cache for a packed block
-_WRITING = 5.0  # cycles for a vector of a window that is written out
-_COPYING = 3.0  # cycles for a vector of an image that is packed
+WRITING = 5.0  # cycles for a vector of a window that is written out
+COPYING = 3.0  # cycles for a vector of an image that is packed
 _PLACES = 1024  # of a block: the left factor is packed anew for each
 _LINE = 64
 
@@ -150,13 +150,18 @@ def _band(patch: Patch, room: int) -> int:
 
 
 def _pays(m: int, slide: Slide, lanes: int) -> bool:
-    """Whether fewer cycles are modelled than for windows that are written out: what rows of places
-    leave of their last vectors is computed for nothing.
+    """Whether fewer cycles are modelled than for windows that are written out."""
+    return slide_cost(m, slide, lanes) <= m / 2 + WRITING
+
+
+def slide_cost(m: int, slide: Slide, lanes: int) -> float:
+    """Modelled cycles of a step of k for a vector of places: what rows of places leave of their
+    last vectors is computed for nothing.
     """
     width = slide.patch.places[-1]
     seen = -(-width // lanes) * lanes / width
     copied = slide.plane / (slide.block_groups * slide.width) / prod(slide.patch.taps)
-    return m / 2 * seen + _COPYING * copied <= m / 2 + _WRITING
+    return m / 2 * seen + COPYING * copied
 
 
 def emit_distances(module: Module, slide: Slide, dtype: DType) -> Value:

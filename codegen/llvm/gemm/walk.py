@@ -15,11 +15,21 @@ from dataclasses import dataclass
 from itertools import product
 from math import gcd, prod
 
-from gradc.codegen.llvm.gemm.slide import Slide, lowest, packed_size, plane_size, told
+from gradc.codegen.llvm.gemm.slide import (
+    COPYING,
+    WRITING,
+    Slide,
+    lowest,
+    packed_size,
+    plane_size,
+    slide_cost,
+    slide_of,
+    told,
+)
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.text import Module, Value
 from gradc.ir.loop.kernel import Gemm, Patch, dense_strides
-from gradc.ir.loop.order import K_LEAF
+from gradc.ir.loop.order import K_LEAF, K_NODE
 from gradc.ir.tensor.core import DType
 
 CHUNK = 288  # rows whose sums are parked at once
@@ -28,6 +38,13 @@ SHARE = 50  # percent of the second cache for a packed group
 _TABLE = 2048  # places of a group
 _ALIASED = 1024  # bytes: planes that lie whole multiples apart meet in a few sets of a cache
 _FAR = 1 << 31
+_BLOCK = (
+    32  # places that are finished together where vectors run across channels, if rows are short
+)
+_WIDEST = 128  # ... at most
+_WEIGHTS = 512 << 10  # bytes of the other factor, packed for each group
+_TURNING = 8.0  # cycles for turning a vector of a result round
+GAIN = 0.95  # of the cycles of vectors of places that vectors of channels must not exceed
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +122,64 @@ def walk_of(gemm: Gemm, isa: Isa) -> Walk | None:
     if 0 in (*patch.places, *patch.size, *patch.taps, patch.images, patch.channels):
         return None
     dtype = gemm.left.buffer.dtype
-    if _lies_there(patch, dtype):
-        found = _cut(patch, None)
+    # Rows of one tap are planes: where these meet in a few sets of a cache, copies do not.
+    step = patch.channel_stride * dtype.itemsize
+    meets = prod(patch.taps) == 1 and max(patch.stride) == 1 and step % _ALIASED == 0
+    most = (channels_at_once(patch), _TABLE)
+    return _walk(patch, (dtype, gemm.acc.dtype), most, not meets, isa)
+
+
+def across_of(gemm: Gemm, isa: Isa) -> Walk | None:
+    """How windows that are the right factor of ``gemm`` are read where vectors run across its rows,
+    and its rows are their places; None where they do not.
+    """
+    patch, left = gemm.right.patch, gemm.left
+    if patch is None or patch.is_turned or 0 in (gemm.m, gemm.k, patch.images):
+        return None
+    if 0 in (*patch.places, *patch.size) or gemm.k > K_LEAF * K_NODE:
+        return None
+    if block_of(patch) > _WIDEST or (left.patch is None and left.column != 1):
+        return None
+    types = (gemm.right.buffer.dtype, gemm.acc.dtype)
+    if gemm.k * gemm.m * types[1].itemsize > _WEIGHTS:
+        return None
+    found = _walk(patch, types, (patch.channels, _TABLE // 4), True, isa)
+    if found is None or found.group % block_of(patch):
+        return None
+    return found if _pays(gemm, found, isa.lanes(types[1]), isa) else None
+
+
+def _pays(gemm: Gemm, walk: Walk, lanes: int, isa: Isa) -> bool:
+    """Whether fewer cycles are modelled, for a step of k and a vector of places, than where vectors
+    are places: channels fill theirs, and results are turned round.
+    """
+    other = slide_of(gemm, isa)
+    theirs = gemm.m / 2 + WRITING if other is None else slide_cost(gemm.m, other, lanes)
+    ours = -(-gemm.m // lanes) * lanes / 2 + _TURNING * gemm.m / gemm.k
+    if walk.packed is not None:
+        ours += COPYING * walk.plane / walk.group / prod(walk.patch.taps)
+    return ours < GAIN * theirs
+
+
+def block_of(patch: Patch) -> int:
+    """Places that are finished together: some rows of an image."""
+    *outer, width = patch.places
+    rows = outer[-1] if outer else 1
+    most = max(1, _BLOCK // max(width, 1))
+    return width * max((n for n in range(1, rows + 1) if rows % n == 0 and n <= most), default=1)
+
+
+def _walk(
+    patch: Patch, types: tuple[DType, DType], most: tuple[int, int], in_place: bool, isa: Isa
+) -> Walk | None:
+    """How windows of images of the first of ``types`` are read, packed in the second if that must
+    be; ``most`` channels are packed at once, and places are in a group.
+    """
+    if in_place and _lies_there(patch, types[0]):
+        found = _cut(patch, most, None)
         return None if found is None else Walk(patch, *found, None)
-    itemsize = gemm.acc.dtype.itemsize
-    room = isa.caches[1] * SHARE // 100 // itemsize
-    found = _cut(patch, room)
+    itemsize = types[1].itemsize
+    found = _cut(patch, most, isa.caches[1] * SHARE // 100 // itemsize)
     if found is None:
         return None
     images, band = found
@@ -130,8 +199,6 @@ def _lies_there(patch: Patch, dtype: DType) -> bool:
     is_far = max(patch.channels * patch.channel_stride, patch.image_stride * _TABLE) * size >= _FAR
     if dtype not in (DType.F32, DType.F64) or is_far:
         return False
-    if prod(patch.taps) == 1 and patch.channel_stride * size % _ALIASED == 0:
-        return max(patch.stride) > 1
     low = [a - b for a, b in zip(lowest(patch), patch.before, strict=True)]
     high = [
         (places - 1) * stride + max(0, (taps - 1) * step) - before
@@ -142,17 +209,19 @@ def _lies_there(patch: Patch, dtype: DType) -> bool:
     return min(low) >= 0 and all(a < b for a, b in zip(high, patch.size, strict=True))
 
 
-def _cut(patch: Patch, room: int | None) -> tuple[int, int] | None:
-    """Images and places along the first axis of a group: as many as a table has and ``room``
-    elements hold, whole leaves of the sum if that can be.
+def _cut(patch: Patch, limits: tuple[int, int], room: int | None) -> tuple[int, int] | None:
+    """Images and places along the first axis of a group: as many as ``room`` elements hold, whole
+    leaves of a sum over places if that can be. ``limits`` are channels packed at once and the most
+    places.
     """
+    channels, table = limits
     area, first = prod(patch.places), patch.places[0]
 
     def fits(images: int, band: int) -> bool:
-        if images * band * (area // first) > _TABLE:
+        if images * band * (area // first) > table:
             return False
         size = packed_size(patch, (band, *patch.places[1:]))
-        return room is None or channels_at_once(patch) * images * prod(size) <= room
+        return room is None or channels * images * prod(size) <= room
 
     whole = K_LEAF // gcd(area, K_LEAF)
     most = max((n for n in range(1, patch.images + 1) if fits(n, first)), default=0)
