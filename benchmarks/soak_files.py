@@ -26,7 +26,8 @@ import numpy as np
 
 from benchmarks.soak_common import Tally, command, soak
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
-from gradc.runtime.files.data import load_npz, load_safetensors, save_safetensors
+from gradc.runtime.files.data import load_npz, load_safetensors
+from gradc.runtime.files.tensors import save_safetensors
 from gradc.runtime.native.cache import ObjectCache, encode
 from tests.support.command_line import gradc
 

@@ -438,30 +438,3 @@ def _checked_header(data: bytes) -> tuple[list[str], dict[str, str]]:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("its metadata is not text")
     return list(header), metadata
-
-
-def save_safetensors(
-    path: str | Path, arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Writes a ``.safetensors`` file atomically. Raises DiagnosticError GC0573 if it cannot be
-    written.
-    """
-    from safetensors.numpy import save
-
-    dense = {
-        name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()
-    }
-    data = save(dense, dict(metadata or {}))
-    write_atomically(Path(path), lambda stream: _write_sorted(stream, data))
-
-
-def _write_sorted(stream: BinaryIO, data: bytes) -> None:
-    """Writes ``data`` with its metadata in order of their names: the format's own writer takes any
-    order, so equal content had different bytes."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:end])
-    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    stream.write(len(text).to_bytes(8, "little") + text)
-    stream.write(memoryview(data)[end:])

@@ -1,6 +1,7 @@
 """Where the arrays of a training state lie: whole on every rank, or cut along an axis among some.
 
     layout.own("fc1.w", whole)         # this rank's part
+    layout.each(arrays)                # on rank 0, one after another put together
     layout.whole(arrays)               # on rank 0, all of it put together
     layout.spread(arrays, whole)       # from rank 0, to each rank its part, in place
 
@@ -11,7 +12,7 @@ Non-goals: which arrays are cut (``runtime.model.shard``), files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,18 +49,41 @@ class Layout:
         """Every array put together on rank 0; None on the others. All ranks call."""
         if not self.is_cut or self.world is None:
             return dict(arrays)
-        found: dict[str, Array] = {}
-        for name, own in arrays.items():
-            if name not in self.axes:
-                found[name] = own
-            elif self.world.rank == 0:
-                rows = [np.empty_like(own) for _ in range(1, self.ranks)]
-                for rank, row in enumerate(rows, 1):
-                    self.world.receive(row, rank)
-                found[name] = np.concatenate([own, *rows], self.axes[name])
-            elif self.world.rank < self.ranks:
+        found = dict(self.each(arrays))
+        return {name: found[name] for name in arrays} if self.world.rank == 0 else None
+
+    def shape(self, name: str, own: Array) -> tuple[int, ...]:
+        """The shape of the whole of which ``own`` is a part."""
+        if name not in self.axes:
+            return own.shape
+        axis = self.axes[name]
+        return (*own.shape[:axis], own.shape[axis] * self.ranks, *own.shape[axis + 1 :])
+
+    def each(self, arrays: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+        """The arrays in order of their names, one after another: on rank 0 whole, on the others
+        their own part, once it is sent. All ranks take all.
+        """
+        for name in sorted(arrays):
+            own = arrays[name]
+            if name in self.axes and self.world is not None:
+                yield name, self._gathered(name, own)
+            else:
+                yield name, own
+
+    def _gathered(self, name: str, own: Array) -> Array:
+        assert self.world is not None, "there are other ranks"
+        if self.world.rank:
+            if self.world.rank < self.ranks:
                 self.world.send(np.ascontiguousarray(own), 0)
-        return found if self.world.rank == 0 else None
+            return own
+        found = np.empty(self.shape(name, own), own.dtype)
+        parts = np.split(found, self.ranks, self.axes[name])  # views
+        parts[0][...] = own
+        row = np.empty_like(own)
+        for rank in range(1, self.ranks):
+            self.world.receive(row, rank)
+            parts[rank][...] = row
+        return found
 
     def spread(self, arrays: Mapping[str, Array], whole: Mapping[str, Array] | None) -> None:
         """Fills ``arrays`` on every rank from ``whole``, which rank 0 has: what is cut part by

@@ -14,12 +14,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError, warning
-from gradc.runtime.files.data import Array, fail, load_safetensors, save_safetensors
+from gradc.runtime.files.data import Array, fail, load_safetensors
+from gradc.runtime.files.tensors import ArrayType, save_each, types_of
 
 FORMAT = 1
 KEPT = 2
@@ -44,11 +47,33 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     Raises:
         DiagnosticError: GC0573 if it cannot be written; earlier checkpoints are then untouched.
     """
-    state = json.dumps(checkpoint.state, sort_keys=True)
-    metadata = {"format": str(FORMAT), "step": str(checkpoint.step), "state": state}
-    metadata["digest"] = _digest(checkpoint.arrays, metadata)
-    path = folder / f"step-{checkpoint.step:012d}.safetensors"
-    save_safetensors(path, checkpoint.arrays, metadata)
+    arrays = checkpoint.arrays
+    each = ((name, arrays[name]) for name in sorted(arrays))
+    return save_each_of(folder, checkpoint.step, checkpoint.state, types_of(arrays), each)
+
+
+def save_each_of(
+    folder: Path,
+    step: int,
+    state: Mapping[str, object],
+    types: Mapping[str, ArrayType],
+    arrays: Iterable[tuple[str, Array]],
+) -> Path:
+    """``save`` of arrays that come one by one, in order of their names.
+
+    Raises:
+        DiagnosticError: as ``save``; and what ``arrays`` raises, nothing being written.
+    """
+    text = json.dumps(state, sort_keys=True)
+    metadata = {"format": str(FORMAT), "step": str(step), "state": text}
+    digest = _Digest()
+    path = folder / f"step-{step:012d}.safetensors"
+    save_each(
+        path,
+        types,
+        digest.following(arrays),
+        lambda: {**metadata, "digest": digest.with_metadata(metadata)},
+    )
     try:
         for old in _newest_first(folder)[KEPT:]:
             old.unlink(missing_ok=True)
@@ -118,15 +143,34 @@ def newest_step(folder: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def _digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
+class _Digest:
     """BLAKE2 of names, types, shapes, bytes and metadata, independent of their order in the
-    file.
+    file: arrays are added in order of their names.
     """
-    digest = hashlib.blake2b(digest_size=32)
+
+    def __init__(self) -> None:
+        self._found = hashlib.blake2b(digest_size=32)
+
+    def add(self, name: str, array: Array) -> None:
+        self._found.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        self._found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+    def following(self, arrays: Iterable[tuple[str, Array]]) -> Iterator[tuple[str, Array]]:
+        """``arrays``, added as they are taken."""
+        for name, array in arrays:
+            self.add(name, array)
+            yield name, array
+
+    def with_metadata(self, metadata: Mapping[str, str]) -> str:
+        """The digest of what was added, and of ``metadata``."""
+        found = self._found.copy()
+        for key in sorted(metadata):
+            found.update(f"{key}\0{metadata[key]}\0".encode())
+        return found.hexdigest()
+
+
+def _digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
+    found = _Digest()
     for name in sorted(arrays):
-        array = arrays[name]
-        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        digest.update(array.tobytes())
-    for key in sorted(metadata):
-        digest.update(f"{key}\0{metadata[key]}\0".encode())
-    return digest.hexdigest()
+        found.add(name, arrays[name])
+    return found.with_metadata(metadata)

@@ -15,12 +15,13 @@ Non-goals: the command line and what it prints (``runtime.commands.train``).
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,10 +35,10 @@ from gradc.runtime.files.batches import Samples, permutation
 from gradc.runtime.files.data import (
     fail,
     make_folder,
-    save_safetensors,
     write_atomically,
     write_text,
 )
+from gradc.runtime.files.tensors import ArrayType, save_each
 from gradc.runtime.model.call import decode
 from gradc.runtime.model.model import Model
 from gradc.runtime.model.state import StoppedStep, TrainState
@@ -45,7 +46,6 @@ from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.ranks.world import MpiRanks
 from gradc.runtime.training import checkpoint, metrics
-from gradc.runtime.training.checkpoint import Checkpoint
 from gradc.runtime.training.progress import (
     Progress,
     Settings,
@@ -72,6 +72,10 @@ class Interrupted(Exception):
     def __init__(self, signum: int) -> None:
         self.signum = signum
         super().__init__(signal.Signals(signum).name)
+
+
+class _BrokenError(Exception):
+    """Which array is not finite, and where."""
 
 
 class Run:
@@ -215,7 +219,7 @@ class Run:
             self.step.layout.spread_common(self.state.arrays)
         if self.is_first:
             write_text(self.folder / METRICS_FILE, "")
-        self.save(self._whole())
+        self.save()
         if self.is_first:
             self._write_settings()
 
@@ -303,10 +307,8 @@ class Run:
         with signals() as pending, self._recording() as write, self._noticing():
             while self.progress.epoch < self.settings.epochs:
                 self._epoch(pending, write, report)
-            whole = self._whole()
-            self.save(whole)
-        if whole is not None and self.is_first:
-            self.write_params(whole)
+            self.save()
+        self.write_params()
 
     @contextmanager
     def _noticing(self) -> Iterator[None]:
@@ -334,8 +336,7 @@ class Run:
             self._one_step(rows, write)
             report(progress)
             self._between_steps(pending)
-        whole = self._whole()
-        progress.valid = None if whole is None else self.validate(whole)
+        progress.valid = self.validate()
         self._note_validation()
         done: dict[str, Any] = {"step": progress.step, "epoch_done": progress.epoch}
         done |= {f"valid_{k}": v for k, v in (progress.valid or {}).items()}
@@ -348,7 +349,7 @@ class Run:
         progress.epoch += 1
         progress.position = 0
         report(progress)
-        self.save(whole)
+        self.save()
 
     def _one_step(self, rows: Array, write: Callable[[Mapping[str, Any]], None]) -> None:
         progress = self.progress
@@ -417,8 +418,8 @@ class Run:
         """What is said of a step that changed nothing: the state of before it is saved."""
         progress = self.progress
         self._share_failure()
+        self.save()
         whole = self._whole()
-        self.save(whole)
         if whole is None or not self.is_first:
             return stop
         write(
@@ -466,30 +467,22 @@ class Run:
         help = "look at the data of --valid; `gradc run` shows the outputs for them"
         self.notices.append(warning("GC0811", message, None, help=help))
 
-    def _refuse_broken_weights(self, whole: TrainState | None) -> None:
-        """What is not finite is never written over what was. Every rank calls; the first looks.
+    def _sound(self, arrays: Iterable[tuple[str, Array]]) -> Iterator[tuple[str, Array]]:
+        """``arrays``, looked at as they come.
 
         Raises:
-            DiagnosticError: GC0806 for a parameter or a state of the optimiser that holds NaN or
-                infinity.
+            _BrokenError: for a parameter or a state of the optimiser that holds NaN or infinity.
         """
-        found = "" if whole is None or not self.is_first else self._broken(whole)
-        is_broken = bool(found)
-        if self.world is not None:
-            is_broken = self.world.greatest(is_broken) > 0
-        if is_broken:
-            raise self._diverged(found)
-
-    def _broken(self, whole: TrainState) -> str:
-        """Which array is not finite, and where; empty if all are."""
-        kept = {*self.model.select("params"), *whole.slots}
-        for name in (n for n in whole.arrays if n in kept):
-            array = decode(whole.arrays[name])
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
+        assert self.state is not None
+        kept = {*self.model.select("params"), *self.state.slots}
+        for name, stored in arrays:
+            array = decode(stored)
+            is_float = name in kept and array.dtype.kind == "f"
+            if is_float and not np.isfinite(array).all():
                 wrong = np.argwhere(~np.isfinite(array))
                 place = f"{len(wrong)} of its {array.size} values, the first at {wrong[0].tolist()}"
-                return f"`{name}` is not finite any more ({place})"
-        return ""
+                raise _BrokenError(f"`{name}` is not finite any more ({place})")
+            yield name, stored
 
     def _diverged(self, what: str) -> DiagnosticError:
         """What every rank has come to, or been told, and says too."""
@@ -512,21 +505,30 @@ class Run:
             signum, due = divmod(self.world.greatest(2 * signum + is_due), 2)
             is_due = bool(due)
         if signum or is_due:
-            self.save(self._whole())
+            self.save()
         if not signum:
             return
         if signum != signal.SIGUSR1:
             raise Interrupted(signum)
 
-    def validate(self, whole: TrainState) -> dict[str, float] | None:
+    @functools.cached_property
+    def _validates(self) -> bool:
+        """Whether the first rank has data for it; every rank asks."""
+        if self.world is None or not self.step.layout.is_cut:
+            return self.valid is not None
+        return self.world.greatest(self.valid is not None) > 0
+
+    def validate(self) -> dict[str, float] | None:
         """Loss, and accuracy where the model outputs ``logits`` for class ids; None without data,
-        which the first rank has.
+        which the first rank has. Every rank calls.
         """
-        if self.valid is None:
+        assert self.state is not None
+        whole = self.step.layout.whole(self.state.params) if self._validates else None
+        if self.valid is None or whole is None:
             return None
         total, right, rated = 0.0, 0, 0
         for inputs in self.valid.batches(self.settings.batch):
-            results = self._forward(whole.params, **inputs)
+            results = self._forward(whole, **inputs)
             count = len(next(iter(inputs[name] for name in self.valid.batched)))
             total += float(results["loss"]) * count
             labels = _labels(inputs, results.get("logits"))
@@ -546,26 +548,50 @@ class Run:
         arrays = self.step.layout.whole(self.state.arrays)
         return None if arrays is None else TrainState(arrays, self.state.trained)
 
-    def save(self, whole: TrainState | None) -> None:
-        """A checkpoint of everything, by the first rank. Raises DiagnosticError GC0806 rather than
-        save what is broken.
+    def save(self) -> None:
+        """A checkpoint of everything, by the first rank, which has one whole array at a time.
+        Every rank calls.
+
+        Raises:
+            DiagnosticError: GC0806 rather than save what is not finite.
         """
-        self._refuse_broken_weights(whole)
+        assert self.state is not None
         self._saved_at = time.monotonic()
-        if whole is None or not self.is_first:
-            return
-        state = asdict(self.progress)
-        if not math.isfinite(self.progress.loss):
-            state["loss"] = 0.0
-        checkpoint.save(self.folder, Checkpoint(self.progress.step, whole.arrays, state))
+        arrays = self.step.layout.each(self.state.arrays)
+        broken = ""
+        if self.is_first:
+            state = asdict(self.progress)
+            if not math.isfinite(self.progress.loss):
+                state["loss"] = 0.0
+            types, step = self._types(self.state.arrays), self.progress.step
+            try:
+                checkpoint.save_each_of(self.folder, step, state, types, self._sound(arrays))
+            except _BrokenError as found:
+                broken = str(found)
+        for _ in arrays:  # what the first rank has not taken is sent all the same
+            pass
+        is_broken = bool(broken)
+        if self.world is not None:
+            is_broken = self.world.greatest(is_broken) > 0
+        if is_broken:
+            raise self._diverged(broken)
         self._saved_at = time.monotonic()
 
-    def write_params(self, whole: TrainState) -> Path:
-        """The trained parameters, for ``--params`` and other programs."""
-        path = self.folder / PARAMS_FILE
+    def _types(self, arrays: Mapping[str, Array]) -> dict[str, ArrayType]:
+        """What whole arrays are like."""
+        shape = self.step.layout.shape
+        return {name: ArrayType(own.dtype, shape(name, own)) for name, own in arrays.items()}
+
+    def write_params(self) -> None:
+        """The trained parameters, for ``--params`` and other programs. Every rank calls."""
+        assert self.state is not None
+        params = self.state.params
+        arrays = self.step.layout.each(params)
         metadata = {"model": self.settings.entry, "precision": self.settings.precision}
-        save_safetensors(path, whole.params, metadata)
-        return path
+        if self.is_first:
+            save_each(self.folder / PARAMS_FILE, self._types(params), arrays, lambda: metadata)
+        for _ in arrays:
+            pass
 
 
 def _write(stream: Any, data: bytes) -> None:

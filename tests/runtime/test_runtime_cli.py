@@ -18,7 +18,7 @@ import pytest
 
 import gradc as gradc_api
 from gradc.runtime import cli
-from gradc.runtime.files.data import save_safetensors
+from gradc.runtime.files.tensors import save_safetensors
 from tests.support.api_models import DEEP, MLP, batch, forward, gradients
 from tests.support.command_line import gradc
 from tests.support.machines import quick_limits

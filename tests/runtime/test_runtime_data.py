@@ -27,10 +27,10 @@ from gradc.runtime.files.data import (
     load_npz,
     load_safetensors,
     save_npz,
-    save_safetensors,
     write_atomically,
     write_text,
 )
+from gradc.runtime.files.tensors import save_each, save_safetensors, types_of
 from gradc.runtime.training import checkpoint
 
 ARRAYS: dict[str, Any] = {
@@ -90,6 +90,15 @@ def test_the_same_arrays_make_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.npz", "b.npz"):
         save_npz(tmp_path / name, ARRAYS)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_arrays_that_come_one_by_one_make_the_bytes_of_the_library(tmp_path: Path) -> None:
+    arrays = {n: np.ascontiguousarray(a).reshape(a.shape) for n, a in ARRAYS.items()}
+    for metadata in ({"step": "7"}, {"": ""}):
+        known = dict(metadata)
+        save_each(tmp_path / "a.st", types_of(arrays), reversed(arrays.items()), lambda: known)  # noqa: B023
+        expected = safetensors.numpy.save(arrays, metadata)
+        assert (tmp_path / "a.st").read_bytes() == expected
 
 
 def test_metadata_is_written_in_one_order(tmp_path: Path) -> None:

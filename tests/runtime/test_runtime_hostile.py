@@ -26,7 +26,8 @@ from gradc.codegen.llvm.host.symbols import inner_name, problem
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.tensor.bf16 import from_bf16
 from gradc.runtime import console
-from gradc.runtime.files.data import load_npz, load_safetensors, save_npz, save_safetensors
+from gradc.runtime.files.data import load_npz, load_safetensors, save_npz
+from gradc.runtime.files.tensors import save_safetensors
 from gradc.runtime.native.cache import ObjectCache
 from gradc.runtime.training import checkpoint
 from tests.support.command_line import gradc

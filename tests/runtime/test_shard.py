@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from gradc.codegen import exchange
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.runtime.cli import main
 from gradc.runtime.files.data import load_safetensors, save_npz
+from gradc.runtime.files.tensors import ArrayType
 from gradc.runtime.model.layout import Layout
 from gradc.runtime.model.recipe import Recipe
 from gradc.runtime.model.shard import Shard
 from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.compile import compile_options
+from gradc.runtime.ranks.world import PlannedRanks
+from gradc.runtime.training import checkpoint
 from gradc.runtime.training.watch import moves
 from tests.support.rank_threads import ThreadRanks, in_ranks
 
@@ -291,6 +295,30 @@ def test_a_run_goes_on_with_cut_parameters_and_whole_again(tmp_path: Path) -> No
         assert known.keys() == other.keys()
         for name in known.keys() & {"loss", "grad_norm", "valid_loss"}:
             assert other[name] == pytest.approx(known[name], rel=1e-5)
+
+
+class FirstOfTwo(PlannedRanks):
+    """Rank 0, to which the other sends ones."""
+
+    def receive(self, array: Any, source: int) -> None:
+        array[...] = source
+
+
+def test_the_first_rank_has_one_whole_array_at_a_time_when_it_saves(tmp_path: Path) -> None:
+    names = [f"w{n}" for n in range(20)]
+    own = {name: np.zeros((128, 256), np.float32) for name in names}
+    layout = Layout(dict.fromkeys(names[:10], 0) | dict.fromkeys(names[10:], 1), 2, FirstOfTwo(2))
+    types = {n: ArrayType(a.dtype, layout.shape(n, a)) for n, a in own.items()}
+    tracemalloc.start()
+    path = checkpoint.save_each_of(tmp_path, 3, {}, types, layout.each(own))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    one = 2 * own["w0"].nbytes
+    assert peak < 3 * one < len(names) * one / 6
+    found = load_safetensors(path)[0]
+    np.testing.assert_array_equal(found["w1"], np.repeat([0, 1], 128)[:, None] * np.ones(256))
+    np.testing.assert_array_equal(found["w11"], np.ones((128, 1)) * np.repeat([0, 1], 256))
+    assert checkpoint.load_newest(tmp_path)[0].step == 3
 
 
 def test_sizes_of_updates_are_those_of_whole_parameters() -> None:
