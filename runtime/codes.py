@@ -467,9 +467,14 @@ _TRAINING = (
         "a dimension that cannot be cut among ranks",
         "`--shard-dim H=2` cuts the parameters that have `H` between two ranks. What is "
         "multiplied elementwise, added\n"
-        "up or normalised along `H` can be cut; what is sorted or accumulated along it cannot, "
-        "nor a parameter that\n"
-        "has it twice.",
+        "up or normalised along `H` can be cut; what is sorted or accumulated along it cannot.",
+    ),
+    Code(
+        "GC0825",
+        "a rank that is slower than the others",
+        "Every step ends when its slowest rank has ended, and this one takes much longer than the "
+        "others for its own\n"
+        "part. Something else may run on its machine, or its processor may be throttled.",
     ),
 )
 

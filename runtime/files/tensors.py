@@ -62,7 +62,7 @@ def save_each(
         for name, array in arrays:
             dense = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
             stream.seek(len(header) + places[name])
-            stream.write(memoryview(dense.reshape(-1).view(np.uint8)))
+            stream.write(dense.reshape(-1).view(np.uint8).data)
         again, _ = _header(types, metadata())
         assert len(again) == len(header), "metadata are as long as they were"
         stream.seek(0)

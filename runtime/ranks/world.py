@@ -30,6 +30,7 @@ PATIENCE = 2.0
 # (seconds): an MPI that waits by itself takes the whole core.
 BUSY_TRIES = 200
 POLL = 5e-5
+_NAME = 64  # bytes of a machine's name
 
 
 class Ranks(World, Protocol):
@@ -190,6 +191,19 @@ class MpiRanks:
             message = f"{ranks} and rank 0 disagree on {what}"
             help = "start every rank with the same program, data, flags and version of gradc"
             raise DiagnosticError([error("GC0821", message, None, help=help)])
+
+    def everyone(self, number: float) -> list[float]:
+        """What every rank has for ``number``, in their order."""
+        found = np.empty(self.size)
+        self._comm.Allgather([np.array([number]), self._mpi.DOUBLE], [found, self._mpi.DOUBLE])
+        return [float(x) for x in found]
+
+    def machine_of(self, rank: int) -> str:
+        """The name of the machine of a rank; every rank asks."""
+        name = self._mpi.Get_processor_name().encode()[:_NAME] if rank == self.rank else b""
+        data = np.frombuffer(name.ljust(_NAME, b" "), np.uint8).copy()
+        self._comm.Bcast([data, self._mpi.BYTE], rank)
+        return data.tobytes().decode(errors="replace").strip()
 
     def greatest(self, number: int) -> int:
         """The greatest of all ranks' ``number``."""

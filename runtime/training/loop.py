@@ -46,6 +46,7 @@ from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.ranks.world import MpiRanks
 from gradc.runtime.training import checkpoint, metrics
+from gradc.runtime.training.pace import Pace
 from gradc.runtime.training.progress import (
     Progress,
     Settings,
@@ -109,6 +110,7 @@ class Run:
         # Of several ranks the first one writes, validates and reports.
         self.world = step.world if isinstance(step.world, MpiRanks) else None
         self.is_first = self.world is None or self.world.rank == 0
+        self._pace = Pace(self.world)
         self._steps_alone: dict[TrainStep, TrainStep] = {}
         self._has_told_overflow = False
         self._weights = self.model.select("params")
@@ -360,7 +362,8 @@ class Run:
         if progress.step + 1 >= self._next_recorded and (self.is_first or step.layout.is_cut):
             weights = {n: self.state.arrays[n].copy() for n in self._weights}
         try:
-            loss, _ = step(self.state, **self.train.take(step.rows_of(rows)))
+            with self._pace.step():
+                loss, _ = step(self.state, **self.train.take(step.rows_of(rows)))
         except StoppedStep as stop:
             raise self._stopped(stop, rows, write) from None
         progress.step += 1
@@ -557,6 +560,8 @@ class Run:
         """
         assert self.state is not None
         self._saved_at = time.monotonic()
+        slow = self._pace.slow()
+        self.notices += [] if slow is None else [slow]
         arrays = self.step.layout.each(self.state.arrays)
         broken = ""
         if self.is_first:

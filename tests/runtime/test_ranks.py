@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -26,6 +26,8 @@ from gradc.runtime.model.recipe import Recipe
 from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.compile import compile_options
 from gradc.runtime.ranks.launch import in_our_words, mpi, mpiexec_path
+from gradc.runtime.ranks.world import MpiRanks
+from gradc.runtime.training.pace import Pace
 from tests.support.rank_threads import ThreadRanks, in_ranks
 
 TEXT = """
@@ -321,3 +323,50 @@ def test_what_one_rank_finds_ends_all(folder: Path) -> None:
 def test_what_all_ranks_refuse_is_told_once(folder: Path) -> None:
     done = finished(command(folder / "m.grad", folder, "no", "--ranks", "2", "--parts", "5"), 1)
     assert done.stderr.count("error[GC0808]") == 1 and "failed" not in done.stderr, done.stderr
+
+
+class Paced:
+    """The world of a pace: what all ranks took, by what this one waited."""
+
+    size = 3
+
+    def __init__(self, took: list[float]) -> None:
+        self.waited, self._took = 0.0, took
+
+    def everyone(self, _number: float) -> list[float]:
+        return self._took
+
+    def machine_of(self, rank: int) -> str:
+        return f"n{rank}"
+
+
+@pytest.mark.parametrize(
+    "took, slow",
+    [([5.0, 5.2, 9.1], 2), ([9.1, 5.0, 5.2], 0), ([5.0, 5.2, 7.0], None), ([0.1, 0.1, 1.9], None)],
+)
+def test_a_slow_rank_is_named_once(took: list[float], slow: int | None) -> None:
+    pace = Pace(cast(MpiRanks, Paced(took)))
+    assert pace.slow() is None  # nobody has taken a step
+    for _ in range(2):
+        with pace.step():
+            pass
+    found = pace.slow()
+    if slow is None:
+        assert found is None
+    else:
+        assert found is not None and found.code == "GC0825"
+        told = f"rank {slow} on n{slow} is slow: it works 4550 ms on a step, others 2550 ms"
+        assert found.message == told
+    assert pace.slow() is None
+
+
+def test_what_a_rank_waits_for_others_is_not_its_own_work() -> None:
+    world = Paced([])
+    asked: list[float] = []
+    world.everyone = lambda number: asked.append(number) or [0.0] * 3  # type: ignore[method-assign, func-returns-value]
+    pace = Pace(cast(MpiRanks, world))
+    with pace.step():
+        time.sleep(0.02)
+        world.waited += 0.015
+    pace.slow()
+    assert 0.005 <= asked[0] < 0.02
