@@ -56,6 +56,7 @@ from gradc.runtime.training.progress import (
 )
 from gradc.runtime.training.replay import Replay
 from gradc.runtime.training.signals import signals
+from gradc.runtime.training.validation import validated
 from gradc.runtime.training.watch import CHUNK, Watch, moves, next_recorded
 
 PARAMS_FILE = "params.safetensors"
@@ -529,19 +530,7 @@ class Run:
         whole = self.step.layout.whole(self.state.params) if self._validates else None
         if self.valid is None or whole is None:
             return None
-        total, right, rated = 0.0, 0, 0
-        for inputs in self.valid.batches(self.settings.batch):
-            results = self._forward(whole, **inputs)
-            count = len(next(iter(inputs[name] for name in self.valid.batched)))
-            total += float(results["loss"]) * count
-            labels = _labels(inputs, results.get("logits"))
-            if labels is not None:
-                right += int((results["logits"].argmax(-1) == labels).sum())
-                rated += labels.size
-        found = {"loss": total / self.valid.count}
-        if rated:
-            found["accuracy"] = right / rated
-        return found
+        return validated(self._forward, whole, self.valid, self.settings.batch)
 
     # --- files
 
@@ -601,16 +590,6 @@ class Run:
 
 def _write(stream: Any, data: bytes) -> None:
     stream.write(data)
-
-
-def _labels(inputs: Mapping[str, Array], logits: Array | None) -> Array | None:
-    """The class ids that ``logits`` are for: the one integer input of the logits' shape without its
-    last axis.
-    """
-    if logits is None or logits.ndim < 1:
-        return None
-    fitting = [a for a in inputs.values() if a.dtype.kind in "iu" and a.shape == logits.shape[:-1]]
-    return fitting[0] if len(fitting) == 1 else None
 
 
 def _compile_keywords(step: TrainStep) -> dict[str, Any]:
