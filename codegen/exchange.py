@@ -87,6 +87,8 @@ def run(kind: str, parts: Bytes) -> None:
         size = 1 if world is None else world.size
         if world is None or size % len(parts) or (size == 1) != (len(parts) == 1):
             raise NoRanksError(f"a program for {len(parts)} ranks was called in a world of {size}")
+        if parts.ctypes.data in _here.begun:
+            raise RuntimeError(f"{kind} begins where an exchange is on its way")
         _here.begun[parts.ctypes.data] = world.begin(kind, parts)
     except BaseException as problem:  # noqa: BLE001  (it must not pass through machine code)
         _here.failure = problem
@@ -97,6 +99,8 @@ def check() -> None:
     found, _here.failure = _here.failure, None
     if found is not None:
         raise found
+    if _here.begun:
+        raise RuntimeError(f"{len(_here.begun)} exchanges have not been waited for")
 
 
 def as_bytes(parts: NDArray[Any]) -> Bytes:

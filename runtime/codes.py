@@ -460,7 +460,10 @@ _TRAINING = (
         "another number of ranks than asked for",
         "`--ranks R` starts R ranks itself. Under an `mpiexec` or `srun` of your own all "
         "processes of the job are\n"
-        "ranks, and --ranks, if given, must be their number.",
+        "ranks, and --ranks, if given, must be their number. Where a launcher starts more "
+        "processes than MPI joins,\n"
+        "each would train alone: under Slurm choose what your MPI was built for (`srun "
+        "--mpi=list`).",
     ),
     Code(
         "GC0824",

@@ -36,7 +36,7 @@ from gradc.runtime.model.recipe import Recipe
 from gradc.runtime.model.shard import parts_of
 from gradc.runtime.native.arrays import finite_or_fail
 from gradc.runtime.native.compile import quoting, usable_cores
-from gradc.runtime.ranks.launch import guarded, join, relaunch, started_with
+from gradc.runtime.ranks.launch import check_all_joined, guarded, join, relaunch, started_with
 from gradc.runtime.ranks.world import MpiRanks
 from gradc.runtime.training import metrics
 from gradc.runtime.training.loop import METRICS_FILE, PARAMS_FILE, Interrupted, Run
@@ -98,7 +98,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _checked(world: MpiRanks, wanted: int | None) -> MpiRanks:
-    """Raises DiagnosticError GC0823 unless there are as many ranks as ``--ranks`` says."""
+    """Raises DiagnosticError GC0823 unless there are as many ranks as were started, and as
+    ``--ranks`` says.
+    """
+    check_all_joined(world)
     if wanted not in (None, world.size):
         world.is_shared_failure = True
         message = f"--ranks {wanted}, and {world.size} were started"

@@ -27,6 +27,8 @@ from gradc.runtime.ranks.world import MpiRanks
 
 # Number of processes as launchers tell it: Open MPI, MPICH and its kin, Slurm.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
+_LOCAL = "MPI_LOCALNRANKS"  # of these, the number on this machine
+_SLURM = "SLURM_STEP_NUM_TASKS"
 _AS_ROOT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 # Set where this module has started the job: the file in which rank 0 says which process it is.
 _OURS = "GRADC_RANK0"
@@ -34,12 +36,35 @@ _INSTALL = "install both with `{python} -m pip install 'gradc[mpi]'`"
 
 
 def started_with() -> int:
-    """How many processes a launcher started this one among; 0 if none did."""
+    """How many processes a launcher started this one among; 0 if none did. One task of Slurm is
+    as good as none: a shell that `srun` has started is one.
+    """
+    name, count = _told()
+    return 0 if name == _SLURM and count == 1 else count
+
+
+def _told() -> tuple[str, int]:
+    """Which launcher says how many processes there are."""
     for name in _SIZES:
         text = os.environ.get(name, "")
         if text.isdecimal():
-            return int(text)
-    return 0
+            return name, int(text)
+    return "", 0
+
+
+def check_all_joined(world: MpiRanks) -> None:
+    """Raises DiagnosticError GC0823 unless MPI has joined all processes that were started: else
+    each would train alone.
+    """
+    name, count = _told()
+    if name in ("", _LOCAL) or count == world.size:
+        return
+    world.is_shared_failure = True
+    message = f"{count} processes were started, and MPI has joined {world.size} of them"
+    help = "start them with the `mpiexec` of the MPI that mpi4py finds"
+    if name == _SLURM:
+        help = "name what your MPI was built for, such as `srun --mpi=pmix`; or use its `mpiexec`"
+    raise DiagnosticError([error("GC0823", message, None, help=help)])
 
 
 def relaunch(ranks: int, arguments: Sequence[str]) -> int:

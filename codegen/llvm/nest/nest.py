@@ -356,7 +356,7 @@ class Nest:
         """A call of what joins the ranks (``codegen.exchange``); nothing where there is one."""
         if statement.ranks == 1:
             return
-        kind = KINDS.index(statement.kind)
+        kind = KINDS.index("await" if statement.ends else statement.kind)
         part = statement.buffer.size // statement.ranks * statement.buffer.dtype.itemsize
         self.fn.module.declare("gradc_exchange", "void", ("i64", "ptr", "i64", "i64"))
         given = f"i64 {kind}, {self.places[statement.buffer]}, i64 {statement.ranks}"
