@@ -7,13 +7,13 @@ From-stage and to-stage: tensor, before ``differentiate``. The division is one p
 result, and the cotangent of l follows from the result and its cotangent:
 dl = -sum(dO * O) / l, where it was a sum over all weights (Milakov and Gimelshein 2018, Dao et al.
 2022). A mask between division and product, ``select(c, e / l, 0)``, is the one inside the maximum,
-x = select(c, y, -inf): there the sum is taken of what the mask leaves,
+x = select(c, y, -inf). It goes under the exponential:
 
-    O = contract(select(c, e, 0), v) / l,               l = sum select(c, e, 0), and 1 where that
-                                                        is 0: no column is left
+    O = contract(e, v) / l,     e = exp(select(c, x - max x, -inf)), l = sum e, and 1 where that
+                                is 0: no column is left
 
-which is the same number: elsewhere e is exp(-inf) = 0, but in rows that are all masked, where l was
-NaN and no weight read it.
+which is the same number: elsewhere e was exp(-inf) = 0, but in rows that are all masked, where l
+was NaN and no weight read it.
 
 It is done where 0 <= e <= 1, so that a product with undivided weights is no larger than the sum of
 |v|; not in 16 bits, where that sum may be too large or is rounded once more; and where the result
@@ -116,7 +116,7 @@ class _Search:
         shifted = self._shifted(e, summed)
         if shifted is None or (mask is not None and not self._is_mask_of(mask, shifted)):
             return None
-        return _written(op, side, places, total, mask)
+        return _written(op, side, places, total, self.made[e], mask)
 
     def _only(self, value: Value, name: str) -> Op | None:
         """The op called ``name`` that makes ``value``, if nothing else reads that."""
@@ -226,15 +226,17 @@ def _size(value: Value) -> int:
     return count
 
 
-def _written(op: Op, side: int, places: tuple[int, ...], total: Op, mask: Value | None) -> list[Op]:
-    """The product of undivided weights, and the division."""
-    (e,) = total.operands
+def _written(
+    op: Op, side: int, places: tuple[int, ...], total: Op, exp: Op, mask: Value | None
+) -> list[Op]:
+    """The product of the undivided weights that ``exp`` makes, and the division."""
+    e = exp.result
     b = Builder()
     with b.at(total.span, total.scope, total.replica):
         row = total.result
         if mask is not None:
-            zeros = b.constant(0.0, e.type.dtype, e.type.shape)
-            e = b.one("select", mask, e, zeros, hint=e.hint)
+            least = b.constant(-inf, e.type.dtype, e.type.shape)
+            e = b.same(exp, b.one("select", mask, exp.operands[0], least))
             row = b.same(total, e)
             nothing, one = (b.constant(x, row.type.dtype, row.type.shape) for x in (0.0, 1.0))
             row = b.one("select", b.one("eq", row, nothing), one, row)
