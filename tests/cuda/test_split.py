@@ -12,6 +12,7 @@ import gradc
 from gradc.codegen.cuda.printer.kernels import scratch_bytes
 from gradc.codegen.cuda.printer.plans import print_plan, target
 from gradc.passes.pipeline import Options, run_pipeline
+from tests.support.cuda_parallel import LEAST, compiled, parts, share
 from tests.support.cuda_programs import ISA, differing, unproved
 from tests.support.memory_subjects import of_model
 
@@ -63,3 +64,10 @@ def test_kernels_in_steps_have_the_bits_of_the_cpu(body: str, chunks: int, says:
     assert all(each in sources for each in says), titles
     assert not differing(one, program, plan)
     assert not unproved(plan, program)
+
+
+@pytest.mark.parametrize(("name", "with_products"), [("rows", True), ("lenet", False)])
+def test_launches_fill_a_processor(name: str, with_products: bool) -> None:
+    """At least 90 % of the work is in launches of 132 blocks or more."""
+    found = parts(*compiled(name))
+    assert share(found, with_products) >= LEAST

@@ -1,7 +1,7 @@
 """How much of a program's work is in launches that fill a graphics processor of 132
 multiprocessors.
 
-    python -m tests.support.cuda_parallel [gpt rows resnet16 lenet] [--launches]
+    python -m tests.support.cuda_parallel [gpt rows resnet16 lenet] [--launches] [--isa sm_90]
 
 A launch fills it if it has at least 132 blocks, each of a warp or more. The work of a launch is the
 time that it would take if it filled an H200, by the slower of arithmetic (``FLOPS`` operations a
@@ -9,8 +9,9 @@ second in f32, without tensor cores; products count two a term, other verbs one)
 (``BANDWIDTH`` bytes a second, each element counted once). Time of launching is not work.
 
 Prints the shares, the launches by class, and with ``--launches`` every text: how often it is
-launched, its grid and threads, its share of the work. The exit status is 1 where less than 90 % of
-the work of a program fills the processor.
+launched, its grid and threads, its share of the work. ``--isa`` (several with commas) adds the
+machine code of every text that is no product, in minutes. The exit status is 1 where less than 90 %
+of the work of a program fills the processor, or where a text has a stack or spills.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from benchmarks.cases import CASES
 from gradc.codegen.cuda.printer.kernels import segments
 from gradc.codegen.cuda.printer.plans import print_plan
 from gradc.codegen.cuda.program import Launch, Program, Repeat, Step
+from gradc.codegen.cuda.toolchain import assemble, sass
+from gradc.codegen.cuda.toolchain.build import CAPABILITIES, ptx
 from gradc.codegen.cuda.verbs import WARP
 from gradc.ir.loop.kernel import For, Gemm, Let, Stmt
 from gradc.ir.loop.traffic import traffic
@@ -123,15 +126,36 @@ def share(found: Sequence[Part], products: bool = True) -> float:
     return sum(p.seconds * p.launches for p in counted if p.fills) / total
 
 
+def _machine_code(program: Program, found: Sequence[Part], isa: str) -> bool:
+    """Prints what machine code texts have; whether none of them needs local memory."""
+    capability, clean = CAPABILITIES[isa], True
+    for part, text in zip(found, program.texts, strict=True):
+        if part.is_product:
+            continue
+        made = assemble.cubin([ptx(text, capability)], capability)
+        have = sass.statistics(made)[text.name]
+        clean = clean and not (have.stack or have.local)
+        print(
+            f"  {isa} {text.name}: {have.registers} registers, "
+            f"{have.occupancy(text.threads)} blocks of {text.threads} fit, "
+            f"{have.wide} accesses of 16 bytes and {have.narrow} others, "
+            f"stack {have.stack}, local {have.local}, f64 {have.f64}",
+            flush=True,
+        )
+    return clean
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the shares."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=NAMES)
     parser.add_argument("--launches", action="store_true")
+    parser.add_argument("--isa", default="")
     asked = parser.parse_args(arguments)
-    least = 1.0
+    least, clean = 1.0, True
     for name in asked.names:
-        found = parts(*compiled(name))
+        plan, program = compiled(name)
+        found = parts(plan, program)
         total = sum(p.seconds * p.launches for p in found)
         least = min(least, share(found))
         others = share(found, products=False)
@@ -148,7 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 work = p.seconds * p.launches / total
                 what = f"{p.grid:6d} x {p.threads:3d}  {work:6.2%}  {p.name}: {p.says}"
                 print(f"  {p.launches:4d} x {what}")
-    return 1 if least < LEAST else 0
+        for isa in filter(None, asked.isa.split(",")):
+            clean = _machine_code(program, found, isa) and clean
+    return 1 if least < LEAST or not clean else 0
 
 
 if __name__ == "__main__":

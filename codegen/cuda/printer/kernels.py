@@ -19,7 +19,8 @@ from gradc.codegen.cuda.printer.lines import Lines
 from gradc.codegen.cuda.printer.maps import map_of, write_map
 from gradc.codegen.cuda.printer.nest import Nest, PrintError
 from gradc.codegen.cuda.printer.products import PRODUCT_THREADS, results, write_product
-from gradc.codegen.cuda.printer.rows import GROUP, RowNest, RowPlan, rows_of, segment_plans
+from gradc.codegen.cuda.printer.row_plans import GROUP, RowPlan, rows_of, segment_plans
+from gradc.codegen.cuda.printer.rows import RowNest
 from gradc.codegen.cuda.printer.split import split
 from gradc.codegen.cuda.printer.squares import Memory, write_tiles
 from gradc.codegen.cuda.printer.tiles import blocks, levels_of, tile_of
