@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError
-from gradc.ir.tensor.dims import symbols
 from gradc.runtime.commands.common import (
     compile_arguments,
     load_inputs,
@@ -25,22 +23,17 @@ from gradc.runtime.commands.common import (
 )
 from gradc.runtime.commands.flags import add_compile, add_model
 from gradc.runtime.console import Console, Silent
-from gradc.runtime.doctor.before import before
-from gradc.runtime.doctor.run_page import run_page
-from gradc.runtime.doctor.watching import Watching
+from gradc.runtime.doctor.fit import Report, carry_out, news, planned, with_sizes_of
 from gradc.runtime.files.batches import batch_dim, samples_of
-from gradc.runtime.files.data import fail, write_text
-from gradc.runtime.files.ids import check_samples
+from gradc.runtime.files.data import fail
 from gradc.runtime.model.model import Model
-from gradc.runtime.model.recipe import Recipe
 from gradc.runtime.model.shard import parts_of
-from gradc.runtime.native.arrays import finite_or_fail
 from gradc.runtime.native.compile import quoting, usable_cores
 from gradc.runtime.ranks.launch import check_all_joined, guarded, join, relaunch, started_with
 from gradc.runtime.ranks.world import MpiRanks
-from gradc.runtime.training import metrics
-from gradc.runtime.training.loop import METRICS_FILE, PARAMS_FILE, Interrupted, Run
-from gradc.runtime.training.progress import Progress, Settings
+from gradc.runtime.training.loop import PARAMS_FILE, Run
+from gradc.runtime.training.progress import Progress
+from gradc.runtime.training.signals import Interrupted
 
 PAGE_FILE = "run.html"
 
@@ -112,63 +105,20 @@ def _checked(world: MpiRanks, wanted: int | None) -> MpiRanks:
 
 def _run(options: argparse.Namespace, console: Console, world: MpiRanks | None) -> int:
     training = _prepare(options, world)
-    training.prepare()
-    with training.alone(makes=not options.resume):
-        return _train(training, options, console)
-
-
-def _train(training: Run, options: argparse.Namespace, console: Console) -> int:
     sources = training.model.program.report.sources
-    settings = training.settings
-    total = settings.epochs * -(-settings.samples // settings.batch)
-    training.watch = Watching(training.step, training.train, settings.batch, total, settings.seed)
-    if options.resume:
-        console.findings(training.resume(), sources)
-    else:
-        training.begin()
-        if training.is_first:
-            _warn(training, console)
-    started, first = time.perf_counter(), training.progress.step
-    stopped: tuple[Diagnostic, ...] = ()
+    shown = _Shown(console)
     try:
-        with _reporting(training, console) as report:
-            training.run(report)
+        carry_out(
+            training,
+            options.resume,
+            lambda found: console.findings(found, sources),
+            shown.reporting,
+        )
     except Interrupted as stop:
         console.message(f"stopped by {stop}; continue with --resume")
         return 128 + stop.signum
-    except DiagnosticError as problem:
-        stopped = problem.diagnostics
-        raise
-    finally:
-        _tell(training, console)
-        _draw(training, stopped)
-    _summary(training, console, options, time.perf_counter() - started, first)
+    _summary(training, console, options, time.perf_counter() - shown.started, shown.first)
     return 0
-
-
-def _warn(training: Run, console: Console) -> None:
-    """What program, optimiser and data are suspected of."""
-    sources, settings = training.model.program.report.sources, training.settings
-    with quoting(sources):
-        found = before(training.step, training.train, training.valid, settings.batch)
-    console.findings(found, sources)
-
-
-def _tell(training: Run, console: Console) -> None:
-    """What has been noticed since this was asked last."""
-    found = training.notices[training.told :]
-    training.told += len(found)
-    console.findings(found, training.model.program.report.sources)
-
-
-def _draw(training: Run, stopped: tuple[Diagnostic, ...]) -> None:
-    """The page of the run, in its folder; where it cannot be written, what came before says why."""
-    if training.is_first:
-        found = metrics.records(training.folder / METRICS_FILE)
-        said = [*stopped, *training.notices]
-        text = run_page(training.settings.entry, found, said, training.step.recipe.clip_norm)
-        with suppress(DiagnosticError):
-            write_text(training.folder / PAGE_FILE, text)
 
 
 def _prepare(options: argparse.Namespace, world: MpiRanks | None) -> Run:
@@ -177,21 +127,11 @@ def _prepare(options: argparse.Namespace, world: MpiRanks | None) -> Run:
         return _prepared(model, options, world)
 
 
-def _with_sizes_of(model: Model, arrays: Mapping[str, Any]) -> Model:
-    """``model`` with the dimensions that its parameters need and only the data knows."""
-    needed = {name for t in model.params.values() for d in t.shape for name in symbols(d)}
-    if not needed:
-        return model
-    found = model.bind({name: array.shape for name, array in arrays.items()})
-    dims = {**model.dims, **{name: size for name, size in found.items() if name in needed}}
-    return Model(model.program, model.name, dims, model.precision)
-
-
 def _prepared(model: Model, options: argparse.Namespace, world: MpiRanks | None) -> Run:
     batch_dim(model.signature)  # refused before any array is
     # Ranks read the rows of their parts, where they lie in the file.
     arrays = load_inputs(model, options.data, in_place=world is not None)
-    model = _with_sizes_of(model, arrays)
+    model = with_sizes_of(model, arrays)
     step = model.train_step(
         options.optimizer,
         schedule=options.schedule,
@@ -209,42 +149,19 @@ def _prepared(model: Model, options: argparse.Namespace, world: MpiRanks | None)
     if options.parts is not None:
         parts = whole_number(options.parts, 1, "--parts")
         step = step.like(replace(step.recipe, accumulate=parts))
-    batch = whole_number(options.batch, 1, "--batch")
-    epochs = whole_number(options.epochs, 0, "--epochs")
-    is_first = world is None or world.rank == 0
-    train = samples_of(model.signature, arrays, f"`{options.data}`")
     valid = None
-    if options.valid is not None and is_first:
+    if options.valid is not None and (world is None or world.rank == 0):
         held_out = load_inputs(model, options.valid)
-        finite_or_fail(held_out)
         valid = samples_of(model.signature, held_out, f"`{options.valid}`")
-    if is_first:  # one rank looks at all of the data
-        finite_or_fail(arrays)
-        for samples in (train, valid):
-            if samples is not None:
-                check_samples(model, samples, batch)
-    settings = Settings(
-        model.program.digest,
-        model.name,
-        model.dims,
-        model.precision,
-        _told(step.recipe),
-        batch,
-        epochs,
-        options.seed,
-        train.count,
-        train.digest() if is_first else "",
-        None if valid is None else valid.digest(),
+    return planned(
+        step,
+        samples_of(model.signature, arrays, f"`{options.data}`"),
+        valid,
+        batch=whole_number(options.batch, 1, "--batch"),
+        epochs=whole_number(options.epochs, 0, "--epochs"),
+        seed=options.seed,
+        folder=Path(options.out),
     )
-    return Run(step, settings, train, valid, Path(options.out))
-
-
-def _told(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as `run.json` has it: what came to recipes later is told where it is not as
-    before.
-    """
-    later = {"shared_statistics": False, "guard": True}
-    return {k: v for k, v in asdict(recipe).items() if k not in later or v != later[k]}
 
 
 def _compile_arguments(options: argparse.Namespace, world: MpiRanks | None) -> dict[str, Any]:
@@ -255,32 +172,39 @@ def _compile_arguments(options: argparse.Namespace, world: MpiRanks | None) -> d
     return found
 
 
-@contextmanager
-def _reporting(training: Run, console: Console) -> Iterator[Callable[[Progress], None]]:
+class _Shown:
     """A bar on a terminal; a line per epoch everywhere."""
-    shown = training.progress.epoch
-    total = training.settings.epochs * training.train.count
-    columns = (
-        TextColumn("epoch {task.fields[epoch]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, disable=not sys.stderr.isatty(), transient=True) as bar:
-        task = bar.add_task("", total=total, epoch=shown, loss=float("nan"))
 
-        def report(progress: Progress) -> None:
-            nonlocal shown
-            done = progress.epoch * training.train.count + progress.position
-            bar.update(task, completed=done, epoch=progress.epoch, loss=progress.loss)
-            if progress.epoch > shown:
-                shown = progress.epoch
-                bar.console.file = sys.stderr
-                console.message(_epoch_line(progress))
-                _tell(training, console)
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.started, self.first = 0.0, 0
 
-        yield report
+    @contextmanager
+    def reporting(self, training: Run) -> Iterator[Report]:
+        self.started, self.first = time.perf_counter(), training.progress.step
+        shown = training.progress.epoch
+        total = training.settings.epochs * training.train.count
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TimeRemainingColumn(),
+        )
+        with Bar(*columns, disable=not sys.stderr.isatty(), transient=True) as bar:
+            task = bar.add_task("", total=total, epoch=shown, loss=float("nan"))
+
+            def report(progress: Progress) -> None:
+                nonlocal shown
+                done = progress.epoch * training.train.count + progress.position
+                bar.update(task, completed=done, epoch=progress.epoch, loss=progress.loss)
+                if progress.epoch > shown:
+                    shown = progress.epoch
+                    bar.console.file = sys.stderr
+                    self.console.message(_epoch_line(progress))
+                    self.console.findings(news(training), training.model.program.report.sources)
+
+            yield report
 
 
 def _epoch_line(progress: Progress) -> str:

@@ -17,8 +17,9 @@ import numpy as np
 
 from gradc.ir.tensor.core import DType, Function, Span
 from gradc.passes.training.step import RATE
+from gradc.runtime.doctor.attention import scaled_scores
 from gradc.runtime.doctor.data import Fact, facts, normalised, outlying, standardised
-from gradc.runtime.doctor.evidence import Shares
+from gradc.runtime.doctor.evidence import Shares, seen_forward
 from gradc.runtime.doctor.roles import Roles
 from gradc.runtime.doctor.trial import Bench, Change, Track, scheduled
 from gradc.runtime.files.batches import Samples
@@ -29,6 +30,9 @@ from gradc.runtime.reports.truncation import windows
 # The share of units or values that is lost before it is told; healthy nets have a third.
 DEAD, SATURATED, LOOKING = 0.6, 0.5, 0.5
 CLIPPED, MOMENTUM = 0.9, 0.99
+# Entropy of attention, as a share of the most that it can be, that is as good as all of it, and
+# that is not; the share of a squared gradient that batches agree on, of so many, that is little.
+EVEN, TOLD, AGREED, ASKED = 0.995, 0.9, 0.1, 32
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Candidate:
 
     ``unit`` is what a loss of the changed training is worth in losses of the training as it is;
     ``measure`` says how both are rated: by ``end`` (mean loss of the last tenth of the steps),
-    ``clean`` (loss on the data of the change) or ``use`` (loss as in use, without dropout).
+    ``clean`` (loss on the data of the change), ``same`` (on the data as they are) or ``use`` (as in
+    use, without dropout).
     """
 
     kind: str
@@ -47,6 +52,7 @@ class Candidate:
     unit: float = 1.0
     measure: str = "end"
     is_generic: bool = False
+    lowers: float = 0.75  # of the loss, at most, is left where a change helps
 
 
 def candidates(
@@ -57,6 +63,8 @@ def candidates(
     yield from _of_settings(bench, base, total)
     yield from _of_precision(bench, base)
     yield from _of_flow(bench, shares, flow)
+    yield from _of_attention(bench, base, shares)
+    yield from _of_noise(bench, base)
     yield from _of_rate(bench)
 
 
@@ -217,6 +225,10 @@ def _of_flow(bench: Bench, shares: Shares, flow: tuple[Finding, ...]) -> Iterato
         tries = starts
         if kind == "dead":
             tries = (("start the biases at 0", Change(start=_zeroed(bench))), *starts)
+        elif kind == "attention":
+            if worst.entropy is not None:
+                message += f" (entropy {worst.entropy:.2g} of what it can be)"
+            tries = (*starts, *_scored(0.1, 0.01))
         yield Candidate(kind, message, worst.span, tries)
     for finding in flow:
         if finding.kind == "truncation":
@@ -234,6 +246,63 @@ def _of_flow(bench: Bench, shares: Shares, flow: tuple[Finding, ...]) -> Iterato
         message = "the dropout takes away more than the network can do without"
         tries = (("a smaller dropout rate (tried without any)", Change(training=False)),)
         yield Candidate("dropout", message, None, tries, measure="use")
+
+
+def _scored(*factors: float) -> Iterator[tuple[str, Change]]:
+    for factor in factors:
+        yield f"multiply the scores of attention by {factor:g}", Change(scores=factor)
+
+
+def _of_attention(bench: Bench, base: Track, shares: Shares) -> Iterator[Candidate]:
+    """Attention that tells no keys apart, before training and after."""
+    begun = shares.evenest
+    if begun is None or begun.entropy is None or begun.entropy < EVEN or base.broken is not None:
+        return
+    now = Shares.of(seen_forward(bench.flat, {**base.params, **bench.first()})).evenest
+    if now is None or now.entropy is None or now.entropy < EVEN:
+        return
+    message = (
+        f"attention looks everywhere alike: its entropy is {begun.entropy:.4f} of the most it can "
+        f"be, and {now.entropy:.4f} after {len(base.losses)} steps, so the scores are too close"
+    )
+    yield Candidate("attention", message, begun.span, tuple(_scored(*_telling(bench))))
+
+
+def _telling(bench: Bench) -> Iterator[float]:
+    """By what the scores are multiplied so that the first attention tells keys apart at the start,
+    and ten times that.
+    """
+    for factor in (10.0**n for n in range(1, 8)):
+        scaled = scaled_scores(bench.flat, factor)
+        seen = seen_forward(scaled, {**bench.start, **bench.first()})
+        if min((one.entropy for one in seen if one.entropy is not None), default=1.0) < TOLD:
+            yield factor
+            yield 10 * factor
+            return
+
+
+def _of_noise(bench: Bench, base: Track) -> Iterator[Candidate]:
+    """Batches whose gradients have little in common."""
+    larger = [n for n in (8, 32) if bench.batch * n <= bench.samples.count]
+    if not larger or bench.step.recipe.loss_scale is not None:
+        return
+    params = bench.start if base.broken is not None else base.params
+    agreed = bench.agreement(params, ASKED)
+    if not agreed < AGREED:
+        return
+    when = "at the start" if base.broken is not None else f"after {len(base.losses)} steps"
+    message = (
+        f"batches of {bench.batch} agree on {agreed:.1%} of a squared gradient {when}; the rest is "
+        "noise, too much for the rate"
+    )
+    tries = tuple(
+        (
+            f"--batch {bench.batch * n} (with --accumulate {n} in the same memory)",
+            Change(batch=n),
+        )
+        for n in larger
+    )
+    yield Candidate("noise", message, None, tries, measure="same", lowers=0.5)
 
 
 def _drawn(bench: Bench, name: str) -> dict[str, Array]:

@@ -115,6 +115,23 @@ def from_data(bench: Bench, roles: Roles) -> Iterator[Finding]:
             yield Finding("constant", fact.message, None, 98.0, "look at how the data are made")
 
 
+def stuck(bench: Bench) -> Iterator[Finding]:
+    """A start at which every gradient is zero, on the first batch and on all samples together."""
+    if not bench.trained or bench.step.recipe.loss_scale is not None:
+        return
+    for inputs in (bench.first(), bench.samples.take(np.arange(bench.samples.count))):
+        loss, _, cts = bench.value(bench.start, inputs)
+        if not math.isfinite(loss) or any(np.any(ct) for ct in cts.values()):
+            return
+    message = "every gradient is zero at the start: factors of a product that both start at zero"
+    zero = [n for n, a in bench.start.items() if n in bench.trained and not np.any(a)]
+    if len(zero) < 2:
+        message = "every gradient is zero at the start, so nothing moves"
+    named = ", ".join(f"`{n}`" for n in zero[:4])
+    remedy = f"draw one of them at random: {named}" if len(zero) > 1 else "start elsewhere"
+    yield Finding("symmetry", message, None, 96.0, remedy)
+
+
 def unseen(bench: Bench, roles: Roles) -> Iterator[Finding]:
     """Steps of a sequence that no sample's loss depends on."""
     inputs, function = bench.first(), bench.flat

@@ -24,7 +24,8 @@ import numpy as np
 
 from gradc.ir.tensor.core import Role
 from gradc.runtime.doctor.causes import Candidate, candidates
-from gradc.runtime.doctor.certain import broken, from_data, from_program, unseen
+from gradc.runtime.doctor.certain import broken, from_data, from_program, stuck, unseen
+from gradc.runtime.doctor.constant import best_constant
 from gradc.runtime.doctor.data import rarest
 from gradc.runtime.doctor.evidence import Shares, seen_forward
 from gradc.runtime.doctor.roles import Roles, roles_of
@@ -38,9 +39,10 @@ BASE, STEPS, DEALT = 300, 100, 20
 # Where a cause stands whose remedy helps: what is certain once it is seen before what is likely,
 # and the rate, which makes up for much, last.
 _RANK = {"symmetry": 60.0, "rate-high": 10.0, "rate-low": 10.0}
-# The share of the loss that a healthy training has taken away, and how much a remedy must lower it.
-HEALTHY, LOWERS, UNRELATED = 0.7, 0.75, 0.25
-_FEW, _ASKED = 8, 40
+# The share of the loss that a healthy training has taken away, and that unrelated targets leave.
+HEALTHY, UNRELATED = 0.7, 0.25
+# Batches and samples that a loss is rated by; parameters that are moved by themselves.
+_FEW, _ENOUGH, _ASKED = 8, 256, 40
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,19 @@ class Trial:
     remedy: str
     before: float
     after: float
+    later: float = math.inf  # what the training as it is comes to by itself, given longer
+    lowers: float = 0.75
 
     @property
     def helps(self) -> bool:
-        """Whether the loss is lower by a quarter, or lower at all where it was not finite."""
+        """Whether at most ``lowers`` of the loss is left, or it is lower at all where it was not
+        finite; and lower than what the training as it is comes to later.
+        """
         if not math.isfinite(self.after):
             return False
         if not math.isfinite(self.before):
             return True
-        return self.after < self.before - (1 - LOWERS) * abs(self.before)
+        return self.after < min(self.before - (1 - self.lowers) * abs(self.before), self.later)
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class _Checkup:
 
     def run(self) -> Checkup:
         bench = self.bench
-        certain = [*from_program(bench, self.roles), *from_data(bench, self.roles)]
+        certain = [*from_program(bench, self.roles), *from_data(bench, self.roles), *stuck(bench)]
         base = bench.run(Change(), min(self.total, BASE))
         learned, dealt = self._learned(base)
         found = [*certain]
@@ -142,10 +148,19 @@ class _Checkup:
         if base.broken is not None or not base.losses:
             return -math.inf, None
         dealt = self._dealt(len(base.losses))
-        start = base.losses[0] if dealt is None else dealt
+        start, end = base.losses[0] if dealt is None else dealt, base.end
+        if self._is_few(base):  # the last losses are chance, and noise has spoilt the others too
+            end = self._loss(base, self.bench.samples, True)
+            best = best_constant(self.bench.model, self.bench.samples, self.bench.batch)
+            start = start if best is None else min(start, best.loss)
         if not math.isfinite(start):
             return -math.inf, dealt
-        return (start - base.end) / max(abs(start), 1e-30), dealt
+        return (start - end) / max(abs(start), 1e-30), dealt
+
+    def _is_few(self, track: Track) -> bool:
+        """Whether the last tenth of the steps has seen few samples."""
+        last = track.losses[-max(1, len(track.losses) // 10) :]
+        return len(last) * self.bench.batch < _ENOUGH
 
     def _dealt(self, steps: int) -> float | None:
         """The loss of the same training where each sample has another's target."""
@@ -197,7 +212,7 @@ class _Checkup:
         for candidate in candidates(bench, base, self.roles, shares, flow, self.total):
             if candidate.is_generic and found:
                 continue
-            finding = self._judge(candidate, short, steps)
+            finding = self._judge(candidate, short, base, steps)
             if finding is not None:
                 found.append(finding)
         if found or rare:
@@ -206,13 +221,14 @@ class _Checkup:
         found += self._flow_untried(flow) if not found else []
         return found or self._unrelated(base, dealt)
 
-    def _judge(self, candidate: Candidate, base: Track, steps: int) -> Finding | None:
+    def _judge(self, candidate: Candidate, base: Track, whole: Track, steps: int) -> Finding | None:
         """The candidate as a finding if one of its changes lowers the loss."""
         best: tuple[Trial, Track] | None = None
         for remedy, change in candidate.tries:
             track = self.bench.run(change, steps)
             before, after = self._rated(candidate, change, base, track)
-            trial = Trial(candidate.kind, remedy, before, after)
+            later = whole.end if candidate.is_generic else math.inf
+            trial = Trial(candidate.kind, remedy, before, after, later, candidate.lowers)
             self.trials.append(trial)
             if trial.helps and (best is None or trial.after < 0.9 * best[0].after):
                 best = trial, track
@@ -233,7 +249,9 @@ class _Checkup:
         self, candidate: Candidate, change: Change, base: Track, track: Track
     ) -> tuple[float, float]:
         """The losses to compare, in the units of the training as it is."""
-        if candidate.measure == "end" or track.broken is not None:
+        is_plain = candidate.unit == 1 and change.data is None and change.scores == 1
+        is_end = candidate.measure == "end" and not (self._is_few(base) and is_plain)
+        if is_end or track.broken is not None:
             return base.end, track.end * candidate.unit
         data = change.data or self.bench.samples
         training = candidate.measure != "use"
@@ -244,7 +262,7 @@ class _Checkup:
         if track.broken is not None:
             return math.inf
         size = self.bench.batch
-        starts = range(0, min(data.count - size + 1, _FEW * size), size)
+        starts = range(0, min(data.count - size + 1, max(_FEW * size, _ENOUGH)), size)
         found = [
             self.bench.value(track.params, data.take(np.arange(at, at + size)), 1.0, training)[0]
             for at in starts

@@ -140,9 +140,10 @@ def seen_forward(function: Function, operands: Mapping[str, Any]) -> list[Seen]:
 
 @dataclass
 class Shares:
-    """The worst place of each kind."""
+    """The worst place of each kind, and the attention of the largest entropy."""
 
     worst: dict[str, Seen] = field(default_factory=dict)
+    evenest: Seen | None = None
 
     @classmethod
     def of(cls, seen: Sequence[Seen]) -> Shares:
@@ -150,7 +151,8 @@ class Shares:
         for one in seen:
             if one.kind not in found or one.share > found[one.kind].share:
                 found[one.kind] = one
-        return cls(found)
+        told = [one for one in seen if one.entropy is not None]
+        return cls(found, max(told, key=lambda one: one.entropy or 0.0, default=None))
 
     def share(self, kind: str) -> float:
         return self.worst[kind].share if kind in self.worst else 0.0

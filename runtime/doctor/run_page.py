@@ -28,6 +28,7 @@ def run_page(name: str, records: Records, noticed: Sequence[Diagnostic], clip: f
     steps = [r for r in records if "epoch_done" not in r]
     epochs = [r for r in records if "epoch_done" in r]
     panels = [_losses(steps, epochs), *_norms(steps, clip), *_updates(steps), *_signals(steps)]
+    panels += _entropies(steps)
     body = [
         f"<h1>{escape(name)}: the run</h1>",
         *_said(noticed),
@@ -111,7 +112,19 @@ def _signals(steps: Records) -> list[Panel]:
     return _by_parameter(told, "signal", title, "share")
 
 
-def _by_parameter(told: Records, key: str, title: str, label: str) -> list[Panel]:
+def _entropies(steps: Records) -> list[Panel]:
+    """From the start on, which stands in the first record that has any."""
+    told = [r for r in steps if isinstance(r.get("entropy"), dict)]
+    starts = [
+        {"step": 0, "entropy": r["entropy_at_start"]} for r in told if "entropy_at_start" in r
+    ]
+    title = "entropy of attention, as a share of the most it can be (0: one key alone)"
+    return _by_parameter([*starts[:1], *told], "entropy", title, "share", is_log=False)
+
+
+def _by_parameter(
+    told: Records, key: str, title: str, label: str, is_log: bool = True
+) -> list[Panel]:
     """A curve each for the parameters that lie farthest apart, if there are more than fit."""
     if len(told) < 2:
         return []
@@ -121,7 +134,7 @@ def _by_parameter(told: Records, key: str, title: str, label: str) -> list[Panel
         names = [names[round(n * (len(names) - 1) / (_CURVES - 1))] for n in range(_CURVES)]
     xs = [float(r["step"]) for r in told]
     series = [Series(name, xs, [_number(r[key].get(name)) for r in told]) for name in names]
-    return [Panel(title, "step", label, series, is_log=True)]
+    return [Panel(title, "step", label, series, is_log=is_log)]
 
 
 def _parameters(steps: Records) -> list[str]:

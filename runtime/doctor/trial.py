@@ -10,6 +10,7 @@ Non-goals: what to change and what it says (``causes``).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from gradc.passes.differentiate.transforms import vjp
 from gradc.passes.differentiate.truncate import rewindowed
 from gradc.passes.simplify.flatten import flatten
 from gradc.passes.training.step import GROWTH_INTERVAL, INITIAL_SCALE
+from gradc.runtime.doctor.attention import scaled_scores
 from gradc.runtime.files.batches import Samples, permutation
 from gradc.runtime.model.compiled import Compiled
 from gradc.runtime.model.recipe import Recipe
@@ -43,7 +45,8 @@ class Change:
 
     ``rate`` multiplies the learning rate; ``fixed_rate`` replaces schedule and rate; ``recipe`` and
     ``optimizer`` replace settings and arguments of the optimiser; ``start`` and ``data`` replace
-    arrays; ``training`` False leaves dropout out; ``is_whole`` does without `truncate`.
+    arrays; ``training`` False leaves dropout out; ``is_whole`` does without `truncate`; ``scores``
+    multiplies those of attention; ``batch`` the samples of a batch.
     ``rates`` gives the rate of each step; ``stops_above`` ends the training where the loss is that
     many times its least.
     """
@@ -56,6 +59,8 @@ class Change:
     data: Samples | None = None
     training: bool = True
     is_whole: bool = False
+    scores: float = 1.0
+    batch: int = 1
     rates: tuple[float, ...] = ()
     stops_above: float = math.inf
 
@@ -100,7 +105,7 @@ class Bench:
         self.flat = flatten(self.made.function)
         self.start = dict(self.model.init(seed, dims))
         self.trained = self.model.select("params")
-        self._compiled: dict[tuple[bool, bool], Compiled] = {}
+        self._compiled: dict[tuple[bool, bool, float], Compiled] = {}
         self._updates: dict[tuple[Any, ...], UpdateIR] = {}
 
     def first(self) -> Arrays:
@@ -108,27 +113,28 @@ class Bench:
         order = permutation(self.seed, 0, self.samples.count)
         return self.samples.take(order[: self.batch])
 
-    def gradient(self, training: bool, is_whole: bool = False) -> Compiled:
+    def gradient(self, training: bool, is_whole: bool = False, scores: float = 1.0) -> Compiled:
         """Loss, outputs with new states, gradients; seeded, so that a loss scale can be given."""
-        if (training, is_whole) not in self._compiled:
+        if (training, is_whole, scores) not in self._compiled:
             names = list(self.trained)
 
             def derive(function: Function) -> Function:
                 kept = rewindowed(function, 0) if is_whole else function
+                kept = kept if scores == 1 else scaled_scores(flatten(kept), scores)
                 return vjp(kept, names, of=["loss"])
 
             asked = self.step.options
             options = compile_options(threads=asked.threads, target=asked.target)
-            self._compiled[training, is_whole] = Compiled(
+            self._compiled[training, is_whole, scores] = Compiled(
                 self.model,
-                f"doctor {names} {is_whole}",
+                f"doctor {names} {is_whole} {scores}",
                 derive,
                 _everything,
                 training,
                 options,
                 True,
             )
-        return self._compiled[training, is_whole]
+        return self._compiled[training, is_whole, scores]
 
     def value(
         self,
@@ -137,6 +143,7 @@ class Bench:
         scale: float = 1.0,
         training: bool = True,
         is_whole: bool = False,
+        scores: float = 1.0,
     ) -> tuple[float, Arrays, Arrays]:
         """Loss, outputs and new states, gradients (unscaled, f32) at masters ``params``."""
         given = {n: self._narrow(n, a) for n, a in params.items()}
@@ -144,7 +151,8 @@ class Bench:
         if self.made.loss.dtype is DType.F64:
             seeds = {"loss": np.asarray(scale, np.float64)}
         with np.errstate(all="ignore"):
-            loss, outputs, cts = self.gradient(training, is_whole)(given, seeds, **inputs)
+            compiled = self.gradient(training, is_whole, scores)
+            loss, outputs, cts = compiled(given, seeds, **inputs)
             wide = {n: np.asarray(a, np.result_type(a, np.float32)) for n, a in cts.items()}
             return float(loss), outputs, {n: a / wide_scale(a, scale) for n, a in wide.items()}
 
@@ -156,6 +164,27 @@ class Bench:
             return array.astype(np.float16)
         return bf16_bits(array) if kinds[name] is DType.BF16 else array
 
+    def agreement(self, params: Arrays, count: int) -> float:
+        """The share of a batch's squared gradient at ``params`` that batches agree on, from
+        ``count`` of them: 1 without noise, 0 where gradients are nothing but noise.
+
+        Without bias, from E|g|^2 and the products of different gradients (McCandlish et al. 2018,
+        "An empirical model of large-batch training", appendix A).
+        """
+        total: Arrays = {}
+        squares = 0.0
+        taken = 0
+        for inputs in itertools.islice(self._batches(self.samples, self.batch), count):
+            _, _, cts = self.value(params, inputs)
+            squares += sum(float(np.sum(np.square(a, dtype=np.float64))) for a in cts.values())
+            total = {n: a if n not in total else total[n] + a for n, a in cts.items()}
+            taken += 1
+        if taken < 2 or not math.isfinite(squares) or squares == 0:
+            return math.nan
+        summed = sum(float(np.sum(np.square(a, dtype=np.float64))) for a in total.values())
+        shared = (summed - squares) / (taken - 1)
+        return min(1.0, max(0.0, shared / squares))
+
     # --- running
 
     def run(self, change: Change, steps: int) -> Track:
@@ -165,7 +194,8 @@ class Bench:
         samples = self.samples if change.data is None else change.data
         state = _State(self, recipe, {**self._masters(), **change.start})
         track = Track(scale=state.scale)
-        for number, inputs in zip(range(1, steps + 1), self._batches(samples), strict=False):
+        batches = self._batches(samples, min(self.batch * change.batch, samples.count))
+        for number, inputs in zip(range(1, steps + 1), batches, strict=False):
             rate = self._rate(optimizer, change, number)
             if not self._advance(state, track, inputs, optimizer, rate, number, change):
                 break
@@ -181,12 +211,12 @@ class Bench:
             for n, a in self.start.items()
         }
 
-    def _batches(self, samples: Samples) -> Iterator[Arrays]:
+    def _batches(self, samples: Samples, size: int) -> Iterator[Arrays]:
         epoch = 0
         while True:
             order = permutation(self.seed, epoch, samples.count)
-            for at in range(0, samples.count - self.batch + 1, self.batch):
-                yield samples.take(order[at : at + self.batch])
+            for at in range(0, samples.count - size + 1, size):
+                yield samples.take(order[at : at + size])
             epoch += 1
 
     def _advance(
@@ -201,7 +231,7 @@ class Bench:
     ) -> bool:
         """One step; False if something stopped being finite."""
         loss, outputs, cts = self.value(
-            state.params, inputs, state.scale, change.training, change.is_whole
+            state.params, inputs, state.scale, change.training, change.is_whole, change.scores
         )
         track.losses.append(loss)
         track.rates.append(math.nan if rate is None else rate)

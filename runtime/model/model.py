@@ -24,6 +24,7 @@ from gradc.ir.diagnostics.diagnostic import DiagnosticError, did_you_mean, error
 from gradc.ir.tensor.core import Function, Role, Slot, TensorType
 from gradc.ir.tensor.dims import substitute
 from gradc.passes.differentiate.transforms import hvp, jvp, value_and_grad, vjp
+from gradc.passes.differentiate.truncate import rewindowed
 from gradc.passes.training.precision import master_type, promote_loss
 from gradc.runtime.files.ids import IdCheck
 from gradc.runtime.model.call import Arrays
@@ -64,6 +65,7 @@ from gradc.runtime.render.notebook import card
 
 if TYPE_CHECKING:
     from gradc.codegen.symbolic.sympy.program import SymbolicProgram
+    from gradc.runtime.doctor.fit import FitKeywords, Fitted
     from gradc.runtime.model.step import TrainStep
     from gradc.runtime.reports.diagnose import Diagnosis
     from gradc.runtime.reports.formulas import Formulas
@@ -129,8 +131,6 @@ class Model:
         )
         return card(self.name, f"gradc model in {self.precision}", sections)
 
-    # --- what it is
-
     def _known(self) -> dict[str, int]:
         """Dimensions that have a value without any array."""
         defaults = {name: n for name, n in self.signature.dims.items() if n is not None}
@@ -162,8 +162,6 @@ class Model:
     def result(self) -> str:
         """The name of what the model returns: `loss` if that is one number."""
         return self.signature.outputs[0][0]
-
-    # --- from text to IR
 
     @property
     def derived(self) -> tuple[str, ...]:
@@ -214,8 +212,6 @@ class Model:
         return initialize(
             self.program.parameters(self.name, {**self.dims, **(dims or {})}, self.precision), seed
         )
-
-    # --- what can be compiled
 
     @remembered
     def forward(
@@ -434,6 +430,12 @@ class Model:
         recipe = Recipe(*said, shared_statistics, guard)
         return TrainStep.of(self, recipe, options_of(self.train_step, options), ranks, shard)
 
+    def fit(self, data: Mapping[str, Any], **how: Unpack[FitKeywords]) -> Fitted:
+        """Trains on ``data``, an array per input, as `gradc train` does; see FitKeywords."""
+        from gradc.runtime.doctor.fit import fit
+
+        return fit(self, data, self.fit, how)
+
     def diagnose(self, params: Arrays, *, seed: int = 0, **inputs: Any) -> Diagnosis:
         """How the gradient flows at ``params`` and ``inputs``, and what is wrong with it.
 
@@ -454,9 +456,8 @@ class Model:
 
         check_seed(seed)
         arrays, model = self._check_call(params, inputs)
-
-        operands = {**params, **arrays}
-        found = diagnose(model.function, operands, partial(redrawn, model.parameters, seed=seed))
+        operands, redraw = {**params, **arrays}, partial(redrawn, model.parameters, seed=seed)
+        found = diagnose(model.function, operands, redraw)
         return with_inexact(found, self, model.function, operands, target)
 
     def _check_call(
@@ -483,7 +484,6 @@ class Model:
         Raises:
             DiagnosticError: for names and shapes that do not fit.
         """
-        from gradc.passes.differentiate.truncate import rewindowed
         from gradc.runtime.reports.memory import plan_memory
         from gradc.runtime.reports.truncation import Truncation, dropped_terms, windows
 

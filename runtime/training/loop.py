@@ -55,7 +55,7 @@ from gradc.runtime.training.progress import (
     progress_of,
 )
 from gradc.runtime.training.replay import Replay
-from gradc.runtime.training.signals import signals
+from gradc.runtime.training.signals import Interrupted, signals
 from gradc.runtime.training.validation import validated
 from gradc.runtime.training.watch import CHUNK, Watch, moves, next_recorded
 
@@ -66,14 +66,6 @@ _HELP = (
     "lower the learning rate, clip the gradients with --clip-norm, or look at the data; "
     "`gradc diagnose` shows where values grow"
 )
-
-
-class Interrupted(Exception):
-    """A signal asked to stop; everything is saved."""
-
-    def __init__(self, signum: int) -> None:
-        self.signum = signum
-        super().__init__(signal.Signals(signum).name)
 
 
 class _BrokenError(Exception):
@@ -103,6 +95,9 @@ class Run:
         self.notices: list[Diagnostic] = []
         self.told = 0  # of the notices, by whoever shows them
         self.watch: Watch | None = None  # every rank has one, the first is asked
+        self.begins_with: Mapping[str, Any] | None = None  # weights, in place of drawn ones
+        self.is_kept = True  # whether the folder is still there afterwards
+        self.is_enough = False  # set to end after this epoch
         self._unread: list[dict[str, Any]] = []  # records that the watch has not seen
         self._next_recorded = 0
         self.state: TrainState | None = None
@@ -217,7 +212,8 @@ class Run:
         if self.is_first:
             make_folder(self.folder)
             checkpoint.sweep(self.folder)
-        self.state = self.step.start(self.settings.seed)
+        start = self.begins_with
+        self.state = self.step.start(self.settings.seed) if start is None else self.step.init(start)
         if self.world is not None:  # one rank draws what all have
             self.step.layout.spread_common(self.state.arrays)
         if self.is_first:
@@ -308,7 +304,7 @@ class Run:
         """
         self._next_recorded = next_recorded(self.progress.step + 1)
         with signals() as pending, self._recording() as write, self._noticing():
-            while self.progress.epoch < self.settings.epochs:
+            while self.progress.epoch < self.settings.epochs and not self.is_enough:
                 self._epoch(pending, write, report)
             self.save()
         self.write_params()
@@ -435,7 +431,9 @@ class Run:
             }
         )
         said = stop.diagnostics[0]
-        kept = f"nothing was updated; step {progress.step} is saved in `{self.folder}`"
+        kept = "nothing was updated"
+        if self.is_kept:
+            kept += f"; step {progress.step} is saved in `{self.folder}`"
         found = [replace(said, help=_HELP, notes=(kept,))]
         origin = stop.origin
         if self.world is not None:
@@ -492,7 +490,7 @@ class Run:
         """What every rank has come to, or been told, and says too."""
         message = f"{what} at step {self.progress.step}"
         kept = f"the last good checkpoint in `{self.folder}` is untouched"
-        notes = (kept,) if self.progress.step else ()
+        notes = (kept,) if self.progress.step and self.is_kept else ()
         found = [error("GC0806", message, None, help=_HELP, notes=notes)]
         self._share_failure()
         if self.progress.step and self.is_first and self.state is not None:

@@ -15,8 +15,14 @@ from gradc.ir.diagnostics.diagnostic import Diagnostic
 from gradc.runtime.doctor.constant import best_constant
 from gradc.runtime.doctor.watching import LOOK, Watching, is_doubled
 from gradc.runtime.files.batches import samples_of
+from gradc.runtime.model.recipe import Recipe
+from gradc.runtime.model.shard import Shard
+from gradc.runtime.model.step import TrainStep
+from gradc.runtime.native.compile import compile_options
 from gradc.runtime.training.loop import METRICS_FILE
+from gradc.runtime.training.watch import moves
 from tests.runtime.test_doctor_before import HEALTHY, SICK, train
+from tests.support.rank_threads import in_ranks
 
 # Kinds of losses, with a class or a number per sample; `p` is what the loss is taken of.
 LOSSES = {
@@ -233,3 +239,30 @@ def test_a_resumed_run_says_and_writes_the_same(
     assert files[0] == files[1]
     rows = [json.loads(line) for line in files[0].splitlines()]
     assert {"update", "updates"} <= set(rows[0]) and "constant" in rows[-1]
+
+
+def test_looks_are_taken_where_parameters_are_cut() -> None:
+    """Two ranks with half of `H` each record what one rank does; the first alone looks."""
+    net = gradc.loads(
+        DYING.replace("dim B", "dim B, H = 16").replace("16)", "H)").replace("(16", "(H")
+    )
+    arrays = drawn("float", 16)
+
+    def looked(step: TrainStep) -> Any:
+        watch = Watching(step, samples_of(net.signature, arrays, "data"), 16, 4000, 0)
+        state = step.start(0)
+        before = {n: state.arrays[n].copy() for n in net.params}
+        step(state, **{name: step.rows_of(rows) for name, rows in arrays.items()})
+        moved = moves(before, state.arrays, step.layout.squares)
+        return watch.fields(LOOK, state, before, moved)
+
+    recipe = Recipe("adam(lr=0.01)")
+    whole = looked(net.train_step(recipe.optimizer, threads=1))
+    shard = Shard.parsed(net, "H=2")
+    first, other = in_ranks(
+        2, lambda world: looked(TrainStep(net, recipe, compile_options(threads=1), world, shard))
+    )
+    assert whole.keys() == first.keys() and "seen" not in other
+    assert first["seen"] == whole["seen"] and first["seen_at_start"] == whole["seen_at_start"]
+    assert first["update"] == pytest.approx(whole["update"], rel=1e-5) == other["update"]
+    assert first["signal"] == pytest.approx(whole["signal"], rel=1e-5)

@@ -32,7 +32,7 @@ from gradc.runtime.reports.diagnose import Finding
 from tests.support.doctor_cases import Case, cases, trained
 
 SEEDS = (0, 1, 2)
-SICK = ("sick", "sick_more", "sick_asked", "sick_last")
+SICK = ("sick", "sick_more", "sick_asked", "sick_last", "sick_noise")
 WELL = ("healthy", "healthy_last")
 
 Row = dict[str, Any]
@@ -52,7 +52,7 @@ def sickness(case: Case, seeds: Iterable[int] = SEEDS) -> Row:
 def table(case: Case) -> Row:
     """What the doctor and the watcher say of a case."""
     started = time.process_time()
-    findings, _ = _asked(case, 0)
+    findings, _ = asked(case, 0)
     seconds = time.process_time() - started
     row: Row = {
         "found": [f.kind for f in findings],
@@ -63,12 +63,13 @@ def table(case: Case) -> Row:
     }
     offered = [f for f in findings if f.effect.startswith("tried")]
     if offered:
-        again = {(t.kind, t.remedy): t.helps for t in _asked(case, 1)[1]}
+        again = {(t.kind, t.remedy): t.helps for t in asked(case, 1)[1]}
         row["lowers"] = [again.get((f.kind, f.remedy), False) for f in offered]
     return row
 
 
-def _asked(case: Case, seed: int) -> tuple[list[Finding], tuple[Trial, ...]]:
+def asked(case: Case, seed: int) -> tuple[list[Finding], tuple[Trial, ...]]:
+    """What `gradc diagnose` finds and tries with the data of a seed, and starting from it."""
     train, _ = case.arrays(seed)
     net = case.model()
     try:

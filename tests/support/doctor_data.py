@@ -223,6 +223,13 @@ def slope(rng: Rng, count: int, size: float = 1) -> Arrays:
     return {"x": _floats(size * x), "y": _floats(y)}
 
 
+def wide(rng: Rng, count: int) -> Arrays:
+    """64 features and a linear target, a third of whose variance is noise."""
+    x = rng.normal(size=(count, 64))
+    weights = np.random.default_rng(8).normal(size=64) / 8
+    return {"x": _floats(x), "y": _floats(x @ weights + 0.7 * rng.normal(size=count))}
+
+
 def yes_or_no(rng: Rng, count: int, scale: float = 1) -> Arrays:
     """Four features times ``scale`` and 0 or 1 by a plane through them."""
     x = rng.normal(size=(count, 4))
@@ -257,5 +264,5 @@ SETS: dict[str, Callable[..., Arrays]] = (
         f.__name__: f
         for f in (bars, manifold, noised, circle, times, ratings, counts, noisy, pairs)
     }
-    | {f.__name__: f for f in (powers, slope, yes_or_no, first)}
+    | {f.__name__: f for f in (powers, slope, wide, yes_or_no, first)}
 )
