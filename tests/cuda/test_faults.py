@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,16 +11,45 @@ import pytest
 from gradc.codegen.cuda.printer.plans import print_plan
 from gradc.codegen.cuda.simulate.memory import SimulationError
 from tests.cuda.test_products import outcome, plan_of
-from tests.support.cuda_faults import run
+from tests.support.cuda_faults import (
+    FOLD_ORDER,
+    WIDE,
+    Fault,
+    _is_equal,
+    case,
+    run,
+    text_faults,
+    verdict,
+)
 from tests.support.cuda_programs import ISA
 
 
 def test_seeded_faults_are_found() -> None:
-    counts, silent = run(24, 3, ("examples/worked/w11.grad normalised gradient",))
-    assert not silent
+    counts, _ = run(24, 3, ("examples/worked/w11.grad normalised gradient",))
     found = {check for (_, check), n in counts.items() if n}
+    assert "silent" not in found
     assert {"bits", "bounds", "race"} <= found
     assert len({kind for kind, _ in counts}) >= 8
+
+
+def test_sums_over_lanes_in_another_order_have_other_bits() -> None:
+    one = case(WIDE)
+    turned = [f for f in text_faults(one.program, random.Random(0)) if f.kind == FOLD_ORDER]
+    assert len(turned) > 8
+    assert {verdict(one, fault) for fault in turned[:3]} == {"bits"}
+
+
+def test_what_is_equal_over_the_reals_is_told_apart_by_bits() -> None:
+    """Of two classes both lanes hold squares of the same number: equal over a field, and one of
+    many draws has bits that differ."""
+    one = case("examples/worked/w08.grad classifier step")
+    text = next(t for t in one.program.texts if "log_f32(" in t.source and "store(r3" in t.source)
+    old = re.findall(r"(\w+) = \1 \+ shuffle_xor\(\1, 1\)", text.source)[-1]
+    line = f"{old} = {old} + shuffle_xor({old}, "
+    source = text.source.replace(f"{line}1)", f"{line}16)")
+    texts = [replace(t, source=source) if t is text else t for t in one.program.texts]
+    fault = Fault("shuffle distance", text.name, replace(one.program, texts=tuple(texts)))
+    assert _is_equal(one, fault) and verdict(one, fault) == "bits"
 
 
 def test_every_barrier_and_wait_of_a_product_is_needed() -> None:

@@ -31,3 +31,9 @@ def test_texts_have_the_bits_of_the_cpu(name: str) -> None:
 def test_texts_are_proved_over_a_prime_field(name: str) -> None:
     plan = plan_of(subject(name))
     assert not unproved(plan, print_plan(plan, ISA))
+
+
+@pytest.mark.parametrize("precision", ["f64", "bf16", "f16"])
+def test_other_types_are_proved_too(precision: str) -> None:
+    texts, faults = check("examples/worked/w11.grad normalised gradient", True, precision)
+    assert texts and not faults

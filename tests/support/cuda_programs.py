@@ -1,11 +1,14 @@
 """Programs as kernel texts in the simulator, against the CPU's bits and over a prime field.
 
-    python -m tests.support.cuda_programs [WORDS...] [--programs N] [--proofs]
+    python -m tests.support.cuda_programs [WORDS...] [--programs N] [--proofs] [--precision f64]
 
 runs the subjects of ``memory_subjects`` whose names have all the words (all of them if there are
 none) and ``N`` generated programs, each in the simulator with every check, on a poisoned arena;
-results must have the bits of the CPU backend. ``--proofs`` adds the texts over a prime field. The
-exit status is 1 if anything differs.
+results must have the bits of the CPU backend. Models of images have sizes of their own here: fewer
+images and channels, the same structure. ``--proofs`` adds the texts over a prime field,
+``--precision`` compiles models in another type; in bf16 and f16, whose products are not promised
+the CPU's bits, results must be as near as one of their roundings. The exit status is 1 if anything
+differs.
 """
 
 from __future__ import annotations
@@ -13,29 +16,66 @@ from __future__ import annotations
 import argparse
 import resource
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import gradc
+from gradc.codegen.cuda.lockstep import KernelTexts
 from gradc.codegen.cuda.printer.kernels import scratch_bytes
 from gradc.codegen.cuda.printer.plans import print_plan, target
 from gradc.codegen.cuda.program import Program
 from gradc.codegen.cuda.simulate.memory import SimulationError
-from gradc.codegen.cuda.simulate.run import Device, execute, run_program
+from gradc.codegen.cuda.simulate.run import run_program
+from gradc.ir.loop.verbs import from_memory, to_memory
 from gradc.ir.plan.plan import Plan
 from gradc.ir.tensor.core import DType
 from gradc.passes.pipeline import Options, run_pipeline
 from gradc.passes.prove.domains.field import FieldArrays
-from gradc.passes.prove.domains.words import words_of
-from gradc.passes.prove.programs.kernels import ShadowRun
+from gradc.passes.prove.domains.words import Words, words_of
 from gradc.runtime.native.arrays import NUMPY_DTYPE
 from gradc.runtime.native.load import compile_plan
-from tests.support.memory_subjects import Subject, names, subject
+from tests.support.memory_subjects import (
+    ROOT,
+    Subject,
+    names,
+    of_model,
+    of_step,
+    small,
+    subject,
+)
 
 ISA = "sm_90"
+# Sizes for models that take minutes at those of ``memory_subjects``.
+SIZES: dict[str, dict[str, int]] = {
+    "residual": {"B": 2, "C": 8},
+    "unet": {"B": 2, "W": 4, "S": 16},
+    "vgg": {"B": 2},
+    "resnet": {"B": 2, "W": 4},
+    "llama": {"B": 2, "F": 24},
+    "mixer": {"B": 2, "S": 18, "P": 12, "F": 20, "G": 24},
+    "conv1d": {"B": 2, "C": 12},
+    "mobilenet": {"B": 2, "C": 12, "S": 12},
+    "lenet": {"B": 2},
+}
 _POISON = 0xFF
 Arrays = Mapping[str, NDArray[Any]]
+
+
+def small_subject(name: str, precision: str = "f32") -> Subject:
+    """The subject of a name, at sizes that the simulator runs in moments."""
+    if not name.endswith((" gradient", " step")) or name.startswith("noisy"):
+        return subject(name)
+    file, entry, kind = name.split()
+    sizes = SIZES.get(Path(file).stem) if file.startswith("benchmarks") else None
+    if sizes is None and precision == "f32":
+        return subject(name)
+    net = small(ROOT / file, entry, **(sizes or {}))
+    if precision != "f32":
+        net = gradc.load(ROOT / file, entry=entry, dims=net.dims, precision=precision)
+    return of_step(name, net) if kind == "step" else of_model(name, net)
 
 
 def plan_of(one: Subject) -> Plan:
@@ -54,7 +94,7 @@ def arrays_of(plan: Plan, given: Arrays) -> list[NDArray[Any]]:
         if port.direction == "out":
             array.reshape(-1).view(np.uint8)[:] = _POISON
         else:
-            array[...] = given[port.name]
+            array[...] = to_memory(np.asarray(given[port.name]), port.dtype)
         found.append(array)
     return found
 
@@ -75,21 +115,33 @@ def differing(one: Subject, program: Program, plan: Plan) -> list[str]:
     native = compile_plan(_for_cpu(one), threads=1)
     native.call(theirs)
     rows = zip(plan.ports, mine, theirs, strict=True)
-    return [port.name for port, a, b in rows if port.direction != "in" and not same_bits(a, b)]
+    return [
+        port.name
+        for port, a, b in rows
+        if port.direction != "in" and not (same_bits(a, b) or _near(a, b, port.dtype))
+    ]
+
+
+def _near(a: NDArray[Any], b: NDArray[Any], dtype: DType) -> bool:
+    """Whether results of 16 bits are as near as a rounding of their largest."""
+    if dtype not in (DType.BF16, DType.F16):
+        return False
+    x, y = (from_memory(array, dtype).astype(np.float64) for array in (a, b))
+    scale = float(np.abs(y).max(initial=0.0))
+    ulp = 2.0**-7 if dtype is DType.BF16 else 2.0**-10
+    return bool(np.isfinite(x).all() and np.abs(x - y).max(initial=0.0) <= ulp * scale)
 
 
 def _for_cpu(one: Subject) -> Plan:
     return run_pipeline(one.function, Options(one.derive, gradient=one.gradient, verify=0)).plan
 
 
-def unproved(plan: Plan, program: Program, seed: int = 1) -> list[str]:
-    """The results in which the texts and the loop IR differ over a prime field, at one point.
-
-    The arena holds a word per byte for both; integers are small and drawn.
+def field_point(plan: Plan, seed: int) -> tuple[dict[str, NDArray[Any]], Words]:
+    """Elements of a prime field for the ports that are read, and what is computed with; integers
+    are small.
     """
     rng = np.random.default_rng(seed)
     domain = FieldArrays(seed)
-    scalars = words_of(domain)
     given: dict[str, NDArray[Any]] = {}
     for port in plan.ports:
         if port.direction == "out":
@@ -99,33 +151,22 @@ def unproved(plan: Plan, program: Program, seed: int = 1) -> list[str]:
         else:
             most = 2 if port.dtype is DType.BOOL else 3
             given[port.name] = rng.integers(0, most, port.shape).astype(NUMPY_DTYPE[port.dtype])
-    with domain.quiet():
-        expected = ShadowRun(plan, scalars).run(given)
-    device = Device(scalars)
-    arena = device.space("arena", scalars.poison(plan.arena_bytes), False)
-    spaces = []
-    for port in plan.ports:
-        words = scalars.poison(plan.tensors[port.tensor].nbytes)
-        if port.direction != "out":
-            values = np.asarray(given[port.name]).reshape(-1)
-            words[:: port.dtype.itemsize] = scalars.store(values, port.dtype)
-        spaces.append(device.space(port.name, words, port.direction != "out"))
-    execute(program, device, arena, spaces)
-    results = [(p, s) for p, s in zip(plan.ports, spaces, strict=True) if p.direction != "in"]
-    return [
-        port.name
-        for (port, space), value in zip(results, expected, strict=True)
-        if not np.array_equal(_words(space.words, port.dtype, scalars), value.reshape(-1))
-    ]
+    return given, words_of(domain)
 
 
-def _words(words: NDArray[Any], dtype: DType, scalars: Any) -> Any:
-    return scalars.load(np.ascontiguousarray(words[:: dtype.itemsize]), dtype)
+def unproved(plan: Plan, program: Program, seed: int = 1) -> list[str]:
+    """What is wrong with the texts over a prime field, at one point: each launch is run beside its
+    loop nest.
+    """
+    given, words = field_point(plan, seed)
+    with words.domain.quiet():
+        ran = KernelTexts(plan, program, ISA).run(words, words.poison, given, np.equal)
+    return [f"{name}: {fault}" for name, fault in ran.faults.items()]
 
 
-def check(name: str, proofs: bool = False) -> tuple[int, list[str]]:
+def check(name: str, proofs: bool = False, precision: str = "f32") -> tuple[int, list[str]]:
     """The number of texts of a subject, and what is wrong with it."""
-    one = subject(name)
+    one = small_subject(name, precision)
     plan = plan_of(one)
     program = print_plan(plan, ISA)
     try:
@@ -143,13 +184,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("words", nargs="*")
     parser.add_argument("--programs", type=int, default=0)
     parser.add_argument("--proofs", action="store_true")
+    parser.add_argument("--precision", default="f32", choices=("f64", "f32", "bf16", "f16"))
     asked = parser.parse_args(arguments)
     chosen = [name for name in names() if all(word in name for word in asked.words)]
     if asked.programs and not asked.words:
         chosen += [f"program {n}" for n in range(asked.programs)]
     texts, wrong = 0, 0
     for name in chosen:
-        count, faults = check(name, asked.proofs)
+        count, faults = check(name, asked.proofs, asked.precision)
         texts += count
         wrong += bool(faults)
         used = resource.getrusage(resource.RUSAGE_SELF).ru_utime

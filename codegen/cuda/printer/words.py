@@ -114,8 +114,14 @@ def literal(value: float | bool, dtype: DType) -> str:
         return f"{kind}(NAN)"
     if math.isinf(number):
         return f"{kind}({'-' if number < 0 else ''}INF)"
-    # Of f32 all the digits that the program has: what a literal means to a proof, 1/420 or 1/pi, is
-    # read from them.
+    # All the digits that the program has: what a literal means to a proof, 1/420 or 1/pi, is read
+    # from them; types of 16 bits round them in the text, where that gives the same number.
+    if (
+        dtype in _NARROW
+        and number != value
+        and _rounded(_rounded(value, DType.F32), dtype) == number
+    ):
+        return f"{dtype.value}_value({dtype.value}_bits({kind}({float(value)!r})))"
     return f"{kind}({float(value) if dtype is DType.F32 else number!r})"
 
 
