@@ -343,11 +343,16 @@ define $linkage i64 @gradc_pool_workers() nounwind {
 """
 
 
+def has_workers(architecture: str, linux: bool) -> bool:
+    """Whether the pool of this target has threads; elsewhere the caller runs everything."""
+    return linux and architecture in _FUTEX_CALL
+
+
 def pool_text(architecture: str, linux: bool, *, linkage: str = "") -> str:
     """The pool's IR for one target: exported for the process-wide library, or ``weak hidden`` in an
     artifact.
     """
-    if not linux or architecture not in _FUTEX_CALL:
+    if not has_workers(architecture, linux):
         return Template(_SERIAL).substitute(linkage=linkage)
     return Template(_POOL).substitute(
         linkage=linkage,

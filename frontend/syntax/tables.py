@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lark import Lark, __version__
-from lark.grammar import Rule
+from lark.grammar import NonTerminal, Rule, RuleOptions, Terminal
 from lark.lexer import TerminalDef
 
 FILE: Final = "grammar.json"
@@ -67,9 +67,36 @@ def _thaw(found: dict[str, Any]) -> Lark:
         int(state): {int(token): tuple(action) for token, action in row.items()}
         for state, row in tables["states"].items()
     }
-    memo = {int(number): entry for number, entry in found["memo"].items()}
+    memo = _memo(found["memo"])
     from_data: Callable[..., Lark] = Lark._load_from_dict
     return from_data(found["data"], memo)
+
+
+def _memo(entries: dict[str, Any]) -> dict[int, Any]:
+    """What tables refer to by number. Rules, most of it, are made here: Lark looks at every field
+    of every one of them for what it might be, which takes longer than all else.
+    """
+    symbols: dict[tuple[str, str], Terminal | NonTerminal] = {}
+
+    def symbol(entry: dict[str, Any]) -> Terminal | NonTerminal:
+        key = (entry["__type__"], entry["name"])
+        known = symbols.get(key)
+        if known is None:
+            is_terminal = key[0] == "Terminal"
+            name = entry["name"]
+            known = Terminal(name, entry["filter_out"]) if is_terminal else NonTerminal(name)
+            symbols[key] = known
+        return known
+
+    def made(entry: dict[str, Any]) -> Any:
+        if entry["__type__"] != "Rule":
+            return entry
+        options = {name: value for name, value in entry["options"].items() if name != "__type__"}
+        expansion = [symbol(part) for part in entry["expansion"]]
+        origin = NonTerminal(entry["origin"]["name"])
+        return Rule(origin, expansion, entry["order"], entry["alias"], RuleOptions(**options))
+
+    return {int(number): made(entry) for number, entry in entries.items()}
 
 
 def _freeze(lark: Lark, text: str) -> str:

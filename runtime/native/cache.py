@@ -89,14 +89,25 @@ def source_stamp() -> str:
     before.
     """
     folder = Path(__file__).resolve().parent.parent.parent
-    digest = hashlib.blake2b(digest_size=16)
+    lines: list[str] = []
     for part in ("codegen", "frontend", "ir", "passes", "runtime"):
-        for root, folders, files in os.walk(folder / part):
-            folders[:] = sorted(f for f in folders if f != "__pycache__")
-            for name in sorted(files):
-                found = os.stat(os.path.join(root, name))
-                digest.update(f"{name} {found.st_size} {found.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+        _list_files(str(folder / part), lines)
+    return hashlib.blake2b("".join(lines).encode(), digest_size=16).hexdigest()
+
+
+def _list_files(folder: str, lines: list[str]) -> None:
+    """A line for every file below ``folder``, those beside each other by name, folders last."""
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    below = []
+    for entry in entries:
+        if not entry.is_dir():
+            facts = entry.stat()
+            lines.append(f"{entry.name} {facts.st_size} {facts.st_mtime_ns}\n")
+        elif entry.name != "__pycache__":
+            below.append(entry.path)
+    for path in below:
+        _list_files(path, lines)
 
 
 class ObjectCache:

@@ -323,11 +323,15 @@ def thread_pool(store: Store | None) -> jit.Library:
 def _load_pool(store: Store | None) -> jit.Library:
     machine = environment(store)
     triple = machine[3]
-    text = f'target triple = "{triple}"\n' + pool.pool_text(triple.split("-")[0], "linux" in triple)
+    parts = triple.split("-")[0], "linux" in triple
     names = ["gradc_parallel"]
-    if "@gradc_pool_stop" in text:
+    if pool.has_workers(*parts):
         names += ["gradc_pool_stop", "gradc_pool_forget", "gradc_pool_workers"]
-    library = _made_once(text, names, machine, store)
+
+    def text() -> str:
+        return f'target triple = "{triple}"\n' + pool.pool_text(*parts)
+
+    library = _made_once("thread pool", text, names, machine, store)
     if len(names) > 1:
         plain = ctypes.CFUNCTYPE(None)
         os.register_at_fork(after_in_child=plain(library["gradc_pool_forget"]))
@@ -336,12 +340,18 @@ def _load_pool(store: Store | None) -> jit.Library:
 
 
 def _made_once(
-    text: str, names: Sequence[str], machine: Sequence[str], store: Store | None
+    what: str,
+    text: Callable[[], str],
+    names: Sequence[str],
+    machine: Sequence[str],
+    store: Store | None,
 ) -> jit.Library:
-    """Code that is the same for all programs of this process, from ``store`` if it is there."""
-    key = "" if store is None else store.key(*machine, text)
+    """Code that is the same for all programs of this process, from ``store`` if it is there:
+    ``what`` and the machine determine its ``text``, which a warm start does not write.
+    """
+    key = "" if store is None else store.key(*machine, what)
     entry = store.get(key) if store is not None else None
-    code = jit.compile_object(text, host()) if entry is None else entry.code
+    code = jit.compile_object(text(), host()) if entry is None else entry.code
     if entry is None and store is not None:
         store.put(key, {}, code)
     return jit.Library(code, names, {})
@@ -358,9 +368,13 @@ def calls(store: Store | None) -> jit.Library:
     """What Python calls (``wrapper``), loaded once a process."""
     with _pool_lock:
         if not _callers:
-            machine = environment(store)
-            text = wrapper.caller_text(machine[3], ndarray_layout())
-            library = _made_once(text, wrapper.EXPORTS, machine, store)
+            machine, layout = environment(store), ndarray_layout()
+
+            def text() -> str:
+                return wrapper.caller_text(machine[3], layout)
+
+            what = f"calls {layout}"
+            library = _made_once(what, text, wrapper.EXPORTS, machine, store)
             known = {
                 "ndarray": id(np.ndarray),
                 "none": id(None),
