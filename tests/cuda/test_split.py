@@ -27,6 +27,11 @@ KEPT = """
     param x: float[3, 3, 15, 100] ~ normal(1.0)
     h = exp(x - mean(x, axis=[0, 2, 3], keepdims=true))
 """
+RAGGED = """
+    param x: float[2398] ~ normal(1.0)
+    param w: float[1199, 3] ~ normal(1.0)
+    h = (reshape(exp(x), [2, 1199]) @ w)^2
+"""
 LONG = """
     param x: float[2100, 16] ~ normal(1.0)
     param g: float[16] ~ normal(1.0)
@@ -44,12 +49,14 @@ POOL = """
         # A channel's sums are taken image by image; its own few numbers in steps between.
         (NORM, 4096, ["15 rows", "5 elements, an element a thread"]),
         (KEPT, 4096, ["9 rows"]),
+        # Three pieces of a row, the last of which four does not divide.
+        (RAGGED, 3, ["3 iterations, each a block of 256"]),
         # 132 leaves of rows: leaves of those, then their sum.
         (LONG, 4096, ["144 elements, an element a thread"]),
         # 18 rows in five iterations, the last of which has two.
         (POOL, 5, ["elements, an element a thread"]),
     ],
-    ids=["stages", "more than a thread keeps", "leaves", "rows of rows"],
+    ids=["stages", "more than a thread keeps", "pieces", "leaves", "rows of rows"],
 )
 def test_kernels_in_steps_have_the_bits_of_the_cpu(body: str, chunks: int, says: list[str]) -> None:
     one = of_model("m gradient", gradc.loads(f"model m() -> float {{ {body} return mean(h) }}"))

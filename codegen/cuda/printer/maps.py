@@ -200,7 +200,9 @@ def defined(statements: Sequence[Stmt]) -> set[Var]:
 
 def width_of(loop: For, overlaps: Overlaps, aligned: frozenset[Buffer]) -> int:
     """Four if neighbours can be a thread's."""
-    if loop.extent % FOUR or any(isinstance(s, For) for s in loop.body):
+    limit = loop.limit or Affine()
+    ends = (loop.extent, limit.constant, *(n for _, n in limit.terms))
+    if any(n % FOUR for n in ends) or any(isinstance(s, For) for s in loop.body):
         return 1
     runs = 0
     stored: list[Buffer] = []
