@@ -52,6 +52,7 @@ class Text:
     threads: int
     shared_bytes: int = 0
     functions: tuple[str, ...] = ()  # the functions that stand before it
+    together: int = 1  # blocks that a multiprocessor is to have registers for at once
     # The number of the kernel in its Plan whose text, or part of it, this is.
     kernel: int = field(default=-1, compare=False)
 

@@ -118,6 +118,25 @@ _CASTS = (
 )
 
 
+def _tensor_verbs() -> list[TextVerb]:
+    """What tensor cores take. A pair is two elements of bf16 or f16 in one register; of a matrix of
+    8 x 8, lane n has elements 2 (n % 4) and the next of row n // 4.
+    """
+    verb, pointer = TextVerb, ("pointer", "i64")
+    tiles = ("f32[4 m n]", "pair[4 m]", "pair[2 n]")
+    product = (
+        "m x n sums of 16 x 8, each with 16 products an element more, of left fragments of 16 x 16 "
+        "and right ones of 16 x 8; products are exact, sums f32 in an order of the processor's own"
+    )
+    rows = "four matrices of 8 x 8 of shared p: row r of matrix j begins where lane 8 j + r says"
+    return [
+        verb("matrices", pointer, "pair[4]", "memory", f"{rows}; ALIGNED"),
+        verb("turned_matrices", pointer, "pair[4]", "memory", f"{rows}, transposed; ALIGNED"),
+        verb("mma_bf16", tiles, "f32[4 m n]", "tuple", product),
+        verb("mma_f16", tiles, "f32[4 m n]", "tuple", product),
+    ]
+
+
 def _all() -> list[TextVerb]:
     verb = TextVerb
     pointer = ("pointer", "i64")
@@ -163,6 +182,7 @@ def _all() -> list[TextVerb]:
         verb(
             "shuffle_xor", ("T", "n"), "T", "threads", "x of the thread whose number differs in n"
         ),
+        *_tensor_verbs(),
         verb("zeros", ("type", "n"), "T[n]", "tuple", "n zeros"),
         verb("outer", ("T[m n]", "T[m]", "T[n]"), "T[m n]", "tuple", "a[n i + j] + x[i] y[j]: fma"),
         verb("each_sum", ("T[n]", "T[n]"), "T[n]", "tuple", "a[i] + b[i]"),

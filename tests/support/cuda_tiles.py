@@ -2,10 +2,11 @@
 
     python -m tests.support.cuda_tiles [--isa sm_80,sm_90,sm_100] [--bits]
 
-prints for every tile, with sums of one leaf of k and of several, registers, blocks that fit a
-multiprocessor, and of the main loop how many instructions it has and how many of them multiply and
-add. ``--bits`` runs every tile in the simulator with leaves and nodes of k against the CPU instead:
-minutes. The exit status is 1 for a spill, a stack, an access of less than 16 bytes, other bits.
+prints for every tile, with sums of one leaf of k and of several, and for tensor cores, registers,
+blocks that fit a multiprocessor, and of the main loop how many instructions it has and how many of
+them multiply and add. ``--bits`` runs every tile in the simulator with leaves and nodes of k
+against the CPU instead: minutes. The exit status is 1 for a spill, a stack, an access of less than
+16 bytes (tensor cores excepted), other bits.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from gradc.codegen.cuda.printer.plans import print_plan
 from gradc.codegen.cuda.printer.tiles import TILES, Tile, fitting
 from gradc.codegen.cuda.program import Program
 from gradc.codegen.cuda.toolchain import assemble, build, sass
+from gradc.ir.tensor.core import DType
 from tests.cuda.test_products import outcome, plan_of
 
 _CHOICE = "gradc.codegen.cuda.printer.kernels.tile_of"
@@ -42,26 +44,30 @@ def compiled(isa: str) -> int:
     for tile in TILES:
         for k in _STEPS:
             program = by(tile, k, 2048, 2048)
-            if program is None:
-                continue
-            (text,) = program.texts
-            start = time.process_time()
-            code = assemble.cubin([build.ptx(text, build.CAPABILITIES[isa])], _capability(isa))
-            taken = time.process_time() - start
-            found, loop = sass.statistics(code)["product"], sass.main_loops(code)["product"]
-            is_bad = bool(found.stack or found.local or found.f64 or found.narrow)
-            wrong += is_bad
-            print(
-                f"  {tile}, {k} | {text.threads}, {found.registers}, "
-                f"{found.occupancy(text.threads)} | {loop.fused} of {loop.instructions}, "
-                f"{loop.share:.1%} | {taken:.1f}{' WRONG' if is_bad else ''}",
-                flush=True,
-            )
+            wrong += program is not None and _row(f"{tile}, {k}", program, isa)
+    for turned in ((False, False), (True, False), (False, True)):
+        plan = plan_of(2048, 2048, 4096, *turned, DType.BF16)
+        says = f"bf16, {' and '.join('turned' if t else 'plain' for t in turned)}"
+        wrong += _row(says, print_plan(plan, isa), isa, narrow=True)
     return wrong
 
 
-def _capability(isa: str) -> tuple[int, int]:
-    return build.CAPABILITIES[isa]
+def _row(says: str, program: Program, isa: str, narrow: bool = False) -> bool:
+    """Prints one; whether it is not as it should be. ``narrow``: short accesses are expected."""
+    (text,) = program.texts
+    start = time.process_time()
+    capability = build.CAPABILITIES[isa]
+    code = assemble.cubin([build.ptx(text, capability)], capability)
+    taken = time.process_time() - start
+    found, loop = sass.statistics(code)["product"], sass.main_loops(code)["product"]
+    is_bad = bool(found.stack or found.local or found.f64 or (found.narrow and not narrow))
+    print(
+        f"  {says} | {text.threads}, {found.registers}, {found.occupancy(text.threads)} | "
+        f"{loop.fused + loop.tensor} of {loop.instructions}, {loop.share:.1%} | "
+        f"{taken:.1f}{' WRONG' if is_bad else ''}",
+        flush=True,
+    )
+    return is_bad
 
 
 def bits() -> int:

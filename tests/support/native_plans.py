@@ -59,11 +59,13 @@ def product(m: int, n: int, k: int, relu: bool, dtype: DType = DType.F32) -> Ker
     """``c = left @ right + bias``, cut off at zero if ``relu``."""
     a, b = Buffer("a", dtype, m * k, "read"), Buffer("b", dtype, k * n, "read")
     bias, c = Buffer("bias", dtype, n, "read"), Buffer("c", dtype, m * n, "write")
-    i, j, acc = Var("i", I64), Var("j", I64), Var("acc", dtype)
+    summed = F32 if dtype.itemsize == 2 else dtype
+    i, j, acc, rounded = Var("i", I64), Var("j", I64), Var("acc", summed), Var("rounded", dtype)
     row, total, cut = Var("row", dtype), Var("total", dtype), Var("cut", dtype)
     epilogue = (
         Load(row, bias, Affine.of(j)),
-        Let(total, "add", (acc, row)),
+        *(() if summed is dtype else (Let(rounded, "cast", (acc,)),)),
+        Let(total, "add", (acc if summed is dtype else rounded, row)),
         Let(cut, "max", (total, Const(0.0, dtype))),
         Store(c, Affine.of(i) * n + Affine.of(j), cut if relu else total),
     )

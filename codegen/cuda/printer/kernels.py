@@ -9,9 +9,10 @@ else in the launch's scratch, which holds it for every block.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradc.codegen.cuda.functions import function_texts
+from gradc.codegen.cuda.printer import tensor
 from gradc.codegen.cuda.printer.blocks import Shape, loops_in
 from gradc.codegen.cuda.printer.conflicts import Overlaps
 from gradc.codegen.cuda.printer.leaves import Split, split_of, sums_of
@@ -239,6 +240,8 @@ class _Printer:
         return self._block(lines)
 
     def _product(self, nest: Nest, gemm: Gemm) -> Part:
+        if tensor.fits(gemm, self.aligned):
+            return self._tensor(nest, gemm)
         split_k = self.segment.split_k
         tile = tile_of(gemm, self.processors) if split_k is None else split_k.tile
         batch = "".join(f"{n} times " for n in gemm.batch)
@@ -256,6 +259,15 @@ class _Printer:
             says = f"Sums over {split_k.span} steps of k of {says}"
         rooms = tile.rooms(levels_of(span or gemm.k))
         return self._part(nest.lines, threads, blocks(gemm, tile), says, rooms)
+
+    def _tensor(self, nest: Nest, gemm: Gemm) -> Part:
+        """A product by tensor cores."""
+        self._head(nest.lines, tensor.THREADS, is_grid=True)
+        tensor.write_tensor(nest, gemm)
+        batch = "".join(f"{n} times " for n in gemm.batch)
+        says = f"{batch}{gemm.m} x {gemm.k} by {gemm.k} x {gemm.n}, on tensor cores."
+        part = self._part(nest.lines, tensor.THREADS, tensor.blocks(gemm), says, tensor.ROOMS)
+        return replace(part, text=replace(part.text, together=tensor.TOGETHER))
 
     def _block(self, lines: Lines) -> Part:
         """Statements that the threads of a block run together."""

@@ -17,6 +17,7 @@ import numpy as np
 from gradc.codegen.cuda.grammar import OPERATORS, parse_text
 from gradc.codegen.cuda.simulate.lanes import Run
 from gradc.codegen.cuda.simulate.memory import SimulationError
+from gradc.codegen.cuda.simulate.tensor import matrices, mma
 from gradc.codegen.cuda.verbs import FUNCTIONS, TEXT_VERBS
 
 Variables: TypeAlias = dict[str, Any]
@@ -321,5 +322,9 @@ _ACTS: dict[str, Callable[[Run, Sequence[Any]], Any]] = {
     "shuffle_xor": lambda run, given: run.shuffle_xor(*given),
     "outer": _outer,
     "each_sum": _each_sum,
+    "matrices": lambda run, given: matrices(run, given[0], given[1], False),
+    "turned_matrices": lambda run, given: matrices(run, given[0], given[1], True),
+    "mma_bf16": lambda run, given: mma(run, "bf16_value", *given),
+    "mma_f16": lambda run, given: mma(run, "f16_value", *given),
     "turned": lambda run, given: (*given[0][given[1] :], *given[0][: given[1]]),
 }

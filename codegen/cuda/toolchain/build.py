@@ -75,16 +75,21 @@ def ptx(text: Text, capability: Capability) -> str:
         DiagnosticError: GC0595 if the extra ``cuda`` is missing.
     """
     pointers = tuple(parameter.dtype for parameter in text.parameters)
-    return _ptx(text.name, text.source, pointers, text.threads, capability)
+    bounds = text.threads, text.together
+    return _ptx(text.name, text.source, pointers, bounds, capability)
 
 
 @functools.lru_cache(maxsize=512)
 def _ptx(
-    name: str, source: str, pointers: tuple[str, ...], threads: int, capability: Capability
+    name: str,
+    source: str,
+    pointers: tuple[str, ...],
+    bounds: tuple[int, int],
+    capability: Capability,
 ) -> str:
     with told():
         compiler: Any = import_module("gradc.codegen.cuda.toolchain.numba_verbs")
-    return str(compiler.compile_text(name, source, pointers, threads, capability))
+    return str(compiler.compile_text(name, source, pointers, bounds, capability))
 
 
 def toolchain() -> tuple[str, ...]:

@@ -357,6 +357,31 @@ def waited(b: Any, groups: int) -> None:
     _assembled(b, f"cp.async.wait_group {groups};", "~{memory}")
 
 
+def matrices(b: Any, place: Any, is_turned: bool) -> list[Any]:
+    """Four matrices of 8 x 8 half words, a register each."""
+    shared = b.addrspacecast(place, ll.PointerType(place.type.pointee, 3))
+    turned = ".trans" if is_turned else ""
+    text = f"ldmatrix.sync.aligned.m8n8.x4{turned}.shared.b16 {{$0, $1, $2, $3}}, [$4];"
+    four = ll.LiteralStructType([I32] * 4)
+    rule = "=r,=r,=r,=r,r,~{memory}"
+    found = _assembled(b, text, rule, b.ptrtoint(shared, I32), result=four)
+    return [b.extract_value(found, n) for n in range(4)]
+
+
+def mma(b: Any, kind: str, total: list[Any], left: list[Any], right: list[Any]) -> list[Any]:
+    """One product of 16 x 16 by 16 x 8 on a tensor core, added to ``total``."""
+    text = (
+        f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32 "
+        "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};"
+    )
+    four = ll.LiteralStructType([F32] * 4)
+    rule = "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f"
+    kinds = [v.type for v in (*left, *right, *total)]
+    asm = ll.InlineAsm(ll.FunctionType(four, kinds), text, rule, side_effect=False)
+    found = b.call(asm, [*left, *right, *total])
+    return [b.extract_value(found, n) for n in range(4)]
+
+
 def _assembled(b: Any, text: str, constraints: str, *values: Any, result: Any = None) -> Any:
     """PTX as it stands, which is neither moved nor left out."""
     kind = ll.FunctionType(result or ll.VoidType(), [v.type for v in values])

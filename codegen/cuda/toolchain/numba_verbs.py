@@ -45,6 +45,8 @@ from gradc.codegen.cuda.toolchain.instructions import (
     f16_value,
     fma,
     is_float,
+    matrices,
+    mma,
     shuffled,
     waited,
 )
@@ -419,6 +421,36 @@ def _each_code(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> list[
     return [add(b, _name(kinds[0].dtype), x, y) for x, y in pairs]
 
 
+def _matrices(name: str, is_turned: bool) -> Any:
+    def rule(pointer: Any, index: Any) -> Any:
+        if _name(_pointee(name, pointer, index)) != "u16":
+            raise TypingError(f"{name} are of half words")
+        return types.UniTuple(types.uint32, 4), (pointer, types.int64)
+
+    def code(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> Any:
+        return matrices(b, b.gep(values[0], [values[1]]), is_turned)
+
+    return _made(name, 2, rule, code)
+
+
+def _mma(name: str, kind: str) -> Any:
+    def rule(total: Any, left: Any, right: Any) -> Any:
+        if total.count != 4 * (left.count // 4) * (right.count // 2):
+            raise TypingError(f"{name}: sums are as many as products")
+        return total, (total, left, right)
+
+    def code(b: Any, values: tuple[Any, ...], kinds: tuple[Any, ...]) -> list[Any]:
+        total, left, right = (_parts(b, v) for v in values)
+        found: list[Any] = []
+        for i in range(0, len(left), 4):
+            for j in range(0, len(right), 2):
+                own = total[len(found) : len(found) + 4]
+                found += mma(b, kind, own, left[i : i + 4], right[j : j + 2])
+        return found
+
+    return _made(name, 3, rule, code)
+
+
 def _turned_define(values: Any, count: Any) -> Any:
     first = _literal(count, "by how many a tuple is turned")
 
@@ -459,6 +491,10 @@ VERBS: dict[str, Any] = {
     "local": _typed("local", _local_define),
     "zeros": _typed("zeros", _zeros_define),
     "shuffle_xor": _typed("shuffle_xor", _shuffle_define),
+    "matrices": _matrices("matrices", False),
+    "turned_matrices": _matrices("turned_matrices", True),
+    "mma_bf16": _mma("mma_bf16", "bf16"),
+    "mma_f16": _mma("mma_f16", "f16"),
     "turned": _typed("turned", _turned_define),
     "outer": _made("outer", 3, _outer_rule, _outer_code),
     "each_sum": _made("each_sum", 2, lambda x, y: (x, (x, y)), _each_code),
@@ -489,10 +525,15 @@ _MANGLED = re.compile(r"_ZN?[0-9][A-Za-z0-9_$]*")
 
 
 def compile_text(
-    name: str, source: str, pointers: tuple[str, ...], threads: int, capability: tuple[int, int]
+    name: str,
+    source: str,
+    pointers: tuple[str, ...],
+    bounds: tuple[int, int],
+    capability: tuple[int, int],
 ) -> str:
     """PTX of the kernel ``name`` of ``source``, whose parameters point to elements ``pointers``,
-    launched by ``threads`` threads a block.
+    launched by ``bounds[0]`` threads a block, of which a multiprocessor has registers for
+    ``bounds[1]`` at least.
 
     Raises:
         TypingError (of Numba): if the text says what its vocabulary does not have.
@@ -506,14 +547,14 @@ def compile_text(
         warnings.simplefilter("ignore", NumbaPerformanceWarning)
         for helper, function in made.items():
             scope[helper] = register_jitable(function)
-        return _ptx(name, kernel, pointers, threads, capability)
+        return _ptx(name, kernel, pointers, bounds, capability)
 
 
 def _ptx(
     name: str,
     kernel: Callable[..., Any],
     pointers: tuple[str, ...],
-    threads: int,
+    bounds: tuple[int, int],
     capability: tuple[int, int],
 ) -> str:
     """The steps of numba-cuda's ``compile`` for a kernel, with ``fma=0``."""
@@ -532,7 +573,7 @@ def _ptx(
     entry = library.get_function(result.fndesc.llvm_func_name)
     library._entry_name = result.fndesc.llvm_func_name
     compiler.kernel_fixup(entry, False)
-    nvvm.set_launch_bounds(entry, threads)
+    nvvm.set_launch_bounds(entry, bounds if bounds[1] > 1 else bounds[0])
     (text,) = library.get_asm_strs(cc=capability)
     return _renamed(str(text), result.fndesc.llvm_func_name, name)
 
