@@ -89,8 +89,9 @@ class _Clocked:
         return _MESSAGE + self._sent[number] / _SENT
 
     def _links_of(self, before: Sequence[Sequence[int]]) -> dict[int, float]:
-        """Steps from the end of one exchange to the beginning of another that take less time than
-        that exchange will, and the time they take.
+        """Steps on the way to the beginning of an exchange, which go first, and the time it takes
+        from there: those that serve nothing else, and those from the end of another exchange if
+        that takes less time than the exchange will.
         """
         arrived = list(self._ends)
         for number, found in enumerate(before):
@@ -104,7 +105,11 @@ class _Clocked:
                 leads[number] = own, self._message(number)
             elif nearest is not None:
                 leads[number] = own + nearest[0], nearest[1]
-            if number in leads and arrived[number] and leads[number][0] < leads[number][1]:
+            if number not in leads:
+                continue
+            later = self._after[number]
+            serves = all(self._begins[n] or n in links for n in later)
+            if serves or (arrived[number] and leads[number][0] < leads[number][1]):
                 links[number] = leads[number][0]
         return links
 

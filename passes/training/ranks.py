@@ -2,9 +2,9 @@
 
 A total starts at zero and takes the parts' summands from the left, part 0 first. Parts are dealt to
 the ranks in turn, so after every turn what each rank has found is next in that order, rank 0 first.
-Small summands are sent to all, and every rank adds them all up. Of large ones rank j adds up the
-j-th slice only (``all_to_all``), and the ranks' slices are put together at the end
-(``all_gather``): each rank sends a summand once per turn, and its slice once.
+Small summands are sent to all, several in one message, and every rank adds them all up. Of large
+ones rank j adds up the j-th slice only (``all_to_all``), and the ranks' slices are put together at
+the end (``all_gather``): each rank sends a summand once per turn, and its slice once.
 
 Only ``all_to_all`` and ``all_gather`` know of ranks; what is added, and when, is plain ops.
 
@@ -13,6 +13,7 @@ Non-goals: which parts there are (``passes.training.accumulate``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -117,6 +118,11 @@ class Total:
         """The empty sum, as far as this rank holds it."""
         return b.constant(0, self.held.dtype, self.held.shape)
 
+    @property
+    def is_small(self) -> bool:
+        """Whether summands go to every rank as they are."""
+        return self.deal.ranks > 1 and not self._is_sliced
+
     def add(self, b: Builder, total: Value, summand: Value, ranks: int) -> Value:
         """``total`` and what the first ``ranks`` ranks found in this turn."""
         summand = b.cast(summand, self.held.dtype)
@@ -129,6 +135,10 @@ class Total:
             rows = self.deal.exchanged(b, "all_to_all", rows)
         else:
             rows = self.deal.exchanged(b, "all_gather", summand)
+        return self.add_rows(b, total, rows, ranks)
+
+    def add_rows(self, b: Builder, total: Value, rows: Value, ranks: int) -> Value:
+        """``total`` and the first ``ranks`` of ``rows``, one for each rank."""
         for rank in range(ranks):
             total = b.one("add", total, row_of(b, rows, rank))
         return total
@@ -151,6 +161,63 @@ class Total:
         if count == size:
             return flat
         return b.one("pad", flat, low=(0,), high=(size - count,), interior=(0,))
+
+
+def add_all(
+    b: Builder, sums: Sequence[Total], totals: Sequence[Value], found: Sequence[Value], ranks: int
+) -> list[Value]:
+    """``totals`` and what the first ``ranks`` ranks found in this turn. Small summands go together,
+    as many as are still small.
+    """
+    made: dict[int, Value] = {}
+    for bucket in _buckets(sums):
+        if len(bucket) == 1:
+            (n,) = bucket
+            made[n] = sums[n].add(b, totals[n], found[n], ranks)
+        else:
+            made.update(_add_bucket(b, bucket, sums, totals, found, ranks))
+    return [made[n] for n in range(len(sums))]
+
+
+def _buckets(sums: Sequence[Total]) -> list[list[int]]:
+    """The numbers of ``sums`` whose summands go together."""
+    buckets: list[list[int]] = []
+    is_open: dict[DType, tuple[list[int], int]] = {}  # the last bucket of a type, and its bytes
+    for n, total in enumerate(sums):
+        bucket, size = is_open.get(total.held.dtype, ([], SMALL_BYTES))
+        size += total.held.nbytes
+        if not total.is_small or size > SMALL_BYTES:
+            bucket, size = [], total.held.nbytes
+            buckets.append(bucket)
+        bucket.append(n)
+        if total.is_small:
+            is_open[total.held.dtype] = bucket, size
+    return buckets
+
+
+def _add_bucket(
+    b: Builder,
+    bucket: Sequence[int],
+    sums: Sequence[Total],
+    totals: Sequence[Value],
+    found: Sequence[Value],
+    ranks: int,
+) -> dict[int, Value]:
+    """What ``add_all`` makes of several small summands of one type."""
+    deal, counts = sums[bucket[0]].deal, [prod(sums[n].type.static_shape) for n in bucket]
+    flat = [
+        b.one("reshape", b.cast(found[n], sums[n].held.dtype), shape=(count,))
+        for n, count in zip(bucket, counts, strict=True)
+    ]
+    rows = deal.exchanged(b, "all_gather", b.one("concat", *flat, axis=0))
+    made: dict[int, Value] = {}
+    start = 0
+    for n, count in zip(bucket, counts, strict=True):
+        own = slice_axis(b, rows, 1, start, start + count)
+        own = b.one("reshape", own, shape=(deal.ranks, *sums[n].type.static_shape))
+        made[n] = sums[n].add_rows(b, totals[n], own, ranks)
+        start += count
+    return made
 
 
 def folded(b: Builder, own: Value, deal: Deal, by: str) -> Value:

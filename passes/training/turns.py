@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from gradc.ir.ops.builder import Builder
 from gradc.ir.tensor.core import Block, Function, Value
 from gradc.passes.rewrite import copy_ops, rows
-from gradc.passes.training.ranks import Deal, Total
+from gradc.passes.training.ranks import Deal, Total, add_all
 
 
 class Turns:
@@ -105,8 +105,5 @@ class Turns:
         """The totals after one turn, and this part's outputs."""
         mapping = dict(inner)
         b.ops += copy_ops(self.body.block.body, mapping)
-        sums = [
-            sum_.add(b, total, mapping[value], ranks)
-            for sum_, total, value in zip(self.sums, totals, self.carried, strict=True)
-        ]
-        return sums, [mapping[v] for v in self.stacked]
+        found = [mapping[value] for value in self.carried]
+        return add_all(b, self.sums, totals, found, ranks), [mapping[v] for v in self.stacked]

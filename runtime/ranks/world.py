@@ -28,7 +28,7 @@ from gradc.runtime.native.arrays import Array
 PATIENCE = 2.0
 # How often a rank looks for what it waits for without a pause, and how long it pauses then
 # (seconds): an MPI that waits by itself takes the whole core.
-BUSY_TRIES = 200
+BUSY_TRIES = 40
 POLL = 5e-5
 _NAME = 64  # bytes of a machine's name
 

@@ -67,6 +67,22 @@ def test_any_number_of_ranks_gives_the_bits_of_one(kind: str, parts: int, ranks:
     compared(text, inputs_of(kind, 2 * parts), parts, ranks, axis)
 
 
+def test_small_gradients_go_together() -> None:
+    """The loss and twelve of 804 bytes in three messages; large ones by themselves."""
+    layers = "\n".join(
+        f"    use l{n} = dense(201, 201)\n    h = h + tanh(l{n}(h))" for n in range(12)
+    )
+    head = "dim B\nmodel m(x: float[B, 201]) -> float {\n    h = x\n"
+    net = loads(f"{head}{layers}\n    return mean(h^2)\n}}", precision="f32")
+    inputs = {"x": np.ones((4, 201), np.float32)}
+    whole, axes = whole_batch(net, inputs, 2, 0)
+    cut = accumulate(whole.function, axes, net.select("params"), 2, ranks=2)
+    sent = [op.operands[0].type.nbytes for op in exchanges(cut.block) if op.name == "all_gather"]
+    assert sorted(n for n in sent if n <= 4096) == [1608, 4020, 4024]
+    dealt = [op for op in exchanges(cut.block) if op.name == "all_to_all"]
+    assert sum(op.result.type.dtype.is_float for op in dealt) == 12
+
+
 def test_large_gradients_are_summed_in_slices() -> None:
     cut = compared(DROPS, inputs_of("drops", 8), 4, 2)
     kinds = [op.name for op in exchanges(cut.block)]

@@ -70,8 +70,8 @@ def products_during(plan: Plan) -> int:
 def test_exchanges_are_on_their_way_while_the_reverse_sweep_runs() -> None:
     plan = planned()
     assert check_plan(plan) == ()
-    assert len(flights(plan)) == len(list(plan.exchanges())) >= 8
-    assert products_during(plan) >= 3
+    assert len(flights(plan)) == len(list(plan.exchanges())) >= 5
+    assert products_during(plan) >= 2
 
 
 def test_a_budget_without_room_for_what_is_on_its_way_is_kept() -> None:
