@@ -175,6 +175,7 @@ class Session:
         self.step("time", 5, lambda: self.each("time", others, self.timed))
         if self.is_whole:
             self.step("torch", 30, self.peers)
+            self.step("jax", 30, self.jax)
         self.write("end", faults=self.faults)
         return self.faults
 
@@ -275,6 +276,43 @@ class Session:
         for case in self.cases:
             if case["kind"] == "gradient" and self.left > 25:
                 self.write("torch", case=case["name"], **_torch_time(torch, case))
+
+    def jax(self) -> None:
+        """JAX's twins on the same arrays, in f32 throughout."""
+        try:
+            import jax
+        except ImportError:
+            self.write("jax", skipped="JAX is not installed")
+            return
+        if jax.default_backend() != "gpu":
+            self.write("jax", skipped="JAX finds no device")
+            return
+        for case in self.cases:
+            if case["kind"] == "gradient" and self.left > 25:
+                self.write("jax", case=case["name"], **_jax_time(jax, case))
+
+
+def _jax_time(jax: Any, case: Case) -> dict[str, Any]:
+    """Seconds of loss and gradient, compiled, the inputs on the device; the clock runs from one
+    result to the next.
+    """
+    from benchmarks.twins_jax import TWINS
+
+    model = CASES[case["model"]]
+    try:
+        with jax.default_matmul_precision("highest"):
+            call = jax.jit(jax.value_and_grad(TWINS[case["model"]]))
+            given = [jax.tree.map(jax.numpy.asarray, a) for a in (model.params(), model.inputs())]
+            for _ in range(5):
+                jax.block_until_ready(call(*given))
+            each = []
+            for _ in range(50):
+                begun = time.perf_counter()
+                jax.block_until_ready(call(*given))
+                each.append(time.perf_counter() - begun)
+    except Exception as problem:  # noqa: BLE001  (what a peer does is its own)
+        return {"failed": f"{type(problem).__name__}: {problem}"[:500]}
+    return {"seconds": min(each), "median": sorted(each)[len(each) // 2]}
 
 
 def _torch_time(torch: Any, case: Case) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def test_the_script_runs_to_its_end(
     monkeypatch.setattr(gpu, "REPEATS", 2)
     monkeypatch.setattr(gpu, "TIMED", 2)
     monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "jax", None)
     folder, out = tmp_path / "cases", tmp_path / "out"
     only = "exp_f32,erf_f64,mlp_tiny,mlp_tiny_step,product"
     small = ["--maths-size", "1000", "--product", "7"]
@@ -37,8 +38,10 @@ def test_the_script_runs_to_its_end(
     found = list(gpu.lines_of(out))
     assert status == 0, found
     steps = [line["step"] for line in found]
-    for step in ("machine", "maths", "launches", "graph", "bandwidth", "time", "torch", "end"):
+    for step in ("machine", "maths", "launches", "graph", "bandwidth", "time", "torch", "jax"):
         assert step in steps
+    order = ["machine", "load", "maths", "launches", "graph", "sanitizer", "bandwidth", "time"]
+    assert list(dict.fromkeys(steps)) == [*order, "torch", "jax", "end"]
     assert [line["case"] for line in found if line["step"] == "graph" and line["same"]] == [
         "mlp_tiny",
         "mlp_tiny_step",
