@@ -305,6 +305,14 @@ def word2vec() -> Case:
     return Case("word2vec", parameters, inputs)
 
 
+def vocabulary() -> Case:
+    parameters: dict[str, tuple[Shape, float]] = {
+        "h": ((256, 128), 1.0),
+        "w": ((128, 32000), 128**-0.5),
+    }
+    return Case("vocabulary", parameters, lambda rng: {"word": classes(rng, 32000, 256)})
+
+
 def gru() -> Case:
     parameters: dict[str, tuple[Shape, float]] = {
         "rnn.wx": ((64, 384), 64**-0.5),
@@ -318,7 +326,20 @@ def gru() -> Case:
 ATTENTION_WINDOW = 256
 IMAGES = (resnet(16, 64), resnet(64, 8), vgg(), residual(), mobilenet(), unet(), conv1d())
 
-SMALL = (mlp_tiny, mlp_small, mlp_wide, rows, gpt, lstm, lenet, gru, word2vec, llama, mixer)
+SMALL = (
+    mlp_tiny,
+    mlp_small,
+    mlp_wide,
+    rows,
+    gpt,
+    lstm,
+    lenet,
+    gru,
+    word2vec,
+    vocabulary,
+    llama,
+    mixer,
+)
 CASES = {case.name: case for case in (make() for make in SMALL)}
 CASES |= {
     name: attention(name, heads, steps)

@@ -226,6 +226,10 @@ def word2vec(p: Tensors, d: Tensors) -> Tensor:
     return (jax.nn.softplus(scores) - scores * d["right"]).mean()
 
 
+def vocabulary(p: Tensors, d: Tensors) -> Tensor:
+    return cross_entropy(p["h"] @ p["w"], d["word"])
+
+
 def rmsnorm(x: Tensor, gain: Tensor) -> Tensor:
     return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6) * gain
 
@@ -283,6 +287,7 @@ TWINS: dict[str, Twin] = {
     "lenet": lenet,
     "gru": gru,
     "word2vec": word2vec,
+    "vocabulary": vocabulary,
     "llama": llama,
     "mixer": mixer,
     "attention": causal,

@@ -173,6 +173,10 @@ def word2vec(p: Tensors, d: Tensors) -> torch.Tensor:
     return fn.binary_cross_entropy_with_logits(scores, d["right"])
 
 
+def vocabulary(p: Tensors, d: Tensors) -> torch.Tensor:
+    return fn.cross_entropy(p["h"] @ p["w"], d["word"])
+
+
 def turned(x: torch.Tensor) -> torch.Tensor:
     steps, width = x.shape[-2:]
     places = torch.arange(width // 2, dtype=x.dtype)
@@ -219,6 +223,7 @@ TWINS: dict[str, Twin] = {
     "lenet": lenet,
     "gru": gru,
     "word2vec": word2vec,
+    "vocabulary": vocabulary,
     "llama": llama,
     "mixer": mixer,
     "attention": causal,

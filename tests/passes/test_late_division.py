@@ -8,7 +8,7 @@ import pytest
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
 from gradc.ir.ops.verify import verify_function
-from gradc.ir.tensor.core import Block, Function, walk
+from gradc.ir.tensor.core import Block, Function, Op, walk
 from gradc.passes.differentiate.transforms import jvp, value_and_grad
 from gradc.passes.recompute import cutting
 from gradc.passes.recompute import tile as tiling
@@ -141,3 +141,44 @@ def test_tiles_are_not_folded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     for e, f in zip(expected, found, strict=True):
         np.testing.assert_allclose(f, e, rtol=1e-11, atol=1e-14)
+
+
+CAUSAL = "iota(Q)[:, None] >= iota(K)"
+BEHIND = "iota(Q)[:, None] - iota(K)"
+SHARED = f'where({CAUSAL}, einsum("nqd,kd->nqk", q, k[0]), -inf)'
+KINDS = {
+    "a window": f"scaled_attention(q, k, v, {CAUSAL} and {BEHIND} < 9)",
+    "padding": f"scaled_attention(q, k, v, {CAUSAL} and seen)",
+    "linear bias": f"softmax(where({CAUSAL}, s - cast({BEHIND}, float), -inf), axis = -1) @ v",
+    "groups of queries": f'einsum("nqk,kd->nqd", softmax({SHARED}, axis = -1), v[0])',
+    "other keys": "softmax(s, axis = -1) @ v",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_attention_fold_their_rows_once(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the mask and the bias: rows are folded by the forward sweep alone."""
+    monkeypatch.setattr(tiling, "LEAST", 1)
+    monkeypatch.setattr(tiling, "TILE", 6000)
+    monkeypatch.setattr(cutting, "LEAST_ROWS", 2)
+    keys = 61 if kind == "other keys" else 45
+    function, operands = program(KINDS[kind], Q=45, K=keys, D=5)
+    cut = divide_late(tiling.tile(function))
+    wide = [op for op in walk(cut.block) if op.name in ("reduce_max", "sum") and rows(op) > 5]
+    gradient = value_and_grad(cut, NAMES)
+    again = [op for op in walk(gradient.block) if op.name in ("reduce_max", "sum") and rows(op) > 5]
+    assert len(wide) == len(again) > 1
+    expected, found = (
+        run(NumpyArrays(), value_and_grad(f, NAMES), operands) for f in (function, cut)
+    )
+    for e, f in zip(expected, found, strict=True):
+        np.testing.assert_allclose(f, e, rtol=1e-11, atol=1e-14)
+
+
+def rows(op: Op) -> int:
+    """How many terms each result of a fold has."""
+    return int(np.prod(op.operands[0].type.static_shape)) // max(
+        1, int(np.prod(op.result.type.static_shape))
+    )

@@ -17,7 +17,18 @@ from tests.support.machines import made_up
 
 # The long ones are compared when they are timed (``benchmarks/harness.py``); strips and windows
 # have tests of their own (tests/passes/test_tile_masks.py, tests/llvm/test_llvm_windows.py).
-LONG = ("attention", "resnet", "vgg", "residual", "mobilenet", "unet", "conv1d", "llama", "mixer")
+LONG = (
+    "attention",
+    "resnet",
+    "vgg",
+    "residual",
+    "mobilenet",
+    "unet",
+    "conv1d",
+    "llama",
+    "mixer",
+    "vocabulary",
+)
 SHORT = [name for name in CASES if not name.startswith(LONG)]
 
 
