@@ -16,6 +16,7 @@ Non-goals: emitting anything (``gemm``, ``gemm_tile``, ``gemm_pack``).
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, replace
 
 from gradc.codegen.llvm.gemm.slide import Slide, slide_of
@@ -45,6 +46,9 @@ PACKED_BYTES = 64 << 10  # ... at most, where all of k is packed at once
 PIECES = 32  # into which a product worth several threads is cut if that is free
 WORTH_CUTTING = 1 << 20  # products
 K_UNBLOCKED = 1024  # up to here k is not blocked when nothing is packed
+LINE = 64  # bytes that caches hold together
+WAYS = 4  # lines of a panel that one set of the first cache keeps beside what else passes
+WORTH_PACKING = 16  # strips that read a packed column block
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +311,15 @@ def oriented(gemm: Gemm, isa: Isa) -> Gemm:
     return other if worth else gemm
 
 
+def _crowds(stride: int, steps: int, width: int) -> bool:
+    """Whether so many lines of a panel, ``stride`` bytes apart, fall into so few sets of the first
+    cache that they push each other out: then every strip reads the panel from the second.
+    """
+    lines = -(-width // LINE)
+    sets = min(PAGE // LINE, PAGE // math.gcd(max(stride, 1), PAGE) * lines)
+    return steps * lines > WAYS * sets
+
+
 def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     """The cut of ``gemm`` on ``isa``."""
     dtype = gemm.acc.dtype
@@ -328,6 +341,9 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     size = dtype.itemsize
     reused_down, reused_across = m > 2 * rows, panels_total > 2
     far_right = gemm.right.row * size >= PAGE and reused_down
+    steps = min(max(k, 1), K_BLOCK)
+    is_crowded = _crowds(gemm.right.row * size, steps, width * size)
+    far_right = far_right or (is_crowded and m > WORTH_PACKING * rows)
     far_left = max(gemm.left.row, gemm.left.column) * size >= PAGE and reused_across
     pack_right = gemm.right.column != 1 or factor_is_half(gemm.right) or far_right
     scattered = 1 not in (gemm.left.row, gemm.left.column)
