@@ -8,6 +8,8 @@ import pytest
 
 import gradc
 from gradc.codegen.cuda.printer.plans import print_plan
+from gradc.codegen.cuda.printer.tiles import TILES, Tile, tile_of
+from gradc.ir.loop.kernel import Gemm
 from gradc.runtime.bench.compare import random_inputs
 from gradc.runtime.model.compiled import pure
 from tests.support.cuda_programs import ISA, differing, plan_of, unproved
@@ -50,3 +52,17 @@ def test_convolutions_by_tiles_have_the_bits_of_the_cpu(
     texts = [t.source for t in program.texts if "right_at" in t.source or "left_at" in t.source]
     assert texts and not differing(one, program, plan)
     assert not unproved(plan, program)
+
+
+def test_large_tiles_take_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread then has an element in each of several steps of k, in one row or column."""
+
+    def large(gemm: Gemm, processors: int) -> Tile | None:
+        return None if tile_of(gemm, processors) is None else TILES[1]
+
+    monkeypatch.setattr("gradc.codegen.cuda.printer.kernels.tile_of", large)
+    one = net(*CASES[0])
+    plan = plan_of(one)
+    program = print_plan(plan, ISA)
+    assert sum("by tiles of 128 x 64" in text.source for text in program.texts) >= 3
+    assert not differing(one, program, plan)

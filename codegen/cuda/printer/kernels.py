@@ -244,7 +244,7 @@ class _Printer:
             return self._tensor(nest, gemm)
         split_k = self.segment.split_k
         tile = tile_of(gemm, self.processors) if split_k is None else split_k.tile
-        batch = "".join(f"{n} times " for n in gemm.batch)
+        batch = "".join(f"{n} times " for n in gemm.batch[0 if split_k is None else 1 :])
         says = f"{batch}{gemm.m} x {gemm.k} by {gemm.k} x {gemm.n}"
         threads = PRODUCT_THREADS if tile is None else tile.threads
         self._head(nest.lines, threads, is_grid=True)

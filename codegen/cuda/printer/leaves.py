@@ -57,8 +57,8 @@ def _bytes(gemm: Gemm, count: int) -> int:
 
 def _limit(gemm: Gemm) -> int:
     """Sums that are written and read again cost time and room: no more than the factors have."""
-    factors = (gemm.left.buffer, gemm.right.buffer)
-    return min(_MOST_BYTES, sum(b.size * b.dtype.itemsize for b in factors))
+    factors = prod(gemm.batch) * gemm.k * (gemm.m + gemm.n)
+    return min(_MOST_BYTES, factors * gemm.acc.dtype.itemsize)
 
 
 def sums_of(gemm: Gemm, split: Split) -> tuple[Gemm, For]:
