@@ -8,7 +8,8 @@ Sizes count the ops of the model as lowered, before differentiation; what is pla
 backward, has about two and a half times as many. For each: seconds of the processor for the plan
 without a budget, for budgets that are kept (three quarters and half of the way down to the least
 memory found) and for one that is refused; with ``--steps`` the parts of the first. The slope is
-that of seconds over ops on logarithmic axes: 1 is linear.
+that of seconds over ops on logarithmic axes: 1 is linear. A step of many small parameters,
+``step``, should take at most twice as long as its gradient, ``chain``.
 """
 
 import argparse

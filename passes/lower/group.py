@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from gradc.ir.ops.registry import Reduction, lookup
 from gradc.ir.target.target import Target
-from gradc.ir.tensor.core import Attr, Block, Op, Value
+from gradc.ir.tensor.core import Attr, Block, Op, TensorType, Value
 from gradc.passes.lower.gemm import contraction_of, gemm_operands, lower_gemm
 from gradc.passes.lower.nest import lower_contraction_loops, lower_nest, nest_of
 from gradc.passes.lower.piece import Lowered
@@ -80,12 +80,20 @@ class Groups:
         self._target = target
         self._known: dict[tuple[object, ...], Lowered] = {}
         self._same: dict[tuple[Space | None, Block], Lowered] = {}
+        self._copies: dict[TensorType, Lowered] = {}
 
     def lower(self, block: Block, space: Space | None = None) -> Lowered:
         """The kernels of ``block``; the same objects for isomorphic blocks."""
         known = self._same.get((space, block))
         if known is None:
             known = self._same[space, block] = self._lower(block, space)
+        return known
+
+    def copy(self, value: Value) -> Lowered:
+        """The kernel that copies values like ``value``."""
+        known = self._copies.get(value.type)
+        if known is None:
+            known = self._copies[value.type] = self.lower(copy_block(value))
         return known
 
     def _lower(self, block: Block, space: Space | None) -> Lowered:

@@ -24,7 +24,7 @@ from gradc.ir.tensor.core import Block, DType, Function, Op, Role, Slot, Span, V
 from gradc.passes.lower.carry import Carry, along, doubled, kept, stacked_carries
 from gradc.passes.lower.element import LoweringError
 from gradc.passes.lower.gemm import chain_steps, chain_view
-from gradc.passes.lower.group import Groups, as_block, copy_block, group_operands, group_space
+from gradc.passes.lower.group import Groups, as_block, group_operands, group_space
 from gradc.passes.lower.piece import Piece
 from gradc.passes.rewrite import Scan
 
@@ -233,7 +233,7 @@ class _Lowering:
     def _copy(self, value: Value, source: Argument, target: Argument) -> None:
         if value.type.nbytes == 0:
             return
-        (piece,) = self.groups.lower(copy_block(value)).pieces
+        (piece,) = self.groups.copy(value).pieces
         self._step(piece, (self._at(source), self._at(target)))
 
     def _target(self, value: Value, op: Op) -> Argument:
