@@ -15,6 +15,7 @@ from tests.support.cuda_faults import (
     FOLD_ORDER,
     WIDE,
     Fault,
+    _adds_to_zero,
     _is_equal,
     case,
     run,
@@ -50,6 +51,15 @@ def test_what_is_equal_over_the_reals_is_told_apart_by_bits() -> None:
     texts = [replace(t, source=source) if t is text else t for t in one.program.texts]
     fault = Fault("shuffle distance", text.name, replace(one.program, texts=tuple(texts)))
     assert _is_equal(one, fault) and verdict(one, fault) == "bits"
+
+
+def test_a_product_of_one_step_may_be_rounded_twice() -> None:
+    """Of a batch of one sample weights' gradients are x y + 0, rounded once in any case; of more
+    steps it is a fault."""
+    one = case("examples/worked/w08.grad classifier step")
+    faults = [f for f in text_faults(one.program, random.Random(0)) if f.kind == "rounded twice"]
+    judged = {f.where.partition(":")[0]: _adds_to_zero(one, f) for f in faults}
+    assert judged.pop("k4_gemm") and not all(judged.values())
 
 
 def test_every_barrier_and_wait_of_a_product_is_needed() -> None:

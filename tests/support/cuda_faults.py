@@ -13,6 +13,8 @@ more are tried. Changes that change nothing are counted apart, each for a reason
 * ``equal``: every launch stores the elements of its loop nest over a prime field, at two points:
   the change is none over the reals (a shuffle among lanes that hold equal values, say), and in
   floats it did not show in any draw either. A fault of rounding is never counted here.
+* ``once``: a multiply-add that is rounded twice where its loop runs once, from 0: x y + 0 is
+  rounded once whatever is done first.
 """
 
 from __future__ import annotations
@@ -94,6 +96,8 @@ class Fault:
     kind: str
     where: str
     program: Program
+    text: int = -1  # the number of the text that is changed, and the line
+    line: int = 0
 
 
 @cache
@@ -182,7 +186,7 @@ def text_faults(program: Program, rng: random.Random) -> Iterator[Fault]:
         texts = [*program.texts]
         texts[number] = replace(text, source=source)
         where = f"{text.name}: {old.strip()} -> {changed.strip()}"
-        yield Fault(kind, where, replace(program, texts=tuple(texts)))
+        yield Fault(kind, where, replace(program, texts=tuple(texts)), number, n + 1)
 
 
 FOLD_ORDER = "fold order"
@@ -315,7 +319,40 @@ def verdict(one: Case, fault: Fault) -> str:
         found = one.results(fault.program, draw)
         if not all(map(same_bits, _expected(one.name, draw), found)):
             return "bits"
-    return "equal" if fault.kind not in ROUNDINGS and _is_equal(one, fault) else ""
+    if fault.kind in ROUNDINGS:
+        return "once" if _adds_to_zero(one, fault) else ""
+    return "equal" if _is_equal(one, fault) else ""
+
+
+def _adds_to_zero(one: Case, fault: Fault) -> bool:
+    """Whether a multiply-add that is rounded twice adds to 0: its loop runs once, from 0."""
+    if fault.text < 0:
+        return False
+    text = one.program.texts[fault.text]
+    lines = text.source.split("\n")
+    changed = lines[fault.line - 1]
+    indent = len(changed) - len(changed.lstrip())
+    total = changed.split("=")[0].strip()
+    before = range(fault.line - 1, 0, -1)
+    loop = next((n for n in before if _indent(lines[n - 1]) < indent), 0)
+    if not lines[loop - 1].lstrip().startswith("for "):
+        return False
+    written = next(
+        (
+            lines[n - 1]
+            for n in range(loop - 1, 0, -1)
+            if lines[n - 1].lstrip().startswith(f"{total} =")
+        ),
+        "",
+    )
+    given, scalars = field_point(one.plan, 0)
+    ran = KernelTexts(one.plan, one.program, ISA).run(scalars, scalars.poison, given, np.equal)
+    is_once = ran.trips[text.name].get(loop, 0) <= 1
+    return is_once and re.fullmatch(r"f(32|64)\(0\.0\)", written.split("=")[-1].strip()) is not None
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _is_equal(one: Case, fault: Fault) -> bool:
@@ -366,7 +403,7 @@ def run(
             left.append((name, faults_of_kind))
             found = verdict(case(name), one)
             counts[one.kind, found or "silent"] += 1
-            if not found or found == "equal":
+            if found in ("", "equal", "once"):
                 said.append(f"{found or 'silent'}: {name}: {one.kind}: {one.where}")
             if told is not None and counts.total() % 25 == 0:
                 told(f"{counts.total()} of {count}")
