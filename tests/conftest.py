@@ -68,6 +68,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what is slow, by what was measured."""
     durations.mark_slow(items)
+    # Asked before any test loads the driver double, which has the driver's name from then on.
+    if any(item.get_closest_marker("gpu") is not None for item in items):
+        missing_gpu()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
