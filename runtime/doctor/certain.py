@@ -52,7 +52,12 @@ def from_program(bench: Bench, roles: Roles) -> Iterator[Finding]:
     climbs.
     """
     dims = bench.model.bind({n: a.shape for n, a in bench.first().items()})
+    places: set[tuple[str, str]] = set()
     for warned in warnings_of(bench.step, dims):
+        place = (warned.code, "" if warned.span is None else str(warned.span.outermost))
+        if place in places:
+            continue
+        places.add(place)
         if warned.code in ("GC0212", "GC0210") and (roles.features or warned.code == "GC0210"):
             continue  # untidy, and no reason to learn nothing
         if warned.code == "GC0212" and len(bench.model.inputs) < 2:
@@ -116,20 +121,32 @@ def from_data(bench: Bench, roles: Roles) -> Iterator[Finding]:
 
 
 def stuck(bench: Bench) -> Iterator[Finding]:
-    """A start at which every gradient is zero, on the first batch and on all samples together."""
+    """A start at which every gradient is zero, on the first batch and on all samples together, and
+    one is not where a parameter that starts at zero is drawn.
+    """
     if not bench.trained or bench.step.recipe.loss_scale is not None:
         return
-    for inputs in (bench.first(), bench.samples.take(np.arange(bench.samples.count))):
-        loss, _, cts = bench.value(bench.start, inputs)
-        if not math.isfinite(loss) or any(np.any(ct) for ct in cts.values()):
-            return
-    message = "every gradient is zero at the start: factors of a product that both start at zero"
+    everything = bench.samples.take(np.arange(bench.samples.count))
+    if any(_moves(bench, bench.start, inputs) for inputs in (bench.first(), everything)):
+        return
+    rng = np.random.default_rng(0)
     zero = [n for n, a in bench.start.items() if n in bench.trained and not np.any(a)]
-    if len(zero) < 2:
-        message = "every gradient is zero at the start, so nothing moves"
-    named = ", ".join(f"`{n}`" for n in zero[:4])
-    remedy = f"draw one of them at random: {named}" if len(zero) > 1 else "start elsewhere"
-    yield Finding("symmetry", message, None, 96.0, remedy)
+    helping = []
+    for name in zero:
+        drawn = 0.1 * rng.standard_normal(bench.start[name].shape)
+        changed = {**bench.start, name: np.asarray(drawn, bench.start[name].dtype)}
+        if _moves(bench, changed, bench.first()):
+            helping.append(name)
+    if helping:
+        message = "every gradient is zero at the start: factors of a product start at zero together"
+        remedy = "draw one of them at random: " + ", ".join(f"`{n}`" for n in helping[:4])
+        yield Finding("symmetry", message, None, 96.0, remedy)
+
+
+def _moves(bench: Bench, params: Mapping[str, Any], inputs: dict[str, Any]) -> bool:
+    """Whether a gradient is not zero, or the loss no number."""
+    loss, _, cts = bench.value(dict(params), inputs)
+    return not math.isfinite(loss) or any(bool(np.any(ct)) for ct in cts.values())
 
 
 def unseen(bench: Bench, roles: Roles) -> Iterator[Finding]:

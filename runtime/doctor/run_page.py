@@ -108,7 +108,7 @@ def _updates(steps: Records) -> list[Panel]:
 
 def _signals(steps: Records) -> list[Panel]:
     told = [r for r in steps if isinstance(r.get("signal"), dict)]
-    title = "share of the squared gradient that all batches agree on (.05: noise)"
+    title = "share of a squared gradient that is its mean (below .05: noise, or it has shrunk)"
     return _by_parameter(told, "signal", title, "share")
 
 
@@ -119,6 +119,8 @@ def _entropies(steps: Records) -> list[Panel]:
         {"step": 0, "entropy": r["entropy_at_start"]} for r in told if "entropy_at_start" in r
     ]
     title = "entropy of attention, as a share of the most it can be (0: one key alone)"
+    if told and len(told[-1]["entropy"]) == 1:  # one curve has no legend
+        title = f"{title}: {next(iter(told[-1]['entropy']))}"
     return _by_parameter([*starts[:1], *told], "entropy", title, "share", is_log=False)
 
 

@@ -3,10 +3,13 @@
 All of it is trained by `python -m tests.support.doctor sickness`.
 """
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.doctor import SICK, WELL, sickness
 from tests.support.doctor_cases import FOLDER, cases
+from tests.support.doctor_page import section, shown
 
 SLICE = ("unscaled-column", "softmax-twice", "zero-start", "no-eps", "tight-clip")
 
@@ -45,3 +48,14 @@ def test_every_finding_of_the_page_names_trainings_that_show_it() -> None:
 def test_a_sick_training_does_badly_and_its_repair_well(name: str) -> None:
     row = sickness(cases("sick")[name], seeds=(0,))
     assert row["is_right"], row
+
+
+def test_the_page_of_findings_is_whole(tmp_path: Path) -> None:
+    """A section for every finding, in which it is printed first; one of them printed again."""
+    text = (FOLDER.parents[1] / "docs" / "findings.md").read_text(encoding="utf-8")
+    parts = {one.split("\n", 1)[0]: one for one in text.split("\n## ")[1:]}
+    assert list(parts) == list(shown())
+    for kind, name in shown().items():
+        assert f"`{name}`" in parts[kind] and f"\n1. {kind}:" in parts[kind], kind
+    again = "## " + section("uphill", cases("sick")["uphill"], tmp_path).split("## ", 1)[1]
+    assert again.split("\n1. ")[1].strip() == parts["uphill"].split("\n1. ")[1].strip()

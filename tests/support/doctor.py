@@ -3,7 +3,8 @@
 ``table`` asks the doctor about every case, seed 0, as `gradc diagnose --optimizer ...` does: does
 the right cause stand first or among the first three, has a healthy training a finding, and does
 each remedy that is offered lower the loss again from another start on other data (seed 1)? Beside
-it stands a plain watcher of losses and data that says only that something is wrong.
+it stand a plain watcher of losses and data that says only that something is wrong, and PyTorch's
+anomaly mode on the same program (``doctor_anomaly``; left out where there is no PyTorch).
 
 ``sickness`` trains every case of ``tests/doctor`` on three seeds, the sick ones with their repair,
 and says which are not what they are said to be. Rows go to the state file as they are done; a
@@ -23,13 +24,16 @@ import numpy as np
 
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.runtime.doctor.checkup import Trial, checkup
-from gradc.runtime.files.batches import permutation, samples_of
+from gradc.runtime.files.batches import samples_of
 from gradc.runtime.files.ids import check_inputs
-from gradc.runtime.model.model import Model
-from gradc.runtime.model.state import StoppedStep
 from gradc.runtime.native.arrays import finite_or_fail
 from gradc.runtime.reports.diagnose import Finding
 from tests.support.doctor_cases import Case, cases, trained
+
+try:  # PyTorch is optional
+    from tests.support.doctor_anomaly import anomaly
+except ImportError:
+    anomaly = None  # type: ignore[assignment]
 
 SEEDS = (0, 1, 2)
 SICK = ("sick", "sick_more", "sick_asked", "sick_last", "sick_noise")
@@ -58,7 +62,7 @@ def table(case: Case) -> Row:
         "found": [f.kind for f in findings],
         "right": [is_right(case, f) for f in findings],
         "watcher": watcher(case),
-        "nan": has_nan(case),
+        "torch": anomaly(case) if anomaly is not None else None,
         "seconds": round(seconds, 2),
     }
     offered = [f for f in findings if f.effect.startswith("tried")]
@@ -110,55 +114,38 @@ def watcher(case: Case) -> bool:
     return last > 0.9 * losses[0] or last > 3 * abs(min(losses)) + 0.1
 
 
-def has_nan(case: Case) -> bool:
-    """Whether a gradient is NaN in some step: what PyTorch's anomaly mode raises on, told here by
-    our own sweep. It names an operation of the reverse sweep, and nothing else.
-    """
-    train, _ = case.arrays(0)
-    net = case.model()
-    try:
-        check_inputs(net, train)
-    except DiagnosticError:
-        return False  # both refuse class ids that are none
-    step = net.train_step(case.optimizer, **case.recipe)
-    samples = samples_of(net.signature, train, "the data")
-    state, gradient = step.init(net.init(0)), net.value_and_grad()
-    for epoch in range(case.epochs):
-        order = permutation(0, epoch, samples.count)
-        for at in range(0, samples.count - case.batch + 1, case.batch):
-            inputs = samples.take(order[at : at + case.batch])
-            try:
-                step(state, **inputs)
-            except StoppedStep:
-                names = {name: state.arrays[name] for name in net.param_types()}
-                _, found = gradient(_narrow(net, names), **inputs)
-                return any(bool(np.isnan(a).any()) for a in found.values())
-    return False
-
-
-def _narrow(net: Model, arrays: dict[str, Any]) -> dict[str, Any]:
-    """Masters as the program takes them."""
-    fresh = net.init(0)
-    return {n: np.asarray(a).astype(np.asarray(fresh[n]).dtype) for n, a in arrays.items()}
+def is_named(case: Case, row: Row) -> bool:
+    """Whether anomaly mode raises at the op that is the cause."""
+    found = row["torch"] or {}
+    ops = {cause.partition(":")[2] for cause in case.cause if cause.startswith("not-finite:")}
+    return bool(found.get("raises")) and found["names"] in ops
 
 
 def print_table(rows: Mapping[str, Row]) -> None:
     """The sums."""
+    known = all_cases()
     for tables in SICK:
         names, title = [n for n in cases(tables) if n in rows], f"{tables}.toml"
         first = sum(rows[n]["right"][:1] == [True] for n in names)
         three = sum(any(rows[n]["right"][:3]) for n in names)
         fired = sum(rows[n]["watcher"] for n in names)
         print(f"{title}: cause first {first} of {len(names)}, in the first three {three}; ", end="")
-        nans = sum(rows[n]["nan"] for n in names)
-        print(f"the watcher fired on {fired}; a backward sweep had a NaN in {nans}")
+        stops = [n for n in names if (rows[n]["torch"] or {}).get("stops")]
+        raised = sum(rows[n]["torch"]["raises"] for n in stops)
+        broken = [n for n in names if any(c.startswith("not-finite:") for c in known[n].cause)]
+        right = sum(is_named(known[n], rows[n]) for n in broken)
+        print(
+            f"the watcher fired on {fired}; PyTorch's anomaly mode raised in {raised} of the ",
+            end="",
+        )
+        print(f"{len(stops)} that stop and named the cause's op in {right} of {len(broken)}")
     for tables in WELL:
         names = [f"{tables} {n}" for n in cases(tables) if f"{tables} {n}" in rows]
         alarms = [n for n in names if rows[n]["found"]]
         fired = sum(rows[n]["watcher"] for n in names)
-        nans = sum(rows[n]["nan"] for n in names)
+        raised = sum((rows[n]["torch"] or {}).get("raises", False) for n in names)
         print(f"{tables}.toml: alarms {len(alarms)} of {len(names)} {alarms}; ", end="")
-        print(f"watcher {fired}; NaN {nans}")
+        print(f"watcher {fired}; anomaly mode {raised}")
     lowers = [one for row in rows.values() for one in row.get("lowers", [])]
     print(
         f"remedies offered that lower the loss from another start: {sum(lowers)} of {len(lowers)}"
