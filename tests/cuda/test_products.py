@@ -4,7 +4,6 @@ of k, batches; bits are the CPU's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +20,8 @@ from gradc.codegen.cuda.simulate.run import run_program
 from gradc.codegen.cuda.toolchain import assemble, build, sass
 from gradc.ir.loop.kernel import Factor, Gemm
 from gradc.ir.plan.plan import Argument, Launch, Plan, Port, Tensor
-from gradc.ir.tensor.bf16 import bf16_bits
 from gradc.ir.tensor.core import DType, Role
 from gradc.passes.place.scratch import place_scratch
-from gradc.runtime.native.arrays import NUMPY_DTYPE
 from gradc.runtime.native.load import compile_plan
 from tests.support.cuda_programs import ISA, arrays_of, same_bits
 from tests.support.native_plans import product
@@ -67,14 +64,9 @@ def printed(plan: Plan) -> Program:
 
 
 def drawn(plan: Plan) -> dict[str, NDArray[Any]]:
-    """Random numbers, as memory holds them."""
+    """Random numbers for every port."""
     rng = np.random.default_rng(1)
-    held: dict[DType, Callable[[NDArray[Any]], NDArray[Any]]] = {
-        DType.BF16: lambda x: bf16_bits(x.astype(np.float32)),
-        DType.F16: lambda x: x.astype(np.float16).view(NUMPY_DTYPE[DType.F16]),
-    }
-    found = {p.name: (rng.standard_normal(p.shape), p.dtype) for p in plan.ports}
-    return {name: held[dtype](x) if dtype in held else x for name, (x, dtype) in found.items()}
+    return {p.name: rng.standard_normal(p.shape) for p in plan.ports}
 
 
 def outcome(plan: Plan, program: Program) -> bool:

@@ -368,10 +368,14 @@ def test_a_refusal_of_the_driver_is_said(double: Double, request: pytest.Fixture
 def test_what_has_no_text_is_said(request: pytest.FixtureRequest) -> None:
     """Ranks exchange nothing on a device."""
     room = Buffer("room", DType.F32, 8, "update")
-    kernel = Kernel("k", (room,), (Exchange("share", room, 2),))
+    kernels = tuple(
+        Kernel(name, (room,), (Exchange("share", room, 2, ends),))
+        for name, ends in (("begin", False), ("end", True))
+    )
     tensor = Tensor("x", (8,), DType.F32, "argument", 0)
     port = Port("x", Role.STATE, (8,), DType.F32, "inout", 0)
-    plan = Plan("m", (port,), (tensor,), (kernel,), (Launch(0, (Argument(0),)),), 0, 1)
+    launches = tuple(Launch(number, (Argument(0),)) for number in range(2))
+    plan = Plan("m", (port,), (tensor,), kernels, launches, 0, 1)
     cuda = backend("cuda")
     with pytest.raises(DiagnosticError) as caught:
         cuda.emit(plan, cuda.target(1, "sm_90"))
