@@ -79,13 +79,13 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_estimate_is_what_data_sheets_allow_and_says_so(file: Path) -> None:
-    done = gradc("profile", file, "-D", "B=30000", "--target", "cuda", "--json")
+    done = gradc("profile", file, "-D", "B=65536", "--target", "cuda", "--json")
     assert done.status == 0, done.err
     data = json.loads(done.out)
     assert data["measured"] is False and "nothing was measured" in data["about"]
     first = data["launches"][0]
-    assert first["bytes"] == 2 * 30000 * 6 * 4 and first["flops"] == 30000 * 6
-    assert first["least"] == pytest.approx([1_440_000 / 3.35e12, 1_440_000 / 4.8e12])
+    assert first["bytes"] == 2 * 65536 * 6 * 4 and first["flops"] == 65536 * 6
+    assert first["least"] == pytest.approx([3_145_728 / 3.35e12, 3_145_728 / 4.8e12])
     assert set(first["bound"]) == {"bandwidth"}
     (code,) = first["codes"]
     # 65 536 registers, 8 warps of 80 x 32; 228 KB, of which each block has 40 + 1.
