@@ -42,10 +42,11 @@ ARITHMETIC = {
     "passes/simplify/late_division.py",
     "passes/simplify/running_sums.py",
     "passes/training/precision.py",
+    "runtime/doctor/attention.py",
     "runtime/doctor/roles.py",
     "runtime/reports/",
 }
-MOST_ARITHMETIC = 78
+MOST_ARITHMETIC = 81
 
 
 def test_no_file_keeps_a_table_of_op_names() -> None:
