@@ -10,6 +10,7 @@ from gradc.ir.domains.interpret import run
 from gradc.ir.ops.verify import verify_function
 from gradc.ir.tensor.core import Block, Function, Op, walk
 from gradc.passes.differentiate.transforms import jvp, value_and_grad
+from gradc.passes.prove.domains.point import draw, same
 from gradc.passes.recompute import cutting
 from gradc.passes.recompute import tile as tiling
 from gradc.passes.simplify.late_division import divide_late
@@ -74,6 +75,17 @@ def test_the_division_follows_the_product(attend: str) -> None:
         expected, found = (run(NumpyArrays(), change(f), inputs) for f in (function, late))
         for e, f in zip(expected, found, strict=True):
             np.testing.assert_allclose(f, e, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("attend", [MASKED, "softmax(where(seen, s, -inf), axis = -1) @ v"])
+def test_what_is_divided_late_has_the_residues_of_before(attend: str) -> None:
+    """Infinity is taken along in the field: exp(-inf - max) = 0."""
+    function, _ = program(attend)
+    late = divide_late(function)
+    assert late is not function
+    for number in range(3):
+        at = draw(function, 3, number)
+        assert all(same(*(run(at.domain, f, at.values) for f in (function, late))))
 
 
 def test_the_reverse_sweep_sums_no_weights() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,14 @@ EQUAL: dict[str, tuple[Body, Body]] = {
         lambda b, x: b.one("tanh", b.one("neg", x[0])),
         lambda b, x: b.one("neg", b.one("tanh", x[0])),
     ),
+    "infinity as a summand": (
+        lambda b, x: b.one("exp", b.one("sub", b.one("add", x[0], constant(b, -inf)), x[1])),
+        lambda b, x: constant(b, 0.0),
+    ),
+    "infinity in a sum": (
+        lambda b, x: b.one("add", b.one("sub", x[0], constant(b, -inf)), x[1]),
+        lambda b, x: constant(b, inf),
+    ),
 }
 DIFFERENT: dict[str, tuple[Body, Body]] = {
     "a factor of 1 + 2^-12": (
@@ -85,6 +94,10 @@ DIFFERENT: dict[str, tuple[Body, Body]] = {
     "the other branch": (
         lambda b, x: b.one("select", b.one("gt", x[0], x[1]), x[2], x[1]),
         lambda b, x: b.one("select", b.one("gt", x[1], x[0]), x[2], x[1]),
+    ),
+    "infinities of both signs": (
+        lambda b, x: b.one("add", b.one("add", x[0], constant(b, inf)), constant(b, -inf)),
+        lambda b, x: x[0],
     ),
     "eps ignored": (
         lambda b, x: b.one("sqrt", b.one("add", x[0], constant(b, 1e-5))),

@@ -11,6 +11,7 @@ feed equal arguments to equal functions. Laws that programs rely on are built in
 * order: sign(-x) = -sign(x) with sign(x) an oracle in {1, -1}, and a total order of oracle ranks
   that fits it, with infinity on top; comparisons, abs, max and min follow from them, so one
   evaluation decides a random pattern of guards, not one the reals can necessarily produce;
+* infinity: as a summand it takes over whatever is added, exp(-infinity) = 0;
 * constants: a literal that equals a small fraction or ``r * sqrt(n) * pi^(b/2)`` to an ulp of its
   type means that number (sqrt 2 is a root in F_p, sqrt pi an oracle, other roots the one or the
   other), a short decimal means itself (0.1 is 1/10); anything else is its binary value.
@@ -308,13 +309,36 @@ class FieldArrays(NumpyArrays):
         super().__init__()
         self.key = key
         self._salts: dict[str, int] = {}
+        self._has_infinity = False  # whether a program has asked for it
 
     def storage(self, dtype: DType) -> np.dtype[Any]:
         return np.dtype(np.uint64) if dtype.is_float else self.dtype(dtype)
 
     def element(self, value: float, dtype: DType = DType.F64) -> Field:
         """The element of a literal."""
+        self._has_infinity |= math.isinf(value)
         return np.asarray(literal(float(value), self.key, dtype), np.uint64)
+
+    @property
+    def _top(self) -> Field:
+        return np.asarray(literal(math.inf, self.key), np.uint64)
+
+    def _is_infinite(self, x: Field) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = (x == self._top) | (x == neg(self._top))
+        return found
+
+    def add(self, a: Field, b: Field) -> Field:
+        """a + b; infinity where one of them is."""
+        found = add(a, b)
+        if not self._has_infinity:
+            return found
+        top = self._top
+        low = neg(top)
+        is_top, is_low = (a == top) | (b == top), (a == low) | (b == low)
+        if not (is_top.any() or is_low.any()):
+            return found
+        found = np.where(is_top, top, np.where(is_low, low, found))
+        return np.where(is_top & is_low, self.element(math.nan), found)
 
     def random(self, shape: Sequence[int], rng: np.random.Generator) -> Field:
         """Uniform elements: a random point."""
@@ -349,7 +373,7 @@ class FieldArrays(NumpyArrays):
             np.int64
         ) + 1
         found = np.where(self.is_positive(x), size, -size)
-        top = self.element(math.inf)
+        top = self._top
         far = np.where(x == top, _FAR, np.where(x == neg(top), -_FAR, found))
         return np.where(x == 0, 0, far)
 
@@ -367,10 +391,13 @@ class FieldArrays(NumpyArrays):
         return np.where(x == 0, np.uint64(0), signed).astype(np.uint64)
 
     def exp(self, x: Field) -> Field:
-        """exp(0) = 1 and exp(-x) exp(x) = 1."""
+        """exp(0) = 1, exp(-x) exp(x) = 1, exp(-infinity) = 0."""
         upper = is_upper(x)
         value = self.oracle("exp", np.where(upper, neg(x), x))
         found = np.where(upper, inverse(value), value)
+        if self._has_infinity:
+            top = self._top
+            found = np.where(x == neg(top), np.uint64(0), np.where(x == top, top, found))
         return np.where(x == 0, np.uint64(1), found).astype(np.uint64)
 
     def log(self, x: Field) -> Field:
@@ -438,9 +465,10 @@ class FieldArrays(NumpyArrays):
     def reduce(self, verb: str, x: Any, axes: Sequence[int], dtype: DType) -> Any:
         if not is_field(x):
             return super().reduce(verb, x, axes, dtype)
-        if verb == "add":
+        if verb == "add" and not (self._has_infinity and self._is_infinite(x).any()):
             return np.sum(x, tuple(axes), dtype=np.uint64) % _P
         step: Callable[[Any, Any], Any] = {
+            "add": self.add,
             "mul": mul,
             "max": lambda a, b: np.where(self.greater(b, a), b, a),
             "min": lambda a, b: np.where(self.greater(a, b), b, a),
@@ -490,11 +518,11 @@ def _combined(operands: Sequence[Any]) -> Field:
 
 
 _VERBS: dict[str, Callable[..., Any]] = {
-    "add": lambda d, a, b: add(a, b),
-    "sub": lambda d, a, b: sub(a, b),
+    "add": lambda d, a, b: d.add(a, b),
+    "sub": lambda d, a, b: d.add(a, neg(b)),
     "mul": lambda d, a, b: mul(a, b),
     "gate": lambda d, a, b: mul(a, b),
-    "fma": lambda d, a, b, c: add(mul(a, b), c),
+    "fma": lambda d, a, b, c: d.add(mul(a, b), c),
     "div": lambda d, a, b: mul(a, inverse(b)),
     "neg": lambda d, x: neg(x),
     "abs": lambda d, x: mul(d.sign(x), x),
@@ -505,7 +533,7 @@ _VERBS: dict[str, Callable[..., Any]] = {
     "sqrt": lambda d, x: d.oracle("sqrt", x),
     "rsqrt": lambda d, x: inverse(d.oracle("sqrt", x)),
     "exp": lambda d, x: d.exp(x),
-    "expm1": lambda d, x: sub(d.exp(x), _scalar(1)),
+    "expm1": lambda d, x: d.add(d.exp(x), neg(_scalar(1))),
     "log": lambda d, x: d.log(x),
     "log1p": lambda d, x: d.log(add(x, _scalar(1))),
     "sin": lambda d, x: d._folded("sin", x, True),

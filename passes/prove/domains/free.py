@@ -103,6 +103,8 @@ class FreeScalars:
         self.degree = 1
         self.one = Free(1)
         self.top = self.atom("infinity")
+        self._low = self.neg(self.top)
+        self._has_infinity = False  # whether a program has asked for it
 
     # ---- elements
 
@@ -157,7 +159,8 @@ class FreeScalars:
 
     def _literal(self, value: float, dtype: DType) -> Free:
         if math.isinf(value):
-            return self.top if value > 0 else self.neg(self.top)
+            self._has_infinity = True
+            return self.top if value > 0 else self._low
         if math.isnan(value):
             return self.atom("nan")
         decimal = short_decimal(value)
@@ -185,8 +188,20 @@ class FreeScalars:
             return b
         if not b.value and not b.num:
             return a
+        if self._has_infinity and (found := self._infinite(a, b)) is not None:
+            return found
         num = max(a.num + b.den, b.num + a.den)
         return self._made((a.value + b.value) % self.prime, num, a.den + b.den)
+
+    def _infinite(self, a: Free, b: Free) -> Free | None:
+        """Infinity takes over what it is added to."""
+        self._asked += 4
+        infinite = {x.value for x in (a, b)} & {self.top.value, self._low.value}
+        if not infinite:
+            return None
+        if len(infinite) > 1:
+            return self.atom("nan")
+        return self.top if self.top.value in infinite else self._low
 
     def sub(self, a: Any, b: Any) -> Free:
         return self.add(a, self.neg(b))
@@ -270,10 +285,13 @@ class FreeScalars:
         return self._odd("erf", x)
 
     def exp(self, x: Any) -> Free:
-        """exp(0) = 1 and exp(-x) exp(x) = 1."""
+        """exp(0) = 1, exp(-x) exp(x) = 1, exp(-infinity) = 0."""
         x = self.of(x)
         if self._is_zero(x):
             return self.one
+        if self._has_infinity and x.value in (self.top.value, self._low.value):
+            self._asked += 2
+            return self.top if x.value == self.top.value else Free(0)
         if self._is_upper(x):
             return self.inverse(self.atom("exp", self.neg(x)))
         return self.atom("exp", x)
