@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -36,7 +37,7 @@ def _unready(*_args: Any, **_inputs: Any) -> None:
     """What an object holds before it is made."""
 
 
-class Direct(functools.partial[Any]):
+class Direct(functools.partial[Any], ABC):
     """What is called as ``f(holder, **inputs)``."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
@@ -51,9 +52,9 @@ class Direct(functools.partial[Any]):
         """Itself: an attribute of a class is called as any other."""
         return self
 
+    @abstractmethod
     def _called(self, *args: Any, **inputs: Any) -> Any:
         """A call that may have to check, convert, explain or compile."""
-        raise NotImplementedError
 
     def _go(self, direct: Callable[..., Any] | None) -> None:
         """Has later calls begin with ``direct``; None is Python."""

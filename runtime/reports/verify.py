@@ -31,7 +31,7 @@ from gradc.passes.pipeline import Run
 from gradc.passes.prove.domains.point import seed_of
 from gradc.passes.prove.programs.shapes import MOST_WORK, probe_dims, work
 from gradc.passes.prove.prove import Found, Subject, at_both, prove, prove_gradients
-from gradc.passes.prove.report import Report, Status, certificate, from_json
+from gradc.passes.prove.report import Accuracy, Report, Status, certificate, from_json
 from gradc.runtime.files.data import fail, write_text
 from gradc.runtime.files.read import read_program
 from gradc.runtime.model.model import Model
@@ -133,8 +133,7 @@ def verify_model(
         target: what it is compiled for.
         ranks: also that so many, with ``accumulate`` parts each, share a batch rightly.
         shard: the same of parameters cut along a dimension among ranks, such as ``H=2``.
-        machine_code: also make it, and name it with its toolchain among the versions, where the
-            target's is made of texts and the toolchain is there.
+        machine_code: also name it and its toolchain, where it is made of texts and can be made.
         progress: called with what is done next.
 
     Raises:
@@ -151,16 +150,13 @@ def verify_model(
         lambda is_read: _subject(model, free, least, names, options, is_read),
         lambda one: prove(one, _seed(one), points, progress),
     )
-    if sympy > 0:
-        _ask_sympy(found, model, subject, options, sympy)
+    _ask_sympy(found, model, subject, options, sympy)
     made = _ask_texts(found, model, subject, (free, chosen), options, machine_code)
     sharing = Sharing(ranks, accumulate, shard)
-    if sharing.asked:
-        with found.timed("ranks"):
-            found.verdicts += sharing.rows(model, least, options, _seed(subject))
+    _ask_ranks(found, sharing, model, least, options, _seed(subject))
     if chosen:
         _ask_again(found, model, subject, (free, chosen), options)
-    at_probe = Model(model.program, model.name, least, model.precision)
+    accuracy = _measured(found, model, least, subject, names, target) if numbers else ()
     return Verified(
         **_identity(model, subject, made),
         dims=subject.dims,
@@ -168,7 +164,7 @@ def verify_model(
         probe_dims=subject.probe_dims,
         options=_asked(names, options, points, sympy, sharing),
         verdicts=tuple(found.verdicts),
-        accuracy=measure(at_probe, subject.probe_dims, names, target) if numbers else (),
+        accuracy=accuracy,
         notes=tuple(found.notes),
         trusted=(*TRUSTED, backend_of(target).beneath()),
         seconds={**found.seconds, "total": time.perf_counter() - start},
@@ -195,7 +191,9 @@ def _identity(model: Model, subject: Subject, made: Mapping[str, str]) -> dict[s
 def _ask_sympy(
     found: Found, model: Model, subject: Subject, options: Options, seconds: float
 ) -> None:
-    """Adds SymPy's rows after the parameters, whose verdicts they leave alone."""
+    """Adds SymPy's rows after the parameters, whose verdicts they leave alone; none in no time."""
+    if seconds <= 0:
+        return
     with found.timed("sympy"):
         known = {v.subject: v for v in found.verdicts if v.kind == "parameter"}
         rows = sympy_verdicts(model, subject, options, seconds, known)
@@ -223,6 +221,40 @@ def _ask_texts(
         return {}
     with found.timed("machine code"):
         return toolchain_of(model, free, subject.wrt, options)
+
+
+def _ask_ranks(
+    found: Found,
+    sharing: Sharing,
+    model: Model,
+    least: Mapping[str, int],
+    options: Options,
+    seed: int,
+) -> None:
+    """Adds rows on ranks, if any are asked for."""
+    if sharing.asked:
+        with found.timed("ranks"):
+            found.verdicts += sharing.rows(model, least, options, seed)
+
+
+def _measured(
+    found: Found,
+    model: Model,
+    least: Mapping[str, int],
+    subject: Subject,
+    names: Sequence[str],
+    target: str,
+) -> tuple[Accuracy, ...]:
+    """Errors of the machine code; none, with a note, where there is a device but no toolchain."""
+    at_probe = Model(model.program, model.name, least, model.precision)
+    try:
+        return measure(at_probe, subject.probe_dims, names, target)
+    except DiagnosticError as problem:
+        first = problem.diagnostics[0]
+        if first.code != "GC0595":
+            raise
+        found.notes.append(f"errors of the machine code are not measured: {first.message}")
+        return ()
 
 
 def _ask_again(

@@ -457,7 +457,7 @@ def started(work: Path, out: Path, *extra: str) -> subprocess.Popen[str]:
     """The same run in a process of its own, slowed so that it can be met in the middle."""
     slow = (
         "import sys, time\n"
-        "from gradc.runtime.training.signals import signals\n"
+        "from gradc.runtime.training import loop as training\n"
         "step = training.Run._one_step\n"
         "def slowly(self, *rest):\n"
         "    time.sleep(0.004)\n"

@@ -320,15 +320,24 @@ def _crowds(stride: int, steps: int, width: int) -> bool:
     return steps * lines > WAYS * sets
 
 
+def _is_far(gemm: Gemm, k: int, rows: int, width: int) -> bool:
+    """Whether rows of the right factor lie so far apart, or so badly in the first cache, that
+    strips of ``rows`` read panels of ``width`` bytes faster when they are packed once.
+    """
+    stride = gemm.right.row * gemm.acc.dtype.itemsize
+    if stride >= PAGE and gemm.m > 2 * rows:
+        return True
+    is_crowded = _crowds(stride, min(max(k, 1), K_BLOCK), width)
+    return is_crowded and gemm.m > WORTH_PACKING * rows
+
+
 def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     """The cut of ``gemm`` on ``isa``."""
     dtype = gemm.acc.dtype
     lanes = isa.lanes(dtype)
     paired = is_paired(gemm, isa)
     m, n, k = max(gemm.m, 1), max(gemm.n, 1), (gemm.k + 1) // 2 if paired else gemm.k
-    batch = 1
-    for size in gemm.batch:
-        batch *= size
+    batch = math.prod(gemm.batch)
     slide, walk, across = slide_of(gemm, isa), walk_of(gemm, isa), across_of(gemm, isa)
     most = 24 if walk is None and across is None else MOST_ROWS
     down, wide = (m, n if slide is None else slide.width)
@@ -339,19 +348,13 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     width = lanes * vectors
     panels_total = -(-n // width)
     size = dtype.itemsize
-    reused_down, reused_across = m > 2 * rows, panels_total > 2
-    far_right = gemm.right.row * size >= PAGE and reused_down
-    steps = min(max(k, 1), K_BLOCK)
-    is_crowded = _crowds(gemm.right.row * size, steps, width * size)
-    far_right = far_right or (is_crowded and m > WORTH_PACKING * rows)
-    far_left = max(gemm.left.row, gemm.left.column) * size >= PAGE and reused_across
+    far_left = max(gemm.left.row, gemm.left.column) * size >= PAGE and panels_total > 2
+    far_right = _is_far(gemm, k, rows, width * size)
     pack_right = gemm.right.column != 1 or factor_is_half(gemm.right) or far_right
     scattered = 1 not in (gemm.left.row, gemm.left.column)
     pack_left = factor_is_half(gemm.left) or far_left or scattered
-    if k <= (K_BLOCK * 2 if pack_right or pack_left else K_UNBLOCKED):
-        k_block = max(k, 1)
-    else:
-        k_block = K_BLOCK
+    is_whole = k <= (K_BLOCK * 2 if pack_right or pack_left else K_UNBLOCKED)
+    k_block = max(k, 1) if is_whole else K_BLOCK
     panel_bytes = k_block * width * size
     stays = isa.caches[1] * 3 // 4  # a packed column block stays in the second cache
     room = stays if pack_right else 4 * stays
