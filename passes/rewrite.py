@@ -10,7 +10,7 @@ Non-goals: deciding anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -77,6 +77,14 @@ def with_ops(function: Function, ops: Sequence[Op], outputs: Sequence[Value]) ->
     """``function`` with another body; parameters and slots stay."""
     end = replace(function.block.terminator, operands=tuple(outputs))
     return replace(function, block=Block(function.block.parameters, (*ops, end)))
+
+
+def with_regions(op: Op, change: Callable[[Block], Block]) -> Op:
+    """``op`` with every region changed; the same object if none is."""
+    regions = tuple(change(region) for region in op.regions)
+    if all(a is b for a, b in zip(regions, op.regions, strict=True)):
+        return op
+    return replace(op, regions=regions)
 
 
 def next_replica(block: Block) -> int:

@@ -331,6 +331,11 @@ class Kernel:
         """The buffers that belong to iterations, in order."""
         return tuple(b for b in self.buffers if b.is_private)
 
+    @property
+    def flights(self) -> tuple[Exchange, ...]:
+        """The exchanges of several ranks that it begins or ends."""
+        return tuple(s for s in self.body if isinstance(s, Exchange) and s.ranks > 1)
+
 
 def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
     """Row-major strides in elements."""

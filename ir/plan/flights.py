@@ -42,7 +42,7 @@ def stretch(plan: Plan, argument: Argument, size: int, trips: Sequence[int]) -> 
 
 def misused_flights(plan: Plan) -> Iterator[str]:
     """What breaks the rule, in words; nothing where ranks exchange nothing."""
-    if any(isinstance(s, Exchange) for kernel in plan.kernels for s in kernel.body):
+    if any(kernel.flights for kernel in plan.kernels):
         yield from _in(plan, plan.steps, ())
 
 
@@ -50,7 +50,7 @@ def _of(plan: Plan, launch: Launch) -> list[tuple[Exchange, Argument]]:
     """The exchanges of a launch, and where."""
     kernel = plan.kernels[launch.kernel]
     at = dict(zip(kernel.bound, launch.arguments, strict=True))
-    return [(s, at[s.buffer]) for s in kernel.body if isinstance(s, Exchange) and s.ranks > 1]
+    return [(exchange, at[exchange.buffer]) for exchange in kernel.flights]
 
 
 def _in(plan: Plan, steps: Sequence[Step], trips: tuple[int, ...]) -> Iterator[str]:

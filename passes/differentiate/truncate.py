@@ -17,7 +17,7 @@ from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.registry import is_loop
 from gradc.ir.tensor.core import Block, DType, Function, Op, Value, walk
 from gradc.passes.differentiate.values import zeros
-from gradc.passes.rewrite import Scan
+from gradc.passes.rewrite import Scan, with_regions
 
 
 def borders(b: Builder, scan: Scan) -> Value:
@@ -69,9 +69,7 @@ def _window(op: Op) -> int:
 def _rewindowed(block: Block, factor: int) -> Block:
     ops: list[Op] = []
     for op in block.ops:
-        regions = tuple(_rewindowed(region, factor) for region in op.regions)
-        if any(a is not b for a, b in zip(regions, op.regions, strict=True)):
-            op = replace(op, regions=regions)
+        op = with_regions(op, lambda region: _rewindowed(region, factor))
         if is_loop(op) and _window(op):
             op = replace(op, attributes={**op.attributes, "truncate": factor * _window(op)})
         ops.append(op)

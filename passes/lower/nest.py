@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gradc.ir.loop.builder import IndexAlgebra
-from gradc.ir.loop.kernel import Affine, Exchange, Kernel, Scalar, row_major_offset
+from gradc.ir.loop.kernel import Affine, Kernel, Scalar, row_major_offset
 from gradc.ir.loop.nest import NestContext
 from gradc.ir.ops.registry import SumOfProducts, own_nest
 from gradc.ir.target.target import Target
@@ -59,7 +59,7 @@ def lower_nest(block: Block, name: str, target: Target) -> Lowered:
 def _ends(piece: Piece) -> Iterator[Piece]:
     """A kernel for every exchange that ``piece`` begins, in which it ends."""
     kernel = piece.kernel
-    for begun in [s for s in kernel.body if isinstance(s, Exchange) and s.ranks > 1]:
+    for begun in kernel.flights:
         buffer = replace(begun.buffer, access="update")
         end = replace(begun, buffer=buffer, ends=True)
         ref = piece.refs[kernel.bound.index(begun.buffer)]

@@ -50,9 +50,8 @@ def _ordered(plan: Plan, steps: Sequence[Step]) -> tuple[Step, ...]:
 
 def _exchange(plan: Plan, step: Step) -> Exchange | None:
     """The exchange of a step that is a launch, or the end of one."""
-    found = () if step.launch is None else plan.kernels[step.launch.kernel].body
-    exchanges = [s for s in found if isinstance(s, Exchange) and s.ranks > 1]
-    return exchanges[0] if exchanges else None
+    found = () if step.launch is None else plan.kernels[step.launch.kernel].flights
+    return found[0] if found else None
 
 
 def _seconds(plan: Plan, step: Step) -> float:

@@ -33,7 +33,7 @@ from gradc.ir.ops.traits import Moves
 from gradc.ir.tensor.core import Block, Function, Op, Value
 from gradc.passes.recompute.cutting import tiling_of
 from gradc.passes.recompute.strips import Tiling, written
-from gradc.passes.rewrite import with_ops
+from gradc.passes.rewrite import with_ops, with_regions
 from gradc.passes.simplify.dce import dce
 
 # How S is cut fixes the order in which gradients of what all tiles share are summed, so these are
@@ -66,10 +66,7 @@ def _inside(op: Op) -> Op:
     form = lookup(op.name).loop
     if not isinstance(form, Control) or form.keeps_signature:
         return op
-    regions = tuple(_block(region) for region in op.regions)
-    if all(a is b for a, b in zip(regions, op.regions, strict=True)):
-        return op
-    return replace(op, regions=regions)
+    return with_regions(op, _block)
 
 
 # --- finding

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from gradc.ir.ops.registry import Control, is_loop, lookup
 from gradc.ir.tensor.core import Block, Function, Op, Value
-from gradc.passes.rewrite import Scan, with_ops
+from gradc.passes.rewrite import Scan, with_ops, with_regions
 
 
 def dce(function: Function) -> Function:
@@ -50,10 +50,7 @@ def _pruned(op: Op, live: Collection[Value]) -> Op:
     form = lookup(op.name).loop
     if isinstance(form, Control) and not form.keeps_signature:
         return _pruned_region(op, live)
-    regions = tuple(_clean(region) for region in op.regions)
-    if all(a is b for a, b in zip(regions, op.regions, strict=True)):
-        return op
-    return replace(op, regions=regions)
+    return with_regions(op, _clean)
 
 
 def _clean(block: Block) -> Block:

@@ -23,7 +23,6 @@ has no more elements than the weights. Non-goals: other normalisations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import inf
 
 from gradc.ir.ops.attributes import get_ints, get_pairs
@@ -40,7 +39,7 @@ from gradc.ir.ops.registry import (
 )
 from gradc.ir.ops.traits import Moves
 from gradc.ir.tensor.core import Block, DType, Function, Op, Value
-from gradc.passes.rewrite import with_ops
+from gradc.passes.rewrite import with_ops, with_regions
 from gradc.passes.simplify.dce import dce
 
 
@@ -73,10 +72,7 @@ def _inside(op: Op) -> Op:
     form = lookup(op.name).loop
     if not isinstance(form, Control) or form.keeps_signature:
         return op
-    regions = tuple(divided(region) for region in op.regions)
-    if all(a is b for a, b in zip(regions, op.regions, strict=True)):
-        return op
-    return replace(op, regions=regions)
+    return with_regions(op, divided)
 
 
 class _Search:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError
+from gradc.ir.diagnostics.diagnostic import Diagnostic
 from gradc.passes.prove.report import KINDS, Report, Status, Verdict, certificate
 from gradc.runtime.cli import OK, REFUTED, USAGE
 from gradc.runtime.commands.common import load_model, whole_number
@@ -20,7 +20,6 @@ from gradc.runtime.commands.flags import add_model, add_target
 from gradc.runtime.console import Console
 from gradc.runtime.files.data import fail, save_npz
 from gradc.runtime.model.model import Model
-from gradc.runtime.native.load import backend_of
 from gradc.runtime.reports.hazard_points import search
 from gradc.runtime.reports.hazard_text import as_diagnostic
 from gradc.runtime.reports.rules import COLUMNS, as_json, cells, rule_rows
@@ -93,7 +92,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             wrt=wrt,
             budget=options.budget,
             points=options.points,
-            numbers=options.numbers or (options.html is not None and _runs_here(options, console)),
+            numbers=options.numbers or (False if options.html is None else None),
             sympy=options.sympy,
             target=options.target,
             ranks=None if options.ranks is None else whole_number(options.ranks, 1, "--ranks"),
@@ -116,17 +115,6 @@ def run(options: argparse.Namespace, console: Console) -> int:
         _save_witness(report, options, console)
     console.findings(_hazards(model, report), model.program.report.sources)
     return OK if report.ok else REFUTED
-
-
-def _runs_here(options: argparse.Namespace, console: Console) -> bool:
-    """Whether machine code can be run here, so that a page has measured errors; says why not."""
-    try:
-        backend_of(options.target).environment(None)
-    except DiagnosticError as problem:
-        why = problem.diagnostics[0].message
-        console.message(f"note: errors of the machine code are not measured: {why}")
-        return False
-    return True
 
 
 @contextmanager

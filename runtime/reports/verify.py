@@ -99,7 +99,7 @@ class VerifyKeywords(TypedDict, total=False):
     wrt: str | tuple[str, ...]
     budget: int | str | None
     points: int | None
-    numbers: bool
+    numbers: bool | None
     sympy: float
     target: str
     ranks: int | None
@@ -115,7 +115,7 @@ def verify_model(
     wrt: str | tuple[str, ...] = "params",
     budget: int | str | None = None,
     points: int | None = None,
-    numbers: bool = False,
+    numbers: bool | None = False,
     sympy: float = SYMPY_SECONDS,
     target: str = "cpu",
     ranks: int | None = None,
@@ -128,7 +128,7 @@ def verify_model(
 
     Args:
         points: random points per obligation; by default more for smaller programs.
-        numbers: also compile, and measure the error of what the machine code computes.
+        numbers: also measure the error of what the machine code computes; None: or note why not.
         sympy: at most so many CPU seconds for SymPy's own derivative at a small shape; 0: none.
         target: what it is compiled for.
         ranks: also that so many, with ``accumulate`` parts each, share a batch rightly.
@@ -154,9 +154,9 @@ def verify_model(
     made = _ask_texts(found, model, subject, (free, chosen), options, machine_code)
     sharing = Sharing(ranks, accumulate, shard)
     _ask_ranks(found, sharing, model, least, options, _seed(subject))
-    if chosen:
-        _ask_again(found, model, subject, (free, chosen), options)
-    accuracy = _measured(found, model, least, subject, names, target) if numbers else ()
+    _ask_again(found, model, subject, (free, chosen), options)
+    at_probe = Model(model.program, model.name, least, model.precision)
+    accuracy = _measured(found, at_probe, subject, names, target, numbers)
     return Verified(
         **_identity(model, subject, made),
         dims=subject.dims,
@@ -240,20 +240,23 @@ def _ask_ranks(
 def _measured(
     found: Found,
     model: Model,
-    least: Mapping[str, int],
     subject: Subject,
     names: Sequence[str],
     target: str,
+    is_asked: bool | None,
 ) -> tuple[Accuracy, ...]:
-    """Errors of the machine code; none, with a note, where there is a device but no toolchain."""
-    at_probe = Model(model.program, model.name, least, model.precision)
+    """Errors of the machine code, if asked for; None: where it can be made and run here, else a
+    note says why not.
+    """
+    if is_asked is False:
+        return ()
     try:
-        return measure(at_probe, subject.probe_dims, names, target)
+        return measure(model, subject.probe_dims, names, target)
     except DiagnosticError as problem:
-        first = problem.diagnostics[0]
-        if first.code != "GC0595":
+        if is_asked:
             raise
-        found.notes.append(f"errors of the machine code are not measured: {first.message}")
+        why = problem.diagnostics[0].message
+        found.notes.append(f"errors of the machine code are not measured: {why}")
         return ()
 
 
@@ -266,6 +269,8 @@ def _ask_again(
 ) -> None:
     """The verdicts at second sizes of dimensions without a value, beside the first."""
     free, chosen = sizes
+    if not chosen:
+        return
     with found.timed("second sizes"):
         again = _second(model, free, chosen, subject.wrt, options, _seed(subject))
         found.verdicts[:] = at_both(found.verdicts, again)

@@ -24,6 +24,7 @@ from math import prod
 import gradc
 from benchmarks.cases import CASES
 from gradc.codegen.cuda.printer.kernels import segments
+from gradc.codegen.cuda.printer.maps import USUAL
 from gradc.codegen.cuda.printer.plans import print_plan
 from gradc.codegen.cuda.program import Launch, Program, Repeat, Step
 from gradc.codegen.cuda.toolchain import assemble, sass
@@ -34,7 +35,6 @@ from gradc.ir.loop.traffic import traffic
 from gradc.ir.plan.plan import Plan
 from gradc.runtime.native.compile import compile_options, plan_of
 
-PROCESSORS = 132
 FLOPS, BANDWIDTH = 60e12, 4.8e12
 LEAST = 0.9
 _DIMS = {"gpt": {"B": 8}}
@@ -55,7 +55,7 @@ class Part:
 
     @property
     def fills(self) -> bool:
-        return self.grid >= PROCESSORS and self.threads >= WARP
+        return self.grid >= USUAL and self.threads >= WARP
 
     @property
     def kind(self) -> str:
@@ -85,7 +85,7 @@ def parts(plan: Plan, program: Program) -> list[Part]:
         found = counts.setdefault(step.text, [step.grid, 0])
         found[1] += times
     kernels = dict.fromkeys(launch.kernel for launch in plan.launches)
-    pieces = [one for number in kernels for one in segments(plan.kernels[number], PROCESSORS)]
+    pieces = [one for number in kernels for one in segments(plan.kernels[number], USUAL)]
     found_parts = []
     for number, (text, piece) in enumerate(zip(program.texts, pieces, strict=True)):
         grid, launches = counts[number]

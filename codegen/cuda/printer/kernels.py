@@ -17,7 +17,7 @@ from gradc.codegen.cuda.printer.blocks import Shape, loops_in
 from gradc.codegen.cuda.printer.conflicts import Overlaps
 from gradc.codegen.cuda.printer.leaves import Split, split_of, sums_of
 from gradc.codegen.cuda.printer.lines import Lines
-from gradc.codegen.cuda.printer.maps import map_of, write_map
+from gradc.codegen.cuda.printer.maps import PROCESSORS, map_of, write_map
 from gradc.codegen.cuda.printer.nest import Nest, PrintError
 from gradc.codegen.cuda.printer.products import PRODUCT_THREADS, results, write_product
 from gradc.codegen.cuda.printer.row_plans import GROUP, RowPlan, rows_of, segment_plans
@@ -31,8 +31,6 @@ from gradc.codegen.cuda.verbs import MEMORY_BYTES, MEMORY_TYPES, MOST_SHARED
 from gradc.ir.loop.kernel import Buffer, Exchange, For, Gemm, Kernel, Stmt, Store
 from gradc.ir.loop.registers import accesses
 
-# Multiprocessors of what a compute capability is usually met on: A100, H100, B200.
-PROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148}
 _LINE = 64  # bytes; private memory in scratch starts on such
 _FOLD_ROOM = 8 << 10  # shared memory that folds may take
 

@@ -39,7 +39,9 @@ from gradc.ir.loop.registers import accesses
 from gradc.ir.tensor.core import DType
 
 _MOST_THREADS = 256
-PROCESSORS = 132  # of the devices that schedules are for
+# Multiprocessors of what a compute capability is usually met on: A100, H100, B200.
+PROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148}
+USUAL = PROCESSORS["sm_90"]  # what schedules without a device of their own are for
 FOUR = 4
 
 
@@ -60,7 +62,7 @@ class Map:
     def threads(self) -> int:
         """Of a block: fewer where there would not be a block for every multiprocessor."""
         threads = _MOST_THREADS
-        while threads > WARP and -(-self.count // threads) < PROCESSORS:
+        while threads > WARP and -(-self.count // threads) < USUAL:
             threads //= 2
         return threads
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from gradc.codegen.backend import Signature
 from gradc.codegen.cuda.printer.conflicts import Overlaps
-from gradc.codegen.cuda.printer.kernels import PROCESSORS, Part, print_kernel
+from gradc.codegen.cuda.printer.kernels import Part, print_kernel
+from gradc.codegen.cuda.printer.maps import PROCESSORS
 from gradc.codegen.cuda.printer.words import Names
 from gradc.codegen.cuda.program import Launch, Place, Program, Repeat, Step
 from gradc.ir.loop.kernel import Buffer

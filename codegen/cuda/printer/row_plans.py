@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradc.codegen.cuda.printer.conflicts import Overlaps
-from gradc.codegen.cuda.printer.maps import FOUR, PROCESSORS, defined, width_of
+from gradc.codegen.cuda.printer.maps import FOUR, USUAL, defined, width_of
 from gradc.codegen.cuda.verbs import MEMORY_BYTES, MEMORY_TYPES
 from gradc.ir.loop.kernel import Buffer, For, Index, Let, Load, Stmt, Store, Var
 from gradc.ir.loop.order import LEAF
@@ -74,7 +74,7 @@ def rows_of(plans: Iterable[RowPlan], room: int, total: int | None) -> int:
     plans = tuple(plans)
     most = max((plan.loop.extent for plan in plans), default=0) if total is None else total
     for rows in _ROWS:
-        few = most < rows if total is None else -(-total // rows) < PROCESSORS
+        few = most < rows if total is None else -(-total // rows) < USUAL
         if sum(plan.shared_bytes(rows) for plan in plans) <= room and (not few or rows == 2):
             return rows
     return 0

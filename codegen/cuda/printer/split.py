@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gradc.codegen.cuda.printer.maps import PROCESSORS, at_zero
+from gradc.codegen.cuda.printer.maps import USUAL, at_zero
 from gradc.ir.loop.kernel import (
     Affine,
     Buffer,
@@ -34,7 +34,7 @@ from gradc.ir.loop.order import LEAF
 from gradc.ir.loop.registers import accesses
 from gradc.ir.tensor.core import DType
 
-_ENOUGH = PROCESSORS  # iterations of a grid that need no help
+_ENOUGH = USUAL  # iterations of a grid that need no help
 _LEAST = 32  # columns of a part that is a row
 _WORK = 8192  # elements under which one launch is as good as several
 _MANY = 8 * LEAF  # terms of a sum that is cut into leaves

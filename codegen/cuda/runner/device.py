@@ -24,6 +24,7 @@ from gradc.codegen.cuda.runner.driver import (
 )
 
 Handle = ctypes.c_void_p
+Place = ctypes.c_void_p | ctypes.c_uint64  # an address here, or on the device
 
 
 class Device:
@@ -93,36 +94,20 @@ class Device:
 
     def upload(self, address: int, source: int, nbytes: int) -> None:
         """Copies from the host, in order of the stream."""
-        if nbytes:
-            self.driver.call(
-                "cuMemcpyHtoDAsync",
-                ctypes.c_uint64(address),
-                ctypes.c_void_p(source),
-                ctypes.c_size_t(nbytes),
-                self.stream,
-            )
+        self._moved("HtoD", ctypes.c_uint64(address), ctypes.c_void_p(source), nbytes)
 
     def download(self, target: int, address: int, nbytes: int) -> None:
         """Copies to the host, in order of the stream."""
-        if nbytes:
-            self.driver.call(
-                "cuMemcpyDtoHAsync",
-                ctypes.c_void_p(target),
-                ctypes.c_uint64(address),
-                ctypes.c_size_t(nbytes),
-                self.stream,
-            )
+        self._moved("DtoH", ctypes.c_void_p(target), ctypes.c_uint64(address), nbytes)
 
     def copy(self, target: int, address: int, nbytes: int) -> None:
         """Copies on the device, in order of the stream."""
+        self._moved("DtoD", ctypes.c_uint64(target), ctypes.c_uint64(address), nbytes)
+
+    def _moved(self, way: str, target: Place, source: Place, nbytes: int) -> None:
         if nbytes:
-            self.driver.call(
-                "cuMemcpyDtoDAsync",
-                ctypes.c_uint64(target),
-                ctypes.c_uint64(address),
-                ctypes.c_size_t(nbytes),
-                self.stream,
-            )
+            size = ctypes.c_size_t(nbytes)
+            self.driver.call(f"cuMemcpy{way}Async", target, source, size, self.stream)
 
     def fill(self, address: int, byte: int, nbytes: int) -> None:
         """Sets every byte, in order of the stream."""

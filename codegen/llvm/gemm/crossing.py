@@ -13,10 +13,10 @@ from math import prod
 from typing import ClassVar
 
 from gradc.codegen.llvm import static
-from gradc.codegen.llvm.gemm import pack, slide
-from gradc.codegen.llvm.gemm.emitter import Emitter, Scratch, cases
+from gradc.codegen.llvm.gemm import pack
+from gradc.codegen.llvm.gemm.emitter import Emitter, Pair, Scratch, cases
 from gradc.codegen.llvm.gemm.pack import memory_type, offset, transpose
-from gradc.codegen.llvm.gemm.walk import Walk, emit_tables
+from gradc.codegen.llvm.gemm.walk import Walk, emit_group, emit_packing, emit_tables
 from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value, vector
 from gradc.ir.loop.order import K_LEAF
@@ -44,14 +44,13 @@ class CrossEmitter(Emitter):
         f: Function,
         scratch: Scratch,
         batch: list[Value],
+        factors: Pair,
         block: Value,
-        low: Value,
-        high: Value,
+        strips: Pair,
     ) -> None:
         cut, walk = self.cut, self._walk
-        left = self._base(f, self.gemm.left, batch)
-        right = self._base(f, self.gemm.right, batch)
-        with static.when(f, static.less(f, low, high)):
+        left, right = factors
+        with static.when(f, static.less(f, *strips)):
             origin = self._origin(f, scratch, right, block)
             self._weights(f, left, scratch.right)
             start = static.mul(f, block, i64(walk.group))
@@ -68,15 +67,13 @@ class CrossEmitter(Emitter):
         """Where the first window of a group begins; packs its images, if that is needed."""
         walk, factor = self._walk, self.gemm.right
         patch = walk.patch
-        image = static.mul(f, static.div(f, group, walk.bands), i64(walk.images))
-        start = static.mul(f, static.rem(f, group, walk.bands), i64(walk.band * patch.stride[0]))
+        image, start = place = emit_group(f, walk, group)
         if walk.packed is None:
             element, line = memory_type(factor.buffer.dtype), prod(patch.size[1:])
             return offset(f, right, element, (image, patch.image_stride), (start, line))
-        count = static.minimum(f, static.sub(f, i64(patch.images), image), i64(walk.images))
-        name = slide.pack_slide(self.module, walk.packed, factor.buffer.dtype, self.isa)
-        given = f"{right}, {i64(patch.channels)}, {image}, {count}, {start}, {scratch.left}"
-        f.line(f"call void @{name}({given})")
+        channels = right, i64(patch.channels)
+        dtype = factor.buffer.dtype
+        emit_packing(f, self.module, self.isa, walk, dtype, channels, place, scratch.left)
         return scratch.left
 
     def _weights(self, f: Function, left: Value, target: Value) -> None:

@@ -23,6 +23,7 @@ from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value, vector
 from gradc.ir.loop.kernel import Buffer, Factor, Gemm, Kernel
 
+Pair = tuple[Value, Value]
 # emit(function, gemm, pointers, batch indices, i, first j, acc, mask, step, fence): the epilogue of
 # ``acc``'s lanes; ``step`` divides the first j, and no multiple of ``fence`` is among the others.
 Epilogue = Callable[
@@ -183,7 +184,8 @@ class Emitter:
         starts = itertools.accumulate(scratch_lines(cut)[:2], initial=0)
         scratch = Scratch(*(offset(f, room, "i8", (i64(n), 1)) for n in starts))
         if cut.batch * cut.blocks == 1:
-            self._column_block(f, scratch, self._batch(f, i64(0)), i64(0), begin, end)
+            batch = self._batch(f, i64(0))
+            self._column_block(f, scratch, batch, self._bases(f, batch), i64(0), (begin, end))
             f.ret()
             return
         per_block = i64(cut.strips)
@@ -195,7 +197,8 @@ class Emitter:
             high = static.minimum(f, static.sub(f, end, start), per_block)
             block = static.rem(f, loop.index, cut.blocks)
             linear = static.div(f, loop.index, cut.blocks)
-            self._column_block(f, scratch, self._batch(f, linear), block, low, high)
+            batch = self._batch(f, linear)
+            self._column_block(f, scratch, batch, self._bases(f, batch), block, (low, high))
         f.ret()
 
     def _batch(self, f: Function, linear: Value) -> list[Value]:
@@ -211,39 +214,44 @@ class Emitter:
         start = f.address(self.places[factor.buffer], element, i64(factor.offset))
         return offset(f, start, element, *zip(batch, factor.batch_strides, strict=True))
 
+    def _bases(self, f: Function, batch: Sequence[Value]) -> Pair:
+        """Where both factors begin in a batch element."""
+        return self._base(f, self.gemm.left, batch), self._base(f, self.gemm.right, batch)
+
+    def _panel_bounds(self, f: Function, block: Value) -> Pair:
+        """The panels of a column block, the last one not included."""
+        first = static.mul(f, block, i64(self.cut.panels))
+        beyond = static.add(f, first, i64(self.cut.panels))
+        return first, static.minimum(f, beyond, i64(self.cut.panels_total))
+
     def _column_block(
         self,
         f: Function,
         scratch: Scratch,
         batch: list[Value],
+        factors: Pair,
         block: Value,
-        low: Value,
-        high: Value,
+        strips: Pair,
     ) -> None:
-        cut = self.cut
-        left = self._base(f, self.gemm.left, batch)
-        right = self._base(f, self.gemm.right, batch)
-        first_panel = static.mul(f, block, i64(cut.panels))
-        beyond = static.minimum(
-            f, static.add(f, first_panel, i64(cut.panels)), i64(cut.panels_total)
-        )
-        bounds = (first_panel, beyond)
+        """The given strips of a column block, the last one not included."""
+        cut, bounds = self.cut, self._panel_bounds(f, block)
+        low, high = strips
         if cut.k_blocks == 1:
-            self._chunk(f, scratch, batch, (left, right), bounds, (low, high))
+            self._chunk(f, scratch, batch, factors, bounds, strips)
             return
         # The accumulators of a chunk are parked between the blocks of k.
         with f.loop(low, high, cut.parked_strips) as chunk:
             stop = static.minimum(f, static.add(f, chunk.index, i64(cut.parked_strips)), high)
-            self._chunk(f, scratch, batch, (left, right), bounds, (chunk.index, stop))
+            self._chunk(f, scratch, batch, factors, bounds, (chunk.index, stop))
 
     def _chunk(
         self,
         f: Function,
         scratch: Scratch,
         batch: list[Value],
-        factors: tuple[Value, Value],
-        bounds: tuple[Value, Value],
-        strips: tuple[Value, Value],
+        factors: Pair,
+        bounds: Pair,
+        strips: Pair,
     ) -> None:
         """Some strips of one column block, all of k."""
         cut = self.cut

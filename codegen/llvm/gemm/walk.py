@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from itertools import product
 from math import gcd, prod
 
+from gradc.codegen.llvm import static
 from gradc.codegen.llvm.gemm.slide import (
     COPYING,
     WRITING,
     Slide,
     lowest,
+    pack_slide,
     packed_size,
     plane_size,
     slide_cost,
@@ -27,7 +29,8 @@ from gradc.codegen.llvm.gemm.slide import (
     told,
 )
 from gradc.codegen.llvm.isa import Isa
-from gradc.codegen.llvm.text import Module, Value
+from gradc.codegen.llvm.static import i64
+from gradc.codegen.llvm.text import Function, Module, Value
 from gradc.ir.loop.kernel import Gemm, Patch, dense_strides
 from gradc.ir.loop.order import K_LEAF, K_NODE
 from gradc.ir.tensor.core import DType
@@ -232,6 +235,33 @@ def _cut(patch: Patch, limits: tuple[int, int], room: int | None) -> tuple[int, 
     bands = [n for n in range(1, first) if first % n == 0 and fits(1, n)]
     even = [n for n in bands if n * (area // first) % K_LEAF == 0]
     return (1, max(even or bands)) if bands else None
+
+
+def emit_group(f: Function, walk: Walk, group: Value) -> tuple[Value, Value]:
+    """The first image of a group of places, and the first line of its band."""
+    image = static.mul(f, static.div(f, group, walk.bands), i64(walk.images))
+    line = walk.band * walk.patch.stride[0]
+    return image, static.mul(f, static.rem(f, group, walk.bands), i64(line))
+
+
+def emit_packing(
+    f: Function,
+    module: Module,
+    isa: Isa,
+    walk: Walk,
+    dtype: DType,
+    channels: tuple[Value, Value],
+    group: tuple[Value, Value],
+    target: Value,
+) -> None:
+    """Packs so many channels from an address on, of the images of a group (``emit_group``)."""
+    assert walk.packed is not None, "others are read where they lie"
+    source, count = channels
+    image, start = group
+    images = static.minimum(f, static.sub(f, i64(walk.patch.images), image), i64(walk.images))
+    name = pack_slide(module, walk.packed, dtype, isa)
+    given = f"{source}, {count}, {image}, {images}, {start}, {target}"
+    f.line(f"call void @{name}({given})")
 
 
 def emit_tables(module: Module, walk: Walk, dtype: DType) -> tuple[Value, Value]:

@@ -12,15 +12,12 @@ from math import prod
 from typing import ClassVar
 
 from gradc.codegen.llvm import static
-from gradc.codegen.llvm.gemm import slide
-from gradc.codegen.llvm.gemm.emitter import Emitter, Scratch, cases
+from gradc.codegen.llvm.gemm.emitter import Emitter, Pair, Scratch, cases
 from gradc.codegen.llvm.gemm.pack import memory_type, offset
-from gradc.codegen.llvm.gemm.walk import Walk, emit_tables
+from gradc.codegen.llvm.gemm.walk import Walk, emit_group, emit_packing, emit_tables
 from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Value
 from gradc.ir.loop.order import K_LEAF
-
-Pair = tuple[Value, Value]
 
 
 @dataclass
@@ -46,22 +43,20 @@ class WalkEmitter(Emitter):
         f: Function,
         scratch: Scratch,
         batch: list[Value],
+        factors: Pair,
         block: Value,
-        low: Value,
-        high: Value,
+        strips: Pair,
     ) -> None:
         cut, walk = self.cut, self._walk
-        left = self._base(f, self.gemm.left, batch)
-        right = self._base(f, self.gemm.right, batch)
-        first = static.mul(f, block, i64(cut.panels))
-        beyond = static.minimum(f, static.add(f, first, i64(cut.panels)), i64(cut.panels_total))
+        (left, right), bounds = factors, self._panel_bounds(f, block)
+        low, high = strips
         with static.counted(f, low, high, cut.parked_strips, nonempty=False) as chunk:
             stop = static.minimum(f, static.add(f, chunk.index, i64(cut.parked_strips)), high)
-            strips = (chunk.index, stop)
+            some = (chunk.index, stop)
             with static.counted(f, i64(0), i64(walk.groups), 1, nonempty=True) as number:
-                origin = self._origin(f, scratch, left, strips, number.index)
+                origin = self._origin(f, scratch, left, some, number.index)
                 start = static.mul(f, number.index, i64(walk.group))
-                here = _Group(batch, (first, beyond), strips, start, origin)
+                here = _Group(batch, bounds, some, start, origin)
                 self._group(f, scratch, here, right)
 
     @property
@@ -78,8 +73,7 @@ class WalkEmitter(Emitter):
         """
         cut, walk, factor = self.cut, self._walk, self.gemm.left
         patch, element = walk.patch, memory_type(factor.buffer.dtype)
-        image = static.mul(f, static.div(f, group, walk.bands), i64(walk.images))
-        start = static.mul(f, static.rem(f, group, walk.bands), i64(walk.band * patch.stride[0]))
+        image, start = place = emit_group(f, walk, group)
         if walk.packed is None:
             line = prod(patch.size[1:])
             return offset(f, left, element, (image, patch.image_stride), (start, line))
@@ -87,12 +81,10 @@ class WalkEmitter(Emitter):
         first = static.div(f, static.mul(f, strips[0], i64(cut.rows)), taps)
         rows = static.minimum(f, static.mul(f, strips[1], i64(cut.rows)), i64(cut.m))
         beyond = static.div(f, static.add(f, rows, i64(taps - 1)), taps)
-        channels = static.sub(f, beyond, first)
-        source = offset(f, left, element, (first, patch.channel_stride))
-        count = static.minimum(f, static.sub(f, i64(patch.images), image), i64(walk.images))
-        name = slide.pack_slide(self.module, walk.packed, factor.buffer.dtype, self.isa)
-        given = f"{source}, {channels}, {image}, {count}, {start}, {scratch.left}"
-        f.line(f"call void @{name}({given})")
+        count = static.sub(f, beyond, first)
+        channels = offset(f, left, element, (first, patch.channel_stride)), count
+        dtype = factor.buffer.dtype
+        emit_packing(f, self.module, self.isa, walk, dtype, channels, place, scratch.left)
         return offset(f, scratch.left, self.element, (static.sub(f, i64(0), first), walk.plane))
 
     def _group(self, f: Function, scratch: Scratch, here: _Group, right: Value) -> None:

@@ -358,10 +358,15 @@ def first_difference(
     return None
 
 
-def require_finite(x: Any) -> None:
-    """Raises Undecided unless every ball of ``x`` is a finite number; integers and booleans are."""
+def are_finite(x: Any) -> bool:
+    """Whether every ball of ``x`` is a finite number; integers and booleans are."""
     array = np.asarray(x)
-    if array.dtype == object and not all(lifted(e).is_finite() for e in array.reshape(-1)):
+    return array.dtype != object or all(lifted(e).is_finite() for e in array.reshape(-1))
+
+
+def require_finite(x: Any) -> None:
+    """Raises Undecided unless ``x`` holds finite numbers."""
+    if not are_finite(x):
         raise Undecided
 
 

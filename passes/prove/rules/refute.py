@@ -30,6 +30,7 @@ from gradc.passes.prove.domains.balls import (
     BallArrays,
     NudgedArrays,
     Undecided,
+    are_finite,
     first_difference,
     largest_gap,
     require_finite,
@@ -458,24 +459,16 @@ def decide_equal(
 
 def _other_side(ours: Sequence[Any], theirs: Callable[[], Sequence[Any]]) -> Sequence[Any]:
     """The balls of the second side. Raises OtherSide if they are no numbers, and ``ours`` are."""
-    is_number = all(_is_finite(x) for x in ours)
+    is_number = all(are_finite(x) for x in ours)
     try:
         found = theirs()
     except (Undecided, ZeroDivisionError):
         if is_number:
             raise OtherSide from None
         raise
-    if is_number and not all(_is_finite(x) for x in found):
+    if is_number and not all(are_finite(x) for x in found):
         raise OtherSide
     return found
-
-
-def _is_finite(x: Any) -> bool:
-    try:
-        require_finite(x)
-    except Undecided:
-        return False
-    return True
 
 
 def lacking(before: Function, names: Sequence[str], points: int = 8) -> Outcome:
