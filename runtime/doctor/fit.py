@@ -153,8 +153,7 @@ def watch_of(training: Run) -> Watch:
     total = settings.epochs * -(-settings.samples // settings.batch)
     start = training.begins_with
     given = None if start is None else lambda: start
-    watch = Watching(training.step, training.train, settings.batch, total, settings.seed, given)
-    return watch
+    return Watching(training.step, training.train, settings.batch, total, settings.seed, given)
 
 
 def news(training: Run) -> list[Diagnostic]:
@@ -377,11 +376,8 @@ class _Ending:
     """Callbacks after epochs, when to end before the last, and the best weights."""
 
     def __init__(self, training: Run, how: _How) -> None:
-        self.training, self.callbacks, self.patience = (
-            training,
-            how.callbacks,
-            how.early_stopping,
-        )
+        self.training = training
+        self.callbacks, self.patience = how.callbacks, how.early_stopping
         self.keeps_best = how.keep == "best"
         self.best: dict[str, Array] | None = None
         self.least, self.since, self.epoch = float("inf"), 0, 0
@@ -403,9 +399,9 @@ class _Ending:
             self.training.is_enough = True
 
     def _rate(self, loss: float) -> None:
-        self.since = 0 if loss < self.least else self.since + 1
+        self.since += 1
         if loss < self.least:
-            self.least = loss
+            self.least, self.since = loss, 0
             if self.keeps_best and self.training.state is not None:
                 self.best = {n: np.array(a) for n, a in self.training.state.params.items()}
         if self.patience is not None and self.since >= self.patience:
