@@ -13,6 +13,7 @@ from html import escape
 
 _WIDTH, _HEIGHT = 720.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70.0, 20.0, 34.0, 46.0
+_KEYS = 190.0  # of the right margin, where there are curves to tell apart
 _COLORS = ("#0969da", "#cf222e", "#1a7f37", "#8250df", "#bf8700", "#57606a")
 _STYLE = (
     ".page{fill:#fff}text{font:12px "
@@ -74,6 +75,7 @@ class _Frame:
 
     def __init__(self, panel: Panel) -> None:
         self.panel = panel
+        self.end = _WIDTH - (_KEYS if len(panel.series) > 1 else _RIGHT)  # of the x axis
         points = [(x, y) for s in panel.series for x, y in zip(s.xs, s.ys, strict=True)]
         kept = [(x, self._level(y)) for x, y in points if self._is_shown(y)]
         xs = [x for x, _ in kept] or [0.0, 1.0]
@@ -94,7 +96,7 @@ class _Frame:
 
     def x(self, value: float) -> float:
         low, high = self.x_range
-        return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + (value - low) / (high - low) * (self.end - _LEFT)
 
     def y(self, level: float) -> float:
         low, high = self.y_range
@@ -118,7 +120,7 @@ class _Frame:
             y = self.y(level)
             shown = f"1e{level:.0f}" if self.panel.is_log else f"{level:g}"
             parts.append(
-                f'<line class="g" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                f'<line class="g" x1="{_LEFT}" x2="{self.end}" y1="{y:.1f}" y2="{y:.1f}"/>'
             )
             parts.append(
                 f'<text class="s" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{shown}</text>'
@@ -128,7 +130,7 @@ class _Frame:
                 f'<text class="s" x="{self.x(value):.1f}" y="{_HEIGHT - _BOTTOM + 16:.1f}" '
                 f'text-anchor="middle">{value:g}</text>'
             )
-        middle = (_LEFT + _WIDTH - _RIGHT) / 2
+        middle = (_LEFT + self.end) / 2
         parts.append(
             f'<text class="s" x="{middle}" y="{_HEIGHT - 8}" text-anchor="middle">'
             f"{escape(self.panel.x_label)}</text>"
@@ -154,7 +156,7 @@ class _Frame:
         return parts
 
     def _key(self, name: str, number: int, color: str) -> str:
-        x, y = _WIDTH - _RIGHT - 180, _TOP + 6 + 15 * number
+        x, y = self.end + 14, _TOP + 6 + 15 * number
         return (
             f'<rect x="{x}" y="{y - 9}" width="10" height="10" fill="{color}"/>'
             f'<text class="s" x="{x + 15}" y="{y}">{escape(name[:28])}</text>'
