@@ -13,8 +13,10 @@ it is taken to mix: absent means refused. Passes that cut a program along an axi
 tiles, shares of several processes) follow links and need no list of ops.
 
 An axis may hold several indices, one inside another: ``reshape`` from [B, T] to [B * T] has two
-links, and in the result the index of B lies outside that of T. ``Place`` says where in its axis an
-index lies.
+links, and in the result the index of B lies outside that of T. Four gates of H beside each other,
+[4 * H], are four blocks, and an index of H lies inside each: slices at the borders of blocks, and
+what is joined or padded by whole blocks, have it too. ``Place`` says where in its axis an index
+lies.
 
 Non-goals: links between the operands and results of regions, which passes follow through the
 regions themselves.
@@ -23,7 +25,7 @@ regions themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -128,6 +130,21 @@ def invented(op: Op, axes: Iterable[int], is_drawn: bool = False) -> tuple[Link,
     """Axes of the result that no operand has."""
     shape = sizes(op.result)
     return tuple(Link(shape[a], (None,) * len(op.operands), Place(a), is_drawn) for a in axes)
+
+
+def in_blocks(axis: int, sizes_: Sequence[int], edge: int, total: int) -> Link | None:
+    """The index inside blocks of equal size, into which pieces of ``sizes_`` along ``axis``, what
+    lies beside them (``edge``) and the result of ``total`` positions can all be taken apart.
+    """
+    size = math.gcd(*sizes_, edge, total)
+    if size < 2 or 0 in (*sizes_, total):
+        return None
+    return Link(size, tuple(Place(axis, n // size) for n in sizes_), Place(axis, total // size))
+
+
+def at_axes(axes: Mapping[str, int]) -> dict[str, Place]:
+    """The places of indices that have an axis each."""
+    return {name: Place(axis) for name, axis in axes.items()}
 
 
 def shortened(name: str) -> Callable[[Op, Link, int], Attrs]:

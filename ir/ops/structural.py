@@ -7,14 +7,14 @@ may be symbolic; what symbols cannot decide is checked again when dimensions are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from gradc.ir.loop.kernel import Affine, Const, Scalar, row_major_offset
 from gradc.ir.ops.attributes import get_dims, get_int, get_ints
-from gradc.ir.ops.axes import AxisRule, Link, Place, kept, regrouped, shortened, sizes
+from gradc.ir.ops.axes import AxisRule, Link, Place, in_blocks, kept, regrouped, shortened, sizes
 from gradc.ir.ops.index import structural as elements
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.interval import Bounds, Interval, hull
@@ -27,7 +27,7 @@ from gradc.ir.ops.registry import (
     register,
 )
 from gradc.ir.ops.traits import ALL, Moves, Traits
-from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
+from gradc.ir.tensor.core import Attr, Attrs, DType, Op, TensorType, Value
 from gradc.ir.tensor.dims import Dim, floordiv
 
 if TYPE_CHECKING:
@@ -254,18 +254,28 @@ def _slice_element(k: IndexAlgebra, op: Op, index: Position, read: Read) -> Scal
 
 
 def _slice_links(op: Op) -> tuple[Link, ...]:
-    """Axes that are taken whole."""
+    """Axes that are taken whole, or by blocks."""
     starts, strides = get_ints(op.attributes, "start"), get_ints(op.attributes, "stride")
-    shape = sizes(op.operands[0])
-    rows = enumerate(zip(starts, strides, shape, sizes(op.result), strict=True))
-    return kept(op, (i for i, (s, step, n, m) in rows if s or step != 1 or n != m))
+    shape, after = sizes(op.operands[0]), sizes(op.result)
+    rows = enumerate(zip(starts, strides, shape, after, strict=True))
+    cut = [i for i, (s, step, n, m) in rows if s or step != 1 or n != m]
+    blocks = [in_blocks(i, shape[i : i + 1], starts[i], after[i]) for i in cut if strides[i] == 1]
+    return (*kept(op, cut), *filter(None, blocks))
 
 
-def _slice_part(op: Op, link: Link, parts: int) -> Attrs:
-    assert link.result is not None, "every link of a slice is in the result"
-    limit = list(get_dims(op.attributes, "limit"))
-    limit[link.result.axis] = sizes(op.result)[link.result.axis] // parts
-    return {**op.attributes, "limit": tuple(limit)}
+def _fewer(*names: str) -> Callable[[Op, Link, int], Attrs]:
+    """The attributes of a part, where those called ``names`` count positions of each axis."""
+
+    def part(op: Op, link: Link, parts: int) -> Attrs:
+        assert link.result is not None, "every link of a view is in the result"
+        found: dict[str, Attr] = dict(op.attributes)
+        for name in names:
+            counts = list(get_ints(op.attributes, name))
+            counts[link.result.axis] //= parts
+            found[name] = tuple(counts)
+        return found
+
+    return part
 
 
 view(
@@ -282,8 +292,9 @@ view(
         sample((2, 7), start=(0, 1), limit=(2, 7), stride=(1, 3)),
         sample((4, 3), start=(0, 1), limit=(4, 1), stride=(1, 1)),
         sample((6,), start=(0,), limit=(5,), stride=(4,)),
+        sample((2, 12), start=(0, 4), limit=(2, 8), stride=(1, 1)),
     ),
-    AxisRule(_slice_links, "some are left out and the others shifted", _slice_part),
+    AxisRule(_slice_links, "some are left out and the others shifted", _fewer("start", "limit")),
     moving(
         Moves.SELECTS,
         lambda a, n: {
@@ -338,8 +349,12 @@ def _pad_element(k: IndexAlgebra, op: Op, index: Position, read: Read) -> Scalar
 
 
 def _pad_links(op: Op) -> tuple[Link, ...]:
-    """Axes that nothing is added to."""
-    return kept(op, (i for i, n in enumerate(sizes(op.operands[0])) if n != sizes(op.result)[i]))
+    """Axes that nothing is added to, or whole blocks."""
+    low, interior = (get_ints(op.attributes, name) for name in ("low", "interior"))
+    shape, after = sizes(op.operands[0]), sizes(op.result)
+    grown = [i for i, n in enumerate(shape) if n != after[i]]
+    blocks = [in_blocks(i, shape[i : i + 1], low[i], after[i]) for i in grown if not interior[i]]
+    return (*kept(op, grown), *filter(None, blocks))
 
 
 view(
@@ -357,8 +372,9 @@ view(
         sample((0, 2), low=(1, 0), high=(1, 1), interior=(3, 0)),
         sample((1,), low=(0,), high=(0,), interior=(4,)),
         sample((2, 3), low=(0, 1), high=(0, 2), interior=(0, 0)),
+        sample((4, 2), low=(4, 0), high=(8, 0), interior=(0, 0)),
     ),
-    AxisRule(_pad_links, "zeros are put between or beside them"),
+    AxisRule(_pad_links, "zeros are put between or beside them", _fewer("low", "high")),
     moving(
         Moves.PLACES,
         lambda a, n: {
@@ -455,6 +471,13 @@ def _concat_element(k: IndexAlgebra, op: Op, index: Position, read: Read) -> Sca
     return k.const(0, dtype) if found is None else found
 
 
+def _concat_links(op: Op) -> tuple[Link, ...]:
+    axis = get_int(op.attributes, "axis")
+    pieces = [sizes(x)[axis] for x in op.operands]
+    blocks = in_blocks(axis, pieces, 0, sum(pieces))
+    return (*kept(op, [axis]), *(() if blocks is None else (blocks,)))
+
+
 register(
     OpDef(
         "concat",
@@ -472,6 +495,11 @@ register(
             ),
             Sample((TensorType((3,), DType.F64),), {"axis": 0}, (_ANY,)),
             Sample(
+                (TensorType((2, 4), DType.F64), TensorType((2, 8), DType.F64)),
+                {"axis": 1},
+                (_ANY, _ANY),
+            ),
+            Sample(
                 tuple(TensorType(s, DType.F64) for s in ((0, 2), (3, 2), (1, 2))),
                 {"axis": 0},
                 (_ANY, _ANY, _ANY),
@@ -484,9 +512,7 @@ register(
         ),
         interval=_any_operand,
         element=ElementRule(elements.concat, elements.fit_concat),
-        axes=AxisRule(
-            lambda op: kept(op, [get_int(op.attributes, "axis")]), "they are joined with others"
-        ),
+        axes=AxisRule(_concat_links, "they are joined with others"),
     )
 )
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
-from gradc.ir.ops.axes import Place
+from gradc.ir.ops.axes import at_axes
 from gradc.ir.tensor.core import Function, Op, Role, TensorType
 from gradc.passes.training.cut import Cut, Mixed, cut
 from gradc.passes.training.ranks import Deal
@@ -56,10 +56,9 @@ def batch_axes(
     part: Mapping[str, TensorType],
     parts: int,
     refuse: Refuse = along_batch,
-    is_first: bool = False,
 ) -> dict[str, int]:
     """The axis of samples of each input that has one, from the inputs' types for the whole batch
-    and for a part; of several the first if that ``is_first``.
+    and for a part.
 
     Raises:
         DiagnosticError: GC0807 for an input that is not cut along one axis.
@@ -68,7 +67,7 @@ def batch_axes(
     for name, type_ in whole.items():
         pairs = list(zip(type_.static_shape, part[name].static_shape, strict=True))
         differing = [axis for axis, (n, m) in enumerate(pairs) if n != m]
-        if len(differing) > 1 and not is_first:
+        if len(differing) > 1:
             raise refuse(f"`{name}` compares every sample with every other", None)
         if differing:
             axis = differing[0]
@@ -92,7 +91,7 @@ def separate(
         DiagnosticError: GC0807, at the op where samples meet.
     """
     try:
-        found = cut(function, {name: Place(axis) for name, axis in axes.items()}, parts, shared)
+        found = cut(function, at_axes(axes), parts, shared)
     except Mixed as problem:
         raise along_batch(problem.message, problem.op) from None
     for slot, value in zip(function.results, function.block.outputs, strict=True):

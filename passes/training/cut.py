@@ -27,7 +27,8 @@ from gradc.ir.ops.axes import Link, Place
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.control import scan_counts
 from gradc.ir.ops.registry import has_pullback, is_loop, lookup, number_of
-from gradc.ir.tensor.core import Attrs, Block, Function, Op, TensorType, Value
+from gradc.ir.tensor.core import Attrs, Block, Function, Op, Value
+from gradc.passes.training.pieces import part_type
 from gradc.passes.training.ranks import Deal, Total
 
 _Kind = Literal["function", "region", "pullback"]
@@ -84,13 +85,6 @@ def cut(
         frozenset(walk.after),
         frozenset(walk.local),
     )
-
-
-def part_type(type_: TensorType, place: Place, parts: int) -> TensorType:
-    """The type of one part."""
-    shape = type_.static_shape
-    axis = place.axis
-    return type_.with_shape((*shape[:axis], shape[axis] // parts, *shape[axis + 1 :]))
 
 
 class Walk:

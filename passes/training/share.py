@@ -1,7 +1,7 @@
 """A finished function, derivatives and all, among ranks that each hold a part of some of its
 parameters (tensor parallel).
 
-    from  a function, and the axis along which each cut parameter is cut in equal parts
+    from  a function, and the place at which each cut parameter is cut in equal parts
     to    the function of one rank: parameters and their gradients are its own part, all else is
           the same on every rank
 
@@ -31,7 +31,8 @@ from gradc.ir.tensor.core import Attrs, Block, DType, Function, Op, Role, Slot, 
 from gradc.passes.simplify.dce import dce
 from gradc.passes.simplify.flatten import flatten
 from gradc.passes.training.accumulate_batch import Refuse
-from gradc.passes.training.cut import Mixed, Walk, part_type
+from gradc.passes.training.cut import Mixed, Walk
+from gradc.passes.training.pieces import from_rows, numbered
 from gradc.passes.training.ranks import Deal, folded
 
 _OWN = (Role.PARAM, Role.STATE, Role.SLOT, Role.COTANGENT)
@@ -39,13 +40,13 @@ _OWN = (Role.PARAM, Role.STATE, Role.SLOT, Role.COTANGENT)
 
 def share(
     function: Function,
-    axes: Mapping[str, int],
+    held: Mapping[str, Place],
     deal: Deal,
     refuse: Refuse,
     loose: Collection[str] = (),
 ) -> Function:
-    """``function`` as each of ``deal.ranks`` ranks runs it; ``axes`` are those of the parameters
-    that are cut, and of results of their names.
+    """``function`` as each of ``deal.ranks`` ranks runs it; ``held`` says where parameters
+    are cut, and results of their names.
 
     Outputs called ``loose`` are a rank's own part where they come out cut.
 
@@ -54,15 +55,12 @@ def share(
     """
     # A pullback has been inlined; its op would have to be followed twice.
     function = flatten(dce(function), has_pullback)
-    places = [
-        Place(axes[slot.name]) if slot.name in axes and slot.role in _OWN else None
-        for slot in function.parameters
-    ]
+    places = [held.get(slot.name) if slot.role in _OWN else None for slot in function.parameters]
     walk = _Shared(function.block, places, deal)
     try:
         walk.run()
         outputs = [
-            walk.output(value, _place(slot, axes, walk.places.get(value), loose))
+            walk.output(value, _place(slot, held, walk.places.get(value), loose))
             for slot, value in zip(function.results, function.block.outputs, strict=True)
         ]
     except Mixed as problem:
@@ -72,11 +70,11 @@ def share(
 
 
 def _place(
-    slot: Slot, axes: Mapping[str, int], found: Place | None, loose: Collection[str]
+    slot: Slot, held: Mapping[str, Place], found: Place | None, loose: Collection[str]
 ) -> Place | None:
     """Where a result is cut."""
     if slot.role in _OWN:
-        return Place(axes[slot.name]) if slot.name in axes else None
+        return held.get(slot.name)
     is_loose = slot.role is Role.OUTPUT and slot.name in loose
     return found if is_loose and found is not None and found.outer == 1 else None
 
@@ -112,16 +110,8 @@ class _Shared(Walk):
 
     def _gathered(self, value: Value, place: Place) -> Value:
         """[..., outer * n, ...] of every rank as [..., outer * ranks * n, ...]."""
-        b, ranks = self.b, self._deal.ranks
-        own = self.made[value, place]
-        shape, axis = own.type.static_shape, place.axis
-        rows = self._deal.exchanged(b, "all_gather", own)
-        inner = shape[axis] // place.outer
-        split = (ranks, *shape[:axis], place.outer, inner, *shape[axis + 1 :])
-        rows = b.one("reshape", rows, shape=split)
-        perm = (*range(1, axis + 2), 0, *range(axis + 2, len(split)))
-        rows = b.one("transpose", rows, perm=perm)
-        return b.one("reshape", rows, shape=value.type.static_shape)
+        rows = self._deal.exchanged(self.b, "all_gather", self.made[value, place])
+        return from_rows(self.b, rows, place)
 
     def own_rank(self) -> Value:
         """u32[1], the number of this rank."""
@@ -131,14 +121,7 @@ class _Shared(Walk):
 
     def _own(self, whole: Value, place: Place) -> Value:
         """This rank's part of what all have."""
-        b, ranks = self.b, self._deal.ranks
-        shape, axis = whole.type.static_shape, place.axis
-        split = (*shape[:axis], place.outer, ranks, -1, *shape[axis + 1 :])
-        split = tuple(shape[axis] // (place.outer * ranks) if n == -1 else n for n in split)
-        rows = b.one("reshape", whole, shape=split)
-        number = b.one("reshape", self.own_rank(), shape=())
-        own = b.one("take", rows, b.one("cast", number, dtype=DType.I32), axis=axis + 1)
-        return b.one("reshape", own, shape=part_type(whole.type, place, ranks).static_shape)
+        return numbered(self.b, whole, place, self._deal.ranks, self.own_rank())
 
     def _source_of(
         self, value: Value, place: Place, user: Op | None

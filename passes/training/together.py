@@ -16,15 +16,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from gradc.ir.ops.axes import Place
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.collective import is_across
 from gradc.ir.ops.inline import inline_function
 from gradc.ir.ops.registry import is_loop, lookup
-from gradc.ir.ops.structural import slice_axis
 from gradc.ir.tensor.core import Block, Function, Op, Role, Slot, Value, walk
 from gradc.passes.rewrite import Scan, copy_ops
 from gradc.passes.simplify.dce import dce
 from gradc.passes.simplify.flatten import flatten
+from gradc.passes.training.pieces import joined, part
 from gradc.passes.training.ranks import Deal
 
 Copies = tuple[Value, ...]  # of one value, a copy per rank; the same one where all ranks agree
@@ -147,9 +148,9 @@ class _Walk:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Parameters of which ranks that follow each other hold ``parts`` parts along ``axes``."""
+    """Parameters of which ranks that follow each other hold ``parts`` parts at ``places``."""
 
-    axes: Mapping[str, int]
+    places: Mapping[str, Place]
     parts: int = 1
 
 
@@ -157,7 +158,7 @@ def as_rank(
     whole: Function,
     cut: Function,
     deal: Deal,
-    axes: Mapping[str, int],
+    places: Mapping[str, Place],
     rank: int,
     held: Held | None = None,
 ) -> Function:
@@ -165,11 +166,11 @@ def as_rank(
     handed the rows of its parts. Results that are whole on every rank; those of samples are not,
     and gradients of what is cut are put together.
 
-    ``axes`` are those of samples, by input (``accumulate``). On a grid each of ``deal.ranks`` is a
-    group of ranks that hold parts of parameters (``held``).
+    ``places`` are those of samples, by input (``accumulate``). On a grid each of ``deal.ranks`` is
+    a group of ranks that hold parts of parameters (``held``).
     """
     held = held or Held({})
-    own = {*axes, *held.axes}
+    own = {*places, *held.places}
     same = [slot.name for slot in cut.parameters if slot.name not in own]
     all_ = together(flatten(cut), deal.ranks * held.parts, same)  # fusions may hold exchanges
     b = Builder()
@@ -181,11 +182,11 @@ def as_rank(
     for slot in all_.parameters:
         name, is_own, number = slot.name.partition("@")
         value = given[name]
-        if is_own and name in held.axes:
+        if is_own and name in held.places:
             parts = Deal(held.parts, held.parts)
-            value = _dealt(b, value, held.axes[name], parts, int(number) % held.parts)
+            value = _dealt(b, value, held.places[name], parts, int(number) % held.parts)
         elif is_own:
-            value = _dealt(b, value, axes[name], deal, int(number) // held.parts)
+            value = _dealt(b, value, places[name], deal, int(number) // held.parts)
         operands.append(value)
     made = inline_function(b, all_, operands)
     found = {slot.name: x for slot, x in zip(all_.results, made, strict=True)}
@@ -193,13 +194,13 @@ def as_rank(
     kept = []
     for slot in cut.results:
         copy = found.get(f"{slot.name}@{rank}", found.get(slot.name))
-        if slot.role is Role.COTANGENT and slot.name in axes:
+        if slot.role is Role.COTANGENT and slot.name in places:
             pieces = [found[f"{slot.name}@{r}"] for r in range(deal.ranks)]
-            copy = b.one("concat", *pieces, axis=axes[slot.name])
-        if slot.role is Role.COTANGENT and slot.name in held.axes:
+            copy = joined(b, pieces, places[slot.name])
+        if slot.role is Role.COTANGENT and slot.name in held.places:
             first = rank // held.parts * held.parts
             pieces = [found[f"{slot.name}@{first + r}"] for r in range(held.parts)]
-            copy = b.one("concat", *pieces, axis=held.axes[slot.name])
+            copy = joined(b, pieces, held.places[slot.name])
         if copy is not None and copy.type == types.get(slot.name):
             kept.append((slot, copy))
     slots = [slot for slot, _ in kept]
@@ -207,8 +208,7 @@ def as_rank(
     return dce(b.function(f"{cut.name}_{rank}", outputs, whole.parameters, slots))
 
 
-def _dealt(b: Builder, value: Value, axis: int, deal: Deal, rank: int) -> Value:
+def _dealt(b: Builder, value: Value, place: Place, deal: Deal, rank: int) -> Value:
     """The rows of the parts of ``rank``."""
-    size = value.type.static_shape[axis] // deal.count
-    parts = [slice_axis(b, value, axis, n * size, (n + 1) * size) for n in deal.parts_of(rank)]
-    return parts[0] if len(parts) == 1 else b.one("concat", *parts, axis=axis)
+    parts = [part(b, value, place, deal.count, n) for n in deal.parts_of(rank)]
+    return parts[0] if len(parts) == 1 else b.one("concat", *parts, axis=place.axis)

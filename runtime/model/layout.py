@@ -1,4 +1,4 @@
-"""Where the arrays of a training state lie: whole on every rank, or cut along an axis among some.
+"""Where the arrays of a training state lie: whole on every rank, or cut among some.
 
     layout.own("fc1.w", whole)         # this rank's part
     layout.each(arrays)                # on rank 0, one after another put together
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradc.ir.ops.axes import Place
 from gradc.ir.tensor.core import TensorType
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.ranks.world import Ranks
@@ -24,9 +25,9 @@ from gradc.runtime.ranks.world import Ranks
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """``axes`` are those along which arrays are cut in ``ranks`` equal parts, by name."""
+    """``places`` are those at which arrays are cut in ``ranks`` equal parts, by name."""
 
-    axes: Mapping[str, int]
+    places: Mapping[str, Place]
     ranks: int
     world: Ranks | None
 
@@ -36,14 +37,27 @@ class Layout:
         return self.ranks > 1
 
     def own(self, name: str, array: Array) -> Array:
-        """This rank's part of a whole array: a view, or the array."""
+        """This rank's part of a whole array: a view where it lies in one piece along its axis, or
+        the array.
+        """
         return self.part(name, array, 0 if self.world is None else self.world.rank)
 
     def part(self, name: str, array: Array, rank: int) -> Array:
         """The part of ``rank``."""
-        if name not in self.axes:
+        if name not in self.places:
             return array
-        return np.split(array, self.ranks, self.axes[name])[rank % self.ranks]
+        found = self._views(name, array)[rank % self.ranks]
+        axis = self.places[name].axis
+        size = array.shape[axis] // self.ranks
+        return found.reshape((*array.shape[:axis], size, *array.shape[axis + 1 :]))
+
+    def _views(self, name: str, whole: Array) -> list[Array]:
+        """The parts of ``whole`` as [..., blocks, positions, ...], none of them copied."""
+        place, shape = self.places[name], whole.shape
+        size = shape[place.axis] // (place.outer * self.ranks)
+        split = (place.outer, self.ranks, size)
+        split = (*shape[: place.axis], *split, *shape[place.axis + 1 :])
+        return list(np.moveaxis(whole.reshape(split), place.axis + 1, 0))
 
     def whole(self, arrays: Mapping[str, Array]) -> dict[str, Array] | None:
         """Every array put together on rank 0; None on the others. All ranks call."""
@@ -54,9 +68,9 @@ class Layout:
 
     def shape(self, name: str, own: Array) -> tuple[int, ...]:
         """The shape of the whole of which ``own`` is a part."""
-        if name not in self.axes:
+        if name not in self.places:
             return own.shape
-        axis = self.axes[name]
+        axis = self.places[name].axis
         return (*own.shape[:axis], own.shape[axis] * self.ranks, *own.shape[axis + 1 :])
 
     def each(self, arrays: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
@@ -65,7 +79,7 @@ class Layout:
         """
         for name in sorted(arrays):
             own = arrays[name]
-            if name in self.axes and self.world is not None:
+            if name in self.places and self.world is not None:
                 yield name, self._gathered(name, own)
             else:
                 yield name, own
@@ -77,12 +91,12 @@ class Layout:
                 self.world.send(np.ascontiguousarray(own), 0)
             return own
         found = np.empty(self.shape(name, own), own.dtype)
-        parts = np.split(found, self.ranks, self.axes[name])  # views
-        parts[0][...] = own
+        parts = self._views(name, found)
+        parts[0][...] = own.reshape(parts[0].shape)
         row = np.empty_like(own)
         for rank in range(1, self.ranks):
             self.world.receive(row, rank)
-            parts[rank][...] = row
+            parts[rank][...] = row.reshape(parts[rank].shape)
         return found
 
     def spread(self, arrays: Mapping[str, Array], whole: Mapping[str, Array] | None) -> None:
@@ -95,7 +109,7 @@ class Layout:
             if is_first and whole is not None:
                 own[...] = self.own(name, whole[name])
         self.spread_common(arrays)
-        for name in (n for n in arrays if n in self.axes):
+        for name in (n for n in arrays if n in self.places):
             if not is_first:
                 self.world.receive(arrays[name], 0)
                 continue
@@ -106,7 +120,7 @@ class Layout:
     def spread_common(self, arrays: Mapping[str, Array]) -> None:
         """Makes what every rank has that of rank 0, in place. All ranks call."""
         assert self.world is not None, "there are other ranks"
-        self.world.spread([array for name, array in arrays.items() if name not in self.axes])
+        self.world.spread([array for name, array in arrays.items() if name not in self.places])
 
     def squares(self, squares: Mapping[str, float]) -> dict[str, float]:
         """Sums over a parameter of which every rank has that of its own part, over all of it. All
@@ -114,10 +128,10 @@ class Layout:
         """
         if not self.is_cut or self.world is None:
             return dict(squares)
-        own = np.array([x if n in self.axes else 0.0 for n, x in squares.items()])
+        own = np.array([x if n in self.places else 0.0 for n, x in squares.items()])
         total = self.world.total(own, self.ranks)
         return {
-            name: float(total[n]) if name in self.axes else x
+            name: float(total[n]) if name in self.places else x
             for n, (name, x) in enumerate(squares.items())
         }
 

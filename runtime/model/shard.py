@@ -15,17 +15,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from gradc.frontend.model.models import ModelIR
 from gradc.frontend.model.training import OptimizerIR
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, did_you_mean, error
+from gradc.ir.ops.axes import Place
 from gradc.ir.tensor.core import Function, Role, TensorType
 from gradc.passes.training.accumulate_batch import Refuse, along_dim, batch_axes
+from gradc.passes.training.pieces import part_type
 from gradc.passes.training.ranks import Deal
 from gradc.passes.training.share import share
+from gradc.passes.training.uses import best
 from gradc.runtime.model.layout import resized
 from gradc.runtime.model.model import Model
 from gradc.runtime.native.arrays import listed
+
+# What a dimension counts as that only the arrays of a call bind, where the size does not matter: a
+# size with many divisors.
+_SAMPLE: Final = 60
 
 
 def parts_of(text: str) -> tuple[str, int]:
@@ -42,10 +50,10 @@ def parts_of(text: str) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A model at some dimensions: ``axes`` along which its parameters are cut, by name."""
+    """A model at some dimensions: ``places`` at which its parameters are cut, by name."""
 
     whole: ModelIR
-    axes: Mapping[str, int]
+    places: Mapping[str, Place]
     deal: Deal
     refuse: Refuse
 
@@ -57,7 +65,7 @@ class Cut:
         """
         whole = self.whole.function.results
         outputs = [slot.name for slot in whole if slot.role is Role.OUTPUT]
-        return share(function, self.axes, self.deal, self.refuse, outputs)
+        return share(function, self.places, self.deal, self.refuse, outputs)
 
 
 @dataclass(frozen=True)
@@ -112,15 +120,16 @@ class Shard:
             DiagnosticError: GC0824 where the dimension cannot be cut.
         """
         whole = self.model.lower(dims, training=True)
-        return Cut(whole, self.axes(whole.dims), self.deal, self.refuse)
+        return Cut(whole, self.places(whole.dims), self.deal, self.refuse)
 
     @property
     def refuse(self) -> Refuse:
         """The refusal to cut along the dimension."""
         return along_dim(self.dim)
 
-    def axes(self, dims: Mapping[str, int] | None = None) -> dict[str, int]:
-        """The axes along which parameters and states are cut, by name.
+    def places(self, dims: Mapping[str, int] | None = None) -> dict[str, Place]:
+        """Where parameters and states are cut, by name: of several axes along the one that has the
+        dimension most often, inside blocks where the program takes it apart so.
 
         Raises:
             DiagnosticError: GC0824 where the dimension cannot be cut.
@@ -132,33 +141,60 @@ class Shard:
             raise self.refuse("only the arrays of a call say how large it is", None)
         if size % self.ranks:
             raise self.refuse(f"{size} is no multiple of {self.ranks} ranks", None)
+        possible = self._possible(known, size)
+        if not possible:
+            raise self.refuse("no parameter has it", None)
+        if all(len(places) == 1 for places in possible.values()):
+            return {name: place for name, (place,) in possible.items()}
+        # The same whatever the batch: what a call binds has a size of its own here.
+        free = {name: _SAMPLE for name, n in model.signature.dims.items() if n is None}
+        whole = model.lower({**known, **free}, training=True).function
+        return best(whole, possible, self.ranks)
+
+    def _possible(self, known: Mapping[str, int], size: int) -> dict[str, list[Place]]:
+        """Where each parameter that has the dimension, of ``size``, may have it, what is cheapest
+        to cut first.
+        """
         fewer = {**known, self.dim: size // self.ranks}
+        model = self.model
         whole, part = (
             Model(model.program, model.name, sizes, model.precision).param_types()
             for sizes in (known, fewer)
         )
-        axes = batch_axes(whole, part, self.ranks, self.refuse, is_first=True)
-        if not axes:
-            raise self.refuse("no parameter has it", None)
-        return axes
+        found: dict[str, list[Place]] = {}
+        for name, type_ in whole.items():
+            pairs = list(zip(type_.static_shape, part[name].static_shape, strict=True))
+            axes = [axis for axis, (n, m) in enumerate(pairs) if n != m]
+            even = [axis for axis in axes if pairs[axis][0] == self.ranks * pairs[axis][1]]
+            if axes and not even:
+                raise self.refuse(f"`{name}` has a size that is not a multiple of the parts", None)
+            times = {axis: max(1, pairs[axis][0] // size) for axis in even}
+            for axis in sorted(even, key=lambda a: -times[a]):
+                blocks = (n for n in range(1, times[axis] + 1) if times[axis] % n == 0)
+                places = [Place(axis, n) for n in blocks if pairs[axis][1] % n == 0]
+                found.setdefault(name, []).extend(places)
+        return found
 
     # --- updates
 
-    def slot_axes(self, optimizer: OptimizerIR, type_: TensorType, axis: int) -> dict[str, int]:
-        """The axes of the optimiser's slots for a parameter of ``type_`` that is cut along
-        ``axis``; a slot without that index is whole on every rank.
+    def slot_places(
+        self, optimizer: OptimizerIR, type_: TensorType, place: Place
+    ) -> dict[str, Place]:
+        """The places of the optimiser's slots for a parameter of ``type_`` that is cut at
+        ``place``; a slot without that index is whole on every rank.
         """
-        part = resized(type_, axis, lambda n: n // self.ranks)
+        part = part_type(type_, place, self.ranks)
         whole, own = ({s.name: s.type for s in optimizer.update(t).slots} for t in (type_, part))
-        return batch_axes(whole, own, self.ranks, self.refuse)
+        axes = batch_axes(whole, own, self.ranks, self.refuse)
+        return {name: Place(axis, place.outer) for name, axis in axes.items()}
 
-    def update(self, optimizer: OptimizerIR, part: TensorType, axis: int) -> Function:
+    def update(self, optimizer: OptimizerIR, part: TensorType, place: Place) -> Function:
         """The update of a parameter of which a rank has ``part``. What it adds up over the
         parameter is added up over the ranks.
 
         Raises:
             DiagnosticError: GC0824 where it cannot be cut, with the op.
         """
-        type_ = resized(part, axis, lambda n: n * self.ranks)
-        axes = {"p": axis, "g": axis, **self.slot_axes(optimizer, type_, axis)}
-        return share(optimizer.update(type_).function, axes, self.deal, self.refuse)
+        type_ = resized(part, place.axis, lambda n: n * self.ranks)
+        places = {"p": place, "g": place, **self.slot_places(optimizer, type_, place)}
+        return share(optimizer.update(type_).function, places, self.deal, self.refuse)

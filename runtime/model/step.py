@@ -195,11 +195,11 @@ class TrainStep(Direct):
         """
         if self.shard is None:
             return Layout({}, 1, self.world)
-        axes, types = self.shard.axes(), self.model.param_types()
-        for name in [n for n in self.model.select("params") if n in axes]:
-            slots = self.shard.slot_axes(self.optimizer, master_type(types[name]), axes[name])
-            axes |= {f"{name}/{slot}": axis for slot, axis in slots.items()}
-        return Layout(axes, self.shard.ranks, self.world)
+        places, types = self.shard.places(), self.model.param_types()
+        for name in [n for n in self.model.select("params") if n in places]:
+            slots = self.shard.slot_places(self.optimizer, master_type(types[name]), places[name])
+            places |= {f"{name}/{slot}": place for slot, place in slots.items()}
+        return Layout(places, self.shard.ranks, self.world)
 
     def __repr__(self) -> str:
         changed = [
@@ -529,7 +529,7 @@ class TrainStep(Direct):
         schedule = None if self.schedule is None else self.schedule.function
         scale = self.recipe.loss_scale
         factor = scale if scale is None or scale == "dynamic" else float(scale)
-        held = None if self.shard is None else Held(self.layout.axes, self.shard.deal)
+        held = None if self.shard is None else Held(self.layout.places, self.shard.deal)
         return train_step(
             gradient,
             updates,
@@ -568,10 +568,10 @@ class TrainStep(Direct):
     def _update(self, name: str, type_: TensorType) -> Update:
         """The update of a parameter of which a rank has ``type_``."""
         optimizer = decaying(self.optimizer, self.recipe.decay_on, type_.rank)
-        axis = self.layout.axes.get(name)
-        if axis is None or self.shard is None:
+        place = self.layout.places.get(name)
+        if place is None or self.shard is None:
             return Update(optimizer.update(type_).function, optimizer.rate)
-        return Update(self.shard.update(optimizer, type_, axis), optimizer.rate)
+        return Update(self.shard.update(optimizer, type_, place), optimizer.rate)
 
     def _compile(self, dims: Mapping[str, int]) -> Entry:
         model = self.model

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gradc.frontend.model.models import ModelIR
+from gradc.ir.ops.axes import Place, at_axes
 from gradc.ir.tensor.core import Function
 from gradc.passes.budget import run_within
 from gradc.passes.differentiate.transforms import value_and_grad
@@ -85,7 +86,7 @@ def ranks_row(
     whole = model.lower({**dims, name: _SAMPLES * step.deal.count}, training=True)
     axes, cut = step.accumulation(whole)
     asked = pipeline_options(cut.compose, options, gradient=cut.gradient)
-    return _verdict(model, whole, axes, (cut.part, asked), step.deal, options, seed)
+    return _verdict(model, whole, at_axes(axes), (cut.part, asked), step.deal, options, seed)
 
 
 def shard_row(
@@ -107,7 +108,7 @@ def shard_row(
 
     asked = pipeline_options(lambda f: cut.share(gradient(f)), options, gradient=gradient)
     made, along = (cut.whole.function, asked), f"`{shard.dim}`"
-    return _verdict(model, cut.whole, cut.axes, made, shard.deal, options, seed, along)
+    return _verdict(model, cut.whole, cut.places, made, shard.deal, options, seed, along)
 
 
 def grid_row(
@@ -135,15 +136,15 @@ def grid_row(
     whole = model.lower({**dims, name: _SAMPLES * step.deal.count}, training=True)
     axes, cut = step.accumulation(whole)
     asked = pipeline_options(cut.compose, options, gradient=cut.gradient)
-    held = Held(shard.at(whole.dims).axes, shard.ranks)
+    held = Held(shard.at(whole.dims).places, shard.ranks)
     made, along = (cut.part, asked), f"`{shard.dim}`"
-    return _verdict(model, whole, axes, made, step.deal, options, seed, along, held)
+    return _verdict(model, whole, at_axes(axes), made, step.deal, options, seed, along, held)
 
 
 def _verdict(
     model: Model,
     whole: ModelIR,
-    axes: Mapping[str, int],
+    places: Mapping[str, Place],
     made: tuple[Function, PipelineOptions],
     deal: Deal,
     options: Options,
@@ -157,5 +158,5 @@ def _verdict(
     run = run_within(*made, options.budget)
     last = [r.artifact for r in run.records if isinstance(r.artifact, Function)][-1]
     gradient = value_and_grad(whole.function, list(model.select("params")))
-    subject = CutProgram(gradient, last, deal, axes, dict(whole.dims), along, held)
+    subject = CutProgram(gradient, last, deal, places, dict(whole.dims), along, held)
     return ranks_verdict(subject, seed, _POINTS)

@@ -15,7 +15,16 @@ from gradc.passes.simplify.flatten import flatten
 from gradc.passes.training.together import as_rank, exchanges
 from gradc.runtime.api import loads
 from gradc.runtime.model.shard import Shard
-from tests.support.shard_programs import HEADS, NORMALISED, PRODUCTS, RECURRENT, TWICE, VOCABULARY
+from tests.support.shard_programs import (
+    FUSED,
+    GATES,
+    HEADS,
+    NORMALISED,
+    PRODUCTS,
+    RECURRENT,
+    TWICE,
+    VOCABULARY,
+)
 
 
 def shared(text: str, along: str, ids: int = 4) -> Function:
@@ -40,7 +49,7 @@ def shared(text: str, along: str, ids: int = 4) -> Function:
     arrays = NumpyArrays()
     known = {key(s): x for s, x in zip(whole.results, run(arrays, whole, values), strict=True)}
     for rank in range(shard.ranks):
-        joined = as_rank(whole, one, shard.deal, cut.axes, rank)
+        joined = as_rank(whole, one, shard.deal, cut.places, rank)
         names = [key(slot) for slot in joined.results]
         assert {key(s) for s in whole.results if s.name in given or s.name == "loss"} <= set(names)
         for name, found in zip(names, run(arrays, joined, values), strict=True):
@@ -57,6 +66,9 @@ def shared(text: str, along: str, ids: int = 4) -> Function:
         (RECURRENT, "E=3", 2),  # a rank's number, and the product, in every trip
         (NORMALISED, "D=2", None),
         (TWICE, "H=2", None),
+        (GATES, "H=2", None),
+        (GATES, "H=3", None),
+        (FUSED, "H=2", None),
         (VOCABULARY, "V=3", 7),  # a number; rows, greatest, sum, target's logit and weight; back
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 
 import gradc
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
+from gradc.ir.ops.axes import at_axes
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.prove.programs.ranks import CutProgram, ranks_verdict
 from gradc.passes.prove.report import Status, certificate
@@ -105,7 +106,7 @@ def test_statistics_over_all_ranks_are_those_of_the_batch(parts: int, ranks: int
     axes, cut = step.accumulation(whole)
     gradient = value_and_grad(whole.function, list(net.select("params")))
     program = cut.compose(cut.part)
-    subject = CutProgram(gradient, program, step.deal, axes, dict(whole.dims))
+    subject = CutProgram(gradient, program, step.deal, at_axes(axes), dict(whole.dims))
     found = ranks_verdict(subject, 1, 2)
     assert found.status is Status.PROVED_BOUND, found.detail
 
@@ -144,7 +145,7 @@ def sharded(text: str, along: str) -> CutProgram:
     cut = shard.at({})
     gradient = value_and_grad(cut.whole.function, list(net.select("params")))
     dims = dict(cut.whole.dims)
-    return CutProgram(gradient, cut.share(gradient), shard.deal, cut.axes, dims, shard.dim)
+    return CutProgram(gradient, cut.share(gradient), shard.deal, cut.places, dims, shard.dim)
 
 
 def test_a_grid_is_proved() -> None:

@@ -17,6 +17,7 @@ import pytest
 import gradc
 from gradc.codegen import exchange
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
+from gradc.ir.ops.axes import Place
 from gradc.runtime.cli import main
 from gradc.runtime.files.data import load_safetensors, save_npz
 from gradc.runtime.files.tensors import ArrayType
@@ -83,6 +84,7 @@ model rnn(x: float[B, T, D], y: int[B]) -> float {
 """
 LSTM = (ROOT / "examples" / "text" / "lstm.grad").read_text()
 LSTM = LSTM.replace("T = 64, V = 96, E = 64, H = 256", "T = 5, V = 11, E = 8, H = 6")
+GRU = LSTM.replace("lstm(E, H)", "gru(E, H)")
 # Its update looks at the whole of a parameter.
 TRUST = (
     MLP
@@ -133,11 +135,22 @@ def trained(net: gradc.Model, recipe: Recipe, along: str | None, size: int = 1) 
         (MLP, "H=4", Recipe("sgd(lr=0.1)", clip_norm=0.5, loss_scale=256.0, accumulate=3)),
         (GPT, "N=2", Recipe("sgd(lr=0.1, momentum=0.9)", clip_norm=0.5, accumulate=2)),
         (GPT, "V=3", Recipe("sgd(lr=0.1, momentum=0.9)", clip_norm=0.5)),
-        (LSTM, "E=2", Recipe("sgd(lr=0.1, momentum=0.9)", clip_value=0.01)),
+        (LSTM, "H=2", Recipe("sgd(lr=0.1, momentum=0.9)", clip_value=0.01)),
+        (GRU, "H=3", Recipe("sgd(lr=0.1, momentum=0.9)", clip_norm=0.5, accumulate=2)),
         (RNN, "H=4", Recipe("sgd(lr=0.1, momentum=0.9)", clip_norm=0.5, accumulate=2)),
         (TRUST, "H=2", Recipe("trust")),
     ],
-    ids=["mlp", "mlp in parts", "heads", "vocabulary", "lstm", "recurrent", "norms of updates"],
+    ids=[
+        "mlp",
+        "mlp in parts",
+        "heads",
+        "vocabulary",
+        "lstm",
+        "gates",
+        "gates of a gru",
+        "recurrent",
+        "norms of updates",
+    ],
 )
 def test_cut_parameters_train_to_what_one_rank_does(text: str, along: str, recipe: Recipe) -> None:
     net = gradc.loads(text)
@@ -307,7 +320,9 @@ class FirstOfTwo(PlannedRanks):
 def test_the_first_rank_has_one_whole_array_at_a_time_when_it_saves(tmp_path: Path) -> None:
     names = [f"w{n}" for n in range(20)]
     own = {name: np.zeros((128, 256), np.float32) for name in names}
-    layout = Layout(dict.fromkeys(names[:10], 0) | dict.fromkeys(names[10:], 1), 2, FirstOfTwo(2))
+    layout = Layout(
+        dict.fromkeys(names[:10], Place(0)) | dict.fromkeys(names[10:], Place(1)), 2, FirstOfTwo(2)
+    )
     types = {n: ArrayType(a.dtype, layout.shape(n, a)) for n, a in own.items()}
     tracemalloc.start()
     path = checkpoint.save_each_of(tmp_path, 3, {}, types, layout.each(own))
@@ -323,7 +338,7 @@ def test_the_first_rank_has_one_whole_array_at_a_time_when_it_saves(tmp_path: Pa
 
 def test_sizes_of_updates_are_those_of_whole_parameters() -> None:
     def sizes(world: ThreadRanks) -> Any:
-        layout = Layout({"w": 1}, 2, world)
+        layout = Layout({"w": Place(1)}, 2, world)
         before = {name: np.arange(4.0).reshape(1, 4) + 1 for name in ("w", "v")}
         after = {name: 1.5 * array for name, array in before.items()}
         after["w"][0, 0] = 5.0

@@ -92,3 +92,34 @@ model m(x: float[B, D]) -> float {
     return mean(max(z, axis = 1)^2) + mean(min(z, axis = 1)^2)
 }
 """
+
+# The gates of recurrent layers lie beside each other: an index of H is in each of four and three
+# blocks.
+GATES = """
+dim B = 2, T = 3, E = 2, H = 6
+model m(xs: float[T, B, E]) -> float {
+    use rnn = lstm(E, H)
+    use after = gru(H, H)
+    use head = dense(H, 3)
+    return mean(head(after(rnn(xs)))^2)
+}
+"""
+# Queries, keys and values of heads in one matrix, and of an MLP what is let through with what lets
+# it: by a reshape, by slices, by a split along a middle axis, and joined again.
+FUSED = """
+dim B = 2, T = 3, D = 4, H = 2, K = 3, F = 2
+model m(x: float[B, T, D]) -> float {
+    param qkv: float[D, 3*H*K] ~ normal(0.5)
+    param b: float[3*H*K] ~ normal(0.5)
+    param o: float[H*K, D] ~ normal(0.5)
+    param up: float[D, 2*F*H] ~ normal(0.5)
+    param last: float[H, 2*F] ~ normal(0.5)
+    p = reshape(x @ qkv + b, [B, T, 3, H, K])
+    a = softmax(einsum("bqhk,bthk->bhqt", p[:, :, 0], p[:, :, 1]), axis = -1)
+    h = x + reshape(einsum("bhqt,bthk->bqhk", a, p[:, :, 2]), [B, T, H*K]) @ o
+    gate, value = split(h @ up, 2, axis = -1)
+    z = concat([gate, sigmoid(gate) * value, value], axis = -1)
+    y = reshape(z, [B, T, 3, F, H])
+    return mean((sum(y, axis = 2) @ last)^2) + sum(up^2)
+}
+"""

@@ -19,6 +19,7 @@ import numpy as np
 
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
+from gradc.ir.ops.axes import at_axes
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.collective import is_across
 from gradc.ir.tensor.core import Block, DType, Function, Op, Value
@@ -192,7 +193,7 @@ def right(kind: str, parts: int, ranks: int) -> CutProgram:
     names = net.select("params")
     cut = accumulate(whole.function, axes, names, parts, ranks=ranks)
     gradient = value_and_grad(whole.function, names)
-    return CutProgram(gradient, cut, Deal(parts, ranks), axes, dict(whole.dims))
+    return CutProgram(gradient, cut, Deal(parts, ranks), at_axes(axes), dict(whole.dims))
 
 
 SHARDS = (
@@ -213,7 +214,7 @@ def right_shard(text: str, along: str) -> CutProgram:
     gradient = value_and_grad(cut.whole.function, list(net.select("params")))
     dims = dict(cut.whole.dims)
     made = dce(flatten(cut.share(gradient)))
-    return CutProgram(gradient, made, shard.deal, cut.axes, dims, shard.dim)
+    return CutProgram(gradient, made, shard.deal, cut.places, dims, shard.dim)
 
 
 def right_grid(text: str, along: str, groups: int) -> CutProgram:
@@ -226,8 +227,8 @@ def right_grid(text: str, along: str, groups: int) -> CutProgram:
     axes, cut = step.accumulation(whole)
     made = dce(flatten(cut.compose(cut.part)))
     gradient = value_and_grad(whole.function, list(net.select("params")))
-    held = Held(shard.at(whole.dims).axes, shard.ranks)
-    return CutProgram(gradient, made, step.deal, axes, dict(whole.dims), shard.dim, held)
+    held = Held(shard.at(whole.dims).places, shard.ranks)
+    return CutProgram(gradient, made, step.deal, at_axes(axes), dict(whole.dims), shard.dim, held)
 
 
 def is_wrong(subject: CutProgram, rng: np.random.Generator) -> bool:
@@ -241,7 +242,7 @@ def is_wrong(subject: CutProgram, rng: np.random.Generator) -> bool:
         values.append(rng.standard_normal(shape) if is_float else rng.integers(0, limit, shape))
     known = {key(s): x for s, x in zip(whole.results, run(ARRAYS, whole, values), strict=True)}
     for rank in range(subject.ranks):
-        one = as_rank(whole, subject.cut, subject.deal, subject.axes, rank, subject.held)
+        one = as_rank(whole, subject.cut, subject.deal, subject.places, rank, subject.held)
         for slot, found in zip(one.results, run(ARRAYS, one, values), strict=True):
             assert np.isfinite(known[key(slot)]).all(), "a point where everything is finite"
             if not np.allclose(found, known[key(slot)], rtol=1e-9, atol=1e-12):

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from gradc.ir.ops.axes import Place
 from gradc.ir.tensor.core import Function, Role
 from gradc.passes.prove.domains.field import PRIME
 from gradc.passes.prove.domains.free import bounded_equal
@@ -33,13 +34,13 @@ _ASSUMED = ("off kinks", "denominators are not zero")
 class CutProgram:
     """``cut`` as each of ``deal.ranks`` ranks runs it, and ``whole``, which they are to compute.
 
-    ``axes`` are those of samples, by input; ``dims`` the dimensions of both.
+    ``places`` are those of samples, by input, or of what is cut; ``dims`` the dimensions of both.
     """
 
     whole: Function
     cut: Function
     deal: Deal
-    axes: Mapping[str, int]
+    places: Mapping[str, Place]
     dims: Mapping[str, int]
     along: str = ""  # what is cut, if not the batch
     held: Held | None = None  # on a grid, the parameters that ranks of a group hold parts of
@@ -70,7 +71,7 @@ def _name(subject: CutProgram) -> str:
 def _verdict(subject: CutProgram, seed: int, points: int) -> Verdict:
     whole, deal = subject.whole, subject.deal
     programs = [
-        as_rank(whole, subject.cut, deal, subject.axes, rank, subject.held)
+        as_rank(whole, subject.cut, deal, subject.places, rank, subject.held)
         for rank in range(subject.ranks)
     ]
     agreeing: list[tuple[str, Outcome]] = []
