@@ -41,6 +41,7 @@ from gradc.passes.recompute.rematerialise import NOTHING, Policy, rematerialise
 from gradc.passes.recompute.tile import tile
 from gradc.passes.simplify.cse import cse
 from gradc.passes.simplify.dce import dce
+from gradc.passes.simplify.factors import take_out
 from gradc.passes.simplify.flatten import flatten
 from gradc.passes.simplify.late_division import divide_late
 from gradc.passes.simplify.running_sums import running_sums
@@ -215,6 +216,8 @@ STEPS = (
     _tensor("hoist", hoist, "what the sweeps of a loop compute without its carries leaves it"),
     _tensor("flatten", flatten, "checkpoint and custom have served their purpose and hide ops"),
     _tensor("running-sums", running_sums, "long chains of additions through loops would stagnate"),
+    _tensor("take-out", take_out,
+            "what a sum does not run over is applied to the sum; the terms left are summed once"),
     PipelineStep("simplify-again", "tensor", "tensor", _on_function(_simplify),
          "merged values and hoisted products meet new neighbours"),
     _tensor("cse-again", cse, "what became equal by simplification"),
@@ -239,6 +242,8 @@ CONSTRAINTS = (
     Constraint("hoist", "flatten", "work of a checkpoint must not leave the loop it is in"),
     Constraint("hoist", "running-sums", "what stays in a loop is known after hoisting"),
     Constraint("flatten", "running-sums", "chains go through the borders of checkpoints"),
+    Constraint("flatten", "take-out", "terms are seen whatever is recomputed"),
+    Constraint("take-out", "cse-again", "sums of what is left are sums that are there already"),
     Constraint("flatten", "simplify-again", "rules do not look through the borders of regions"),
     Constraint("flatten", "cse-again", "equal ops on both sides of a border are found"),
     Constraint("simplify", "hoist", "transposed operands would be handed out transposed"),
