@@ -12,7 +12,8 @@ Non-goals: cutting (``passes.training.share``), which goes another way where an 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from functools import partial
+from typing import TypeAlias, TypeVar
 
 from gradc.ir.ops.axes import Place
 from gradc.ir.ops.control import scan_counts
@@ -21,17 +22,19 @@ from gradc.ir.tensor.core import Block, Function, Op, Value
 
 # Where in a value an index lies; bit n of each number: if it is the n-th of all possible places.
 _Marks: TypeAlias = dict[Place, int]
+_Key = TypeVar("_Key")
 
 
 def best(
     function: Function, possible: Mapping[str, Sequence[Place]], parts: int
 ) -> dict[str, Place]:
     """Of the places of each parameter the one that fewest ops refuse to cut in ``parts``; of equals
-    the first.
+    the first axis, and along it the place that meets other parameters most often, or the first.
     """
     seeds = [(name, place) for name, places in possible.items() for place in places]
     numbers = {seed: number for number, seed in enumerate(seeds)}
-    walk = _Uses(parts)
+    own = {n: sum(1 << numbers[n, place] for place in places) for n, places in possible.items()}
+    walk = _Uses(parts, tuple(own.values()))
     walk.block(
         function.block,
         [
@@ -39,19 +42,29 @@ def best(
             for slot in function.parameters
         ],
     )
-    refused = [sum(lost >> n & 1 for lost in walk.lost.values()) for n in range(len(seeds))]
-    return {
-        name: min(places, key=lambda place: refused[numbers[name, place]])
-        for name, places in possible.items()
-    }
+
+    def cost(name: str, place: Place) -> tuple[int, int, int]:
+        number, axes = numbers[name, place], [other.axis for other in possible[name]]
+        return _count(walk.lost, number), axes.index(place.axis), -_count(walk.met, number)
+
+    return {n: min(places, key=partial(cost, n)) for n, places in possible.items()}
+
+
+def _count(found: Mapping[tuple[int, int, Place], int], number: int) -> int:
+    return sum(seeds >> number & 1 for seeds in found.values())
 
 
 class _Uses:
-    """One walk; ``lost`` are the marks that an operand of an op brings and nothing takes on."""
+    """One walk; ``lost`` are the marks that an operand of an op brings and nothing takes on,
+    ``met`` those that an operand has where another has marks too, of another parameter (``own``
+    are the bits of each).
+    """
 
-    def __init__(self, parts: int) -> None:
+    def __init__(self, parts: int, own: Sequence[int]) -> None:
         self.parts = parts
+        self.own = own
         self.lost: dict[tuple[int, int, Place], int] = {}
+        self.met: dict[tuple[int, int, Place], int] = {}
 
     def block(self, block: Block, given: Sequence[_Marks]) -> list[_Marks]:
         """The marks of a block's outputs."""
@@ -71,20 +84,21 @@ class _Uses:
             for place, seeds in marks.items():
                 is_searched = rule is not None and rule.searched is not None and number == 0
                 ends = [
-                    (link.result, inside)
+                    (link, inside)
                     for link in links
                     if (inside := link.holds(link.operands[number], place, self.parts)) is not None
                 ]
                 if not ends and not (is_searched and place.outer == 1):
-                    self._lose(op, number, place, seeds)
-                for result, inside in ends:
-                    if result is not None:
-                        _add(found, result.inside(inside), seeds)
+                    _add(self.lost, (id(op), number, place), seeds)
+                for link, inside in ends:
+                    if link.result is not None:
+                        _add(found, link.result.inside(inside), seeds)
+                    for n, other in enumerate(link.operands):
+                        if n != number and other is not None:
+                            there = operands[n].get(other.inside(inside), 0)
+                            met = sum(seeds & own for own in self.own if there & ~own)
+                            _add(self.met, (id(op), number, place), met)
         return found
-
-    def _lose(self, op: Op, number: int, place: Place, seeds: int) -> None:
-        at = id(op), number, place
-        self.lost[at] = self.lost.get(at, 0) | seeds
 
     def _region(self, op: Op, operands: Sequence[_Marks]) -> list[_Marks]:
         """Through a loop until its carries bring nothing new, or through what is called once."""
@@ -94,7 +108,7 @@ class _Uses:
             by = int(carried <= number < carried + stacked)
             for place, seeds in marks.items():
                 if by and place.axis == 0:
-                    self._lose(op, number, place, seeds)
+                    _add(self.lost, (id(op), number, place), seeds)
             inner.append({p.moved(-by): s for p, s in marks.items() if p.axis >= by})
         while True:
             outputs = self.block(op.regions[0], inner)
@@ -109,5 +123,5 @@ class _Uses:
         return [*outputs[:carried], *later]
 
 
-def _add(marks: _Marks, place: Place, seeds: int) -> None:
-    marks[place] = marks.get(place, 0) | seeds
+def _add(marks: dict[_Key, int], at: _Key, seeds: int) -> None:
+    marks[at] = marks.get(at, 0) | seeds

@@ -7,6 +7,7 @@ import pytest
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
+from gradc.ir.ops.axes import Place
 from gradc.ir.ops.verify import verify_function
 from gradc.ir.tensor.core import Function
 from gradc.passes.differentiate.transforms import value_and_grad
@@ -91,6 +92,19 @@ def test_a_sum_of_sums_is_exchanged_once() -> None:
     one = shared(HEADS, "N=2")
     sizes = [op.operands[0].type.static_shape for op in exchanges(flatten(one).block)]
     assert sizes == [(2, 3, 4), (2, 3, 4)]
+
+
+def test_places_of_parameters_are_those_of_their_uses() -> None:
+    """Gates lie beside each other; of a fused matrix only the program says how heads lie in it."""
+    found = Shard.parsed(loads(GATES), "H=2").places()
+    assert found["rnn.wx"] == found["rnn.wh"] == Place(1, 4)
+    assert found["after.bx"] == Place(0, 3) and found["after.wx"] == found["after.wh"] == Place(
+        1, 3
+    )
+    assert found["head.w"] == Place(0)
+    fused = Shard.parsed(loads(FUSED), "H=2").places()
+    assert fused["qkv"] == Place(1, 3) and fused["b"] == Place(0, 3) and fused["o"] == Place(0)
+    assert fused["up"] == Place(1, 4) and fused["last"] == Place(0)
 
 
 @pytest.mark.parametrize(

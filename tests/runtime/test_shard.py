@@ -145,8 +145,7 @@ def trained(net: gradc.Model, recipe: Recipe, along: str | None, size: int = 1) 
         "mlp in parts",
         "heads",
         "vocabulary",
-        "lstm",
-        "gates",
+        "gates of an lstm",
         "gates of a gru",
         "recurrent",
         "norms of updates",
@@ -167,6 +166,26 @@ def test_cut_parameters_train_to_what_one_rank_does(text: str, along: str, recip
         assert own < held and outputs.keys() == metrics.keys()
         if "grad_norm" in metrics:
             np.testing.assert_allclose(outputs["grad_norm"], metrics["grad_norm"], rtol=2e-6)
+
+
+def test_ranks_start_from_the_same_columns_of_every_gate() -> None:
+    """Part r of each gate, one after another; put together, the bits of one rank."""
+    net = gradc.loads(LSTM)
+    one = net.init(1)
+
+    def start(world: ThreadRanks) -> Any:
+        shard = Shard.parsed(net, "H=2")
+        step = TrainStep(net, Recipe("adamw(lr=0.1)"), compile_options(), world, shard)
+        arrays = step.start(1).arrays
+        return arrays["rnn.wh"], arrays["rnn.wh/m"].shape, step.layout.whole(arrays)
+
+    for rank, (own, shape, whole) in enumerate(in_ranks(2, start)):
+        gates = np.split(one["rnn.wh"], 4, axis=1)
+        wanted = np.concatenate([np.split(gate, 2, axis=1)[rank] for gate in gates], axis=1)
+        np.testing.assert_array_equal(own, wanted)
+        assert shape == own.shape
+        for name, array in one.items() if rank == 0 else ():
+            np.testing.assert_array_equal(whole[name], array, err_msg=name)
 
 
 def test_a_budget_binds_on_parts_of_parameters() -> None:
