@@ -22,9 +22,8 @@ from gradc.codegen.backend import Code, Loaded, Signature, Store
 from gradc.codegen.cuda.estimate import code_estimate
 from gradc.codegen.cuda.header import header_text
 from gradc.codegen.cuda.lockstep import KernelTexts
-from gradc.codegen.cuda.printer.kernels import scratch_bytes
 from gradc.codegen.cuda.printer.nest import PrintError
-from gradc.codegen.cuda.printer.plans import print_plan
+from gradc.codegen.cuda.printer.plans import print_plan, scratch_of
 from gradc.codegen.cuda.printer.plans import target as printer_target
 from gradc.codegen.cuda.program import Program, print_program
 from gradc.codegen.cuda.runner.clock import ClockedProgram, measured_limits
@@ -38,7 +37,7 @@ from gradc.codegen.measured import Clocked, Limits
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.ir.loop.kernel import Kernel
 from gradc.ir.plan.plan import Plan
-from gradc.ir.target.target import Target
+from gradc.ir.target.target import Processors, Target
 from gradc.ir.tensor.core import DType
 
 DEVICE = "GRADC_CUDA_DEVICE"
@@ -69,7 +68,7 @@ class Cuda:
             known = ", ".join(CAPABILITIES)
             message = f"there is no CUDA architecture `{name}`"
             raise DiagnosticError([error("GC0577", message, None, help=f"there are {known}")])
-        return printer_target(name)
+        return printer_target(name, None if isa else self._processors())
 
     def _architecture(self) -> str:
         """The newest known one that this machine's device runs; the usual one without a device."""
@@ -80,8 +79,15 @@ class Cuda:
         fits = [n for n, c in CAPABILITIES.items() if c[0] == found[0] and c <= found]
         return fits[-1] if fits else _USUAL
 
+    def _processors(self) -> Processors | None:
+        """Those of this machine's device."""
+        try:
+            return self.device().processors
+        except DiagnosticError:
+            return None
+
     def scratch(self, kernel: Kernel, target: Target) -> int:
-        return scratch_bytes(kernel, target.isa)
+        return scratch_of(target)(kernel)
 
     def estimate(self, plan: Plan, target: Target) -> float:
         """What the bytes of every launch take at 3 TB/s, and 2 microseconds a launch."""
@@ -103,8 +109,9 @@ class Cuda:
         return CudaProgram(Built.unpack(code), self.device())
 
     def environment(self, store: Store | None) -> tuple[str, ...]:
-        self.device()  # what cannot run here is said before it is compiled for a minute
-        return ("cuda", os.environ.get(LIBRARY, ""), self._architecture(), *toolchain())
+        # What cannot run here is said before it is compiled for a minute.
+        on = repr(self.device().processors)
+        return ("cuda", os.environ.get(LIBRARY, ""), self._architecture(), on, *toolchain())
 
     def write(
         self, plans: Sequence[Plan], name: str, folder: Path, target: Target, **more: Any
@@ -183,7 +190,7 @@ def printed(plan: Plan, target: Target) -> Program:
         PlanError: if the Plan is not complete or contradicts itself.
     """
     try:
-        return print_plan(plan, target.isa)
+        return print_plan(plan, target)
     except PrintError as problem:
         message = f"the CUDA target cannot run `{plan.name}`: {problem}"
         raise DiagnosticError([error("GC0599", message, None, help="use --target cpu")]) from None

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import math
 
+from gradc.codegen.cuda.printer.plans import PROCESSORS
 from gradc.codegen.cuda.program import Launch, Program, Repeat, Step
 from gradc.codegen.cuda.toolchain import sass
 from gradc.codegen.cuda.toolchain.build import CAPABILITIES, build
 from gradc.codegen.estimated import CodeEstimate, KernelCode, LaunchCode, Sheet
 from gradc.ir.plan.plan import Plan
-from gradc.ir.target.target import Target
+from gradc.ir.target.target import Processors, Target
 from gradc.ir.tensor.core import DType
 
 # Dense, without sparsity; f32 and f64 without tensor cores. Memory of the usual module.
@@ -21,7 +22,7 @@ SHEETS = {
             "A100 SXM 80 GB",
             {"f32": 19.5e12, "f64": 9.7e12, "bf16": 312e12, "f16": 312e12},
             2.039e12,
-            108,
+            PROCESSORS["sm_80"].count,
             "NVIDIA A100 datasheet",
         ),
     ),
@@ -30,14 +31,14 @@ SHEETS = {
             "H100 SXM",
             {"f32": 67e12, "f64": 34e12, "bf16": 989e12, "f16": 989e12},
             3.35e12,
-            132,
+            PROCESSORS["sm_90"].count,
             "NVIDIA H100 datasheet",
         ),
         Sheet(
             "H200 SXM",
             {"f32": 67e12, "f64": 34e12, "bf16": 989e12, "f16": 989e12},
             4.8e12,
-            132,
+            PROCESSORS["sm_90"].count,
             "NVIDIA H200 datasheet",
         ),
     ),
@@ -46,15 +47,11 @@ SHEETS = {
             "B200 SXM",
             {"f32": 80e12, "f64": 40e12, "bf16": 2250e12, "f16": 2250e12},
             8e12,
-            148,
+            PROCESSORS["sm_100"].count,
             "NVIDIA Blackwell architecture brief, HGX B200",
         ),
     ),
 }
-# Threads that a multiprocessor has at most (CUDA C++ Programming Guide, compute capabilities 8.0 to
-# 10.0), and its shared memory in bytes.
-_MOST_THREADS = 2048
-_SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}
 
 
 def code_estimate(plan: Plan, program: Program, target: Target) -> CodeEstimate:
@@ -76,7 +73,7 @@ def code_estimate(plan: Plan, program: Program, target: Target) -> CodeEstimate:
             one = next(launches)
             text = program.texts[one.text]
             loop = loops.get(text.name)
-            codes.append(_code(found[text.name], loop, one.grid, text.threads, target.isa))
+            codes.append(_code(found[text.name], loop, one.grid, text.threads, target.processors))
         halves = {b.dtype.value for b in plan.kernels[launch.kernel].bound if b.dtype.is_float}
         precision = "f64" if DType.F64.value in halves else "f32"
         if any(found[code.name].tensor for code in codes):
@@ -93,9 +90,9 @@ def _launches(steps: tuple[Step, ...]) -> list[Launch]:
 
 
 def _code(
-    of: sass.Statistics, loop: sass.Loop | None, grid: int, threads: int, isa: str
+    of: sass.Statistics, loop: sass.Loop | None, grid: int, threads: int, on: Processors
 ) -> KernelCode:
-    blocks = of.occupancy(threads, _SHARED[isa])
+    blocks = of.occupancy(threads, on)
     warps = -(-threads // 32)
     return KernelCode(
         of.name,
@@ -106,7 +103,7 @@ def _code(
         of.stack,
         of.local,
         blocks,
-        min(1.0, blocks * warps * 32 / _MOST_THREADS),
+        min(1.0, blocks * warps * 32 / on.threads),
         of.instructions,
         of.instructions if loop is None else loop.instructions,
         of.share if loop is None else loop.share,

@@ -39,6 +39,18 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Processors:
+    """The multiprocessors of a graphics processor: how many there are, and what one of them has for
+    the blocks that it runs at once.
+    """
+
+    count: int = 1
+    shared_bytes: int = 0
+    registers: int = 0  # of 32 bits
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A machine, as far as schedules ask for it.
 
@@ -53,7 +65,7 @@ class Target:
     registers: int = 32  # vector registers
     caches: tuple[int, ...] = (32 << 10, 256 << 10)  # bytes, the nearest first
     levels: int = 1  # of parallel loops: 2 where an iteration of the grid is a block of threads
-    shared_bytes: int = 0  # what the threads of a block share
+    processors: Processors = Processors()
     row_bytes: int = 16 << 10  # rows that one thread keeps between the stages of a kernel
     chunks: int = 32  # iterations that a grid loop over independent rows is cut into
     # Nodes of leaves of rows from which on one iteration sums a node; fewer, and it sums a leaf.

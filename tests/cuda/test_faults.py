@@ -22,7 +22,7 @@ from tests.support.cuda_faults import (
     text_faults,
     verdict,
 )
-from tests.support.cuda_programs import ISA
+from tests.support.cuda_programs import TARGET
 
 
 def test_seeded_faults_are_found() -> None:
@@ -64,7 +64,7 @@ def test_a_product_of_one_step_may_be_rounded_twice() -> None:
 
 def test_every_barrier_and_wait_of_a_product_is_needed() -> None:
     plan = plan_of(17, 19, 49, True, True)
-    program = print_plan(plan, ISA)
+    program = print_plan(plan, TARGET)
     (text,) = program.texts
     parts = text.source.split("barrier()")
     assert len(parts) == 4

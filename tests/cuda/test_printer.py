@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from gradc.codegen.cuda.printer.plans import print_plan
-from tests.support.cuda_programs import ISA, check, plan_of, unproved
+from tests.support.cuda_programs import TARGET, check, plan_of, unproved
 from tests.support.memory_subjects import subject
 
 # Products, row kernels, sums over rows, windows, scatters, loops over time, random draws, steps.
@@ -30,7 +30,7 @@ def test_texts_have_the_bits_of_the_cpu(name: str) -> None:
 @pytest.mark.parametrize("name", ["examples/worked/w11.grad normalised gradient", "program 0"])
 def test_texts_are_proved_over_a_prime_field(name: str) -> None:
     plan = plan_of(subject(name))
-    assert not unproved(plan, print_plan(plan, ISA))
+    assert not unproved(plan, print_plan(plan, TARGET))
 
 
 @pytest.mark.parametrize("precision", ["f64", "bf16", "f16"])

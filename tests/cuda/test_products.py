@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gradc.codegen.cuda.printer.kernels import scratch_bytes
 from gradc.codegen.cuda.printer.leaves import split_of
-from gradc.codegen.cuda.printer.plans import print_plan, target
+from gradc.codegen.cuda.printer.plans import print_plan, scratch_of
 from gradc.codegen.cuda.printer.tiles import TILES, Tile, fitting, levels_of, tile_of
 from gradc.codegen.cuda.program import Program
 from gradc.codegen.cuda.simulate.run import run_program
@@ -23,7 +22,7 @@ from gradc.ir.plan.plan import Argument, Launch, Plan, Port, Tensor
 from gradc.ir.tensor.core import DType, Role
 from gradc.passes.place.scratch import place_scratch
 from gradc.runtime.native.load import compile_plan
-from tests.support.cuda_programs import ISA, arrays_of, same_bits
+from tests.support.cuda_programs import TARGET, arrays_of, same_bits
 from tests.support.native_plans import product
 
 # m, n, k, whether each factor is turned.
@@ -60,7 +59,7 @@ def plan_of(
 
 def printed(plan: Plan) -> Program:
     """Its texts, with scratch for sums."""
-    return print_plan(place_scratch(plan, target(ISA), scratch_bytes), ISA)
+    return print_plan(place_scratch(plan, TARGET, scratch_of(TARGET)), TARGET)
 
 
 def drawn(plan: Plan) -> dict[str, NDArray[Any]]:
@@ -127,7 +126,7 @@ def test_larger_tiles_give_the_same_bits(tile: Tile, monkeypatch: pytest.MonkeyP
     chosen(tile, monkeypatch)
     turned = tile.own == 4
     plan = plan_of(tile.rows + 4, tile.columns - 28, tile.depth * tile.stages + 4, turned, turned)
-    program = print_plan(plan, ISA)
+    program = print_plan(plan, TARGET)
     assert f"by tiles of {tile}" in program.texts[0].source
     assert outcome(plan, program)
 
@@ -137,7 +136,7 @@ def test_products_in_f64_have_the_bits_of_the_cpu(
     shape: tuple[int, int, int, bool, bool],
 ) -> None:
     plan = plan_of(*shape, dtype=DType.F64)
-    program = print_plan(plan, ISA)
+    program = print_plan(plan, TARGET)
     assert "by tiles of 32 x 32" in program.texts[0].source
     assert outcome(plan, program)
 
@@ -164,7 +163,7 @@ def test_main_loops_are_multiply_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba_cuda")
     for tile, k, least, most in ((TILES[0], 256, 0.87, 128), (TILES[-1], 512, 0.70, 80)):
         chosen(tile, monkeypatch)
-        (text,) = print_plan(plan_of(512, 512, k, False, False), ISA).texts
+        (text,) = print_plan(plan_of(512, 512, k, False, False), TARGET).texts
         code = assemble.cubin([build.ptx(text, (9, 0))], (9, 0))
         found, loop = sass.statistics(code)["product"], sass.main_loops(code)["product"]
         assert (found.stack, found.local, found.f64, found.narrow) == (0, 0, 0, 0)

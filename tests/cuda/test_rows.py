@@ -15,7 +15,7 @@ from gradc.codegen.cuda.program import Program, Text
 from gradc.codegen.cuda.simulate.memory import SimulationError
 from gradc.codegen.cuda.toolchain import assemble, build, sass
 from gradc.ir.plan.plan import Plan
-from tests.support.cuda_programs import ISA, differing, plan_of, unproved
+from tests.support.cuda_programs import TARGET, differing, plan_of, unproved
 from tests.support.golden_files import check_golden
 from tests.support.memory_subjects import Subject, of_model
 
@@ -40,7 +40,7 @@ def made(name: str) -> tuple[Subject, Plan, Program]:
     text += f"param x: float[R, D] ~ normal(1.0)\n{weight}{body}\nreturn mean(h)\n}}"
     one = of_model(name, gradc.loads(text, precision=precision))
     plan = plan_of(one)
-    return one, plan, print_plan(plan, ISA)
+    return one, plan, print_plan(plan, TARGET)
 
 
 def grouped(program: Program) -> list[Text]:

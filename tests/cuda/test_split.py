@@ -9,11 +9,10 @@ from dataclasses import replace
 import pytest
 
 import gradc
-from gradc.codegen.cuda.printer.kernels import scratch_bytes
-from gradc.codegen.cuda.printer.plans import print_plan, target
+from gradc.codegen.cuda.printer.plans import print_plan, scratch_of
 from gradc.passes.pipeline import Options, run_pipeline
 from tests.support.cuda_parallel import LEAST, compiled, parts, share
-from tests.support.cuda_programs import ISA, differing, unproved
+from tests.support.cuda_programs import TARGET, differing, unproved
 from tests.support.memory_subjects import of_model
 
 NORM = """
@@ -60,12 +59,12 @@ POOL = """
 )
 def test_kernels_in_steps_have_the_bits_of_the_cpu(body: str, chunks: int, says: list[str]) -> None:
     one = of_model("m gradient", gradc.loads(f"model m() -> float {{ {body} return mean(h) }}"))
-    cut = replace(target(ISA), chunks=chunks)
+    cut = replace(TARGET, chunks=chunks)
     options = Options(
-        one.derive, gradient=one.gradient, verify=0, target=cut, scratch=scratch_bytes
+        one.derive, gradient=one.gradient, verify=0, target=cut, scratch=scratch_of(cut)
     )
     plan = run_pipeline(one.function, options).plan
-    program = print_plan(plan, ISA)
+    program = print_plan(plan, TARGET)
     sources = "".join(text.source for text in program.texts)
     titles = [t.source.split(chr(34) * 3)[-2] for t in program.texts]
     assert all(each in sources for each in says), titles
@@ -76,5 +75,5 @@ def test_kernels_in_steps_have_the_bits_of_the_cpu(body: str, chunks: int, says:
 @pytest.mark.parametrize(("name", "with_products"), [("rows", True), ("lenet", False)])
 def test_launches_fill_a_processor(name: str, with_products: bool) -> None:
     """At least 90 % of the work is in launches of 132 blocks or more."""
-    found = parts(*compiled(name))
+    found = parts(*compiled(name, TARGET), TARGET.processors.count)
     assert share(found, with_products) >= LEAST

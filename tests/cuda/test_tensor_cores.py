@@ -20,7 +20,7 @@ from gradc.ir.plan.plan import Plan
 from gradc.ir.tensor.bf16 import from_bf16, round_to_bf16
 from gradc.ir.tensor.core import DType
 from tests.cuda.test_products import drawn, plan_of, printed
-from tests.support.cuda_programs import ISA, arrays_of, unproved
+from tests.support.cuda_programs import TARGET, arrays_of, unproved
 
 # m, n, k, whether each factor is turned, type.
 SHAPES = (
@@ -98,9 +98,9 @@ def test_faults_of_fragments_and_copies_are_found(fault: tuple[str, str, str]) -
 
 def test_the_main_loop_fits_two_blocks() -> None:
     pytest.importorskip("numba_cuda")
-    (text,) = print_plan(plan_of(256, 256, 512, False, False, DType.BF16), ISA).texts
+    (text,) = print_plan(plan_of(256, 256, 512, False, False, DType.BF16), TARGET).texts
     code = assemble.cubin([build.ptx(text, (9, 0))], (9, 0))
     found, loop = sass.statistics(code)["product"], sass.main_loops(code)["product"]
     assert (found.stack, found.local, found.f64) == (0, 0, 0)
-    assert found.registers <= 128 and found.occupancy(text.threads) >= 2
+    assert found.registers <= 128 and found.occupancy(text.threads, TARGET.processors) >= 2
     assert loop.tensor == 32 and loop.share >= 0.3

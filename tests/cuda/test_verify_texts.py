@@ -18,6 +18,7 @@ from gradc.codegen.cuda.lockstep import KernelTexts
 from gradc.codegen.cuda.printer.plans import print_plan
 from gradc.codegen.cuda.program import Launch, Program
 from gradc.ir.plan.plan import Plan
+from gradc.ir.target.target import Target
 from gradc.passes.prove.report import Status, Verdict
 from gradc.runtime.model.model import Model
 from gradc.runtime.native.compile import compile_options
@@ -63,8 +64,8 @@ def rows_of(net: Model) -> list[Verdict]:
 def changed(monkeypatch: pytest.MonkeyPatch, change: Callable[[Program], Program]) -> None:
     """Texts are printed as ``change`` makes of them."""
 
-    def print_wrong(plan: Plan, isa: str) -> Program:
-        return change(print_plan(plan, isa))
+    def print_wrong(plan: Plan, target: Target) -> Program:
+        return change(print_plan(plan, target))
 
     monkeypatch.setattr(backend, "print_plan", print_wrong)
 

@@ -12,7 +12,7 @@ from gradc.codegen.cuda.printer.tiles import TILES, Tile, tile_of
 from gradc.ir.loop.kernel import Gemm
 from gradc.runtime.bench.compare import random_inputs
 from gradc.runtime.model.compiled import pure
-from tests.support.cuda_programs import ISA, differing, plan_of, unproved
+from tests.support.cuda_programs import TARGET, differing, plan_of, unproved
 from tests.support.memory_subjects import Subject
 
 MODEL = """
@@ -48,7 +48,7 @@ def test_convolutions_by_tiles_have_the_bits_of_the_cpu(
 ) -> None:
     one = net(*case)
     plan = plan_of(one)
-    program = print_plan(plan, ISA)
+    program = print_plan(plan, TARGET)
     texts = [t.source for t in program.texts if "right_at" in t.source or "left_at" in t.source]
     assert texts and not differing(one, program, plan)
     assert not unproved(plan, program)
@@ -63,6 +63,6 @@ def test_large_tiles_take_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradc.codegen.cuda.printer.kernels.tile_of", large)
     one = net(*CASES[0])
     plan = plan_of(one)
-    program = print_plan(plan, ISA)
+    program = print_plan(plan, TARGET)
     assert sum("by tiles of 128 x 64" in text.source for text in program.texts) >= 3
     assert not differing(one, program, plan)

@@ -23,34 +23,37 @@ from typing import Any
 import gradc
 from benchmarks.cases import CASES
 from gradc.codegen.cuda.lockstep import digest
-from gradc.codegen.cuda.printer.plans import print_plan
+from gradc.codegen.cuda.printer.plans import print_plan, target
 from gradc.codegen.cuda.program import Program, Text
 from gradc.codegen.cuda.toolchain import build, sass
 from gradc.codegen.cuda.toolchain.assemble import cubin
 from gradc.ir.plan.plan import Plan
-from gradc.runtime.native.compile import compile_options, plan_of
+from gradc.passes.pipeline import run_pipeline
+from gradc.runtime.native.compile import compile_options, pipeline_options
 from tests.support import cuda_programs
 from tests.support.memory_subjects import names, subject
 
 Found = dict[str, Any]
 
 
-def plans(words: Sequence[str]) -> Iterator[tuple[str, Plan]]:
+def plans(words: Sequence[str], isa: str) -> Iterator[tuple[str, Plan]]:
     """Name and Plan of every program."""
     for name in CASES:
         if all(word in f"case {name}" for word in words):
-            yield f"case {name}", _of_case(name)
+            yield f"case {name}", _of_case(name, isa)
     for name in names():
         if all(word in name for word in words):
-            yield name, cuda_programs.plan_of(subject(name))
+            yield name, cuda_programs.plan_of(subject(name), target(isa))
 
 
-def _of_case(name: str) -> Plan:
+def _of_case(name: str, isa: str) -> Plan:
     case = CASES[name]
     net = gradc.load(case.file, dims=case.dims)
     dims = net.bind({n: a.shape for n, a in case.inputs().items()})
     function = net.lower(dims, training=True).function
-    return plan_of(function, net.gradient_of("params"), compile_options(target="cuda"))
+    options = compile_options(target="cuda")
+    asked = pipeline_options(net.gradient_of("params"), options, isa=isa)
+    return run_pipeline(function, asked).plan
 
 
 def key_of(text: Text, isa: str) -> str:
@@ -121,8 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = {one["key"]: one for one in rows}
     programs, texts, exceptions = 0, 0, list[str]()
     used: set[str] = set()
-    for name, plan in plans(asked.words):
-        program = print_plan(plan, asked.isa)
+    for name, plan in plans(asked.words, asked.isa):
+        program = print_plan(plan, target(asked.isa))
         wrong = check(program, asked.isa, known, asked.kept)
         exceptions += [f"{name}: {fault}" for fault in wrong]
         programs, texts = programs + 1, texts + len(program.texts)

@@ -147,5 +147,6 @@ def doubled() -> Iterator[Double]:
     finally:
         patch.undo()
         gc.collect()  # what programs hold on the device is given back
+        double.devices(0)  # the library stays loaded, and is found by its name
         if double.fault is not None:
             raise double.fault

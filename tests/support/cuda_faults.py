@@ -40,7 +40,7 @@ from gradc.codegen.cuda.simulate.memory import SimulationError
 from gradc.codegen.cuda.simulate.run import run_program
 from gradc.codegen.cuda.verbs import MEMORY_BYTES
 from gradc.ir.plan.plan import Plan
-from tests.support.cuda_programs import ISA, arrays_of, field_point, plan_of, same_bits
+from tests.support.cuda_programs import ISA, TARGET, arrays_of, field_point, plan_of, same_bits
 from tests.support.memory_subjects import ROOT, Subject, of_model, small, subject
 
 # Rows of two trips of every loop, wide enough for every step of a sum over lanes.
@@ -105,7 +105,7 @@ def case(name: str) -> Case:
     """The case of a subject's name."""
     one = _sized(name)
     plan = plan_of(one)
-    return Case(name, plan, print_plan(plan, ISA), one.arrays)
+    return Case(name, plan, print_plan(plan, TARGET), one.arrays)
 
 
 def _sized(name: str) -> Subject:

@@ -1,17 +1,19 @@
-"""How much of a program's work is in launches that fill a graphics processor of 132
-multiprocessors.
+"""How much of a program's work is in launches that fill a graphics processor.
 
-    python -m tests.support.cuda_parallel [gpt rows resnet16 lenet] [--launches] [--isa sm_90]
+    python -m tests.support.cuda_parallel [gpt rows resnet16 lenet] [--isa sm_90] [--launches]
+        [--code]
 
-A launch fills it if it has at least 132 blocks, each of a warp or more. The work of a launch is the
+A launch fills it if it has a block for every multiprocessor (108, 132 and 148 on A100, H100 and
+B200), each of a warp or more. The work of a launch is the
 time that it would take if it filled an H200, by the slower of arithmetic (``FLOPS`` operations a
 second in f32, without tensor cores; products count two a term, other verbs one) and memory
 (``BANDWIDTH`` bytes a second, each element counted once). Time of launching is not work.
 
 Prints the shares, the launches by class, and with ``--launches`` every text: how often it is
-launched, its grid and threads, its share of the work. ``--isa`` (several with commas) adds the
-machine code of every text that is no product, in minutes. The exit status is 1 where less than 90 %
-of the work of a program fills the processor, or where a text has a stack or spills.
+launched, its grid and threads, its share of the work. ``--isa`` may be several, with commas;
+``--code`` adds the machine code of every text that is no product, in minutes. The exit status is 1
+where less than 90 % of the work of a program fills the processor, or where a text has a stack or
+spills.
 """
 
 from __future__ import annotations
@@ -24,8 +26,7 @@ from math import prod
 import gradc
 from benchmarks.cases import CASES
 from gradc.codegen.cuda.printer.kernels import segments
-from gradc.codegen.cuda.printer.maps import USUAL
-from gradc.codegen.cuda.printer.plans import print_plan
+from gradc.codegen.cuda.printer.plans import PROCESSORS, print_plan, target
 from gradc.codegen.cuda.program import Launch, Program, Repeat, Step
 from gradc.codegen.cuda.toolchain import assemble, sass
 from gradc.codegen.cuda.toolchain.build import CAPABILITIES, ptx
@@ -33,7 +34,9 @@ from gradc.codegen.cuda.verbs import WARP
 from gradc.ir.loop.kernel import For, Gemm, Let, Stmt
 from gradc.ir.loop.traffic import traffic
 from gradc.ir.plan.plan import Plan
-from gradc.runtime.native.compile import compile_options, plan_of
+from gradc.ir.target.target import Target
+from gradc.passes.pipeline import run_pipeline
+from gradc.runtime.native.compile import compile_options, pipeline_options
 
 FLOPS, BANDWIDTH = 60e12, 4.8e12
 LEAST = 0.9
@@ -52,10 +55,7 @@ class Part:
     threads: int
     seconds: float  # of work, per launch
     launches: int
-
-    @property
-    def fills(self) -> bool:
-        return self.grid >= USUAL and self.threads >= WARP
+    fills: bool
 
     @property
     def kind(self) -> str:
@@ -67,25 +67,26 @@ class Part:
         return "fewer blocks"
 
 
-def compiled(name: str) -> tuple[Plan, Program]:
+def compiled(name: str, machine: Target) -> tuple[Plan, Program]:
     """The gradient of a benchmark's model, for a graphics processor."""
     case = CASES[name]
     net = gradc.load(case.file, dims=_DIMS.get(name, case.dims) or None)
     bound = {} if name in _DIMS else net.bind({n: a.shape for n, a in case.inputs().items()})
     function = net.lower(bound, training=True).function
     options = compile_options(target="cuda", threads=1)
-    plan = plan_of(function, net.gradient_of("params"), options)
-    return plan, print_plan(plan, "sm_90")
+    asked = pipeline_options(net.gradient_of("params"), options, isa=machine.isa)
+    plan = run_pipeline(function, asked).plan
+    return plan, print_plan(plan, machine)
 
 
-def parts(plan: Plan, program: Program) -> list[Part]:
+def parts(plan: Plan, program: Program, processors: int) -> list[Part]:
     """Every text with its work and how often it is launched."""
     counts: dict[int, list[int]] = {}
     for step, times in _launches(program.steps, 1):
         found = counts.setdefault(step.text, [step.grid, 0])
         found[1] += times
     kernels = dict.fromkeys(launch.kernel for launch in plan.launches)
-    pieces = [one for number in kernels for one in segments(plan.kernels[number], USUAL)]
+    pieces = [one for number in kernels for one in segments(plan.kernels[number], processors)]
     found_parts = []
     for number, (text, piece) in enumerate(zip(program.texts, pieces, strict=True)):
         grid, launches = counts[number]
@@ -95,7 +96,9 @@ def parts(plan: Plan, program: Program) -> list[Part]:
             operations //= piece.split_k.count
         work = max(operations / FLOPS, traffic(piece.statements) / BANDWIDTH)
         is_product = isinstance(piece.only, Gemm)
-        found_parts.append(Part(text.name, says, is_product, grid, text.threads, work, launches))
+        fills = grid >= processors and text.threads >= WARP
+        facts = (says, is_product, grid, text.threads, work, launches, fills)
+        found_parts.append(Part(text.name, *facts))
     return found_parts
 
 
@@ -137,7 +140,7 @@ def _machine_code(program: Program, found: Sequence[Part], isa: str) -> bool:
         clean = clean and not (have.stack or have.local)
         print(
             f"  {isa} {text.name}: {have.registers} registers, "
-            f"{have.occupancy(text.threads)} blocks of {text.threads} fit, "
+            f"{have.occupancy(text.threads, PROCESSORS[isa])} blocks of {text.threads} fit, "
             f"{have.wide} accesses of 16 bytes and {have.narrow} others, "
             f"stack {have.stack}, local {have.local}, f64 {have.f64}",
             flush=True,
@@ -149,32 +152,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the shares."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=NAMES)
+    parser.add_argument("--isa", default="sm_90")
     parser.add_argument("--launches", action="store_true")
-    parser.add_argument("--isa", default="")
+    parser.add_argument("--code", action="store_true")
     asked = parser.parse_args(arguments)
     least, clean = 1.0, True
     for name in asked.names:
-        plan, program = compiled(name)
-        found = parts(plan, program)
-        total = sum(p.seconds * p.launches for p in found)
-        least = min(least, share(found))
-        others = share(found, products=False)
-        print(f"{name}: {share(found):.1%} of the work fills; {others:.1%} besides products")
-        kinds: dict[str, list[Part]] = {}
-        for part in found:
-            kinds.setdefault(part.kind, []).append(part)
-        for kind, each in sorted(kinds.items()):
-            count = sum(p.launches for p in each)
-            work = sum(p.seconds * p.launches for p in each) / total
-            print(f"  {count:4d} launches, {work:6.1%} of the work: {kind}")
-        if asked.launches:
-            for p in sorted(found, key=lambda p: -p.seconds * p.launches):
-                work = p.seconds * p.launches / total
-                what = f"{p.grid:6d} x {p.threads:3d}  {work:6.2%}  {p.name}: {p.says}"
-                print(f"  {p.launches:4d} x {what}")
-        for isa in filter(None, asked.isa.split(",")):
-            clean = _machine_code(program, found, isa) and clean
+        for isa in asked.isa.split(","):
+            machine = target(isa)
+            plan, program = compiled(name, machine)
+            found = parts(plan, program, machine.processors.count)
+            least = min(least, share(found))
+            _print(f"{name}, {isa}", found, asked.launches)
+            if asked.code:
+                clean = _machine_code(program, found, isa) and clean
     return 1 if least < LEAST or not clean else 0
+
+
+def _print(name: str, found: Sequence[Part], launches: bool) -> None:
+    """Prints the shares of a program."""
+    total = sum(p.seconds * p.launches for p in found)
+    others = share(found, products=False)
+    print(f"{name}: {share(found):.1%} of the work fills; {others:.1%} besides products")
+    kinds: dict[str, list[Part]] = {}
+    for part in found:
+        kinds.setdefault(part.kind, []).append(part)
+    for kind, each in sorted(kinds.items()):
+        count = sum(p.launches for p in each)
+        work = sum(p.seconds * p.launches for p in each) / total
+        print(f"  {count:4d} launches, {work:6.1%} of the work: {kind}")
+    if not launches:
+        return
+    for p in sorted(found, key=lambda p: -p.seconds * p.launches):
+        work = p.seconds * p.launches / total
+        print(f"  {p.launches:4d} x {p.grid:6d} x {p.threads:3d}  {work:6.2%}  {p.name}: {p.says}")
 
 
 if __name__ == "__main__":

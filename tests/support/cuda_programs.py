@@ -1,19 +1,22 @@
 """Programs as kernel texts in the simulator, against the CPU's bits and over a prime field.
 
     python -m tests.support.cuda_programs [WORDS...] [--programs N] [--proofs] [--precision f64]
+        [--kept FILE]
 
 runs the subjects of ``memory_subjects`` whose names have all the words (all of them if there are
 none) and ``N`` generated programs, each in the simulator with every check, on a poisoned arena;
 results must have the bits of the CPU backend. Models of images have sizes of their own here: fewer
 images and channels, the same structure. ``--proofs`` adds the texts over a prime field,
 ``--precision`` compiles models in another type; in bf16 and f16, whose products are not promised
-the CPU's bits, results must be as near as one of their roundings. The exit status is 1 if anything
-differs.
+the CPU's bits, results must be as near as one of their roundings. What takes longest comes last.
+``FILE`` gets a line of JSON per program, by which an interrupted run goes on: programs that stand
+there without a fault are not run again. The exit status is 1 if anything differs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,13 +27,13 @@ from numpy.typing import NDArray
 
 import gradc
 from gradc.codegen.cuda.lockstep import KernelTexts
-from gradc.codegen.cuda.printer.kernels import scratch_bytes
-from gradc.codegen.cuda.printer.plans import print_plan, target
+from gradc.codegen.cuda.printer.plans import print_plan, scratch_of, target
 from gradc.codegen.cuda.program import Program
 from gradc.codegen.cuda.simulate.memory import SimulationError
 from gradc.codegen.cuda.simulate.run import run_program
 from gradc.ir.loop.verbs import from_memory, to_memory
 from gradc.ir.plan.plan import Plan
+from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import DType
 from gradc.passes.pipeline import Options, run_pipeline
 from gradc.passes.prove.domains.field import FieldArrays
@@ -48,6 +51,7 @@ from tests.support.memory_subjects import (
 )
 
 ISA = "sm_90"
+TARGET = target(ISA)
 # Sizes for models that take minutes at those of ``memory_subjects``.
 SIZES: dict[str, dict[str, int]] = {
     "residual": {"B": 2, "C": 8},
@@ -78,10 +82,11 @@ def small_subject(name: str, precision: str = "f32") -> Subject:
     return of_step(name, net) if kind == "step" else of_model(name, net)
 
 
-def plan_of(one: Subject) -> Plan:
+def plan_of(one: Subject, machine: Target | None = None) -> Plan:
     """The Plan for a graphics processor, complete."""
+    on = machine or TARGET
     options = Options(
-        one.derive, gradient=one.gradient, verify=0, target=target(ISA), scratch=scratch_bytes
+        one.derive, gradient=one.gradient, verify=0, target=on, scratch=scratch_of(on)
     )
     return run_pipeline(one.function, options).plan
 
@@ -168,7 +173,7 @@ def check(name: str, proofs: bool = False, precision: str = "f32") -> tuple[int,
     """The number of texts of a subject, and what is wrong with it."""
     one = small_subject(name, precision)
     plan = plan_of(one)
-    program = print_plan(plan, ISA)
+    program = print_plan(plan, TARGET)
     try:
         faults = differing(one, program, plan)
         if proofs:
@@ -178,6 +183,14 @@ def check(name: str, proofs: bool = False, precision: str = "f32") -> tuple[int,
     return len(program.texts), faults
 
 
+def _known(kept: Path | None) -> dict[tuple[str, str], tuple[int, list[str]]]:
+    """The texts of the programs that are known to be right."""
+    if kept is None or not kept.exists():
+        return {}
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    return {(one["name"], one["as"]): (one["texts"], []) for one in rows if not one["faults"]}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs, and tells."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -185,17 +198,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--programs", type=int, default=0)
     parser.add_argument("--proofs", action="store_true")
     parser.add_argument("--precision", default="f32", choices=("f64", "f32", "bf16", "f16"))
+    parser.add_argument("--kept", type=Path)
     asked = parser.parse_args(arguments)
     chosen = [name for name in names() if all(word in name for word in asked.words)]
     if asked.programs and not asked.words:
         chosen += [f"program {n}" for n in range(asked.programs)]
+    chosen.sort(key=lambda name: (Path(name.split()[0]).stem in SIZES, name.endswith("step")))
+    known = _known(asked.kept)
     texts, wrong = 0, 0
     for name in chosen:
-        count, faults = check(name, asked.proofs, asked.precision)
+        as_what = f"{asked.precision}{' proved' * asked.proofs}"
+        count, faults = known.get((name, as_what)) or check(name, asked.proofs, asked.precision)
         texts += count
         wrong += bool(faults)
         used = resource.getrusage(resource.RUSAGE_SELF).ru_utime
         print(f"{name}: {count} texts, {faults or 'equal'} ({used:.0f} s)", flush=True)
+        if asked.kept is not None and (name, as_what) not in known:
+            row = {"name": name, "as": as_what, "texts": count, "faults": faults}
+            with asked.kept.open("a") as out:
+                out.write(json.dumps(row) + "\n")
     print(f"{len(chosen)} programs, {texts} texts, {wrong} wrong")
     return 1 if wrong else 0
 

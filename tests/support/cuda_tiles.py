@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from unittest.mock import patch
 
-from gradc.codegen.cuda.printer.plans import print_plan
+from gradc.codegen.cuda.printer.plans import PROCESSORS, print_plan, target
 from gradc.codegen.cuda.printer.tiles import TILES, Tile, fitting
 from gradc.codegen.cuda.program import Program
 from gradc.codegen.cuda.toolchain import assemble, build, sass
@@ -34,7 +34,7 @@ def by(tile: Tile, k: int, m: int, n: int, turned: bool = False) -> Program | No
     if fitted is None:
         return None
     with patch(_CHOICE, lambda gemm, processors: fitted):
-        return print_plan(plan_of(m, n, k, turned, turned), "sm_90")
+        return print_plan(plan_of(m, n, k, turned, turned), target("sm_90"))
 
 
 def compiled(isa: str) -> int:
@@ -48,7 +48,7 @@ def compiled(isa: str) -> int:
     for turned in ((False, False), (True, False), (False, True)):
         plan = plan_of(2048, 2048, 4096, *turned, DType.BF16)
         says = f"bf16, {' and '.join('turned' if t else 'plain' for t in turned)}"
-        wrong += _row(says, print_plan(plan, isa), isa, narrow=True)
+        wrong += _row(says, print_plan(plan, target(isa)), isa, narrow=True)
     return wrong
 
 
@@ -61,8 +61,9 @@ def _row(says: str, program: Program, isa: str, narrow: bool = False) -> bool:
     taken = time.process_time() - start
     found, loop = sass.statistics(code)["product"], sass.main_loops(code)["product"]
     is_bad = bool(found.stack or found.local or found.f64 or (found.narrow and not narrow))
+    fit = found.occupancy(text.threads, PROCESSORS[isa])
     print(
-        f"  {says} | {text.threads}, {found.registers}, {found.occupancy(text.threads)} | "
+        f"  {says} | {text.threads}, {found.registers}, {fit} | "
         f"{loop.fused + loop.tensor} of {loop.instructions}, {loop.share:.1%} | "
         f"{taken:.1f}{' WRONG' if is_bad else ''}",
         flush=True,

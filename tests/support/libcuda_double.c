@@ -98,7 +98,8 @@ int cuDeviceGet(int *device, int number) {
 int cuDeviceGetName(char *name, int size, int device) { CALL("cuDeviceGetName"); snprintf(name, size, "Double %d", device); return OK; }
 int cuDeviceGetAttribute(int *value, int which, int device) {
   CALL("cuDeviceGetAttribute");
-  *value = which == 16 ? 132 : which == 75 ? 9 : which == 76 ? 0 : which == 13 ? 1980000 : which == 36 ? 2619000 : which == 37 ? 5120 : 1;
+  const char *count = getenv("DOUBLE_PROCESSORS");
+  *value = which == 16 ? (count ? atoi(count) : 132) : which == 39 ? 2048 : which == 81 ? 233472 : which == 82 ? 65536 : which == 75 ? 9 : which == 76 ? 0 : which == 13 ? 1980000 : which == 36 ? 2619000 : which == 37 ? 5120 : 1;
   return OK;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { CALL("cuDeviceTotalMem"); *bytes = limit; return OK; }

@@ -17,7 +17,7 @@ from gradc.codegen.cuda.printer.blocks import Shape, loops_in
 from gradc.codegen.cuda.printer.conflicts import Overlaps
 from gradc.codegen.cuda.printer.leaves import Split, split_of, sums_of
 from gradc.codegen.cuda.printer.lines import Lines
-from gradc.codegen.cuda.printer.maps import PROCESSORS, map_of, write_map
+from gradc.codegen.cuda.printer.maps import map_of, write_map
 from gradc.codegen.cuda.printer.nest import Nest, PrintError
 from gradc.codegen.cuda.printer.products import PRODUCT_THREADS, results, write_product
 from gradc.codegen.cuda.printer.row_plans import GROUP, RowPlan, rows_of, segment_plans
@@ -117,7 +117,7 @@ def segments(kernel: Kernel, processors: int) -> list[Segment]:
         for part in (
             _product(one.only, processors)
             if isinstance(one.only, Gemm)
-            else map(Segment, split(one.statements))
+            else map(Segment, split(one.statements, processors))
         )
     ]
 
@@ -162,9 +162,9 @@ def _bytes(buffer: Buffer) -> int:
     return buffer.size * MEMORY_BYTES[MEMORY_TYPES[buffer.dtype]]
 
 
-def scratch_bytes(kernel: Kernel, isa: str = "sm_90") -> int:
-    """Bytes of scratch that a launch of ``kernel`` needs on devices of a compute capability."""
-    found = _scratch(kernel, segments(kernel, PROCESSORS[isa]))
+def scratch_bytes(kernel: Kernel, processors: int) -> int:
+    """Bytes of scratch that a launch of ``kernel`` needs on a device of so many ``processors``."""
+    found = _scratch(kernel, segments(kernel, processors))
     return max((at + _bytes(buffer) * blocks for buffer, (at, blocks) in found.items()), default=0)
 
 
@@ -226,7 +226,9 @@ class _Printer:
         lines, only = Lines(), self.segment.only
         nest = Nest(lines, self.words, self.buffers)
         common = {b for b, (_, owners) in self.scratch.items() if owners == 1}
-        spread = map_of(self.segment.statements, self.overlaps, self.aligned, common)
+        spread = map_of(
+            self.segment.statements, self.overlaps, self.aligned, self.processors, common
+        )
         if isinstance(only, Gemm):
             return self._product(nest, only)
         if spread is not None:
@@ -328,7 +330,8 @@ class _Printer:
         rows = None
         if flat is not None:
             rows = self.segment.owners * flat.loop.extent
-        return rows_of(plans.values(), MOST_SHARED - _FOLD_ROOM - others, rows)
+        room = MOST_SHARED - _FOLD_ROOM - others
+        return rows_of(plans.values(), room, rows, self.processors)
 
     def _folding(self, plans: Collection[For]) -> int:
         """The threads that folds of other loops need."""

@@ -39,9 +39,6 @@ from gradc.ir.loop.registers import accesses
 from gradc.ir.tensor.core import DType
 
 _MOST_THREADS = 256
-# Multiprocessors of what a compute capability is usually met on: A100, H100, B200.
-PROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148}
-USUAL = PROCESSORS["sm_90"]  # what schedules without a device of their own are for
 FOUR = 4
 
 
@@ -52,6 +49,7 @@ class Map:
     loops: tuple[For, ...]
     before: tuple[tuple[Stmt, ...], ...]
     width: int  # neighbours of a thread: 1 or 4
+    processors: int
 
     @property
     def count(self) -> int:
@@ -62,7 +60,7 @@ class Map:
     def threads(self) -> int:
         """Of a block: fewer where there would not be a block for every multiprocessor."""
         threads = _MOST_THREADS
-        while threads > WARP and -(-self.count // threads) < USUAL:
+        while threads > WARP and -(-self.count // threads) < self.processors:
             threads //= 2
         return threads
 
@@ -75,10 +73,11 @@ def map_of(
     statements: Sequence[Stmt],
     overlaps: Overlaps,
     aligned: frozenset[Buffer],
+    processors: int,
     common: Collection[Buffer] = (),
 ) -> Map | None:
-    """The map that ``statements`` are; None if they are none. ``common`` is private memory that the
-    whole grid shares.
+    """The map that ``statements`` are, for a device of so many ``processors``; None if they are
+    none. ``common`` is private memory that the whole grid shares.
     """
     chain: list[For] = []
     before: list[tuple[Stmt, ...]] = []
@@ -95,7 +94,7 @@ def map_of(
         return None
     if len(chain) == 2 and chain[1].extent == 1 and chain[0].limit is None:
         chain, before = [_flat(chain[0], before[1], chain[1])], before[:1]
-    return Map(tuple(chain), tuple(before), width_of(chain[-1], overlaps, aligned))
+    return Map(tuple(chain), tuple(before), width_of(chain[-1], overlaps, aligned), processors)
 
 
 def _flat(outer: For, before: Sequence[Stmt], inner: For) -> For:

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from gradc.codegen.backend import Signature
 from gradc.codegen.cuda.printer.conflicts import Overlaps
-from gradc.codegen.cuda.printer.kernels import Part, print_kernel
-from gradc.codegen.cuda.printer.maps import PROCESSORS
+from gradc.codegen.cuda.printer.kernels import Part, print_kernel, scratch_bytes
 from gradc.codegen.cuda.printer.words import Names
 from gradc.codegen.cuda.program import Launch, Place, Program, Repeat, Step
-from gradc.ir.loop.kernel import Buffer
+from gradc.ir.loop.kernel import Buffer, Kernel
 from gradc.ir.plan import plan as plans
 from gradc.ir.plan.plan import Plan
 from gradc.ir.plan.verify import PlanError
 from gradc.ir.target.costs import Costs
-from gradc.ir.target.target import Target
+from gradc.ir.target.target import Processors, Target
 
 Trips = tuple[int, ...]
 _ALIGNED = 16  # bytes of the widest access
+# Of what a compute capability is usually met on: A100, H100 and H200, B200 (CUDA C++ Programming
+# Guide, compute capabilities 8.0, 9.0 and 10.0; data sheets).
+PROCESSORS = {
+    "sm_80": Processors(108, 164 << 10, 65536, 2048),
+    "sm_90": Processors(132, 228 << 10, 65536, 2048),
+    "sm_100": Processors(148, 228 << 10, 65536, 2048),
+}
 _COSTS = Costs(parallel_us=0.0)  # whatever is independent is spread over blocks
 
 
-def target(isa: str) -> Target:
-    """What schedules for graphics processors are for; ``isa`` is a compute capability."""
-    return Target("cuda", isa, chunks=4096, nodes=PROCESSORS[isa], costs=_COSTS)
+def target(isa: str, found: Processors | None = None) -> Target:
+    """What schedules for graphics processors are for: ``isa`` is a compute capability, ``found``
+    what a device has, if there is one.
+    """
+    each = found or PROCESSORS[isa]
+    return Target("cuda", isa, chunks=4096, processors=each, nodes=each.count, costs=_COSTS)
 
 
-def print_plan(plan: Plan, isa: str) -> Program:
-    """``plan``, with scratch for ``scratch_bytes``, as kernel texts and launches.
+def scratch_of(target: Target) -> Callable[[Kernel], int]:
+    """How many bytes of scratch a launch of a kernel needs."""
+    return lambda kernel: scratch_bytes(kernel, target.processors.count)
+
+
+def print_plan(plan: Plan, target: Target) -> Program:
+    """``plan``, with scratch by ``scratch_of``, as kernel texts and launches for ``target``.
 
     Raises:
         PrintError: a kernel has no text.
@@ -49,7 +63,7 @@ def print_plan(plan: Plan, isa: str) -> Program:
                 overlaps[launch.kernel],
                 aligned[launch.kernel],
                 _titles(plan, launch),
-                PROCESSORS[isa],
+                target.processors.count,
             )
     numbers: dict[tuple[int, int], int] = {}
     for kernel_number, found in parts.items():
@@ -59,7 +73,7 @@ def print_plan(plan: Plan, isa: str) -> Program:
         replace(part.text, kernel=number) for number, found in parts.items() for part in found
     )
     steps = _Steps(plan, parts, numbers).steps(plan.steps)
-    signature = Signature.of(plan, 1, isa)
+    signature = Signature.of(plan, 1, target.isa)
     return Program(texts, steps, plan.arena_bytes, signature)
 
 

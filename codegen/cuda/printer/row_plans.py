@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradc.codegen.cuda.printer.conflicts import Overlaps
-from gradc.codegen.cuda.printer.maps import FOUR, USUAL, defined, width_of
+from gradc.codegen.cuda.printer.maps import FOUR, defined, width_of
 from gradc.codegen.cuda.verbs import MEMORY_BYTES, MEMORY_TYPES
 from gradc.ir.loop.kernel import Buffer, For, Index, Let, Load, Stmt, Store, Var
 from gradc.ir.loop.order import LEAF
@@ -66,15 +66,15 @@ def _summed(statement: Stmt, sums: Sequence[Store]) -> int:
     return sum(s in sums for s in inside)
 
 
-def rows_of(plans: Iterable[RowPlan], room: int, total: int | None) -> int:
+def rows_of(plans: Iterable[RowPlan], room: int, total: int | None, processors: int) -> int:
     """How many rows a block takes at a time: as many as shared memory of ``room`` bytes holds, and
     of ``total`` rows that are dealt to blocks (None where every block has its own) as leave a block
-    for each multiprocessor; 0 if not even two.
+    for each of ``processors``; 0 if not even two.
     """
     plans = tuple(plans)
     most = max((plan.loop.extent for plan in plans), default=0) if total is None else total
     for rows in _ROWS:
-        few = most < rows if total is None else -(-total // rows) < USUAL
+        few = most < rows if total is None else -(-total // rows) < processors
         if sum(plan.shared_bytes(rows) for plan in plans) <= room and (not few or rows == 2):
             return rows
     return 0

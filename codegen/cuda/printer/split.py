@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gradc.codegen.cuda.printer.maps import USUAL, at_zero
+from gradc.codegen.cuda.printer.maps import at_zero
 from gradc.ir.loop.kernel import (
     Affine,
     Buffer,
@@ -34,16 +34,17 @@ from gradc.ir.loop.order import LEAF
 from gradc.ir.loop.registers import accesses
 from gradc.ir.tensor.core import DType
 
-_ENOUGH = USUAL  # iterations of a grid that need no help
 _LEAST = 32  # columns of a part that is a row
 _WORK = 8192  # elements under which one launch is as good as several
 _MANY = 8 * LEAF  # terms of a sum that is cut into leaves
 
 
-def split(statements: Sequence[Stmt]) -> list[tuple[Stmt, ...]]:
-    """The steps that a text's statements become, in order: themselves if nothing is gained."""
+def split(statements: Sequence[Stmt], processors: int) -> list[tuple[Stmt, ...]]:
+    """The steps that a text's statements become, in order: themselves if nothing is gained. Grids
+    with an iteration for each of ``processors`` need no help.
+    """
     if len(statements) == 1 and isinstance(statements[0], For) and statements[0].kind == "grid":
-        found = _stages(statements[0])
+        found = _stages(statements[0], processors)
         return found if found is not None else [tuple(statements)]
     return _by_leaves(statements)
 
@@ -63,14 +64,14 @@ class _Stage:
         return first if isinstance(first, For) else None
 
 
-def _stages(grid: For) -> list[tuple[Stmt, ...]] | None:
+def _stages(grid: For, processors: int) -> list[tuple[Stmt, ...]] | None:
     """A grid loop as a step per stage; None if it stays as it is."""
     body = grid.body
     only = body[0] if len(body) == 1 else None
     if isinstance(only, For) and only.kind == "serial" and only.extent == 1 and not only.folds:
         body = at_zero(only.body, only.index) if only.limit is None else body
     loops = [s for s in body if isinstance(s, For)]
-    if not loops or grid.extent >= _ENOUGH or grid.limit is not None:
+    if not loops or grid.extent >= processors or grid.limit is not None:
         return None
     if not all(map(_has_parts, loops)):
         return None

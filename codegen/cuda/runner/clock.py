@@ -130,7 +130,7 @@ def _unmatched(name: str) -> DiagnosticError:
 def measured_limits(device: Device) -> Limits:
     """Bytes a second of copies within a device, measured; flops from its own clock and numbers."""
     lanes = _LANES.get(device.capability, _LANES[9, 0])
-    cycles = device.facts["clock"] * device.multiprocessors
+    cycles = device.facts["clock"] * device.processors.count
     flops = {"f32": 2 * lanes[0] * cycles, "f64": 2 * lanes[1] * cycles}
     size = min(_COPIED, int(device.facts["memory"]) // 8)
     one, other = device.take(size), device.take(size)

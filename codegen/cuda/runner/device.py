@@ -19,9 +19,13 @@ from gradc.codegen.cuda.runner.driver import (
     MEMORY_KHZ,
     MINOR,
     MULTIPROCESSORS,
+    REGISTERS,
+    SHARED,
+    THREADS,
     Driver,
     driver,
 )
+from gradc.ir.target.target import Processors
 
 Handle = ctypes.c_void_p
 Place = ctypes.c_void_p | ctypes.c_uint64  # an address here, or on the device
@@ -51,8 +55,10 @@ class Device:
         return ask(MAJOR), ask(MINOR)
 
     @functools.cached_property
-    def multiprocessors(self) -> int:
-        return self.driver.attribute(self._device, MULTIPROCESSORS)
+    def processors(self) -> Processors:
+        """Its multiprocessors."""
+        ask = functools.partial(self.driver.attribute, self._device)
+        return Processors(*map(ask, (MULTIPROCESSORS, SHARED, REGISTERS, THREADS)))
 
     @functools.cached_property
     def facts(self) -> dict[str, float]:
@@ -71,7 +77,7 @@ class Device:
         gib = self.driver.memory(self._device) / 2**30
         cuda = ".".join(map(str, self.driver.version))
         return (
-            f"{name}, compute capability {capability}, {self.multiprocessors} multiprocessors, "
+            f"{name}, compute capability {capability}, {self.processors.count} multiprocessors, "
             f"{gib:.0f} GiB, driver for CUDA {cuda}"
         )
 

@@ -33,6 +33,7 @@ _VERSIONS = {
     "cuDeviceTotalMem": "_v2",
 }
 # Attributes of a device (CUdevice_attribute).
+SHARED, REGISTERS, THREADS = 81, 82, 39  # of a multiprocessor at most
 MULTIPROCESSORS, CLOCK_KHZ, MAJOR, MINOR, BUS_BITS, MEMORY_KHZ = 16, 13, 75, 76, 37, 36
 
 _HELP_DRIVER = (

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from gradc.codegen.cuda.toolchain.needs import absent
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
+from gradc.ir.target.target import Processors
 
 _LINE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_.]*)([^;]*);")
 _SECTION = re.compile(r"^//-+ \.text\.(\S+)")
@@ -51,17 +52,17 @@ class Statistics:
         """Of all instructions, those that are FFMA or of a tensor core."""
         return (self.fused + self.tensor) / max(1, self.instructions)
 
-    def occupancy(self, threads: int, shared: int = 228 << 10, registers: int = 65536) -> int:
-        """Blocks of ``threads`` that fit a multiprocessor at once, at most 2 048 threads in all.
+    def occupancy(self, threads: int, on: Processors) -> int:
+        """Blocks of ``threads`` that fit a multiprocessor at once.
 
         Registers are given to warps in units of 256 (CUDA C++ Programming Guide, compute
         capabilities 8.0 to 10.0).
         """
         warps = -(-threads // 32)
         each = -(-self.registers * 32 // 256) * 256 * warps
-        fits = [2048 // (warps * 32), registers // max(1, each), 32]
+        fits = [on.threads // (warps * 32), on.registers // max(1, each), 32]
         if self.shared:
-            fits.append(shared // (self.shared + 1024))
+            fits.append(on.shared_bytes // (self.shared + 1024))
         return min(fits)
 
 
