@@ -1,13 +1,14 @@
-"""`gradc train --ranks` with a rank killed at a random moment, and resumed: the same bytes as one
-rank that was left alone.
+"""`gradc train --ranks` with one of its processes killed at a random moment, and resumed: the same
+bytes as one rank that was left alone.
 
     python -m benchmarks.soak_rank_kills --count 200 --state FILE
 
 Each case starts (or resumes) a run of two or three ranks that share batches of six parts, and kills
-one rank with SIGKILL. The whole job must end within ``PATIENCE`` seconds of a machine that has
-processors to spare (on a busy one, of its share) and say which rank it was; no checkpoint may be
-gone. A run that comes to its end must have the weights and metrics, byte for byte, of one rank that
-nothing happened to.
+one process with SIGKILL: mostly a rank, else `mpiexec` or the `gradc` that has started it. The job
+must end within ``PATIENCE`` seconds of a machine that has processors to spare (on a busy one, of
+its share), say once which process it was (but for `gradc`), and leave no process; no checkpoint may
+be gone. A run that comes to its end must have the weights and metrics, byte for byte, of one rank
+that nothing happened to.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.soak_common import Case, Tally, arguments, report, soak
+from gradc.runtime.ranks.deaths import FOLDER
 from gradc.runtime.training import checkpoint
 
 PROGRAM = """
@@ -41,16 +43,32 @@ EPOCHS = 40
 PATIENCE = 20.0
 
 
-def process_of(rank: int, out: Path) -> int | None:
-    """The process of a rank of the job that writes to ``out``, if it is there."""
+def processes_of(out: Path) -> dict[int, tuple[bytes, ...]]:
+    """The processes of the job that writes to ``out``, each with its environment."""
+    found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            line = (entry / "cmdline").read_bytes()
+            line = (entry / "cmdline").read_bytes().split(b"\0")
             told = (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if os.fsencode(out) in line and b"OMPI_COMM_WORLD_RANK=%d" % rank in told:
-            return int(entry.name)
+        if os.fsencode(out) in line:
+            found[int(entry.name)] = tuple(told)
+    return found
+
+
+def process_of(rank: int, out: Path) -> int | None:
+    """The process of a rank of the job that writes to ``out``, if it is there."""
+    wanted = b"OMPI_COMM_WORLD_RANK=%d" % rank
+    return next((pid for pid, told in processes_of(out).items() if wanted in told), None)
+
+
+def mpiexec_of(out: Path) -> int | None:
+    """The process of `mpiexec` of the job that writes to ``out``, if it is there."""
+    for pid, told in processes_of(out).items():
+        names = {name.partition(b"=")[0] for name in told}
+        if FOLDER.encode() in names and b"OMPI_COMM_WORLD_RANK" not in names:
+            return pid
     return None
 
 
@@ -112,24 +130,39 @@ def case_of(work: Work) -> Case:
         run = work.place / "run"
         time.sleep(rng.random() * work.whole_seconds)
         rank = rng.randrange(ranks)
-        pid = process_of(rank, run)
+        victim = rng.choice((*[f"rank {rank}"] * 6, "mpiexec", "gradc"))
+        who = {"mpiexec": mpiexec_of(run), "gradc": job.pid}
+        pid = who[victim] if victim in who else process_of(rank, run)
         if pid is not None and job.poll() is None:
             os.kill(pid, signal.SIGKILL)
         told = told_within(job, PATIENCE + (60 if pid is None else 0))
         if told is None:
-            return f"{PATIENCE} s after rank {rank} was killed the job still runs"
+            return f"{PATIENCE} s after {victim} was killed the job still runs"
         if job.returncode == 0:
             tally.kinds[f"completed by {ranks} ranks"] += 1
             wrong = work.differs()
             shutil.rmtree(run)
             return f"other bytes: {', '.join(wrong)}" if wrong else ""
-        if pid is None or f"rank {rank} (process {pid} on " not in told:
-            return f"status {job.returncode}: {told}"
+        name = f"`{victim}` (process {pid})" if victim in who else f"{victim} (process {pid} on "
+        is_named = told.count(name) == told.count("(process ") == 1
+        if pid is None or not (is_named or (victim == "gradc" and job.returncode < 0)):
+            return f"status {job.returncode} of {victim} (process {pid}): {told!r}"
+        if not is_left_by_all(run):
+            return f"{victim} was killed, and {len(processes_of(run))} processes are left"
         after = checkpoint.newest_step(run) or 0
-        tally.kinds[f"rank {rank} of {ranks} killed"] += 1
+        tally.kinds[f"{victim} of {ranks} ranks killed"] += 1
         return "" if after >= before else f"step {before} is gone, {after} is the newest"
 
     return case
+
+
+def is_left_by_all(out: Path) -> bool:
+    """Whether the processes of the job that writes to ``out`` end, within ``PATIENCE``."""
+    seconds = PATIENCE
+    while processes_of(out) and seconds > 0:
+        seconds -= share_of(0.2)
+        time.sleep(0.2)
+    return seconds > 0
 
 
 def told_within(job: subprocess.Popen[str], seconds: float) -> str | None:
@@ -137,12 +170,17 @@ def told_within(job: subprocess.Popen[str], seconds: float) -> str | None:
     share of it that a process can expect to run.
     """
     while seconds > 0:
-        running = Path("/proc/loadavg").read_text().split()[3].split("/")[0]
         try:
             return job.communicate(timeout=1.0)[1]
         except subprocess.TimeoutExpired:
-            seconds -= min(1.0, (os.cpu_count() or 1) / max(1, int(running)))
+            seconds -= share_of(1.0)
     return None
+
+
+def share_of(seconds: float) -> float:
+    """How much of ``seconds`` a process can expect to run."""
+    running = Path("/proc/loadavg").read_text().split()[3].split("/")[0]
+    return seconds * min(1.0, (os.cpu_count() or 1) / max(1, int(running)))
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.runtime.console import Console
+from gradc.runtime.ranks import deaths
 from gradc.runtime.ranks.world import MpiRanks
 
 # Number of processes as launchers tell it: Open MPI, MPICH and its kin, Slurm.
@@ -30,8 +31,8 @@ _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM
 _LOCAL = "MPI_LOCALNRANKS"  # of these, the number on this machine
 _SLURM = "SLURM_STEP_NUM_TASKS"
 _AS_ROOT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
-# Set where this module has started the job: the file in which rank 0 says which process it is.
-_OURS = "GRADC_RANK0"
+# The file of a job's folder in which rank 0 says which process takes signals.
+_RANK0 = "rank0"
 _INSTALL = "install both with `{python} -m pip install 'gradc[mpi]'`"
 
 
@@ -73,6 +74,16 @@ def relaunch(ranks: int, arguments: Sequence[str]) -> int:
     Raises:
         DiagnosticError: GC0822 if mpi4py or mpiexec is missing.
     """
+    return launch(ranks, [sys.executable, "-m", "gradc", *arguments])
+
+
+def launch(ranks: int, rank: Sequence[str]) -> int:
+    """Runs the command ``rank`` as ``ranks`` ranks and returns the exit status of the job. Who of
+    it dies is told.
+
+    Raises:
+        DiagnosticError: GC0822 if mpi4py or mpiexec is missing.
+    """
     mpi(is_used=False)
     mpiexec = mpiexec_path()
     environment = dict(os.environ)
@@ -82,25 +93,40 @@ def relaunch(ranks: int, arguments: Sequence[str]) -> int:
             environment.update(dict.fromkeys(_AS_ROOT, "1"))
     else:
         more = []
-    command = [mpiexec, *more, "-n", str(ranks), sys.executable, "-m", "gradc", *arguments]
-    with tempfile.TemporaryDirectory(prefix="gradc-ranks-") as folder:
-        told = environment[_OURS] = str(Path(folder) / "rank0")
-        with subprocess.Popen(
-            command,
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # a Ctrl-C at the terminal goes through us
-        ) as job:
-            assert job.stderr is not None
-            with _handing_on(job, Path(told)):
-                for line in in_our_words(job.stderr):
-                    print(line, file=sys.stderr, end="", flush=True)
-                return job.wait()
+    with tempfile.TemporaryDirectory(prefix="gradc-ranks-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        environment[deaths.FOLDER] = name
+        one = deaths.command_of(folder, rank)
+        with (
+            deaths.held(folder),
+            subprocess.Popen(
+                [mpiexec, *more, "-n", str(ranks), *one],
+                env=environment,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # a Ctrl-C at the terminal goes through us
+            ) as job,
+            _handing_on(job, folder / _RANK0) as signals,
+        ):
+            return _followed(deaths.Watch(job, folder, ranks), signals)
+
+
+def _followed(watch: deaths.Watch, signals: Sequence[int]) -> int:
+    """Hands on what a job says, says who has died if nobody did, and returns its status."""
+    is_said = False
+    for line in in_our_words(watch.lines()):
+        is_said |= _DEATH.match(line) is not None
+        print(line, file=sys.stderr, end="", flush=True)
+    status: int = watch.job.wait()
+    verdict = "" if is_said else watch.verdict(status)
+    if verdict and signals:
+        verdict = f"the job was ended by {signal.Signals(signals[-1]).name}"
+    if verdict:
+        print(verdict, file=sys.stderr, flush=True)
+    return status if status >= 0 else 128 - status
 
 
 @contextmanager
-def _handing_on(job: subprocess.Popen[str], told: Path) -> Iterator[None]:
+def _handing_on(job: subprocess.Popen[bytes], told: Path) -> Iterator[list[int]]:
     """Inside, the first SIGINT or SIGTERM goes to rank 0, which stops all ranks after the same
     step; another, or one before the ranks are there, ends the job.
     """
@@ -119,7 +145,7 @@ def _handing_on(job: subprocess.Popen[str], told: Path) -> Iterator[None]:
     caught = (signal.SIGINT, signal.SIGTERM)
     previous = [signal.signal(number, hand_on) for number in caught]
     try:
-        yield
+        yield seen
     finally:
         for number, handler in zip(caught, previous, strict=True):
             signal.signal(number, handler)
@@ -129,6 +155,7 @@ _RULE = "-" * 70
 _ABORTS = ("MPI_ABORT was invoked", "has exited due to process", "non-zero status", "exited with")
 _NOISE = re.compile(r"\[\S+:\d+\] PMIX ERROR")
 _KILLED = re.compile(r"process rank (\d+) with PID (\d+) on node (\S+) exited on\s+signal (\d+)")
+_DEATH = re.compile(r"rank \d+ \(process \d+ on \S+\) was ended by ")
 
 
 def in_our_words(lines: Iterable[str]) -> Iterator[str]:
@@ -181,9 +208,11 @@ def mpi(is_used: bool = True) -> Any:
 
 def join() -> MpiRanks:
     """The world of all processes of this job."""
+    deaths.report()
     world = MpiRanks(mpi().COMM_WORLD)
-    if world.rank == 0 and _OURS in os.environ:
-        Path(os.environ[_OURS]).write_text(str(os.getpid()), encoding="ascii")
+    if world.rank == 0 and deaths.FOLDER in os.environ:
+        told = Path(os.environ[deaths.FOLDER]) / _RANK0
+        told.write_text(str(os.getpid()), encoding="ascii")
     return world
 
 
@@ -216,11 +245,15 @@ def guarded(world: MpiRanks, console: Console, work: Callable[[], int]) -> int:
     Where every rank fails in the same way rank 0 tells it, and all end by themselves.
     """
     try:
-        return work()
+        status = work()
+        if status:  # told
+            deaths.note_failure()
+        return status
     except DiagnosticError as found:
         if world.have_all_failed():
             if world.rank == 0:
                 console.diagnostics(found)
+            deaths.note_failure()
             return 1
         _end(world, console, partial(console.diagnostics, found), 1)
     except Exception as problem:  # noqa: BLE001  (the others would wait for this rank for ever)
@@ -232,6 +265,9 @@ def _end(world: MpiRanks, console: Console, tell: Callable[[], None], status: in
     tell()
     sys.stdout.flush()
     sys.stderr.flush()
-    if _OURS not in os.environ:  # our own mpiexec ends the job when a rank is gone, and says less
+    deaths.note_failure()
+    if (
+        deaths.FOLDER not in os.environ
+    ):  # our own mpiexec ends the job when a rank is gone, and says less
         world.abort(status)
     os._exit(status)
