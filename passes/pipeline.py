@@ -34,6 +34,7 @@ from gradc.ir.tensor.core import Function
 from gradc.ir.tensor.text import parse_function, print_function
 from gradc.passes.fuse.fuse import fuse
 from gradc.passes.hoist.invariants import hoist
+from gradc.passes.lower.panels import lay_out
 from gradc.passes.lower.plan import to_loops
 from gradc.passes.place.place import place
 from gradc.passes.place.scratch import Scratch, place_scratch
@@ -170,6 +171,15 @@ def _on_plan(
     return run
 
 
+def _lay_out(plan: Plan, options: Options) -> Plan:
+    """Panels are room beside the factor: ``limit`` may have none for them."""
+    made = lay_out(plan, options.target)
+    if made is plan or options.limit is None:
+        return made
+    peak = _scratch(_place(made, options), options).peak_bytes
+    return made if peak <= options.limit else plan
+
+
 def _place(plan: Plan, options: Options) -> Plan:
     """Exchanges of ranks go while they compute, unless ``limit`` has no room for that."""
     placed = place(plan)
@@ -226,6 +236,8 @@ STEPS = (
          "one kernel per group: what is in a kernel is not in memory"),
     PipelineStep("to-loops", "tensor", "loop", _on_function(lambda f, o, _h: to_loops(f, o.target)),
          "backends know loops and buffers only"),
+    PipelineStep("lay-out", "loop", "loop", _on_plan(_lay_out),
+         "what every trip of a loop multiplies by is packed once, before it"),
     PipelineStep("place", "loop", "plan", _on_plan(_place),
          "offsets need every buffer and its lifetime"),
     PipelineStep("scratch", "plan", "plan", _on_plan(_scratch),
@@ -252,6 +264,8 @@ CONSTRAINTS = (
     Constraint("hoist", "dce", "hoisting leaves dead yields behind"),
     Constraint("dce", "fuse", "dead ops would be fused and computed"),
     Constraint("fuse", "to-loops", "every group becomes one kernel"),
+    Constraint("to-loops", "lay-out", "which factors a loop leaves alone is seen in launches"),
+    Constraint("lay-out", "place", "panels are buffers like any other"),
     Constraint("to-loops", "place", "offsets need every buffer"),
     Constraint("place", "scratch", "scratch goes where the other tensors leave room"),
 )
