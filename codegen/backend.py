@@ -54,6 +54,22 @@ def stop_port(ports: Sequence[Port]) -> int | None:
     return next((n for n, port in enumerate(ports) if port.role is Role.STOP), None)
 
 
+# Which part of ``Results`` has what a role names: number 0 is a single array.
+GROUP = {
+    Role.LOSS: 0,
+    Role.OUTPUT: 1,
+    Role.STATE: 1,
+    Role.COTANGENT: 2,
+    Role.TANGENT: 3,
+    Role.STOP: 3,
+}
+
+
+def last_group(ports: Sequence[Port]) -> int:
+    """The last dictionary of ``Results`` that a call fills, which callers may give room for."""
+    return max((1, *(GROUP.get(p.role, 1) for p in ports if p.direction == "out")))
+
+
 class Stored(Protocol):
     """What a store keeps under a key."""
 
@@ -168,8 +184,10 @@ class Loaded(ABC):
     """A program that can be called: what all backends share.
 
     ``fast`` runs on one array per port and returns None, or an int if it did not run (an array does
-    not fit, or another call is in flight); ``fast_named`` takes dictionaries of arrays by name and
-    returns a tuple, or anything else if it did not run. Both may answer ``STOPPED`` where the
+    not fit, or another call is in flight); with one thing more behind them it does not run where
+    what the program writes shares memory with another of them. ``fast_named`` takes dictionaries of
+    arrays by name and returns a tuple, or anything else if it did not run; one dictionary more has
+    the arrays of the ``last_group``. Both may answer ``STOPPED`` where the
     program ran and refused its step. A backend that has no faster ways has ``launch`` only.
     """
 
@@ -220,7 +238,8 @@ class Loaded(ABC):
         The answer is what ``finish`` makes of a named call's, or, for None, ``(loss, cotangents)``,
         the loss a scalar. With ``state`` the argument is an object of that type, whose attribute
         ``arrays`` are the parameters; it gets the outputs as ``metrics`` and is the second part of
-        the answer. Whatever does not fit is handed to ``slow`` as it came.
+        the answer. An input ``out`` that the program does not have is the dictionary of the
+        ``last_group``. Whatever does not fit is handed to ``slow`` as it came.
         """
         return None
 

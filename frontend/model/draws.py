@@ -10,6 +10,7 @@ Imported where parameters are made and nowhere else: checking a program needs no
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,7 +27,9 @@ from gradc.ir.tensor.core import TensorType
 def initialize(parameters: Iterable[ParameterSpec], seed: int = 0) -> dict[str, npt.NDArray[Any]]:
     """How every parameter and state starts, by path, in the order of declaration."""
     return {
-        spec.path: start_value(spec.path, spec.type, spec.initializer, seed) for spec in parameters
+        # Interned: calls find arrays fastest by the very names that programs have.
+        sys.intern(spec.path): start_value(spec.path, spec.type, spec.initializer, seed)
+        for spec in parameters
     }
 
 

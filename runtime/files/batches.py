@@ -17,7 +17,7 @@ import numpy as np
 from gradc.frontend.model.models import Signature
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.ir.tensor.dims import DimExpr, symbols
-from gradc.runtime.native.arrays import Array, listed
+from gradc.runtime.native.arrays import Array, as_array, listed
 
 # Bytes that are digested at a time.
 _PIECE = 1 << 22
@@ -105,3 +105,22 @@ def permutation(seed: int, epoch: int, count: int) -> Array:
     digest = hashlib.blake2b(f"shuffle/{seed}/{epoch}".encode(), digest_size=16).digest()
     random = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
     return random.permutation(count)
+
+
+def queued(inputs: Mapping[str, object], count: int) -> dict[str, Array]:
+    """``inputs`` as ``count`` batches that follow each other: arrays with a first axis of so many.
+
+    Raises:
+        DiagnosticError: GC0801 if ``count`` is no whole number of at least 1, GC0555 for an array
+            of another length.
+    """
+    if type(count) is not int or count < 1:
+        message = f"a queue is a whole number of at least 1 batches, not {count!r}"
+        raise DiagnosticError([error("GC0801", message, None)])
+    queue = {name: as_array(name, value) for name, value in inputs.items()}
+    for name, array in queue.items():
+        if array.shape[:1] != (count,):
+            message = f"`{name}` has shape {list(array.shape)}; its first axis is the queue"
+            help = f"numpy.stack of {count} batches gives it an axis of {count}"
+            raise DiagnosticError([error("GC0555", message, None, help=help)])
+    return queue

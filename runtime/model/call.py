@@ -18,11 +18,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from gradc.codegen.backend import STOPPED, Loaded, Results, stop_port
+from gradc.codegen.backend import GROUP, STOPPED, Loaded, Results, last_group, stop_port
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.plan.plan import Port
 from gradc.ir.tensor.bf16 import from_bf16
 from gradc.ir.tensor.core import DType, Role
+from gradc.runtime.model.into import Room, room
 from gradc.runtime.native.arrays import (
     NUMPY_DTYPE,
     Array,
@@ -61,6 +62,8 @@ class Entry:
         self._stop = stop_port(self.made)
         #: Whether the loss is a number, where there is one.
         self.has_plain_loss = all(p.shape == () for p in self.made if p.role is Role.LOSS)
+        #: The part of ``Results`` that callers may give room for.
+        self.last_group = last_group(self.made)
         self._direct: Callable[..., Any] | None = None
         #: Whether results come as bits (bf16, which NumPy lacks) and are handed on as float32.
         self.makes_bits = any(p.dtype is DType.BF16 for p in self.made)
@@ -94,6 +97,35 @@ class Entry:
         self.native.call_checked([*self._converted(holders), *results])
         return results
 
+    def call_into(self, holders: Mapping[str, Arrays], out: object, group: int) -> list[Array]:
+        """``call`` with the results of a part of ``Results`` in the arrays of ``out``, by name.
+
+        Raises:
+            TypeError: if ``out`` is no dictionary.
+            DiagnosticError: as ``call`` does, and for what of ``out`` does not fit.
+        """
+        arrays = self._converted(holders)
+        found = self._room(holders, out, [p for p in self.made if GROUP[p.role] == group])
+        results = [
+            found.arrays[p.name] if GROUP[p.role] == group else np.empty(shape, dtype)
+            for p, (shape, dtype) in zip(self.made, self._makers, strict=True)
+        ]
+        if self.fast(*arrays, *results) not in (None, STOPPED):
+            self.native.call_checked([*arrays, *results])
+        found.finish(decode)
+        return results
+
+    @staticmethod
+    def _room(
+        holders: Mapping[str, Arrays],
+        out: object,
+        ports: Sequence[Port],
+        stack: tuple[int, ...] = (),
+    ) -> Room:
+        pairs = [pair for holder in holders.values() for pair in holder.items()]
+        given = [(f"`{name}`", array) for name, array in pairs]
+        return room(ports, out, given, stack)
+
     def arrays(self, holders: Mapping[str, Arrays]) -> list[Array]:
         """What a call takes, in order of ports: the arrays of ``holders``, converted, and new ones
         for what it makes.
@@ -108,13 +140,16 @@ class Entry:
         """Whether the program that made ``results`` refused its step."""
         return self._stop is not None and bool(results[self._stop])
 
-    def call_many(self, holders: Mapping[str, Arrays], count: int) -> tuple[list[Array], int]:
+    def call_many(
+        self, holders: Mapping[str, Arrays], count: int, out: object = None
+    ) -> tuple[list[Array], int]:
         """Runs ``count`` times, at least once, on what is updated in place; inputs, and the arrays
         of the `out` ports that are returned, have a first axis of so many, one position for every
-        run. Returns how often it ran as well: a step that is refused is the last.
+        run. Returns how often it ran as well: a step that is refused is the last. ``out`` has
+        arrays for all of them by name, or is None.
 
         Raises:
-            DiagnosticError: as ``call`` does.
+            DiagnosticError: as ``call`` does, and for what of ``out`` does not fit.
         """
         is_input = [port.role is Role.INPUT for port in self.given]
         arrays = self._converted(holders, [(count,) if one else () for one in is_input])
@@ -124,12 +159,21 @@ class Entry:
             if is_input[n] and any(np.may_share_memory(array, other) for other in updated):
                 arrays[n] = array.copy()
         results = [np.empty((count, *shape), dtype) for shape, dtype in self._makers]
+        told = [port for port in self.made if port.role is not Role.STOP]
+        found_room = None if out is None else self._room(holders, out, told, (count,))
+        if found_room is not None:
+            results = [
+                found_room.arrays.get(p.name, a) for p, a in zip(self.made, results, strict=True)
+            ]
         every, is_stacked = [*arrays, *results], [*is_input, *[True] * len(results)]
         pairs = list(zip(every, is_stacked, strict=True))
         found = self.native.explain([a[:1].reshape(a.shape[1:]) if s else a for a, s in pairs])
         if found:
             raise DiagnosticError(found)
-        return results, self.native.launch_many(every, is_stacked, count)
+        ran = self.native.launch_many(every, is_stacked, count)
+        if found_room is not None:
+            found_room.finish(decode)
+        return results, ran
 
     def _converted(
         self, holders: Mapping[str, Arrays], stacks: Sequence[tuple[int, ...]] | None = None

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from gradc.codegen.backend import Results
+from gradc.codegen.backend import GROUP, Results
 from gradc.frontend.model.models import RANDOM_STATE
 from gradc.ir.tensor.core import Function, Role
 from gradc.runtime.files.ids import check_inputs
@@ -107,6 +107,8 @@ class Compiled(Direct):
         self._finish = finish
         self._training = training
         self._takes_seeds = takes_seeds
+        # The part of what a call gives that `out` has room for; 0 where there is none.
+        self._group = _GROUPS.get(getattr(finish, "func", finish), 0)
         self._inputs = tuple(model.inputs)
         self._entries: Recent[tuple[tuple[int, ...], ...], Entry] = Recent()
         self._lock = threading.Lock()
@@ -114,6 +116,7 @@ class Compiled(Direct):
         # like the last.
         self._last: Callable[..., Any] | None = None
         self._makes_bits = False
+        self._takes_out = False
         # The call of a method of the model that made this, if one did: a copy is made by the same
         # call.
         self.made_by: tuple[str, tuple[Any, ...], dict[str, Any]] | None = None
@@ -149,10 +152,12 @@ class Compiled(Direct):
         if len(seeds) != self._takes_seeds:
             self._refuse_positions(len(seeds))
         params = self._drawing(params)
+        out = None if "out" in self._inputs else inputs.pop("out", None)
         if self.options.check_inputs:
             check_inputs(self.model, inputs)
-        if self._last is not None:
-            found = self._last(params, inputs, seeds[0] if seeds else _NOTHING)
+        if self._last is not None and (out is None or self._takes_out):
+            room = () if out is None else (out,)
+            found = self._last(params, inputs, seeds[0] if seeds else _NOTHING, *room)
             if type(found) is tuple:
                 return self._finish(decoded(found) if self._makes_bits else found)
         holders: dict[str, Arrays] = {PARAMS: params, INPUTS: inputs}
@@ -163,13 +168,28 @@ class Compiled(Direct):
             entry = self._entries.get(key) or self.entry(inputs)
         except (KeyError, AttributeError):
             entry = self.entry(inputs)
-        found = grouped(entry.made, entry.call(holders))
+        if out is None:
+            found = grouped(entry.made, entry.call(holders))
+        else:
+            found = self._filled(entry, holders, out)
         self._makes_bits = entry.makes_bits
+        self._takes_out = self._group == entry.last_group and not entry.makes_bits
         self._last = entry.native.fast_named
-        is_plain = not (self._takes_seeds or self.options.check_inputs or entry.makes_bits)
+        is_usual = self._takes_out or not (self._group or entry.makes_bits)
+        is_plain = is_usual and not (self._takes_seeds or self.options.check_inputs)
         finish = None if self._finish is loss_grads and entry.has_plain_loss else self._finish
         self._go(entry.direct(self._slow, finish) if is_plain else None)
         return self._finish(decoded(found) if entry.makes_bits else found)
+
+    def _filled(self, entry: Entry, holders: Mapping[str, Arrays], out: Any) -> Results:
+        """What a call gives whose last results lie in ``out``."""
+        if not self._group:
+            raise TypeError(f"{self._asked()} has no `out`")
+        made = entry.call_into(holders, out, self._group)
+        loss, outputs, cts, dots = grouped(entry.made, made)
+        groups = [outputs, cts, dots]
+        groups[self._group - 1] = out
+        return loss, groups[0], groups[1], groups[2]
 
     def _refuse_positions(self, given: int) -> None:
         """Raises TypeError: some of what belongs to names came without one, or seeds did not
@@ -336,3 +356,14 @@ def results_dots(found: Results, name: str) -> tuple[dict[str, Any], dict[str, A
 
 def loss_grads_dots(found: Results) -> tuple[Any, dict[str, Array], dict[str, Array]]:
     return _loss(found), found[2], found[3]
+
+
+# The last dictionary in what each of them gives.
+_GROUPS = {
+    results: GROUP[Role.OUTPUT],
+    loss_grads: GROUP[Role.COTANGENT],
+    loss_outputs_grads: GROUP[Role.COTANGENT],
+    results_cts: GROUP[Role.COTANGENT],
+    results_dots: GROUP[Role.TANGENT],
+    loss_grads_dots: GROUP[Role.TANGENT],
+}

@@ -104,11 +104,14 @@ class Forward(Compiled):
         self._parts: dict[tuple[object, ...], _PartCompiled] = {}
         self._known = frozenset((*model.params, RANDOM_STATE))
 
-    def __call__(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any:
-        if self.outputs is None and len(inputs) >= len(self._inputs):
-            return super().__call__(params, *seeds, **inputs)
+    def _called(self, params: Arrays, *seeds: Arrays, **inputs: Any) -> Any:
+        """A call for a part, or one that may have to check, convert, explain or compile."""
+        beside = "out" in inputs and "out" not in self._inputs
+        if self.outputs is None and len(inputs) - beside >= len(self._inputs):
+            return super()._called(params, *seeds, **inputs)
+        room = {"out": inputs.pop("out")} if beside else {}
         part, needed, chosen = self._chosen(params, seeds, inputs)
-        return part(needed, **chosen)
+        return part(needed, **chosen, **room)
 
     def profiled(
         self, params: Arrays, seeds: Sequence[Arrays], inputs: Mapping[str, Any], **how: Any

@@ -18,6 +18,7 @@ Non-goals: loops over data, files (``runtime.training``).
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -48,7 +49,7 @@ from gradc.passes.training.step import (
     Update,
     train_step,
 )
-from gradc.runtime.files.batches import batch_dim
+from gradc.runtime.files.batches import batch_dim, queued
 from gradc.runtime.files.ids import check_inputs
 from gradc.runtime.model.call import INPUTS, PARAMS, Entry, by_role, decode, decoded
 from gradc.runtime.model.direct import Direct
@@ -242,11 +243,13 @@ class TrainStep(Direct):
             check_shape(name, array, type_.static_shape)
             # Trained parameters are kept as f32 masters where the program computes in 16 bits.
             dtype = master_type(type_).dtype if name in trained else type_.dtype
-            arrays[name] = np.array(own(name, convert(name, array, dtype)), order="C")
+            kept = own(name, convert(name, array, dtype))
+            arrays[sys.intern(name)] = np.array(kept, order="C")
         for name in trained:
             for spec in self.optimizer.update(master_type(types[name])).slots:
-                kept, slot = NUMPY_DTYPE[spec.type.dtype], f"{name}/{spec.name}"
-                whole = np.broadcast_to(np.array(spec.start, kept), spec.type.static_shape)
+                slot = sys.intern(f"{name}/{spec.name}")
+                start = np.array(spec.start, NUMPY_DTYPE[spec.type.dtype])
+                whole = np.broadcast_to(start, spec.type.static_shape)
                 arrays[slot] = np.array(own(slot, whole), order="C")
         arrays[STEP] = np.zeros((), np.int32)
         if self.recipe.loss_scale == "dynamic":
@@ -343,23 +346,17 @@ class TrainStep(Direct):
 
         Returns the losses before each update, ``[count]``, and ``state``, updated; its ``metrics``
         have the same first axis. The bits are those of ``count`` calls. With ranks each hands in
-        its own rows of every batch.
+        its own rows of every batch. ``out``, where no input is called so, is a dictionary of arrays
+        of that first axis, for ``loss`` and every metric.
 
         Raises:
             DiagnosticError: GC0801 if ``count`` is no whole number of at least 1, GC0821 if ranks
                 do not agree, and what a step raises; the steps before a StoppedStep are done.
         """
         expect("state", state, TrainState, "what `step.init(params)` gives")
-        if type(count) is not int or count < 1:
-            message = f"a queue is a whole number of at least 1 batches, not {count!r}"
-            raise DiagnosticError([error("GC0801", message, None)])
+        out = None if "out" in self._inputs else inputs.pop("out", None)
         check_names("input", inputs, self._inputs)
-        queue = {name: as_array(name, value) for name, value in inputs.items()}
-        for name, array in queue.items():
-            if array.shape[:1] != (count,):
-                message = f"`{name}` has shape {list(array.shape)}; its first axis is the queue"
-                help = f"numpy.stack of {count} batches gives it an axis of {count}"
-                raise DiagnosticError([error("GC0555", message, None, help=help)])
+        queue = queued(inputs, count)
         if self.options.check_inputs:
             for n in range(count):
                 check_inputs(self.model, {name: array[n] for name, array in queue.items()})
@@ -367,10 +364,12 @@ class TrainStep(Direct):
         if self.world is not None:
             self.world.agree_on("how many batches are in a queue", str(count))
             exchange.join(self.world)
-        results, ran = entry.call_many({PARAMS: state.arrays, INPUTS: queue}, count)
+        results, ran = entry.call_many({PARAMS: state.arrays, INPUTS: queue}, count, out)
         if self.world is not None:
             exchange.check()
         made = [decode(array) for array in results]
+        if out is not None:
+            made = [out.get(p.name, a) for p, a in zip(entry.made, made, strict=True)]
         state.metrics = by_role(entry.made, made, (Role.OUTPUT,))
         if entry.is_stopped([array[ran - 1] for array in results]):
             last = ran - 1

@@ -40,11 +40,13 @@ from gradc.runtime.native.compile import Options, compile_function
 from gradc.runtime.tracing.captures import Captures, RandomState, TraceWarning
 from gradc.runtime.tracing.conjugates import adapted, check_complex, complex_results
 from gradc.runtime.tracing.derive import Transform, Wanted
+from gradc.runtime.tracing.into import GradientRoom
 from gradc.runtime.tracing.pairs import array_of, as_complex, as_parts, is_pair, pair_of_parts
 from gradc.runtime.tracing.record import Argument, Recorded, numpy_of, record
 from gradc.runtime.tracing.seeds import refusal, seed_arrays, seed_types, seed_values
 from gradc.runtime.tracing.trace import Trace, Traced, current_trace
 from gradc.runtime.tracing.trees import Static, Structure, flatten, leaf_count, paths, rebuild
+from gradc.runtime.tracing.weak import WeakMethod
 
 # Kept per function: so many forms of arguments, and of each so many states of what the function
 # reads.
@@ -105,15 +107,19 @@ class Program:
         kinds = [self.recorded.arguments[n].kind for n in self.wanted.numbers]
         return [n for n in found if n < own or kinds[n - own] is not np.ndarray]
 
-    def __call__(self, leaves: list[Any], seeds: Sequence[Array] = ()) -> Any:
-        """Runs on the leaves of the arguments."""
+    def __call__(
+        self, leaves: list[Any], seeds: Sequence[Array] = (), room: GradientRoom | None = None
+    ) -> Any:
+        """Runs on the leaves of the arguments; gradients go to ``room`` where there is one."""
         arrays = [
             a if type(a) is np.ndarray else np.asarray(a, numpy_of(g.type.dtype))
             for a, g in zip(leaves, self.recorded.arguments, strict=True)
         ]
-        return self.run(arrays, seeds)
+        return self.run(arrays, seeds, room)
 
-    def run(self, arrays: list[Any], seeds: Sequence[Array] = ()) -> Any:
+    def run(
+        self, arrays: list[Any], seeds: Sequence[Array] = (), room: GradientRoom | None = None
+    ) -> Any:
         """Runs on arrays; what the function has captured is added to the list."""
         arrays += self.captured
         arrays += seeds
@@ -123,6 +129,8 @@ class Program:
             arrays = [arrays[n] for n in self._order]
         empty = np.empty
         results: list[Any] = [empty(shape, dtype) for shape, dtype in self._makers]
+        if room is not None:
+            results = room.taken(results, self._complex, arrays)
         if self.entry.fast(*arrays, *results) is not None:
             arrays = [
                 convert(p.name, as_array(p.name, a), p.dtype)
@@ -133,7 +141,7 @@ class Program:
             results[n] = as_complex(results[n])
         for n in self._scalars:
             results[n] = results[n][()]
-        return self._finish(results)
+        return self._finish(results if room is None else room.filled(results))
 
 
 class Transformed:
@@ -208,7 +216,7 @@ class Transformed:
             method = types.MethodType(self.__wrapped__, owner)
             try:
                 drop = functools.partial(_forget, self._bound, id(owner))
-                made = Transformed(_WeakMethod(method), self.kind, self.choice, self.options)
+                made = Transformed(WeakMethod(method), self.kind, self.choice, self.options)
                 found = self._bound[id(owner)] = _Bound(weakref.ref(owner, drop), made)
             except TypeError:
                 return Transformed(method, self.kind, self.choice, self.options)
@@ -227,7 +235,21 @@ class Transformed:
                 found = self._plain.get(tuple(key))
                 if found is not None and found.captures.are_current() and current_trace() is None:
                     return found.run([*args])
+        elif "out" in kwargs and self.kind.is_loss and "out" not in self._keywords:
+            return self._into(args, **kwargs)
         return self.seeded(args, kwargs, None)
+
+    def _into(self, args: tuple[Any, ...], *, out: Any, **kwargs: Any) -> Any:
+        """A call whose gradient lies in the arrays of ``out``, a tree of the same structure."""
+        if current_trace() is not None:
+            raise TypeError("`out` has arrays, so it is for calls outside recorded functions")
+        if kwargs or self._has_options:
+            args, kwargs = self._arranged(args, kwargs)
+        leaves: list[Any] = []
+        structure = flatten((args, kwargs), leaves)
+        program = self.program(structure, leaves)
+        own = len(program.recorded.function.results)
+        return program(leaves, room=GradientRoom(out, program.wanted.structure, own))
 
     def _remember(self, args: tuple[Any, ...], program: Program) -> None:
         """Keeps a program for calls with arrays alone under their shapes and types, which is quick
@@ -263,6 +285,13 @@ class Transformed:
             return inspect.signature(self.__wrapped__)
         except (TypeError, ValueError):
             return None
+
+    @functools.cached_property
+    def _keywords(self) -> frozenset[str]:
+        """Names that the function itself takes; ``out`` among them where it may take any."""
+        given = () if self._signature is None else self._signature.parameters.values()
+        takes_any = not given or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in given)
+        return frozenset((*(p.name for p in given), *(("out",) if takes_any else ())))
 
     def _positional(self) -> list[str]:
         """Names of the arguments that may come by position."""
@@ -508,30 +537,6 @@ class _Bound:
 
 def _forget(bound: dict[int, Any], key: int, _gone: object) -> None:
     bound.pop(key, None)
-
-
-class _WeakMethod:
-    """A bound method that does not keep its object alive; the cache of the object's transforms
-    holds it.
-    """
-
-    __gradc_wrapped__ = True
-
-    def __init__(self, method: types.MethodType) -> None:
-        self._method = weakref.WeakMethod(method)
-        self.__name__ = method.__name__
-        self.__qualname__ = method.__qualname__
-        self.__doc__ = method.__doc__
-        self.__module__ = method.__module__
-
-    @property
-    def __wrapped__(self) -> Any:
-        return self._method()
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        method = self._method()
-        assert method is not None, "the object of a bound transform lives while it is called"
-        return method(*args, **kwargs)
 
 
 def _derived(kind: Transform, recorded: Recorded, wanted: Wanted, _function: Any) -> Any:

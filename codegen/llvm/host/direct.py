@@ -2,8 +2,9 @@
 
 ``gradc_direct(holder, **inputs)`` takes the dictionaries of ``gradc_named`` as users write them:
 one argument, which is the dictionary of parameters or an object whose attribute ``arrays`` is one,
-and inputs by name. What a program is called with most of the time runs here to its end; for
-anything else, a refusal included, the callable ``slow`` gets the same arguments, and explains.
+inputs by name, and perhaps ``out``, a dictionary of arrays for the last results. What a program is
+called with most of the time runs here to its end; for anything else, a refusal included, the
+callable ``slow`` gets the same arguments, and explains.
 
 Its ``self`` is an ndarray of the words ``BINDING``: the table of the program (``table``), ``slow``;
 ``finish``, which makes the answer of what a named call returns, or null for the answer ``(loss,
@@ -25,6 +26,27 @@ declare ptr @PyObject_GetAttr(ptr, ptr)
 declare i32 @PyObject_SetAttr(ptr, ptr, ptr)
 declare ptr @PyObject_Call(ptr, ptr, ptr)
 declare ptr @PyObject_CallOneArg(ptr, ptr)
+
+; The number in an array without axes; None for None or nothing.
+define internal ptr @gradc.scalar(ptr %array) #0 {
+entry:
+  %none = PROCESS ptr none
+  %missing = icmp eq ptr %array, null
+  %empty = icmp eq ptr %array, %none
+  %lossless = or i1 %missing, %empty
+  br i1 %lossless, label %nothing, label %some
+nothing:
+  call void @Py_IncRef(ptr %none)
+  ret ptr %none
+some:
+  %data_cell = getelementptr i8, ptr %array, i64 $data
+  %data = load ptr, ptr %data_cell
+  %dtype_cell = getelementptr i8, ptr %array, i64 $dtype
+  %dtype = load ptr, ptr %dtype_cell
+  %new_scalar = PROCESS ptr new_scalar
+  %number = call ptr %new_scalar(ptr %data, ptr %dtype, ptr null)
+  ret ptr %number
+}
 
 define ptr @gradc_direct(ptr %self, ptr %args, ptr %inputs) #0 {
 entry:
@@ -67,7 +89,26 @@ run:
   store ptr %inputs, ptr %inputs_cell
   %seeds_cell = getelementptr ptr, ptr %holders, i64 2
   store ptr %empty, ptr %seeds_cell
-  %found = call ptr @gradc.named(ptr %table, ptr %holders)
+  %wanted = TABLE ptr holders
+  %wanted_cell = getelementptr i64, ptr %wanted, i64 1
+  %inputs_wanted = load i64, ptr %wanted_cell
+  %inputs_given = call i64 @PyDict_Size(ptr %inputs)
+  %beside = sub i64 %inputs_given, %inputs_wanted
+  %one_more = icmp eq i64 %beside, 1
+  br i1 %one_more, label %ask, label %call
+ask:
+  %out_name = PROCESS ptr out
+  %room = call ptr @PyDict_GetItemWithError(ptr %inputs, ptr %out_name)
+  br label %call
+call:
+  %out = phi ptr [ null, %run ], [ %room, %ask ]
+  %has_out = icmp ne ptr %out, null
+  %more = zext i1 %has_out to i64
+  %finishes = icmp ne ptr %finish, null
+  %brings_more = or i1 %finishes, %is_step
+  %brings_loss = xor i1 %brings_more, true
+  %loss_alone = and i1 %has_out, %brings_loss
+  %found = call ptr @gradc.named(ptr %table, ptr %holders, ptr %out, i64 %more, i1 %loss_alone)
   call void @Py_DecRef(ptr %params)
   %failed = icmp eq ptr %found, null
   br i1 %failed, label %leave, label %answered
@@ -75,7 +116,21 @@ answered:
   %found_type_cell = getelementptr i8, ptr %found, i64 $type
   %found_type = load ptr, ptr %found_type_cell
   %ran = icmp eq ptr %found_type, %tuple_type
-  br i1 %ran, label %done, label %missed
+  br i1 %ran, label %done, label %other
+other:
+  %int = PROCESS ptr int
+  %is_code = icmp eq ptr %found_type, %int
+  br i1 %is_code, label %missed, label %filled
+filled:
+  %both = call ptr @PyTuple_New(i64 2)
+  %no_both = icmp eq ptr %both, null
+  br i1 %no_both, label %drop, label %join
+join:
+  call void @Py_IncRef(ptr %found)
+  %set_first = call i32 @PyTuple_SetItem(ptr %both, i64 0, ptr %found)
+  call void @Py_IncRef(ptr %out)
+  %set_out = call i32 @PyTuple_SetItem(ptr %both, i64 1, ptr %out)
+  br label %drop
 missed:
   call void @Py_DecRef(ptr %found)
   br label %slowly
@@ -83,30 +138,16 @@ slowly:
   %told = call ptr @PyObject_Call(ptr %slow, ptr %args, ptr %inputs)
   br label %leave
 done:
-  %finishes = icmp ne ptr %finish, null
   br i1 %finishes, label %finished, label %loss
 finished:
   %made = call ptr @PyObject_CallOneArg(ptr %finish, ptr %found)
   br label %drop
 loss:
   %loss_array = call ptr @PyTuple_GetItem(ptr %found, i64 0)
-  %none = PROCESS ptr none
-  %lossless = icmp eq ptr %loss_array, %none
-  br i1 %lossless, label %no_loss, label %scalar
-no_loss:
-  call void @Py_IncRef(ptr %none)
-  br label %pair
-scalar:
-  %data_cell = getelementptr i8, ptr %loss_array, i64 $data
-  %loss_data = load ptr, ptr %data_cell
-  %dtype_cell = getelementptr i8, ptr %loss_array, i64 $dtype
-  %loss_dtype = load ptr, ptr %dtype_cell
-  %new_scalar = PROCESS ptr new_scalar
-  %number = call ptr %new_scalar(ptr %loss_data, ptr %loss_dtype, ptr null)
-  %no_number = icmp eq ptr %number, null
+  %loss_value = call ptr @gradc.scalar(ptr %loss_array)
+  %no_number = icmp eq ptr %loss_value, null
   br i1 %no_number, label %drop, label %pair
 pair:
-  %loss_value = phi ptr [ %none, %no_loss ], [ %number, %scalar ]
   %answer = call ptr @PyTuple_New(i64 2)
   %no_answer = icmp eq ptr %answer, null
   br i1 %no_answer, label %spoilt, label %second
@@ -133,12 +174,12 @@ cotangents:
   %set_cts = call i32 @PyTuple_SetItem(ptr %answer, i64 1, ptr %cts)
   br label %drop
 drop:
-  %outcome = phi ptr [ %made, %finished ], [ null, %scalar ], [ null, %spoilt ],
-    [ %answer, %metrics ], [ null, %undone ], [ %answer, %cotangents ]
+  %outcome = phi ptr [ %made, %finished ], [ %both, %filled ], [ %both, %join ], [ null, %loss ],
+    [ null, %spoilt ], [ %answer, %metrics ], [ null, %undone ], [ %answer, %cotangents ]
   call void @Py_DecRef(ptr %found)
   br label %leave
 leave:
-  %result = phi ptr [ null, %arrays_of ], [ null, %run ], [ %told, %slowly ], [ %outcome, %drop ]
+  %result = phi ptr [ null, %arrays_of ], [ null, %call ], [ %told, %slowly ], [ %outcome, %drop ]
   call void @Py_DecRef(ptr %self)
   ret ptr %result
 }

@@ -359,7 +359,7 @@ def _made_once(
 
 # Objects that machine code knows by address; nobody writes to them.
 _EMPTY: dict[str, Array] = {}
-_ATTRIBUTES = tuple(map(sys.intern, ("arrays", "metrics")))
+_ATTRIBUTES = tuple(map(sys.intern, ("arrays", "metrics", "out")))
 _NAMES = {name: id(name) for name in _ATTRIBUTES}
 _callers: list[jit.Library] = []  # one, once it is loaded
 
@@ -380,6 +380,7 @@ def calls(store: Store | None) -> jit.Library:
                 "none": id(None),
                 "dict": id(dict),
                 "tuple": id(tuple),
+                "int": id(int),
                 "empty": id(_EMPTY),
                 **_NAMES,
                 "new_array": _of_numpy(_NEW_FROM_DESCR),

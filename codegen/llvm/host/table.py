@@ -19,24 +19,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradc.codegen.backend import Signature, stop_port
+from gradc.codegen.backend import GROUP, Signature, last_group, stop_port
 from gradc.codegen.llvm.host import recycle
 from gradc.ir.loop.verbs import stored_dtype
 from gradc.ir.plan.plan import Port
 from gradc.ir.tensor.core import Role
 
-# The words of a table; `seen` are the addresses of the last call, `kept` the results of the last.
+# The words of a table; `seen` are the addresses of the last call, `kept` the results of the last;
+# `last` is the group that a caller may give room for, `places` the addresses of the last such call.
 FIELDS = (
     *("entry", "arena", "threads", "brief", "stop"),
     *("count", "ports", "updated", "order", "sizes", "seen"),
     *("holders", "groups", "kept", "turn"),
+    *("last", "extents", "places"),
 )
-# The words of one port; `holder` is -1 where its array is made.
-PORT = ("dtype", "rank", "flags", "dims", "holder", "group", "name", "unused")
+# The words of one port; `holder` is -1 where its array is made, `spared` an array for a number that
+# is read before anybody else can run.
+PORT = ("dtype", "rank", "flags", "dims", "holder", "group", "name", "spared")
 # What the machine code must know of the process, once.
 PROCESS = (
-    *("ndarray", "none", "dict", "tuple", "empty"),
-    *("new_array", "new_scalar", "arrays", "metrics"),
+    *("ndarray", "none", "dict", "tuple", "int", "empty"),
+    *("new_array", "new_scalar", "arrays", "metrics", "out"),
 )
 GROUPS = 4  # of results; number 0 is a single array, the others are dictionaries
 HOLDERS = 3  # dictionaries that a named call may take
@@ -49,14 +52,6 @@ _HOLDER = {
     Role.HYPER: 0,
     Role.INPUT: 1,
     Role.SEED: 2,
-}
-_GROUP = {
-    Role.LOSS: 0,
-    Role.OUTPUT: 1,
-    Role.STATE: 1,
-    Role.COTANGENT: 2,
-    Role.TANGENT: 3,
-    Role.STOP: 3,
 }
 
 
@@ -96,7 +91,7 @@ def table(signature: Signature, layout: Layout, entry: int, arena: int, threads:
     """
     ports, count = signature.ports, len(signature.ports)
     holders = [-1 if p.direction == "out" else _HOLDER.get(p.role, 0) for p in ports]
-    groups = [_GROUP.get(p.role, 1) for p in ports]
+    groups = [GROUP.get(p.role, 1) for p in ports]
     made = [n for n, holder in enumerate(holders) if holder < 0]
     sizes = [prod(p.shape) * p.dtype.itemsize for p in ports]
     keeps = recycle.is_possible(layout.type, sum(sizes[n] for n in made), len(made))
@@ -111,6 +106,8 @@ def table(signature: Signature, layout: Layout, entry: int, arena: int, threads:
         "holders": [holders.count(h) for h in range(HOLDERS)],
         "groups": [sum(groups[n] == g for n in made) for g in range(GROUPS)],
         "kept": [0] * (recycle.SETS * (GROUPS + count) if keeps else 0),
+        "extents": sizes,
+        "places": [0] * count,
     }
     words = np.empty(len(FIELDS) + sum(map(len, parts.values())), np.int64)
     at, starts = len(FIELDS), dict[str, int]()
@@ -121,8 +118,13 @@ def table(signature: Signature, layout: Layout, entry: int, arena: int, threads:
     dtypes = [stored_dtype(p.dtype) for p in ports]
     names = [sys.intern(p.name) for p in ports]
     rows = _rows(ports, layout, starts["dims"])
-    facts = zip(map(id, dtypes), rows, holders, groups, map(id, names), strict=True)
-    flat = [word for d, row, h, g, n in facts for word in (d, *row, h, g, n, 0)]
+    spared = [
+        np.empty((), dtype) if port.role is Role.LOSS and port.shape == () else None
+        for port, dtype in zip(ports, dtypes, strict=True)
+    ]
+    lent = [0 if array is None else id(array) for array in spared]
+    facts = zip(map(id, dtypes), rows, holders, groups, map(id, names), lent, strict=True)
+    flat = [word for d, row, h, g, n, s in facts for word in (d, *row, h, g, n, s)]
     words[len(FIELDS) : len(FIELDS) + len(flat)] = flat
     stop = stop_port(ports)
     fields = {
@@ -134,12 +136,13 @@ def table(signature: Signature, layout: Layout, entry: int, arena: int, threads:
         "count": count,
         "updated": len(parts["seen"]),
         "turn": 0,
+        "last": last_group(ports),
         **{part: start for part, start in starts.items() if part != "dims"},
     }
     fields["kept"] *= keeps
     words[: len(FIELDS)] = [fields[field] for field in FIELDS]
     found = words_of(words)
-    found.kept = (dtypes, names)
+    found.kept = (dtypes, names, spared)
     return found
 
 

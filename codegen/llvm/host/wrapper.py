@@ -5,10 +5,12 @@ It is made once and kept in the object cache; what it must know of a program is 
 (``table``), which a function finds as the data of its ``self``, an ndarray. Two METH_FASTCALL
 functions share one core:
 
-* ``gradc_call(array, ...)`` takes one ndarray per port and returns None.
+* ``gradc_call(array, ...)`` takes one ndarray per port and returns None; with anything more behind
+  them it also looks whether what the program writes shares memory with nothing else.
 * ``gradc_named(dict, ...)`` finds the arrays of the ports that are given in dictionaries by name,
   makes the others, and returns ``(loss or None, dict, dict, dict)``: the made arrays by name, in
-  the groups that ``table`` says.
+  the groups that ``table`` says. With one dictionary more, those of the last group are not made:
+  it has them, and is the answer's.
 
 Small results of the latter are handed out again when nobody holds them (``recycle``).
 ``gradc_direct`` is a whole call as users write it (``direct``); ``gradc_many`` runs an entry again
@@ -19,8 +21,7 @@ that it updates: the functions answer ``STOPPED``.
 
 Each array must be exactly an ndarray, of the expected dtype object, rank and shape, C-contiguous,
 aligned, and writeable where the program writes. What it updates in place shares memory with nothing
-else: those arrays are compared with each other when they are not the ones of the last call, the
-rest with them each time. If something does not fit, nothing has been run and the answer is an int:
+else (``apart``). If something does not fit, nothing has been run and the answer is an int:
 the number of the first port that was refused, ``WRONG_COUNT``, or ``BUSY`` when another thread is
 inside (its caller takes the ctypes path, which explains, or does the same work with another arena).
 
@@ -40,7 +41,7 @@ import re
 from string import Template
 
 from gradc.codegen.backend import STOPPED
-from gradc.codegen.llvm.host import direct, recycle, repeat
+from gradc.codegen.llvm.host import apart, direct, recycle, repeat
 from gradc.codegen.llvm.host.table import FIELDS, GROUPS, HOLDERS, PORT, PROCESS, Layout
 
 WRONG_COUNT = -1
@@ -60,7 +61,7 @@ EXPORTS = (*_WAYS, "gradc_forget", "gradc_process")
 def caller_text(triple: str, layout: Layout) -> str:
     """The module of the functions, for objects and arrays that lie as ``layout`` says."""
     fields = ("type", "data", "rank", "shape", "dtype", "flags")
-    texts = (_CORE, _APART, _CALL, _NAMED, recycle.TEXT, repeat.TEXT, direct.TEXT)
+    texts = (_CORE, apart.TEXT, _CALL, _NAMED, recycle.TEXT, repeat.TEXT, direct.TEXT)
     text = Template("".join(texts)).substitute(
         {f: getattr(layout, f) for f in fields},
         process=len(PROCESS),
@@ -98,12 +99,14 @@ declare void @Py_DecRef(ptr)
 declare i64 @PyDict_Size(ptr)
 declare ptr @PyDict_GetItemWithError(ptr, ptr)
 declare ptr @PyDict_New()
+declare i32 @PyDict_Next(ptr, ptr, ptr, ptr)
 declare i32 @PyDict_SetItem(ptr, ptr, ptr)
 declare ptr @PyTuple_New(i64)
 declare i32 @PyTuple_SetItem(ptr, i64, ptr)
 declare void @PyErr_Clear()
 
-define internal i64 @gradc.invoke(ptr %table, ptr %args) #0 {
+; Of a strict call the arrays that are written to share memory with none of the others.
+define internal i64 @gradc.invoke(ptr %table, ptr %args, i1 %strict) #0 {
 entry:
   %count = TABLE i64 count
   %pointers = alloca ptr, i64 %count, align 16
@@ -170,7 +173,13 @@ good:
 take:
   %shared = call i64 @gradc.apart(ptr %table, ptr %pointers)
   %apart = icmp slt i64 %shared, 0
-  br i1 %apart, label %room, label %refuse
+  br i1 %apart, label %ask, label %refuse
+ask:
+  br i1 %strict, label %alone, label %room
+alone:
+  %crossed = call i64 @gradc.made_apart(ptr %table, ptr %pointers)
+  %single = icmp slt i64 %crossed, 0
+  br i1 %single, label %room, label %refuse
 room:
   %arena = TABLE ptr arena
   %busy = icmp eq ptr %arena, null
@@ -198,91 +207,8 @@ ran:
   ret i64 %verdict
 refuse:
   %why = phi i64 [ %i, %port ], [ %i, %fields ], [ %i, %axis ], [ %shared, %take ],
-    [ $busy, %room ]
+    [ %crossed, %alone ], [ $busy, %room ]
   ret i64 %why
-}
-"""
-
-# Called with the GIL held: nobody else is in here. Which arrays were found apart is known by their
-# addresses, as their sizes are fixed.
-_APART = """
-define internal i64 @gradc.apart(ptr %table, ptr %pointers) #0 {
-entry:
-  %updated = TABLE i64 updated
-  %count = TABLE i64 count
-  %order = TABLE ptr order
-  %sizes = TABLE ptr sizes
-  %seen = TABLE ptr seen
-  %none = icmp eq i64 %updated, 0
-  br i1 %none, label %apart, label %look
-look:
-  %w = phi i64 [ 0, %entry ], [ %w.next, %known ]
-  %w_cell = getelementptr i64, ptr %order, i64 %w
-  %w_port = load i64, ptr %w_cell
-  %w_at = getelementptr i64, ptr %pointers, i64 %w_port
-  %now = load i64, ptr %w_at
-  %before_cell = getelementptr i64, ptr %seen, i64 %w
-  %before = load i64, ptr %before_cell
-  %same = icmp eq i64 %now, %before
-  br i1 %same, label %known, label %compare
-known:
-  %w.next = add i64 %w, 1
-  %more_seen = icmp ult i64 %w.next, %updated
-  br i1 %more_seen, label %look, label %compare
-compare:
-  ; all pairs of them if one is new, else what is only read against them
-  %start = phi i64 [ 1, %look ], [ %updated, %known ]
-  br label %next
-next:
-  %a = phi i64 [ %start, %compare ], [ %a.next, %fine ]
-  %more = icmp ult i64 %a, %count
-  br i1 %more, label %one, label %note
-one:
-  %a_cell = getelementptr i64, ptr %order, i64 %a
-  %a_port = load i64, ptr %a_cell
-  %a_at = getelementptr i64, ptr %pointers, i64 %a_port
-  %a_begin = load i64, ptr %a_at
-  %a_size_cell = getelementptr i64, ptr %sizes, i64 %a
-  %a_size = load i64, ptr %a_size_cell
-  %a_end = add i64 %a_begin, %a_size
-  %few = icmp ult i64 %a, %updated
-  %others = select i1 %few, i64 %a, i64 %updated
-  br label %other
-other:
-  %b = phi i64 [ 0, %one ], [ %b.next, %beside ]
-  %b_cell = getelementptr i64, ptr %order, i64 %b
-  %b_port = load i64, ptr %b_cell
-  %b_at = getelementptr i64, ptr %pointers, i64 %b_port
-  %b_begin = load i64, ptr %b_at
-  %b_size_cell = getelementptr i64, ptr %sizes, i64 %b
-  %b_size = load i64, ptr %b_size_cell
-  %b_end = add i64 %b_begin, %b_size
-  %below = icmp ult i64 %a_begin, %b_end
-  %above = icmp ult i64 %b_begin, %a_end
-  %overlap = and i1 %below, %above
-  br i1 %overlap, label %refuse, label %beside
-beside:
-  %b.next = add i64 %b, 1
-  %more_others = icmp ult i64 %b.next, %others
-  br i1 %more_others, label %other, label %fine
-fine:
-  %a.next = add i64 %a, 1
-  br label %next
-note:
-  %n = phi i64 [ 0, %next ], [ %n.next, %note ]
-  %n_cell = getelementptr i64, ptr %order, i64 %n
-  %n_port = load i64, ptr %n_cell
-  %n_at = getelementptr i64, ptr %pointers, i64 %n_port
-  %n_now = load i64, ptr %n_at
-  %n_seen = getelementptr i64, ptr %seen, i64 %n
-  store i64 %n_now, ptr %n_seen
-  %n.next = add i64 %n, 1
-  %more_notes = icmp ult i64 %n.next, %updated
-  br i1 %more_notes, label %note, label %apart
-apart:
-  ret i64 -1
-refuse:
-  ret i64 %a_port
 }
 """
 
@@ -292,10 +218,12 @@ entry:
   %table_cell = getelementptr i8, ptr %self, i64 $data
   %table = load ptr, ptr %table_cell
   %count = TABLE i64 count
-  %counted = icmp eq i64 %n, %count
+  %extra = sub i64 %n, %count
+  %counted = icmp ule i64 %extra, 1
   br i1 %counted, label %run, label %refuse
 run:
-  %answer = call i64 @gradc.invoke(ptr %table, ptr %args)
+  %strict = icmp eq i64 %extra, 1
+  %answer = call i64 @gradc.invoke(ptr %table, ptr %args, i1 %strict)
   %ran = icmp eq i64 %answer, $done
   br i1 %ran, label %done, label %refuse
 done:
@@ -316,18 +244,35 @@ define ptr @gradc_named(ptr %self, ptr %args, i64 %n) #0 {
 entry:
   %table_cell = getelementptr i8, ptr %self, i64 $data
   %table = load ptr, ptr %table_cell
-  %fits = icmp eq i64 %n, $holder_count
-  br i1 %fits, label %run, label %refuse
+  %extra = sub i64 %n, $holder_count
+  %fits = icmp ule i64 %extra, 1
+  br i1 %fits, label %take, label %refuse
+take:
+  %given = icmp eq i64 %extra, 1
+  br i1 %given, label %room, label %run
+room:
+  %room_cell = getelementptr ptr, ptr %args, i64 $holder_count
+  %room_object = load ptr, ptr %room_cell
+  br label %run
 run:
-  %answer = call ptr @gradc.named(ptr %table, ptr %args)
+  %out = phi ptr [ null, %take ], [ %room_object, %room ]
+  %answer = call ptr @gradc.named(ptr %table, ptr %args, ptr %out, i64 0, i1 false)
   ret ptr %answer
 refuse:
   %number = call ptr @PyLong_FromLong(i64 $wrong_count)
   ret ptr %number
 }
 
-define internal ptr @gradc.named(ptr %table, ptr %args) #0 {
+; Results of the last group lie in the dictionary %out, unless it is null. Beside inputs the caller
+; has given %beside things more by name. Where %loss_alone, the answer is the loss as a scalar.
+define internal ptr @gradc.named(ptr %table, ptr %args, ptr %out, i64 %beside, i1 %loss_alone) #0 {
 entry:
+  %loss_cell = alloca ptr, align 8
+  store ptr null, ptr %loss_cell
+  %cursors = alloca [4 x i64], align 16
+  store [4 x i64] zeroinitializer, ptr %cursors
+  %key_cell = alloca ptr, align 8
+  %value_cell = alloca ptr, align 8
   %count = TABLE i64 count
   %words = TABLE ptr ports
   %holders = TABLE ptr holders
@@ -336,9 +281,23 @@ entry:
   %dict_type = PROCESS ptr dict
   %ndarray = PROCESS ptr ndarray
   %new_array = PROCESS ptr new_array
-  br label %holder
+  %last = TABLE i64 last
+  %has_out = icmp ne ptr %out, null
+  br i1 %has_out, label %room, label %holder
+room:
+  %out_type_cell = getelementptr i8, ptr %out, i64 $type
+  %out_type = load ptr, ptr %out_type_cell
+  %out_is_dict = icmp eq ptr %out_type, %dict_type
+  br i1 %out_is_dict, label %room_size, label %refuse
+room_size:
+  %out_length = call i64 @PyDict_Size(ptr %out)
+  %groups = TABLE ptr groups
+  %filled_cell = getelementptr i64, ptr %groups, i64 %last
+  %filled = load i64, ptr %filled_cell
+  %all_named = icmp eq i64 %out_length, %filled
+  br i1 %all_named, label %holder, label %refuse
 holder:
-  %h = phi i64 [ 0, %entry ], [ %h.next, %counted ]
+  %h = phi i64 [ 0, %entry ], [ 0, %room_size ], [ %h.next, %counted ]
   %holder_cell = getelementptr ptr, ptr %args, i64 %h
   %holder_object = load ptr, ptr %holder_cell
   %htype_cell = getelementptr i8, ptr %holder_object, i64 $type
@@ -348,7 +307,10 @@ holder:
 size:
   %length = call i64 @PyDict_Size(ptr %holder_object)
   %expected_cell = getelementptr i64, ptr %holders, i64 %h
-  %expected = load i64, ptr %expected_cell
+  %asked = load i64, ptr %expected_cell
+  %is_inputs = icmp eq i64 %h, 1
+  %more_given = select i1 %is_inputs, i64 %beside, i64 0
+  %expected = add i64 %asked, %more_given
   %right = icmp eq i64 %length, %expected
   br i1 %right, label %counted, label %refuse
 counted:
@@ -356,28 +318,62 @@ counted:
   %more_holders = icmp ult i64 %h.next, $holder_count
   br i1 %more_holders, label %holder, label %begin
 begin:
-  %kept = call ptr @gradc.next_set(ptr %table)
+  br i1 %has_out, label %start, label %turn
+turn:
+  %own_set = call ptr @gradc.next_set(ptr %table)
+  br label %start
+start:
+  %kept = phi ptr [ null, %begin ], [ %own_set, %turn ]
   %spare = call ptr @gradc.reuse(ptr %table, ptr %kept)
   %again = icmp ne ptr %spare, null
   %portless = icmp eq i64 %count, 0
   br i1 %portless, label %invoke, label %port
 port:
-  %i = phi i64 [ 0, %begin ], [ %i.next, %have ]
+  %i = phi i64 [ 0, %start ], [ %i.next, %have ]
   %word = getelementptr [8 x i64], ptr %words, i64 %i
   %from = PORT i64 holder
   %made = icmp slt i64 %from, 0
   br i1 %made, label %make, label %find
 find:
-  %given_cell = getelementptr ptr, ptr %args, i64 %from
-  %given = load ptr, ptr %given_cell
+  %holds = phi i64 [ %from, %port ], [ 0, %make ]
+  %given_cell = getelementptr ptr, ptr %args, i64 %holds
+  %held = load ptr, ptr %given_cell
+  %given = select i1 %made, ptr %out, ptr %held
   %name = PORT ptr name
-  %found = call ptr @PyDict_GetItemWithError(ptr %given, ptr %name)
-  %missing = icmp eq ptr %found, null
+  ; most dictionaries are in the order of ports: what comes next is what is looked for
+  %which = select i1 %made, i64 $holder_count, i64 %holds
+  %cursor = getelementptr i64, ptr %cursors, i64 %which
+  %more_keys = call i32 @PyDict_Next(ptr %given, ptr %cursor, ptr %key_cell, ptr %value_cell)
+  %at_end = icmp eq i32 %more_keys, 0
+  br i1 %at_end, label %search, label %compare
+compare:
+  %key = load ptr, ptr %key_cell
+  %value = load ptr, ptr %value_cell
+  %is_next = icmp eq ptr %key, %name
+  br i1 %is_next, label %keep, label %search
+search:
+  %sought = call ptr @PyDict_GetItemWithError(ptr %given, ptr %name)
+  %missing = icmp eq ptr %sought, null
   br i1 %missing, label %absent, label %keep
 keep:
+  %found = phi ptr [ %value, %compare ], [ %sought, %search ]
   call void @Py_IncRef(ptr %found)
   br label %have
 make:
+  %group_of = PORT i64 group
+  %is_last = icmp eq i64 %group_of, %last
+  %has_room = and i1 %has_out, %is_last
+  br i1 %has_room, label %find, label %afresh
+afresh:
+  %spared = PORT ptr spared
+  %has_spared = icmp ne ptr %spared, null
+  %is_spared = and i1 %has_spared, %loss_alone
+  br i1 %is_spared, label %lend, label %anew
+lend:
+  call void @Py_IncRef(ptr %spared)
+  store ptr %spared, ptr %loss_cell
+  br label %have
+anew:
   br i1 %again, label %reuse, label %create
 reuse:
   %reuse_at = add i64 %i, $group_count
@@ -396,7 +392,7 @@ create:
   %failed = icmp eq ptr %new, null
   br i1 %failed, label %broken, label %have
 have:
-  %object = phi ptr [ %found, %keep ], [ %new, %create ], [ %reused, %reuse ]
+  %object = phi ptr [ %found, %keep ], [ %new, %create ], [ %reused, %reuse ], [ %spared, %lend ]
   %object_cell = getelementptr ptr, ptr %objects, i64 %i
   store ptr %object, ptr %object_cell
   %i.next = add i64 %i, 1
@@ -408,7 +404,7 @@ absent:
 broken:
   br label %drop
 invoke:
-  %answer = call i64 @gradc.invoke(ptr %table, ptr %objects)
+  %answer = call i64 @gradc.invoke(ptr %table, ptr %objects, i1 %has_out)
   %ran = icmp eq i64 %answer, $done
   br i1 %ran, label %ready, label %undo
 undo:
@@ -420,6 +416,12 @@ return_set:
   call void @gradc.forget(ptr %table, ptr %kept)
   br label %drop
 ready:
+  br i1 %loss_alone, label %loss, label %gather
+loss:
+  %loss_array = load ptr, ptr %loss_cell
+  %number = call ptr @gradc.scalar(ptr %loss_array)
+  br label %drop
+gather:
   br i1 %again, label %drop, label %collect
 collect:
   %tuple = call ptr @PyTuple_New(i64 $group_count)
@@ -427,10 +429,18 @@ collect:
   br i1 %no_tuple, label %drop, label %group
 group:
   %g = phi i64 [ 1, %collect ], [ %g.next, %grouped ]
-  %dict = call ptr @PyDict_New()
-  %no_dict = icmp eq ptr %dict, null
+  %g_last = icmp eq i64 %g, %last
+  %g_room = and i1 %g_last, %has_out
+  br i1 %g_room, label %theirs, label %ours
+theirs:
+  call void @Py_IncRef(ptr %out)
+  br label %grouped
+ours:
+  %new_dict = call ptr @PyDict_New()
+  %no_dict = icmp eq ptr %new_dict, null
   br i1 %no_dict, label %spoilt, label %grouped
 grouped:
+  %dict = phi ptr [ %out, %theirs ], [ %new_dict, %ours ]
   %group_cell = getelementptr ptr, ptr %dicts, i64 %g
   store ptr %dict, ptr %group_cell
   %set = call i32 @PyTuple_SetItem(ptr %tuple, i64 %g, ptr %dict)
@@ -447,11 +457,15 @@ result:
   %rword = getelementptr [8 x i64], ptr %words, i64 %r
   %rfrom = OUT i64 holder
   %is_result = icmp slt i64 %rfrom, 0
-  br i1 %is_result, label %place, label %placed
+  %into = OUT i64 group
+  %in_last = icmp eq i64 %into, %last
+  %lies_there = and i1 %in_last, %has_out
+  %lies_here = xor i1 %lies_there, true
+  %to_place = and i1 %is_result, %lies_here
+  br i1 %to_place, label %place, label %placed
 place:
   %robject_cell = getelementptr ptr, ptr %objects, i64 %r
   %robject = load ptr, ptr %robject_cell
-  %into = OUT i64 group
   %alone = icmp eq i64 %into, 0
   br i1 %alone, label %put, label %enter
 put:
@@ -478,13 +492,14 @@ spoilt:
 drop:
   ; how many objects are owned, what to answer, and whether that is an int still to be made
   %owned = phi i64 [ %undo_owned, %undo ], [ %undo_owned, %return_set ], [ %i, %broken ], \
-[ %count, %ready ], [ %count, %collect ], [ %count, %single ], [ %count, %complete ], \
-[ %count, %spoilt ]
+[ %count, %loss ], [ %count, %gather ], [ %count, %collect ], [ %count, %single ], \
+[ %count, %complete ], [ %count, %spoilt ]
   %why.0 = phi i64 [ %undo_why, %undo ], [ %undo_why, %return_set ], [ $done, %broken ], \
-[ $done, %ready ], [ $done, %collect ], [ $done, %single ], [ $done, %complete ], [ $done, %spoilt ]
+[ $done, %loss ], [ $done, %gather ], [ $done, %collect ], [ $done, %single ], \
+[ $done, %complete ], [ $done, %spoilt ]
   %outcome = phi ptr [ null, %undo ], [ null, %return_set ], [ null, %broken ], \
-[ %spare, %ready ], [ null, %collect ], [ %tuple, %single ], [ %tuple, %complete ], \
-[ null, %spoilt ]
+[ %number, %loss ], [ %spare, %gather ], [ null, %collect ], [ %tuple, %single ], \
+[ %tuple, %complete ], [ null, %spoilt ]
   %nothing = icmp eq i64 %owned, 0
   br i1 %nothing, label %leave, label %release
 release:
@@ -501,9 +516,9 @@ leave:
 done:
   ret ptr %outcome
 refuse:
-  %why = phi i64 [ $wrong_count, %holder ],
+  %why = phi i64 [ $wrong_count, %room ], [ $wrong_count, %room_size ], [ $wrong_count, %holder ],
     [ $wrong_count, %size ], [ %why.0, %leave ]
-  %number = call ptr @PyLong_FromLong(i64 %why)
-  ret ptr %number
+  %code = call ptr @PyLong_FromLong(i64 %why)
+  ret ptr %code
 }
 """
