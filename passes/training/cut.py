@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gradc.ir.ops.attributes import get_int
 from gradc.ir.ops.axes import Link, Place
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.control import scan_counts
@@ -328,8 +329,10 @@ class Walk:
                 raise Mixed("the loop runs over the samples", op)
             inner.append(None if place is None else place.moved(-by))
         (region,) = op.regions
+        also: list[int] = []  # what is handed in whole too
         while True:
             walk = self._inside(region, inner)
+            wholes = {n: walk.hand_in(region.parameters[n]) for n in also}
             walk.run()
             outs = [walk.places.get(value) for value in region.outputs]
             for n in range(carried):
@@ -337,14 +340,27 @@ class Walk:
             outputs = [walk.output(v, p) for v, p in zip(region.outputs, outs, strict=True)]
             demands = {n: p for n, p in enumerate(outs[:carried]) if p is not None}
             demands = {n: p for n, p in {**demands, **walk.demands}.items() if inner[n] is None}
-            if not demands:
+            if demands:
+                inner = [demands.get(n, place) for n, place in enumerate(inner)]
+                continue
+            more = [n for n in walk.put_together() if n >= carried and n not in also]
+            if not more or not is_loop(op):
                 break
-            inner = [demands.get(n, place) for n, place in enumerate(inner)]
+            also += more
         operands = [
             self.whole(value) if place is None else self.cut(value, place.moved(by), op)
             for value, place, by in zip(op.operands, inner, behind, strict=True)
         ]
-        results = self._emit(op, operands, op.attributes, (walk.b.block(outputs),))
+        attributes = op.attributes
+        for n, parameter in wholes.items():
+            is_stacked = n < carried + stacked
+            at = carried + get_int(attributes, "stacked") if is_stacked else len(operands)
+            operands.insert(at, self.whole(op.operands[n]))
+            walk.b.parameters.remove(parameter)
+            walk.b.parameters.insert(at, parameter)
+            if is_stacked:
+                attributes = {**attributes, "stacked": get_int(attributes, "stacked") + 1}
+        results = self._emit(op, operands, attributes, (walk.b.block(outputs),))
         found = [
             None if p is None else p.moved(is_loop(op) and n >= carried) for n, p in enumerate(outs)
         ]
@@ -353,6 +369,15 @@ class Walk:
     def _inside(self, region: Block, places: Sequence[Place | None]) -> Walk:
         """The walk over a region."""
         return Walk(region, places, self.parts, "region")
+
+    def put_together(self) -> list[int]:
+        """The numbers of cut parameters whose whole this walk over a region has made."""
+        return []
+
+    def hand_in(self, value: Value) -> Value:
+        """A parameter of its own for the whole of a parameter that is cut."""
+        made = self.made[value, None] = self.b.parameter(value.type, value.hint)
+        return made
 
     def _results(self, op: Op, results: Sequence[Value], places: Sequence[Place | None]) -> None:
         for value, made, place in zip(op.results, results, places, strict=True):

@@ -37,7 +37,7 @@ def numbered(b: Builder, whole: Value, place: Place, parts: int, number: Value) 
     return b.one("reshape", found, shape=part_type(whole.type, place, parts).static_shape)
 
 
-def rows(b: Builder, whole: Value, place: Place, parts: int) -> Value:
+def in_rows(b: Builder, whole: Value, place: Place, parts: int) -> Value:
     """[parts, ...]: every part of ``whole``."""
     split = _split(b, whole, place, parts)
     at = place.axis + 1
@@ -48,7 +48,7 @@ def rows(b: Builder, whole: Value, place: Place, parts: int) -> Value:
 
 
 def from_rows(b: Builder, parts: Value, place: Place) -> Value:
-    """The whole of which ``parts`` has every part, as ``rows`` gives them."""
+    """The whole of which ``parts`` has every part, as ``in_rows`` gives them."""
     count, *shape = parts.type.static_shape
     axis = place.axis
     inner = shape[axis] // place.outer

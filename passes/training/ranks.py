@@ -4,7 +4,8 @@ A total starts at zero and takes the parts' summands from the left, part 0 first
 the ranks in turn, so after every turn what each rank has found is next in that order, rank 0 first.
 Small summands are sent to all, several in one message, and every rank adds them all up. Of large
 ones rank j adds up the j-th slice only (``all_to_all``), and the ranks' slices are put together at
-the end (``all_gather``): each rank sends a summand once per turn, and its slice once.
+the end (``all_gather``): each rank sends a summand once per turn, and its slice once. A sum that is
+needed in parts stays apart (``scattered``).
 
 Only ``all_to_all`` and ``all_gather`` know of ranks; what is added, and when, is plain ops.
 
@@ -17,9 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from gradc.ir.ops.axes import Place
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.structural import row_of, slice_axis
 from gradc.ir.tensor.core import Attrs, DType, TensorType, Value
+from gradc.passes.training.pieces import in_rows, part_type
 
 # Summands of up to so many bytes go to every rank: one message each costs more than its bytes.
 SMALL_BYTES = 4096
@@ -225,8 +228,19 @@ def folded(b: Builder, own: Value, deal: Deal, by: str) -> Value:
     if by == "add":
         total = Total(own.type, deal)
         return total.finish(b, total.add(b, total.start(b), own, deal.ranks))
-    rows = deal.exchanged(b, "all_gather", own)
-    found = row_of(b, rows, 0)
+    given = deal.exchanged(b, "all_gather", own)
+    found = row_of(b, given, 0)
     for rank in range(1, deal.ranks):
-        found = b.one(by, found, row_of(b, rows, rank))
+        found = b.one(by, found, row_of(b, given, rank))
     return found
+
+
+def scattered(b: Builder, own: Value, deal: Deal, place: Place) -> Value:
+    """This rank's part, at ``place``, of the sum of what all ranks have, with the bits that the
+    whole sum has there: each rank sends the others their parts, half of what ``folded`` sends.
+    """
+    type_ = part_type(own.type, place, deal.ranks)
+    total = Total(type_, Deal(deal.ranks))
+    found = in_rows(b, b.cast(own, total.held.dtype), place, deal.ranks)
+    found = deal.exchanged(b, "all_to_all", found)
+    return total.finish(b, total.add_rows(b, total.start(b), found, deal.ranks))

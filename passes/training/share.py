@@ -10,7 +10,8 @@ that do not are computed by every rank, and what is added up along it is added u
 where it is used first. So a product along a cut dimension costs one exchange of its result forward,
 and one of the cotangent that goes back (Shoeybi et al. 2019, section 3), and nothing is taken the
 derivative of afterwards: the gradient of what all ranks have is the same on all of them. What
-several of such sums are added up to is exchanged once.
+several of such sums are added up to is exchanged once, and what is needed in parts alone is not put
+together.
 
 A value that every rank has is cut where it meets values that are: what does not depend on positions
 is made smaller, of all else the ranks take their part. The greatest along the index, and its like,
@@ -33,7 +34,7 @@ from gradc.passes.simplify.flatten import flatten
 from gradc.passes.training.accumulate_batch import Refuse
 from gradc.passes.training.cut import Mixed, Walk
 from gradc.passes.training.pieces import from_rows, numbered
-from gradc.passes.training.ranks import Deal, folded
+from gradc.passes.training.ranks import Deal, folded, scattered
 
 _OWN = (Role.PARAM, Role.STATE, Role.SLOT, Role.COTANGENT)
 
@@ -94,6 +95,7 @@ class _Shared(Walk):
         self._outside = outside
         self._by: dict[Value, str] = {}
         self._rank: Value | None = None
+        self._apart: dict[Value, Place] = {}  # sums of which a rank has its part alone
         self._uses = Counter(v for op in block.body for v in op.operands)
         self._uses.update(block.outputs)
 
@@ -106,6 +108,8 @@ class _Shared(Walk):
         return super().whole(value)
 
     def _total(self, value: Value) -> Value:
+        if value in self._apart:
+            return self._gathered(value, self._apart[value])
         return folded(self.b, self.sums[value], self._deal, self._by.get(value, "add"))
 
     def _gathered(self, value: Value, place: Place) -> Value:
@@ -141,8 +145,16 @@ class _Shared(Walk):
         if value.type.static_shape[place.axis] % (place.outer * self.parts):
             raise Mixed("parts of it meet the whole of something else", user)
         own = None if op is None or is_made else self._counted(op, value, place)
+        own = own or self._scattered(value, place)
         self.made[value, place] = own or self._own(self.whole(value), place)
         return None, None, 1
+
+    def _scattered(self, value: Value, place: Place) -> Value | None:
+        """The part of a sum over the ranks that nobody has put together yet."""
+        if value not in self.sums or value in self._by or (value, None) in self.made:
+            return None
+        self._apart.setdefault(value, place)
+        return scattered(self.b, self.sums[value], self._deal, place)
 
     def _counted(self, op: Op, value: Value, place: Place) -> Value | None:
         """The part of what counts the positions of an axis."""
@@ -240,6 +252,11 @@ class _Shared(Walk):
 
     def _inside(self, region: Block, places: Sequence[Place | None]) -> Walk:
         return _Shared(region, places, self._deal, self)
+
+    def put_together(self) -> list[int]:
+        """What every trip of a loop would put together is handed in whole."""
+        pairs = enumerate(self.block.parameters)
+        return [n for n, v in pairs if v in self.places and (v, None) in self.made]
 
     def _results(self, op: Op, results: Sequence[Value], places: Sequence[Place | None]) -> None:
         super()._results(op, results, places)

@@ -8,14 +8,18 @@ from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
 from gradc.ir.ops.axes import Place
+from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.verify import verify_function
-from gradc.ir.tensor.core import Function
-from gradc.passes.differentiate.transforms import value_and_grad
+from gradc.ir.tensor.core import DType, Function, Role, Slot, TensorType
+from gradc.passes.differentiate.transforms import value_and_grad, vjp
 from gradc.passes.prove.report import key
 from gradc.passes.simplify.flatten import flatten
-from gradc.passes.training.together import as_rank, exchanges
+from gradc.passes.training.pieces import joined, numbered
+from gradc.passes.training.ranks import Deal, folded, scattered
+from gradc.passes.training.together import as_rank, exchanges, together
 from gradc.runtime.api import loads
 from gradc.runtime.model.shard import Shard
+from tests.support.op_cases import close
 from tests.support.shard_programs import (
     FUSED,
     GATES,
@@ -92,6 +96,66 @@ def test_a_sum_of_sums_is_exchanged_once() -> None:
     one = shared(HEADS, "N=2")
     sizes = [op.operands[0].type.static_shape for op in exchanges(flatten(one).block)]
     assert sizes == [(2, 3, 4), (2, 3, 4)]
+
+
+def added_up(ranks: int, type_: TensorType, place: Place, is_apart: bool) -> Function:
+    """What a rank has at ``place`` of the sum of what all have, put together before or not."""
+    b, deal = Builder(), Deal(ranks, ranks)
+    own = b.parameter(type_)
+    if is_apart:
+        found = scattered(b, own, deal, place)
+    else:
+        found = numbered(b, folded(b, own, deal, "add"), place, ranks, deal.rank(b))
+    return b.function("f", [found], [Slot("x", Role.PARAM)], [Slot("y", Role.OUTPUT)])
+
+
+def sent(one: Function) -> int:
+    """Bytes that a rank sends of floats, by what exchanges are handed."""
+    return sum(
+        (op.result.type.static_shape[0] - 1)
+        * op.operands[0].type.nbytes
+        // (op.operands[0].type.static_shape[0] if op.name == "all_to_all" else 1)
+        for op in exchanges(one.block)
+        if op.operands[0].type.dtype.is_float
+    )
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F16])
+@pytest.mark.parametrize(
+    "ranks, shape, place",
+    [(3, (24, 60), Place(1, 2)), (2, (24, 60), Place(0)), (4, (8,), Place(0))],
+)
+def test_a_sum_that_is_needed_in_parts_has_the_bits_of_the_whole(
+    ranks: int, shape: tuple[int, ...], place: Place, dtype: DType
+) -> None:
+    """And each rank sends half of what the whole takes; a small one takes no more."""
+    apart, whole = (
+        added_up(ranks, TensorType(shape, dtype), place, is_apart) for is_apart in (True, False)
+    )
+    rng = np.random.default_rng(3)
+    given = [NumpyArrays().cast(rng.standard_normal(shape) * 9, dtype) for _ in range(ranks)]
+    found, known = (run(NumpyArrays(), together(f, ranks, ()), given) for f in (apart, whole))
+    for x, y in zip(found, known, strict=True):
+        np.testing.assert_array_equal(x, y)
+    if len(shape) > 1 and dtype is DType.F32:
+        assert 2 * sent(apart) == sent(whole)
+    else:
+        assert sent(apart) <= sent(whole)
+
+
+def test_the_cotangent_of_a_sum_in_parts_is_put_together() -> None:
+    """Of all ranks' cotangents, each of its part: the derivative of one is the other."""
+    place = Place(1, 2)
+    one = vjp(added_up(3, TensorType((2, 12), DType.F64), place, True), ["x"], of=["y"])
+    cts = list(np.random.default_rng(4).standard_normal((3, 2, 4)))
+    all_ = together(one, 3, ())
+    zeros = [np.zeros((2, 12))] * 3
+    values = run(NumpyArrays(), all_, [*zeros, *cts])
+    b = Builder()
+    rows = [b.parameter(TensorType((2, 4), DType.F64)) for _ in cts]
+    (whole,) = run(NumpyArrays(), close(b, [joined(b, rows, place)]), cts)
+    found = [x for slot, x in zip(all_.results, values, strict=True) if slot.role is Role.COTANGENT]
+    assert found and all(np.array_equal(x, whole) for x in found)
 
 
 def test_places_of_parameters_are_those_of_their_uses() -> None:
