@@ -99,6 +99,7 @@ ROOMS = {
     "codegen/llvm": (
         "text.py",
         "isa.py",
+        "bodies.py",
         "static.py",
         "pool.py",
         "clock.py",

@@ -136,6 +136,10 @@ class TextFloats(Floats[Term]):
             total = step
         return total
 
+    def polynomials(self, *pairs: tuple[Term, Sequence[float]]) -> list[Term]:
+        """One after the other, to be read; a compiler for the device puts them in its order."""
+        return [self.polynomial(x, coefficients) for x, coefficients in pairs]
+
     # ---- conditions
 
     def compare(self, predicate: Predicate, a: Term, b: Term) -> Term:

@@ -98,6 +98,7 @@ class Module:
         self.globals: dict[str, str] = {}
         self._declarations: dict[str, str] = {}
         self._metadata: list[str] = []
+        self._fence = ""
 
     def declare(self, name: str, result: str, parameters: Sequence[str], tail: str = "") -> str:
         """Declares an outside function once; returns ``name``."""
@@ -132,6 +133,13 @@ class Module:
         text = body.replace("{self}", f"!{number}")
         self._metadata.append(f"!{number} = {'distinct ' if distinct else ''}!{{{text}}}")
         return f"!{number}"
+
+    def fence(self) -> str:
+        """A line over which LLVM's scheduler moves nothing: a label in the code, without a byte."""
+        name = self.declare("llvm.codeview.annotation", "void", ["metadata"])
+        if not self._fence:
+            self._fence = self.metadata('!"order"')
+        return f"call void @{name}(metadata {self._fence})"
 
     def text(self) -> str:
         """The whole module."""
@@ -191,6 +199,7 @@ class Function:
         self.label = "entry"
         self._count = 0
         self._scopes: list[dict[str, Value]] = [{}]
+        self._pace = self._since = 0
 
     def text(self) -> str:
         entry, *rest = self.lines
@@ -211,7 +220,25 @@ class Function:
                 return known
         value = self.effect(text, type_)
         self._scopes[-1][text] = value
+        if self._pace:
+            self._since += 1
+            if self._since % self._pace == 0:
+                self.line(self.module.fence())
         return value
+
+    @contextmanager
+    def in_order(self, pace: int = 4) -> Iterator[None]:
+        """Pure instructions emitted inside stay where they are, but for a few that follow each
+        other.
+
+        LLVM's scheduler moves the instructions of a long block by their estimated latency, and then
+        its registers do not suffice: what was interleaved when it was emitted is spilled.
+        """
+        before, self._pace = self._pace, pace
+        try:
+            yield
+        finally:
+            self._pace = before
 
     def effect(self, text: str, type_: str) -> Value:
         """An instruction with a result that must not be shared (loads, phis, calls with

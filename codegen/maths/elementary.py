@@ -253,13 +253,17 @@ def erf(k: Floats[V], x: V) -> V:
     The exponential is that of ``-(x x)`` as a derivative of erf writes it, so value and derivative
     share it.
     """
-    square = k.mul(x, x)
-    small = k.fma(x, k.polynomial(square, table.ERF_F64 if k.double else table.ERF_F32), x)
-    size = k.abs(x)
+    square, size = k.mul(x, x), k.abs(x)
     scale = ERFC_SCALE_F64 if k.double else ERFC_SCALE_F32
     z = k.div(k.c(1.0), k.fma(k.c(scale), size, k.c(1.0)))
-    mills = k.mul(z, k.polynomial(z, table.ERFC_F64 if k.double else table.ERFC_F32))
-    tail = k.mul(mills, k.call(exp, k.neg(square)))
+    power = k.call(exp, k.neg(square))
+    near, far = k.polynomials(
+        (square, table.ERF_F64 if k.double else table.ERF_F32),
+        (z, table.ERFC_F64 if k.double else table.ERFC_F32),
+    )
+    small = k.fma(x, near, x)
+    mills = k.mul(z, far)
+    tail = k.mul(mills, power)
     large = k.copysign(k.sub(k.c(1.0), tail), x)
     k.note(square=square, size=size, z=z, small=small, mills=mills, tail=tail, large=large)
     return k.select(k.compare("olt", size, k.c(ERF_SPLIT)), small, large)

@@ -158,10 +158,16 @@ class Floats(ABC, Generic[V]):
 
     def polynomial(self, x: V, coefficients: Sequence[float]) -> V:
         """Horner's scheme, constant term first."""
-        total = self.c(coefficients[-1])
-        for coefficient in reversed(coefficients[:-1]):
-            total = self.fma(total, x, self.c(coefficient))
-        return total
+        return self.polynomials((x, coefficients))[0]
+
+    def polynomials(self, *pairs: tuple[V, Sequence[float]]) -> list[V]:
+        """Horner's scheme of several, a step of each in turn: none waits for its own last step."""
+        totals = [self.c(coefficients[-1]) for _, coefficients in pairs]
+        for step in range(2, max(len(coefficients) for _, coefficients in pairs) + 1):
+            for n, (x, coefficients) in enumerate(pairs):
+                if step <= len(coefficients):
+                    totals[n] = self.fma(totals[n], x, self.c(coefficients[-step]))
+        return totals
 
     def two_sum(self, a: V, b: V) -> tuple[V, V]:
         """Sum and its rounding error, exact (Knuth)."""
@@ -206,20 +212,17 @@ class Floats(ABC, Generic[V]):
         """``x * 2^n``, rounded once, for n from ``nearest_multiple`` in [-2 bias, 2 bias];
         infinities and denormals right.
         """
-        # Two factors of half the exponent each: the first product is exact.
-        offset = 1 << 12
-        count = self.integer("sub", self.to_bits(shifted), self.to_bits(self.c(self.magic)))
-        half = self.integer("lshr", self.integer("add", count, 2 * offset), 1)
-        rest = self.integer("sub", self.integer("add", count, offset), half)
-        factors = [
-            self.from_bits(
-                self.integer(
-                    "shl", self.integer("add", part, self.bias - offset + fix), self.mantissa
-                )
-            )
-            for part, fix in ((half, 0), (rest, offset))
-        ]
-        return self.mul(self.mul(x, factors[0]), factors[1])
+        # Two factors of half the exponent each: the first product is exact. What the magic number
+        # leaves in the halves falls off the top.
+        bits = self.to_bits(shifted)
+        half = self.integer("lshr", bits, 1)
+        rest = self.integer("sub", bits, half)
+        one = self.bias << self.mantissa
+        first, second = (
+            self.from_bits(self.integer("add", self.integer("shl", part, self.mantissa), one))
+            for part in (half, rest)
+        )
+        return self.mul(self.mul(x, first), second)
 
     def power_of_two(self, shifted: V, less: int = 0) -> V:
         """``2^(n - less)`` for n from ``nearest_multiple``, where that is a normal number."""

@@ -19,21 +19,27 @@ _DEAR = 10.0
 
 @dataclass(frozen=True, slots=True)
 class VerbCost:
-    """Throughput and length of one verb on one vector."""
+    """Throughput and length of one verb on one vector.
+
+    ``is_crowded`` says that one vector at a time fills the registers: f32 is computed in f64, or
+    much is needed until the end.
+    """
 
     cycles: float = 1.0
     instructions: int = 1
+    is_crowded: bool = False
 
 
 _ONE = VerbCost()
-_FUNCTIONS = ("exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "erf")
+_FUNCTIONS = ("exp", "expm1", "log", "log1p", "tanh", "erf")
 _SLOW = ("div", "sqrt", "rsqrt", "floordiv", "mod", "mulhi")
 _CPU: Mapping[str, VerbCost] = MappingProxyType(
     {
         **dict.fromkeys(_SLOW, VerbCost(4.0)),
         **dict.fromkeys(_FUNCTIONS, VerbCost(15.0, 25)),
-        "tan": VerbCost(30.0, 25),
-        "pow": VerbCost(40.0, 60),
+        **dict.fromkeys(("sin", "cos"), VerbCost(15.0, 25, True)),
+        "tan": VerbCost(30.0, 25, True),
+        "pow": VerbCost(40.0, 60, True),
     }
 )
 

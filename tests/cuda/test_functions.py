@@ -28,12 +28,12 @@ def exp_f32(x):
     p = fma(p, r, f32(0.041666556))
     p = fma(p, r, f32(0.16666576))
     p = fma(p, r, f32(0.5))
-    n2 = sub(f32_bits(shifted), u32(0x4b400000))
-    n3 = shr(add(n2, u32(0x2000)), u32(1))
-    n4 = shl(add(n3, u32(0xfffff07f)), u32(23))
-    n5 = add(sub(add(n2, u32(0x1000)), n3), u32(127))
+    n2 = f32_bits(shifted)
+    n3 = shr(n2, u32(1))
+    n4 = add(shl(n3, u32(23)), u32(0x3f800000))
+    n5 = add(shl(sub(n2, n3), u32(23)), u32(0x3f800000))
     v3 = (f32(1.0) + fma(r * r, p, r)) * f32_of(n4)
-    return v3 * f32_of(shl(n5, u32(23)))
+    return v3 * f32_of(n5)
 '''
 
 

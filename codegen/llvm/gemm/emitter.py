@@ -13,6 +13,7 @@ from math import gcd, prod
 from typing import ClassVar
 
 from gradc.codegen.llvm import static
+from gradc.codegen.llvm.bodies import is_long
 from gradc.codegen.llvm.gemm import pack, pairs, patch, slide
 from gradc.codegen.llvm.gemm.blocking import Blocking, blocking
 from gradc.codegen.llvm.gemm.pack import memory_type, offset
@@ -144,6 +145,7 @@ class Emitter:
         parked, rows, i, j, *others = f.parameters
         batch = others[: len(gemm.batch)]
         places = dict(zip(self.buffers, others[len(gemm.batch) :], strict=True))
+        is_paired = self.isa.masks or is_long(gemm.epilogue, self.isa)
         with f.loop(i64(0), rows, 1, nonempty=True) as row:
             line = offset(f, parked, self.element, (row.index, pitch))
             index = f.binary("add", i, row.index)
@@ -151,7 +153,7 @@ class Emitter:
             while first < columns:
                 left = columns - first
                 # Two vectors at once where registers allow: a long epilogue would wait for itself.
-                lanes = 2 * cut.lanes if left >= 2 * cut.lanes and self.isa.masks else cut.lanes
+                lanes = 2 * cut.lanes if left >= 2 * cut.lanes and is_paired else cut.lanes
                 if left < lanes and not self.isa.masks:
                     # Masked stores are slow where they are an afterthought.
                     lanes = 1 << (left.bit_length() - 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
+from gradc.codegen.llvm.bodies import is_long, walk
 from gradc.codegen.llvm.isa import COMPUTE_BYTES, Isa
 from gradc.ir.loop.kernel import (
     For,
@@ -22,15 +23,6 @@ from gradc.ir.loop.kernel import (
 from gradc.ir.loop.order import LANE_BYTES
 from gradc.ir.target.costs import Costs
 from gradc.ir.tensor.core import DType
-
-_LATENCY_BOUND = 30  # instructions of a body from which on its latency shows
-
-
-def walk(statements: Iterable[Stmt]) -> Iterator[Stmt]:
-    for statement in statements:
-        yield statement
-        if isinstance(statement, For):
-            yield from walk(statement.body)
 
 
 def _reads(statement: Stmt) -> Iterator[Var]:
@@ -101,7 +93,7 @@ def width_of(loop: For, isa: Isa) -> int:
         longest = max(sum(1 for _ in walk(s.body)) for s in inner)
         if longest <= 12 and spare >= 8:
             width *= 4 if spare >= 16 and longest <= 6 else 2
-    elif spare >= 32 and weight(loop, isa.costs) >= _LATENCY_BOUND:
+    elif spare >= 8 and is_long(loop.body, isa):
         # One vector at a time would wait for itself: two are interleaved.
         width *= 2 if _divides_well(loop, 2 * width) else 1
     if loop.limit is None and loop.extent < width:
@@ -124,11 +116,3 @@ def unroll_of(loop: For, costs: Costs) -> int:
     if len(statements) <= 8:
         return 4
     return 2 if len(statements) <= 16 else 1
-
-
-def weight(loop: For, costs: Costs) -> int:
-    """About how many instructions one vector of the body takes."""
-    total = 0
-    for statement in walk(loop.body):
-        total += costs.of(statement.verb).instructions if isinstance(statement, Let) else 1
-    return total

@@ -21,15 +21,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 
 from gradc.codegen.exchange import KINDS
+from gradc.codegen.llvm.bodies import is_long, walk
 from gradc.codegen.llvm.gemm import gemm as matrix
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.maths.scalars import COMPUTE, Scalars
 from gradc.codegen.llvm.nest import rows, transposed
 from gradc.codegen.llvm.nest.folds import Pieces, neutral, period, zero_trips
 from gradc.codegen.llvm.nest.indices import Indices
-from gradc.codegen.llvm.nest.loop_facts import can_vectorise, varying, walk, width_of
+from gradc.codegen.llvm.nest.loop_facts import can_vectorise, varying, width_of
 from gradc.codegen.llvm.nest.memory import Address, Lanes, Memory, i64, run
 from gradc.codegen.llvm.nest.split import split
 from gradc.codegen.llvm.nest.turns import in_turns
@@ -131,7 +133,8 @@ def emit_epilogue(
     nest.env.update(zip(gemm.batch_index, batch, strict=True))
     nest.env[gemm.i] = i
     nest.env[gemm.acc] = acc
-    nest.vector_body(gemm.epilogue, Lanes(gemm.j, j, lanes_of(acc.type), mask))
+    with fn.in_order() if is_long(gemm.epilogue, isa) else nullcontext():
+        nest.vector_body(gemm.epilogue, Lanes(gemm.j, j, lanes_of(acc.type), mask))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradc.codegen.llvm.bodies import weight
 from gradc.codegen.llvm.gemm.pack import transpose
 from gradc.codegen.llvm.maths.scalars import STORED
-from gradc.codegen.llvm.nest.loop_facts import lanes_of_body, weight
+from gradc.codegen.llvm.nest.loop_facts import lanes_of_body
 from gradc.codegen.llvm.nest.memory import Lanes, first_lanes, i64
 from gradc.codegen.llvm.text import Value, vector
 from gradc.ir.loop.kernel import For, Index, Let, Load, Stmt, Store, Var
@@ -51,7 +52,7 @@ def find(loop: For, costs: Costs) -> Transposed | None:
     if loop.folds or inner.folds or loop.limit is not None or inner.limit is not None:
         return None
     lanes = lanes_of_body(inner)
-    if loop.extent < lanes or inner.extent < lanes or weight(inner, costs) > _LONG:
+    if loop.extent < lanes or inner.extent < lanes or weight(inner.body, costs) > _LONG:
         return None
     pure = [s for s in before if isinstance(s, (Let, Index))]
     flat = [s for s in inner.body if not isinstance(s, For)]

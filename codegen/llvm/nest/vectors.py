@@ -12,10 +12,12 @@ after the whole rounds belongs to the last leaf.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
+from gradc.codegen.llvm.bodies import is_long, weight
 from gradc.codegen.llvm.nest.folds import Pieces, period
-from gradc.codegen.llvm.nest.loop_facts import unroll_of, varying, weight, width_of
+from gradc.codegen.llvm.nest.loop_facts import unroll_of, varying, width_of
 from gradc.codegen.llvm.nest.memory import Lanes, first_lanes, i64, literal_vector, run
 from gradc.codegen.llvm.text import Value
 from gradc.ir.loop.kernel import Fold, For
@@ -60,7 +62,7 @@ class VectorLoop:
         free = self.width * unroll_of(loop, nest.isa.costs)
         self.round = max([*ordered, self.width]) if ordered else free
         self.unroll = self.round // self.width
-        self.weight = weight(loop, nest.isa.costs)
+        self.weight = weight(loop.body, nest.isa.costs)
         self.spans = vector_spans(loop)
         nest.varying.update(varying(loop.body, {loop.index}))
 
@@ -69,18 +71,19 @@ class VectorLoop:
         pieces = [
             Pieces(fold, self.nest.scalars, self.width, self.unroll) for fold in self.loop.folds
         ]
-        if self.extent is None:
-            self._dynamic(pieces)
-        else:
-            self._static(pieces, self.extent)
+        with self.fn.in_order() if is_long(self.loop.body, self.nest.isa) else nullcontext():
+            if self.extent is None:
+                self._dynamic(pieces)
+            else:
+                self._static(pieces, self.extent)
         for fold, piece in zip(self.loop.folds, pieces, strict=True):
             self.nest.env[fold.result] = piece.result()
 
     def _static(self, pieces: list[Pieces], extent: int) -> None:
         rounds = extent // self.round
         copies = min(rounds, 1) * self.unroll + -(-(extent % self.round) // self.width)
-        is_long = self.weight * copies > _LONG and extent >= 2 * self.width
-        if is_long and copies > 2 and not self.nest.uses_rows(self.loop):
+        is_large = self.weight * copies > _LONG and extent >= 2 * self.width
+        if is_large and copies > 2 and not self.nest.uses_rows(self.loop):
             self._nodes(pieces, i64(0), i64(extent), self.spans, self._rotate_static)
             return
         if self.spans:
@@ -103,8 +106,8 @@ class VectorLoop:
 
     def _dynamic(self, pieces: list[Pieces]) -> None:
         trips = self.nest.trips(self.loop)
-        is_long = self.weight * 2 * self.unroll > _LONG
-        leaf = self._rotate_dynamic if is_long else self._dynamic_leaf
+        is_large = self.weight * 2 * self.unroll > _LONG
+        leaf = self._rotate_dynamic if is_large else self._dynamic_leaf
         self._nodes(pieces, i64(0), trips, self.spans, leaf)
 
     # ---- nodes and leaves of sums
