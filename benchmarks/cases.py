@@ -250,10 +250,24 @@ def unet() -> Case:
 
 def conv1d() -> Case:
     parameters: dict[str, tuple[Shape, float]] = {
-        "k": ((4, 48, 48, 1, 3), 144**-0.5),
-        "b": ((4, 48, 1, 1), 0.1),
+        "k": ((4, 48, 48, 3), 144**-0.5),
+        "b": ((4, 48, 1), 0.1),
     }
-    return Case("conv1d", parameters, images(8, 48, 1, 1024))
+    return Case("conv1d", parameters, images(8, 48, 1024))
+
+
+def conv3d() -> Case:
+    parameters: dict[str, tuple[Shape, float]] = {}
+    for name, first, second, size in (
+        ("c1", 16, 3, 3),
+        ("c2", 32, 16, 3),
+        ("c3", 32, 32, 3),
+        ("up", 32, 3, 4),
+    ):
+        outputs = second if name == "up" else first
+        parameters[f"{name}.w"] = ((first, second, size, size, size), (second * size**3) ** -0.5)
+        parameters[f"{name}.b"] = ((outputs, 1, 1, 1), 0.1)
+    return Case("conv3d", parameters, images(4, 3, 8, 32, 32))
 
 
 LLAMA_LAYERS, LLAMA_HEADS, MIXER_LAYERS = 4, 4, 4
@@ -324,7 +338,7 @@ def gru() -> Case:
 
 
 ATTENTION_WINDOW = 256
-IMAGES = (resnet(16, 64), resnet(64, 8), vgg(), residual(), mobilenet(), unet(), conv1d())
+IMAGES = (resnet(16, 64), resnet(64, 8), vgg(), residual(), mobilenet(), unet(), conv1d(), conv3d())
 
 SMALL = (
     mlp_tiny,

@@ -2,9 +2,10 @@
 
     python -m benchmarks.soak_convolutions [--count 2000] [--seed 0] [--seconds S] [--state FILE]
 
-Each case draws sizes (odd ones, one, blocks of images and parts of them), stride, padding,
-dilation, groups, a bias or a scale, an activation, a precision and a number of threads. PyTorch
-gets the parameters and inputs as rounded to the precision; cotangents are drawn. Needs torch.
+Each case draws sizes (odd ones, one, blocks of images and parts of them), one to three spatial
+axes, the convolution or its transpose, stride, padding, dilation, groups, a bias or a scale, an
+activation, a precision and a number of threads. PyTorch gets the parameters and inputs as rounded
+to the precision; cotangents are drawn. Needs torch.
 """
 
 from __future__ import annotations
@@ -26,16 +27,19 @@ HANG = 60.0
 
 SOURCE = """
 model m(
-    x: float[{images}, {channels}, {h}, {w}],
-    c: float[{images}, {filters}, {oh}, {ow}],
+    x: float[{images}, {channels}, {image}],
+    c: float[{images}, {filters}, {out}],
 ) -> float {{
-    param k: float[{filters}, {inner}, {kh}, {kw}] ~ he_normal
-    param b: float[{filters}, 1, 1] ~ normal(1.0)
-    z = conv2d(x, k, stride = [{sh}, {sw}], padding = [{ph}, {pw}], dilation = [{dh}, {dw}],
+    param k: float[{first}, {inner}, {taps}] ~ he_normal
+    param b: float[{filters}, {ones}] ~ normal(1.0)
+    z = {word}(x, k, stride = [{stride}], padding = [{padding}], dilation = [{dilation}],
                groups = {groups})
     return sum({activation}(z {joined} b) * c)
 }}
 """
+_SMALL = {1: (1, 40), 2: (1, 20), 3: (1, 7)}
+_WIDE = (1, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 20, 25, 32)
+_LISTS = ("image", "taps", "stride", "padding", "dilation", "out")
 
 
 def drawn(rng: random.Random, precision: str) -> dict[str, Any]:
@@ -46,28 +50,39 @@ def drawn(rng: random.Random, precision: str) -> dict[str, Any]:
     """
     activations = ("tanh", "relu", "") if precision == "f64" else ("tanh", "")
     while True:
-        groups = rng.choice((1, 1, 1, 2, 4))
+        groups, spatial = rng.choice((1, 1, 1, 2, 4)), rng.choice((1, 2, 2, 2, 3))
+        is_turned = rng.random() < 0.25
+        channels, filters = (groups * rng.randint(1, 12) for _ in range(2))
+        least, most = _SMALL[spatial]
+        axes = {
+            "image": [*(rng.randint(least, most) for _ in range(spatial - 1)), rng.choice(_WIDE)],
+            "taps": [rng.randint(1, 5 if spatial < 3 else 3) for _ in range(spatial)],
+            "stride": [rng.choice((1, 1, 2, 3)) for _ in range(spatial)],
+            "padding": [rng.randint(0, 3) for _ in range(spatial)],
+            "dilation": [rng.choice((1, 1, 2)) for _ in range(spatial)],
+        }
+        out = []
+        for n, taps, step, pad, gap in zip(*axes.values(), strict=True):
+            reach = gap * (taps - 1) + 1
+            turned, plain = (n - 1) * step - 2 * pad + reach, (n + 2 * pad - reach) // step + 1
+            out.append(turned if is_turned else plain)
         one: dict[str, Any] = {
             "images": rng.choice((1, 2, 3, 5, 16, 17, 24, 33, 64)),
-            "channels": groups * rng.randint(1, 12),
-            "filters": groups * rng.randint(1, 12),
+            "channels": channels,
+            "filters": filters,
             "groups": groups,
-            "h": rng.randint(1, 20),
-            "w": rng.choice((1, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 20, 25, 32)),
+            "first": channels if is_turned else filters,
+            "inner": (filters if is_turned else channels) // groups,
+            "ones": ", ".join("1" * spatial),
+            "word": f"conv_transpose{spatial}d" if is_turned else f"conv{spatial}d",
             "joined": rng.choice("+*"),
             "activation": rng.choice(activations),
         }
-        for axis in "hw":
-            one[f"k{axis}"] = rng.randint(1, 5)
-            one[f"s{axis}"] = rng.choice((1, 1, 2, 3))
-            one[f"d{axis}"] = rng.choice((1, 1, 2))
-            one[f"p{axis}"] = rng.randint(0, 3)
-            reach = one[f"d{axis}"] * (one[f"k{axis}"] - 1) + 1
-            one[f"o{axis}"] = (one[axis] + 2 * one[f"p{axis}"] - reach) // one[f"s{axis}"] + 1
-        one["inner"] = one["channels"] // groups
-        names = ("images", "filters", "inner", "oh", "ow", "kh", "kw")
-        if min(one["oh"], one["ow"]) > 0 and np.prod([float(one[n]) for n in names]) < MOST:
-            return one
+        places = axes["image"] if is_turned else out
+        axes["out"] = out
+        work = [one["images"], one["first"], one["inner"], *places, *axes["taps"]]
+        if min(out) > 0 and np.prod([float(n) for n in work]) < MOST:
+            return {**one, **{name: ", ".join(map(str, axes[name])) for name in _LISTS}}
 
 
 def expected(one: dict[str, Any], precision: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -78,12 +93,10 @@ def expected(one: dict[str, Any], precision: str, given: dict[str, Any]) -> dict
     for name, array in given.items():
         exact = torch.tensor(np.asarray(array, np.float64))
         t[name] = exact.to(types.get(precision, torch.float64)).double().requires_grad_()
-    axes = {
-        "stride": (one["sh"], one["sw"]),
-        "padding": (one["ph"], one["pw"]),
-        "dilation": (one["dh"], one["dw"]),
-    }
-    z = torch.nn.functional.conv2d(t["x"], t["k"], groups=one["groups"], **axes)
+    names = ("stride", "padding", "dilation")
+    axes = {name: tuple(int(n) for n in one[name].split(", ")) for name in names}
+    apply = getattr(torch.nn.functional, one["word"])
+    z = apply(t["x"], t["k"], groups=one["groups"], **axes)
     z = z + t["b"] if one["joined"] == "+" else z * t["b"]
     z = {"relu": torch.relu, "tanh": torch.tanh, "": lambda v: v}[one["activation"]](z)
     (z * t["c"]).sum().backward()

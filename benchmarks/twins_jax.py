@@ -121,12 +121,13 @@ def lenet(p: Tensors, d: Tensors) -> Tensor:
     return classifier(p, {"x": h.reshape(h.shape[0], -1), "y": d["y"]})
 
 
-def conv2d(
-    x: Tensor, w: Tensor, stride: int = 1, groups: int = 1, dilation: tuple[int, int] = (1, 1)
+def convolution(
+    x: Tensor, w: Tensor, stride: int = 1, groups: int = 1, dilation: int = 1
 ) -> Tensor:
-    pads = [(n // 2 * d, n // 2 * d) for n, d in zip(w.shape[2:], dilation, strict=True)]
+    pads = [(n // 2 * dilation,) * 2 for n in w.shape[2:]]
+    axes = len(pads)
     return jax.lax.conv_general_dilated(
-        x, w, (stride, stride), pads, rhs_dilation=dilation, feature_group_count=groups
+        x, w, (stride,) * axes, pads, rhs_dilation=(dilation,) * axes, feature_group_count=groups
     )
 
 
@@ -140,21 +141,21 @@ def resnet(p: Tensors, d: Tensors) -> Tensor:
     relu = jax.nn.relu
 
     def block(name: str, x: Tensor, skip: Tensor, stride: int) -> Tensor:
-        h = relu(batchnorm(p, f"{name}.n1", conv2d(x, p[f"{name}.k1"], stride)))
-        return relu(batchnorm(p, f"{name}.n2", conv2d(h, p[f"{name}.k2"])) + skip)
+        h = relu(batchnorm(p, f"{name}.n1", convolution(x, p[f"{name}.k1"], stride)))
+        return relu(batchnorm(p, f"{name}.n2", convolution(h, p[f"{name}.k2"])) + skip)
 
-    h = relu(batchnorm(p, "n0", conv2d(d["x"], p["stem"])))
+    h = relu(batchnorm(p, "n0", convolution(d["x"], p["stem"])))
     h = block("a1", h, h, 1)
     h = block("a2", h, h, 1)
-    h = block("b1", h, conv2d(h, p["kb"], 2), 2)
+    h = block("b1", h, convolution(h, p["kb"], 2), 2)
     h = block("b2", h, h, 1)
-    h = block("c1", h, conv2d(h, p["kc"], 2), 2)
+    h = block("c1", h, convolution(h, p["kc"], 2), 2)
     h = block("c2", h, h, 1)
     return cross_entropy(dense(p, "fc", h.mean((2, 3))), d["y"])
 
 
 def layer(p: Tensors, name: str, x: Tensor, groups: int = 1) -> Tensor:
-    return conv2d(x, p[f"{name}.w"], groups=groups) + p[f"{name}.b"]
+    return convolution(x, p[f"{name}.w"], groups=groups) + p[f"{name}.b"]
 
 
 def max_pool(x: Tensor) -> Tensor:
@@ -202,8 +203,20 @@ def unet(p: Tensors, d: Tensors) -> Tensor:
 def conv1d(p: Tensors, d: Tensors) -> Tensor:
     h = d["x"]
     for n in range(4):
-        h = jax.nn.relu(conv2d(h, p["k"][n], dilation=(1, 1 << n)) + p["b"][n])
+        h = jax.nn.relu(convolution(h, p["k"][n], dilation=1 << n) + p["b"][n])
     return jnp.square(h - d["y"]).mean()
+
+
+def conv3d(p: Tensors, d: Tensors) -> Tensor:
+    def transposed(x: Tensor) -> Tensor:
+        pads = [(1, 1)] * 3
+        return jax.lax.conv_general_dilated(x, p["up.w"], (2, 2, 2), pads)
+
+    h = d["x"]
+    for name, stride in (("c1", 1), ("c2", 2), ("c3", 1)):
+        h = jax.nn.relu(convolution(h, p[f"{name}.w"], stride) + p[f"{name}.b"])
+    up = jax.linear_transpose(transposed, d["y"])(h)[0] + p["up.b"]
+    return jnp.square(up - d["y"]).mean()
 
 
 def gru(p: Tensors, d: Tensors) -> Tensor:
@@ -300,4 +313,5 @@ TWINS: dict[str, Twin] = {
     "mobilenet": mobilenet,
     "unet": unet,
     "conv1d": conv1d,
+    "conv3d": conv3d,
 }

@@ -152,11 +152,21 @@ def unet(p: Tensors, d: Tensors) -> torch.Tensor:
 
 
 def conv1d(p: Tensors, d: Tensors) -> torch.Tensor:
-    h = d["x"][:, :, 0]
+    h = d["x"]
     for n in range(4):
-        k, b, step = p["k"][n, :, :, 0], p["b"][n].flatten(), 1 << n
-        h = torch.relu(fn.conv1d(h, k, b, padding=step, dilation=step))
-    return fn.mse_loss(h, d["y"][:, :, 0])
+        step = 1 << n
+        h = fn.conv1d(h, p["k"][n], p["b"][n].flatten(), padding=step, dilation=step)
+        h = torch.relu(h)
+    return fn.mse_loss(h, d["y"])
+
+
+def conv3d(p: Tensors, d: Tensors) -> torch.Tensor:
+    h = d["x"]
+    for name, stride in (("c1", 1), ("c2", 2), ("c3", 1)):
+        bias = p[f"{name}.b"].flatten()
+        h = torch.relu(fn.conv3d(h, p[f"{name}.w"], bias, stride, padding=1))
+    h = fn.conv_transpose3d(h, p["up.w"], p["up.b"].flatten(), 2, 1)
+    return fn.mse_loss(h, d["y"])
 
 
 def gru(p: Tensors, d: Tensors) -> torch.Tensor:
@@ -236,6 +246,7 @@ TWINS: dict[str, Twin] = {
     "mobilenet": mobilenet,
     "unet": unet,
     "conv1d": conv1d,
+    "conv3d": conv3d,
 }
 
 

@@ -76,22 +76,29 @@ def _not_callable(ctx: Context, callee: Item, node: tree.Call) -> Poison:
     return ctx.error("GC0206", message, node.callee, help=help)
 
 
-def resolve(ctx: Context, node: tree.Expr) -> Item:
-    """What a callee stands for; a local name that cannot be called does not hide a function."""
+def resolve(ctx: Context, node: tree.Expr, is_used: bool = False) -> Item:
+    """What a callee stands for, in a call or after ``use``; a local name that cannot be called does
+    not hide a function.
+    """
     if isinstance(node, tree.Name):
         binding = ctx.frame.names.get(node.text)
         callables = (Instance, Instances, Callee, Word, Poison)
         if binding is not None and isinstance(binding.item, callables):
             return binding.item
-        found = global_callable(ctx, node.text)
+        found = global_callable(ctx, node.text, is_used)
         if found is not None:
             return found
     return ctx.evaluate(node)
 
 
-def global_callable(ctx: Context, name: str) -> Callee | Word | None:
-    """The function, layer or word called ``name``, the program's own first."""
-    return ctx.names.callable(name, ctx.frame.is_library) or WORDS.get(name)
+def global_callable(ctx: Context, name: str, is_used: bool = False) -> Callee | Word | None:
+    """The function, layer or word called ``name``, the program's own first. A layer of the library
+    may be called like the word it is made of: ``use`` takes the layer, a call the word.
+    """
+    found, word = ctx.names.callable(name, ctx.frame.is_library), WORDS.get(name)
+    if found is not None and found.is_library and isinstance(found.declaration, tree.Layer):
+        return found if is_used else word or found
+    return found or word
 
 
 # --- bodies
@@ -263,7 +270,7 @@ def apply(ctx: Context, instance: Instance, node: tree.Call) -> Item:
 
 def instantiate(ctx: Context, use: tree.UseDeclaration, path: str) -> Instance | Poison:
     """One instance of the layer that ``use`` names, its parameters declared under ``path``."""
-    callee = resolve(ctx, use.layer.callee)
+    callee = resolve(ctx, use.layer.callee, is_used=True)
     if isinstance(callee, Poison):
         return POISON
     if not isinstance(callee, Callee) or not isinstance(callee.declaration, tree.Layer):

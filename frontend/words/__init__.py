@@ -2,6 +2,6 @@
 words.
 """
 
-from gradc.frontend.words import einsum, elementwise, network, order, reduce, shape
+from gradc.frontend.words import einsum, elementwise, network, order, reduce, shape, windows
 
-__all__ = ["einsum", "elementwise", "network", "order", "reduce", "shape"]
+__all__ = ["einsum", "elementwise", "network", "order", "reduce", "shape", "windows"]

@@ -1,17 +1,20 @@
-"""2-D convolution (cross-correlation, NCHW and OIHW) and its two transposes.
+"""Convolution (cross-correlation) over one, two or three spatial axes, and its two transposes.
 
-``conv2d(x, w)`` is bilinear; with the trilinear form <ct, conv2d(x, w)>, ``conv2d_input(ct, w)`` is
-its derivative with respect to x and ``conv2d_filter(x, ct)`` with respect to w. The three are
-closed under differentiation: each one's transposes are the other two. Output element (n, o, i, j)
-is the sum over c, p, q of x[n, c, i*stride + p*dilation - top, j*stride + q*dilation - left] * w[o,
-c, p, q], zeros outside, c in o's group.
+``conv2d(x, w)`` of NCHW images and OIHW filters is bilinear; with the trilinear form <ct, conv2d(x,
+w)>, ``conv2d_input(ct, w)`` is its derivative with respect to x and ``conv2d_filter(x, ct)`` with
+respect to w. The three are closed under differentiation: each one's transposes are the other two.
+Output element (n, o, i, j) is the sum over c, p, q of x[n, c, i*stride + p*dilation - top, j*stride
++ q*dilation - left] * w[o, c, p, q], zeros outside, c in o's group. With one spatial axis or three
+the same holds, index for index.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
 from math import prod
-from operator import ge
+from operator import add, ge
 from typing import TYPE_CHECKING, Any
 
 from gradc.ir.ops.attributes import get_dims
@@ -20,7 +23,7 @@ from gradc.ir.ops.contraction import bilinear_jvp
 from gradc.ir.ops.convolution_types import (
     Geometry,
     geometry,
-    infer_conv2d,
+    infer_convolution,
     infer_filter,
     infer_input,
 )
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 # --- evaluation, one contraction per tap ----------------------------------------------------------
 
 
-def _met(g: Geometry, tap: tuple[int, int], out: tuple[int, int]) -> tuple[Any, Any, Any]:
+def _met(g: Geometry, tap: tuple[int, ...], out: Sequence[int]) -> tuple[Any, Any, Any]:
     """start, limit, stride (spatial) of the padded input elements that one tap meets."""
     start = tuple(t * d for t, d in zip(tap, g.dilation, strict=True))
     limit = tuple(
@@ -56,9 +59,8 @@ def _grouped(arrays: Any, x: Any, groups: int, axis: int) -> Any:
 
 
 def _padded(arrays: Any, x: Any, g: Geometry) -> Any:
-    low = (0, 0, g.padding[0][0], g.padding[1][0])
-    high = (0, 0, g.padding[0][1], g.padding[1][1])
-    return arrays.pad(x, low, high, (0, 0, 0, 0))
+    low, high = ((0, 0, *(pair[end] for pair in g.padding)) for end in (0, 1))
+    return arrays.pad(x, low, high, (0,) * len(low))
 
 
 def _tap_of_input(arrays: Any, grouped: Any, g: Geometry, tap: Any, out: Any) -> Any:
@@ -69,18 +71,24 @@ def _tap_of_input(arrays: Any, grouped: Any, g: Geometry, tap: Any, out: Any) ->
     )
 
 
-def _tap_of_filter(arrays: Any, grouped: Any, tap: tuple[int, int]) -> Any:
+def _tap_of_filter(arrays: Any, grouped: Any, tap: tuple[int, ...]) -> Any:
     groups, outputs, channels = grouped.shape[:3]
-    limit = (groups, outputs, channels, tap[0] + 1, tap[1] + 1)
-    taken = arrays.slice(grouped, (0, 0, 0, *tap), limit, (1,) * 5)
+    limit = (groups, outputs, channels, *(place + 1 for place in tap))
+    taken = arrays.slice(grouped, (0, 0, 0, *tap), limit, (1,) * len(limit))
     return arrays.reshape(taken, (groups, outputs, channels))
 
 
-def _taps(shape: Sequence[int]) -> list[tuple[int, int]]:
-    return [(p, q) for p in range(shape[0]) for q in range(shape[1])]
+def _taps(shape: Sequence[int]) -> list[tuple[int, ...]]:
+    return list(product(*map(range, shape)))
 
 
-def _evaluate_conv2d(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
+def _joined(arrays: Any, x: Any) -> Any:
+    """(group, image, place..., channel) as (image, group, channel, place...)."""
+    last = len(x.shape) - 1
+    return arrays.transpose(x, (1, 0, last, *range(2, last)))
+
+
+def _evaluate_convolution(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
     x, w = operands
     g, result = geometry(op.name, op.attributes), op.result.type
     n, o, *out = result.static_shape
@@ -92,8 +100,7 @@ def _evaluate_conv2d(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any,
         taken, weights = _tap_of_input(arrays, xs, g, tap, out), _tap_of_filter(arrays, ws, tap)
         term = arrays.contract(taken, weights, ((1, 0),), ((2, 2),), result.dtype)
         total = k.add(total, term)
-    ordered = arrays.transpose(total, (1, 0, 4, 2, 3))
-    return (arrays.reshape(ordered, result.static_shape),)
+    return (arrays.reshape(_joined(arrays, total), result.static_shape),)
 
 
 def _evaluate_input(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
@@ -111,12 +118,12 @@ def _evaluate_input(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, 
         term = arrays.contract(cts, weights, ((1, 0),), ((2, 1),), result.dtype)
         start, limit, stride = _met(g, tap, out)
         high = tuple(m - end for m, end in zip(whole, limit, strict=True))
-        gaps = (0, 0, stride[0] - 1, stride[1] - 1, 0)
+        gaps = (0, 0, *(s - 1 for s in stride), 0)
         total = k.add(total, arrays.pad(term, (0, 0, *start, 0), (0, 0, *high, 0), gaps))
     low = tuple(pair[0] for pair in g.padding)
-    limit = (g.groups, n, low[0] + size[0], low[1] + size[1], c // g.groups)
-    inner = arrays.slice(total, (0, 0, *low, 0), limit, (1,) * 5)
-    return (arrays.reshape(arrays.transpose(inner, (1, 0, 4, 2, 3)), result.static_shape),)
+    limit = (g.groups, n, *map(add, low, size), c // g.groups)
+    inner = arrays.slice(total, (0, 0, *low, 0), limit, (1,) * len(limit))
+    return (arrays.reshape(_joined(arrays, inner), result.static_shape),)
 
 
 def _evaluate_filter(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
@@ -130,7 +137,7 @@ def _evaluate_filter(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any,
     columns = []
     for tap in _taps(size):
         taken = _tap_of_input(arrays, xs, g, tap, ct.shape[2:])
-        inner = ((0, 0), (3, 3), (4, 4))
+        inner = ((0, 0), *((3 + axis, 3 + axis) for axis in g.axes))
         term = arrays.contract(cts, taken, ((1, 1),), inner, result.dtype)
         columns.append(arrays.reshape(term, (o, c, 1)))
     return (arrays.reshape(arrays.concat(columns, 2), result.static_shape),)
@@ -166,24 +173,31 @@ def _order(
     return "product" if is_large and prod(image) < 1 << 31 else small
 
 
-def _conv2d_products(op: Op) -> Products:
-    """Axes: image, group, channel of the group, y, x; then channel of the image, p, q."""
-    g, (n, o, height, width) = geometry(op.name, op.attributes), op.result.type.static_shape
+def _axes(first: int, g: Geometry) -> tuple[Position, ...]:
+    """The spatial axes, from axis ``first`` on, as they are."""
+    return tuple(at(first + axis) for axis in g.axes)
+
+
+def _convolution_products(op: Op) -> Products:
+    """Axes: image, group, channel of the group, y, x; then channel of the image, p, q (with one
+    spatial axis or three accordingly, here and below).
+    """
+    g, (n, o, *out) = geometry(op.name, op.attributes), op.result.type.static_shape
     x, w = (operand.type.static_shape for operand in op.operands)
-    row = at((1, o // g.groups), 2)
-    places = tuple(_window(g, axis, 3 + axis, 6 + axis, x[2 + axis]) for axis in (0, 1))
+    row, inner = at((1, o // g.groups), 2), 3 + len(out)
+    places = tuple(_window(g, axis, 3 + axis, inner + 1 + axis, x[2 + axis]) for axis in g.axes)
     return Products(
-        outer=(n, g.groups, o // g.groups, height, width),
+        outer=(n, g.groups, o // g.groups, *out),
         inner=w[1:],
-        left=(at(0), at((1, w[1]), 5), *places),
-        right=(row, at(5), at(6), at(7)),
-        result=(at(0), row, at(3), at(4)),
+        left=(at(0), at((1, w[1]), inner), *places),
+        right=(row, at(inner), *_axes(inner + 1, g)),
+        result=(at(0), row, *_axes(3, g)),
         shared=2,
         grid=3,
         order=_order(
             "chains",
-            _SLIDING if g.stride == (1, 1) else _JUMPING,
-            (o // g.groups, prod((n, height, width)), prod(w[1:])),
+            _SLIDING if max(g.stride) == 1 else _JUMPING,
+            (o // g.groups, prod((n, *out)), prod(w[1:])),
             x,
         ),
     )
@@ -191,31 +205,31 @@ def _conv2d_products(op: Op) -> Products:
 
 def _input_products(op: Op) -> Products:
     """Axes: image, group, channel of the image's group, y, x; then channel of the output, p, q."""
-    g, (n, _, height, width) = geometry(op.name, op.attributes), op.result.type.static_shape
+    g, (n, _, *image) = geometry(op.name, op.attributes), op.result.type.static_shape
     ct, w = (operand.type.static_shape for operand in op.operands)
-    o = w[0] // g.groups
-    row = at((1, o), 5)
+    o, inner = w[0] // g.groups, 3 + len(image)
+    row = at((1, o), inner)
     places = tuple(
         Position(
-            ((3 + axis, 1), (6 + axis, -g.dilation[axis])),
+            ((3 + axis, 1), (inner + 1 + axis, -g.dilation[axis])),
             g.padding[axis][0],
             g.stride[axis],
             ct[2 + axis],
         )
-        for axis in (0, 1)
+        for axis in g.axes
     )
     return Products(
-        outer=(n, g.groups, w[1], height, width),
+        outer=(n, g.groups, w[1], *image),
         inner=(o, *w[2:]),
         left=(at(0), row, *places),
-        right=(row, at(2), at(6), at(7)),
-        result=(at(0), at((1, w[1]), 2), at(3), at(4)),
+        right=(row, at(2), *_axes(inner + 1, g)),
+        result=(at(0), at((1, w[1]), 2), *_axes(3, g)),
         shared=2,
         grid=3,
         order=_order(
             "chains",
-            _SLIDING if g.stride == (1, 1) else _DIVIDED,
-            (w[1], prod((n, height, width)), o * prod(w[2:])),
+            _SLIDING if max(g.stride) == 1 else _DIVIDED,
+            (w[1], prod((n, *image)), o * prod(w[2:])),
             ct,
         ),
     )
@@ -225,14 +239,14 @@ def _filter_products(op: Op) -> Products:
     """Axes: group, channel of the output's group, channel of the image, p, q; then image, y, x."""
     g, (o, c, *size) = geometry(op.name, op.attributes), op.result.type.static_shape
     x, ct = (operand.type.static_shape for operand in op.operands)
-    row = at((0, o // g.groups), 1)
-    places = tuple(_window(g, axis, 6 + axis, 3 + axis, x[2 + axis]) for axis in (0, 1))
+    row, inner = at((0, o // g.groups), 1), 3 + len(size)
+    places = tuple(_window(g, axis, inner + 1 + axis, 3 + axis, x[2 + axis]) for axis in g.axes)
     return Products(
         outer=(g.groups, o // g.groups, c, *size),
         inner=(ct[0], *ct[2:]),
-        left=(at(5), at((0, c), 2), *places),
-        right=(at(5), row, at(6), at(7)),
-        result=(row, at(2), at(3), at(4)),
+        left=(at(inner), at((0, c), 2), *places),
+        right=(at(inner), row, *_axes(inner + 1, g)),
+        result=(row, at(2), *_axes(3, g)),
         shared=1,
         grid=3,
         order=_order("rows", _TAPS, (c * prod(size), o // g.groups, prod((ct[0], *ct[2:]))), x),
@@ -274,16 +288,21 @@ def _bilinear_vjp(left: Any, right: Any) -> VjpRule:
     return vjp
 
 
-def _conv2d_of(b: Builder, x: Value, w: Value, shared: Attrs) -> Value:
-    return b.apply("conv2d", (x, w), shared)[0]
+def _family(x: Value) -> str:
+    """The convolution of as many spatial axes as ``x`` has."""
+    return f"conv{x.type.rank - 2}d"
+
+
+def _convolution_of(b: Builder, x: Value, w: Value, shared: Attrs) -> Value:
+    return b.apply(_family(x), (x, w), shared)[0]
 
 
 def _input_of(b: Builder, ct: Value, w: Value, like: Value, shared: Attrs) -> Value:
-    return b.apply("conv2d_input", (ct, w), {"size": _spatial(like), **shared})[0]
+    return b.apply(f"{_family(ct)}_input", (ct, w), {"size": _spatial(like), **shared})[0]
 
 
 def _filter_of(b: Builder, x: Value, ct: Value, like: Value, shared: Attrs) -> Value:
-    return b.apply("conv2d_filter", (x, ct), {"size": _spatial(like), **shared})[0]
+    return b.apply(f"{_family(x)}_filter", (x, ct), {"size": _spatial(like), **shared})[0]
 
 
 def _links(x: int | None, w: int | None, y: int | None) -> Callable[[Op], tuple[Link, ...]]:
@@ -313,7 +332,7 @@ def _links(x: int | None, w: int | None, y: int | None) -> Callable[[Op], tuple[
         links = [link(image[0], 0, None, 0)]
         if g.groups == 1:
             links += [link(image[1], 1, 1, None), link(output[1], None, 0, 1)]
-        for axis in (0, 1):
+        for axis in g.axes:
             is_plain = g.stride[axis] == 1 and g.padding[axis] == (0, 0)
             if taps[2 + axis] == 1 and is_plain:
                 links.append(link(image[2 + axis], 2 + axis, None, 2 + axis))
@@ -334,23 +353,28 @@ def _part_of_image(op: Op, link: Link, parts: int) -> Attrs:
 _OTHERWISE = "a convolution runs over them"
 # (stride, padding, dilation, groups, x shape, w shape) of generated tests
 _CASES: tuple[tuple[Any, ...], ...] = (
+    ((2,), ((1, 0),), (2,), 2, (2, 4, 7), (2, 2, 3)),
+    ((1,), ((0, 2),), (1,), 1, (2, 2, 6), (3, 2, 2)),
     ((1, 1), ((0, 0), (0, 0)), (1, 1), 1, (2, 2, 4, 5), (3, 2, 3, 2)),
     ((2, 1), ((1, 1), (0, 2)), (1, 2), 1, (1, 2, 5, 4), (2, 2, 3, 2)),
     ((2, 3), ((0, 1), (2, 1)), (2, 1), 2, (1, 4, 6, 5), (4, 2, 2, 3)),
     ((1, 1), ((0, 0), (1, 0)), (2, 1), 1, (2, 3, 4, 5), (2, 3, 1, 2)),
+    ((1, 2, 1), ((1, 0), (0, 1), (1, 1)), (1, 1, 2), 1, (1, 2, 3, 4, 4), (2, 2, 2, 2, 2)),
 )
 
 
-def _samples(which: str) -> tuple[Sample, ...]:
+def _samples(spatial: int, which: str) -> tuple[Sample, ...]:
     found = []
     for stride, padding, dilation, groups, x, w in _CASES:
+        if len(stride) != spatial:
+            continue
         shared = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         types = [TensorType(x, DType.F64), TensorType(w, DType.F64)]
-        (out,) = infer_conv2d(types, shared)
+        (out,) = infer_convolution("convolution", spatial, types, shared)
         by_name = {
-            "conv2d": (types, {}),
-            "conv2d_input": ([out, types[1]], {"size": x[2:]}),
-            "conv2d_filter": ([types[0], out], {"size": w[2:]}),
+            "": (types, {}),
+            "_input": ([out, types[1]], {"size": x[2:]}),
+            "_filter": ([types[0], out], {"size": w[2:]}),
         }
         operands, extra = by_name[which]
         found.append(Sample(tuple(operands), {**shared, **extra}, ((-2.0, 2.0), (-2.0, 2.0))))
@@ -370,7 +394,7 @@ def _summed(op: Op) -> int:
     return prod((first, *window))
 
 
-def _conv2d_flops(op: Op) -> int:
+def _convolution_flops(op: Op) -> int:
     return _flops(op.operands[1], op.result)
 
 
@@ -382,60 +406,68 @@ def _filter_flops(op: Op) -> int:
     return _flops(op.result, op.operands[1])
 
 
-register(
-    OpDef(
-        "conv2d",
-        "cross-correlation of NCHW images with OIHW filters",
-        infer_conv2d,
-        _evaluate_conv2d,
-        bilinear_jvp,
-        _bilinear_vjp(
-            lambda b, op, ct, s: _input_of(b, ct, op.operands[1], op.operands[0], s),
-            lambda b, op, ct, s: _filter_of(b, op.operands[0], ct, op.operands[1], s),
-        ),
-        SumOfProducts(_conv2d_products, _conv2d_flops),
-        _samples("conv2d"),
-        traits=_traits(_conv2d_flops),
-        element=ElementRule(elements.conv2d, elements.fit_conv2d),
-        interval=products_of(lambda op: prod(op.operands[1].type.static_shape[1:])),
-        axes=AxisRule(_links(0, 1, None), _OTHERWISE),
+def _register(spatial: int, images: str) -> None:
+    """The three ops over ``images`` with that many spatial axes."""
+    name = f"conv{spatial}d"
+    register(
+        OpDef(
+            name,
+            f"cross-correlation of {images}",
+            partial(infer_convolution, name, spatial),
+            _evaluate_convolution,
+            bilinear_jvp,
+            _bilinear_vjp(
+                lambda b, op, ct, s: _input_of(b, ct, op.operands[1], op.operands[0], s),
+                lambda b, op, ct, s: _filter_of(b, op.operands[0], ct, op.operands[1], s),
+            ),
+            SumOfProducts(_convolution_products, _convolution_flops),
+            _samples(spatial, ""),
+            traits=_traits(_convolution_flops),
+            element=ElementRule(elements.convolution, elements.fit_convolution),
+            interval=products_of(lambda op: prod(op.operands[1].type.static_shape[1:])),
+            axes=AxisRule(_links(0, 1, None), _OTHERWISE),
+        )
     )
-)
-register(
-    OpDef(
-        "conv2d_input",
-        "the transpose of conv2d in its image: (ct, w) to an image of spatial `size`",
-        infer_input,
-        _evaluate_input,
-        bilinear_jvp,
-        _bilinear_vjp(
-            lambda b, op, ct, s: _conv2d_of(b, ct, op.operands[1], s),
-            lambda b, op, ct, s: _filter_of(b, ct, op.operands[0], op.operands[1], s),
-        ),
-        SumOfProducts(_input_products, _input_flops),
-        _samples("conv2d_input"),
-        traits=_traits(_input_flops),
-        element=ElementRule(elements.conv2d_input, elements.fit_input),
-        interval=products_of(_summed),
-        axes=AxisRule(_links(None, 1, 0), _OTHERWISE, _part_of_image),
+    register(
+        OpDef(
+            f"{name}_input",
+            f"the transpose of {name} in its image: (ct, w) to an image of spatial `size`",
+            partial(infer_input, f"{name}_input", spatial),
+            _evaluate_input,
+            bilinear_jvp,
+            _bilinear_vjp(
+                lambda b, op, ct, s: _convolution_of(b, ct, op.operands[1], s),
+                lambda b, op, ct, s: _filter_of(b, ct, op.operands[0], op.operands[1], s),
+            ),
+            SumOfProducts(_input_products, _input_flops),
+            _samples(spatial, "_input"),
+            traits=_traits(_input_flops),
+            element=ElementRule(elements.of_input, elements.fit_input),
+            interval=products_of(_summed),
+            axes=AxisRule(_links(None, 1, 0), _OTHERWISE, _part_of_image),
+        )
     )
-)
-register(
-    OpDef(
-        "conv2d_filter",
-        "the transpose of conv2d in its filter: (x, ct) to a filter of spatial `size`",
-        infer_filter,
-        _evaluate_filter,
-        bilinear_jvp,
-        _bilinear_vjp(
-            lambda b, op, ct, s: _input_of(b, op.operands[1], ct, op.operands[0], s),
-            lambda b, op, ct, s: _conv2d_of(b, op.operands[0], ct, s),
-        ),
-        SumOfProducts(_filter_products, _filter_flops),
-        _samples("conv2d_filter"),
-        traits=_traits(_filter_flops),
-        element=ElementRule(elements.conv2d_filter, elements.fit_filter),
-        interval=products_of(_summed),
-        axes=AxisRule(_links(0, None, 1), _OTHERWISE),
+    register(
+        OpDef(
+            f"{name}_filter",
+            f"the transpose of {name} in its filter: (x, ct) to a filter of spatial `size`",
+            partial(infer_filter, f"{name}_filter", spatial),
+            _evaluate_filter,
+            bilinear_jvp,
+            _bilinear_vjp(
+                lambda b, op, ct, s: _input_of(b, op.operands[1], ct, op.operands[0], s),
+                lambda b, op, ct, s: _convolution_of(b, op.operands[0], ct, s),
+            ),
+            SumOfProducts(_filter_products, _filter_flops),
+            _samples(spatial, "_filter"),
+            traits=_traits(_filter_flops),
+            element=ElementRule(elements.of_filter, elements.fit_filter),
+            interval=products_of(_summed),
+            axes=AxisRule(_links(0, None, 1), _OTHERWISE),
+        )
     )
-)
+
+
+_register(1, "NCL sequences with OIL filters")
+_register(2, "NCHW images with OIHW filters")
+_register(3, "NCDHW volumes with OIDHW filters")

@@ -6,6 +6,7 @@ Non-goals: deciding (``schedule.py``); products of matrices (``gemm.py``).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from itertools import product
 from math import prod
 
@@ -88,11 +89,12 @@ def affine(position: Position, at: Sequence[Affine]) -> Affine:
 def _write_chains(writer: _Writer) -> None:
     """Parallel over the grid, vectors along the last outer axis, sums term by term."""
     nest, spec = writer.nest, writer.spec
-    height, width = spec.outer[spec.grid :]
-    with nest.parallel(writer.grid()) as grid:
+    *others, width = spec.outer[spec.grid :]
+    with nest.parallel(writer.grid()) as grid, ExitStack() as loops:
         members = writer.members(grid)
-        with nest.loop(height, "serial") as i, nest.loop(width, "vector") as j:
-            outers = [[*member, i.at, j.at] for member in members]
+        places = [loops.enter_context(nest.loop(extent, "serial")).at for extent in others]
+        with nest.loop(width, "vector") as j:
+            outers = [[*member, *places, j.at] for member in members]
             totals = _sums(writer, outers)
             for outer, total in zip(outers, totals, strict=True):
                 writer.write(outer, total)

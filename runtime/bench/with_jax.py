@@ -200,7 +200,7 @@ def _scan(arrays: JaxArrays, op: Op, *operands: Any) -> tuple[Any, ...]:
     return (*carries, *rows)
 
 
-def _conv2d(arrays: JaxArrays, op: Op, x: Any, w: Any) -> tuple[Any, ...]:
+def _convolution(arrays: JaxArrays, op: Op, x: Any, w: Any) -> tuple[Any, ...]:
     found = lax.conv_general_dilated(
         x,
         w,
@@ -210,6 +210,11 @@ def _conv2d(arrays: JaxArrays, op: Op, x: Any, w: Any) -> tuple[Any, ...]:
         feature_group_count=_attribute(op, "groups"),
     )
     return (found,)
+
+
+def _transposed(arrays: JaxArrays, op: Op, ct: Any, w: Any) -> tuple[Any, ...]:
+    like = jax.ShapeDtypeStruct(op.result.type.static_shape, ct.dtype)
+    return jax.linear_transpose(lambda x: _convolution(arrays, op, x, w)[0], like)(ct)  # type: ignore[no-any-return]
 
 
 def _windows(op: Op, x: Any, start: float, combine: Callable[..., Any]) -> Any:
@@ -230,7 +235,8 @@ _OWN: dict[str, Callable[..., tuple[Any, ...]]] = {
     "gelu": lambda arrays, op, x: (jax.nn.gelu(x, approximate=False),),
     "silu": lambda arrays, op, x: (jax.nn.silu(x),),
     "scan": _scan,
-    "conv2d": _conv2d,
+    **{f"conv{n}d": _convolution for n in (1, 2, 3)},
+    **{f"conv{n}d_input": _transposed for n in (1, 2, 3)},
     "max_pool": lambda arrays, op, x: (_windows(op, x, -jnp.inf, lax.max),),
     "avg_pool": _avg_pool,
 }

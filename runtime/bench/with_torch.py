@@ -194,32 +194,42 @@ class TorchArrays(Arrays):
         return torch.stack([torch.as_tensor(row) for row in rows])
 
 
-def _padded(op: Op, x: Any) -> Any:
-    (top, bottom), (left, right) = _pairs(op, "padding")
-    return fn.pad(x, (left, right, top, bottom)) if top or bottom or left or right else x
+def _padded(op: Op, x: Any, fill: float = 0.0) -> Any:
+    sides = [n for pair in reversed(_attribute(op, "padding")) for n in pair]
+    return fn.pad(x, sides, value=fill) if any(sides) else x
 
 
-def _pairs(op: Op, name: str) -> Any:
+def _attribute(op: Op, name: str) -> Any:
     return op.attributes[name]
 
 
-def _conv2d(op: Op, x: Any, w: Any) -> tuple[Any, ...]:
-    stride, dilation, groups = (_pairs(op, n) for n in ("stride", "dilation", "groups"))
-    return (fn.conv2d(_padded(op, x), w, None, stride, 0, dilation, groups),)
+def _convolution(op: Op, x: Any, w: Any) -> tuple[Any, ...]:
+    stride, dilation, groups = (_attribute(op, n) for n in ("stride", "dilation", "groups"))
+    return (getattr(fn, op.name)(_padded(op, x), w, None, stride, 0, dilation, groups),)
+
+
+def _transposed(op: Op, ct: Any, w: Any) -> tuple[Any, ...]:
+    """PyTorch pads both ends alike: whole results, of which the padding is cut off."""
+    stride, dilation, groups = (_attribute(op, n) for n in ("stride", "dilation", "groups"))
+    apply = getattr(fn, f"conv_transpose{w.ndim - 2}d")
+    whole = apply(ct, w, None, stride, 0, 0, groups, dilation)
+    for axis, (size, (low, _)) in enumerate(
+        zip(op.result.type.static_shape[2:], _attribute(op, "padding"), strict=True), 2
+    ):
+        short = low + size - whole.shape[axis]
+        if short > 0:  # places that no window meets
+            whole = fn.pad(whole, [0, 0] * (whole.ndim - 1 - axis) + [0, short])
+        whole = whole.narrow(axis, low, size)
+    return (whole,)
 
 
 def _max_pool(op: Op, x: Any) -> tuple[Any, ...]:
-    (top, bottom), (left, right) = _pairs(op, "padding")
-    wide = (
-        fn.pad(x, (left, right, top, bottom), value=-torch.inf)
-        if top + bottom + left + right
-        else x
-    )
-    return (fn.max_pool2d(wide, _pairs(op, "size"), _pairs(op, "stride")),)
+    wide = _padded(op, x, -torch.inf)
+    return (fn.max_pool2d(wide, _attribute(op, "size"), _attribute(op, "stride")),)
 
 
 def _avg_pool(op: Op, x: Any) -> tuple[Any, ...]:
-    return (fn.avg_pool2d(_padded(op, x), _pairs(op, "size"), _pairs(op, "stride")),)
+    return (fn.avg_pool2d(_padded(op, x), _attribute(op, "size"), _attribute(op, "stride")),)
 
 
 _OWN: dict[str, Callable[..., tuple[Any, ...]]] = {
@@ -228,7 +238,8 @@ _OWN: dict[str, Callable[..., tuple[Any, ...]]] = {
     "softplus": lambda op, x: (fn.softplus(x),),
     "gelu": lambda op, x: (fn.gelu(x),),
     "silu": lambda op, x: (fn.silu(x),),
-    "conv2d": _conv2d,
+    **{f"conv{n}d": _convolution for n in (1, 2, 3)},
+    **{f"conv{n}d_input": _transposed for n in (1, 2, 3)},
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,
 }

@@ -197,31 +197,32 @@ def cumsum(shape: Any, x: Array, axis: int, reverse: bool) -> Array:
 
 def conv_terms(x: Any, w: Any, ct: Any, at: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
     """Index triples (of x, of w, of ct) whose product the trilinear form adds up."""
-    n, o, height, width = ct
-    _, c, rows, columns = w
+    n, o, *places = ct
+    _, c, *taps = w
     per_group = o // at["groups"]
-    for i, f, y, z, k, p, q in indices((n, o, height, width, c, rows, columns)):
-        a = y * at["stride"][0] + p * at["dilation"][0] - at["padding"][0][0]
-        b = z * at["stride"][1] + q * at["dilation"][1] - at["padding"][1][0]
-        if 0 <= a < x[2] and 0 <= b < x[3]:
-            yield (i, f // per_group * c + k, a, b), (f, k, p, q), (i, f, y, z)
+    for i, f, k, *spatial in indices((n, o, c, *places, *taps)):
+        y, p = spatial[: len(places)], spatial[len(places) :]
+        rows = zip(y, p, at["stride"], at["dilation"], at["padding"], strict=True)
+        met = [a * step + b * gap - low for a, b, step, gap, (low, _) in rows]
+        if all(0 <= a < size for a, size in zip(met, x[2:], strict=True)):
+            yield (i, f // per_group * c + k, *met), (f, k, *p), (i, f, *y)
 
 
-def conv2d(shape: Any, x: Array, w: Array, **at: Any) -> Array:
+def convolution(shape: Any, x: Array, w: Array, **at: Any) -> Array:
     found = np.zeros(tuple(shape))
     for i, j, k in conv_terms(x.shape, w.shape, shape, at):
         found[k] += x[i] * w[j]
     return found
 
 
-def conv2d_input(shape: Any, ct: Array, w: Array, size: Any, **at: Any) -> Array:
+def convolution_input(shape: Any, ct: Array, w: Array, size: Any, **at: Any) -> Array:
     found = np.zeros(tuple(shape))
     for i, j, k in conv_terms(shape, w.shape, ct.shape, at):
         found[i] += ct[k] * w[j]
     return found
 
 
-def conv2d_filter(shape: Any, x: Array, ct: Array, size: Any, **at: Any) -> Array:
+def convolution_filter(shape: Any, x: Array, ct: Array, size: Any, **at: Any) -> Array:
     found = np.zeros(tuple(shape))
     for i, j, k in conv_terms(x.shape, shape, ct.shape, at):
         found[j] += x[i] * ct[k]
@@ -284,9 +285,9 @@ REFERENCES: dict[str, Callable[..., Array]] = {
     "contract": contract,
     "take": take,
     "scatter_add": scatter_add,
-    "conv2d": conv2d,
-    "conv2d_input": conv2d_input,
-    "conv2d_filter": conv2d_filter,
+    **{f"conv{n}d": convolution for n in (1, 2, 3)},
+    **{f"conv{n}d_input": convolution_input for n in (1, 2, 3)},
+    **{f"conv{n}d_filter": convolution_filter for n in (1, 2, 3)},
     "max_pool": lambda shape, x, **at: filled(shape, lambda i: max(windows(x, i, **at))),
     "avg_pool": lambda shape, x, size, **at: filled(
         shape, lambda i: sum(windows(x, i, size, **at)) / (size[0] * size[1])

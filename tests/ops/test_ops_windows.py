@@ -34,10 +34,14 @@ class Shape:
 
     x: tuple[int, ...]
     w: tuple[int, ...]
-    stride: tuple[int, int] = (1, 1)
+    stride: tuple[int, ...] = (1, 1)
     padding: tuple[tuple[int, int], ...] = ((1, 1), (1, 1))
-    dilation: tuple[int, int] = (1, 1)
+    dilation: tuple[int, ...] = (1, 1)
     groups: int = 1
+
+    def op(self, name: str) -> str:
+        """The op of this number of axes: ``name`` is that of two."""
+        return name.replace("2", str(len(self.x) - 2))
 
     @property
     def attributes(self) -> Attrs:
@@ -47,7 +51,7 @@ class Shape:
     @property
     def out(self) -> tuple[int, ...]:
         types = [TensorType(self.x, DType.F32), TensorType(self.w, DType.F32)]
-        return lookup("conv2d").infer(types, self.attributes)[0].static_shape
+        return lookup(self.op("conv2d")).infer(types, self.attributes)[0].static_shape
 
     def operands(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         by_name = {"conv2d": (self.x, self.w), "conv2d_input": (self.out, self.w)}
@@ -65,6 +69,10 @@ SHAPES = (
     Shape((1, 48, 7, 11), (50, 24, 3, 2), (3, 2), ((2, 0), (0, 3)), (1, 2), groups=2),
     Shape((2, 70, 4, 4), (66, 70, 1, 1), padding=((0, 0), (0, 0))),
     Shape((2, 64, 6, 6), (40, 64, 1, 1), (2, 2), ((0, 0), (0, 0))),  # places that nothing meets
+    Shape((3, 24, 31), (33, 24, 5), (1,), ((4, 0),), (1,)),
+    Shape((2, 24, 40), (33, 24, 3), (2,), ((1, 2),), (3,)),
+    Shape((2, 16, 4, 5, 9), (24, 16, 3, 3, 3), (1,) * 3, ((1, 1), (0, 2), (1, 1)), (1,) * 3),
+    Shape((1, 32, 5, 6, 7), (34, 16, 2, 3, 2), (2, 1, 3), ((1, 0),) * 3, (1, 2, 1), groups=2),
 )
 
 
@@ -72,8 +80,8 @@ def planned(name: str, shape: Shape, dtype: DType, isa: str) -> Plan:
     """The complete Plan of one op, which is products over windows and nothing else."""
     b = Builder()
     operands = [b.parameter(TensorType(s, dtype)) for s in shape.operands(name)]
-    function = close(b, b.apply(name, operands, {**shape.attributes, **shape.size(name)}))
-    form = lookup(name).loop
+    function = close(b, b.apply(shape.op(name), operands, {**shape.attributes, **shape.size(name)}))
+    form = lookup(shape.op(name)).loop
     assert isinstance(form, SumOfProducts)
     assert form.of(function.block.body[0]).order == "product"
     target = select(isa).target(THREADS)
@@ -95,15 +103,14 @@ def called(plan: Plan, threads: int, isa: str, given: list[Array]) -> Array:
 def torch_of(name: str, shape: Shape, given: list[Array]) -> Array:
     """The same by PyTorch, by padding first: it pads both sides alike."""
     torch = pytest.importorskip("torch")
-    (top, bottom), (left, right) = shape.padding
     x = torch.zeros(shape.x, dtype=torch.float64)
     w = torch.zeros(shape.w, dtype=torch.float64)
     first, second = (torch.from_numpy(a.astype(np.float64)) for a in given)
     x, w = (first if name != "conv2d_input" else x), (second if name != "conv2d_filter" else w)
     x.requires_grad_(True)
     w.requires_grad_(True)
-    wide = torch.nn.functional.pad(x, (left, right, top, bottom))
-    y = torch.nn.functional.conv2d(
+    wide = torch.nn.functional.pad(x, [n for pair in shape.padding[::-1] for n in pair])
+    y = getattr(torch.nn.functional, shape.op("conv2d"))(
         wide, w, stride=shape.stride, dilation=shape.dilation, groups=shape.groups
     )
     if name == "conv2d":
@@ -140,6 +147,6 @@ def test_instruction_sets_and_half_precision(name: str) -> None:
     types: list[Any] = [TensorType(a.shape, DType.F64) for a in given]
     b = Builder()
     operands = [b.parameter(t) for t in types]
-    function = close(b, b.apply(name, operands, {**shape.attributes, **shape.size(name)}))
+    function = close(b, b.apply(shape.op(name), operands, {**shape.attributes, **shape.size(name)}))
     (truth,) = run(ARRAYS, function, [a.astype(np.float64) for a in halves])
     np.testing.assert_allclose(half, truth, rtol=1e-3, atol=1e-2)

@@ -25,6 +25,7 @@ LONG = (
     "mobilenet",
     "unet",
     "conv1d",
+    "conv3d",
     "llama",
     "mixer",
     "vocabulary",

@@ -407,19 +407,27 @@ class _Generator:
         return self.b.one("sin", self.b.one("add", scalar, self.weights(shape, len(self.pool))))
 
     def convolution(self) -> Value:
+        """Over the image, over its lines as sequences, or over the image as a volume."""
         x = self.image()
-        channels = static(x.type.shape)[1]
+        shape = static(x.type.shape)
+        spatial = int(self.rng.choice([2, 2, 1, 3]))
+        if spatial == 1:
+            x = self.b.one("reshape", x, shape=(*shape[:2], shape[2] * shape[3]))
+        elif spatial == 3:
+            x = self.b.one("reshape", x, shape=(*shape[:2], 1, *shape[2:]))
+        channels = shape[1]
         groups = channels if self.rng.random() < 0.3 else 1
-        shape = (2 * groups, channels // groups, int(self.rng.integers(1, 4)), 2)
-        w = self.b.one("mul", self.weights(shape, 3), self.spread(shape))
+        taps = (1, int(self.rng.integers(1, 4)), 2)[-spatial:]
+        w_shape = (2 * groups, channels // groups, *taps)
+        w = self.b.one("mul", self.weights(w_shape, 3), self.spread(w_shape))
         low, high, stride = (int(n) for n in self.rng.integers(0, 2, 3))
         return self.b.one(
-            "conv2d",
+            f"conv{spatial}d",
             x,
             w,
-            padding=((low, high), (1, 0)),
-            stride=(1 + stride, 1),
-            dilation=(1, 1 + low),
+            padding=((0, 0), (low, high), (1, 0))[-spatial:],
+            stride=(1, 1 + stride, 1)[-spatial:],
+            dilation=(1, 1, 1 + low)[-spatial:],
             groups=groups,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gradc.ir.ops.convolution_types import geometry
+from gradc.ir.ops.convolution_types import Geometry, geometry
 from gradc.ir.ops.index.element import Elements, Shapes
 from gradc.ir.ops.index.sums import (
     Entry,
@@ -44,14 +44,14 @@ def _grouped(r: Elements, op: Op, outputs: Dim, o: Linear, term: Callable[[int],
     return found
 
 
-def conv2d(r: Elements, op: Op, index: LinearIndex) -> Entry:
+def convolution(r: Elements, op: Op, index: LinearIndex) -> Entry:
     x, w = op.operands
     n, o, *out = index
     channels = w.type.shape[1]
 
     def term(bound: LinearIndex) -> Entry:
         c, *taps = bound
-        at = [_met(op, a, out[a], taps[a]) for a in (0, 1)]
+        at = [_met(op, a, out[a], taps[a]) for a in range(len(out))]
         weight = r.read(w, [o, *bound])
         return _grouped(
             r, op, w.type.shape[0], o,
@@ -61,15 +61,16 @@ def conv2d(r: Elements, op: Op, index: LinearIndex) -> Entry:
     return r.sum_over(w.type.shape[1:], term)
 
 
-def conv2d_input(r: Elements, op: Op, index: LinearIndex) -> Entry:
+def of_input(r: Elements, op: Op, index: LinearIndex) -> Entry:
     ct, w = op.operands
     n, channel, *image = index
     outputs, channels, *size = w.type.shape
 
     def term(bound: LinearIndex) -> Entry:
-        o, c, p, q, *out = bound
-        found = r.read(w, [o, c, p, q])
-        for a, tap in ((0, p), (1, q)):
+        o, c, *rest = bound
+        taps, out = rest[: len(size)], rest[len(size) :]
+        found = r.read(w, [o, c, *taps])
+        for a, tap in enumerate(taps):
             found = times(found, equation(plus(_met(op, a, out[a], tap), image[a], -1)))
         found = times(found, r.read(ct, [n, o, *out])) if found else []
 
@@ -81,14 +82,14 @@ def conv2d_input(r: Elements, op: Op, index: LinearIndex) -> Entry:
     return r.sum_over([outputs, channels, *size, *ct.type.shape[2:]], term)
 
 
-def conv2d_filter(r: Elements, op: Op, index: LinearIndex) -> Entry:
+def of_filter(r: Elements, op: Op, index: LinearIndex) -> Entry:
     x, ct = op.operands
     o, c, *taps = index
     outputs, channels = op.result.type.shape[:2]
 
     def term(bound: LinearIndex) -> Entry:
         n, *out = bound
-        at = [_met(op, a, out[a], taps[a]) for a in (0, 1)]
+        at = [_met(op, a, out[a], taps[a]) for a in range(len(out))]
         weight = r.read(ct, [n, o, *out])
         return _grouped(
             r, op, outputs, o,
@@ -98,28 +99,35 @@ def conv2d_filter(r: Elements, op: Op, index: LinearIndex) -> Entry:
     return r.sum_over([x.type.shape[0], *ct.type.shape[2:]], term)
 
 
-def fit_conv2d(operands: Sequence[TensorType], shapes: Shapes, attributes: dict[str, Any]) -> None:
-    count = geometry("conv2d", attributes).groups
+def _symbols(names: str, g: Geometry) -> tuple[Dim, ...]:
+    """A size for each spatial axis, the last of ``names`` for the last."""
+    return tuple(symbol(name) for name in names[-len(g.stride) :])
+
+
+def fit_convolution(
+    operands: Sequence[TensorType], shapes: Shapes, attributes: dict[str, Any]
+) -> None:
+    count = geometry("convolution", attributes).groups
     shapes[1][0] = count * symbol("o") if count > 1 else shapes[1][0]
     shapes[0][1] = count * shapes[1][1]
 
 
 def fit_input(operands: Sequence[TensorType], shapes: Shapes, attributes: dict[str, Any]) -> None:
-    g = geometry("conv2d", attributes)
-    size: tuple[Dim, ...] = (symbol("h"), symbol("w"))
+    g = geometry("convolution", attributes)
+    size = _symbols("dhw", g)
     attributes["size"] = size
     shapes[1][0] = g.groups * symbol("o") if g.groups > 1 else shapes[1][0]
     shapes[0][1] = shapes[1][0]
-    for axis in (0, 1):
+    for axis in g.axes:
         shapes[0][2 + axis] = g.output(axis, size[axis], shapes[1][2 + axis])
 
 
 def fit_filter(operands: Sequence[TensorType], shapes: Shapes, attributes: dict[str, Any]) -> None:
-    g = geometry("conv2d", attributes)
-    size: tuple[Dim, ...] = (symbol("p"), symbol("q"))
+    g = geometry("convolution", attributes)
+    size = _symbols("rpq", g)
     attributes["size"] = size
     shapes[1][0] = shapes[0][0]
     if g.groups > 1:
         shapes[0][1], shapes[1][1] = g.groups * symbol("c"), g.groups * symbol("o")
-    for axis in (0, 1):
+    for axis in g.axes:
         shapes[1][2 + axis] = g.output(axis, shapes[0][2 + axis], size[axis])
