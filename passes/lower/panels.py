@@ -11,7 +11,7 @@ like any other. Sums are those of the product as it was, in the order of ``ir.lo
 bit changes.
 
 Non-goals: products that have many rows, which pack for themselves and are not slower for it;
-factors that change; processors with two levels, where tiles are packed by a block for itself.
+factors that change; graphics processors, where a block packs its tiles for itself.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def lay_out(plan: Plan, target: Target) -> Plan:
     """``plan`` with unchanging factors of its loops in panels; the same object if there are
     none.
     """
-    if target.levels > 1 or not any(step.depth for step in plan.steps):
+    if target.processors.count > 1 or not any(step.depth for step in plan.steps):
         return plan
     work = _LayOut(plan, target)
     steps = work.steps(plan.steps, 0)

@@ -92,7 +92,7 @@ def test_products_by_tiles_have_the_bits_of_the_cpu(
 ) -> None:
     plan = plan_of(*shape)
     program = printed(plan)
-    assert "by tiles of 32 x 32 x 16" in program.texts[0].source
+    assert "by tiles of " in program.texts[0].source
     assert len(program.texts) == 1 + (shape[2] > 256), "leaves of k are for blocks of their own"
     assert outcome(plan, program)
 
@@ -107,7 +107,13 @@ def test_leaves_of_k_are_added_within_a_block_too(monkeypatch: pytest.MonkeyPatc
 
 def test_products_are_split_where_tiles_are_few() -> None:
     found = {}
-    for m, n, k in ((64, 576, 4096), (256, 256, 1024), (256, 256, 256), (64, 64, 1 << 16)):
+    for m, n, k in (
+        (64, 576, 4096),
+        (256, 256, 1024),
+        (256, 256, 256),
+        (64, 64, 1 << 16),
+        (256, 512, 1 << 16),
+    ):
         (gemm,) = product(m, n, k, False).body
         assert isinstance(gemm, Gemm)
         split = split_of(gemm, 132)
@@ -116,8 +122,16 @@ def test_products_are_split_where_tiles_are_few() -> None:
         (64, 576, 4096): ("64 x 64 x 16", 256, 16),
         (256, 256, 1024): ("32 x 32 x 16", 256, 4),
         (256, 256, 256): None,
-        (64, 64, 1 << 16): ("32 x 32 x 16", 16384, 4),
+        (64, 64, 1 << 16): ("64 x 64 x 16", 256, 256),  # leaves of four nodes
+        (256, 512, 1 << 16): ("32 x 32 x 16", 16384, 4),  # nodes are enough
     }
+
+
+def test_leaves_of_several_nodes_are_added_node_by_node() -> None:
+    """66 leaves: a whole node, and one of two leaves."""
+    plan = place_scratch(plan_of(17, 16, 65 * 256 + 9, True, False), TARGET, scratch_of(TARGET))
+    program = print_plan(plan, TARGET)
+    assert len(program.texts) == 3 and outcome(plan, program)
 
 
 @pytest.mark.parametrize("tile", TILES[:-1], ids=str)
@@ -125,7 +139,9 @@ def test_larger_tiles_give_the_same_bits(tile: Tile, monkeypatch: pytest.MonkeyP
     """More slices than stages, a part of one at the end, a part of a tile at both ends."""
     chosen(tile, monkeypatch)
     turned = tile.own == 4
-    plan = plan_of(tile.rows + 4, tile.columns - 28, tile.depth * tile.stages + 4, turned, turned)
+    plan = plan_of(
+        tile.rows + 4, max(tile.columns - 28, 12), tile.depth * tile.stages + 4, turned, turned
+    )
     program = print_plan(plan, TARGET)
     assert f"by tiles of {tile}" in program.texts[0].source
     assert outcome(plan, program)
@@ -161,7 +177,7 @@ def test_tiles_are_as_large_as_there_are_enough_of_them() -> None:
 def test_main_loops_are_multiply_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without spills, with 16-byte accesses; two of the tiles, the others are in docs."""
     pytest.importorskip("numba_cuda")
-    for tile, k, least, most in ((TILES[0], 256, 0.87, 128), (TILES[-1], 512, 0.70, 80)):
+    for tile, k, least, most in ((TILES[0], 256, 0.87, 128), (TILES[4], 512, 0.70, 80)):
         chosen(tile, monkeypatch)
         (text,) = print_plan(plan_of(512, 512, k, False, False), TARGET).texts
         code = assemble.cubin([build.ptx(text, (9, 0))], (9, 0))

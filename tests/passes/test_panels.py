@@ -14,7 +14,7 @@ import pytest
 import gradc
 from gradc.ir.loop.kernel import Gemm
 from gradc.ir.plan.plan import Launch, Plan, Repeat
-from gradc.ir.target.target import GENERIC
+from gradc.ir.target.target import GENERIC, Processors
 from gradc.passes.inspect.check import check_plan
 from gradc.passes.lower.panels import lay_out
 from gradc.passes.pipeline import Options, run_pipeline
@@ -165,5 +165,5 @@ def test_programs_without_use_for_panels_are_left_alone() -> None:
     assert done.after("lay-out") is loops, "three trips do not pay for a copy"
     longer = run_pipeline(recurrent("lstm").function, options(recurrent("lstm"))).after("to-loops")
     assert isinstance(longer, Plan)
-    assert lay_out(longer, replace(GENERIC, levels=2)) is longer
+    assert lay_out(longer, replace(GENERIC, processors=Processors(132))) is longer
     assert lay_out(longer, GENERIC) is not longer

@@ -76,7 +76,7 @@ def bits() -> int:
     wrong = 0
     for tile in TILES:
         for k, turned in ((40, True), (300, False), (530, True), (16384 + 260, False)):
-            m, n = min(tile.rows, 64) + 3, min(tile.columns, 64) - 28
+            m, n = min(tile.rows, 64) + 3, max(min(tile.columns, 64) - 28, 12)
             program = by(tile, k, m, n, turned)
             if program is None:
                 continue

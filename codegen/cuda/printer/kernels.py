@@ -128,7 +128,7 @@ def _product(gemm: Gemm, processors: int) -> list[Segment]:
     if split_k is None:
         return [Segment((gemm,))]
     parts, whole = sums_of(gemm, split_k)
-    return [Segment((parts,), split_k), Segment((whole,))]
+    return [Segment((parts,), split_k), *(Segment((each,)) for each in whole)]
 
 
 def _scratch(kernel: Kernel, segments: Sequence[Segment]) -> dict[Buffer, tuple[int, int]]:

@@ -85,13 +85,17 @@ class Tile:
 
 # With one leaf of k results stay in registers to the end; with several their sum lies in shared
 # memory, of which the largest tile has too little. 64 threads are few for a processor, so that
-# tiles of 64 x 64 have them only where several blocks share one.
+# tiles of 64 x 64 have them only where several blocks share one. Narrow ones are for few channels,
+# those of one warp for what is small either way.
 TILES = (
     Tile(128, 128, 8, 8, 2, most_levels=0),
     Tile(128, 64, 8, 8, 2),
     Tile(64, 64, 8, 8, 4, least=4.0),
     Tile(64, 64, 4, 16, 4),
     Tile(32, 32, 4, 16, 4),
+    Tile(64, 16, 4, 16, 4),
+    Tile(16, 64, 4, 16, 4),
+    Tile(16, 32, 4, 16, 4),
 )
 _WIDE_TILES = (Tile(64, 64, 4, 8, 2, dtype="f64"), Tile(32, 32, 4, 16, 2, dtype="f64"))
 
@@ -107,9 +111,7 @@ def blocks(gemm: Gemm, tile: Tile) -> int:
 
 
 def tile_of(gemm: Gemm, processors: int) -> Tile | None:
-    """The largest tile of which there are enough for ``processors`` and that the product mostly
-    fills, else the smallest; None where a thread per element is better, or tiles do not do.
-    """
+    """The ``largest`` of all; None where a thread per element is better, or tiles do not do."""
     factors, levels = (gemm.left, gemm.right), levels_of(gemm.k)
     if not choice_of(gemm) or gemm.k < 8 or levels > _MOST_LEVELS:
         return None
@@ -123,14 +125,21 @@ def tile_of(gemm: Gemm, processors: int) -> Tile | None:
 
 def largest(gemm: Gemm, tiles: Sequence[Tile], processors: int, parts: int = 1) -> Tile:
     """The first of ``tiles`` that the product mostly fills and of which, for each of ``parts``,
-    there are enough; else the last.
+    there are enough for ``processors``; else of those of which there are enough the one that is
+    filled best; else the one of which there are most.
     """
-    for tile in tiles:
-        room = -(-gemm.m // tile.rows) * tile.rows * -(-gemm.n // tile.columns) * tile.columns
-        is_full = room <= _MOST_ROOM * gemm.m * gemm.n
-        if is_full and parts * blocks(gemm, tile) >= tile.least * processors:
+
+    def room(tile: Tile) -> int:
+        return blocks(gemm, tile) * tile.rows * tile.columns
+
+    most = _MOST_ROOM * prod(gemm.batch) * gemm.m * gemm.n
+    many = [tile for tile in tiles if parts * blocks(gemm, tile) >= tile.least * processors]
+    for tile in many:
+        if room(tile) <= most:
             return tile
-    return tiles[-1]
+    if many:
+        return min(many, key=room)
+    return max(tiles, key=lambda tile: (blocks(gemm, tile), -room(tile)))
 
 
 def choice_of(gemm: Gemm) -> tuple[Tile, ...]:
