@@ -150,8 +150,10 @@ def _prepared(model: Model, options: argparse.Namespace, world: MpiRanks | None)
         parts = whole_number(options.parts, 1, "--parts")
         step = step.like(replace(step.recipe, accumulate=parts))
     valid = None
-    if options.valid is not None and (world is None or world.rank == 0):
-        held_out = load_inputs(model, options.valid)
+    # Ranks that hold parts of the parameters validate together.
+    validates = world is None or world.rank == 0 or step.layout.is_cut
+    if options.valid is not None and validates:
+        held_out = load_inputs(model, options.valid, in_place=world is not None)
         valid = samples_of(model.signature, held_out, f"`{options.valid}`")
     return planned(
         step,

@@ -92,7 +92,7 @@ def planned(
         seed,
         train.count,
         train.digest() if is_first else "",
-        None if valid is None else valid.digest(),
+        None if valid is None else valid.digest() if is_first else "",
     )
     return Run(step, settings, train, valid, folder)
 

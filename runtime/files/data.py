@@ -374,9 +374,38 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]
     except OSError as problem:
         raise fail("GC0570", f"cannot read `{shown}`: {problem.strerror or problem}") from None
     try:
-        names, metadata = _checked_header(data)
+        header, metadata = _checked_header(data)
         tensors = dict(deserialize(data))  # type: ignore[no-untyped-call]
-        arrays = {name: _tensor(name, tensors[name], shown) for name in names}
+        arrays = {name: _tensor(name, tensors[name], shown) for name in header}
+    except (SafetensorError, ValueError, TypeError, RecursionError) as problem:
+        raise fail("GC0574", f"`{shown}` is not a valid .safetensors file: {problem}") from None
+    return arrays, metadata
+
+
+def map_safetensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """``load_safetensors`` of arrays that stay in their file: what is looked at is read, and
+    nothing can be written.
+
+    Raises:
+        DiagnosticError: as ``load_safetensors``.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    shown = str(path)
+    if not Path(path).is_file():
+        return load_safetensors(path)
+    try:
+        with safe_open(shown, framework="numpy"):  # which looks at the header alone
+            data = np.memmap(path, np.uint8, "r")
+        header, metadata = _checked_header(data)
+        start = 8 + int.from_bytes(bytes(data[:8]), "little")
+        arrays = {}
+        for name, found in header.items():
+            begin, end = found["data_offsets"]
+            lies = {**found, "data": data[start + begin : start + end]}
+            arrays[name] = _tensor(name, lies, shown)
+    except OSError as problem:
+        raise fail("GC0570", f"cannot read `{shown}`: {problem.strerror or problem}") from None
     except (SafetensorError, ValueError, TypeError, RecursionError) as problem:
         raise fail("GC0574", f"`{shown}` is not a valid .safetensors file: {problem}") from None
     return arrays, metadata
@@ -415,11 +444,13 @@ def _tensor(name: str, found: Mapping[str, Any], shown: str) -> Array:
     return np.frombuffer(found["data"], dtype).reshape(shape)
 
 
-def _checked_header(data: bytes) -> tuple[list[str], dict[str, str]]:
-    """Names in order, and the metadata. Raises ValueError for repeats and lies about the length."""
+def _checked_header(data: bytes | Array) -> tuple[dict[str, Any], dict[str, str]]:
+    """What is said of arrays, by name in order, and the metadata. Raises ValueError for repeats and
+    lies about the length.
+    """
     if len(data) < 8:
         raise ValueError("it is shorter than a header")
-    length = int.from_bytes(data[:8], "little")
+    length = int.from_bytes(bytes(data[:8]), "little")
     if length > min(MAX_HEADER_BYTES, len(data) - 8):
         raise ValueError(f"its header claims {length} bytes")
 
@@ -431,10 +462,10 @@ def _checked_header(data: bytes) -> tuple[list[str], dict[str, str]]:
             raise ValueError(f"its header names {repeated!r} twice")
         return found
 
-    header = json.loads(data[8 : 8 + length], object_pairs_hook=once)
+    header = json.loads(bytes(data[8 : 8 + length]), object_pairs_hook=once)
     if not isinstance(header, dict):
         raise TypeError("its header is not an object")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("its metadata is not text")
-    return list(header), metadata
+    return header, metadata

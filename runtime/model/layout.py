@@ -100,14 +100,15 @@ class Layout:
         return found
 
     def spread(self, arrays: Mapping[str, Array], whole: Mapping[str, Array] | None) -> None:
-        """Fills ``arrays`` on every rank from ``whole``, which rank 0 has: what is cut part by
-        part. All ranks call.
+        """Fills ``arrays`` on every rank from ``whole``, which rank 0 has, maybe in a file: what is
+        cut part by part. All ranks call.
         """
-        assert self.world is not None, "there are other ranks"
-        is_first = self.world.rank == 0
+        is_first = self.world is None or self.world.rank == 0
         for name, own in arrays.items():
             if is_first and whole is not None:
                 own[...] = self.own(name, whole[name])
+        if self.world is None:
+            return
         self.spread_common(arrays)
         for name in (n for n in arrays if n in self.places):
             if not is_first:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError, warning
-from gradc.runtime.files.data import Array, fail, load_safetensors
+from gradc.runtime.files.data import Array, fail, map_safetensors
 from gradc.runtime.files.tensors import ArrayType, save_each, types_of
 
 FORMAT = 1
@@ -34,7 +34,9 @@ _STALE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Arrays by name and the run's state, a JSON object."""
+    """Arrays by name and the run's state, a JSON object. Arrays that were loaded lie in their file,
+    read where they are looked at.
+    """
 
     step: int
     arrays: dict[str, Array]
@@ -115,7 +117,7 @@ def load_newest(folder: Path) -> tuple[Checkpoint, tuple[Diagnostic, ...]]:
 
 def load(path: Path) -> Checkpoint:
     """One checkpoint. Raises DiagnosticError GC0574 if it is damaged or of an unknown format."""
-    arrays, metadata = load_safetensors(path)
+    arrays, metadata = map_safetensors(path)
     digest = metadata.pop("digest", "")
     if metadata.get("format") != str(FORMAT) or digest != _digest(arrays, metadata):
         raise fail("GC0574", f"`{path}` is not an intact checkpoint: its digest does not match")

@@ -15,7 +15,6 @@ Non-goals: the command line and what it prints (``runtime.commands.train``).
 from __future__ import annotations
 
 import fcntl
-import functools
 import json
 import math
 import os
@@ -40,10 +39,13 @@ from gradc.runtime.files.data import (
 )
 from gradc.runtime.files.tensors import ArrayType, save_each
 from gradc.runtime.model.call import decode
+from gradc.runtime.model.forward import Forward
 from gradc.runtime.model.model import Model
+from gradc.runtime.model.rank_forward import RankForward
 from gradc.runtime.model.state import StoppedStep, TrainState
 from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.arrays import Array
+from gradc.runtime.native.compile import compile_options
 from gradc.runtime.ranks.world import MpiRanks
 from gradc.runtime.training import checkpoint, metrics
 from gradc.runtime.training.pace import Pace
@@ -101,12 +103,12 @@ class Run:
         self._unread: list[dict[str, Any]] = []  # records that the watch has not seen
         self._next_recorded = 0
         self.state: TrainState | None = None
-        self._forward = self.model.forward(**_compile_keywords(step))
         self._last_step: TrainStep | None = None
         # Of several ranks the first one writes, validates and reports.
         self.world = step.world if isinstance(step.world, MpiRanks) else None
         self.is_first = self.world is None or self.world.rank == 0
         self._pace = Pace(self.world)
+        self._forward = self._validator()
         self._steps_alone: dict[TrainStep, TrainStep] = {}
         self._has_told_overflow = False
         self._weights = self.model.select("params")
@@ -125,9 +127,21 @@ class Run:
             if rows:
                 step = self._step_for(rows)
                 step.entry(self.train.take(step.rows_of(np.arange(rows))))
-        if self.valid is not None and self.is_first:
+        if self.valid is not None and self._has_forward:
             first = next(self.valid.batches(size))
             self._forward.entry(first)
+
+    def _validator(self) -> Forward | RankForward:
+        """What validates: the first rank alone, or all of them where parameters are cut."""
+        step = self.step
+        how: dict[str, Any] = {"threads": step.options.threads, "use_cache": step.options.use_cache}
+        if step.shard is None or self.world is None or not step.layout.is_cut:
+            return self.model.forward(**how)
+        return RankForward(step.shard, self.world, compile_options(**how))
+
+    @property
+    def _has_forward(self) -> bool:
+        return self.is_first or self.step.layout.is_cut
 
     def _step_for(self, rows: int) -> TrainStep:
         """The step for a batch of ``rows``: where a last, smaller one cannot be cut as the others,
@@ -229,40 +243,41 @@ class Run:
             DiagnosticError: GC0805 if the folder holds another run, GC0575 if it holds no
                 checkpoint.
         """
-        found, warnings = self._found() if self.is_first else (None, ())
+        fresh = self.step.start(self.settings.seed)
+        found, warnings = self._found(fresh) if self.is_first else (None, ())
         if self.world is None:
             has_begun = found is not None
         else:  # one rank reads, so that one version of the run exists
             has_begun = self.world.greatest(found is not None) > 0
         if not has_begun:
+            del fresh
             self._start()  # killed before its first checkpoint
             return warnings
-        if self.world is None:
-            self.state = found
-            return warnings
-        self.state = self.step.start(self.settings.seed)
-        self.step.layout.spread(self.state.arrays, None if found is None else found.arrays)
-        text = self.world.spread_text(json.dumps(asdict(self.progress)))
-        self.progress = Progress(**json.loads(text))
+        self.state = fresh
+        self.step.layout.spread(fresh.arrays, found)
+        if self.world is not None:
+            text = self.world.spread_text(json.dumps(asdict(self.progress)))
+            self.progress = Progress(**json.loads(text))
         return warnings
 
-    def _found(self) -> tuple[TrainState | None, tuple[Diagnostic, ...]]:
-        """The whole state in the folder, None if it was killed before its first checkpoint."""
+    def _found(
+        self, fresh: TrainState
+    ) -> tuple[Mapping[str, Array] | None, tuple[Diagnostic, ...]]:
+        """The whole state in the folder, which stays in its file; None if it was killed before its
+        first checkpoint. ``fresh`` is this rank's at the start.
+        """
         self._compare_settings()
         if checkpoint.newest_step(self.folder) is None and not self._has_metrics():
             return None, ()
         checkpoint.sweep(self.folder)
         found, warnings = checkpoint.load_newest(self.folder)
-        single = TrainStep(self.model, self.step.recipe, self.step.options)
-        fresh = single.start(self.settings.seed)
-        compare_arrays(self.folder, found.arrays, fresh.arrays)
+        compare_arrays(self.folder, found.arrays, self._types(fresh.arrays))
         self.progress = progress_of(self.folder, found.state)
         warnings += metrics.cut(self.folder / METRICS_FILE, self.progress.step, self.progress.epoch)
         if self.watch is not None:
             self.watch.again(metrics.records(self.folder / METRICS_FILE))
         self._write_settings()
-        arrays = {name: np.array(found.arrays[name]) for name in fresh.arrays}
-        return TrainState(arrays, fresh.trained), warnings
+        return found.arrays, warnings
 
     def _has_metrics(self) -> bool:
         path = self.folder / METRICS_FILE
@@ -513,22 +528,17 @@ class Run:
         if signum != signal.SIGUSR1:
             raise Interrupted(signum)
 
-    @functools.cached_property
-    def _validates(self) -> bool:
-        """Whether the first rank has data for it; every rank asks."""
-        if self.world is None or not self.step.layout.is_cut:
-            return self.valid is not None
-        return self.world.greatest(self.valid is not None) > 0
-
     def validate(self) -> dict[str, float] | None:
         """Loss, and accuracy where the model outputs ``logits`` for class ids; None without data,
-        which the first rank has. Every rank calls.
+        and where another rank validates. Every rank calls.
         """
         assert self.state is not None
-        whole = self.step.layout.whole(self.state.params) if self._validates else None
-        if self.valid is None or whole is None:
+        if self.valid is None or not self._has_forward:
             return None
-        return validated(self._forward, whole, self.valid, self.settings.batch)
+        forward, params, size = self._forward, self.state.params, self.settings.batch
+        if isinstance(forward, RankForward):
+            return validated(forward, params, self.valid, size, forward.best_class)
+        return validated(forward, params, self.valid, size)
 
     # --- files
 
@@ -588,7 +598,3 @@ class Run:
 
 def _write(stream: Any, data: bytes) -> None:
     stream.write(data)
-
-
-def _compile_keywords(step: TrainStep) -> dict[str, Any]:
-    return {"threads": step.options.threads, "use_cache": step.options.use_cache}

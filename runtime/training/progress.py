@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from gradc.runtime.files.data import fail
+from gradc.runtime.files.tensors import ArrayType
 from gradc.runtime.native.arrays import Array
 
 
@@ -65,7 +66,9 @@ def difference(key: str, known: object, wanted: object) -> str:
     return f"{what} hold other numbers than then"
 
 
-def compare_arrays(folder: Path, found: Mapping[str, Array], wanted: Mapping[str, Array]) -> None:
+def compare_arrays(
+    folder: Path, found: Mapping[str, Array], wanted: Mapping[str, ArrayType]
+) -> None:
     """Raises DiagnosticError GC0805 unless a checkpoint holds arrays of the names, shapes and types
     of the step.
     """
@@ -73,11 +76,11 @@ def compare_arrays(folder: Path, found: Mapping[str, Array], wanted: Mapping[str
         names = ", ".join(f"`{name}`" for name in sorted(set(found) ^ set(wanted))[:4])
         message = f"`{folder}` holds other parameters than the program: {names}"
         raise fail("GC0805", message)
-    for name, array in wanted.items():
+    for name, type_ in wanted.items():
         kept = found[name]
-        if (kept.shape, kept.dtype) != (array.shape, array.dtype):
+        if (kept.shape, kept.dtype) != (type_.shape, type_.dtype):
             message = (
                 f"`{folder}` holds `{name}` as {kept.dtype.name}{list(kept.shape)}; "
-                f"the program trains {array.dtype.name}{list(array.shape)}"
+                f"the program trains {type_.dtype.name}{list(type_.shape)}"
             )
             raise fail("GC0805", message)

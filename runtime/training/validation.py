@@ -9,13 +9,21 @@ from gradc.runtime.files.batches import Samples
 from gradc.runtime.native.arrays import Array
 
 
+def _greatest(logits: Array) -> Array:
+    found: Array = logits.argmax(-1)
+    return found
+
+
 def validated(
     forward: Callable[..., Mapping[str, Array]],
     params: Mapping[str, Array],
     samples: Samples,
     batch: int,
+    best_class: Callable[[Array], Array] = _greatest,
 ) -> dict[str, float]:
-    """The mean loss, and the accuracy where the model outputs ``logits`` for class ids."""
+    """The mean loss, and the accuracy where the model outputs ``logits`` for class ids;
+    ``best_class`` is how the class is found that they speak for.
+    """
     total, right, rated = 0.0, 0, 0
     for inputs in samples.batches(batch):
         results = forward(params, **inputs)
@@ -23,7 +31,7 @@ def validated(
         total += float(results["loss"]) * count
         labels = _labels(inputs, results.get("logits"))
         if labels is not None:
-            right += int((results["logits"].argmax(-1) == labels).sum())
+            right += int((best_class(results["logits"]) == labels).sum())
             rated += labels.size
     found = {"loss": total / samples.count}
     if rated:

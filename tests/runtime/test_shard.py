@@ -19,15 +19,18 @@ from gradc.codegen import exchange
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.ops.axes import Place
 from gradc.runtime.cli import main
+from gradc.runtime.files.batches import samples_of
 from gradc.runtime.files.data import load_safetensors, save_npz
 from gradc.runtime.files.tensors import ArrayType
 from gradc.runtime.model.layout import Layout
+from gradc.runtime.model.rank_forward import RankForward
 from gradc.runtime.model.recipe import Recipe
 from gradc.runtime.model.shard import Shard
 from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.compile import compile_options
 from gradc.runtime.ranks.world import PlannedRanks
 from gradc.runtime.training import checkpoint
+from gradc.runtime.training.validation import validated
 from gradc.runtime.training.watch import moves
 from tests.support.rank_threads import ThreadRanks, in_ranks
 
@@ -188,6 +191,54 @@ def test_ranks_start_from_the_same_columns_of_every_gate() -> None:
             np.testing.assert_array_equal(whole[name], array, err_msg=name)
 
 
+# Scores of three classes at H places: labels are those of all places.
+PLACES = """
+dim B, D = 4, H = 6
+model places(x: float[B, D], y: int[B, H]) -> float {
+    param w: float[D, H] ~ normal(0.4)
+    param c: float[H, 3] ~ normal(0.4)
+    output logits = einsum("bh,hc->bhc", x @ w, c)
+    return mean(cross_entropy(logits, y))
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "text, along",
+    [
+        (MLP, "H=2"),
+        (MLP, "C=5"),
+        (PLACES, "H=3"),
+    ],
+    ids=["classes of all", "a rank's classes", "a rank's places"],
+)
+def test_a_cut_model_validates_in_its_parts(text: str, along: str) -> None:
+    """The loss and the accuracy of whole parameters, in the bytes that were planned for a part."""
+    net = gradc.loads(text)
+    rng = np.random.default_rng(6)
+    given = inputs_of(net, 7)
+    given |= {n: rng.integers(0, 3, a.shape) for n, a in given.items() if a.dtype.kind == "i"}
+    samples = samples_of(net.signature, given, "it")
+    whole, forward = net.init(1), net.forward(threads=1)
+    expected = validated(forward, whole, samples, 4)
+    shard = Shard.parsed(net, along)
+    held = forward.entry(samples.take(np.arange(4))).native.measured_bytes
+
+    def validate(world: ThreadRanks) -> dict[str, float]:
+        step = TrainStep(net, Recipe("sgd(lr=0.1)"), compile_options(threads=1), world, shard)
+        ours = RankForward(shard, world, compile_options(threads=1))
+        own = step.start(1).params
+        found = validated(ours, own, samples, 4, ours.best_class)
+        measured = ours.entry(samples.take(np.arange(4))).native.measured_bytes
+        assert measured == ours.plan({"B": 4}).peak_bytes
+        assert measured < held or along != "H=2"
+        return found
+
+    for found in in_ranks(shard.ranks, validate):
+        assert found["accuracy"] == expected["accuracy"]
+        assert found["loss"] == pytest.approx(expected["loss"], rel=2e-6)
+
+
 def test_a_budget_binds_on_parts_of_parameters() -> None:
     """Attention's scores are computed again by the rank that has them."""
     net = gradc.loads(GPT.replace("T = 6", "T = 32").replace("L = 1", "L = 2"))
@@ -335,6 +386,12 @@ class FirstOfTwo(PlannedRanks):
     def receive(self, array: Any, source: int) -> None:
         array[...] = source
 
+    def send(self, array: Any, to: int) -> None:
+        assert to == 1 and (array == 1).all()
+
+    def spread(self, arrays: Any) -> None:
+        """The other has nothing of its own."""
+
 
 def test_the_first_rank_has_one_whole_array_at_a_time_when_it_saves(tmp_path: Path) -> None:
     names = [f"w{n}" for n in range(20)]
@@ -352,7 +409,14 @@ def test_the_first_rank_has_one_whole_array_at_a_time_when_it_saves(tmp_path: Pa
     found = load_safetensors(path)[0]
     np.testing.assert_array_equal(found["w1"], np.repeat([0, 1], 128)[:, None] * np.ones(256))
     np.testing.assert_array_equal(found["w11"], np.ones((128, 1)) * np.repeat([0, 1], 256))
-    assert checkpoint.load_newest(tmp_path)[0].step == 3
+    # To resume, it reads a part of one array at a time, and sends the other rank's.
+    tracemalloc.start()
+    saved, _ = checkpoint.load_newest(tmp_path)
+    layout.spread(own, saved.arrays)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert saved.step == 3 and peak < own["w0"].nbytes + 100_000 < one
+    assert all((array == 0).all() for array in own.values())
 
 
 def test_sizes_of_updates_are_those_of_whole_parameters() -> None:
