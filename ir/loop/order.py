@@ -12,6 +12,9 @@ of the accumulators of a fold over lanes, makes no difference.
   numbered from the loop's start.
 * Matrix products sum over k in leaves of ``K_LEAF`` steps, each a chain of fused multiply-adds from
   zero, and nodes of ``K_NODE`` children.
+* Sums over the places of planes, one of each image: up to ``PLANE`` places of some rows are a band,
+  whose rows are a chain of fused multiply-adds from zero in each column; bands of all images are
+  the terms of a tree as of a matrix product, and columns are summed last, along memory.
 * Sums over several axes of which the inner ones are few: the ``CHAIN`` terms of one step of the
   outer axis, or fewer, are a chain of fused multiply-adds from the left; so are up to ``PLACES``
   places of a window. Where there are more, each axis is a fold by itself, the innermost first.
@@ -28,6 +31,7 @@ K_LEAF = 256  # steps of k of a leaf of a matrix product
 K_NODE = 64  # children of a node of a matrix product
 CHAIN = 32  # products over the inner axes of a sum that are one chain
 PLACES = 16  # places of a window that are one chain
+PLANE = 4096  # places of a plane whose rows are one chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,12 @@ class FoldOrder:
 def lane_order(itemsize: int, is_tree: bool) -> FoldOrder:
     """The order of a fold over a ``vector`` loop of elements of so many bytes."""
     return FoldOrder(LANE_BYTES // itemsize, WAYS, LEAF if is_tree else 0)
+
+
+def plane_rows(rows: int, columns: int) -> int:
+    """How many of the rows of a plane are a band: all have as many."""
+    most = max(1, min(K_LEAF, PLANE // max(columns, 1)))
+    return max((n for n in range(1, min(most, rows) + 1) if rows % n == 0), default=0)
 
 
 def node_spans(terms: int, leaf: int = LEAF, children: int = LEAF) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from math import prod
 from operator import add, ge
 from typing import TYPE_CHECKING, Any
 
+from gradc.ir.loop.order import CHAIN
 from gradc.ir.ops.attributes import get_dims
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
 from gradc.ir.ops.contraction import bilinear_jvp
@@ -162,6 +163,11 @@ _DIVIDED: _Least = ((2, 8, 8),)
 _TAPS: _Least = ((8, 8, 8), (16, 3, 8))
 
 
+def _is_alone(c: int, o: int, taps: Sequence[int]) -> bool:
+    """Whether a group is one channel on both sides and few taps: planes (``Products.is_plane``)."""
+    return c == 1 and o == 1 and prod(taps) <= CHAIN
+
+
 def _order(
     small: SumOrder, least: _Least, sizes: tuple[int, int, int], image: Sequence[int]
 ) -> SumOrder:
@@ -194,7 +200,9 @@ def _convolution_products(op: Op) -> Products:
         result=(at(0), row, *_axes(3, g)),
         shared=2,
         grid=3,
-        order=_order(
+        order="chains"
+        if _is_alone(w[1], o // g.groups, w[2:])
+        else _order(
             "chains",
             _SLIDING if max(g.stride) == 1 else _JUMPING,
             (o // g.groups, prod((n, *out)), prod(w[1:])),
@@ -226,7 +234,9 @@ def _input_products(op: Op) -> Products:
         result=(at(0), at((1, w[1]), 2), *_axes(3, g)),
         shared=2,
         grid=3,
-        order=_order(
+        order="chains"
+        if _is_alone(w[1], o, w[2:])
+        else _order(
             "chains",
             _SLIDING if max(g.stride) == 1 else _DIVIDED,
             (w[1], prod((n, *image)), o * prod(w[2:])),
@@ -249,7 +259,9 @@ def _filter_products(op: Op) -> Products:
         result=(row, at(2), *_axes(3, g)),
         shared=1,
         grid=3,
-        order=_order("rows", _TAPS, (c * prod(size), o // g.groups, prod((ct[0], *ct[2:]))), x),
+        order="planes"
+        if _is_alone(c, o // g.groups, size)
+        else _order("rows", _TAPS, (c * prod(size), o // g.groups, prod((ct[0], *ct[2:]))), x),
     )
 
 

@@ -9,7 +9,10 @@ sum is stated here and is a part of the meaning.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal, TypeAlias
+
+from gradc.ir.loop.order import CHAIN
 
 # "chains": the first summed axis is a fold, whose terms are sums over the other axes, of ``CHAIN``
 # products at most chains of fused multiply-adds (``ir.loop.order``).
@@ -17,7 +20,8 @@ from typing import Literal, TypeAlias
 # last one has a sum of its own, and these are then summed along memory, as lanes.
 # "product": the inner axes, the last fastest, are the steps of k of a matrix product, absent terms
 # being zeros; with a divisor only those taps count that meet places of the same remainder.
-SumOrder: TypeAlias = Literal["chains", "rows", "product"]
+# "planes": the inner axes are images and the places of planes, which are summed by bands of rows.
+SumOrder: TypeAlias = Literal["chains", "rows", "product", "planes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,23 @@ class Products:
     shared: int
     grid: int
     order: SumOrder
+
+    @property
+    def has_epilogue(self) -> bool:
+        """Whether what follows a sum, element by element, is computed with it."""
+        return self.order == "product" or (self.order == "chains" and self.is_plane)
+
+    @property
+    def is_plane(self) -> bool:
+        """Whether each channel of the result is made from one of the image, by few taps: a plane of
+        one by a filter of two axes gives a plane of the other.
+        """
+        if 0 in (*self.outer, *self.inner) or self.outer[self.shared] != 1:
+            return False
+        if self.order == "planes":
+            return True
+        is_alone = self.order == "chains" and self.inner[0] == 1
+        return is_alone and prod(self.inner) <= CHAIN and len(self.left) == 4
 
 
 def at(*terms: tuple[int, int] | int) -> Position:

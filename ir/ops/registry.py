@@ -276,10 +276,12 @@ def own_nest(op: Op) -> Nest | SumOfProducts | None:
 
 
 def has_epilogue(op: Op) -> bool:
-    """Whether ``op`` is computed as a matrix product, whose epilogue may hold what follows."""
+    """Whether ``op`` is computed as a matrix product or a sum for each place of planes, whose
+    epilogue may hold what follows.
+    """
     form = lookup(op.name).loop
     if isinstance(form, SumOfProducts):
-        return op.result.type.dtype.is_float and form.of(op).order == "product"
+        return op.result.type.dtype.is_float and form.of(op).has_epilogue
     return isinstance(form, Contraction) and op.result.type.dtype.is_float
 
 

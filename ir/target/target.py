@@ -73,6 +73,7 @@ class Target:
     accumulators: int = 24  # vectors of sums that one loop of a kernel keeps at once
     block: int = 4  # neighbours computed together from what one nest reads once
     columns: int = 64  # columns of a table that one iteration of a scatter owns
+    copies: bool = True  # whether a thread copies what it reads often into memory of its own
     limits: Limits = Limits()
     costs: Costs = CPU
 

@@ -3,21 +3,23 @@ loop IR."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gradc.ir.loop.builder import IndexAlgebra
 from gradc.ir.loop.kernel import Affine, Kernel, Scalar, row_major_offset
 from gradc.ir.loop.nest import NestContext
-from gradc.ir.ops.registry import SumOfProducts, own_nest
+from gradc.ir.ops.products import Products
+from gradc.ir.ops.registry import SumOfProducts, has_epilogue, own_nest
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, Op
 from gradc.passes.lower.cost import flops, size_of
 from gradc.passes.lower.element import Elements, LoweringError
-from gradc.passes.lower.gemm import contraction_axes, contraction_of
+from gradc.passes.lower.gemm import contraction_axes, contraction_of, store_results
 from gradc.passes.lower.patches import lower_patches
 from gradc.passes.lower.piece import Draft, Lowered, Piece, block_spans
-from gradc.passes.lower.products import write_products
+from gradc.passes.lower.planes import write_plane_chains, write_plane_sums
+from gradc.passes.lower.products import Writer, write_chains, write_rows
 from gradc.passes.lower.schedule import Cuts, schedule_products
 
 
@@ -36,10 +38,10 @@ def lower_nest(block: Block, name: str, target: Target) -> Lowered:
         raise LoweringError("not a group around one nest")
     if isinstance(form, SumOfProducts) and form.of(op).order == "product":
         return lower_patches(block, op, name, form.of(op))
-    if op.results != block.outputs:
+    if op.results != block.outputs and not has_epilogue(op):
         raise LoweringError("not a group around one nest")
     draft = Draft(block)
-    results = [draft.result(n) for n in range(len(op.results))]
+    results = [draft.result(n) for n in range(len(block.outputs))]
     context = NestContext(
         draft.builder,
         op,
@@ -48,12 +50,34 @@ def lower_nest(block: Block, name: str, target: Target) -> Lowered:
         Cuts(target),
     )
     if isinstance(form, SumOfProducts):
-        spec, itemsize = form.of(op), op.result.type.dtype.accumulator.itemsize
-        write_products(context, op, spec, schedule_products(spec, itemsize, target))
+        _write_products(draft, context, op, form.of(op), target)
     else:
         form.build(context, op)
     piece = draft.finish(name, flops(block), block_spans(block))
     return Lowered((piece, *_ends(piece)))
+
+
+def _write_products(
+    draft: Draft, context: NestContext, op: Op, spec: Products, target: Target
+) -> None:
+    dtype = op.result.type.dtype
+    schedule = schedule_products(spec, dtype.accumulator.itemsize, target)
+
+    def finish(index: Sequence[Affine], value: Scalar) -> None:
+        """Stores what follows the op at an element of its result."""
+        draft.elements.bind_scalar(op.result, list(index), value)
+        store_results(draft, draft.block, draft.elements, index)
+
+    is_alone = op.results == draft.block.outputs
+    writer = Writer(context, spec, schedule, dtype, context.write if is_alone else finish)
+    if spec.order == "planes":
+        write_plane_sums(writer)
+    elif spec.order == "rows":
+        write_rows(writer)
+    elif schedule.copies:
+        write_plane_chains(writer)
+    else:
+        write_chains(writer)
 
 
 def _ends(piece: Piece) -> Iterator[Piece]:

@@ -14,27 +14,27 @@ from gradc.ir.loop.kernel import Affine, Buffer, Scalar
 from gradc.ir.loop.nest import NestContext
 from gradc.ir.loop.order import K_LEAF, K_NODE, node_spans
 from gradc.ir.ops.products import Position, Products
-from gradc.ir.tensor.core import DType, Op
+from gradc.ir.tensor.core import DType
 from gradc.passes.lower.schedule import ProductSchedule
 
-
-def write_products(nest: NestContext, op: Op, spec: Products, schedule: ProductSchedule) -> None:
-    """Writes the kernel of ``op``, which is ``spec``."""
-    writer = _Writer(nest, spec, schedule, op.result.type.dtype)
-    if spec.order == "chains":
-        _write_chains(writer)
-    else:
-        _write_rows(writer)
+# Stores what is made of a sum, the element of the result at an index.
+Finish = Callable[[Sequence[Affine], Scalar], None]
 
 
-class _Writer:
-    """What both orders write with."""
+class Writer:
+    """What all orders write with."""
 
     def __init__(
-        self, nest: NestContext, spec: Products, schedule: ProductSchedule, dtype: DType
+        self,
+        nest: NestContext,
+        spec: Products,
+        schedule: ProductSchedule,
+        dtype: DType,
+        finish: Finish,
     ) -> None:
         self.nest, self.spec, self.schedule = nest, spec, schedule
         self.k, self.dtype, self.wide = nest.k, dtype, dtype.accumulator
+        self.finish = finish
 
     def grid(self) -> tuple[int, ...]:
         """The extents of the grid: groups and blocks of the shared axis are one of its axes."""
@@ -72,7 +72,7 @@ class _Writer:
     def write(self, outer: Sequence[Affine], total: Scalar) -> None:
         """One element of the result."""
         index = [affine(position, outer) for position in self.spec.result]
-        self.nest.write(index, self.k.cast(total, self.dtype))
+        self.finish(index, self.k.cast(total, self.dtype))
 
 
 def affine(position: Position, at: Sequence[Affine]) -> Affine:
@@ -86,7 +86,7 @@ def affine(position: Position, at: Sequence[Affine]) -> Affine:
 # --- chains ---------------------------------------------------------------------------------------
 
 
-def _write_chains(writer: _Writer) -> None:
+def write_chains(writer: Writer) -> None:
     """Parallel over the grid, vectors along the last outer axis, sums term by term."""
     nest, spec = writer.nest, writer.spec
     *others, width = spec.outer[spec.grid :]
@@ -100,7 +100,7 @@ def _write_chains(writer: _Writer) -> None:
                 writer.write(outer, total)
 
 
-def _sums(writer: _Writer, outers: Sequence[Sequence[Affine]]) -> list[Scalar]:
+def _sums(writer: Writer, outers: Sequence[Sequence[Affine]]) -> list[Scalar]:
     """The sum of each of ``outers``: a fold over the first inner axis of chains over the others."""
     nest, first, rest = writer.nest, writer.spec.inner[0], writer.spec.inner[1:]
     with nest.loop(first, "serial") as loop:
@@ -114,7 +114,7 @@ def _sums(writer: _Writer, outers: Sequence[Sequence[Affine]]) -> list[Scalar]:
 
 
 def _folds(
-    writer: _Writer, outers: Sequence[Sequence[Affine]], at: list[Affine], left: Sequence[int]
+    writer: Writer, outers: Sequence[Sequence[Affine]], at: list[Affine], left: Sequence[int]
 ) -> list[Scalar]:
     """A fold per axis, the innermost first."""
     if not left:
@@ -124,7 +124,7 @@ def _folds(
         return [loop.fold("add", term) for term in inner]
 
 
-def _chain(writer: _Writer, outer: Sequence[Affine], places: Sequence[Sequence[Affine]]) -> Scalar:
+def _chain(writer: Writer, outer: Sequence[Affine], places: Sequence[Sequence[Affine]]) -> Scalar:
     """Products at ``places``, added from the left in the wider type."""
     k, wide = writer.k, writer.wide
     pairs = [[writer.read(n, [*outer, *place]) for n in (0, 1)] for place in places]
@@ -138,7 +138,7 @@ def _chain(writer: _Writer, outer: Sequence[Affine], places: Sequence[Sequence[A
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def _write_rows(writer: _Writer) -> None:
+def write_rows(writer: Writer) -> None:
     """Parallel over the grid; per place a row of accumulators along the last inner axis.
 
     Some places and a block take their share of a row while it is at hand, as many as registers
@@ -147,9 +147,7 @@ def _write_rows(writer: _Writer) -> None:
     nest, spec, step = writer.nest, writer.spec, writer.schedule.taps
     places = list(product(*map(range, spec.outer[spec.grid :])))
     steps, width = prod(spec.inner[:-1]), spec.inner[-1]
-    depth = 1 + len(node_spans(steps, K_LEAF, K_NODE))
-    size = width * writer.schedule.block * step
-    sums = [nest.scratch(size, writer.wide) for _ in range(depth)]
+    sums = sums_of(nest, width * writer.schedule.block * step, steps, writer.wide)
     with nest.parallel(writer.grid()) as grid:
         members = writer.members(grid)
         for first in range(0, len(places), step):
@@ -158,7 +156,7 @@ def _write_rows(writer: _Writer) -> None:
 
 
 def _write_places(
-    writer: _Writer, sums: Sequence[Buffer], outers: Sequence[Sequence[Affine]]
+    writer: Writer, sums: Sequence[Buffer], outers: Sequence[Sequence[Affine]]
 ) -> None:
     """Some elements of the result, a row of accumulators each."""
     nest, k, wide = writer.nest, writer.k, writer.wide
@@ -175,14 +173,20 @@ def _write_places(
                 had = nest.load(sums[-1], at)
                 nest.store(sums[-1], at, k.fma(k.cast(left, wide), right, had))
 
-    _sum_rows(nest, sums, (width, len(outers)), prod(steps), add_row)
+    sum_rows(nest, sums, (width, len(outers)), prod(steps), add_row)
     for n, outer in enumerate(outers):
         with nest.loop(width, "vector") as j:
             total = j.fold("add", nest.load(sums[0], j.at + n * width))
         writer.write(outer, total)
 
 
-def _sum_rows(
+def sums_of(nest: NestContext, size: int, count: int, dtype: DType) -> list[Buffer]:
+    """Room for ``size`` sums of ``count`` terms each, at every level of their tree."""
+    depth = 1 + len(node_spans(count, K_LEAF, K_NODE))
+    return [nest.scratch(size, dtype) for _ in range(depth)]
+
+
+def sum_rows(
     nest: NestContext,
     sums: Sequence[Buffer],
     shape: tuple[int, int],

@@ -34,7 +34,9 @@ def target(isa: str, found: Processors | None = None) -> Target:
     what a device has, if there is one.
     """
     each = found or PROCESSORS[isa]
-    return Target("cuda", isa, chunks=4096, processors=each, nodes=each.count, costs=_COSTS)
+    return Target(
+        "cuda", isa, chunks=4096, processors=each, nodes=each.count, copies=False, costs=_COSTS
+    )
 
 
 def scratch_of(target: Target) -> Callable[[Kernel], int]:

@@ -364,11 +364,28 @@ class Memory:
         if lanes.count("i1 true") == 1:
             self._store_lane(pointer, dtype, value, lanes.index("i1 true"))
             return
+        alive = _alive(mask, len(lanes)) if lanes else None
+        if alive and dtype.itemsize >= 4 and not self.scalars.isa.masks:
+            self._store_front(pointer, dtype, value, alive)
+            return
         if mask.name.startswith("%") and dtype.itemsize < 4:
             mask = self._hidden(mask)
         name = f"llvm.masked.store.{bits_suffix(value.type)}.p0"
         self.fn.module.declare(name, "void", [value.type, "ptr", "i32", mask.type])
         self.fn.line(f"call void @{name}({value}, {pointer}, i32 {dtype.itemsize}, {mask})")
+
+    def _store_front(self, pointer: Value, dtype: DType, value: Value, alive: int) -> None:
+        """The first lanes, in whole vectors that are ever smaller: where masked stores are slow."""
+        first = 0
+        while first < alive:
+            count = 1 << ((alive - first).bit_length() - 1)
+            if count == 1:
+                self._store_lane(pointer, dtype, value, first)
+            else:
+                part = self.fn.shuffle(value, None, range(first, first + count))
+                place = self.fn.address(pointer, element_of(value.type), i64(first))
+                self.fn.store(part, place, dtype.itemsize)
+            first += count
 
     def _store_lane(self, pointer: Value, dtype: DType, value: Value, lane: int) -> None:
         place = self.fn.address(pointer, element_of(value.type), i64(lane))
