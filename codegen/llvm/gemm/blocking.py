@@ -49,6 +49,7 @@ K_UNBLOCKED = 1024  # up to here k is not blocked when nothing is packed
 LINE = 64  # bytes that caches hold together
 WAYS = 4  # lines of a panel that one set of the first cache keeps beside what else passes
 WORTH_PACKING = 16  # strips that read a packed column block
+PAGES = 32  # that the rows of a panel lie in at most: each is looked up again in every strip
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +174,12 @@ class Blocking:
         """
         if self.slide is not None and self.left_by_rows:  # all of k at once
             return -(-self.k // self.lanes) * self.lanes + self.lanes
+        if not self.left_by_rows:  # whole vectors, and no more of the first cache
+            return -(-self.rows // self.lanes) * self.lanes
         # By rows whatever k is, so that products share their tiles.
         if self.left_is_patch and min(self.k, self.k_block) <= K_BLOCK:
             return K_BLOCK + self.lanes
-        return 2 * K_BLOCK + self.lanes if self.left_by_rows else self.rows + self.lanes
+        return 2 * K_BLOCK + self.lanes
 
     @property
     def left_size(self) -> int:
@@ -321,14 +324,15 @@ def _crowds(stride: int, steps: int, width: int) -> bool:
 
 
 def _is_far(gemm: Gemm, k: int, rows: int, width: int) -> bool:
-    """Whether rows of the right factor lie so far apart, or so badly in the first cache, that
-    strips of ``rows`` read panels of ``width`` bytes faster when they are packed once.
+    """Whether rows of the right factor lie so far apart, in so many pages, or so badly in the first
+    cache, that strips of ``rows`` read panels of ``width`` bytes faster when they are packed once.
     """
     stride = gemm.right.row * gemm.acc.dtype.itemsize
     if stride >= PAGE and gemm.m > 2 * rows:
         return True
-    is_crowded = _crowds(stride, min(max(k, 1), K_BLOCK), width)
-    return is_crowded and gemm.m > WORTH_PACKING * rows
+    steps = min(max(k, 1), K_BLOCK)
+    is_scattered = _crowds(stride, steps, width) or steps * stride > PAGES * PAGE
+    return is_scattered and gemm.m > WORTH_PACKING * rows
 
 
 def blocking(gemm: Gemm, isa: Isa) -> Blocking:

@@ -341,14 +341,21 @@ def pack_left(
     def copy(line: Value, out: Value, count: Value, extent: Value) -> None:
         """``count`` elements, in whole vectors as far as ``extent`` goes."""
         with static.counted(f, i64(0), extent, lanes, nonempty=False) as n:
-            mask = lane_mask(f, static.sub(f, count, n.index), lanes)
+            rest = static.sub(f, count, n.index)
+            into = f.address(out, compute, n.index)
             if way == "scattered":
                 at = f.address(line, element, static.mul(f, n.index, row))
-                value = _gather(f, at, dtype, row, mask, isa)
-            else:
-                at = f.address(line, element, n.index)
-                value = load_lanes(f, at, dtype, lanes, mask, isa)
-            f.store(value, f.address(out, compute, n.index), align)
+                mask = lane_mask(f, rest, lanes)
+                f.store(_gather(f, at, dtype, row, mask, isa), into, align)
+                return
+            at = f.address(line, element, n.index)
+            # A mask takes longer than what it is for.
+            is_whole = f.compare("icmp sge", rest, i64(lanes))
+            with f.branch(is_whole):
+                f.store(load_lanes(f, at, dtype, lanes, None, isa), into, align)
+            with f.branch(f.op(f"xor {is_whole}, true", "i1")):
+                mask = lane_mask(f, rest, lanes)
+                f.store(load_lanes(f, at, dtype, lanes, mask, isa), into, align)
 
     if by_rows:
         with f.loop(i64(0), height, 1) as r:
