@@ -18,7 +18,15 @@ from gradc.runtime.model.shard import Shard
 from gradc.runtime.model.step import TrainStep
 from gradc.runtime.reports.verify import replay
 from tests.support.shard_programs import GREATEST, VOCABULARY
-from tests.support.wrong_cuts import FAULTS, broken, is_wrong, right, right_grid, right_shard
+from tests.support.wrong_cuts import (
+    BLOCK_FAULTS,
+    FAULTS,
+    broken,
+    is_wrong,
+    right,
+    right_grid,
+    right_shard,
+)
 
 TIES = [f for f in FAULTS if f.name in ("a rank is left out", "only the last rank counts")]
 SMALL = """
@@ -26,6 +34,15 @@ dim B
 model m(x: float[B, 3], y: float[B]) -> float {
     param w: float[3] ~ normal(1)
     return sum((x @ w - y)^2) / sum(y^2)
+}
+"""
+
+
+ONE_CELL = """
+dim B = 1, T = 2, E = 1, H = 2
+model m(xs: float[T, B, E]) -> float {
+    use rnn = lstm(E, H)
+    return mean(rnn(xs)^2)
 }
 """
 
@@ -47,14 +64,15 @@ def test_a_wrong_cut_is_refuted_with_its_point(
         subject = right_grid(GREATEST, "H=2", 2)
     elif "greatest" in name:
         subject = right_shard(GREATEST, "H=2")
+    elif "order" in name:
+        subject = right_shard(ONE_CELL, "H=2")
     elif "part" in name:
         subject = right_shard(VOCABULARY, "V=2")
     else:  # of large gradients slices go round, of small ones all
         subject = right("drops" if "exchange" in name else "not linear", 2, 2)
     rng = np.random.default_rng(3)
     while True:
-        _, cut = broken(subject.cut, subject.deal, rng)
-        wrong = replace(subject, cut=cut)
+        _, wrong = broken(subject, rng)
         if is_wrong(wrong, rng):
             break
     found = ranks_verdict(wrong, 1, 2)
@@ -177,11 +195,24 @@ def test_a_wrong_cut_along_a_dimension_is_refuted(seed: int) -> None:
     subject = sharded(BLOCK, "H=2")
     rng = np.random.default_rng(seed)
     while True:
-        _, cut = broken(subject.cut, subject.deal, rng)
-        wrong = replace(subject, cut=cut)
+        _, wrong = broken(subject, rng)
         if is_wrong(wrong, rng):
             break
     assert ranks_verdict(wrong, 1, 2).status is Status.REFUTED
+
+
+@pytest.mark.parametrize("name", ["columns in one piece", *(f.name for f in BLOCK_FAULTS)])
+def test_a_wrong_cut_inside_blocks_is_refuted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = tuple(f for f in BLOCK_FAULTS if f.name == name)
+    monkeypatch.setattr("tests.support.wrong_cuts.IN_BLOCKS", faults)
+    subject, rng = right_shard(ONE_CELL, "H=2"), np.random.default_rng(3)
+    while True:
+        found, wrong = broken(subject, rng)
+        if found == name and is_wrong(wrong, rng):
+            break
+    verdict = ranks_verdict(wrong, 1, 2)
+    assert verdict.status is Status.REFUTED, verdict.detail
+    assert ranks_verdict(subject, 1, 2).status is not Status.REFUTED
 
 
 @pytest.mark.parametrize(
@@ -222,8 +253,7 @@ def test_a_cut_that_divides_by_another_ranks_zero_is_refuted(
     subject, rng = right_shard(GREATEST, "H=2"), np.random.default_rng(3)
     not_finite = 0
     for _ in range(4):
-        _, cut = broken(subject.cut, subject.deal, rng)
-        wrong = replace(subject, cut=cut)
+        _, wrong = broken(subject, rng)
         if not is_wrong(wrong, rng):
             continue
         found = ranks_verdict(wrong, 1, 2)

@@ -1,28 +1,31 @@
 """Wrong cuts of programs between ranks, and what is said of them.
 
-    python -m tests.support.wrong_cuts 400 [--seed 1]
+    python -m tests.support.wrong_cuts 400 [--seed 1] [--kinds "inside blocks"]
 
 Each is a right cut with one fault: a sum over ranks that is missing, doubled or taken twice from
 one rank, another rank's slice, a part left out, a total of one part, a factor for the number of
-ranks. Prints how many got which verdict; a fault that is proved or agrees is a fault of ours.
+ranks; of parameters cut inside blocks another gate's block, another rank's block, columns in one
+piece. Prints how many got which verdict; a fault that is proved or agrees is a fault of ours.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.domains.interpret import run
-from gradc.ir.ops.axes import at_axes
+from gradc.ir.ops.axes import Place, at_axes
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.collective import is_across
-from gradc.ir.tensor.core import Block, DType, Function, Op, Value
+from gradc.ir.ops.structural import row_of, slice_axis
+from gradc.ir.tensor.core import Block, DType, Op, Value
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.prove.domains.point import index_limit
 from gradc.passes.prove.programs.ranks import CutProgram, ranks_verdict
@@ -36,7 +39,15 @@ from gradc.passes.training.together import Held, as_rank, is_exchange
 from gradc.runtime.api import loads
 from gradc.runtime.model.shard import Shard
 from tests.support.cut_programs import PROGRAMS, inputs_of, whole_batch
-from tests.support.shard_programs import GREATEST, HEADS, PRODUCTS, VOCABULARY
+from tests.support.shard_programs import (
+    FUSED,
+    GATES,
+    GREATEST,
+    HEADS,
+    PRODUCTS,
+    TWICE,
+    VOCABULARY,
+)
 
 ARRAYS = NumpyArrays()
 DEALS = ((2, 2), (3, 3), (4, 2), (3, 2))
@@ -103,6 +114,47 @@ def _next(b: Builder, op: Op, _: Deal) -> Value:
     return b.one("mod", b.one("add", x, one), count)
 
 
+def _other_order(b: Builder, op: Op, _: Deal) -> Value:
+    """What ranks have, the last one's first."""
+    return b.one("reverse", b.same(op, *op.operands), axes=(0,))
+
+
+def _again(b: Builder, op: Op, deal: Deal) -> Value:
+    """A sum over ranks is added up over the ranks."""
+    rows = deal.exchanged(b, "all_gather", b.one("add", *op.operands))
+    return b.one("sum", rows, axes=(0,))
+
+
+def _other_block(b: Builder, op: Op, _: Deal) -> Value:
+    """The block of the next gate."""
+    (axis,) = _cut_axes(op)
+    size, total = (x.type.static_shape[axis] for x in (op.result, op.operands[0]))
+    first = _numbers(op.attributes["start"])[axis] + size
+    return slice_axis(b, op.operands[0], axis, first % total, first % total + size)
+
+
+def _others_block(b: Builder, op: Op, deal: Deal) -> Value:
+    """The block of the last rank, on every rank."""
+    rows = deal.exchanged(b, "all_gather", b.same(op, *op.operands))
+    return row_of(b, rows, deal.ranks - 1)
+
+
+def _cut_axes(op: Op) -> list[int]:
+    pairs = zip(op.operands[0].type.static_shape, op.result.type.static_shape, strict=True)
+    return [axis for axis, (n, m) in enumerate(pairs) if n != m]
+
+
+def _is_block(op: Op, reached: frozenset[Value]) -> bool:
+    """One of several equal pieces of an axis, at its place."""
+    is_own = op.name == "slice" and op.operands[0] not in reached
+    if not is_own or not op.result.type.dtype.is_float or len(_cut_axes(op)) != 1:
+        return False
+    (axis,) = _cut_axes(op)
+    size, start = op.result.type.static_shape[axis], _numbers(op.attributes["start"])[axis]
+    total, strides = op.operands[0].type.static_shape[axis], _numbers(op.attributes["stride"])
+    return size > 0 and total % size == start % size == 0 and strides[axis] == 1
+
+
 def _is_number(op: Op, _: frozenset[Value]) -> bool:
     return op.name == "all_to_all" and op.result.type.dtype is DType.U32
 
@@ -142,28 +194,45 @@ FAULTS = (
     Fault("the mean of ranks for the sum", _is_sum, _scaled),
     Fault("another rank's part", _is_number, _next),
     Fault("a rank's greatest is left out", _is_greatest, _kept),
+    Fault("ranks in another order", lambda op, _: _is_of(op, "all_gather"), _other_order),
+    Fault("a sum is added up again", _is_sum, _again),
     Fault("the other side of the grid", lambda op, _: is_exchange(op), _other_group),
 )
 
 
-def broken(cut: Function, deal: Deal, rng: np.random.Generator) -> tuple[str, Function]:
-    """``cut`` with one fault, and the fault's name."""
-    places = list(_places(cut.block))
-    names = sorted({fault.name for fault, _ in places})
+# What is cut inside blocks can be wrong in these ways too.
+BLOCK_FAULTS = (
+    Fault("another gate's block", _is_block, _other_block),
+    Fault("another rank's block", _is_block, _others_block),
+)
+IN_BLOCKS = (*FAULTS, *BLOCK_FAULTS)
+
+
+def broken(subject: CutProgram, rng: np.random.Generator) -> tuple[str, CutProgram]:
+    """A cut with one fault, and the fault's name."""
+    blocks = [name for name, place in subject.places.items() if place.outer > 1]
+    if blocks and (not IN_BLOCKS or rng.random() < 0.15):
+        name = blocks[rng.integers(len(blocks))]
+        places = {**subject.places, name: Place(subject.places[name].axis)}
+        return "columns in one piece", replace(subject, places=places)
+    cut, faults = subject.cut, IN_BLOCKS if blocks else FAULTS
+    found = list(_places(cut.block, faults))
+    names = sorted({fault.name for fault, _ in found})
     name = names[rng.integers(len(names))]
-    of_kind = [(f, op) for f, op in places if f.name == name]
+    of_kind = [(f, op) for f, op in found if f.name == name]
     fault, at = of_kind[rng.integers(len(of_kind))]
-    return name, replace(cut, block=_rebuilt(cut.block, at, fault, deal))
+    made = replace(cut, block=_rebuilt(cut.block, at, fault, subject.deal))
+    return name, replace(subject, cut=made)
 
 
-def _places(block: Block) -> Iterator[tuple[Fault, Op]]:
+def _places(block: Block, faults: Sequence[Fault]) -> Iterator[tuple[Fault, Op]]:
     """Every fault that could be made in a block, and in its loops."""
     reached: set[Value] = set()  # what exchanges give, and rows of it
     for op in block.body:
         for region in op.regions:
-            yield from _places(region)
+            yield from _places(region, faults)
         if op.results:
-            yield from ((f, op) for f in FAULTS if f.fits(op, frozenset(reached)))
+            yield from ((f, op) for f in faults if f.fits(op, frozenset(reached)))
         follows = op.name in ("slice", "reshape") and op.operands[0] in reached
         if op.results and (is_exchange(op) or follows):
             reached.update(op.results)
@@ -203,6 +272,7 @@ SHARDS = (
     (PRODUCTS.replace("dropout(h, 0.4)", "h"), "H=3"),
     (GREATEST, "H=2"),
 )
+BLOCKS = ((GATES, "H=2"), (GATES, "H=3"), (FUSED, "H=2"), (TWICE, "H=2"))
 GRIDS = ((VOCABULARY, "V=2"), (GREATEST, "H=2"))
 
 
@@ -250,23 +320,33 @@ def is_wrong(subject: CutProgram, rng: np.random.Generator) -> bool:
     return False
 
 
-def tried(count: int, seed: int) -> Iterator[tuple[str, str, Verdict]]:
-    """Program, fault and verdict of ``count`` wrong cuts."""
+def right_cuts() -> dict[str, Callable[[], CutProgram]]:
+    """What makes each right cut, by the name of its kind."""
+    found: dict[str, Callable[[], CutProgram]] = {
+        f"{kind} {deal}": partial(right, kind, *deal) for kind in PROGRAMS for deal in DEALS
+    }
+    for text, along in SHARDS:
+        found[f"along {along} of {text.count('param')}"] = partial(right_shard, text, along)
+    for number, (text, along) in enumerate(BLOCKS):
+        found[f"inside blocks along {along}, {number}"] = partial(right_shard, text, along)
+    for text, along in GRIDS:
+        found[f"two groups along {along}"] = partial(right_grid, text, along, 2)
+    return found
+
+
+def tried(count: int, seed: int, kinds: str = "") -> Iterator[tuple[str, str, Verdict]]:
+    """Program, fault and verdict of ``count`` wrong cuts of the kinds in whose names ``kinds``
+    is.
+    """
     rng = np.random.default_rng(seed)
-    cuts = [right(kind, *deal) for kind in PROGRAMS for deal in DEALS]
-    kinds = [f"{kind} {deal}" for kind in PROGRAMS for deal in DEALS]
-    cuts += [right_shard(*shard) for shard in SHARDS]
-    kinds += [f"along {along}" for _, along in SHARDS]
-    cuts += [right_grid(text, along, 2) for text, along in GRIDS]
-    kinds += [f"two groups along {along}" for _, along in GRIDS]
+    cuts = [(name, make()) for name, make in right_cuts().items() if kinds in name]
     for number in range(count):
-        at = number % len(cuts)
+        kind, cut = cuts[number % len(cuts)]
         while True:
-            name, cut = broken(cuts[at].cut, cuts[at].deal, rng)
-            subject = replace(cuts[at], cut=cut)
+            name, subject = broken(cut, rng)
             if is_wrong(subject, rng):
                 break
-        yield kinds[at], name, ranks_verdict(subject, seed + number, 2)
+        yield kind, name, ranks_verdict(subject, seed + number, 2)
 
 
 def main() -> None:
@@ -274,10 +354,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kinds", default="")
     options = parser.parse_args()
     statuses: Counter[str] = Counter()
     faults: Counter[str] = Counter()
-    for kind, name, verdict in tried(options.count, options.seed):
+    for kind, name, verdict in tried(options.count, options.seed, options.kinds):
         statuses[verdict.status.value] += 1
         faults[name] += 1
         if verdict.status is not Status.REFUTED:
