@@ -18,7 +18,7 @@ from operator import add, ge
 from typing import TYPE_CHECKING, Any
 
 from gradc.ir.loop.order import CHAIN
-from gradc.ir.ops.attributes import get_dims
+from gradc.ir.ops.attributes import get_dims, get_int
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
 from gradc.ir.ops.contraction import bilinear_jvp
 from gradc.ir.ops.convolution_types import (
@@ -321,18 +321,17 @@ def _links(x: int | None, w: int | None, y: int | None) -> Callable[[Op], tuple[
     """The links of one of the three ops; image, filter and output are operand 0, operand 1, or
     (None) the result.
 
-    Images and, without groups, channels on both sides; places too where the filter has one tap and
-    takes all.
+    Images, groups, and channels of a group on both sides; places too where the filter has one tap
+    and takes all.
     """
 
     def found(op: Op) -> tuple[Link, ...]:
         g = geometry(op.name, op.attributes)
 
-        def link(size: int, in_x: int | None, in_w: int | None, in_y: int | None) -> Link:
+        def link(size: int, in_x: Place | None, in_w: Place | None, in_y: Place | None) -> Link:
             operands: list[Place | None] = [None, None]
             result = None
-            for axis, which in ((in_x, x), (in_w, w), (in_y, y)):
-                place = None if axis is None else Place(axis)
+            for place, which in ((in_x, x), (in_w, w), (in_y, y)):
                 if which is None:
                     result = place
                 else:
@@ -341,22 +340,32 @@ def _links(x: int | None, w: int | None, y: int | None) -> Callable[[Op], tuple[
 
         values = [op.result if which is None else op.operands[which] for which in (x, w, y)]
         image, taps, output = (sizes(value) for value in values)
-        links = [link(image[0], 0, None, 0)]
-        if g.groups == 1:
-            links += [link(image[1], 1, 1, None), link(output[1], None, 0, 1)]
-        for axis in g.axes:
-            is_plain = g.stride[axis] == 1 and g.padding[axis] == (0, 0)
-            if taps[2 + axis] == 1 and is_plain:
-                links.append(link(image[2 + axis], 2 + axis, None, 2 + axis))
+        links = [link(image[0], Place(0), None, Place(0))]
+        if g.groups > 1:
+            links.append(link(g.groups, Place(1), Place(0), Place(1)))
+        inside = Place(1, g.groups)
+        links.append(link(taps[1], inside, Place(1), None))
+        links.append(link(output[1] // g.groups, None, Place(0, g.groups), inside))
+        for axis in (2 + n for n in g.axes):
+            is_plain = g.stride[axis - 2] == 1 and g.padding[axis - 2] == (0, 0)
+            if taps[axis] == 1 and is_plain:
+                links.append(link(image[axis], Place(axis), None, Place(axis)))
         return tuple(links)
 
     return found
 
 
+def _part(op: Op, link: Link, parts: int) -> Attrs:
+    """A link that all three have is that of groups."""
+    if None in (*link.operands, link.result):
+        return op.attributes
+    return {**op.attributes, "groups": get_int(op.attributes, "groups") // parts}
+
+
 def _part_of_image(op: Op, link: Link, parts: int) -> Attrs:
     """Where places of the image are linked its ``size`` is that of a part."""
     if link.result is None or link.result.axis < 2:
-        return op.attributes
+        return _part(op, link, parts)
     size = list(get_dims(op.attributes, "size"))
     size[link.result.axis - 2] = sizes(op.result)[link.result.axis] // parts
     return {**op.attributes, "size": tuple(size)}
@@ -437,7 +446,7 @@ def _register(spatial: int, images: str) -> None:
             traits=_traits(_convolution_flops),
             element=ElementRule(elements.convolution, elements.fit_convolution),
             interval=products_of(lambda op: prod(op.operands[1].type.static_shape[1:])),
-            axes=AxisRule(_links(0, 1, None), _OTHERWISE),
+            axes=AxisRule(_links(0, 1, None), _OTHERWISE, _part),
         )
     )
     register(
@@ -475,7 +484,7 @@ def _register(spatial: int, images: str) -> None:
             traits=_traits(_filter_flops),
             element=ElementRule(elements.of_filter, elements.fit_filter),
             interval=products_of(_summed),
-            axes=AxisRule(_links(0, None, 1), _OTHERWISE),
+            axes=AxisRule(_links(0, None, 1), _OTHERWISE, _part),
         )
     )
 

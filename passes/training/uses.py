@@ -5,20 +5,21 @@ or has four positions for each of its own ([H, 4]). So every place that is possi
 through the function by the links that ops state, and what an op does not follow speaks against it.
 
     best(function, {"wx": (Place(1), Place(1, 4))}, 2)     # {"wx": Place(1, 4)}
+    reached(function, fewer, 2)      # {"qkv.w": [Place(1, 3)], ...}, of heads that no shape names
 
 Non-goals: cutting (``passes.training.share``), which goes another way where an op has no link.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias, TypeVar
 
 from gradc.ir.ops.axes import Place
 from gradc.ir.ops.control import scan_counts
 from gradc.ir.ops.registry import is_loop, lookup
-from gradc.ir.tensor.core import Block, Function, Op, Value
+from gradc.ir.tensor.core import Block, Function, Op, Role, Value
 
 # Where in a value an index lies; bit n of each number: if it is the n-th of all possible places.
 _Marks: TypeAlias = dict[Place, int]
@@ -52,6 +53,51 @@ def best(
 
 def _count(found: Mapping[tuple[int, int, Place], int], number: int) -> int:
     return sum(seeds >> number & 1 for seeds in found.values())
+
+
+def reached(function: Function, fewer: Function, parts: int) -> dict[str, list[Place]]:
+    """Where parameters have an index of which values have ``parts`` times as many positions in
+    ``function`` as in ``fewer``, the same program at another size of a dimension. Nothing where
+    the ops differ.
+
+    So heads are found in ``reshape(x @ w, [B, T, N, D // N])``, though w is [D, D]: links are
+    followed both ways.
+    """
+    ops = function.block.body
+    if [op.name for op in ops] != [op.name for op in fewer.block.body]:
+        return {}
+    touching: dict[Value, list[Op]] = {}
+    todo: list[tuple[Value, Place]] = []
+    for op, other in zip(ops, fewer.block.body, strict=True):
+        for value in {*op.operands, *op.results}:
+            touching.setdefault(value, []).append(op)
+        for one, two in zip(op.results, other.results, strict=True):
+            sizes = zip(one.type.static_shape, two.type.static_shape, strict=True)
+            todo += [(one, Place(axis)) for axis, (n, m) in enumerate(sizes) if n == parts * m]
+    found = dict.fromkeys(todo)
+    while todo:
+        value, place = todo.pop()
+        for op in touching.get(value, ()):
+            new = [at for at in _neighbours(op, value, place, parts) if at not in found]
+            found.update(dict.fromkeys(new))
+            todo += new
+    held: dict[str, list[Place]] = {}
+    for slot, value in zip(function.parameters, function.block.parameters, strict=True):
+        places = [place for at, place in found if at is value]
+        if places and slot.role in (Role.PARAM, Role.STATE):
+            held[slot.name] = sorted(places, key=lambda place: (place.axis, place.outer))
+    return held
+
+
+def _neighbours(op: Op, value: Value, place: Place, parts: int) -> Iterator[tuple[Value, Place]]:
+    """Where other operands, or the result, of an op have the index that ``value`` has."""
+    rule = lookup(op.name).axes
+    for link in () if rule is None or op.regions else rule.links(op):
+        ends = [*zip(op.operands, link.operands, strict=True), (op.result, link.result)]
+        for end, own in ends:
+            inside = link.holds(own, place, parts) if end is value else None
+            if inside is not None:
+                yield from ((v, at.inside(inside)) for v, at in ends if at is not None)
 
 
 class _Uses:

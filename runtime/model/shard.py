@@ -26,7 +26,7 @@ from gradc.passes.training.accumulate_batch import Refuse, along_dim, batch_axes
 from gradc.passes.training.pieces import part_type
 from gradc.passes.training.ranks import Deal
 from gradc.passes.training.share import share
-from gradc.passes.training.uses import best
+from gradc.passes.training.uses import best, reached
 from gradc.runtime.model.layout import resized
 from gradc.runtime.model.model import Model
 from gradc.runtime.native.arrays import listed
@@ -141,15 +141,22 @@ class Shard:
             raise self.refuse("only the arrays of a call say how large it is", None)
         if size % self.ranks:
             raise self.refuse(f"{size} is no multiple of {self.ranks} ranks", None)
-        possible = self._possible(known, size)
+        # The same whatever the batch: what a call binds has a size of its own here.
+        sample = {**known, **{n: _SAMPLE for n, size in model.signature.dims.items() if not size}}
+        possible = self._possible(known, size) or self._reached(sample, size)
         if not possible:
             raise self.refuse("no parameter has it", None)
         if all(len(places) == 1 for places in possible.values()):
             return {name: place for name, (place,) in possible.items()}
-        # The same whatever the batch: what a call binds has a size of its own here.
-        free = {name: _SAMPLE for name, n in model.signature.dims.items() if n is None}
-        whole = model.lower({**known, **free}, training=True).function
-        return best(whole, possible, self.ranks)
+        return best(model.lower(sample, training=True).function, possible, self.ranks)
+
+    def _reached(self, known: Mapping[str, int], size: int) -> dict[str, list[Place]]:
+        """Where parameters have a dimension that only values of the program name."""
+        whole, fewer = (
+            self.model.lower({**known, self.dim: n}, training=True).function
+            for n in (size, size // self.ranks)
+        )
+        return reached(whole, fewer, self.ranks)
 
     def _possible(self, known: Mapping[str, int], size: int) -> dict[str, list[Place]]:
         """Where each parameter that has the dimension, of ``size``, may have it, what is cheapest

@@ -23,7 +23,9 @@ from tests.support.op_cases import close
 from tests.support.shard_programs import (
     FUSED,
     GATES,
+    GROUPS,
     HEADS,
+    LIBRARY_HEADS,
     NORMALISED,
     PRODUCTS,
     RECURRENT,
@@ -74,6 +76,8 @@ def shared(text: str, along: str, ids: int = 4) -> Function:
         (GATES, "H=2", None),
         (GATES, "H=3", None),
         (FUSED, "H=2", None),
+        (LIBRARY_HEADS, "N=2", 1),  # forward; nothing goes back to x
+        (GROUPS, "C=2", 2),
         (VOCABULARY, "V=3", 7),  # a number; rows, greatest, sum, target's logit and weight; back
     ],
 )
@@ -168,6 +172,12 @@ def test_places_of_parameters_are_those_of_their_uses() -> None:
     assert found["head.w"] == Place(0)
     fused = Shard.parsed(loads(FUSED), "H=2").places()
     assert fused["qkv"] == Place(1, 3) and fused["b"] == Place(0, 3) and fused["o"] == Place(0)
+    heads = Shard.parsed(loads(LIBRARY_HEADS), "N=2").places()
+    assert heads == {
+        "attend.qkv.w": Place(1, 3),
+        "attend.qkv.b": Place(0, 3),
+        "attend.proj.w": Place(0),
+    }
     assert fused["up"] == Place(1, 4) and fused["last"] == Place(0)
 
 

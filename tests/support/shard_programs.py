@@ -123,3 +123,19 @@ model m(x: float[B, T, D]) -> float {
     return mean((sum(y, axis = 2) @ last)^2) + sum(up^2)
 }
 """
+# Heads that no parameter names, and groups of a convolution.
+LIBRARY_HEADS = """
+dim B = 2, T = 3, D = 8, N = 4
+model m(x: float[B, T, D]) -> float {
+    use attend = attention(D, N)
+    return mean(attend(x)^2)
+}
+"""
+GROUPS = """
+dim B = 2, C = 4
+model m(x: float[B, C, 3, 4]) -> float {
+    use each = conv(C, C, 3, padding = 1, groups = C)
+    use mixed = conv(C, 3, 1)
+    return mean(mixed(each(x))^2)
+}
+"""
