@@ -23,7 +23,7 @@ from gradc.runtime.commands.common import (
 )
 from gradc.runtime.commands.flags import add_compile, add_model
 from gradc.runtime.console import Console, Silent
-from gradc.runtime.doctor.fit import Report, carry_out, news, planned, with_sizes_of
+from gradc.runtime.doctor.fit import PAGE_FILE, Report, carry_out, news, planned, with_sizes_of
 from gradc.runtime.files.batches import batch_dim, samples_of
 from gradc.runtime.files.data import fail
 from gradc.runtime.model.model import Model
@@ -34,8 +34,6 @@ from gradc.runtime.ranks.world import MpiRanks
 from gradc.runtime.training.loop import PARAMS_FILE, Run
 from gradc.runtime.training.progress import Progress
 from gradc.runtime.training.signals import Interrupted
-
-PAGE_FILE = "run.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -223,11 +221,12 @@ def _summary(
 ) -> None:
     progress = training.progress
     steps = progress.step - first
-    path = training.folder / PARAMS_FILE
+    path, page = training.folder / PARAMS_FILE, training.folder / PAGE_FILE
     if options.json:
         found = {"steps": progress.step, "loss": progress.loss, "seconds": seconds}
         valid = {f"valid_{k}": v for k, v in (progress.valid or {}).items()}
-        console.json({**found, **valid, "params": str(path)})
+        pages = {"page": str(page)} if page.exists() else {}
+        console.json({**found, **valid, "params": str(path), **pages})
         return
     rate = f", {steps / seconds:.0f} steps/s" if steps and seconds > 0 else ""
     count = f"{steps} step{'s' if steps != 1 else ''}"
@@ -236,3 +235,5 @@ def _summary(
         shown = f"{value:.2%}" if name == "accuracy" else f"{value:.5f}"
         console.result(f"validation {name} {shown}")
     console.result(f"weights: {path}")
+    if page.exists():
+        console.result(f"as a page: {page}")

@@ -13,7 +13,7 @@ from html import escape
 
 from gradc.runtime.doctor.checkup import Checkup
 from gradc.runtime.render.page import page, table
-from gradc.runtime.render.plot import Panel, Series, plot_svg
+from gradc.runtime.render.plot import Panel, Series, plot_svg, spans_decades
 from gradc.runtime.reports.diagnose import Finding
 
 # Points of a curve; a picture has no room for more.
@@ -72,8 +72,7 @@ def _curves(found: Checkup, run: Sequence[tuple[int, float]]) -> str:
         every = max(1, len(run) // _POINTS)
         kept = [pair for pair in run[::every] if math.isfinite(pair[1])]
         series.append(Series("the run", [s for s, _ in kept], [v for _, v in kept]))
-    told = [v for s in series for v in s.ys if math.isfinite(v)]
-    is_log = bool(told) and min(told) > 0 and max(told) > 30 * min(told)
+    is_log = spans_decades(v for s in series for v in s.ys)
     return plot_svg([Panel("loss by step", "step", "loss", series, is_log=is_log)])
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from gradc.ir.diagnostics.diagnostic import Diagnostic
 from gradc.runtime.render.page import page, table
-from gradc.runtime.render.plot import Panel, Series, plot_svg
+from gradc.runtime.render.plot import Panel, Series, plot_svg, spans_decades
 
 # Points of a curve, and curves of a panel; the others stand in the table.
 _POINTS, _CURVES = 300, 5
@@ -84,9 +84,7 @@ def _losses(steps: Records, epochs: Records) -> Panel:
     if told and xs:
         best = _number(told[-1]["constant"])
         series.append(Series("best constant", [xs[0], xs[-1]], [best, best]))
-    kept = [y for y in ys if math.isfinite(y)]
-    is_log = bool(kept) and min(kept) > 0 and max(kept) > 30 * min(kept)
-    return Panel("loss", "step", "loss", series, is_log=is_log)
+    return Panel("loss", "step", "loss", series, is_log=spans_decades(ys))
 
 
 def _norms(steps: Records, clip: float | None) -> list[Panel]:

@@ -7,7 +7,7 @@ dependencies.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -46,6 +46,15 @@ class Panel:
     series: Sequence[Series]
     is_log: bool = False
     marks: Sequence[tuple[float, str]] = ()
+
+
+def spans_decades(values: Iterable[float]) -> bool:
+    """Whether a logarithmic axis suits ``values``: none is negative, and those above 0 differ by
+    more than 30 times.
+    """
+    told = [value for value in values if math.isfinite(value)]
+    above = [value for value in told if value > 0]
+    return bool(above) and min(told) >= 0 and max(above) > 30 * min(above)
 
 
 def plot_svg(panels: Sequence[Panel]) -> str:
