@@ -21,6 +21,7 @@ from gradc.ir.ops import (
     special,
     spectral,
     structural,
+    touched,
 )
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "special",
     "spectral",
     "structural",
+    "touched",
 ]

@@ -2,7 +2,7 @@
 
 An id out of range reads NaN (0 for integers, or everywhere with ``fill = "zero"``) and writes
 nothing: never another element. Updates of one row are numbered in the order of ids, and their sum
-is a tree of ``_LEAF`` children per node (see ``_Sums``), so results do not depend on threads, and
+is a tree of ``LEAF`` children per node (``row_sums``), so results do not depend on threads, and
 their error not on how often an id occurs.
 """
 
@@ -11,11 +11,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from gradc.ir.loop.kernel import Affine, Buffer, Scalar
+from gradc.ir.loop.kernel import Affine, Scalar
 from gradc.ir.ops import stacks
 from gradc.ir.ops.attributes import get_dim, get_int, get_str
 from gradc.ir.ops.axes import AxisRule, Link, Place, sizes
@@ -24,25 +22,17 @@ from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.index.indexing import fit_scatter, scatter_add, take
 from gradc.ir.ops.interval import handed_on, sums_of
 from gradc.ir.ops.registry import ByIndex, Nest, OpDef, Read, Sample, TypeRuleError, register
+from gradc.ir.ops.row_sums import LEAF, Columns, Node, RowSums, size_of
 from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 
 if TYPE_CHECKING:
-    from gradc.ir.loop.builder import IndexAlgebra, OpenLoop
+    from gradc.ir.loop.builder import IndexAlgebra
     from gradc.ir.loop.nest import NestContext
     from gradc.ir.ops.builder import Builder
 
-_LEAF = 64  # children of a node of the sums of scatter_add
 # Where the result has a row and a column of the block at hand.
 Spot: TypeAlias = Callable[[Affine, Affine], list[Affine]]
-
-
-def size_of(shape: Sequence[int]) -> int:
-    """Number of elements."""
-    total = 1
-    for extent in shape:
-        total *= extent
-    return total
 
 
 def _check_ids(name: str, ids: TensorType, other: TensorType) -> None:
@@ -228,152 +218,6 @@ def _scatter_add_vjp(
     return (None, b.one("take", ct, op.operands[0], axis=axis, fill="zero"))
 
 
-@dataclass(frozen=True)
-class _Level:
-    """A level above the rows: a table of nodes, and per node ``_LEAF * above + children``.
-
-    ``above`` is the place of the node that takes this one when it is full, 0 while there is none;
-    place 0 is nobody's. ``used`` says how many places are taken: no more than nodes can be
-    completed below.
-    """
-
-    table: Buffer
-    state: Buffer
-    used: Buffer
-
-
-@dataclass(frozen=True)
-class _Node:
-    """The open node at one place of a level: its elements and its state."""
-
-    read: Callable[[Affine], Scalar]
-    write: Callable[[Affine, Scalar], None]
-    state: Buffer
-    place: Affine
-
-
-class _Sums:
-    """Sums of rows by id, as trees: a row takes part in as many levels as it has updates for.
-
-    A node is full after ``_LEAF`` children; it is then added to the one above, which is found (or
-    begun) through its state. So memory beyond the result is a number per row and about 1/``_LEAF``
-    of the updates.
-    """
-
-    def __init__(self, nest: NestContext, op: Op, block: _Block) -> None:
-        self.nest, self.block = nest, block
-        self.k = nest.algebra(DType.I32)
-        self.dtype = op.result.type.dtype
-        self.wide = nest.algebra(self.dtype.accumulator)
-        self.places = op.result.type.static_shape[get_int(op.attributes, "axis")]
-        left, places = size_of(op.operands[0].type.static_shape), self.places
-        self.state = nest.scratch(places, DType.I32) if left > _LEAF else None
-        self.levels: list[_Level] = []
-        while left > _LEAF:
-            left //= _LEAF
-            places = min(places, left) + 1
-            table = nest.scratch(places * block.width, self.wide.dtype)
-            state = nest.scratch(places, DType.I32)
-            self.levels.append(_Level(table, state, nest.scratch(1, DType.I32)))
-
-    def clear(self, row: Affine) -> None:
-        """Nothing was added to ``row`` yet."""
-        if self.state is not None:
-            self.nest.store(self.state, row, self.k.const(0))
-
-    def open(self) -> None:
-        """No level has nodes yet."""
-        for level in self.levels:
-            self.nest.store(level.used, Affine(), self.k.const(0))
-
-    def count(self, node: _Node, number: int = 0) -> None:
-        """One more child was added to ``node``, which lies below level ``number``."""
-        k, nest = self.k, self.nest
-        before = nest.load(node.state, node.place)
-        if number == len(self.levels):
-            # Never full: the state only tells the first child from others.
-            nest.store(node.state, node.place, k.const(1))
-            return
-        after = k.add(before, k.const(1))
-        is_full = k.eq(k.mod(after, k.const(_LEAF)), k.const(0))
-        nest.store(node.state, node.place, after)
-        with self.only_if(is_full):
-            self._close(node, number, k.floordiv(before, k.const(_LEAF)))
-
-    def _close(self, node: _Node, number: int, known: Scalar) -> None:
-        """Adds a full node to the one above, at place ``known`` or, if that is 0, a new one; clears
-        it.
-        """
-        nest, k, level = self.nest, self.k, self.levels[number]
-        is_new = k.eq(known, k.const(0))
-        fresh = k.add(nest.load(level.used, Affine()), k.const(1))
-        place = k.select(is_new, fresh, known)
-        at = k.affine(place)
-        with self.only_if(is_new):
-            nest.store(level.used, Affine(), place)
-            nest.store(level.state, at, k.const(0))
-        above = self._node(level, at)
-        is_first = k.eq(k.mod(nest.load(level.state, at), k.const(_LEAF)), k.const(0))
-        has_some = k.logical_not(is_first)
-        with self.block.columns(nest) as column:
-            with k.guard(has_some):
-                have = above.read(column.at)
-            above.write(column.at, self.wide.add(have, node.read(column.at)))
-            node.write(column.at, self.wide.const(0))
-        nest.store(node.state, node.place, k.mul(place, k.const(_LEAF)))
-        self.count(above, number + 1)
-
-    def _node(self, level: _Level, place: Affine) -> _Node:
-        nest, start = self.nest, place * self.block.width
-        return _Node(
-            lambda column: nest.load(level.table, start + column),
-            lambda column, value: nest.store(level.table, start + column, value),
-            level.state,
-            place,
-        )
-
-    def path(self, row: Affine) -> list[tuple[Scalar, _Node]]:
-        """The open nodes above ``row``, each with whether there is one."""
-        found: list[tuple[Scalar, _Node]] = []
-        k, state = self.k, self.state
-        is_there: Scalar = k.const(True, DType.BOOL)
-        for level in self.levels:
-            assert state is not None
-            with k.guard(is_there):
-                place = k.floordiv(self.nest.load(state, row), k.const(_LEAF))
-            is_there = k.gt(place, k.const(0))
-            row, state = k.affine(place), level.state
-            found.append((is_there, self._node(level, row)))
-        return found
-
-    def total(self, path: Sequence[tuple[Scalar, _Node]], lowest: Scalar, column: Affine) -> Scalar:
-        """What a row adds up to: its open nodes from the lowest up."""
-        total = lowest
-        for is_there, node in path:
-            with self.k.guard(is_there):
-                have = node.read(column)
-            total = self.wide.add(have, total)
-        return total
-
-    def only_if(self, condition: Scalar) -> AbstractContextManager[OpenLoop]:
-        """What is run only where ``condition`` holds."""
-        trips = self.k.select(condition, self.k.const(1), self.k.const(0))
-        return self.nest.loop(1, "serial", self.k.affine(trips))
-
-
-@dataclass(frozen=True)
-class _Block:
-    """The columns that one parallel iteration owns."""
-
-    first: Affine
-    width: int
-    limit: Affine | None
-
-    def columns(self, nest: NestContext) -> AbstractContextManager[OpenLoop]:
-        """A loop over them."""
-        return nest.loop(self.width, "vector", self.limit)
-
-
 def _scatter_add_nest(nest: NestContext, op: Op) -> None:
     """Each parallel iteration owns one prefix and a block of columns: zeros them, then adds rows in
     order.
@@ -384,22 +228,19 @@ def _scatter_add_nest(nest: NestContext, op: Op) -> None:
     prefix, suffix = shape[:axis], shape[axis + 1 :]
     columns, rows = size_of(suffix), size_of(ids.static_shape)
     owned = max(nest.schedule.columns(columns), 1)
-    blocks, width = -(-columns // owned), min(columns, owned)
-    with nest.parallel((*prefix, blocks)) as outer:
-        first = outer[-1] * owned
-        limit = None if columns % owned == 0 or blocks == 1 else first * -1 + columns
-        block = _Block(first, width, limit)
+    with nest.parallel((*prefix, -(-columns // owned))) as outer:
+        block = Columns.of(outer[-1], columns, owned)
 
         def spot(row: Affine, column: Affine) -> list[Affine]:
-            return [*outer[:-1], row, *k.unflatten(first + column, suffix)]
+            return [*outer[:-1], row, *k.unflatten(block.first + column, suffix)]
 
-        if not dtype.is_float or (rows <= _LEAF and dtype is dtype.accumulator):
+        if not dtype.is_float or (rows <= LEAF and dtype is dtype.accumulator):
             _add_in_order(nest, op, block, spot)
         else:
             _add_as_trees(nest, op, block, spot)
 
 
-def _add_in_order(nest: NestContext, op: Op, block: _Block, spot: Spot) -> None:
+def _add_in_order(nest: NestContext, op: Op, block: Columns, spot: Spot) -> None:
     """In the result itself, one update after the other."""
     k, axis = nest.k, get_int(op.attributes, "axis")
     shape, dtype = op.result.type.static_shape, op.result.type.dtype
@@ -416,14 +257,14 @@ def _add_in_order(nest: NestContext, op: Op, block: _Block, spot: Spot) -> None:
             nest.write(place, value, "add", guard=inside)
 
 
-def _add_as_trees(nest: NestContext, op: Op, block: _Block, spot: Spot) -> None:
+def _add_as_trees(nest: NestContext, op: Op, block: Columns, spot: Spot) -> None:
     """Rows of the result, or of a table in a wider type, are the open leaves; what is full moves
     up.
     """
     k, axis = nest.k, get_int(op.attributes, "axis")
     shape, dtype = op.result.type.static_shape, op.result.type.dtype
     ids = op.operands[0].type.static_shape
-    sums = _Sums(nest, op, block)
+    sums = RowSums(nest, dtype, shape[axis], size_of(ids), block)
     wide = sums.wide
     table = None if wide.dtype is dtype else nest.scratch(shape[axis] * block.width, wide.dtype)
 
@@ -453,7 +294,7 @@ def _add_as_trees(nest: NestContext, op: Op, block: _Block, spot: Spot) -> None:
                 total = wide.add(read(target, column.at), wide.cast(value, wide.dtype))
                 write(target, column.at, total)
             if sums.state is not None:
-                leaf = _Node(
+                leaf = Node(
                     functools.partial(read, target),
                     functools.partial(write, target),
                     sums.state,

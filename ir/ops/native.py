@@ -26,11 +26,17 @@ KERNELS: dict[str, Nest] = {}
 Build: TypeAlias = Callable[["NestContext", Op], None]
 
 
-def kernel(name: str, flops: Callable[[Op], int]) -> Callable[[Build], Build]:
-    """Decorator: the kernel that ``by = name`` means, and its floating point operations."""
+def kernel(
+    name: str,
+    flops: Callable[[Op], int],
+    begins: Callable[[Op], tuple[tuple[int, int], ...]] = lambda _op: (),
+) -> Callable[[Build], Build]:
+    """Decorator: the kernel that ``by = name`` means, its floating point operations, and which
+    results begin as operands (``Nest``).
+    """
 
     def add(build: Build) -> Build:
-        KERNELS[name] = Nest(build, flops)
+        KERNELS[name] = Nest(build, flops, begins)
         return build
 
     return add
@@ -59,7 +65,11 @@ register(
         Control(
             is_transparent=True,
             keeps_signature=True,
-            nest=Nest(lambda nest, op: _of(op).build(nest, op), lambda op: _of(op).flops(op)),
+            nest=Nest(
+                lambda nest, op: _of(op).build(nest, op),
+                lambda op: _of(op).flops(op),
+                lambda op: _of(op).begins(op),
+            ),
         ),
     )
 )

@@ -104,11 +104,13 @@ class Contraction:
 @dataclass(frozen=True, slots=True)
 class Nest:
     """Loop form: the op builds its own kernel body (scatter, cumsum, ...); ``flops``
-    counts its floating point operations.
+    counts its floating point operations. Results named by ``begins`` are copies of an operand
+    before the kernel runs, as (result, operand): it writes only what changes.
     """
 
     build: Callable[[NestContext, Op], None]
     flops: Callable[[Op], int]
+    begins: Callable[[Op], tuple[tuple[int, int], ...]] = lambda _op: ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from gradc.ir.loop.builder import IndexAlgebra
 from gradc.ir.loop.kernel import Affine, Kernel, Scalar, row_major_offset
 from gradc.ir.loop.nest import NestContext
 from gradc.ir.ops.products import Products
-from gradc.ir.ops.registry import SumOfProducts, has_epilogue, own_nest
+from gradc.ir.ops.registry import Nest, SumOfProducts, has_epilogue, own_nest
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, Op
 from gradc.passes.lower.cost import flops, size_of
@@ -29,6 +29,12 @@ def nest_of(block: Block) -> Op | None:
     return found[0] if found else None
 
 
+def begins(op: Op) -> tuple[tuple[int, int], ...]:
+    """Which results of ``op`` are copies of which operands before its kernel runs."""
+    form = own_nest(op)
+    return form.begins(op) if isinstance(form, Nest) else ()
+
+
 def lower_nest(block: Block, name: str, target: Target) -> Lowered:
     """Lowers a block that ends in one op with a nest of its own; what precedes it is read element
     by element."""
@@ -41,7 +47,10 @@ def lower_nest(block: Block, name: str, target: Target) -> Lowered:
     if op.results != block.outputs and not has_epilogue(op):
         raise LoweringError("not a group around one nest")
     draft = Draft(block)
-    results = [draft.result(n) for n in range(len(block.outputs))]
+    begun = dict(begins(op))
+    results = [
+        draft.result(n, "update" if n in begun else "write") for n in range(len(block.outputs))
+    ]
     context = NestContext(
         draft.builder,
         op,

@@ -116,14 +116,14 @@ class Draft:
         size = _size(type_.static_shape)
         return self._declare(f"a{number}", type_.dtype, size, "read", Ref("operand", number))
 
-    def result(self, number: int) -> Buffer:
+    def result(self, number: int, access: Access = "write") -> Buffer:
         """The buffer of a result."""
         known = self._results.get(number)
         if known is not None:
             return known
         type_ = self.block.outputs[number].type
         size = _size(type_.static_shape)
-        made = self._declare(f"r{number}", type_.dtype, size, "write", Ref("result", number))
+        made = self._declare(f"r{number}", type_.dtype, size, access, Ref("result", number))
         self._results[number] = made
         return made
 

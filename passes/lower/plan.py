@@ -25,6 +25,7 @@ from gradc.passes.lower.carry import Carry, along, doubled, kept, stacked_carrie
 from gradc.passes.lower.element import LoweringError
 from gradc.passes.lower.gemm import chain_steps, chain_view
 from gradc.passes.lower.group import Groups, as_block, group_operands, group_space
+from gradc.passes.lower.nest import begins, nest_of
 from gradc.passes.lower.piece import Piece
 from gradc.passes.rewrite import Scan
 
@@ -214,10 +215,22 @@ class _Lowering:
             Argument(self._tensor("temp", (t.size,), t.dtype, op.span, op.scope))
             for t in lowered.temps
         ]
+        self._begin(op, block, arguments, results)
         places = {"operand": arguments, "result": results, "temp": temps}
         for piece in lowered.pieces:
             at = tuple(places[ref.kind][ref.number] for ref in piece.refs)
             self._step(piece, at, op.span, op.scope, op.replica)
+
+    def _begin(
+        self, op: Op, block: Block, arguments: Sequence[Argument], results: Sequence[Argument]
+    ) -> None:
+        """Copies for results that are operands before the kernel of ``block`` runs."""
+        nest = nest_of(block)
+        if nest is None:
+            return
+        for number, source in begins(nest):
+            where = arguments[block.parameters.index(nest.operands[source])]
+            self._copy(op.results[number], where, results[number])
 
     def _step(
         self,

@@ -121,22 +121,36 @@ class _Rewriting:
         if maker is None:
             return
         at = self.position[maker]
+        first = self._first_copy(source, target)
         readers = [
             n
             for n in self.touching.get(target, ())
-            if n not in (maker, copy) and target in self.uses[n].reads
+            if n not in (maker, copy, first) and target in self.uses[n].reads
         ]
         late = [n for n in readers if self.position[n] > at]
         if late and not self._move(maker, late):
             return
-        self.removed[copy] = None
+        taken_out = (copy,) if first is None or first == maker else (copy, first)
+        self.removed.update(dict.fromkeys(taken_out))
         self.renamed[source] = target
         touched = self.touching.pop(source)
         for number in touched:
             self.uses[number] = _with_name(self.uses[number], source, target)
         self.touching.setdefault(target, {}).update(touched)
         for tensor in (source, target):
-            self.touching.get(tensor, {}).pop(copy, None)
+            for number in taken_out:
+                self.touching.get(tensor, {}).pop(number, None)
+
+    def _first_copy(self, source: int, target: int) -> int | None:
+        """The step with which ``source`` begins, if that copies all of ``target``."""
+        for number in self.touching[source]:
+            launch = self.plan.steps[number].launch
+            if launch is not None and is_copy(self.plan.kernels[launch.kernel]):
+                given, made = launch.arguments
+                pair = (self.plan.root(given.tensor), made.tensor)
+                if pair == (target, source) and is_whole(given) and is_whole(made):
+                    return number
+        return None
 
     def _maker(self, copy: int, source: int, target: int) -> int | None:
         """The step that makes ``source``, if it may write ``target`` instead."""
@@ -146,6 +160,9 @@ class _Rewriting:
         if tensors[source].nbytes != tensors[target].nbytes or source in self.roots:
             return None
         makers = [n for n in self.touching[source] if source in self.uses[n].writes]
+        if len(makers) == 2 and self._first_copy(source, target) is not None:
+            # It begins as a copy of the port, and its maker changes a part of that.
+            makers = [n for n in makers if n != self._first_copy(source, target)]
         if len(makers) != 1:
             return None
         launch = self.plan.steps[makers[0]].launch

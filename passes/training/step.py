@@ -48,6 +48,7 @@ from gradc.passes.training.outline import (
 )
 from gradc.passes.training.precision import master_type
 from gradc.passes.training.ranks import Deal, folded
+from gradc.passes.training.touched import Touched, keeps_zeros, touched
 
 STEP = "step"
 RATE = "lr"
@@ -103,6 +104,7 @@ def train_step(
     loss_scale: float | str | None = None,
     is_guarded: bool = False,
     held: Held | None = None,
+    told: dict[str, str] | None = None,
 ) -> Function:
     """The step as one Function. ``updates`` names every parameter that ``gradient`` has a COTANGENT
     for.
@@ -110,13 +112,18 @@ def train_step(
     With ``loss_scale`` the gradient must take the seed of its loss (a SEED parameter); updates are
     those of the parameters' master types. ``is_guarded`` has a step that is not finite stopped; a
     dynamic scale skips it in any case. Norm and size of gradients are those of the whole parameters
-    where ranks hold parts of them (``held``).
+    where ranks hold parts of them (``held``). ``told`` learns of every gradient that is made of
+    rows at ids whether only these are visited (``rows``), or why all are (``touched``).
 
     Raises:
         KeyError: if a COTANGENT has no update.
     """
     clip = clip or Clip()
-    return _Composer(gradient, updates, schedule, clip, loss_scale, is_guarded, held).compose()
+    composer = _Composer(gradient, updates, schedule, clip, loss_scale, is_guarded, held)
+    made = composer.compose()
+    if told is not None:
+        told.update({**dict.fromkeys(composer.rows, "rows"), **composer.whole})
+    return made
 
 
 # An update as one op, and the scalars that it takes.
@@ -146,6 +153,9 @@ class _Composer:
         self.b = Builder()
         # By the identity of the update, which is kept with it.
         self._outlines: dict[tuple[int, TensorType], tuple[_Outlined | None, Function]] = {}
+        # Gradients that are zero but in few rows, by parameter; why others of rows are whole.
+        self.rows: dict[str, Touched] = {}
+        self.whole: dict[str, str] = {}
         self.parameters: list[Slot] = []
         self.results: list[Slot] = []
         self.outputs: list[Value] = []
@@ -160,7 +170,9 @@ class _Composer:
         found = inline_function(self.b, self.gradient, arguments)
         made = list(zip(self.gradient.results, found, strict=True))
         raw = {s.name: value for s, value in made if s.role is Role.COTANGENT}
-        cts = {name: unscaled(self.b, value, scale) for name, value in raw.items()}
+        self._find_rows(raw, scale)
+        judged = {n: self.rows[n].sums(self.b) if n in self.rows else v for n, v in raw.items()}
+        cts = {name: unscaled(self.b, value, scale) for name, value in judged.items()}
         factor, norm = self._clipped(cts)
         limits = Limits(scale, self.clip.value, factor)
         finite = self._judged(cts, norm, made)
@@ -347,10 +359,16 @@ class _Composer:
         finished: list[tuple[Slot, Value]] = []
         for name, ct in cts.items():
             update, old = self.updates[name], (primals[name], *slots[name])
-            outlined = None if finite is None else self._outline(update, ct, limits, step, rate)
-            if outlined is not None and finite is not None:
-                found, shared = outlined
-                new, *new_slots = found.apply(self.b, (finite, ct, *old), shared)
+            guard = finite
+            if guard is None and name in self.rows:
+                guard = self.b.constant(1, DType.BOOL)
+            outlined = None if guard is None else self._outline(update, ct, limits, step, rate)
+            if outlined is not None and guard is not None:
+                (found, shared), own = outlined, (guard, ct, *old)
+                if name in self.rows:
+                    new, *new_slots = self.rows[name].apply(self.b, found, own, shared)
+                else:
+                    new, *new_slots = found.apply(self.b, own, shared)
             else:
                 ct = limits.apply(self.b, ct)
                 new, *new_slots = self._updated(update, ct, old, step, rate, finite)
@@ -380,6 +398,39 @@ class _Composer:
         made = inline_function(self.b, update.function, arguments)
         return [self._kept(finite, new, was) for new, was in zip(made, old, strict=True)]
 
+    def _fixed(self, update: Update) -> dict[str, float]:
+        """The scalars of ``update`` and of the limits that are known now."""
+        fixed = dict[str, float]()
+        if self.loss_scale not in (None, "dynamic"):
+            fixed[LOSS_SCALE] = float(self.loss_scale or 0)
+        names = [slot.name for slot in update.function.parameters if slot.role is Role.HYPER]
+        if RATE in names and self.schedule is None:
+            assert update.rate is not None, "an optimiser without a learning rate takes none"
+            fixed[RATE] = update.rate
+        return fixed
+
+    def _find_rows(self, cts: Mapping[str, Value], scale: Value | None) -> None:
+        """Which gradients are updates of few rows, and need not be more."""
+        makers = {value: op for op in self.b.ops for value in op.results}
+        for name, ct in cts.items():
+            found = touched(makers.get(ct))
+            if isinstance(found, Touched):
+                found = self._why_whole(self.updates[name], ct, scale) or found
+            if isinstance(found, Touched):
+                self.rows[name] = found
+            elif found is not None:
+                self.whole[name] = found
+
+    def _why_whole(self, update: Update, ct: Value, scale: Value | None) -> str:
+        """What keeps a gradient of few rows from staying one; empty if nothing does."""
+        if self.clip.norm is not None:
+            return "the norm of the gradients adds up all elements"
+        limits = Limits(scale, self.clip.value, None)
+        made = outline(update.function, ct.type, limits, self._fixed(update))
+        if made is None:
+            return "its update does not work element by element"
+        return "" if keeps_zeros(made) else "its update may change rows without a gradient"
+
     def _outline(
         self, update: Update, ct: Value, limits: Limits, step: Value, rate: Value | None
     ) -> _Outlined | None:
@@ -389,18 +440,9 @@ class _Composer:
         key = (id(update.function), ct.type)
         known = self._outlines.get(key)
         if known is None:
-            function, given, fixed = update.function, limits.scalars, dict[str, float]()
-            if self.loss_scale not in (None, "dynamic"):
-                fixed[LOSS_SCALE] = float(self.loss_scale or 0)
+            function, given, fixed = update.function, limits.scalars, self._fixed(update)
             for slot, value in zip(function.parameters, function.block.parameters, strict=True):
-                if slot.role is not Role.HYPER:
-                    continue
-                if slot.name == RATE and rate is None:
-                    assert update.rate is not None, (
-                        "an optimiser without a learning rate takes none"
-                    )
-                    fixed[slot.name] = update.rate
-                else:
+                if slot.role is Role.HYPER and slot.name not in fixed:
                     given[slot.name] = self._hyper(slot, value.type, step, rate, update.rate)
             made = outline(function, ct.type, limits, fixed)
             shared = () if made is None else made.compute_shared(self.b, given)

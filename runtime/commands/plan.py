@@ -22,6 +22,7 @@ from gradc.runtime.model.compiled import pure
 from gradc.runtime.model.model import Model
 from gradc.runtime.model.remedies import remedies
 from gradc.runtime.model.shard import Shard, parts_of
+from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.compile import compile_options, machine_warnings, quoting
 from gradc.runtime.reports.memory import Choice, MemoryPlan, choices, plan_memory
 from gradc.runtime.reports.memory_chart import choices_svg
@@ -63,7 +64,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
             _pareto(model.name, choices(source, derive, chosen, gradient), options, console)
             return 0
         made = plan_memory(source, derive, chosen, gradient)
-    return _report(made, options, console)
+    updates = _step(options, model).updates(sizes) if options.optimizer else {}
+    return _report(made, updates, options, console)
 
 
 def _program(
@@ -81,29 +83,38 @@ def _program(
     if options.forward:
         return model.lower(dims, training=False).function, pure(lambda f: f), None
     if options.optimizer:
-        parts = whole_number(options.accumulate, 1, "--accumulate")
-        ranks = whole_number(options.ranks, 1, "--ranks")
-        shard = None if options.shard_dim is None else dict([parts_of(options.shard_dim)])
-        world = None if shard is not None and options.ranks == "1" else ranks
-        step = model.train_step(options.optimizer, accumulate=parts, ranks=world, shard=shard)
-        program = step.program(dims)
+        program = _step(options, model).program(dims)
         return program.source, program.derive, program.gradient
     wrt = options.wrt if options.wrt in ("params", "inputs") else options.wrt.split(",")
     return model.lower(dims).function, pure(model.gradient_of(wrt)), None
 
 
-def _report(made: MemoryPlan, options: argparse.Namespace, console: Console) -> int:
+def _step(options: argparse.Namespace, model: Model) -> TrainStep:
+    """The step that ``--optimizer`` asks for."""
+    parts = whole_number(options.accumulate, 1, "--accumulate")
+    ranks = whole_number(options.ranks, 1, "--ranks")
+    shard = None if options.shard_dim is None else dict([parts_of(options.shard_dim)])
+    world = None if shard is not None and options.ranks == "1" else ranks
+    return model.train_step(options.optimizer, accumulate=parts, ranks=world, shard=shard)
+
+
+def _report(
+    made: MemoryPlan, updates: Mapping[str, str], options: argparse.Namespace, console: Console
+) -> int:
     if options.svg:
         write_text(Path(options.svg), made.to_svg())
         console.message(f"wrote {options.svg}")
     faults = made.check() if options.check else ()
     if options.json:
-        found = made.to_json()
+        found = made.to_json() | ({"updates": dict(updates)} if updates else {})
         if options.check:
             found["faults"] = [str(fault) for fault in faults]
         console.json(found)
     else:
         console.result(made.report())
+        for name, how in updates.items():
+            why = "rows that the batch names" if how == "rows" else f"all rows: {how}"
+            console.result(f"  updates of {name} visit {why}")
         if options.check and not faults:
             console.result("  checked: replayed by the independent checker, no fault")
     for fault in faults:

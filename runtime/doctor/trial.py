@@ -31,8 +31,8 @@ from gradc.passes.training.step import GROWTH_INTERVAL, INITIAL_SCALE
 from gradc.runtime.doctor.attention import scaled_scores
 from gradc.runtime.files.batches import Samples, permutation
 from gradc.runtime.model.compiled import Compiled
-from gradc.runtime.model.recipe import Recipe
-from gradc.runtime.model.step import TrainStep, decaying
+from gradc.runtime.model.recipe import Recipe, decaying
+from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.arrays import Array
 from gradc.runtime.native.compile import compile_options
 

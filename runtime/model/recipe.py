@@ -5,11 +5,13 @@ Non-goals: what optimiser and schedule mean (``frontend.model.training``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 import numpy as np
 
+from gradc.frontend.model.training import OptimizerIR
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 
 
@@ -51,6 +53,17 @@ class Recipe:
         if not (_is_number(scale) and 0 < scale < float("inf")):
             message = f"loss_scale is `dynamic` or a positive number, not {scale!r}"
             raise DiagnosticError([error("GC0801", message, None)])
+
+
+@functools.lru_cache(maxsize=64)
+def decaying(optimizer: OptimizerIR, decay_on: str, rank: int) -> OptimizerIR:
+    """``optimizer`` for a parameter of ``rank`` axes: without decay where that falls on matrices
+    only. The same object for all parameters, so that it elaborates its update once a type.
+    """
+    is_spared = decay_on == "matrices" and rank < 2 and "decay" in optimizer.arguments
+    if not is_spared:
+        return optimizer
+    return replace(optimizer, arguments={**optimizer.arguments, "decay": 0})
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -54,7 +54,7 @@ from gradc.runtime.files.ids import check_inputs
 from gradc.runtime.model.call import INPUTS, PARAMS, Entry, by_role, decode, decoded
 from gradc.runtime.model.direct import Direct
 from gradc.runtime.model.layout import Layout
-from gradc.runtime.model.recipe import Recipe
+from gradc.runtime.model.recipe import Recipe, decaying
 from gradc.runtime.model.remedies import remedies
 from gradc.runtime.model.shard import Shard
 from gradc.runtime.model.state import StoppedStep, TrainState
@@ -83,17 +83,6 @@ if TYPE_CHECKING:
 
 # What a step is given beside state and inputs.
 _NOTHING: dict[str, Array] = {}
-
-
-@functools.lru_cache(maxsize=64)
-def decaying(optimizer: OptimizerIR, decay_on: str, rank: int) -> OptimizerIR:
-    """``optimizer`` for a parameter of ``rank`` axes: without decay where that falls on matrices
-    only. The same object for all parameters, so that it elaborates its update once a type.
-    """
-    is_spared = decay_on == "matrices" and rank < 2 and "decay" in optimizer.arguments
-    if not is_spared:
-        return optimizer
-    return replace(optimizer, arguments={**optimizer.arguments, "decay": 0})
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,7 +447,9 @@ class TrainStep(Direct):
         with quoting(sources), remedies(self.model, dims, self.options, program):
             yield
 
-    def program(self, dims: Mapping[str, int] | None = None) -> StepProgram:
+    def program(
+        self, dims: Mapping[str, int] | None = None, told: dict[str, str] | None = None
+    ) -> StepProgram:
         """What the step is made from: the model, or the program of one part of the batch.
 
         Raises:
@@ -473,11 +464,12 @@ class TrainStep(Direct):
             def gradient(function: Function) -> Function:
                 return self._gradient(function, names)
 
-            if self.shard is None:
-                return StepProgram(whole.function, lambda f: self._step(gradient(f)), gradient)
-            share = self.shard.at(whole.dims).share
             # What recomputing saves of the whole, it saves of each part.
-            return StepProgram(whole.function, lambda f: self._step(share(gradient(f))), gradient)
+            share = None if self.shard is None else self.shard.at(whole.dims).share
+            cut_by = share or (lambda function: function)
+            return StepProgram(
+                whole.function, lambda f: self._step(cut_by(gradient(f)), told), gradient
+            )
         _, cut = self.accumulation(whole)
         return StepProgram(
             cut.part, lambda function: self._step(cut.compose(function)), cut.gradient
@@ -519,8 +511,16 @@ class TrainStep(Direct):
             for spec in self.model.signature.inputs
         }
 
-    def _step(self, gradient: Function) -> Function:
-        """The step around a function that gives the gradients."""
+    def updates(self, dims: Mapping[str, int] | None = None) -> dict[str, str]:
+        """How parameters are updated of which the program reads rows by number: ``rows``, of which
+        those that a batch names, or why all of them.
+        """
+        made = self.program(dims, told := dict[str, str]())
+        made.derive(made.source)
+        return told
+
+    def _step(self, gradient: Function, told: dict[str, str] | None = None) -> Function:
+        """The step around a function that gives the gradients; ``told`` learns of ``updates``."""
         pairs = zip(gradient.parameters, gradient.block.parameters, strict=True)
         types = {slot.name: value.type for slot, value in pairs if slot.role is Role.PARAM}
         updates = {name: self._update(name, master_type(type_)) for name, type_ in types.items()}
@@ -537,6 +537,7 @@ class TrainStep(Direct):
             loss_scale=factor,
             is_guarded=self.recipe.guard,
             held=held,
+            told=told,
         )
 
     def _gradient(self, function: Function, names: list[str]) -> Function:
