@@ -1,4 +1,5 @@
-"""Products of bf16 and f16 on tensor cores: both layouts of both factors, ragged tiles.
+"""Products of bf16 and f16 on tensor cores: both layouts of both factors, ragged tiles, by chunks
+and by elements, few rows, windows of images, leaves of k.
 In the simulator sums are one chain in k's order; a processor has its own.
 """
 
@@ -11,22 +12,30 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gradc.codegen.cuda.printer.plans import print_plan
+from gradc.codegen.cuda.printer.plans import print_plan, scratch_of, target
+from gradc.codegen.cuda.printer.tensor import LARGE, SMALL, Block
 from gradc.codegen.cuda.simulate.memory import SimulationError
 from gradc.codegen.cuda.simulate.run import run_program
 from gradc.codegen.cuda.toolchain import assemble, build, sass
 from gradc.codegen.maths.arrays import fma
 from gradc.ir.plan.plan import Plan
+from gradc.ir.target.target import Processors
 from gradc.ir.tensor.bf16 import from_bf16, round_to_bf16
 from gradc.ir.tensor.core import DType
-from tests.cuda.test_products import drawn, plan_of, printed
-from tests.support.cuda_programs import TARGET, arrays_of, unproved
+from gradc.passes.place.scratch import place_scratch
+from tests.cuda.test_products import drawn, outcome, plan_of, printed
+from tests.cuda.test_windows import CASES, net
+from tests.support.cuda_programs import TARGET, arrays_of, differing, unproved
+from tests.support.cuda_programs import plan_of as plan_of_subject
 
 # m, n, k, whether each factor is turned, type.
 SHAPES = (
     (130, 136, 104, False, False, DType.BF16),
     (136, 72, 100, True, False, DType.F16),
     (136, 50, 104, True, True, DType.BF16),
+    # By elements: nothing that eight divides, few rows and columns.
+    (9, 70, 61, True, False, DType.F16),
+    (67, 13, 45, False, True, DType.BF16),
 )
 
 
@@ -50,13 +59,18 @@ def expected(plan: Plan, shape: tuple[int, int, int, bool, bool, DType]) -> NDAr
     return found
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "block"),
+    [*((each, SMALL) for each in SHAPES), (SHAPES[1], LARGE), (SHAPES[3], LARGE)],
+)
 def test_tensor_cores_multiply_every_layout(
-    shape: tuple[int, int, int, bool, bool, DType],
+    shape: tuple[int, int, int, bool, bool, DType], block: Block, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("gradc.codegen.cuda.printer.tensor.block_of", lambda *given: block)
     plan = plan_of(*shape)
     program = printed(plan)
-    assert "on tensor cores" in program.texts[0].source
+    (text,) = program.texts
+    assert "on tensor cores" in text.source and text.threads == block.threads
     arrays = arrays_of(plan, drawn(plan))
     run_program(program, arrays)
     is_half = shape[-1] is DType.F16
@@ -65,9 +79,31 @@ def test_tensor_cores_multiply_every_layout(
     assert not unproved(plan, program)
 
 
-def test_small_or_misaligned_products_stay_on_other_cores() -> None:
-    for m, n, k, turned in ((40, 128, 64, False), (128, 128, 24, False), (128, 128, 60, False)):
-        (text,) = printed(plan_of(m, n, k, turned, turned, DType.BF16)).texts
+def test_leaves_of_k_are_summed_apart_by_the_shape_alone() -> None:
+    """And added in order: with chains for leaves these are the CPU's sums."""
+    bare = plan_of(10, 24, 1030, False, False, DType.F16)
+    plan = place_scratch(bare, TARGET, scratch_of(TARGET))
+    for machine in (TARGET, target("sm_80", Processors(1, 164 << 10, 65536, 2048))):
+        program = print_plan(plan, machine)
+        assert ["Sums over 256" in text.source for text in program.texts] == [True, False]
+        assert outcome(bare, program) and not unproved(plan, program)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_windows_of_images_are_multiplied_by_tensor_cores(
+    case: tuple[int, int, int, int, int, str],
+) -> None:
+    one = net(*case, precision="bf16")
+    plan = plan_of_subject(one)
+    program = print_plan(plan, TARGET)
+    assert sum("on tensor cores" in text.source for text in program.texts) >= 3
+    assert not differing(one, program, plan)
+    assert not unproved(plan, program)
+
+
+def test_a_few_rows_stay_on_other_cores() -> None:
+    for m, n, k in ((7, 128, 64), (128, 4, 64), (128, 128, 6)):
+        (text,) = printed(plan_of(m, n, k, False, False, DType.BF16)).texts
         assert "tensor" not in text.source
 
 
@@ -98,7 +134,9 @@ def test_faults_of_fragments_and_copies_are_found(fault: tuple[str, str, str]) -
 
 def test_the_main_loop_fits_two_blocks() -> None:
     pytest.importorskip("numba_cuda")
-    (text,) = print_plan(plan_of(256, 256, 512, False, False, DType.BF16), TARGET).texts
+    small = target("sm_90", Processors(1, 228 << 10, 65536, 2048))
+    (text,) = print_plan(plan_of(256, 256, 512, False, False, DType.BF16), small).texts
+    assert text.threads == LARGE.threads
     code = assemble.cubin([build.ptx(text, (9, 0))], (9, 0))
     found, loop = sass.statistics(code)["product"], sass.main_loops(code)["product"]
     assert (found.stack, found.local, found.f64) == (0, 0, 0)

@@ -30,13 +30,21 @@ CASES = (
 )
 
 
-def net(channels: int, height: int, width: int, filters: int, groups: int, more: str) -> Subject:
+def net(
+    channels: int,
+    height: int,
+    width: int,
+    filters: int,
+    groups: int,
+    more: str,
+    precision: str = "f32",
+) -> Subject:
     """Loss and gradients of parameters and images."""
     text = MODEL.format(
         channels=channels, height=height, width=width, filters=filters,
         each=channels // groups, options=more,
     )  # fmt: skip
-    model = gradc.loads(text)
+    model = gradc.loads(text, precision=precision)
     arrays = {**model.init(0), **random_inputs(model, {}, 3)}
     derive = pure(model.gradient_of(["x", "w", "bias"]))
     return Subject("net", model.lower().function, derive, arrays)

@@ -240,7 +240,7 @@ class _Printer:
         return self._block(lines)
 
     def _product(self, nest: Nest, gemm: Gemm) -> Part:
-        if tensor.fits(gemm, self.aligned):
+        if tensor.fits(gemm):
             return self._tensor(nest, gemm)
         split_k = self.segment.split_k
         tile = tile_of(gemm, self.processors) if split_k is None else split_k.tile
@@ -262,12 +262,16 @@ class _Printer:
 
     def _tensor(self, nest: Nest, gemm: Gemm) -> Part:
         """A product by tensor cores."""
-        self._head(nest.lines, tensor.THREADS, is_grid=True)
-        tensor.write_tensor(nest, gemm)
-        batch = "".join(f"{n} times " for n in gemm.batch)
+        split_k, block = self.segment.split_k, tensor.block_of(gemm, self.processors)
+        span = None if split_k is None else split_k.span
+        self._head(nest.lines, block.threads, is_grid=True)
+        tensor.write_tensor(nest, gemm, block, self.aligned, span)
+        batch = "".join(f"{n} times " for n in gemm.batch[0 if span is None else 1 :])
         says = f"{batch}{gemm.m} x {gemm.k} by {gemm.k} x {gemm.n}, on tensor cores."
-        part = self._part(nest.lines, tensor.THREADS, tensor.blocks(gemm), says, tensor.ROOMS)
-        return replace(part, text=replace(part.text, together=tensor.TOGETHER))
+        says = says if span is None else f"Sums over {span} steps of k of {says}"
+        count = tensor.blocks(gemm, block)
+        part = self._part(nest.lines, block.threads, count, says, block.rooms)
+        return replace(part, text=replace(part.text, together=block.together))
 
     def _block(self, lines: Lines) -> Part:
         """Statements that the threads of a block run together."""

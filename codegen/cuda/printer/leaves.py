@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
+from gradc.codegen.cuda.printer import tensor
 from gradc.codegen.cuda.printer.tiles import Tile, blocks, choice_of, fitting, largest, tile_of
 from gradc.codegen.cuda.verbs import WARP
 from gradc.ir.loop.kernel import (
@@ -36,15 +37,19 @@ _MOST_BYTES = 16 << 20  # of scratch
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """``count`` parts of ``span`` steps of k, by tiles. Nodes of so many parts are summed first."""
+    """``count`` parts of ``span`` steps of k, by tiles, or on tensor cores where there is none."""
 
-    tile: Tile
+    tile: Tile | None
     span: int
     count: int
 
 
 def split_of(gemm: Gemm, processors: int) -> Split | None:
     """How to split a product of which fewer tiles are than ``processors``; None where it is not."""
+    if tensor.fits(gemm):
+        count = -(-gemm.k // K_LEAF)
+        may = count <= K_NODE**2 and _bytes(gemm, count) <= _limit(gemm) and not _is_private(gemm)
+        return Split(None, K_LEAF, count) if may and tensor.is_split(gemm) else None
     whole = tile_of(gemm, processors)
     if whole is None or _is_private(gemm):
         return None
@@ -57,8 +62,9 @@ def split_of(gemm: Gemm, processors: int) -> Split | None:
             continue
         levels = len(node_spans(span, K_LEAF, K_NODE))
         tiles = [fitted for tile in choice_of(gemm) if (fitted := fitting(tile, levels))]
-        found = Split(largest(gemm, tiles, processors, count), span, count)
-        if count * blocks(gemm, found.tile) >= processors:
+        tile = largest(gemm, tiles, processors, count)
+        found = Split(tile, span, count)
+        if count * blocks(gemm, tile) >= processors:
             break  # nodes are enough
     return found
 

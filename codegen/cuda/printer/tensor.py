@@ -1,14 +1,16 @@
-"""Products of bf16 and f16 on tensor cores: a block has 128 x 128 results, each of its eight warps
-64 x 32 of them, from slices of 32 steps of k in shared memory, three of which are there or on their
-way.
+"""Products of bf16 and f16 on tensor cores: a block has 128 x 128 or 64 x 64 results, each of its
+warps 64 x 32 of them, from slices of 32 steps of k in shared memory, three of which are there or on
+their way.
 
 A factor lies in a slice as it lies in memory, in chunks of 16 bytes. Chunks are swapped among
 neighbours so that the eight rows of a matrix meet no bank twice: where k is fast chunk c of place p
-is at ``c ^ (p / 2 mod 4)``, where places are fast chunk c of step s at ``c ^ (s mod 8)``.
+is at ``c ^ (p / 2 mod 4)``, where places are fast chunk c of step s at ``c ^ (s mod 8)``. Factors
+that are aligned come by chunks, others and windows of images by elements (``halves``).
 
 Sums are f32 from the first step of k to the last, in an order that the processor does not tell:
-results repeat from run to run, and are not the CPU's bits (docs/cuda-texts.md). Epilogues are as
-everywhere, on registers. Non-goals: windows of images, other layouts (``products``).
+results repeat from run to run, and are not the CPU's bits (docs/cuda-texts.md). Where results are
+few and k is long sums are those of leaves of k, added in order: by the shape alone, so that bits do
+not depend on the device. Epilogues are as everywhere, on registers.
 """
 
 from __future__ import annotations
@@ -18,30 +20,75 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 
+from gradc.codegen.cuda.printer.halves import Chunks, Elements, Slab
 from gradc.codegen.cuda.printer.nest import Nest
-from gradc.codegen.cuda.printer.products import times, unflatten
+from gradc.codegen.cuda.printer.products import unflatten
+from gradc.codegen.cuda.printer.tiles import strides
+from gradc.codegen.cuda.verbs import WARP
 from gradc.ir.loop.kernel import Buffer, Factor, Gemm
+from gradc.ir.loop.order import K_LEAF
 from gradc.ir.tensor.core import DType
 
-SIZE, DEPTH, STAGES, THREADS = 128, 32, 3, 256
-TOGETHER = 2  # blocks of a multiprocessor
-SLICE = SIZE * DEPTH  # elements of one factor
-ROOMS = (("u16", STAGES * SLICE), ("u16", STAGES * SLICE))
+DEPTH, STAGES = 32, 3
 _CHUNK = 8  # elements of a copy
-_LEAST = 48  # rows and columns under which most of a tile would be empty
+_LEAST = 8  # rows, columns and steps under which all of it is mostly empty
+_LEAST_OF_WINDOWS = 4  # an element of these costs more than a tile that is mostly empty
 _MMA = {DType.BF16: "mma_bf16", DType.F16: "mma_f16"}
+_MOST_ROOM = 1.5  # elements of all large blocks for one of the result
+_FEW = 64  # small blocks under which leaves of k are summed apart
 
 
-def fits(gemm: Gemm, aligned: frozenset[Buffer]) -> bool:
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block of ``down`` times ``across`` warps."""
+
+    down: int
+    across: int
+
+    @property
+    def rows(self) -> int:
+        return 64 * self.down
+
+    @property
+    def columns(self) -> int:
+        return 32 * self.across
+
+    @property
+    def threads(self) -> int:
+        return WARP * self.down * self.across
+
+    @property
+    def together(self) -> int:
+        """Blocks of a multiprocessor: a thread then has 128 registers."""
+        return 512 // self.threads
+
+    @property
+    def rooms(self) -> tuple[tuple[str, int], ...]:
+        return tuple(("u16", STAGES * DEPTH * size) for size in (self.rows, self.columns))
+
+
+LARGE, SMALL = Block(2, 4), Block(1, 2)
+
+
+def fits(gemm: Gemm) -> bool:
     """Whether tensor cores do this product."""
     types = {factor.buffer.dtype for factor in (gemm.left, gemm.right)}
     if len(types) != 1 or not types <= set(_MMA) or gemm.acc.dtype is not DType.F32:
         return False
-    if min(gemm.m, gemm.n) < _LEAST or gemm.k < DEPTH:
-        return False
-    left, right = gemm.left, gemm.right
-    sides = ((left, left.row, left.column, gemm.m), (right, right.column, right.row, gemm.n))
-    return all(_is_regular(f, s, k, extent, gemm.k, aligned) for f, s, k, extent in sides)
+    is_window = any(factor.patch is not None for factor in (gemm.left, gemm.right))
+    return min(gemm.m, gemm.n) >= (_LEAST_OF_WINDOWS if is_window else _LEAST) and gemm.k >= _LEAST
+
+
+def block_of(gemm: Gemm, processors: int) -> Block:
+    """The large block if the product mostly fills such and there is one for every processor."""
+    room = blocks(gemm, LARGE) * LARGE.rows * LARGE.columns
+    is_full = room <= _MOST_ROOM * prod(gemm.batch) * gemm.m * gemm.n
+    return LARGE if is_full and blocks(gemm, LARGE) >= processors else SMALL
+
+
+def is_split(gemm: Gemm) -> bool:
+    """Whether leaves of k are summed apart."""
+    return gemm.k >= 4 * K_LEAF and blocks(gemm, SMALL) < _FEW
 
 
 def _is_regular(
@@ -54,118 +101,90 @@ def _is_regular(
     return not any(n % _CHUNK for n in (other, run, factor.offset, *factor.batch_strides))
 
 
-def blocks(gemm: Gemm) -> int:
+def blocks(gemm: Gemm, block: Block) -> int:
     """How many blocks compute ``gemm``."""
-    return prod(gemm.batch) * -(-gemm.m // SIZE) * -(-gemm.n // SIZE)
+    return prod(gemm.batch) * -(-gemm.m // block.rows) * -(-gemm.n // block.columns)
 
 
-def write_tensor(nest: Nest, gemm: Gemm) -> None:
-    """Writes what a block does."""
+def write_tensor(
+    nest: Nest, gemm: Gemm, block: Block, aligned: frozenset[Buffer], span: int | None = None
+) -> None:
+    """Writes what a block does. ``span``: a block sums that many steps of k only, those that the
+    first of the batch's indices counts.
+    """
     add = nest.lines.add
-    for name, (dtype, size) in zip(("left", "right"), ROOMS, strict=True):
+    for name, (dtype, size) in zip(("left", "right"), block.rooms, strict=True):
         add(f"{name} = shared({dtype}, {size})")
-    across, down = -(-gemm.n // SIZE), -(-gemm.m // SIZE)
+    across, down = -(-gemm.n // block.columns), -(-gemm.m // block.rows)
     batch = [nest.words.define(var) for var in gemm.batch_index]
     unflatten(nest, "b", (*gemm.batch, down, across), [*batch, "down", "across"])
-    add(f"row = {SIZE} * down")
-    add(f"column = {SIZE} * across")
+    add(f"row = {block.rows} * down")
+    add(f"column = {block.columns} * across")
+    if span is not None:
+        add(f"first = {span} * {batch[0]}")
+        add(f"stop = min(first + {span}, {gemm.k})")
     add("# a warp's part of the tile; which row of which of four matrices a lane says")
-    add("y = 64 * floordiv(t, 128)")
-    add("x = 32 * mod(floordiv(t, 32), 4)")
+    add(f"y = 64 * floordiv(t, {WARP * block.across})")
+    add(f"x = 32 * mod(floordiv(t, 32), {block.across})")
     add("line = mod(t, 8)")
     add("one = mod(floordiv(t, 8), 2)")
     add("other = mod(floordiv(t, 16), 2)")
-    strides = (gemm.left.row, gemm.left.column), (gemm.right.column, gemm.right.row)
-    left = _Side(nest, gemm.left, "left", "row", "y", *strides[0], gemm.m, gemm.k, ("one", "other"))
-    right = _Side(
-        nest, gemm.right, "right", "column", "x", *strides[1], gemm.n, gemm.k, ("other", "one")
-    )
+    left = _side(nest, gemm, gemm.left, block, aligned)
+    right = _side(nest, gemm, gemm.right, block, aligned)
     for side in (left, right):
-        side.base(batch)
+        side.copies.base(batch)
         side.fragments()
-    _sum(nest, gemm, (left, right))
-    _results(nest, gemm)
+    _sum(nest, gemm, (left, right), ("0", str(gemm.k)) if span is None else ("first", "stop"))
+    _results(nest, gemm, block)
+
+
+def _side(
+    nest: Nest, gemm: Gemm, factor: Factor, block: Block, aligned: frozenset[Buffer]
+) -> _Side:
+    is_left = factor is gemm.left
+    stride, k_stride = strides(gemm, factor)
+    names = ("left", "row") if is_left else ("right", "column")
+    size, extent = (block.rows, gemm.m) if is_left else (block.columns, gemm.n)
+    slab = Slab(*names, size, extent, gemm.k, DEPTH, block.threads)
+    by_chunks = _is_regular(factor, stride, k_stride, extent, gemm.k, aligned)
+    copies = (Chunks if by_chunks else Elements)(nest, factor, slab, stride, k_stride)
+    if is_left:
+        return _Side(nest, slab, copies, "y", ("one", "other"))
+    return _Side(nest, slab, copies, "x", ("other", "one"))
 
 
 @dataclass
 class _Side:
-    """One factor. ``halves`` name what chooses the second eight places, and the second eight steps
-    of k, of a fragment.
+    """One factor: how a warp reads it. ``halves`` name what chooses the second eight places, and
+    the second eight steps of k, of a fragment.
     """
 
     nest: Nest
-    factor: Factor
-    name: str
-    first: str
+    slab: Slab
+    copies: Chunks | Elements
     warp: str
-    stride: int
-    k_stride: int
-    extent: int
-    k: int
     halves: tuple[str, str]
 
     @property
-    def along_k(self) -> bool:
-        return self.k_stride == 1
+    def name(self) -> str:
+        return self.slab.name
 
     @property
     def count(self) -> int:
         """Runs of sixteen places of a warp."""
         return 4 if self.name == "left" else 2
 
-    def base(self, batch: Sequence[str]) -> None:
-        """Which chunks this thread copies."""
-        add, name = self.nest.lines.add, self.name
-        per_line = DEPTH // _CHUNK if self.along_k else SIZE // _CHUNK
-        place, step = f"{name}_place", f"{name}_step"
-        if self.along_k:
-            add(f"{place} = floordiv(t, {per_line})")
-            add(f"{step} = mod(t, {per_line})")
-            add(f"{name}_to = {DEPTH} * {place} + 8 * bitxor({step}, mod(floordiv({place}, 2), 4))")
-            add(f"{step} = 8 * {step}")
-        else:
-            add(f"{step} = floordiv(t, {per_line})")
-            add(f"{place} = mod(t, {per_line})")
-            add(f"{name}_to = {SIZE} * {step} + 8 * bitxor({place}, mod({step}, 8))")
-            add(f"{place} = 8 * {place}")
-        strides = zip(batch, self.factor.batch_strides, strict=True)
-        terms = [times(index, stride) for index, stride in strides if stride]
-        terms += [str(self.factor.offset)] if self.factor.offset else []
-        terms.append(times(f"({self.first} + {place})", self.stride))
-        terms.append(times(step, self.k_stride))
-        add(f"{name}_at = {' + '.join(terms)}")
-
-    def copy(self, k: str, slot: str) -> None:
-        """Two chunks of the slice that begins with step ``k`` set off."""
-        name, lines = self.name, self.nest.lines
-        places, steps = (64, 0) if self.along_k else (0, 16)
-        apart = places * self.stride + steps * self.k_stride
-        inside = []
-        if self.extent % SIZE:
-            more = f" + {times('n', places)}" if places else ""
-            inside.append(f"({self.first} + {name}_place{more} < {self.extent})")
-        if self.k % DEPTH:
-            more = f" + {times('n', steps)}" if steps else ""
-            inside.append(f"({k} + {name}_step{more} < {self.k})")
-        k_part = times(k if " " not in k else f"({k})", self.k_stride)
-        with lines.block("for n in range(2)"):
-            lines.add(
-                f"copy_async({name}, {SLICE} * {slot} + {name}_to + {SLICE // 2} * n, "
-                f"{self.nest.buffers[self.factor.buffer]}, {name}_at + {k_part} + {apart} * n, "
-                f"{_CHUNK}, {' & '.join(inside) or 'True'})"
-            )
-
     def fragments(self) -> None:
         """Where the fragments of this lane begin in a slice."""
         add, name, (place, step) = self.nest.lines.add, self.name, self.halves
-        if self.along_k:
+        if self.copies.along_k:
             add(f"turn = bitxor({step}, mod(floordiv(line, 2), 4))")
             add(f"{name}_line = {DEPTH} * ({self.warp} + line + 8 * {place})")
             for half in (0, 1):
                 add(f"{name}_now{half} = {name}_line + 8 * bitxor(turn, {2 * half})")
             return
         add(f"turn = bitxor(floordiv({self.warp}, 8) + {place}, line)")
-        add(f"{name}_line = {SIZE} * (line + 8 * {step})")
+        add(f"{name}_line = {self.slab.size} * (line + 8 * {step})")
         for run in range(self.count):
             add(f"{name}_now{run} = {name}_line + 8 * bitxor(turn, {2 * run})")
 
@@ -173,38 +192,39 @@ class _Side:
         """The fragments of sixteen steps of k."""
         found = []
         for run in range(self.count):
-            if self.along_k:
+            if self.copies.along_k:
                 at = f"{self.name}_now{half} + {16 * DEPTH * run}"
             else:
-                at = f"{self.name}_now{run} + {16 * SIZE * half}"
-            verb = "matrices" if self.along_k else "turned_matrices"
+                at = f"{self.name}_now{run} + {16 * self.slab.size * half}"
+            verb = "matrices" if self.copies.along_k else "turned_matrices"
             found.append(f"{verb}({self.name}, slot + {at})")
         return " + ".join(found)
 
 
-def _sum(nest: Nest, gemm: Gemm, sides: tuple[_Side, _Side]) -> None:
+def _sum(nest: Nest, gemm: Gemm, sides: Sequence[_Side], within: tuple[str, str]) -> None:
     """Slices in order; the one after the next sets off while one is multiplied."""
     lines, add = nest.lines, nest.lines.add
+    start, stop = within
     verb = _MMA[gemm.left.buffer.dtype]
 
     def copy(k: str, slot: str, condition: str) -> None:
         with lines.block(f"if {condition}"):
             for side in sides:
-                side.copy(k, slot)
+                side.copies.copy(k, slot)
         add("commit_copies()")
 
     with lines.block(f"for stage in range({STAGES - 1})"):
-        add(f"k = {DEPTH} * stage")
-        copy("k", "stage", f"k < {gemm.k}")
+        add(f"k = {'' if start == '0' else f'{start} + '}{DEPTH} * stage")
+        copy("k", "stage", f"k < {stop}")
     add("acc = zeros(f32, 64)")
     add("now = 0")
     add(f"free = {STAGES - 1}")
-    with lines.block(f"for k in range(0, {gemm.k}, {DEPTH})"):
+    with lines.block(f"for k in range({start}, {stop}, {DEPTH})"):
         add(f"wait_copies({STAGES - 2})")
         add("barrier()")
         ahead = DEPTH * (STAGES - 1)
-        copy(f"k + {ahead}", "free", f"k + {ahead} < {gemm.k}")
-        add(f"slot = {SLICE} * now")
+        copy(f"k + {ahead}", "free", f"k + {ahead} < {stop}")
+        add(f"slot = {sides[0].slab.slice} * now")  # the right slice is as large
         for half in (0, 1):
             add(f"rows = {sides[0].load(half)}")
             add(f"columns = {sides[1].load(half)}")
@@ -215,7 +235,7 @@ def _sum(nest: Nest, gemm: Gemm, sides: tuple[_Side, _Side]) -> None:
             add("now = 0")
 
 
-def _results(nest: Nest, gemm: Gemm) -> None:
+def _results(nest: Nest, gemm: Gemm, block: Block) -> None:
     """Epilogues of this thread's elements: of each sum of 16 x 8 two neighbours in two rows."""
     lines, add, words = nest.lines, nest.lines.add, nest.words
     with lines.block("for run in range(16)"):
@@ -226,8 +246,8 @@ def _results(nest: Nest, gemm: Gemm) -> None:
             i, j = words.define(gemm.i), words.define(gemm.j)
             add(f"{i} = place" + (" + 8" if n // 2 else ""))
             add(f"{j} = step" + (" + 1" if n % 2 else ""))
-            inside = [f"({i} < {gemm.m})"] if gemm.m % SIZE else []
-            inside += [f"({j} < {gemm.n})"] if gemm.n % SIZE else []
+            inside = [f"({i} < {gemm.m})"] if gemm.m % block.rows else []
+            inside += [f"({j} < {gemm.n})"] if gemm.n % block.columns else []
             with lines.block(f"if {' & '.join(inside)}") if inside else nullcontext():
                 add(f"{words.define(gemm.acc)} = acc[{n}]")
                 nest.body(gemm.epilogue)

@@ -148,13 +148,18 @@ class Run:
         """All but the last ``groups`` groups of active lanes arrive."""
         self.copies.wait(groups, self._lanes()[0])
 
+    def whole_warps(self, what: str) -> None:
+        """Raises SimulationError where some threads of a warp are here and some are not."""
+        if self.mask is None:
+            return
+        warps = self.mask.reshape(self.shape[0], -1, min(WARP, self.shape[1]))
+        there = warps.sum(axis=2)
+        if ((there != 0) & (there != warps.shape[2])).any():
+            raise SimulationError("divergence", f"not all threads of a warp meet {what}")
+
     def shuffle_xor(self, x: Any, distance: int) -> Array:
         """``x`` of the lane whose number differs in the bits of ``distance``."""
-        if self.mask is not None:
-            warps = self.mask.reshape(self.shape[0], -1, min(WARP, self.shape[1]))
-            there = warps.sum(axis=2)
-            if ((there != 0) & (there != warps.shape[2])).any():
-                raise SimulationError("divergence", "not all threads of a warp meet a shuffle")
+        self.whole_warps("a shuffle")
         if not 0 < distance < WARP or self.shape[1] % WARP:
             raise SimulationError("text", f"a shuffle over {distance} of {self.shape[1]} threads")
         found: Array = self.spread(x)[:, np.arange(self.shape[1]) ^ distance]

@@ -65,8 +65,9 @@ def mma(
 
 
 def _whole(run: Run) -> None:
-    if run.mask is not None or run.shape[1] % WARP:
-        raise SimulationError("divergence", "not all threads of a warp meet a tensor core")
+    if run.shape[1] % WARP:
+        raise SimulationError("divergence", "a warp that meets a tensor core is not whole")
+    run.whole_warps("a tensor core")
 
 
 def _by_warp(run: Run, x: Any) -> Array:
