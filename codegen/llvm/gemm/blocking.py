@@ -48,7 +48,7 @@ WORTH_CUTTING = 1 << 20  # products
 K_UNBLOCKED = 1024  # up to here k is not blocked when nothing is packed
 LINE = 64  # bytes that caches hold together
 WAYS = 4  # lines of a panel that one set of the first cache keeps beside what else passes
-WORTH_PACKING = 16  # strips that read a packed column block
+WORTH_PACKING = 7  # strips that read a packed column block, from which on it is worth its time
 PAGES = 32  # that the rows of a panel lie in at most: each is looked up again in every strip
 
 
