@@ -48,6 +48,7 @@ WORTH_CUTTING = 1 << 20  # products
 K_UNBLOCKED = 1024  # up to here k is not blocked when nothing is packed
 LINE = 64  # bytes that caches hold together
 WAYS = 4  # lines of a panel that one set of the first cache keeps beside what else passes
+PANEL_LINES = 4  # columns of a product laid out in panels, at most
 WORTH_PACKING = 7  # strips that read a packed column block, from which on it is worth its time
 PAGES = 32  # that the rows of a panel lie in at most: each is looked up again in every strip
 
@@ -240,17 +241,21 @@ def _tiles(isa: Isa, lanes: int) -> list[tuple[int, int]]:
     return found
 
 
-def _cycles(rows: int, vectors: int) -> float:
+def _cycles(rows: int, vectors: int, is_panel: bool) -> float:
     """Modelled cycles of one k step of a tile: two multiplications and two loads a cycle, latency
     four.
 
-    Vectors of the right factor count three times: where a caller's array is not aligned each spans
-    two lines.
+    Vectors of the right factor count three times, unless it is a panel: where a caller's array is
+    not aligned each spans two lines.
     """
+    if is_panel:
+        return max(rows * vectors / 2, (rows + vectors) / 2, 4.0)
     return max(rows * vectors / 2, (rows + 3 * vectors) / 2, 4.0) + 0.5
 
 
-def _cost(m: int, n: int, k: int, rows: int, vectors: int, lanes: int) -> float:
+def _cost(
+    m: int, n: int, k: int, rows: int, vectors: int, lanes: int, is_panel: bool = False
+) -> float:
     """Modelled cycles of the whole product with this tile; the rest strip has its own height."""
     full, rest = divmod(m, rows)
     panels, over = divmod(n, vectors * lanes)
@@ -259,17 +264,20 @@ def _cost(m: int, n: int, k: int, rows: int, vectors: int, lanes: int) -> float:
     for height, strips in ((rows, full), (rest, 1 if rest else 0)):
         for width, count in ((vectors, panels), (vectors if edge else 0, 1 if edge else 0)):
             if strips and count:
-                total += strips * count * (_cycles(height, width) * k + 20 + 2.0 * height * width)
+                step = _cycles(height, width, is_panel)
+                total += strips * count * (step * k + 20 + 2.0 * height * width)
     # A rest strip is another tile to compile; where strips are few, another height does as well.
     return total * 1.05 if rest and m <= 64 else total
 
 
 @functools.lru_cache(maxsize=4096)
-def _tile(m: int, n: int, k: int, lanes: int, isa: Isa, most: int = 24) -> tuple[int, int]:
+def _tile(
+    m: int, n: int, k: int, lanes: int, isa: Isa, most: int = 24, is_panel: bool = False
+) -> tuple[int, int]:
     """The cheapest register tile of at most ``most`` rows under the model; the larger of equals."""
     return min(
         [tile for tile in _tiles(isa, lanes) if tile[0] <= most],
-        key=lambda t: (_cost(m, n, max(k, 1), t[0], t[1], lanes), -t[0] * t[1], t[1]),
+        key=lambda t: (_cost(m, n, max(k, 1), t[0], t[1], lanes, is_panel), -t[0] * t[1], t[1]),
     )
 
 
@@ -323,6 +331,14 @@ def _crowds(stride: int, steps: int, width: int) -> bool:
     return steps * lines > WAYS * sets
 
 
+def _is_panel(gemm: Gemm) -> bool:
+    """Whether the right factor is a few whole lines wide and nothing else lies between its rows."""
+    right, lines = gemm.right, PANEL_LINES * LINE
+    width = gemm.n * right.buffer.dtype.itemsize
+    is_dense = right.patch is None and (right.row, right.column) == (gemm.n, 1)
+    return is_dense and width % LINE == 0 and width <= lines
+
+
 def _is_far(gemm: Gemm, k: int, rows: int, width: int) -> bool:
     """Whether rows of the right factor lie so far apart, in so many pages, or so badly in the first
     cache, that strips of ``rows`` read panels of ``width`` bytes faster when they are packed once.
@@ -347,7 +363,7 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     down, wide = (m, n if slide is None else slide.width)
     if across is not None:
         slide, down, wide = None, block_of(across.patch), m
-    rows, vectors = _tile(down, wide, k, lanes, isa, most)
+    rows, vectors = _tile(down, wide, k, lanes, isa, most, _is_panel(gemm))
     rows = -(-down // -(-down // rows))  # even strips
     width = lanes * vectors
     panels_total = -(-n // width)
