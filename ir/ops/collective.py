@@ -12,7 +12,8 @@ ranks, and so the same bits on all of them. Their derivatives hold for all ranks
 is the sum of what the ranks seed. ``passes/ranks/together.py`` writes R ranks as one function.
 
 With one rank ``all_to_all`` is its operand. Evaluating them for more needs the other ranks: kernels
-reach them through ``ir.loop.kernel.Exchange``; array domains refuse.
+reach them through ``ir.loop.kernel.Exchange``; array domains refuse, but for one that reaches them
+(``Arrays.exchange``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from gradc.ir.loop.kernel import Affine, ExchangeKind
 from gradc.ir.ops.attributes import get_bool, get_int
@@ -57,10 +60,17 @@ def _all_to_all_type(types: Sequence[TensorType], _attributes: Attrs) -> tuple[T
     return (x,)
 
 
-def _all_to_all(_arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
+def _all_to_all(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
     if _ranks(op) != 1:
-        raise OtherRanksError(f"all_to_all between {_ranks(op)} ranks")
+        return (_reached(arrays, op, "deal", np.array(operands[0], order="C")),)
     return (operands[0],)
+
+
+def _reached(arrays: Any, op: Op, kind: str, rows: Any) -> Any:
+    """``rows`` after the exchange."""
+    if arrays.exchange is None:
+        raise OtherRanksError(f"{op.name} between {_ranks(op)} ranks")
+    return arrays.exchange(f"{kind}_across" if is_across(op) else kind, rows)
 
 
 def _same_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
@@ -90,7 +100,10 @@ def _all_gather_type(types: Sequence[TensorType], attributes: Attrs) -> tuple[Te
 
 def _all_gather(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
     if _ranks(op) != 1:
-        raise OtherRanksError(f"all_gather between {_ranks(op)} ranks")
+        own = np.asarray(operands[0])
+        rows = np.empty((_ranks(op), *own.shape), own.dtype)
+        rows[0] = own  # where an exchange finds it
+        return (_reached(arrays, op, "share", rows),)
     return (arrays.reshape(operands[0], op.result.type.static_shape),)
 
 

@@ -14,7 +14,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from gradc.codegen.backend import GROUP, Results
@@ -35,6 +35,18 @@ if TYPE_CHECKING:
     from gradc.runtime.reports.profile import Profile
 
 Derive = Callable[[Function], Function]
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgram:
+    """How a step is compiled: passes may change ``source``, ``derive`` makes the step of it.
+
+    ``gradient`` is the derivative of ``source`` alone, which says what recomputing would save.
+    """
+
+    source: Function
+    derive: Derive
+    gradient: Derive
 
 
 def pure(derive: Derive) -> Derive:

@@ -69,3 +69,14 @@ def decaying(optimizer: OptimizerIR, decay_on: str, rank: int) -> OptimizerIR:
 def _is_number(value: object) -> TypeGuard[float]:
     """Whether ``value`` is a real number; what is true or false is not."""
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def cut_of(recipe: Recipe, rows: int) -> int:
+    """In how many parts a smaller batch is cut: no fewer than the others, but for ranks that share
+    statistics, of which each has one at most.
+    """
+    parts: int = recipe.accumulate
+    if recipe.shared_statistics:
+        return max(n for n in range(1, parts + 1) if rows % n == 0)
+    finer: int = next(n for n in (*range(parts, rows + 1), rows) if rows % n == 0)
+    return finer

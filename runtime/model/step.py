@@ -22,7 +22,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -52,6 +52,7 @@ from gradc.passes.training.step import (
 from gradc.runtime.files.batches import batch_dim, queued
 from gradc.runtime.files.ids import check_inputs
 from gradc.runtime.model.call import INPUTS, PARAMS, Entry, by_role, decode, decoded
+from gradc.runtime.model.compiled import StepProgram
 from gradc.runtime.model.direct import Direct
 from gradc.runtime.model.layout import Layout
 from gradc.runtime.model.recipe import Recipe, decaying
@@ -83,18 +84,6 @@ if TYPE_CHECKING:
 
 # What a step is given beside state and inputs.
 _NOTHING: dict[str, Array] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class StepProgram:
-    """How a step is compiled: passes may change ``source``, ``derive`` makes the step of it.
-
-    ``gradient`` is the derivative of ``source`` alone, which says what recomputing would save.
-    """
-
-    source: Function
-    derive: Derive
-    gradient: Derive
 
 
 class TrainStep(Direct):
@@ -550,20 +539,25 @@ class TrainStep(Direct):
         """Where in the program the values of this step stop being finite; None if they do not.
 
         Runs the step's forward and backward program on ``state`` in the reference interpreter, in
-        its own precision: as it is derived, and where that is finite as it is compiled.
+        its own precision: as it is derived, and where that is finite as it is compiled. Ranks that
+        hold parts of parameters run theirs; all call, with the whole batch, and get the same.
         """
-        from gradc.runtime.reports.culprit import find_culprit_of
+        from gradc.runtime.reports.culprit import Group, find_culprit_of
 
         shapes = {name: as_array(name, inputs[name]).shape for name in self._inputs}
-        model = self.model.lower(self.model.bind(shapes), training=True).function
+        whole = self.model.lower(self.model.bind(shapes), training=True)
         names = list(self.model.select("params"))
+        cut, group = None, None
+        if self.shard is not None and self.world is not None and self.layout.is_cut:
+            cut, group = self.shard.at(whole.dims), Group(self.world, self.shard.ranks)
+
+        def derivative(function: Function) -> Function:
+            made = self._gradient(function, names)
+            return made if cut is None else cut.share(made)
+
         scale = state.arrays.get(SCALE, self.recipe.loss_scale)
-        return find_culprit_of(
-            model,
-            lambda function: self._gradient(function, names),
-            {**state.arrays, **inputs, "loss": scale},
-            self.options.fast_math,
-        )
+        given = {**state.arrays, **inputs, "loss": scale}
+        return find_culprit_of(whole.function, derivative, given, self.options.fast_math, group)
 
     def _update(self, name: str, type_: TensorType) -> Update:
         """The update of a parameter of which a rank has ``type_``."""

@@ -8,6 +8,9 @@ finite and does not reach a result (a masked score, the untaken side of a ``wher
 fault, and neither is a constant infinity unless nothing else explains a NaN. Slow, and worth it: it
 runs only when something has gone wrong.
 
+Ranks that hold parts of parameters run their own program together, each with its parts; of what
+they find, all of them tell the one that came first.
+
 Non-goals: preventing it (``gradc verify`` finds such places before running).
 """
 
@@ -19,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from gradc.codegen.exchange import as_bytes
 from gradc.frontend.elaborate.context import LIBRARY
 from gradc.ir.diagnostics.diagnostic import Diagnostic, error
 from gradc.ir.domains.arrays import NumpyArrays
@@ -29,6 +33,7 @@ from gradc.passes.hazards.hazards import traced_to
 from gradc.passes.pipeline import Derivative, Options, run_pipeline
 from gradc.passes.simplify.flatten import flatten
 from gradc.runtime.native.arrays import Array
+from gradc.runtime.ranks.world import Ranks
 
 # What makes half of f16's smallest number round to zero, and the share of a value that may be so
 # small.
@@ -42,6 +47,7 @@ class _Node:
     """
 
     order: int
+    moment: int
     maker: Op | Slot
     top: Op | None
     step: str
@@ -81,13 +87,51 @@ class _Frame:
     loops: dict[int, _Loop] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The ``size`` ranks of ``world`` that hold the parameters together, this one among them."""
+
+    world: Ranks
+    size: int
+
+    def exchange(self, kind: str, rows: Array) -> Array:
+        """Rows [ranks, ...] after an exchange; every rank calls."""
+        if rows.size:
+            self.world.begin(kind, as_bytes(rows))()
+        return rows
+
+    def first(self, origin: _Node | None) -> tuple[int, str, str] | None:
+        """Of what ranks have found the earliest: its moment, what is wrong
+        with it, and where if on one rank only. Every rank calls.
+        """
+        own = np.zeros((self.size, 4))
+        if origin is not None:
+            own[self.world.rank % self.size] = origin.moment + 1, *_counted(origin.array)
+        found = self.world.total(own, self.size)
+        told = [rank for rank in range(self.size) if found[rank, 0]]
+        if not told:
+            return None
+        rank = min(told, key=lambda rank: float(found[rank, 0]))
+        is_alone = sum(found[other, 0] == found[rank, 0] for other in told) == 1
+        moment, bad, size, has_nan = (int(number) for number in found[rank])
+        where = f" on rank {rank}" if is_alone else ""
+        return moment - 1, _described(bad, size, bool(has_nan)), where
+
+
 class _Watch(NumpyArrays):
     """The arrays of the reference interpreter; whatever runs in them, regions too, is watched."""
 
     def __init__(
-        self, function: Function, is_bad: Callable[[Array], bool], floats: DType | None = None
+        self,
+        function: Function,
+        is_bad: Callable[[Array], bool],
+        floats: DType | None = None,
+        group: Group | None = None,
     ) -> None:
         super().__init__(floats)
+        self.exchange = None if group is None else group.exchange
+        # What has run so far: the same on all ranks of a group.
+        self.moments: list[tuple[Op | Slot, Op | None, str]] = []
         self._is_bad = is_bad
         self._owners = {id(region): op for op, region in _regions(function.block)}
         self._frames = [_Frame(None, "")]
@@ -124,6 +168,7 @@ class _Watch(NumpyArrays):
     def observe(self, op: Op, results: Sequence[Any]) -> None:
         """Notes what ``op`` made that is bad."""
         frame = self._frames[-1]
+        self.moments.append((op, frame.top or op, frame.step))
         loop = frame.loops.pop(id(op), None)
         parents = (frame.bad.get(v) for v in op.operands) if loop is None else loop.seen
         made_from = tuple(node for node in parents if node is not None)
@@ -138,7 +183,8 @@ class _Watch(NumpyArrays):
             return
         frame = self._frames[-1]
         top = frame.top or (maker if isinstance(maker, Op) else None)
-        frame.bad[value] = _Node(self._count, maker, top, frame.step, array, parents)
+        moment = len(self.moments) - 1
+        frame.bad[value] = _Node(self._count, moment, maker, top, frame.step, array, parents)
         self._count += 1
 
 
@@ -159,35 +205,50 @@ def _step(op: Op, done: int) -> str:
     return f" in step {step} of {trips} of the loop"
 
 
-def find_culprit(function: Function, operands: Mapping[str, Any]) -> Diagnostic | None:
+def find_culprit(
+    function: Function, operands: Mapping[str, Any], group: Group | None = None
+) -> Diagnostic | None:
     """A finding at the model's line where the first value began that made a result not finite; None
-    if all are.
+    if all are. The ranks of ``group`` all call, and all get the same.
 
     ``operands`` has an array per parameter of ``function``; SEEDs may be given as numbers. Named
     outputs may be infinite on purpose and are not asked.
     """
     function = flatten(function)
-    watch = _watched(_Watch(function, _is_not_finite), function, operands)
+    watch = _watched(_Watch(function, _is_not_finite, group=group), function, operands)
     results = zip(function.results, function.block.outputs, strict=True)
     ends = [watch.bad[v] for s, v in results if s.role is not Role.OUTPUT and v in watch.bad]
     origin = _origin(ends)
-    return None if origin is None else _finding(function, origin)
+    if group is not None:
+        first = group.first(origin)
+        if first is None:
+            return None
+        moment, found, where = first
+        return _finding(function, *watch.moments[moment], found + where)
+    if origin is None:
+        return None
+    found = _described(*_counted(origin.array))
+    return _finding(function, origin.maker, origin.top, origin.step, found)
 
 
 def find_culprit_of(
-    model: Function, derivative: Derivative, operands: Mapping[str, Any], fast_math: bool = False
+    model: Function,
+    derivative: Derivative,
+    operands: Mapping[str, Any],
+    fast_math: bool = False,
+    group: Group | None = None,
 ) -> Diagnostic | None:
     """``find_culprit`` of the derivative of ``model``; where that is finite, of the program that
     passes make of it, whose numbers are those that ran.
     """
-    found = find_culprit(derivative(model), operands)
+    found = find_culprit(derivative(model), operands, group)
     if found is not None:
         return found
     asked = Options(
         derivative=derivative, fast_math=fast_math, verify=0, stop_after="simplify-again"
     )
     compiled = run_pipeline(model, asked).result
-    return find_culprit(compiled, operands) if isinstance(compiled, Function) else None
+    return find_culprit(compiled, operands, group) if isinstance(compiled, Function) else None
 
 
 def find_underflow(
@@ -227,6 +288,7 @@ def _watched(watch: _Watch, function: Function, operands: Mapping[str, Any]) -> 
             watch.cast(np.asarray(operands[slot.name]), value.type.dtype), value.type.dtype
         )
         given.append(array)
+        watch.moments.append((slot, None, ""))
         watch.note(value, np.asarray(array), slot)
     run(watch, function, given, watch.observe)
     return watch
@@ -256,21 +318,19 @@ def _origin(ends: Sequence[_Node]) -> _Node | None:
     return nodes[0] if nodes else None
 
 
-def _finding(function: Function, origin: _Node) -> Diagnostic:
-    found = _describe(origin.array)
-    maker = origin.maker
+def _finding(
+    function: Function, maker: Op | Slot, top: Op | None, step: str, found: str
+) -> Diagnostic:
     if isinstance(maker, Slot):
         message = f"`{maker.name}` is not finite to begin with: {found}"
         return error("GC0809", message, _own_line(maker.span))
     where = f" in layer `{maker.scope}`" if maker.scope else ""
-    is_reverse = origin.top is not None and not _is_forward(function, origin.top)
+    is_reverse = top is not None and not _is_forward(function, top)
     source = traced_to(maker, function).name
     sweep = " of the gradient" if is_reverse else ""
     if is_reverse and source != maker.name:
         sweep += f" of `{source}`"
-    message = (
-        f"values stop being finite here{where}{origin.step}: `{maker.name}`{sweep} gives {found}"
-    )
+    message = f"values stop being finite here{where}{step}: `{maker.name}`{sweep} gives {found}"
     label = f"{maker.name}: {maker.results[0].type}"
     return error("GC0809", message, _own_line(maker.span), label=label)
 
@@ -282,10 +342,13 @@ def _own_line(span: Span | None) -> Span | None:
     return span
 
 
-def _describe(array: Array) -> str:
-    count = int((~np.isfinite(array)).sum())
-    kind = "NaN" if np.isnan(array).any() else "infinite"
-    return f"{count} of {array.size} values {kind}"
+def _counted(array: Array) -> tuple[int, int, bool]:
+    """How many of its numbers are not finite, how many there are, whether one is no number."""
+    return int((~np.isfinite(array)).sum()), array.size, bool(np.isnan(array).any())
+
+
+def _described(bad: int, size: int, has_nan: bool) -> str:
+    return f"{bad} of {size} values {'NaN' if has_nan else 'infinite'}"
 
 
 def _is_forward(function: Function, op: Op) -> bool:

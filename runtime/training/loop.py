@@ -34,7 +34,6 @@ from gradc.runtime.files.batches import Samples, permutation
 from gradc.runtime.files.data import (
     fail,
     make_folder,
-    write_atomically,
     write_text,
 )
 from gradc.runtime.files.tensors import ArrayType, save_each
@@ -42,6 +41,7 @@ from gradc.runtime.model.call import decode
 from gradc.runtime.model.forward import Forward
 from gradc.runtime.model.model import Model
 from gradc.runtime.model.rank_forward import RankForward
+from gradc.runtime.model.recipe import cut_of
 from gradc.runtime.model.state import StoppedStep, TrainState
 from gradc.runtime.model.step import TrainStep
 from gradc.runtime.native.arrays import Array
@@ -55,6 +55,7 @@ from gradc.runtime.training.progress import (
     compare_arrays,
     difference,
     progress_of,
+    spread,
 )
 from gradc.runtime.training.replay import Replay
 from gradc.runtime.training.signals import Interrupted, signals
@@ -127,7 +128,7 @@ class Run:
             if rows:
                 step = self._step_for(rows)
                 step.entry(self.train.take(step.rows_of(np.arange(rows))))
-        if self.valid is not None and self._has_forward:
+        if self.valid is not None and self._is_asked:
             first = next(self.valid.batches(size))
             self._forward.entry(first)
 
@@ -140,7 +141,8 @@ class Run:
         return RankForward(step.shard, self.world, compile_options(**how))
 
     @property
-    def _has_forward(self) -> bool:
+    def _is_asked(self) -> bool:
+        """Whether this rank takes part in what needs all of the parameters."""
         return self.is_first or self.step.layout.is_cut
 
     def _step_for(self, rows: int) -> TrainStep:
@@ -153,19 +155,9 @@ class Run:
         if rows >= min(self.settings.batch, self.train.count) or rows % parts == 0:
             return self.step
         if self._last_step is None:
-            finer = self._cut_of(rows)
+            finer = cut_of(self.step.recipe, rows)
             self._last_step = self.step.like(replace(self.step.recipe, accumulate=finer))
         return self._last_step
-
-    def _cut_of(self, rows: int) -> int:
-        """In how many parts a smaller batch is cut: no fewer than the others, but for ranks that
-        share statistics, of which each has one at most.
-        """
-        parts: int = self.step.recipe.accumulate
-        if self.step.recipe.shared_statistics:
-            return max(n for n in range(1, parts + 1) if rows % n == 0)
-        finer: int = next(n for n in (*range(parts, rows + 1), rows) if rows % n == 0)
-        return finer
 
     def _alone(self, rows: int) -> TrainStep:
         """``_step_for``, for one rank."""
@@ -256,8 +248,7 @@ class Run:
         self.state = fresh
         self.step.layout.spread(fresh.arrays, found)
         if self.world is not None:
-            text = self.world.spread_text(json.dumps(asdict(self.progress)))
-            self.progress = Progress(**json.loads(text))
+            self.progress = spread(self.world, self.progress)
         return warnings
 
     def _found(
@@ -285,7 +276,7 @@ class Run:
 
     def _write_settings(self) -> None:
         text = json.dumps(asdict(self.settings), indent=2) + "\n"
-        write_atomically(self.folder / RUN_FILE, lambda stream: _write(stream, text.encode()))
+        write_text(self.folder / RUN_FILE, text)
 
     def _compare_settings(self) -> None:
         path = self.folder / RUN_FILE
@@ -432,10 +423,11 @@ class Run:
     ) -> DiagnosticError:
         """What is said of a step that changed nothing: the state of before it is saved."""
         progress = self.progress
-        self._share_failure()
         self.save()
-        whole = self._whole()
-        if whole is None or not self.is_first:
+        assert self.state is not None
+        origin = stop.origin if self.world is None else self._culprit(self.state, rows)
+        self._share_failure()
+        if not self.is_first:
             return stop
         write(
             {
@@ -450,11 +442,16 @@ class Run:
         if self.is_kept:
             kept += f"; step {progress.step} is saved in `{self.folder}`"
         found = [replace(said, help=_HELP, notes=(kept,))]
-        origin = stop.origin
-        if self.world is not None:
-            origin = self._alone(len(rows)).culprit(whole, **self.train.take(rows))
         found += [] if origin is None else [origin]
         return DiagnosticError(found, self.model.program.report.sources)
+
+    def _culprit(self, state: TrainState, rows: Array) -> Diagnostic | None:
+        """Where a step on these samples stops being finite: what the first rank finds alone, or
+        ranks that hold parts of parameters together. Every rank calls.
+        """
+        if not self._is_asked:
+            return None
+        return self._step_for(len(rows)).culprit(state, **self.train.take(rows))
 
     def _share_failure(self) -> None:
         """Every rank has come to the same numbers, or been told, and says so too."""
@@ -466,11 +463,10 @@ class Run:
         if self._has_told_overflow:
             return
         self._has_told_overflow = True
-        state = self._whole()
-        if state is None or not self.is_first:
-            return
-        state.arrays[SCALE] = state.arrays[SCALE] * np.float32(2)
-        found = self.step.culprit(state, **self.train.take(rows))
+        assert self.state is not None
+        arrays, trained = self.state.arrays, self.state.trained
+        before = {**arrays, SCALE: arrays[SCALE] * np.float32(2)}
+        found = self._culprit(TrainState(before, trained), rows)
         if found is not None:
             message = f"step {self.progress.step} skipped, loss scale halved: {found.message}"
             self.notices.append(warning("GC0809", message, found.span, label=found.label))
@@ -507,11 +503,12 @@ class Run:
         kept = f"the last good checkpoint in `{self.folder}` is untouched"
         notes = (kept,) if self.progress.step and self.is_kept else ()
         found = [error("GC0806", message, None, help=_HELP, notes=notes)]
-        self._share_failure()
-        if self.progress.step and self.is_first and self.state is not None:
-            replay = Replay(self.settings, self.train, self.folder, self._alone)
-            culprit = replay.culprit(self.state, self.progress.step)
+        if self.progress.step and self._is_asked:
+            step_of = self._step_for if self.step.layout.is_cut else self._alone
+            replay = Replay(self.settings, self.train, step_of, self._culprit)
+            culprit = replay.culprit(*self._saved(), self.progress.step)
             found += [] if culprit is None else [culprit]
+        self._share_failure()
         return DiagnosticError(found, self.model.program.report.sources)
 
     def _between_steps(self, pending: list[int]) -> None:
@@ -533,7 +530,7 @@ class Run:
         and where another rank validates. Every rank calls.
         """
         assert self.state is not None
-        if self.valid is None or not self._has_forward:
+        if self.valid is None or not self._is_asked:
             return None
         forward, params, size = self._forward, self.state.params, self.settings.batch
         if isinstance(forward, RankForward):
@@ -542,11 +539,16 @@ class Run:
 
     # --- files
 
-    def _whole(self) -> TrainState | None:
-        """The state with whole arrays, where this rank comes to have it; every rank calls."""
+    def _saved(self) -> tuple[TrainState, Progress]:
+        """The newest checkpoint, in arrays of its own; ranks that hold parts all call."""
         assert self.state is not None
-        arrays = self.step.layout.whole(self.state.arrays)
-        return None if arrays is None else TrainState(arrays, self.state.trained)
+        arrays = {name: np.empty_like(array) for name, array in self.state.arrays.items()}
+        saved = checkpoint.load_newest(self.folder)[0] if self.is_first else None
+        at = Progress() if saved is None else progress_of(self.folder, saved.state)
+        whole = None if saved is None else saved.arrays
+        world = self.world if self.step.layout.is_cut else None
+        replace(self.step.layout, world=world).spread(arrays, whole)
+        return TrainState(arrays, self.state.trained), at if world is None else spread(world, at)
 
     def save(self) -> None:
         """A checkpoint of everything, by the first rank, which has one whole array at a time.
@@ -594,7 +596,3 @@ class Run:
             save_each(self.folder / PARAMS_FILE, self._types(params), arrays, lambda: metadata)
         for _ in arrays:
             pass
-
-
-def _write(stream: Any, data: bytes) -> None:
-    stream.write(data)

@@ -5,15 +5,17 @@ Non-goals: files (``checkpoint``), training (``loop``).
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from gradc.runtime.files.data import fail
 from gradc.runtime.files.tensors import ArrayType
 from gradc.runtime.native.arrays import Array
+from gradc.runtime.ranks.world import MpiRanks
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,11 @@ class Progress:
     step: int = 0
     loss: float = math.nan
     valid: dict[str, float] | None = None
+
+
+def spread(world: MpiRanks, progress: Progress) -> Progress:
+    """Where rank 0 stands; every rank calls."""
+    return Progress(**json.loads(world.spread_text(json.dumps(asdict(progress)))))
 
 
 def progress_of(folder: Path, state: Mapping[str, object]) -> Progress:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -18,30 +17,28 @@ from gradc.ir.diagnostics.diagnostic import Diagnostic
 from gradc.runtime.files.batches import Samples, permutation
 from gradc.runtime.model.state import StoppedStep, TrainState
 from gradc.runtime.model.step import TrainStep
-from gradc.runtime.training import checkpoint
-from gradc.runtime.training.progress import Settings, progress_of
+from gradc.runtime.native.arrays import Array
+from gradc.runtime.training.progress import Progress, Settings
 from gradc.runtime.training.watch import are_finite, broken_update
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A run that can be trained again; ``step_of`` is the step for so many rows, of one rank alone,
-    with the same parts and so the same bits.
+    """A run that can be trained again. ``step_of`` is the step for so many rows, of one rank alone,
+    with the same parts and so the same bits; ranks that hold parts of parameters train again
+    together. ``origin`` is what begins to be not finite in a step on given rows.
     """
 
     settings: Settings
     train: Samples
-    folder: Path
     step_of: Callable[[int], TrainStep]
+    origin: Callable[[TrainState, Array], Diagnostic | None]
 
-    def culprit(self, like: TrainState, last: int) -> Diagnostic | None:
-        """What went wrong up to step ``last``, from the newest checkpoint on: the first update that
-        is not finite, or the operation that made its gradient so, or that of the last step.
+    def culprit(self, state: TrainState, at: Progress, last: int) -> Diagnostic | None:
+        """What went wrong up to step ``last``, from ``state`` on, which stands ``at``: the first
+        update that is not finite, or the operation that made its gradient so, or that of the last
+        step.
         """
-        saved, _ = checkpoint.load_newest(self.folder)
-        arrays = {name: np.array(saved.arrays[name]) for name in like.arrays}
-        state = TrainState(arrays, like.trained)
-        at = progress_of(self.folder, saved.state)
         while True:
             order = permutation(self.settings.seed, at.epoch, self.train.count)
             rows = order[at.position : at.position + self.settings.batch]
@@ -49,19 +46,26 @@ class Replay:
                 at.epoch, at.position = at.epoch + 1, 0
                 continue
             at.step, at.position = at.step + 1, at.position + len(rows)
-            inputs = self.train.take(rows)
             before = TrainState({n: a.copy() for n, a in state.arrays.items()}, state.trained)
             step = self.step_of(len(rows))
             try:
-                step(state, **inputs)
-            except StoppedStep as stop:
-                return _at(at.step, last, stop.origin)
-            is_whole = are_finite(state.params)
+                step(state, **self.train.take(step.rows_of(rows)))
+            except StoppedStep:
+                return _at(at.step, last, self.origin(before, rows))
+            is_whole = _are_finite(step, state)
             if not is_whole or at.step >= last:
-                found = step.culprit(before, **inputs)
+                found = self.origin(before, rows)
                 if found is None and not is_whole:
                     return broken_update(at.step)
                 return _at(at.step, last, found)
+
+
+def _are_finite(step: TrainStep, state: TrainState) -> bool:
+    """Whether all parameters are, whichever rank holds them; ranks that hold parts all call."""
+    own = are_finite(state.params)
+    if step.world is None or not step.layout.is_cut:
+        return own
+    return not step.world.total(np.array([not own], float), step.layout.ranks).any()
 
 
 def _at(number: int, last: int, found: Diagnostic | None) -> Diagnostic | None:

@@ -16,9 +16,10 @@ import pytest
 
 import gradc
 from gradc.codegen import exchange
-from gradc.ir.diagnostics.diagnostic import DiagnosticError
+from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError
 from gradc.ir.ops.axes import Place
 from gradc.runtime.cli import main
+from gradc.runtime.doctor.fit import planned
 from gradc.runtime.files.batches import samples_of
 from gradc.runtime.files.data import load_safetensors, save_npz
 from gradc.runtime.files.tensors import ArrayType
@@ -32,7 +33,7 @@ from gradc.runtime.ranks.world import PlannedRanks
 from gradc.runtime.training import checkpoint
 from gradc.runtime.training.validation import validated
 from gradc.runtime.training.watch import moves
-from tests.support.rank_threads import ThreadRanks, in_ranks
+from tests.support.rank_threads import RunRanks, ThreadRanks, in_ranks
 
 ROOT = Path(__file__).parents[2]
 MLP = (ROOT / "examples" / "digits" / "mlp.grad").read_text()
@@ -237,6 +238,59 @@ def test_a_cut_model_validates_in_its_parts(text: str, along: str) -> None:
     for found in in_ranks(shard.ranks, validate):
         assert found["accuracy"] == expected["accuracy"]
         assert found["loss"] == pytest.approx(expected["loss"], rel=2e-6)
+
+
+@pytest.mark.parametrize(
+    "optimizer, large, size",
+    [("sgd(lr=0.1)", 3e38, 2), ("sgd(lr=1e45)", 1.0, 1)],
+)
+def test_a_cut_run_that_breaks_says_where_as_one_rank_does(
+    optimizer: str, large: float, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that is stopped, an update that is not finite: no rank has whole parameters."""
+    net = gradc.loads(MLP)
+    given = inputs_of(net, 12)
+    given["x"][7] = np.float32(large) * np.clip(given["x"][7], -1, 1)
+    samples = samples_of(net.signature, given, "it")
+
+    def run(folder: str, step: TrainStep) -> list[Diagnostic]:
+        made = planned(step, samples, None, batch=6, epochs=3, seed=0, folder=tmp_path / folder)
+        made.prepare()
+        made.begin()
+        with np.errstate(all="ignore"), pytest.raises(DiagnosticError) as caught:
+            made.run(lambda progress: None)
+        return list(caught.value.diagnostics)
+
+    recipe = Recipe(optimizer, accumulate=size)
+    options, shard = compile_options(threads=1), Shard.parsed(net, "H=2")
+    one = run("one", TrainStep(net, recipe, options))
+
+    def cut(world: RunRanks) -> list[Diagnostic]:
+        return run("cut", TrainStep(net, recipe, options, world, shard))
+
+    monkeypatch.setattr(Layout, "whole", None)
+    ranks = in_ranks(2 * size, cut, RunRanks)
+    assert [d.code for d in ranks[0]] == [d.code for d in one] == ["GC0806", "GC0809"]
+    assert ranks[0][1].span == one[1].span
+    told = ranks[0][1].message.partition(" gives ")[0]
+    assert told == one[1].message.partition(" gives ")[0]
+
+
+def test_what_is_wrong_on_one_rank_is_found_there() -> None:
+    net = gradc.loads(MLP)
+    given, shard = inputs_of(net, 4), Shard.parsed(net, "H=2")
+
+    def found(world: ThreadRanks) -> Diagnostic | None:
+        step = TrainStep(net, Recipe("sgd(lr=0.1)"), compile_options(threads=1), world, shard)
+        state = step.start(1)
+        assert step.culprit(state, **given) is None
+        if world.rank:
+            state.arrays["fc1.b"][3] = np.inf
+        return step.culprit(state, **given)
+
+    first, second = in_ranks(2, found)
+    assert first is not None and first == second and first.code == "GC0809"
+    assert first.message == "`fc1.b` is not finite to begin with: 1 of 64 values infinite on rank 1"
 
 
 def test_a_budget_binds_on_parts_of_parameters() -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from gradc.codegen import exchange
 from gradc.codegen.exchange import Bytes
+from gradc.runtime.ranks.world import MpiRanks
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class ThreadRanks:
         self.rank, self.size = rank, size
         self._table, self._barrier = table, barrier
         self._post = post
-        self.sent = self._begun = 0
+        self.sent = self._number = 0
         self.agreed: list[str] = []
 
     def begin(self, kind: str, parts: Bytes) -> Callable[[], None]:
@@ -39,8 +40,8 @@ class ThreadRanks:
         reads too early finds none of its numbers, and one that writes is told.
         """
         self.sent += (len(parts) - 1) * parts.shape[1]
-        self._begun += 1
-        number, ranks = self._begun, exchange.members(kind, len(parts), self.rank, self.size)
+        self._number += 1
+        number, ranks = self._number, exchange.members(kind, len(parts), self.rank, self.size)
         for there, rank in enumerate(ranks):
             part = parts[there if kind.startswith("deal") else 0].copy()
             self._box(number, self.rank, rank).put(part)
@@ -91,14 +92,30 @@ class ThreadRanks:
         return found
 
 
-def in_ranks(size: int, work: Callable[[ThreadRanks], T]) -> list[T]:
+class RunRanks(ThreadRanks, MpiRanks):
+    """With what a whole run asks of its ranks besides."""
+
+    waited, is_shared_failure = 0.0, False
+
+    def greatest(self, number: int) -> int:
+        found: int = max(self._all(int(number)))
+        return found
+
+    def everyone(self, number: float) -> list[float]:
+        return self._all(number)
+
+    def spread_text(self, text: str) -> str:
+        return str(self._all(text)[0])
+
+
+def in_ranks(size: int, work: Callable[[Any], T], kind: type[ThreadRanks] = ThreadRanks) -> list[T]:
     """What ``work`` gives on each of ``size`` ranks."""
     table, barrier = [None] * size, threading.Barrier(size)
     post: Any = {}
 
     def run(rank: int) -> T:
         try:
-            return work(ThreadRanks(rank, size, table, barrier, post))
+            return work(kind(rank, size, table, barrier, post))
         except BaseException:
             barrier.abort()
             raise
