@@ -33,6 +33,7 @@ from gradc.ir.target.target import GENERIC, Target
 from gradc.ir.tensor.core import Function
 from gradc.ir.tensor.text import parse_function, print_function
 from gradc.passes.fuse.fuse import fuse
+from gradc.passes.fuse.turn import turn
 from gradc.passes.hoist.invariants import hoist
 from gradc.passes.lower.panels import lay_out
 from gradc.passes.lower.plan import to_loops
@@ -232,6 +233,8 @@ STEPS = (
          "merged values and hoisted products meet new neighbours"),
     _tensor("cse-again", cse, "what became equal by simplification"),
     _tensor("dce", dce, "nothing dead is planned, fused or placed"),
+    PipelineStep("turn", "tensor", "tensor", _on_function(lambda f, o, _h: turn(f, o.target)),
+         "rules know what a product reads; what is fused with it must lie like it"),
     PipelineStep("fuse", "tensor", "tensor", _on_function(lambda f, o, _h: fuse(f, o.target)),
          "one kernel per group: what is in a kernel is not in memory"),
     PipelineStep("to-loops", "tensor", "loop", _on_function(lambda f, o, _h: to_loops(f, o.target)),
@@ -263,6 +266,8 @@ CONSTRAINTS = (
     Constraint("differentiate", "hoist", "running sums of gradients leave the reverse loop"),
     Constraint("hoist", "dce", "hoisting leaves dead yields behind"),
     Constraint("dce", "fuse", "dead ops would be fused and computed"),
+    Constraint("dce", "turn", "dead readers hide that only products read a matrix"),
+    Constraint("turn", "fuse", "what is computed on a product's tiles lies as the product does"),
     Constraint("fuse", "to-loops", "every group becomes one kernel"),
     Constraint("to-loops", "lay-out", "which factors a loop leaves alone is seen in launches"),
     Constraint("lay-out", "place", "panels are buffers like any other"),
