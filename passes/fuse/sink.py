@@ -151,8 +151,17 @@ class Sinking:
                 return False
             if len(target.ops) >= self.limits.ops:
                 return False
-            read += sum(b.type.nbytes for b in fresh)
+            read += sum(b.type.nbytes for b in fresh if not self._is_at_hand(b, target))
         return stored + read <= gain * (1 + len(targets))
+
+    def _is_at_hand(self, value: Value, target: Group) -> bool:
+        """Whether ``value`` follows, by one op that moves along, from what ``target`` reads."""
+        maker = self.views.makers.get(value)
+        homes = None if maker is None else self.homes.get(maker)
+        if maker is None or not homes or not self._is_movable(maker, homes[0]):
+            return False
+        bases = self.views.read_by(maker)
+        return bool(bases) and all(b in target.inputs for b in bases)
 
     def _move(self, op: Op, targets: list[Group]) -> None:
         self.homes[op] = targets

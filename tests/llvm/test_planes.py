@@ -5,6 +5,7 @@ numbers of sums in float64, and the same bits whatever is copied and however man
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,11 @@ from gradc.ir.ops.registry import has_epilogue
 from gradc.ir.plan.execute import execute_plan
 from gradc.ir.plan.plan import Plan
 from gradc.ir.target.target import GENERIC, Target
-from gradc.ir.tensor.core import Function, Role, walk
+from gradc.ir.tensor.core import DType, Function, Role, walk
 from gradc.passes.differentiate.transforms import value_and_grad
 from gradc.passes.lower import planes
 from gradc.passes.pipeline import Options, run_pipeline
-from gradc.runtime.api import loads
+from gradc.runtime.api import load, loads
 from gradc.runtime.native.arrays import NUMPY_DTYPE
 from gradc.runtime.native.load import compile_plan
 
@@ -35,6 +36,7 @@ model m(x: float[{n}, {g}, {h}, {w}], c: float[{n}, {g}, {oh}, {ow}]) -> float {
     return sum(z * z * c) + sum(b * b)
 }}
 """
+ROOT = Path(__file__).resolve().parents[2]
 Values = list[NDArray[Any]]
 # images, channels; height, width; taps; strides; padding; dilation
 CASES = {
@@ -155,6 +157,15 @@ def test_what_follows_a_depthwise_convolution_is_computed_with_it() -> None:
     plan = run_pipeline(function, Options()).plan
     kernels = [k for k in plan.kernels if "conv2d_fused" in k.name]
     assert len(kernels) == 1
+
+
+def test_masks_of_a_clip_are_made_where_its_cotangent_is() -> None:
+    """From what the sum before it was, which that kernel reads anyway: no mask is stored."""
+    net = load(ROOT / "benchmarks" / "models" / "mobilenet.grad")
+    function = net.lower(net.bind({})).function
+    wrt = [slot.name for slot in function.parameters if slot.role is Role.PARAM]
+    asked = Options(derivative=lambda f: value_and_grad(f, wrt))
+    assert not [t for t in run_pipeline(function, asked).plan.tensors if t.dtype is DType.BOOL]
 
 
 def test_bands_have_as_many_rows_each() -> None:
