@@ -75,6 +75,7 @@ class Costs:
     bytes_per_us: float = 12e3
     # Cycles for a vector of elements from which on they are kept for the next stage of a kernel.
     keep: float = 4.0
+    apart: float = 12.0  # cycles to read a vector of elements that are no neighbours
     # Microseconds from which on a loop is made parallel, and from which on a launch is cut; what a
     # part of it has at least; and the most parts.
     parallel_us: float = 75.0

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from gradc.ir.ops.registry import lookup
+from gradc.ir.ops.traits import Moves
 from gradc.ir.target.costs import Costs
-from gradc.ir.tensor.core import Block, Value
+from gradc.ir.tensor.core import Block, Op, Value
 from gradc.passes.lower.cost import verbs
 from gradc.passes.lower.space import Layout, cone
 
@@ -54,5 +56,16 @@ def _again(
     costs: Costs,
 ) -> float:
     """Cycles of computing a vector of ``value`` again; what there is once per row is free."""
-    again = cone(block, [value], bound)
-    return sum(verbs(op, costs).cycles for op in again if op.results[0].type.static_shape == shape)
+    again = [o for o in cone(block, [value], bound) if o.results[0].type.static_shape == shape]
+    return sum(verbs(op, costs).cycles + _is_apart(op) * costs.apart for op in again)
+
+
+def _is_apart(op: Op) -> bool:
+    """Whether neighbours along the last axis are none in the operand, which is only moved."""
+    rule = lookup(op.name).axes
+    if lookup(op.name).traits.moves is not Moves.PERMUTES or rule is None:
+        return False
+    sides = (op.operands[0].type.static_shape, op.results[0].type.static_shape)
+    last, end = (max((n for n, size in enumerate(s) if size > 1), default=-1) for s in sides)
+    pairs = [(link.operands[0], link.result) for link in rule.links(op)]
+    return not any(a and b and (a.axis, b.axis) == (last, end) for a, b in pairs)

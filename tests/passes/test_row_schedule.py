@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradc.ir.loop.kernel import For, Kernel, Stmt
+from gradc.codegen.llvm.bodies import walk
+from gradc.ir.loop.kernel import For, Kernel, Load, Stmt
 from gradc.ir.loop.verify import verify_kernel
 from gradc.ir.ops.builder import Builder
 from gradc.ir.plan.execute import execute_plan
@@ -74,6 +75,31 @@ def test_a_schedule_is_complete_and_cannot_be_changed() -> None:
     poor = schedule_rows(block, layout(block, space), replace(TWO_LEVELS, row_bytes=100))
     assert [room.temp for room in poor.rooms.values()] == [0]
     assert (poor.rows, poor.temps[0].size) == ("serial", 3 * 40)
+
+
+@pytest.mark.parametrize("how, times", [("transpose", 1), ("reshape", 2)])
+def test_what_lies_apart_is_read_once(how: str, times: int) -> None:
+    """Rows less their mean: the sum read along columns is kept, one read along rows is not."""
+    b = Builder()
+    x = b.parameter(TensorType((30, 40), DType.F32), "x")
+    kind = (40, 30) if how == "transpose" else (3, 10, 40)
+    z = b.parameter(TensorType(kind, DType.F32), "z")
+    more: Any = {"perm": (1, 0)} if how == "transpose" else {"shape": (30, 40)}
+    h = b.one("add", x, b.one(how, z, **more))
+    mean = b.one("mul", b.one("sum", h, axes=(1,)), b.constant(1 / 40, DType.F32, (30,)))
+    y = b.one("sub", h, b.one("broadcast", mean, shape=(30, 40), dims=(0,)))
+    slots = [Slot(name, Role.INPUT) for name in "xz"]
+    function = fuse(b.function("centred", [y], slots, [Slot("y", Role.OUTPUT)]))
+    plan = place(to_loops(function, GENERIC))
+    (kernel,) = plan.kernels
+    loads = [s for s in walk(kernel.body) if isinstance(s, Load) and s.buffer.name == "a1"]
+    assert len(loads) == times
+    given = [
+        np.random.default_rng(n).normal(size=v).astype("f4") for n, v in enumerate(((30, 40), kind))
+    ]
+    found = execute_plan(plan, given, poison=True)[0]
+    total = given[0] + (given[1].T if how == "transpose" else given[1].reshape(30, 40))
+    np.testing.assert_allclose(found, total - total.mean(1, keepdims=True), atol=2e-6)
 
 
 @pytest.mark.parametrize("rows, columns, total", [(50, 40, False), (1, 7, False), (50, 700, True)])
