@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import gradc
+from gradc.codegen.llvm.gemm.blocking import blocking
+from gradc.codegen.llvm.isa import select
 from gradc.ir.loop.kernel import Gemm
 from gradc.ir.plan.plan import Launch, Plan, Repeat
 from gradc.ir.target.target import GENERIC, Processors
@@ -125,6 +127,20 @@ def test_no_product_of_a_step_reads_weights_where_they_lie() -> None:
         position = plan.kernels[launch.kernel].bound.index(gemm.right.buffer)
         assert launch.arguments[position].tensor not in arguments
         assert (gemm.right.row, gemm.right.column) == (gemm.n, 1)
+
+
+@pytest.mark.parametrize("rows", (8, 16, 20, 32, 64))
+def test_tiles_of_panels_leave_no_thin_strip(rows: int) -> None:
+    """Where strips are few a thin last one is dear: it waits for its own sums. Panels are read from
+    whole lines, so strips need not be high.
+    """
+    isa = select("avx2")
+    plan = planned(recurrent("rnn", T=8, B=rows, H=128), target=isa.target(1))
+    wide = [gemm for _, gemm in in_loops(plan) if gemm.n == 16 and gemm.m == rows]
+    assert len(wide) == 2
+    for gemm in wide:
+        cut = blocking(gemm, isa)
+        assert cut.vectors == 2 and cut.rows >= 4 and rows % cut.rows in (0, 4, 5)
 
 
 def test_a_limit_without_room_for_panels_is_kept() -> None:
