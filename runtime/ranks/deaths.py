@@ -5,8 +5,9 @@ itself. So each rank begins as a line of `sh` that writes down its process and b
 this module looks at those processes until the job has ended.
 
 A rank that ends because another has died is told so by SIGTERM, which it writes down, or is killed
-half a second later. So whoever is gone first without a word is the one who died. A rank whose
-`gradc` is gone ends itself.
+afterwards: half a second later by Open MPI, at once by MPICH, so that ends are seen when they
+happen, where the system has `pidfd_open`. Whoever is gone first without a word is the one who died.
+A rank whose `gradc` is gone ends itself.
 
 Non-goals: starting a job and what it prints (``launch``).
 """
@@ -18,7 +19,7 @@ import contextlib
 import fcntl
 import math
 import os
-import selectors
+import select
 import shutil
 import signal
 import subprocess
@@ -119,6 +120,7 @@ class Watch:
     processes: dict[int, int] = field(default_factory=dict)  # by rank
     gone: dict[int, list[str]] = field(default_factory=dict)  # ranks, and what each has said
     dead: tuple[int, ...] = ()  # ranks that were the first to go without a word
+    _ends: dict[int, int] = field(default_factory=dict)  # what tells of a rank's end, where it can
     _ends_since: float | None = None  # when a rank was seen to have died or failed
 
     def lines(self) -> Iterator[str]:
@@ -126,21 +128,27 @@ class Watch:
         assert self.job.stderr is not None
         stream = self.job.stderr.fileno()
         rest = b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(stream, selectors.EVENT_READ)
-            until = math.inf
-            while time.monotonic() < until:
-                data = os.read(stream, 1 << 16) if selector.select(POLL) else None
-                if data == b"":
-                    break
-                *whole, rest = (rest + (data or b"")).split(b"\n")
-                yield from (line.decode(errors="replace") + "\n" for line in whole)
-                if not self._runs():  # somebody may hold its stream
-                    until = min(until, time.monotonic() + 1.0)
+        until = math.inf
+        while time.monotonic() < until:
+            ready, _, _ = select.select([stream, *self._living()], [], [], POLL)
+            if not self._runs():  # somebody may hold its stream
+                until = min(until, time.monotonic() + 1.0)
+            data = os.read(stream, 1 << 16) if stream in ready else None
+            if data == b"":
+                break
+            *whole, rest = (rest + (data or b"")).split(b"\n")
+            yield from (line.decode(errors="replace") + "\n" for line in whole)
         if rest:
             yield rest.decode(errors="replace") + "\n"
         while self._runs():
             time.sleep(POLL)
+        for end in self._ends.values():
+            os.close(end)
+        self._ends.clear()
+
+    def _living(self) -> list[int]:
+        """What tells at once that a rank ends: an MPI may end the others within a millisecond."""
+        return [end for rank, end in self._ends.items() if rank not in self.gone]
 
     def _runs(self) -> bool:
         """Whether the job does. Notes who is gone, ends a job that goes on without a rank, and
@@ -180,6 +188,10 @@ class Watch:
             if not words or not words[0].isdecimal():
                 return False
             pid = self.processes[rank] = int(words[0])
+            with contextlib.suppress(AttributeError, OSError):  # other systems, older kernels
+                self._ends[rank] = os.pidfd_open(pid)
+        if rank in self._ends:
+            return bool(select.select([self._ends[rank]], [], [], 0)[0])
         try:
             os.kill(pid, 0)
         except OSError:

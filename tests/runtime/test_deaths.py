@@ -96,6 +96,21 @@ def test_a_rank_is_named_where_mpiexec_says_nothing(
 
 
 @pytest.mark.usefixtures("silent")
+def test_a_rank_is_seen_to_die_between_two_looks(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MPICH ends the others at once."""
+    if not hasattr(os, "pidfd_open"):
+        pytest.skip("needs pidfd_open")
+    path = tmp_path / "mpiexec"
+    path.write_text(SILENT.replace("kill -TERM $all 2>/dev/null; sleep 0.3;", "sleep 0.4;"))
+    monkeypatch.setattr(deaths, "POLL", 1.0)
+    dies = ["/bin/sh", "-c", "[ $PMI_RANK = 1 ] && sleep 1.2 && kill -9 $$; exec sleep 20"]
+    status, said = told(3, dies, capfd)
+    assert status == 137 and said.startswith("rank 1 (process ") and said.count("rank") == 1, said
+
+
+@pytest.mark.usefixtures("silent")
 def test_a_rank_that_leaves_without_a_word_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     status, said = told(2, rank(reports="number == 1 and os._exit(7)\n" + LIVE), capfd)
     assert status == 7 and said.startswith("rank 1 (process "), said
