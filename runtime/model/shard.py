@@ -168,6 +168,8 @@ class Shard:
             Model(model.program, model.name, sizes, model.precision).param_types()
             for sizes in (known, fewer)
         )
+        if whole.keys() != part.keys():
+            raise self.refuse("it counts layers, not positions", None)
         found: dict[str, list[Place]] = {}
         for name, type_ in whole.items():
             pairs = list(zip(type_.static_shape, part[name].static_shape, strict=True))

@@ -38,6 +38,14 @@ model m(x: float[B, 3], y: float[B]) -> float {
 """
 
 
+LAYERS = """
+dim B = 1, D = 2, L = 2
+model m(x: float[B, D]) -> float {
+    use f = dense(D, D) * L
+    for one in f { x = one(x) }
+    return sum(x)
+}
+"""
 ONE_CELL = """
 dim B = 1, T = 2, E = 1, H = 2
 model m(xs: float[T, B, E]) -> float {
@@ -221,6 +229,7 @@ def test_a_wrong_cut_inside_blocks_is_refuted(name: str, monkeypatch: pytest.Mon
         (BLOCK.replace("gelu(up(h))", "cumsum(up(h), axis = 2)"), "H=2", "one by one"),
         (BLOCK, "H=3", "4 is no multiple of 3 ranks"),
         (BLOCK.replace("dense(D, H)", "dense(H, H)").replace("(h)", "(h @ h.T)"), "H=2", ""),
+        (LAYERS, "L=2", "it counts layers"),
         (BLOCK, "Z=2", "there is no dimension `Z`"),
         (BLOCK, "H", "not a dimension and a number of ranks"),
     ],
