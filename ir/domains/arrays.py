@@ -58,9 +58,9 @@ class BoundAlgebra:
 class Arrays(ABC):
     """The array algebra. Arrays are values: no method changes its operands."""
 
-    # What exchanges rows [ranks, ...] with the other ranks, in a domain that reaches them: the kind
-    # of exchange (``ir.loop.kernel.ExchangeKind``) and the rows, which it may write to.
-    exchange: Callable[[str, Any], Any] | None = None
+    # In a domain that reaches the other ranks: the rows [ranks, ...] that come of an exchange, for
+    # its kind (``ir.loop.kernel.ExchangeKind``), the number of ranks, and what this rank gives.
+    exchange: Callable[[str, int, Any], Any] | None = None
 
     def at(self, dtype: DType) -> BoundAlgebra:
         """The scalar algebra whose literals have ``dtype``."""

@@ -22,8 +22,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gradc.ir.loop.kernel import Affine, ExchangeKind
 from gradc.ir.ops.attributes import get_bool, get_int
 from gradc.ir.ops.registry import Nest, OpDef, Sample, TypeRuleError, register
@@ -62,15 +60,15 @@ def _all_to_all_type(types: Sequence[TensorType], _attributes: Attrs) -> tuple[T
 
 def _all_to_all(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
     if _ranks(op) != 1:
-        return (_reached(arrays, op, "deal", np.array(operands[0], order="C")),)
+        return (_reached(arrays, op, "deal", operands[0]),)
     return (operands[0],)
 
 
-def _reached(arrays: Any, op: Op, kind: str, rows: Any) -> Any:
-    """``rows`` after the exchange."""
+def _reached(arrays: Any, op: Op, kind: str, own: Any) -> Any:
+    """What the exchange makes of ``own``."""
     if arrays.exchange is None:
         raise OtherRanksError(f"{op.name} between {_ranks(op)} ranks")
-    return arrays.exchange(f"{kind}_across" if is_across(op) else kind, rows)
+    return arrays.exchange(f"{kind}_across" if is_across(op) else kind, _ranks(op), own)
 
 
 def _same_jvp(b: Builder, op: Op, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
@@ -100,10 +98,7 @@ def _all_gather_type(types: Sequence[TensorType], attributes: Attrs) -> tuple[Te
 
 def _all_gather(arrays: Any, op: Op, operands: Sequence[Any]) -> tuple[Any, ...]:
     if _ranks(op) != 1:
-        own = np.asarray(operands[0])
-        rows = np.empty((_ranks(op), *own.shape), own.dtype)
-        rows[0] = own  # where an exchange finds it
-        return (_reached(arrays, op, "share", rows),)
+        return (_reached(arrays, op, "share", operands[0]),)
     return (arrays.reshape(operands[0], op.result.type.static_shape),)
 
 

@@ -94,8 +94,13 @@ class Group:
     world: Ranks
     size: int
 
-    def exchange(self, kind: str, rows: Array) -> Array:
-        """Rows [ranks, ...] after an exchange; every rank calls."""
+    def exchange(self, kind: str, ranks: int, own: Array) -> Array:
+        """Rows [ranks, ...] after an exchange (``Arrays.exchange``); every rank calls."""
+        if kind.startswith("deal"):
+            rows = np.array(own, order="C")
+        else:
+            rows = np.empty((ranks, *own.shape), own.dtype)
+            rows[0] = own  # where an exchange finds it
         if rows.size:
             self.world.begin(kind, as_bytes(rows))()
         return rows
