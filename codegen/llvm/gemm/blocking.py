@@ -40,7 +40,7 @@ from gradc.ir.tensor.core import DType
 
 PAGE = 4096  # strides from here on fall into the same few cache sets and a new page each
 K_BLOCK = K_LEAF
-PARKED_STRIPS = 24  # strips whose sums are parked between blocks of k
+PARKED_STRIPS = 48  # strips whose sums are parked between blocks of k
 PACKED_STRIPS = 8  # strips packed together where rows are contiguous
 PACKED_BYTES = 64 << 10  # ... at most, where all of k is packed at once
 PIECES = 32  # into which a product worth several threads is cut if that is free
