@@ -1,7 +1,7 @@
 """The forward program of a rank that holds parts of the parameters: what a cut model makes of
 samples, without whole parameters anywhere.
 
-    forward = RankForward(step, shard, world)
+    forward = RankForward(shard, world, options)
     forward(parts, x=x, y=y)["loss"]        # every rank calls, with the same samples
 
 The loss is that of the whole model on every rank. ``logits`` may be a rank's own part of the

@@ -266,8 +266,7 @@ def _end(world: MpiRanks, console: Console, tell: Callable[[], None], status: in
     sys.stdout.flush()
     sys.stderr.flush()
     deaths.note_failure()
-    if (
-        deaths.FOLDER not in os.environ
-    ):  # our own mpiexec ends the job when a rank is gone, and says less
+    # Our own mpiexec ends the job when a rank is gone, and says less.
+    if deaths.FOLDER not in os.environ:
         world.abort(status)
     os._exit(status)
