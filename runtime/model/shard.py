@@ -152,6 +152,8 @@ class Shard:
 
     def _reached(self, known: Mapping[str, int], size: int) -> dict[str, list[Place]]:
         """Where parameters have a dimension that only values of the program name."""
+        if self.ranks == 1:
+            return {}
         whole, fewer = (
             self.model.lower({**known, self.dim: n}, training=True).function
             for n in (size, size // self.ranks)

@@ -230,6 +230,7 @@ def test_a_wrong_cut_inside_blocks_is_refuted(name: str, monkeypatch: pytest.Mon
         (BLOCK, "H=3", "4 is no multiple of 3 ranks"),
         (BLOCK.replace("dense(D, H)", "dense(H, H)").replace("(h)", "(h @ h.T)"), "H=2", ""),
         (LAYERS, "L=2", "it counts layers"),
+        (BLOCK, "H=1", "no parameter has it"),
         (BLOCK, "Z=2", "there is no dimension `Z`"),
         (BLOCK, "H", "not a dimension and a number of ranks"),
     ],
