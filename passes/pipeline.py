@@ -37,7 +37,7 @@ from gradc.passes.fuse.turn import turn
 from gradc.passes.hoist.invariants import hoist
 from gradc.passes.lower.panels import lay_out
 from gradc.passes.lower.plan import to_loops
-from gradc.passes.place.place import place
+from gradc.passes.place.place import arena_lower_bound, place
 from gradc.passes.place.scratch import Scratch, place_scratch
 from gradc.passes.recompute.rematerialise import NOTHING, Policy, rematerialise
 from gradc.passes.recompute.tile import tile
@@ -53,6 +53,8 @@ from gradc.passes.simplify.simplify import simplify
 Stage: TypeAlias = Literal["tensor", "loop", "plan"]
 Artifact: TypeAlias = Function | Plan
 Derivative: TypeAlias = Callable[[Function], Function]
+# The arena with panels (``lay_out``) may need so many times what it needs without.
+PANELS = 1.125
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +175,17 @@ def _on_plan(
 
 
 def _lay_out(plan: Plan, options: Options) -> Plan:
-    """Panels are room beside the factor: ``limit`` may have none for them."""
+    """Panels are room beside the factor: loops that exist to save memory have little else, and
+    ``limit`` may have none for them.
+    """
     made = lay_out(plan, options.target)
-    if made is plan or options.limit is None:
+    if made is plan or arena_lower_bound(made) > PANELS * arena_lower_bound(plan):
+        return plan
+    if options.limit is None:
         return made
-    peak = _scratch(_place(made, options), options).peak_bytes
-    return made if peak <= options.limit else plan
+    # What packs for itself has scratch instead, and may need more.
+    peak, other = (_scratch(_place(p, options), options).peak_bytes for p in (made, plan))
+    return made if peak <= max(options.limit, other) else plan
 
 
 def _place(plan: Plan, options: Options) -> Plan:
