@@ -164,8 +164,10 @@ _TAPS: _Least = ((8, 8, 8), (16, 3, 8))
 
 
 def _is_alone(c: int, o: int, taps: Sequence[int]) -> bool:
-    """Whether a group is one channel on both sides and few taps: planes (``Products.is_plane``)."""
-    return c == 1 and o == 1 and prod(taps) <= CHAIN
+    """Whether a group is one channel on both sides and few taps along two axes: planes
+    (``Products.is_plane``).
+    """
+    return c == 1 and o == 1 and len(taps) == 2 and prod(taps) <= CHAIN
 
 
 def _order(

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gradc.ir.domains.arrays import NumpyArrays
+from gradc.ir.domains.interpret import run
 from gradc.ir.loop import order
 from gradc.ir.loop.order import plane_rows
 from gradc.ir.ops.registry import has_epilogue
@@ -68,8 +70,7 @@ def program(case: tuple[int, ...], precision: str = "f32") -> tuple[Function, Va
     return function, values
 
 
-def plan_for(function: Function, target: Target) -> Plan:
-    wrt = ("x", "k", "b")
+def plan_for(function: Function, target: Target, wrt: tuple[str, ...] = ("x", "k", "b")) -> Plan:
     return run_pipeline(
         function, Options(derivative=lambda f: value_and_grad(f, wrt), target=target)
     ).plan
@@ -88,7 +89,7 @@ def results(plan: Plan, given: Values, threads: int) -> Values:
     return [a for a, p in zip(arrays, plan.ports, strict=True) if p.direction == "out"]
 
 
-def expected(case: tuple[int, ...], values: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def wanted_of(case: tuple[int, ...], values: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Sums of products over taps in float64, absent terms left out."""
     _, _, h, w, p, q, sh, sw, ph, pw, dh, dw = case
     x, k, b, c = (values[name].astype(np.float64) for name in "xkbc")
@@ -118,7 +119,7 @@ def test_planes_are_sums_over_their_taps_with_the_same_bits_everywhere(
     copied = plan_for(function, GENERIC)
     found = results(copied, values, 1)
     inputs = {s.name: v for s, v in zip(function.parameters, values, strict=True)}
-    wanted = expected(case, inputs)
+    wanted = wanted_of(case, inputs)
     ports = [p for p in copied.ports if p.direction == "out"]
     for port, array in zip(ports, found, strict=True):
         if port.name in wanted and port.role is not Role.LOSS:
@@ -148,6 +149,29 @@ def test_bits_do_not_depend_on_registers_nor_on_what_is_copied_in_f64() -> None:
     for other in others:
         for a, b in zip(first, other, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("word", "sizes", "taps"), [("conv1d", "9", "3"), ("conv3d", "4, 5, 6", "2, 3, 1")]
+)
+def test_channels_alone_along_one_axis_and_three(word: str, sizes: str, taps: str) -> None:
+    """Planes have two axes; others are summed as before there were any."""
+    net = loads(
+        f"""
+model m(x: float[2, 3, {sizes}]) -> float {{
+    param k: float[3, 1, {taps}] ~ normal(1.0)
+    return sum({word}(x, k, groups = 3)^3)
+}}
+""",
+        precision="f64",
+    )
+    function = net.lower(net.bind({})).function
+    rng = np.random.default_rng(1)
+    values = [rng.normal(size=v.type.static_shape) for v in function.block.parameters]
+    found = results(plan_for(function, GENERIC, ("x", "k")), values, 1)
+    expected = run(NumpyArrays(), value_and_grad(function, ("x", "k")), values)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
 def test_what_follows_a_depthwise_convolution_is_computed_with_it() -> None:
