@@ -25,9 +25,12 @@ from gradc.ir.tensor.core import Attr, Op, Value
 from gradc.passes.recompute.ranges import Part, Ranges, operand_parts
 from gradc.passes.recompute.strips import Inside, Strip, Tiling
 
-# Strips that read different columns are written out one by one, so there are about so many. Those
-# on the same columns are joined up to LEAF tiles: longer sums in a loop are carried in f64.
+# Strips that read different columns are written out one by one, so there are about so many; up to
+# MOST_STRIPS where they would read more than SLACK times what their tiles do (windows).
+# Those on the same columns are joined up to LEAF tiles: longer sums in a loop are carried in f64.
 STRIPS = 8
+MOST_STRIPS = 32
+SLACK = 1.3
 # A strip has an eighth of the rows at most, or the mask's border would cost too much; and whole
 # register tiles of rows where it has many. Nor does it have fewer rows than this: programs grow by
 # every strip, and short ones leave little out.
@@ -334,9 +337,17 @@ def _masked(parts: _Parts, most: int) -> tuple[int, list[Strip]] | None:
         Strip(int(start), int(stop), *_extent(read, lows, highs))
         for start, stop, read in zip(starts, stops, is_read, strict=True)
     ]
-    strips = _joined(tiles, tile)
-    area = sum(strip.rows * strip.columns for strip in strips)
-    return (tile, strips) if area <= WORTH * rows * columns else None
+    strips = _joined(tiles, tile, STRIPS)
+    for count in range(2 * STRIPS, MOST_STRIPS + 1, STRIPS):
+        if _area(strips) <= SLACK * _area(tiles):
+            break
+        strips = _joined(tiles, tile, count)
+    return (tile, strips) if _area(strips) <= WORTH * rows * columns else None
+
+
+def _area(strips: Sequence[Strip]) -> int:
+    """How many scores are computed."""
+    return sum(strip.rows * strip.columns for strip in strips)
 
 
 def _emptied(
@@ -364,11 +375,11 @@ def _extent(
     return int(lows[read[0]]), int(highs[read[-1]])
 
 
-def _joined(tiles: Sequence[Strip], tile: int) -> list[Strip]:
-    """Tiles as about STRIPS strips: runs that read nearly the same columns."""
+def _joined(tiles: Sequence[Strip], tile: int, count: int) -> list[Strip]:
+    """Tiles as about ``count`` strips: runs that read nearly the same columns."""
     found: list[Strip] = []
     for _, same in groupby(
-        _runs(tiles, tile, -(-len(tiles) // STRIPS)), key=lambda s: (s.low, s.high, s.rows < tile)
+        _runs(tiles, tile, -(-len(tiles) // count)), key=lambda s: (s.low, s.high, s.rows < tile)
     ):
         found += _runs(list(same), tile, LEAF)
     return found

@@ -118,6 +118,16 @@ def test_what_a_mask_empties_is_not_computed(name: str, queries: int, keys: int)
 
 
 @pytest.mark.usefixtures("small")
+def test_narrow_windows_are_cut_into_more_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "STRIP_ROWS", 2)
+    plain, _ = lowered(ATTEND.format(mask=MASKS["window"][0], bias="0"), drawn(2, 128, 128, 5))
+    most = 2.5 * 2 * sum(min(row + 1, 9) for row in range(128))
+    assert scores(tiling.tile(plain).block, 5) <= most
+    monkeypatch.setattr(cutting, "MOST_STRIPS", 8)
+    assert scores(tiling.tile(plain).block, 5) > most
+
+
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("mask", "bias"),
     [
