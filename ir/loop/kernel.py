@@ -320,11 +320,12 @@ class Kernel:
     flops: int = 0
     bytes: int = 0
     spans: tuple[Span, ...] = field(default=())
+    # The buffers that a launch gives storage to, in order.
+    bound: tuple[Buffer, ...] = field(init=False, repr=False)
 
-    @property
-    def bound(self) -> tuple[Buffer, ...]:
-        """The buffers that a launch gives storage to, in order."""
-        return tuple(b for b in self.buffers if not b.is_private)
+    def __post_init__(self) -> None:
+        bound = tuple(b for b in self.buffers if not b.is_private)
+        object.__setattr__(self, "bound", bound)
 
     @property
     def private(self) -> tuple[Buffer, ...]:

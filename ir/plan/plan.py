@@ -75,6 +75,13 @@ class Argument:
     strides: tuple[int, ...] = ()
     parity: tuple[int, ...] = ()
 
+    def renamed(self, names: Mapping[int, int]) -> Argument:
+        """With another tensor, if its own is in ``names``."""
+        number = names.get(self.tensor, self.tensor)
+        if number == self.tensor:
+            return self
+        return Argument(number, self.offset, self.strides, self.parity)
+
     def reach(self, trips: Sequence[int]) -> tuple[int, int]:
         """The least and the greatest first element that it takes in Repeats of ``trips``."""
         low = high = self.offset
@@ -145,8 +152,7 @@ class Launch:
         """With other tensors for those in ``names``."""
         if not any(a.tensor in names for a in self.arguments):
             return self
-        arguments = (replace(a, tensor=names.get(a.tensor, a.tensor)) for a in self.arguments)
-        return replace(self, arguments=tuple(arguments))
+        return replace(self, arguments=tuple(a.renamed(names) for a in self.arguments))
 
     def cells(self) -> Iterator[int]:
         """It counts nothing."""
@@ -300,8 +306,9 @@ class Plan:
 
     def root(self, tensor: int) -> int:
         """The tensor whose bytes ``tensor`` shares; itself if it is nobody's view."""
-        *_, root = self.chain(tensor)
-        return root
+        while (root := self.tensors[tensor].root) is not None:
+            tensor = root
+        return tensor
 
     def place(self, tensor: int) -> tuple[int, int]:
         """The root of ``tensor``, and the bytes from the root's start at which it begins."""

@@ -29,12 +29,6 @@ def nest_of(block: Block) -> Op | None:
     return found[0] if found else None
 
 
-def begins(op: Op) -> tuple[tuple[int, int], ...]:
-    """Which results of ``op`` are copies of which operands before its kernel runs."""
-    form = own_nest(op)
-    return form.begins(op) if isinstance(form, Nest) else ()
-
-
 def lower_nest(block: Block, name: str, target: Target) -> Lowered:
     """Lowers a block that ends in one op with a nest of its own; what precedes it is read element
     by element."""
@@ -47,7 +41,7 @@ def lower_nest(block: Block, name: str, target: Target) -> Lowered:
     if op.results != block.outputs and not has_epilogue(op):
         raise LoweringError("not a group around one nest")
     draft = Draft(block)
-    begun = dict(begins(op))
+    begun = dict(form.begins(op)) if isinstance(form, Nest) else {}
     results = [
         draft.result(n, "update" if n in begun else "write") for n in range(len(block.outputs))
     ]
@@ -63,7 +57,8 @@ def lower_nest(block: Block, name: str, target: Target) -> Lowered:
     else:
         form.build(context, op)
     piece = draft.finish(name, flops(block), block_spans(block))
-    return Lowered((piece, *_ends(piece)))
+    sources = {n: block.parameters.index(op.operands[m]) for n, m in begun.items()}
+    return Lowered((piece, *_ends(piece)), begins=tuple(sources.items()))
 
 
 def _write_products(

@@ -59,6 +59,8 @@ class Lowered:
 
     pieces: tuple[Piece, ...]
     temps: tuple[Temp, ...] = ()
+    # Results that are copies of operands before the first piece runs, as (result, operand).
+    begins: tuple[tuple[int, int], ...] = ()
 
 
 def statements(body: Sequence[Stmt]) -> Iterator[Stmt]:

@@ -25,7 +25,6 @@ from gradc.passes.lower.carry import Carry, along, doubled, kept, stacked_carrie
 from gradc.passes.lower.element import LoweringError
 from gradc.passes.lower.gemm import chain_steps, chain_view
 from gradc.passes.lower.group import Groups, as_block, group_operands, group_space
-from gradc.passes.lower.nest import begins, nest_of
 from gradc.passes.lower.piece import Piece
 from gradc.passes.rewrite import Scan
 
@@ -211,26 +210,16 @@ class _Lowering:
         if all(_size(value) == 0 for value in op.results):
             return
         lowered = self.groups.lower(block, group_space(op))
+        for number, source in lowered.begins:
+            self._copy(op.results[number], arguments[source], results[number])
         temps = [
             Argument(self._tensor("temp", (t.size,), t.dtype, op.span, op.scope))
             for t in lowered.temps
         ]
-        self._begin(op, block, arguments, results)
         places = {"operand": arguments, "result": results, "temp": temps}
         for piece in lowered.pieces:
             at = tuple(places[ref.kind][ref.number] for ref in piece.refs)
             self._step(piece, at, op.span, op.scope, op.replica)
-
-    def _begin(
-        self, op: Op, block: Block, arguments: Sequence[Argument], results: Sequence[Argument]
-    ) -> None:
-        """Copies for results that are operands before the kernel of ``block`` runs."""
-        nest = nest_of(block)
-        if nest is None:
-            return
-        for number, source in begins(nest):
-            where = arguments[block.parameters.index(nest.operands[source])]
-            self._copy(op.results[number], where, results[number])
 
     def _step(
         self,
@@ -268,6 +257,8 @@ class _Lowering:
     def _at(self, argument: Argument) -> Argument:
         """``argument`` with one stride per Repeat around the current step."""
         missing = self.frame.depth - len(argument.strides)
+        if not missing:
+            return argument
         zeros = (0,) * missing
         return replace(argument, strides=argument.strides + zeros, parity=argument.parity + zeros)
 

@@ -29,8 +29,9 @@ class _Touch:
 
 def forward_copies(plan: Plan) -> Plan:
     """``plan`` with fewer copies."""
-    counts = {tensor: len(found) for tensor, found in _touches(plan, plan.steps).items()}
-    plan = replace(plan, steps=tuple(_forwarded(plan, plan.steps, counts)))
+    here = _touches(plan, plan.steps)
+    counts = {tensor: len(found) for tensor, found in here.items()}
+    plan = replace(plan, steps=tuple(_forwarded(plan, plan.steps, counts, here)))
     return _adopt(_without_dead_fills(plan))
 
 
@@ -49,14 +50,20 @@ def _touches(plan: Plan, steps: Sequence[Step]) -> dict[int, list[_Touch]]:
     return found
 
 
-def _forwarded(plan: Plan, steps: Sequence[Step], counts: Mapping[int, int]) -> list[Step]:
+def _forwarded(
+    plan: Plan,
+    steps: Sequence[Step],
+    counts: Mapping[int, int],
+    here: dict[int, list[_Touch]] | None = None,
+) -> list[Step]:
     """One list of steps with values computed where they would be copied to; ``counts`` are the uses
-    of every tensor.
+    of every tensor, ``here`` those below ``steps``, if they are known.
     """
     current: list[Step | None] = [
         step.with_body(lambda body: _forwarded(plan, body, counts)) for step in steps
     ]
-    here = _touches(plan, steps)
+    if here is None:
+        here = _touches(plan, steps)
     for position, step in enumerate(steps):
         if (copy := step.launch) is None or not is_copy(plan.kernels[copy.kernel]):
             continue
@@ -113,6 +120,8 @@ def _is_free(here: dict[int, list[_Touch]], target: Argument, maker: int, copy: 
 
 def _without_dead_fills(plan: Plan) -> Plan:
     """``plan`` without launches that only fill an arena tensor that nothing else touches."""
+    if all(len(launch.arguments) != 1 for launch in plan.launches):
+        return plan
     touches = _touches(plan, plan.steps)
 
     def kept(launch: Launch) -> Launch | None:
@@ -125,9 +134,18 @@ def _without_dead_fills(plan: Plan) -> Plan:
     return plan.map(kept)
 
 
+def _is_copy_into(plan: Plan, step: Step, targets: Mapping[int, None]) -> bool:
+    launch = step.launch
+    if launch is None or len(launch.arguments) != 2 or launch.arguments[1].tensor not in targets:
+        return False
+    return is_copy(plan.kernels[launch.kernel])
+
+
 def _adopt(plan: Plan) -> Plan:
     """Arena tensors that end in a copy to an `out` port become the port."""
     outs = {port.tensor: None for port in plan.ports if port.direction == "out"}
+    if not any(_is_copy_into(plan, step, outs) for step in plan.steps):
+        return plan
     touches = _touches(plan, plan.steps)
     renamed: dict[int, int] = {}
     dropped: dict[int, None] = {}

@@ -30,18 +30,20 @@ def pack(sizes: Mapping[int, int], times: Mapping[int, Lifetime]) -> tuple[dict[
     best: tuple[dict[int, int], int] | None = None
     bound = lower_bound(sizes, times)
     for order in orders:
-        found = _pack_in(sorted(sizes, key=order), sizes, times)
-        if best is None or found[1] < best[1]:
+        limit = None if best is None else best[1]
+        found = _pack_in(sorted(sizes, key=order), sizes, times, limit)
+        if found is not None:
             best = found
-        if best[1] == bound:
+        if best is not None and best[1] == bound:
             break
     assert best is not None
     return best
 
 
 def _pack_in(
-    order: list[int], sizes: Mapping[int, int], times: Mapping[int, Lifetime]
-) -> tuple[dict[int, int], int]:
+    order: list[int], sizes: Mapping[int, int], times: Mapping[int, Lifetime], limit: int | None
+) -> tuple[dict[int, int], int] | None:
+    """Offsets and the bytes needed; None as soon as these are no fewer than ``limit``."""
     count = len(order)
     low, high = np.zeros(count, np.int64), np.zeros(count, np.int64)
     first, last = np.zeros(count, np.int64), np.zeros(count, np.int64)
@@ -55,6 +57,8 @@ def _pack_in(
         low[placed], high[placed] = offset, offset + size
         first[placed], last[placed] = time.first, time.last
         total = max(total, offset + size)
+        if limit is not None and total >= limit:
+            return None
     return offsets, total
 
 

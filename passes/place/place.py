@@ -11,6 +11,7 @@ together never overlap unless one is the root of the other. Non-goals: recomputa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from gradc.ir.plan.plan import Plan
@@ -32,15 +33,34 @@ def place(plan: Plan, *, overlaps: bool = True) -> Plan:
     while they compute if it ``overlaps``, which takes more of it.
     """
     plan = write_ports(forward_copies(single_carries(plan)))
-    placed = assign(share(plan))
+    placed = _placed(plan)
     reordered = reorder(plan)
     if reordered is not plan:
-        other = assign(share(reordered))
-        if other.arena_bytes < placed.arena_bytes * WORTH:
+        # No offsets are looked for that cannot be good enough.
+        other = _placed_below(reordered, placed.arena_bytes * WORTH)
+        if other is not None:
             plan, placed = reordered, other
     if overlaps and (early := overlapped(plan)) is not plan:
-        placed = assign(share(early))
+        placed = _placed(early)
     return prune(placed)
+
+
+def _placed(plan: Plan) -> Plan:
+    """``plan`` with shared storage and offsets."""
+    times = lifetimes(plan)
+    shared = share(plan, times)
+    return _assigned(shared, *_blocks(shared, times))
+
+
+def _placed_below(plan: Plan, most: float) -> Plan | None:
+    """The same; None if its arena is no smaller than ``most``."""
+    times = lifetimes(plan)
+    shared = share(plan, times)
+    blocks = _blocks(shared, times)
+    if lower_bound(*blocks) >= most:
+        return None
+    placed = _assigned(shared, *blocks)
+    return placed if placed.arena_bytes < most else None
 
 
 def reorder(plan: Plan) -> Plan:
@@ -55,7 +75,10 @@ def reorder(plan: Plan) -> Plan:
 
 def assign(plan: Plan) -> Plan:
     """Gives every arena tensor its offset, in the order of steps as it is."""
-    sizes, times = storage(plan)
+    return _assigned(plan, *storage(plan))
+
+
+def _assigned(plan: Plan, sizes: Mapping[int, int], times: Mapping[int, Lifetime]) -> Plan:
     offsets, total = pack(sizes, times) if sizes else ({}, 0)
     tensors = []
     for number, tensor in enumerate(plan.tensors):
@@ -67,9 +90,15 @@ def assign(plan: Plan) -> Plan:
 
 def storage(plan: Plan) -> tuple[dict[int, int], dict[int, Lifetime]]:
     """Bytes and lifetime of every block of the arena, by the number of its root tensor."""
+    return _blocks(plan, lifetimes(plan))
+
+
+def _blocks(
+    plan: Plan, known_times: Mapping[int, Lifetime]
+) -> tuple[dict[int, int], dict[int, Lifetime]]:
     sizes: dict[int, int] = {}
     times: dict[int, Lifetime] = {}
-    for number, time in lifetimes(plan).items():
+    for number, time in known_times.items():
         root = plan.root(number)
         if plan.tensors[root].space != "arena":
             continue

@@ -23,7 +23,7 @@ def prune(plan: Plan) -> Plan:
     renumbered = {old: new for new, old in enumerate(order)}
 
     def changed(launch: Launch) -> Launch:
-        arguments = tuple(replace(a, tensor=renumbered[a.tensor]) for a in launch.arguments)
+        arguments = tuple(a.renamed(renumbered) for a in launch.arguments)
         scratch = None if launch.scratch is None else renumbered[launch.scratch]
         return replace(launch, arguments=arguments, scratch=scratch)
 

@@ -78,17 +78,18 @@ def schedule(
         for n in earlier:
             after[n].append(number)
     left: dict[int, int] = {}
-    for use in uses:
-        for tensor in dict.fromkeys((*use.reads, *use.writes)):
+    touched = [tuple(dict.fromkeys((*use.reads, *use.writes))) for use in uses]
+    for tensors in touched:
+        for tensor in tensors:
             left[tensor] = left.get(tensor, 0) + 1
     live: dict[int, None] = {}
     ready = sorted(n for n in range(count) if waiting[n] == 0)
     order: list[int] = []
     while ready:
-        chosen = min(ready[:WINDOW], key=lambda n: (_growth(uses[n], left, live, nbytes), n))
+        chosen = min(ready[:WINDOW], key=lambda n: (_growth(touched[n], left, live, nbytes), n))
         ready.remove(chosen)
         order.append(chosen)
-        for tensor in dict.fromkeys((*uses[chosen].reads, *uses[chosen].writes)):
+        for tensor in touched[chosen]:
             left[tensor] -= 1
             if left[tensor]:
                 live[tensor] = None
@@ -102,11 +103,14 @@ def schedule(
 
 
 def _growth(
-    use: Uses, left: Mapping[int, int], live: Mapping[int, None], nbytes: Callable[[int], int]
+    tensors: Sequence[int],
+    left: Mapping[int, int],
+    live: Mapping[int, None],
+    nbytes: Callable[[int], int],
 ) -> int:
-    """Bytes alive after the step minus before."""
+    """Bytes alive after a step that touches ``tensors`` minus before."""
     growth = 0
-    for tensor in dict.fromkeys((*use.reads, *use.writes)):
+    for tensor in tensors:
         if tensor not in live:
             growth += nbytes(tensor) if left[tensor] > 1 else 0
         elif left[tensor] == 1:

@@ -8,13 +8,13 @@ reader of the old value then has to come before it, which ``reorder`` sees to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gradc.ir.loop.kernel import For, Kernel, Load, Store
 from gradc.ir.plan.plan import Argument, Launch, Plan, Step
 from gradc.passes.place.alias import shareable
-from gradc.passes.place.lifetime import lifetimes
+from gradc.passes.place.lifetime import Lifetime
 from gradc.passes.place.schedule import Uses, dependences, step_uses
 
 
@@ -241,10 +241,10 @@ def _before(uses: Sequence[Uses], late: Sequence[int], maker: int, count: int) -
     return [*range(maker), *moved, *rest]
 
 
-def share(plan: Plan) -> Plan:
-    """``plan`` with results in the storage of operands that are used for the last time, where that
-    is safe."""
-    times = lifetimes(plan)
+def share(plan: Plan, times: Mapping[int, Lifetime]) -> Plan:
+    """``plan``, whose ``lifetimes`` are ``times``, with results in the storage of operands that are
+    used for the last time, where that is safe; lifetimes stay what they are.
+    """
     sharing = Sharing(plan)
     tensors = list(plan.tensors)
     last = {n: time.last for n, time in times.items()}
