@@ -77,9 +77,9 @@ def faults(text: Text, found: Found) -> list[str]:
     wrong += [f"{found['stack']} bytes of stack"] if found["stack"] else []
     asked = any(p.dtype == "f64" for p in text.parameters) or "f64" in text.source
     wrong += [f"{found['f64']} instructions of f64"] if found["f64"] and not asked else []
-    wide = "load4(" in text.source or "store4(" in text.source
-    is_four = any(p.dtype in ("f32", "i32", "u32") for p in text.parameters)
-    if wide and is_four and not found["wide"] and "load4(s" not in text.source:
+    fours = [p.name for p in text.parameters if p.dtype in ("f32", "i32", "u32")]
+    wide = any(f"{verb}({n}," in text.source for n in fours for verb in ("load4", "store4"))
+    if wide and not found["wide"]:
         wrong.append("no access of 128 bits")
     return wrong
 
