@@ -4,8 +4,10 @@ it must not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,8 @@ from gradc.passes.prove.domains.field import (
     literal,
     matmul,
     mul,
-    small_fraction,
 )
+from gradc.passes.prove.domains.literals import Meaning, meaning
 from gradc.passes.prove.index import theorems
 from gradc.passes.prove.index.theorems import (
     INDEX_OPS,
@@ -235,7 +237,15 @@ def test_the_order_of_the_field_is_an_order() -> None:
 def test_rounded_literals_mean_fractions(n: int, d: int) -> None:
     value = float(np.float32(n / d))
     assert literal(value, 1, DType.F32) * d % P == n
-    assert small_fraction(0.123456789012345, 2.0**-52) is None
+    assert meaning(0.123456789012345) is None
+
+
+def test_literals_written_in_full_mean_what_they_say_in_any_type() -> None:
+    """Near most numbers of 16 bits lies some root; and 32 bits of 10/7 are 10/7."""
+    for dtype in (DType.BF16, DType.F16, DType.F32, DType.F64):
+        assert meaning(10 / 7, dtype) == Meaning(Fraction(10, 7))
+        assert meaning(math.sqrt(2), dtype) == Meaning(Fraction(1), 2)
+    assert meaning(float(np.float32(10 / 7)), DType.BF16) == Meaning(Fraction(10, 7))
 
 
 # --- exact fractions

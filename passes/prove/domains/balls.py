@@ -26,7 +26,7 @@ import numpy as np
 
 from gradc.ir.domains.arrays import ObjectArrays
 from gradc.ir.tensor.core import DType
-from gradc.passes.prove.domains.field import ULP, closed_form, short_decimal, small_fraction
+from gradc.passes.prove.domains.literals import ULP, meaning
 
 DIGITS = 50
 _BITS = 256  # 50 digits and ample room for cancellation
@@ -64,15 +64,14 @@ def exact_literal(value: float, dtype: DType = DType.F64) -> Any:
     """The number that a literal means."""
     if not math.isfinite(value):
         return flint.arb(value)
-    decimal = short_decimal(value)
-    if decimal is not None:
-        return _rational(decimal)
-    form = closed_form(value, ULP[dtype])
-    if form is None:
-        near = small_fraction(value, ULP[dtype])
-        return _rounded(value, dtype) if near is None else _rational(near)
-    multiple, n, b = form
-    return _rational(multiple) * flint.arb(n).sqrt() * flint.arb.pi().sqrt() ** b
+    meant = meaning(value, dtype)
+    if meant is None:
+        return _rounded(value, dtype)
+    return (
+        _rational(meant.multiple)
+        * flint.arb(meant.root).sqrt()
+        * flint.arb.pi().sqrt() ** meant.pis
+    )
 
 
 def _order(test: Callable[[Any, Any], bool], ties: bool) -> Callable[[Any, Any, Any], bool]:

@@ -26,13 +26,7 @@ from fractions import Fraction
 from typing import Any, TypeAlias
 
 from gradc.ir.tensor.core import DType
-from gradc.passes.prove.domains.field import (
-    ULP,
-    closed_form,
-    factors,
-    short_decimal,
-    small_fraction,
-)
+from gradc.passes.prove.domains.literals import Meaning, meaning, prime_factors
 
 Monomial: TypeAlias = tuple[tuple[int, int], ...]
 Poly: TypeAlias = dict[Monomial, Fraction]
@@ -201,17 +195,9 @@ class ExactScalars:
         number = float(value)
         if not math.isfinite(number):
             return self.atom(f"number {number}")
-        decimal = short_decimal(number)
-        if decimal is not None:
-            return rational(decimal)
-        tolerance = ULP[dtype or DType.F64]
-        form = closed_form(number, tolerance)
-        if form is None:
-            near = small_fraction(number, tolerance)
-            return rational(Fraction(number) if near is None else near)
-        multiple, n, b = form
-        found = rational(multiple) * self._whole(self.atom("root of pi"), b)
-        for q in factors(n):
+        meant = meaning(number, dtype or DType.F64) or Meaning(Fraction(number))
+        found = rational(meant.multiple) * self._whole(self.atom("root of pi"), meant.pis)
+        for q in prime_factors(meant.root):
             found = found * self.atom(f"root of {q}")
         return found
 

@@ -12,9 +12,8 @@ feed equal arguments to equal functions. Laws that programs rely on are built in
   that fits it, with infinity on top; comparisons, abs, max and min follow from them, so one
   evaluation decides a random pattern of guards, not one the reals can necessarily produce;
 * infinity: as a summand it takes over whatever is added, exp(-infinity) = 0;
-* constants: a literal that equals a small fraction or ``r * sqrt(n) * pi^(b/2)`` to an ulp of its
-  type means that number (sqrt 2 is a root in F_p, sqrt pi an oracle, other roots the one or the
-  other), a short decimal means itself (0.1 is 1/10); anything else is its binary value.
+* constants: literals mean what ``literals`` says (sqrt 2 is a root in F_p, sqrt pi an oracle, other
+  roots the one or the other); one that means nothing simple is its binary value.
 
 Division by zero gives a fixed element, as if it were one more oracle.
 
@@ -37,6 +36,7 @@ from numpy.typing import NDArray
 
 from gradc.ir.domains.arrays import EMPTY, NumpyArrays, Pairs, matrix_form
 from gradc.ir.tensor.core import DType
+from gradc.passes.prove.domains.literals import meaning, prime_factors
 
 PRIME = (1 << 31) - 1
 Field = NDArray[np.uint64]
@@ -165,85 +165,11 @@ def root_of(n: int, prime: int, other: Callable[[str], int]) -> int:
     where q is a square, which 2 is where p = 7 mod 8; else what ``other`` gives under a name.
     """
     found = 1
-    for q in factors(n):
+    for q in prime_factors(n):
         root = pow(q, (prime + 1) // 4, prime)
         is_root = root * root % prime == q
         found = found * (root if is_root else other(f"root of {q}")) % prime
     return found
-
-
-_MULTIPLES = tuple(
-    Fraction(n, d) for d in (1, 3, 5, 7) for n in (1, 3, 5, 7, 9) if n == 1 or n != d
-)
-
-
-# Square roots of these are recognised in literals, as in a scale of 1/sqrt(d), which is rounded
-# twice; in short types, where chance would find one too often, the first two only.
-ROOTS = tuple(n for n in range(1, 128) if all(n % (q * q) for q in (2, 3, 5, 7, 11)))
-_SHORT = 2.0**-20
-
-
-def factors(n: int) -> tuple[int, ...]:
-    """The prime factors of a number of ``ROOTS``."""
-    return tuple(q for q in range(2, n + 1) if n % q == 0 and all(q % r for r in range(2, q)))
-
-
-@cache
-def _forms(is_short: bool) -> tuple[tuple[float, Fraction, int, int], ...]:
-    """(x, r, n, b) with x = r * sqrt(n) * pi^(b/2), of which literals may be x * 2^k."""
-    forms = [(m, n, b) for b in (0, 1, -1, 2, -2) for m in _MULTIPLES for n in (1, 2)]
-    if not is_short:
-        few = [Fraction(f) for f in ("1", "3", "5", "1/3", "1/5")]
-        forms += [(m / d, n, 0) for n in ROOTS[2:] for d in (1, n) for m in few]
-    plain = dict.fromkeys(form for form in forms if form[1:] != (1, 0))
-    return tuple((float(m) * math.sqrt(n) * math.pi ** (b / 2), m, n, b) for m, n, b in plain)
-
-
-@cache
-def closed_form(value: float, tolerance: float) -> tuple[Fraction, int, int] | None:
-    """(r, n, b) with value = r * sqrt(n) * pi^(b/2), up to a relative ``tolerance``, r simple and n
-    one of ``ROOTS``; else None.
-    """
-    size = abs(value)
-    if size == 0 or not math.isfinite(value):
-        return None
-    for base, multiple, n, b in _forms(tolerance > _SHORT):
-        twos = round(math.log2(size / base))
-        near = size * (tolerance if n <= 2 else 2 * tolerance)
-        if abs(twos) <= 20 and abs(math.ldexp(base, twos) - size) <= near:
-            return multiple * Fraction(2) ** twos * (1 if value > 0 else -1), n, b
-    return None
-
-
-@cache
-def short_decimal(value: float) -> Fraction | None:
-    """The decimal of at most seven digits that ``value`` is written as; else None."""
-    decimal = Fraction(repr(value))
-    is_short = decimal.denominator <= 10**9 and abs(decimal.numerator) <= 10**7
-    return decimal if is_short else None
-
-
-@cache
-def small_fraction(value: float, tolerance: float) -> Fraction | None:
-    """The fraction n/d * 2^k that ``value`` is up to a relative ``tolerance``, if far simpler than
-    chance would give.
-
-    What is left of n/d in [1, 2) has n <= 15 or d <= 15 and n * d at most a two-thousandth of the
-    numbers of the type.
-    """
-    most = min(1 << 30, int(0.0005 / tolerance))
-    mantissa, exponent = math.frexp(abs(value))
-    scale = Fraction(2) ** exponent * (1 if value > 0 else -1)
-    for small in range(1, 16, 2):
-        for size in range(31):
-            up, down = small * 2.0**size / mantissa, mantissa * small * 2.0**size
-            for large, is_up in ((round(up), True), (round(down), False)):
-                if large < 1 or large * small > most:
-                    continue
-                near = Fraction(small << size, large) if is_up else Fraction(large, small << size)
-                if abs(float(near) - mantissa) <= tolerance * mantissa:
-                    return near * scale
-    return None
 
 
 @cache
@@ -254,24 +180,15 @@ def literal(value: float, key: int, dtype: DType = DType.F64) -> int:
         return found if value > 0 else PRIME - found
     if math.isnan(value):
         return 2 + _digest(key, "nan") % (PRIME - 3)
-    tolerance = ULP[dtype]
-    decimal = short_decimal(value)
-    if decimal is not None:
-        return _rational(decimal)
-    form = closed_form(value, tolerance)
-    if form is None:
-        return _rational(small_fraction(value, tolerance) or Fraction(value))
-    multiple, n, b = form
+    found = meaning(value, dtype)
+    if found is None:
+        return _rational(Fraction(value))
 
     def other(name: str) -> int:
         return 2 + _digest(key, name) % (PRIME - 3)
 
-    element = _rational(multiple) * root_of(n, PRIME, other) % PRIME
-    return element * pow(other("root of pi"), b, PRIME) % PRIME
-
-
-# Relative distance of neighbouring numbers: a folded constant may be off by as much.
-ULP = {DType.F64: 2.0**-52, DType.F32: 2.0**-23, DType.BF16: 2.0**-7, DType.F16: 2.0**-10}
+    element = _rational(found.multiple) * root_of(found.root, PRIME, other) % PRIME
+    return element * pow(other("root of pi"), found.pis, PRIME) % PRIME
 
 
 def _rational(value: Fraction) -> int:

@@ -41,13 +41,7 @@ import numpy as np
 from gradc.ir.domains.arrays import ObjectArrays
 from gradc.ir.domains.interpret import run
 from gradc.ir.tensor.core import DType, Function, Role
-from gradc.passes.prove.domains.field import (
-    ULP,
-    closed_form,
-    factors,
-    short_decimal,
-    small_fraction,
-)
+from gradc.passes.prove.domains.literals import Meaning, meaning, prime_factors
 from gradc.passes.prove.domains.point import element_of, index_limit
 
 # 2^k - 1 is prime for these k.
@@ -163,19 +157,13 @@ class FreeScalars:
             return self.top if value > 0 else self._low
         if math.isnan(value):
             return self.atom("nan")
-        decimal = short_decimal(value)
-        if decimal is not None:
-            return self._rational(decimal)
-        form = closed_form(value, ULP[dtype])
-        if form is None:
-            return self._rational(small_fraction(value, ULP[dtype]) or Fraction(value))
-        multiple, n, pis = form
-        found = self._rational(multiple)
-        for q in factors(n):
+        meant = meaning(value, dtype) or Meaning(Fraction(value))
+        found = self._rational(meant.multiple)
+        for q in prime_factors(meant.root):
             # (2^((k+1)/2))^2 = 2^(k+1) = 2, as k is odd. Other roots are any element.
             two = Free(pow(2, (self.exponent + 1) // 2, self.prime))
             found = self.mul(found, two if q == 2 else self.atom(f"root of {q}"))
-        return self.mul(found, self._whole(self.atom("root of pi"), pis))
+        return self.mul(found, self._whole(self.atom("root of pi"), meant.pis))
 
     def _rational(self, value: Fraction) -> Free:
         return Free(value.numerator * pow(value.denominator, -1, self.prime) % self.prime)

@@ -14,7 +14,7 @@ import numpy as np
 
 from gradc.ir.domains.arrays import NumpyArrays
 from gradc.ir.tensor.core import DType
-from gradc.passes.prove.domains.field import ULP, short_decimal, small_fraction
+from gradc.passes.prove.domains.literals import meaning
 
 Shape: TypeAlias = tuple[int, ...]
 Key: TypeAlias = tuple[Any, ...]
@@ -57,15 +57,13 @@ class Term:
 
 
 def exact(value: float, dtype: DType) -> Fraction | float:
-    """What a literal means, as in ``prove_field``; a number with pi or a root in it stays a
-    float.
+    """What a literal means (``literals``); one that is near no fraction is its binary value, and
+    what is not finite stays a float.
     """
     if not math.isfinite(value):
         return value
-    found = short_decimal(value)
-    if found is None:
-        found = small_fraction(value, ULP.get(dtype, 2.0**-52))
-    return Fraction(value) if found is None else found
+    found = meaning(value, dtype if dtype.is_float else DType.F64)
+    return found.multiple if found is not None and found.is_rational else Fraction(value)
 
 
 def wide_axes(shape: Shape) -> list[int]:

@@ -45,16 +45,8 @@ from numpy.typing import NDArray
 
 from gradc.ir.domains.arrays import EMPTY, NumpyArrays, Pairs, matrix_form
 from gradc.ir.tensor.core import DType, Function, Role, Slot
-from gradc.passes.prove.domains.field import (
-    PRIME,
-    ULP,
-    FieldArrays,
-    closed_form,
-    root_of,
-    scramble,
-    short_decimal,
-    small_fraction,
-)
+from gradc.passes.prove.domains.field import PRIME, FieldArrays, root_of, scramble
+from gradc.passes.prove.domains.literals import Meaning, meaning
 from gradc.passes.prove.domains.point import Runnable, element_of, index_limit, results_of
 
 # Chains p_i = 2 p_{i+1} + 1, all 7 mod 8 (so that 2 has a root), all of 26 to 31 bits. Points take
@@ -440,21 +432,19 @@ def _literal(value: float, seed: int, dtype: DType, prime: int) -> int:
     if not math.isfinite(value):
         found = 2 + _number(seed, f"{abs(value)} {prime}") % (prime - 3)
         return found if not value < 0 else prime - found
-    tolerance = ULP[dtype]
-    decimal = short_decimal(value)
-    form = None if decimal is not None else closed_form(value, tolerance)
-    if form is None:
-        number = decimal
-        if number is None:
-            number = small_fraction(value, tolerance) or Fraction(value)
-        return number.numerator % prime * pow(number.denominator, -1, prime) % prime
-    multiple, n, b = form
+    meant = meaning(value, dtype) or Meaning(Fraction(value))
 
     def other(name: str) -> int:
         return 2 + _number(seed, f"{name} {prime}") % (prime - 3)
 
+    multiple = meant.multiple
     element = multiple.numerator * pow(multiple.denominator, -1, prime) % prime
-    return element * root_of(n, prime, other) * pow(other("root of pi"), b, prime) % prime
+    return (
+        element
+        * root_of(meant.root, prime, other)
+        * pow(other("root of pi"), meant.pis, prime)
+        % prime
+    )
 
 
 def _select(mask: Any, a: Any, b: Any) -> Any:
