@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from gradc.codegen.llvm.gemm import gemm
 from gradc.codegen.llvm.gemm.blocking import blocking
 from gradc.codegen.llvm.host import jit
-from gradc.codegen.llvm.isa import select
+from gradc.codegen.llvm.isa import Isa, select
 from gradc.codegen.llvm.nest import nest
 from gradc.codegen.llvm.text import Module
 from gradc.ir.loop.kernel import (
@@ -137,14 +138,17 @@ class Case:
     def run(self, isa_name: str, cuts: tuple[float, ...] = ()) -> Array:
         """The result, axes (b, m, n), computed in the ranges that ``cuts`` say."""
         isa = select(isa_name)
-        (product,) = self.kernel.body
-        assert isinstance(product, Gemm)
-        module = Module(isa.triple, "", isa.attributes)
-        gemm.emit_kernel(
-            module, self.kernel, product, "product", isa, partial(nest.emit_epilogue, isa)
-        )
-        text = module.text().replace("define internal void @product(", "define void @product(")
-        library = jit.Library(jit.compile_object(text, isa), ["product"], {})
+        return self.computed(program([self], isa)["product0"], isa, cuts)
+
+    @property
+    def product(self) -> Gemm:
+        (found,) = self.kernel.body
+        assert isinstance(found, Gemm)
+        return found
+
+    def computed(self, address: int, isa: Isa, cuts: tuple[float, ...] = ()) -> Array:
+        """What the compiled product at ``address`` makes."""
+        product = self.product
         call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, ctypes.c_int64, ctypes.c_int64)
         shape = [self.sizes[x] for x in self.out]
         c = np.full(shape, 1.0 if self.epilogue else np.nan, NUMPY_DTYPE[self.acc_type])
@@ -154,13 +158,16 @@ class Case:
         room = Room(gemm.scratch_bytes(product, isa))
         for begin, end in itertools.pairwise(borders):
             room.poison()
-            call(library["product"])(*pointers, room.address, begin, end)
+            call(address)(*pointers, room.address, begin, end)
             assert room.is_intact(), "scratch is overrun"
         return c.transpose([self.out.index(x) for x in "bmn"])
 
     def check(self, isa_name: str, cuts: tuple[float, ...] = (0.5,)) -> Array:
-        """Runs and compares with float64; the bound is the textbook one for sums of k terms."""
-        found = self.run(isa_name, cuts)
+        """Runs and compares with float64."""
+        return self.compare(self.run(isa_name, cuts))
+
+    def compare(self, found: Array) -> Array:
+        """Of a right result; the bound is the textbook one for sums of k terms."""
         expected = self.a64 @ self.b64
         scale = np.abs(self.a64) @ np.abs(self.b64) + np.abs(self.bias) + 2
         if self.epilogue:
@@ -168,6 +175,19 @@ class Case:
         bound = (self.sizes["k"] + 4) * EPSILON[self.acc_type] * scale
         assert np.all(np.abs(found - expected) <= bound)
         return found
+
+
+def program(cases: Sequence[Case], isa: Isa) -> jit.Library:
+    """The products of ``cases`` in one module, as ``product0``, ``product1`` and so on."""
+    module = Module(isa.triple, "", isa.attributes)
+    names = [f"product{number}" for number in range(len(cases))]
+    for name, case in zip(names, cases, strict=True):
+        epilogue = partial(nest.emit_epilogue, isa)
+        gemm.emit_kernel(module, case.kernel, case.product, name, isa, epilogue)
+    text = module.text()
+    for name in names:
+        text = text.replace(f"define internal void @{name}(", f"define void @{name}(")
+    return jit.Library(jit.compile_object(text, isa), names, {})
 
 
 SHAPES = [(1, 1, 1), (3, 5, 7), (14, 32, 16), (15, 33, 17), (29, 47, 31), (64, 10, 20), (1, 70, 9)]
@@ -272,6 +292,20 @@ def test_random_shapes_against_float64() -> None:
         cuts = tuple(sorted(rng.random() for _ in range(rng.randint(0, 4))))
         case = Case(m, n, k, batch=batch, left=left, right=right, seed=seed)
         case.check(rng.choice(ISAS), cuts)
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
+def test_products_of_one_program_share_only_what_is_the_same(dtype: DType) -> None:
+    """Packings and tiles that differ have names of their own."""
+    isa, rng = select("native"), random.Random(7)
+    cases = [Case(m, n, 64, left="bkm", dtype=dtype) for m, n in ((64, 128), (128, 10))]
+    for seed in range(10):
+        m, n, k = rng.randint(4, 140), rng.choice((10, 33, 64, 128)), rng.choice((64, 65, 300))
+        left, right = rng.choice(["bmk", "bkm", "mbk"]), rng.choice(["bkn", "bnk", "nbk"])
+        cases.append(Case(m, n, k, left=left, right=right, dtype=dtype, seed=seed))
+    library = program(cases, isa)
+    for number, case in enumerate(cases):
+        case.compare(case.computed(library[f"product{number}"], isa, (0.4,)))
 
 
 @pytest.mark.parametrize("right", ["bkn", "bnk"])

@@ -324,7 +324,7 @@ def pack_left(
     lanes, rows, pitch, size = shape
     by_rows = strides[1] == 1
     way = "rows" if by_rows else "columns" if strides[0] == 1 else "scattered"
-    name = f"gradc.pack_left.{dtype}.{way}.{lanes}.{pitch}" + ("" if by_rows else f".{size}")
+    name = f"gradc.pack_left.{dtype}.{way}.{lanes}.{pitch}" + ("" if by_rows else f".{rows}.{size}")
     if name in module.functions:
         return name
     sizes = ("source", "row", "column", "target", "height", "depth")
