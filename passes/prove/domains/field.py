@@ -180,15 +180,15 @@ def literal(value: float, key: int, dtype: DType = DType.F64) -> int:
         return found if value > 0 else PRIME - found
     if math.isnan(value):
         return 2 + _digest(key, "nan") % (PRIME - 3)
-    found = meaning(value, dtype)
-    if found is None:
+    meant = meaning(value, dtype)
+    if meant is None:
         return _rational(Fraction(value))
 
     def other(name: str) -> int:
         return 2 + _digest(key, name) % (PRIME - 3)
 
-    element = _rational(found.multiple) * root_of(found.root, PRIME, other) % PRIME
-    return element * pow(other("root of pi"), found.pis, PRIME) % PRIME
+    element = _rational(meant.multiple) * root_of(meant.root, PRIME, other) % PRIME
+    return element * pow(other("root of pi"), meant.pis, PRIME) % PRIME
 
 
 def _rational(value: Fraction) -> int:
