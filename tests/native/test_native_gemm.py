@@ -138,7 +138,8 @@ class Case:
     def run(self, isa_name: str, cuts: tuple[float, ...] = ()) -> Array:
         """The result, axes (b, m, n), computed in the ranges that ``cuts`` say."""
         isa = select(isa_name)
-        return self.computed(program([self], isa)["product0"], isa, cuts)
+        library = program([self], isa)  # its code lives as long as it does
+        return self.computed(library["product0"], isa, cuts)
 
     @property
     def product(self) -> Gemm:
