@@ -307,6 +307,20 @@ def _transposed_block(
         f.store(value, f.address(out, p.compute, i64(n * p.width)), p.size)
 
 
+def _copy_lanes(
+    f: Function, at: Value, into: Value, dtype: DType, lanes: int, count: Value, isa: Isa
+) -> None:
+    """Stores a vector of which ``count`` elements are read, others 0; a mask takes longer than what
+    it is for.
+    """
+    align = 8 if dtype is DType.F64 else 4
+    is_whole = f.compare("icmp sge", count, i64(lanes))
+    with f.branch(is_whole):
+        f.store(load_lanes(f, at, dtype, lanes, None, isa), into, align)
+    with f.branch(f.op(f"xor {is_whole}, true", "i1")):
+        f.store(load_lanes(f, at, dtype, lanes, lane_mask(f, count, lanes), isa), into, align)
+
+
 def pack_left(
     module: Module,
     strides: tuple[int, int],
@@ -348,14 +362,7 @@ def pack_left(
                 mask = lane_mask(f, rest, lanes)
                 f.store(_gather(f, at, dtype, row, mask, isa), into, align)
                 return
-            at = f.address(line, element, n.index)
-            # A mask takes longer than what it is for.
-            is_whole = f.compare("icmp sge", rest, i64(lanes))
-            with f.branch(is_whole):
-                f.store(load_lanes(f, at, dtype, lanes, None, isa), into, align)
-            with f.branch(f.op(f"xor {is_whole}, true", "i1")):
-                mask = lane_mask(f, rest, lanes)
-                f.store(load_lanes(f, at, dtype, lanes, mask, isa), into, align)
+            _copy_lanes(f, f.address(line, element, n.index), into, dtype, lanes, rest, isa)
 
     if by_rows:
         with f.loop(i64(0), height, 1) as r:
