@@ -49,8 +49,9 @@ K_UNBLOCKED = 1024  # up to here k is not blocked when nothing is packed
 LINE = 64  # bytes that caches hold together
 WAYS = 4  # lines of a panel that one set of the first cache keeps beside what else passes
 PANEL_LINES = 4  # columns of a product laid out in panels, at most
-WORTH_PACKING = 7  # strips that read a packed column block, from which on it is worth its time
+WORTH_PACKING = 16  # strips that read a packed column block, from which on it is worth its time
 PAGES = 32  # that the rows of a panel lie in at most: each is looked up again in every strip
+WORTH_GATHERING = 7  # strips from which on rows in more pages are packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,8 +348,9 @@ def _is_far(gemm: Gemm, k: int, rows: int, width: int) -> bool:
     if stride >= PAGE and gemm.m > 2 * rows:
         return True
     steps = min(max(k, 1), K_BLOCK)
-    is_scattered = _crowds(stride, steps, width) or steps * stride > PAGES * PAGE
-    return is_scattered and gemm.m > WORTH_PACKING * rows
+    if steps * stride > PAGES * PAGE and gemm.m > WORTH_GATHERING * rows:
+        return True
+    return _crowds(stride, steps, width) and gemm.m > WORTH_PACKING * rows
 
 
 def blocking(gemm: Gemm, isa: Isa) -> Blocking:
