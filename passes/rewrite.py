@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.control import region_result_types
+from gradc.ir.ops.registry import Control, lookup
 from gradc.ir.ops.structural import slice_axis
 from gradc.ir.tensor.core import Attr, Block, Function, Op, Value, walk
 from gradc.ir.tensor.dims import Dim, DimExpr
@@ -85,6 +86,16 @@ def with_regions(op: Op, change: Callable[[Block], Block]) -> Op:
     if all(a is b for a, b in zip(regions, op.regions, strict=True)):
         return op
     return replace(op, regions=regions)
+
+
+def with_control(op: Op, change: Callable[[Block], Block]) -> Op:
+    """``op`` with its regions changed where it runs them as they stand (loops, checkpoints); not
+    where a region says what something else computes, or is called by its signature.
+    """
+    form = lookup(op.name).loop
+    if not isinstance(form, Control) or form.keeps_signature:
+        return op
+    return with_regions(op, change)
 
 
 def next_replica(block: Block) -> int:

@@ -45,14 +45,12 @@ def _choice(count: int) -> str:
     return {1: "one number", 2: "one number or a pair"}.get(count, f"one number or {count}")
 
 
-def _padding(
-    ctx: Context, argument: Argument, count: int = 2, help: str = ""
-) -> tuple[tuple[int, int], ...] | None:
+def _padding(ctx: Context, argument: Argument, count: int) -> Sides | None:
     """One number for all sides, one per spatial axis, or (low, high) per axis."""
     items = argument.item if isinstance(argument.item, tuple) else (argument.item,) * count
     if len(items) != count:
         message = f"the padding is {_choice(count)}, not {describe(argument.item)}"
-        ctx.error("GC0308", message, argument.node, help=help)
+        ctx.error("GC0308", message, argument.node)
         return None
     sides = [_each(ctx, Argument(i, argument.node), "the padding", 0) for i in items]
     found = [(low, high) for low, high in (side for side in sides if side is not None)]
@@ -77,14 +75,14 @@ def _fits(ctx: Context, size: Dim, low_high: tuple[int, int], taken: int) -> boo
 # --- convolution
 
 
-def _same(ctx: Context, spans: tuple[int, ...], stride: tuple[int, ...]) -> Sides | str:
+def _same(spans: tuple[int, ...], stride: tuple[int, ...]) -> Sides | str:
     """As many results as there are elements; where the kernel is even, more zeros at the end."""
     if max(stride) > 1:
         return f'`"same"` keeps sizes, which a stride of {max(stride)} cannot'
     return tuple(((span - 1) // 2, span // 2) for span in spans)
 
 
-def _causal(ctx: Context, spans: tuple[int, ...], stride: tuple[int, ...]) -> Sides | str:
+def _causal(spans: tuple[int, ...], stride: tuple[int, ...]) -> Sides | str:
     """A result sees its own element and earlier ones."""
     if len(spans) > 1:
         return '`"causal"` is of sequences, with one spatial axis'
@@ -113,7 +111,7 @@ def _padding_of(
     if len(known_taps) < len(taps):
         return None
     spans = tuple((n - 1) * gap + 1 for n, gap in zip(known_taps, dilation, strict=True))
-    found = _PADDINGS[argument.item](ctx, spans, stride)
+    found = _PADDINGS[argument.item](spans, stride)
     if isinstance(found, str):
         ctx.error("GC0405", found, argument.node)
         return None

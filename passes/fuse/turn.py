@@ -21,12 +21,12 @@ from collections.abc import Iterator
 from gradc.ir.ops.attributes import get_dims, get_ints, get_pairs
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.contraction import free_axes
-from gradc.ir.ops.registry import Control, is_product, lookup, number_of
+from gradc.ir.ops.registry import is_product, lookup, number_of
 from gradc.ir.ops.traits import Moves
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, Function, Op, Value
 from gradc.ir.tensor.dims import Dim
-from gradc.passes.rewrite import with_ops, with_regions
+from gradc.passes.rewrite import with_control, with_ops
 from gradc.passes.simplify.dce import dce
 from gradc.passes.simplify.simplify import simplify
 
@@ -49,7 +49,7 @@ def turn(function: Function, target: Target) -> Function:
 
 
 def _turned(block: Block) -> Block:
-    ops = [_inside(op) for op in block.body]
+    ops = [with_control(op, _turned) for op in block.body]
     search = _Search(Block(block.parameters, (*ops, block.terminator)))
     for op in ops:
         search.look_at(op)
@@ -58,13 +58,6 @@ def _turned(block: Block) -> Block:
     elif all(a is b for a, b in zip(ops, block.body, strict=True)):
         return block
     return Block(block.parameters, (*ops, block.terminator))
-
-
-def _inside(op: Op) -> Op:
-    form = lookup(op.name).loop
-    if not isinstance(form, Control) or form.keeps_signature:
-        return op
-    return with_regions(op, _turned)
 
 
 class _Search:

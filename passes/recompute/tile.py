@@ -28,12 +28,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gradc.ir.ops.registry import Contraction, Control, Reduction, lookup
+from gradc.ir.ops.registry import Contraction, Reduction, lookup
 from gradc.ir.ops.traits import Moves
 from gradc.ir.tensor.core import Block, Function, Op, Value
 from gradc.passes.recompute.cutting import tiling_of
 from gradc.passes.recompute.strips import Tiling, written
-from gradc.passes.rewrite import with_ops, with_regions
+from gradc.passes.rewrite import with_control, with_ops
 from gradc.passes.simplify.dce import dce
 
 # How S is cut fixes the order in which gradients of what all tiles share are summed, so these are
@@ -55,18 +55,11 @@ def tile(function: Function) -> Function:
 
 
 def _block(block: Block, least: int | None = None) -> Block:
-    ops = [_inside(op) for op in block.body]
+    ops = [with_control(op, _block) for op in block.body]
     tiled = _Search(ops, block.outputs, LEAST if least is None else least).run()
     if all(a is b for a, b in zip(tiled, block.body, strict=False)):
         return block
     return Block(block.parameters, (*tiled, block.terminator))
-
-
-def _inside(op: Op) -> Op:
-    form = lookup(op.name).loop
-    if not isinstance(form, Control) or form.keeps_signature:
-        return op
-    return with_regions(op, _block)
 
 
 # --- finding

@@ -29,7 +29,6 @@ from gradc.ir.ops.attributes import get_ints, get_pairs
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.contraction import free_axes
 from gradc.ir.ops.registry import (
-    Control,
     Reduction,
     has_own_numbers,
     is_product,
@@ -39,7 +38,7 @@ from gradc.ir.ops.registry import (
 )
 from gradc.ir.ops.traits import Moves
 from gradc.ir.tensor.core import Block, DType, Function, Op, Value
-from gradc.passes.rewrite import with_ops, with_regions
+from gradc.passes.rewrite import with_control, with_ops
 from gradc.passes.simplify.dce import dce
 
 
@@ -62,17 +61,10 @@ def divided(block: Block) -> Block:
     ops: list[Op] = []
     for op in block.body:
         found = search.divided(op) if is_product(op) else None
-        ops += found or [_inside(op)]
+        ops += found or [with_control(op, divided)]
     if all(a is b for a, b in zip(ops, block.body, strict=False)):
         return block
     return Block(block.parameters, (*ops, block.terminator))
-
-
-def _inside(op: Op) -> Op:
-    form = lookup(op.name).loop
-    if not isinstance(form, Control) or form.keeps_signature:
-        return op
-    return with_regions(op, divided)
 
 
 class _Search:
