@@ -12,6 +12,7 @@ import platform
 from dataclasses import dataclass
 from typing import Any
 
+from gradc.codegen.llvm import amx
 from gradc.ir.target.costs import CPU, Costs
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import DType
@@ -50,6 +51,8 @@ class Isa:
     masks: bool  # masked loads and stores cost nothing
     half: bool  # conversion between f16 and f32
     rounds: bool  # floor and rint
+    pairs: bool = False  # dot products of bf16 pairs
+    matrix: bool = False  # a matrix unit for them, which this process may use (``amx``)
     # Bytes of the caches of one core, the nearest first: what they have at least, not what this
     # machine has, so that its code is that of others.
     caches: tuple[int, int] = (32 << 10, 256 << 10)
@@ -107,7 +110,8 @@ def host() -> Isa:
     """The processor this runs on, with every feature LLVM finds."""
     binding = _binding()
     features = dict(binding.get_host_cpu_features())
-    found = {name: on and name not in _LEGACY for name, on in features.items()}
+    off = _LEGACY if amx.is_permitted() else (*_LEGACY, *amx.FEATURES)
+    found = {name: on and name not in off for name, on in features.items()}
     names = ",".join(f"{'+' if on else '-'}{name}" for name, on in sorted(found.items()))
     triple, cpu = binding.get_process_triple(), binding.get_host_cpu_name()
     if platform.machine() not in ("x86_64", "AMD64"):
@@ -125,6 +129,8 @@ def host() -> Isa:
         wide,
         bool(found.get("f16c")),
         bool(found.get("sse4.1")),
+        wide and bool(found.get("avx512bf16")),
+        wide and all(found.get(name) for name in ("avx512bf16", *amx.FEATURES)),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -178,8 +178,16 @@ class Case:
         return found
 
 
-def program(cases: Sequence[Case], isa: Isa) -> jit.Library:
+def program(
+    cases: Sequence[Case], isa: Isa, change: Callable[[str], str] = lambda text: text
+) -> jit.Library:
     """The products of ``cases`` in one module, as ``product0``, ``product1`` and so on."""
+    names = [f"product{number}" for number in range(len(cases))]
+    return jit.Library(jit.compile_object(change(text_of(cases, isa)), isa), names, {})
+
+
+def text_of(cases: Sequence[Case], isa: Isa) -> str:
+    """The module of ``program``."""
     module = Module(isa.triple, "", isa.attributes)
     names = [f"product{number}" for number in range(len(cases))]
     for name, case in zip(names, cases, strict=True):
@@ -188,7 +196,7 @@ def program(cases: Sequence[Case], isa: Isa) -> jit.Library:
     text = module.text()
     for name in names:
         text = text.replace(f"define internal void @{name}(", f"define void @{name}(")
-    return jit.Library(jit.compile_object(text, isa), names, {})
+    return text
 
 
 SHAPES = [(1, 1, 1), (3, 5, 7), (14, 32, 16), (15, 33, 17), (29, 47, 31), (64, 10, 20), (1, 70, 9)]

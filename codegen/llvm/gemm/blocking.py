@@ -19,6 +19,7 @@ import functools
 import math
 from dataclasses import dataclass, replace
 
+from gradc.codegen.llvm import amx
 from gradc.codegen.llvm.gemm.slide import Slide, slide_of
 from gradc.codegen.llvm.gemm.walk import (
     MOST_ROWS,
@@ -51,6 +52,7 @@ WAYS = 4  # lines of a panel that one set of the first cache keeps beside what e
 PANEL_LINES = 4  # columns of a product laid out in panels, at most
 WORTH_PACKING = 16  # strips that read a packed column block, from which on it is worth its time
 PAGES = 32  # that the rows of a panel lie in at most: each is looked up again in every strip
+MATRIX_ROWS, MATRIX_VECTORS = 2 * amx.ROWS, 2  # of a register tile on the matrix unit
 WORTH_GATHERING = 7  # strips from which on rows in more pages are packed
 
 
@@ -68,13 +70,14 @@ class Blocking:
     k_block: int
     pack_left: bool
     pack_right: bool
-    left_by_rows: bool  # whether k is the contiguous axis of the left factor
+    left_by_rows: bool  # whether k is the contiguous axis of the left factor, or made so
     left_is_patch: bool
     m: int
     n: int
     k: int  # steps: pairs of k if ``paired``
     batch: int
     paired: bool
+    matrix: bool  # whether tiles are those of the matrix unit
     slide: Slide | None  # of a right factor that is read in place
     walk: Walk | None  # of a left factor that is
     across: Walk | None  # of a right factor that is, rows of places, vectors of rows of the result
@@ -221,11 +224,15 @@ def is_paired(gemm: Gemm, isa: Isa) -> bool:
     """Whether the processor's dot product of bf16 pairs is used."""
     factors = (gemm.left, gemm.right)
     return (
-        "+avx512bf16" in isa.features.split(",")
-        and isa.vector_bytes == 64
+        isa.pairs
         and gemm.k > 1
         and all(x.buffer.dtype is DType.BF16 and 1 in (x.row, x.column) for x in factors)
     )
+
+
+def is_matrix(gemm: Gemm, isa: Isa) -> bool:
+    """Whether the matrix unit is used. By k alone, as the unit has an order of sums of its own."""
+    return isa.matrix and is_paired(gemm, isa) and gemm.k >= 2 * amx.PAIRS
 
 
 def _tiles(isa: Isa, lanes: int) -> list[tuple[int, int]]:
@@ -359,6 +366,9 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     lanes = isa.lanes(dtype)
     paired = is_paired(gemm, isa)
     m, n, k = max(gemm.m, 1), max(gemm.n, 1), (gemm.k + 1) // 2 if paired else gemm.k
+    matrix = is_matrix(gemm, isa)
+    if matrix:
+        k = -(-k // amx.PAIRS) * amx.PAIRS
     batch = math.prod(gemm.batch)
     slide, walk, across = slide_of(gemm, isa), walk_of(gemm, isa), across_of(gemm, isa)
     most = 24 if walk is None and across is None else MOST_ROWS
@@ -367,6 +377,9 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
         slide, down, wide = None, block_of(across.patch), m
     rows, vectors = _tile(down, wide, k, lanes, isa, most, _is_panel(gemm))
     rows = -(-down // -(-down // rows))  # even strips
+    if matrix:
+        rows = min(-(-down // amx.ROWS) * amx.ROWS, MATRIX_ROWS)
+        vectors = min(-(-wide // lanes), MATRIX_VECTORS)
     width = lanes * vectors
     panels_total = -(-n // width)
     size = dtype.itemsize
@@ -402,13 +415,14 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
         k_block,
         pack_left,
         pack_right,
-        gemm.left.column == 1 or gemm.left.patch is not None,
+        gemm.left.column == 1 or gemm.left.patch is not None or matrix,
         gemm.left.patch is not None,
         m,
         n,
         k,
         batch,
         paired,
+        matrix,
         slide,
         walk,
         across,

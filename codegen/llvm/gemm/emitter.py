@@ -16,6 +16,7 @@ from gradc.codegen.llvm import static
 from gradc.codegen.llvm.bodies import is_long
 from gradc.codegen.llvm.gemm import pack, pairs, patch, slide
 from gradc.codegen.llvm.gemm.blocking import Blocking, blocking
+from gradc.codegen.llvm.gemm.matrix import configure, emit_matrix_tile, release
 from gradc.codegen.llvm.gemm.pack import memory_type, offset
 from gradc.codegen.llvm.gemm.slide import Slide
 from gradc.codegen.llvm.gemm.tile import Tile, emit_park, emit_tile, tail_mask
@@ -112,6 +113,8 @@ class Emitter:
         vectors = -(-columns // cut.lanes)
         # A packed edge is padded with zeros; an unpacked one must not be read past.
         tail = cut.lanes if cut.pack_right else columns - (vectors - 1) * cut.lanes
+        if cut.matrix:
+            return emit_matrix_tile(self.module, rows, vectors, cut.left_pitch, cut.width)
         apart = None if cut.slide is None else cut.slide.apart or cut.lanes
         size = (cut.dtype, cut.lanes, rows, vectors, cut.width, tail)
         tile = Tile(*size, cut.paired, self.left_row, apart, self.walks)
@@ -185,10 +188,19 @@ class Emitter:
             return
         starts = itertools.accumulate(scratch_lines(cut)[:2], initial=0)
         scratch = Scratch(*(offset(f, room, "i8", (i64(n), 1)) for n in starts))
+        if cut.matrix:
+            configure(f)
+        self._column_blocks(f, scratch, begin, end)
+        if cut.matrix:
+            release(f)
+        f.ret()
+
+    def _column_blocks(self, f: Function, scratch: Scratch, begin: Value, end: Value) -> None:
+        """Units ``begin`` to ``end``, those of a column block together."""
+        cut = self.cut
         if cut.batch * cut.blocks == 1:
             batch = self._batch(f, i64(0))
             self._column_block(f, scratch, batch, self._bases(f, batch), i64(0), (begin, end))
-            f.ret()
             return
         per_block = i64(cut.strips)
         first = static.div(f, begin, cut.strips)
@@ -201,7 +213,6 @@ class Emitter:
             linear = static.div(f, loop.index, cut.blocks)
             batch = self._batch(f, linear)
             self._column_block(f, scratch, batch, self._bases(f, batch), block, (low, high))
-        f.ret()
 
     def _batch(self, f: Function, linear: Value) -> list[Value]:
         """The batch indices of a linear batch number."""
@@ -303,7 +314,7 @@ class Emitter:
         columns = static.sub(f, edge, j)
         strides = factor.row, factor.column
         if cut.paired:
-            name = pairs.pack_right_pairs(self.module, strides, cut.vectors)
+            name = pairs.pack_right_pairs(self.module, strides, cut.vectors, cut.matrix)
         else:
             shape = cut.lanes, cut.vectors
             name = pack.pack_right(self.module, strides, *shape, dtype, self.isa)
@@ -331,7 +342,8 @@ class Emitter:
         shape = (cut.lanes, cut.rows, cut.left_pitch, cut.left_size)
         strides = factor.row, factor.column
         if cut.paired:
-            name = pairs.pack_left_pairs(self.module, strides, *shape[1:])
+            shaped = pairs.pack_left_matrix if cut.matrix else pairs.pack_left_pairs
+            name = shaped(self.module, strides, *shape[1:])
         else:
             name = pack.pack_left(self.module, strides, shape, dtype, self.isa)
         given = f"{source}, i64 {factor.row}, i64 {factor.column}, {scratch.left}"

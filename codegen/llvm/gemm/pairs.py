@@ -4,7 +4,9 @@ product takes them.
 Layouts are those of ``gemm_pack`` with pairs for elements: panels of ``pairs x width``, strips
 ``row x pitch`` or ``pair x row``. Where k is odd the last pair is filled up with zero on both
 sides. Sums then run over pairs of k in
-order: both products of a pair are added before the accumulator, and denormals count as zero.
+order: both products of a pair are added before the accumulator, and denormals count as zero. The
+matrix unit takes 16 pairs at a time: panels and strips are filled up to whole ones, and strips are
+``row x pitch`` however the factor lies.
 
 Non-goals: factors of which neither axis is contiguous, other element types (``gemm_blocking`` keeps
 them away).
@@ -38,35 +40,45 @@ def _load(f: Function, pointer: Value, mask: Value, lanes: int) -> Value:
     )
 
 
-def _interleaved(f: Function, line: Value, step: Value, mask: Value, second: Value) -> Value:
-    """Pairs of the halves at ``line`` and ``step`` elements further on; the latter are zero unless
-    ``second``.
+def _interleaved(
+    f: Function, line: Value, step: Value, mask: Value, k: Value, depth: Value
+) -> Value:
+    """Pairs of the halves of steps ``k``, at ``line``, and ``k + 1``, ``step`` elements further on;
+    zero from ``depth`` on.
     """
-    low = _load(f, line, mask, LANES)
+    first = f.compare("icmp slt", k, depth)
+    second = f.compare("icmp slt", f.binary("add", k, i64(1)), depth)
+    low = _load(f, line, f.binary("and", mask, f.splat(first, LANES)), LANES)
     both = f.binary("and", mask, f.splat(second, LANES))
     high = _load(f, f.address(line, _HALF, step), both, LANES)
     order = [x for n in range(LANES) for x in (n, n + LANES)]
     return f.convert("bitcast", f.shuffle(low, high, order), vector(_PAIR, LANES))
 
 
-def _pairs(f: Function, depth: Value) -> Value:
+def _pairs(f: Function, depth: Value, is_whole: bool = False) -> Value:
+    """Pairs of ``depth`` steps of k; whole vectors of them if ``is_whole``."""
+    if is_whole:
+        up = f.binary("add", depth, i64(2 * LANES - 1))
+        return f.binary("mul", f.binary("lshr", up, i64(5)), i64(LANES))
     return f.binary("lshr", f.binary("add", depth, i64(1)), i64(1))
 
 
-def pack_right_pairs(module: Module, strides: tuple[int, int], vectors: int) -> str:
+def pack_right_pairs(
+    module: Module, strides: tuple[int, int], vectors: int, is_whole: bool = False
+) -> str:
     """Defines, once per module, the packing of a column block; returns its name.
 
     ``void (ptr source, i64 row, i64 column, ptr target, i64 columns, i64 depth)``; ``depth`` counts
-    single steps of k.
+    single steps of k. Panels have whole vectors of pairs if ``is_whole``.
     """
     way = "rows" if strides[1] == 1 else "columns"
-    name = f"gradc.pack_right.pairs.{way}.{vectors}"
+    name = f"gradc.pack_right.pairs.{way}.{vectors}{'.whole' if is_whole else ''}"
     if name in module.functions:
         return name
     f = _function(module, name)
     width = LANES * vectors
     source, row, column, target, columns, depth = f.parameters
-    pairs = _pairs(f, depth)
+    pairs = _pairs(f, depth, is_whole)
     panel_size = f.binary("mul", pairs, i64(width))
     if way == "columns":
         _transposed(f, (source, column, target), (columns, depth, pairs), vectors)
@@ -82,11 +94,10 @@ def pack_right_pairs(module: Module, strides: tuple[int, int], vectors: int) -> 
         with f.loop(i64(0), pairs, 1) as pair:
             k = f.binary("shl", pair.index, i64(1))
             line = f.address(start, _HALF, f.binary("mul", k, row))
-            second = f.compare("icmp slt", f.binary("add", k, i64(1)), depth)
             out = offset(f, base, _PAIR, (pair.index, width))
             for v, mask in enumerate(masks):
                 at = f.address(line, _HALF, i64(v * LANES))
-                value = _interleaved(f, at, row, mask, second)
+                value = _interleaved(f, at, row, mask, k, depth)
                 f.store(value, f.address(out, _PAIR, i64(v * LANES)), 4)
     f.ret()
     return name
@@ -159,7 +170,6 @@ def pack_left_pairs(
     with f.loop(i64(0), _pairs(f, depth), 1) as pair:
         step = f.binary("shl", pair.index, i64(1))
         line = f.address(source, _HALF, f.binary("mul", step, column))
-        second = f.compare("icmp slt", f.binary("add", step, i64(1)), depth)
         out = offset(f, target, _PAIR, (pair.index, pitch))
         with f.loop(i64(0), height, rows) as first:
             start = f.address(line, _HALF, first.index)
@@ -169,9 +179,38 @@ def pack_left_pairs(
                 mask = lane_mask(f, f.binary("sub", left, i64(n)), LANES)
                 at = f.address(start, _HALF, i64(n))
                 f.store(
-                    _interleaved(f, at, column, mask, second),
+                    _interleaved(f, at, column, mask, step, depth),
                     f.address(place, _PAIR, i64(n)),
                     4,
                 )
+    f.ret()
+    return name
+
+
+def pack_left_matrix(
+    module: Module, strides: tuple[int, int], rows: int, pitch: int, size: int
+) -> str:
+    """``pack_left_pairs`` for the matrix unit: one strip of rows, of whole vectors of pairs."""
+    if strides[1] == 1:
+        return pack_left_pairs(module, strides, rows, pitch, size)
+    name = f"gradc.pack_left.matrix.{pitch}"
+    if name in module.functions:
+        return name
+    f = _function(module, name)
+    source, _, column, target, height, depth = f.parameters
+    with (
+        f.loop(i64(0), height, LANES) as first,
+        f.loop(i64(0), _pairs(f, depth), LANES) as pair,
+    ):
+        mask = lane_mask(f, f.binary("sub", height, first.index), LANES)
+        lines = []
+        for n in range(LANES):
+            k = f.binary("shl", f.binary("add", pair.index, i64(n)), i64(1))
+            line = f.address(source, _HALF, f.binary("mul", k, column))
+            at = f.address(line, _HALF, first.index)
+            lines.append(_interleaved(f, at, column, mask, k, depth))
+        out = offset(f, target, _PAIR, (first.index, pitch), (pair.index, 1))
+        for n, value in enumerate(transpose(f, lines)):
+            f.store(value, f.address(out, _PAIR, i64(n * pitch)), 4)
     f.ret()
     return name

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gradc._version import __version__
-from gradc.codegen.llvm import driver
+from gradc.codegen.llvm import amx, driver
 from gradc.codegen.llvm.host import header, isolate, jit
 from gradc.codegen.llvm.host.symbols import problem
 from gradc.codegen.llvm.isa import Isa, select
@@ -129,7 +129,9 @@ def object_code(programs: Sequence[driver.Program], target: Isa) -> bytes:
     architecture, linux = target.triple.split("-")[0], "linux" in target.triple
     pool = pool_text(architecture, linux, linkage="weak hidden")
     head = f'target triple = "{target.triple}"\n'
-    text = jit.linked([program.text for program in programs] + [head + pool])
+    texts = [program.text for program in programs]
+    asks = amx.asking("".join(texts))
+    text = jit.linked([*texts, head + pool, *([head + asks] if asks else [])])
     if target.name in isolate.FOREIGN:
         return isolate.compile_isolated(text, target)
     return jit.compile_object(text, target)

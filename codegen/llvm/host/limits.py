@@ -4,7 +4,7 @@ Each loop is a function as the thread pool calls it, ``void (ptr args, i64 begin
 worker)``; its unit is a fixed piece of work that no other unit shares memory with.
 
 * ``fma_f32``, ``fma_f64``, ``fma_bf16``: a unit is ``FMA_STEPS`` rounds of ``chains`` independent
-  multiply-adds on vectors. Nothing is read or written.
+  multiply-adds on vectors, or on tiles of a matrix unit. Nothing is read or written.
 * ``read``, ``triad``, ``stream``: a unit goes ``repeats`` times over its own ``unit`` bytes of the
   arena: sums them; writes ``a = b + s*c`` over three thirds; the same with stores that go past the
   caches.
@@ -17,18 +17,15 @@ Non-goals: running them (``runtime.native.limits``).
 
 from __future__ import annotations
 
+from gradc.codegen.llvm import amx
 from gradc.codegen.llvm.isa import Isa
 
 FMA_STEPS = 20_000
 # Vectors that one step of a stream takes from each array.
 _WAYS = 4
+_TILES = 4  # of sums of the matrix unit, in flight
 _ELEMENT = {"f64": ("double", 8), "f32": ("float", 4), "bf16": ("float", 4)}
 STREAMS = ("read", "triad", "stream")
-
-
-def has_pairs(isa: Isa) -> bool:
-    """Whether the processor multiplies bf16 in pairs."""
-    return "+avx512bf16" in isa.features.split(",") and isa.vector_bytes == 64
 
 
 def chains(isa: Isa) -> int:
@@ -38,6 +35,8 @@ def chains(isa: Isa) -> int:
 
 def fma_flops(precision: str, isa: Isa) -> int:
     """Floating-point operations of one unit of ``fma_PRECISION``."""
+    if precision == "bf16" and isa.matrix:
+        return FMA_STEPS * _TILES * 2 * amx.ROWS * amx.ROWS * 2 * amx.PAIRS
     lanes = isa.vector_bytes // _ELEMENT[precision][1]
     each = 4 if precision == "bf16" else 2
     return FMA_STEPS * chains(isa) * lanes * each
@@ -45,7 +44,7 @@ def fma_flops(precision: str, isa: Isa) -> int:
 
 def precisions(isa: Isa) -> tuple[str, ...]:
     """What there are loops for."""
-    return ("f64", "f32", "bf16") if has_pairs(isa) else ("f64", "f32")
+    return ("f64", "f32", "bf16") if isa.pairs else ("f64", "f32")
 
 
 def limits_text(isa: Isa) -> str:
@@ -66,7 +65,41 @@ def exports(isa: Isa) -> tuple[str, ...]:
     return (*(f"fma_{precision}" for precision in precisions(isa)), *STREAMS)
 
 
+def _matrix() -> str:
+    """``fma_bf16`` on the matrix unit: a chain is a tile of sums."""
+    products = [
+        f"  call void @{amx.MULTIPLY}(i8 {n}, i8 {_TILES + n // 2}, i8 {_TILES + 2 + n % 2})"
+        for n in range(_TILES)
+    ]
+    return "\n".join(
+        [
+            f"@tiles = {amx.SIZES}",
+            "declare void @llvm.x86.ldtilecfg(ptr)",
+            "declare void @llvm.x86.tilerelease()",
+            f"declare void @{amx.MULTIPLY}(i8 immarg, i8 immarg, i8 immarg)",
+            "define void @fma_bf16(ptr %args, i64 %begin, i64 %end, i64 %worker) #0 {",
+            "entry:",
+            "  %units = sub i64 %end, %begin",
+            f"  %steps = mul i64 %units, {FMA_STEPS}",
+            "  call void @llvm.x86.ldtilecfg(ptr @tiles)",
+            "  br label %loop",
+            "loop:",
+            "  %i = phi i64 [ 0, %entry ], [ %i.next, %loop ]",
+            *products,
+            "  %i.next = add i64 %i, 1",
+            "  %more = icmp ult i64 %i.next, %steps",
+            "  br i1 %more, label %loop, label %out",
+            "out:",
+            "  call void @llvm.x86.tilerelease()",
+            "  ret void",
+            "}\n",
+        ]
+    )
+
+
 def _fma(precision: str, isa: Isa) -> str:
+    if precision == "bf16" and isa.matrix:
+        return _matrix()
     element, size = _ELEMENT[precision]
     lanes = isa.vector_bytes // size
     vector, count = f"<{lanes} x {element}>", chains(isa)

@@ -30,7 +30,7 @@ import numpy as np
 
 from gradc.codegen import exchange
 from gradc.codegen.backend import Array, Loaded, Results, Signature, Store
-from gradc.codegen.llvm import pool
+from gradc.codegen.llvm import amx, pool
 from gradc.codegen.llvm.host import jit, wrapper
 from gradc.codegen.llvm.host.machine import environment
 from gradc.codegen.llvm.host.table import PROCESS, Layout, Words, table, words_of
@@ -52,6 +52,7 @@ class NativeFunction(Loaded):
     ) -> None:
         """Loads ``code``; ``store`` may hold the thread pool's code."""
         name = signature.name
+        amx.is_permitted()  # code from a cache may need what only emitting asks for otherwise
         library = jit.Library(code, (name,), imports(store))
         caller = calls(store)
         super().__init__(signature, threads)

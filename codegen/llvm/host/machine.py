@@ -18,6 +18,7 @@ from pathlib import Path
 import llvmlite
 
 from gradc.codegen.backend import Store
+from gradc.codegen.llvm import amx
 from gradc.codegen.llvm.host import jit
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -45,7 +46,8 @@ def environment(store: Store | None) -> tuple[str, ...]:
     described = processor()
     if store is None or not described:
         return jit.environment()
-    key = store.key("machine", sys.version, llvmlite.__version__, described)
+    may = "may use its matrix unit" if amx.is_permitted() else ""
+    key = store.key("machine", sys.version, llvmlite.__version__, described, may)
     entry = store.get(key)
     kept = entry.header.get("environment") if entry is not None else None
     if isinstance(kept, list) and len(kept) == _PARTS:
