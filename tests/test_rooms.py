@@ -98,6 +98,7 @@ ROOMS = {
     ),
     "codegen/llvm": (
         "text.py",
+        "amx.py",
         "isa.py",
         "bodies.py",
         "static.py",
