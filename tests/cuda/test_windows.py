@@ -1,4 +1,5 @@
-"""Convolutions by tiles: forward and both gradients, strides, dilation, padding, groups, odd sizes.
+"""Convolutions by tiles: forward and both gradients, strides, dilation, padding, groups, odd sizes,
+volumes and the way back from them.
 The bits are the CPU's, and the texts are the loop IR over a prime field.
 """
 
@@ -22,6 +23,14 @@ model net(x: float[2, {channels}, {height}, {width}]) -> float {{
     y = relu(conv2d(x, w, {options}) + bias)
     return mean(y * y)
 }}
+"""
+# Down to half of each axis, and up again: eight products, a parity of places each.
+VOLUMES = """
+model net(x: float[1, 2, 3, 4, 5]) -> float {
+    use down = conv3d(2, 8, 3, stride = 2, padding = 1)
+    use up = conv_transpose3d(8, 5, 2, stride = 2)
+    return mean(up(relu(down(x)))^2)
+}
 """
 # Channels, height, width, filters, groups, options; the last has k over two leaves.
 CASES = (
@@ -59,6 +68,18 @@ def test_convolutions_by_tiles_have_the_bits_of_the_cpu(
     program = print_plan(plan, TARGET)
     texts = [t.source for t in program.texts if "right_at" in t.source or "left_at" in t.source]
     assert texts and not differing(one, program, plan)
+    assert not unproved(plan, program)
+
+
+def test_volumes_have_the_bits_of_the_cpu_and_are_proved() -> None:
+    model = gradc.loads(VOLUMES)
+    arrays = {**model.init(0), **random_inputs(model, {}, 3)}
+    derive = pure(model.gradient_of(["x", *model.params]))
+    one = Subject("net", model.lower().function, derive, arrays)
+    plan = plan_of(one)
+    program = print_plan(plan, TARGET)
+    assert sum("left_z" in text.source for text in program.texts) == 9
+    assert not differing(one, program, plan)
     assert not unproved(plan, program)
 
 

@@ -61,6 +61,7 @@ SIZES: dict[str, dict[str, int]] = {
     "llama": {"B": 2, "F": 24},
     "mixer": {"B": 2, "S": 18, "P": 12, "F": 20, "G": 24},
     "conv1d": {"B": 2, "C": 12},
+    "conv3d": {"B": 2, "D": 4, "S": 4},
     "mobilenet": {"B": 2, "C": 12, "S": 12},
     "lenet": {"B": 2},
 }

@@ -79,6 +79,8 @@ class Run:
 
     def spread(self, x: Any) -> Array:
         """``x`` of every lane."""
+        if type(x) is np.ndarray and x.shape == self.shape:
+            return x
         return np.broadcast_to(np.asarray(x), self.shape)
 
     def both(self, condition: Any) -> Array:
@@ -287,11 +289,16 @@ class Run:
 
     def verb(self, name: str, values: Sequence[Any]) -> Any:
         """A verb of the algebra on lanes."""
-        if all(type(x) is int for x in values) and name in _PLAIN:
+        if name in _PLAIN and all(type(x) is int for x in values):
             return _PLAIN[name](*values)
+        kind = _kind(values)
+        direct = _DIRECT.get(name)
+        if direct is not None and (kind in _WHOLE or (self.is_machine and kind in _FLOATS)):
+            self.operations += max(getattr(x, "size", 1) for x in values)
+            return direct(*values)
         given = values[1:] if name == "select" else values
         dtype = self.dtype(*given)
-        if self.is_machine:
+        if self.is_machine and kind is None:
             self._same(name, given)
         if dtype is DType.BOOL and name in _BITWISE:
             return _LOGIC[name](*values)
@@ -337,6 +344,35 @@ class Run:
         views: dict[str, Any] = {"f32_bits": np.uint32, "f32_of": np.float32}
         views |= {"f64_bits": np.int64, "f64_of": np.float64}
         return np.ascontiguousarray(value).view(views[name])
+
+
+_INT64 = np.dtype(np.int64)
+_WHOLE = frozenset((_INT64, np.dtype(np.uint32), np.dtype(np.int32)))
+_FLOATS = frozenset((np.dtype(np.float32), np.dtype(np.float64)))
+# Verbs that NumPy has as they are, for numbers of one type.
+_DIRECT: dict[str, Callable[..., Any]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+}
+
+
+def _kind(values: Sequence[Any]) -> np.dtype[Any] | None:
+    """The one type of ``values``, plain ints being i64; None if they have several, or another."""
+    found = None
+    for x in values:
+        own = _INT64 if type(x) is int else getattr(x, "dtype", None)
+        if own is not found:
+            if found is not None:
+                return None
+            found = own
+    return found
 
 
 _COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")

@@ -19,6 +19,7 @@ from gradc.codegen.cuda.simulate.lanes import Run
 from gradc.codegen.cuda.simulate.memory import SimulationError
 from gradc.codegen.cuda.simulate.tensor import matrices, mma
 from gradc.codegen.cuda.verbs import FUNCTIONS, TEXT_VERBS
+from gradc.ir.tensor.core import DType
 
 Variables: TypeAlias = dict[str, Any]
 Value: TypeAlias = Callable[[Run, Variables], Any]
@@ -251,12 +252,13 @@ def _constant(value: Any) -> Value:
 
 def _operator(name: str, operands: Sequence[ast.expr], functions: _Functions) -> Value:
     left, right = (_value(x, functions) for x in operands)
+    is_arithmetic = name in _ARITHMETIC
 
     def apply(run: Run, variables: Variables) -> Any:
         a, b = left(run, variables), right(run, variables)
         if isinstance(a, tuple):
             return a + b
-        if run.dtype(a, b).itemsize == 4 and not run.dtype(a, b).is_float and name in _ARITHMETIC:
+        if is_arithmetic and run.dtype(a, b) in (DType.I32, DType.U32):
             raise SimulationError("text", f"{name} of 32-bit integers is a verb")
         return run.verb(name, [a, b])
 
