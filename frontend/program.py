@@ -13,13 +13,14 @@ wrong.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gradc.frontend.elaborate.names import Names
+from gradc.frontend.keep import Facts, Kept, Shelf, digest_of
 from gradc.frontend.model.checks import check_unused
 from gradc.frontend.model.models import (
     MAX_BYTES,
@@ -41,10 +42,10 @@ from gradc.frontend.model.models import (
 from gradc.frontend.model.reach import warn_unreached
 from gradc.frontend.model.suspect import optimizer_suspicion, suspicions
 from gradc.frontend.model.training import lower_optimizer
-from gradc.frontend.project import load_program, load_text
+from gradc.frontend.project import Reader, imports_of, load_program, load_text, skim
 from gradc.frontend.syntax import tree
 from gradc.frontend.syntax.parse import parse
-from gradc.frontend.syntax.source import from_text
+from gradc.frontend.syntax.source import Source, from_text
 from gradc.ir.diagnostics.diagnostic import Diagnostic, DiagnosticError, Report, did_you_mean, error
 from gradc.ir.loop.equal import PLACES, equal
 from gradc.ir.tensor.core import DType, Role, TensorType
@@ -60,28 +61,48 @@ _OTHER_SAMPLE: Final = 60
 
 @dataclass
 class Program:
-    """A program with all its files."""
+    """A program with all its files: ``texts``, each after those that it imports.
 
-    files: tuple[tree.Program, ...]
-    names: Names
+    One that was checked before is parsed once something asks for more than is ``kept`` of it.
+    """
+
+    texts: tuple[Source, ...]
     report: Report
+    kept: Kept | None = None
+    known: Facts | None = None
     _signatures: dict[tuple[object, ...], Signature] = field(default_factory=dict)
     _parameters: dict[tuple[object, ...], tuple[ParameterSpec, ...]] = field(default_factory=dict)
     _is_checked: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold the texts of the files, which are parsed again."""
-        sources = self.report.sources.by_name
-        names = [file.span.file for file in self.files]
-        return parsed, (tuple((name, sources[name].text) for name in names),)
+        return parsed, (tuple((source.name, source.text) for source in self.texts),)
+
+    @cached_property
+    def files(self) -> tuple[tree.Program, ...]:
+        """The tree of each text."""
+        return tuple(parse(source, self.report) for source in self.texts)
+
+    @cached_property
+    def names(self) -> Names:
+        """What is declared where."""
+        return Names.of(self.files, self.report)
 
     @property
     def digest(self) -> str:
         """BLAKE2 of all texts of the program: what a cache of its compiled forms is keyed by."""
-        found = hashlib.blake2b(digest_size=32)
-        for source in self.report.sources:
-            found.update(f"{source.name}\0{len(source.text)}\0{source.text}".encode())
-        return found.hexdigest()
+        return digest_of(self.report.sources)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The dimensions that it declares."""
+        return self._facts.dims
+
+    @property
+    def _facts(self) -> Facts:
+        if self.known is None:
+            self.known = Facts(tuple(self.names.dims), derived_dims(self.names))
+        return self.known
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -131,6 +152,17 @@ class Program:
             DiagnosticError: with everything that checking the model finds; GC0544 for a size that
                 is none, GC0546 for an unknown precision.
         """
+        kept = None if self.kept is None else self.kept.signature(entry, dims, precision)
+        if kept is not None:
+            return kept
+        found = self._signature(entry, dims, precision)
+        if self.kept:
+            self.kept.keep_signature(entry, dims, precision, found)
+        return found
+
+    def _signature(
+        self, entry: str | None, dims: Mapping[str, int] | None, precision: str
+    ) -> Signature:
         model = self.model(entry)
         overrides = {name: n for name, n in (dims or {}).items() if name in self.names.dims}
         for name, value in overrides.items():
@@ -145,7 +177,7 @@ class Program:
     @property
     def derived(self) -> tuple[str, ...]:
         """The dimensions that others define."""
-        return derived_dims(self.names)
+        return self._facts.derived
 
     def sizes(self, entry: str, dims: Mapping[str, int]) -> dict[str, int]:
         """All dimensions that have a value once ``dims`` have theirs."""
@@ -265,11 +297,16 @@ class Program:
         Raises:
             DiagnosticError: as for ``lower``; GC0541 for a dimension that parameters depend on.
         """
-        signature = self.signature(entry)
+        kept = None if self.kept is None else self.kept.parameters(entry, dims, precision)
+        if kept is not None:
+            return kept
+        signature = self._signature(entry, None, "f32")
         bound = self._known(signature, dims or {})
         key = (signature.name, tuple(sorted(bound.items())), precision)
         if key not in self._parameters:
             self._parameters[key] = self._parameters_at(signature, bound, precision)
+        if self.kept:
+            self.kept.keep_parameters(entry, dims, precision, self._parameters[key])
         return self._parameters[key]
 
     def _parameters_at(
@@ -391,24 +428,31 @@ def _results(made: Elaborated) -> tuple[tuple[str, TensorType], ...]:
     return (*loss, *((name, value.type) for name, (value, _) in made.ctx.outputs.items()))
 
 
-def load(path: Path) -> Program:
-    """The program in a file and all it imports.
+def load(path: Path, shelf: Shelf | None = None) -> Program:
+    """The program in a file and all it imports; ``shelf`` may know it from before.
 
     Raises:
         DiagnosticError: if it cannot be read or is not well formed.
     """
-    report = Report()
-    return _program(load_program(path, report), report)
+    return _loaded(partial(load_program, path), shelf)
 
 
-def loads(text: str, name: str = "<string>", directory: Path | None = None) -> Program:
-    """The program in ``text``; it can import files of ``directory``.
+def loads(
+    text: str,
+    name: str = "<string>",
+    directory: Path | None = None,
+    shelf: Shelf | None = None,
+) -> Program:
+    """The program in ``text``; it can import files of ``directory``; ``shelf`` may know it.
 
     Raises:
         DiagnosticError: if it is not well formed.
     """
-    report = Report()
-    return _program(load_text(text, report, name, directory), report)
+
+    def read(report: Report, reader: Reader = parse) -> tuple[tree.Program, ...]:
+        return load_text(text, report, name, directory, reader)
+
+    return _loaded(read, shelf)
 
 
 def parsed(files: tuple[tuple[str, str], ...]) -> Program:
@@ -424,9 +468,39 @@ def parsed(files: tuple[tuple[str, str], ...]) -> Program:
     return _program(made, report)
 
 
+def _loaded(read: Callable[..., tuple[tree.Program, ...]], shelf: Shelf | None) -> Program:
+    """The program that ``read`` reads, skimmed where that is enough."""
+    if shelf is not None:
+        report = Report()
+        try:
+            skimmed = read(report, reader=skim)
+        except DiagnosticError:  # reading will say it, with the places
+            skimmed = ()
+        kept = Kept(shelf, report.sources)
+        known = kept.facts() if skimmed else None
+        if known is not None:
+            return Program(_texts(skimmed, report), report, kept, known)
+    report = Report()
+    files = read(report)
+    program = _program(files, report)
+    if shelf is not None and not report.has_errors:
+        texts = program.texts
+        # What a look at the texts finds must be what the parser finds, or it is no way in.
+        if [imports_of(skim(text, Report())) for text in texts] == list(map(imports_of, files)):
+            program.kept = Kept(shelf, report.sources)
+            program.kept.keep_facts(Facts(program.dims, program.derived))
+    return program
+
+
+def _texts(files: tuple[tree.Program, ...], report: Report) -> tuple[Source, ...]:
+    return tuple(report.sources.by_name[file.span.file] for file in files)
+
+
 def _program(files: tuple[tree.Program, ...], report: Report) -> Program:
-    names = Names.of(files, report)
-    return Program(files, names, report)
+    program = Program(_texts(files, report), report)
+    program.files = files
+    _ = program.names  # reports what is declared twice
+    return program
 
 
 def initialize(model: ModelIR | Sequence[ParameterSpec], seed: int = 0) -> dict[str, NDArray[Any]]:

@@ -10,6 +10,8 @@ Non-goals: what a file's declarations mean to another (``frontend`` names).
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -25,22 +27,47 @@ from gradc.frontend.syntax.limits import MAX_IMPORT_DEPTH, MAX_IMPORTED_FILES
 from gradc.frontend.syntax.parse import parse
 from gradc.frontend.syntax.source import Source, from_text, read
 
+# What makes a tree of a text, and reports what is wrong with it.
+Reader = Callable[[Source, Report], tree.Program]
 
-def load_program(path: Path, report: Report) -> tuple[tree.Program, ...]:
+_IMPORT = re.compile(r'^[ \t]*import[ \t]*"([^"\n]*)"', re.MULTILINE)
+
+
+def skim(source: Source, report: Report) -> tree.Program:
+    """A tree of the imports alone, as they look: for texts of which a parser is known to have found
+    the same (``imports_of``).
+    """
+    report.sources.add(source)
+    nowhere = source.span(1, 1, 1, 1)
+    found = (match.group(1) for match in _IMPORT.finditer(source.text))
+    imports = (tree.Import(nowhere, tree.StringLiteral(nowhere, path)) for path in found)
+    return tree.Program(nowhere, tuple(imports))
+
+
+def imports_of(program: tree.Program) -> list[str]:
+    """The paths that a file imports, in order."""
+    return [d.path.value for d in program.declarations if isinstance(d, tree.Import)]
+
+
+def load_program(path: Path, report: Report, reader: Reader = parse) -> tuple[tree.Program, ...]:
     """The program in the file at ``path`` and all it imports, the file itself last.
 
     Raises:
         DiagnosticError: if a file cannot be read, leaves the project, or is not well formed.
     """
     source = _read(path, str(path), report)
-    loader = _Loader(path.resolve().parent, report)
+    loader = _Loader(path.resolve().parent, report, reader)
     loader.load(source, path.resolve())
     report.raise_errors()
     return tuple(loader.programs)
 
 
 def load_text(
-    text: str, report: Report, name: str = "<string>", directory: Path | None = None
+    text: str,
+    report: Report,
+    name: str = "<string>",
+    directory: Path | None = None,
+    reader: Reader = parse,
 ) -> tuple[tree.Program, ...]:
     """As ``load_program`` for text that is not in a file; without a directory it cannot import.
 
@@ -48,7 +75,7 @@ def load_text(
         DiagnosticError: as ``load_program``.
     """
     root = directory.resolve() if directory is not None else None
-    loader = _Loader(root, report)
+    loader = _Loader(root, report, reader)
     loader.load(from_text(text, name), root / name if root is not None else None)
     report.raise_errors()
     return tuple(loader.programs)
@@ -80,6 +107,7 @@ class _Loader:
 
     root: Path | None
     report: Report
+    reader: Reader
     programs: list[tree.Program] = field(default_factory=list)
     stack: list[_File] = field(default_factory=list)
     seen: dict[Path, bool] = field(default_factory=dict)
@@ -96,7 +124,7 @@ class _Loader:
             self.stack.pop()
 
     def _open(self, source: Source, path: Path | None) -> None:
-        program = parse(source, self.report)
+        program = self.reader(source, self.report)
         imports = [d for d in program.declarations if isinstance(d, tree.Import)]
         self.stack.append(_File(path, program, imports))
         if path is not None:

@@ -19,6 +19,7 @@ from gradc.frontend import program as programs
 from gradc.runtime.model.compiled import Compiled
 from gradc.runtime.model.model import Model
 from gradc.runtime.native.arrays import expect
+from gradc.runtime.native.shelf import shelf
 
 __all__ = [
     "Compiled",
@@ -50,7 +51,7 @@ def load(
     (['x', 'y'], ['fc1.b', 'fc1.w', 'fc2.b', 'fc2.w'])
     """
     expect("path", path, (str, os.PathLike), "the path of a program")
-    return Model(programs.load(Path(path)), entry, dims, precision)
+    return Model(programs.load(Path(path), shelf()), entry, dims, precision)
 
 
 def loads(
@@ -73,4 +74,4 @@ def loads(
     (6.0, [1.0, 2.0, 3.0])
     """
     expect("text", text, str, "the text of a program")
-    return Model(programs.loads(text, name), entry, dims, precision)
+    return Model(programs.loads(text, name, shelf=shelf()), entry, dims, precision)

@@ -23,6 +23,7 @@ ROOMS = {
         "model",
         "format",
         "project.py",
+        "keep.py",
         "program.py",
     ),
     "passes": (

@@ -25,6 +25,7 @@ from gradc.ir.tensor.core import Span
 
 Declared: TypeAlias = tree.Function | tree.Layer | tree.Optimizer | tree.Schedule | tree.Initializer
 
+FOLDER: Final = "stdlib/"  # what names of its texts begin with
 FILES: Final = ("functions", "losses", "layers", "optimizers", "schedules", "initializers")
 _HEAD: Final = re.compile(r"^(fn|layer|optimizer|schedule|initializer)\s+(\w+)", re.MULTILINE)
 
@@ -34,12 +35,20 @@ def source(file: str) -> Source:
     """The text of one file of the library; spans call it ``stdlib/<file>.grad``."""
     name = f"{file}.grad"
     text = files("gradc.frontend.stdlib").joinpath(name).read_text(encoding="utf-8")
-    return Source(f"stdlib/{name}", text)
+    return Source(f"{FOLDER}{name}", text)
 
 
 def source_of(span: Span) -> Source:
     """The whole file that a span of the library points into."""
-    return source(span.file.removeprefix("stdlib/").removesuffix(".grad"))
+    return source_called(span.file)
+
+
+def source_called(name: str) -> Source:
+    """The file that spans call ``name``. Raises ValueError for what is no file of the library."""
+    file = name.removeprefix(FOLDER).removesuffix(".grad")
+    if file not in FILES:
+        raise ValueError(name)
+    return source(file)
 
 
 @cache

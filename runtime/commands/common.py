@@ -15,6 +15,7 @@ from gradc.runtime.files.ids import check_call
 from gradc.runtime.files.read import read_program
 from gradc.runtime.model.model import Model
 from gradc.runtime.native.arrays import Array, check_names
+from gradc.runtime.native.shelf import shelf
 
 
 def parse_dims(items: list[str]) -> dict[str, int]:
@@ -31,7 +32,8 @@ def parse_dims(items: list[str]) -> dict[str, int]:
 
 def load_model(options: argparse.Namespace) -> Model:
     """The model that the arguments name."""
-    program = read_program(options.file)
+    no_cache = getattr(options, "no_cache", False)
+    program = read_program(options.file, None if no_cache else shelf())
     return Model(program, options.entry, parse_dims(options.dims), options.precision)
 
 

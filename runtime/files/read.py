@@ -7,21 +7,22 @@ import os
 import sys
 from pathlib import Path
 
+from gradc.frontend.keep import Shelf
 from gradc.frontend.program import Program, load, loads
 from gradc.frontend.syntax.limits import MAX_FILE_BYTES
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 
 
-def read_program(file: str) -> Program:
+def read_program(file: str, shelf: Shelf | None = None) -> Program:
     """The program in ``file``, or on stdin for ``-``; imports of the latter are looked up in the
-    working folder.
+    working folder. ``shelf`` may know it from before.
 
     Raises:
         DiagnosticError: if it cannot be read or is not well formed.
     """
     if file == "-":
-        return loads(_standard_input(), "<stdin>", _working_folder())
-    return load(Path(file))
+        return loads(_standard_input(), "<stdin>", _working_folder(), shelf)
+    return load(Path(file), shelf)
 
 
 def _working_folder() -> Path | None:

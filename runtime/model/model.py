@@ -106,7 +106,7 @@ class Model:
         return Model, (self.program, self.name, self.dims, self.precision)
 
     def _refuse_unknown_dims(self) -> None:
-        known = {**self.program.names.dims, **self.signature.dims}
+        known = tuple(dict.fromkeys((*self.program.dims, *self.signature.dims)))
         found = []
         for name in self.dims:
             if name not in known:
