@@ -147,12 +147,20 @@ def test_products_of_patches(side: str, isa: str, monkeypatch: pytest.MonkeyPatc
     assert ways == ({True, False} if side == "right" else {False})
 
 
-def test_bands_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+# Two axes; one, dilated and mirrored, whose windows leave it on both sides.
+@pytest.mark.parametrize(
+    "case",
+    [
+        (2, 3, (12, 16), (3, 3), (12, 16), (1, 1), (1, 1), (1, 1)),
+        (2, 3, (420,), (3,), (424,), (1,), (-5,), (-7,)),
+    ],
+)
+def test_bands_of_images(case: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     # An image that the second cache does not hold is read band by band, to the bit as whole.
-    patch = patch_of((2, 3, (12, 16), (3, 3), (12, 16), (1, 1), (1, 1), (1, 1)))
+    patch = patch_of(case)
     x = np.random.default_rng(3).standard_normal(2 * patch.image_stride).astype(np.float32)
-    sizes, a, of, *_ = factors(patch, written(patch, x), 5, "right", DType.F32)
-    one = kernel(*sizes, a, of)
+    sizes, a, of, *_, out = factors(patch, written(patch, x), 5, "right", DType.F32)
+    one, other = kernel(*sizes, a, of), kernel(*sizes, a, out)
     (product,) = one.body
     assert isinstance(product, Gemm)
     plain = np.random.default_rng(4).standard_normal(a.buffer.size).astype(np.float32)
@@ -162,14 +170,20 @@ def test_bands_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
         layout = slide.slide_of(product, select("native"))
         assert layout is not None
         bands.add(layout.band)
-        code = Compiled([one])
+        code = Compiled([one, other])
         end = units(product, select("native"))
         z = np.full(one.buffers[2].size, np.nan, np.float32)
         for begin, stop in ((0, end // 2), (end // 2, end)):
             code([plain, x, z], 0, begin, stop)
         found.append(z)
+    (written_out,) = other.body
+    assert isinstance(written_out, Gemm)
+    found.append(np.full(one.buffers[2].size, np.nan, np.float32))
+    arrays = [plain, written(patch, x).reshape(-1), found[-1]]
+    code(arrays, 1, 0, units(written_out, select("native")))
     assert len(bands) == 2
     np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
 
 
 # Summed over places: strided, mirrored, of one tap, more than a leaf of them, read where they lie.
@@ -178,6 +192,7 @@ SUMMED = (
     (5, 31, (9, 12), (3, 3), (9, 12), (1, 1), (1, 1), (1, 1)),
     (6, 4, (11, 13), (3, 2), (5, 6), (2, 2), (1, 1), (0, 0)),
     (40, 2, (5, 7), (1, 1), (3, 4), (2, 2), (1, 1), (0, 0)),
+    (2, 3, (320,), (3,), (160,), (2,), (3,), (2,)),
 )
 
 

@@ -377,8 +377,12 @@ class Emitter:
         group, end = (static.div(f, bound, panels) for bound in bounds)
         first = static.div(f, group, here.groups)
         beyond = static.div(f, static.add(f, end, i64(here.groups - 1)), here.groups)
-        row = static.mul(f, static.rem(f, group, here.groups), i64(here.group))
-        start = static.div(f, row, prod(here.patch.places[1:-1]))
+        number = static.rem(f, group, here.groups)
+        if here.is_line:
+            start = static.mul(f, number, i64(here.band))
+        else:
+            row = static.mul(f, number, i64(here.group))
+            start = static.div(f, row, prod(here.patch.places[1:-1]))
         name = slide.pack_slide(self.module, here, self.gemm.right.buffer.dtype, self.isa)
         count = static.sub(f, beyond, first)
         channels = i64(here.patch.channels)

@@ -1,9 +1,10 @@
 """Windows that move by one place at a time are read in place: images are packed once, with the
 zeros around them, and every tap is a distance from a place, found in a table.
 
-A packed block holds some images, or a band of rows of one, of all channels. Panels are parts of an
-image's rows, or several rows of one vector each, so that the places of a vector are neighbours in
-memory whatever the tap; what a panel has beyond the end of a row is computed and never stored.
+A packed block holds some images, or a band of rows (of places, along one axis) of one, of all
+channels. Panels are parts of an image's rows, or several rows of one vector each, so that the
+places of a vector are neighbours in memory whatever the tap; what a panel has beyond the end of a
+row is computed and never stored.
 
 Non-goals: windows that jump (``patch`` writes those out); deciding the register tile.
 """
@@ -46,19 +47,24 @@ class Slide:
     group: int
 
     @property
+    def is_line(self) -> bool:
+        """Whether images have one axis."""
+        return len(self.size) == 1
+
+    @property
     def width(self) -> int:
-        """Places of a group of rows."""
-        return self.patch.places[-1] * self.group
+        """Places of a group of rows; along one axis, of a band."""
+        return self.band if self.is_line else self.patch.places[-1] * self.group
 
     @property
     def groups(self) -> int:
-        """Groups of rows of an image."""
-        return prod(self.patch.places[:-1]) // self.group
+        """Groups of rows of an image; along one axis, bands."""
+        return prod(self.patch.places) // self.width
 
     @property
     def block_groups(self) -> int:
         """Groups of rows of a block."""
-        if len(self.size) == 1:
+        if self.is_line:
             return self.images
         return self.images * self.groups * self.band // self.patch.places[0]
 
@@ -119,8 +125,6 @@ def slide_of(gemm: Gemm, isa: Isa) -> Slide | None:
     fit = room // max(patch.channels * prod(size), 1)
     if fit >= 1:
         images, band = min(patch.images, most, fit), places[0]
-    elif len(places) == 1:
-        return None
     else:
         images, band = 1, _band(patch, room)
         size = packed_size(patch, (band, *places[1:]))
@@ -158,7 +162,7 @@ def slide_cost(m: int, slide: Slide, lanes: int) -> float:
     """Modelled cycles of a step of k for a vector of places: what rows of places leave of their
     last vectors is computed for nothing.
     """
-    width = slide.patch.places[-1]
+    width = slide.band if slide.is_line else slide.patch.places[-1]
     seen = -(-width // lanes) * lanes / width
     copied = slide.plane / (slide.block_groups * slide.width) / prod(slide.patch.taps)
     return m / 2 * seen + COPYING * copied
@@ -192,7 +196,7 @@ def start_of(f: Function, slide: Slide, group: Value, x: Value, lanes: int) -> V
     if slide.apart:
         x = static.mul(f, static.div(f, x, lanes), i64(slide.apart))
     places = (slide.images, slide.band, *slide.patch.places[1:-1])
-    if len(slide.size) == 1:
+    if slide.is_line:
         places = (slide.images,)
     strides = (prod(slide.size), *slide.strides[:-1])
     at = x
@@ -236,6 +240,9 @@ def _pack_image(
 ) -> None:
     """The rows of one packed image."""
     patch, least = slide.patch, lowest(slide.patch)
+    if slide.is_line and slide.band < patch.places[0]:
+        _pack_part(f, slide, origin, start, copy, dtype, isa)
+        return
     element = memory_type(dtype)
     compute = "double" if dtype is DType.F64 else "float"
     dense = dense_strides(patch.size)
@@ -257,6 +264,36 @@ def _pack_image(
         if inside != static.TRUE:
             with f.branch(static.negation(f, inside)):
                 _pack_row(f, (width, 0, 0), line, out, dtype, isa)
+
+
+def _pack_part(
+    f: Function, slide: Slide, line: Value, start: Value, out: Value, dtype: DType, isa: Isa
+) -> None:
+    """A band of an image of one axis: which of its elements lie outside is known when it runs."""
+    lanes, element = isa.lanes(dtype), memory_type(dtype)
+    compute = "double" if dtype is DType.F64 else "float"
+    (width,), (size,) = slide.size, slide.patch.size
+    first = static.add(f, start, i64(lowest(slide.patch)[0] - slide.patch.before[0]))
+    end = f.binary("add", first, i64(-(-width // lanes) * lanes))
+    is_inside = f.binary(
+        "and", f.compare("icmp sge", first, i64(0)), f.compare("icmp sle", end, i64(size))
+    )
+    numbers = Value(vector("i64", lanes), f"<{', '.join(f'i64 {n}' for n in range(lanes))}>")
+
+    def row(masked: bool) -> None:
+        with f.loop(i64(0), i64(width), lanes, nonempty=True) as some:
+            at = f.binary("add", first, some.index)
+            mask = None
+            if masked:
+                places = f.binary("add", f.splat(at, lanes), numbers)
+                mask = f.compare("icmp ult", places, constant(places.type, size))
+            value = load_lanes(f, f.address(line, element, at), dtype, lanes, mask, isa)
+            f.store(value, f.address(out, compute, some.index), 8 if dtype is DType.F64 else 4)
+
+    with f.branch(is_inside):
+        row(False)
+    with f.branch(static.negation(f, is_inside)):
+        row(True)
 
 
 def _pack_row(

@@ -230,8 +230,6 @@ def _cut(patch: Patch, limits: tuple[int, int], room: int | None) -> tuple[int, 
     most = max((n for n in range(1, patch.images + 1) if fits(n, first)), default=0)
     if most:
         return (most // whole * whole if most >= whole else most), first
-    if len(patch.places) == 1:
-        return None
     bands = [n for n in range(1, first) if first % n == 0 and fits(1, n)]
     even = [n for n in bands if n * (area // first) % K_LEAF == 0]
     return (1, max(even or bands)) if bands else None
