@@ -278,6 +278,21 @@ def test_packed_and_blocked_in_k(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F64])
+def test_strips_that_crowd_the_first_cache_are_packed(isa: str, dtype: DType) -> None:
+    """Rows contiguous and far apart, in whole groups of strips and less; bits are those of the
+    same product that packs nothing.
+    """
+    case = Case(256, 100, 130, left="bkm", dtype=dtype)
+    assert blocking(case.product, select(isa)).pack_left
+    found = case.check(isa, (0.2, 0.9))
+    plain = Case(256, 100, 130, dtype=dtype)
+    assert not blocking(plain.product, select(isa)).pack_left
+    plain.a, plain.b = case.a.reshape(130, 256).T.copy().ravel(), case.b
+    assert np.array_equal(plain.run(isa), found)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_epilogue_reads_and_updates(isa: str) -> None:
     Case(31, 45, 12, epilogue="bias_relu_add").check(isa)
     Case(31, 45, 12, out="bnm", epilogue="bias_relu_add").check(isa)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 from gradc.codegen.llvm import amx
 from gradc.codegen.llvm.gemm.slide import Slide, slide_of
+from gradc.codegen.llvm.gemm.strips import LINE
 from gradc.codegen.llvm.gemm.walk import (
     MOST_ROWS,
     Walk,
@@ -47,7 +48,6 @@ PACKED_BYTES = 64 << 10  # ... at most, where all of k is packed at once
 PIECES = 32  # into which a product worth several threads is cut if that is free
 WORTH_CUTTING = 1 << 20  # products
 K_UNBLOCKED = 1024  # up to here k is not blocked when nothing is packed
-LINE = 64  # bytes that caches hold together
 WAYS = 4  # lines of a panel that one set of the first cache keeps beside what else passes
 PANEL_LINES = 4  # columns of a product laid out in panels, at most
 WORTH_PACKING = 16  # strips that read a packed column block, from which on it is worth its time
@@ -132,7 +132,7 @@ class Blocking:
         """Strips whose accumulators exist at once."""
         if self.walk is not None:
             return min(self.strips, self.walk.strips_at_once(self.rows))
-        return PARKED_STRIPS if self.k_blocks > 1 else 1
+        return min(PARKED_STRIPS, self.strips) if self.k_blocks > 1 else 1
 
     @property
     def parked_panels(self) -> int:
@@ -360,6 +360,25 @@ def _is_far(gemm: Gemm, k: int, rows: int, width: int) -> bool:
     return _crowds(stride, steps, width) and gemm.m > WORTH_PACKING * rows
 
 
+def _left_crowds(gemm: Gemm, k: int, rows: int) -> bool:
+    """Whether a strip of a left factor whose rows are contiguous does not stay in the first cache
+    from panel to panel.
+    """
+    left, size = gemm.left, gemm.acc.dtype.itemsize
+    if left.patch is not None or left.row != 1 or gemm.m <= rows:
+        return False
+    return _crowds(left.column * size, min(max(k, 1), K_BLOCK), rows * size)
+
+
+def _k_block(gemm: Gemm, k: int, pack_left: bool, pack_right: bool) -> int:
+    """Steps of k in a block: all of them as long as blocks would cost more than they bring."""
+    most = 2 * K_BLOCK if pack_right or pack_left else K_UNBLOCKED
+    if pack_left and gemm.left.row == 1:
+        # Strips are packed for every column block anew: few wide blocks rather than all of k.
+        most = K_BLOCK
+    return max(k, 1) if k <= most else K_BLOCK
+
+
 def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     """The cut of ``gemm`` on ``isa``."""
     dtype = gemm.acc.dtype
@@ -387,9 +406,9 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     far_right = _is_far(gemm, k, rows, width * size)
     pack_right = gemm.right.column != 1 or factor_is_half(gemm.right) or far_right
     scattered = 1 not in (gemm.left.row, gemm.left.column)
-    pack_left = factor_is_half(gemm.left) or far_left or scattered
-    is_whole = k <= (K_BLOCK * 2 if pack_right or pack_left else K_UNBLOCKED)
-    k_block = max(k, 1) if is_whole else K_BLOCK
+    crowded = panels_total > 2 and _left_crowds(gemm, k, rows)
+    pack_left = factor_is_half(gemm.left) or far_left or scattered or crowded
+    k_block = _k_block(gemm, k, pack_left, pack_right)
     panel_bytes = k_block * width * size
     stays = isa.caches[1] * 3 // 4  # a packed column block stays in the second cache
     room = stays if pack_right else 4 * stays

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from gradc.codegen.llvm import static
 from gradc.codegen.llvm.bodies import is_long
-from gradc.codegen.llvm.gemm import pack, pairs, patch, slide
+from gradc.codegen.llvm.gemm import pack, pairs, patch, slide, strips
 from gradc.codegen.llvm.gemm.blocking import Blocking, blocking
 from gradc.codegen.llvm.gemm.matrix import configure, emit_matrix_tile, release
 from gradc.codegen.llvm.gemm.pack import memory_type, offset
@@ -339,13 +339,13 @@ class Emitter:
         source = self._left_at(f, left, i, here.k)
         end = static.minimum(f, static.mul(f, some[1], i64(cut.rows)), i64(cut.m))
         height = static.sub(f, end, i)
-        shape = (cut.lanes, cut.rows, cut.left_pitch, cut.left_size)
+        shape = (cut.lanes, cut.rows, cut.left_pitch, cut.left_size, cut.left_group)
         strides = factor.row, factor.column
         if cut.paired:
             shaped = pairs.pack_left_matrix if cut.matrix else pairs.pack_left_pairs
-            name = shaped(self.module, strides, *shape[1:])
+            name = shaped(self.module, strides, *shape[1:4])
         else:
-            name = pack.pack_left(self.module, strides, shape, dtype, self.isa)
+            name = strips.pack_left(self.module, strides, shape, dtype, self.isa)
         given = f"{source}, i64 {factor.row}, i64 {factor.column}, {scratch.left}"
         f.line(f"call void @{name}({given}, {height}, {self._terms(f, here.k, here.depth)})")
 

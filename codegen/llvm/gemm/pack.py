@@ -1,9 +1,8 @@
 """Packing of matrix factors into dense, converted, aligned scratch, with vector copies along the
 contiguous axis.
 
-A column block of the right factor becomes panels of ``k x width``, edge columns zero. A strip of
-the left factor becomes either ``row x pitch`` (its columns contiguous in memory) or ``k x row``
-(its rows contiguous).
+A column block of the right factor becomes panels of ``k x width``, edge columns zero. Strips of the
+left one have a file of their own (``strips``).
 
 Non-goals: deciding when to pack (``gemm_blocking``).
 """
@@ -28,8 +27,9 @@ from gradc.codegen.llvm.text import (
 from gradc.ir.tensor.core import DType
 
 _MEMORY = {DType.F64: "double", DType.F32: "float", DType.BF16: "i16", DType.F16: "i16"}
-_COMPUTE = {DType.F64: "double", DType.F32: "float", DType.BF16: "float", DType.F16: "float"}
+COMPUTE = {DType.F64: "double", DType.F32: "float", DType.BF16: "float", DType.F16: "float"}
 I64 = "i64"
+PACKED_PANELS = 4  # panels packed together
 
 
 def memory_type(dtype: DType) -> str:
@@ -206,7 +206,7 @@ class _Panels:
 
     @property
     def compute(self) -> str:
-        return _COMPUTE[self.dtype]
+        return COMPUTE[self.dtype]
 
     @property
     def size(self) -> int:
@@ -227,7 +227,13 @@ class _Panels:
 def _pack_straight(p: _Panels, source: Value, row: Value, column: Value | None) -> None:
     """Row by row; ``column`` is None where the elements of a row are contiguous."""
     f = p.f
-    with f.loop(i64(0), p.count(), 1) as panel:
+    done = i64(0)
+    if column is None:
+        whole = f.binary("sdiv", p.columns, i64(p.width))
+        done = f.binary("and", whole, i64(-PACKED_PANELS))
+        with f.loop(i64(0), done, PACKED_PANELS) as group:
+            _pack_panels(p, source, row, group.index)
+    with f.loop(done, p.count(), 1) as panel:
         first = f.binary("mul", panel.index, i64(p.width))
         base = p.panel(panel.index)
         left = f.binary("sub", p.columns, first)
@@ -245,11 +251,27 @@ def _pack_straight(p: _Panels, source: Value, row: Value, column: Value | None) 
                     value = load_lanes(f, at, p.dtype, p.lanes, mask, p.isa)
                 else:
                     at = f.address(line, p.element, f.binary("mul", column, i64(v * p.lanes)))
-                    value = _gather(f, at, p.dtype, column, mask, p.isa)
+                    value = gather(f, at, p.dtype, column, mask, p.isa)
                 f.store(value, f.address(out, p.compute, i64(v * p.lanes)), p.size)
 
 
-def _gather(f: Function, line: Value, dtype: DType, stride: Value, mask: Value, isa: Isa) -> Value:
+def _pack_panels(p: _Panels, source: Value, row: Value, first: Value) -> None:
+    """Some whole panels side by side: their parts of a row lie together in memory."""
+    f = p.f
+    bases = [p.panel(f.binary("add", first, i64(n))) for n in range(PACKED_PANELS)]
+    start = f.address(source, p.element, f.binary("mul", first, i64(p.width)))
+    with f.loop(i64(0), p.depth, 1) as k:
+        line = f.address(start, p.element, f.binary("mul", k.index, row))
+        step = f.binary("mul", k.index, i64(p.width))
+        for n, base in enumerate(bases):
+            out = f.address(base, p.compute, step)
+            for v in range(p.vectors):
+                at = f.address(line, p.element, i64(n * p.width + v * p.lanes))
+                value = load_lanes(f, at, p.dtype, p.lanes, None, p.isa)
+                f.store(value, f.address(out, p.compute, i64(v * p.lanes)), p.size)
+
+
+def gather(f: Function, line: Value, dtype: DType, stride: Value, mask: Value, isa: Isa) -> Value:
     """Lanes of a strided row."""
     lanes = lanes_of(mask.type)
     numbers = Value(vector(I64, lanes), f"<{', '.join(f'i64 {n}' for n in range(lanes))}>")
@@ -305,77 +327,3 @@ def _transposed_block(
     out = offset(f, base, p.compute, (k, p.width))
     for n, value in enumerate(transpose(f, lines)):
         f.store(value, f.address(out, p.compute, i64(n * p.width)), p.size)
-
-
-def _copy_lanes(
-    f: Function, at: Value, into: Value, dtype: DType, lanes: int, count: Value, isa: Isa
-) -> None:
-    """Stores a vector of which ``count`` elements are read, others 0; a mask takes longer than what
-    it is for.
-    """
-    align = 8 if dtype is DType.F64 else 4
-    is_whole = f.compare("icmp sge", count, i64(lanes))
-    with f.branch(is_whole):
-        f.store(load_lanes(f, at, dtype, lanes, None, isa), into, align)
-    with f.branch(f.op(f"xor {is_whole}, true", "i1")):
-        f.store(load_lanes(f, at, dtype, lanes, lane_mask(f, count, lanes), isa), into, align)
-
-
-def pack_left(
-    module: Module,
-    strides: tuple[int, int],
-    shape: tuple[int, int, int, int],
-    dtype: DType,
-    isa: Isa,
-) -> str:
-    """Defines, once per module, the packing of strips; returns its name.
-
-    ``void (ptr source, i64 row, i64 column, ptr target, i64 height, i64 depth)``. ``shape`` is
-    (lanes, rows of a strip, pitch, elements from strip to strip). Contiguous columns give one
-    strip, ``target[row * pitch + k]``; anything else as many strips as ``height`` holds, each
-    ``target[k * pitch + row]``.
-    """
-    lanes, rows, pitch, size = shape
-    by_rows = strides[1] == 1
-    way = "rows" if by_rows else "columns" if strides[0] == 1 else "scattered"
-    name = f"gradc.pack_left.{dtype}.{way}.{lanes}.{pitch}" + ("" if by_rows else f".{rows}.{size}")
-    if name in module.functions:
-        return name
-    sizes = ("source", "row", "column", "target", "height", "depth")
-    f = module.function(
-        name,
-        "void",
-        [("ptr" if n in ("source", "target") else I64, n) for n in sizes],
-        attributes="noinline",
-    )
-    source, row, column, target, height, depth = f.parameters
-    element, compute = memory_type(dtype), _COMPUTE[dtype]
-    align = 8 if compute == "double" else 4
-
-    def copy(line: Value, out: Value, count: Value, extent: Value) -> None:
-        """``count`` elements, in whole vectors as far as ``extent`` goes."""
-        with static.counted(f, i64(0), extent, lanes, nonempty=False) as n:
-            rest = static.sub(f, count, n.index)
-            into = f.address(out, compute, n.index)
-            if way == "scattered":
-                at = f.address(line, element, static.mul(f, n.index, row))
-                mask = lane_mask(f, rest, lanes)
-                f.store(_gather(f, at, dtype, row, mask, isa), into, align)
-                return
-            _copy_lanes(f, f.address(line, element, n.index), into, dtype, lanes, rest, isa)
-
-    if by_rows:
-        with f.loop(i64(0), height, 1) as r:
-            line = f.address(source, element, f.binary("mul", r.index, row))
-            copy(line, offset(f, target, compute, (r.index, pitch)), depth, depth)
-    else:
-        with f.loop(i64(0), depth, 1) as k:
-            line = f.address(source, element, f.binary("mul", k.index, column))
-            out = offset(f, target, compute, (k.index, pitch))
-            with f.loop(i64(0), height, rows) as first:
-                strip = static.div(f, first.index, rows)
-                start = f.address(line, element, static.mul(f, first.index, row))
-                left = f.binary("sub", height, first.index)
-                copy(start, offset(f, out, compute, (strip, size)), left, i64(rows))
-    f.ret()
-    return name
