@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from gradc.codegen.cuda.program import Counted, Program, Resolved, Text
-from gradc.codegen.cuda.simulate.memory import Pointer, SimulationError, Space
+from gradc.codegen.cuda.simulate.memory import Pointer, Space
 from gradc.codegen.cuda.simulate.run import Device, count_at
+from gradc.codegen.cuda.simulate.shadow import SimulationError
 from gradc.codegen.cuda.toolchain.build import CAPABILITIES, build
 from gradc.codegen.cuda.toolchain.needs import versions
 from gradc.codegen.texts import Same, TextFault, TextRow, TextsRun

@@ -163,9 +163,24 @@ def _fma_f32(a: Array, b: Array, c: Array) -> Array:
     """The product is exact in f64; the sum is rounded there to odd, so that rounding it once more
     rounds as if directly (S. Boldo, G. Melquiond: Emulation of FMA and correctly rounded sums, IEEE
     Transactions on Computers 57 (2008)).
+
+    Rounding twice to nearest differs only where the first ends between two f32, which is in bit 28,
+    or in a higher one below the normal numbers. Where no element does, the plain sum is taken.
     """
-    product = a.astype(np.float64) * b.astype(np.float64)
-    return _sum_to_odd(product, c.astype(np.float64)).astype(np.float32)
+    product, other = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
+    total = product + other
+    doubtful = total.view(np.int64) & _BELOW_F32 == _BETWEEN_F32
+    small = np.abs(total) < _LEAST_F32
+    if small.any():
+        doubtful |= small & (total != 0)
+    if doubtful.any():
+        total = _sum_to_odd(product, other)
+    return total.astype(np.float32)
+
+
+_BELOW_F32 = (1 << 29) - 1  # the bits of an f64 that an f32 has not
+_BETWEEN_F32 = 1 << 28
+_LEAST_F32 = 2.0**-126  # that is normal
 
 
 def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from gradc.codegen.cuda.printer.plans import print_plan
-from gradc.codegen.cuda.simulate.memory import SimulationError
+from gradc.codegen.cuda.simulate.shadow import SimulationError
 from tests.cuda.test_products import outcome, plan_of
 from tests.support.cuda_faults import (
     FOLD_ORDER,

@@ -12,7 +12,7 @@ import pytest
 import gradc
 from gradc.codegen.cuda.printer.plans import print_plan
 from gradc.codegen.cuda.program import Program, Text
-from gradc.codegen.cuda.simulate.memory import SimulationError
+from gradc.codegen.cuda.simulate.shadow import SimulationError
 from gradc.codegen.cuda.toolchain import assemble, build, sass
 from gradc.ir.plan.plan import Plan
 from tests.support.cuda_programs import TARGET, differing, plan_of, unproved

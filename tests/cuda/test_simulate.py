@@ -4,6 +4,7 @@ found and named.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 
 from gradc.codegen.cuda.grammar import TextError, parse_text
 from gradc.codegen.cuda.program import Parameter, Text
-from gradc.codegen.cuda.simulate.memory import SimulationError
-from gradc.codegen.cuda.simulate.run import text_result
+from gradc.codegen.cuda.simulate.memory import Pointer
+from gradc.codegen.cuda.simulate.run import Device, text_result
+from gradc.codegen.cuda.simulate.shadow import SimulationError
 from gradc.passes.prove.domains.field import FieldArrays
 from gradc.passes.prove.domains.words import words_of
 
@@ -135,6 +137,87 @@ def tree(z):
 """
     with pytest.raises(SimulationError, match="race"):
         run(source, [numbers(4)])
+
+
+# Shared memory of two halves: one is read, the other written, in one interval.
+HALVES = """
+def tree(x, y):
+    t = thread()
+    b = block()
+    parts = shared(f32, 128)
+    store(parts, t, load(x, 64 * b + t))
+    barrier()
+    total = f32(0.0)
+    for n in range({trips}):
+        total = total + load(parts, bitxor({read}, 1))
+    store(parts, 64 + t, total)
+    {after}
+    store(y, 64 * b + t, total + load(parts, 64 + bitxor(t, 3)))
+"""
+
+
+@pytest.mark.parametrize("trips", [1, 300], ids=["one read", "reads that are noted by cells"])
+def test_reads_and_writes_of_one_interval_meet_by_cells(trips: int) -> None:
+    x, y = numbers(128), np.zeros(128, np.float32)
+    right = HALVES.format(trips=trips, read="t", after="barrier()")
+    run(right, [x, y])
+    assert np.isfinite(y).all() and y.any()
+    faults = {
+        "store(parts, 64 + t, total)": "store(parts, bitxor(t, 1) + 1 - bitand(t, 1), total)",
+        "    store(parts, 64": "    if t < 9:\n        store(parts, t, total)\n    store(parts, 64",
+        "    barrier()\n    store(y": "    store(y",
+    }
+    for old, new in faults.items():
+        assert old in right
+        with pytest.raises(SimulationError, match="race"):
+            run(right.replace(old, new), [x, y])
+
+
+COPIED = """
+def tree(x, y):
+    t = thread()
+    b = block()
+    parts = shared(f32, 64)
+    copy_async(parts, t, x, 64 * b + t, 1, t < 48)
+    commit_copies()
+    wait_copies(0)
+    barrier()
+    store(y, 64 * b + t, load(parts, bitxor(t, 5)))
+"""
+
+
+def test_copies_are_there_after_their_wait_and_a_barrier() -> None:
+    x, y = numbers(128), np.full(128, np.nan, np.float32)
+    run(COPIED, [x, y])
+    whole = np.where(np.arange(64) < 48, x.reshape(2, 64), 0)
+    np.testing.assert_array_equal(y.reshape(2, 64), whole[:, np.arange(64) ^ 5])
+    for gone in ("    wait_copies(0)\n", "    barrier()\n", "    wait_copies(0)\n    barrier()\n"):
+        with pytest.raises(SimulationError, match="race"):
+            run(COPIED.replace(gone, ""), [x, y])
+
+
+def test_memory_that_a_launch_reads_and_writes_is_watched_though_one_pointer_only_reads() -> None:
+    source = """
+def tree(x, z):
+    v = load(x, bitxor(thread(), 1))
+    store(z, thread(), v)
+"""
+    text = Text(
+        "tree",
+        source,
+        (Parameter("x", "f32", "read", 64), Parameter("z", "f32", "update", 64)),
+        64,
+        0,
+    )
+    for start, is_race in ((0, True), (4 * 63, True), (4 * 64, False)):
+        device = Device()
+        space = device.space("arena", numbers(128).view(np.uint8), True)
+        pointers = [
+            Pointer("x", space, 0, "f32", 64, "read"),
+            Pointer("z", space, start, "f32", 64, "update"),
+        ]
+        with pytest.raises(SimulationError, match="race") if is_race else nullcontext():
+            device.launch(text, 1, pointers)
 
 
 def test_lanes_of_loops_and_branches_keep_what_is_theirs() -> None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from gradc.codegen.cuda.printer.plans import print_plan, scratch_of, target
 from gradc.codegen.cuda.printer.tensor import LARGE, SMALL, Block
-from gradc.codegen.cuda.simulate.memory import SimulationError
 from gradc.codegen.cuda.simulate.run import run_program
+from gradc.codegen.cuda.simulate.shadow import SimulationError
 from gradc.codegen.cuda.toolchain import assemble, build, sass
 from gradc.codegen.maths.arrays import fma
 from gradc.ir.plan.plan import Plan

@@ -86,6 +86,24 @@ def test_fma_is_rounded_once(dtype: DType) -> None:
     np.testing.assert_array_equal(found, np.array(truth).astype(kind))
 
 
+def test_fma_of_each_alone_is_that_among_others() -> None:
+    """Where none ends between two floats the plain sum is taken, which its neighbours must not
+    tell: numbers of few bits, whose products end there, also below the normal numbers, and a term
+    far below that decides.
+    """
+    rng, size = np.random.default_rng(6), 600
+    scale = 2.0 ** np.repeat([0.0, -74.0, -75.0], size // 3)
+    a = (scale * rng.integers(1 << 12, 1 << 13, size) / 4096).astype(np.float32)
+    b = (scale * (2 * rng.integers(1 << 11, 1 << 12, size) + 1) / 4096).astype(np.float32)
+    least = np.where(scale == 1, 2.0**-40, 2.0**-149)
+    c = (rng.integers(-2, 3, size) * least).astype(np.float32)
+    alone = [fma(*one)[0] for one in zip(*(x.reshape(-1, 1) for x in (a, b, c)), strict=True)]
+    values = zip(a.tolist(), b.tolist(), c.tolist(), strict=True)
+    truth = np.array([rounded(*one, DType.F32) for one in values]).astype(np.float32)
+    np.testing.assert_array_equal(np.array(alone), truth)
+    np.testing.assert_array_equal(fma(a, b, c), truth)
+
+
 def test_fma_of_zeros_and_of_what_is_not_finite() -> None:
     inf, nan = np.inf, np.nan
     rows = [

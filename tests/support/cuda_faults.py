@@ -36,8 +36,8 @@ from gradc.codegen.cuda.grammar import TextError
 from gradc.codegen.cuda.lockstep import KernelTexts
 from gradc.codegen.cuda.printer.plans import print_plan
 from gradc.codegen.cuda.program import Launch, Program, Repeat, Step, Text
-from gradc.codegen.cuda.simulate.memory import SimulationError
 from gradc.codegen.cuda.simulate.run import run_program
+from gradc.codegen.cuda.simulate.shadow import SimulationError
 from gradc.codegen.cuda.verbs import MEMORY_BYTES
 from gradc.ir.plan.plan import Plan
 from tests.support.cuda_programs import ISA, TARGET, arrays_of, field_point, plan_of, same_bits

@@ -29,8 +29,8 @@ import gradc
 from gradc.codegen.cuda.lockstep import KernelTexts
 from gradc.codegen.cuda.printer.plans import print_plan, scratch_of, target
 from gradc.codegen.cuda.program import Program
-from gradc.codegen.cuda.simulate.memory import SimulationError
 from gradc.codegen.cuda.simulate.run import run_program
+from gradc.codegen.cuda.simulate.shadow import SimulationError
 from gradc.ir.loop.verbs import from_memory, to_memory
 from gradc.ir.plan.plan import Plan
 from gradc.ir.target.target import Target

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradc.codegen.cuda.simulate.memory import Lanes, Own, SimulationError
+from gradc.codegen.cuda.simulate.memory import Own
+from gradc.codegen.cuda.simulate.shadow import Lanes, Place, SimulationError
 from gradc.ir.loop.verbs import Array
 
 
@@ -18,29 +19,34 @@ class _Copy:
     """One element of each of some lanes; ``own`` are their numbers in this run."""
 
     to: Own
-    at: Array
+    at: Place
     lanes: Lanes
     own: Array
     values: Array
     groups: Array
 
+    def part(self, which: Array) -> _Copy:
+        if which.all():
+            return self
+        own, groups = self.own[which], self.groups[which]
+        place, lanes = self.at.part(which), self.lanes.part(which)
+        return _Copy(self.to, place, lanes, own, self.values[which], groups)
+
 
 class Copies:
     """Those of one run. Every thread has groups of its own, numbered as it commits them."""
 
-    def __init__(self, began: int, first: int, count: int) -> None:
+    def __init__(self, first: int, count: int) -> None:
         """``first``: the number of the first of its ``count`` threads."""
-        self.began = began
         self.first = first
         self._committed = np.zeros(count, np.int64)
         self._flying: list[_Copy] = []
 
-    def set_off(self, to: Own, at: Array, lanes: Lanes, values: Array) -> None:
-        """``values`` are on their way to the cells ``at``. Raises SimulationError."""
-        to.shadow.fly(at, lanes, self.began, to.name)
+    def set_off(self, to: Own, at: Place, lanes: Lanes, values: Array) -> None:
+        """``values``, one a lane, are on their way. Raises SimulationError."""
+        to.shadow.fly(at, lanes, to.name)
         own = lanes.threads - self.first
-        copy = _Copy(to, at, lanes, own, values.reshape(-1), self._committed[own])
-        self._flying.append(copy)
+        self._flying.append(_Copy(to, at, lanes, own, values, self._committed[own]))
 
     def commit(self, lanes: Lanes) -> None:
         self._committed[lanes.threads - self.first] += 1
@@ -56,25 +62,18 @@ class Copies:
         for copy in self._flying:
             there = copy.groups < least[copy.own]
             if there.any():
-                self._land(copy, there, now)
+                self._land(copy.part(there), now, lanes.interval)
             if not there.all():
-                staying.append(_part(copy, ~there))
+                staying.append(copy.part(~there))
         self._flying = staying
 
-    def _land(self, copy: _Copy, there: Array, now: Array) -> None:
-        done = _part(copy, there)
-        lanes = Lanes(done.lanes.threads, done.lanes.blocks, now[done.own], done.lanes.alone)
-        done.to.shadow.land(done.at, lanes, self.began, done.to.name)
-        done.to.values[done.at] = done.values
+    def _land(self, done: _Copy, now: Array, interval: int) -> None:
+        times = now[done.own]
+        lanes = Lanes(done.lanes.threads, done.lanes.blocks, times, done.lanes.alone, interval)
+        done.to.shadow.land(done.at, lanes, done.to.name)
+        done.at.put(done.to.values, done.values)
 
     def finish(self) -> None:
         """Raises SimulationError if something never arrived."""
         if self._flying:
             raise SimulationError("race", "a text ends with copies in flight")
-
-
-def _part(copy: _Copy, which: Array) -> _Copy:
-    lanes = copy.lanes
-    chosen = Lanes(lanes.threads[which], lanes.blocks[which], lanes.times[which], lanes.alone)
-    own, groups = copy.own[which], copy.groups[which]
-    return _Copy(copy.to, copy.at[which], chosen, own, copy.values[which], groups)

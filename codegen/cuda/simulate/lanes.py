@@ -8,21 +8,13 @@ broadcasts to the lanes, a tuple of values, or a pointer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gradc.codegen.cuda.simulate.copies import Copies
-from gradc.codegen.cuda.simulate.memory import (
-    DTYPES,
-    NUMPY,
-    Lanes,
-    Own,
-    Pointer,
-    Room,
-    SimulationError,
-)
+from gradc.codegen.cuda.simulate.memory import DTYPES, NUMPY, Own, Pointer, Room
+from gradc.codegen.cuda.simulate.shadow import Lanes, Place, SimulationError
 from gradc.codegen.cuda.verbs import MEMORY_BYTES, WARP
 from gradc.ir.loop.execute import Scalars
 from gradc.ir.loop.verbs import Array
@@ -68,12 +60,13 @@ class Run:
         self.line = 0  # of the statement that is taken
         self.trips: dict[int, int] = {}  # of loops, by line
         self.operations = 0  # that lanes took
-        self.copies = Copies(began, blocks.start * threads, len(blocks) * threads)
+        self.copies = Copies(blocks.start * threads, len(blocks) * threads)
         self._numbers = np.broadcast_to(self.block * threads + self.thread, self.shape)
-        self._rows = np.repeat(np.arange(len(blocks)), threads).reshape(self.shape)
+        self._rows = np.arange(len(blocks))[:, None]
+        self._interval = 0  # barriers that all blocks have passed
         self._blocks = np.ascontiguousarray(np.broadcast_to(self.block, self.shape))
         self._is_alone = is_alone
-        self._known: tuple[Any, Any, Lanes, Array] | None = None
+        self._known: tuple[Any, Any, Lanes] | None = None
 
     # ---- masks
 
@@ -120,6 +113,7 @@ class Run:
         """Ends an interval; all threads of a block must come."""
         if self.mask is None:
             self.times = self.times + 1
+            self._interval += 1
         else:
             there = self.mask.sum(axis=1, keepdims=True)
             if ((there != 0) & (there != self.shape[1])).any():
@@ -136,19 +130,19 @@ class Run:
         before = self.mask
         held = self.both(condition)
         self.mask = before if held.all() else held
-        values = [self._load(source, j, n, width) for n in range(width)]
+        values = self._loaded(source, j, width)
         self.mask = before
-        for n, value in enumerate(values):
-            at, lanes = self._located(to, i, n, width)
-            self.copies.set_off(to, at, lanes, value if before is None else value[before])
+        lanes = self._lanes()
+        for value, at in zip(values, self._places(to, i, width), strict=True):
+            self.copies.set_off(to, at, lanes, self._active(value))
 
     def commit(self) -> None:
         """Active lanes' copies since the last such are a group."""
-        self.copies.commit(self._lanes()[0])
+        self.copies.commit(self._lanes())
 
     def wait(self, groups: int) -> None:
         """All but the last ``groups`` groups of active lanes arrive."""
-        self.copies.wait(groups, self._lanes()[0])
+        self.copies.wait(groups, self._lanes())
 
     def whole_warps(self, what: str) -> None:
         """Raises SimulationError where some threads of a warp are here and some are not."""
@@ -180,7 +174,7 @@ class Run:
 
     def load(self, memory: Pointer | Own, index: Any, width: int = 1) -> Any:
         """Elements of a pointer in active lanes, 0 in the others; a tuple if ``width`` is more."""
-        found = [self._load(memory, index, n, width) for n in range(width)]
+        found = self._loaded(memory, index, width)
         return tuple(found) if width > 1 else found[0]
 
     def load_runs(self, memory: Pointer | Own, index: Any, step: int, count: int) -> Any:
@@ -196,84 +190,122 @@ class Run:
         for n in range(len(values) // 4):
             self.store(memory, at + step * n, values[4 * n : 4 * n + 4])
 
-    def _load(self, memory: Pointer | Own, index: Any, n: int, width: int) -> Array:
-        at, lanes = self._located(memory, index, n, width)
-        if isinstance(memory, Pointer):
-            fresh = memory.access != "write" or memory.space.shadow.since(at, self.began)
-            if not np.all(fresh):  # what a launch only writes it may read where it has written
-                raise SimulationError("uninitialised", f"{memory.name} is only written")
-            memory.space.shadow.read(at, lanes, self.began, memory.name)
+    def _loaded(self, memory: Pointer | Own, index: Any, width: int) -> list[Array]:
+        if isinstance(memory, Own):
+            lanes = self._lanes()
+            found = []
+            for place in self._places(memory, index, width):
+                memory.shadow.read(place, lanes, memory.name)
+                found.append(self._spread_out(place.of(memory.values)))
+            return found
+        at = self._cells(memory, index, width)
+        if not memory.is_seen_only or self.mask is not None:
+            at = self._active(at)
+        size = MEMORY_BYTES[memory.dtype]
+        return [self._element(memory, at + n * size) for n in range(width)]
+
+    def _element(self, memory: Pointer, at: Array) -> Array:
+        """One element of each active lane; of what is only read, as few as broadcast to them."""
+        shadow = memory.space.shadow
+        if memory.is_seen_only:
+            shadow.seen(at, memory.name)
             values = memory.space.load(memory.dtype, at)
-        else:
-            memory.shadow.read(at, lanes, self.began, memory.name)
-            values = memory.values[at]
+            return np.broadcast_to(values, self.shape) if at.ndim > 1 else self._spread_out(values)
+        # What a launch only writes it may read where it has written.
+        if memory.access == "write" and not shadow.since(at, self.began).all():
+            raise SimulationError("uninitialised", f"{memory.name} is only written")
+        shadow.read(at, self._lanes(), self.began, memory.name)
+        return self._spread_out(memory.space.load(memory.dtype, at))
+
+    def _spread_out(self, values: Array) -> Array:
+        """Flat values of active lanes on all lanes."""
         if self.mask is None:
             return values.reshape(self.shape)
         full = np.zeros(self.shape, values.dtype)
         full[self.mask] = values
         return full
 
+    def _active(self, x: Any) -> Array:
+        """``x`` of active lanes, flat."""
+        spread = self.spread(x)
+        return spread.reshape(-1) if self.mask is None else spread[self.mask]
+
     def store(self, memory: Pointer | Own, index: Any, values: Sequence[Any]) -> None:
         """Elements of active lanes."""
-        for n, value in enumerate(values):
-            at, lanes = self._located(memory, index, n, len(values))
-            spread = self.spread(value)
-            chosen = spread.reshape(-1) if self.mask is None else spread[self.mask]
-            if isinstance(memory, Pointer):
-                if memory.access == "read":
-                    raise SimulationError("bounds", f"{memory.name} is only read")
-                self._expect(chosen, memory.dtype)
-                memory.space.shadow.write(at, lanes, self.began, memory.name)
-                memory.space.store(memory.dtype, at, chosen)
-                memory.space.lines[at] = self.mark + self.line
-            else:
-                self._expect(chosen, memory.dtype)
-                memory.shadow.write(at, lanes, self.began, memory.name)
-                memory.values[at] = chosen
+        if isinstance(memory, Pointer) and memory.access == "read":
+            raise SimulationError("bounds", f"{memory.name} is only read")
+        given = [self._active(value) for value in values]
+        for one in given:
+            self._expect(one, memory.dtype)
+        if isinstance(memory, Own):
+            lanes = self._lanes()
+            places = self._places(memory, index, len(values))
+            for one, place in zip(given, places, strict=True):
+                memory.shadow.write(place, lanes, memory.name)
+                place.put(memory.values, one)
+            return
+        first = self._active(self._cells(memory, index, len(values)))
+        for n, one in enumerate(given):
+            at = first + n * MEMORY_BYTES[memory.dtype]
+            memory.space.shadow.write(at, self._lanes(), self.began, memory.name)
+            memory.space.store(memory.dtype, at, one)
+            memory.space.lines[at] = self.mark + self.line
 
     def _expect(self, values: Array, dtype: str) -> None:
         if self.is_machine and values.dtype != NUMPY[dtype]:
             raise SimulationError("text", f"a store of {values.dtype} into {dtype}")
 
-    def _located(
-        self, memory: Pointer | Own, index: Any, n: int, width: int
-    ) -> tuple[Array, Lanes]:
-        """Cells of active lanes, checked."""
-        elements = self.spread(index)
-        chosen = (elements.reshape(-1) if self.mask is None else elements[self.mask]) + n
-        outside = (chosen < 0) | (chosen >= memory.size)
-        if outside.any():
-            at = int(chosen[outside][0])
-            raise SimulationError("bounds", f"{memory.name}[{at}] of {memory.size}")
-        lanes, rows = self._lanes()
-        size = MEMORY_BYTES[memory.dtype]
-        if isinstance(memory, Pointer):
-            cells = place = memory.start + chosen * size
-        else:
-            if memory.is_shared:
-                owner = rows
-            else:
-                owner = lanes.threads - self._numbers[0, 0]
-            cells = owner * memory.size + chosen
-            place = chosen * size
-            lanes = replace(lanes, alone=True)
-        if width > 1 and n == 0 and (place % min(16, width * size)).any():
-            raise SimulationError("alignment", f"{memory.name}: an access of {width} elements")
-        return cells, lanes
+    def _cells(self, memory: Pointer, index: Any, width: int) -> Array:
+        """The first cells of an access, checked; as few as broadcast to the lanes."""
+        elements, _, _ = self._checked(memory, index, width, memory.start)
+        found: Array = memory.start + elements * MEMORY_BYTES[memory.dtype]
+        return found
 
-    def _lanes(self) -> tuple[Lanes, Array]:
-        """The active lanes, and the number of each one's block among those of this run."""
+    def _places(self, memory: Own, index: Any, width: int) -> list[Place]:
+        """The places of an access, checked."""
+        elements, least, most = self._checked(memory, index, width, 0)
+        owners = self._rows if memory.is_shared else self._numbers - self._numbers[0, 0]
+        rows = owners * memory.size
+        return [
+            Place(least + n, most + n, rows, elements + n, self.mask, self.shape)
+            for n in range(width)
+        ]
+
+    def _checked(
+        self, memory: Pointer | Own, index: Any, width: int, start: int
+    ) -> tuple[Array, int, int]:
+        """Elements, two-dimensional, the least and the greatest. Those of lanes that are not active
+        are not checked.
+        """
+        elements = np.asarray(index)
+        if elements.ndim < 2:
+            elements = elements.reshape(1, -1)
+        least, most = int(elements.min()), int(elements.max())
+        if least < 0 or most + width > memory.size:
+            chosen = self._active(elements)
+            outside = (chosen < 0) | (chosen + width > memory.size)
+            if outside.any():
+                first = int(chosen[outside][0])
+                at = first if first < 0 else max(first, memory.size)
+                raise SimulationError("bounds", f"{memory.name}[{at}] of {memory.size}")
+        size = MEMORY_BYTES[memory.dtype]
+        beside = min(16, width * size) - 1
+        if width > 1 and (
+            (start + elements * size & beside).any()
+            and (start + self._active(elements) * size & beside).any()
+        ):
+            said = f"{memory.name}: an access of {width} elements"
+            raise SimulationError("alignment", said)
+        return elements, least, most
+
+    def _lanes(self) -> Lanes:
+        """The active lanes."""
         known = self._known
         if known is None or known[0] is not self.mask or known[1] is not self.times:
-            times = np.broadcast_to(self.times, self.shape)
-
-            def chosen(x: Array) -> Array:
-                return x.reshape(-1) if self.mask is None else x[self.mask]
-
-            whose = chosen(self._numbers), chosen(self._blocks), chosen(times)
-            lanes = Lanes(*whose, self._is_alone)
-            known = self._known = (self.mask, self.times, lanes, chosen(self._rows))
-        return known[2], known[3]
+            threads, blocks, times = map(self._active, (self._numbers, self._blocks, self.times))
+            lanes = Lanes(threads, blocks, times, self._is_alone, self._interval)
+            known = self._known = (self.mask, self.times, lanes)
+        return known[2]
 
     # ---- values
 

@@ -1,10 +1,5 @@
 """What kernel texts read and write: bytes of the arena and of ports, shared and local elements,
-each with a shadow that knows who wrote and who read it when.
-
-Time is counted in intervals between barriers, per block. Two accesses of one element by different
-threads, at least one of them a write, are a race unless both threads are of one block and lie in
-different intervals: then no order of threads or blocks can change what is read. Together with
-control flow that does not depend on what races, absence of races in one lockstep run covers all.
+each with a shadow that knows who wrote and who read it when (``shadow``).
 
 Elements are found by the first of their bytes, so the same memory may be held as bytes of a machine
 or as one word per byte (proofs, ``ir.loop.execute.Scalars``).
@@ -12,11 +7,13 @@ or as one word per byte (proofs, ``ir.loop.execute.Scalars``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from gradc.codegen.cuda.simulate.shadow import OwnShadow, Shadow, SimulationError
 from gradc.codegen.cuda.verbs import MEMORY_BYTES, MOST_SHARED
 from gradc.ir.loop.execute import Scalars
 from gradc.ir.loop.verbs import Array
@@ -39,116 +36,9 @@ DTYPES: dict[str, DType] = {
     "u32": DType.U32,
     "bool": DType.BOOL,
 }
-_NOBODY, _SEVERAL = -1, -2
 
-
-class SimulationError(Exception):
-    """What a text must not do. ``kind``: race, divergence, bounds, alignment, uninitialised, text,
-    launch.
-    """
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(f"{kind}: {message}")
-        self.kind = kind
-
-
-@dataclass(frozen=True, slots=True)
-class Lanes:
-    """The lanes of one access: all of them flat, of which thread and block, at what time."""
-
-    threads: Array  # numbers across all blocks
-    blocks: Array
-    times: Array  # intervals, counted up over the whole run
-    alone: bool  # whether no other block can touch the same
-
-
-class Shadow:
-    """Who touched each cell of a memory last. ``began`` is the time at which this launch began."""
-
-    def __init__(self, cells: int, is_written: bool) -> None:
-        self.written = np.full(cells, is_written)
-        self._writer = np.full(cells, _NOBODY)
-        self._write_time = np.full(cells, -1)
-        self._reader = np.full(cells, _NOBODY)
-        self._read_time = np.full(cells, -1)
-        self._block = np.full(cells, _NOBODY)  # that read it in this launch
-        self._block_time = np.full(cells, -1)
-        self._write_block = np.full(cells, _NOBODY)
-        self._flying: Array | None = None  # cells that copies are on their way to
-
-    def read(self, at: Array, lanes: Lanes, began: int, what: str) -> None:
-        """Notes that ``lanes`` read the cells ``at``. Raises SimulationError."""
-        self._landed(at, what, "reads")
-        written = self.written[at]
-        if not written.all():
-            raise SimulationError("uninitialised", f"{what}[{at[~written][0]}] is read unwritten")
-        self._against_writes(at, lanes, began, what, "reads")
-        threads, times = lanes.threads, lanes.times
-        # Who else has read it in this interval, before or just now.
-        also = (self._read_time[at] == times) & (self._reader[at] != threads)
-        self._reader[at] = np.where(also, _SEVERAL, threads)
-        several = self._reader[at] != threads
-        if several.any():
-            self._reader[at[several]] = _SEVERAL
-        self._read_time[at] = times
-        if lanes.alone:
-            return
-        also = (self._block_time[at] >= began) & (self._block[at] != lanes.blocks)
-        self._block[at] = np.where(also, _SEVERAL, lanes.blocks)
-        several = self._block[at] != lanes.blocks
-        if several.any():
-            self._block[at[several]] = _SEVERAL
-        self._block_time[at] = times
-
-    def write(self, at: Array, lanes: Lanes, began: int, what: str) -> None:
-        """Notes that ``lanes`` write the cells ``at``. Raises SimulationError."""
-        self._landed(at, what, "writes")
-        threads, times = lanes.threads, lanes.times
-        self._against_writes(at, lanes, began, what, "writes")
-        is_race = (self._read_time[at] == times) & (self._reader[at] != threads)
-        if not lanes.alone:
-            is_race |= (self._block_time[at] >= began) & (self._block[at] != lanes.blocks)
-        self._refuse(is_race, at, what, "writes what another reads")
-        self._writer[at] = threads
-        self._refuse(self._writer[at] != threads, at, what, "writes what another writes")
-        self._write_time[at] = times
-        self._write_block[at] = lanes.blocks
-        self.written[at] = True
-
-    def fly(self, at: Array, lanes: Lanes, began: int, what: str) -> None:
-        """``lanes`` begin to write the cells ``at``, which nobody may touch until ``land``."""
-        self.write(at, lanes, began, what)
-        if self._flying is None:
-            self._flying = np.zeros(self.written.size, bool)
-        self._flying[at] = True
-
-    def land(self, at: Array, lanes: Lanes, began: int, what: str) -> None:
-        """What ``lanes`` began to write is there, for them."""
-        assert self._flying is not None
-        self._flying[at] = False
-        self.write(at, lanes, began, what)
-
-    def _landed(self, at: Array, what: str, does: str) -> None:
-        if self._flying is not None and self._flying[at].any():
-            place = at[self._flying[at]][0]
-            raise SimulationError("race", f"a thread {does} what is in flight: {what}[{place}]")
-
-    def since(self, at: Array, began: int) -> Array:
-        """Which cells this launch has written."""
-        found: Array = self._write_time[at] >= began
-        return found
-
-    def _against_writes(self, at: Array, lanes: Lanes, began: int, what: str, does: str) -> None:
-        time = self._write_time[at]
-        other = time >= began
-        if other.any():
-            other &= self._writer[at] != lanes.threads
-            unordered = (time == lanes.times) | (self._write_block[at] != lanes.blocks)
-            self._refuse(other & unordered, at, what, f"{does} what another writes")
-
-    def _refuse(self, is_race: Array, at: Array, what: str, says: str) -> None:
-        if is_race.any():
-            raise SimulationError("race", f"a thread {says}: {what}[{at[is_race][0]}]")
+# As many bytes that are written, as one number.
+_WRITTEN = {n: np.ones(n, np.uint8).view(f"u{n}")[0] for n in (1, 2, 4, 8)}
 
 
 class Space:
@@ -175,13 +65,12 @@ class Space:
     def store(self, dtype: str, at: Array, values: Array) -> None:
         """Writes elements."""
         size = MEMORY_BYTES[dtype]
+        whole = self.words.size // size * size
         if self._is_machine:
-            whole = self.words.size // size * size
             self.words[:whole].view(NUMPY[dtype])[at // size] = values
         else:
             self.words[at] = to_word(self._scalars, values, dtype)
-        for byte in range(1, size):
-            self.shadow.written[at + byte] = True
+        self.shadow.written[:whole].view(_WRITTEN[size].dtype)[at // size] = _WRITTEN[size]
 
 
 def from_word(scalars: Scalars, words: Array, dtype: str) -> Array:
@@ -212,10 +101,25 @@ class Pointer:
     dtype: str
     size: int
     access: str
+    is_seen_only: bool = False  # whether no pointer of the launch may write there
+
+
+def seen_only(pointers: Sequence[Pointer]) -> list[Pointer]:
+    """The same pointers, each knowing whether another writes where it reads."""
+    spans = [(p.space, p.start, p.start + p.size * MEMORY_BYTES[p.dtype]) for p in pointers]
+    written = [span for span, p in zip(spans, pointers, strict=True) if p.access != "read"]
+    return [
+        replace(p, is_seen_only=not any(_overlap(span, other) for other in written))
+        for span, p in zip(spans, pointers, strict=True)
+    ]
+
+
+def _overlap(one: tuple[Space, int, int], other: tuple[Space, int, int]) -> bool:
+    return one[0] is other[0] and one[1] < other[2] and other[1] < one[2]
 
 
 class Own:
-    """Shared memory of every block, or local memory of every thread: rows of elements."""
+    """Shared memory of every block, or local memory of every thread: a row of elements each."""
 
     def __init__(
         self, name: str, dtype: str, size: int, owners: int, scalars: Scalars, is_shared: bool
@@ -227,8 +131,8 @@ class Own:
         held = scalars.computed(DTYPES[dtype]) if dtype in DTYPES else NUMPY[dtype]
         if dtype == "u16" and scalars.computed(DType.F32) != np.dtype(np.float32):
             held = scalars.computed(DType.F32)
-        self.values = np.zeros(owners * size, held)
-        self.shadow = Shadow(owners * size, False)
+        self.values = np.zeros((owners, size), held)
+        self.shadow = OwnShadow(owners, size)
 
 
 class Room:

@@ -14,8 +14,9 @@ import numpy as np
 
 from gradc.codegen.cuda.program import Counted, Program, Resolved, Text
 from gradc.codegen.cuda.simulate.lanes import Run
-from gradc.codegen.cuda.simulate.memory import Pointer, SimulationError, Space
+from gradc.codegen.cuda.simulate.memory import Pointer, Space, seen_only
 from gradc.codegen.cuda.simulate.numbers import EXACT
+from gradc.codegen.cuda.simulate.shadow import SimulationError
 from gradc.codegen.cuda.simulate.steps import steps_of
 from gradc.codegen.cuda.verbs import MEMORY_BYTES, MOST_THREADS
 from gradc.ir.loop.execute import Scalars
@@ -56,6 +57,7 @@ class Device:
                 raise SimulationError("launch", f"{pointer.name} reaches out of its space")
             if pointer.start % MEMORY_BYTES[pointer.dtype]:
                 raise SimulationError("alignment", f"{pointer.name} starts at {pointer.start}")
+        known = seen_only(pointers)
         began = last = self.time + 1
         together = max(1, _MOST_LANES // text.threads)
         trips = self.trips.setdefault(text.name, {})
@@ -66,7 +68,7 @@ class Device:
                 shared, alone = text.shared_bytes, grid == 1
                 run = Run(blocks, text.threads, self.scalars, began, shared, alone, self.mark)
                 try:
-                    steps(run, dict(zip(names, pointers, strict=True)))
+                    steps(run, dict(zip(names, known, strict=True)))
                     run.copies.finish()
                 except SimulationError as fault:
                     said = str(fault).removeprefix(f"{fault.kind}: ")

@@ -16,7 +16,7 @@ import numpy as np
 
 from gradc.codegen.cuda.grammar import OPERATORS, parse_text
 from gradc.codegen.cuda.simulate.lanes import Run
-from gradc.codegen.cuda.simulate.memory import SimulationError
+from gradc.codegen.cuda.simulate.shadow import SimulationError
 from gradc.codegen.cuda.simulate.tensor import matrices, mma
 from gradc.codegen.cuda.verbs import FUNCTIONS, TEXT_VERBS
 from gradc.ir.tensor.core import DType

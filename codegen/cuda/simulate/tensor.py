@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from gradc.codegen.cuda.simulate.lanes import Run
-from gradc.codegen.cuda.simulate.memory import Own, SimulationError
+from gradc.codegen.cuda.simulate.memory import Own
+from gradc.codegen.cuda.simulate.shadow import SimulationError
 from gradc.codegen.cuda.verbs import WARP
 from gradc.ir.loop.verbs import Array
 
