@@ -232,14 +232,17 @@ class Loaded(ABC):
         slow: Callable[..., Any],
         finish: Callable[[Results], Any] | None,
         state: type | None = None,
+        takes_seeds: bool = False,
     ) -> Callable[..., Any] | None:
-        """``f(params, **inputs)``, in one piece; None where this backend has nothing faster.
+        """``f(params, **inputs)``, in one piece; None where this backend has nothing faster. It is
+        ``f(params, seeds, **inputs)`` where it ``takes_seeds``.
 
-        The answer is what ``finish`` makes of a named call's, or, for None, ``(loss, cotangents)``,
-        the loss a scalar. With ``state`` the argument is an object of that type, whose attribute
-        ``arrays`` are the parameters; it gets the outputs as ``metrics`` and is the second part of
-        the answer. An input ``out`` that the program does not have is the dictionary of the
-        ``last_group``. Whatever does not fit is handed to ``slow`` as it came.
+        The answer is what ``finish`` makes of a named call's, whose array of the loss it does not
+        keep, or, for None, ``(loss, cotangents)``, the loss a scalar. With ``state`` the argument
+        is an object of that type, whose attribute ``arrays`` are the parameters; it gets the
+        outputs as ``metrics`` and is the second part of the answer. An input ``out`` that the
+        program does not have is the dictionary of the ``last_group``. Whatever does not fit is
+        handed to ``slow`` as it came.
         """
         return None
 

@@ -188,9 +188,10 @@ class Compiled(Direct):
         self._takes_out = self._group == entry.last_group and not entry.makes_bits
         self._last = entry.native.fast_named
         is_usual = self._takes_out or not (self._group or entry.makes_bits)
-        is_plain = is_usual and not (self._takes_seeds or self.options.check_inputs)
+        is_plain = is_usual and not self.options.check_inputs
         finish = None if self._finish is loss_grads and entry.has_plain_loss else self._finish
-        self._go(entry.direct(self._slow, finish) if is_plain else None)
+        seeded = self._takes_seeds
+        self._go(entry.direct(self._slow, finish, None, seeded) if is_plain else None)
         return self._finish(decoded(found) if entry.makes_bits else found)
 
     def _filled(self, entry: Entry, holders: Mapping[str, Arrays], out: Any) -> Results:

@@ -30,7 +30,13 @@ LIBC = frozenset((*_THREADS, *_STACKS, *_CLOCKS, "syscall", "memcpy", "memmove",
 _OBJECTS = ("Py_IncRef", "Py_DecRef", "PyLong_FromLong", "PyErr_Clear")
 _DICTS = ("PyDict_Size", "PyDict_GetItemWithError", "PyDict_Next", "PyDict_New", "PyDict_SetItem")
 _TUPLES = ("PyTuple_New", "PyTuple_SetItem", "PyTuple_Size", "PyTuple_GetItem")
-_CALLS = ("PyObject_Call", "PyObject_CallOneArg", "PyObject_GetAttr", "PyObject_SetAttr")
+_CALLS = (
+    "PyObject_Vectorcall",
+    "PyUnicode_Compare",
+    "PyObject_CallOneArg",
+    "PyObject_GetAttr",
+    "PyObject_SetAttr",
+)
 _GIL = ("PyEval_SaveThread", "PyEval_RestoreThread")
 PYTHON = frozenset((*_GIL, *_OBJECTS, *_DICTS, *_TUPLES, *_CALLS))
 OUTSIDE = LIBC | PYTHON | {"gradc_parallel", "gradc_exchange"}

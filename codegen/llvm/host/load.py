@@ -86,13 +86,15 @@ class NativeFunction(Loaded):
         slow: Callable[..., Any],
         finish: Callable[[Results], Any] | None,
         state: type | None = None,
+        takes_seeds: bool = False,
     ) -> Callable[..., Any]:
         """See ``Loaded``: in machine code."""
         kept = (self._table, slow, finish, state)
         at = self._table.ctypes.data
-        given = words_of([at, *(0 if item is None else id(item) for item in kept[1:])])
+        objects = (0 if item is None else id(item) for item in kept[1:])
+        given = words_of([at, *objects, int(takes_seeds)])
         given.kept = kept
-        return _builtin(self._direct, self.signature.name, given, _VARARGS_KEYWORDS)
+        return _builtin(self._direct, self.signature.name, given, _FASTCALL | _KEYWORDS)
 
     def launch(self, arrays: Sequence[Array]) -> None:
         """Runs the program through ctypes, in an arena of its own."""
@@ -252,7 +254,7 @@ class _MethodDef(ctypes.Structure):
     )
 
 
-_FASTCALL, _VARARGS_KEYWORDS = 0x80, 0x3
+_FASTCALL, _KEYWORDS = 0x80, 0x2
 
 
 def _builtin(address: int, name: str, given: Words, flags: int = _FASTCALL) -> Callable[..., Any]:
@@ -352,7 +354,7 @@ def _made_once(
     """
     key = "" if store is None else store.key(*machine, what)
     entry = store.get(key) if store is not None else None
-    code = jit.compile_object(text(), host()) if entry is None else entry.code
+    code = jit.compile_object(text(), host(), level=2) if entry is None else entry.code
     if entry is None and store is not None:
         store.put(key, {}, code)
     return jit.Library(code, names, {})

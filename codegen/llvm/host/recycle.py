@@ -78,7 +78,7 @@ place:
   %leave = or i1 %borrowed, %empty
   br i1 %leave, label %next, label %drop
 drop:
-  call void @Py_DecRef(ptr %object)
+  call void @gradc.down(ptr %object)
   br label %next
 next:
   %i.next = add i64 %i, 1
@@ -156,7 +156,7 @@ array_free:
   %more = icmp ult i64 %i.next, %room
   br i1 %more, label %array, label %yes
 yes:
-  call void @Py_IncRef(ptr %tuple)
+  call void @gradc.up(ptr %tuple)
   ret ptr %tuple
 forget:
   call void @gradc.forget(ptr %table, ptr %set)
@@ -174,7 +174,7 @@ start:
   %words = TABLE ptr ports
   ; another thread may have filled it meanwhile
   call void @gradc.forget(ptr %table, ptr %set)
-  call void @Py_IncRef(ptr %tuple)
+  call void @gradc.up(ptr %tuple)
   store ptr %tuple, ptr %set
   br label %dict
 dict:
@@ -195,7 +195,7 @@ port:
 array:
   %object_cell = getelementptr ptr, ptr %objects, i64 %i
   %object = load ptr, ptr %object_cell
-  call void @Py_IncRef(ptr %object)
+  call void @gradc.up(ptr %object)
   %at = add i64 %i, $group_count
   %place = getelementptr ptr, ptr %set, i64 %at
   store ptr %object, ptr %place
