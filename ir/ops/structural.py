@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from gradc.ir.loop.kernel import Affine, Const, Scalar, row_major_offset
@@ -471,6 +472,12 @@ def _concat_element(k: IndexAlgebra, op: Op, index: Position, read: Read) -> Sca
     return k.const(0, dtype) if found is None else found
 
 
+def _concat_starts(op: Op) -> list[tuple[int, ...]]:
+    axis, shape = get_int(op.attributes, "axis"), op.result.type.static_shape
+    along = accumulate((x.type.static_shape[axis] for x in op.operands[:-1]), initial=0)
+    return [tuple(n if a == axis else 0 for a in range(len(shape))) for n in along]
+
+
 def _concat_links(op: Op) -> tuple[Link, ...]:
     axis = get_int(op.attributes, "axis")
     pieces = [sizes(x)[axis] for x in op.operands]
@@ -509,6 +516,7 @@ register(
             moves=Moves.PLACES,
             linear=ALL,
             stacked=lambda a, n: {"axis": get_int(a, "axis") + 1},
+            starts=_concat_starts,
         ),
         interval=_any_operand,
         element=ElementRule(elements.concat, elements.fit_concat),

@@ -86,6 +86,9 @@ class Traits:
     # The op applied where some operands are stacked (which, and of how many positions) and
     # attributes alone do not say how: ir/ops/stacks.py.
     batched: Batched | None = None
+    # Where each operand begins in the result, if that is made of their elements and nothing else,
+    # each in one place: those of an operand lie there as they lie in it.
+    starts: Callable[[Op], Sequence[tuple[int, ...]]] | None = None
     # Exchanges between ranks only: the op as all ranks together see it.
     joined: Joined | None = None
 

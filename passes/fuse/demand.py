@@ -22,6 +22,7 @@ from gradc.ir.ops.registry import (
 )
 from gradc.ir.tensor.core import Op, Value
 from gradc.passes.fuse.views import Views, is_view
+from gradc.passes.lower.joins import part_shape
 
 
 def epilogue_values(ops: Sequence[Op], views: Views, outputs: Iterable[Value]) -> frozenset[Value]:
@@ -48,15 +49,20 @@ def epilogue_values(ops: Sequence[Op], views: Views, outputs: Iterable[Value]) -
     return frozenset(found)
 
 
+def reads_elements(op: Op) -> bool:
+    """Whether ``op`` asks for its operands element by element, not for all of them in memory."""
+    return isinstance(lookup(op.name).loop, (Pointwise, Reduction, ByIndex))
+
+
 def values_in_memory(ops: Sequence[Op], outputs: Iterable[Value]) -> frozenset[Value]:
     """Values that are stored whatever is fused: operands of contractions and of opaque ops, results
-    of the block."""
+    of the block. Of what joins others that is the whole, not its parts."""
     makers = {value: op for op in ops for value in op.results}
     found: dict[Value, None] = {}
     seen: dict[Value, None] = {}
     stack = list(outputs)
     for op in ops:
-        if not isinstance(lookup(op.name).loop, (Pointwise, Reduction, ByIndex)):
+        if not reads_elements(op):
             stack.extend(op.operands)
     while stack:
         value = stack.pop()
@@ -64,7 +70,7 @@ def values_in_memory(ops: Sequence[Op], outputs: Iterable[Value]) -> frozenset[V
             continue
         seen[value] = None
         maker = makers.get(value)
-        if maker is not None and is_view(maker):
+        if maker is not None and is_view(maker) and part_shape(maker) is None:
             stack.extend(maker.operands)
         else:
             found[value] = None

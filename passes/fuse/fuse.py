@@ -29,12 +29,13 @@ from gradc.ir.ops.registry import (
 )
 from gradc.ir.target.target import GENERIC, Target
 from gradc.ir.tensor.core import Attr, Block, Function, Op, Value
-from gradc.passes.fuse.demand import values_in_memory
+from gradc.passes.fuse.demand import reads_elements, values_in_memory
 from gradc.passes.fuse.groups import Group, Grouping
 from gradc.passes.fuse.sink import Sinking
 from gradc.passes.fuse.streams import shared_streams
-from gradc.passes.fuse.views import View, Views
+from gradc.passes.fuse.views import View, Views, is_view
 from gradc.passes.lower.gemm import contraction_axes
+from gradc.passes.lower.joins import part_shape
 from gradc.passes.rewrite import copy_ops
 
 LABELS = {"rows": "rows", "product": "gemm", "mixed": "mixed", "opaque": "opaque"}
@@ -54,6 +55,7 @@ def fuse_block(block: Block, target: Target) -> Block:
     """``block`` with fusion ops; terminator and parameters stay."""
     *opened, end = _open_regions(block)
     ops, stored = _legal_contractions(opened, target)
+    stored |= _joined(ops)
     emitted = _Emission(_scalars_first(ops, block), end.operands, stored, target).run()
     return Block(block.parameters, (*emitted, end))
 
@@ -124,6 +126,14 @@ def _legal_contractions(ops: Sequence[Op], target: Target) -> tuple[list[Op], fr
                 op = _with_ordered_operands(op, operands)
         found.append(op)
     return found, frozenset(stored)
+
+
+def _joined(ops: Sequence[Op]) -> frozenset[Value]:
+    """Values that join others and that are only read from memory: what makes the parts can store
+    them (``Grouping``)."""
+    read = {x for op in ops if reads_elements(op) for x in op.operands}
+    joins = {op.results[0] for op in ops if len(op.results) == 1 and part_shape(op) is not None}
+    return frozenset(joins - read)
 
 
 def _readable(op: Op, side: int, views: Views) -> Value | None:
@@ -207,6 +217,7 @@ class _Emission:
         self.views = Views(ops, target, stored, values_in_memory(ops, outputs))
         self.grouping = Grouping(ops, self.views, outputs, target)
         self.outputs = outputs
+        self.results = dict.fromkeys(outputs)
         self.sinking = Sinking(ops, self.grouping, self.views, outputs)
         self.emitted: list[Op] = []
         self.done: dict[Op, None] = {}
@@ -257,6 +268,7 @@ class _Emission:
                     self._store(operand)
                 else:
                     inside.update(dict.fromkeys(self.views.chain(operand)))
+        outputs += self._kept_along(group, inside)
         body = _in_order_of_need(inside, outputs)
         if len(body) == 1 and tuple(outputs) == body[0].results:
             self.emitted.append(body[0])
@@ -266,6 +278,25 @@ class _Emission:
             attributes["space"] = group.space.shape
             attributes["columns"] = group.space.column_axes
         self._fusion(attributes, body, outputs, ops[0])
+
+    def _kept_along(self, group: Group, inside: Iterable[Op]) -> list[Value]:
+        """Results of the block that are views which the group reads element by element anyway: it
+        stores them beside its own, and nobody reads them again to copy them.
+        """
+        if group.kind != "rows" or group.space is not None:
+            return []
+        found: list[Value] = []
+        for op in inside:
+            if op in self.done or not is_view(op):
+                continue
+            value = op.results[0]
+            view = self.views.view(value) if value in self.results else None
+            if view is None or value.type.static_shape != group.shape:
+                continue
+            if not group.holds(view.base) and not _is_contiguous(view, value):
+                self.done[op] = None
+                found.append(value)
+        return found
 
     def _is_needed(self, value: Value, group: Group) -> bool:
         maker = self.views.makers[value]

@@ -33,6 +33,7 @@ from gradc.passes.fuse.demand import epilogue_values, values_in_memory
 from gradc.passes.fuse.views import View, Views, is_view, passes_index, passes_row
 from gradc.passes.lower.cost import size_of
 from gradc.passes.lower.gemm import stored_order
+from gradc.passes.lower.joins import part_shape
 from gradc.passes.lower.space import ReductionKind, Space, is_row_shape, kind_in, natural_space
 
 # So many groups are tried for an op: a scalar may be read by every group there is.
@@ -45,7 +46,7 @@ class RowRole(Enum):
     FULL = "full"
     ROW = "row"
     POST = "post"
-    STORED = "stored"  # the elements of a product in another order, for others to read
+    STORED = "stored"  # its elements in another order or beside each other, for others to read
 
 
 @dataclass(eq=False)
@@ -226,7 +227,7 @@ class Grouping:
         if isinstance(form, Reduction):
             return self._joins_as_reduction(op, group)
         if isinstance(form, ByIndex):
-            return self._joins_as_gather(op, group)
+            return self._joins_as_gather(op, group) or self._joins_as_whole(op, group)
         return self._joins_elementwise(op, group)
 
     def _joins_epilogue(self, op: Op, group: Group) -> bool:
@@ -265,6 +266,16 @@ class Grouping:
         if op.result.type.static_shape != group.shape:
             return False
         self._place(op, group, RowRole.FULL, False)
+        return True
+
+    def _joins_as_whole(self, op: Op, group: Group) -> bool:
+        """What joins values of the group is stored with them, part by part; nothing in the group
+        can read it."""
+        if part_shape(op) != group.shape or not any(group.holds(x) for x in op.operands):
+            return False
+        if not all(self._reads(x, group, RowRole.FULL) for x in op.operands):
+            return False
+        self._place(op, group, RowRole.STORED, True)
         return True
 
     def _joins_elementwise(self, op: Op, group: Group) -> bool:

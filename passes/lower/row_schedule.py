@@ -15,6 +15,7 @@ from gradc.ir.loop.order import LEAF
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, DType, Op, Value
 from gradc.passes.lower.cost import elementwise_us, size_of
+from gradc.passes.lower.joins import joined_results
 from gradc.passes.lower.keep import kept_values
 from gradc.passes.lower.piece import Temp
 from gradc.passes.lower.space import (
@@ -157,14 +158,14 @@ def main_outputs(block: Block, place: Layout) -> list[Value]:
 def _stages(block: Block, place: Layout, is_flat: bool, target: Target) -> tuple[Stage, ...]:
     """One stage per level of row reductions."""
     makers, levels = makers_of(block), place.levels
-    outputs = main_outputs(block, place)
+    outputs, joined = main_outputs(block, place), joined_results(block, place.space.shape)
     inputs = [makers[v].operands[0] for v in place.tails]
     above = [levels[v] - 1 for v in place.of_kind(ReductionKind.ROW)]
     count = 1 + max([*(levels[v] for v in (*outputs, *inputs)), *above], default=0)
     found: list[Stage] = []
     known: dict[Value, None] = {}
     for number in range(count):
-        stage = _stage(makers, place, outputs, number)
+        stage = _stage(makers, place, outputs, joined, number)
         if not stage.is_empty and not is_flat and number + 1 < count:
             roots = [makers[v].operands[0] for v in (*stage.folds, *stage.columns)]
             roots += stage.stores
@@ -176,7 +177,11 @@ def _stages(block: Block, place: Layout, is_flat: bool, target: Target) -> tuple
 
 
 def _stage(
-    makers: Mapping[Value, Op], place: Layout, outputs: Sequence[Value], number: int
+    makers: Mapping[Value, Op],
+    place: Layout,
+    outputs: Sequence[Value],
+    joined: Mapping[Value, Op],
+    number: int,
 ) -> Stage:
     """The folds over columns, the column tails and the full results of one level."""
     levels = place.levels
@@ -186,7 +191,8 @@ def _stage(
         return tuple(v for v in found if levels[makers[v].operands[0]] == number)
 
     shape = place.space.shape
-    stores = tuple(v for v in outputs if v.type.static_shape == shape and levels[v] == number)
+    full = [v for v in outputs if v.type.static_shape == shape or v in joined]
+    stores = tuple(v for v in full if levels[v] == number)
     return Stage(of(*_OVER_COLUMNS), of(ReductionKind.COLUMN_TAIL), stores)
 
 

@@ -21,6 +21,7 @@ from gradc.passes.lower.element import (
     adjacent_groups,
     identity,
 )
+from gradc.passes.lower.joins import joined_results, part_starts
 from gradc.passes.lower.piece import Draft
 from gradc.passes.lower.row_schedule import Room, RowSchedule, Stage, main_outputs
 from gradc.passes.lower.space import ReductionKind, is_row_shape, leaf_rows
@@ -63,6 +64,21 @@ def combine_of(op: Op) -> Combine:
     raise LoweringError(f"`{op.name}` combines in no known way")
 
 
+def store_element(
+    draft: Draft, buffer: Buffer, value: Value, join: Op | None, index: Indices
+) -> None:
+    """Stores what ``value`` has at an index; where ``join`` makes it of parts, what each part has
+    there.
+    """
+    shape = value.type.static_shape
+    if join is None:
+        draft.builder.store(buffer, row_major_offset(index, shape), draft.elements.at(value, index))
+        return
+    for part, start in part_starts(join):
+        at = [place + first for place, first in zip(index, start, strict=True)]
+        draft.builder.store(buffer, row_major_offset(at, shape), draft.elements.at(part, index))
+
+
 class RowWriter:
     """Writes the main kernel of ``block`` into a draft. ``buffers`` hold the tails' partial results
     and the results stored so far.
@@ -73,6 +89,7 @@ class RowWriter:
         self.draft = Draft(block)
         self.builder, self.elements = self.draft.builder, self.draft.elements
         self.outputs = main_outputs(block, schedule.place)
+        self.joined = joined_results(block, schedule.place.space.shape)
         self.buffers: dict[Value, Buffer] = {
             value: self.draft.temp(number, schedule.temps[number], "write")
             for value, number in schedule.partial.items()
@@ -204,7 +221,8 @@ class RowWriter:
         space = self.place.space
         for value in self.outputs:
             shape = value.type.static_shape
-            if shape == space.shape or self.place.levels[value] != level:
+            is_full = shape == space.shape or value in self.joined
+            if is_full or self.place.levels[value] != level:
                 continue
             if not is_row_shape(shape, space):
                 raise LoweringError(f"{value.type} is no value of a group over {space.shape}")
@@ -285,9 +303,7 @@ class RowWriter:
         return [at[axis] for axis in range(len(space.shape))]
 
     def _store_full(self, value: Value, index: Indices) -> None:
-        element = self.elements.at(value, index)
-        offset = row_major_offset(index, self.place.space.shape)
-        self.builder.store(self._result(value), offset, element)
+        store_element(self.draft, self._result(value), value, self.joined.get(value), index)
 
     def _add_to_column(self, value: Value, row: _Row, column: Affine, at: Indices) -> None:
         element = self.elements.fold_input(self._op(value), at)

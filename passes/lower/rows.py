@@ -15,15 +15,16 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from gradc.ir.loop.kernel import Affine, For, Index, Let, Load, Store, Var, row_major_offset
+from gradc.ir.loop.kernel import Affine, For, Index, Let, Load, Store, Var
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block
 from gradc.passes.lower.cost import flops, size_of
 from gradc.passes.lower.element import folds_along_memory
+from gradc.passes.lower.joins import joined_results, walked_shape
 from gradc.passes.lower.piece import Draft, Lowered, block_spans, statements
 from gradc.passes.lower.row_schedule import schedule_rows
 from gradc.passes.lower.row_tails import bound_tails, write_tails
-from gradc.passes.lower.row_writer import RowWriter
+from gradc.passes.lower.row_writer import RowWriter, store_element
 from gradc.passes.lower.space import Space, group_space, is_reduction, last_axes, layout
 
 # Rows of elementwise groups are made at least this long by merging axes.
@@ -49,7 +50,7 @@ def lower_rows(block: Block, name: str, target: Target, space: Space | None = No
 def elementwise_space(block: Block) -> Space:
     """The space of a group without row and tail reductions: as many columns as memory allows to be
     walked as one loop."""
-    shape = block.outputs[0].type.static_shape
+    shape = walked_shape(block)
     for op in block.body:
         # The fold gets the vector loop where it runs along memory.
         if is_reduction(op) and folds_along_memory(op):
@@ -69,10 +70,9 @@ def _mergeable(block: Block, shape: tuple[int, ...]) -> int:
     with ExitStack() as stack:
         loops = [stack.enter_context(draft.builder.loop(n, "serial")) for n in shape]
         index = [loop.at for loop in loops]
+        joined = joined_results(block, shape)
         for number, value in enumerate(block.outputs):
-            element = draft.elements.at(value, index)
-            buffer = draft.result(number)
-            draft.builder.store(buffer, row_major_offset(index, shape), element)
+            store_element(draft, draft.result(number), value, joined.get(value), index)
     affine: list[Affine] = []
     for statement in statements(draft.builder.body()):
         if isinstance(statement, (Load, Store)):

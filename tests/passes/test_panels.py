@@ -151,7 +151,7 @@ def test_tiles_of_panels_leave_no_thin_strip(rows: int) -> None:
 
 
 def test_a_limit_without_room_for_panels_is_kept() -> None:
-    one = recurrent("lstm", H=128)
+    one = recurrent("lstm", T=64, B=32, I=64, H=128)
     plain, whole = planned(one, ("lay-out",)), planned(one)
     assert plain.peak_bytes < whole.peak_bytes
     assert laid_out(planned(one, limit=whole.peak_bytes))
