@@ -37,6 +37,7 @@ from gradc.passes.fuse.turn import turn
 from gradc.passes.hoist.invariants import hoist
 from gradc.passes.lower.panels import lay_out
 from gradc.passes.lower.plan import to_loops
+from gradc.passes.lower.strips import strips
 from gradc.passes.place.place import arena_lower_bound, place
 from gradc.passes.place.scratch import Scratch, place_scratch
 from gradc.passes.recompute.rematerialise import NOTHING, Policy, rematerialise
@@ -246,6 +247,8 @@ STEPS = (
          "one kernel per group: what is in a kernel is not in memory"),
     PipelineStep("to-loops", "tensor", "loop", _on_function(lambda f, o, _h: to_loops(f, o.target)),
          "backends know loops and buffers only"),
+    PipelineStep("strips", "loop", "loop", _on_plan(lambda p, o: strips(p, o.target)),
+         "what a block keeps between two products is not in memory, and is no launch"),
     PipelineStep("lay-out", "loop", "loop", _on_plan(_lay_out),
          "what every trip of a loop multiplies by is packed once, before it"),
     PipelineStep("place", "loop", "plan", _on_plan(_place),
@@ -276,6 +279,8 @@ CONSTRAINTS = (
     Constraint("dce", "turn", "dead readers hide that only products read a matrix"),
     Constraint("turn", "fuse", "what is computed on a product's tiles lies as the product does"),
     Constraint("fuse", "to-loops", "every group becomes one kernel"),
+    Constraint("to-loops", "strips", "which launches read what is seen in the Plan"),
+    Constraint("strips", "place", "what a block keeps has no place"),
     Constraint("to-loops", "lay-out", "which factors a loop leaves alone is seen in launches"),
     Constraint("lay-out", "place", "panels are buffers like any other"),
     Constraint("to-loops", "place", "offsets need every buffer"),

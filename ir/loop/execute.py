@@ -283,6 +283,9 @@ class _Run:
     def _gemm(self, gemm: Gemm) -> None:
         left = self._matrix(gemm.left, gemm.batch, gemm.m, gemm.k)
         right = self._matrix(gemm.right, gemm.batch, gemm.k, gemm.n)
+        around = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        left = np.broadcast_to(left, (*around, *left.shape[-2:]))
+        right = np.broadcast_to(right, (*around, *right.shape[-2:]))
         product = self._sum_of_products(left, right, gemm.acc.dtype)
         outer_axes, outer_active = self.axes, self.active
         self.axes = (*outer_axes, *gemm.batch, gemm.m, gemm.n)
@@ -293,7 +296,8 @@ class _Run:
             extent = self.axes[len(outer_axes) + position]
             self.values[var] = np.arange(extent, dtype=np.int64).reshape(shape)
         self.active = self._spread(outer_active)
-        self.values[gemm.acc] = product.reshape((1,) * len(outer_axes) + product.shape)
+        more = rank - product.ndim
+        self.values[gemm.acc] = product.reshape((1,) * more + product.shape)
         self.block(gemm.epilogue)
         self.axes, self.active = outer_axes, outer_active
 
@@ -320,9 +324,16 @@ class _Run:
         for axis, (extent, stride) in enumerate(zip(shape, strides, strict=True)):
             steps = np.arange(extent, dtype=np.int64) * stride
             at += steps.reshape((1,) * axis + (-1,) + (1,) * (len(shape) - axis - 1))
+        if factor.at.terms:
+            moved = self.address(factor.at)
+            at = moved.reshape((*moved.shape, *(1,) * len(shape))) + at
         if at.size and (at.min() < 0 or at.max() >= factor.buffer.size):
             raise ExecutionError(f"{self.kernel.name}: a factor reads outside {factor.buffer.name}")
         dtype = factor.buffer.dtype
+        owners = self.buffers[factor.buffer].shape[:-1]
+        if owners:  # every iteration has its own
+            own = np.arange(math.prod(owners)) * factor.buffer.size
+            at = at + own.reshape(*owners, *(1,) * len(shape))
         found = self.scalars.load(self.buffers[factor.buffer].reshape(-1)[at], dtype)
         return found if inside.all() else np.where(inside, found, self.scalars.literal(0, dtype))
 

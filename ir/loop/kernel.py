@@ -241,7 +241,8 @@ class Patch:
 @dataclass(frozen=True, slots=True, eq=False)
 class Factor:
     """One matrix operand: element (batch..., i, j) lies at ``offset + sum(batch * batch_strides) +
-    i*row + j*column``; of a ``patch``, where that says (``row`` and ``column`` are then 0).
+    i*row + j*column``; of a ``patch``, where that says (``row`` and ``column`` are then 0). In a
+    grid loop ``at`` is added, what the iteration moves it by; its constant is 0.
     """
 
     buffer: Buffer
@@ -250,6 +251,7 @@ class Factor:
     column: int
     offset: int = 0
     patch: Patch | None = None
+    at: Affine = Affine()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -264,6 +266,10 @@ class Gemm:
     index vars and ``acc`` the Var the epilogue reads. The epilogue is straight-line (Let, Index,
     Load, Store), treated as a ``vector`` body in ``j``; its stores are the kernel's results.
     ``acc`` is f32 for f32/bf16/f16 factors, f64 for f64.
+
+    It stands at the top of a kernel, or in the body of a grid loop, where an iteration makes its
+    own product (without a batch): what is private to the iteration as ``block`` memory may be a
+    factor or take results, which all that follows in the iteration sees.
     """
 
     batch: tuple[int, ...]

@@ -145,6 +145,8 @@ class _Printer:
     def factor(self, factor: Factor) -> str:
         batch = ", ".join(str(n) for n in factor.batch_strides)
         strides = f"({batch}) row {factor.row} column {factor.column} offset {factor.offset}"
+        if factor.at.terms:
+            strides += f" at {self.affine(factor.at)}"
         if factor.patch is None:
             return f"{self.name(factor.buffer)} {strides}"
         patch = factor.patch
@@ -396,9 +398,10 @@ class KernelParser:
         for word in ("row", "column", "offset"):
             cursor.expect(word)
             numbers.append(cursor.integer())
+        at = self.affine() if cursor.accept("at") else Affine()
         patch = self.patch() if cursor.accept("patch") else None
         row, column, offset = numbers
-        return Factor(self.buffers[token], strides, row, column, offset, patch)
+        return Factor(self.buffers[token], strides, row, column, offset, patch, at)
 
     def patch(self) -> Patch:
         cursor = self.cursor

@@ -12,7 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gradc.ir.loop.kernel import Affine, Buffer, Factor, For, Gemm, Load, Stmt, Store, Var
+from gradc.ir.loop.kernel import (
+    Affine,
+    Buffer,
+    Const,
+    Factor,
+    For,
+    Gemm,
+    Let,
+    Load,
+    Stmt,
+    Store,
+    Var,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +76,13 @@ def _touches(body: Sequence[Stmt], loops: Mapping[Var, int]) -> Iterator[_Touch]
             sides = ((statement.left, statement.m, statement.k),
                      (statement.right, statement.k, statement.n))  # fmt: skip
             for factor, rows, columns in sides:
-                yield _factor(factor, (*statement.batch, rows, columns))
+                if not factor.buffer.is_private:
+                    yield _factor(factor, (*statement.batch, rows, columns), loops)
             inner = {**loops, **batch, statement.i: statement.m, statement.j: statement.n}
             yield from _touches(statement.epilogue, inner)
+        elif isinstance(statement, Let):
+            extent = _digit(statement, loops)
+            loops = loops if extent is None else {**loops, statement.var: extent}
         elif isinstance(statement, (Load, Store)):
             is_write = isinstance(statement, Store)
             is_update = isinstance(statement, Store) and statement.combine != ""
@@ -74,15 +90,29 @@ def _touches(body: Sequence[Stmt], loops: Mapping[Var, int]) -> Iterator[_Touch]
                 yield _touch(statement.buffer, statement.offset, loops, is_write, is_update)
 
 
-def _factor(factor: Factor, extents: Sequence[int]) -> _Touch:
+def _digit(let: Let, loops: Mapping[Var, int]) -> int | None:
+    """How many values a quotient or a remainder of an index takes; None if it is neither."""
+    match let.verb, let.operands:
+        case ("mod", (Var() as index, Const(value=int(count)))) if index in loops and count > 0:
+            return min(loops[index], count)
+        case ("floordiv", (Var() as index, Const(value=int(by)))) if index in loops and by > 0:
+            return -(-loops[index] // by)
+    return None
+
+
+def _factor(factor: Factor, extents: Sequence[int], loops: Mapping[Var, int]) -> _Touch:
+    if any(var not in loops for var, _ in factor.at.terms):
+        return _Touch(factor.buffer, False, False, 0, factor.buffer.size - 1, factor.buffer.size)
+    moves = [(step, loops[var]) for var, step in factor.at.terms]
     if factor.patch is not None:
         count = len(factor.batch_strides)
         inside = factor.patch.reach
-        steps = [*zip(factor.batch_strides, extents[:count], strict=True)]
+        steps = [*zip(factor.batch_strides, extents[:count], strict=True), *moves]
         steps += [(stride, extent) for extent, stride in inside]
         return _stretch(factor.buffer, factor.offset, iter(steps), False, False)
     strides = (*factor.batch_strides, factor.row, factor.column)
-    return _stretch(factor.buffer, factor.offset, zip(strides, extents, strict=True), False, False)
+    steps = [*moves, *zip(strides, extents, strict=True)]
+    return _stretch(factor.buffer, factor.offset, iter(steps), False, False)
 
 
 def _touch(

@@ -21,6 +21,8 @@ Loops
   L9  A Gemm's epilogue is straight-line, its ``acc`` is f32 (f64 for f64 factors), and its factors
       have as many batch strides as there are batch extents and stay inside their buffers; a patch
       has as many rows and columns as its product wants; a turned one is a right factor of one tap.
+      A Gemm stands outside of loops or in the body of a grid loop, there without a batch; only
+      there its factors are moved, and may be ``block`` memory.
 Private memory
   L10 All accesses of a buffer stand in the loop whose iterations it belongs to: ``block`` memory in
       one grid loop, ``thread`` and ``register`` memory in one innermost grid or block loop.
@@ -286,6 +288,8 @@ class _Checker:
             self.report("L9", f"{statement.acc.name} is {statement.acc.dtype}, not {expected}")
         if any(isinstance(inner, (For, Gemm)) for inner in statement.epilogue):
             self.report("L9", "an epilogue is straight-line")
+        if self.kinds and (self.kinds != ["grid"] or statement.batch):
+            self.report("L9", "a product in a loop is one of each iteration of a grid loop")
         outer = set(self.visible)
         indices = (*statement.batch_index, statement.i, statement.j)
         for var, extent in zip(indices, (*statement.batch, statement.m, statement.n), strict=False):
@@ -320,6 +324,11 @@ class _Checker:
         if len(factor.batch_strides) != len(gemm.batch):
             self.report("L9", f"{factor.buffer.name} has {len(factor.batch_strides)} batch strides")
             return
+        self.affine(factor.at)
+        if not self.kinds and (factor.at.terms or factor.buffer.is_private):
+            self.report("L9", f"{factor.buffer.name} belongs to an iteration, and there is none")
+        if factor.at.constant or factor.buffer.memory in ("thread", "register"):
+            self.report("L9", f"{factor.buffer.name} is no factor of an iteration's product")
         extents = (*gemm.batch, rows, columns)
         if min(extents) <= 0:
             return
@@ -334,6 +343,10 @@ class _Checker:
                 self.report("L9", f"{factor.buffer.name} is turned: a left factor, or of many taps")
             extents = (*gemm.batch, *(extent for extent, _ in factor.patch.reach))
             strides = (*factor.batch_strides, *(stride for _, stride in factor.patch.reach))
+        if any(var not in self.ranges for var, _ in factor.at.terms):
+            return
+        strides = (*strides, *(step for _, step in factor.at.terms))
+        extents = (*extents, *(self.ranges[var] for var, _ in factor.at.terms))
         lasts = [s * (n - 1) for s, n in zip(strides, extents, strict=True)]
         low = factor.offset + sum(min(last, 0) for last in lasts)
         high = factor.offset + sum(max(last, 0) for last in lasts)

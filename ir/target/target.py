@@ -71,6 +71,9 @@ class Target:
     # Nodes of leaves of rows from which on one iteration sums a node; fewer, and it sums a leaf.
     nodes: int = 4
     accumulators: int = 24  # vectors of sums that one loop of a kernel keeps at once
+    # Bytes of a block's own memory that hold rows of a matrix between two products, so that both
+    # are one launch; 0 where blocks have none.
+    strip_bytes: int = 0
     block: int = 4  # neighbours computed together from what one nest reads once
     columns: int = 64  # columns of a table that one iteration of a scatter owns
     copies: bool = True  # whether a thread copies what it reads often into memory of its own

@@ -141,7 +141,7 @@ def _collect_gemm(
     i, j = EnclosingLoop(gemm.i, gemm.m, "vector"), EnclosingLoop(gemm.j, gemm.n, "vector")
     depth = EnclosingLoop(Var("k", gemm.i.dtype), gemm.k, "serial")
     for factor, row, column in ((gemm.left, i, depth), (gemm.right, depth, j)):
-        terms = Affine(factor.offset)
+        terms = Affine(factor.offset) + _expanded(factor.at, known)
         for loop, stride in zip(batch, factor.batch_strides, strict=True):
             terms = terms + Affine.of(loop.index) * stride
         inner: tuple[EnclosingLoop, ...] = (row, column)

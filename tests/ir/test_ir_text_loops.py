@@ -109,6 +109,15 @@ def test_kernel_round_trip() -> None:
     assert print_kernel(parse_kernel(text)) == text
 
 
+def test_products_of_iterations_round_trip() -> None:
+    moved = Factor(X, (), 4, 1, 2, at=Affine(0, ((I, 3),)))
+    m, n, acc = Var("m", I64), Var("n", I64), Var("acc", F32)
+    product = Gemm((), (), 1, 1, 1, moved, Factor(X, (), 1, 1), m, n, acc, ())
+    made = Kernel("p", (X,), (For(I, 3, "grid", (product,)),))
+    assert "left %x () row 4 column 1 offset 2 at %i*3" in (text := print_kernel(made))
+    assert difference(made, parse_kernel(text)) is None
+
+
 def whole_plan() -> Plan:
     """A Plan with every option."""
     tensors = (

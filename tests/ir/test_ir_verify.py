@@ -225,6 +225,12 @@ PRODUCT = Gemm(
 )
 
 ONE = Const(1.0, F32)
+G = Var("g", I64)
+
+
+def moved(step: int) -> Gemm:
+    """A product whose left factor is moved by the iteration of a grid loop."""
+    return replace(PRODUCT, left=Factor(X, (), 4, 1, at=Affine.of(G) * step))
 
 
 def crossing(memory: Memory) -> Kernel:
@@ -290,6 +296,9 @@ BAD_KERNELS: list[tuple[str, str, Kernel]] = [
     ("L9", "contradicts itself", patched(replace(WINDOWS, stride=(1, 1)))),
     ("L9", "x[0..8] is outside its 8", patched(replace(WINDOWS, size=(9,)))),
     ("L9", "is turned", patched(replace(WINDOWS, places=(2,), images=1, is_turned=True), 4)),
+    ("L9", "one of each iteration", kernel(For(Var("z", I64), 2, "serial", (PRODUCT,)))),
+    ("L9", "there is none", kernel(moved(1), buffers=(Buffer("x", F32, 8, "read"),))),
+    ("L9", "x[0..8] is outside its 8", kernel(For(G, 2, "grid", (moved(1),)))),
     ("L10", "thread memory s is used", crossing("thread")),
     ("L11", "register s is accessed", lanes(AT * -1 + 7)),
     ("L11", "register s is accessed", lanes(AT, combine="add")),

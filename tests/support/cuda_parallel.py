@@ -27,6 +27,7 @@ import gradc
 from benchmarks.cases import CASES
 from gradc.codegen.cuda.printer.kernels import segments
 from gradc.codegen.cuda.printer.plans import PROCESSORS, print_plan, target
+from gradc.codegen.cuda.printer.strips import products
 from gradc.codegen.cuda.program import Launch, Program, Repeat, Step
 from gradc.codegen.cuda.toolchain import assemble, sass
 from gradc.codegen.cuda.toolchain.build import CAPABILITIES, ptx
@@ -95,7 +96,7 @@ def parts(plan: Plan, program: Program, processors: int) -> list[Part]:
         if piece.split_k is not None:  # each of its parts has some of the steps of k
             operations //= piece.split_k.count
         work = max(operations / FLOPS, traffic(piece.statements) / BANDWIDTH)
-        is_product = isinstance(piece.only, Gemm)
+        is_product = isinstance(piece.only, Gemm) or bool(products(piece.statements))
         fills = grid >= processors and text.threads >= WARP
         facts = (says, is_product, grid, text.threads, work, launches, fills)
         found_parts.append(Part(text.name, *facts))

@@ -24,6 +24,7 @@ from gradc.codegen.cuda.printer.row_plans import GROUP, RowPlan, rows_of, segmen
 from gradc.codegen.cuda.printer.rows import RowNest
 from gradc.codegen.cuda.printer.split import split
 from gradc.codegen.cuda.printer.squares import Memory, write_tiles
+from gradc.codegen.cuda.printer.strips import StripNest, products, tile_for
 from gradc.codegen.cuda.printer.tiles import blocks, levels_of, tile_of
 from gradc.codegen.cuda.printer.words import Names, Words
 from gradc.codegen.cuda.program import Access, Parameter, Text
@@ -33,6 +34,7 @@ from gradc.ir.loop.registers import accesses
 
 _LINE = 64  # bytes; private memory in scratch starts on such
 _FOLD_ROOM = 8 << 10  # shared memory that folds may take
+MOST_STRIP_THREADS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Segment:
     def touches(self) -> dict[Buffer, None]:
         """The buffers that it reads or writes, in order."""
         found: dict[Buffer, None] = {}
-        for statement in self.statements:
+        for statement in (*self.statements, *products(self.statements)):
             if isinstance(statement, Gemm):
                 found |= dict.fromkeys((statement.left.buffer, statement.right.buffer))
         for touched in accesses(self.statements):
@@ -231,6 +233,8 @@ class _Printer:
         )
         if isinstance(only, Gemm):
             return self._product(nest, only)
+        if products(self.segment.statements):
+            return self._strips(lines)
         if spread is not None:
             self._head(lines, spread.threads, is_grid=True)
             write_map(nest, spread, self.aligned)
@@ -307,14 +311,41 @@ class _Printer:
         rooms = [(dtype, count) for _, dtype, count in block.shared]
         return self._part(lines, shape.threads, count, says, rooms)
 
+    def _strips(self, lines: Lines) -> Part:
+        """Products of a strip of rows, and what stands between them."""
+        grid, block = self.segment.grid, StripNest(lines, self.words, self.buffers)
+        found = products(self.segment.statements)
+        assert grid is not None, "products in a loop stand in a grid"
+        plans, _ = self._plans()
+        private = [b for b in self.segment.touches() if b.is_private]
+        if any(b in self.scratch for b in private):
+            raise PrintError("a strip that is not in the memory of its block")
+        others = loops_in(self.segment.statements, plans)
+        folds = sum(len(loop.folds) for loop in others if loop.kind == "vector")
+        tile = tile_for(found, sum(map(_bytes, private)), 8 * MOST_STRIP_THREADS * folds)
+        block.begin(Shape(tile.threads), self.overlaps, self.aligned | set(private))
+        block.groups(plans, tile.threads // GROUP)
+        block.multiplies(tile)
+        self._declare((), 0)
+        self._statements(block)
+        body, lines.lines = lines.lines, []
+        self._head(lines, tile.threads, is_grid=True)
+        for room, dtype, count in block.shared:
+            lines.add(f"{room} = shared({dtype}, {count})")
+        lines.lines += body
+        says = f"{grid.extent} strips of {tile.rows} rows, products by tiles of {tile}."
+        rooms = [(dtype, count) for _, dtype, count in block.shared]
+        return self._part(lines, tile.threads, grid.extent, says, rooms)
+
     def _plans(self) -> tuple[dict[For, RowPlan], RowPlan | None]:
         """The loops over rows that groups of threads take, and the one that is all that an
         iteration of the grid does, if it is.
         """
         statements, grid = self.segment.statements, self.segment.grid
-        plans = segment_plans(
-            statements, lambda b: b not in self.scratch, self.overlaps, self.aligned
-        )
+        # Memory of a block begins at multiples of 16 bytes; what rows own is judged by itself.
+        own = {b for b in self.segment.touches() if b.memory == "block" and b not in self.scratch}
+        aligned = self.aligned | own
+        plans = segment_plans(statements, lambda b: b not in self.scratch, self.overlaps, aligned)
         only = grid.body[0] if grid is not None and len(grid.body) == 1 else None
         plan = plans.get(only) if isinstance(only, For) else None
         if plan is not None and plan.is_apart:

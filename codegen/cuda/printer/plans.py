@@ -26,6 +26,7 @@ PROCESSORS = {
     "sm_90": Processors(132, 228 << 10, 65536, 2048),
     "sm_100": Processors(148, 228 << 10, 65536, 2048),
 }
+STRIP_BYTES = 34 << 10  # of 48 KB; slices of factors and results of a tile have the rest
 _COSTS = Costs(parallel_us=0.0)  # whatever is independent is spread over blocks
 
 
@@ -35,7 +36,14 @@ def target(isa: str, found: Processors | None = None) -> Target:
     """
     each = found or PROCESSORS[isa]
     return Target(
-        "cuda", isa, chunks=4096, processors=each, nodes=each.count, copies=False, costs=_COSTS
+        "cuda",
+        isa,
+        chunks=4096,
+        processors=each,
+        nodes=each.count,
+        strip_bytes=STRIP_BYTES,
+        copies=False,
+        costs=_COSTS,
     )
 
 

@@ -63,6 +63,7 @@ class Slices:
         self.along_k = self.k_stride == 1 and self.stride != 1
         four = 16 // MEMORY_BYTES[side.tile.dtype]
         others = [*factor.batch_strides, factor.offset, self.k_stride, side.extent]
+        others += [step for _, step in factor.at.terms]
         by_four = aligned and self.stride == 1 and not any(n % four for n in others)
         self.width = four if by_four else 1
         self.pieces = side.size * side.tile.depth // self.width // side.tile.threads
@@ -81,7 +82,8 @@ class Slices:
             add(f"{place} = {times(f'mod(t, {per_step})', self.width)}")
         strides = zip(batch, self.factor.batch_strides, strict=True)
         terms = [times(index, stride) for index, stride in strides if stride]
-        terms += [str(self.factor.offset)] if self.factor.offset else []
+        at = self.nest.words.affine(self.factor.at + self.factor.offset)
+        terms += [at] if at != "0" else []
         terms += [times(f"({side.first} + {place})", self.stride)] if self.stride else []
         terms += [times(step, self.k_stride)] if self.k_stride else []
         add(f"{name}_at = {' + '.join(terms) or '0'}")

@@ -38,10 +38,10 @@ def write_tiles(
     """Writes what a block does. ``span``: a block sums that many steps of k only, those that the
     first of the batch's indices counts.
     """
-    _Writer(nest, gemm, tile, memory, span).write()
+    ProductWriter(nest, gemm, tile, memory, span).write()
 
 
-class _Writer:
+class ProductWriter:
     """Writes one product. ``left``, ``right`` and ``results`` are names of shared memory."""
 
     def __init__(
@@ -53,6 +53,7 @@ class _Writer:
         self.memory = memory
         self.lines = nest.lines
         self.span = span
+        self.sides: list[Slices | Windows] = []
         self.spans = node_spans(span or gemm.k, K_LEAF, K_NODE)
         self.levels = len(self.spans)
         self.start, self.stop = ("0", str(gemm.k)) if span is None else ("first", "stop")
@@ -76,7 +77,7 @@ class _Writer:
         add(f"x = mod(t, {tile.across})")
         left = Side("left", "row", tile.rows, gemm.m, gemm.k, tile)
         right = Side("right", "column", tile.columns, gemm.n, gemm.k, tile)
-        self.sides = (self._slices(gemm.left, left), self._slices(gemm.right, right))
+        self.sides = [self._slices(gemm.left, left), self._slices(gemm.right, right)]
         for one in self.sides:
             one.base(batch)
         self._first()
@@ -147,22 +148,28 @@ class _Writer:
     def _places(self) -> None:
         """Where this thread's rows and columns lie in the current slice."""
         for name, place, one in zip(("left", "right"), "yx", self.sides, strict=True):
-            self.lines.add(f"{name}_now = {one.side.slice_size} * now + 4 * {place}")
+            self._place(name, place, one.side)
+
+    def _place(self, name: str, place: str, side: Side) -> None:
+        self.lines.add(f"{name}_now = {side.slice_size} * now + 4 * {place}")
 
     def _step(self, n: str) -> None:
         """One step of k: rows times columns of this thread."""
         found = ("rows", "columns")
         for name, into, one in zip(("left", "right"), found, self.sides, strict=True):
-            stride = one.side.stride
-            at = f"{name}_now"
-            if n != "0":
-                at += f" + {stride * int(n) if n.isdigit() else times(n, stride)}"
-            count, half = self.tile.own, one.side.size // 2
-            if count == 4:
-                self.lines.add(f"{into} = load4({name}, {at})")
-            else:
-                self.lines.add(f"{into} = load_runs({name}, {at}, {half}, {count})")
+            self._load_side(name, into, one.side, n)
         self.lines.add("acc = outer(acc, rows, columns)")
+
+    def _load_side(self, name: str, into: str, side: Side, n: str) -> None:
+        """This thread's rows (columns) of step ``n`` of a slice."""
+        at = f"{name}_now"
+        if n != "0":
+            at += f" + {side.stride * int(n) if n.isdigit() else times(n, side.stride)}"
+        count, half = self.tile.own, side.size // 2
+        if count == 4:
+            self.lines.add(f"{into} = load4({name}, {at})")
+        else:
+            self.lines.add(f"{into} = load_runs({name}, {at}, {half}, {count})")
 
     # ---- the sum
 

@@ -1,0 +1,112 @@
+"""Products of strips as kernel texts: the CPU's bits, a proof over a prime field, masks that skip
+rectangles, and barriers that are missed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import gradc
+from gradc.codegen.cuda.printer.plans import print_plan, target
+from gradc.codegen.cuda.program import Launch, Program, Text
+from gradc.codegen.cuda.simulate.memory import Pointer
+from gradc.codegen.cuda.simulate.run import Device
+from gradc.codegen.cuda.simulate.shadow import SimulationError
+from gradc.ir.target.target import Processors
+from tests.support.cuda_programs import differing, plan_of, unproved
+from tests.support.memory_subjects import Subject, of_model
+
+FEW = target("sm_90", Processors(3, 228 << 10, 65536, 2048))
+
+
+def attention(queries: int, keys: int, size: int, mask: str) -> Subject:
+    """Loss and gradients of attention with a mask over rows i and columns j."""
+    kept = re.sub(r"\bi\b", f"iota({queries})[:, None]", mask)
+    kept = re.sub(r"\bj\b", f"iota({keys})[None, :]", kept)
+    text = f"""
+model m() -> float {{
+    param q: float[2, {queries}, {size}] ~ normal(1.0)
+    param k: float[2, {keys}, {size}] ~ normal(1.0)
+    param v: float[2, {keys}, {size}] ~ normal(1.0)
+    return mean(scaled_attention(q, k, v, {kept})^2)
+}}
+"""
+    return of_model("m gradient", gradc.loads(text))
+
+
+def strips(program: Program) -> list[str]:
+    return [t.source for t in program.texts if "strips of" in t.source]
+
+
+# Rows by groups of threads; rows and columns that none takes, by ones; several leaves of k.
+CASES = {
+    "window": (64, 96, 20, "(i + 20 >= j) and (i - j < 30)"),
+    "ragged": (48, 50, 6, "i + 20 > j"),
+    "leaves": (16, 260, 4, "j <= i + 100"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_strips_have_the_bits_of_the_cpu_and_are_proved(case: str) -> None:
+    one = attention(*CASES[case])
+    plan = plan_of(one, FEW)
+    program = print_plan(plan, FEW)
+    assert len(strips(program)) == 2
+    assert not differing(one, program, plan)
+    assert case == "leaves" or not unproved(plan, program)  # as long as all the others
+
+
+def test_rectangles_that_a_mask_empties_are_not_multiplied() -> None:
+    """Both sides of a window are asked for."""
+    one = attention(*CASES["window"])
+    program = print_plan(plan_of(one, FEW), FEW)
+    for source in strips(program):
+        (kept,) = re.findall(r"if (.*) >= 0\).*:\n", source)
+        assert kept.count(">= 0") == 1
+
+
+def test_a_mask_in_memory_skips_nothing() -> None:
+    text = """
+model m(mask: bool[48, 48]) -> float {
+    param q: float[2, 48, 8] ~ normal(1.0)
+    return mean(scaled_attention(q, q, q, mask)^2)
+}
+"""
+    one = of_model("m gradient", gradc.loads(text))
+    plan = plan_of(one, FEW)
+    program = print_plan(plan, FEW)
+    assert strips(program) and "keeps nothing" not in "".join(strips(program))
+    assert not differing(one, program, plan)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_every_barrier_is_needed(which: int) -> None:
+    """In the strips of scores, then those of their gradients; all stages of slices are used."""
+    one = attention(64, 96, 36, "(i + 20 >= j) and (i - j < 30)")
+    plan = plan_of(one, FEW)
+    program = print_plan(plan, FEW)
+    text = [t for t in program.texts if "strips of" in t.source][which]
+    number = program.texts.index(text)
+    launches = [s for s in program.steps if isinstance(s, Launch) and s.text == number]
+    lines = text.source.split("\n")
+    barriers = [n for n, line in enumerate(lines) if line.strip() == "barrier()"]
+    for at in barriers:
+        source = "\n".join([*lines[:at], *lines[at + 1 :]])
+        with pytest.raises(SimulationError, match="race"):
+            run_alone(replace(text, source=source), launches[0].grid)
+    assert len(barriers) > 2
+    run_alone(text, launches[0].grid)
+
+
+def run_alone(text: Text, grid: int) -> None:
+    """One launch on arrays of its own."""
+    device, pointers = Device(), []
+    for p in text.parameters:
+        words = np.full(p.nbytes, 0x3F, np.uint8)
+        space = device.space(p.name, words, True)
+        pointers.append(Pointer(p.name, space, 0, p.dtype, p.size, p.access))
+    device.launch(text, grid, pointers)
