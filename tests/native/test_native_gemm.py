@@ -293,6 +293,21 @@ def test_strips_that_crowd_the_first_cache_are_packed(isa: str, dtype: DType) ->
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_factors_from_beyond_the_second_cache_are_asked_for_before_they_are_packed(
+    isa: str,
+) -> None:
+    asked = []
+    for size, k in ((64, 70), (272, 530)):
+        case = Case(256, size, k, left="bkm")
+        module = Module("", "", select(isa).attributes)
+        epilogue = partial(nest.emit_epilogue, select(isa))
+        gemm.emit_kernel(module, case.kernel, case.product, "product", select(isa), epilogue)
+        asked.append("call void @gradc.ask" in module.text())
+        case.check(isa, (0.4,))
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_epilogue_reads_and_updates(isa: str) -> None:
     Case(31, 45, 12, epilogue="bias_relu_add").check(isa)
     Case(31, 45, 12, out="bnm", epilogue="bias_relu_add").check(isa)

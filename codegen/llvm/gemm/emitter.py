@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, prod
 from typing import ClassVar
 
 from gradc.codegen.llvm import static
 from gradc.codegen.llvm.bodies import is_long
 from gradc.codegen.llvm.gemm import pack, pairs, patch, slide, strips
+from gradc.codegen.llvm.gemm.ahead import ask_left, ask_right, is_worth_asking
 from gradc.codegen.llvm.gemm.blocking import Blocking, blocking
 from gradc.codegen.llvm.gemm.matrix import configure, emit_matrix_tile, release
 from gradc.codegen.llvm.gemm.pack import memory_type, offset
@@ -73,6 +74,8 @@ class Here:
     depth: Value
     columns: Value  # where the panels start
     chunk: Value  # its first strip
+    factors: Pair  # where both begin
+    group: Value  # the first of the strips that are packed together
 
 
 class Emitter:
@@ -272,7 +275,7 @@ class Emitter:
         with static.counted(f, i64(0), i64(max(cut.k, 1)), cut.k_block, nonempty=True) as k:
             depth = static.minimum(f, static.sub(f, i64(cut.k), k.index), i64(cut.k_block))
             columns = self._pack_right(f, scratch, right, bounds, k.index, depth)
-            here = Here(batch, bounds, k.index, depth, columns, strips[0])
+            here = Here(batch, bounds, k.index, depth, columns, strips[0], factors, strips[0])
             if not cut.pack_left:
                 self._strips(f, scratch, here, left, strips)
             else:
@@ -280,7 +283,7 @@ class Emitter:
                     end = static.add(f, group.index, i64(cut.left_group))
                     some = (group.index, static.minimum(f, end, strips[1]))
                     self._pack_left(f, scratch, here, left, some)
-                    self._strips(f, scratch, here, left, some)
+                    self._strips(f, scratch, replace(here, group=some[0]), left, some)
 
     def _pack_right(
         self,
@@ -449,6 +452,7 @@ class Emitter:
             steps = self.left_step, self.right_step
             if cut.slide is not None:
                 steps = self.left_step, slide.emit_distances(self.module, cut.slide, cut.dtype)
+            self._ask(f, here, strip, panel.index)
             given = f"{rows}, {steps[0]}, {source}, {steps[1]}, {parked}, {depth}, {fresh}"
             whole_strip = static.less(f, strip, i64(tall))
             whole_panel = static.less(f, within_row, i64(wide))
@@ -460,6 +464,32 @@ class Emitter:
             parked = self._close_nodes(f, parked, (here.k, beyond), more)
             with static.when(f, done):
                 self._finish(f, parked, here.batch, strip, panel.index, whole_panel, (wide, over))
+
+    def _ask(self, f: Function, here: Here, strip: Value, panel: Value) -> None:
+        """Asks for this tile's share of what is packed next."""
+        cut, gemm = self.cut, self.gemm
+        if cut.paired or cut.slide is not None:
+            return
+        left, right = here.factors
+        if is_worth_asking(gemm.right, cut.pack_right, self.isa):
+            ask_right(f, gemm.right, cut, right, here.k, panel, static.sub(f, strip, here.chunk))
+        if is_worth_asking(gemm.left, cut.pack_left, self.isa):
+            source = self._packed_next(f, here, left)
+            near = static.sub(f, strip, here.group), static.sub(f, panel, here.bounds[0])
+            ask_left(f, gemm.left, cut, source, *near)
+
+    def _packed_next(self, f: Function, here: Here, left: Value) -> Value:
+        """Where the strips begin that are packed after these: below, or those of the next block
+        of k.
+        """
+        cut = self.cut
+        below = static.mul(f, static.add(f, here.group, i64(cut.left_group)), i64(cut.rows))
+        here_still = self._left_at(f, left, below, here.k)
+        if cut.k_blocks == 1:
+            return here_still
+        first = static.mul(f, here.chunk, i64(cut.rows))
+        beyond = self._left_at(f, left, first, static.add(f, here.k, i64(cut.k_block)))
+        return f.select(f.compare("icmp slt", below, i64(cut.m)), here_still, beyond)
 
     def _close_nodes(
         self, f: Function, parked: Value, block: tuple[Value, Value], more: Value

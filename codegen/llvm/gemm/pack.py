@@ -29,7 +29,7 @@ from gradc.ir.tensor.core import DType
 _MEMORY = {DType.F64: "double", DType.F32: "float", DType.BF16: "i16", DType.F16: "i16"}
 COMPUTE = {DType.F64: "double", DType.F32: "float", DType.BF16: "float", DType.F16: "float"}
 I64 = "i64"
-PACKED_PANELS = 4  # panels packed together
+PACKED_PANELS = (4, 2)  # panels packed together, as many as there are
 
 
 def memory_type(dtype: DType) -> str:
@@ -230,9 +230,11 @@ def _pack_straight(p: _Panels, source: Value, row: Value, column: Value | None) 
     done = i64(0)
     if column is None:
         whole = f.binary("sdiv", p.columns, i64(p.width))
-        done = f.binary("and", whole, i64(-PACKED_PANELS))
-        with f.loop(i64(0), done, PACKED_PANELS) as group:
-            _pack_panels(p, source, row, group.index)
+        for count in PACKED_PANELS:
+            end = f.binary("and", whole, i64(-count))
+            with f.loop(done, end, count) as group:
+                _pack_panels(p, source, row, group.index, count)
+            done = end
     with f.loop(done, p.count(), 1) as panel:
         first = f.binary("mul", panel.index, i64(p.width))
         base = p.panel(panel.index)
@@ -255,10 +257,10 @@ def _pack_straight(p: _Panels, source: Value, row: Value, column: Value | None) 
                 f.store(value, f.address(out, p.compute, i64(v * p.lanes)), p.size)
 
 
-def _pack_panels(p: _Panels, source: Value, row: Value, first: Value) -> None:
-    """Some whole panels side by side: their parts of a row lie together in memory."""
+def _pack_panels(p: _Panels, source: Value, row: Value, first: Value, count: int) -> None:
+    """``count`` whole panels side by side: their parts of a row lie together in memory."""
     f = p.f
-    bases = [p.panel(f.binary("add", first, i64(n))) for n in range(PACKED_PANELS)]
+    bases = [p.panel(f.binary("add", first, i64(n))) for n in range(count)]
     start = f.address(source, p.element, f.binary("mul", first, i64(p.width)))
     with f.loop(i64(0), p.depth, 1) as k:
         line = f.address(start, p.element, f.binary("mul", k.index, row))
