@@ -1,13 +1,15 @@
 """Machine code of every kernel text of the examples and of the benchmarks' models: no spill, no
 stack, no f64 unless asked.
 
-    python -m tests.support.cuda_compiled [WORDS...] [--isa sm_90] [--kept FILE]
+    python -m tests.support.cuda_compiled [WORDS...] [--isa sm_80,sm_90,sm_100] [--kept FILE]
+        [--precision bf16]
 
 compiles the texts of the subjects of ``memory_subjects`` (small sizes) and of the benchmarks' cases
-(their own sizes) whose names have all the words. A text that another program has had is read from
-``FILE``, a line of JSON per text, which is also where an interrupted run goes on. The table has a
-row per program; exceptions follow, with their programs; the exit status is 1 if there are any.
-Needs the extra ``cuda``; about a second a text.
+(their own sizes) whose names have all the words; in another type than f32, the subjects alone. A
+text that another program has had is read from ``FILE``, a line of JSON per text, which is also
+where an interrupted run goes on. The table has a row per program and architecture; exceptions
+follow, with their programs; the exit status is 1 if there are any. Needs the extra ``cuda``; half a
+second a text, whatever the number of architectures: Numba's part is done once.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import gradc
 from benchmarks.cases import CASES
@@ -30,20 +32,25 @@ from gradc.codegen.cuda.toolchain.assemble import cubin
 from gradc.ir.plan.plan import Plan
 from gradc.passes.pipeline import run_pipeline
 from gradc.runtime.native.compile import compile_options, pipeline_options
-from tests.support import cuda_programs
+from tests.support.cuda_programs import plan_of, small_subject
 from tests.support.memory_subjects import names, subject
 
-Found = dict[str, Any]
+Found: TypeAlias = dict[str, Any]
+Programs: TypeAlias = tuple[str, dict[str, Program]]
 
 
-def plans(words: Sequence[str], isa: str) -> Iterator[tuple[str, Plan]]:
-    """Name and Plan of every program."""
-    for name in CASES:
-        if all(word in f"case {name}" for word in words):
-            yield f"case {name}", _of_case(name, isa)
+def programs(words: Sequence[str], isas: Sequence[str], precision: str) -> Iterator[Programs]:
+    """Every program by name, for every architecture."""
     for name in names():
         if all(word in name for word in words):
-            yield name, cuda_programs.plan_of(subject(name), target(isa))
+            one = subject(name) if precision == "f32" else small_subject(name, precision)
+            yield name, {isa: print_plan(plan_of(one, target(isa)), target(isa)) for isa in isas}
+    for name in CASES if precision == "f32" else ():
+        if all(word in f"case {name}" for word in words):
+            yield (
+                f"case {name}",
+                {isa: print_plan(_of_case(name, isa), target(isa)) for isa in isas},
+            )
 
 
 def _of_case(name: str, isa: str) -> Plan:
@@ -63,12 +70,30 @@ def key_of(text: Text, isa: str) -> str:
     return digest(f"{isa} {text.threads} {pointers}\n{source}")
 
 
-def compiled(text: Text, isa: str) -> Found:
-    """What the machine code of one text is like."""
-    capability = build.CAPABILITIES[isa]
-    code = cubin([build.ptx(text, capability)], capability)
-    (found,) = sass.statistics(code).values()
-    return {"key": key_of(text, isa), **asdict(found), "threads": text.threads}
+def compile_new(made: Mapping[str, Program], known: dict[str, Found], kept: Path | None) -> None:
+    """Compiles what is not known of programs by architecture, each text once, and keeps it."""
+    wanted: dict[str, tuple[Text, list[str]]] = {}
+    for isa, program in made.items():
+        for text in program.texts:
+            if key_of(text, isa) not in known:
+                isas = wanted.setdefault(key_of(text, ""), (text, []))[1]
+                isas += [isa] if isa not in isas else []
+    code: dict[str, list[tuple[str, str, Text]]] = {}
+    for number, (text, isas) in enumerate(wanted.values()):
+        name = f"kernel{number}"
+        alone = replace(text, name=name, source=text.source.replace(text.name, name))
+        found = build.ptx_for(alone, tuple(build.CAPABILITIES[isa] for isa in isas))
+        for isa, one in zip(isas, found, strict=True):
+            code.setdefault(isa, []).append((name, one, text))
+    for isa, rows in code.items():
+        # One cubin for all of them: to start nvdisasm takes longer than what it does.
+        made_of = sass.statistics(cubin([one for _, one, _ in rows], build.CAPABILITIES[isa]))
+        for name, _, text in rows:
+            key = key_of(text, isa)
+            known[key] = {"key": key, **asdict(made_of[name]), "threads": text.threads}
+            if kept is not None:
+                with kept.open("a") as out:
+                    out.write(json.dumps(known[key]) + "\n")
 
 
 def faults(text: Text, found: Found) -> list[str]:
@@ -84,21 +109,16 @@ def faults(text: Text, found: Found) -> list[str]:
     return wrong
 
 
-def check(program: Program, isa: str, known: dict[str, Found], kept: Path | None) -> list[str]:
-    """Faults of a program's texts; new ones are compiled and kept."""
-    wrong = []
-    for text in program.texts:
-        key = key_of(text, isa)
-        if key not in known:
-            known[key] = compiled(text, isa)
-            if kept is not None:
-                with kept.open("a") as out:
-                    out.write(json.dumps(known[key]) + "\n")
-        wrong += [f"{text.name}: {fault}" for fault in faults(text, known[key])]
-    return wrong
+def check(program: Program, isa: str, known: Mapping[str, Found]) -> list[str]:
+    """Faults of a program's texts."""
+    return [
+        f"{text.name}: {fault}"
+        for text in program.texts
+        for fault in faults(text, known[key_of(text, isa)])
+    ]
 
 
-def row(name: str, program: Program, isa: str, known: dict[str, Found]) -> str:
+def row(name: str, program: Program, isa: str, known: Mapping[str, Found]) -> str:
     """A line of the table."""
     found = [known[key_of(text, isa)] for text in program.texts]
     accesses = sum(one["wide"] + one["narrow"] for one in found)
@@ -106,8 +126,8 @@ def row(name: str, program: Program, isa: str, known: dict[str, Found]) -> str:
     wide = sum(one["wide"] for one in found)
     used = resource.getrusage(resource.RUSAGE_SELF).ru_utime
     return (
-        f"{name}: {len(found)} texts, {most} registers at most, {wide} of {accesses} accesses of "
-        f"128 bits ({used:.0f} s)"
+        f"{name}, {isa}: {len(found)} texts, {most} registers at most, {wide} of {accesses} "
+        f"accesses of 128 bits ({used:.0f} s)"
     )
 
 
@@ -115,24 +135,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compiles, and tells."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*")
-    parser.add_argument("--isa", default="sm_90", choices=list(build.CAPABILITIES))
+    parser.add_argument("--isa", default="sm_90", help="one or more, with commas")
+    parser.add_argument("--precision", default="f32", choices=("f64", "f32", "bf16", "f16"))
     parser.add_argument("--kept", type=Path)
     asked = parser.parse_args(arguments)
+    isas = asked.isa.split(",")
     known: dict[str, Found] = {}
     if asked.kept is not None and asked.kept.exists():
         rows = [json.loads(line) for line in asked.kept.read_text().splitlines()]
         known = {one["key"]: one for one in rows}
-    programs, texts, exceptions = 0, 0, list[str]()
-    used: set[str] = set()
-    for name, plan in plans(asked.words, asked.isa):
-        program = print_plan(plan, target(asked.isa))
-        wrong = check(program, asked.isa, known, asked.kept)
-        exceptions += [f"{name}: {fault}" for fault in wrong]
-        programs, texts = programs + 1, texts + len(program.texts)
-        used |= {key_of(text, asked.isa) for text in program.texts}
-        print(row(name, program, asked.isa, known) + (f": {wrong}" if wrong else ""), flush=True)
-    says = f"{programs} programs, {texts} texts, {len(used)} different, for {asked.isa}"
-    print(f"{says}: {len(exceptions)} exceptions")
+    count, exceptions = 0, list[str]()
+    used: dict[str, list[str]] = {isa: [] for isa in isas}
+    for name, made in programs(asked.words, isas, asked.precision):
+        compile_new(made, known, asked.kept)
+        count += 1
+        for isa, program in made.items():
+            wrong = check(program, isa, known)
+            exceptions += [f"{name}, {isa}: {fault}" for fault in wrong]
+            used[isa] += [key_of(text, isa) for text in program.texts]
+            said = row(name, program, isa, known) + (f": {wrong}" if wrong else "")
+            print(said, flush=True)
+    for isa, keys in used.items():
+        says = f"{count} programs, {len(keys)} texts, {len(set(keys))} different, for {isa}"
+        print(f"{says}: {sum(f', {isa}: ' in one for one in exceptions)} exceptions")
     print("\n".join(exceptions))
     return 1 if exceptions else 0
 

@@ -74,9 +74,20 @@ def ptx(text: Text, capability: Capability) -> str:
     Raises:
         DiagnosticError: GC0595 if the extra ``cuda`` is missing.
     """
+    (found,) = ptx_for(text, (capability,))
+    return found
+
+
+def ptx_for(text: Text, capabilities: tuple[Capability, ...]) -> tuple[str, ...]:
+    """PTX of one text for each capability, the same as one at a time, in little more than the time
+    of one.
+
+    Raises:
+        DiagnosticError: GC0595 if the extra ``cuda`` is missing.
+    """
     pointers = tuple(parameter.dtype for parameter in text.parameters)
     bounds = text.threads, text.together
-    return _ptx(text.name, text.source, pointers, bounds, capability)
+    return _ptx(text.name, text.source, pointers, bounds, capabilities)
 
 
 @functools.lru_cache(maxsize=512)
@@ -85,11 +96,12 @@ def _ptx(
     source: str,
     pointers: tuple[str, ...],
     bounds: tuple[int, int],
-    capability: Capability,
-) -> str:
+    capabilities: tuple[Capability, ...],
+) -> tuple[str, ...]:
     with told():
         compiler: Any = import_module("gradc.codegen.cuda.toolchain.numba_verbs")
-    return str(compiler.compile_text(name, source, pointers, bounds, capability))
+    found: tuple[str, ...] = compiler.compile_text(name, source, pointers, bounds, capabilities)
+    return found
 
 
 def toolchain() -> tuple[str, ...]:

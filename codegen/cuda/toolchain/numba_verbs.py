@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import types as python_types
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -529,11 +529,11 @@ def compile_text(
     source: str,
     pointers: tuple[str, ...],
     bounds: tuple[int, int],
-    capability: tuple[int, int],
-) -> str:
-    """PTX of the kernel ``name`` of ``source``, whose parameters point to elements ``pointers``,
-    launched by ``bounds[0]`` threads a block, of which a multiprocessor has registers for
-    ``bounds[1]`` at least.
+    capabilities: Sequence[tuple[int, int]],
+) -> tuple[str, ...]:
+    """PTX for each of ``capabilities`` of the kernel ``name`` of ``source``, whose parameters point
+    to elements ``pointers``, launched by ``bounds[0]`` threads a block, of which a multiprocessor
+    has registers for ``bounds[1]`` at least. Numba's part, which takes the time, is done once.
 
     Raises:
         TypingError (of Numba): if the text says what its vocabulary does not have.
@@ -543,11 +543,11 @@ def compile_text(
     parts = [part for part in code.co_consts if isinstance(part, python_types.CodeType)]
     made = {part.co_name: python_types.FunctionType(part, scope) for part in parts}
     kernel = made.pop(name)
-    with warnings.catch_warnings(), _compiling_for(capability):
+    with warnings.catch_warnings(), _compiling_for(capabilities[0]):
         warnings.simplefilter("ignore", NumbaPerformanceWarning)
         for helper, function in made.items():
             scope[helper] = register_jitable(function)
-        return _ptx(name, kernel, pointers, bounds, capability)
+        return _ptx(name, kernel, pointers, bounds, capabilities)
 
 
 def _ptx(
@@ -555,8 +555,8 @@ def _ptx(
     kernel: Callable[..., Any],
     pointers: tuple[str, ...],
     bounds: tuple[int, int],
-    capability: tuple[int, int],
-) -> str:
+    capabilities: Sequence[tuple[int, int]],
+) -> tuple[str, ...]:
     """The steps of numba-cuda's ``compile`` for a kernel, with ``fma=0``."""
     arguments = tuple(types.CPointer(TYPES[pointer]) for pointer in pointers)
     result = compiler.compile_cuda(
@@ -567,15 +567,15 @@ def _ptx(
         lineinfo=False,
         fastmath=False,
         nvvm_options={"opt": 3, "fma": 0},
-        cc=capability,
+        cc=capabilities[0],
     )
     library = result.library
     entry = library.get_function(result.fndesc.llvm_func_name)
     library._entry_name = result.fndesc.llvm_func_name
     compiler.kernel_fixup(entry, False)
     nvvm.set_launch_bounds(entry, bounds if bounds[1] > 1 else bounds[0])
-    (text,) = library.get_asm_strs(cc=capability)
-    return _renamed(str(text), result.fndesc.llvm_func_name, name)
+    texts = [str(text) for one in capabilities for text in library.get_asm_strs(cc=one)]
+    return tuple(_renamed(text, result.fndesc.llvm_func_name, name) for text in texts)
 
 
 def _renamed(text: str, entry: str, name: str) -> str:
