@@ -77,7 +77,7 @@ MOST_LATE = 53
 LATE_HEAVY = ("gradc.codegen.symbolic", "gradc.runtime.reports.whiteboard_html")
 
 # Files that make functions of text, each with its reason: the text is gradc's own, never a file's.
-RUNS_TEXT = {"codegen/cuda/toolchain/numba_verbs.py": "Numba compiles functions, not texts"}
+RUNS_TEXT = {"codegen/cuda/toolchain/numba_texts.py": "Numba compiles functions, not texts"}
 
 Import = tuple[str, int, bool]  # module, line, whether it stands inside a function
 

@@ -94,6 +94,7 @@ ROOMS = {
         "instructions.py",
         "numba_verbs.py",
         "assemble.py",
+        "numba_texts.py",
         "sass.py",
         "build.py",
     ),

@@ -49,6 +49,8 @@ MEMORY_TYPES: dict[DType, str] = {
     DType.BOOL: "u8",
 }
 WARP = 32
+GROUP = 128  # threads that multiply together on sm_90a
+LINES = 1024  # bytes after which chunks of 16 are swapped alike again, however they are
 MOST_SHARED = 48 << 10  # bytes of static shared memory of one text
 MOST_THREADS = 1024
 # Names that are no calls: literals inside of casts.
@@ -137,6 +139,33 @@ def _tensor_verbs() -> list[TextVerb]:
     ]
 
 
+def _group_verbs() -> list[TextVerb]:
+    """Products that 128 threads begin together and wait for (sm_90a). Of 64 x 64 sums thread n of a
+    group has, for every eight columns, two neighbours from column 2 (n % 4) on of row
+    16 (n / 32) + n % 32 / 4, and of that eight rows on. A factor's 64 places by 16 steps of k begin
+    at element i of p: k is fast, in lines of 32 elements whose chunk c of line p is at
+    c ^ (p / 2 % 4); if the number after it is 1 places are, in lines of 64: c ^ (k % 8).
+    """
+    verb = TextVerb
+    factor = ("pointer", "i64", "n")
+    product = "64 x 64 sums, each with 16 products an element more; as mma_ for order; in flight"
+    return [
+        verb("shared_lines", ("type", "n"), "pointer", "memory", "shared from a multiple of 1024"),
+        verb("publish", (), "none", "threads", "after a barrier groups see what this has written"),
+        verb("ready", ("f32[32]",), "f32[32]", "threads", "sums as a group's products take them"),
+        verb("group_bf16", ("f32[32]", *factor, *factor), "f32[32]", "tuple", product),
+        verb("group_f16", ("f32[32]", *factor, *factor), "f32[32]", "tuple", product),
+        verb("commit_products", (), "none", "threads", "products since the last are a batch"),
+        verb(
+            "wait_products",
+            ("f32[32]", "n"),
+            "f32[32]",
+            "threads",
+            "the sums, once all batches but the last n are there",
+        ),
+    ]
+
+
 def _all() -> list[TextVerb]:
     verb = TextVerb
     pointer = ("pointer", "i64")
@@ -183,6 +212,7 @@ def _all() -> list[TextVerb]:
             "shuffle_xor", ("T", "n"), "T", "threads", "x of the thread whose number differs in n"
         ),
         *_tensor_verbs(),
+        *_group_verbs(),
         verb("zeros", ("type", "n"), "T[n]", "tuple", "n zeros"),
         verb("outer", ("T[m n]", "T[m]", "T[n]"), "T[m n]", "tuple", "a[n i + j] + x[i] y[j]: fma"),
         verb("each_sum", ("T[n]", "T[n]"), "T[n]", "tuple", "a[i] + b[i]"),

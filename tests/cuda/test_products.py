@@ -19,6 +19,7 @@ from gradc.codegen.cuda.simulate.run import run_program
 from gradc.codegen.cuda.toolchain import assemble, build, sass
 from gradc.ir.loop.kernel import Factor, Gemm
 from gradc.ir.plan.plan import Argument, Launch, Plan, Port, Tensor
+from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import DType, Role
 from gradc.passes.place.scratch import place_scratch
 from gradc.runtime.native.load import compile_plan
@@ -57,9 +58,9 @@ def plan_of(
     return Plan("product", ports, tensors, (kernel,), (launch,))
 
 
-def printed(plan: Plan) -> Program:
+def printed(plan: Plan, machine: Target = TARGET) -> Program:
     """Its texts, with scratch for sums."""
-    return print_plan(place_scratch(plan, TARGET, scratch_of(TARGET)), TARGET)
+    return print_plan(place_scratch(plan, machine, scratch_of(machine)), machine)
 
 
 def drawn(plan: Plan) -> dict[str, NDArray[Any]]:

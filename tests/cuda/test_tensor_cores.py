@@ -1,5 +1,5 @@
 """Products of bf16 and f16 on tensor cores: both layouts of both factors, ragged tiles, by chunks
-and by elements, few rows, windows of images, leaves of k.
+and by elements, few rows, windows of images, leaves of k; by warps, and by groups of them.
 In the simulator sums are one chain in k's order; a processor has its own.
 """
 
@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from gradc.codegen.cuda.printer.plans import print_plan, scratch_of, target
-from gradc.codegen.cuda.printer.tensor import LARGE, SMALL, Block
+from gradc.codegen.cuda.printer.tensor import LARGE, LARGE_GROUPS, SMALL, SMALL_GROUPS, Block
+from gradc.codegen.cuda.program import Program
 from gradc.codegen.cuda.simulate.run import run_program
 from gradc.codegen.cuda.simulate.shadow import SimulationError
 from gradc.codegen.cuda.toolchain import assemble, build, sass
@@ -36,6 +37,15 @@ SHAPES = (
     # By elements: nothing that eight divides, few rows and columns.
     (9, 70, 61, True, False, DType.F16),
     (67, 13, 45, False, True, DType.BF16),
+)
+WARPS = target("sm_80")
+STORE = "\n        store(left, slot + t, u16(0))"
+# Of groups: chunks of every layout, elements with either fast.
+OF_GROUPS = (
+    (130, 136, 104, False, False, DType.BF16),
+    (136, 72, 104, True, True, DType.F16),
+    (69, 70, 61, True, False, DType.BF16),
+    (67, 73, 45, False, True, DType.F16),
 )
 
 
@@ -61,7 +71,13 @@ def expected(plan: Plan, shape: tuple[int, int, int, bool, bool, DType]) -> NDAr
 
 @pytest.mark.parametrize(
     ("shape", "block"),
-    [*((each, SMALL) for each in SHAPES), (SHAPES[1], LARGE), (SHAPES[3], LARGE)],
+    [
+        *((each, SMALL) for each in SHAPES),
+        (SHAPES[1], LARGE),
+        (SHAPES[3], LARGE),
+        *((each, LARGE_GROUPS) for each in OF_GROUPS),
+        *((each, SMALL_GROUPS) for each in OF_GROUPS[1:3]),
+    ],
 )
 def test_tensor_cores_multiply_every_layout(
     shape: tuple[int, int, int, bool, bool, DType], block: Block, monkeypatch: pytest.MonkeyPatch
@@ -87,6 +103,14 @@ def test_leaves_of_k_are_summed_apart_by_the_shape_alone() -> None:
         program = print_plan(plan, machine)
         assert ["Sums over 256" in text.source for text in program.texts] == [True, False]
         assert outcome(bare, program) and not unproved(plan, program)
+
+
+def test_groups_sum_leaves_of_k_apart() -> None:
+    """Blocks of the last leaf are done before others: their groups are not there."""
+    plan = plan_of(64, 64, 1030, False, False, DType.BF16)
+    program = printed(plan)
+    assert "by groups" in program.texts[0].source and len(program.texts) == 2
+    assert not unproved(place_scratch(plan, TARGET, scratch_of(TARGET)), program)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -120,7 +144,38 @@ def test_faults_of_fragments_and_copies_are_found(fault: tuple[str, str, str]) -
     """A barrier, a wait, chunks that are not swapped, a matrix that is not turned."""
     old, new, kind = fault
     plan = plan_of(72, 72, 128, False, False, DType.BF16)
-    program = printed(plan)
+    _found(plan, printed(plan, WARPS), old, new, kind)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("wait_copies(1)", "pass", "race"),
+        ("publish()", "pass", "race: .*not published"),
+        ("barrier()", "pass", "race"),
+        ("acc0 = ready(acc0)", "pass", "race: .*not ready"),
+        ("commit_products()", "pass", "race: .*in flight"),
+        ("acc0 = wait_products(acc0, 0)", "acc0 = wait_products(acc0, 1)", "race: .*in flight"),
+        ("acc0 = wait_products(acc0, 0)", "pass", "race: .*in flight reads"),
+        ("commit_products()", f"commit_products(){STORE}", "race: .*in flight reads"),
+        ("rows = slot + 32 * y", "rows = slot + 32 * y + 8 * mod(t, 2)", "divergence"),
+        ("rows = slot + 32 * y", "rows = slot + 32 * y + 32", "alignment"),
+        ("bitxor(left_step, mod(floordiv(left_place, 2), 4))", "left_step", ""),
+        ("right, slot + 1024, 1)", "right, slot + 16, 0)", ""),
+        ("line = 16 *", "line = 8 *", ""),
+    ],
+)
+def test_faults_of_groups_are_found(fault: tuple[str, str, str]) -> None:
+    """Waits, fences and barriers missing or too early, factors that are not where a product reads
+    them, sums that are another thread's.
+    """
+    old, new, kind = fault
+    plan = plan_of(72, 72, 128, False, False, DType.BF16)
+    _found(plan, printed(plan), old, new, kind)
+
+
+def _found(plan: Plan, program: Program, old: str, new: str, kind: str) -> None:
+    """That a text with ``new`` for ``old`` is refused, or for no ``kind`` not proved."""
     (text,) = program.texts
     assert old in text.source
     faulty = replace(program, texts=(replace(text, source=text.source.replace(old, new)),))
@@ -132,13 +187,16 @@ def test_faults_of_fragments_and_copies_are_found(fault: tuple[str, str, str]) -
         assert "store(c," in said
 
 
-def test_the_main_loop_fits_two_blocks() -> None:
+@pytest.mark.parametrize(("isa", "tensor"), [("sm_80", 32), ("sm_90", 4)])
+def test_the_main_loop_fits_two_blocks(isa: str, tensor: int) -> None:
+    """Of groups it has a product of 64 x 64 for each of sixteen steps of k and 64 columns."""
     pytest.importorskip("numba_cuda")
-    small = target("sm_90", Processors(1, 228 << 10, 65536, 2048))
-    (text,) = print_plan(plan_of(256, 256, 512, False, False, DType.BF16), small).texts
-    assert text.threads == LARGE.threads
-    code = assemble.cubin([build.ptx(text, (9, 0))], (9, 0))
+    small = target(isa, Processors(1, 228 << 10, 65536, 2048))
+    (text,) = print_plan(plan_of(256, 256, 992, False, False, DType.BF16), small).texts
+    assert text.threads == LARGE.threads == LARGE_GROUPS.threads
+    capability = build.CAPABILITIES[isa]
+    code = assemble.cubin([build.ptx(text, capability)], capability)
     found, loop = sass.statistics(code)["product"], sass.main_loops(code)["product"]
     assert (found.stack, found.local, found.f64) == (0, 0, 0)
     assert found.registers <= 128 and found.occupancy(text.threads, TARGET.processors) >= 2
-    assert loop.tensor == 32 and loop.share >= 0.3
+    assert loop.tensor == tensor and (isa == "sm_90" or loop.share >= 0.3)

@@ -163,7 +163,7 @@ def test_a_missing_extra_is_said(
 ) -> None:
     """Which parts, and how to get them; a part that cannot be loaded likewise."""
     monkeypatch.setattr(needs, "_version", lambda name: None if "numba" in name else "1")
-    monkeypatch.setitem(sys.modules, "gradc.codegen.cuda.toolchain.numba_verbs", None)
+    monkeypatch.setitem(sys.modules, "gradc.codegen.cuda.toolchain.numba_texts", None)
     build._ptx.cache_clear()
     with pytest.raises(DiagnosticError) as caught:
         build.build(program(), (9, 0))

@@ -21,7 +21,8 @@ CHUNK = 8  # elements of a copy
 @dataclass(frozen=True, slots=True)
 class Slab:
     """A slice of one factor: ``size`` rows (columns) of ``extent`` from the one that ``first``
-    names, ``depth`` of ``k`` steps, copied by ``threads``.
+    names, ``depth`` of ``k`` steps, copied by ``threads``. Where places are fast a slice has lines
+    of ``line`` of them, all steps of the first, then of the next.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Slab:
     k: int
     depth: int
     threads: int
+    line: int  # places of a line where they are fast
 
     @property
     def slice(self) -> int:
@@ -67,7 +69,12 @@ class Chunks:
         else:
             add(f"{step} = floordiv(t, {per_line})")
             add(f"{place} = mod(t, {per_line})")
-            add(f"{name}_to = {slab.size} * {step} + 8 * bitxor({place}, mod({step}, 8))")
+            chunk, begin = place, ""
+            if slab.line < slab.size:
+                chunk = f"mod({place}, {slab.line // CHUNK})"
+                begin = f"{slab.line * slab.depth} * floordiv({place}, {slab.line // CHUNK}) + "
+            swapped = f"bitxor({chunk}, mod({step}, 8))"
+            add(f"{name}_to = {begin}{slab.line} * {step} + 8 * {swapped}")
             add(f"{place} = 8 * {place}")
         terms = _batch(self.factor, batch)
         terms.append(times(f"({slab.first} + {place})", self.stride))
@@ -81,12 +88,13 @@ class Chunks:
         places = slab.size // count if self.along_k else 0
         steps = 0 if self.along_k else slab.depth // count
         apart = places * self.stride + steps * self.k_stride
+        beyond = slab.depth * places + slab.line * steps
         more = [f" + {times('n', n)}" if n else "" for n in (places, steps)]
         inside = slab.inside(f"{slab.first} + {name}_place{more[0]}", f"{k} + {name}_step{more[1]}")
         k_part = times(k if " " not in k else f"({k})", self.k_stride)
         with lines.block(f"for n in range({count})"):
             lines.add(
-                f"copy_async({name}, {slab.slice} * {slot} + {name}_to + {slab.slice // count} * n,"
+                f"copy_async({name}, {slab.slice} * {slot} + {name}_to + {beyond} * n,"
                 f" {self.nest.buffers[self.factor.buffer]}, {name}_at + {k_part} + {apart} * n, "
                 f"{CHUNK}, {' & '.join(inside) or 'True'})"
             )
@@ -147,8 +155,12 @@ class Elements:
                 add(f"which = {name}_step + {times('n', rows)}")
                 add(f"{self.at_k} = {k} + which")
                 own, k_part = self.fixed, self._part(self.at_k, not self.own_taps, self.k_stride)
-                chunk = f"bitxor(floordiv({name}_place, 8), mod(which, 8))"
-                place = f"{slab.size} * which + 8 * {chunk} + mod({name}_place, 8)"
+                chunk, begin = f"floordiv({name}_place, 8)", ""
+                if slab.line < slab.size:
+                    chunk = f"mod({chunk}, {slab.line // CHUNK})"
+                    begin = f"{slab.line * slab.depth} * floordiv({name}_place, {slab.line}) + "
+                chunk = f"bitxor({chunk}, mod(which, 8))"
+                place = f"{begin}{slab.line} * which + 8 * {chunk} + mod({name}_place, 8)"
             at, inside = self._meet(own, k_part)
             inside = slab.inside(self.own, self.at_k) + inside
             pointer = self.nest.buffers[self.factor.buffer]

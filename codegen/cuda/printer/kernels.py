@@ -177,10 +177,12 @@ def print_kernel(
     aligned: frozenset[Buffer],
     titles: Mapping[Buffer, str],
     processors: int,
+    by_groups: bool,
 ) -> tuple[Part, ...]:
     """The texts of ``kernel`` in order. Buffers that are ``aligned`` begin at multiples of 16 bytes
-    in every launch; ``titles`` say what they are; a device has ``processors``. Raises PrintError
-    for a kernel that has no text.
+    in every launch; ``titles`` say what they are; a device has ``processors``, and
+    instructions for products of groups of warps, or not. Raises PrintError for a kernel that has no
+    text.
     """
     found = segments(kernel, processors)
     scratch = _scratch(kernel, found)
@@ -189,7 +191,7 @@ def print_kernel(
     earlier: set[Buffer] = set()
     for number, segment in enumerate(found):
         own = name if len(found) == 1 else f"{name}_part{number + 1}"
-        printer = _Printer(own, segment, scratch, overlaps, aligned, titles, processors)
+        printer = _Printer(own, segment, scratch, overlaps, aligned, titles, processors, by_groups)
         parts.append(printer.part(frozenset(earlier)))
         earlier |= segment.stores()
     return tuple(parts)
@@ -207,8 +209,10 @@ class _Printer:
         aligned: frozenset[Buffer],
         titles: Mapping[Buffer, str],
         processors: int,
+        by_groups: bool,
     ) -> None:
         self.processors = processors
+        self.by_groups = by_groups
         self.aligned = aligned
         self.titles = titles
         self.name = name
@@ -266,12 +270,14 @@ class _Printer:
 
     def _tensor(self, nest: Nest, gemm: Gemm) -> Part:
         """A product by tensor cores."""
-        split_k, block = self.segment.split_k, tensor.block_of(gemm, self.processors)
+        split_k = self.segment.split_k
+        block = tensor.block_of(gemm, self.processors, self.by_groups, self.aligned)
         span = None if split_k is None else split_k.span
         self._head(nest.lines, block.threads, is_grid=True)
         tensor.write_tensor(nest, gemm, block, self.aligned, span)
         batch = "".join(f"{n} times " for n in gemm.batch[0 if span is None else 1 :])
-        says = f"{batch}{gemm.m} x {gemm.k} by {gemm.k} x {gemm.n}, on tensor cores."
+        by = "on tensor cores, by groups" if block.by_groups else "on tensor cores"
+        says = f"{batch}{gemm.m} x {gemm.k} by {gemm.k} x {gemm.n}, {by}."
         says = says if span is None else f"Sums over {span} steps of k of {says}"
         count = tensor.blocks(gemm, block)
         part = self._part(nest.lines, block.threads, count, says, block.rooms)

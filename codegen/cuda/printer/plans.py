@@ -27,6 +27,7 @@ PROCESSORS = {
     "sm_100": Processors(148, 228 << 10, 65536, 2048),
 }
 STRIP_BYTES = 34 << 10  # of 48 KB; slices of factors and results of a tile have the rest
+_BY_GROUPS = ("sm_90",)  # whose groups of 128 threads multiply (wgmma)
 _COSTS = Costs(parallel_us=0.0)  # whatever is independent is spread over blocks
 
 
@@ -74,6 +75,7 @@ def print_plan(plan: Plan, target: Target) -> Program:
                 aligned[launch.kernel],
                 _titles(plan, launch),
                 target.processors.count,
+                target.isa in _BY_GROUPS,
             )
     numbers: dict[tuple[int, int], int] = {}
     for kernel_number, found in parts.items():

@@ -1,6 +1,6 @@
 """Products of bf16 and f16 on tensor cores: a block has 128 x 128 or 64 x 64 results, each of its
 warps 64 x 32 of them, from slices of 32 steps of k in shared memory, three of which are there or on
-their way.
+their way. Where groups of warps multiply it is they that have a block's results (``groups``).
 
 A factor lies in a slice as it lies in memory, in chunks of 16 bytes. Chunks are swapped among
 neighbours so that the eight rows of a matrix meet no bank twice: where k is fast chunk c of place p
@@ -20,11 +20,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 
+from gradc.codegen.cuda.printer import groups
 from gradc.codegen.cuda.printer.halves import Chunks, Elements, Slab
 from gradc.codegen.cuda.printer.nest import Nest
 from gradc.codegen.cuda.printer.products import unflatten
 from gradc.codegen.cuda.printer.tiles import strides
-from gradc.codegen.cuda.verbs import WARP
+from gradc.codegen.cuda.verbs import GROUP, WARP
 from gradc.ir.loop.kernel import Buffer, Factor, Gemm
 from gradc.ir.loop.order import K_LEAF
 from gradc.ir.tensor.core import DType
@@ -40,10 +41,13 @@ _FEW = 64  # small blocks under which leaves of k are summed apart
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block of ``down`` times ``across`` warps."""
+    """A block of ``down`` times ``across`` warps; or of ``down`` groups of warps, each with
+    ``across`` times 64 columns.
+    """
 
     down: int
     across: int
+    by_groups: bool = False
 
     @property
     def rows(self) -> int:
@@ -51,10 +55,12 @@ class Block:
 
     @property
     def columns(self) -> int:
-        return 32 * self.across
+        return (groups.SIDE if self.by_groups else 32) * self.across
 
     @property
     def threads(self) -> int:
+        if self.by_groups:
+            return GROUP * self.down
         return WARP * self.down * self.across
 
     @property
@@ -68,6 +74,7 @@ class Block:
 
 
 LARGE, SMALL = Block(2, 4), Block(1, 2)
+LARGE_GROUPS, SMALL_GROUPS = Block(2, 2, True), Block(1, 1, True)
 
 
 def fits(gemm: Gemm) -> bool:
@@ -79,11 +86,18 @@ def fits(gemm: Gemm) -> bool:
     return min(gemm.m, gemm.n) >= (_LEAST_OF_WINDOWS if is_window else _LEAST) and gemm.k >= _LEAST
 
 
-def block_of(gemm: Gemm, processors: int) -> Block:
-    """The large block if the product mostly fills such and there is one for every processor."""
+def block_of(gemm: Gemm, processors: int, by_groups: bool, aligned: frozenset[Buffer]) -> Block:
+    """The large block if the product mostly fills such and there is one for every processor; of
+    groups where a device has their instructions (``by_groups``) and the product is large enough.
+    A large block of these has no registers left to copy both factors by elements.
+    """
+    own = by_groups and groups.fits(gemm, DEPTH)
+    large, small = (LARGE_GROUPS, SMALL_GROUPS) if own else (LARGE, SMALL)
     room = blocks(gemm, LARGE) * LARGE.rows * LARGE.columns
     is_full = room <= _MOST_ROOM * prod(gemm.batch) * gemm.m * gemm.n
-    return LARGE if is_full and blocks(gemm, LARGE) >= processors else SMALL
+    if own and not any(_by_chunks(gemm, factor, aligned) for factor in (gemm.left, gemm.right)):
+        return small
+    return large if is_full and blocks(gemm, large) >= processors else small
 
 
 def is_split(gemm: Gemm) -> bool:
@@ -91,10 +105,10 @@ def is_split(gemm: Gemm) -> bool:
     return gemm.k >= 4 * K_LEAF and blocks(gemm, SMALL) < _FEW
 
 
-def _is_regular(
-    factor: Factor, stride: int, k_stride: int, extent: int, k: int, aligned: frozenset[Buffer]
-) -> bool:
+def _by_chunks(gemm: Gemm, factor: Factor, aligned: frozenset[Buffer]) -> bool:
     """Whether chunks of a factor are contiguous and aligned, inside or outside as a whole."""
+    stride, k_stride = strides(gemm, factor)
+    extent, k = gemm.m if factor is gemm.left else gemm.n, gemm.k
     if factor.patch is not None or factor.buffer not in aligned or 1 not in (stride, k_stride):
         return False
     other, run = (stride, k) if k_stride == 1 else (k_stride, extent)
@@ -114,7 +128,7 @@ def write_tensor(
     """
     add = nest.lines.add
     for name, (dtype, size) in zip(("left", "right"), block.rooms, strict=True):
-        add(f"{name} = shared({dtype}, {size})")
+        add(f"{name} = {'shared_lines' if block.by_groups else 'shared'}({dtype}, {size})")
     across, down = -(-gemm.n // block.columns), -(-gemm.m // block.rows)
     batch = [nest.words.define(var) for var in gemm.batch_index]
     unflatten(nest, "b", (*gemm.batch, down, across), [*batch, "down", "across"])
@@ -123,19 +137,31 @@ def write_tensor(
     if span is not None:
         add(f"first = {span} * {batch[0]}")
         add(f"stop = min(first + {span}, {gemm.k})")
+    if block.by_groups:
+        groups.write_places(nest)
+    else:
+        _places(nest, block)
+    left = _side(nest, gemm, gemm.left, block, aligned)
+    right = _side(nest, gemm, gemm.right, block, aligned)
+    for side in (left, right):
+        side.copies.base(batch)
+        if not block.by_groups:
+            side.fragments()
+    _sum(
+        nest, gemm, block, (left, right), ("0", str(gemm.k)) if span is None else ("first", "stop")
+    )
+    _results(nest, gemm, block)
+
+
+def _places(nest: Nest, block: Block) -> None:
+    """A warp's part of the block, a lane's of what fragments are read from."""
+    add = nest.lines.add
     add("# a warp's part of the tile; which row of which of four matrices a lane says")
     add(f"y = 64 * floordiv(t, {WARP * block.across})")
     add(f"x = 32 * mod(floordiv(t, 32), {block.across})")
     add("line = mod(t, 8)")
     add("one = mod(floordiv(t, 8), 2)")
     add("other = mod(floordiv(t, 16), 2)")
-    left = _side(nest, gemm, gemm.left, block, aligned)
-    right = _side(nest, gemm, gemm.right, block, aligned)
-    for side in (left, right):
-        side.copies.base(batch)
-        side.fragments()
-    _sum(nest, gemm, (left, right), ("0", str(gemm.k)) if span is None else ("first", "stop"))
-    _results(nest, gemm, block)
 
 
 def _side(
@@ -145,8 +171,9 @@ def _side(
     stride, k_stride = strides(gemm, factor)
     names = ("left", "row") if is_left else ("right", "column")
     size, extent = (block.rows, gemm.m) if is_left else (block.columns, gemm.n)
-    slab = Slab(*names, size, extent, gemm.k, DEPTH, block.threads)
-    by_chunks = _is_regular(factor, stride, k_stride, extent, gemm.k, aligned)
+    line = groups.SIDE if block.by_groups else size
+    slab = Slab(*names, size, extent, gemm.k, DEPTH, block.threads, line)
+    by_chunks = _by_chunks(gemm, factor, aligned)
     copies = (Chunks if by_chunks else Elements)(nest, factor, slab, stride, k_stride)
     if is_left:
         return _Side(nest, slab, copies, "y", ("one", "other"))
@@ -168,6 +195,10 @@ class _Side:
     @property
     def name(self) -> str:
         return self.slab.name
+
+    @property
+    def along_k(self) -> bool:
+        return self.copies.along_k
 
     @property
     def count(self) -> int:
@@ -201,7 +232,9 @@ class _Side:
         return " + ".join(found)
 
 
-def _sum(nest: Nest, gemm: Gemm, sides: Sequence[_Side], within: tuple[str, str]) -> None:
+def _sum(
+    nest: Nest, gemm: Gemm, block: Block, sides: Sequence[_Side], within: tuple[str, str]
+) -> None:
     """Slices in order; the one after the next sets off while one is multiplied."""
     lines, add = nest.lines, nest.lines.add
     start, stop = within
@@ -216,19 +249,26 @@ def _sum(nest: Nest, gemm: Gemm, sides: Sequence[_Side], within: tuple[str, str]
     with lines.block(f"for stage in range({STAGES - 1})"):
         add(f"k = {'' if start == '0' else f'{start} + '}{DEPTH} * stage")
         copy("k", "stage", f"k < {stop}")
-    add("acc = zeros(f32, 64)")
+    parts = groups.sums(block.across) if block.by_groups else ["acc"]
+    for part in parts:
+        add(f"{part} = zeros(f32, {32 if block.by_groups else 64})")
     add("now = 0")
     add(f"free = {STAGES - 1}")
     with lines.block(f"for k in range({start}, {stop}, {DEPTH})"):
         add(f"wait_copies({STAGES - 2})")
+        if block.by_groups:
+            add("publish()")
         add("barrier()")
         ahead = DEPTH * (STAGES - 1)
         copy(f"k + {ahead}", "free", f"k + {ahead} < {stop}")
         add(f"slot = {sides[0].slab.slice} * now")  # the right slice is as large
-        for half in (0, 1):
-            add(f"rows = {sides[0].load(half)}")
-            add(f"columns = {sides[1].load(half)}")
-            add(f"acc = {verb}(acc, rows, columns)")
+        if block.by_groups:
+            groups.write_slice(nest, gemm, sides, DEPTH, block.across)
+        else:
+            for half in (0, 1):
+                add(f"rows = {sides[0].load(half)}")
+                add(f"columns = {sides[1].load(half)}")
+                add(f"acc = {verb}(acc, rows, columns)")
         add("free = now")
         add("now = now + 1")
         with lines.block(f"if now == {STAGES}"):
@@ -238,9 +278,15 @@ def _sum(nest: Nest, gemm: Gemm, sides: Sequence[_Side], within: tuple[str, str]
 def _results(nest: Nest, gemm: Gemm, block: Block) -> None:
     """Epilogues of this thread's elements: of each sum of 16 x 8 two neighbours in two rows."""
     lines, add, words = nest.lines, nest.lines.add, nest.words
-    with lines.block("for run in range(16)"):
-        add("place = row + y + 16 * floordiv(run, 4) + mod(floordiv(t, 4), 8)")
-        add("step = column + x + 8 * mod(run, 4) + 2 * mod(t, 4)")
+    if block.by_groups:
+        add(f"acc = {' + '.join(groups.sums(block.across))}")
+    with lines.block(f"for run in range({8 * block.across if block.by_groups else 16})"):
+        if block.by_groups:
+            add("place = row + y + line")
+            add("step = column + 8 * run + 2 * mod(t, 4)")
+        else:
+            add("place = row + y + 16 * floordiv(run, 4) + mod(floordiv(t, 4), 8)")
+            add("step = column + x + 8 * mod(run, 4) + 2 * mod(t, 4)")
         for n in range(4):
             state = words.state()
             i, j = words.define(gemm.i), words.define(gemm.j)

@@ -8,14 +8,15 @@ broadcasts to the lanes, a tuple of values, or a pointer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from gradc.codegen.cuda.simulate.copies import Copies
 from gradc.codegen.cuda.simulate.memory import DTYPES, NUMPY, Own, Pointer, Room
-from gradc.codegen.cuda.simulate.shadow import Lanes, Place, SimulationError
-from gradc.codegen.cuda.verbs import MEMORY_BYTES, WARP
+from gradc.codegen.cuda.simulate.shadow import Lanes, LinesShadow, Place, SimulationError
+from gradc.codegen.cuda.verbs import GROUP, LINES, MEMORY_BYTES, WARP
 from gradc.ir.loop.execute import Scalars
 from gradc.ir.loop.verbs import Array
 from gradc.ir.tensor.bf16 import bf16_bits, from_bf16
@@ -30,6 +31,26 @@ _OF_NUMPY = {
     np.dtype(np.bool_): DType.BOOL,
 }
 _BITWISE = ("logical_and", "logical_or", "bitxor")
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Sums that a group's products may change: nothing reads them before they are waited for.
+    ``batch``: of each group that of its last product, ``begun`` if there is one.
+    """
+
+    values: tuple[Any, ...]
+    batch: Array
+    begun: bool
+
+    def _refuse(self, *given: Any, **more: Any) -> Any:
+        raise SimulationError("race", "sums are read before their products are waited for")
+
+    __getitem__ = __iter__ = __len__ = __array__ = _refuse
+
+
+def _plain(x: Any) -> Any:
+    return x.values if isinstance(x, Sums) else x
 
 
 class Run:
@@ -61,9 +82,13 @@ class Run:
         self.trips: dict[int, int] = {}  # of loops, by line
         self.operations = 0  # that lanes took
         self.copies = Copies(blocks.start * threads, len(blocks) * threads)
+        self.lines: list[Own] = []  # what products of groups read
+        self.products: list[Any] = []  # those in flight (``groups``)
+        # Batches that each group has committed.
+        self.committed = np.zeros((len(blocks), max(1, threads // GROUP)), np.int64)
         self._numbers = np.broadcast_to(self.block * threads + self.thread, self.shape)
         self._rows = np.arange(len(blocks))[:, None]
-        self._interval = 0  # barriers that all blocks have passed
+        self.interval = 0  # barriers that all blocks have passed
         self._blocks = np.ascontiguousarray(np.broadcast_to(self.block, self.shape))
         self._is_alone = is_alone
         self._known: tuple[Any, Any, Lanes] | None = None
@@ -85,6 +110,9 @@ class Run:
         """``new`` in active lanes, ``old`` in the others."""
         if self.mask is None or new is old:
             return new
+        if isinstance(new, Sums):
+            return replace(new, values=self.keep(new.values, _plain(old)))
+        old = _plain(old)
         if isinstance(new, tuple):
             return tuple(self.keep(a, b) for a, b in zip(new, old, strict=True))
         if isinstance(new, (Pointer, Own)):
@@ -113,7 +141,7 @@ class Run:
         """Ends an interval; all threads of a block must come."""
         if self.mask is None:
             self.times = self.times + 1
-            self._interval += 1
+            self.interval += 1
         else:
             there = self.mask.sum(axis=1, keepdims=True)
             if ((there != 0) & (there != self.shape[1])).any():
@@ -164,10 +192,34 @@ class Run:
     # ---- memory
 
     def shared(self, name: str, dtype: str, count: int) -> Own:
+        return self._shared(name, dtype, count, 16)
+
+    def shared_lines(self, name: str, dtype: str, count: int) -> Own:
+        own = self._shared(name, dtype, count, LINES)
+        own.shadow = LinesShadow(self.shape[0], count)
+        self.lines.append(own)
+        return own
+
+    def _shared(self, name: str, dtype: str, count: int, align: int) -> Own:
         if self.mask is not None:
             raise SimulationError("divergence", f"{name} is declared in a branch")
-        self.room.take(dtype, count)
+        self.room.take(dtype, count, align)
         return Own(name, dtype, count, self.shape[0], self.scalars, True)
+
+    def publish(self) -> None:
+        """What active lanes have written to lines is there for products."""
+        lanes, first = self._lanes(), int(self._numbers[0, 0])
+        times = np.full(self._numbers.size, -1)
+        times[lanes.threads - first] = lanes.times
+        for own in self.lines:
+            if isinstance(own.shadow, LinesShadow):
+                own.shadow.publish(times, first)
+
+    def finish(self) -> None:
+        """Raises SimulationError if something is still on its way."""
+        self.copies.finish()
+        if self.products:
+            raise SimulationError("race", "a text ends with products in flight")
 
     def local(self, name: str, dtype: str, count: int) -> Own:
         return Own(name, dtype, count, self.shape[0] * self.shape[1], self.scalars, False)
@@ -303,7 +355,7 @@ class Run:
         known = self._known
         if known is None or known[0] is not self.mask or known[1] is not self.times:
             threads, blocks, times = map(self._active, (self._numbers, self._blocks, self.times))
-            lanes = Lanes(threads, blocks, times, self._is_alone, self._interval)
+            lanes = Lanes(threads, blocks, times, self._is_alone, self.interval)
             known = self._known = (self.mask, self.times, lanes)
         return known[2]
 

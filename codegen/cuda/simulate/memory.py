@@ -142,8 +142,8 @@ class Room:
         self.limit = min(limit, MOST_SHARED)
         self.used = 0
 
-    def take(self, dtype: str, count: int) -> None:
+    def take(self, dtype: str, count: int, align: int = 16) -> None:
         """Raises SimulationError where there is not as much as the text declares."""
-        self.used = -(-self.used // 16) * 16 + count * MEMORY_BYTES[dtype]
+        self.used = -(-self.used // align) * align + count * MEMORY_BYTES[dtype]
         if self.used > self.limit:
             raise SimulationError("launch", f"{self.used} bytes are shared, {self.limit} declared")

@@ -69,7 +69,7 @@ class Device:
                 run = Run(blocks, text.threads, self.scalars, began, shared, alone, self.mark)
                 try:
                     steps(run, dict(zip(names, known, strict=True)))
-                    run.copies.finish()
+                    run.finish()
                 except SimulationError as fault:
                     said = str(fault).removeprefix(f"{fault.kind}: ")
                     self.time = max(last, run.last)  # later launches are later all the same

@@ -274,3 +274,50 @@ class OwnShadow:
             _note(flat, place.cells, lanes.keys, lanes.floors)
         self._noted = self._interval
         self._pending.clear()
+
+
+@dataclass
+class LinesShadow(OwnShadow):
+    """Of what products of groups read, for as long as they are in flight (``groups``)."""
+
+    _published: Array = field(init=False)  # when
+    _held: Array = field(init=False)  # by how many products
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._published = np.full(self.owners * self.size, _FLYING)
+        self._held = np.zeros((self.owners, self.size), np.int64)
+
+    def _written(self, place: Place, lanes: Lanes, what: str) -> None:
+        held = place.of(self._held) > 0
+        if held.any():
+            _refuse(held, place.cells, what, "writes what a product in flight reads")
+        super()._written(place, lanes, what)
+        self._published[place.cells] = _FLYING
+
+    def publish(self, times: Array, first: int) -> None:
+        """What threads have written is there for products: ``times`` of those that say so, -1 of
+        others, by their numbers from ``first`` on.
+        """
+        writes = self._writes.reshape(-1)
+        is_new = (self._published == _FLYING) & (writes != _NEVER) & (writes != _FLYING)
+        fresh = np.flatnonzero(is_new)
+        when = times[(writes[fresh] & _SEVERAL) - first]
+        self._published[fresh[when >= 0]] = when[when >= 0]
+
+    def hold(self, cells: Array, times: Array, what: str) -> None:
+        """A product begins to read ``cells``. Raises SimulationError."""
+        writes = self._writes.reshape(-1)[cells]
+        _unwritten(writes >= 0, cells, what)
+        _refuse(writes == _FLYING, cells, what, "reads what is in flight")
+        says = "reads what was not published before a barrier"
+        _refuse(self._published[cells] >= times, cells, what, says)
+        np.add.at(self._held.reshape(-1), cells, 1)
+
+    def release(self, cells: Array, times: Array, interval: int) -> None:
+        """A product has read ``cells``: all of its threads have, just now."""
+        np.subtract.at(self._held.reshape(-1), cells, 1)
+        if self._reads is None:
+            self._reads = np.full((self.owners, self.size), _NEVER)
+        self._reads.reshape(-1)[cells] = times << _BITS | _SEVERAL
+        self._noted = interval

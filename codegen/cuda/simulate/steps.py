@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gradc.codegen.cuda.grammar import OPERATORS, parse_text
+from gradc.codegen.cuda.simulate import groups
 from gradc.codegen.cuda.simulate.lanes import Run
 from gradc.codegen.cuda.simulate.shadow import SimulationError
 from gradc.codegen.cuda.simulate.tensor import matrices, mma
@@ -119,7 +120,7 @@ def _assign(tree: ast.Assign, functions: _Functions) -> Does:
     line = tree.lineno
     call = tree.value
     name = call.func.id if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) else ""
-    if name in ("shared", "local") and isinstance(target, ast.Name) and isinstance(call, ast.Call):
+    if name in _DECLARED and isinstance(target, ast.Name) and isinstance(call, ast.Call):
         return _declaration(name, target.id, call)
     value = _value(tree.value, functions)
     if isinstance(target, ast.Name):
@@ -148,16 +149,18 @@ def _assign(tree: ast.Assign, functions: _Functions) -> Does:
     return assign_all
 
 
+_DECLARED = {"shared": Run.shared, "shared_lines": Run.shared_lines, "local": Run.local}
+
+
 def _declaration(kind: str, variable: str, call: ast.Call) -> Does:
     of, count = call.args
     assert isinstance(of, ast.Name) and isinstance(count, ast.Constant)
     assert isinstance(count.value, int)
-    dtype, size = of.id, count.value
+    dtype, size, make = of.id, count.value, _DECLARED[kind]
 
     def declare(run: Run, variables: Variables) -> None:
         if variable not in variables:
-            make = run.shared if kind == "shared" else run.local
-            variables[variable] = make(variable, dtype, size)
+            variables[variable] = make(run, variable, dtype, size)
 
     return declare
 
@@ -328,5 +331,11 @@ _ACTS: dict[str, Callable[[Run, Sequence[Any]], Any]] = {
     "turned_matrices": lambda run, given: matrices(run, given[0], given[1], True),
     "mma_bf16": lambda run, given: mma(run, "bf16_value", *given),
     "mma_f16": lambda run, given: mma(run, "f16_value", *given),
+    "publish": lambda run, given: run.publish(),
+    "ready": lambda run, given: groups.ready(run, *given),
+    "group_bf16": lambda run, given: groups.multiply(run, "bf16_value", *given),
+    "group_f16": lambda run, given: groups.multiply(run, "f16_value", *given),
+    "commit_products": lambda run, given: groups.commit(run),
+    "wait_products": lambda run, given: groups.wait(run, *given),
     "turned": lambda run, given: (*given[0][given[1] :], *given[0][: given[1]]),
 }

@@ -14,9 +14,16 @@ from gradc.codegen.cuda.toolchain.needs import told
 Capability = tuple[int, int]
 
 
+def suffix(capability: Capability) -> str:
+    """What follows an architecture's name where its own instructions are used: products of groups
+    of threads, which only 9.0 has.
+    """
+    return "a" if capability == (9, 0) else ""
+
+
 def architecture(capability: Capability) -> str:
-    """``sm_90`` and so on."""
-    return f"sm_{capability[0]}{capability[1]}"
+    """``sm_80``, ``sm_90a`` and so on."""
+    return f"sm_{capability[0]}{capability[1]}{suffix(capability)}"
 
 
 def cubin(texts: Sequence[str], capability: Capability) -> bytes:

@@ -99,7 +99,7 @@ def _ptx(
     capabilities: tuple[Capability, ...],
 ) -> tuple[str, ...]:
     with told():
-        compiler: Any = import_module("gradc.codegen.cuda.toolchain.numba_verbs")
+        compiler: Any = import_module("gradc.codegen.cuda.toolchain.numba_texts")
     found: tuple[str, ...] = compiler.compile_text(name, source, pointers, bounds, capabilities)
     return found
 

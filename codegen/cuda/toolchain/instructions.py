@@ -8,7 +8,7 @@ NVVM has no fneg, fabs and copysign: sign bits are turned and cleared as integer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import llvmlite.ir as ll
@@ -380,6 +380,64 @@ def mma(b: Any, kind: str, total: list[Any], left: list[Any], right: list[Any]) 
     asm = ll.InlineAsm(ll.FunctionType(four, kinds), text, rule, side_effect=False)
     found = b.call(asm, [*left, *right, *total])
     return [b.extract_value(found, n) for n in range(4)]
+
+
+# ---- products of groups of 128 threads (sm_90a) -------------------------------------------------
+
+
+def published(b: Any) -> None:
+    _assembled(b, "fence.proxy.async.shared::cta;", "~{memory}")
+
+
+def products_committed(b: Any) -> None:
+    _assembled(b, "wgmma.commit_group.sync.aligned;", "~{memory}")
+
+
+def through(b: Any, text: str, sums: list[Any], values: Sequence[Any] = ()) -> list[Any]:
+    """``text`` with ``sums`` in registers that it may change: what is read afterwards comes from
+    it, so that nothing moves across. It names them $0, $1, ..., ``values`` from twice as many on.
+    """
+    count = len(sums)
+    tied = ",".join(map(str, range(count)))
+    kinds = "".join(",l" for _ in values)
+    rule = f"{','.join(['=f'] * count)},{tied}{kinds},~{{memory}}"
+    found = _assembled(b, text, rule, *sums, *values, result=ll.LiteralStructType([F32] * count))
+    return [b.extract_value(found, n) for n in range(count)]
+
+
+def ready(b: Any, sums: list[Any]) -> list[Any]:
+    return through(b, "wgmma.fence.sync.aligned;", sums)
+
+
+def products_waited(b: Any, sums: list[Any], groups: int) -> list[Any]:
+    return through(b, f"wgmma.wait_group.sync.aligned {groups};", sums)
+
+
+def group_mma(
+    b: Any, kind: str, sums: list[Any], left: tuple[Any, int], right: tuple[Any, int]
+) -> list[Any]:
+    """One product of 64 x 16 by 16 x 64, begun: factors are places in shared memory, and whether
+    they are turned.
+    """
+    count = len(sums)
+    registers = ", ".join(f"${n}" for n in range(count))
+    text = (
+        "{ .reg .pred adds; setp.ne.b32 adds, 1, 0; "
+        f"wgmma.mma_async.sync.aligned.m64n64k16.f32.{kind}.{kind} {{{registers}}}, "
+        f"${2 * count}, ${2 * count + 1}, adds, 1, 1, {left[1]}, {right[1]}; }}"
+    )
+    return through(b, text, sums, [_described(b, *left), _described(b, *right)])
+
+
+def _described(b: Any, place: Any, is_turned: int) -> Any:
+    """The descriptor of a matrix (PTX ISA 9.0, 9.7.15.5.1): where it begins, how far eight lines of
+    it lie from the next eight, and how chunks of 16 bytes are swapped: as in lines of 64 bytes
+    where k is fast, of 128 bytes where it is not.
+    """
+    lines, swap = (1024, 1) if is_turned else (512, 2)
+    shared = b.addrspacecast(place, ll.PointerType(place.type.pointee, 3))
+    begin = b.zext(b.lshr(b.and_(b.ptrtoint(shared, I32), const(I32, 0x3FFFF)), const(I32, 4)), I64)
+    return b.or_(begin, const(I64, (1 << 16) | (lines >> 4 << 32) | (swap << 62)))
 
 
 def _assembled(b: Any, text: str, constraints: str, *values: Any, result: Any = None) -> Any:

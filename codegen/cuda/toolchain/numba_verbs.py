@@ -1,31 +1,20 @@
-"""The vocabulary of kernel texts for Numba, and the wrapper that makes PTX of a text: all that
-knows Numba.
+"""The vocabulary of kernel texts for Numba: with ``numba_texts``, which makes PTX of a text, all
+that knows Numba.
 
 Each verb of ``codegen.cuda.verbs`` is an intrinsic here, emitted as NVVM IR through llvmlite.
-Nothing is contracted: NVVM is told ``fma=0``, so that products and sums become ``mul.rn`` and
-``add.rn``, which ptxas may not fuse; ``div.rn`` and ``sqrt.rn`` are its defaults.
-
-Importing this needs the extra ``cuda``, no driver and no device. numba-cuda's own ``compile`` has
-no switch for contraction, so ``compile_text`` repeats its few steps.
-Invariants: the same text gives the same PTX (entries have the text's name, mangled names are
-renamed in order of appearance).
+Importing this needs the extra ``cuda``, no driver and no device.
 """
 
 from __future__ import annotations
 
-import re
-import types as python_types
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import llvmlite.ir as ll
 import numba_cuda as _numba_cuda  # noqa: F401  (numba.cuda is this package only where it is there)
-from numba.cuda import compiler, dispatcher, types
-from numba.cuda.core.errors import NumbaPerformanceWarning, TypingError
-from numba.cuda.cudadrv import nvvm
-from numba.cuda.extending import intrinsic, register_jitable
+from numba.cuda import types
+from numba.cuda.core.errors import TypingError
+from numba.cuda.extending import intrinsic
 
 from gradc.codegen.cuda.toolchain.instructions import (
     F32,
@@ -44,13 +33,18 @@ from gradc.codegen.cuda.toolchain.instructions import (
     f16_bits,
     f16_value,
     fma,
+    group_mma,
     is_float,
     matrices,
     mma,
+    products_committed,
+    products_waited,
+    published,
+    ready,
     shuffled,
     waited,
 )
-from gradc.codegen.cuda.verbs import TEXT_VERBS
+from gradc.codegen.cuda.verbs import LINES, TEXT_VERBS
 
 Emit = Callable[[Any, tuple[Any, ...], tuple[Any, ...]], Any]  # builder, values, their types
 Rule = Callable[..., Any]  # types of operands -> type of the result
@@ -345,14 +339,14 @@ def _element(kind: Any) -> str:
     raise TypingError(f"{kind} is no element type")
 
 
-def _shared_define(kind: Any, count: Any) -> Any:
+def _shared_define(kind: Any, count: Any, align: int = 16) -> Any:
     name, size = _element(kind), _literal(count, "the size of shared memory")
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         array = ll.ArrayType(LLVM_TYPES[name], size)
         place = builder.module.get_unique_name("shared")
         memory = ll.GlobalVariable(builder.module, array, place, addrspace=3)
-        memory.linkage, memory.align = "internal", 16
+        memory.linkage, memory.align = "internal", align
         memory.initializer = const(array, ll.Undefined)
         generic = builder.addrspacecast(memory, ll.PointerType(array))
         return builder.bitcast(generic, ll.PointerType(LLVM_TYPES[name]))
@@ -451,6 +445,45 @@ def _mma(name: str, kind: str) -> Any:
     return _made(name, 3, rule, code)
 
 
+def _is_sums(kind: Any) -> bool:
+    return isinstance(kind, types.UniTuple) and _name(kind.dtype) == "f32" and kind.count == 32
+
+
+def _group_define(kind: str, sums: Any, left: Any, right: Any, turned: tuple[Any, Any]) -> Any:
+    flags = [_literal(one, "whether a factor is turned") for one in turned]
+    if not _is_sums(sums):
+        raise TypingError("a group has 64 x 64 sums")
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        total, left, i, _, right, j, _ = values
+        places = builder.gep(left, [i]), builder.gep(right, [j])
+        factors = list(zip(places, flags, strict=True))
+        found = group_mma(builder, kind, _parts(builder, total), *factors)
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return sums(sums, left, types.int64, turned[0], right, types.int64, turned[1]), generate
+
+
+def _group(name: str, kind: str) -> Any:
+    def definition(context: Any, s: Any, p: Any, i: Any, m: Any, q: Any, j: Any, n: Any) -> Any:
+        if {_name(_pointee(name, *each)) for each in ((p, i), (q, j))} != {"u16"}:
+            raise TypingError(f"{name} is of half words")
+        return _group_define(kind, s, p, q, (m, n))
+
+    definition.__name__ = name
+    return intrinsic(definition)
+
+
+def _wait_products_define(sums: Any, groups: Any) -> Any:
+    count = _literal(groups, "how many groups stay in flight")
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        found = products_waited(builder, _parts(builder, values[0]), count)
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return sums(sums, groups), generate
+
+
 def _turned_define(values: Any, count: Any) -> Any:
     first = _literal(count, "by how many a tuple is turned")
 
@@ -495,98 +528,14 @@ VERBS: dict[str, Any] = {
     "turned_matrices": _matrices("turned_matrices", True),
     "mma_bf16": _mma("mma_bf16", "bf16"),
     "mma_f16": _mma("mma_f16", "f16"),
+    "shared_lines": _typed("shared_lines", lambda x, n: _shared_define(x, n, LINES)),
+    "publish": _made("publish", 0, _nothing, lambda b, *_: published(b)),
+    "ready": _made("ready", 1, lambda x: (x, (x,)), lambda b, v, _: ready(b, _parts(b, v[0]))),
+    "group_bf16": _group("group_bf16", "bf16"),
+    "group_f16": _group("group_f16", "f16"),
+    "commit_products": _made("commit_products", 0, _nothing, lambda b, *_: products_committed(b)),
+    "wait_products": _typed("wait_products", _wait_products_define),
     "turned": _typed("turned", _turned_define),
     "outer": _made("outer", 3, _outer_rule, _outer_code),
     "each_sum": _made("each_sum", 2, lambda x, y: (x, (x, y)), _each_code),
 }
-
-# ---- texts to PTX -------------------------------------------------------------------------------
-
-
-class _Architecture:
-    """What Numba asks of a device while it compiles the functions of a text."""
-
-    def __init__(self, capability: tuple[int, int]) -> None:
-        self.compute_capability = capability
-
-
-@contextmanager
-def _compiling_for(capability: tuple[int, int]) -> Iterator[None]:
-    """Inside, Numba compiles a text's own functions without asking a driver for a device."""
-    asked = dispatcher.get_current_device
-    dispatcher.get_current_device = lambda: _Architecture(capability)
-    try:
-        yield
-    finally:
-        dispatcher.get_current_device = asked
-
-
-_MANGLED = re.compile(r"_ZN?[0-9][A-Za-z0-9_$]*")
-
-
-def compile_text(
-    name: str,
-    source: str,
-    pointers: tuple[str, ...],
-    bounds: tuple[int, int],
-    capabilities: Sequence[tuple[int, int]],
-) -> tuple[str, ...]:
-    """PTX for each of ``capabilities`` of the kernel ``name`` of ``source``, whose parameters point
-    to elements ``pointers``, launched by ``bounds[0]`` threads a block, of which a multiprocessor
-    has registers for ``bounds[1]`` at least. Numba's part, which takes the time, is done once.
-
-    Raises:
-        TypingError (of Numba): if the text says what its vocabulary does not have.
-    """
-    code = compile(source, f"<{name}>", "exec")
-    scope: dict[str, Any] = {**VERBS, "NAN": float("nan"), "INF": float("inf"), "range": range}
-    parts = [part for part in code.co_consts if isinstance(part, python_types.CodeType)]
-    made = {part.co_name: python_types.FunctionType(part, scope) for part in parts}
-    kernel = made.pop(name)
-    with warnings.catch_warnings(), _compiling_for(capabilities[0]):
-        warnings.simplefilter("ignore", NumbaPerformanceWarning)
-        for helper, function in made.items():
-            scope[helper] = register_jitable(function)
-        return _ptx(name, kernel, pointers, bounds, capabilities)
-
-
-def _ptx(
-    name: str,
-    kernel: Callable[..., Any],
-    pointers: tuple[str, ...],
-    bounds: tuple[int, int],
-    capabilities: Sequence[tuple[int, int]],
-) -> tuple[str, ...]:
-    """The steps of numba-cuda's ``compile`` for a kernel, with ``fma=0``."""
-    arguments = tuple(types.CPointer(TYPES[pointer]) for pointer in pointers)
-    result = compiler.compile_cuda(
-        kernel,
-        types.void,
-        arguments,
-        debug=False,
-        lineinfo=False,
-        fastmath=False,
-        nvvm_options={"opt": 3, "fma": 0},
-        cc=capabilities[0],
-    )
-    library = result.library
-    entry = library.get_function(result.fndesc.llvm_func_name)
-    library._entry_name = result.fndesc.llvm_func_name
-    compiler.kernel_fixup(entry, False)
-    nvvm.set_launch_bounds(entry, bounds if bounds[1] > 1 else bounds[0])
-    texts = [str(text) for one in capabilities for text in library.get_asm_strs(cc=one)]
-    return tuple(_renamed(text, result.fndesc.llvm_func_name, name) for text in texts)
-
-
-def _renamed(text: str, entry: str, name: str) -> str:
-    """``text`` with ``name`` for its entry, and counted names for all else that Numba mangles."""
-    names: dict[str, str] = {}
-    lines = (line for line in text.splitlines() if "_ZN08NumbaEnv" not in line)
-
-    def rename(found: re.Match[str]) -> str:
-        word = found[0]
-        if word.startswith(entry):  # and its parameters
-            return name + word[len(entry) :]
-        return names.setdefault(word, f"{name}_{len(names)}")
-
-    return _MANGLED.sub(rename, "\n".join(lines)) + "\n"
