@@ -15,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
 
-from gradc.codegen.llvm.gemm.pack import memory_type, transpose, widen
+from gradc.codegen.llvm.gemm.pack import load_lanes, memory_type, transpose, widen
 from gradc.codegen.llvm.isa import Isa
-from gradc.codegen.llvm.static import i64
+from gradc.codegen.llvm.static import TRUE, i64, negation, when
 from gradc.codegen.llvm.text import Function, Module, Value, bits_suffix, constant, vector
 from gradc.ir.loop.kernel import Patch, dense_strides
 from gradc.ir.tensor.core import DType
@@ -121,6 +121,31 @@ class _Packer:
         place = f.binary("add", f.binary("mul", image0, i64(patch.image_stride)), within)
         base = f.address(self.source, self.element, f.binary("sub", place, i64(before)))
         return _Lanes(starts, base, self._parts(image, image0, valid), None)
+
+    def whole(self, t: Value) -> tuple[Value, Value] | None:
+        """Whether a vector of places from ``t`` on is a run of one image's elements, of one tap
+        that never leaves it, and where that is in the first channel; None where it never is.
+        """
+        f, patch, lanes = self.f, self.patch, self.lanes
+        axes = range(len(patch.taps))
+        if prod(patch.taps) > 1 or not self.is_run or self.area < lanes:
+            return None
+        if not all(map(self._stays, axes)):
+            return None
+        image = f.binary("udiv", t, i64(self.area))
+        within = f.binary("sub", t, f.binary("mul", image, i64(self.area)))
+        fits = f.compare("icmp sle", f.binary("add", within, i64(lanes)), i64(self.area))
+        ends = f.compare("icmp sle", f.binary("add", t, i64(lanes)), self.t1)
+        before = sum(b * s for b, s in zip(patch.before, self.dense, strict=True))
+        place = f.binary("add", f.binary("mul", image, i64(patch.image_stride)), within)
+        start = f.address(self.source, self.element, f.binary("sub", place, i64(before)))
+        return f.binary("and", fits, ends), start
+
+    def line(self, start: Value, channel: Value) -> Value:
+        """A run of a channel's elements."""
+        distance = self.f.binary("mul", channel, i64(self.patch.channel_stride))
+        at = self.f.address(start, self.element, distance)
+        return load_lanes(self.f, at, self.dtype, self.lanes, None, self.isa)
 
     def _divided(self, x: Value, by: int) -> tuple[Value, Value]:
         """Quotient and remainder of each lane."""
@@ -253,15 +278,23 @@ def _pack_turned(p: _Packer, vectors: int) -> None:
         first = f.binary("add", p.r0, f.binary("mul", group.index, i64(lanes)))
         with f.loop(i64(0), blocks, 1) as block:
             k = f.binary("mul", block.index, i64(lanes))
-            here = p.at(f.binary("add", p.t0, k))
+            place = f.binary("add", p.t0, k)
             out = f.address(p.target, p.compute, base)
             out = f.address(out, p.compute, f.binary("mul", k, i64(width)))
-            with p.taps(here) as (_, moved, parts):  # of which there is one
-                lines = []
-                for n in range(lanes):
-                    # Columns past the edge repeat the last one: never part of a result.
-                    wanted = f.binary("add", first, i64(n))
-                    channel = f.select(f.compare("icmp slt", wanted, last), wanted, last)
-                    lines.append(p.load(here, moved, channel, parts))
+            # Columns past the edge repeat the last one: never part of a result.
+            wanted = [f.binary("add", first, i64(n)) for n in range(lanes)]
+            columns = [f.select(f.compare("icmp slt", n, last), n, last) for n in wanted]
+
+            def put(lines: list[Value], out: Value = out) -> None:
                 for n, value in enumerate(transpose(f, lines)):
                     f.store(value, f.address(out, p.compute, i64(n * width)), p.size)
+
+            whole = p.whole(place)
+            if whole is not None:
+                fits, start = whole
+                with f.branch(fits):
+                    put([p.line(start, channel) for channel in columns])
+            with when(f, TRUE if whole is None else negation(f, whole[0])):
+                here = p.at(place)
+                with p.taps(here) as (_, moved, parts):  # of which there is one
+                    put([p.load(here, moved, channel, parts) for channel in columns])
