@@ -82,6 +82,8 @@ def with_ops(function: Function, ops: Sequence[Op], outputs: Sequence[Value]) ->
 
 def with_regions(op: Op, change: Callable[[Block], Block]) -> Op:
     """``op`` with every region changed; the same object if none is."""
+    if not op.regions:
+        return op
     regions = tuple(change(region) for region in op.regions)
     if all(a is b for a, b in zip(regions, op.regions, strict=True)):
         return op

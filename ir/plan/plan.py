@@ -150,9 +150,13 @@ class Launch:
 
     def renamed(self, names: Mapping[int, int]) -> Launch:
         """With other tensors for those in ``names``."""
-        if not any(a.tensor in names for a in self.arguments):
+        return self.on(tuple([a.renamed(names) for a in self.arguments]), self.scratch)
+
+    def on(self, arguments: tuple[Argument, ...], scratch: int | None) -> Launch:
+        """Of other arguments."""
+        if arguments == self.arguments and scratch == self.scratch:
             return self
-        return replace(self, arguments=tuple(a.renamed(names) for a in self.arguments))
+        return Launch(self.kernel, arguments, self.span, self.scope, self.replica, scratch)
 
     def cells(self) -> Iterator[int]:
         """It counts nothing."""

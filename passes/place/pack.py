@@ -44,18 +44,19 @@ def _pack_in(
     order: list[int], sizes: Mapping[int, int], times: Mapping[int, Lifetime], limit: int | None
 ) -> tuple[dict[int, int], int] | None:
     """Offsets and the bytes needed; None as soon as these are no fewer than ``limit``."""
-    count = len(order)
-    low, high = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    first, last = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    # Start, end, first and last step of every block that has a place, by their starts.
+    rows = np.zeros((4, len(order)), np.int64)
+    low, high, first, last = rows
     offsets: dict[int, int] = {}
     total = 0
     for placed, block in enumerate(order):
         size, time = aligned(sizes[block]), times[block]
-        clash = (first[:placed] <= time.last) & (last[:placed] >= time.first)
-        offset = _gap(low[:placed][clash], high[:placed][clash], size)
+        clash = ((first[:placed] <= time.last) & (last[:placed] >= time.first)).nonzero()[0]
+        offset = _gap(low[clash], high[clash], size)
         offsets[block] = offset
-        low[placed], high[placed] = offset, offset + size
-        first[placed], last[placed] = time.first, time.last
+        at = int(low[:placed].searchsorted(offset))
+        rows[:, at + 1 : placed + 1] = rows[:, at:placed]
+        rows[:, at] = offset, offset + size, time.first, time.last
         total = max(total, offset + size)
         if limit is not None and total >= limit:
             return None
@@ -63,18 +64,18 @@ def _pack_in(
 
 
 def _gap(low: np.ndarray, high: np.ndarray, size: int) -> int:
-    """The start of the tightest free gap of at least ``size`` bytes; the end of all if there is
-    none."""
+    """The start of the tightest free gap of at least ``size`` bytes between blocks from ``low``,
+    which ascends, to ``high``; the end of all if there is none.
+    """
     if low.size == 0:
         return 0
-    order = np.argsort(low, kind="stable")
-    starts = low[order]
     # ends[i]: where the occupied stretch before block i ends.
-    ends = np.concatenate(([0], np.maximum.accumulate(high[order])))
-    gaps = starts - ends[:-1]
-    fits = np.flatnonzero(gaps >= size)
+    ends = np.zeros(low.size + 1, np.int64)
+    np.maximum.accumulate(high, out=ends[1:])
+    gaps = low - ends[:-1]
+    fits = (gaps >= size).nonzero()[0]
     if fits.size:
-        return int(ends[fits[np.argmin(gaps[fits])]])
+        return int(ends[fits[gaps[fits].argmin()]])
     return int(ends[-1])
 
 

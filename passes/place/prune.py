@@ -23,9 +23,9 @@ def prune(plan: Plan) -> Plan:
     renumbered = {old: new for new, old in enumerate(order)}
 
     def changed(launch: Launch) -> Launch:
-        arguments = tuple(a.renamed(renumbered) for a in launch.arguments)
+        arguments = tuple([a.renamed(renumbered) for a in launch.arguments])
         scratch = None if launch.scratch is None else renumbered[launch.scratch]
-        return replace(launch, arguments=arguments, scratch=scratch)
+        return launch.on(arguments, scratch)
 
     return replace(
         plan.map(changed, renumbered.__getitem__),

@@ -87,13 +87,17 @@ class _Blocks:
         self._high = self._low + np.array([aligned(sizes[n]) for n in order], np.int64)
         self._first = np.array([times[n].first for n in order], np.int64)
         self._last = np.array([times[n].last for n in order], np.int64)
+        self._known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def _gaps(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Start and size of every free stretch at a launch; the last one has no end."""
-        alive = (self._first <= number) & (self._last >= number)
-        starts = self._low[alive]
-        ends = np.concatenate(([0], np.maximum.accumulate(self._high[alive])))
-        return ends, np.concatenate((starts - ends[:-1], [np.iinfo(np.int64).max]))
+        if number not in self._known:
+            alive = (self._first <= number) & (self._last >= number)
+            starts = self._low[alive]
+            ends = np.concatenate(([0], np.maximum.accumulate(self._high[alive])))
+            room = np.concatenate((starts - ends[:-1], [np.iinfo(np.int64).max]))
+            self._known[number] = ends, room
+        return self._known[number]
 
     def lowest(self, number: int, size: int) -> int:
         """The lowest offset at which ``size`` bytes are free during a launch."""

@@ -31,17 +31,26 @@ _DEEP = 8  # ops that are taken out of one sum, and looked through for what repe
 
 def take_out(function: Function) -> Function:
     """``function`` with factors after its sums; the same object if there are none."""
-    block = _block(function.block)
+    block = _block(function.block, {})
     if block is function.block:
         return function
     return with_ops(function, block.body, block.outputs)
 
 
-def _block(block: Block) -> Block:
+def _block(block: Block, known: dict[Block, Block]) -> Block:
+    """``block`` with factors after its sums; ``known`` are regions that were looked at: many ops
+    may share one.
+    """
+
+    def region(inner: Block) -> Block:
+        if inner not in known:
+            known[inner] = _block(inner, known)
+        return known[inner]
+
     search = _Search({v: op for op in block.body for v in op.results})
     found: list[Op] = []
     for op in block.body:
-        found += (search.taken(op) if is_sum(op) else None) or [with_regions(op, _block)]
+        found += (search.taken(op) if is_sum(op) else None) or [with_regions(op, region)]
     if len(found) == len(block.body) and all(map(lambda a, b: a is b, found, block.body)):
         return block
     return Block(block.parameters, (*found, block.terminator))

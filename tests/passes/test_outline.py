@@ -14,6 +14,7 @@ from gradc.ir.ops.verify import check_function
 from gradc.ir.tensor.core import Function, Role
 from gradc.ir.tensor.text import parse_function, print_function
 from gradc.passes.pipeline import run_pipeline
+from gradc.passes.simplify import dce, factors
 from gradc.runtime.native.compile import compile_options, pipeline_options
 
 TEXT = """
@@ -90,6 +91,30 @@ def test_parameters_of_a_type_share_their_region() -> None:
     assert check_function(function) == ()
     text = print_function(function)
     assert print_function(parse_function(text)) == text
+
+
+def test_regions_that_ops_share_are_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = (step_of(layers, "adamw(lr=1e-2)") for layers in (2, 7))
+    seen: list[object] = []
+    live_ops, block = dce.live_ops, factors._block
+
+    def counted_ops(*given: Any) -> Any:
+        seen.append(given)
+        return live_ops(*given)
+
+    def counted_block(*given: Any) -> Any:
+        seen.append(given)
+        return block(*given)
+
+    monkeypatch.setattr(dce, "live_ops", counted_ops)
+    monkeypatch.setattr(factors, "_block", counted_block)
+    for walk in (dce.dce, factors.take_out):
+        counts = []
+        for function in (few, many):
+            seen.clear()
+            walk(function)
+            counts.append(len(seen))
+        assert counts[0] == counts[1] > 1
 
 
 def test_a_parameter_more_costs_passes_few_ops() -> None:
