@@ -50,6 +50,7 @@ WORTH_CUTTING = 1 << 20  # products
 K_UNBLOCKED = 1024  # up to here k is not blocked when nothing is packed
 WAYS = 4  # lines of a panel that one set of the first cache keeps beside what else passes
 PANEL_LINES = 4  # columns of a product laid out in panels, at most
+WALK_BLOCKS = 4  # column blocks of a product whose left factor is windows read where they lie
 WORTH_PACKING = 16  # strips that read a packed column block, from which on it is worth its time
 PAGES = 32  # that the rows of a panel lie in at most: each is looked up again in every strip
 MATRIX_ROWS, MATRIX_VECTORS = 2 * amx.ROWS, 2  # of a register tile on the matrix unit
@@ -423,6 +424,9 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
         pack_left = factor_is_half(gemm.left) or scattered
     if walk is not None:
         k_block, pack_left = min(max(k, 1), K_LEAF), False
+        if walk.packed is None:
+            # Ranges of columns share nothing; ranges of strips would each turn all columns round.
+            panels = min(panels, -(-panels_total // WALK_BLOCKS))
     if across is not None:
         k_block, pack_left, pack_right = K_LEAF, False, True
     return Blocking(
