@@ -49,11 +49,6 @@ def epilogue_values(ops: Sequence[Op], views: Views, outputs: Iterable[Value]) -
     return frozenset(found)
 
 
-def reads_elements(op: Op) -> bool:
-    """Whether ``op`` asks for its operands element by element, not for all of them in memory."""
-    return isinstance(lookup(op.name).loop, (Pointwise, Reduction, ByIndex))
-
-
 def values_in_memory(ops: Sequence[Op], outputs: Iterable[Value]) -> frozenset[Value]:
     """Values that are stored whatever is fused: operands of contractions and of opaque ops, results
     of the block. Of what joins others that is the whole, not its parts."""
@@ -62,7 +57,7 @@ def values_in_memory(ops: Sequence[Op], outputs: Iterable[Value]) -> frozenset[V
     seen: dict[Value, None] = {}
     stack = list(outputs)
     for op in ops:
-        if not reads_elements(op):
+        if not isinstance(lookup(op.name).loop, (Pointwise, Reduction, ByIndex)):
             stack.extend(op.operands)
     while stack:
         value = stack.pop()

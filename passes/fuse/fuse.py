@@ -29,7 +29,7 @@ from gradc.ir.ops.registry import (
 )
 from gradc.ir.target.target import GENERIC, Target
 from gradc.ir.tensor.core import Attr, Block, Function, Op, Value
-from gradc.passes.fuse.demand import reads_elements, values_in_memory
+from gradc.passes.fuse.demand import values_in_memory
 from gradc.passes.fuse.groups import Group, Grouping
 from gradc.passes.fuse.sink import Sinking
 from gradc.passes.fuse.streams import shared_streams
@@ -55,7 +55,7 @@ def fuse_block(block: Block, target: Target) -> Block:
     """``block`` with fusion ops; terminator and parameters stay."""
     *opened, end = _open_regions(block)
     ops, stored = _legal_contractions(opened, target)
-    stored |= _joined(ops)
+    stored |= _joined(ops, end.operands)
     emitted = _Emission(_scalars_first(ops, block), end.operands, stored, target).run()
     return Block(block.parameters, (*emitted, end))
 
@@ -128,12 +128,11 @@ def _legal_contractions(ops: Sequence[Op], target: Target) -> tuple[list[Op], fr
     return found, frozenset(stored)
 
 
-def _joined(ops: Sequence[Op]) -> frozenset[Value]:
-    """Values that join others and that are only read from memory: what makes the parts can store
-    them (``Grouping``)."""
-    read = {x for op in ops if reads_elements(op) for x in op.operands}
+def _joined(ops: Sequence[Op], outputs: Iterable[Value]) -> frozenset[Value]:
+    """Values that join others and have to be in memory: what makes the parts can store them
+    (``Grouping``)."""
     joins = {op.results[0] for op in ops if len(op.results) == 1 and part_shape(op) is not None}
-    return frozenset(joins - read)
+    return frozenset(joins & values_in_memory(ops, outputs)) if joins else frozenset()
 
 
 def _readable(op: Op, side: int, views: Views) -> Value | None:
@@ -293,7 +292,8 @@ class _Emission:
             view = self.views.view(value) if value in self.results else None
             if view is None or value.type.static_shape != group.shape:
                 continue
-            if not group.holds(view.base) and not _is_contiguous(view, value):
+            is_whole = value.type.size == view.base.type.size and _is_contiguous(view, value)
+            if not group.holds(view.base) and not is_whole:
                 self.done[op] = None
                 found.append(value)
         return found

@@ -64,7 +64,7 @@ model for_a_product(x: float[3, 17], y: float[3, 17], v: float[34, 5]) -> float[
 """
 # Kernels of each, and those that only move what another has made.
 KERNELS = {
-    "rows": (1, 0), "columns": (1, 0), "read_again": (3, 0), "narrow": (2, 1), "unequal": (3, 1),
+    "rows": (1, 0), "columns": (1, 0), "read_again": (2, 0), "narrow": (2, 1), "unequal": (3, 1),
     "with_sums": (1, 0), "beside_a_slice": (1, 0), "for_a_product": (2, 0),
 }  # fmt: skip
 
