@@ -67,7 +67,7 @@ def key_of(text: Text, isa: str) -> str:
     """What machine code follows from, whatever the kernel is called."""
     source = text.source.replace(text.name, "kernel")
     pointers = " ".join(p.dtype for p in text.parameters)
-    return digest(f"{isa} {text.threads} {pointers}\n{source}")
+    return digest(f"{isa} {text.threads} {text.together} {pointers}\n{source}")
 
 
 def compile_new(made: Mapping[str, Program], known: dict[str, Found], kept: Path | None) -> None:
