@@ -40,6 +40,7 @@ from gradc.passes.lower.plan import to_loops
 from gradc.passes.lower.strips import strips
 from gradc.passes.place.place import arena_lower_bound, place
 from gradc.passes.place.scratch import Scratch, place_scratch
+from gradc.passes.recompute.reach import reach
 from gradc.passes.recompute.rematerialise import NOTHING, Policy, rematerialise
 from gradc.passes.recompute.tile import tile
 from gradc.passes.simplify.cse import cse
@@ -243,6 +244,8 @@ STEPS = (
     _tensor("dce", dce, "nothing dead is planned, fused or placed"),
     PipelineStep("turn", "tensor", "tensor", _on_function(lambda f, o, _h: turn(f, o.target)),
          "rules know what a product reads; what is fused with it must lie like it"),
+    PipelineStep("reach", "tensor", "tensor", _on_function(lambda f, o, _h: reach(f, o.target)),
+         "what of a product counts is said of its axes, which do not move any more"),
     PipelineStep("fuse", "tensor", "tensor", _on_function(lambda f, o, _h: fuse(f, o.target)),
          "one kernel per group: what is in a kernel is not in memory"),
     PipelineStep("to-loops", "tensor", "loop", _on_function(lambda f, o, _h: to_loops(f, o.target)),
@@ -277,6 +280,8 @@ CONSTRAINTS = (
     Constraint("hoist", "dce", "hoisting leaves dead yields behind"),
     Constraint("dce", "fuse", "dead ops would be fused and computed"),
     Constraint("dce", "turn", "dead readers hide that only products read a matrix"),
+    Constraint("turn", "reach", "axes that products read are exchanged"),
+    Constraint("reach", "fuse", "only ops of the whole block say who reads a product"),
     Constraint("turn", "fuse", "what is computed on a product's tiles lies as the product does"),
     Constraint("fuse", "to-loops", "every group becomes one kernel"),
     Constraint("to-loops", "strips", "which launches read what is seen in the Plan"),

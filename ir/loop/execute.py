@@ -21,6 +21,7 @@ import numpy as np
 
 from gradc.ir.loop.kernel import (
     Affine,
+    Bound,
     Buffer,
     Const,
     Exchange,
@@ -39,7 +40,7 @@ from gradc.ir.loop.kernel import (
     Store,
     Var,
 )
-from gradc.ir.loop.order import K_LEAF, K_NODE, node_spans
+from gradc.ir.loop.order import COLUMNS_AT_ONCE, K_LEAF, K_NODE, ROWS_AT_ONCE, node_spans
 from gradc.ir.loop.verbs import (
     Array,
     apply_verb,
@@ -286,7 +287,7 @@ class _Run:
         around = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
         left = np.broadcast_to(left, (*around, *left.shape[-2:]))
         right = np.broadcast_to(right, (*around, *right.shape[-2:]))
-        product = self._sum_of_products(left, right, gemm.acc.dtype)
+        product = self._product(gemm, left, right)
         outer_axes, outer_active = self.axes, self.active
         self.axes = (*outer_axes, *gemm.batch, gemm.m, gemm.n)
         rank = len(self.axes)
@@ -300,6 +301,59 @@ class _Run:
         self.values[gemm.acc] = product.reshape((1,) * more + product.shape)
         self.block(gemm.epilogue)
         self.axes, self.active = outer_axes, outer_active
+
+    def _product(self, gemm: Gemm, left: Array, right: Array) -> Array:
+        """The sums of all elements, of the terms that count."""
+        within, dtype = gemm.within, gemm.acc.dtype
+        if within is None or 0 in (gemm.m, gemm.n):
+            return self._sum_of_products(left, right, dtype)
+        nothing = self.scalars.literal(0, dtype)
+        found = []
+        for j in range(0, gemm.n, COLUMNS_AT_ONCE):
+            columns = right[..., j : j + COLUMNS_AT_ONCE]
+            some = []
+            for i in range(0, gemm.m, ROWS_AT_ONCE):
+                rows = left[..., i : i + ROWS_AT_ONCE, :]
+                last = i + ROWS_AT_ONCE - 1, j + COLUMNS_AT_ONCE - 1
+                kept = self._kept(gemm, within.terms, (i, last[0]), (j, last[1]))
+                anywhere: Array = np.any(kept, axis=tuple(range(kept.ndim - 1)))
+                some.append(
+                    self._sum_of_products(
+                        np.where(kept, rows, nothing),
+                        np.where(anywhere[:, None], columns, nothing),
+                        dtype,
+                    )
+                )
+            found.append(np.concatenate(some, axis=-2))
+        whole = np.concatenate(found, axis=-1)
+        at: tuple[Any, Any] = np.arange(gemm.m)[:, None], np.arange(gemm.n)
+        is_seen = self._kept(gemm, within.results, (at[0], at[0]), (at[1], at[1]))
+        return np.where(is_seen, whole, nothing)
+
+    def _kept(
+        self, gemm: Gemm, bounds: Sequence[Bound], i: tuple[Any, Any], j: tuple[Any, Any]
+    ) -> Array:
+        """[batch..., rows, columns or steps]: where ``bounds`` hold for some row between the ends
+        ``i`` and some column between the ends ``j``.
+        """
+        assert gemm.within is not None, "bounds belong to what counts"
+        ends: dict[Var, tuple[Any, Any]] = {gemm.i: i, gemm.j: j}
+        rank = len(gemm.batch) + 2
+        for axis, (var, extent) in enumerate(zip(gemm.batch_index, gemm.batch, strict=True)):
+            index = np.arange(extent).reshape((1,) * axis + (-1,) + (1,) * (rank - axis - 1))
+            ends[var] = index, index
+        ends[gemm.within.step] = (np.arange(gemm.k),) * 2
+        origin = 0
+        if gemm.within.origin is not None:
+            buffer, place = gemm.within.origin
+            origin = int(self.buffers[buffer].reshape(-1)[place])
+        kept = np.ones((1,) * rank, bool)
+        for bound in bounds:
+            most = bound.value.constant + bound.data * origin
+            for var, factor in bound.value.terms:
+                most = most + factor * ends[var][factor > 0]
+            kept = kept & (most >= 0)
+        return kept
 
     def _sum_of_products(self, left: Array, right: Array, dtype: DType) -> Array:
         """Leaves of ``K_LEAF`` steps of k, then nodes of ``K_NODE`` children until one is left."""

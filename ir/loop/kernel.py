@@ -36,8 +36,8 @@ before it writes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Literal, TypeAlias
 
@@ -254,6 +254,38 @@ class Factor:
     at: Affine = Affine()
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """``value + data * origin >= 0``; ``value`` counts in the indices of a Gemm."""
+
+    value: Affine
+    data: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """What of a Gemm counts. ``origin`` is an i32 element of a buffer that no bound needs where
+    there is none.
+
+    ``terms``: step ``step`` of k belongs to the sum of an element if each bound holds for some
+    element of its ``ROWS_AT_ONCE`` rows and ``COLUMNS_AT_ONCE`` columns (``ir.loop.order``). What
+    is left out is exactly 0 times something.
+    ``results``: nothing that the epilogue stores depends on ``acc`` where one of these does not
+    hold; it is 0 there, or what it would be.
+    """
+
+    step: Var
+    terms: tuple[Bound, ...] = ()
+    results: tuple[Bound, ...] = ()
+    origin: tuple[Buffer, int] | None = None
+
+    def rebound(self, buffers: Mapping[Buffer, Buffer]) -> Within:
+        """The same with other buffers."""
+        if self.origin is None:
+            return self
+        return replace(self, origin=(buffers[self.origin[0]], self.origin[1]))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Gemm:
     """``acc[b, i, j] = sum_k left[b, i, k] * right[b, k, j]``, then ``epilogue`` once per (b, i,
@@ -283,6 +315,13 @@ class Gemm:
     j: Var
     acc: Var
     epilogue: tuple[Stmt, ...]
+    within: Within | None = None
+
+    @property
+    def read(self) -> tuple[Buffer, ...]:
+        """The buffers that it reads before its epilogue."""
+        origin = None if self.within is None else self.within.origin
+        return (self.left.buffer, self.right.buffer, *(() if origin is None else origin[:1]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

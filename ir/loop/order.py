@@ -32,6 +32,10 @@ K_NODE = 64  # children of a node of a matrix product
 CHAIN = 32  # products over the inner axes of a sum that are one chain
 PLACES = 16  # places of a window that are one chain
 PLANE = 4096  # places of a plane whose rows are one chain
+# Where terms of a matrix product are left out, it is for all elements of so many rows and so many
+# columns together, counted from the first ones.
+ROWS_AT_ONCE = 24
+COLUMNS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)

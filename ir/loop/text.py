@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from gradc.ir.loop.kernel import (
     Access,
     Affine,
+    Bound,
     Buffer,
     Const,
     Exchange,
@@ -41,6 +42,7 @@ from gradc.ir.loop.kernel import (
     Stmt,
     Store,
     Var,
+    Within,
 )
 from gradc.ir.tensor.core import Span
 from gradc.ir.tensor.text_tokens import Cursor, Names, number_text, quote, span_text
@@ -137,10 +139,22 @@ class _Printer:
             f"{indent}gemm ({batch}) {rows}, {columns}, depth {statement.k}",
             f"{indent}  left {self.factor(statement.left)}",
             f"{indent}  right {self.factor(statement.right)}",
-            f"{indent}  into {self.declared(statement.acc)} {{",
         ]
+        if statement.within is not None:
+            self.lines.append(f"{indent}  within {self.within(statement.within)}")
+        self.lines.append(f"{indent}  into {self.declared(statement.acc)} {{")
         self.body(statement.epilogue, indent + "  ")
         self.lines.append(f"{indent}}}")
+
+    def within(self, within: Within) -> str:
+        text = self.declared(within.step)
+        for name, bounds in (("terms", within.terms), ("results", within.results)):
+            each = (f"{self.affine(b.value)} data {b.data}" for b in bounds)
+            text += f" {name} ({', '.join(each)})"
+        if within.origin is not None:
+            buffer, place = within.origin
+            text += f" origin {self.name(buffer)} offset {place}"
+        return text
 
     def factor(self, factor: Factor) -> str:
         batch = ", ".join(str(n) for n in factor.batch_strides)
@@ -382,10 +396,33 @@ class KernelParser:
         left = self.factor()
         cursor.expect("right")
         right = self.factor()
+        within = self.within() if cursor.accept("within") else None
         cursor.expect("into")
         acc = self.declare()
         extents, indices = tuple(n for _, n in batch), tuple(v for v, _ in batch)
-        return Gemm(extents, indices, m, n, k, left, right, i, j, acc, self.body())
+        return Gemm(extents, indices, m, n, k, left, right, i, j, acc, self.body(), within)
+
+    def within(self) -> Within:
+        cursor = self.cursor
+        step = self.declare()
+        found: list[tuple[Bound, ...]] = []
+        for name in ("terms", "results"):
+            cursor.expect(name)
+            cursor.expect("(")
+            found.append(tuple(cursor.separated(self.bound, ")")))
+        origin = None
+        if cursor.accept("origin"):
+            token = cursor.take("value")
+            if token not in self.buffers:
+                raise cursor.error(f"buffer {token} is not declared")
+            cursor.expect("offset")
+            origin = self.buffers[token], cursor.integer()
+        return Within(step, found[0], found[1], origin)
+
+    def bound(self) -> Bound:
+        value = self.affine()
+        self.cursor.expect("data")
+        return Bound(value, self.cursor.integer())
 
     def factor(self) -> Factor:
         cursor = self.cursor

@@ -78,6 +78,8 @@ def _touches(body: Sequence[Stmt], loops: Mapping[Var, int]) -> Iterator[_Touch]
             for factor, rows, columns in sides:
                 if not factor.buffer.is_private:
                     yield _factor(factor, (*statement.batch, rows, columns), loops)
+            for buffer in statement.read[2:]:
+                yield _Touch(buffer, False, False, 0, buffer.size - 1, 1)
             inner = {**loops, **batch, statement.i: statement.m, statement.j: statement.n}
             yield from _touches(statement.epilogue, inner)
         elif isinstance(statement, Let):

@@ -57,6 +57,7 @@ from gradc.ir.loop.kernel import (
     Stmt,
     Store,
     Var,
+    Within,
 )
 from gradc.ir.loop.registers import Touched, accesses, owner, rows
 from gradc.ir.tensor.algebra import VERBS
@@ -297,12 +298,32 @@ class _Checker:
             self.define(var)
             self.ranges[var] = extent
         self.define(statement.acc)
+        if statement.within is not None:
+            self.within(statement.within, {*self.ranges})
         self.is_dead += min(sizes[:-1]) <= 0
         self.statements(statement.epilogue)
         self.is_dead -= min(sizes[:-1]) <= 0
         for var in indices:
             self.ranges.pop(var, None)
         self.visible = outer
+
+    def within(self, within: Within, indices: set[Var]) -> None:
+        """L9 of what counts."""
+        bounds = (*within.terms, *within.results)
+        if within.origin is not None:
+            buffer, place = within.origin
+            self.buffer(buffer)
+            if buffer.dtype is not DType.I32 or not 0 <= place < buffer.size:
+                self.report("L9", f"positions count from {buffer.name}[{place}], {buffer.dtype}")
+        elif any(bound.data for bound in bounds):
+            self.report("L9", "positions count from nothing")
+        for bound in within.terms:
+            if bound.value.coefficient(within.step) not in (-1, 1):
+                self.report("L9", "a bound of terms does not follow k step by step")
+        for bound in bounds:
+            inside = {*indices, within.step} if bound in within.terms else indices
+            if any(var not in inside for var, _ in bound.value.terms):
+                self.report("L9", "a bound counts in what is no index of its product")
 
     def exchange(self, statement: Exchange) -> None:
         """L12."""

@@ -18,6 +18,7 @@ from gradc.ir.ops.index import readings
 from gradc.ir.ops.index.contraction import contract, fit_contract
 from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.interval import Bounds, Interval, multiplied, squared, total
+from gradc.ir.ops.needs import reads_origin
 from gradc.ir.ops.registry import Contraction, OpDef, Sample, TypeRuleError, register
 from gradc.ir.ops.structural import inverse
 from gradc.ir.ops.traits import Traits
@@ -35,13 +36,16 @@ def free_axes(op_attributes: Attrs, side: int, rank: int) -> tuple[int, ...]:
 
 
 def _infer(types: Sequence[TensorType], attributes: Attrs) -> tuple[TensorType, ...]:
-    if len(types) != 2:
-        raise TypeRuleError(f"contract: takes 2 operands, got {len(types)}")
-    a, b = types
+    expected = 3 if reads_origin(attributes) else 2
+    if len(types) != expected:
+        raise TypeRuleError(f"contract: takes {expected} operands, got {len(types)}")
+    a, b, *origin = types
+    if any(x.dtype is not DType.I32 for x in origin):
+        raise TypeRuleError(f"contract: positions count from i32, not from {origin[0]}")
     batch, contracted = get_pairs(attributes, "batch"), get_pairs(attributes, "contract")
     if a.dtype is not b.dtype or a.dtype is DType.BOOL:
         raise TypeRuleError(f"contract: element types do not multiply, {a} and {b}")
-    for side, operand in enumerate(types):
+    for side, operand in enumerate((a, b)):
         axes = [pair[side] for pair in (*batch, *contracted)]
         if any(not 0 <= axis < operand.rank for axis in axes) or len(set(axes)) != len(axes):
             raise TypeRuleError(f"contract: axes {tuple(axes)} do not fit {operand}, {a} and {b}")
@@ -98,7 +102,7 @@ def _vjp(
 def _links(op: Op) -> tuple[Link, ...]:
     """Batch axes and free axes go through; the sum is over the contracted ones."""
     batch, summed = get_pairs(op.attributes, "batch"), get_pairs(op.attributes, "contract")
-    left, right = (sizes(x) for x in op.operands)
+    left, right = (sizes(x) for x in op.operands[:2])
     found = [Link(left[i], (Place(i), Place(j)), Place(n)) for n, (i, j) in enumerate(batch)]
     for i in free_axes(op.attributes, 0, len(left)):
         found.append(Link(left[i], (Place(i), None), Place(len(found))))

@@ -18,6 +18,7 @@ from itertools import pairwise
 
 from gradc.ir.loop.kernel import dense_strides
 from gradc.ir.ops.attributes import get_pairs
+from gradc.ir.ops.needs import NAMES, get_needs, with_needs
 from gradc.ir.ops.reduction import reduced_axes
 from gradc.ir.ops.registry import (
     Contraction,
@@ -192,6 +193,11 @@ def _with_ordered_operands(op: Op, operands: Sequence[Value]) -> Op:
             tuple(_moved(op, side, axis, operands) for side, axis in enumerate(pair))
             for pair in get_pairs(op.attributes, name)
         )
+    for name in NAMES:
+        needs = get_needs(op.attributes, name)
+        if needs:
+            moved = [n.moved(lambda a: (a[0], _moved(op, *a, operands))) for n in needs]
+            attributes = with_needs(attributes, name, moved)
     return replace(op, operands=tuple(operands), attributes=attributes)
 
 

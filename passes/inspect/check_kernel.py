@@ -159,6 +159,11 @@ def _collect_gemm(
         found.accesses.append(
             Touch(factor.buffer, False, False, False, terms, around, path, is_factor=True)
         )
+    if gemm.within is not None and gemm.within.origin is not None:
+        buffer, place = gemm.within.origin
+        found.accesses.append(
+            Touch(buffer, False, False, False, Affine(place), loops, at, is_factor=True)
+        )
     deep = at + (1,) * (len(batch) + 1)
     _collect(gemm.epilogue, (*loops, *batch, i, j), deep, known, found)
 

@@ -9,14 +9,25 @@ contraction is its epilogue.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
 from gradc.ir.loop.builder import IndexAlgebra, LoopBuilder
-from gradc.ir.loop.kernel import Affine, Factor, Gemm, Load, Stmt, Var, row_major_offset
+from gradc.ir.loop.kernel import (
+    Affine,
+    Bound,
+    Factor,
+    Gemm,
+    Load,
+    Stmt,
+    Var,
+    Within,
+    row_major_offset,
+)
 from gradc.ir.ops.attributes import get_pairs
+from gradc.ir.ops.needs import NAMES, get_needs
 from gradc.ir.ops.registry import Contraction, lookup
 from gradc.ir.tensor.core import Attr, Block, DType, Op, TensorType, Value
 from gradc.passes.lower.cost import flops, size_of
@@ -284,10 +295,10 @@ def _product(draft: Draft, block: Block, op: Op, views: tuple[Strided, Strided])
     tail = draft.aside()
     builder = tail.builder
     batch_index = tuple(builder.var(DType.I64, extent) for extent in batch)
-    i, j = (
-        builder.var(DType.I64, size_of(tuple(rows))),
-        builder.var(DType.I64, size_of(tuple(columns))),
-    )
+    i, j, step = (builder.var(DType.I64, size_of(tuple(x))) for x in (rows, columns, depth))
+    own = dict(zip((*(a for a, _ in axes.batch), *outer), batch_index, strict=True))
+    own |= _alone(op, 0, inner, i) | _alone(op, 0, [a for a, _ in axes.contract], step)
+    within = _within(draft, block, op, (own, _alone(op, 1, axes.right, j)), step)
     dtype = op.result.type.dtype
     acc = builder.var(dtype.accumulator)
     index = [Affine.of(v) for v in batch_index]
@@ -306,7 +317,45 @@ def _product(draft: Draft, block: Block, op: Op, views: tuple[Strided, Strided])
         j,
         acc,
         builder.body(),
+        within,
     )
+
+
+def _alone(op: Op, side: int, axes: Sequence[int], var: Var) -> dict[int, Var]:
+    """``var`` as the index of the only one of ``axes`` of an operand that has more than one
+    position.
+    """
+    shape = op.operands[side].type.static_shape
+    wide = [axis for axis in axes if shape[axis] > 1]
+    return {wide[0]: var} if len(wide) == 1 else {}
+
+
+def _within(
+    draft: Draft, block: Block, op: Op, places: Sequence[Mapping[int, Var]], step: Var
+) -> Within | None:
+    """What of a product counts, by the indices that axes of its operands have (``places``); None if
+    all does.
+    """
+    found: dict[str, list[Bound]] = {}
+    for name in NAMES:
+        found[name] = []
+        for need in get_needs(op.attributes, name):
+            known = [(places[side].get(axis), n) for (side, axis), n in need.factors]
+            terms = tuple((var, n) for var, n in known if var is not None)
+            follows = Affine(0, terms).coefficient(step)
+            is_plain = len(terms) == len(known) and abs(follows) == (name == "terms")
+            if is_plain:
+                found[name].append(Bound(Affine(need.constant, terms), need.data))
+    bounds = [bound for each in found.values() for bound in each]
+    origin = None
+    if any(bound.data for bound in bounds):
+        view = strided_view(block, op.operands[2])
+        if view is None:
+            return None
+        origin = draft.operands[view.parameter], view.offset
+    if not bounds:
+        return None
+    return Within(step, tuple(found["terms"]), tuple(found["results"]), origin)
 
 
 def store_results(draft: Draft, block: Block, tail: Elements, index: Sequence[Affine]) -> None:

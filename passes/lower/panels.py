@@ -22,6 +22,7 @@ from math import prod
 
 from gradc.ir.loop.kernel import (
     Affine,
+    Bound,
     Buffer,
     Factor,
     For,
@@ -35,6 +36,7 @@ from gradc.ir.loop.kernel import (
     Stmt,
     Store,
     Var,
+    Within,
 )
 from gradc.ir.loop.traffic import traffic
 from gradc.ir.plan.plan import Argument, Launch, Plan, Repeat, Step, Tensor
@@ -178,11 +180,18 @@ def _ways(kernel: Kernel, target: Target) -> tuple[_Panels, ...]:
     width = lanes * (4 if target.registers >= MANY_REGISTERS else 2)
     writer = _Writer(kernel, gemm, width)
     found = []
+    right = right and not _follows_columns(gemm)
     if right and left and gemm.m <= MOST_ROWS and (gemm.n >= 2 * width or gemm.right.column != 1):
         found.append(writer.right())
     if left and gemm.n <= MOST_ROWS and gemm.left.column != 1 and gemm.k > 1:
         found.append(writer.left())
     return tuple(found)
+
+
+def _follows_columns(gemm: Gemm) -> bool:
+    """Whether the terms that count depend on the column, and so would on where panels begin."""
+    terms = () if gemm.within is None else gemm.within.terms
+    return any(bound.value.coefficient(gemm.j) for bound in terms)
 
 
 class _Writer:
@@ -348,7 +357,17 @@ def _at_column(gemm: Gemm, names: _Names, start: Affine) -> Gemm:
     uses = {x for s in body if isinstance(s, Let) for x in s.operands}
     if column in uses:
         body.insert(0, Index(column, at))
-    return replace(gemm, batch_index=batch_index, i=i, j=j, acc=acc, epilogue=tuple(body))
+    within = gemm.within
+    if within is not None:
+        step = fresh(within.step)
+
+        def moved(bounds: tuple[Bound, ...]) -> tuple[Bound, ...]:
+            return tuple(replace(bound, value=place(bound.value)) for bound in bounds)
+
+        within = Within(step, moved(within.terms), moved(within.results), within.origin)
+    return replace(
+        gemm, batch_index=batch_index, i=i, j=j, acc=acc, epilogue=tuple(body), within=within
+    )
 
 
 def _moved(

@@ -85,8 +85,7 @@ def buffers_used(body: Sequence[Stmt]) -> list[Buffer]:
         if isinstance(statement, (Load, Store)):
             found[statement.buffer] = None
         elif isinstance(statement, Gemm):
-            found[statement.left.buffer] = None
-            found[statement.right.buffer] = None
+            found.update(dict.fromkeys(statement.read))
         elif isinstance(statement, Exchange):
             found[statement.buffer] = None
     return list(found)

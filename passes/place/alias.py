@@ -72,8 +72,7 @@ def _walk(
             found.extents[statement.index] = statement.extent
             _walk(statement.body, (*loops, statement.index), at, found)
         elif isinstance(statement, Gemm):
-            found.factors[statement.left.buffer] = None
-            found.factors[statement.right.buffer] = None
+            found.factors.update(dict.fromkeys(statement.read))
             inner = (*statement.batch_index, statement.i, statement.j)
             extents = (*statement.batch, statement.m, statement.n)
             found.extents.update(zip(inner, extents, strict=True))

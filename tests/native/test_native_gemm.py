@@ -22,8 +22,11 @@ from gradc.codegen.llvm.host import jit
 from gradc.codegen.llvm.isa import Isa, select
 from gradc.codegen.llvm.nest import nest
 from gradc.codegen.llvm.text import Module
+from gradc.ir.loop.equal import equal
+from gradc.ir.loop.execute import execute_kernel
 from gradc.ir.loop.kernel import (
     Affine,
+    Bound,
     Buffer,
     Const,
     Factor,
@@ -34,7 +37,11 @@ from gradc.ir.loop.kernel import (
     Stmt,
     Store,
     Var,
+    Within,
 )
+from gradc.ir.loop.order import COLUMNS_AT_ONCE, ROWS_AT_ONCE
+from gradc.ir.loop.text import parse_kernel, print_kernel
+from gradc.ir.loop.verify import verify_kernel
 from gradc.ir.tensor.bf16 import from_bf16
 from gradc.ir.tensor.core import DType
 from gradc.runtime.native.arrays import NUMPY_DTYPE, as_bf16
@@ -74,6 +81,7 @@ class Case:
         self.a, self.a64 = self._random(rng, left, "bmk", offset)
         self.b, self.b64 = self._random(rng, right, "bkn", 0)
         self.bias = rng.standard_normal(n).astype(NUMPY_DTYPE[self.acc_type])
+        self.more: tuple[Array, ...] = ()  # what the kernel reads besides
         self.kernel = self._kernel()
 
     def _random(
@@ -150,10 +158,11 @@ class Case:
     def computed(self, address: int, isa: Isa, cuts: tuple[float, ...] = ()) -> Array:
         """What the compiled product at ``address`` makes."""
         product = self.product
-        call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, ctypes.c_int64, ctypes.c_int64)
         shape = [self.sizes[x] for x in self.out]
         c = np.full(shape, 1.0 if self.epilogue else np.nan, NUMPY_DTYPE[self.acc_type])
-        pointers = [x.ctypes.data for x in (self.a, self.b, c, self.bias)]
+        pointers = [x.ctypes.data for x in (self.a, self.b, c, self.bias, *self.more)]
+        places = [ctypes.c_void_p] * (len(pointers) + 1)
+        call = ctypes.CFUNCTYPE(None, *places, ctypes.c_int64, ctypes.c_int64)
         units = gemm.units(product, isa)
         borders = [0, *(int(units * cut) for cut in cuts), units]
         room = Room(gemm.scratch_bytes(product, isa))
@@ -320,6 +329,78 @@ def test_empty_sums_and_empty_results(isa: str) -> None:
     assert np.all(Case(5, 9, 0, batch=(2,), right="bnk").run(isa) == 0)
     for m, n, batch in ((0, 4, ()), (4, 0, ()), (4, 4, (0,))):
         assert Case(m, n, 3, batch=batch).run(isa).size == 0
+
+
+class Banded(Case):
+    """A Case of which only part counts: terms and elements on one side of a diagonal each, which
+    counts from a number in memory.
+    """
+
+    def __init__(self, m: int, n: int, k: int, seed: int, left: str, right: str) -> None:
+        super().__init__(m, n, k, left=left, right=right, seed=seed)
+        rng = random.Random(seed)
+        product, self.shift = self.product, rng.randint(-3, 3)
+        i, j, step = (Affine.of(v) for v in (product.i, product.j, Var("step", DType.I64)))
+        side, down = rng.choice([(i, m), (j, n)]), rng.choice((-1, 1))
+        terms = [step * down + side[0] * rng.choice((-1, 1)) + rng.randint(0, side[1])]
+        terms += [step * -down + rng.randint(k // 2, k)] if rng.random() < 0.5 else []
+        results = [(i * rng.choice((-2, 1)) + j) * rng.choice((-1, 1)) + rng.randint(-n, n)]
+        origin = Buffer("at", DType.I32, 3, "read")
+        bounds = [tuple(Bound(x, 1) for x in each) for each in (terms, results)]
+        within = Within(next(iter(step.terms))[0], bounds[0], bounds[1], (origin, 2))
+        self.more = (np.asarray([99, 99, self.shift], np.int32),)
+        changed = replace(product, within=within)
+        self.kernel = replace(self.kernel, buffers=(*self.kernel.buffers, origin), body=(changed,))
+        verify_kernel(self.kernel)
+        assert equal(parse_kernel(print_kernel(self.kernel)), self.kernel, ("spans",))
+
+    def _holds(self, bound: Bound, at: dict[Var, Any]) -> Any:
+        total = bound.value.constant + self.shift
+        return sum((at[var] * n for var, n in bound.value.terms), start=total) >= 0
+
+    def wanted(self) -> tuple[Array, Array]:
+        """The sums of the terms that count, term by term, and where elements do."""
+        within, product = self.product.within, self.product
+        assert within is not None
+        rows, columns = np.ogrid[: product.m, : product.n]
+        total = np.zeros((product.m, product.n))
+        for step in range(product.k):
+            kept = np.zeros((product.m, product.n), bool)
+            for r in range(0, product.m, ROWS_AT_ONCE):
+                for c in range(0, product.n, COLUMNS_AT_ONCE):
+                    i, j = np.ogrid[r : r + ROWS_AT_ONCE, c : c + COLUMNS_AT_ONCE]
+                    at = {product.i: i, product.j: j, within.step: step}
+                    each = [np.any(self._holds(bound, at)) for bound in within.terms]
+                    kept[r : r + ROWS_AT_ONCE, c : c + COLUMNS_AT_ONCE] = all(each)
+            total += kept * self.a64[0, :, step, None] * self.b64[0, step]
+        at = {product.i: rows, product.j: columns}
+        seen = np.broadcast_to(
+            np.logical_and.reduce([self._holds(bound, at) for bound in within.results]),
+            total.shape,
+        )
+        return total, seen
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_only_what_counts_is_added(isa: str) -> None:
+    rng = random.Random(5)
+    cases = []
+    for seed in range(10):
+        m, n, k = rng.randint(1, 90), rng.randint(1, 150), rng.choice((5, 64, 130, 700))
+        left, right = rng.choice(["bmk", "bkm"]), rng.choice(["bkn", "bnk"])
+        cases.append(Banded(m, n, k, seed, left=left, right=right))
+    library = program(cases, select(isa))
+    for number, case in enumerate(cases):
+        found = case.computed(library[f"product{number}"], select(isa), (0.4,))[0]
+        total, seen = case.wanted()
+        scale = np.abs(case.a64[0]) @ np.abs(case.b64[0]) + 1
+        bound = (case.sizes["k"] + 4) * EPSILON[DType.F32] * scale
+        assert np.all((np.abs(found - total) <= bound)[seen]), case.sizes
+        arrays = [case.a, case.b, np.zeros(found.size, np.float32), case.bias, *case.more]
+        execute_kernel(case.kernel, arrays)
+        executed = arrays[2].reshape(found.shape)
+        assert np.all((np.abs(executed - total) <= bound)[seen])
+        assert np.all(executed[~seen] == 0)
 
 
 def test_random_shapes_against_float64() -> None:

@@ -30,6 +30,7 @@ from gradc.codegen.llvm.gemm.walk import (
     channels_at_once,
     walk_of,
 )
+from gradc.codegen.llvm.gemm.within import tile_fits
 from gradc.codegen.llvm.isa import Isa
 from gradc.ir.loop.kernel import (
     Factor,
@@ -290,6 +291,15 @@ def _tile(
     )
 
 
+def _tile_within(gemm: Gemm, isa: Isa) -> tuple[int, int]:
+    """The cheapest of the register tiles that ``tile_fits``."""
+    m, n, k, lanes = max(gemm.m, 1), max(gemm.n, 1), max(gemm.k, 1), isa.lanes(gemm.acc.dtype)
+    return min(
+        [tile for tile in _tiles(isa, lanes) if tile_fits(gemm, tile[0], lanes * tile[1])],
+        key=lambda t: (_cost(m, n, k, t[0], t[1], lanes), -t[0] * t[1], t[1]),
+    )
+
+
 def _orientation_cost(gemm: Gemm, isa: Isa) -> float:
     """Modelled cycles of ``gemm`` as it stands: tiles, transposing the right factor, a scattered
     epilogue.
@@ -314,6 +324,8 @@ def oriented(gemm: Gemm, isa: Isa) -> Gemm:
     """
     if gemm.m <= gemm.n or gemm.left.patch is not None or gemm.right.patch is not None:
         return gemm
+    if gemm.within is not None and gemm.within.terms:
+        return gemm  # rows and columns are not left out by the same numbers
 
     def turned(factor: Factor) -> Factor:
         return replace(factor, row=factor.column, column=factor.row)
@@ -380,40 +392,43 @@ def _k_block(gemm: Gemm, k: int, pack_left: bool, pack_right: bool) -> int:
     return max(k, 1) if k <= most else K_BLOCK
 
 
+def _register_tile(gemm: Gemm, size: tuple[int, int, int], isa: Isa, most: int) -> tuple[int, int]:
+    """Rows and vectors of the register tile of a product of this size."""
+    (down, wide, k), lanes = size, isa.lanes(gemm.acc.dtype)
+    if is_matrix(gemm, isa):
+        rows = min(-(-down // amx.ROWS) * amx.ROWS, MATRIX_ROWS)
+        return rows, min(-(-wide // lanes), MATRIX_VECTORS)
+    rows, vectors = _tile(down, wide, k, lanes, isa, most, _is_panel(gemm))
+    rows = -(-down // -(-down // rows))  # even strips
+    return (rows, vectors) if tile_fits(gemm, rows, lanes * vectors) else _tile_within(gemm, isa)
+
+
 def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     """The cut of ``gemm`` on ``isa``."""
-    dtype = gemm.acc.dtype
-    lanes = isa.lanes(dtype)
+    dtype, lanes = gemm.acc.dtype, isa.lanes(gemm.acc.dtype)
     paired = is_paired(gemm, isa)
     m, n, k = max(gemm.m, 1), max(gemm.n, 1), (gemm.k + 1) // 2 if paired else gemm.k
     matrix = is_matrix(gemm, isa)
-    if matrix:
-        k = -(-k // amx.PAIRS) * amx.PAIRS
+    k = -(-k // amx.PAIRS) * amx.PAIRS if matrix else k
     batch = math.prod(gemm.batch)
     slide, walk, across = slide_of(gemm, isa), walk_of(gemm, isa), across_of(gemm, isa)
-    most = 24 if walk is None and across is None else MOST_ROWS
     down, wide = (m, n if slide is None else slide.width)
     if across is not None:
         slide, down, wide = None, block_of(across.patch), m
-    rows, vectors = _tile(down, wide, k, lanes, isa, most, _is_panel(gemm))
-    rows = -(-down // -(-down // rows))  # even strips
-    if matrix:
-        rows = min(-(-down // amx.ROWS) * amx.ROWS, MATRIX_ROWS)
-        vectors = min(-(-wide // lanes), MATRIX_VECTORS)
-    width = lanes * vectors
+    most = 24 if walk is None and across is None else MOST_ROWS
+    rows, vectors = _register_tile(gemm, (down, wide, k), isa, most)
+    width, size = lanes * vectors, dtype.itemsize
     panels_total = -(-n // width)
-    size = dtype.itemsize
     far_left = max(gemm.left.row, gemm.left.column) * size >= PAGE and panels_total > 2
-    far_right = _is_far(gemm, k, rows, width * size)
-    pack_right = gemm.right.column != 1 or factor_is_half(gemm.right) or far_right
+    is_near = gemm.right.column == 1 and not factor_is_half(gemm.right)
+    pack_right = not is_near or _is_far(gemm, k, rows, width * size)
     scattered = 1 not in (gemm.left.row, gemm.left.column)
     crowded = panels_total > 2 and _left_crowds(gemm, k, rows)
     pack_left = factor_is_half(gemm.left) or far_left or scattered or crowded
     k_block = _k_block(gemm, k, pack_left, pack_right)
-    panel_bytes = k_block * width * size
     stays = isa.caches[1] * 3 // 4  # a packed column block stays in the second cache
     room = stays if pack_right else 4 * stays
-    panels = max(1, min(panels_total, room // panel_bytes))
+    panels = max(1, min(panels_total, room // (k_block * width * size)))
     if not pack_left and m * n * k * batch >= WORTH_CUTTING:
         # Few strips: more column blocks, so that many threads find a piece each.
         pieces = batch * -(-m // rows)

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from gradc.codegen.llvm import static
 from gradc.codegen.llvm.bodies import is_long
-from gradc.codegen.llvm.gemm import pack, pairs, patch, slide, strips
+from gradc.codegen.llvm.gemm import pack, pairs, patch, slide, strips, within
 from gradc.codegen.llvm.gemm.ahead import ask_left, ask_right, is_worth_asking
 from gradc.codegen.llvm.gemm.blocking import Blocking, blocking
 from gradc.codegen.llvm.gemm.matrix import configure, emit_matrix_tile, release
@@ -25,8 +25,10 @@ from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value, vector
 from gradc.ir.loop.kernel import Buffer, Factor, Gemm, Kernel
+from gradc.ir.loop.order import K_LEAF
 
 Pair = tuple[Value, Value]
+Sizes = Sequence[tuple[int, int, Value]]  # of a tile, each with the condition under which it is
 # emit(function, gemm, pointers, batch indices, i, first j, acc, mask, step, fence): the epilogue of
 # ``acc``'s lanes; ``step`` divides the first j, and no multiple of ``fence`` is among the others.
 Epilogue = Callable[
@@ -186,6 +188,7 @@ class Emitter:
         )
         *given, room, begin, end = f.parameters
         self.places = dict(zip(self.buffers, given, strict=True))
+        self.origin = within.origin_of(f, self.gemm, self.places)
         if 0 in (self.gemm.m, self.gemm.n, *self.gemm.batch):
             f.ret()
             return
@@ -449,17 +452,19 @@ class Emitter:
                 place = static.sub(f, strip, here.chunk)
                 number = static.add(f, static.mul(f, place, i64(cut.panels)), near)
                 parked = offset(f, parked, self.element, (number, cut.tile_size))
-            steps = self.left_step, self.right_step
-            if cut.slide is not None:
-                steps = self.left_step, slide.emit_distances(self.module, cut.slide, cut.dtype)
             self._ask(f, here, strip, panel.index)
-            given = f"{rows}, {steps[0]}, {source}, {steps[1]}, {parked}, {depth}, {fresh}"
             whole_strip = static.less(f, strip, i64(tall))
             whole_panel = static.less(f, within_row, i64(wide))
-            for tile_rows, in_row in cases(f, whole_strip, tall, cut.rows, height):
-                for tile_columns, in_column in cases(f, whole_panel, wide, cut.width, over):
-                    with static.when(f, static.both(f, in_row, in_column)):
-                        f.line(f"call void @{self._tile(tile_rows, tile_columns)}({given})")
+            sizes = [
+                (tile_rows, tile_columns, static.both(f, in_row, in_column))
+                for tile_rows, in_row in cases(f, whole_strip, tall, cut.rows, height)
+                for tile_columns, in_column in cases(f, whole_panel, wide, cut.width, over)
+            ]
+            if self.gemm.within is None or cut.paired:
+                self._multiply(f, sizes, (rows, source), parked, depth, fresh)
+            else:
+                tile = (strip, panel.index)
+                self._multiply_within(f, here, tile, sizes, (rows, source), parked, fresh)
             beyond = static.add(f, here.k, i64(cut.k_block))
             parked = self._close_nodes(f, parked, (here.k, beyond), more)
             with static.when(f, done):
@@ -490,6 +495,48 @@ class Emitter:
         first = static.mul(f, here.chunk, i64(cut.rows))
         beyond = self._left_at(f, left, first, static.add(f, here.k, i64(cut.k_block)))
         return f.select(f.compare("icmp slt", below, i64(cut.m)), here_still, beyond)
+
+    def _multiply(
+        self, f: Function, sizes: Sizes, factors: Pair, parked: Value, depth: Value, fresh: Value
+    ) -> None:
+        """Calls the tile of the size whose condition holds."""
+        (rows, source), cut, step = factors, self.cut, self.right_step
+        if cut.slide is not None:
+            step = slide.emit_distances(self.module, cut.slide, cut.dtype)
+        given = f"{rows}, {self.left_step}, {source}, {step}, {parked}, {depth}, {fresh}"
+        for rows_, columns, condition in sizes:
+            with static.when(f, condition):
+                f.line(f"call void @{self._tile(rows_, columns)}({given})")
+
+    def _multiply_within(
+        self,
+        f: Function,
+        here: Here,
+        at: tuple[Value, Value],
+        sizes: Sizes,
+        factors: Pair,
+        parked: Value,
+        fresh: Value,
+    ) -> None:
+        """The same for what counts of this block of k; a tile of which nothing does is 0."""
+        cut, (rows, source) = self.cut, factors
+        row, column = (
+            static.mul(f, n, i64(size)) for n, size in zip(at, (cut.rows, cut.width), strict=True)
+        )
+        box = (row, cut.rows), (column, cut.width)
+        part = (here.k, here.depth), cut.k_block > K_LEAF
+        first, count = within.steps_of(f, self.gemm, self.origin, here.batch, box, *part)
+        step = i64(cut.dtype.itemsize) if cut.left_by_rows else self.left_step
+        rows = f.address(rows, "i8", static.mul(f, first, step))
+        source = f.address(source, "i8", static.mul(f, first, self.right_step))
+        is_some = static.less(f, i64(0), count)
+        if is_some != static.FALSE:
+            with static.when(f, is_some):
+                self._multiply(f, sizes, (rows, source), parked, count, fresh)
+        is_none = static.both(f, fresh, static.negation(f, is_some))
+        if is_none != static.FALSE:
+            with static.when(f, is_none):
+                within.clear(f, parked, vector(self.element, cut.lanes), cut.tile_size)
 
     def _close_nodes(
         self, f: Function, parked: Value, block: tuple[Value, Value], more: Value

@@ -592,6 +592,7 @@ def _rebind(product: Gemm, buffers: dict[Buffer, Buffer]) -> Gemm:
 
     return dataclasses.replace(
         product,
+        within=product.within and product.within.rebound(buffers),
         left=factor(product.left),
         right=factor(product.right),
         epilogue=tuple(statement(s) for s in product.epilogue),
