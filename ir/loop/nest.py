@@ -37,6 +37,11 @@ class Cutting(Protocol):
     def columns(self, count: int) -> int:
         """How many of ``count`` independent columns one iteration of the grid owns."""
 
+    def places(self, count: int, nbytes: int) -> int:
+        """How many of ``count`` rows of a table, of ``nbytes`` each, one iteration of the grid
+        owns: each looks through all that is added to the table.
+        """
+
     def row(self, count: int, itemsize: int) -> int:
         """How many of ``count`` running values an iteration of the grid keeps in a row."""
 

@@ -22,7 +22,7 @@ from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.index.indexing import fit_scatter, scatter_add, take
 from gradc.ir.ops.interval import handed_on, sums_of
 from gradc.ir.ops.registry import ByIndex, Nest, OpDef, Read, Sample, TypeRuleError, register
-from gradc.ir.ops.row_sums import LEAF, Columns, Node, RowSums, size_of
+from gradc.ir.ops.row_sums import LEAF, Columns, Node, Places, RowSums, size_of
 from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 
@@ -219,8 +219,8 @@ def _scatter_add_vjp(
 
 
 def _scatter_add_nest(nest: NestContext, op: Op) -> None:
-    """Each parallel iteration owns one prefix and a block of columns: zeros them, then adds rows in
-    order.
+    """Each parallel iteration owns one prefix, some of the rows and a block of columns: zeros them,
+    then adds what belongs there in order.
     """
     k, axis = nest.k, get_int(op.attributes, "axis")
     ids = op.operands[0].type
@@ -228,45 +228,56 @@ def _scatter_add_nest(nest: NestContext, op: Op) -> None:
     prefix, suffix = shape[:axis], shape[axis + 1 :]
     columns, rows = size_of(suffix), size_of(ids.static_shape)
     owned = max(nest.schedule.columns(columns), 1)
-    with nest.parallel((*prefix, -(-columns // owned))) as outer:
+    held = max(nest.schedule.places(shape[axis], columns * dtype.itemsize), 1)
+    lots = (-(-shape[axis] // held),) if shape[axis] > held else ()
+    with nest.parallel((*prefix, *lots, -(-columns // owned))) as outer:
         block = Columns.of(outer[-1], columns, owned)
+        lot = Places.of(outer[-2] if lots else None, shape[axis], held)
 
         def spot(row: Affine, column: Affine) -> list[Affine]:
-            return [*outer[:-1], row, *k.unflatten(block.first + column, suffix)]
+            place = lot.first + row
+            return [*outer[: len(prefix)], place, *k.unflatten(block.first + column, suffix)]
 
         if not dtype.is_float or (rows <= LEAF and dtype is dtype.accumulator):
-            _add_in_order(nest, op, block, spot)
+            _add_in_order(nest, op, lot, block, spot)
         else:
-            _add_as_trees(nest, op, block, spot)
+            _add_as_trees(nest, op, lot, block, spot)
 
 
-def _add_in_order(nest: NestContext, op: Op, block: Columns, spot: Spot) -> None:
+def _is_here(nest: NestContext, lot: Places, row: Affine, count: int) -> Scalar:
+    """Whether a row, counted from the first of ``lot``, is one of them and of ``count`` in all."""
+    k = nest.k
+    here = k.inside(row, lot.count)
+    return here if lot.limit is None else k.both(here, k.inside(lot.first + row, count))
+
+
+def _add_in_order(nest: NestContext, op: Op, lot: Places, block: Columns, spot: Spot) -> None:
     """In the result itself, one update after the other."""
     k, axis = nest.k, get_int(op.attributes, "axis")
     shape, dtype = op.result.type.static_shape, op.result.type.dtype
     ids = op.operands[0].type.static_shape
-    with nest.loop(shape[axis], "serial") as row, block.columns(nest) as column:
+    with lot.rows(nest) as row, block.columns(nest) as column:
         nest.write(spot(row.at, column.at), k.const(0, dtype))
     with nest.loop(size_of(ids), "serial") as update:
         at = k.unflatten(update.at, ids)
-        target = k.affine(nest.read(0, at))
-        inside = k.inside(target, shape[axis])
+        target = k.affine(nest.read(0, at)) + lot.first * -1
+        inside = _is_here(nest, lot, target, shape[axis])
         with block.columns(nest) as column:
             place = spot(target, column.at)
             value = nest.read(1, [*place[:axis], *at, *place[axis + 1 :]])
             nest.write(place, value, "add", guard=inside)
 
 
-def _add_as_trees(nest: NestContext, op: Op, block: Columns, spot: Spot) -> None:
+def _add_as_trees(nest: NestContext, op: Op, lot: Places, block: Columns, spot: Spot) -> None:
     """Rows of the result, or of a table in a wider type, are the open leaves; what is full moves
     up.
     """
     k, axis = nest.k, get_int(op.attributes, "axis")
     shape, dtype = op.result.type.static_shape, op.result.type.dtype
     ids = op.operands[0].type.static_shape
-    sums = RowSums(nest, dtype, shape[axis], size_of(ids), block)
+    sums = RowSums(nest, dtype, lot.count, size_of(ids), block)
     wide = sums.wide
-    table = None if wide.dtype is dtype else nest.scratch(shape[axis] * block.width, wide.dtype)
+    table = None if wide.dtype is dtype else nest.scratch(lot.count * block.width, wide.dtype)
 
     def read(row: Affine, column: Affine) -> Scalar:
         if table is None:
@@ -279,15 +290,15 @@ def _add_as_trees(nest: NestContext, op: Op, block: Columns, spot: Spot) -> None
         else:
             nest.store(table, row * block.width + column, value)
 
-    with nest.loop(shape[axis], "serial") as row:
+    with lot.rows(nest) as row:
         sums.clear(row.at)
         with block.columns(nest) as column:
             write(row.at, column.at, wide.const(0))
     sums.open()
     with nest.loop(size_of(ids), "serial") as update:
         at = k.unflatten(update.at, ids)
-        target = k.affine(nest.read(0, at))
-        with sums.only_if(k.inside(target, shape[axis])):
+        target = k.affine(nest.read(0, at)) + lot.first * -1
+        with sums.only_if(_is_here(nest, lot, target, shape[axis])):
             with block.columns(nest) as column:
                 place = spot(target, column.at)
                 value = nest.read(1, [*place[:axis], *at, *place[axis + 1 :]])
@@ -301,7 +312,7 @@ def _add_as_trees(nest: NestContext, op: Op, block: Columns, spot: Spot) -> None
                     target,
                 )
                 sums.count(leaf)
-    with nest.loop(shape[axis], "serial") as row:
+    with lot.rows(nest) as row:
         path = sums.path(row.at)
         if table is not None:
             with block.columns(nest) as column:

@@ -164,6 +164,29 @@ class RowSums:
 
 
 @dataclass(frozen=True)
+class Places:
+    """The rows of a table that one parallel iteration owns, numbered from ``first``."""
+
+    first: Affine
+    count: int
+    limit: Affine | None
+
+    @classmethod
+    def of(cls, number: Affine | None, count: int, owned: int) -> Places:
+        """Those of iteration ``number``, of ``count`` rows in all, of which each owns ``owned``;
+        all for None.
+        """
+        if number is None:
+            return cls(Affine(), count, None)
+        first = number * owned
+        return cls(first, owned, None if count % owned == 0 else first * -1 + count)
+
+    def rows(self, nest: NestContext) -> AbstractContextManager[OpenLoop]:
+        """A loop over them."""
+        return nest.loop(self.count, "serial", self.limit)
+
+
+@dataclass(frozen=True)
 class Columns:
     """The columns that one parallel iteration owns."""
 

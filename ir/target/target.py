@@ -76,6 +76,7 @@ class Target:
     strip_bytes: int = 0
     block: int = 4  # neighbours computed together from what one nest reads once
     columns: int = 64  # columns of a table that one iteration of a scatter owns
+    table_bytes: int = 1 << 20  # and of its rows: at least so many bytes
     copies: bool = True  # whether a thread copies what it reads often into memory of its own
     limits: Limits = Limits()
     costs: Costs = CPU

@@ -15,6 +15,7 @@ from gradc.ir.tensor.core import DType
 
 _LONG_LINE = 64  # lines of so many neighbours fill lanes by themselves
 _WIDEST_ROW = 1 << 14  # elements of a row of a band that is copied
+_MOST_LOTS = 8  # parts of a table, each of which looks through all that is added to it
 _MOST_PLANES = 8  # planes of an image that are summed over together
 _PARTS = 8  # ... so that there are as many parts for threads
 _FEW_TAPS = 4  # of sums that are read where they lie
@@ -30,6 +31,13 @@ class Cuts:
     def columns(self, count: int) -> int:
         """How many of ``count`` independent columns one iteration of the grid owns."""
         return min(count, self.target.columns)
+
+    def places(self, count: int, nbytes: int) -> int:
+        """How many of ``count`` rows of a table, of ``nbytes`` each, one iteration of the grid
+        owns.
+        """
+        lots = min(count * nbytes // self.target.table_bytes, _MOST_LOTS)
+        return -(-count // max(lots, 1))
 
     def row(self, count: int, itemsize: int) -> int:
         """How many of ``count`` running values an iteration of the grid keeps in a row."""

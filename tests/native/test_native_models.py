@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import gradc
 from gradc.codegen.llvm.host.load import NativeFunction
 from gradc.codegen.llvm.isa import available
+from gradc.ir.loop.text import print_kernel
 from gradc.ir.plan.plan import Plan
 from gradc.runtime.native import load as native
 from tests.support.native_plans import bare
@@ -75,3 +76,32 @@ def test_peak_memory_is_what_the_plan_says() -> None:
     assert function.plan is not None and function.plan.threads == 1
     assert function.measured_bytes == function.plan.peak_bytes
     assert isinstance(function, NativeFunction) and function.arenas == 1
+
+
+def test_gradients_of_large_tables_are_added_by_rows_on_many_threads() -> None:
+    """Tables that several iterations of a grid own, with rows that get many updates, at their ends
+    too.
+    """
+    text = """
+    dim N = 700, V = 9001
+    model m(ids: int[N], c: float[N, 64]) -> float {
+        param table: float[V, 64] ~ zeros
+        return sum(table[ids] * c)
+    }
+    """
+    rng, net = np.random.default_rng(7), gradc.loads(text)
+    ids = rng.choice(np.array([0, 1, 4499, 4500, 4501, 8999, 9000]), 700).astype(np.int32)
+    ids[:300] = rng.integers(0, 9001, 300)
+    inputs = {"ids": ids, "c": rng.standard_normal((700, 64)).astype(np.float32)}
+    params = net.init(seed=0)
+    expected = np.zeros((9001, 64))
+    np.add.at(expected, ids, inputs["c"].astype(np.float64))
+    found = []
+    for threads in (1, 5):
+        call = net.value_and_grad(threads=threads, use_cache=False)
+        for _ in range(2):
+            found.append(call(params, **inputs)[1]["table"].copy())
+            np.testing.assert_allclose(found[-1], expected, rtol=1e-5, atol=1e-4)
+            assert np.array_equal(found[-1], found[0])
+    plan = call.entry(inputs).native.plan
+    assert plan is not None and any("grid %v1: i64 < 2" in print_kernel(k) for k in plan.kernels)

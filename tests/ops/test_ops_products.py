@@ -67,12 +67,16 @@ CUT: list[tuple[str, list[tuple[tuple[int, ...], DType]], dict[str, Any]]] = [
     ("conv2d_filter", [((2, 4, 9, 8), F), ((2, 4, 5, 7), F)], {**WIDE, "size": (7, 5)}),
     ("conv2d", [((1, 1, 6, 9), F), ((4, 1, 3, 3), F)], SMALL),
     ("scatter_add", [((150,), I), ((150, 70), F)], {"axis": 0, "size": 5}),
+    # An id is outside; rows of prefixes; few of them, and sums in a wider type.
+    ("scatter_add", [((150,), I), ((2, 150, 3), F)], {"axis": 1, "size": 4}),
+    ("scatter_add", [((30,), I), ((30, 9), F)], {"axis": 0, "size": 11}),
+    ("scatter_add", [((150,), I), ((150, 9), DType.F16)], {"axis": 0, "size": 4}),
     ("cumsum", [((2, 5, 70), F)], {"axis": 1, "reverse": True}),
     ("fft", [((2, 3, 12, 20), F)], {"axis": 2}),
 ]
 TARGETS = (
-    replace(GENERIC, block=1, accumulators=1, columns=1, row_bytes=8, caches=(9,)),
-    replace(GENERIC, block=3, accumulators=7, columns=33, row_bytes=200),
+    replace(GENERIC, block=1, accumulators=1, columns=1, row_bytes=8, caches=(9,), table_bytes=1),
+    replace(GENERIC, block=3, accumulators=7, columns=33, row_bytes=200, table_bytes=100),
     replace(GENERIC, block=8, accumulators=999, columns=4096, row_bytes=1 << 20),
 )
 
@@ -88,7 +92,9 @@ def test_cuts_do_not_change_a_bit(
     given: list[Array] = [
         rng.integers(0, 5, t.static_shape).astype(np.int32)
         if t.dtype is I
-        else rng.standard_normal(t.static_shape).astype(np.float32)
+        else rng.standard_normal(t.static_shape).astype(
+            np.float16 if t.dtype is DType.F16 else np.float32
+        )
         for t in types
     ]
     plans = [place(to_loops(function, target=target)) for target in (GENERIC, *TARGETS)]

@@ -24,12 +24,12 @@ MOST = Limits(**{f.name: 10**6 for f in fields(Limits)})
 TARGETS = (
     replace(
         HOST, name="small", limits=replace(LEAST, ops=5, buffers=7), chunks=7, row_bytes=100,
-        levels=2, nodes=1000, accumulators=1, columns=7, block=1,
+        levels=2, nodes=1000, accumulators=1, columns=7, block=1, table_bytes=64,
         costs=Costs(parallel_us=0.0, keep=0.0),
     ),
     replace(
         HOST, name="large", limits=MOST, chunks=4096, row_bytes=1 << 20, accumulators=999,
-        columns=4096, block=3,
+        columns=4096, block=3, table_bytes=1 << 40,
         costs=Costs(dict.fromkeys(VERBS, VerbCost(50.0)), parallel_us=1e9, keep=1e9),
     ),
 )  # fmt: skip
