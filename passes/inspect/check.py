@@ -215,7 +215,8 @@ class _Checker:
         if self.plan.threads:
             rows = kernel.private
             own = sum(-(-b.size * b.dtype.itemsize // ALIGNMENT) * ALIGNMENT for b in rows)
-            need = max(own, self.scratch(kernel) if self.scratch is not None else 0)
+            # A graphics processor has memory of its own for what is private.
+            need = own if self.scratch is None else self.scratch(kernel)
         if number is None:
             if need:
                 self.fault("scratch", f"{kernel.name} needs {need} bytes and has none", at)

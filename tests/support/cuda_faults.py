@@ -45,6 +45,8 @@ from tests.support.memory_subjects import ROOT, Subject, of_model, small, subjec
 
 # Rows of two trips of every loop, wide enough for every step of a sum over lanes.
 WIDE = "benchmarks/models/rows.grad rows gradient R=5 D=133"
+# A strip for half of the multiprocessors: products in a loop, rows between them, a mask.
+STRIPS = "benchmarks/models/attention.grad attention gradient N=33 T=32 D=20"
 # Small programs: rows with folds, products, loops over time, steps of training, images. Sizes may
 # follow a name.
 SUBJECTS = (
@@ -54,6 +56,7 @@ SUBJECTS = (
     "benchmarks/models/rows.grad rows gradient R=37 D=8",
     "examples/digits/mlp.grad mlp step",
     "program 7",
+    STRIPS,
     WIDE,
 )
 
