@@ -444,24 +444,7 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
             panels = min(panels, -(-panels_total // WALK_BLOCKS))
     if across is not None:
         k_block, pack_left, pack_right = K_LEAF, False, True
-    return Blocking(
-        dtype,
-        lanes,
-        rows,
-        vectors,
-        panels,
-        k_block,
-        pack_left,
-        pack_right,
-        gemm.left.column == 1 or gemm.left.patch is not None or matrix,
-        gemm.left.patch is not None,
-        m,
-        n,
-        k,
-        batch,
-        paired,
-        matrix,
-        slide,
-        walk,
-        across,
-    )
+    is_patch = gemm.left.patch is not None
+    tile = (dtype, lanes, rows, vectors, panels, k_block)
+    packing = (pack_left, pack_right, gemm.left.column == 1 or is_patch or matrix, is_patch)
+    return Blocking(*tile, *packing, m, n, k, batch, paired, matrix, slide, walk, across)
