@@ -33,8 +33,9 @@ from tests.support.cuda_programs import plan_of as plan_of_subject
 SHAPES = (
     (130, 136, 104, False, False, DType.BF16),
     (136, 72, 100, True, False, DType.F16),
-    (136, 50, 104, True, True, DType.BF16),
-    # By elements: nothing that eight divides, few rows and columns.
+    # By pieces of four elements, along k.
+    (130, 50, 60, False, True, DType.BF16),
+    # By elements: nothing that two divides, few rows and columns.
     (9, 70, 61, True, False, DType.F16),
     (67, 13, 45, False, True, DType.BF16),
 )
@@ -43,7 +44,7 @@ STORE = "\n        store(left, slot + t, u16(0))"
 # Of groups: chunks of every layout, elements with either fast.
 OF_GROUPS = (
     (130, 136, 104, False, False, DType.BF16),
-    (136, 72, 104, True, True, DType.F16),
+    (132, 70, 62, True, True, DType.F16),
     (69, 70, 61, True, False, DType.BF16),
     (67, 73, 45, False, True, DType.F16),
 )
@@ -75,6 +76,7 @@ def expected(plan: Plan, shape: tuple[int, int, int, bool, bool, DType]) -> NDAr
         *((each, SMALL) for each in SHAPES),
         (SHAPES[1], LARGE),
         (SHAPES[3], LARGE),
+        ((132, 44, 36, True, False, DType.BF16), LARGE),
         *((each, LARGE_GROUPS) for each in OF_GROUPS),
         *((each, SMALL_GROUPS) for each in OF_GROUPS[1:3]),
     ],

@@ -1,6 +1,6 @@
 """How slices of a factor in bf16 or f16 get to shared memory for tensor cores: by chunks of 16
-bytes that are on their way while others are multiplied, or by elements, which threads read and
-store, where the factor is not aligned or has the windows of images.
+bytes, or pieces of 8 or 4 of them, that are on their way while others are multiplied, or by
+elements, which threads read and store, where no such are aligned and for windows of images.
 
 Either way element (place, step) lies where ``tensor`` says. Elements are in the order in which
 neighbouring threads read neighbours: with k fast where k goes over images.
@@ -44,59 +44,79 @@ class Slab:
         return found + ([f"({step} < {self.k})"] if self.k % self.depth else [])
 
 
-class Chunks:
-    """A matrix whose rows (columns) are whole chunks."""
+def is_even(threads: int, per_line: int) -> bool:
+    """Whether chunks are swapped alike in all lines of a thread, of ``per_line`` copies each."""
+    return threads // per_line % 8 == 0
 
-    def __init__(self, nest: Nest, factor: Factor, slab: Slab, stride: int, k_stride: int) -> None:
+
+class Chunks:
+    """A matrix whose rows (columns) are whole pieces of ``width`` elements, 8, 4 or 2: a copy."""
+
+    def __init__(
+        self, nest: Nest, factor: Factor, slab: Slab, strides: tuple[int, int], width: int
+    ) -> None:
         self.nest = nest
         self.factor = factor
         self.slab = slab
-        self.stride = stride
-        self.k_stride = k_stride
-        self.along_k = k_stride == 1
+        self.stride, self.k_stride = strides
+        self.width = width
+        self.along_k = self.k_stride == 1
+        self.per_line = (slab.depth if self.along_k else slab.size) // width
+        self.apart = slab.threads // self.per_line  # lines from one copy of a thread to its next
+        self.is_even = is_even(slab.threads, self.per_line)
 
     def base(self, batch: Sequence[str]) -> None:
-        """Which chunks this thread copies."""
-        add, slab, name = self.nest.lines.add, self.slab, self.slab.name
-        per_line = (slab.depth if self.along_k else slab.size) // CHUNK
+        """Which pieces this thread copies."""
+        add, name, width = self.nest.lines.add, self.slab.name, self.width
         place, step = f"{name}_place", f"{name}_step"
-        if self.along_k:
-            add(f"{place} = floordiv(t, {per_line})")
-            add(f"{step} = mod(t, {per_line})")
-            swapped = f"bitxor({step}, mod(floordiv({place}, 2), 4))"
-            add(f"{name}_to = {slab.depth} * {place} + 8 * {swapped}")
-            add(f"{step} = 8 * {step}")
-        else:
-            add(f"{step} = floordiv(t, {per_line})")
-            add(f"{place} = mod(t, {per_line})")
-            chunk, begin = place, ""
-            if slab.line < slab.size:
-                chunk = f"mod({place}, {slab.line // CHUNK})"
-                begin = f"{slab.line * slab.depth} * floordiv({place}, {slab.line // CHUNK}) + "
-            swapped = f"bitxor({chunk}, mod({step}, 8))"
-            add(f"{name}_to = {begin}{slab.line} * {step} + 8 * {swapped}")
-            add(f"{place} = 8 * {place}")
+        line, within = (place, step) if self.along_k else (step, place)
+        add(f"{line} = floordiv(t, {self.per_line})")
+        add(f"{within} = mod(t, {self.per_line})")
+        if width < CHUNK:
+            add(f"{name}_rest = {width} * mod({within}, {CHUNK // width})")
+            add(f"{name}_chunk = floordiv({within}, {CHUNK // width})")
+        if self.is_even:
+            chunk = within if width == CHUNK else f"{name}_chunk"
+            add(f"{name}_to = {self._place(line, chunk)}")
+        add(f"{within} = {width} * {within}")
         terms = _batch(self.factor, batch)
-        terms.append(times(f"({slab.first} + {place})", self.stride))
+        terms.append(times(f"({self.slab.first} + {place})", self.stride))
         terms.append(times(step, self.k_stride))
         add(f"{name}_at = {' + '.join(terms)}")
 
+    def _place(self, line: str, chunk: str) -> str:
+        """Where a chunk of a line lies, and in it this thread's piece."""
+        slab = self.slab
+        rest = "" if self.width == CHUNK else f" + {slab.name}_rest"
+        if self.along_k:
+            swapped = f"bitxor({chunk}, mod(floordiv({line}, 2), 4))"
+            return f"{slab.depth} * {line} + 8 * {swapped}{rest}"
+        begin = ""
+        if slab.line < slab.size:
+            begin = f"{slab.line * slab.depth} * floordiv({chunk}, {slab.line // CHUNK}) + "
+            chunk = f"mod({chunk}, {slab.line // CHUNK})"
+        return f"{begin}{slab.line} * {line} + 8 * bitxor({chunk}, mod({line}, 8)){rest}"
+
     def copy(self, k: str, slot: str) -> None:
-        """The chunks of the slice that begins with step ``k`` set off."""
+        """The pieces of the slice that begins with step ``k`` set off."""
         slab, name, lines = self.slab, self.slab.name, self.nest.lines
-        count = slab.slice // CHUNK // slab.threads
-        places = slab.size // count if self.along_k else 0
-        steps = 0 if self.along_k else slab.depth // count
-        apart = places * self.stride + steps * self.k_stride
-        beyond = slab.depth * places + slab.line * steps
+        count = slab.slice // self.width // slab.threads
+        places, steps = (self.apart, 0) if self.along_k else (0, self.apart)
         more = [f" + {times('n', n)}" if n else "" for n in (places, steps)]
         inside = slab.inside(f"{slab.first} + {name}_place{more[0]}", f"{k} + {name}_step{more[1]}")
         k_part = times(k if " " not in k else f"({k})", self.k_stride)
+        apart = places * self.stride + steps * self.k_stride
+        beyond = slab.depth * places + slab.line * steps
         with lines.block(f"for n in range({count})"):
+            to = f"{name}_to + {beyond} * n"
+            if not self.is_even:
+                line = f"{name}_place{more[0]}" if self.along_k else f"{name}_step{more[1]}"
+                lines.add(f"which = {line}")
+                to = self._place("which", f"{name}_chunk")
             lines.add(
-                f"copy_async({name}, {slab.slice} * {slot} + {name}_to + {beyond} * n,"
+                f"copy_async({name}, {slab.slice} * {slot} + {to},"
                 f" {self.nest.buffers[self.factor.buffer]}, {name}_at + {k_part} + {apart} * n, "
-                f"{CHUNK}, {' & '.join(inside) or 'True'})"
+                f"{self.width}, {' & '.join(inside) or 'True'})"
             )
 
 

@@ -5,7 +5,8 @@ their way. Where groups of warps multiply it is they that have a block's results
 A factor lies in a slice as it lies in memory, in chunks of 16 bytes. Chunks are swapped among
 neighbours so that the eight rows of a matrix meet no bank twice: where k is fast chunk c of place p
 is at ``c ^ (p / 2 mod 4)``, where places are fast chunk c of step s at ``c ^ (s mod 8)``. Factors
-that are aligned come by chunks, others and windows of images by elements (``halves``).
+that are aligned come by chunks or halves and quarters of such, others and windows of images by
+elements (``halves``).
 
 Sums are f32 from the first step of k to the last, in an order that the processor does not tell:
 results repeat from run to run, and are not the CPU's bits (docs/cuda-texts.md). Where results are
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from math import prod
 
 from gradc.codegen.cuda.printer import groups
-from gradc.codegen.cuda.printer.halves import Chunks, Elements, Slab
+from gradc.codegen.cuda.printer.halves import CHUNK, Chunks, Elements, Slab, is_even
 from gradc.codegen.cuda.printer.nest import Nest
 from gradc.codegen.cuda.printer.products import unflatten
 from gradc.codegen.cuda.printer.tiles import strides
@@ -31,7 +32,7 @@ from gradc.ir.loop.order import K_LEAF
 from gradc.ir.tensor.core import DType
 
 DEPTH, STAGES = 32, 3
-_CHUNK = 8  # elements of a copy
+_WIDTHS = (8, 4, 2)  # elements of a copy
 _LEAST = 8  # rows, columns and steps under which all of it is mostly empty
 _LEAST_OF_WINDOWS = 4  # an element of these costs more than a tile that is mostly empty
 _MMA = {DType.BF16: "mma_bf16", DType.F16: "mma_f16"}
@@ -95,7 +96,7 @@ def block_of(gemm: Gemm, processors: int, by_groups: bool, aligned: frozenset[Bu
     large, small = (LARGE_GROUPS, SMALL_GROUPS) if own else (LARGE, SMALL)
     room = blocks(gemm, LARGE) * LARGE.rows * LARGE.columns
     is_full = room <= _MOST_ROOM * prod(gemm.batch) * gemm.m * gemm.n
-    if own and not any(_by_chunks(gemm, factor, aligned) for factor in (gemm.left, gemm.right)):
+    if own and not any(_width(gemm, factor, aligned) for factor in (gemm.left, gemm.right)):
         return small
     return large if is_full and blocks(gemm, large) >= processors else small
 
@@ -105,14 +106,35 @@ def is_split(gemm: Gemm) -> bool:
     return gemm.k >= 4 * K_LEAF and blocks(gemm, SMALL) < _FEW
 
 
-def _by_chunks(gemm: Gemm, factor: Factor, aligned: frozenset[Buffer]) -> bool:
-    """Whether chunks of a factor are contiguous and aligned, inside or outside as a whole."""
+def _width(gemm: Gemm, factor: Factor, aligned: frozenset[Buffer]) -> int:
+    """How many elements of a factor are contiguous, aligned and inside or outside as a whole: those
+    of a copy; 0 where they come one by one.
+    """
     stride, k_stride = strides(gemm, factor)
     extent, k = gemm.m if factor is gemm.left else gemm.n, gemm.k
     if factor.patch is not None or factor.buffer not in aligned or 1 not in (stride, k_stride):
-        return False
+        return 0
     other, run = (stride, k) if k_stride == 1 else (k_stride, extent)
-    return not any(n % _CHUNK for n in (other, run, factor.offset, *factor.batch_strides))
+    moves = (other, run, factor.offset, *factor.batch_strides)
+    return next((width for width in _WIDTHS if not any(n % width for n in moves)), 0)
+
+
+def _widths(gemm: Gemm, block: Block, aligned: frozenset[Buffer]) -> tuple[int, ...]:
+    """How many elements of each factor a copy has; 0 where they come one by one. Beside fragments
+    registers are few: pieces of a chunk then only where both factors come by such, of four at
+    least, that are swapped alike in all lines of a thread.
+    """
+    found = tuple(_width(gemm, factor, aligned) for factor in (gemm.left, gemm.right))
+    spare = block.by_groups
+    if not spare:
+        sizes = (block.rows, block.columns)
+        lines = [
+            DEPTH if strides(gemm, factor)[1] == 1 else size
+            for factor, size in zip((gemm.left, gemm.right), sizes, strict=True)
+        ]
+        rows = list(zip(found, lines, strict=True))
+        spare = all(n >= 4 and is_even(block.threads, line // n) for n, line in rows)
+    return found if spare else tuple(n if n == CHUNK else 0 for n in found)
 
 
 def blocks(gemm: Gemm, block: Block) -> int:
@@ -173,8 +195,12 @@ def _side(
     size, extent = (block.rows, gemm.m) if is_left else (block.columns, gemm.n)
     line = groups.SIDE if block.by_groups else size
     slab = Slab(*names, size, extent, gemm.k, DEPTH, block.threads, line)
-    by_chunks = _by_chunks(gemm, factor, aligned)
-    copies = (Chunks if by_chunks else Elements)(nest, factor, slab, stride, k_stride)
+    width = _widths(gemm, block, aligned)[0 if is_left else 1]
+    copies: Chunks | Elements
+    if width:
+        copies = Chunks(nest, factor, slab, (stride, k_stride), width)
+    else:
+        copies = Elements(nest, factor, slab, stride, k_stride)
     if is_left:
         return _Side(nest, slab, copies, "y", ("one", "other"))
     return _Side(nest, slab, copies, "x", ("other", "one"))
