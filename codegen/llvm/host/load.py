@@ -354,7 +354,7 @@ def _made_once(
     """
     key = "" if store is None else store.key(*machine, what)
     entry = store.get(key) if store is not None else None
-    code = jit.compile_object(text(), host(), level=2) if entry is None else entry.code
+    code = jit.compile_object(text(), host()) if entry is None else entry.code
     if entry is None and store is not None:
         store.put(key, {}, code)
     return jit.Library(code, names, {})

@@ -37,6 +37,7 @@ Non-goals: converting anything, explaining anything.
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from string import Template
@@ -62,10 +63,10 @@ EXPORTS = (*_WAYS, "gradc_forget", "gradc_process")
 def caller_text(triple: str, layout: Layout) -> str:
     """The module of the functions, for objects and arrays that lie as ``layout`` says."""
     fields = ("type", "data", "rank", "shape", "dtype", "flags")
-    references = _COUNTS if sys.version_info < (3, 12) and layout.type == 8 else _REFERENCES
+    in_place = sys.version_info < (3, 12) and layout.type == 8
     texts = (
         _CORE,
-        references,
+        _COUNTS if in_place else _REFERENCES,
         apart.TEXT,
         _CALL,
         named.TEXT,
@@ -84,9 +85,26 @@ def caller_text(triple: str, layout: Layout) -> str:
         done=_DONE,
         stopped=STOPPED,
     )
-    attributes = "#0 = { nounwind }", "#1 = { alwaysinline nounwind }"
-    ends = "".join(f"attributes {text}\n" for text in attributes)
-    return f'target triple = "{triple}"\n{expanded(text)}\n{ends}'
+    text = _counted(text) if in_place else text
+    return f'target triple = "{triple}"\n{expanded(text)}\nattributes #0 = {{ nounwind }}\n'
+
+
+def _counted(text: str) -> str:
+    """``text`` with references more counted where they are taken: none of LLVM's passes is run that
+    would do so, as these take longer than all else of the first call on a machine.
+    """
+    numbers = itertools.count()
+
+    def counted(found: re.Match[str]) -> str:
+        count, item = f"%count.{next(numbers)}", found.group(1)
+        lines = (
+            f"{count} = load i64, ptr {item}",
+            f"{count}.more = add i64 {count}, 1",
+            f"store i64 {count}.more, ptr {item}",
+        )
+        return "\n  ".join(lines)
+
+    return re.sub(r"call void @gradc\.up\(ptr (%[\w.]+)\)", counted, text)
 
 
 def expanded(text: str) -> str:
@@ -230,11 +248,11 @@ refuse:
 
 # A reference more and a reference less.
 _REFERENCES = """
-define internal void @gradc.up(ptr %object) #1 {
+define internal void @gradc.up(ptr %object) #0 {
   call void @Py_IncRef(ptr %object)
   ret void
 }
-define internal void @gradc.down(ptr %object) #1 {
+define internal void @gradc.down(ptr %object) #0 {
   call void @Py_DecRef(ptr %object)
   ret void
 }
@@ -243,13 +261,7 @@ define internal void @gradc.down(ptr %object) #1 {
 # The same where an object begins with the count and no count means anything else: from 3.12 on some
 # objects are immortal.
 _COUNTS = """
-define internal void @gradc.up(ptr %object) #1 {
-  %count = load i64, ptr %object
-  %more = add i64 %count, 1
-  store i64 %more, ptr %object
-  ret void
-}
-define internal void @gradc.down(ptr %object) #1 {
+define internal void @gradc.down(ptr %object) #0 {
 entry:
   %count = load i64, ptr %object
   %last = icmp eq i64 %count, 1
