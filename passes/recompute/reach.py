@@ -34,8 +34,6 @@ from gradc.ir.tensor.core import Block, DType, Function, Op, Value
 from gradc.passes.recompute.ranges import UNKNOWN, Range, RangeAlgebra
 from gradc.passes.rewrite import Scan, with_control, with_ops
 
-# Rows that a condition leaves empty are looked for in matrices of so many elements at most.
-MOST_LOOKED_AT = 1 << 22
 # Products of fewer multiplications are over before anything of them is left out.
 LEAST_WORK = 1 << 15
 
@@ -233,21 +231,31 @@ class _Facts:
         """
         axes = sorted({axis for line in needs for axis, _ in line.factors})
         repeats = self._repeats(op)
-        rows = tuple(n for n, axis in enumerate(axes) if axis in repeats)
-        sizes = [op.result.type.static_shape[axis] for axis in axes]
+        along = [axis for axis in axes if axis in repeats]
+        if not along:
+            return False
         origins = {line.origin for line in needs if line.origin is not None}
         starts = [self.starts.get(origin) for origin in origins] or [range(1)]
-        if len(starts) > 1 or starts[0] is None or len(starts[0]) * prod(sizes) > MOST_LOOKED_AT:
+        if len(along) > 1 or len(axes) > 2 or len(starts) > 1 or starts[0] is None:
             return True
-        index = dict(zip(axes, np.ogrid[tuple(slice(size) for size in sizes)], strict=True))
-        for start in starts[0]:
-            kept = np.ones(sizes, np.bool_)
-            for line in needs:
-                first = line.constant + line.data * start
-                kept &= sum((index[axis] * n for axis, n in line.factors), start=first) >= 0
-            if rows and not kept.any(axis=rows).all():
-                return True
-        return False
+        shape, (column,) = op.result.type.static_shape, along
+        start = np.asarray(starts[0])[:, None]
+        low, high = np.zeros((1, 1), np.int64), np.full((1, 1), shape[column] - 1, np.int64)
+        for line in needs:
+            rest, step = line.constant + line.data * start, 0
+            for axis, factor in line.factors:
+                if axis == column:
+                    step = factor
+                else:
+                    rest = rest + factor * np.arange(shape[axis])
+            # What is left of a row is one run: rest + step * index >= 0.
+            if step > 0:
+                low = np.maximum(low, -(rest // step))
+            elif step < 0:
+                high = np.minimum(high, rest // -step)
+            else:
+                high = np.where(rest >= 0, high, -1)
+        return bool(np.any(low > high))
 
     def _repeats(self, op: Op) -> frozenset[int]:
         """The axes along which operands of ``op`` are repeated, so one number a row."""
