@@ -1,12 +1,14 @@
-"""Seeded faults in kernel texts and launches, each judged by the simulator: by its checks, or by
-results that have other bits than the CPU's.
+"""Seeded faults in kernel texts and launches, each judged by the simulator: by its checks, by
+results that have other bits than the CPU's, or by the proof of the texts.
 
     python -m tests.support.cuda_faults [--count 500] [--seed 0]
 
 A fault changes one place of one text or one launch; what comes out is still a text. The table says
 how many of each kind were seeded, found by which check, or silent; silent ones are printed, and the
 exit status is 1 if there are any. Where results have the right bits on three draws of the inputs,
-more are tried. Changes that change nothing are counted apart, each for a reason that is checked:
+more are tried. ``proof`` is what only the prime field tells: results are right, and a launch does
+not store what its loop nest does (what one launch alone uses may lie an element further, where
+nothing else is). Changes that change nothing are counted apart, each for a reason that is checked:
 
 * ``needless``: a barrier whose absence leaves no race. What the simulator finds no race in computes
   the same in every order of threads; the printer puts barriers where accesses might meet.
@@ -324,7 +326,7 @@ def verdict(one: Case, fault: Fault) -> str:
             return "bits"
     if fault.kind in ROUNDINGS:
         return "once" if _adds_to_zero(one, fault) else ""
-    return "equal" if _is_equal(one, fault) else ""
+    return "equal" if _is_equal(one, fault) else "proof"
 
 
 def _adds_to_zero(one: Case, fault: Fault) -> bool:
@@ -406,7 +408,7 @@ def run(
             left.append((name, faults_of_kind))
             found = verdict(case(name), one)
             counts[one.kind, found or "silent"] += 1
-            if found in ("", "equal", "once"):
+            if found in ("", "equal", "once", "proof"):
                 said.append(f"{found or 'silent'}: {name}: {one.kind}: {one.where}")
             if told is not None and counts.total() % 25 == 0:
                 told(f"{counts.total()} of {count}")
