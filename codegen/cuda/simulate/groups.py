@@ -3,9 +3,8 @@ sums and factors when, and what the sums are.
 
 Sums are values until ``ready`` makes them a group's, and again once their batch has been waited
 for; between, nothing reads them. Factors must have been published by their writers before a
-barrier, and nobody writes there until a product that reads them has been waited for and, but for
-nobody else's sake than the writer's, a barrier has passed. Sums are chains of fused multiply-adds
-in k's order, as in ``tensor``.
+barrier, and nobody writes there until products that read them have been waited for, and a barrier
+after that has been passed. Sums are chains of fused multiply-adds in k's order, as in ``tensor``.
 """
 
 from __future__ import annotations
