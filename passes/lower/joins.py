@@ -47,15 +47,15 @@ def joined_results(block: Block, shape: tuple[int, ...]) -> Mapping[Value, Op]:
 
 def walked_shape(block: Block) -> tuple[int, ...]:
     """The shape of what a group without reductions walks over: of its results, or of their parts
-    if it has no others.
+    if it has no others and all parts are alike.
     """
     joins = _unread_joins(block)
-    for value in block.outputs:
-        if value not in joins:
-            return value.type.static_shape
-    shape = part_shape(joins[block.outputs[0]])
-    assert shape is not None, "a join has parts"
-    return shape
+    others = [v for v in block.outputs if v not in joins]
+    if others:
+        return others[0].type.static_shape
+    shapes = {part_shape(op) for op in joins.values()}
+    shape = shapes.pop()
+    return block.outputs[0].type.static_shape if shape is None or shapes else shape
 
 
 def _unread_joins(block: Block) -> dict[Value, Op]:

@@ -58,6 +58,10 @@ model beside_a_slice(x: float[3, 34]) -> float[3, 17] {
     output read = x[:, 17:34]
     return exp(x[:, 17:34])
 }
+model of_other_parts(x: float[6, 8], y: float[6, 8], z: float[4, 8]) -> float[12, 8] {
+    output other = concat([x[0:4], z, y[2:6]], axis = 0)
+    return concat([x, y], axis = 0)
+}
 model for_a_product(x: float[3, 17], y: float[3, 17], v: float[34, 5]) -> float[3, 5] {
     return concat([tanh(x), x * y], axis = 1) @ v
 }
@@ -65,7 +69,8 @@ model for_a_product(x: float[3, 17], y: float[3, 17], v: float[34, 5]) -> float[
 # Kernels of each, and those that only move what another has made.
 KERNELS = {
     "rows": (1, 0), "columns": (1, 0), "read_again": (2, 0), "narrow": (2, 1), "unequal": (3, 1),
-    "with_sums": (1, 0), "beside_a_slice": (1, 0), "for_a_product": (2, 0),
+    "with_sums": (1, 0), "beside_a_slice": (1, 0), "of_other_parts": (1, 1),
+    "for_a_product": (2, 0),
 }  # fmt: skip
 
 
