@@ -64,9 +64,16 @@ class Isa:
 
     def target(self, threads: int) -> Target:
         """What the passes need to know, for launches of at most ``threads`` threads."""
-        facts = (self.vector_bytes, self.registers, self.caches)
         return Target(
-            "cpu", self.name, threads, *facts, row_bytes=self.caches[0] // 2, costs=self.costs
+            "cpu",
+            self.name,
+            threads,
+            self.vector_bytes,
+            self.registers,
+            self.caches,
+            row_bytes=self.caches[0] // 2,
+            leaves_out=True,
+            costs=self.costs,
         )
 
     @property

@@ -77,6 +77,7 @@ class Target:
     block: int = 4  # neighbours computed together from what one nest reads once
     columns: int = 64  # columns of a table that one iteration of a scatter owns
     table_bytes: int = 1 << 20  # and of its rows: at least so many bytes
+    leaves_out: bool = False  # whether products leave out terms that a mask makes 0
     copies: bool = True  # whether a thread copies what it reads often into memory of its own
     limits: Limits = Limits()
     costs: Costs = CPU

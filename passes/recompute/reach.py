@@ -40,9 +40,9 @@ LEAST_WORK = 1 << 15
 
 def reach(function: Function, target: Target) -> Function:
     """``function`` with products told what of them counts; the same object if all of all does. Only
-    where one level of threads works through a product tile by tile.
+    for targets whose products leave out the rest.
     """
-    if target.levels > 1:
+    if not target.leaves_out:
         return function
     block = _told(function.block, {}, {})
     return function if block is function.block else with_ops(function, block.body, block.outputs)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numba_cuda as _numba_cuda  # noqa: F401  (numba.cuda is this package only where it is there)
 from numba.cuda import compiler, dispatcher, types
 from numba.cuda.core.errors import NumbaPerformanceWarning
 from numba.cuda.cudadrv import nvvm
