@@ -28,7 +28,8 @@ import numpy as np
 from gradc.ir.ops.attributes import get_dims, get_int, get_ints, get_pairs
 from gradc.ir.ops.contraction import free_axes
 from gradc.ir.ops.needs import Axis, Need, with_needs
-from gradc.ir.ops.registry import Pointwise, lookup, number_of
+from gradc.ir.ops.registry import Pointwise, is_loop, is_product, lookup, number_of
+from gradc.ir.ops.traits import Moves
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, DType, Function, Op, Value
 from gradc.passes.recompute.ranges import UNKNOWN, Range, RangeAlgebra
@@ -99,7 +100,7 @@ def _told(block: Block, given: Mapping[Value, _Fact], starts: _Starts) -> Block:
     facts = _Facts(block, given, starts)
     ops = []
     for op in block.body:
-        new = _loop(op, facts) if op.name == "scan" else with_control(op, _inner)
+        new = _loop(op, facts) if is_loop(op) else with_control(op, _inner)
         ops.append(_product(new, facts))
     if all(a is b for a, b in zip(ops, block.body, strict=True)):
         return block
@@ -187,7 +188,7 @@ class _Facts:
         if number is not None:
             is_whole = isinstance(number, int) and not isinstance(number, bool)
             return _Fact(_Line(int(number)) if is_whole else None, frozenset(), float(number))
-        if op.name == "iota":
+        if _is_positions(op):
             factors = ((get_int(op.attributes, "axis"), 1),)
             return _Fact(_Line(0, factors)) if op.result.type.dtype is DType.I32 else _NOTHING
         if isinstance(lookup(op.name).loop, Pointwise):
@@ -210,7 +211,7 @@ class _Facts:
         marked = [x for x in operands if x.needs]
         if not marked:
             return _NOTHING
-        if op.name == "select":
+        if _is_choice(op):
             return _selected(*operands)
         needs = marked[0].needs
         if any(x.needs != needs or x.number is None for x in marked):
@@ -261,11 +262,9 @@ class _Facts:
         """The axes along which operands of ``op`` are repeated, so one number a row."""
         found: set[int] = set()
         for maker in (self.made.get(x) for x in op.operands):
-            if maker is not None and maker.name == "broadcast" and number_of(maker) is None:
-                given, rank = maker.operands[0].type.static_shape, maker.result.type.rank
-                dims = get_ints(maker.attributes, "dims")
-                own = {d for n, d in enumerate(dims) if given[n] > 1}
-                found |= {axis for axis in range(rank) if axis not in own}
+            if maker is not None and _moves(maker) is Moves.REPEATS and number_of(maker) is None:
+                own = {axis for run in _axes(maker) or () for axis in run}
+                found |= {axis for axis in range(maker.result.type.rank) if axis not in own}
         return frozenset(found)
 
     def unread(self, value: Value) -> frozenset[_Line]:
@@ -288,22 +287,36 @@ class _Facts:
             here: frozenset[_Line] = frozenset()
             if _is_followed(reader):
                 here = _back(reader, self.hidden[reader.results[0]])
-                if reader.name == "select" and reader.operands.count(value) == 1:
+                if _is_choice(reader) and reader.operands.count(value) == 1:
                     condition, chosen, _ = reader.operands
                     here |= self.of(condition).needs if chosen is value else frozenset()
             found = here if found is None else found & here
         return found or frozenset()
 
 
-_VIEWS = ("broadcast", "transpose", "reshape", "slice")
-
-
 def _is_followed(op: Op) -> bool:
     """Whether an element of the result is one of each operand, at a place that axes say."""
     if len(op.results) != 1 or not all(isinstance(n, int) for n in op.result.type.shape):
         return False
-    is_number = number_of(op) is not None or op.name == "iota"
-    return is_number or isinstance(lookup(op.name).loop, Pointwise) or op.name in _VIEWS
+    is_number = number_of(op) is not None or _is_positions(op)
+    return is_number or isinstance(lookup(op.name).loop, Pointwise) or _is_view(op)
+
+
+def _moves(op: Op) -> Moves | None:
+    return lookup(op.name).traits.moves
+
+
+def _is_view(op: Op) -> bool:
+    """Whether elements of the one operand are moved, and axes say how."""
+    return _moves(op) in (Moves.PERMUTES, Moves.REPEATS, Moves.SELECTS)
+
+
+def _is_positions(op: Op) -> bool:
+    return op.name == "iota"
+
+
+def _is_choice(op: Op) -> bool:
+    return op.name == "select"
 
 
 def _point(number: float) -> Range:
@@ -370,9 +383,8 @@ def _viewed(op: Op, operand: _Fact) -> _Fact:
 
 def _line_of(op: Op, line: _Line) -> _Line | None:
     """``line`` along the axes of a view of what has it."""
-    before, after = op.operands[0].type.static_shape, op.result.type.static_shape
     attributes = op.attributes
-    if op.name == "slice":
+    if _moves(op) is Moves.SELECTS:
         starts, strides = get_dims(attributes, "start"), get_ints(attributes, "stride")
         places = [(axis, int(str(starts[axis])), n) for axis, n in line.factors]
         first = line.constant + sum(start * n for _, start, n in places)
@@ -381,11 +393,11 @@ def _line_of(op: Op, line: _Line) -> _Line | None:
             constant=first,
             factors=tuple((axis, n * strides[axis]) for axis, _, n in places),
         )
-    axes = _axes(op, before, after)
-    return None if axes is None else _along(line, axes, after)
+    axes = _axes(op)
+    return None if axes is None else _along(line, axes, op.result.type.static_shape)
 
 
-def _along(line: _Line, axes: Sequence[tuple[int, ...]], after: tuple[int, ...]) -> _Line:
+def _along(line: _Line, axes: Sequence[Sequence[int]], after: tuple[int, ...]) -> _Line:
     """``line`` where each axis has become the given axes of ``after``."""
     factors: dict[int, int] = {}
     for axis, n in line.factors:
@@ -397,37 +409,31 @@ def _along(line: _Line, axes: Sequence[tuple[int, ...]], after: tuple[int, ...])
     return replace(line, factors=tuple(sorted(factors.items())))
 
 
-def _axes(op: Op, before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[int, ...]] | None:
-    """The axes of the result that each axis of the operand becomes; None if some are joined."""
-    if op.name == "broadcast":
-        dims = get_ints(op.attributes, "dims")
-        return [(d,) if before[n] == after[d] else () for n, d in enumerate(dims)]
-    if op.name == "transpose":
-        perm = get_ints(op.attributes, "perm")
-        return [(perm.index(axis),) for axis in range(len(before))]
-    found: list[tuple[int, ...]] = []
-    place = 0
-    for size in before:
-        run: list[int] = []
-        while prod(after[p] for p in run) < size:
-            if place == len(after):
+def _axes(op: Op) -> list[list[int]] | None:
+    """The axes of the result that each axis of the operand becomes, the outermost first; None if
+    some are joined.
+    """
+    before, after = op.operands[0].type.static_shape, op.result.type.static_shape
+    rule = lookup(op.name).axes
+    found: list[list[tuple[int, int]]] = [[] for _ in before]
+    for link in rule.links(op) if rule is not None else ():
+        own, place = link.operands[0], link.result
+        if own is not None and place is not None:
+            if link.size != after[place.axis]:
                 return None
-            run.append(place)
-            place += 1
-        if prod(after[p] for p in run) != size:
-            return None
-        found.append(tuple(run))
-    return found
+            found[own.axis].append((own.outer, place.axis))
+    runs = [[axis for _, axis in sorted(run)] for run in found]
+    sizes = [prod(after[axis] for axis in run) for run in runs]
+    return runs if sizes == list(before) else None
 
 
 def _back(op: Op, needs: frozenset[_Line]) -> frozenset[_Line]:
     """Needs of the result of ``op`` as needs of its operands."""
-    if op.name not in _VIEWS:
+    if not _is_view(op):
         return needs
-    if op.name == "slice":
+    if _moves(op) is Moves.SELECTS:
         return frozenset()
-    before, after = op.operands[0].type.static_shape, op.result.type.static_shape
-    axes = _axes(op, before, after)
+    after, axes = op.result.type.static_shape, _axes(op)
     if axes is None:
         return frozenset()
     places: dict[int, int] = {run[0]: n for n, run in enumerate(axes) if len(run) == 1}
@@ -441,7 +447,7 @@ def _back(op: Op, needs: frozenset[_Line]) -> frozenset[_Line]:
 
 def _product(op: Op, facts: _Facts) -> Op:
     """``op`` told what of it counts, if it is a product and not all does."""
-    if op.name != "contract" or not op.result.type.dtype.is_float or len(op.operands) != 2:
+    if not is_product(op) or not op.result.type.dtype.is_float or len(op.operands) != 2:
         return op
     if _work(op) < LEAST_WORK:
         return op

@@ -31,6 +31,7 @@ NAMED = {
     "passes/prove/domains/point.py": (3, "ops whose integers must stay below a size"),
     "passes/prove/rules/refute_rule.py": (1, "max_pool: windows in order of their maxima"),
     "passes/prove/rules/rules.py": (2, "ops whose integers must stay below a size"),
+    "passes/recompute/reach.py": (1, "iota: positions are what it makes"),
     "passes/simplify/fold.py": (2, "concat, pad: of one number they are that number, or zero"),
     "runtime/doctor/roles.py": (1, "take: looks rows up, as embeddings do"),
 }
@@ -39,6 +40,7 @@ ARITHMETIC = {
     "codegen/symbolic/formulas/",
     "passes/hazards/",
     "passes/hoist/sums.py",
+    "passes/recompute/reach.py",
     "passes/simplify/late_division.py",
     "passes/simplify/running_sums.py",
     "passes/training/precision.py",
