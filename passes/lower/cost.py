@@ -5,8 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from math import prod
 from typing import Any
 
+import numpy as np
+
+from gradc.ir.ops.needs import NAMES, get_needs
 from gradc.ir.ops.registry import Contraction, Pointwise, Reduction, lookup, own_nest
 from gradc.ir.target.costs import Costs, VerbCount
 from gradc.ir.tensor.core import Attr, Block, DType, Op
@@ -95,11 +99,43 @@ def _flops(op: Op) -> int:
     if nest is not None:
         return nest.flops(op)
     if isinstance(form, Contraction):
-        return 2 * size_of(op.result.type.static_shape) * contracted_extent(op)
+        return 2 * _terms(op)
     if isinstance(form, Reduction):
         return size_of(op.operands[0].type.static_shape)
     each = sum(1 + (name == "fma") for name in verb_names(op) if name not in _NO_FLOPS)
     return each * size_of(op.result.type.static_shape) if each else 0
+
+
+def _terms(op: Op) -> int:
+    """Terms of the sums of a contraction, without those that a mask leaves out (``ir.ops.needs``;
+    where a mask counts from a number known only in a run, all of them).
+    """
+    sizes = {
+        (side, axis): size
+        for side, value in enumerate(op.operands[:2])
+        for axis, size in enumerate(value.type.static_shape)
+    }
+    whole = size_of(op.result.type.static_shape) * contracted_extent(op)
+    found = [need for name in NAMES for need in get_needs(op.attributes, name) if not need.data]
+    axes = sorted({axis for need in found for axis, _ in need.factors}, key=sizes.__getitem__)
+    if not axes or 0 in (whole, *(sizes[axis] for axis in axes)):
+        return whole
+    *outer, inner = axes
+    grid = dict(zip(outer, np.indices([sizes[axis] for axis in outer]), strict=True))
+    low = np.zeros([sizes[axis] for axis in outer], np.int64)
+    high = np.full_like(low, sizes[inner])  # the first index after the run that counts
+    for need in found:
+        parts = [factor * grid[axis] for axis, factor in need.factors if axis != inner]
+        rest = sum(parts, np.full_like(low, need.constant))
+        step = dict(need.factors).get(inner, 0)
+        if step > 0:
+            low = np.maximum(low, -(rest // step))
+        elif step < 0:
+            high = np.minimum(high, rest // -step + 1)
+        else:
+            high = np.where(rest >= 0, high, 0)
+    counted = int(np.maximum(high - low, 0).sum())
+    return counted * (whole // prod(sizes[axis] for axis in axes))
 
 
 def contracted_extent(op: Op) -> int:

@@ -11,8 +11,9 @@ import pytest
 from gradc.ir.ops.needs import NAMES, get_needs
 from gradc.ir.ops.verify import verify_function
 from gradc.ir.target.target import GENERIC
-from gradc.ir.tensor.core import Function, walk
+from gradc.ir.tensor.core import Block, Function, walk
 from gradc.passes.differentiate.transforms import value_and_grad
+from gradc.passes.lower.cost import flops
 from gradc.passes.pipeline import run_pipeline
 from gradc.passes.recompute import cutting
 from gradc.passes.recompute import tile as tiling
@@ -168,3 +169,15 @@ def test_instruction_sets_leave_out_the_same() -> None:
 def test_only_where_one_level_of_threads_works_tile_by_tile() -> None:
     plain = lowered("i >= j")
     assert reach(plain, GENERIC) is plain
+
+
+@pytest.mark.parametrize("name", ["causal", "window", "later keys"])
+def test_flops_count_the_terms_that_a_mask_leaves(name: str) -> None:
+    """Limits of a profile are made of them. Counted one by one here."""
+    i, j = np.ogrid[:83, :83]
+    masks = {"causal": i >= j, "window": (i >= j) & (i - j < 29), "later keys": i + 70 > j}
+    pairs = int(np.broadcast_to(masks[name], (83, 83)).sum())
+    cut = reach(lowered(MASKS[name]), TARGET)
+    products = [op for op in walk(cut.block) if op.name == "contract"]
+    counted = [flops(Block((), (op, cut.block.terminator))) for op in products]
+    assert counted == [2 * 2 * pairs * 33] * 6  # two heads, 33 features
