@@ -119,6 +119,9 @@ class ObjectCache:
         self.directory = directory if directory is not None else default_directory()
         self.limit = limit
         self._warned = False
+        # Bytes put since the last look at the whole directory, and how many may be before the next.
+        self._put = 0
+        self._room = 0
 
     # ---- reading ----------------------------------------------------------------------------
 
@@ -169,7 +172,9 @@ class ObjectCache:
                 _remove(Path(name))
             self._warn(f"cannot store compiled code: {problem.strerror or problem}")
             return False
-        self._evict()
+        self._put += len(data)
+        if self._put >= self._room:
+            self._evict()
         return True
 
     def clear(self) -> int:
@@ -219,6 +224,9 @@ class ObjectCache:
         return sorted(found, key=lambda f: (f[1].st_mtime_ns, f[0]))
 
     def _evict(self) -> None:
+        """Looks at every file, so not at every entry that is put: the next look is due when this
+        process has filled an eighth of what is free; others may be filling it too.
+        """
         files = self._files()
         old = time.time() - _STALE_SECONDS
         for path, status in files:
@@ -227,9 +235,10 @@ class ObjectCache:
         total = sum(s.st_size for _, s in files)
         for path, status in files[:-1]:
             if total <= self.limit:
-                return
+                break
             _remove(Path(path))
             total -= status.st_size
+        self._put, self._room = 0, max(0, self.limit - total) // 8
 
     def _warn(self, text: str) -> None:
         """Once per cache: a broken cache must not flood a training log."""

@@ -158,6 +158,29 @@ def test_the_least_recently_used_entry_goes_first(tmp_path: Path) -> None:
     assert [cache.get(key) is not None for key in keys] == [True, False, True, True]
 
 
+def test_a_directory_with_room_is_not_looked_through_at_every_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that fills up never holds more than its limit."""
+    looks, size = [0], len(encode(KEY, HEADER, CODE))
+    files = ObjectCache._files
+
+    def counted(cache: ObjectCache) -> list[tuple[str, os.stat_result]]:
+        looks[0] += 1
+        return files(cache)
+
+    monkeypatch.setattr(ObjectCache, "_files", counted)
+    wide = ObjectCache(tmp_path / "wide")
+    for number in range(50):
+        wide.put(make_key(str(number)), HEADER, CODE)
+    assert looks == [1]
+    narrow = ObjectCache(tmp_path / "narrow", limit=20 * size)
+    for number in range(50):
+        narrow.put(make_key(str(number)), HEADER, CODE)
+        held = sum(p.stat().st_size for p in narrow.directory.iterdir())
+        assert held == min(number + 1, 20) * size
+
+
 _FILLER = """
 import sys
 from pathlib import Path
