@@ -89,9 +89,8 @@ class Kept:
         precision: str,
         signature: Signature,
     ) -> None:
-        record = {**_write_signature(signature), "library": self._library()}
-        if (how := _call(entry, dims, precision)) and equal(_read_signature(record), signature):
-            self._shelf.put(record, "signature", self._digest, how)
+        how = _call(entry, dims, precision)
+        self._put("signature", how, signature, _write_signature, _read_signature)
 
     def parameters(
         self, entry: str | None, dims: Mapping[str, int] | None, precision: str
@@ -107,9 +106,22 @@ class Kept:
         precision: str,
         parameters: tuple[ParameterSpec, ...],
     ) -> None:
-        record = {**_write_starts(parameters), "library": self._library()}
-        if (how := _call(entry, dims, precision)) and equal(_read_starts(record), parameters):
-            self._shelf.put(record, "parameters", self._digest, how)
+        how = _call(entry, dims, precision)
+        self._put("parameters", how, parameters, _write_starts, _read_starts)
+
+    def _put(
+        self,
+        kind: str,
+        how: str | None,
+        found: _Found,
+        write: Callable[[_Found], dict[str, Any]],
+        read: Callable[[Any], _Found],
+    ) -> None:
+        """Puts ``found`` away if there is a way to ask for it and its record says all of it."""
+        if how is not None:
+            record = {**write(found), "library": self._library()}
+            if equal(read(record), found):
+                self._shelf.put(record, kind, self._digest, how)
 
     def _get(self, read: Callable[[Any], _Found], kind: str, *how: str) -> _Found | None:
         key = (kind, *how)

@@ -100,6 +100,7 @@ ROOMS = {
     ),
     "codegen/llvm": (
         "text.py",
+        "cpuinfo.py",
         "amx.py",
         "isa.py",
         "bodies.py",

@@ -18,7 +18,8 @@ import ctypes
 import functools
 import platform
 import sys
-from pathlib import Path
+
+from gradc.codegen.llvm.cpuinfo import processor
 
 ROWS = 16  # of a tile
 ROW_BYTES = 64
@@ -38,13 +39,15 @@ SIZES = (
 
 _ARCH_PRCTL = 158  # the number of the system call
 _REQUEST, _TILE_DATA = 0x1023, 18  # ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-_CPUINFO = Path("/proc/cpuinfo")
+_FLAGS = ("amx_tile", "amx_bf16")  # as the operating system calls them
 
 
 @functools.cache
 def is_permitted() -> bool:
     """Whether this process may use the unit; asks Linux for it where there is one."""
-    if sys.platform != "linux" or platform.machine() != "x86_64" or not _is_there():
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return False
+    if not set(_FLAGS) <= set(processor().split()):
         return False
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     syscall.argtypes = [ctypes.c_long] * 3
@@ -52,14 +55,11 @@ def is_permitted() -> bool:
     return int(syscall(_ARCH_PRCTL, _REQUEST, _TILE_DATA)) == 0
 
 
-def _is_there() -> bool:
-    """Whether the first processor has it (the others are described after it, slowly)."""
-    try:
-        with _CPUINFO.open(encoding="utf-8", errors="replace") as lines:
-            flags = next((line for line in lines if line.startswith("flags")), "").split()
-    except OSError:
-        return False
-    return "amx_bf16" in flags and "amx_tile" in flags
+def usable(described: str) -> str:
+    """What is described of a processor, without the unit where this process may not use it."""
+    if is_permitted():
+        return described
+    return " ".join(word for word in described.split(" ") if word not in _FLAGS)
 
 
 def asking(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from gradc.codegen.backend import Code, Loaded, Signature, Store
 from gradc.codegen.llvm import pool
+from gradc.codegen.llvm.cpuinfo import processor
 from gradc.codegen.llvm.host import jit, machine
 from gradc.codegen.llvm.host.load import NativeFunction
 from gradc.codegen.llvm.host.symbols import inner_name
@@ -94,7 +95,7 @@ class Llvm:
         return "LLVM and the hardware below the loop programs"
 
     def identity(self) -> str:
-        return f"{machine.processor()}\n{host().triple}\n{host().features}"
+        return f"{processor()}\n{host().triple}\n{host().features}"
 
     def precision(self, kernel: Kernel) -> str:
         from gradc.codegen.llvm.host import clocked

@@ -317,6 +317,11 @@ class Gemm:
     epilogue: tuple[Stmt, ...]
     within: Within | None = None
 
+    def turned(self) -> Gemm:
+        """Its transpose: the same sums and the same epilogue of each element."""
+        right, left = (replace(f, row=f.column, column=f.row) for f in (self.left, self.right))
+        return replace(self, m=self.n, n=self.m, left=left, right=right, i=self.j, j=self.i)
+
     @property
     def read(self) -> tuple[Buffer, ...]:
         """The buffers that it reads before its epilogue."""

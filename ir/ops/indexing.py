@@ -22,7 +22,7 @@ from gradc.ir.ops.index.element import ElementRule
 from gradc.ir.ops.index.indexing import fit_scatter, scatter_add, take
 from gradc.ir.ops.interval import handed_on, sums_of
 from gradc.ir.ops.registry import ByIndex, Nest, OpDef, Read, Sample, TypeRuleError, register
-from gradc.ir.ops.row_sums import LEAF, Columns, Node, Places, RowSums, size_of
+from gradc.ir.ops.row_sums import LEAF, Node, RowSums, Share, size_of
 from gradc.ir.ops.traits import Traits
 from gradc.ir.tensor.core import Attrs, DType, Op, TensorType, Value
 
@@ -231,8 +231,8 @@ def _scatter_add_nest(nest: NestContext, op: Op) -> None:
     held = max(nest.schedule.places(shape[axis], columns * dtype.itemsize), 1)
     lots = (-(-shape[axis] // held),) if shape[axis] > held else ()
     with nest.parallel((*prefix, *lots, -(-columns // owned))) as outer:
-        block = Columns.of(outer[-1], columns, owned)
-        lot = Places.of(outer[-2] if lots else None, shape[axis], held)
+        block = Share.of(outer[-1], columns, owned)
+        lot = Share.of(outer[-2], shape[axis], held) if lots else Share(Affine(), shape[axis])
 
         def spot(row: Affine, column: Affine) -> list[Affine]:
             place = lot.first + row
@@ -244,31 +244,31 @@ def _scatter_add_nest(nest: NestContext, op: Op) -> None:
             _add_as_trees(nest, op, lot, block, spot)
 
 
-def _is_here(nest: NestContext, lot: Places, row: Affine, count: int) -> Scalar:
+def _is_here(nest: NestContext, lot: Share, row: Affine, count: int) -> Scalar:
     """Whether a row, counted from the first of ``lot``, is one of them and of ``count`` in all."""
     k = nest.k
     here = k.inside(row, lot.count)
     return here if lot.limit is None else k.both(here, k.inside(lot.first + row, count))
 
 
-def _add_in_order(nest: NestContext, op: Op, lot: Places, block: Columns, spot: Spot) -> None:
+def _add_in_order(nest: NestContext, op: Op, lot: Share, block: Share, spot: Spot) -> None:
     """In the result itself, one update after the other."""
     k, axis = nest.k, get_int(op.attributes, "axis")
     shape, dtype = op.result.type.static_shape, op.result.type.dtype
     ids = op.operands[0].type.static_shape
-    with lot.rows(nest) as row, block.columns(nest) as column:
+    with lot.loop(nest, "serial") as row, block.loop(nest, "vector") as column:
         nest.write(spot(row.at, column.at), k.const(0, dtype))
     with nest.loop(size_of(ids), "serial") as update:
         at = k.unflatten(update.at, ids)
         target = k.affine(nest.read(0, at)) + lot.first * -1
         inside = _is_here(nest, lot, target, shape[axis])
-        with block.columns(nest) as column:
+        with block.loop(nest, "vector") as column:
             place = spot(target, column.at)
             value = nest.read(1, [*place[:axis], *at, *place[axis + 1 :]])
             nest.write(place, value, "add", guard=inside)
 
 
-def _add_as_trees(nest: NestContext, op: Op, lot: Places, block: Columns, spot: Spot) -> None:
+def _add_as_trees(nest: NestContext, op: Op, lot: Share, block: Share, spot: Spot) -> None:
     """Rows of the result, or of a table in a wider type, are the open leaves; what is full moves
     up.
     """
@@ -277,29 +277,29 @@ def _add_as_trees(nest: NestContext, op: Op, lot: Places, block: Columns, spot: 
     ids = op.operands[0].type.static_shape
     sums = RowSums(nest, dtype, lot.count, size_of(ids), block)
     wide = sums.wide
-    table = None if wide.dtype is dtype else nest.scratch(lot.count * block.width, wide.dtype)
+    table = None if wide.dtype is dtype else nest.scratch(lot.count * block.count, wide.dtype)
 
     def read(row: Affine, column: Affine) -> Scalar:
         if table is None:
             return nest.written(spot(row, column))
-        return nest.load(table, row * block.width + column)
+        return nest.load(table, row * block.count + column)
 
     def write(row: Affine, column: Affine, value: Scalar) -> None:
         if table is None:
             nest.write(spot(row, column), value)
         else:
-            nest.store(table, row * block.width + column, value)
+            nest.store(table, row * block.count + column, value)
 
-    with lot.rows(nest) as row:
+    with lot.loop(nest, "serial") as row:
         sums.clear(row.at)
-        with block.columns(nest) as column:
+        with block.loop(nest, "vector") as column:
             write(row.at, column.at, wide.const(0))
     sums.open()
     with nest.loop(size_of(ids), "serial") as update:
         at = k.unflatten(update.at, ids)
         target = k.affine(nest.read(0, at)) + lot.first * -1
         with sums.only_if(_is_here(nest, lot, target, shape[axis])):
-            with block.columns(nest) as column:
+            with block.loop(nest, "vector") as column:
                 place = spot(target, column.at)
                 value = nest.read(1, [*place[:axis], *at, *place[axis + 1 :]])
                 total = wide.add(read(target, column.at), wide.cast(value, wide.dtype))
@@ -312,14 +312,14 @@ def _add_as_trees(nest: NestContext, op: Op, lot: Places, block: Columns, spot: 
                     target,
                 )
                 sums.count(leaf)
-    with lot.rows(nest) as row:
+    with lot.loop(nest, "serial") as row:
         path = sums.path(row.at)
         if table is not None:
-            with block.columns(nest) as column:
+            with block.loop(nest, "vector") as column:
                 total = sums.total(path, read(row.at, column.at), column.at)
                 nest.write(spot(row.at, column.at), k.cast(total, dtype))
         elif path:
-            with sums.only_if(path[0][0]), block.columns(nest) as column:
+            with sums.only_if(path[0][0]), block.loop(nest, "vector") as column:
                 write(row.at, column.at, sums.total(path, read(row.at, column.at), column.at))
 
 

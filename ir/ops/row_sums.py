@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradc.ir.loop.kernel import Affine, Buffer, Scalar
+from gradc.ir.loop.kernel import Affine, Buffer, LoopKind, Scalar
 from gradc.ir.tensor.core import DType
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class RowSums:
     """
 
     def __init__(
-        self, nest: NestContext, dtype: DType, places: int, count: int, block: Columns
+        self, nest: NestContext, dtype: DType, places: int, count: int, block: Share
     ) -> None:
         """Sums of ``dtype`` for ``places`` rows, of ``count`` updates in all."""
         self.nest, self.block = nest, block
@@ -74,7 +74,7 @@ class RowSums:
         while left > LEAF:
             left //= LEAF
             places = min(places, left) + 1
-            table = nest.scratch(places * block.width, self.wide.dtype)
+            table = nest.scratch(places * block.count, self.wide.dtype)
             state = nest.scratch(places, DType.I32)
             self.levels.append(_Level(table, state, nest.scratch(1, DType.I32)))
 
@@ -117,7 +117,7 @@ class RowSums:
         above = self._node(level, at)
         is_first = k.eq(k.mod(nest.load(level.state, at), k.const(LEAF)), k.const(0))
         has_some = k.logical_not(is_first)
-        with self.block.columns(nest) as column:
+        with self.block.loop(nest, "vector") as column:
             with k.guard(has_some):
                 have = above.read(column.at)
             above.write(column.at, self.wide.add(have, node.read(column.at)))
@@ -126,7 +126,7 @@ class RowSums:
         self.count(above, number + 1)
 
     def _node(self, level: _Level, place: Affine) -> Node:
-        nest, start = self.nest, place * self.block.width
+        nest, start = self.nest, place * self.block.count
         return Node(
             lambda column: nest.load(level.table, start + column),
             lambda column, value: nest.store(level.table, start + column, value),
@@ -164,45 +164,20 @@ class RowSums:
 
 
 @dataclass(frozen=True)
-class Places:
-    """The rows of a table that one parallel iteration owns, numbered from ``first``."""
+class Share:
+    """The rows of a table, or the columns, that one parallel iteration owns, from ``first`` on."""
 
     first: Affine
     count: int
-    limit: Affine | None
+    limit: Affine | None = None
 
     @classmethod
-    def of(cls, number: Affine | None, count: int, owned: int) -> Places:
-        """Those of iteration ``number``, of ``count`` rows in all, of which each owns ``owned``;
-        all for None.
-        """
-        if number is None:
-            return cls(Affine(), count, None)
-        first = number * owned
-        return cls(first, owned, None if count % owned == 0 else first * -1 + count)
-
-    def rows(self, nest: NestContext) -> AbstractContextManager[OpenLoop]:
-        """A loop over them."""
-        return nest.loop(self.count, "serial", self.limit)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns that one parallel iteration owns."""
-
-    first: Affine
-    width: int
-    limit: Affine | None
-
-    @classmethod
-    def of(cls, number: Affine, count: int, owned: int) -> Columns:
-        """Those of iteration ``number``, of ``count`` columns in all, of which each owns
-        ``owned``.
-        """
+    def of(cls, number: Affine, count: int, owned: int) -> Share:
+        """Those of iteration ``number``, of ``count`` in all, of which each owns ``owned``."""
         first = number * owned
         is_even = count % owned == 0 or count <= owned
         return cls(first, min(count, owned), None if is_even else first * -1 + count)
 
-    def columns(self, nest: NestContext) -> AbstractContextManager[OpenLoop]:
+    def loop(self, nest: NestContext, kind: LoopKind) -> AbstractContextManager[OpenLoop]:
         """A loop over them."""
-        return nest.loop(self.width, "vector", self.limit)
+        return nest.loop(self.count, kind, self.limit)

@@ -23,7 +23,7 @@ from gradc.ir.loop.kernel import Affine, Buffer, Scalar
 from gradc.ir.ops.attributes import get_int
 from gradc.ir.ops.native import kernel
 from gradc.ir.ops.registry import ByIndex, Pointwise, lookup
-from gradc.ir.ops.row_sums import Columns, Node, RowSums, size_of
+from gradc.ir.ops.row_sums import Node, RowSums, Share, size_of
 from gradc.ir.tensor.core import Attr, Block, DType, Op, Value
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class _Touch:
 class _Rows:
     """Sums of the rows that ids name, for a block of columns."""
 
-    def __init__(self, nest: NestContext, op: Op, block: Columns, suffix: Sequence[int]) -> None:
+    def __init__(self, nest: NestContext, op: Op, block: Share, suffix: Sequence[int]) -> None:
         self.nest, self.block, self.suffix = nest, block, suffix
         self.k = nest.algebra(DType.I32)
         self.ids = op.operands[IDS].type.static_shape
@@ -112,10 +112,10 @@ class _Rows:
         self.sums = RowSums(nest, self.dtype, self.count, self.count, block)
         self.places = self._first_places()
         wide = self.sums.wide
-        self.table = nest.scratch(self.count * block.width, wide.dtype)
+        self.table = nest.scratch(self.count * block.count, wide.dtype)
         with nest.loop(self.count, "serial") as place:
             self.sums.clear(place.at)
-            with block.columns(nest) as column:
+            with block.loop(nest, "vector") as column:
                 self._write(place.at, column.at, wide.const(0))
         self._add()
 
@@ -155,7 +155,7 @@ class _Rows:
         nest, sums = self.nest, self.sums
         sums.open()
         with self.each() as touch:
-            with self.block.columns(nest) as column:
+            with self.block.loop(nest, "vector") as column:
                 value = nest.read(UPDATES, [*touch.at, *self.columns(column.at)])
                 wide = sums.wide.cast(value, sums.wide.dtype)
                 total = sums.wide.add(self._read(touch.place, column.at), wide)
@@ -185,10 +185,10 @@ class _Rows:
         return at
 
     def _read(self, place: Affine, column: Affine) -> Scalar:
-        return self.nest.load(self.table, place * self.block.width + column)
+        return self.nest.load(self.table, place * self.block.count + column)
 
     def _write(self, place: Affine, column: Affine, value: Scalar) -> None:
-        self.nest.store(self.table, place * self.block.width + column, value)
+        self.nest.store(self.table, place * self.block.count + column, value)
 
 
 @contextmanager
@@ -199,7 +199,7 @@ def _rows(nest: NestContext, op: Op) -> Iterator[_Rows]:
     columns = size_of(suffix)
     owned = max(nest.schedule.columns(columns), 1)
     with nest.parallel((-(-columns // owned),)) as (number,):
-        yield _Rows(nest, op, Columns.of(number, columns, owned), suffix)
+        yield _Rows(nest, op, Share.of(number, columns, owned), suffix)
 
 
 def _flops(op: Op) -> int:
@@ -209,12 +209,12 @@ def _flops(op: Op) -> int:
 @kernel("touched_sums", _flops)
 def _touched_sums(nest: NestContext, op: Op) -> None:
     with _rows(nest, op) as rows:
-        with nest.loop(rows.count, "serial") as loop, rows.block.columns(nest) as column:
+        with nest.loop(rows.count, "serial") as loop, rows.block.loop(nest, "vector") as column:
             at = nest.k.unflatten(loop.at, rows.ids)
             nest.write([*at, *rows.columns(column.at)], nest.k.const(0))
         with rows.each() as touch:
             total = rows.total(touch)
-            with rows.block.columns(nest) as column:
+            with rows.block.loop(nest, "vector") as column:
                 nest.write([*touch.at, *rows.columns(column.at)], total(column.at))
 
 
@@ -237,7 +237,7 @@ def _touched_update(nest: NestContext, op: Op) -> None:
             k = rows.k
             is_first = k.eq(k.number(touch.number, DType.I32), k.number(touch.place, DType.I32))
             total = rows.total(touch)
-            with rows.sums.only_if(is_first), rows.block.columns(nest) as column:
+            with rows.sums.only_if(is_first), rows.block.loop(nest, "vector") as column:
                 index = [touch.row, *rows.columns(column.at)]
                 known = {value: nest.written(index, n) for n, value in enumerate(olds)}
                 made = _elements(nest, region, index, total(column.at), {**scalars, **known})

@@ -56,7 +56,6 @@ def fuse_block(block: Block, target: Target) -> Block:
     """``block`` with fusion ops; terminator and parameters stay."""
     *opened, end = _open_regions(block)
     ops, stored = _legal_contractions(opened, target)
-    stored |= _joined(ops, end.operands)
     emitted = _Emission(_scalars_first(ops, block), end.operands, stored, target).run()
     return Block(block.parameters, (*emitted, end))
 
@@ -129,11 +128,11 @@ def _legal_contractions(ops: Sequence[Op], target: Target) -> tuple[list[Op], fr
     return found, frozenset(stored)
 
 
-def _joined(ops: Sequence[Op], outputs: Iterable[Value]) -> frozenset[Value]:
+def _joined(ops: Sequence[Op], in_memory: frozenset[Value]) -> frozenset[Value]:
     """Values that join others and have to be in memory: what makes the parts can store them
     (``Grouping``)."""
-    joins = {op.results[0] for op in ops if len(op.results) == 1 and part_shape(op) is not None}
-    return frozenset(joins & values_in_memory(ops, outputs)) if joins else frozenset()
+    joins = (op.results[0] for op in ops if len(op.results) == 1 and part_shape(op) is not None)
+    return in_memory.intersection(joins)
 
 
 def _readable(op: Op, side: int, views: Views) -> Value | None:
@@ -219,7 +218,8 @@ class _Emission:
     ) -> None:
         self.ops = ops
         self.target = target
-        self.views = Views(ops, target, stored, values_in_memory(ops, outputs))
+        in_memory = values_in_memory(ops, outputs)
+        self.views = Views(ops, target, stored | _joined(ops, in_memory), in_memory)
         self.grouping = Grouping(ops, self.views, outputs, target)
         self.outputs = outputs
         self.results = dict.fromkeys(outputs)

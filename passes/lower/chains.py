@@ -11,7 +11,7 @@ Invariants: the members can run together where ``place`` is, and each launch is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 
 from gradc.ir.loop.kernel import (
@@ -31,6 +31,7 @@ from gradc.ir.loop.kernel import (
 )
 from gradc.ir.plan.plan import Argument, Launch, Plan, Step
 from gradc.ir.tensor.core import DType
+from gradc.passes.lower.piece import statements
 
 
 @dataclass(slots=True)
@@ -263,10 +264,7 @@ def _product(kernel: Kernel) -> Gemm | None:
 
 def _left_first(gemm: Gemm, buffer: Buffer) -> Gemm:
     """``gemm`` with its right factor as the left one, turned, where that is ``buffer``."""
-    if gemm.right.buffer is not buffer:
-        return gemm
-    left, right = (replace(f, row=f.column, column=f.row) for f in (gemm.right, gemm.left))
-    return replace(gemm, m=gemm.n, n=gemm.m, left=left, right=right, i=gemm.j, j=gemm.i)
+    return gemm.turned() if gemm.right.buffer is buffer else gemm
 
 
 def _is_at(a: Factor, b: Factor) -> bool:
@@ -309,12 +307,12 @@ def _rows(kernel: Kernel, count: int) -> For | None:
         return None
     if grid.extent * serial.extent != count or kernel.private:
         return None
-    statements = list(_below(serial.body))
-    stored = {s.buffer for s in statements if isinstance(s, Store)}
-    for s in statements:
+    found = list(statements(serial.body))
+    stored = {s.buffer for s in found if isinstance(s, Store)}
+    for s in found:
         if isinstance(s, Load) and s.buffer in stored:
             return None
-        if isinstance(s, Store) and (s.combine or not _steps(s.offset, grid, serial)[0]):
+        if isinstance(s, Store) and (s.combine or not row_step(s.offset, grid)):
             return None
         if any(not _is_row(value, grid, serial) for value in _addresses(s)):
             return None
@@ -323,13 +321,6 @@ def _rows(kernel: Kernel, count: int) -> For | None:
         if not isinstance(s, (Let, Index, Load, Store, For)):
             return None
     return grid
-
-
-def _below(body: Sequence[Stmt]) -> Iterator[Stmt]:
-    for s in body:
-        yield s
-        if isinstance(s, For):
-            yield from _below(s.body)
 
 
 def _addresses(s: Stmt) -> Iterator[Affine]:
@@ -350,16 +341,17 @@ def _scalars(s: Stmt) -> Iterator[object]:
         yield from (fold.value for fold in s.folds)
 
 
-def _steps(value: Affine, grid: For, serial: For) -> tuple[int, int]:
-    """What a row and an iteration of the grid add to an address."""
-    inner, outer = value.coefficient(serial.index), value.coefficient(grid.index)
-    return (inner, outer) if serial.extent > 1 else (outer, outer)
+def row_step(value: Affine, grid: For) -> int:
+    """What a row adds to an address of rows that ``grid`` and a serial loop in it count."""
+    (serial,) = grid.body
+    assert isinstance(serial, For)
+    return value.coefficient(serial.index if serial.extent > 1 else grid.index)
 
 
 def _is_row(value: Affine, grid: For, serial: For) -> bool:
     """Whether an address counts rows through both loops."""
-    row, outer = _steps(value, grid, serial)
-    return grid.extent == 1 or outer == row * serial.extent
+    outer = value.coefficient(grid.index)
+    return grid.extent == 1 or outer == row_step(value, grid) * serial.extent
 
 
 def _by_column(grid: For, buffer: Buffer, columns: int, kind: type[Load | Store]) -> bool:
@@ -369,12 +361,12 @@ def _by_column(grid: For, buffer: Buffer, columns: int, kind: type[Load | Store]
     found = 0
     for loop in serial.body:
         inside = loop.body if isinstance(loop, For) and loop.kind == "vector" else ()
-        for s in _below((loop,)):
+        for s in statements((loop,)):
             if not isinstance(s, (Load, Store)) or s.buffer is not buffer:
                 continue
             if s not in inside or not isinstance(loop, For) or s.guard is not None:
                 return False
-            row, _ = _steps(s.offset, grid, serial)
+            row = row_step(s.offset, grid)
             others = [t for t in s.offset.terms if t[0] not in (grid.index, serial.index)]
             if row != columns or others != [(loop.index, 1)] or s.offset.constant:
                 return False
@@ -389,7 +381,7 @@ def _in_place(grid: For, read: Buffer, made: Buffer) -> bool:
     (serial,) = grid.body
     assert isinstance(serial, For)
     is_stored = False
-    for s in _below(serial.body):
+    for s in statements(serial.body):
         if isinstance(s, Load) and s.buffer is read and is_stored:
             return False
         is_stored |= isinstance(s, Store) and s.buffer is made
@@ -404,12 +396,12 @@ def _row_values(chain: Chain, maker: int, made: Buffer, read: Buffer) -> bool:
     grid = chain.rows
     (serial,) = grid.body
     assert isinstance(serial, For)
-    stores = [s for s in _below(serial.body) if isinstance(s, Store) and s.buffer in own]
+    stores = [s for s in statements(serial.body) if isinstance(s, Store) and s.buffer in own]
     loads = [s for s in chain.last.epilogue if isinstance(s, Load) and s.buffer is read]
     gemm = chain.last
     if len(stores) != 1 or stores[0] not in serial.body or stores[0].guard is not None:
         return False
-    row, _ = _steps(stores[0].offset, grid, serial)
+    row = row_step(stores[0].offset, grid)
     known: set[Var] = {grid.index, serial.index}
     if any(v not in known for v, _ in stores[0].offset.terms) or read is gemm.right.buffer:
         return False

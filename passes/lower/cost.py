@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gradc.ir.ops.needs import NAMES, get_needs
+from gradc.ir.ops.needs import NAMES, get_needs, run_of
 from gradc.ir.ops.registry import Contraction, Pointwise, Reduction, lookup, own_nest
 from gradc.ir.target.costs import Costs, VerbCount
 from gradc.ir.tensor.core import Attr, Block, DType, Op
@@ -115,35 +115,21 @@ def _terms(op: Op) -> int:
         for side, value in enumerate(op.operands[:2])
         for axis, size in enumerate(value.type.static_shape)
     }
-    whole = size_of(op.result.type.static_shape) * contracted_extent(op)
+    work = lookup(op.name).traits.work
+    assert work is not None, "a contraction says how much it is"
+    whole = work(op)
     found = [need for name in NAMES for need in get_needs(op.attributes, name) if not need.data]
     axes = sorted({axis for need in found for axis, _ in need.factors}, key=sizes.__getitem__)
     if not axes or 0 in (whole, *(sizes[axis] for axis in axes)):
         return whole
     *outer, inner = axes
-    grid = dict(zip(outer, np.indices([sizes[axis] for axis in outer]), strict=True))
-    low = np.zeros([sizes[axis] for axis in outer], np.int64)
-    high = np.full_like(low, sizes[inner])  # the first index after the run that counts
+    shape = [sizes[axis] for axis in outer]
+    grid = dict(zip(outer, np.indices(shape), strict=True))
+    lines = []
     for need in found:
         parts = [factor * grid[axis] for axis, factor in need.factors if axis != inner]
-        rest = sum(parts, np.full_like(low, need.constant))
-        step = dict(need.factors).get(inner, 0)
-        if step > 0:
-            low = np.maximum(low, -(rest // step))
-        elif step < 0:
-            high = np.minimum(high, rest // -step + 1)
-        else:
-            high = np.where(rest >= 0, high, 0)
-    counted = int(np.maximum(high - low, 0).sum())
+        rest = sum(parts, np.full(shape, need.constant, np.int64))
+        lines.append((rest, dict(need.factors).get(inner, 0)))
+    low, end = run_of(lines, sizes[inner])
+    counted = int(np.maximum(end - low, 0).sum())
     return counted * (whole // prod(sizes[axis] for axis in axes))
-
-
-def contracted_extent(op: Op) -> int:
-    """The length of the sums of a contraction."""
-    pairs = op.attributes["contract"]
-    assert isinstance(pairs, tuple)
-    total = 1
-    for pair in pairs:
-        assert isinstance(pair, tuple) and isinstance(pair[0], int)
-        total *= op.operands[0].type.static_shape[pair[0]]
-    return total

@@ -41,7 +41,7 @@ from gradc.ir.loop.traffic import traffic
 from gradc.ir.plan.plan import Launch, Plan, Step
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import DType
-from gradc.passes.lower.chains import Chain, chains, is_flat
+from gradc.passes.lower.chains import Chain, chains, is_flat, row_step
 
 # Rows of a strip, the most first.
 STRIPS = (32, 16)
@@ -58,16 +58,8 @@ def strips(plan: Plan, target: Target) -> Plan:
     steps = work.steps(plan.steps)
     if len(work.kernels) == len(plan.kernels):
         return plan
-    made = replace(plan, steps=steps, kernels=tuple(work.kernels))
-    return _without_unused(made)
-
-
-def _without_unused(plan: Plan) -> Plan:
-    """``plan`` without kernels that nothing launches."""
-    used = sorted({launch.kernel for launch in plan.launches})
-    names = {old: new for new, old in enumerate(used)}
-    made = plan.map(lambda launch: replace(launch, kernel=names[launch.kernel]))
-    return replace(made, kernels=tuple(plan.kernels[number] for number in used))
+    # Kernels that nothing launches any more go when places are chosen, with all unused ones.
+    return replace(plan, steps=steps, kernels=tuple(work.kernels))
 
 
 class _Strips:
@@ -261,13 +253,6 @@ _Batch = Mapping[Var, "tuple[int, Scalar]"]
 def _sum(x: Scalar, factor: int) -> Affine:
     """``factor`` times an index or 0."""
     return Affine.of(x) * factor if isinstance(x, Var) else Affine()
-
-
-def row_step(value: Affine, grid: For) -> int:
-    """What a row adds to an address of rows that ``grid`` and a serial loop in it count."""
-    (serial,) = grid.body
-    assert isinstance(serial, For)
-    return value.coefficient(serial.index if serial.extent > 1 else grid.index)
 
 
 class _Copy:

@@ -27,7 +27,7 @@ import numpy as np
 
 from gradc.ir.ops.attributes import get_dims, get_int, get_ints, get_pairs
 from gradc.ir.ops.contraction import free_axes
-from gradc.ir.ops.needs import Axis, Need, with_needs
+from gradc.ir.ops.needs import Axis, Need, run_of, with_needs
 from gradc.ir.ops.registry import Pointwise, is_loop, is_product, lookup, number_of
 from gradc.ir.ops.traits import Moves
 from gradc.ir.target.target import Target
@@ -241,7 +241,7 @@ class _Facts:
             return True
         shape, (column,) = op.result.type.static_shape, along
         start = np.asarray(starts[0])[:, None]
-        low, high = np.zeros((1, 1), np.int64), np.full((1, 1), shape[column] - 1, np.int64)
+        lines = []
         for line in needs:
             rest, step = line.constant + line.data * start, 0
             for axis, factor in line.factors:
@@ -249,14 +249,9 @@ class _Facts:
                     step = factor
                 else:
                     rest = rest + factor * np.arange(shape[axis])
-            # What is left of a row is one run: rest + step * index >= 0.
-            if step > 0:
-                low = np.maximum(low, -(rest // step))
-            elif step < 0:
-                high = np.minimum(high, rest // -step)
-            else:
-                high = np.where(rest >= 0, high, -1)
-        return bool(np.any(low > high))
+            lines.append((rest, step))
+        low, end = run_of(lines, shape[column])
+        return bool(np.any(low >= end))
 
     def _repeats(self, op: Op) -> frozenset[int]:
         """The axes along which operands of ``op`` are repeated, so one number a row."""
@@ -449,7 +444,8 @@ def _product(op: Op, facts: _Facts) -> Op:
     """``op`` told what of it counts, if it is a product and not all does."""
     if not is_product(op) or not op.result.type.dtype.is_float or len(op.operands) != 2:
         return op
-    if _work(op) < LEAST_WORK:
+    work = lookup(op.name).traits.work
+    if work is None or work(op) < LEAST_WORK:
         return op
     places: list[tuple[_Line, dict[int, Axis]]] = []
     for side, value in enumerate(op.operands):
@@ -476,13 +472,6 @@ def _product(op: Op, facts: _Facts) -> Op:
         return op
     operands = (*op.operands, origin) if is_read and origin is not None else op.operands
     return replace(op, operands=operands, attributes=attributes)
-
-
-def _work(op: Op) -> int:
-    """Multiplications."""
-    shape = op.operands[0].type.static_shape
-    depth = prod(shape[i] for i, _ in get_pairs(op.attributes, "contract"))
-    return prod(op.result.type.static_shape) * depth
 
 
 def _own(op: Op, axis: Axis) -> Axis:

@@ -61,7 +61,7 @@ def _pruned(op: Op, live: Collection[Value], cleaned: Cleaned) -> Op:
     form = lookup(op.name).loop
     if isinstance(form, Control) and not form.keeps_signature:
         return _pruned_region(op, live, cleaned)
-    return with_regions(op, lambda region: _clean(region, cleaned)) if op.regions else op
+    return with_regions(op, lambda region: _clean(region, cleaned))
 
 
 def _clean(block: Block, cleaned: Cleaned) -> Block:

@@ -9,6 +9,7 @@ from typing import Any
 import llvmlite
 import pytest
 
+from gradc.codegen.llvm import cpuinfo
 from gradc.codegen.llvm.host import jit, machine
 from gradc.codegen.llvm.isa import select
 from gradc.runtime.native.cache import ObjectCache, make_key
@@ -37,7 +38,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return real
 
     monkeypatch.setattr(jit, "environment", environment)
-    machine.processor.cache_clear()
+    cpuinfo.processor.cache_clear()
     return calls
 
 
@@ -45,8 +46,8 @@ def describe(monkeypatch: pytest.MonkeyPatch, path: Path, flags: str, speed: int
     path.write_text(
         f"processor: 0\nflags : {flags}\ncpu MHz : {speed}\n\nprocessor: 1\nflags : x\n"
     )
-    monkeypatch.setattr(machine, "_CPUINFO", path)
-    machine.processor.cache_clear()
+    monkeypatch.setattr(cpuinfo, "_CPUINFO", path)
+    cpuinfo.processor.cache_clear()
 
 
 def test_another_processor_is_asked_about_anew(
@@ -57,19 +58,19 @@ def test_another_processor_is_asked_about_anew(
         describe(monkeypatch, path, flags, speed)
         machine.environment(store)
         assert len(asked) == calls
-    machine.processor.cache_clear()
+    cpuinfo.processor.cache_clear()
 
 
 def test_without_a_description_llvm_is_asked_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[int]
 ) -> None:
-    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "there is none")
-    machine.processor.cache_clear()
+    monkeypatch.setattr(cpuinfo, "_CPUINFO", tmp_path / "there is none")
+    cpuinfo.processor.cache_clear()
     store = ObjectCache(tmp_path / "cache")
     machine.environment(store)
     machine.environment(store)
     assert len(asked) == 2
-    machine.processor.cache_clear()
+    cpuinfo.processor.cache_clear()
 
 
 @pytest.mark.parametrize("kept", [None, "text", [], ["too", "few"], {"a": 1}])
@@ -78,8 +79,8 @@ def test_an_answer_of_another_form_is_not_used(
 ) -> None:
     describe(monkeypatch, tmp_path / "cpuinfo", "avx", 1)
     store = ObjectCache(tmp_path / "cache")
-    key = make_key("machine", sys.version, llvmlite.__version__, machine.processor())
+    key = make_key("machine", sys.version, llvmlite.__version__, cpuinfo.processor())
     assert store.put(key, {"environment": kept}, b"")
     machine.environment(store)
     assert len(asked) == 1
-    machine.processor.cache_clear()
+    cpuinfo.processor.cache_clear()

@@ -192,8 +192,7 @@ class _Writer(ProductWriter):
         stride = self.gemm.left.row
         if not n.isdigit():  # the last steps, one by one
             at = f"{self._strip} + {self.gemm.k - self.gemm.k % self.tile.depth} + {n}"
-            each = [f"load(strip, {at} + {stride * r})" for r in range(4)]
-            rows = ", ".join(text.replace("strip", self._name, 1) for text in each)
+            rows = ", ".join(f"load({self._name}, {at} + {stride * r})" for r in range(4))
             self.lines.add(f"rows = ({rows})")
         else:
             if int(n) % 4 == 0:

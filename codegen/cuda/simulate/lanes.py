@@ -21,6 +21,7 @@ from gradc.ir.loop.execute import Scalars
 from gradc.ir.loop.verbs import Array
 from gradc.ir.tensor.bf16 import bf16_bits, from_bf16
 from gradc.ir.tensor.core import DType
+from gradc.ir.tensor.numpy_verbs import NUMPY_VERBS
 
 _OF_NUMPY = {
     np.dtype(np.float32): DType.F32,
@@ -433,18 +434,9 @@ class Run:
 _INT64 = np.dtype(np.int64)
 _WHOLE = frozenset((_INT64, np.dtype(np.uint32), np.dtype(np.int32)))
 _FLOATS = frozenset((np.dtype(np.float32), np.dtype(np.float64)))
+_COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")
 # Verbs that NumPy has as they are, for numbers of one type.
-_DIRECT: dict[str, Callable[..., Any]] = {
-    "add": np.add,
-    "sub": np.subtract,
-    "mul": np.multiply,
-    "eq": np.equal,
-    "ne": np.not_equal,
-    "lt": np.less,
-    "le": np.less_equal,
-    "gt": np.greater,
-    "ge": np.greater_equal,
-}
+_DIRECT = {name: NUMPY_VERBS[name] for name in ("add", "sub", "mul", *_COMPARED)}
 
 
 def _kind(values: Sequence[Any]) -> np.dtype[Any] | None:
@@ -459,7 +451,6 @@ def _kind(values: Sequence[Any]) -> np.dtype[Any] | None:
     return found
 
 
-_COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")
 _PLAIN: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from gradc.codegen.llvm import static
 from gradc.codegen.llvm.gemm.blocking import Blocking
-from gradc.codegen.llvm.gemm.pack import memory_type, offset
-from gradc.codegen.llvm.gemm.strips import LINE
+from gradc.codegen.llvm.gemm.pack import LINE, memory_type, offset, prefetch
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value
@@ -26,13 +25,12 @@ def emit_ask(module: Module) -> str:
     """
     name = "gradc.ask"
     if name not in module.functions:
-        module.declare("llvm.prefetch.p0", "void", ("ptr", "i32", "i32", "i32"))
         parameters = (("ptr", "at"), ("i64", "stride"), ("i64", "count"))
         f = module.function(name, "void", parameters, attributes="noinline")
         at, stride, count = f.parameters
         with f.loop(i64(0), count, 1, [at], nonempty=True) as loop:
             (line,) = loop.carried
-            f.line(f"call void @llvm.prefetch.p0({line}, i32 0, i32 2, i32 1)")
+            prefetch(f, line, 2)
             loop.next = [f.address(line, "i8", stride)]
         f.ret()
     return name

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gradc.codegen.llvm import amx
+from gradc.codegen.llvm.gemm.pack import LINE
 from gradc.codegen.llvm.gemm.slide import Slide, slide_of
-from gradc.codegen.llvm.gemm.strips import LINE
 from gradc.codegen.llvm.gemm.walk import (
     MOST_ROWS,
     Walk,
@@ -327,18 +327,7 @@ def oriented(gemm: Gemm, isa: Isa) -> Gemm:
     if gemm.within is not None and gemm.within.terms:
         return gemm  # rows and columns are not left out by the same numbers
 
-    def turned(factor: Factor) -> Factor:
-        return replace(factor, row=factor.column, column=factor.row)
-
-    other = replace(
-        gemm,
-        m=gemm.n,
-        n=gemm.m,
-        left=turned(gemm.right),
-        right=turned(gemm.left),
-        i=gemm.j,
-        j=gemm.i,
-    )
+    other = gemm.turned()
     worth = _orientation_cost(other, isa) < 0.75 * _orientation_cost(gemm, isa)
     return other if worth else gemm
 

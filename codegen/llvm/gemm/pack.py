@@ -29,6 +29,7 @@ from gradc.ir.tensor.core import DType
 _MEMORY = {DType.F64: "double", DType.F32: "float", DType.BF16: "i16", DType.F16: "i16"}
 COMPUTE = {DType.F64: "double", DType.F32: "float", DType.BF16: "float", DType.F16: "float"}
 I64 = "i64"
+LINE = 64  # bytes that caches hold together
 PACKED_PANELS = (4, 2)  # panels packed together, as many as there are
 
 
@@ -152,6 +153,21 @@ def _quarters(f: Function, rows: list[Value], size: int) -> list[Value]:
     return [line for pair in zip(even, odd, strict=True) for line in pair]
 
 
+def packing(module: Module, name: str) -> Function:
+    """Starts a function that packs a factor: ``void (ptr source, i64 row, i64 column, ptr target,
+    i64 extent, i64 depth)``, strides in elements.
+    """
+    names = ("source", "row", "column", "target", "extent", "depth")
+    kinds = [("ptr" if n in ("source", "target") else I64, n) for n in names]
+    return module.function(name, "void", kinds, attributes="noinline")
+
+
+def prefetch(f: Function, at: Value, level: int) -> None:
+    """Asks for the line at ``at``, which need not be there, for the cache of that level."""
+    f.module.declare("llvm.prefetch.p0", "void", ("ptr", "i32", "i32", "i32"))
+    f.line(f"call void @llvm.prefetch.p0({at}, i32 0, i32 {4 - level}, i32 1)")
+
+
 def pack_right(
     module: Module, strides: tuple[int, int], lanes: int, vectors: int, dtype: DType, isa: Isa
 ) -> str:
@@ -166,13 +182,7 @@ def pack_right(
     name = f"gradc.pack_right.{dtype}.{way}.{lanes}x{vectors}"
     if name in module.functions:
         return name
-    sizes = ("source", "row", "column", "target", "columns", "depth")
-    f = module.function(
-        name,
-        "void",
-        [("ptr" if n in ("source", "target") else I64, n) for n in sizes],
-        attributes="noinline",
-    )
+    f = packing(module, name)
     source, row_stride, column_stride, target, columns, depth = f.parameters
     shape = _Panels(f, dtype, isa, lanes, vectors, target, depth, columns)
     if way == "columns":

@@ -15,19 +15,13 @@ them away).
 from __future__ import annotations
 
 from gradc.codegen.llvm import static
-from gradc.codegen.llvm.gemm.pack import lane_mask, offset, transpose
+from gradc.codegen.llvm.gemm.pack import lane_mask, offset, packing, transpose
 from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value, vector
 
 LANES = 16
 _PAIR = "i32"
 _HALF = "i16"
-_SIZES = ("source", "row", "column", "target", "extent", "depth")
-
-
-def _function(module: Module, name: str) -> Function:
-    kinds = [("ptr" if n in ("source", "target") else "i64", n) for n in _SIZES]
-    return module.function(name, "void", kinds, attributes="noinline")
 
 
 def _load(f: Function, pointer: Value, mask: Value, lanes: int) -> Value:
@@ -75,7 +69,7 @@ def pack_right_pairs(
     name = f"gradc.pack_right.pairs.{way}.{vectors}{'.whole' if is_whole else ''}"
     if name in module.functions:
         return name
-    f = _function(module, name)
+    f = packing(module, name)
     width = LANES * vectors
     source, row, column, target, columns, depth = f.parameters
     pairs = _pairs(f, depth, is_whole)
@@ -155,7 +149,7 @@ def pack_left_pairs(
     name = f"gradc.pack_left.pairs.{way}.{pitch}"
     if name in module.functions:
         return name
-    f = _function(module, name)
+    f = packing(module, name)
     source, row, column, target, height, depth = f.parameters
     if by_rows:
         with f.loop(i64(0), height, 1) as r:
@@ -196,7 +190,7 @@ def pack_left_matrix(
     name = f"gradc.pack_left.matrix.{pitch}"
     if name in module.functions:
         return name
-    f = _function(module, name)
+    f = packing(module, name)
     source, _, column, target, height, depth = f.parameters
     with (
         f.loop(i64(0), height, LANES) as first,

@@ -17,7 +17,7 @@ from itertools import product
 from math import prod
 
 from gradc.codegen.llvm import static
-from gradc.codegen.llvm.gemm.pack import load_lanes, memory_type, offset
+from gradc.codegen.llvm.gemm.pack import COMPUTE, LINE, load_lanes, memory_type, offset
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value, constant, vector
@@ -29,7 +29,6 @@ SHARE = 75  # percent of the second cache for a packed block
 WRITING = 5.0  # cycles for a vector of a window that is written out
 COPYING = 3.0  # cycles for a vector of an image that is packed
 _PLACES = 1024  # of a block: the left factor is packed anew for each
-_LINE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,7 @@ def plane_size(elements: int, itemsize: int) -> int:
     """An odd number of cache lines: planes that lie a page apart would fall into the same few sets
     of a cache.
     """
-    line = _LINE // itemsize
+    line = LINE // itemsize
     return (-(-elements // line) | 1) * line
 
 
@@ -271,7 +270,7 @@ def _pack_part(
 ) -> None:
     """A band of an image of one axis: which of its elements lie outside is known when it runs."""
     lanes, element = isa.lanes(dtype), memory_type(dtype)
-    compute = "double" if dtype is DType.F64 else "float"
+    compute = COMPUTE[dtype]
     (width,), (size,) = slide.size, slide.patch.size
     first = static.add(f, start, i64(lowest(slide.patch)[0] - slide.patch.before[0]))
     end = f.binary("add", first, i64(-(-width // lanes) * lanes))

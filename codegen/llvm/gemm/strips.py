@@ -12,19 +12,20 @@ from dataclasses import dataclass
 
 from gradc.codegen.llvm.gemm.pack import (
     COMPUTE,
-    I64,
+    LINE,
     gather,
     lane_mask,
     load_lanes,
     memory_type,
     offset,
+    packing,
+    prefetch,
 )
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value
 from gradc.ir.tensor.core import DType
 
-LINE = 64  # bytes that caches hold together
 AHEAD = 8  # steps of k by which lines are asked for before they are read
 
 
@@ -49,13 +50,7 @@ def pack_left(
     name = f"gradc.pack_left.{dtype}.{way}.{lanes}.{pitch}{own}"
     if name in module.functions:
         return name
-    sizes = ("source", "row", "column", "target", "height", "depth")
-    f = module.function(
-        name,
-        "void",
-        [("ptr" if n in ("source", "target") else I64, n) for n in sizes],
-        attributes="noinline",
-    )
+    f = packing(module, name)
     source, row, column, target, height, depth = f.parameters
     strip = _Strip(f, dtype, isa, lanes, rows, row)
     if by_rows:
@@ -115,10 +110,8 @@ class _Strip:
     def ask(self, at: Value, strips: int) -> None:
         """Asks for the lines of one step of k, which need not be there."""
         f, count = self.f, strips * self.rows
-        f.module.declare("llvm.prefetch.p0", "void", ("ptr", "i32", "i32", "i32"))
         for n in (*range(0, count, LINE // self.dtype.itemsize), count - 1):
-            line = f.address(at, self.element, i64(n))
-            f.line(f"call void @llvm.prefetch.p0({line}, i32 0, i32 3, i32 1)")
+            prefetch(f, f.address(at, self.element, i64(n)), 1)
 
     def copy_row(self, line: Value, out: Value, count: Value) -> None:
         """Copies ``count`` elements in whole vectors, zeros after the last."""

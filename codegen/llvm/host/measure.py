@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 from gradc.codegen.backend import Store
+from gradc.codegen.llvm.cpuinfo import processor
 from gradc.codegen.llvm.host import jit
 from gradc.codegen.llvm.host.limits import STREAMS, exports, fma_flops, limits_text, precisions
 from gradc.codegen.llvm.host.load import Arenas, thread_pool
-from gradc.codegen.llvm.host.machine import processor
 from gradc.codegen.llvm.isa import Isa, host
 from gradc.codegen.measured import Limits
 
