@@ -13,11 +13,8 @@ element that does not meet every need of ``results`` is 0 instead: nothing looks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from gradc.ir.ops.registry import TypeRuleError
 from gradc.ir.tensor.core import Attr, Attrs
@@ -62,23 +59,6 @@ def get_needs(attributes: Attrs, name: str) -> tuple[Need, ...]:
 def with_needs(attributes: Attrs, name: str, needs: Sequence[Need]) -> dict[str, Attr]:
     """``attributes`` with these needs."""
     return {**attributes, name: tuple(need.flat() for need in needs)}
-
-
-def run_of(
-    lines: Iterable[tuple[NDArray[np.int64], int]], extent: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of indices below ``extent`` those where all of ``rest + step * index >= 0`` hold are one run:
-    its first one, and the one after its last, or an earlier one where there is none.
-    """
-    low, end = np.zeros((), np.int64), np.full((), extent, np.int64)
-    for rest, step in lines:
-        if step > 0:
-            low = np.maximum(low, -(rest // step))
-        elif step < 0:
-            end = np.minimum(end, rest // -step + 1)
-        else:
-            end = np.where(rest >= 0, end, 0)
-    return low, end
 
 
 def reads_origin(attributes: Attrs) -> bool:

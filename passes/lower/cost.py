@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from gradc.ir.ops.needs import NAMES, get_needs, run_of
+from gradc.ir.ops.needs import NAMES, get_needs
 from gradc.ir.ops.registry import Contraction, Pointwise, Reduction, lookup, own_nest
 from gradc.ir.target.costs import Costs, VerbCount
 from gradc.ir.tensor.core import Attr, Block, DType, Op
+from gradc.passes.lower.runs import run_of
 
 # Verbs that no float is computed by: flops do not count them.
 _NO_FLOPS = frozenset(

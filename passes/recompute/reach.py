@@ -27,11 +27,12 @@ import numpy as np
 
 from gradc.ir.ops.attributes import get_dims, get_int, get_ints, get_pairs
 from gradc.ir.ops.contraction import free_axes
-from gradc.ir.ops.needs import Axis, Need, run_of, with_needs
+from gradc.ir.ops.needs import Axis, Need, with_needs
 from gradc.ir.ops.registry import Pointwise, is_loop, is_product, lookup, number_of
 from gradc.ir.ops.traits import Moves
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, DType, Function, Op, Value
+from gradc.passes.lower.runs import run_of
 from gradc.passes.recompute.ranges import UNKNOWN, Range, RangeAlgebra
 from gradc.passes.rewrite import Scan, with_control, with_ops
 
