@@ -80,6 +80,19 @@ def with_ops(function: Function, ops: Sequence[Op], outputs: Sequence[Value]) ->
     return replace(function, block=Block(function.block.parameters, (*ops, end)))
 
 
+def each_once(change: Callable[[Block], Block]) -> Callable[[Block], Block]:
+    """``change`` for one walk over a program: a region that many ops share is changed once."""
+    known: dict[Block, Block] = {}
+
+    def changed(block: Block) -> Block:
+        found = known.get(block)
+        if found is None:
+            found = known[block] = change(block)
+        return found
+
+    return changed
+
+
 def with_regions(op: Op, change: Callable[[Block], Block]) -> Op:
     """``op`` with every region changed; the same object if none is."""
     if not op.regions:

@@ -17,6 +17,7 @@ whose rows are folded, or that something else reads (parameters, results, loops)
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 from gradc.ir.ops.attributes import get_dims, get_ints, get_pairs
 from gradc.ir.ops.builder import Builder
@@ -26,7 +27,7 @@ from gradc.ir.ops.traits import Moves
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, Function, Op, Value
 from gradc.ir.tensor.dims import Dim
-from gradc.passes.rewrite import with_control, with_ops
+from gradc.passes.rewrite import each_once, with_control, with_ops
 from gradc.passes.simplify.dce import dce
 from gradc.passes.simplify.simplify import simplify
 
@@ -49,7 +50,8 @@ def turn(function: Function, target: Target) -> Function:
 
 
 def _turned(block: Block) -> Block:
-    ops = [with_control(op, _turned) for op in block.body]
+    region = each_once(_turned)
+    ops = [with_control(op, region) for op in block.body]
     search = _Search(Block(block.parameters, (*ops, block.terminator)))
     for op in ops:
         search.look_at(op)
@@ -66,14 +68,24 @@ class _Search:
     """
 
     def __init__(self, block: Block) -> None:
-        self.made = {v: op for op in block.body for v in op.results}
-        self.readers: dict[Value, dict[Op, None]] = {}
-        for op in block.ops:
-            for value in op.operands:
-                self.readers.setdefault(value, {})[op] = None
+        self.block = block
         self.members: dict[Value, None] = {}
         self.leaves: dict[Value, None] = {}
         self.seen: set[Value] = set()
+
+    @cached_property
+    def readers(self) -> dict[Value, dict[Op, None]]:
+        """Who reads a value, the terminator among them."""
+        found: dict[Value, dict[Op, None]] = {}
+        for op in self.block.ops:
+            for value in op.operands:
+                found.setdefault(value, {})[op] = None
+        return found
+
+    @cached_property
+    def made(self) -> dict[Value, Op]:
+        """What makes a value."""
+        return {v: op for op in self.block.body for v in op.results}
 
     def look_at(self, op: Op) -> None:
         """Turns what ``op`` makes, and all that must lie like it, if that can be and pays."""

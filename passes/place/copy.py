@@ -11,14 +11,14 @@ Invariant: whatever a step reads has the same value. Copies into `inout` ports a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from gradc.ir.plan.plan import Argument, Launch, Plan, Step
 from gradc.passes.place.share import is_copy, is_whole
 
 
-@dataclass(frozen=True, slots=True)
-class _Touch:
+class _Touch(NamedTuple):
     """A launch that has a tensor among its arguments: the list of steps it is in, its position."""
 
     steps: int

@@ -8,7 +8,7 @@ number of them. Repeats are one step each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gradc.ir.plan.plan import Plan, Step
@@ -77,24 +77,14 @@ def schedule(
     for number, earlier in enumerate(before):
         for n in earlier:
             after[n].append(number)
-    left: dict[int, int] = {}
-    touched = [tuple(dict.fromkeys((*use.reads, *use.writes))) for use in uses]
-    for tensors in touched:
-        for tensor in tensors:
-            left[tensor] = left.get(tensor, 0) + 1
-    live: dict[int, None] = {}
+    alive = _Alive(uses, nbytes)
     ready = sorted(n for n in range(count) if waiting[n] == 0)
     order: list[int] = []
     while ready:
-        chosen = min(ready[:WINDOW], key=lambda n: (_growth(touched[n], left, live, nbytes), n))
+        chosen = min(ready[:WINDOW], key=lambda n: (alive.growth(n), n))
         ready.remove(chosen)
         order.append(chosen)
-        for tensor in touched[chosen]:
-            left[tensor] -= 1
-            if left[tensor]:
-                live[tensor] = None
-            else:
-                live.pop(tensor, None)
+        alive.run(chosen)
         for n in after[chosen]:
             waiting[n] -= 1
             if waiting[n] == 0:
@@ -102,20 +92,44 @@ def schedule(
     return order
 
 
-def _growth(
-    tensors: Sequence[int],
-    left: Mapping[int, int],
-    live: Mapping[int, None],
-    nbytes: Callable[[int], int],
-) -> int:
-    """Bytes alive after a step that touches ``tensors`` minus before."""
-    growth = 0
-    for tensor in tensors:
-        if tensor not in live:
-            growth += nbytes(tensor) if left[tensor] > 1 else 0
-        elif left[tensor] == 1:
-            growth -= nbytes(tensor)
-    return growth
+class _Alive:
+    """What is alive while steps run one after another."""
+
+    def __init__(self, uses: Sequence[Uses], nbytes: Callable[[int], int]) -> None:
+        self._nbytes = nbytes
+        self._touched = [tuple(dict.fromkeys((*use.reads, *use.writes))) for use in uses]
+        self._users: dict[int, list[int]] = {}
+        for number, tensors in enumerate(self._touched):
+            for tensor in tensors:
+                self._users.setdefault(tensor, []).append(number)
+        self._left = {tensor: len(users) for tensor, users in self._users.items()}
+        self._live: dict[int, None] = {}
+        # Of steps that were asked about, until a tensor of theirs begins or is used once more.
+        self._known: dict[int, int] = {}
+
+    def growth(self, step: int) -> int:
+        """Bytes alive after ``step`` minus before, if it is the next."""
+        if step not in self._known:
+            growth = 0
+            for tensor in self._touched[step]:
+                if tensor not in self._live:
+                    growth += self._nbytes(tensor) if self._left[tensor] > 1 else 0
+                elif self._left[tensor] == 1:
+                    growth -= self._nbytes(tensor)
+            self._known[step] = growth
+        return self._known[step]
+
+    def run(self, step: int) -> None:
+        """Runs ``step``."""
+        for tensor in self._touched[step]:
+            self._left[tensor] -= 1
+            if tensor not in self._live or self._left[tensor] == 1:
+                for user in self._users[tensor]:
+                    self._known.pop(user, None)
+            if self._left[tensor]:
+                self._live[tensor] = None
+            else:
+                self._live.pop(tensor, None)
 
 
 def _insert(ready: list[int], number: int) -> None:

@@ -34,7 +34,7 @@ from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, DType, Function, Op, Value
 from gradc.passes.lower.runs import run_of
 from gradc.passes.recompute.ranges import UNKNOWN, Range, RangeAlgebra
-from gradc.passes.rewrite import Scan, with_control, with_ops
+from gradc.passes.rewrite import Scan, each_once, with_control, with_ops
 
 # Products of fewer multiplications are over before anything of them is left out.
 LEAST_WORK = 1 << 15
@@ -99,9 +99,10 @@ _Starts = Mapping[Value, range]
 
 def _told(block: Block, given: Mapping[Value, _Fact], starts: _Starts) -> Block:
     facts = _Facts(block, given, starts)
+    inner = each_once(_inner)
     ops = []
     for op in block.body:
-        new = _loop(op, facts) if is_loop(op) else with_control(op, _inner)
+        new = _loop(op, facts) if is_loop(op) else with_control(op, inner)
         ops.append(_product(new, facts))
     if all(a is b for a, b in zip(ops, block.body, strict=True)):
         return block
@@ -153,9 +154,13 @@ class _Facts:
     def __init__(self, block: Block, given: Mapping[Value, _Fact], starts: _Starts) -> None:
         self.block = block
         self.starts = starts
-        self.made = {v: op for op in block.body for v in op.results}
         self.known = dict(given)
         self.hidden: dict[Value, frozenset[_Line]] = {}
+
+    @cached_property
+    def made(self) -> dict[Value, Op]:
+        """What makes a value."""
+        return {v: op for op in self.block.body for v in op.results}
 
     @cached_property
     def readers(self) -> dict[Value, list[Op]]:

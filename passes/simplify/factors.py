@@ -24,29 +24,22 @@ from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.registry import is_sum, lookup, number_of
 from gradc.ir.ops.traits import ALL, Moves
 from gradc.ir.tensor.core import Block, DType, Function, Op, Value
-from gradc.passes.rewrite import with_ops, with_regions
+from gradc.passes.rewrite import each_once, with_ops, with_regions
 
 _DEEP = 8  # ops that are taken out of one sum, and looked through for what repeats, at most
 
 
 def take_out(function: Function) -> Function:
     """``function`` with factors after its sums; the same object if there are none."""
-    block = _block(function.block, {})
+    block = _block(function.block)
     if block is function.block:
         return function
     return with_ops(function, block.body, block.outputs)
 
 
-def _block(block: Block, known: dict[Block, Block]) -> Block:
-    """``block`` with factors after its sums; ``known`` are regions that were looked at: many ops
-    may share one.
-    """
-
-    def region(inner: Block) -> Block:
-        if inner not in known:
-            known[inner] = _block(inner, known)
-        return known[inner]
-
+def _block(block: Block) -> Block:
+    """``block`` with factors after its sums."""
+    region = each_once(_block)
     search = _Search({v: op for op in block.body for v in op.results})
     found: list[Op] = []
     for op in block.body:

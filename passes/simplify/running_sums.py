@@ -25,7 +25,7 @@ from gradc.ir.loop.order import LEAF
 from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.registry import is_loop
 from gradc.ir.tensor.core import Attr, Block, DType, Function, Op, Value
-from gradc.passes.rewrite import Scan, with_ops, with_regions
+from gradc.passes.rewrite import Scan, each_once, with_ops, with_regions
 
 _HALF = (DType.BF16, DType.F16)
 
@@ -44,7 +44,8 @@ def _block(block: Block) -> Block:
         return block  # a chain of others is widened for its loops alone
     chains = _chains(block)
     ops = _widened(block, chains) if chains else block.body
-    found = [with_regions(op, _block) for op in ops]
+    region = each_once(_block)
+    found = [with_regions(op, region) for op in ops]
     if not chains and all(a is b for a, b in zip(found, block.body, strict=True)):
         return block
     return Block(block.parameters, (*found, block.terminator))
