@@ -202,7 +202,12 @@ def _masks(b: Builder, op: Op) -> tuple[list[Value], Value]:
 
 
 def _tile_mask(b: Builder, op: Op) -> tuple[Value, Value]:
+    """Where windows that do not overlap attain their maximum; and at how many places: counted for
+    each window from its few places, so that nothing has to be stored for it.
+    """
     mask = b.one("eq", _tiles(b, op, op.operands[0]), _over_tiles(b, op, op.result))
+    if not _window(op.name, op.attributes).is_rolled:
+        return mask, _masks(b, op)[1]
     count = b.one("sum", b.one("cast", mask, dtype=op.result.type.dtype), axes=(3, 5))
     return mask, count
 

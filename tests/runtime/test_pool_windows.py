@@ -101,3 +101,31 @@ def test_programs_with_wide_windows_stay_small(kind: str) -> None:
     before = time.process_time()
     compiled({}, x=np.zeros((1, 1, 1, 2048), np.float32))
     assert time.process_time() - before < 6.0
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 1), (2, 3)])
+def test_windows_side_by_side_share_their_cotangents(size: tuple[int, int]) -> None:
+    """With many ties and a rest that no window holds, against NumPy; and nothing is stored for it
+    but a number for each window: no mask.
+    """
+    shape = (3, 4, 13, 29)
+    rows, columns = 13 // size[0], 29 // size[1]
+    net = gradc.loads(f"""
+    model m(x: float[3, 4, 13, 29], c: float[3, 4, {rows}, {columns}]) -> float {{
+        return sum(max_pool(relu(x * 2), {size}) * c)
+    }}
+    """)
+    rng = np.random.default_rng(8)
+    x = rng.integers(-2, 3, shape).astype(np.float32)
+    c = rng.normal(size=(3, 4, rows, columns)).astype(np.float32)
+    _, found = net.value_and_grad(wrt=["x"])({}, x=x, c=c)
+    inside = (..., slice(rows * size[0]), slice(columns * size[1]))
+    z = np.maximum(x, 0).astype(np.float64)
+    tiles = z[inside].reshape(3, 4, rows, size[0], columns, size[1])
+    wins = tiles == tiles.max((3, 5), keepdims=True)
+    share = wins * (c / wins.sum((3, 5)))[:, :, :, None, :, None]
+    wanted = np.zeros(shape)
+    wanted[inside] = 2 * share.reshape(wanted[inside].shape)
+    np.testing.assert_allclose(found["x"], wanted * (z > 0), rtol=1e-6)
+    kernels = net.plan(wrt=["x"]).plan.kernels
+    assert all(b.dtype is not DType.BOOL for kernel in kernels for b in kernel.buffers)

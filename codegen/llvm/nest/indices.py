@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gradc.codegen.llvm.nest.memory import Address, Lanes, Memory, i64
+from gradc.codegen.llvm.nest.turned import Border, Turn, turns_once
 from gradc.codegen.llvm.text import Function, Value, constant, lanes_of
 from gradc.ir.loop.kernel import Affine, Var
 
@@ -94,7 +95,31 @@ class Indices:
         if known is not None:
             return known
         whole = self.memory.number(place, lanes)
-        return Address(i64(0), (), self._divide(verb, whole, facts, divisor))
+        offsets = self._divide(verb, whole, facts, divisor)
+        return Address(i64(0), (), offsets, turn=self._turn(verb, place, facts, divisor))
+
+    def _turn(self, verb: str, place: Address, facts: Facts | None, divisor: int) -> Turn | None:
+        """The lanes' quotients or remainders, where they pass one multiple of the divisor, or have
+        done so before.
+        """
+        fn, before = self.fn, place.turn
+        if facts is None:
+            return None
+        if before is not None:
+            if before.pattern:
+                return None
+            ends = (fn.binary("add", place.start, end) for end in (before.here, before.there))
+            here, there = (self._divide(verb, end, facts, divisor) for end in ends)
+            return Turn(before.border, here, there, ())
+        common = math.gcd(facts.divisor, divisor)
+        if place.offsets is not None or not turns_once(facts.low, common, place.pattern, divisor):
+            return None
+        rest = self._divide("mod", place.start, facts, divisor)
+        border = Border(rest, place.pattern, divisor)
+        if verb == "mod":
+            return Turn(border, rest, fn.binary("add", rest, i64(-divisor)), place.pattern)
+        quotient = self._divide("floordiv", place.start, facts, divisor)
+        return Turn(border, quotient, fn.binary("add", quotient, i64(1)), ())
 
     def _pattern(
         self, verb: str, place: Address, facts: Facts | None, divisor: int

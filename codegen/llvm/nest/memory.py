@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradc.codegen.llvm.maths.scalars import STORED, Scalars
+from gradc.codegen.llvm.nest.turned import Turn, load_turned
 from gradc.codegen.llvm.text import (
     Function,
     Value,
@@ -49,13 +50,15 @@ class Address:
     from data.
 
     Lane l lies at ``start + pattern[l] + offsets[l]``; an empty pattern is all zeros. ``is_small``
-    promises that pattern and offsets together stay within 31 bits.
+    promises that pattern and offsets together stay within 31 bits. A ``turn`` gives them once more,
+    counted from ``start`` too.
     """
 
     start: Value
     pattern: tuple[int, ...] = ()
     offsets: Value | None = None
     is_small: bool = False
+    turn: Turn | None = None
 
     @property
     def is_uniform(self) -> bool:
@@ -129,6 +132,7 @@ class Memory:
         start = i64(offset.constant)
         pattern: tuple[int, ...] = ()
         offsets: Value | None = None
+        turned: list[tuple[Turn | None, int]] = []
         for var, factor in offset.terms:
             if lanes is not None and var is lanes.index:
                 term = Address(lanes.base, run(1, lanes.count))
@@ -143,7 +147,26 @@ class Memory:
             if term.offsets is not None:
                 scaled = self._times(term.offsets, factor)
                 offsets = scaled if offsets is None else self.fn.binary("add", offsets, scaled)
-        return Address(start, pattern, offsets)
+                turned.append((term.turn, factor))
+        return Address(start, pattern, offsets, turn=self._turn(turned, pattern))
+
+    def _turn(
+        self, parts: Sequence[tuple[Turn | None, int]], pattern: tuple[int, ...]
+    ) -> Turn | None:
+        """The sum of ``parts``, turns times factors, and of a pattern; None if not all of them turn
+        at the same border.
+        """
+        borders = {None if turn is None else turn.border for turn, _ in parts}
+        border = borders.pop() if len(borders) == 1 else None
+        if border is None:
+            return None
+        here = there = i64(0)
+        for turn, factor in parts:
+            if turn is not None:
+                here = self._sum(here, self._times(turn.here, factor))
+                there = self._sum(there, self._times(turn.there, factor))
+                pattern = sum_patterns(pattern, turn.pattern, factor)
+        return Turn(border, here, there, pattern)
 
     def _times(self, x: Value, factor: int) -> Value:
         if factor == 1 or x.name == "0":
@@ -213,6 +236,10 @@ class Memory:
             reach = max(place.pattern[:alive]) - min(place.pattern[:alive])
             if reach < _MOST_CHUNKS * lanes.count:
                 return self._load_pattern(pointer, type_, dtype, place.pattern, alive)
+        if place.turn is not None and mask is None and STORED[dtype] in ("float", "double"):
+            found = load_turned(self.fn, pointer, STORED[dtype], place.turn, dtype.itemsize)
+            if found is not None:
+                return found
         return self._gather(self._pointers(pointer, dtype, place, lanes), type_, dtype, mask)
 
     def _load_pattern(

@@ -265,7 +265,8 @@ class Nest:
     def _set_place(self, var: Var, place: Address) -> None:
         """Defines an index variable; a run of numbers stays one as long as it is only added to."""
         self.runs.pop(var, None)
-        if self.lanes is not None and place.pattern and place.offsets is None:
+        is_run = place.pattern and place.offsets is None
+        if self.lanes is not None and (is_run or place.turn is not None):
             self.runs[var] = place
         else:
             self.env[var] = self.memory.number(place, self.lanes)
