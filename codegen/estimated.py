@@ -32,9 +32,10 @@ class KernelCode:
     ``blocks`` fit a multiprocessor at once, which has ``occupancy`` of the threads it can have.
     ``spilled`` counts instructions that touch local memory, ``stack`` is in bytes a thread,
     ``shared`` in bytes a block. ``hot`` are the instructions of the hottest loop, of the kernel
-    where it has none, ``hot_share`` those of them that multiply and add; ``wide`` of the accesses
-    to global memory are of 16 bytes,
-    ``narrow`` are not.
+    where it has none, ``hot_adds`` the multiply-adds that a thread has in it (an instruction of
+    tensor cores has many), ``hot_share`` for how much of the time the units that multiply have work
+    there, if an instruction is issued every clock; ``wide`` of the accesses to global memory are of
+    16 bytes, ``narrow`` are not.
     """
 
     name: str
@@ -48,6 +49,7 @@ class KernelCode:
     occupancy: float
     instructions: int
     hot: int
+    hot_adds: int
     hot_share: float
     wide: int
     narrow: int

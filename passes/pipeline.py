@@ -242,7 +242,7 @@ STEPS = (
          "merged values and hoisted products meet new neighbours"),
     _tensor("cse-again", cse, "what became equal by simplification"),
     _tensor("dce", dce, "nothing dead is planned, fused or placed"),
-    PipelineStep("turn", "tensor", "tensor", _on_function(lambda f, o, _h: turn(f, o.target)),
+    _tensor("turn", turn,
          "rules know what a product reads; what is fused with it must lie like it"),
     PipelineStep("reach", "tensor", "tensor", _on_function(lambda f, o, _h: reach(f, o.target)),
          "what of a product counts is said of its axes, which do not move any more"),

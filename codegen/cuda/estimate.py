@@ -12,7 +12,7 @@ from gradc.codegen.cuda.toolchain import sass
 from gradc.codegen.cuda.toolchain.build import CAPABILITIES, build
 from gradc.codegen.estimated import CodeEstimate, KernelCode, LaunchCode, Sheet
 from gradc.ir.plan.plan import Plan
-from gradc.ir.target.target import Processors, Target
+from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import DType
 
 # Dense, without sparsity; f32 and f64 without tensor cores. Memory of the usual module.
@@ -53,6 +53,14 @@ SHEETS = {
     ),
 }
 
+# CUDA C++ Programming Guide, arithmetic instructions by compute capability; whitepapers of GA100,
+# GH100 and Blackwell for tensor cores. Peaks of the sheets are these at the clocks of a module.
+RATES = {
+    "sm_80": sass.Rates(64, 32, 1024),
+    "sm_90": sass.Rates(128, 64, 2048),
+    "sm_100": sass.Rates(128, 64, 4096),
+}
+
 
 def code_estimate(plan: Plan, program: Program, target: Target) -> CodeEstimate:
     """Compiles ``program``, the texts of ``plan``, and reads what came out.
@@ -73,7 +81,7 @@ def code_estimate(plan: Plan, program: Program, target: Target) -> CodeEstimate:
             one = next(launches)
             text = program.texts[one.text]
             loop = loops.get(text.name)
-            codes.append(_code(found[text.name], loop, one.grid, text.threads, target.processors))
+            codes.append(_code(found[text.name], loop, one.grid, text.threads, target))
         halves = {b.dtype.value for b in plan.kernels[launch.kernel].bound if b.dtype.is_float}
         precision = "f64" if DType.F64.value in halves else "f32"
         if any(found[code.name].tensor for code in codes):
@@ -90,8 +98,9 @@ def _launches(steps: tuple[Step, ...]) -> list[Launch]:
 
 
 def _code(
-    of: sass.Statistics, loop: sass.Loop | None, grid: int, threads: int, on: Processors
+    of: sass.Statistics, loop: sass.Loop | None, grid: int, threads: int, target: Target
 ) -> KernelCode:
+    on, hot = target.processors, loop or of.whole
     blocks = of.occupancy(threads, on)
     warps = -(-threads // 32)
     return KernelCode(
@@ -105,8 +114,9 @@ def _code(
         blocks,
         min(1.0, blocks * warps * 32 / on.threads),
         of.instructions,
-        of.instructions if loop is None else loop.instructions,
-        of.share if loop is None else loop.share,
+        hot.instructions,
+        hot.multiply_adds,
+        hot.busy(RATES[target.isa]),
         of.wide,
         of.narrow,
         of.f64,

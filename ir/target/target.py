@@ -64,7 +64,6 @@ class Target:
     lane_bytes: int = 64  # of a vector register
     registers: int = 32  # vector registers
     caches: tuple[int, ...] = (32 << 10, 256 << 10)  # bytes, the nearest first
-    levels: int = 1  # of parallel loops: 2 where an iteration of the grid is a block of threads
     processors: Processors = Processors()
     row_bytes: int = 16 << 10  # rows that one thread keeps between the stages of a kernel
     chunks: int = 32  # iterations that a grid loop over independent rows is cut into

@@ -10,8 +10,9 @@ short rows, which products read one after the other. What is turned is everythin
 elementwise ops on values of that form, with what they read that is made from something smaller.
 
 Invariants: every element is computed by the same operations, and the sums of a product are the same
-whichever way its operands lie, so bits are the same: the target may decide. Non-goals: matrices
-whose rows are folded, or that something else reads (parameters, results, loops).
+whichever way its operands lie, so bits are the same; on graphics processors too, whose tiles read
+both ways by 16 bytes. Non-goals: matrices whose rows are folded, or that something else reads
+(parameters, results, loops).
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from gradc.ir.ops.builder import Builder
 from gradc.ir.ops.contraction import free_axes
 from gradc.ir.ops.registry import is_product, lookup, number_of
 from gradc.ir.ops.traits import Moves
-from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, Function, Op, Value
 from gradc.ir.tensor.dims import Dim
 from gradc.passes.rewrite import each_once, with_control, with_ops
@@ -37,12 +37,10 @@ PAGE = 4096
 LEAST_ROWS = 32
 
 
-def turn(function: Function, target: Target) -> Function:
+def turn(function: Function) -> Function:
     """``function`` with long-rowed matrices between products turned round; the same object if there
-    are none. Only where one level of threads reads caches line by line.
+    are none.
     """
-    if target.levels > 1:
-        return function
     block = _turned(function.block)
     if block is function.block:
         return function

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gradc.ir.loop.kernel import LoopKind
 from gradc.ir.loop.order import LEAF
 from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, DType, Op, Value
@@ -71,7 +70,6 @@ class RowSchedule:
     is_flat: bool
     size: int
     chunks: int
-    rows: LoopKind
     temps: tuple[Temp, ...]
     partial: Mapping[Value, int]
     leaves: tuple[Room, ...]
@@ -111,8 +109,7 @@ def schedule_rows(block: Block, place: Layout, target: Target) -> RowSchedule:
     stages = _stages(block, place, is_flat, target)
     temps, partial = _partial(place, chunks)
     leaves, rooms = _rooms(_leaf_sums(place, size, is_flat), stages, temps, chunks, place, target)
-    kind = _rows_kind(place, is_parallel and chunks > 1, rooms, target)
-    cut = (is_parallel, is_flat, size, chunks, kind)
+    cut = (is_parallel, is_flat, size, chunks)
     return RowSchedule(place, stages, *cut, tuple(temps), partial, leaves, rooms)
 
 
@@ -137,17 +134,6 @@ def _chunk_size(place: Layout, is_parallel: bool, is_flat: bool, target: Target)
     if is_parallel or by_leaves:
         return chunk_rows(space, is_parallel, target.nodes)
     return max(1, space.rows)
-
-
-def _rows_kind(
-    place: Layout, is_parallel: bool, rooms: Mapping[Value, Room], target: Target
-) -> LoopKind:
-    """Rows of a chunk are threads of a block where there is such a level, nothing is summed over
-    them, and each keeps its values to itself.
-    """
-    summed = place.of_kind(ReductionKind.COLUMN_TAIL) or place.of_kind(ReductionKind.FULL_TAIL)
-    own = all(room.temp is None for room in rooms.values())
-    return "block" if target.levels > 1 and is_parallel and own and not summed else "serial"
 
 
 def main_outputs(block: Block, place: Layout) -> list[Value]:

@@ -166,7 +166,7 @@ class RowWriter:
         """``count`` rows from ``first`` on, or as many as there are."""
         space = self.place.space
         cut = first * -1 + space.rows if is_ragged else None
-        with self.builder.loop(count, self.schedule.rows, cut) as row:
+        with self.builder.loop(count, "serial", cut) as row:
             at = self._unflat_rows(first + row.at)
             return self._row(_Here(chunk, at, Affine(), space.columns, sums), row)
 

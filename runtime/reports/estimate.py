@@ -101,7 +101,7 @@ class Estimate:
 
 _COLUMNS = (
     *("kernel", "runs", "at least", "by", "Mflop", "MB", "grid", "threads", "registers"),
-    *("a multiprocessor", "occupancy", "hot loop", "fma", "16-byte", "notes", "line"),
+    *("a multiprocessor", "occupancy", "hot loop", "fma", "busy", "16-byte", "notes", "line"),
 )
 
 
@@ -124,7 +124,7 @@ def _cells(row: EstimatedLaunch) -> list[tuple[str, ...]]:
                 *(shared if not n else ("",) * len(shared)),
                 *(str(code.grid), str(code.threads), str(code.registers)),
                 *(f"{code.blocks} blocks", f"{code.occupancy:.0%}", str(code.hot)),
-                *(f"{code.hot_share:.0%}", f"{code.wide} of {accesses}"),
+                *(str(code.hot_adds), f"{code.hot_share:.0%}", f"{code.wide} of {accesses}"),
                 *(", ".join(notes), row.line if not n else ""),
             )
         )

@@ -58,6 +58,55 @@ def test_the_main_loop_is_the_innermost_one_with_most_multiply_adds(
     assert sass.main_loops(b"") == {"k": sass.Loop(4, 2, 0)}
 
 
+@pytest.mark.parametrize(
+    "op, work",
+    [
+        ("HMMA.16816.F32.BF16", 64),
+        ("HMMA.1688.F32", 32),
+        ("HGMMA.64x64x16.F32.BF16", 512),
+        ("HGMMA.64x256x16.F32", 2048),
+        ("DMMA.884", 8),
+        ("FFMA", 0),
+    ],
+)
+def test_an_instruction_of_tensor_cores_counts_what_it_multiplies(op: str, work: int) -> None:
+    assert sass.matrix_work(op) == work
+
+
+def test_units_that_multiply_have_work_for_a_part_of_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A slice of 128 x 128 x 32 by 256 threads is 2048 multiply-adds a thread, whatever the
+    instruction; what is slower than the schedulers is busy all the time.
+    """
+    group = ("HGMMA.64x64x16.F32.BF16 R24, gdesc[UR4], R24", 4)
+    warp = ("HMMA.16816.F32.BF16 R24, R4, R8, R24", 32)
+    rates = estimate.RATES
+    for (op, count), isa, others in ((group, "sm_90", 300), (warp, "sm_80", 10)):
+        lines = [f"/*0000*/ {op} ;"] * count + ["/*0010*/ IADD3 R2, R2, 0x1, RZ ;"] * others
+        text = "\n".join(
+            [LISTING.split("k:")[0], ".L_x_1:", *lines, "/*0020*/ @P0 BRA `(.L_x_1) ;"]
+        )
+        monkeypatch.setattr(sass, "listing", lambda code, text=text: text)
+        loop = sass.main_loops(b"")["k"]
+        assert (loop.tensor, loop.multiply_adds) == (count, 2048)
+        expected = 2048 / 16 / (count + others + 1) if isa == "sm_90" else 1.0
+        assert loop.busy(rates[isa]) == pytest.approx(expected)
+    assert sass.Loop(40, 30, 0).busy(rates["sm_90"]) == 0.75
+    assert sass.Loop(40, 30, 0).busy(rates["sm_80"]) == 1.0  # two clocks each
+    assert sass.Loop(40, 15, 0, doubles=15).busy(rates["sm_90"]) == 0.75
+
+
+def test_peaks_of_data_sheets_are_rates_at_a_clock() -> None:
+    """By every type the same clock, between 1 and 2.2 GHz."""
+    for isa, sheets in estimate.SHEETS.items():
+        rates = estimate.RATES[isa]
+        for sheet in sheets:
+            pairs = (("f32", rates.f32), ("f64", rates.f64), ("bf16", rates.matrix))
+            clocks = [sheet.flops[n] / 2 / rate / sheet.multiprocessors for n, rate in pairs]
+            assert 1e9 < min(clocks) and max(clocks) < 2.3e9 and max(clocks) < 1.25 * min(clocks)
+
+
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A program, where there is neither a driver nor a toolchain: machine code as it might be."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gradc.ir.ops.verify import verify_function
-from gradc.ir.target.target import GENERIC
 from gradc.ir.tensor.core import Function, walk
 from gradc.passes.fuse.turn import turn
 from gradc.passes.pipeline import run_pipeline
@@ -75,7 +73,7 @@ def results(function: Function, arrays: list[Any], **more: Any) -> list[Any]:
 @pytest.mark.parametrize("text", [*map(program, BETWEEN.values()), HEADS], ids=[*BETWEEN, "heads"])
 def test_everything_between_products_is_turned_and_keeps_its_bits(text: str) -> None:
     plain = lowered(text)
-    turned = turn(plain, GENERIC)
+    turned = turn(plain)
     verify_function(turned)
     assert LONG in shapes(plain) and TURNED not in shapes(plain)
     assert TURNED in shapes(turned) and LONG not in shapes(turned)
@@ -97,10 +95,4 @@ KEPT = {
 @pytest.mark.parametrize("text", KEPT.values(), ids=list(KEPT))
 def test_what_something_else_reads_stays(text: str) -> None:
     plain = lowered(text)
-    assert turn(plain, GENERIC) is plain
-
-
-def test_only_where_one_level_of_threads_reads_lines() -> None:
-    plain = lowered(program("s * 2"))
-    assert turn(plain, replace(GENERIC, levels=2)) is plain
-    assert turn(plain, GENERIC) is not plain
+    assert turn(plain) is plain

@@ -20,12 +20,16 @@ from gradc.codegen.cuda.toolchain.needs import absent
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
 from gradc.ir.target.target import Processors
 
-_LINE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_.]*)([^;]*);")
+_LINE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_.x]*)([^;]*);")
 _SECTION = re.compile(r"^//-+ \.text\.(\S+)")
 _LABEL = re.compile(r"^\s*(\.L_\w+):")
 _TARGET = re.compile(r"(\.L_\w+)")
 _F64 = ("DADD", "DMUL", "DFMA", "DSETP", "F2F.F64", "DMNMX")
 _TENSOR = ("HMMA", "IMMA", "DMMA", "HGMMA", "QGMMA")
+# Rows, columns and steps of k of what a warp multiplies, as instructions are named; those of a
+# group of four warps have their own (HGMMA.64x128x16).
+_OF_WARPS = {"884": 256, "1688": 1024, "16816": 2048, "16832": 4096, "16864": 8192}
+_OF_GROUPS = re.compile(r"\.(\d+)x(\d+)x(\d+)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,14 @@ class Statistics:
     multiply_adds: int  # FFMA, FADD, FMUL and tensor core instructions
     fused: int  # FFMA
     tensor: int
+    doubles: int = 0  # DFMA
+    matrix: int = 0  # multiply-adds of tensor cores, a thread
 
     @property
-    def share(self) -> float:
-        """Of all instructions, those that are FFMA or of a tensor core."""
-        return (self.fused + self.tensor) / max(1, self.instructions)
+    def whole(self) -> Loop:
+        """All of it, as if it were a loop."""
+        fused = self.fused + self.doubles
+        return Loop(self.instructions, fused, self.tensor, self.doubles, self.matrix)
 
     def occupancy(self, threads: int, on: Processors) -> int:
         """Blocks of ``threads`` that fit a multiprocessor at once.
@@ -115,16 +122,63 @@ def statistics(code: bytes) -> dict[str, Statistics]:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A loop without loops in it: its instructions, and those of them that multiply and add."""
+    """A loop without loops in it: its instructions, and those of them that multiply and add: FFMA
+    and DFMA (``doubles``) once a thread, those of tensor cores ``matrix`` times a thread together.
+    """
 
     instructions: int
     fused: int
     tensor: int
+    doubles: int = 0
+    matrix: int = 0
+
+    @property
+    def multiply_adds(self) -> int:
+        """How many a thread has in one round."""
+        return self.fused + self.matrix
 
     @property
     def share(self) -> float:
         """Of its instructions, those that are FFMA, DFMA or of a tensor core."""
         return (self.fused + self.tensor) / max(1, self.instructions)
+
+    def busy(self, rates: Rates) -> float:
+        """For how much of the time the units that multiply most have work, where each of the four
+        schedulers of a multiprocessor issues an instruction a clock and nothing is waited for.
+        """
+        singles = self.fused - self.doubles
+        pairs = ((singles, rates.f32), (self.doubles, rates.f64), (self.matrix, rates.matrix))
+        clocks = max(_ISSUED * count / rate for count, rate in pairs)
+        return clocks / max(1, clocks, self.instructions)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Multiply-adds of a multiprocessor in a clock: in f32 and f64, of bf16 and f16 in tensor
+    cores.
+    """
+
+    f32: int
+    f64: int
+    matrix: int
+
+
+_ISSUED = 128  # threads whose instruction a multiprocessor issues in a clock: four warps
+
+
+def matrix_work(op: str) -> int:
+    """Multiply-adds a thread of an instruction of tensor cores; 1 of an unknown one, 0 of others.
+
+    The shape is in its name: HMMA.16816 multiplies 16 x 16 by 16 x 8 (``mma.m16n8k16``) for a warp,
+    HGMMA.64x128x16 64 x 16 by 16 x 128 for four (``wgmma.m64n128k16``).
+    """
+    head, *more = op.split(".")
+    if head not in _TENSOR:
+        return 0
+    group = _OF_GROUPS.search(op)
+    if group is not None:
+        return int(group[1]) * int(group[2]) * int(group[3]) // 128
+    return next((_OF_WARPS[part] // 32 for part in more if part in _OF_WARPS), 1)
 
 
 def main_loops(code: bytes) -> dict[str, Loop]:
@@ -136,11 +190,18 @@ def main_loops(code: bytes) -> dict[str, Loop]:
     found: dict[str, Loop] = {}
     for name, lines, labels in _sections(listing(code)):
         for first, last in _innermost(lines, labels):
-            heads = [op.split(".")[0] for op, _ in lines[first:last]]
-            fused = sum(head in ("FFMA", "DFMA") for head in heads)
-            loop = Loop(len(heads), fused, sum(head in _TENSOR for head in heads))
+            ops = [op for op, _ in lines[first:last]]
+            heads = [op.split(".")[0] for op in ops]
+            doubles = heads.count("DFMA")
+            loop = Loop(
+                len(heads),
+                heads.count("FFMA") + doubles,
+                sum(head in _TENSOR for head in heads),
+                doubles,
+                sum(map(matrix_work, ops)),
+            )
             best = found.get(name)
-            if best is None or loop.fused + loop.tensor > best.fused + best.tensor:
+            if best is None or loop.multiply_adds > best.multiply_adds:
                 found[name] = loop
     return found
 
@@ -183,6 +244,8 @@ def _counted(
         count("FFMA", "FADD", "FMUL") + tensor,
         count("FFMA"),
         tensor,
+        count("DFMA"),
+        sum(matrix_work(op) for op, _ in lines),
     )
 
 
