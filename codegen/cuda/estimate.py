@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 
 from gradc.codegen.cuda.printer.plans import PROCESSORS
-from gradc.codegen.cuda.program import Launch, Program, Repeat, Step
+from gradc.codegen.cuda.program import Launch, Program, Repeat, Step, Text
 from gradc.codegen.cuda.toolchain import sass
 from gradc.codegen.cuda.toolchain.build import CAPABILITIES, build
 from gradc.codegen.estimated import CodeEstimate, KernelCode, LaunchCode, Sheet
@@ -81,7 +81,7 @@ def code_estimate(plan: Plan, program: Program, target: Target) -> CodeEstimate:
             one = next(launches)
             text = program.texts[one.text]
             loop = loops.get(text.name)
-            codes.append(_code(found[text.name], loop, one.grid, text.threads, target))
+            codes.append(_code(found[text.name], loop, one.grid, text, target))
         halves = {b.dtype.value for b in plan.kernels[launch.kernel].bound if b.dtype.is_float}
         precision = "f64" if DType.F64.value in halves else "f32"
         if any(found[code.name].tensor for code in codes):
@@ -98,17 +98,17 @@ def _launches(steps: tuple[Step, ...]) -> list[Launch]:
 
 
 def _code(
-    of: sass.Statistics, loop: sass.Loop | None, grid: int, threads: int, target: Target
+    of: sass.Statistics, loop: sass.Loop | None, grid: int, text: Text, target: Target
 ) -> KernelCode:
     on, hot = target.processors, loop or of.whole
-    blocks = of.occupancy(threads, on)
-    warps = -(-threads // 32)
+    blocks = of.occupancy(text.threads, on, text.dynamic_bytes)
+    warps = -(-text.threads // 32)
     return KernelCode(
         of.name,
         grid,
-        threads,
+        text.threads,
         of.registers,
-        of.shared,
+        of.shared + text.dynamic_bytes,
         of.stack,
         of.local,
         blocks,

@@ -39,23 +39,24 @@ static const char *const {name}_kernel_names[{NAME}_KERNELS] = {{
 {kernel_names}
 }};
 
-/* The kernels of a module. */
+/* The kernels of a module, with leave to have as much dynamic shared memory as they need: where a
+ * device has less, CUDA_ERROR_INVALID_VALUE.
+ */
 static inline CUresult {name}_load(CUmodule module, CUfunction kernels[{NAME}_KERNELS])
 {{
-    for (int n = 0; n < {NAME}_KERNELS; n++) {{
-        CUresult status = cuModuleGetFunction(&kernels[n], module, {name}_kernel_names[n]);
-        if (status != CUDA_SUCCESS)
-            return status;
-    }}
-    return CUDA_SUCCESS;
+    CUresult status = CUDA_SUCCESS;
+    for (int n = 0; n < {NAME}_KERNELS && status == CUDA_SUCCESS; n++)
+        status = cuModuleGetFunction(&kernels[n], module, {name}_kernel_names[n]);
+{allowed}    return status;
 }}
 
 static inline CUresult {name}_launch(CUfunction kernel, unsigned grid, unsigned threads,
-                                     uint64_t *pointers, size_t size, CUstream stream)
+                                     unsigned shared, uint64_t *pointers, size_t size,
+                                     CUstream stream)
 {{
     void *extra[] = {{CU_LAUNCH_PARAM_BUFFER_POINTER, pointers, CU_LAUNCH_PARAM_BUFFER_SIZE, &size,
                      CU_LAUNCH_PARAM_END}};
-    return cuLaunchKernel(kernel, grid, 1, 1, threads, 1, 1, 0, stream, NULL, extra);
+    return cuLaunchKernel(kernel, grid, 1, 1, threads, 1, 1, shared, stream, NULL, extra);
 }}
 
 /* One call. */
@@ -88,12 +89,23 @@ def header_text(program: Program, name: str, architecture: str) -> str:
         version=__version__,
         arena=program.arena_bytes,
         kernels=len(program.texts),
+        allowed="".join(_allowed(program)),
         kernel_names="\n".join(f'    "{text.name}",' for text in program.texts),
         ports="\n".join(lines),
         port_count=len(ports),
         port_bytes=", ".join(sizes),
         body="\n".join(_steps(program, name, program.steps, 0)),
     )
+
+
+def _allowed(program: Program) -> Iterator[str]:
+    """Asks for dynamic shared memory of the kernels that need it."""
+    attribute = "CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES"
+    for number, text in enumerate(program.texts):
+        if text.dynamic_bytes:
+            yield "    if (status == CUDA_SUCCESS)\n"
+            yield f"        status = cuFuncSetAttribute(kernels[{number}], {attribute},\n"
+            yield f"                                    {text.dynamic_bytes});\n"
 
 
 def _steps(program: Program, name: str, steps: Sequence[Step], depth: int) -> Iterator[str]:
@@ -122,7 +134,7 @@ def _launch(program: Program, name: str, launch: Launch, indent: str) -> Iterato
     yield f"{indent}    uint64_t pointers[] = {{"
     yield from (f"{indent}        {place}," for place in places)
     yield f"{indent}    }};"
-    shape = f"{launch.grid}, {text.threads}"
+    shape = f"{launch.grid}, {text.threads}, {text.dynamic_bytes}"
     size = "sizeof pointers" if places else "0"
     call = f"{name}_launch(kernels[{launch.text}], {shape}, pointers, {size}, stream);"
     yield f"{indent}    status = {call}"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast
 
 from gradc.codegen.backend import Signature
-from gradc.codegen.cuda.verbs import MEMORY_BYTES
+from gradc.codegen.cuda.verbs import MEMORY_BYTES, MOST_SHARED
 
 Access = Literal["read", "write", "update"]
 Space = Literal["port", "arena"]
@@ -42,8 +42,9 @@ class Parameter:
 class Text:
     """A kernel: ``source`` defines the function ``name`` after the functions that it calls.
 
-    ``threads`` is the size of its blocks, ``shared_bytes`` what a block has of static shared
-    memory. ``source`` is empty where only the machine code is at hand.
+    ``threads`` is the size of its blocks, ``shared_bytes`` what a block has of shared memory: all
+    of it dynamic where it is more than a text may have of static one. ``source`` is empty where
+    only the machine code is at hand.
     """
 
     name: str
@@ -55,6 +56,11 @@ class Text:
     together: int = 1  # blocks that a multiprocessor is to have registers for at once
     # The number of the kernel in its Plan whose text, or part of it, this is.
     kernel: int = field(default=-1, compare=False)
+
+    @property
+    def dynamic_bytes(self) -> int:
+        """Dynamic shared memory that a launch gives every block."""
+        return self.shared_bytes if self.shared_bytes > MOST_SHARED else 0
 
 
 @dataclass(frozen=True, slots=True)

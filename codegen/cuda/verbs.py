@@ -52,6 +52,7 @@ WARP = 32
 GROUP = 128  # threads that multiply together on sm_90a
 LINES = 1024  # bytes after which chunks of 16 are swapped alike again, however they are
 MOST_SHARED = 48 << 10  # bytes of static shared memory of one text
+MOST_DYNAMIC = 227 << 10  # and of dynamic shared memory, of which a device may have less
 MOST_THREADS = 1024
 # Names that are no calls: literals inside of casts.
 CONSTANTS = ("NAN", "INF")
@@ -206,6 +207,13 @@ def _all() -> list[TextVerb]:
         verb("commit_copies", (), "none", "memory", "copies since the last are a group"),
         verb("wait_copies", ("n",), "none", "memory", "all groups but the last n have arrived"),
         verb("shared", ("type", "n"), "pointer", "memory", "n elements that a block's threads own"),
+        verb(
+            "dynamic",
+            ("type", "n", "n"),
+            "pointer",
+            "memory",
+            "n such elements from byte n of dynamic shared memory on, a multiple of 16",
+        ),
         verb("local", ("type", "n"), "pointer", "memory", "n elements that this thread owns"),
         verb("barrier", (), "none", "threads", "waits for all threads of the block"),
         verb(

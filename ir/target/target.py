@@ -40,14 +40,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Processors:
-    """The multiprocessors of a graphics processor: how many there are, and what one of them has for
-    the blocks that it runs at once.
+    """The multiprocessors of a graphics processor: how many there are, what one of them has for the
+    blocks that it runs at once, and how much of its memory one block may have.
     """
 
     count: int = 1
     shared_bytes: int = 0
     registers: int = 0  # of 32 bits
     threads: int = 1
+    block_bytes: int = 48 << 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 import gradc
+import gradc.codegen.cuda.backend as cuda_backend
+from gradc.codegen.cuda.runner.device import Device
 from gradc.codegen.cuda.toolchain import sass
 from tests.support import cuda_double
 from tests.support.command_line import gradc as gradc_command
@@ -22,13 +24,14 @@ from tests.support.cuda_replay import write_texts
 
 SUPPORT = Path(cuda_double.__file__).parent
 PROGRAM = """
-    model m(x: float[6, 5], h0: float[5]) -> float {
+    model m(x: float[6, 5], h0: float[5], q: float[16, 2], k: float[560, 2]) -> float {
         param w: float[5, 5] ~ normal(0.3)
         hs = scan row in x carry h = h0 {
             h = tanh(row + h @ w)
             yield h
         }
-        return sum(hs^2)
+        kept = iota(16)[:, None] * 35 >= iota(560)[None, :]
+        return sum(hs^2) * mean(scaled_attention(q, k, k, kept)^2)
     }
 """
 
@@ -47,16 +50,22 @@ def written(folder: Path, *more: str) -> Path:
     return folder
 
 
-def test_a_host_in_c_calls_the_program(double: Double, tmp_path: Path) -> None:
-    """Two steps of training, a loop with counters in it: the weights are the CPU's to the bit."""
+def test_a_host_in_c_calls_the_program(
+    double: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps of training, a loop with counters in it, kernels that ask for dynamic memory: the
+    weights are the CPU's to the bit.
+    """
+    monkeypatch.setenv("DOUBLE_PROCESSORS", "2")
+    monkeypatch.setattr(cuda_backend, "device", Device)
     more = ("--emit", "cubin,header", "--optimizer", "sgd(lr=0.1)")
     folder = written(tmp_path, *more)
     manifest = json.loads((folder / "m.json").read_text())
     ports = manifest["program"]["signature"]["ports"]
     net = gradc.loads(PROGRAM)
     rng = np.random.default_rng(3)
-    inputs = {"x": rng.normal(size=(6, 5)), "h0": rng.normal(size=5)}
-    arrays = {name: a.astype(np.float32) for name, a in inputs.items()}
+    shapes = {"x": (6, 5), "h0": (5,), "q": (16, 2), "k": (560, 2)}
+    arrays = {name: rng.normal(size=s).astype(np.float32) for name, s in shapes.items()}
     step = net.train_step("sgd(lr=0.1)", threads=1)
     state = step.init(net.init(1))
     given = {**{n: a.copy() for n, a in state.arrays.items()}, **arrays}
@@ -64,6 +73,8 @@ def test_a_host_in_c_calls_the_program(double: Double, tmp_path: Path) -> None:
     filled = [given.get(p[0], np.zeros(p[2], dtypes[p[3]])) for p in ports]
     (folder / "ports.bin").write_bytes(b"".join(a.tobytes() for a in filled))
     (texts,) = double.programs.values()
+    assert sum(text.dynamic_bytes > 0 for text in texts.values()) == 1
+    assert (folder / "m.h").read_text().count("cuFuncSetAttribute(") == 1
     write_texts(folder, texts)
     _built_and_run(folder)
     data, at = (folder / "results.bin").read_bytes(), 0

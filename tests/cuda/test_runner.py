@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import gradc
+import gradc.codegen.cuda.backend as cuda_backend
 from gradc.codegen.backend import backend, device_shape
 from gradc.codegen.cuda.runner import driver as drivers
 from gradc.codegen.cuda.runner.arrays import DeviceArray, view
@@ -363,6 +364,40 @@ def test_a_refusal_of_the_driver_is_said(double: Double, request: pytest.Fixture
             net.value_and_grad(target="cuda", use_cache=False)(net.init(1), **inputs())
     loss, _ = f(net.init(1), **inputs())  # and the next call is as if nothing had been
     assert same(loss, net.value_and_grad(threads=1)(net.init(1), **inputs())[0])
+
+
+LONG = """
+    model m() -> float {
+        param q: float[16, 4] ~ normal(1)
+        param k: float[560, 4] ~ normal(1)
+        kept = iota(16)[:, None] * 35 >= iota(560)[None, :]
+        return mean(scaled_attention(q, k, k, kept)^2)
+    }
+"""
+
+
+def test_dynamic_memory_is_asked_for_where_the_device_has_it(
+    double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code for a device whose blocks have more is refused by one whose have less, with both
+    numbers; compiled there, it has no such strips.
+    """
+    monkeypatch.setenv("DOUBLE_PROCESSORS", "2")
+    monkeypatch.setattr(cuda_backend, "device", Device)
+    net, cuda = gradc.loads(LONG), backend("cuda")
+    value = net.forward(target="cuda", use_cache=False)
+    assert same(value(net.init(1))["loss"], net.forward(threads=1)(net.init(1))["loss"])
+    assert double.log.count("cuFuncSetAttribute") == 1
+    codes = []
+    for has in ("232448", "49152"):
+        monkeypatch.setenv("DOUBLE_BLOCK_BYTES", has)
+        plan = net.plan(target="cuda").plan
+        codes.append((has, cuda.emit(plan, cuda.target(1))))
+    (_, large), (_, small) = codes
+    assert "dynamic(" in large.text and "dynamic(" not in small.text
+    cuda.load(small.signature, small.assemble(), 1, None)
+    with pytest.raises(DiagnosticError, match=r"GC0598.*has \d{5} bytes.*device gives 49152"):
+        cuda.load(large.signature, large.assemble(), 1, None)
 
 
 def test_what_has_no_text_is_said(request: pytest.FixtureRequest) -> None:

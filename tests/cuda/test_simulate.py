@@ -49,7 +49,8 @@ def run(source: str, arrays: list[Any], threads: int = 64, grid: int = 2, **more
         Parameter(name, kinds[str(a.dtype)], access.get(name, "read"), a.size)  # type: ignore
         for name, a in zip(names, arrays, strict=True)
     )
-    text_result(Text("tree", source, parameters, threads, 4096), grid, arrays, **more)
+    shared = more.pop("shared", 4096)
+    text_result(Text("tree", source, parameters, threads, shared), grid, arrays, **more)
 
 
 def numbers(count: int) -> Any:
@@ -114,6 +115,7 @@ FAULTS = {
     "a store into what is read": ("store(y, b, total)", "store(x, b, total)", "bounds"),
     "two types": ("total = total + load", "total = f64(total) + load", "text"),
     "more shared memory than declared": ("shared(f32, 64)", "shared(f32, 2048)", "launch"),
+    "dynamic memory that no launch gives": ("shared(f32, 64)", "dynamic(f32, 64, 0)", "launch"),
 }
 
 
@@ -124,6 +126,31 @@ def test_every_kind_of_fault_is_found(name: str) -> None:
     with pytest.raises(SimulationError) as found:
         run(SUM.replace(old, new), [numbers(512), np.zeros(2, np.float32)])
     assert found.value.kind == kind
+
+
+DYNAMIC = SUM.replace("shared(f32, 64)", "dynamic(f32, 64, 49152)").replace(
+    "    barrier()",
+    "    other = dynamic(f32, 64, 256)\n    store(other, t, total)\n    barrier()",
+    1,
+)
+DYNAMIC_FAULTS = {
+    "two parts in one place": ("dynamic(f32, 64, 256)", "dynamic(f32, 64, 49152)", "launch"),
+    "beyond what a launch gives": ("64, 49152)", "64, 49408)", "launch"),
+    "between wide accesses": ("dynamic(f32, 64, 256)", "dynamic(f32, 64, 260)", "alignment"),
+    "static memory beside": ("dynamic(f32, 64, 256)", "shared(f32, 64)", "launch"),
+    "beyond its own part": ("store(other, t,", "store(other, t + 64,", "bounds"),
+}
+
+
+def test_faults_of_dynamic_memory_are_found() -> None:
+    arrays = [numbers(512), np.zeros(2, np.float32)]
+    run(DYNAMIC, arrays, shared=49152 + 256)
+    assert arrays[1].tolist() == [expected_sum(arrays[0][:256]), expected_sum(arrays[0][256:])]
+    for name, (old, new, kind) in DYNAMIC_FAULTS.items():
+        assert old in DYNAMIC, name
+        with pytest.raises(SimulationError) as found:
+            run(DYNAMIC.replace(old, new), arrays, shared=49152 + 256)
+        assert found.value.kind == kind, name
 
 
 def test_a_read_by_one_block_and_a_later_write_by_another_race() -> None:

@@ -50,7 +50,7 @@ def test_the_device_found_is_the_target(monkeypatch: pytest.MonkeyPatch) -> None
     with doubled():
         monkeypatch.setattr(cuda_backend, "device", Device)
         machine = cuda_backend.BACKEND.target(1)
-        assert machine.processors == Processors(20, 228 << 10, 65536, 2048)
+        assert machine.processors == Processors(20, 228 << 10, 65536, 2048, 227 << 10)
         assert (machine.isa, machine.nodes) == ("sm_90", 20)
         for isa, usual in PROCESSORS.items():
             assert cuda_backend.BACKEND.target(1, isa).processors == usual

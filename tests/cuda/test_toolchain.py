@@ -123,6 +123,10 @@ def test_every_verb_can_be_compiled() -> None:
         "    store(i64s, t, load(p, t) + i64(shuffle_xor(x_u32, 2)) + i64(u8(x_i32)))",
         "    total = each_sum(outer(zeros(f64, 2), (x_f64, f64(2)), (x_f64,)), zeros(f64, 2))",
         "    store(f64s, t + 8, total[0] + total[1])",
+        "    room = dynamic(f64, 64, 1024)",
+        "    store(room, t, x_f64)",
+        "    barrier()",
+        "    store(f64s, t + 16, load(room, bitxor(t, 1)))",
     ]
     kinds_ = ("f32", "f64", "i32", "u32", "i64", "u16")
     parameters = tuple(Parameter(f"{k}s", k, "update", 64) for k in kinds_)

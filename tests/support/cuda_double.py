@@ -39,6 +39,7 @@ _Hook = ctypes.CFUNCTYPE(
     ctypes.c_char_p,
     ctypes.c_uint32,
     ctypes.c_uint32,
+    ctypes.c_uint32,
     ctypes.POINTER(ctypes.c_uint64),
     ctypes.c_size_t,
 )
@@ -81,12 +82,13 @@ class Double:
         self.limit(1 << 40)
 
     def _launched(
-        self, tag: bytes, name: bytes, grid: int, threads: int, packed: Any, size: int
+        self, tag: bytes, name: bytes, grid: int, threads: int, shared: int, packed: Any, size: int
     ) -> int:
         """One kernel, on memory of the host."""
         try:
             text = self.programs[tag][name.decode()]
             assert threads == text.threads and size == 8 * len(text.parameters)
+            assert shared == text.dynamic_bytes
             arrays = []
             for n, parameter in enumerate(text.parameters):
                 raw = (ctypes.c_uint8 * parameter.nbytes).from_address(packed[n])

@@ -141,7 +141,8 @@ def _machine_code(program: Program, found: Sequence[Part], isa: str) -> bool:
         clean = clean and not (have.stack or have.local)
         print(
             f"  {isa} {text.name}: {have.registers} registers, "
-            f"{have.occupancy(text.threads, PROCESSORS[isa])} blocks of {text.threads} fit, "
+            f"{have.occupancy(text.threads, PROCESSORS[isa], text.dynamic_bytes)} blocks of "
+            f"{text.threads} fit, "
             f"{have.wide} accesses of 16 bytes and {have.narrow} others, "
             f"stack {have.stack}, local {have.local}, f64 {have.f64}",
             flush=True,

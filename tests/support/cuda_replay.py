@@ -61,8 +61,9 @@ def replay(folder: Path) -> None:
         if name == "=":
             memory[numbers[0] : numbers[0] + 4].view(np.uint32)[0] = numbers[1]
             continue
-        text, (grid, threads, *places) = texts[name], numbers
+        text, (grid, threads, shared, *places) = texts[name], numbers
         assert threads == text.threads and len(places) == len(text.parameters)
+        assert shared == text.dynamic_bytes
         arrays = []
         for place, parameter in zip(places, text.parameters, strict=True):
             assert place % MEMORY_BYTES[parameter.dtype] == 0

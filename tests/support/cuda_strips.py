@@ -68,7 +68,7 @@ def _code(plan: Plan, on: Target) -> bool:
     is_bad = False
     for text in texts:
         of, loop = found[text.name], loops[text.name]
-        blocks = of.occupancy(text.threads, on.processors)
+        blocks = of.occupancy(text.threads, on.processors, text.dynamic_bytes)
         print(f"  {text.name}: {text.threads} threads, {text.shared_bytes} bytes shared,", end=" ")
         print(
             f"{of.registers} registers, {blocks} blocks fit, stack {of.stack + of.local},", end=" "

@@ -14,13 +14,13 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-typedef int (*hook_t)(const char *tag, const char *name, uint32_t grid, uint32_t threads, const void *packed, size_t size);
+typedef int (*hook_t)(const char *tag, const char *name, uint32_t grid, uint32_t threads, uint32_t shared, const void *packed, size_t size);
 typedef enum { KERNEL, SET8, SET32, UP, DOWN } kind_t;
 typedef struct op {
   kind_t kind;
   char name[128];
   const char *tag;
-  uint32_t grid, threads;
+  uint32_t grid, threads, shared;
   uint64_t a, b;
   size_t size;
   unsigned char packed[1024];
@@ -28,7 +28,7 @@ typedef struct op {
 } op;
 typedef struct { op *first, *last; size_t count; } graph;
 typedef struct { char tag[64]; } module_t; /* what its image begins with: modules of a test differ */
-typedef struct { char name[128]; const char *tag; } kernel;
+typedef struct { char name[128]; const char *tag; unsigned shared; } kernel; /* shared: what it may be given */
 
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101,
        INVALID_IMAGE = 200, NOT_FOUND = 500, LAUNCH_FAILED = 719, NOT_INITIALIZED = 3 };
@@ -96,10 +96,15 @@ int cuDeviceGet(int *device, int number) {
   return OK;
 }
 int cuDeviceGetName(char *name, int size, int device) { CALL("cuDeviceGetName"); snprintf(name, size, "Double %d", device); return OK; }
+/* Bytes of shared memory that a block may have. */
+static unsigned block_bytes(void) {
+  const char *given = getenv("DOUBLE_BLOCK_BYTES");
+  return given ? (unsigned)atoi(given) : 227 << 10;
+}
 int cuDeviceGetAttribute(int *value, int which, int device) {
   CALL("cuDeviceGetAttribute");
   const char *count = getenv("DOUBLE_PROCESSORS");
-  *value = which == 16 ? (count ? atoi(count) : 132) : which == 39 ? 2048 : which == 81 ? 233472 : which == 82 ? 65536 : which == 75 ? 9 : which == 76 ? 0 : which == 13 ? 1980000 : which == 36 ? 2619000 : which == 37 ? 5120 : 1;
+  *value = which == 16 ? (count ? atoi(count) : 132) : which == 39 ? 2048 : which == 81 ? 233472 : which == 82 ? 65536 : which == 75 ? 9 : which == 76 ? 0 : which == 13 ? 1980000 : which == 36 ? 2619000 : which == 37 ? 5120 : which == 97 ? (int)block_bytes() : 1;
   return OK;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { CALL("cuDeviceTotalMem"); *bytes = limit; return OK; }
@@ -193,10 +198,10 @@ static int run(const op *o) {
     case KERNEL: break;
   }
   launched++;
-  if (hook) return hook(o->tag, o->name, o->grid, o->threads, o->packed, o->size) ? LAUNCH_FAILED : OK;
+  if (hook) return hook(o->tag, o->name, o->grid, o->threads, o->shared, o->packed, o->size) ? LAUNCH_FAILED : OK;
   if (!is_deferred || !(file = lines())) return LAUNCH_FAILED;
   pending = 1;
-  fprintf(file, "%s %u %u", o->name, o->grid, o->threads);
+  fprintf(file, "%s %u %u %u", o->name, o->grid, o->threads, o->shared);
   for (size_t n = 0; n < o->size / 8; n++) {
     uint64_t word;
     memcpy(&word, o->packed + 8 * n, 8);
@@ -252,14 +257,22 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
   kernel *made = malloc(sizeof *made); /* functions live as long as the process */
   snprintf(made->name, sizeof made->name, "%s", name);
   made->tag = ((module_t *)module)->tag;
+  made->shared = 48 << 10;
   *function = made;
+  return OK;
+}
+int cuFuncSetAttribute(void *function, int which, int value) {
+  CALL("cuFuncSetAttribute");
+  if (which != 8 || value < 0 || (unsigned)value > block_bytes()) return INVALID_VALUE;
+  ((kernel *)function)->shared = (unsigned)value;
   return OK;
 }
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned shared, void *stream, void **parameters, void **extra) {
   CALL("cuLaunchKernel");
   if (!gx || gy != 1 || gz != 1 || !bx || bx > 1024 || by != 1 || bz != 1 || !extra) return INVALID_VALUE;
-  op o = {.kind = KERNEL, .grid = gx, .threads = bx};
+  if (shared > ((kernel *)function)->shared) return INVALID_VALUE;
+  op o = {.kind = KERNEL, .grid = gx, .threads = bx, .shared = shared};
   snprintf(o.name, sizeof o.name, "%s", ((kernel *)function)->name);
   o.tag = ((kernel *)function)->tag;
   for (void **e = extra; *e; e += 2) {

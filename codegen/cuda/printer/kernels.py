@@ -139,6 +139,8 @@ def _scratch(kernel: Kernel, segments: Sequence[Segment]) -> dict[Buffer, tuple[
     used = 0
     users: dict[Buffer, list[Segment]] = {}
     for segment in segments:
+        if products(segment.statements):
+            continue  # strips, which are chosen to have room
         room = MOST_SHARED - _FOLD_ROOM
         for buffer in segment.touches():
             if buffer.is_private:
@@ -160,6 +162,20 @@ def _scratch(kernel: Kernel, segments: Sequence[Segment]) -> dict[Buffer, tuple[
     return found
 
 
+def _declared(lines: Lines, rooms: Sequence[tuple[str, str, int]]) -> int:
+    """Declares shared memory by name, type and number of elements: dynamic memory where it is more
+    than a text may have of static one. Returns how many bytes there are.
+    """
+    places, used = [], 0
+    for _, dtype, count in rooms:
+        places.append(-(-used // 16) * 16)
+        used = places[-1] + count * MEMORY_BYTES[dtype]
+    for (name, dtype, count), at in zip(rooms, places, strict=True):
+        where = f"dynamic({dtype}, {count}, {at})"
+        lines.add(f"{name} = {where if used > MOST_SHARED else f'shared({dtype}, {count})'}")
+    return used
+
+
 def _bytes(buffer: Buffer) -> int:
     return buffer.size * MEMORY_BYTES[MEMORY_TYPES[buffer.dtype]]
 
@@ -178,11 +194,12 @@ def print_kernel(
     titles: Mapping[Buffer, str],
     processors: int,
     by_groups: bool,
+    block_bytes: int,
 ) -> tuple[Part, ...]:
     """The texts of ``kernel`` in order. Buffers that are ``aligned`` begin at multiples of 16 bytes
-    in every launch; ``titles`` say what they are; a device has ``processors``, and
-    instructions for products of groups of warps, or not. Raises PrintError for a kernel that has no
-    text.
+    in every launch; ``titles`` say what they are; a device has ``processors``, instructions for
+    products of groups of warps, or not, and shared memory of ``block_bytes`` for a block at most.
+    Raises PrintError for a kernel that has no text.
     """
     found = segments(kernel, processors)
     scratch = _scratch(kernel, found)
@@ -191,7 +208,8 @@ def print_kernel(
     earlier: set[Buffer] = set()
     for number, segment in enumerate(found):
         own = name if len(found) == 1 else f"{name}_part{number + 1}"
-        printer = _Printer(own, segment, scratch, overlaps, aligned, titles, processors, by_groups)
+        device = processors, by_groups, block_bytes
+        printer = _Printer(own, segment, scratch, overlaps, aligned, titles, device)
         parts.append(printer.part(frozenset(earlier)))
         earlier |= segment.stores()
     return tuple(parts)
@@ -208,11 +226,9 @@ class _Printer:
         overlaps: Overlaps,
         aligned: frozenset[Buffer],
         titles: Mapping[Buffer, str],
-        processors: int,
-        by_groups: bool,
+        device: tuple[int, bool, int],
     ) -> None:
-        self.processors = processors
-        self.by_groups = by_groups
+        self.processors, self.by_groups, self.block_bytes = device
         self.aligned = aligned
         self.titles = titles
         self.name = name
@@ -328,20 +344,21 @@ class _Printer:
             raise PrintError("a strip that is not in the memory of its block")
         others = loops_in(self.segment.statements, plans)
         folds = sum(len(loop.folds) for loop in others if loop.kind == "vector")
-        tile = tile_for(found, sum(map(_bytes, private)), 8 * MOST_STRIP_THREADS * folds)
+        beside = sum(map(_bytes, private)) + 8 * MOST_STRIP_THREADS * folds
+        tile = tile_for(found, beside, self.block_bytes)
         block.begin(Shape(tile.threads), self.overlaps, self.aligned | set(private))
         block.groups(plans, tile.threads // GROUP)
         block.multiplies(tile)
         self._declare((), 0)
         self._statements(block)
         body, lines.lines = lines.lines, []
+        rooms, self.shared = [*self.shared, *block.shared], []
         self._head(lines, tile.threads, is_grid=True)
-        for room, dtype, count in block.shared:
-            lines.add(f"{room} = shared({dtype}, {count})")
+        used = _declared(lines, rooms)
         lines.lines += body
         says = f"{grid.extent} strips of {tile.rows} rows, products by tiles of {tile}."
-        rooms = [(dtype, count) for _, dtype, count in block.shared]
-        return self._part(lines, tile.threads, grid.extent, says, rooms)
+        text = self._text(lines, tile.threads, used, says)
+        return Part(text, grid.extent, tuple(self.arguments))
 
     def _plans(self) -> tuple[dict[For, RowPlan], RowPlan | None]:
         """The loops over rows that groups of threads take, and the one that is all that an

@@ -8,6 +8,7 @@ from dataclasses import replace
 from gradc.codegen.backend import Signature
 from gradc.codegen.cuda.printer.conflicts import Overlaps
 from gradc.codegen.cuda.printer.kernels import Part, print_kernel, scratch_bytes
+from gradc.codegen.cuda.printer.strips import BESIDE_STRIP
 from gradc.codegen.cuda.printer.words import Names
 from gradc.codegen.cuda.program import Launch, Place, Program, Repeat, Step
 from gradc.ir.loop.kernel import Buffer, Kernel
@@ -22,11 +23,10 @@ _ALIGNED = 16  # bytes of the widest access
 # Of what a compute capability is usually met on: A100, H100 and H200, B200 (CUDA C++ Programming
 # Guide, compute capabilities 8.0, 9.0 and 10.0; data sheets).
 PROCESSORS = {
-    "sm_80": Processors(108, 164 << 10, 65536, 2048),
-    "sm_90": Processors(132, 228 << 10, 65536, 2048),
-    "sm_100": Processors(148, 228 << 10, 65536, 2048),
+    "sm_80": Processors(108, 164 << 10, 65536, 2048, 163 << 10),
+    "sm_90": Processors(132, 228 << 10, 65536, 2048, 227 << 10),
+    "sm_100": Processors(148, 228 << 10, 65536, 2048, 227 << 10),
 }
-STRIP_BYTES = 34 << 10  # of 48 KB; slices of factors and results of a tile have the rest
 _BY_GROUPS = ("sm_90",)  # whose groups of 128 threads multiply (wgmma)
 _COSTS = Costs(parallel_us=0.0)  # whatever is independent is spread over blocks
 
@@ -42,7 +42,7 @@ def target(isa: str, found: Processors | None = None) -> Target:
         chunks=4096,
         processors=each,
         nodes=each.count,
-        strip_bytes=STRIP_BYTES,
+        strip_bytes=each.block_bytes - BESIDE_STRIP,
         copies=False,
         costs=_COSTS,
     )
@@ -76,6 +76,7 @@ def print_plan(plan: Plan, target: Target) -> Program:
                 _titles(plan, launch),
                 target.processors.count,
                 target.isa in _BY_GROUPS,
+                target.processors.block_bytes,
             )
     numbers: dict[tuple[int, int], int] = {}
     for kernel_number, found in parts.items():

@@ -44,6 +44,7 @@ from gradc.ir.tensor.core import DType
 _COLUMNS = (64, 32)
 _NARROW = 32  # columns of a product that fill no wider tile
 _DEPTHS = ((16, 4), (16, 2), (8, 2))  # steps of k of a slice, slices on their way
+BESIDE_STRIP = 14 << 10  # bytes of a block: slices of factors, results of a tile, folds of rows
 _LEAST_THREADS = 64  # those of the order of a sum in f32
 
 
@@ -54,20 +55,20 @@ def products(statements: Sequence[Stmt]) -> list[Gemm]:
     return [s for s in body if isinstance(s, Gemm)]
 
 
-def tile_for(found: Sequence[Gemm], strip_bytes: int, fold_bytes: int) -> Tile:
-    """The tile of all products of a block, beside its strip and the memory that folds of rows take.
+def tile_for(found: Sequence[Gemm], beside: int, block_bytes: int) -> Tile:
+    """The tile of all products of a block, beside so many bytes of its strip and of folds of rows.
     Raises PrintError where none has room.
     """
     rows = found[0].m
     if any(gemm.m != rows or levels_of(gemm.k) > 1 for gemm in found) or rows % 4:
         raise PrintError("products of one loop that are no strips")
+    room = MOST_SHARED if beside + BESIDE_STRIP <= MOST_SHARED else block_bytes
     is_narrow = min(gemm.n for gemm in found) <= _NARROW
     for columns in sorted(_COLUMNS, reverse=not is_narrow):
         for depth, stages in _DEPTHS:
             tile = Tile(rows, columns, 4, depth, stages)
             used = sum(size for _, size in tile.rooms(0)) * MEMORY_BYTES[tile.dtype]
-            room = MOST_SHARED - strip_bytes - fold_bytes
-            if tile.threads >= _LEAST_THREADS and used <= room:
+            if tile.threads >= _LEAST_THREADS and beside + used <= room:
                 return tile
     raise PrintError("a strip that leaves no room for a tile")
 

@@ -12,6 +12,7 @@ import os
 import weakref
 
 from gradc.codegen.cuda.runner.driver import (
+    BLOCK_SHARED,
     BUS_BITS,
     CLOCK_KHZ,
     LIBRARY,
@@ -58,7 +59,7 @@ class Device:
     def processors(self) -> Processors:
         """Its multiprocessors."""
         ask = functools.partial(self.driver.attribute, self._device)
-        return Processors(*map(ask, (MULTIPROCESSORS, SHARED, REGISTERS, THREADS)))
+        return Processors(*map(ask, (MULTIPROCESSORS, SHARED, REGISTERS, THREADS, BLOCK_SHARED)))
 
     @functools.cached_property
     def facts(self) -> dict[str, float]:

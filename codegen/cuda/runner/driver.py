@@ -34,6 +34,7 @@ _VERSIONS = {
 }
 # Attributes of a device (CUdevice_attribute).
 SHARED, REGISTERS, THREADS = 81, 82, 39  # of a multiprocessor at most
+BLOCK_SHARED = 97  # of a block, where a kernel asks for it
 MULTIPROCESSORS, CLOCK_KHZ, MAJOR, MINOR, BUS_BITS, MEMORY_KHZ = 16, 13, 75, 76, 37, 36
 
 _HELP_DRIVER = (
@@ -131,6 +132,13 @@ def refused(call: str, reason: str) -> DiagnosticError:
     elif reason in ("CUDA_ERROR_NO_BINARY_FOR_GPU", "CUDA_ERROR_INVALID_IMAGE"):
         help = "the code is for another kind of device: compile it again on this machine"
     return DiagnosticError([error("GC0598", f"{call}: {reason}", None, help=help)])
+
+
+def too_large(name: str, nbytes: int, most: int) -> DiagnosticError:
+    """GC0598 for a kernel whose blocks have more shared memory than those of a device."""
+    message = f"a block of {name} has {nbytes} bytes of shared memory; this device gives {most}"
+    help = "the code is for another kind of device: compile it again on this machine"
+    return DiagnosticError([error("GC0598", message, None, help=help)])
 
 
 def driver() -> Driver:

@@ -14,8 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from gradc.codegen.cuda.program import Launch, Program, Resolved
+from gradc.codegen.cuda.program import Launch, Program, Resolved, Text
 from gradc.codegen.cuda.runner.device import Device, Event, Handle, Memory
+from gradc.codegen.cuda.runner.driver import too_large
 from gradc.codegen.cuda.toolchain.build import Built
 
 Marked: TypeAlias = "Callable[[Launch], tuple[Event, Event] | None]"
@@ -24,6 +25,7 @@ _GRAPHS = 8  # sets of addresses that are remembered
 # cuLaunchKernel: what follows is the address, the size of a packed list of parameters; the end.
 _BUFFER, _SIZE, _END = 1, 2, 0
 _RELAXED = 2  # a capture that other threads need not mind
+_MOST_DYNAMIC = 8  # the attribute of a kernel: how much dynamic shared memory it may be given
 
 
 class Executable:
@@ -37,14 +39,19 @@ class Executable:
         call = device.driver.call
         code = ctypes.create_string_buffer(built.cubin, len(built.cubin))
         call("cuModuleLoadData", ctypes.byref(self._module), code)
-        self._kernels = [self._kernel(text.name) for text in self.program.texts]
+        self._kernels = [self._kernel(text) for text in self.program.texts]
         self.arena: Memory = device.take(self.program.arena_bytes)
         self._graphs: OrderedDict[tuple[int, ...], Handle] = OrderedDict()
 
-    def _kernel(self, name: str) -> Handle:
-        found = Handle()
+    def _kernel(self, text: Text) -> Handle:
+        """A kernel of the module, with leave to have the dynamic memory that it needs."""
+        found, asked = Handle(), text.dynamic_bytes
         call = self.device.driver.call
-        call("cuModuleGetFunction", ctypes.byref(found), self._module, name.encode())
+        call("cuModuleGetFunction", ctypes.byref(found), self._module, text.name.encode())
+        if asked > self.device.processors.block_bytes:
+            raise too_large(text.name, asked, self.device.processors.block_bytes)
+        if asked:
+            call("cuFuncSetAttribute", found, _MOST_DYNAMIC, asked)
         return found
 
     def __del__(self) -> None:
@@ -119,7 +126,7 @@ class Executable:
             "cuLaunchKernel",
             self._kernels[launch.text],
             *(ctypes.c_uint(n) for n in shape),
-            ctypes.c_uint(0),
+            ctypes.c_uint(text.dynamic_bytes),
             self.device.stream,
             None,
             extra,

@@ -201,6 +201,13 @@ class Run:
         self.lines.append(own)
         return own
 
+    def dynamic(self, name: str, dtype: str, count: int, at: int) -> Own:
+        """Dynamic shared memory from byte ``at`` on."""
+        if self.mask is not None:
+            raise SimulationError("divergence", f"{name} is declared in a branch")
+        self.room.place(dtype, count, at)
+        return Own(name, dtype, count, self.shape[0], self.scalars, True)
+
     def _shared(self, name: str, dtype: str, count: int, align: int) -> Own:
         if self.mask is not None:
             raise SimulationError("divergence", f"{name} is declared in a branch")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradc.codegen.cuda.simulate.shadow import OwnShadow, Shadow, SimulationError
-from gradc.codegen.cuda.verbs import MEMORY_BYTES, MOST_SHARED
+from gradc.codegen.cuda.verbs import MEMORY_BYTES, MOST_DYNAMIC, MOST_SHARED
 from gradc.ir.loop.execute import Scalars
 from gradc.ir.loop.verbs import Array
 from gradc.ir.tensor.core import DType
@@ -136,14 +136,37 @@ class Own:
 
 
 class Room:
-    """Static shared memory of a text, counted."""
+    """Shared memory of a text, counted: static, or dynamic where it declares more than that."""
 
     def __init__(self, limit: int) -> None:
-        self.limit = min(limit, MOST_SHARED)
+        self.is_dynamic = limit > MOST_SHARED
+        self.limit = min(limit, MOST_DYNAMIC)
         self.used = 0
+        self.spans: list[tuple[int, int]] = []
 
     def take(self, dtype: str, count: int, align: int = 16) -> None:
         """Raises SimulationError where there is not as much as the text declares."""
-        self.used = -(-self.used // align) * align + count * MEMORY_BYTES[dtype]
+        begin = -(-self.used // align) * align
+        self.used = begin + count * MEMORY_BYTES[dtype]
+        if self.is_dynamic:
+            raise SimulationError("launch", "static memory beside dynamic one")
+        self._check()
+
+    def place(self, dtype: str, count: int, at: int) -> None:
+        """Dynamic memory from byte ``at`` on. Raises SimulationError where another part lies there,
+        or a launch does not give as much.
+        """
+        end = at + count * MEMORY_BYTES[dtype]
+        if not self.is_dynamic:
+            raise SimulationError("launch", "a launch that gives no dynamic memory")
+        if at % 16 or at < 0:
+            raise SimulationError("alignment", f"dynamic memory from byte {at} on")
+        if any(at < stop and start < end for start, stop in self.spans):
+            raise SimulationError("launch", f"two parts of dynamic memory at byte {at}")
+        self.spans.append((at, end))
+        self.used = max(self.used, end)
+        self._check()
+
+    def _check(self) -> None:
         if self.used > self.limit:
             raise SimulationError("launch", f"{self.used} bytes are shared, {self.limit} declared")

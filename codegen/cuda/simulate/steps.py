@@ -17,6 +17,7 @@ import numpy as np
 from gradc.codegen.cuda.grammar import OPERATORS, parse_text
 from gradc.codegen.cuda.simulate import groups
 from gradc.codegen.cuda.simulate.lanes import Run
+from gradc.codegen.cuda.simulate.memory import Own
 from gradc.codegen.cuda.simulate.shadow import SimulationError
 from gradc.codegen.cuda.simulate.tensor import matrices, mma
 from gradc.codegen.cuda.verbs import FUNCTIONS, TEXT_VERBS
@@ -149,18 +150,23 @@ def _assign(tree: ast.Assign, functions: _Functions) -> Does:
     return assign_all
 
 
-_DECLARED = {"shared": Run.shared, "shared_lines": Run.shared_lines, "local": Run.local}
+_DECLARED: dict[str, Callable[..., Own]] = {
+    "shared": Run.shared,
+    "shared_lines": Run.shared_lines,
+    "dynamic": Run.dynamic,
+    "local": Run.local,
+}
 
 
 def _declaration(kind: str, variable: str, call: ast.Call) -> Does:
-    of, count = call.args
-    assert isinstance(of, ast.Name) and isinstance(count, ast.Constant)
-    assert isinstance(count.value, int)
-    dtype, size, make = of.id, count.value, _DECLARED[kind]
+    of, *numbers = call.args
+    assert isinstance(of, ast.Name)
+    dtype, make = of.id, _DECLARED[kind]
+    sizes = [n.value for n in numbers if isinstance(n, ast.Constant)]
 
     def declare(run: Run, variables: Variables) -> None:
         if variable not in variables:
-            variables[variable] = make(run, variable, dtype, size)
+            variables[variable] = make(run, variable, dtype, *sizes)
 
     return declare
 

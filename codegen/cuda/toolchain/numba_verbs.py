@@ -46,6 +46,8 @@ from gradc.codegen.cuda.toolchain.instructions import (
 )
 from gradc.codegen.cuda.verbs import LINES, TEXT_VERBS
 
+DYNAMIC = "dynamic_memory"  # the name of what a launch gives every block
+
 Emit = Callable[[Any, tuple[Any, ...], tuple[Any, ...]], Any]  # builder, values, their types
 Rule = Callable[..., Any]  # types of operands -> type of the result
 
@@ -354,6 +356,27 @@ def _shared_define(kind: Any, count: Any, align: int = 16) -> Any:
     return types.CPointer(TYPES[name])(kind, count), generate
 
 
+def _dynamic() -> Any:
+    def definition(context: Any, kind: Any, count: Any, at: Any) -> Any:
+        name, begin = _element(kind), _literal(at, "where dynamic memory begins")
+        _literal(count, "the size of shared memory")
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            memory = builder.module.globals.get(DYNAMIC)
+            if memory is None:  # one for all: a launch says how large it is
+                array = ll.ArrayType(ll.IntType(8), 0)
+                memory = ll.GlobalVariable(builder.module, array, DYNAMIC, addrspace=3)
+                memory.linkage, memory.align = "external", 16
+            generic = builder.addrspacecast(memory, ll.PointerType(memory.value_type))
+            place = builder.gep(generic, [const(I64, 0), const(I64, begin)], inbounds=False)
+            return builder.bitcast(place, ll.PointerType(LLVM_TYPES[name]))
+
+        return types.CPointer(TYPES[name])(kind, count, at), generate
+
+    definition.__name__ = "dynamic"
+    return intrinsic(definition)
+
+
 def _local_define(kind: Any, count: Any) -> Any:
     name, size = _element(kind), _literal(count, "the size of local memory")
 
@@ -521,6 +544,7 @@ VERBS: dict[str, Any] = {
     "wait_copies": _wait(),
     "barrier": _made("barrier", 0, _nothing, _barrier),
     "shared": _typed("shared", _shared_define),
+    "dynamic": _dynamic(),
     "local": _typed("local", _local_define),
     "zeros": _typed("zeros", _zeros_define),
     "shuffle_xor": _typed("shuffle_xor", _shuffle_define),

@@ -59,8 +59,9 @@ class Statistics:
         fused = self.fused + self.doubles
         return Loop(self.instructions, fused, self.tensor, self.doubles, self.matrix)
 
-    def occupancy(self, threads: int, on: Processors) -> int:
-        """Blocks of ``threads`` that fit a multiprocessor at once.
+    def occupancy(self, threads: int, on: Processors, dynamic: int = 0) -> int:
+        """Blocks of ``threads`` that fit a multiprocessor at once, with so many bytes of dynamic
+        shared memory besides their static one.
 
         Registers are given to warps in units of 256 (CUDA C++ Programming Guide, compute
         capabilities 8.0 to 10.0).
@@ -68,8 +69,8 @@ class Statistics:
         warps = -(-threads // 32)
         each = -(-self.registers * 32 // 256) * 256 * warps
         fits = [on.threads // (warps * 32), on.registers // max(1, each), 32]
-        if self.shared:
-            fits.append(on.shared_bytes // (self.shared + 1024))
+        if self.shared or dynamic:
+            fits.append(on.shared_bytes // (self.shared + dynamic + 1024))
         return min(fits)
 
 
