@@ -110,6 +110,8 @@ ROOMS = {
         "maths",
         "gemm",
         "nest",
+        "abreast.py",
+        "parting.py",
         "driver.py",
         "host",
         "backend.py",

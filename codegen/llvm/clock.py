@@ -25,8 +25,9 @@ HEAD = WORKERS * _LINE
 TOTAL = 1
 FIELDS = ("time", "runs", "busy", "busiest")
 
-# Words before the arguments of a launch: the log, and the launch's own function.
-_BEFORE = 2
+# Words before the arguments of a launch: which of how many parts of rows it is for (``parting``),
+# the log, and the launch's own function.
+BEFORE = 4
 
 _X86 = """
 declare i64 @llvm.readcyclecounter()
@@ -112,6 +113,35 @@ out:
   ret void
 }}
 
+define internal void @gradc.log_part(ptr %at, ptr %args, i64 %t0, i64 %none) #0 {{
+  %t1 = call i64 @gradc.now()
+  %took = sub i64 %t1, %t0
+  %log_cell = getelementptr ptr, ptr %args, i64 -2
+  %log = load ptr, ptr %log_cell
+  %here = ptrtoint ptr %at to i64
+  %start = ptrtoint ptr @gradc.records to i64
+  %offset = sub i64 %here, %start
+  %first = getelementptr i64, ptr %log, i64 {HEAD}
+  %row = getelementptr i8, ptr %first, i64 %offset
+  %parts_cell = getelementptr i64, ptr %args, i64 -3
+  %parts = load i64, ptr %parts_cell
+  %part_cell = getelementptr i64, ptr %args, i64 -4
+  %part = load i64, ptr %part_cell
+  %is_first = icmp eq i64 %part, 0
+  %one = zext i1 %is_first to i64
+  %more = sub i64 %parts, 1
+  %up = add i64 %took, %more
+  %share = udiv i64 %up, %parts
+  %o0 = atomicrmw add ptr %row, i64 %share monotonic
+  %runs = getelementptr i64, ptr %row, i64 1
+  %o1 = atomicrmw add ptr %runs, i64 %one monotonic
+  %busy = getelementptr i64, ptr %row, i64 2
+  %o2 = atomicrmw add ptr %busy, i64 %took monotonic
+  %busiest = getelementptr i64, ptr %row, i64 3
+  %o3 = atomicrmw add ptr %busiest, i64 %share monotonic
+  ret void
+}}
+
 define i64 @$name_ticks() #0 {{
   %t = call i64 @gradc.now()
   ret i64 %t
@@ -127,6 +157,7 @@ PLAIN = {
     "came": "[ %after, %alone ], [ %after, %together ]",
     "given": "",
     "begin": "%args = alloca ptr, i64 {args}, align 16",
+    "keep": "",
     "finish": "",
 }
 TIMED = {
@@ -143,9 +174,19 @@ TIMED = {
     "came": "[ %after, %timed ]",
     "given": ", ptr %log",
     "begin": f"""%head = alloca ptr, i64 {{args}}, align 16
-  %args = getelementptr ptr, ptr %head, i64 {_BEFORE}
-  store ptr %log, ptr %head
+  %args = getelementptr ptr, ptr %head, i64 {BEFORE}
+  %log_cell = getelementptr ptr, ptr %args, i64 -2
+  store ptr %log, ptr %log_cell
   %began = call i64 @gradc.now()""",
+    "keep": """%outer_cell = getelementptr ptr, ptr %given_args, i64 -2
+  %log = load ptr, ptr %outer_cell
+  %log_cell = getelementptr ptr, ptr %args, i64 -2
+  store ptr %log, ptr %log_cell
+  %parts_cell = getelementptr i64, ptr %args, i64 -3
+  store i64 %parts, ptr %parts_cell
+  %part_cell = getelementptr i64, ptr %args, i64 -4
+  store i64 %p, ptr %part_cell
+  """,
     "finish": f"""%ended = call i64 @gradc.now()
   %all = sub i64 %ended, %began
   call void @gradc.add(ptr %log, i64 {TOTAL}, i64 %all)
@@ -153,11 +194,21 @@ TIMED = {
 }
 
 
-def texts(most_arguments: int, is_timed: bool) -> dict[str, str]:
-    """The pieces that complete the walk and the entry of a program, timed or not."""
+# The end of a launch in a program where some are for a part of the rows.
+_EITHER = """%logger = select i1 %mine, ptr @gradc.log_part, ptr @gradc.log
+  call void %logger"""
+
+
+def texts(most_arguments: int, is_timed: bool, is_parted: bool) -> dict[str, str]:
+    """The pieces that complete the walk and the entry of a program, timed or not; ``is_parted`` if
+    threads run some of its steps abreast (``parting``).
+    """
     chosen = TIMED if is_timed else PLAIN
-    room = most_arguments + (_BEFORE if is_timed else 0)
-    return {**chosen, "begin": chosen["begin"].format(args=room)}
+    room = most_arguments + (BEFORE if is_timed else 0)
+    begin, stop = chosen["begin"].format(args=room), chosen["stop"]
+    if is_parted:
+        stop = stop.replace("call void @gradc.log", _EITHER)
+    return {**chosen, "begin": begin, "stop": stop, "room": str(room)}
 
 
 def definitions(name: str, architecture: str) -> str:

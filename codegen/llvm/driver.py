@@ -5,7 +5,9 @@ data, read by one small loop: compile time is linear in the number of launches w
 however deep the network, and a ``Repeat`` costs what its body costs once. A record is i64 words:
 
     launch  [kernel, arguments, extent, parts] + per argument [base, byte offset, (stride, parity)
-    per Repeat] repeat  [-1, trips, words of the body, byte offset of the counter cell or -1] + body
+    per Repeat]
+    repeat  [-1, trips, words of the body, byte offset of the counter cell or -1] + body
+    abreast [-2, words of the body, rows, rows that stay together, parts] + body (``abreast``)
 
 ``base`` is a port's number or, for the arena, the number of ports. ``extent`` is the trip count of
 the grid loop; ``parts`` is in how many ranges it is worth cutting, from the kernel's flops and
@@ -27,8 +29,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from string import Template
+from typing import TypeAlias
 
-from gradc.codegen.llvm import clock
+from gradc.codegen.llvm import abreast, clock, parting
+from gradc.codegen.llvm.abreast import Abreast
 from gradc.codegen.llvm.gemm import gemm
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.nest import nest
@@ -38,6 +42,13 @@ from gradc.ir.loop.kernel import For, Gemm, Kernel, Let, Stmt
 from gradc.ir.plan.plan import Launch, Plan, Repeat, Step
 from gradc.ir.plan.verify import PlanError
 from gradc.ir.target.costs import Costs
+
+# A kernel as it is called: its number, and the rows that its ranges count and how many of them stay
+# together, or zeros.
+_Kind: TypeAlias = tuple[int, int, int]
+
+# Scratch of a thread that products over panels have for all threads: a Repeat around may want them.
+_SMALL = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +117,20 @@ def generate(plan: Plan, isa: Isa, *, is_timed: bool = False) -> Program:
     check(plan)
     _check_scratch(plan, isa)
     module = Module(isa.triple, "", isa.attributes)
-    used = sorted({launch.kernel for launch in plan.launches})
-    table = ", ".join(f"ptr @{_emit(module, plan.kernels[n], n, isa)}" for n in used)
-    work = {
-        n: (row, extent(plan.kernels[n], isa), worthwhile_parts(plan.kernels[n], isa.costs))
-        for row, n in enumerate(used)
-    }
-    words = list(_Records(plan, work).steps(plan.steps, 0))
-    count = len(used)
+    times = [microseconds(kernel, isa.costs) for kernel in plan.kernels]
+    records = _Records(plan, isa, times)
+    words = list(records.steps(plan.steps, 0))
+    names = [_emit(module, plan.kernels[kind[0]], kind, isa) for kind in records.used]
+    table = ", ".join(f"ptr @{name}" for name in names)
+    count = len(names)
     module.add_global("gradc.kernels", f"internal unnamed_addr constant [{count} x ptr] [{table}]")
     body = ", ".join(f"i64 {word}" for word in words)
     module.add_global(
         "gradc.records", f"internal unnamed_addr constant [{len(words)} x i64] [{body}]"
     )
     most = max((len(kernel.buffers) for kernel in plan.kernels), default=0)
-    text = module.text() + _entry(plan, len(words), most, is_timed)
+    is_parted = bool(records.abreast)
+    text = module.text() + _entry(plan, len(words), most, is_timed, is_parted)
     if is_timed:
         text += clock.definitions(plan.name, isa.triple.split("-")[0])
     text += "declare void @gradc_parallel(ptr, ptr, i64, i64)\n"
@@ -134,8 +144,10 @@ def scratch_bytes(kernel: Kernel, isa: Isa, threads: int) -> int:
     each = nest.scratch_bytes(kernel, isa)
     if not each:
         return 0
-    most = min(threads, worthwhile_parts(kernel, isa.costs), extent(kernel, isa), MAX_WORKERS + 1)
-    return each * max(1, most)
+    most = min(worthwhile_parts(kernel, isa.costs), extent(kernel, isa))
+    if each <= _SMALL:
+        most = max(most, abreast.shareable_rows(kernel, isa))
+    return each * max(1, min(threads, most, MAX_WORKERS + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +164,23 @@ class Site:
 
 def sites(plan: Plan, isa: Isa) -> tuple[Site, ...]:
     """Every launch of ``plan`` where its record lies, in order."""
+    times = [microseconds(kernel, isa.costs) for kernel in plan.kernels]
+    places = tuple(_place(plan, n) for n in range(len(plan.tensors)))
+    shared = abreast.shared(plan, isa, times, places.__getitem__)
     cuts = [
         min(worthwhile_parts(kernel, isa.costs), extent(kernel, isa)) for kernel in plan.kernels
     ]
-    found, _ = _sites(plan.steps, 0, 0, 1, cuts)
+    found, _ = _sites(plan.steps, 0, 0, 1, cuts, shared)
     return tuple(found)
 
 
 def _sites(
-    steps: Sequence[Step], word: int, depth: int, runs: int, cuts: Sequence[int]
+    steps: Sequence[Step],
+    word: int,
+    depth: int,
+    runs: int,
+    cuts: Sequence[int],
+    shared: Mapping[int, Abreast],
 ) -> tuple[list[Site], int]:
     """The launches of ``steps``, whose records begin at ``word``, and the word after them."""
     found: list[Site] = []
@@ -171,7 +191,10 @@ def _sites(
         return word + 4 + arguments * (2 + 2 * depth)
 
     def repeat(step: Repeat) -> int:
-        inner, end = _sites(step.body, word + 4, depth + 1, runs * step.trips, cuts)
+        here = shared.get(id(step))
+        start = word + 4 + (0 if here is None else parting.WORDS)
+        parts = cuts if here is None else [here.parts] * len(cuts)
+        inner, end = _sites(step.body, start, depth + 1, runs * step.trips, parts, shared)
         found.extend(inner)
         return end
 
@@ -180,18 +203,23 @@ def _sites(
     return found, word
 
 
-def _emit(module: Module, kernel: Kernel, number: int, isa: Isa) -> str:
-    """Emits a kernel and the adapter that takes its pointers from an array; returns the adapter's
-    name.
+def _emit(module: Module, kernel: Kernel, kind: _Kind, isa: Isa) -> str:
+    """Emits a kernel, of which ranges count units or, if there are any, its rows, and the adapter
+    that takes its pointers from an array; returns the adapter's name.
     """
-    name = f"gradc.kernel{number}"
-    only = kernel.body[0] if len(kernel.body) == 1 else None
-    if isinstance(only, Gemm):
-        gemm.emit_kernel(module, kernel, only, name, isa, partial(nest.emit_epilogue, isa))
+    number, rows, each = kind
+    suffix = f"{number}.rows{rows}.{each}" if rows else str(number)
+    names = [name := f"gradc.kernel{suffix}"]
+    products = gemm.products(kernel)
+    if len(products) == 1 or (products and rows):
+        epilogue = partial(nest.emit_epilogue, isa)
+        names = [name, *(f"{name}.{n}" for n in range(1, len(products)))]
+        for called, product in zip(names, products, strict=True):
+            gemm.emit_kernel(module, kernel, product, called, isa, epilogue, each)
     else:
-        nest.emit_kernel(module, kernel, name, isa)
+        nest.emit_kernel(module, abreast.rowwise(kernel, rows) if rows else kernel, name, isa)
     function = module.function(
-        f"gradc.launch{number}",
+        f"gradc.launch{suffix}",
         "void",
         (("ptr", "args"), ("i64", "begin"), ("i64", "end"), ("i64", "worker")),
     )
@@ -207,19 +235,34 @@ def _emit(module: Module, kernel: Kernel, number: int, isa: Isa) -> str:
     else:
         pointers.append(Value("ptr", "null"))
     given = ", ".join(str(v) for v in (*pointers, begin, end))
-    function.line(f"tail call void @{name}({given})")
+    for name in names:
+        function.line(f"tail call void @{name}({given})")
     function.ret()
-    return f"gradc.launch{number}"
+    return f"gradc.launch{suffix}"
 
 
 class _Records:
-    """Writes the steps of one Plan as record words."""
+    """Writes the steps of one Plan as record words. ``used`` are the kernels in the order of the
+    table.
+    """
 
-    def __init__(self, plan: Plan, work: Mapping[int, tuple[int, int, int]]) -> None:
-        """``work`` gives a kernel's row in the table of kernels, its extent and its parts."""
+    def __init__(self, plan: Plan, isa: Isa, microseconds: Sequence[float]) -> None:
         self.plan = plan
-        self.work = work
+        self.isa = isa
         self.places = tuple(_place(plan, n) for n in range(len(plan.tensors)))
+        self.abreast = abreast.shared(plan, isa, microseconds, self.places.__getitem__)
+        self._parts = [isa.costs.worthwhile_parts(time) for time in microseconds]
+        self.used = sorted(set(self._kinds(plan.steps, (0, 0))))
+        self._rows = {kind: row for row, kind in enumerate(self.used)}
+        self._here: Abreast | None = None
+
+    def _kinds(self, steps: Sequence[Step], rows: tuple[int, int]) -> Iterator[_Kind]:
+        for step in steps:
+            if isinstance(step, Repeat):
+                here = self.abreast.get(id(step))
+                yield from self._kinds(step.body, rows if here is None else (here.rows, here.each))
+            else:
+                yield (step.kernel, *rows)
 
     def steps(self, steps: Sequence[Step], depth: int) -> Iterator[int]:
         for step in steps:
@@ -228,15 +271,26 @@ class _Records:
             )
 
     def _repeat(self, repeat: Repeat, depth: int) -> Iterator[int]:
+        here = self.abreast.get(id(repeat))
+        if here is not None:
+            self._here = here
         body = list(self.steps(repeat.body, depth + 1))
         cell = -1 if repeat.counter_cell is None else self.places[repeat.counter_cell][1]
+        if here is not None:
+            self._here = None
+            yield from (-2, 4 + len(body), here.rows, here.each, here.parts)
         yield from (-1, repeat.trips, len(body), cell)
         yield from body
 
     def _launch(self, launch: Launch, depth: int) -> Iterator[int]:
-        row, pieces, parts = self.work[launch.kernel]
+        number, here = launch.kernel, self._here
+        row = self._rows[(number, 0, 0) if here is None else (number, here.rows, here.each)]
         extra = launch.scratch is not None
-        yield from (row, len(launch.arguments) + extra, pieces, parts)
+        yield from (row, len(launch.arguments) + extra)
+        if here is None:
+            yield from (extent(self.plan.kernels[number], self.isa), self._parts[number])
+        else:
+            yield from (here.rows, 1)
         for argument in launch.arguments:
             size = self.plan.tensors[argument.tensor].dtype.itemsize
             base, offset = self.places[argument.tensor]
@@ -296,7 +350,7 @@ def _check_scratch(plan: Plan, isa: Isa) -> None:
 
 _WALK = """
 define internal void @gradc.walk(ptr %code, ptr %stop, ptr %bases, ptr %counters, i64 %depth, \
-ptr %args, i64 %threads) #0 {
+ptr %args, i64 %threads$mine) #0 {
 entry:
   %nothing = icmp eq ptr %code, %stop
   br i1 %nothing, label %out, label %step
@@ -311,7 +365,7 @@ step:
   %w3 = load i64, ptr %c3
   %rest = getelementptr i64, ptr %at, i64 4
   %repeats = icmp slt i64 %op, 0
-  br i1 %repeats, label %repeat, label %launch
+  br i1 %repeats, label %$again, label %launch
 launch:
   %bare = icmp eq i64 %w1, 0
   br i1 %bare, label %fire, label %argument
@@ -360,14 +414,14 @@ fire:
   %fewer = icmp ult i64 %threads, %w3
   %parts = select i1 %fewer, i64 %threads, i64 %w3
   %serial = icmp ule i64 %parts, 1
-  ${start}br i1 %serial, label %alone, label %together
+  $range${start}br i1 %serial, label %alone, label %together
 alone:
-  call void %fn(ptr %args, i64 0, i64 %w2, i64 0)
+  call void %fn(ptr %args, $whole)
   br label %$then
 together:
   call void @gradc_parallel(ptr $run, ptr %args, i64 %w2, i64 %parts)
   br label %$then
-${stop}repeat:
+$stop${part}repeat:
   %body_end = getelementptr i64, ptr %rest, i64 %w2
   %own_counter = getelementptr i64, ptr %counters, i64 %depth
   %below = add i64 %depth, 1
@@ -386,14 +440,14 @@ show:
   br label %run
 run:
   call void @gradc.walk(ptr %rest, ptr %body_end, ptr %bases, ptr %counters,
-    i64 %below, ptr %args, i64 %threads)
+    i64 %below, ptr %args, i64 %threads$pass)
   br label %ran
 ran:
   %t.next = add i64 %t, 1
   %again = icmp ult i64 %t.next, %w1
   br i1 %again, label %trip, label %advance
 advance:
-  %next = phi ptr $came,
+  %next = phi ptr $came$parted,
     [ %body_end, %repeat ], [ %body_end, %ran ]
   %end = icmp eq ptr %next, %stop
   br i1 %end, label %out, label %step
@@ -426,15 +480,18 @@ go:
   %too_many = icmp ugt i64 %threads, $threads
   %some = select i1 %too_many, i64 $threads, i64 %threads
   call void @gradc.walk(ptr @gradc.records, ptr %stop, ptr %bases, ptr %counters,
-    i64 0, ptr %args, i64 %some)
+    i64 0, ptr %args, i64 %some$none)
   ${finish}ret i32 0
 }
 """
 
 
-def _entry(plan: Plan, words: int, most_arguments: int, is_timed: bool) -> str:
-    return Template(_WALK + _ENTRY).substitute(
-        clock.texts(most_arguments + 1, is_timed),
+def _entry(plan: Plan, words: int, most_arguments: int, is_timed: bool, is_parted: bool) -> str:
+    timed = clock.texts(most_arguments + 1, is_timed, is_parted)
+    pieces = {**timed, **parting.texts(is_parted)}
+    return Template(_WALK + _ENTRY + pieces["functions"]).substitute(
+        pieces,
+        before=clock.BEFORE if is_timed else 0,
         name=plan.name,
         bases=len(plan.ports) + 1,
         threads=max(1, plan.threads),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gradc.codegen.backend import backend
-from gradc.codegen.llvm import driver
+from gradc.codegen.llvm import abreast, driver
 from gradc.codegen.llvm.isa import host, select
 from gradc.codegen.llvm.nest import nest
 from gradc.ir.loop.equal import difference
@@ -112,6 +112,8 @@ def test_every_launch_has_what_its_kernel_needs(number: int) -> None:
         parts = min(
             THREADS, driver.worthwhile_parts(kernel, host().costs), driver.extent(kernel, host())
         )
+        if abreast.shareable_rows(kernel, host()) and each <= 4096:
+            parts = THREADS
         if item.launch.scratch is None:
             assert each == 0
         else:

@@ -300,6 +300,15 @@ def _tile_within(gemm: Gemm, isa: Isa) -> tuple[int, int]:
     )
 
 
+def tile_cost(gemm: Gemm, isa: Isa) -> float:
+    """Modelled cycles of the register tiles of a plain product."""
+    lanes, panel = isa.lanes(gemm.acc.dtype), is_panel(gemm)
+    m, n, k = max(gemm.m, 1), max(gemm.n, 1), max(gemm.k, 1)
+    return math.prod(gemm.batch) * _cost(
+        m, n, k, *_tile(m, n, k, lanes, isa, 24, panel), lanes, panel
+    )
+
+
 def _orientation_cost(gemm: Gemm, isa: Isa) -> float:
     """Modelled cycles of ``gemm`` as it stands: tiles, transposing the right factor, a scattered
     epilogue.
@@ -341,7 +350,7 @@ def _crowds(stride: int, steps: int, width: int) -> bool:
     return steps * lines > WAYS * sets
 
 
-def _is_panel(gemm: Gemm) -> bool:
+def is_panel(gemm: Gemm) -> bool:
     """Whether the right factor is a few whole lines wide and nothing else lies between its rows."""
     right, lines = gemm.right, PANEL_LINES * LINE
     width = gemm.n * right.buffer.dtype.itemsize
@@ -387,7 +396,7 @@ def _register_tile(gemm: Gemm, size: tuple[int, int, int], isa: Isa, most: int) 
     if is_matrix(gemm, isa):
         rows = min(-(-down // amx.ROWS) * amx.ROWS, MATRIX_ROWS)
         return rows, min(-(-wide // lanes), MATRIX_VECTORS)
-    rows, vectors = _tile(down, wide, k, lanes, isa, most, _is_panel(gemm))
+    rows, vectors = _tile(down, wide, k, lanes, isa, most, is_panel(gemm))
     rows = -(-down // -(-down // rows))  # even strips
     return (rows, vectors) if tile_fits(gemm, rows, lanes * vectors) else _tile_within(gemm, isa)
 

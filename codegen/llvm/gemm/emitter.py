@@ -93,6 +93,7 @@ class Emitter:
         name: str,
         isa: Isa,
         epilogue: Epilogue,
+        cut: Blocking | None = None,
     ) -> None:
         self.module = module
         self.buffers = kernel.bound
@@ -100,9 +101,8 @@ class Emitter:
         self.name = name
         self.isa = isa
         self.epilogue = epilogue
-        self.cut = blocking(gemm, isa)
-        self.element = memory_type(self.cut.dtype)
-        cut, size = self.cut, self.cut.dtype.itemsize
+        cut = self.cut = cut or blocking(gemm, isa)
+        self.element, size = memory_type(cut.dtype), cut.dtype.itemsize
         # A packed strip keeps the direction in which the left factor is contiguous.
         left_row = cut.left_pitch if cut.pack_left else gemm.left.row
         left_column = cut.left_pitch if cut.pack_left else gemm.left.column

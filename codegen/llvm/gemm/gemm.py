@@ -16,7 +16,10 @@ Non-goals: sizes that are not static, choosing the blocking (``gemm_blocking``).
 
 from __future__ import annotations
 
-from gradc.codegen.llvm.gemm.blocking import blocking, oriented
+from dataclasses import replace
+
+from gradc.codegen.llvm.gemm.blocking import blocking, is_panel, oriented, tile_cost
+from gradc.codegen.llvm.gemm.by_rows import RowEmitter, cut_for
 from gradc.codegen.llvm.gemm.crossing import CrossEmitter
 from gradc.codegen.llvm.gemm.emitter import Emitter, Epilogue, scratch_lines
 from gradc.codegen.llvm.gemm.walking import WalkEmitter
@@ -47,6 +50,32 @@ def column_blocks(gemm: Gemm, isa: Isa) -> int:
     return units(gemm, isa) // cut.strips
 
 
+def is_over_panels(gemm: Gemm) -> bool:
+    """Whether the right factor was laid out in panels, of which the last batch axis counts them."""
+    if not gemm.batch or not is_panel(gemm):
+        return False
+    return not gemm.left.batch_strides[-1] and gemm.right.batch_strides[-1] == gemm.k * gemm.n
+
+
+def rows_together(gemm: Gemm, rows: int, isa: Isa) -> int:
+    """How many rows had best stay together where a thread has about so many; 0 if threads cannot
+    share the rows of ``gemm``.
+    """
+    cut = cut_for(gemm, rows, isa)
+    return 0 if cut is None else blocking(replace(gemm, m=rows), isa).rows
+
+
+def row_scratch_bytes(gemm: Gemm, each: int, isa: Isa) -> int | None:
+    """``scratch_bytes`` where ``each`` rows stay together; None if they cannot."""
+    cut = cut_for(gemm, each, isa)
+    return None if cut is None else sum(scratch_lines(cut))
+
+
+def row_cost(gemm: Gemm, rows: int, isa: Isa) -> float:
+    """Modelled cycles of ``rows`` rows."""
+    return tile_cost(replace(gemm, m=rows), isa)
+
+
 def scratch_bytes(gemm: Gemm, isa: Isa) -> int:
     """Scratch that one thread needs for packed factors and parked accumulators."""
     gemm = oriented(gemm, isa)
@@ -54,14 +83,24 @@ def scratch_bytes(gemm: Gemm, isa: Isa) -> int:
 
 
 def emit_kernel(
-    module: Module, kernel: Kernel, gemm: Gemm, name: str, isa: Isa, epilogue: Epilogue
+    module: Module,
+    kernel: Kernel,
+    gemm: Gemm,
+    name: str,
+    isa: Isa,
+    epilogue: Epilogue,
+    each: int = 0,
 ) -> None:
     """Defines ``void @name(ptr buffer..., ptr scratch, i64 begin, i64 end)`` for a kernel that is
-    one Gemm.
+    one Gemm. The range counts units or, if ``each`` of them stay together, rows.
 
     ``scratch`` is aligned to 64 bytes and has ``scratch_bytes``, which nobody else uses meanwhile.
     """
     gemm = oriented(gemm, isa)
     cut = blocking(gemm, isa)
+    given = (module, kernel, gemm, name, isa, epilogue)
+    if each:
+        RowEmitter(*given, cut_for(gemm, each, isa)).emit()
+        return
     emitter = WalkEmitter if cut.walk else CrossEmitter if cut.across else Emitter
-    emitter(module, kernel, gemm, name, isa, epilogue).emit()
+    emitter(*given).emit()
