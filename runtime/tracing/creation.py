@@ -38,6 +38,7 @@ from gradc.runtime.tracing.trace import (
     current_trace,
     refuse,
 )
+from gradc.runtime.tracing.views import is_dense, layout
 
 Make = Callable[..., Any]
 
@@ -54,24 +55,39 @@ def array_of(t: Trace, item: Any, dtype: Any = None) -> Traced:
     if type(item) in (list, tuple):
         parts = [array_of(t, part) for part in item]
         made: Traced = FUNCTIONS["stack"](t, parts)  # type: ignore[assignment]
+        made._is_dense = True
     else:
         made = t.wrap(t.lift(item), np.ndarray)
+        made._is_dense = is_dense([item])  # numpy.array keeps how an array lies
     return made if dtype is None else made.astype(dtype)
 
 
-def _made_of(original: Make, is_copied: bool) -> Make:
-    """``numpy.array`` and ``asarray``."""
+def _made_of(original: Make, is_copied: bool, order: str = "K") -> Make:
+    """``numpy.array`` and ``asarray``; ``order`` is how the result lies if nobody says."""
 
     def make(t: Trace, item: Any, dtype: Any = None, *args: Any, **options: Any) -> Any:
         if not holds_traced(item):
             return original(item, dtype, *args, **options)
-        if type(item) is Traced and not is_copied and dtype in (None, item.dtype):
-            return item
+        is_kept = not options.get("copy", is_copied)
+        if type(item) is Traced and dtype in (None, item.dtype) and is_kept:
+            return _as_it_lies(item, options.get("order", order))
         made = array_of(t, item, dtype)
         least = options.get("ndmin", 0) - made.ndim
         return made.reshape((1,) * least + made.shape) if least > 0 else made
 
     return make
+
+
+def _as_it_lies(item: Traced, order: str | None) -> Traced:
+    """An array itself, where it lies in the order that is asked for; a copy where it does not."""
+    lies = layout(item)
+    if order in ("K", "A", None) or item.ndim < 2:
+        return item
+    if lies is None:
+        help = "write x.copy(), which is one for certain"
+        raise refuse("GC0561", "whether NumPy copies this array is not known here", help)
+    lies_so = lies.flags.f_contiguous if order == "F" else lies.flags.c_contiguous
+    return item if lies_so else item.copy(order)
 
 
 def _filled(original: Make, number: float | None) -> Make:
@@ -108,7 +124,9 @@ def _own(t: Trace, made: Any, number: Any) -> Any:
     if dtype is None or not dtype.is_float:
         return made
     value: Value = t.constant(made.dtype.type(number).item(), dtype, made.shape)
-    return t.wrap(value, np.ndarray)
+    own = t.wrap(value, np.ndarray)
+    own._is_dense = made.flags.c_contiguous
+    return own
 
 
 def _extents(shape: Any) -> tuple[int, ...]:
@@ -209,7 +227,7 @@ _MAKERS: dict[str, Callable[[Make], Make]] = {
     "array": lambda f: _made_of(f, True),
     "asarray": lambda f: _made_of(f, False),
     "asanyarray": lambda f: _made_of(f, False),
-    "ascontiguousarray": lambda f: _made_of(f, False),
+    "ascontiguousarray": lambda f: _made_of(f, False, "C"),
     "zeros": lambda f: _filled(f, 0),
     "empty": lambda f: _filled(f, 0),
     "ones": lambda f: _filled(f, 1),

@@ -267,8 +267,10 @@ def _clip(t: Trace, a: object, a_min: object = None, a_max: object = None) -> Tr
     return t.wrap(t.lift(value))
 
 
-def _astype(t: Trace, a: object, dtype: Any) -> Traced:
+def _astype(t: Trace, a: object, dtype: Any, copy: bool = True) -> Traced:
     name = np.dtype(dtype).name
+    if not copy and type(a) is Traced and a.dtype.name == name:
+        return a
     if name not in DTYPES:
         raise refuse("GC0557", f"dtype {name} is not supported")
     return t.wrap(t.cast(t.lift(a), DTYPES[name]))

@@ -183,11 +183,15 @@ def _nan_to_num(
 ) -> Any:
     value = traced(t, x)
     if value.dtype.kind != "f":
-        return value
+        return value.copy() if copy else value
     ends = np.finfo(value.dtype)
     found = np.where(np.isnan(value), nan, value)
     found = np.where(value == np.inf, ends.max if posinf is None else posinf, found)
-    return np.where(value == -np.inf, ends.min if neginf is None else neginf, found)
+    found = np.where(value == -np.inf, ends.min if neginf is None else neginf, found)
+    if copy:
+        return found
+    value[...] = found
+    return value
 
 
 @function("isneginf")

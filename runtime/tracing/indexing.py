@@ -22,6 +22,7 @@ import numpy as np
 from gradc.ir.tensor.core import DType, Value
 from gradc.runtime.tracing.functions import reshape
 from gradc.runtime.tracing.trace import FUNCTIONS, PROTOCOLS, OutOfRange, Trace, Traced, refuse
+from gradc.runtime.tracing.views import View
 
 Part = Any  # a slice, an int, an array of known ids, or a traced id
 
@@ -303,9 +304,14 @@ def _scattered(t: Trace, value: Value, parts: Sequence[Part], new: Value) -> Val
     sizes = value.type.static_shape
     if any(isinstance(part, Traced) for part in parts):
         raise refuse("GC0560", "assignment at traced ids and arrays of ids cannot be traced")
+    places = np.arange(int(np.prod(sizes))).reshape(sizes)[tuple(parts)]
+    return _at_places(t, value, places, _fitted(t, new, places.shape))
+
+
+def _at_places(t: Trace, value: Value, places: Any, new: Value) -> Value:
+    """``value`` with the elements of ``new`` at ``places`` of the whole of it."""
+    sizes = value.type.static_shape
     count = int(np.prod(sizes))
-    places = np.arange(count).reshape(sizes)[tuple(parts)]
-    new = _fitted(t, new, places.shape)
     source = np.arange(count)
     source[places.ravel()] = count + np.arange(places.size)
     flat = [reshape(t, value, (count,)), reshape(t, new, (places.size,))]
@@ -314,5 +320,20 @@ def _scattered(t: Trace, value: Value, parts: Sequence[Part], new: Value) -> Val
     return reshape(t, found, sizes)
 
 
+def _put_back(t: Trace, view: View, new: Value) -> Value:
+    """The value of what ``view`` is of, after ``new`` was put into all of the view."""
+    value = view.base.value
+    sizes = value.type.static_shape
+    whole = np.arange(int(np.prod(sizes)))
+    assert view.same is not None, "parts of complex numbers are put back by name"
+    places = np.asarray(view.same(whole.reshape(sizes)))
+    order = tuple(int(n) for n in np.argsort([-step for step in places.strides], kind="stable"))
+    if np.array_equal(places.transpose(order).ravel(), whole):
+        turned = new if order == tuple(range(len(order))) else t.emit("transpose", new, perm=order)
+        return reshape(t, turned, sizes)
+    return _at_places(t, value, places, new)
+
+
 FUNCTIONS["getitem"] = _getitem
 PROTOCOLS["setitem"] = _setitem
+PROTOCOLS["put back"] = _put_back

@@ -110,6 +110,8 @@ def _recorded(
     with Trace() as trace:
         values = [trace.argument(a.name, a.type) for a in arguments]
         wrapped = [trace.wrap(v, a.kind) for v, a in zip(values, arguments, strict=True)]
+        for item in wrapped:
+            item._is_dense = True  # the function's own arrays, in order
         args, kwargs = rebuild(structure, wrapped)
         try:
             result = function(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})

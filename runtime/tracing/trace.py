@@ -41,7 +41,15 @@ from gradc.runtime.tracing.pairs import (
     stored_type,
 )
 from gradc.runtime.tracing.refused import instead, named
-from gradc.runtime.tracing.views import VIEWS, Part, View, is_basic_key, memory_of
+from gradc.runtime.tracing.views import (
+    Part,
+    View,
+    is_basic_key,
+    is_dense,
+    memory_of,
+    results_of,
+    without_out,
+)
 
 DTYPES = {
     "float64": DType.F64,
@@ -70,6 +78,7 @@ _WHY_NO_BRANCH = (
     "loop with gradc.while_loop, gradc.fori_loop or gradc.scan, and keep Python's `if` for "
     "shapes and options"
 )
+_COPY = "assign to the array itself, or .copy() first"
 _LEFT_OVER = "a traced value was used after its function had been recorded"
 
 # A rule takes the trace and the caller's arguments; ufuncs give one value, functions any result.
@@ -105,6 +114,11 @@ def refuse(code: str, message: str, help: str = "") -> DiagnosticError:
     if trace is not None and trace.refused is None:
         trace.refused = made
     return made
+
+
+def _unsure() -> DiagnosticError:
+    message = "a reshaped array was written, and whether NumPy copies it is not known here"
+    return refuse("GC0561", message, _COPY)
 
 
 class OutOfRange(DiagnosticError, IndexError):
@@ -330,12 +344,15 @@ class Traced(ArrayMethods, np.lib.mixins.NDArrayOperatorsMixin):
         self._kind = kind
         self._changes = 0
         self._view: View | None = None
+        self._is_dense = value.type.rank <= 1  # NumPy's array would lie in order, row by row
 
     @property
     def value(self) -> Value:
         """What it stands for now."""
         view = self._view
         if view is not None and view.changes != view.base.changes:
+            if view.is_unsure:
+                raise _unsure()
             self._value = cast("Traced", view.again(view.base)).value
             view.changes = view.base.changes
         return self._value
@@ -363,39 +380,27 @@ class Traced(ArrayMethods, np.lib.mixins.NDArrayOperatorsMixin):
     def shape(self) -> tuple[int, ...]:
         return self._value.type.static_shape
 
+    @shape.setter
+    def shape(self, _shape: object) -> None:
+        raise refuse("GC0561", "the shape of a traced array was set", "write y = y.reshape(...)")
+
     @property
     def ndim(self) -> int:
         return self._value.type.rank
 
     @property
-    def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(NAMES[self._value.type.dtype])
 
-    @property
-    def itemsize(self) -> int:
-        return self.dtype.itemsize
-
-    @property
-    def nbytes(self) -> int:
-        return self.size * self.itemsize
-
-    @property
-    def T(self) -> Any:
-        return self._call("transpose")
-
-    @property
-    def mT(self) -> Any:
-        return self._call("swapaxes", -1, -2)
+    @dtype.setter
+    def dtype(self, _dtype: object) -> None:
+        raise refuse("GC0561", "the type of a traced array was set", "write y = y.astype(...)")
 
     def _part(self, name: str) -> Any:
         """A view of one part of complex numbers."""
         found = self._call(name)
         if found is not self:
-            found._view = View(self, self.changes, lambda base: base._call(name), Part(name))
+            found._view = View(self, lambda base: base._call(name), None, Part(name))
         return found
 
     def _set_part(self, item: object, name: str) -> None:
@@ -406,7 +411,13 @@ class Traced(ArrayMethods, np.lib.mixins.NDArrayOperatorsMixin):
 
     @property
     def flat(self) -> Any:
-        return self._call("ravel")
+        found = self.origin.wrap(self._call("reshape", -1).value, np.ndarray)
+        found._view = View(self, lambda base: base._call("reshape", -1), lambda a: a.reshape(-1))
+        return found
+
+    @flat.setter
+    def flat(self, item: object) -> None:
+        self.flat[...] = item
 
     def __repr__(self) -> str:
         return f"Traced({self._value.type})"
@@ -426,7 +437,8 @@ class Traced(ArrayMethods, np.lib.mixins.NDArrayOperatorsMixin):
         found = self._call("getitem", key)
         if found.shape and is_basic_key(key):
             # NumPy's part of an array is a view of it; a single element is not.
-            found._view = View(self, self.changes, lambda base: base._call("getitem", key), key)
+            again: Any = lambda base: base._call("getitem", key)
+            found._view = View(self, again, lambda a: a[key], key)
         return found
 
     def __setitem__(self, key: object, item: object) -> None:
@@ -443,13 +455,16 @@ class Traced(ArrayMethods, np.lib.mixins.NDArrayOperatorsMixin):
             self._value = value
             self._changes += 1
             return
-        if view.key is None:
-            help = "assign to the array itself, or .copy() first"
-            raise refuse("GC0561", "a reshaped or turned view was assigned into", help)
+        if view.is_unsure:
+            raise _unsure()
         if type(view.key) is Part:
             view.base._set_part(self.origin.wrap(value), view.key.name)
-        else:
+        elif view.key is not None:
             view.base[view.key] = self.origin.wrap(value)
+        elif view.is_read_only:
+            raise refuse("GC0561", "a view that NumPy only lets be read was assigned into", _COPY)
+        else:
+            view.base.store(PROTOCOLS["put back"](self.origin, view, value))
 
     def __array_ufunc__(
         self, ufunc: np.ufunc, method: str, *inputs: object, **options: object
@@ -463,7 +478,11 @@ class Traced(ArrayMethods, np.lib.mixins.NDArrayOperatorsMixin):
         if holds_complex(inputs):
             rule = PROTOCOLS["complex ufunc"](ufunc, rule)
         found = rule(trace, *inputs)
-        return tuple(map(trace.wrap, found)) if isinstance(found, tuple) else trace.wrap(found)
+        if isinstance(found, tuple):
+            return tuple(map(trace.wrap, found))
+        made = trace.wrap(found)
+        made._is_dense = is_dense(inputs)
+        return made
 
     def __array_function__(
         self,
@@ -480,7 +499,7 @@ class Traced(ArrayMethods, np.lib.mixins.NDArrayOperatorsMixin):
             raise unsupported(name, FUNCTIONS)
         if holds_complex((args, *kwargs.values())):
             rule = PROTOCOLS["complex function"](name, rule)
-        out = kwargs.pop("out", None)
+        args, out = without_out(name, args, kwargs)
         try:
             found = rule(self._recorder(), *args, **kwargs)
         except TypeError as problem:
@@ -488,10 +507,7 @@ class Traced(ArrayMethods, np.lib.mixins.NDArrayOperatorsMixin):
             raise refuse(
                 "GC0560", f"numpy.{name} cannot be traced with these arguments: {detail}"
             ) from None
-        if name in VIEWS and args and type(args[0]) is Traced and type(found) is Traced:
-            rest, base = args[1:], args[0]
-            found = self.origin.wrap(found.value, found._kind) if found is base else found
-            found._view = View(base, base.changes, lambda b: b._apply(name, (b, *rest), kwargs))
+        found = results_of(name, args, kwargs, found)
         return found if out is None else PROTOCOLS["out"](self._recorder(), found, out)
 
     def _recorder(self) -> Trace:
@@ -507,7 +523,7 @@ class Traced(ArrayMethods, np.lib.mixins.NDArrayOperatorsMixin):
     def __getattr__(self, name: str) -> Any:
         """The other methods of arrays are the functions of the same name."""
         if not name.startswith("_") and hasattr(np.ndarray, name):
-            if name in FUNCTIONS:
+            if name in FUNCTIONS and name != "resize":  # the method changes the array itself
                 return functools.partial(self._call, name)
             raise refuse("GC0560", f"numpy.ndarray.{name} cannot be traced", _WHY_TRACED)
         raise AttributeError(f"'{self.kind.__name__}' object has no attribute '{name}'")
