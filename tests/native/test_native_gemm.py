@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gradc.codegen.llvm.gemm import gemm
 from gradc.codegen.llvm.gemm.blocking import blocking
+from gradc.codegen.llvm.gemm.pack import LINE
 from gradc.codegen.llvm.host import jit
 from gradc.codegen.llvm.isa import Isa, select
 from gradc.codegen.llvm.nest import nest
@@ -289,31 +290,37 @@ def test_packed_and_blocked_in_k(isa: str) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", [DType.F32, DType.F64])
 def test_strips_that_crowd_the_first_cache_are_packed(isa: str, dtype: DType) -> None:
-    """Rows contiguous and far apart, in whole groups of strips and less; bits are those of the
-    same product that packs nothing.
+    """Rows contiguous and far apart, in whole groups of strips and less, or so many that with a
+    panel they fill it; bits are those of the same product that packs nothing.
     """
-    case = Case(256, 100, 130, left="bkm", dtype=dtype)
-    assert blocking(case.product, select(isa)).pack_left
-    found = case.check(isa, (0.2, 0.9))
-    plain = Case(256, 100, 130, dtype=dtype)
-    assert not blocking(plain.product, select(isa)).pack_left
-    plain.a, plain.b = case.a.reshape(130, 256).T.copy().ravel(), case.b
-    assert np.array_equal(plain.run(isa), found)
+    for m, k in ((256, 130), (100, 256)):
+        case = Case(m, 100, k, left="bkm", dtype=dtype)
+        cut = blocking(case.product, select(isa))
+        panel = k * cut.width * dtype.itemsize
+        assert cut.pack_left == (m == 256 or k * LINE + panel >= select(isa).caches[0])
+        found = case.check(isa, (0.2, 0.9))
+        plain = Case(m, 100, k, dtype=dtype)
+        assert not blocking(plain.product, select(isa)).pack_left
+        plain.a, plain.b = case.a.reshape(k, m).T.copy().ravel(), case.b
+        assert np.array_equal(plain.run(isa), found)
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_factors_from_beyond_the_second_cache_are_asked_for_before_they_are_packed(
-    isa: str,
-) -> None:
+def test_what_lies_beyond_the_caches_is_asked_for_before_it_is_read(isa: str) -> None:
+    """Factors that are packed, strips of short rows that are not, what epilogues add to; nothing
+    where the caches hold it.
+    """
+    sizes = [(256, 64, 70, "bkm", ""), (256, 272, 530, "bkm", "")]
+    sizes += [(900, 70, 90, "bmk", ""), (600, 70, 200, "bmk", "")]
+    sizes += [(m, 80, 40, "bmk", "bias_relu_add") for m in (110, 90)]
     asked = []
-    for size, k in ((64, 70), (272, 530)):
-        case = Case(256, size, k, left="bkm")
-        module = Module("", "", select(isa).attributes)
-        epilogue = partial(nest.emit_epilogue, select(isa))
-        gemm.emit_kernel(module, case.kernel, case.product, "product", select(isa), epilogue)
-        asked.append("call void @gradc.ask" in module.text())
+    for m, n, k, left, epilogue in sizes:
+        case = Case(m, n, k, left=left, epilogue=epilogue)
+        text = text_of([case], select(isa))
+        calls = [line for line in text.splitlines() if "call void @gradc.ask" in line]
+        asked.append("".join(n for n in "12" if any(f"@gradc.ask{n}." in line for line in calls)))
         case.check(isa, (0.4,))
-    assert asked == [False, True]
+    assert asked == ["", "2", "2", "", "1", ""]
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -381,6 +381,15 @@ def _left_crowds(gemm: Gemm, k: int, rows: int) -> bool:
     return _crowds(left.column * size, min(max(k, 1), K_BLOCK), rows * size)
 
 
+def _left_fills(gemm: Gemm, k: int, rows: int, width: int, isa: Isa) -> bool:
+    """Whether such a strip, of which each of ``k`` steps is a line at least, and a panel of
+    ``width`` bytes fill the first cache.
+    """
+    left, line = gemm.left, LINE + width
+    is_strip = left.patch is None and left.row == 1 and left.column != 1 and gemm.m > rows
+    return is_strip and k * line >= isa.caches[0]
+
+
 def _k_block(gemm: Gemm, k: int, pack_left: bool, pack_right: bool) -> int:
     """Steps of k in a block: all of them as long as blocks would cost more than they bring."""
     most = 2 * K_BLOCK if pack_right or pack_left else K_UNBLOCKED
@@ -424,6 +433,8 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     crowded = panels_total > 2 and _left_crowds(gemm, k, rows)
     pack_left = factor_is_half(gemm.left) or far_left or scattered or crowded
     k_block = _k_block(gemm, k, pack_left, pack_right)
+    if k_block <= K_BLOCK and panels_total > 2:
+        pack_left = pack_left or _left_fills(gemm, k_block, rows, width * size, isa)
     stays = isa.caches[1] * 3 // 4  # a packed column block stays in the second cache
     room = stays if pack_right else 4 * stays
     panels = max(1, min(panels_total, room // (k_block * width * size)))

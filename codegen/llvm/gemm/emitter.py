@@ -15,7 +15,7 @@ from typing import ClassVar
 from gradc.codegen.llvm import static
 from gradc.codegen.llvm.bodies import is_long
 from gradc.codegen.llvm.gemm import pack, pairs, patch, slide, strips, within
-from gradc.codegen.llvm.gemm.ahead import ask_left, ask_right, is_worth_asking
+from gradc.codegen.llvm.gemm.ahead import ask_left, ask_read, ask_right, is_far, is_worth_asking
 from gradc.codegen.llvm.gemm.blocking import Blocking, blocking
 from gradc.codegen.llvm.gemm.matrix import configure, emit_matrix_tile, release
 from gradc.codegen.llvm.gemm.pack import memory_type, offset
@@ -452,7 +452,7 @@ class Emitter:
                 place = static.sub(f, strip, here.chunk)
                 number = static.add(f, static.mul(f, place, i64(cut.panels)), near)
                 parked = offset(f, parked, self.element, (number, cut.tile_size))
-            self._ask(f, here, strip, panel.index)
+            self._ask(f, here, strip, panel.index, done)
             whole_strip = static.less(f, strip, i64(tall))
             whole_panel = static.less(f, within_row, i64(wide))
             sizes = [
@@ -470,25 +470,24 @@ class Emitter:
             with static.when(f, done):
                 self._finish(f, parked, here.batch, strip, panel.index, whole_panel, (wide, over))
 
-    def _ask(self, f: Function, here: Here, strip: Value, panel: Value) -> None:
-        """Asks for this tile's share of what is packed next."""
+    def _ask(self, f: Function, here: Here, strip: Value, panel: Value, done: Value) -> None:
+        """Asks for this tile's share of what is read next, and for what its epilogue reads."""
         cut, gemm = self.cut, self.gemm
-        if cut.paired or cut.slide is not None:
-            return
+        ask_read(f, gemm, cut, self.places, here.batch, (strip, panel, done), self.isa)
         left, right = here.factors
-        if is_worth_asking(gemm.right, cut.pack_right, self.isa):
+        if cut.pack_right and is_far(gemm.right, cut, self.isa):
             ask_right(f, gemm.right, cut, right, here.k, panel, static.sub(f, strip, here.chunk))
-        if is_worth_asking(gemm.left, cut.pack_left, self.isa):
-            source = self._packed_next(f, here, left)
+        if is_worth_asking(gemm.left, cut, self.isa):
             near = static.sub(f, strip, here.group), static.sub(f, panel, here.bounds[0])
-            ask_left(f, gemm.left, cut, source, *near)
+            ask_left(f, gemm.left, cut, self._next(f, here, left, strip), *near)
 
-    def _packed_next(self, f: Function, here: Here, left: Value) -> Value:
-        """Where the strips begin that are packed after these: below, or those of the next block
-        of k.
+    def _next(self, f: Function, here: Here, left: Value, strip: Value) -> Value:
+        """Where the strips begin that are packed after these, or the one that is read next: below,
+        or those of the next block of k.
         """
         cut = self.cut
-        below = static.mul(f, static.add(f, here.group, i64(cut.left_group)), i64(cut.rows))
+        first, count = (here.group, cut.left_group) if cut.pack_left else (strip, 1)
+        below = static.mul(f, static.add(f, first, i64(count)), i64(cut.rows))
         here_still = self._left_at(f, left, below, here.k)
         if cut.k_blocks == 1:
             return here_still
