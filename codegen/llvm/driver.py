@@ -31,7 +31,7 @@ from functools import partial
 from string import Template
 from typing import TypeAlias
 
-from gradc.codegen.llvm import abreast, clock, parting
+from gradc.codegen.llvm import abreast, clock, parting, static
 from gradc.codegen.llvm.abreast import Abreast
 from gradc.codegen.llvm.gemm import gemm
 from gradc.codegen.llvm.isa import Isa
@@ -43,8 +43,8 @@ from gradc.ir.plan.plan import Launch, Plan, Repeat, Step
 from gradc.ir.plan.verify import PlanError
 from gradc.ir.target.costs import Costs
 
-# A kernel as it is called: its number, and the rows that its ranges count and how many of them stay
-# together, or zeros.
+# A kernel as it is called: its number, the rows that its ranges count (0: they count units), and
+# how many of what they count stay together.
 _Kind: TypeAlias = tuple[int, int, int]
 
 # Scratch of a thread that products over panels have for all threads: a Repeat around may want them.
@@ -72,6 +72,12 @@ def extent(kernel: Kernel, isa: Isa) -> int:
     if isinstance(statement, For) and statement.kind == "grid" and statement.limit is None:
         return statement.extent
     return 1
+
+
+def _units_together(kernel: Kernel, threads: int, isa: Isa) -> int:
+    """How many pieces of ``kernel`` had best stay together for so many threads."""
+    products = gemm.products(kernel)
+    return gemm.units_together(products[0], threads, isa) if len(products) == 1 else 1
 
 
 def microseconds(kernel: Kernel, costs: Costs) -> float:
@@ -207,15 +213,16 @@ def _emit(module: Module, kernel: Kernel, kind: _Kind, isa: Isa) -> str:
     """Emits a kernel, of which ranges count units or, if there are any, its rows, and the adapter
     that takes its pointers from an array; returns the adapter's name.
     """
-    number, rows, each = kind
-    suffix = f"{number}.rows{rows}.{each}" if rows else str(number)
+    number, rows, together = kind
+    suffix = f"{number}.rows{rows}.{together}" if rows else str(number)
     names = [name := f"gradc.kernel{suffix}"]
     products = gemm.products(kernel)
     if len(products) == 1 or (products and rows):
         epilogue = partial(nest.emit_epilogue, isa)
         names = [name, *(f"{name}.{n}" for n in range(1, len(products)))]
         for called, product in zip(names, products, strict=True):
-            gemm.emit_kernel(module, kernel, product, called, isa, epilogue, each)
+            some = together if rows else 0
+            gemm.emit_kernel(module, kernel, product, called, isa, epilogue, some)
     else:
         nest.emit_kernel(module, abreast.rowwise(kernel, rows) if rows else kernel, name, isa)
     function = module.function(
@@ -224,6 +231,8 @@ def _emit(module: Module, kernel: Kernel, kind: _Kind, isa: Isa) -> str:
         (("ptr", "args"), ("i64", "begin"), ("i64", "end"), ("i64", "worker")),
     )
     args, begin, end, worker = function.parameters
+    if not rows:
+        begin, end = (static.mul(function, x, static.i64(together)) for x in (begin, end))
     pointers = []
     each = nest.scratch_bytes(kernel, isa)
     for position in range(len(kernel.bound) + (each > 0)):
@@ -252,17 +261,22 @@ class _Records:
         self.places = tuple(_place(plan, n) for n in range(len(plan.tensors)))
         self.abreast = abreast.shared(plan, isa, microseconds, self.places.__getitem__)
         self._parts = [isa.costs.worthwhile_parts(time) for time in microseconds]
-        self.used = sorted(set(self._kinds(plan.steps, (0, 0))))
+        self._together = [_units_together(kernel, plan.threads, isa) for kernel in plan.kernels]
+        self.used = sorted(set(self._kinds(plan.steps, None)))
         self._rows = {kind: row for row, kind in enumerate(self.used)}
         self._here: Abreast | None = None
 
-    def _kinds(self, steps: Sequence[Step], rows: tuple[int, int]) -> Iterator[_Kind]:
+    def _kind(self, number: int, here: Abreast | None) -> _Kind:
+        if here is None:
+            return number, 0, self._together[number]
+        return number, here.rows, here.each
+
+    def _kinds(self, steps: Sequence[Step], here: Abreast | None) -> Iterator[_Kind]:
         for step in steps:
             if isinstance(step, Repeat):
-                here = self.abreast.get(id(step))
-                yield from self._kinds(step.body, rows if here is None else (here.rows, here.each))
+                yield from self._kinds(step.body, here or self.abreast.get(id(step)))
             else:
-                yield (step.kernel, *rows)
+                yield self._kind(step.kernel, here)
 
     def steps(self, steps: Sequence[Step], depth: int) -> Iterator[int]:
         for step in steps:
@@ -284,11 +298,12 @@ class _Records:
 
     def _launch(self, launch: Launch, depth: int) -> Iterator[int]:
         number, here = launch.kernel, self._here
-        row = self._rows[(number, 0, 0) if here is None else (number, here.rows, here.each)]
+        row = self._rows[self._kind(number, here)]
         extra = launch.scratch is not None
         yield from (row, len(launch.arguments) + extra)
         if here is None:
-            yield from (extent(self.plan.kernels[number], self.isa), self._parts[number])
+            units = extent(self.plan.kernels[number], self.isa)
+            yield from (units // self._together[number], self._parts[number])
         else:
             yield from (here.rows, 1)
         for argument in launch.arguments:

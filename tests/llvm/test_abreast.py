@@ -12,6 +12,7 @@ import pytest
 
 import gradc
 from gradc.codegen.llvm import abreast, driver
+from gradc.codegen.llvm.gemm import gemm
 from gradc.codegen.llvm.host import jit
 from gradc.codegen.llvm.host.load import Arenas
 from gradc.codegen.llvm.isa import host
@@ -109,15 +110,18 @@ def reference(text: str, dims: dict[str, int]) -> list[bytes]:
     """What one thread gets."""
     plan, arrays = plan_for(text, dims, threads=1)
     assert not repeats_abreast(plan)
-    return results(plan, arrays, lambda n: list(range(n)))
+    return results(plan, arrays, in_order)
+
+
+def in_order(count: int) -> list[int]:
+    return list(range(count))
 
 
 def backwards(count: int) -> list[int]:
     return list(range(count))[::-1]
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize("dims", [DIMS, ODD], ids=["even", "odd"])
+@pytest.mark.parametrize(("cell", "dims"), [("rnn", DIMS), ("gru", ODD), ("lstm", ODD)])
 def test_steps_run_abreast_in_any_order(cell: str, dims: dict[str, int]) -> None:
     text = CELL.format(cell=cell, result="cell(xs)[-1]")
     plan, arrays = plan_for(text, dims, threads=2)
@@ -125,20 +129,35 @@ def test_steps_run_abreast_in_any_order(cell: str, dims: dict[str, int]) -> None
     assert results(plan, arrays, backwards) == reference(text, dims)
 
 
-@pytest.mark.parametrize("threads", [2, 3])
-def test_layers_and_directions_run_abreast(threads: int) -> None:
+def test_layers_and_directions_run_abreast() -> None:
     dims = {**DIMS, "B": 24}
-    plan, arrays = plan_for(TWO, dims, threads=threads)
+    plan, arrays = plan_for(TWO, dims, threads=3)
     assert repeats_abreast(plan) == 6
     assert results(plan, arrays, backwards) == reference(TWO, dims)
 
 
 @pytest.mark.parametrize("state", MEETING.values(), ids=MEETING.keys())
 def test_steps_whose_rows_meet_wait_for_each_other(state: str) -> None:
-    text = MEETS.format(state=state)
-    plan, arrays = plan_for(text, DIMS, threads=2)
-    assert not repeats_abreast(plan)
-    assert results(plan, arrays, backwards) == reference(text, DIMS)
+    plan, _ = plan_for(MEETS.format(state=state), DIMS, threads=2)
+    assert plan.depth and not repeats_abreast(plan)
+
+
+def test_a_block_that_is_packed_for_few_rows_is_packed_by_one_thread() -> None:
+    text = """
+    dim B, I, O
+    model m(x: float[B, I], y: float[B, O]) -> float {
+        use fc = dense(I, O)
+        return mse(fc(x), y)
+    }
+    """
+    dims = {"B": 300, "I": 40, "O": 520}
+    plan, arrays = plan_for(text, dims, threads=2)
+    products = [p for kernel in plan.kernels for p in gemm.products(kernel) if p.m == dims["I"]]
+    (gradient,) = products
+    strips = gemm.units_together(gradient, 2, host())
+    assert strips == gemm.units(gradient, host()) // gemm.column_blocks(gradient, host()) > 1
+    assert gemm.units_together(gradient, 1, host()) == 1
+    assert results(plan, arrays, backwards) == results(*plan_for(text, dims, threads=1), in_order)
 
 
 def test_one_sample_has_no_rows_to_share() -> None:

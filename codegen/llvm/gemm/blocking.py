@@ -55,6 +55,7 @@ WALK_BLOCKS = 4  # column blocks of a product whose left factor is windows read 
 WORTH_PACKING = 16  # strips that read a packed column block, from which on it is worth its time
 PAGES = 32  # that the rows of a panel lie in at most: each is looked up again in every strip
 MATRIX_ROWS, MATRIX_VECTORS = 2 * amx.ROWS, 2  # of a register tile on the matrix unit
+FEW_ROWS = 384  # that a packed column block serves: it is worth packing it once only
 WORTH_GATHERING = 7  # strips from which on rows in more pages are packed
 
 
@@ -442,7 +443,10 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
         # Few strips: more column blocks, so that many threads find a piece each.
         pieces = batch * -(-m // rows)
         panels = max(1, min(panels, panels_total * pieces // PIECES))
-    panels = -(-panels_total // -(-panels_total // panels))
+    blocks = -(-panels_total // panels)
+    if blocks > 1 and pack_right and m <= FEW_ROWS:
+        blocks += blocks % 2  # so that threads can have whole blocks
+    panels = -(-panels_total // blocks)
     if slide is not None:
         k_block, panels = k, slide.block_groups * -(-slide.width // width)
         pack_left = factor_is_half(gemm.left) or scattered

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gradc.codegen.llvm.gemm.blocking import blocking, is_panel, oriented, tile_cost
+from gradc.codegen.llvm.gemm.blocking import FEW_ROWS, blocking, is_panel, oriented, tile_cost
 from gradc.codegen.llvm.gemm.by_rows import RowEmitter, cut_for
 from gradc.codegen.llvm.gemm.crossing import CrossEmitter
 from gradc.codegen.llvm.gemm.emitter import Emitter, Epilogue, scratch_lines
@@ -41,6 +41,20 @@ def units(gemm: Gemm, isa: Isa) -> int:
     """How many independent pieces ``[begin, end)`` counts."""
     gemm = oriented(gemm, isa)
     return blocking(gemm, isa).units if 0 not in (gemm.m, gemm.n, *gemm.batch) else 0
+
+
+def units_together(gemm: Gemm, threads: int, isa: Isa) -> int:
+    """How many units had best stay together for so many threads: those of a column block, which is
+    then packed once, if it serves few rows and every thread gets as many blocks.
+    """
+    gemm = oriented(gemm, isa)
+    if 0 in (gemm.m, gemm.n, *gemm.batch):
+        return 1
+    cut = blocking(gemm, isa)
+    is_plain = cut.slide is None and cut.walk is None and cut.across is None
+    if not (is_plain and cut.pack_right and cut.m <= FEW_ROWS) or threads < 2:
+        return 1
+    return cut.strips if cut.batch * cut.blocks % threads == 0 else 1
 
 
 def column_blocks(gemm: Gemm, isa: Isa) -> int:
