@@ -161,8 +161,22 @@ def run_within(function: Function, options: Options, budget: int | None) -> Run:
 def chosen_within(function: Function, options: Options, budget: int | None) -> tuple[Run, Gap]:
     """``run_within``, and how far the work of what it chose is above a bound."""
     search = _Search(function, replace(options, limit=budget))
-    number = _fitting(search, budget)
+    try:
+        number = _fitting(search, budget)
+    except BudgetError:
+        narrow = _narrow(options)
+        if narrow is options:
+            raise
+        return chosen_within(function, narrow, budget)
     return search.runs[number], search.gap(number)
+
+
+def _narrow(options: Options) -> Options:
+    """With tiles of the least memory: no more rows together than make one."""
+    target = options.target
+    if not target.rows_together:
+        return options
+    return replace(options, target=replace(target, rows_together=0))
 
 
 def _fitting(search: _Search, budget: int | None) -> int:
@@ -185,7 +199,7 @@ def smallest_peak(function: Function, options: Options) -> int:
     """The least peak that some budget is sure to get: of the most frugal policy by the estimate, or
     of none.
     """
-    search = _Search(function, replace(options, limit=0))
+    search = _Search(function, replace(_narrow(options), limit=0))
     best = search.frugal()[0]
     return min(search.peak(n) for n in sorted({0, best}) if search.needs_enough(n))
 

@@ -220,9 +220,9 @@ def _differentiate(function: Function, options: Options, _hits: Counter[str]) ->
 STEPS = (
     PipelineStep("simplify-source", "tensor", "tensor", _on_function(_simplify),
          "a smaller program has a smaller derivative"),
-    _tensor("tile", tile,
-            "attention's score matrix exists one tile at a time; the checkpoints it makes are "
-            "obeyed below"),
+    PipelineStep("tile", "tensor", "tensor", _on_function(lambda f, o, _h: tile(f, o.target)),
+         "attention's score matrix exists one tile at a time; the checkpoints it makes are "
+         "obeyed below"),
     _tensor("divide-late", divide_late,
             "weights are divided by their sum after the product, where there are fewer elements"),
     PipelineStep("rematerialise", "tensor", "tensor",

@@ -74,6 +74,9 @@ class Target:
     # Bytes of a block's own memory that hold rows of a matrix between two products, so that both
     # are one launch; 0 where blocks have none.
     strip_bytes: int = 0
+    # Rows of large products that are cut into tiles, over several heads, that go together; with 0
+    # as many as make a tile of the usual size.
+    rows_together: int = 0
     block: int = 4  # neighbours computed together from what one nest reads once
     columns: int = 64  # columns of a table that one iteration of a scatter owns
     table_bytes: int = 1 << 20  # and of its rows: at least so many bytes

@@ -52,7 +52,11 @@ class _Mixed(Exception):
 
 
 def tiling_of(
-    ops: tuple[Op, ...], makers: Mapping[Value, Op], spread: AbstractSet[Value], size: int
+    ops: tuple[Op, ...],
+    makers: Mapping[Value, Op],
+    spread: AbstractSet[Value],
+    size: int,
+    together: int = 0,
 ) -> Tiling | None:
     """The longest axis of S that can be cut: in strips where a mask empties columns, else in tiles
     of about ``size`` bytes of S; where so few rows make a tile that products are thin, another
@@ -68,7 +72,8 @@ def tiling_of(
                 parts = _Parts(ops, makers, spread, row, column)
             except _Mixed:
                 continue
-            found = _outer(parts, rows, size) or _cut(parts, size)
+            outer = _outer(parts, rows, size)
+            found = _widened(outer, parts, size, together) if outer else _cut(parts, size)
             if found is not None:
                 return found
             break
@@ -93,6 +98,21 @@ def _outer(parts: _Parts, axes: Sequence[int], size: int) -> Tiling | None:
             continue
         return _loop_over(found, size * sizes[axis] // thin)
     return None
+
+
+def _widened(outer: Tiling, parts: _Parts, size: int, together: int) -> Tiling:
+    """A loop over another axis than the rows, with more positions at once, or tiles of all of them:
+    the same rows make a tile, and nothing is summed over trips, so that no bit changes.
+    """
+    count, tile = outer.strips[0].rows, outer.tile
+    # Gradients of what all trips read are summed trip by trip.
+    is_shared = any(p.row is None and p.value.type.dtype.is_float for p in outer.outside)
+    if not together or is_shared:
+        return outer
+    for wide in range(tile, count, tile):
+        if count % wide == 0 and wide * LEAST_ROWS >= together:
+            return replace(outer, tile=wide, times=wide // tile)
+    return _cut(parts, size * (count // tile)) or outer
 
 
 def _links(op: Op) -> tuple[Link, ...]:

@@ -68,7 +68,8 @@ class Tiling:
 
     ``ops`` go, in order (first and last are the contractions); ``steps`` compute a tile, of what
     ``outside`` gives and ``thin`` ops make; ``strips`` cover all rows, and a strip of more than
-    ``tile`` rows is a loop. A tile of one ``is_outer`` is still to be cut along another axis.
+    ``tile`` rows is a loop. A tile of one ``is_outer`` is still to be cut along another axis; it is
+    ``times`` as large as it would be on a processor.
     """
 
     ops: tuple[Op, ...]
@@ -78,6 +79,7 @@ class Tiling:
     strips: tuple[Strip, ...]
     tile: int
     is_outer: bool = False
+    times: int = 1
 
     @property
     def result(self) -> Part:

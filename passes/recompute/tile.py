@@ -16,6 +16,9 @@ Where conditions on positions leave columns without weight (causal masks, window
 of a known length), strips of rows read only the columns between the first and the last that may
 matter: what is left out has score -infinity, weight 0, and adds exactly nothing (``ranges``).
 
+Where a Target wants more rows at once than one trip of a loop over heads has, several heads, or
+all, go together; how their rows are cut does not change.
+
 Applies where S takes at least ``LEAST`` bytes; smaller ones live in the cache anyway. Invariants:
 values are the same but for the order of sums: gradients of what all tiles share are summed tile by
 tile; a column that is left out is not read, so that 0 times what is not finite there is nothing,
@@ -26,10 +29,11 @@ numbers (their place in the matrix keys the draw).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gradc.ir.ops.registry import Contraction, Reduction, lookup
 from gradc.ir.ops.traits import Moves
+from gradc.ir.target.target import GENERIC, Target
 from gradc.ir.tensor.core import Block, Function, Op, Value
 from gradc.passes.recompute.cutting import tiling_of
 from gradc.passes.recompute.strips import Tiling, written
@@ -42,21 +46,30 @@ LEAST = 8 << 20
 TILE = 1 << 20
 
 
-def tile(function: Function) -> Function:
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Bytes from which on S is cut, and of a tile; rows that heads are to have together."""
+
+    least: int
+    tile: int
+    together: int = 0
+
+
+def tile(function: Function, target: Target = GENERIC) -> Function:
     """``function`` with large row-wise products cut into tiles; the same object if there is
     none.
     """
     # Dead readers of what lies between would hide that nothing needs it.
     live = dce(function)
-    block = _block(live.block)
+    block = _block(live.block, _Sizes(LEAST, TILE, target.rows_together))
     if block is live.block:
         return function
     return with_ops(live, block.body, block.outputs)
 
 
-def _block(block: Block, least: int | None = None) -> Block:
-    ops = [with_control(op, _block) for op in block.body]
-    tiled = _Search(ops, block.outputs, LEAST if least is None else least).run()
+def _block(block: Block, sizes: _Sizes) -> Block:
+    ops = [with_control(op, lambda inner: _block(inner, sizes)) for op in block.body]
+    tiled = _Search(ops, block.outputs, sizes).run()
     if all(a is b for a, b in zip(tiled, block.body, strict=False)):
         return block
     return Block(block.parameters, (*tiled, block.terminator))
@@ -73,9 +86,9 @@ class _Search:
     walk is linear.
     """
 
-    def __init__(self, ops: Sequence[Op], outputs: Sequence[Value], least: int) -> None:
+    def __init__(self, ops: Sequence[Op], outputs: Sequence[Value], sizes: _Sizes) -> None:
         self.ops = ops
-        self.least = least
+        self.sizes = sizes
         self.outputs = dict.fromkeys(outputs)
         self.made = {v: op for op in ops for v in op.results}
         self.readers: dict[Value, dict[Op, None]] = {}
@@ -118,7 +131,7 @@ class _Search:
         for op in tiling.ops:
             for value in op.operands:
                 self.readers[value].pop(op, None)
-        ops = _nested(tiling) if tiling.is_outer else written(tiling)
+        ops = _nested(tiling, self.sizes) if tiling.is_outer else written(tiling)
         for number, op in enumerate(ops):
             self.position[op] = (first, number)
             self.made.update(dict.fromkeys(op.results, op))
@@ -129,7 +142,7 @@ class _Search:
         """Notes what is known of the results of ``op``."""
         depends = small = False
         if isinstance(lookup(op.name).loop, Contraction):
-            depends, small = True, op.result.type.nbytes < self.least
+            depends, small = True, op.result.type.nbytes < self.sizes.least
         elif _is_rowwise(op):
             depends = any(self.depends.get(v, False) for v in op.operands)
             small = any(self.is_small.get(v, False) for v in op.operands)
@@ -146,7 +159,8 @@ class _Search:
         if between is None or not self._is_closed(between, last):
             return None
         between.sort(key=lambda op: self.position[op])
-        return tiling_of(tuple(between), self.made, self.spread, TILE)
+        sizes = self.sizes
+        return tiling_of(tuple(between), self.made, self.spread, sizes.tile, sizes.together)
 
     def _between(self, last: Op) -> list[Op] | None:
         """The ops from a large contraction to the first operand of ``last``; None if there are
@@ -187,10 +201,10 @@ class _Search:
         return True
 
 
-def _nested(tiling: Tiling) -> list[Op]:
+def _nested(tiling: Tiling, sizes: _Sizes) -> list[Op]:
     """A loop whose trips are cut along another axis, or computed again whole if they cannot be."""
-    ops = written(tiling)
-    cut = [replace(op, regions=tuple(_block(r, 1) for r in op.regions)) for op in ops]
+    ops, inner = written(tiling), _Sizes(1, sizes.tile * tiling.times)
+    cut = [replace(op, regions=tuple(_block(r, inner) for r in op.regions)) for op in ops]
     if all(a.regions == b.regions for a, b in zip(ops, cut, strict=True)):
         return written(replace(tiling, is_outer=False))
     return cut

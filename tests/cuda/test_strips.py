@@ -17,6 +17,8 @@ from gradc.codegen.cuda.simulate.memory import Pointer
 from gradc.codegen.cuda.simulate.run import Device
 from gradc.codegen.cuda.simulate.shadow import SimulationError
 from gradc.ir.target.target import Processors
+from gradc.passes.recompute import cutting
+from gradc.passes.recompute import tile as tiling
 from tests.support.cuda_programs import differing, plan_of, unproved
 from tests.support.memory_subjects import Subject, of_model
 
@@ -71,6 +73,20 @@ def test_rectangles_that_a_mask_empties_are_not_multiplied() -> None:
     for source in strips(program):
         (kept,) = re.findall(r"if (.*) >= 0\).*:\n", source)
         assert kept.count(">= 0") == 1
+
+
+def test_tiles_of_long_rows_are_strips_of_all_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a processor's tiles of one head each, all heads go together, with its bits."""
+    monkeypatch.setattr(tiling, "LEAST", 1)
+    monkeypatch.setattr(tiling, "TILE", 16 * 48 * 4)
+    for name in ("LEAST_ROWS", "ROWS", "STRIP_ROWS"):
+        monkeypatch.setattr(cutting, name, 16)
+    one = attention(32, 48, 4, "i + 16 >= j")
+    plan = plan_of(one, FEW)
+    program = print_plan(plan, FEW)
+    assert all(isinstance(step, Launch) for step in program.steps)
+    assert len(strips(program)) == 4  # forward and gradients of two tiles
+    assert not differing(one, program, plan)
 
 
 def test_a_mask_in_memory_skips_nothing() -> None:

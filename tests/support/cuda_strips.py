@@ -3,7 +3,8 @@
     python -m tests.support.cuda_strips [--isa sm_90] [--code]
 
 Prints for attention and GPT, forward alone and with gradients: launches, bytes that launches must
-move (``ir.loop.traffic``) and bytes of the arena, without strips and with them. ``--code`` compiles
+move (``ir.loop.traffic``) and bytes of the arena, without strips and with them; heads are cut apart
+as they are for a processor in the first, and go together in the second. ``--code`` compiles
 the texts of strips for each of ``--isa``, with commas, which needs the extra ``cuda``. The exit
 status is 1 if one of them spills or has a stack.
 """
@@ -26,6 +27,8 @@ from tests.support.memory_subjects import ROOT, Subject, of_model
 MODELS = (
     ("attention", {"N": 16, "T": 256, "D": 64}),
     ("attention", {"N": 4, "T": 512, "D": 64}),
+    ("attention", {"N": 16, "T": 1024, "D": 64}),
+    ("attention", {"N": 64, "T": 2048, "D": 64}),
     ("gpt", {"B": 8}),
 )
 
@@ -49,10 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         one = of_model(f"{name} gradient", net)
         for isa in asked.isa.split(","):
             on = target(isa)
+            off = replace(on, strip_bytes=0, rows_together=0)
             for is_forward in (True, False):
-                plans = [planned(one, t, is_forward) for t in (replace(on, strip_bytes=0), on)]
+                plans = [planned(one, t, is_forward) for t in (off, on)]
                 print(name, dims, isa, "forward" if is_forward else "gradients")
-                print("  launches", *(len(plan.launches) for plan in plans))
+                print("  launches", *(plan.total([1.0] * len(plan.kernels)) for plan in plans))
                 print("  bytes", *(plan.total([k.bytes for k in plan.kernels]) for plan in plans))
                 print("  arena", *(plan.arena_bytes for plan in plans))
             is_bad |= asked.code and _code(plans[1], on)

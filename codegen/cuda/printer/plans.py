@@ -28,6 +28,8 @@ PROCESSORS = {
     "sm_100": Processors(148, 228 << 10, 65536, 2048, 227 << 10),
 }
 _BY_GROUPS = ("sm_90",)  # whose groups of 128 threads multiply (wgmma)
+# Of tiles, for each multiprocessor: strips of 16 rows leave none of them out.
+_ROWS = 24
 _COSTS = Costs(parallel_us=0.0)  # whatever is independent is spread over blocks
 
 
@@ -43,6 +45,7 @@ def target(isa: str, found: Processors | None = None) -> Target:
         processors=each,
         nodes=each.count,
         strip_bytes=each.block_bytes - BESIDE_STRIP,
+        rows_together=_ROWS * each.count,
         copies=False,
         costs=_COSTS,
     )
