@@ -4,7 +4,7 @@ A factor larger than the second cache is packed, or read where it lies, from fur
 it is, nothing else happens. Each call of a tile asks for its share of what is packed next: of the
 right factor the same panel in the next block of k, or in the next column block; of the left one the
 next strips. Of a left factor that is read in place it asks for a share of the next strip, and of
-what the epilogue reads for what belongs to the tile itself: stores nobody waits for.
+what the epilogue reads for what belongs to the tile itself: for stores to one result nobody waits.
 
 Non-goals: when to pack (``blocking``); factors that lie in windows.
 """
@@ -112,7 +112,7 @@ def ask_left(
     _ask(f, at, lines, factor.column * size, steps)
 
 
-def ask_read(
+def ask_touched(
     f: Function,
     gemm: Gemm,
     cut: Blocking,
@@ -121,13 +121,13 @@ def ask_read(
     tile: tuple[Value, Value, Value],
     isa: Isa,
 ) -> None:
-    """Asks for what the epilogue reads of ``tile``, a strip, a panel and whether it will be
+    """Asks for what the epilogue touches of ``tile``, a strip, a panel and whether it will be
     finished, where columns are contiguous.
     """
     strip, panel, done = tile
     first = static.mul(f, strip, i64(cut.rows)), static.mul(f, panel, i64(cut.width))
     known = {gemm.i: first[0], gemm.j: first[1], **dict(zip(gemm.batch_index, batch, strict=True))}
-    for buffer, place in _read(gemm, isa):
+    for buffer, place in _touched(gemm, isa):
         if cut.slide is not None or any(var not in known for var, _ in place.terms):
             continue
         size, row = buffer.dtype.itemsize, place.coefficient(gemm.i)
@@ -139,12 +139,15 @@ def ask_read(
             _ask(f, at, -(-cut.width * size // LINE), row * size, cut.rows, 1)
 
 
-def _read(gemm: Gemm, isa: Isa) -> dict[tuple[Buffer, Affine], None]:
-    """What the epilogue reads that is not of a column alone nor always in the first cache."""
+def _touched(gemm: Gemm, isa: Isa) -> dict[tuple[Buffer, Affine], None]:
+    """What the epilogue reads that is not of a column alone nor always in the first cache; and what
+    it writes, where that is more than one result: of several the stores are waited for too.
+    """
+    stores = [s for s in gemm.epilogue if isinstance(s, Store)]
     return {
         (s.buffer, s.offset): None
         for s in gemm.epilogue
-        if (isinstance(s, Load) or (isinstance(s, Store) and s.combine))
+        if (isinstance(s, Load) or (isinstance(s, Store) and (s.combine or len(stores) > 1)))
         and s.offset.coefficient(gemm.j) == 1
         and s.offset.coefficient(gemm.i) != 0
         and s.buffer.size * s.buffer.dtype.itemsize > isa.caches[0]

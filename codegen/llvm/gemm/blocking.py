@@ -56,6 +56,7 @@ WORTH_PACKING = 16  # strips that read a packed column block, from which on it i
 PAGES = 32  # that the rows of a panel lie in at most: each is looked up again in every strip
 MATRIX_ROWS, MATRIX_VECTORS = 2 * amx.ROWS, 2  # of a register tile on the matrix unit
 FEW_ROWS = 384  # that a packed column block serves: it is worth packing it once only
+WIDE = 8  # panels from which on a strip that fills the first cache is worth packing
 WORTH_GATHERING = 7  # strips from which on rows in more pages are packed
 
 
@@ -195,8 +196,11 @@ class Blocking:
         if self.left_is_patch or (self.slide is not None and self.left_by_rows):
             return self.rows * self.left_pitch  # the rows of several strips follow each other
         depth = min(self.k, self.k_block)
-        count = self.rows if self.left_by_rows else depth
-        return count * self.left_pitch + self.lanes
+        size = (self.rows if self.left_by_rows else depth) * self.left_pitch
+        if not self.left_by_rows and size * self.dtype.itemsize % (PAGE // 2) == 0:
+            # Strips are written side by side: not all into the same few sets of the first cache.
+            return size + PAGE // PACKED_STRIPS // self.dtype.itemsize
+        return size + self.lanes
 
     @property
     def scratch_sizes(self) -> tuple[int, int, int]:
@@ -384,11 +388,11 @@ def _left_crowds(gemm: Gemm, k: int, rows: int) -> bool:
 
 def _left_fills(gemm: Gemm, k: int, rows: int, width: int, isa: Isa) -> bool:
     """Whether such a strip, of which each of ``k`` steps is a line at least, and a panel of
-    ``width`` bytes fill the first cache.
+    ``width`` bytes fill the first cache, and there are several groups of strips.
     """
     left, line = gemm.left, LINE + width
-    is_strip = left.patch is None and left.row == 1 and left.column != 1 and gemm.m > rows
-    return is_strip and k * line >= isa.caches[0]
+    is_strip = left.patch is None and left.row == 1 and left.column != 1
+    return is_strip and gemm.m > WORTH_PACKING * rows and k * line >= isa.caches[0]
 
 
 def _k_block(gemm: Gemm, k: int, pack_left: bool, pack_right: bool) -> int:
@@ -434,8 +438,10 @@ def blocking(gemm: Gemm, isa: Isa) -> Blocking:
     crowded = panels_total > 2 and _left_crowds(gemm, k, rows)
     pack_left = factor_is_half(gemm.left) or far_left or scattered or crowded
     k_block = _k_block(gemm, k, pack_left, pack_right)
-    if k_block <= K_BLOCK and panels_total > 2:
+    # All of k in one block, with nothing packed, is worth more.
+    if panels_total >= WIDE and (k_block <= K_BLOCK or pack_right):
         pack_left = pack_left or _left_fills(gemm, k_block, rows, width * size, isa)
+        k_block = _k_block(gemm, k, pack_left, pack_right)
     stays = isa.caches[1] * 3 // 4  # a packed column block stays in the second cache
     room = stays if pack_right else 4 * stays
     panels = max(1, min(panels_total, room // (k_block * width * size)))

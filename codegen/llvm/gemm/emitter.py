@@ -15,7 +15,7 @@ from typing import ClassVar
 from gradc.codegen.llvm import static
 from gradc.codegen.llvm.bodies import is_long
 from gradc.codegen.llvm.gemm import pack, pairs, patch, slide, strips, within
-from gradc.codegen.llvm.gemm.ahead import ask_left, ask_read, ask_right, is_far, is_worth_asking
+from gradc.codegen.llvm.gemm.ahead import ask_left, ask_right, ask_touched, is_far, is_worth_asking
 from gradc.codegen.llvm.gemm.blocking import Blocking, blocking
 from gradc.codegen.llvm.gemm.matrix import configure, emit_matrix_tile, release
 from gradc.codegen.llvm.gemm.pack import memory_type, offset
@@ -471,9 +471,9 @@ class Emitter:
                 self._finish(f, parked, here.batch, strip, panel.index, whole_panel, (wide, over))
 
     def _ask(self, f: Function, here: Here, strip: Value, panel: Value, done: Value) -> None:
-        """Asks for this tile's share of what is read next, and for what its epilogue reads."""
+        """Asks for this tile's share of what is read next, and for what its epilogue touches."""
         cut, gemm = self.cut, self.gemm
-        ask_read(f, gemm, cut, self.places, here.batch, (strip, panel, done), self.isa)
+        ask_touched(f, gemm, cut, self.places, here.batch, (strip, panel, done), self.isa)
         left, right = here.factors
         if cut.pack_right and is_far(gemm.right, cut, self.isa):
             ask_right(f, gemm.right, cut, right, here.k, panel, static.sub(f, strip, here.chunk))

@@ -26,7 +26,7 @@ from gradc.codegen.llvm.static import i64
 from gradc.codegen.llvm.text import Function, Module, Value
 from gradc.ir.tensor.core import DType
 
-AHEAD = 8  # steps of k by which lines are asked for before they are read
+AHEAD = 4  # steps of k by which lines are asked for before they are read
 
 
 def pack_left(
