@@ -6,9 +6,9 @@ user's other objects, elements of lists and dictionaries among these, through ev
 user's that it can call. ``changed`` names the first thing that is no longer what it was, and the
 caller records anew. Arrays that meet a traced value are operands, read at each call.
 
-What cannot be seen: names made at run time (``getattr(x, name)``), files, clocks, C extensions, and
-changes in place of large arrays from which NumPy alone computed something; the last, and draws of
-random numbers, are warned about.
+What cannot be seen: names made at run time (``getattr(x, name)``), files, clocks, C extensions,
+what an iterator has left, and changes in place of large arrays from which NumPy alone computed
+something; the last two, and draws of random numbers, are warned about.
 
 Invariants: everything compared is kept alive, so identity means the same object; values are
 compared after the recording, so what the function itself changes while it is recorded (a counter, a
@@ -18,8 +18,10 @@ log) does not count.
 from __future__ import annotations
 
 import collections
+import contextvars
 import dis
 import functools
+import os
 import random
 import sys
 import types
@@ -36,7 +38,11 @@ MOST = 20_000
 _LIBRARIES = {*sys.stdlib_module_names, "numpy", "scipy", "gradc", "jax", "torch", "autograd"}
 _LIBRARIES -= {"__main__"}
 _MAPPINGS = (dict, collections.UserDict, collections.ChainMap, types.MappingProxyType)
-_CONTAINERS = (list, tuple, set, frozenset, collections.deque, collections.UserList, Numbers)
+_CONTAINERS = (
+    *(list, tuple, set, frozenset, bytearray, collections.deque, collections.UserList, Numbers),
+)
+_CACHED = type(functools.cache(len))
+_ENVIRONMENT = {"environ", "getenv", "environb"}
 _BY_TEXT = {"getattr", "attrgetter", "globals", "vars"}
 # What of a class runs when an object is made or shown.
 _MAKING = {"__init__", "__new__", "__post_init__", "__repr__", "__str__", "__del__", "__reduce__"}
@@ -162,6 +168,19 @@ class Captures:
         """The names by which the code reaches random numbers."""
         return self._walk.random_names()
 
+    def frozen(self, large: Iterable[str]) -> list[str]:
+        """What later changes will not be seen of, in words: iterators, and the arrays named."""
+        moved = [
+            f"{name} is an iterator, of which the function takes while it is recorded alone: "
+            "pass its items as arguments"
+            for name in self._walk.iterators
+        ]
+        return moved + [
+            f"NumPy alone read {name} while the function was recorded; later changes in place "
+            "will not be seen: pass it as an argument"
+            for name in large
+        ]
+
     def generators(self) -> list[np.random.Generator]:
         """Generators that the function may draw from."""
         return list(self._walk.generators.values())
@@ -201,7 +220,7 @@ def code_of(function: object) -> types.CodeType | None:
 class _Slots(dict[str, Any]):
     """The attributes of an object that has slots for them, read as they are now."""
 
-    def __init__(self, owner: object) -> None:
+    def __init__(self, owner: Any) -> None:
         self._owner = owner
 
     def __getitem__(self, name: str) -> Any:
@@ -210,6 +229,17 @@ class _Slots(dict[str, Any]):
     def get(self, name: str, default: Any = None) -> Any:
         """The attribute, or ``default`` where the slot is empty."""
         return getattr(self._owner, name, default)
+
+
+class _Current(_Slots):
+    """What a variable of the context holds, as its one item."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self._owner.get(_MISSING)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """What it holds now."""
+        return self._owner.get(_MISSING)
 
 
 class _Walk:
@@ -222,6 +252,7 @@ class _Walk:
         self.dicts: dict[int, Any] = {}
         self.arrays: dict[int, np.ndarray[Any, Any]] = {}
         self.generators: dict[int, np.random.Generator] = {}
+        self.iterators: list[str] = []
         self.labels: dict[Any, str] = {}
         self.codes: list[types.CodeType] = []
         self._names: set[str] = set()
@@ -260,9 +291,15 @@ class _Walk:
         elif isinstance(value, np.random.Generator):
             self.generators[id(value)] = value
             self.labels[id(value)] = label
+        elif isinstance(value, contextvars.ContextVar):
+            self._item(self._slots.setdefault(id(value), _Current(value)), value.name, label)
+        elif isinstance(value, Iterator):
+            self.iterators.append(label)
         elif hasattr(kind, "__gradc_wrapped__"):
             for item in (getattr(value, "__wrapped__", None), *getattr(value, "reads", ())):
                 self.visit(item, label)
+        elif isinstance(value, _CACHED):
+            self.visit(value.__wrapped__, label)
         else:
             self._object(value, label)
 
@@ -300,6 +337,11 @@ class _Walk:
             for name in (*inner.co_names, *written):
                 if name in names:
                     self._item(names, name, self._place(name, inner))
+                elif name.partition(".")[0] in sys.modules:  # imported inside the function
+                    self.visit(sys.modules.get(name), self._place(name, inner))
+            if _ENVIRONMENT & set(inner.co_names):
+                self.dicts[id(os.environ)] = os.environ
+                self.labels[id(os.environ)] = "the environment (`os.environ`)"
 
     def _item(self, mapping: dict[str, Any], name: str, label: str) -> None:
         key = (id(mapping), name)

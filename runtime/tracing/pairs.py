@@ -18,6 +18,7 @@ from typing import Any, TypeGuard, cast
 
 import numpy as np
 
+from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 from gradc.ir.ops.builder import Builder
 from gradc.ir.tensor.core import DType, TensorType, Value
 from gradc.runtime.native.arrays import Array, as_array
@@ -145,12 +146,25 @@ def holds_complex(items: Iterable[Any]) -> bool:
     return False
 
 
+_ARITHMETIC = ("__mul__", "__matmul__", "__add__", "__array_ufunc__", "__array_function__")
+
+
+def _computes(kind: type) -> bool:
+    """Whether a class of arrays says itself what its operators mean."""
+    return any(getattr(kind, name) is not getattr(np.ndarray, name) for name in _ARITHMETIC)
+
+
 def array_of(name: str, value: object) -> Array:
     """``as_array`` that lets complex numbers through.
 
     Raises:
-        DiagnosticError: GC0551 if it is not an array of numbers.
+        DiagnosticError: GC0551 if it is not an array of numbers, or its class has arithmetic of its
+            own (``numpy.matrix``), which would not be recorded.
     """
+    if type(value) is not np.ndarray and isinstance(value, np.ndarray) and _computes(type(value)):
+        as_array(name, value)  # may know better what is wrong with it
+        message = f"`{name}` is an array with arithmetic of its own: {type(value).__name__}"
+        raise DiagnosticError([error("GC0551", message, None, help="pass numpy.asarray(x)")])
     if holds_complex((value,)):
         try:
             array = np.asarray(value)

@@ -467,12 +467,8 @@ class Transformed:
                 f"them again: {places}; draw outside and pass them as an argument"
             )
             warnings.warn(TraceWarning(message), stacklevel=6)
-        for name in large:
-            message = (
-                f"{self!r}: NumPy alone read {name} while the function was recorded; later "
-                "changes in place will not be seen: pass it as an argument"
-            )
-            warnings.warn(TraceWarning(message), stacklevel=6)
+        for said in captures.frozen(large):
+            warnings.warn(TraceWarning(f"{self!r}: {said}"), stacklevel=6)
 
     def _recorded(self, structure: Structure, arguments: Sequence[Argument]) -> Recorded:
         found = record(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
+import functools
+import os
+import sys
+import types
 from argparse import Namespace
 from array import array
 from collections import ChainMap, Counter, OrderedDict, UserDict, defaultdict, deque
@@ -90,6 +95,23 @@ def slotted() -> Slotted:
 RATE = 2.0
 
 # What holds a number, how a function reads it, and how somebody changes it.
+RATE_NOW = contextvars.ContextVar("rate", default=2.0)
+KEPT = [2.0]
+MODULE: Any = types.ModuleType("a_module_of_rates")
+MODULE.rate = 2.0
+
+
+@functools.cache
+def cached() -> float:
+    return KEPT[-1]
+
+
+def imported(_holder: Any) -> float:
+    import a_module_of_rates  # type: ignore[import-not-found]
+
+    return float(a_module_of_rates.rate)
+
+
 HOLDERS: dict[str, tuple[Any, Any, Any]] = {
     "a deque": (deque([2.0]), lambda h: h[0], lambda h: h.append(3.0)),
     "a counter": (Counter(a=2), lambda h: h["a"], lambda h: h.update(a=1)),
@@ -106,6 +128,15 @@ HOLDERS: dict[str, tuple[Any, Any, Any]] = {
     "an index of one's own": (Indexed(), lambda h: h[0], lambda h: h.held.append(3.0)),
     "a length of one's own": (Indexed(), lambda h: len(h), lambda h: h.held.append(3.0)),
     "an operator of one's own": (Indexed(), lambda h: h * 2, lambda h: h.held.append(3.0)),
+    "bytes that change": (bytearray(b"a"), lambda h: h[0], lambda h: h.append(1)),
+    "a variable of the context": (RATE_NOW, lambda h: h.get(), lambda h: h.set(3.0)),
+    "a function that is cached": (cached, lambda h: h(), lambda h: KEPT.append(3.0)),
+    "a module imported inside": (MODULE, imported, lambda h: setattr(h, "rate", 3.0)),
+    "the environment": (
+        os.environ,
+        lambda h: float(os.environ.get("GRADC_A_RATE", "2")),
+        lambda h: h.update(GRADC_A_RATE="3"),
+    ),
     "a name in a text": (
         SimpleNamespace(k=2.0),
         lambda h: getattr(h, "k"),  # noqa: B009
@@ -120,7 +151,9 @@ HOLDERS: dict[str, tuple[Any, Any, Any]] = {
 
 
 @pytest.mark.parametrize("name", HOLDERS)
-def test_what_is_read_is_compared(name: str) -> None:
+def test_what_is_read_is_compared(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "a_module_of_rates", MODULE)
+    monkeypatch.delenv("GRADC_A_RATE", raising=False)
     holder, read, change = HOLDERS[name]
 
     def loss(x: Any) -> Any:
@@ -131,6 +164,22 @@ def test_what_is_read_is_compared(name: str) -> None:
     change(holder)
     assert not captures.are_current()
     assert captures.changed() is not None
+
+
+def test_iterators_are_warned_about() -> None:
+    rates = iter([2.0, 3.0])
+    with pytest.warns(gradc.TraceWarning, match="`rates`.*is an iterator"):
+        assert gradc.grad(lambda x: next(rates) * x)(1.0) == 2.0
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+@pytest.mark.parametrize("kind", [np.matrix, np.ma.masked_array])
+def test_arrays_with_arithmetic_of_their_own_are_refused(kind: Any) -> None:
+    own = kind(np.eye(2))
+    with pytest.raises(gradc.DiagnosticError, match=r"GC0551(.|\n)*numpy\.asarray"):
+        gradc.grad(lambda x: np.sum(x * x))(own)
+    with pytest.raises(gradc.DiagnosticError, match=r"GC0551(.|\n)*numpy\.asarray"):
+        gradc.grad(lambda x: np.sum(x * own))(np.eye(2))
 
 
 class Model:
