@@ -106,6 +106,21 @@ def _filled(original: Make, number: float | None) -> Make:
     return make
 
 
+def _computed(original: Make) -> Make:
+    """``numpy.eye``: an array of known numbers, of the function's own."""
+
+    def make(t: Trace, *args: Any, **options: Any) -> Any:
+        made = original(*args, **options)
+        dtype = DTYPES.get(made.dtype.name)
+        if dtype is None or not dtype.is_float:
+            return made
+        own = t.wrap(t.lift(made), np.ndarray)
+        own._is_dense = made.flags.c_contiguous
+        return own
+
+    return make
+
+
 def _filled_like(original: Make, number: float | None) -> Make:
     """The same like an array that is NumPy's own; like a traced one they are functions of it."""
 
@@ -189,6 +204,8 @@ def no_numbers() -> DiagnosticError:
     written = called_name(frame.f_code, frame.f_lasti)
     if module.startswith("scipy."):
         return _scipys(module, written if name.startswith("_") and written else name, owner)
+    if name.startswith("__") and owner is not None:
+        name = type(owner).__name__  # numpy.vectorize
     name = name or written
     if name in DTYPES:
         help = f"write x.astype(numpy.{name})"
@@ -232,6 +249,8 @@ _MAKERS: dict[str, Callable[[Make], Make]] = {
     "empty": lambda f: _filled(f, 0),
     "ones": lambda f: _filled(f, 1),
     "full": lambda f: _filled(f, None),
+    "eye": _computed,
+    "identity": _computed,
     "zeros_like": lambda f: _filled_like(f, 0),
     "empty_like": lambda f: _filled_like(f, 0),
     "ones_like": lambda f: _filled_like(f, 1),

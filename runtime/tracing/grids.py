@@ -18,8 +18,8 @@ import numpy as np
 from gradc.ir.tensor.core import DType
 from gradc.runtime.tracing.functions import axes_of, axis_of
 from gradc.runtime.tracing.reductions import count_of, dtype_named, is_unset
-from gradc.runtime.tracing.shapes import function, traced
-from gradc.runtime.tracing.trace import FUNCTIONS, Trace, refuse
+from gradc.runtime.tracing.shapes import function, moved, traced
+from gradc.runtime.tracing.trace import FUNCTIONS, Trace, Traced, refuse
 
 Rule = Callable[..., Any]
 
@@ -192,6 +192,43 @@ def _nan_to_num(
         return found
     value[...] = found
     return value
+
+
+@function("sliding_window_view")
+def _windows(t: Trace, x: Any, window_shape: Any, axis: Any = None, **_: Any) -> Any:
+    windows = np.lib.stride_tricks.sliding_window_view
+    return moved(t, x, lambda ids: windows(ids, window_shape, axis))
+
+
+def _written(item: Any, name: str) -> Any:
+    if type(item) is Traced:
+        return item
+    help = "make it inside the function, e.g. by np.zeros"
+    raise refuse(
+        "GC0560", f"numpy.{name} writes into an array that is not the function's own", help
+    )
+
+
+@function("copyto")
+def _copyto(t: Trace, dst: Any, src: Any, casting: str = "same_kind", where: Any = True) -> None:
+    target = _written(dst, "copyto")
+    target[...] = src if where is True else np.where(where, src, target)
+
+
+@function("fill_diagonal")
+def _fill_diagonal(t: Trace, a: Any, val: Any, wrap: bool = False) -> None:
+    target = _written(a, "fill_diagonal")
+    if target.ndim != 2 or wrap:
+        raise refuse("GC0560", "numpy.fill_diagonal is traced for matrices, without wrap")
+    places = np.arange(min(target.shape))
+    target[places, places] = val
+
+
+@function("put")
+def _put(t: Trace, a: Any, ind: Any, v: Any, mode: str = "raise") -> None:
+    if mode != "raise":
+        raise refuse("GC0560", f"numpy.put with mode {mode!r} cannot be traced")
+    _written(a, "put").flat[np.asarray(ind).ravel()] = v
 
 
 @function("isneginf")

@@ -30,9 +30,7 @@ REFUSED: dict[str, str] = {
     ),
     **dict.fromkeys(("gcd", "lcm", "lexsort", "isnat", "isfortran", "bmat"), _SETS),
     **dict.fromkeys(("sort_complex", "roots", "poly", "linalg.eig", "linalg.eigvals"), _COMPLEX),
-    **dict.fromkeys(
-        ("copyto", "fill_diagonal", "place", "put", "put_along_axis", "putmask"), _IN_PLACE
-    ),
+    **dict.fromkeys(("place", "put_along_axis", "putmask"), _IN_PLACE),
     **dict.fromkeys(
         ("histogram", "histogram2d", "histogramdd", "histogram_bin_edges"),
         "counts have no derivative; sum a smooth kernel of x - centre instead",

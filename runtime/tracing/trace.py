@@ -547,7 +547,10 @@ class Traced(ArrayMethods, np.lib.mixins.NDArrayOperatorsMixin):
         raise refuse("GC0561", "a traced value cannot become a Python number", WHY_NO_NUMBER)
 
     def __index__(self) -> NoReturn:
-        help = "name the argument in static_argnums or static_argnames if it is an option"
+        help = (
+            "numpy.take(a, i) looks a traced index up in an array; name the argument in "
+            "static_argnums or static_argnames if it is an option"
+        )
         raise refuse("GC0561", "a traced value cannot be an index of Python's own", help)
 
     def __hash__(self) -> int:

@@ -55,7 +55,7 @@ VIEWS = frozenset(
         *("squeeze", "expand_dims", "broadcast_to", "flip", "fliplr", "flipud", "rot90"),
         *("matrix_transpose", "linalg.matrix_transpose", "diag", "diagonal", "linalg.diagonal"),
         *("atleast_1d", "atleast_2d", "atleast_3d", "einsum", "broadcast_arrays"),
-        *("split", "array_split", "hsplit", "vsplit", "dsplit", "unstack"),
+        *("split", "array_split", "hsplit", "vsplit", "dsplit", "unstack", "sliding_window_view"),
     ]
 )
 # Those that copy an array that does not lie in order.
@@ -189,6 +189,8 @@ def _extents(item: Any) -> tuple[int, ...]:
 @functools.lru_cache(maxsize=1024)
 def numpys(name: str) -> Callable[..., Any]:
     """NumPy's own function of a name in the tables."""
+    if name == "sliding_window_view":
+        return np.lib.stride_tricks.sliding_window_view
     return functools.reduce(getattr, name.split("."), np)  # type: ignore[return-value]
 
 

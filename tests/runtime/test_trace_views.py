@@ -210,6 +210,29 @@ def test_methods_and_results_by_position_write_what_numpys_write(function: Any) 
     np.testing.assert_allclose(found[0], expected, rtol=1e-12)
 
 
+def _eliminated(x: Any) -> Any:
+    lower, upper = np.eye(4), x[:, :4] + 9 * np.eye(4)
+    for k in range(4):
+        lower[k + 1 :, k] = upper[k + 1 :, k] / upper[k, k]
+        upper[k + 1 :] -= np.outer(lower[k + 1 :, k], upper[k])
+    return lower + upper
+
+
+def _filled(x: Any) -> Any:
+    y, z = np.zeros((4, 6)), np.ones((4, 4))
+    np.copyto(y, x, where=x > 0)
+    np.put(y, [3, -1], x[0, :2])
+    np.fill_diagonal(z, x[:, 1])
+    return z @ y + np.lib.stride_tricks.sliding_window_view(y, (4, 1)).sum(axis=(0, 2))[:, ::-1].T
+
+
+@pytest.mark.parametrize("function", [_eliminated, _filled])
+def test_arrays_that_are_made_and_filled_are_numpys(function: Any) -> None:
+    recorded = record_arrays(function, {"x": A})
+    found = run(NumpyArrays(), recorded.function, [A, *recorded.captured.values()])
+    np.testing.assert_allclose(found[0], function(A), rtol=1e-12)
+
+
 REFUSED: dict[str, Callable[[Any], Any]] = {
     "shape": lambda x: setattr(x, "shape", (6, 4)),
     "type": lambda x: setattr(x, "dtype", np.float32),
