@@ -10,8 +10,9 @@ more are tried. ``proof`` is what only the prime field tells: results are right,
 not store what its loop nest does (what one launch alone uses may lie an element further, where
 nothing else is). Changes that change nothing are counted apart, each for a reason that is checked:
 
-* ``needless``: a barrier whose absence leaves no race. What the simulator finds no race in computes
-  the same in every order of threads; the printer puts barriers where accesses might meet.
+* ``needless``: a barrier (a wait, a fence, the end of a batch) whose absence leaves no race. What
+  the simulator finds no race in computes the same in every order of threads; the printer puts
+  barriers where accesses might meet, and loops end with batches of nothing.
 * ``equal``: every launch stores the elements of its loop nest over a prime field, at two points:
   the change is none over the reals (a shuffle among lanes that hold equal values, say), and in
   floats it did not show in any draw either. A fault of rounding is never counted here.
@@ -36,12 +37,16 @@ from numpy.typing import NDArray
 
 from gradc.codegen.cuda.grammar import TextError
 from gradc.codegen.cuda.lockstep import KernelTexts
-from gradc.codegen.cuda.printer.plans import print_plan
+from gradc.codegen.cuda.printer.plans import print_plan, scratch_of
 from gradc.codegen.cuda.program import Launch, Program, Repeat, Step, Text
 from gradc.codegen.cuda.simulate.run import run_program
 from gradc.codegen.cuda.simulate.shadow import SimulationError
 from gradc.codegen.cuda.verbs import MEMORY_BYTES
 from gradc.ir.plan.plan import Plan
+from gradc.ir.tensor.core import DType
+from gradc.passes.place.scratch import place_scratch
+from tests.cuda import test_products as products
+from tests.support.cuda_fault_kinds import LINES, ORDERING
 from tests.support.cuda_programs import ISA, TARGET, arrays_of, field_point, plan_of, same_bits
 from tests.support.memory_subjects import ROOT, Subject, of_model, small, subject
 
@@ -60,6 +65,13 @@ SUBJECTS = (
     "program 7",
     STRIPS,
     WIDE,
+    # Tensor cores by groups and by warps: chunks, pieces and elements; sums over parts of k.
+    "product 70 72 100 plain turned bf16",
+    "product 66 66 68 turned plain f16",
+    "product 67 73 45 plain turned bf16",
+    "product 17 12 104 plain plain bf16",
+    "product 40 24 530 plain plain f32",
+    "product 64 64 1030 plain plain bf16",
 )
 
 
@@ -108,9 +120,20 @@ class Fault:
 @cache
 def case(name: str) -> Case:
     """The case of a subject's name."""
+    if name.startswith("product "):
+        return _product(name)
     one = _sized(name)
     plan = plan_of(one)
     return Case(name, plan, print_plan(plan, TARGET), one.arrays)
+
+
+def _product(name: str) -> Case:
+    """A product with bias and relu: rows, columns, steps, how factors lie, type."""
+    _, m, n, k, left, right, dtype = name.split()
+    turned = (left == "turned", right == "turned")
+    bare = products.plan_of(int(m), int(n), int(k), *turned, DType(dtype))
+    plan = place_scratch(bare, TARGET, scratch_of(TARGET))
+    return Case(name, plan, print_plan(plan, TARGET), products.drawn(plan))
 
 
 def _sized(name: str) -> Subject:
@@ -123,46 +146,7 @@ def _sized(name: str) -> Subject:
     return of_model(name, small(ROOT / file, entry, **sizes))
 
 
-# ---- texts: a pattern of a line, and what it becomes
-
-
-def _plus(match: re.Match[str]) -> str:
-    return f"{match[1]}{match[2]} + 1)"
-
-
-def _next_distance(match: re.Match[str]) -> str:
-    return f"{match[1]}, {16 if match[2] == '1' else int(match[2]) // 2})"
-
-
-def _twice(match: re.Match[str]) -> str:
-    """Half the stride, where there are so many lanes that some come twice."""
-    end, stride = int(match[1]), int(match[2])
-    return f"range(t, {end}, {stride // 2 if end > stride // 2 else stride})"
-
-
-LINES: dict[str, tuple[str, Callable[[re.Match[str]], str]]] = {
-    "barrier missing": (r"^(\s*)barrier\(\)$", lambda m: f"{m[1]}pass"),
-    "barrier in a branch": (r"^(\s*)barrier\(\)$", lambda m: f"{m[1]}if t < 7: barrier()"),
-    "shuffle distance": (r"(shuffle_xor\(\w+), (1|2|4|8|16)\)", _next_distance),
-    "index of a load": (r"(load\(\w+, )([^()]*)\)", _plus),
-    "stored by two": (r"if t == 0:", lambda m: "if t < 2:"),
-    "stored by nobody": (r"if t == 0:", lambda m: "if t < 0:"),
-    "one trip more": (r"range\((\d+)\)", lambda m: f"range({int(m[1]) + 1})"),
-    "one trip fewer": (r"range\((\d+)\)", lambda m: f"range({int(m[1]) - 1})"),
-    "lanes beyond": (r"range\(t, (\d+), ", lambda m: f"range(t, {int(m[1]) + 1}, "),
-    "lanes twice": (r"range\(t, (\d+), (\d+)\)", _twice),
-    "guard moved": (r"if (\w+) < (\d+):", lambda m: f"if {m[1]} < {int(m[2]) + 1}:"),
-    "sum turned": (r"= (\w+) \+ (\w+)$", lambda m: f"= {m[1]} - {m[2]}"),
-    "rounded twice": (
-        r"= fma\((load\([^()]*\)), (load\([^()]*\)), (\w+)\)$",
-        lambda m: f"= {m[1]} * {m[2]} + {m[3]}",
-    ),
-    "factor of an address": (
-        r"(load|store)\((\w+), (\d+) \*",
-        lambda m: f"{m[1]}({m[2]}, {int(m[3]) + 1} *",
-    ),
-    "misaligned": (r"load4\((\w+), ", lambda m: f"load4({m[1]}, 1 + "),
-}
+# ---- texts: lines, by ``cuda_fault_kinds``
 
 
 def text_faults(program: Program, rng: random.Random) -> Iterator[Fault]:
@@ -282,11 +266,38 @@ def launch_faults(program: Program, rng: random.Random) -> Iterator[Fault]:
             if changed is not None and changed != step:
                 steps = _replaced(program.steps, path, lambda _, c=changed: c)  # type: ignore[misc]
                 yield Fault(kind, text.name, replace(program, steps=steps))
+    yield from _left_out(program, paths)
     for n in range(len(program.steps) - 1):
         turned = [*program.steps]
         turned[n], turned[n + 1] = turned[n + 1], turned[n]
         if _depends(program, program.steps[n], program.steps[n + 1]):
             yield Fault("launched too early", f"step {n}", replace(program, steps=tuple(turned)))
+
+
+def _left_out(program: Program, paths: Sequence[tuple[int, ...]]) -> Iterator[Fault]:
+    """Launches and counters that a capture leaves out, launches that it has twice where they update
+    something, and what is captured after everything else.
+    """
+    for path in paths:
+        step: Any = program
+        for n in path:
+            step = (step.steps if isinstance(step, Program) else step.body)[n]
+        text = program.texts[step.text]
+        none, twice = Repeat(0, ()), Repeat(2, (step,))
+        changes: dict[str, Step] = {"not launched": none}
+        if any(p.access == "update" for p in text.parameters):
+            changes["launched twice"] = twice
+        for kind, changed in changes.items():
+            steps = _replaced(program.steps, path, lambda _, c=changed: c)  # type: ignore[misc]
+            yield Fault(kind, text.name, replace(program, steps=steps))
+    for n, step in enumerate(program.steps):
+        if isinstance(step, Repeat) and step.counter is not None:
+            steps = [*program.steps]
+            steps[n] = replace(step, counter=None)
+            yield Fault("not counted", f"step {n}", replace(program, steps=tuple(steps)))
+        if any(_depends(program, step, later) for later in program.steps[n + 1 :]):
+            steps = [*program.steps[:n], *program.steps[n + 1 :], step]
+            yield Fault("launched too late", f"step {n}", replace(program, steps=tuple(steps)))
 
 
 def _depends(program: Program, first: Step, then: Step) -> bool:
@@ -318,7 +329,7 @@ def verdict(one: Case, fault: Fault) -> str:
         return "text"
     except ValueError:
         return "launch"
-    if fault.kind == "barrier missing":
+    if fault.kind in ORDERING:
         return "needless"
     for draw in range(DRAWS, MOST_DRAWS):
         found = one.results(fault.program, draw)
