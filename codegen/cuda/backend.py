@@ -5,7 +5,8 @@ Compiling needs the extra ``cuda`` and no device: without one, code is for ``sm_
 a driver and a device, and the extra only for code that is not in the cache yet. ``cuda:1`` is the
 second device; ``cuda`` alone is the first, or the one that GRADC_CUDA_DEVICE numbers.
 
-Invariants: the bits of f32 and f64 are those of the CPU's backend; one device runs a program.
+Invariants: the bits of f32 and f64 are those of the CPU's backend; one device runs a program, and
+of several ranks each has its own.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from gradc.codegen.cuda.printer.plans import target as printer_target
 from gradc.codegen.cuda.program import Program, print_program
 from gradc.codegen.cuda.runner.clock import ClockedProgram, measured_limits
 from gradc.codegen.cuda.runner.device import Device, device
-from gradc.codegen.cuda.runner.driver import LIBRARY
+from gradc.codegen.cuda.runner.driver import LIBRARY, driver
 from gradc.codegen.cuda.runner.loaded import CudaProgram
 from gradc.codegen.cuda.toolchain import sass
 from gradc.codegen.cuda.toolchain.build import CAPABILITIES, Built, build, ptx, toolchain
@@ -42,6 +43,14 @@ from gradc.ir.tensor.core import DType
 
 DEVICE = "GRADC_CUDA_DEVICE"
 _USUAL = "sm_90"  # where no device says what it is
+# The number of a rank among those of its machine, as launchers tell it: Open MPI, MPICH and Intel
+# MPI, MVAPICH, Slurm.
+_LOCAL_RANKS = (
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "SLURM_LOCALID",
+)
 
 
 @dataclass(frozen=True)
@@ -197,7 +206,11 @@ def printed(plan: Plan, target: Target) -> Program:
 
 
 def _usual_device() -> int:
-    text = os.environ.get(DEVICE, "0")
+    """The device that the environment numbers; of several ranks of a machine each has the next."""
+    text = os.environ.get(DEVICE)
+    if text is None:
+        local = next((os.environ[name] for name in _LOCAL_RANKS if name in os.environ), "0")
+        return int(local) % max(1, driver().count) if local.isdecimal() else 0
     if not text.isdecimal():
         message = f"{DEVICE} is `{text}`; it is the number of a device, from 0"
         raise DiagnosticError([error("GC0597", message, None)])

@@ -93,7 +93,10 @@ def code_estimate(plan: Plan, program: Program, target: Target) -> CodeEstimate:
 def _launches(steps: tuple[Step, ...]) -> list[Launch]:
     found: list[Launch] = []
     for step in steps:
-        found += _launches(step.body) if isinstance(step, Repeat) else [step]
+        if isinstance(step, Repeat):
+            found += _launches(step.body)
+        elif isinstance(step, Launch):
+            found.append(step)
     return found
 
 

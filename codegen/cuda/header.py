@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 from gradc._version import __version__
-from gradc.codegen.cuda.program import Launch, Place, Program, Step
+from gradc.codegen.cuda.program import Exchange, Launch, Place, Program, Step
+from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
 
 _TEMPLATE = """\
 /* {name}: {kernels} kernels for {architecture}, made by gradc {version}.
@@ -75,7 +76,11 @@ static inline CUresult {name}_call(const CUfunction kernels[{NAME}_KERNELS], CUd
 
 
 def header_text(program: Program, name: str, architecture: str) -> str:
-    """The header of ``program``, whose functions begin with ``name``."""
+    """The header of ``program``, whose functions begin with ``name``.
+
+    Raises:
+        DiagnosticError: GC0599 for a program of several ranks.
+    """
     ports = program.signature.ports
     sizes = [str(prod(port.shape) * port.dtype.itemsize) for port in ports]
     lines = [
@@ -114,6 +119,10 @@ def _steps(program: Program, name: str, steps: Sequence[Step], depth: int) -> It
         if isinstance(step, Launch):
             yield from _launch(program, name, step, indent)
             continue
+        if isinstance(step, Exchange):
+            message = f"a host in C exchanges nothing with other ranks, and `{name}` does"
+            help = "compile it without ranks, or train with gradc"
+            raise DiagnosticError([error("GC0599", message, None, help=help)])
         counter = f"t{depth}"
         yield f"{indent}for (int64_t {counter} = 0; {counter} < {step.trips}; {counter}++) {{"
         if step.counter is not None:

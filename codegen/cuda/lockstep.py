@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from gradc.codegen.cuda.program import Counted, Program, Resolved, Text
+from gradc.codegen.cuda.program import Counted, Exchanged, Program, Resolved, Text
 from gradc.codegen.cuda.simulate.memory import Pointer, Space
 from gradc.codegen.cuda.simulate.run import Device, count_at
 from gradc.codegen.cuda.simulate.shadow import SimulationError
@@ -178,6 +178,8 @@ class _Lockstep:
                 space, number, offset = step.place
                 count_at(self.spaces[0 if space == "arena" else 1 + number], offset, step.value)
                 continue
+            if isinstance(step, Exchanged):
+                continue  # of numbers of a domain there are no ranks
             text = self.program.texts[step.launch.text]
             self.device.mark = step.launch.text * _MARK
             pointers = [

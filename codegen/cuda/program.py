@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from gradc.codegen.backend import Signature
 from gradc.codegen.cuda.verbs import MEMORY_BYTES, MOST_SHARED
+from gradc.codegen.exchange import KINDS
 
 Access = Literal["read", "write", "update"]
 Space = Literal["port", "arena"]
@@ -106,7 +107,19 @@ class Repeat:
     counter: Place | None = None
 
 
-Step: TypeAlias = Launch | Repeat
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """The ``nbytes`` at ``place``, in ``ranks`` equal parts, begin to become what the ranks have
+    for this one (``codegen.exchange``), or, if ``kind`` is ``await``, have become that.
+    """
+
+    kind: str
+    ranks: int
+    place: Place
+    nbytes: int
+
+
+Step: TypeAlias = Launch | Repeat | Exchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +139,14 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
+class Exchanged:
+    """One exchange of a run, or its end."""
+
+    exchange: Exchange
+    place: tuple[Space, int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """Everything that a call does. Arguments are one array per port of ``signature``, in order."""
 
@@ -138,7 +159,7 @@ class Program:
     def name(self) -> str:
         return self.signature.name
 
-    def unrolled(self) -> Iterator[Resolved | Counted]:
+    def unrolled(self) -> Iterator[Resolved | Counted | Exchanged]:
         """What a run does, one by one in order."""
         return _unrolled(self.steps, ())
 
@@ -185,8 +206,14 @@ class Program:
             _check(step, self.texts, room, ())
 
 
-def _unrolled(steps: Sequence[Step], counters: tuple[int, ...]) -> Iterator[Resolved | Counted]:
+def _unrolled(
+    steps: Sequence[Step], counters: tuple[int, ...]
+) -> Iterator[Resolved | Counted | Exchanged]:
     for step in steps:
+        if isinstance(step, Exchange):
+            place = step.place
+            yield Exchanged(step, (place.space, place.number, place.at(counters)))
+            continue
         if isinstance(step, Launch):
             places = tuple((a.space, a.number, a.at(counters)) for a in step.arguments)
             yield Resolved(step, places)
@@ -206,6 +233,11 @@ def _check(
             _inside(step.counter, 8, room, trips, "a counter")
         for inner in step.body:
             _check(inner, texts, room, (*trips, step.trips))
+        return
+    if isinstance(step, Exchange):
+        if step.kind not in KINDS or step.ranks < 2 or step.nbytes % step.ranks:
+            raise ValueError(f"{step.kind} of {step.nbytes} bytes between {step.ranks} ranks")
+        _inside(step.place, step.nbytes, room, trips, step.kind)
         return
     if not 0 <= step.text < len(texts):
         raise ValueError(f"a launch of text {step.text} of {len(texts)}")
@@ -252,6 +284,9 @@ def _step_to_json(step: Step) -> dict[str, Any]:
     if isinstance(step, Launch):
         places = [_place_to_json(place) for place in step.arguments]
         return {"text": step.text, "grid": step.grid, "arguments": places}
+    if isinstance(step, Exchange):
+        place = _place_to_json(step.place)
+        return {"kind": step.kind, "ranks": step.ranks, "place": place, "nbytes": step.nbytes}
     cell = None if step.counter is None else _place_to_json(step.counter)
     return {"trips": step.trips, "counter": cell, "body": [_step_to_json(s) for s in step.body]}
 
@@ -260,6 +295,9 @@ def _step_from_json(given: Mapping[str, Any]) -> Step:
     if "trips" in given:
         cell = None if given["counter"] is None else _place_from_json(given["counter"])
         return Repeat(int(given["trips"]), tuple(map(_step_from_json, given["body"])), cell)
+    if "kind" in given:
+        sizes = int(given["ranks"]), _place_from_json(given["place"]), int(given["nbytes"])
+        return Exchange(str(given["kind"]), *sizes)
     places = tuple(map(_place_from_json, given["arguments"]))
     return Launch(int(given["text"]), int(given["grid"]), places)
 
@@ -291,6 +329,9 @@ def _launches(steps: Sequence[Step], texts: Sequence[Text], indent: str) -> str:
         if isinstance(step, Launch):
             places = ", ".join(_says(place) for place in step.arguments)
             lines.append(f"{indent}{texts[step.text].name}[{step.grid}]({places})")
+        elif isinstance(step, Exchange):
+            what = f"{step.kind} {step.nbytes} bytes at {_says(step.place)}"
+            lines.append(f"{indent}{what}, {step.ranks} ranks")
         else:
             cell = "" if step.counter is None else f", counter at {_says(step.counter)}"
             lines.append(f"{indent}repeat {step.trips}{cell}:")

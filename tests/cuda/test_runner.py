@@ -400,8 +400,10 @@ def test_dynamic_memory_is_asked_for_where_the_device_has_it(
         cuda.load(large.signature, large.assemble(), 1, None)
 
 
-def test_what_has_no_text_is_said(request: pytest.FixtureRequest) -> None:
-    """Ranks exchange nothing on a device."""
+def test_what_a_host_in_c_cannot_call_is_said(
+    request: pytest.FixtureRequest, tmp_path: Path, double: Double
+) -> None:
+    """It exchanges nothing with other ranks."""
     room = Buffer("room", DType.F32, 8, "update")
     kernels = tuple(
         Kernel(name, (room,), (Exchange("share", room, 2, ends),))
@@ -413,5 +415,5 @@ def test_what_has_no_text_is_said(request: pytest.FixtureRequest) -> None:
     plan = Plan("m", (port,), (tensor,), kernels, launches, 0, 1)
     cuda = backend("cuda")
     with pytest.raises(DiagnosticError) as caught:
-        cuda.emit(plan, cuda.target(1, "sm_90"))
+        cuda.write([plan], "m", tmp_path, cuda.target(1, "sm_90"))
     check_golden("diagnostics/GC0599.txt", f"{caught.value}\n", request.config)

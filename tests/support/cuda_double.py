@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -58,7 +59,7 @@ def library() -> Path | None:
     if not path.exists():
         folder.mkdir(mode=0o700, exist_ok=True)
         fresh = folder / f"new-{os.getpid()}.so"
-        asked = [compiler, "-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1"]
+        asked = [compiler, "-shared", "-fPIC", "-O1", "-pthread", "-Wl,-soname,libcuda.so.1"]
         subprocess.run([*asked, "-o", str(fresh), str(SOURCE)], check=True, timeout=60)
         fresh.rename(path)
     return path
@@ -73,6 +74,7 @@ class Double:
         for name in ("taken", "blocks", "launched", "graph_launches"):
             getattr(self.library, f"double_{name}").restype = ctypes.c_size_t
         self.programs: dict[bytes, dict[str, Text]] = {}  # by what machine code begins with
+        self._numbers = itertools.count()  # ranks are threads
         self.fault: Exception | None = None
         self.run: Callable[[Text, int, Arrays], object] = text_result
         self._hook = _Hook(self._launched)
@@ -129,7 +131,7 @@ class Double:
 
     def build(self, program: Program, capability: tuple[int, int]) -> Built:
         """Takes the place of the toolchain: the machine code is the double's, for any texts."""
-        code = b"\x7fELF of the double, %d" % len(self.programs)
+        code = b"\x7fELF of the double, %d" % next(self._numbers)
         self.programs[code] = {text.name: text for text in program.texts}
         stripped = Program.from_json(program.to_json())
         return Built(stripped, architecture(capability), code + b"\0")

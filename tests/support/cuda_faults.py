@@ -203,7 +203,7 @@ def _launches(steps: Sequence[Step], path: tuple[int, ...] = ()) -> Iterator[tup
     for n, step in enumerate(steps):
         if isinstance(step, Launch):
             yield (*path, n)
-        else:
+        elif isinstance(step, Repeat):
             yield from _launches(step.body, (*path, n))
 
 
@@ -214,7 +214,7 @@ def _replaced(
     step = found[path[0]]
     if isinstance(step, Repeat):
         found[path[0]] = replace(step, body=_replaced(step.body, path[1:], change))
-    else:
+    elif isinstance(step, Launch):
         found[path[0]] = change(step)
     return tuple(found)
 
@@ -292,12 +292,11 @@ def _left_out(program: Program, paths: Sequence[tuple[int, ...]]) -> Iterator[Fa
             yield Fault(kind, text.name, replace(program, steps=steps))
     for n, step in enumerate(program.steps):
         if isinstance(step, Repeat) and step.counter is not None:
-            steps = [*program.steps]
-            steps[n] = replace(step, counter=None)
-            yield Fault("not counted", f"step {n}", replace(program, steps=tuple(steps)))
+            kept = (*program.steps[:n], replace(step, counter=None), *program.steps[n + 1 :])
+            yield Fault("not counted", f"step {n}", replace(program, steps=kept))
         if any(_depends(program, step, later) for later in program.steps[n + 1 :]):
-            steps = [*program.steps[:n], *program.steps[n + 1 :], step]
-            yield Fault("launched too late", f"step {n}", replace(program, steps=tuple(steps)))
+            last = (*program.steps[:n], *program.steps[n + 1 :], step)
+            yield Fault("launched too late", f"step {n}", replace(program, steps=last))
 
 
 def _depends(program: Program, first: Step, then: Step) -> bool:

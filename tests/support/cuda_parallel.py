@@ -107,7 +107,7 @@ def _launches(steps: Iterable[Step], times: int) -> Iterable[tuple[Launch, int]]
     for step in steps:
         if isinstance(step, Repeat):
             yield from _launches(step.body, times * step.trips)
-        else:
+        elif isinstance(step, Launch):
             yield step, times
 
 

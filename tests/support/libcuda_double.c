@@ -6,6 +6,7 @@
  * then the file `memory` there, every kernel and every word that is set a line of `launches`, and
  * before a copy the command DOUBLE_REPLAY is run, which does what those lines say in that file.
  */
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,11 +35,13 @@ enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DE
        INVALID_IMAGE = 200, NOT_FOUND = 500, LAUNCH_FAILED = 719, NOT_INITIALIZED = 3 };
 
 static hook_t hook;
-static graph *capturing;
+static __thread graph *capturing; /* ranks are threads, each with a device of its own */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char log_text[1 << 22];
 static size_t log_size;
 static char failing[64];
-static int failing_with, devices = 1, started, context_set;
+static int failing_with, devices = 1, started;
+static __thread int context_set;
 static size_t limit = (size_t)1 << 40, taken;
 static char *memory_file;
 static size_t memory_used, memory_size = (size_t)1 << 28;
@@ -47,15 +50,19 @@ static size_t launched, graph_launches, live_blocks;
 
 static int enter(const char *name) {
   size_t n = strlen(name);
+  int status = OK;
+  pthread_mutex_lock(&lock);
   if (log_size + n + 2 < sizeof log_text) {
     memcpy(log_text + log_size, name, n);
     log_size += n;
     log_text[log_size++] = '\n';
     log_text[log_size] = 0;
   }
-  if (failing[0] && !strcmp(failing, name)) { failing[0] = 0; return failing_with; }
-  return OK;
+  if (failing[0] && !strcmp(failing, name)) { failing[0] = 0; status = failing_with; }
+  pthread_mutex_unlock(&lock);
+  return status;
 }
+static void count(size_t *what, size_t by) { __atomic_add_fetch(what, by, __ATOMIC_SEQ_CST); }
 #define CALL(name) do { int status = enter(name); if (status) return status; } while (0)
 
 /* ---- for tests */
@@ -140,19 +147,19 @@ int cuMemAlloc_v2(uint64_t *address, size_t bytes) {
   } else if (posix_memalign((void **)&block, 256, bytes + 256)) return OUT_OF_MEMORY;
   memset(block, 0xFF, bytes + (memory_file ? 0 : 256));
   if (!memory_file) { memcpy(block, &bytes, sizeof bytes); block += 256; }
-  taken += bytes;
-  live_blocks++;
+  count(&taken, bytes);
+  count(&live_blocks, 1);
   *address = (uint64_t)(uintptr_t)block;
   return OK;
 }
 int cuMemFree_v2(uint64_t address) {
   CALL("cuMemFree");
-  live_blocks--;
+  count(&live_blocks, -1);
   if (memory_file) return OK;
   char *block = (char *)(uintptr_t)address - 256;
   size_t bytes;
   memcpy(&bytes, block, sizeof bytes);
-  taken -= bytes;
+  count(&taken, -bytes);
   memset(block, 0xFF, bytes + 256);
   free(block);
   return OK;
@@ -197,7 +204,7 @@ static int run(const op *o) {
       return OK;
     case KERNEL: break;
   }
-  launched++;
+  count(&launched, 1);
   if (hook) return hook(o->tag, o->name, o->grid, o->threads, o->shared, o->packed, o->size) ? LAUNCH_FAILED : OK;
   if (!is_deferred || !(file = lines())) return LAUNCH_FAILED;
   pending = 1;
@@ -311,7 +318,7 @@ int cuGraphExecDestroy(void *executable) {
 }
 int cuGraphLaunch(void *executable, void *stream) {
   CALL("cuGraphLaunch");
-  graph_launches++;
+  count(&graph_launches, 1);
   for (op *o = ((graph *)executable)->first; o; o = o->next) {
     int status = run(o);
     if (status) return status;

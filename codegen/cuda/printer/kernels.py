@@ -8,6 +8,7 @@ else in the launch's scratch, which holds it for every block.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -99,12 +100,10 @@ def segments(kernel: Kernel, processors: int) -> list[Segment]:
     found: list[Segment] = []
     rest: list[Stmt] = []
     for statement in kernel.body:
-        if isinstance(statement, Exchange):
-            if statement.ranks != 1:
-                raise PrintError("ranks exchange nothing on a graphics processor")
+        if isinstance(statement, Exchange) and statement.ranks == 1:
             continue
         is_grid = isinstance(statement, For) and statement.kind == "grid"
-        if isinstance(statement, Gemm) or is_grid:
+        if isinstance(statement, (Gemm, Exchange)) or is_grid:
             found += [Segment(tuple(rest))] if rest else []
             rest = []
             if isinstance(statement, Gemm) and not results(statement):
@@ -119,6 +118,8 @@ def segments(kernel: Kernel, processors: int) -> list[Segment]:
         for part in (
             _product(one.only, processors)
             if isinstance(one.only, Gemm)
+            else (one,)
+            if isinstance(one.only, Exchange)
             else map(Segment, split(one.statements, processors))
         )
     ]
@@ -195,19 +196,26 @@ def print_kernel(
     processors: int,
     by_groups: bool,
     block_bytes: int,
-) -> tuple[Part, ...]:
-    """The texts of ``kernel`` in order. Buffers that are ``aligned`` begin at multiples of 16 bytes
-    in every launch; ``titles`` say what they are; a device has ``processors``, instructions for
-    products of groups of warps, or not, and shared memory of ``block_bytes`` for a block at most.
-    Raises PrintError for a kernel that has no text.
+) -> tuple[Part | Exchange, ...]:
+    """The texts of ``kernel`` in order, and between them what the host exchanges with other ranks.
+    Buffers that are ``aligned`` begin at multiples of 16 bytes in every launch; ``titles`` say what
+    they are; a device has ``processors``, instructions for products of groups of warps, or not, and
+    shared memory of ``block_bytes`` for a block at most. Raises PrintError for a kernel that has no
+    text.
     """
     found = segments(kernel, processors)
     scratch = _scratch(kernel, found)
     aligned |= {buffer for buffer, (_, owners) in scratch.items() if owners == 1}
-    parts = []
+    parts: list[Part | Exchange] = []
     earlier: set[Buffer] = set()
-    for number, segment in enumerate(found):
-        own = name if len(found) == 1 else f"{name}_part{number + 1}"
+    count = sum(not isinstance(segment.only, Exchange) for segment in found)
+    numbers = itertools.count(1)
+    for segment in found:
+        if isinstance(segment.only, Exchange):
+            parts.append(segment.only)
+            earlier.add(segment.only.buffer)
+            continue
+        own = name if count == 1 else f"{name}_part{next(numbers)}"
         device = processors, by_groups, block_bytes
         printer = _Printer(own, segment, scratch, overlaps, aligned, titles, device)
         parts.append(printer.part(frozenset(earlier)))

@@ -10,7 +10,8 @@ from gradc.codegen.cuda.printer.conflicts import Overlaps
 from gradc.codegen.cuda.printer.kernels import Part, print_kernel, scratch_bytes
 from gradc.codegen.cuda.printer.strips import BESIDE_STRIP
 from gradc.codegen.cuda.printer.words import Names
-from gradc.codegen.cuda.program import Launch, Place, Program, Repeat, Step
+from gradc.codegen.cuda.program import Exchange, Launch, Place, Program, Repeat, Step
+from gradc.ir.loop import kernel as kernels
 from gradc.ir.loop.kernel import Buffer, Kernel
 from gradc.ir.plan import plan as plans
 from gradc.ir.plan.plan import Plan
@@ -66,7 +67,7 @@ def print_plan(plan: Plan, target: Target) -> Program:
     plan.verify()
     overlaps, aligned = _overlaps(plan), _aligned(plan)
     names = Names()
-    parts: dict[int, tuple[Part, ...]] = {}
+    parts: dict[int, tuple[Part | kernels.Exchange, ...]] = {}
     for launch in plan.launches:
         if launch.kernel not in parts:
             kernel = plan.kernels[launch.kernel]
@@ -83,10 +84,14 @@ def print_plan(plan: Plan, target: Target) -> Program:
             )
     numbers: dict[tuple[int, int], int] = {}
     for kernel_number, found in parts.items():
-        for part_number in range(len(found)):
-            numbers[kernel_number, part_number] = len(numbers)
+        for part_number, part in enumerate(found):
+            if isinstance(part, Part):
+                numbers[kernel_number, part_number] = len(numbers)
     texts = tuple(
-        replace(part.text, kernel=number) for number, found in parts.items() for part in found
+        replace(part.text, kernel=number)
+        for number, found in parts.items()
+        for part in found
+        if isinstance(part, Part)
     )
     steps = _Steps(plan, parts, numbers).steps(plan.steps)
     signature = Signature.of(plan, 1, target.isa)
@@ -99,7 +104,7 @@ class _Steps:
     def __init__(
         self,
         plan: Plan,
-        parts: Mapping[int, tuple[Part, ...]],
+        parts: Mapping[int, tuple[Part | kernels.Exchange, ...]],
         numbers: Mapping[tuple[int, int], int],
     ) -> None:
         self.plan = plan
@@ -123,6 +128,11 @@ class _Steps:
         bound = dict(zip(self.plan.kernels[launch.kernel].bound, launch.arguments, strict=True))
         found: list[Step] = []
         for number, part in enumerate(self.parts[launch.kernel]):
+            if not isinstance(part, Part):
+                kind, size = "await" if part.ends else part.kind, part.buffer.dtype.itemsize
+                place = self._place(bound[part.buffer], size)
+                found.append(Exchange(kind, part.ranks, place, part.buffer.size * size))
+                continue
             places = []
             for argument in part.arguments:
                 if argument.buffer is not None:

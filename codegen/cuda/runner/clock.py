@@ -20,6 +20,7 @@ from gradc.codegen.cuda.runner.loaded import CudaProgram
 from gradc.codegen.cuda.toolchain.build import Built
 from gradc.codegen.measured import CallTime, LaunchTime, Limits
 from gradc.ir.diagnostics.diagnostic import DiagnosticError, error
+from gradc.ir.loop.kernel import Exchange
 from gradc.ir.plan import plan as plans
 from gradc.ir.plan.plan import Plan
 
@@ -60,7 +61,9 @@ class ClockedProgram:
         printed: Sequence[programs.Step],
     ) -> None:
         """Finds the kernels of every launch: one, or parts that are numbered."""
-        rest = list(printed)
+        rest: list[programs.Step] = [
+            step for step in printed if not isinstance(step, programs.Exchange)
+        ]
         for step in steps:
             if isinstance(step, plans.Repeat):
                 other = rest.pop(0) if rest else None
@@ -70,6 +73,9 @@ class ClockedProgram:
                 continue
             site = _Site(step)
             self._order.append(site)
+            body = plan.kernels[step.kernel].body
+            if body and all(isinstance(s, Exchange) for s in body):
+                continue  # it has no text
             for launch in _parts(program, rest):
                 self._sites[id(launch)] = site
         if rest:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from gradc.codegen.cuda.program import Counted, Program, Resolved, Text
+from gradc.codegen import exchange
+from gradc.codegen.cuda.program import Counted, Exchanged, Program, Resolved, Text
 from gradc.codegen.cuda.simulate.lanes import Run
 from gradc.codegen.cuda.simulate.memory import Pointer, Space, seen_only
 from gradc.codegen.cuda.simulate.numbers import EXACT
@@ -113,6 +114,10 @@ def execute(program: Program, device: Device, arena: Space, ports: Sequence[Spac
             kind, number, offset = step.place
             count_at(space(kind, number), offset, step.value)
             continue
+        if isinstance(step, Exchanged):
+            kind, number, offset = step.place
+            exchange_at(space(kind, number), offset, step)
+            continue
         assert isinstance(step, Resolved)
         text = program.texts[step.launch.text]
         pointers = [
@@ -128,6 +133,15 @@ def count_at(space: Space, offset: int, value: int) -> None:
     """Sets a counter between launches."""
     space.store("i64", np.asarray([offset]), np.asarray([value], np.int64))
     space.shadow.written[offset] = True
+
+
+def exchange_at(space: Space, offset: int, step: Exchanged) -> None:
+    """Exchanges bytes with the ranks that this thread has joined, between launches."""
+    if space.words.dtype != np.uint8:
+        raise SimulationError("launch", "ranks exchange nothing but machine numbers")
+    end = offset + step.exchange.nbytes
+    exchange.run(step.exchange.kind, space.words[offset:end].reshape(step.exchange.ranks, -1))
+    space.shadow.written[offset:end] = True
 
 
 def text_result(text: Text, grid: int, arrays: Sequence[Array], scalars: Scalars = EXACT) -> Any:
