@@ -36,6 +36,7 @@ from gradc.passes.simplify.dce import dce
 from gradc.passes.simplify.flatten import flatten
 from gradc.passes.simplify.shuffle import shuffle
 from gradc.passes.simplify.simplify import simplify
+from gradc.runtime.api import loads
 from tests.support.ad_programs import draw, program
 
 ARRAYS = NumpyArrays()
@@ -400,3 +401,28 @@ def test_shuffle_is_a_valid_order_and_another_one() -> None:
     verify_function(g)
     assert names(g) != names(f) and sorted(names(g)) == sorted(names(f))
     assert print_function(shuffle(f, 1)) == print_function(g)
+
+
+def test_what_stops_derivatives_goes_once_there_are_none_to_stop() -> None:
+    """In loops and checkpoints too; results that are an input stay results."""
+    text = """
+    model m(x: float[4, 3]) -> float {
+        param w: float[3] ~ normal(1.0)
+        hs = scan row in x carry h = w {
+            h = tanh(h * stop_gradient(row))
+            yield stop_gradient(h)
+        }
+        checkpoint { y = stop_gradient(x) * w }
+        z = stop_gradient(stop_gradient(w))
+        output z
+        return sum(hs * y) + sum(z^2)
+    }
+    """
+    f = loads(text, precision="f64").lower().function
+    kept, gone = flatten(f), flatten(f, is_final=True)
+    assert "stop_gradient" in {op.name for op in walk(kept.block)}
+    assert "stop_gradient" not in {op.name for op in walk(gone.block)}
+    rng = np.random.default_rng(4)
+    given = [rng.normal(size=s.type.static_shape) for s in f.block.parameters]
+    same_values(f, gone, given, True)
+    assert flatten(gone, is_final=True) is gone
