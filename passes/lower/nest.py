@@ -37,7 +37,7 @@ def lower_nest(block: Block, name: str, target: Target) -> Lowered:
     if op is None or form is None:
         raise LoweringError("not a group around one nest")
     if isinstance(form, SumOfProducts) and form.of(op).order == "product":
-        return lower_patches(block, op, name, form.of(op))
+        return lower_patches(block, op, name, form.of(op), target)
     if op.results != block.outputs and not has_epilogue(op):
         raise LoweringError("not a group around one nest")
     draft = Draft(block)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from math import gcd, prod
 
@@ -25,15 +26,20 @@ from gradc.ir.loop.kernel import (
     Factor,
     Gemm,
     Patch,
+    Scalar,
     Var,
+    row_major_offset,
 )
 from gradc.ir.ops.products import Position, Products
+from gradc.ir.target.target import Target
 from gradc.ir.tensor.core import Block, DType, Op
 from gradc.passes.lower.cost import flops
-from gradc.passes.lower.element import LoweringError
+from gradc.passes.lower.element import Elements, LoweringError
 from gradc.passes.lower.gemm import store_results
-from gradc.passes.lower.piece import Draft, Lowered, Piece, block_spans
+from gradc.passes.lower.piece import Draft, Lowered, Piece, Temp, block_spans
 from gradc.passes.lower.products import affine
+
+_SIDE_BY_SIDE = 4  # phases whose results are stored together
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +61,11 @@ class _Along:
 
 
 _Phase = tuple[_Along, ...]
+_At = Sequence[Affine]  # an index of a sum along the outer axes, or of its place in its phase
+_StoreSum = Callable[[Elements, _At, Scalar], None]
 
 
-def lower_patches(block: Block, op: Op, name: str, spec: Products) -> Lowered:
+def lower_patches(block: Block, op: Op, name: str, spec: Products, target: Target) -> Lowered:
     """Lowers a group around ``op``: what follows it is its epilogue. Raises LoweringError if it
     does not read parameters.
     """
@@ -71,10 +79,14 @@ def lower_patches(block: Block, op: Op, name: str, spec: Products) -> Lowered:
     if not summed:
         draft.builder.gemm(_over_places(draft, op, spec, buffers, phases[0]))
         return Lowered((_finish(draft, block, name),))
+    rows = _rows_of_phases(spec, phases, target)
+    if rows is not None:
+        return _interleaved(block, op, name, spec, rows)
     used = 0
     for phase in phases:
         if prod(along.places for along in phase):
-            statement, used = _over_taps(draft, op, spec, buffers, phase, used)
+            store = partial(_store_phase, draft, op, spec, phase)
+            statement, used = _over_taps(op, spec, buffers, phase, draft.aside(used), store)
             draft.builder.gemm(statement)
     return Lowered((_finish(draft, block, name),))
 
@@ -141,12 +153,12 @@ def _patch(spec: Products, phase: _Phase, images: int, channels: int) -> Patch:
 
 
 def _over_taps(
-    draft: Draft,
     op: Op,
     spec: Products,
     buffers: Sequence[Buffer],
     phase: _Phase,
-    used: int,
+    tail: Elements,
+    store: _StoreSum,
 ) -> tuple[Gemm, int]:
     """The product of one phase: channels of the result by places of all images."""
     images, groups, m = spec.outer[:3]
@@ -159,14 +171,18 @@ def _over_taps(
     if k == 0:  # nothing meets these places
         left, right = Factor(weights, (0,), 0, 1), Factor(image, (0,), 0, 1)
     places = [along.places for along in phase]
-
-    def outer(group: Affine, i: Affine, j: Sequence[Affine]) -> list[Affine]:
-        at = [x * along.every + along.first for x, along in zip(j[1:], phase, strict=True)]
-        return [j[0], group, i, *at]
-
     sizes = (groups, m, images * prod(places), k)
     ways = ([m], [images, *places])
-    return _gemm(draft, op, spec, sizes, (left, right), ways, outer, used)
+    return _gemm(op, sizes, (left, right), ways, tail, store)
+
+
+def _store_phase(
+    draft: Draft, op: Op, spec: Products, phase: _Phase, tail: Elements, at: _At, total: Scalar
+) -> None:
+    """Stores what is made of an element of a phase."""
+    image, group, i, *places = at
+    spread = [x * along.every + along.first for x, along in zip(places, phase, strict=True)]
+    _store_element(draft, op, spec, tail, [image, group, i, *spread], total)
 
 
 def _weights(op: Op, spec: Products, weights: Buffer, phase: _Phase, k: int) -> Factor:
@@ -209,12 +225,10 @@ def _over_places(
     left = Factor(buffers[0], (channels * patch.channel_stride,), 0, 0, 0, patch)
     right = Factor(buffers[1], (n * area,), 0, 0, 0, other)
 
-    def outer(group: Affine, i: Sequence[Affine], j: Affine) -> list[Affine]:
-        return [group, j, *i]
-
     sizes = (groups, patch.shape[0], n, patch.shape[1])
     ways = ([channels, *patch.taps], [n])
-    return _gemm(draft, op, spec, sizes, (left, right), ways, outer, 0)[0]
+    store = partial(_store_element, draft, op, spec)
+    return _gemm(op, sizes, (left, right), ways, draft.aside(), store)[0]
 
 
 def _parts(builder: LoopBuilder, number: Var, way: Sequence[int]) -> list[Affine]:
@@ -227,35 +241,153 @@ def _parts(builder: LoopBuilder, number: Var, way: Sequence[int]) -> list[Affine
 
 
 def _gemm(
-    draft: Draft,
     op: Op,
-    spec: Products,
     sizes: tuple[int, int, int, int],
     factors: tuple[Factor, Factor],
     ways: tuple[list[int], list[int]],
-    outer: Callable[..., list[Affine]],
-    used: int,
+    tail: Elements,
+    store: _StoreSum,
 ) -> tuple[Gemm, int]:
-    """A product whose elements are those of ``op`` where ``outer`` says, and what is made of them;
-    ``used`` names are taken.
+    """A product over ``sizes`` (groups, rows, columns, steps); ``store`` is given the position of
+    each sum: of windows (``ways``) the first axis, group, row, the others, and of taps group,
+    column, row. Returns how many names are taken as well.
     """
     groups, m, n, k = sizes
-    tail = draft.aside(used)
     builder = tail.builder
     batch = (groups,) if groups > 1 else ()
     batch_index = tuple(builder.var(DType.I64, extent) for extent in batch)
     i, j = builder.var(DType.I64, m), builder.var(DType.I64, n)
-    dtype = op.result.type.dtype
-    acc = builder.var(dtype.accumulator)
-    parts = [_parts(builder, v, way) for v, way in zip((i, j), ways, strict=True)]
-    alone = [part[0] if len(way) == 1 else part for part, way in zip(parts, ways, strict=True)]
+    acc = builder.var(op.result.type.dtype.accumulator)
+    rows, columns = (_parts(builder, v, way) for v, way in zip((i, j), ways, strict=True))
     group = Affine.of(batch_index[0]) if batch else Affine()
-    index = outer(group, *alone)
-    at = [affine(position, index) for position in spec.result]
-    tail.bind_scalar(op.result, at, IndexAlgebra(builder, dtype).cast(acc, dtype))
-    store_results(draft, draft.block, tail, at)
+    # What is summed over taps has a row for each channel, what is summed over places many.
+    is_image = len(ways[0]) == 1
+    at = [columns[0], group, *rows, *columns[1:]] if is_image else [group, *columns, *rows]
+    store(tail, at, acc)
     if not batch:
         left, right = (replace(x, batch_strides=()) for x in factors)
         factors = left, right
     body = builder.body()
     return Gemm(batch, batch_index, m, n, k, *factors, i, j, acc, body), builder.names
+
+
+def _store_element(
+    draft: Draft, op: Op, spec: Products, tail: Elements, outer: _At, total: Scalar
+) -> None:
+    """Stores what is made of the sum at an index of ``spec``."""
+    at = [affine(position, outer) for position in spec.result]
+    element = IndexAlgebra(tail.builder, op.result.type.dtype).cast(total, op.result.type.dtype)
+    tail.bind_scalar(op.result, at, element)
+    store_results(draft, draft.block, tail, at)
+
+
+# --- phases side by side --------------------------------------------------------------------------
+
+
+def _rows_of_phases(
+    spec: Products, phases: Sequence[_Phase], target: Target
+) -> list[tuple[_Phase, ...]] | None:
+    """Phases that differ in the remainder along the last axis alone, together; None where what they
+    give is stored apart: where one has more places than another, or on targets whose threads
+    store element by element (they copy nothing either).
+    """
+    count = spec.left[-1].divisor
+    if not 1 < count <= _SIDE_BY_SIDE or not target.copies:
+        return None
+    rows = [tuple(phases[n : n + count]) for n in range(0, len(phases), count)]
+    same = all(len({phase[-1].places for phase in row}) == 1 for row in rows)
+    return rows if same and phases[0][-1].places > 1 else None
+
+
+def _interleaved(
+    block: Block, op: Op, name: str, spec: Products, rows: Sequence[Sequence[_Phase]]
+) -> Lowered:
+    """Two kernels: sums of all phases of a row but its longest lie in a temporary, and the product
+    of the longest stores what is made of them all, neighbours in memory.
+    """
+    parts = Draft(block), Draft(block)
+    dtype = op.result.type.dtype.accumulator
+    kept: dict[_Phase, int] = {}
+    size = 0
+    for row in rows:
+        for phase in row:
+            is_some = _steps(spec, phase) * prod(_shape(spec, phase)) > 0
+            if is_some and phase is not _longest(spec, row):
+                kept[phase] = size
+                size += prod(_shape(spec, phase))
+    temp = Temp(size, dtype)
+    write, read = parts[0].temp(0, temp, "write"), parts[1].temp(0, temp, "read")
+    used = [0, 0]
+    for row in rows:
+        for phase in row:
+            here = 0 if phase in kept else 1
+            if not prod(_shape(spec, phase)) or (here and phase is not _longest(spec, row)):
+                continue
+            draft = parts[here]
+            if here:
+                store: _StoreSum = partial(_store_row, draft, op, spec, row, (kept, read))
+            else:
+                store = partial(_keep, write, spec, phase, kept[phase])
+            buffers = [draft.operands[block.parameters.index(x)] for x in op.operands]
+            tail = draft.aside(used[here])
+            statement, used[here] = _over_taps(op, spec, buffers, phase, tail, store)
+            draft.builder.gemm(statement)
+    if not kept:
+        return Lowered((_finish(parts[1], block, name),))
+    spans, count = block_spans(block), flops(block)
+    first = min(count, sum(2 * _steps(spec, p) * prod(_shape(spec, p)) for p in kept))
+    pieces = (
+        parts[0].finish(f"{name}_phases", first, spans),
+        parts[1].finish(name, count - first, spans),
+    )
+    return Lowered(pieces, (temp,))
+
+
+def _steps(spec: Products, phase: _Phase) -> int:
+    """Steps of k of a phase."""
+    return spec.inner[0] * prod(along.taps for along in phase)
+
+
+def _longest(spec: Products, row: Sequence[_Phase]) -> _Phase:
+    return max(row, key=partial(_steps, spec))
+
+
+def _shape(spec: Products, phase: _Phase) -> tuple[int, ...]:
+    """Of the sums of a phase."""
+    return (*spec.outer[:3], *(along.places for along in phase))
+
+
+def _place_kept(spec: Products, phase: _Phase, start: int, at: _At) -> Affine:
+    """Where a sum of a phase lies."""
+    return row_major_offset(at, _shape(spec, phase)) + start
+
+
+def _keep(
+    temp: Buffer, spec: Products, phase: _Phase, start: int, tail: Elements, at: _At, total: Scalar
+) -> None:
+    """Stores a sum as it is."""
+    tail.builder.store(temp, _place_kept(spec, phase, start, at), total)
+
+
+def _store_row(
+    draft: Draft,
+    op: Op,
+    spec: Products,
+    row: Sequence[_Phase],
+    kept: tuple[dict[_Phase, int], Buffer],
+    tail: Elements,
+    at: _At,
+    total: Scalar,
+) -> None:
+    """Stores what is made of the sums of a row of phases, where ``total`` is that of the longest:
+    nothing meets the others that are not kept.
+    """
+    starts, temp = kept
+    for phase in row:
+        here = total
+        if phase in starts:
+            where = _place_kept(spec, phase, starts[phase], at)
+            here = tail.builder.load(temp, where)
+        elif phase is not _longest(spec, row):
+            here = IndexAlgebra(tail.builder, temp.dtype).const(0.0, temp.dtype)
+        _store_phase(draft, op, spec, phase, tail, at, here)

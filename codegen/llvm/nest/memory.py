@@ -43,6 +43,11 @@ class Lanes:
     count: int
     mask: Value | None = None
 
+    @property
+    def is_front(self) -> bool:
+        """Whether those alive are known here, and the first ones."""
+        return _alive(self.mask, self.count) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -330,6 +335,20 @@ class Memory:
             value = self.scalars.combine(combine, old, value, dtype)
         value = self.scalars.narrow(fn.splat(value, lanes.count), dtype)
         self._store_lanes(pointer, dtype, place, lanes, mask, value)
+
+    def store_joined(
+        self, base: Value, dtype: DType, place: Address, lanes: Lanes, value: Value
+    ) -> None:
+        """Stores what lies side by side from ``place`` on, so many elements for each lane."""
+        pointer = self.fn.address(base, STORED[dtype], place.start)
+        alive = _alive(lanes.mask, lanes.count)
+        assert alive is not None, "other masks store one by one"
+        value = self.scalars.narrow(value, dtype)
+        if alive == lanes.count:
+            self.fn.store(value, pointer, dtype.itemsize)
+        else:
+            front = alive * (lanes_of(value.type) // lanes.count)
+            self._store_front(pointer, dtype, value, front)
 
     def _store_scalar(
         self, pointer: Value, dtype: DType, guard: Value | None, value: Value, combine: str

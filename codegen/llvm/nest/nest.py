@@ -24,11 +24,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 
 from gradc.codegen.exchange import KINDS
-from gradc.codegen.llvm.bodies import is_long, walk
+from gradc.codegen.llvm.bodies import is_long, rebind, walk
 from gradc.codegen.llvm.gemm import gemm as matrix
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.maths.scalars import COMPUTE, Scalars
-from gradc.codegen.llvm.nest import rows, transposed
+from gradc.codegen.llvm.nest import beside, rows, transposed
 from gradc.codegen.llvm.nest.folds import Pieces, neutral, period, zero_trips
 from gradc.codegen.llvm.nest.indices import Indices
 from gradc.codegen.llvm.nest.loop_facts import can_vectorise, varying, width_of
@@ -42,7 +42,6 @@ from gradc.ir.loop.kernel import (
     Buffer,
     Const,
     Exchange,
-    Factor,
     Fold,
     For,
     Gemm,
@@ -184,6 +183,7 @@ class Nest:
         self.given: dict[Load, Value] = {}  # loads made already
         self.lanes: Lanes | None = None
         self.varying: set[Var] = set()
+        self.beside: dict[Store, beside.Beside] = {}
         self.rows: dict[rows.VectorRow, list[Value]] = {}
         self._row_vectors: dict[rows.VectorRow, int] = {}
         self._gemms = 0
@@ -221,6 +221,8 @@ class Nest:
 
     def body(self, statements: Iterable[Stmt]) -> None:
         """Emits statements in order."""
+        statements = tuple(statements)
+        groups, self.beside = self.beside, beside.found(statements) if self.lanes else {}
         for statement in statements:
             if isinstance(statement, Let):
                 self._let(statement)
@@ -237,6 +239,7 @@ class Nest:
                 self._gemm(statement)
             else:
                 self._exchange(statement)
+        self.beside = groups
 
     def vector_body(self, statements: Sequence[Stmt], lanes: Lanes) -> None:
         """Emits statements for the iterations that ``lanes`` says."""
@@ -317,6 +320,12 @@ class Nest:
         guard = None if statement.guard is None else self.value(statement.guard)
         base, dtype = self.places[statement.buffer], statement.buffer.dtype
         place, value = self._place(statement.offset), self.value(statement.value)
+        group, lanes = self.beside.get(statement), self.lanes
+        if group is not None and lanes is not None and lanes.is_front and group.takes(place):
+            if group.keep(statement, place, self.fn.splat(value, lanes.count)):
+                first, joined = group.joined(self.fn)
+                self.memory.store_joined(base, dtype, first, lanes, joined)
+            return
         self.memory.store(base, dtype, place, self.lanes, guard, value, statement.combine)
 
     def products(self, kernel: Kernel, begin: Value, end: Value) -> None:
@@ -343,7 +352,7 @@ class Nest:
         self._gemms += 1
         # To the function of the product, this kernel's scratch is memory like any other.
         shared = {b: Buffer(b.name, b.dtype, b.size, "update") for b in self.places}
-        product = _rebind(statement, shared)
+        product = rebind(statement, shared)
         kernel = Kernel(name, tuple(shared.values()), (product,))
         emit_epilogue_here = functools.partial(emit_epilogue, self.isa)
         matrix.emit_kernel(self.fn.module, kernel, product, name, self.isa, emit_epilogue_here)
@@ -578,23 +587,3 @@ class Nest:
     def _get(self, fold: Fold, cell: Value, slot: Value) -> Value:
         element = COMPUTE[fold.result.dtype]
         return self.fn.load(self.fn.address(cell, element, slot), element, 1)
-
-
-def _rebind(product: Gemm, buffers: dict[Buffer, Buffer]) -> Gemm:
-    """The same product with other buffers."""
-
-    def factor(old: Factor) -> Factor:
-        return dataclasses.replace(old, buffer=buffers[old.buffer])
-
-    def statement(old: Stmt) -> Stmt:
-        if isinstance(old, (Load, Store)):
-            return dataclasses.replace(old, buffer=buffers[old.buffer])
-        return old
-
-    return dataclasses.replace(
-        product,
-        within=product.within and product.within.rebound(buffers),
-        left=factor(product.left),
-        right=factor(product.right),
-        epilogue=tuple(statement(s) for s in product.epilogue),
-    )
