@@ -22,6 +22,7 @@ from gradc.codegen.llvm.text import Function, Module, Value
 from gradc.ir.loop.kernel import Affine, Buffer, Factor, Gemm, Load, Store
 
 SHORT_ROW = 8 * LINE  # bytes
+LONG = 32  # steps of k from which on a tile takes longer than asking for what its epilogue touches
 UNROLLED = 24  # lines that are asked for without a loop
 
 
@@ -128,7 +129,7 @@ def ask_touched(
     first = static.mul(f, strip, i64(cut.rows)), static.mul(f, panel, i64(cut.width))
     known = {gemm.i: first[0], gemm.j: first[1], **dict(zip(gemm.batch_index, batch, strict=True))}
     for buffer, place in _touched(gemm, isa):
-        if cut.slide is not None or any(var not in known for var, _ in place.terms):
+        if cut.slide is not None or cut.k < LONG or any(var not in known for var, _ in place.terms):
             continue
         size, row = buffer.dtype.itemsize, place.coefficient(gemm.i)
         terms = [(known[var], factor * size) for var, factor in place.terms]
