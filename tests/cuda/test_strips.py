@@ -23,6 +23,7 @@ from tests.support.cuda_programs import differing, plan_of, unproved
 from tests.support.memory_subjects import Subject, of_model
 
 FEW = target("sm_90", Processors(3, 228 << 10, 65536, 2048, 227 << 10))
+ONE = target("sm_90", Processors(1, 228 << 10, 65536, 2048, 227 << 10))
 
 
 def attention(queries: int, keys: int, size: int, mask: str) -> Subject:
@@ -51,15 +52,18 @@ CASES = {
     "ragged": (48, 50, 6, "i + 20 > j"),
     "leaves": (16, 260, 4, "j <= i + 100"),
     "long": (16, 560, 4, "j <= i + 500"),
+    "many": (48, 50, 6, "i + 20 > j"),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_strips_have_the_bits_of_the_cpu_and_are_proved(case: str) -> None:
-    one = attention(*CASES[case])
-    plan = plan_of(one, FEW)
-    program = print_plan(plan, FEW)
+    """A thread has two rows of a strip, or four where there are many for every processor."""
+    one, on = attention(*CASES[case]), ONE if case == "many" else FEW
+    plan = plan_of(one, on)
+    program = print_plan(plan, on)
     assert len(strips(program)) == 2
+    assert ["line_2" in source for source in strips(program)] == [case in ("window", "many")] * 2
     assert ["dynamic(" in source for source in strips(program)] == [case == "long"] * 2
     assert not differing(one, program, plan)
     is_slow = case in ("leaves", "long")  # as long as all the others
@@ -101,6 +105,24 @@ model m(mask: bool[48, 48]) -> float {
     program = print_plan(plan, FEW)
     assert strips(program) and "keeps nothing" not in "".join(strips(program))
     assert not differing(one, program, plan)
+
+
+def test_parts_of_dynamic_memory_that_meet_are_found() -> None:
+    """A part that begins too early, at no multiple of 16 bytes, or has elements too few."""
+    program = print_plan(plan_of(attention(*CASES["long"]), FEW), FEW)
+    text = next(t for t in program.texts if "dynamic(" in t.source)
+    places = list(re.finditer(r"dynamic\(f32, (\d+), (\d+)\)", text.source))
+    assert len(places) == 4 and text.dynamic_bytes > 48 << 10
+    for place in places:
+        size, at = map(int, place.groups())
+        changes = [(size, at + 4, "alignment"), (size, text.dynamic_bytes, "launch")]
+        changes += [(size, at - 16, "launch")] if at else []
+        for count, begin, kind in changes:
+            other = f"dynamic(f32, {count}, {begin})"
+            source = text.source.replace(place[0], other, 1)
+            with pytest.raises(SimulationError) as found:
+                run_alone(replace(text, source=source), 1)
+            assert found.value.kind == kind
 
 
 @pytest.mark.parametrize("which", [0, 1])

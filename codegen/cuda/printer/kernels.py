@@ -35,7 +35,7 @@ from gradc.ir.loop.registers import accesses
 
 _LINE = 64  # bytes; private memory in scratch starts on such
 _FOLD_ROOM = 8 << 10  # shared memory that folds may take
-MOST_STRIP_THREADS = 128
+MOST_STRIP_THREADS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +353,8 @@ class _Printer:
         others = loops_in(self.segment.statements, plans)
         folds = sum(len(loop.folds) for loop in others if loop.kind == "vector")
         beside = sum(map(_bytes, private)) + 8 * MOST_STRIP_THREADS * folds
-        tile = tile_for(found, beside, self.block_bytes)
+        each = -(-grid.extent // self.processors)
+        tile = tile_for(found, beside, self.block_bytes, each)
         block.begin(Shape(tile.threads), self.overlaps, self.aligned | set(private))
         block.groups(plans, tile.threads // GROUP)
         block.multiplies(tile)

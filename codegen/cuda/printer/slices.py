@@ -65,7 +65,8 @@ class Slices:
         others = [*factor.batch_strides, factor.offset, self.k_stride, side.extent]
         others += [step for _, step in factor.at.terms]
         by_four = aligned and self.stride == 1 and not any(n % four for n in others)
-        self.width = four if by_four else 1
+        is_enough = side.size * side.tile.depth >= four * side.tile.threads
+        self.width = four if by_four and is_enough else 1
         self.pieces = side.size * side.tile.depth // self.width // side.tile.threads
 
     def base(self, batch: Sequence[str]) -> None:

@@ -151,7 +151,8 @@ class ProductWriter:
             self._place(name, place, one.side)
 
     def _place(self, name: str, place: str, side: Side) -> None:
-        self.lines.add(f"{name}_now = {side.slice_size} * now + 4 * {place}")
+        runs = self.tile.down if name == "left" and self.tile.own == 4 else 4
+        self.lines.add(f"{name}_now = {side.slice_size} * now + {runs} * {place}")
 
     def _step(self, n: str) -> None:
         """One step of k: rows times columns of this thread."""
@@ -166,7 +167,10 @@ class ProductWriter:
         if n != "0":
             at += f" + {side.stride * int(n) if n.isdigit() else times(n, side.stride)}"
         count, half = self.tile.own, side.size // 2
-        if count == 4:
+        if name == "left" and self.tile.down < 4:
+            loads = ", ".join(f"load({name}, {at} + {r})" for r in range(self.tile.down))
+            self.lines.add(f"{into} = ({loads})")
+        elif count == 4:
             self.lines.add(f"{into} = load4({name}, {at})")
         else:
             self.lines.add(f"{into} = load_runs({name}, {at}, {half}, {count})")
@@ -265,7 +269,7 @@ class ProductWriter:
         tile, gemm, words, add = self.tile, self.gemm, self.nest.words, self.lines.add
         i, j = words.define(gemm.i), words.define(gemm.j)
         if tile.own == 4:
-            add(f"{i} = row + 4 * {y} + {number}")
+            add(f"{i} = row + {tile.down} * {y} + {number}")
             add(f"{j} = column + {x}")
             return i, j
         add(f"line = {number}")

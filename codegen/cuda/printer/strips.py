@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradc.codegen.cuda.printer.blocks import Shape
 from gradc.codegen.cuda.printer.conflicts import Access
@@ -45,6 +45,7 @@ _COLUMNS = (64, 32)
 _NARROW = 32  # columns of a product that fill no wider tile
 _DEPTHS = ((16, 4), (16, 2), (8, 2))  # steps of k of a slice, slices on their way
 BESIDE_STRIP = 14 << 10  # bytes of a block: slices of factors, results of a tile, folds of rows
+_THREADS = 128  # of a processor, under which some of its units have none
 _LEAST_THREADS = 64  # those of the order of a sum in f32
 
 
@@ -55,18 +56,21 @@ def products(statements: Sequence[Stmt]) -> list[Gemm]:
     return [s for s in body if isinstance(s, Gemm)]
 
 
-def tile_for(found: Sequence[Gemm], beside: int, block_bytes: int) -> Tile:
-    """The tile of all products of a block, beside so many bytes of its strip and of folds of rows.
-    Raises PrintError where none has room.
+def tile_for(found: Sequence[Gemm], beside: int, block_bytes: int, strips: int) -> Tile:
+    """The tile of all products of a block, beside so many bytes of its strip and of folds of rows;
+    a processor has so many ``strips``. Raises PrintError where none has room.
     """
     rows = found[0].m
     if any(gemm.m != rows or levels_of(gemm.k) > 1 for gemm in found) or rows % 4:
         raise PrintError("products of one loop that are no strips")
     room = MOST_SHARED if beside + BESIDE_STRIP <= MOST_SHARED else block_bytes
+    at_once = min(strips, max(1, block_bytes // (beside + BESIDE_STRIP)))
     is_narrow = min(gemm.n for gemm in found) <= _NARROW
     for columns in sorted(_COLUMNS, reverse=not is_narrow):
         for depth, stages in _DEPTHS:
             tile = Tile(rows, columns, 4, depth, stages)
+            if at_once * tile.threads < _THREADS:  # half the rows a thread: twice as many
+                tile = replace(tile, tall=2)
             used = sum(size for _, size in tile.rooms(0)) * MEMORY_BYTES[tile.dtype]
             if tile.threads >= _LEAST_THREADS and beside + used <= room:
                 return tile
@@ -132,7 +136,7 @@ class _Writer(ProductWriter):
         if self.on_chip:
             self._strip = self.nest.words.names.new("lines")
             at = self.nest.words.affine(gemm.left.at + gemm.left.offset)
-            here = f"{4 * gemm.left.row} * y"
+            here = f"{tile.down * gemm.left.row} * y"
             lines.add(f"{self._strip} = {here}" + (f" + {at}" if at != "0" else ""))
         left = Side("left", "row", tile.rows, gemm.m, gemm.k, tile)
         right = Side("right", "column", tile.columns, gemm.n, gemm.k, tile)
@@ -190,17 +194,18 @@ class _Writer(ProductWriter):
         if not self.on_chip:
             super()._step(n)
             return
-        stride = self.gemm.left.row
+        stride, down = self.gemm.left.row, self.tile.down
         if not n.isdigit():  # the last steps, one by one
             at = f"{self._strip} + {self.gemm.k - self.gemm.k % self.tile.depth} + {n}"
-            rows = ", ".join(f"load({self._name}, {at} + {stride * r})" for r in range(4))
+            loads = [f"load({self._name}, {at} + {stride * r})" for r in range(down)]
+            rows = ", ".join(loads)
             self.lines.add(f"rows = ({rows})")
         else:
             if int(n) % 4 == 0:
-                for r in range(4):
+                for r in range(down):
                     at = f"{self._strip} + k + {int(n) + stride * r}"
                     self.lines.add(f"line_{r} = load4({self._name}, {at})")
-            rows = ", ".join(f"line_{r}[{int(n) % 4}]" for r in range(4))
+            rows = ", ".join(f"line_{r}[{int(n) % 4}]" for r in range(down))
             self.lines.add(f"rows = ({rows})")
         self._load_side("right", "columns", self.sides[0].side, n)
         self.lines.add("acc = outer(acc, rows, columns)")

@@ -27,8 +27,9 @@ _MOST_LEVELS = 2  # of sums that are kept besides the one in registers
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """``rows`` x ``columns`` results by a block, ``own`` x ``own`` by a thread; slices of ``depth``
-    steps of k, ``stages`` of them in shared memory. Worth it from ``least`` blocks a processor.
+    """``rows`` x ``columns`` results by a block, ``own`` x ``own`` by a thread (or ``tall`` rows of
+    them); slices of ``depth`` steps of k, ``stages`` of them in shared memory. Worth it from
+    ``least`` blocks a processor.
     """
 
     rows: int
@@ -39,6 +40,12 @@ class Tile:
     least: float = 1.0
     most_levels: int = _MOST_LEVELS
     dtype: str = "f32"
+    tall: int = 0
+
+    @property
+    def down(self) -> int:
+        """Rows of a thread."""
+        return self.tall or self.own
 
     @property
     def across(self) -> int:
@@ -47,12 +54,12 @@ class Tile:
 
     @property
     def threads(self) -> int:
-        return self.across * self.rows // self.own
+        return self.across * self.rows // self.down
 
     @property
     def values(self) -> int:
         """Results of a thread."""
-        return self.own**2
+        return self.own * self.down
 
     @property
     def left(self) -> int:
