@@ -280,3 +280,18 @@ def test_products_of_a_kernel_take_turns() -> None:
         for (m, n, k), a, b in pairs
     ]
     np.testing.assert_allclose(found[0], np.concatenate(truth), rtol=0, atol=1e-3)
+
+
+def test_blocks_of_images_are_alike() -> None:
+    """What two threads get differs by a sixteenth of all images at most, where blocks may be half
+    as large; one block stays one.
+    """
+    for count, most, m in itertools.product((16, 60, 64, 96, 128), (3, 5, 6, 7, 10), (6, 64)):
+        images = slide.even_images(count, most, m)
+        assert most // 2 <= images <= most
+        blocks = [min(images, count - n) for n in range(0, count, images)]
+        strips = -(-m // 6)
+        ranges = np.array_split(np.repeat(blocks, strips), 4)
+        loads = [sum(map(int, some)) / strips for some in ranges]
+        assert max(loads) <= count / 4 + max(count / 16, 2), (count, most, m)
+    assert slide.even_images(1, 6, 6) == slide.even_images(3, 1, 6) == 1

@@ -29,6 +29,9 @@ SHARE = 75  # percent of the second cache for a packed block
 WRITING = 5.0  # cycles for a vector of a window that is written out
 COPYING = 3.0  # cycles for a vector of an image that is packed
 _PLACES = 1024  # of a block: the left factor is packed anew for each
+_SMALLER = 0.01  # of the time for each image that a block has less, for that packing
+_RANGES = 4  # into which two threads cut a product
+_STRIP = 6  # rows that are computed together, roughly
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +126,29 @@ def slide_of(gemm: Gemm, isa: Isa) -> Slide | None:
     size = packed_size(patch, places)
     fit = room // max(patch.channels * prod(size), 1)
     if fit >= 1:
-        images, band = min(patch.images, most, fit), places[0]
+        images, band = even_images(patch.images, min(most, fit), gemm.m), places[0]
     else:
         images, band = 1, _band(patch, room)
         size = packed_size(patch, (band, *places[1:]))
     group = (band, *places[1:])[-2] if len(places) > 1 and places[-1] == isa.lanes(dtype) else 1
     found = Slide(patch, images, band, size, plane_size(images * prod(size), dtype.itemsize), group)
     return found if _pays(gemm.m, found, isa.lanes(dtype)) else None
+
+
+def even_images(count: int, most: int, m: int) -> int:
+    """Of how many images a block is, of ``count`` that are cut into blocks of at most ``most``: so
+    that the last block is whole and ranges of the work are equal, as far as smaller blocks are
+    worth that. Products have ``m`` rows.
+    """
+
+    def loss(images: int) -> float:
+        blocks = -(-count // images)
+        units = blocks * -(-m // _STRIP)
+        uneven = -(-units // _RANGES) * _RANGES / units
+        return blocks * images / count + uneven + _SMALLER * (most - images)
+
+    most = min(most, count)
+    return min(range(most, (most - 1) // 2, -1), key=loss)
 
 
 def _slides(gemm: Gemm, patch: Patch) -> bool:

@@ -20,6 +20,7 @@ from gradc.codegen.llvm.gemm.slide import (
     COPYING,
     WRITING,
     Slide,
+    even_images,
     lowest,
     pack_slide,
     packed_size,
@@ -147,6 +148,9 @@ def across_of(gemm: Gemm, isa: Isa) -> Walk | None:
     if gemm.k * gemm.m * types[1].itemsize > _WEIGHTS:
         return None
     found = _walk(patch, types, (patch.channels, _TABLE // 4), True, isa)
+    if found is not None and found.bands == 1:  # a group of these is a unit of work
+        images = even_images(patch.images, found.images, 1)
+        found = _walk(patch, types, (patch.channels, images * prod(patch.places)), True, isa)
     if found is None or found.group % block_of(patch):
         return None
     return found if _pays(gemm, found, isa.lanes(types[1]), isa) else None
