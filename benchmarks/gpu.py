@@ -8,7 +8,7 @@ loaded; the vector mathematics, bits against the CPU's; every program from an ar
 launch by launch; the same as one graph a hundred times, equal bits each time; the sanitizer's
 tools on small programs; bandwidth of a copy, time of every program; PyTorch's compiled twins, where
 PyTorch is. A step that the time no longer allows is left out and says so. Against the driver double
-(``tests/cuda/test_gpu_script.py``) it runs to its end without a device.
+(``tests.support.cuda_machine``) it runs to its end without a device.
 """
 
 from __future__ import annotations
@@ -149,8 +149,9 @@ class Session:
     def each(self, step: str, cases: list[Case], run: Callable[[Case], dict[str, Any]]) -> None:
         """Runs a step of every case; a case that fails does not stop the others."""
         for case in cases:
-            if self.left < 5:
-                self.write(step, case=case["name"], skipped="no time is left")
+            refused = "no time is left" if self.left < 5 else self.refusal(case)
+            if refused:
+                self.write(step, case=case["name"], skipped=refused)
                 continue
             try:
                 facts = run(case)
@@ -159,11 +160,21 @@ class Session:
             self.faults += bool(facts.get("failed") or facts.get("differs"))
             self.write(step, case=case["name"], **facts)
 
+    def refusal(self, case: Case) -> str:
+        """Why a case is not run on this machine; nothing where it is."""
+        return ""
+
+    def built(self, case: Case) -> Built:
+        """The machine code of a case."""
+        return Built.unpack((self.folder / case["block"]).read_bytes())
+
     def run(self) -> int:
         """All steps; the number of faults."""
         self.step("machine", 0, self.machine)
         if not self.programs:
-            return max(1, self.faults)
+            self.faults = max(1, self.faults)
+            self.write("end", faults=self.faults)
+            return self.faults
         maths = [c for c in self.cases if c["kind"] == "maths"]
         others = [c for c in self.cases if c["kind"] != "maths"]
         self.step("maths", 5, lambda: self.each("maths", maths, self.launched))
@@ -188,7 +199,7 @@ class Session:
         facts = {k: float(v) for k, v in self.device.facts.items()}
         self.write("machine", about=self.device.about(), versions=versions, facts=facts)
         for case in self.cases:
-            built = Built.unpack((self.folder / case["block"]).read_bytes())
+            built = self.built(case)
             begun = time.perf_counter()
             self.programs[case["name"]] = CudaProgram(built, self.device)
             seconds = round(time.perf_counter() - begun, 4)
@@ -358,7 +369,8 @@ def lines_of(out: Path) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, session: type[Session] = Session) -> int:
+    """Runs, and tells; ``session`` knows the machine."""
     parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__.split("\n")[0])
     parser.add_argument("command", choices=["run"])
     parser.add_argument("folder", type=Path, help="what benchmarks.gpu_cases has prepared")
@@ -367,7 +379,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds of all steps")
     asked = parser.parse_args(arguments)
     only = tuple(name for name in asked.only.split(",") if name)
-    return min(1, Session(asked.folder, asked.out, only, asked.budget).run())
+    return min(1, session(asked.folder, asked.out, only, asked.budget).run())
 
 
 if __name__ == "__main__":

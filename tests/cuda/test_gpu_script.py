@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu, gpu_cases
+from gradc.codegen.cuda.runner.device import Device
+from gradc.codegen.cuda.runner.driver import driver
+from tests.support import cuda_machine
 from tests.support.cuda_double import Double, doubled
+from tests.support.cuda_machine import session_on
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -34,7 +38,8 @@ def test_the_script_runs_to_its_end(
     only = "exp_f32,erf_f64,mlp_tiny,mlp_tiny_step,product"
     small = ["--maths-size", "1000", "--product", "7"]
     assert gpu_cases.main([str(folder), "--only", only, *small]) == 0
-    status = gpu.main(["run", str(folder), "--out", str(out), "--budget", "100"])
+    there = ["run", str(folder), "--out", str(out), "--budget", "100"]
+    status = gpu.main(there, session_on(double))
     found = list(gpu.lines_of(out))
     assert status == 0, found
     steps = [line["step"] for line in found]
@@ -47,11 +52,21 @@ def test_the_script_runs_to_its_end(
         "mlp_tiny_step",
         "product",
     ]
+    without = tmp_path / "without"
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "device", Device)
+        patch.setitem(driver().__dict__, "count", 0)
+        assert gpu.main(["run", str(folder), "--out", str(without)]) == 1
+    first, last = gpu.lines_of(without)
+    assert "GC0597" in first["failed"] and last["step"] == "end"
+    monkeypatch.setattr(cuda_machine, "MOST_FLOPS", 5000)
     index = json.loads((folder / "index.json").read_text())
     index["cases"][0]["ports"][1]["after"][3] = "another"
     (folder / "index.json").write_text(json.dumps(index))
     again = tmp_path / "again"
-    assert gpu.main(["run", str(folder), "--out", str(again), "--only", "exp_f32"]) == 1
+    small_only = ["run", str(folder), "--out", str(again), "--only", "exp_f32,mlp_tiny"]
+    assert gpu.main(small_only, session_on(double)) == 1
+    assert any("too many" in line.get("skipped", "") for line in gpu.lines_of(again))
     wrong = [line["differs"] for line in gpu.lines_of(again) if "differs" in line]
     assert len(wrong) == 1 and "1 of 64 parts" in wrong[0][0]
 

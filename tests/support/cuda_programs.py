@@ -1,14 +1,18 @@
 """Programs as kernel texts in the simulator, against the CPU's bits and over a prime field.
 
     python -m tests.support.cuda_programs [WORDS...] [--programs N] [--proofs] [--precision f64]
-        [--kept FILE]
+        [--groups] [--kept FILE]
 
 runs the subjects of ``memory_subjects`` whose names have all the words (all of them if there are
 none) and ``N`` generated programs, each in the simulator with every check, on a poisoned arena;
 results must have the bits of the CPU backend. Models of images have sizes of their own here: fewer
 images and channels, the same structure. ``--proofs`` adds the texts over a prime field,
 ``--precision`` compiles models in another type; in bf16 and f16, whose products are not promised
-the CPU's bits, results must be as near as one of their roundings. What takes longest comes last.
+the CPU's bits, results must be as near as one of their roundings; those for sm_90, whose large
+products are by groups of warps (``wgmma``), must have the bits of those for sm_80, which are by
+warps, and those of another run: the simulator takes k in order in both. Products of these sizes are
+seldom large: with ``--groups`` all that tensor cores multiply is by groups, and texts that do so
+are counted. What takes longest comes last.
 ``FILE`` gets a line of JSON per program, by which an interrupted run goes on: programs that stand
 there without a fault are not run again. The exit status is 1 if anything differs.
 """
@@ -21,12 +25,14 @@ import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
 
 import gradc
 from gradc.codegen.cuda.lockstep import KernelTexts
+from gradc.codegen.cuda.printer import tensor
 from gradc.codegen.cuda.printer.plans import print_plan, scratch_of, target
 from gradc.codegen.cuda.program import Program
 from gradc.codegen.cuda.simulate.run import run_program
@@ -170,18 +176,46 @@ def unproved(plan: Plan, program: Program, seed: int = 1) -> list[str]:
     return [f"{name}: {fault}" for name, fault in ran.faults.items()]
 
 
-def check(name: str, proofs: bool = False, precision: str = "f32") -> tuple[int, list[str]]:
-    """The number of texts of a subject, and what is wrong with it."""
+def all_by_groups(plan: Plan) -> Program:
+    """The texts for sm_90, where every product on tensor cores is by groups, however small."""
+    with patch.object(tensor, "block_of", lambda *given: tensor.SMALL_GROUPS):
+        return print_plan(plan, TARGET)
+
+
+def check(
+    name: str, proofs: bool = False, precision: str = "f32", groups: bool = False
+) -> tuple[int, list[str]]:
+    """The number of texts of a subject (with ``groups`` of those that have such products), and what
+    is wrong with it.
+    """
     one = small_subject(name, precision)
     plan = plan_of(one)
-    program = print_plan(plan, TARGET)
+    program = all_by_groups(plan) if groups else print_plan(plan, TARGET)
     try:
         faults = differing(one, program, plan)
+        faults += by_warps(one, program, plan) if precision in ("bf16", "f16") else []
         if proofs:
             faults += [f"not proved: {result}" for result in unproved(plan, program)]
     except SimulationError as fault:
         faults = [str(fault)]
-    return len(program.texts), faults
+    return sum("by groups" in t.source or not groups for t in program.texts), faults
+
+
+def by_warps(one: Subject, program: Program, plan: Plan) -> list[str]:
+    """The results in which texts for an architecture without products of groups differ, or another
+    run does. Raises SimulationError.
+    """
+    machine = target("sm_80", TARGET.processors)
+    theirs = plan_of(one, machine)
+    runs = []
+    for of, texts in ((plan, program), (plan, program), (theirs, print_plan(theirs, machine))):
+        arrays = arrays_of(of, one.arrays)
+        run_program(texts, arrays)
+        runs.append({p.name: a for p, a in zip(of.ports, arrays, strict=True)})
+    names = [p.name for p in plan.ports if p.direction != "in"]
+    first, again, warps = runs
+    found = [f"{n} in another run" for n in names if not same_bits(first[n], again[n])]
+    return found + [f"{n} by warps" for n in names if not same_bits(first[n], warps[n])]
 
 
 def _known(kept: Path | None) -> dict[tuple[str, str], tuple[int, list[str]]]:
@@ -199,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--programs", type=int, default=0)
     parser.add_argument("--proofs", action="store_true")
     parser.add_argument("--precision", default="f32", choices=("f64", "f32", "bf16", "f16"))
+    parser.add_argument("--groups", action="store_true")
     parser.add_argument("--kept", type=Path)
     asked = parser.parse_args(arguments)
     chosen = [name for name in names() if all(word in name for word in asked.words)]
@@ -208,8 +243,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = _known(asked.kept)
     texts, wrong = 0, 0
     for name in chosen:
-        as_what = f"{asked.precision}{' proved' * asked.proofs}"
-        count, faults = known.get((name, as_what)) or check(name, asked.proofs, asked.precision)
+        as_what = f"{asked.precision}{' proved' * asked.proofs}{' by groups' * asked.groups}"
+        how = asked.proofs, asked.precision, asked.groups
+        count, faults = known.get((name, as_what)) or check(name, *how)
         texts += count
         wrong += bool(faults)
         used = resource.getrusage(resource.RUSAGE_SELF).ru_utime
