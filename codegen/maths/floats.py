@@ -208,12 +208,12 @@ class Floats(ABC, Generic[V]):
         shifted = self.fma(x, self.c(per_unit), self.c(self.magic))
         return self.sub(shifted, self.c(self.magic)), shifted
 
-    def scale(self, x: V, n: V, shifted: V) -> V:
-        """``x * 2^n``, rounded once, for n from ``nearest_multiple`` in [-2 bias, 2 bias];
-        infinities and denormals right.
+    def scale_one_and(self, x: V, n: V, shifted: V) -> V:
+        """``(1 + x) * 2^n`` for n from ``nearest_multiple`` in [-2 bias, 2 bias] and a sum of about
+        1, the sum rounded, and the product once more where it is denormal; infinities right.
         """
-        # Two factors of half the exponent each: the first product is exact. What the magic number
-        # leaves in the halves falls off the top.
+        # Two factors of half the exponent each: the first product is exact, so its sum is rounded
+        # as 1 + x is. What the magic number leaves in the halves falls off the top.
         bits = self.to_bits(shifted)
         half = self.integer("lshr", bits, 1)
         rest = self.integer("sub", bits, half)
@@ -222,7 +222,7 @@ class Floats(ABC, Generic[V]):
             self.from_bits(self.integer("add", self.integer("shl", part, self.mantissa), one))
             for part in (half, rest)
         )
-        return self.mul(self.mul(x, first), second)
+        return self.mul(self.fma(first, x, first), second)
 
     def power_of_two(self, shifted: V, less: int = 0) -> V:
         """``2^(n - less)`` for n from ``nearest_multiple``, where that is a normal number."""

@@ -31,9 +31,9 @@ def exp_f32(x):
     n2 = f32_bits(shifted)
     n3 = shr(n2, u32(1))
     n4 = add(shl(n3, u32(23)), u32(0x3f800000))
+    v3 = f32_of(n4)
     n5 = add(shl(sub(n2, n3), u32(23)), u32(0x3f800000))
-    v3 = (f32(1.0) + fma(r * r, p, r)) * f32_of(n4)
-    return v3 * f32_of(n5)
+    return fma(v3, fma(r * r, p, r), v3) * f32_of(n5)
 '''
 
 

@@ -1,12 +1,15 @@
 """Errors of the vector mathematics in units of the last place, and whether NumPy arrays and kernel
 texts in the simulator have the bits of native code.
 
-    python -m tests.support.maths_errors [--count 1048576] [--only exp,erf]
+    python -m tests.support.maths_errors [--count 1048576] [--only exp,erf] [--every 6e-5 10.2]
 
 Prints a Markdown row per function: ``count`` arguments and more, of all bit patterns, of edges and
 of where the function does something (``maths_inputs``), in f32 and f64. The truth is in x87 long
 doubles, that of erf in f64 by mpmath (a minute). Exit status 1 if a bound of ``elementary.ULPS`` is
 passed or a bit differs.
+
+With ``--every`` it prints the largest error in all f32 of a range instead, with and without fused
+multiply-add, the truth in f64.
 """
 
 from __future__ import annotations
@@ -90,12 +93,39 @@ def measured(name: str, dtype: DType, count: int) -> tuple[int, float, int]:
     return len(native), worst, int((~same).sum())
 
 
+def every(name: str, low: float, high: float, isa: str) -> tuple[int, float, float]:
+    """How many f32 there are from ``low`` to ``high``, both above 0, the largest error of
+    ``name`` in them, and where.
+    """
+    size, worst, place = 1 << 20, 0.0, 0.0
+    code = Compiled([elementwise(name, size, [DType.F32], DType.F32)], isa)
+    special: Any = importlib.import_module("scipy.special") if name == "erf" else np
+    begin, end = (int(v) for v in np.array([low, high], np.float32).view(np.uint32))
+    for first in range(begin, end, size):
+        x = np.arange(first, first + size, dtype=np.uint32).view(np.float32)
+        got = np.empty_like(x)
+        code([x, got])
+        truth = getattr(special, name)(x.astype(np.float64))
+        distance = np.abs(got - truth) / np.ldexp(1.0, np.frexp(truth)[1] - 24)
+        if distance.max() > worst:
+            worst, place = float(distance.max()), float(x[distance.argmax()])
+    return -(-(end - begin) // size) * size, worst, place
+
+
 def main() -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1 << 20)
     parser.add_argument("--only", default=",".join(FUNCTIONS))
+    parser.add_argument("--every", nargs=2, type=float, metavar=("LOW", "HIGH"))
     asked = parser.parse_args()
+    if asked.every:
+        low, high = asked.every
+        for name in asked.only.split(","):
+            for isa in ("avx2", "sse2"):
+                tried, worst, place = every(name, low, high, isa)
+                print(f"{name} {isa}: {worst:.3f} ulp at {place!r} of {tried} f32", flush=True)
+        return 0
     print("| | f32 ulp | bound | f64 ulp | bound | arguments | bits that differ |")
     print("|---|---|---|---|---|---|---|")
     failed = False

@@ -142,13 +142,13 @@ class Floats(floats.Floats[Value]):
         lower = self.sub(near, self.c(1.0))
         return self.select(self.compare("ogt", near, x), lower, near)
 
-    def scale(self, x: Value, n: Value, shifted: Value) -> Value:
+    def scale_one_and(self, x: Value, n: Value, shifted: Value) -> Value:
         """By the processor's own instruction where it has one."""
         lanes = lanes_of(self.type)
         native = 8 if self.double else 16
         if self.isa.masks and lanes and lanes % native == 0:
-            return self._scale_native(x, n, lanes, native)
-        return super().scale(x, n, shifted)
+            return self._scale_native(self.add(self.c(1.0), x), n, lanes, native)
+        return super().scale_one_and(x, n, shifted)
 
     def _scale_native(self, x: Value, n: Value, lanes: int, native: int) -> Value:
         kind, mask = ("pd", "i8") if self.double else ("ps", "i16")
