@@ -64,14 +64,14 @@ def tile_for(found: Sequence[Gemm], beside: int, block_bytes: int, strips: int) 
     if any(gemm.m != rows or levels_of(gemm.k) > 1 for gemm in found) or rows % 4:
         raise PrintError("products of one loop that are no strips")
     room = MOST_SHARED if beside + BESIDE_STRIP <= MOST_SHARED else block_bytes
-    at_once = min(strips, max(1, block_bytes // (beside + BESIDE_STRIP)))
     is_narrow = min(gemm.n for gemm in found) <= _NARROW
     for columns in sorted(_COLUMNS, reverse=not is_narrow):
         for depth, stages in _DEPTHS:
             tile = Tile(rows, columns, 4, depth, stages)
+            used = sum(size for _, size in tile.rooms(0)) * MEMORY_BYTES[tile.dtype]
+            at_once = min(strips, max(1, block_bytes // (beside + used)))
             if at_once * tile.threads < _THREADS:  # half the rows a thread: twice as many
                 tile = replace(tile, tall=2)
-            used = sum(size for _, size in tile.rooms(0)) * MEMORY_BYTES[tile.dtype]
             if tile.threads >= _LEAST_THREADS and beside + used <= room:
                 return tile
     raise PrintError("a strip that leaves no room for a tile")
