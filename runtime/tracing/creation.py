@@ -62,6 +62,14 @@ def array_of(t: Trace, item: Any, dtype: Any = None) -> Traced:
     return made if dtype is None else made.astype(dtype)
 
 
+def _joined(t: Trace, items: Any) -> Any:
+    """A list where an array is meant: traced if anything in it is."""
+    return array_of(t, items) if holds_traced(items) else np.asarray(items)
+
+
+PROTOCOLS["joined"] = _joined
+
+
 def _made_of(original: Make, is_copied: bool, order: str = "K") -> Make:
     """``numpy.array`` and ``asarray``; ``order`` is how the result lies if nobody says."""
 

@@ -254,6 +254,8 @@ class Trace:
             return self.constant(item.item(), dtype_of("a constant", np.asarray(item)))
         if isinstance(item, (int, float, complex)):
             return self._number(item, like)
+        if isinstance(item, (list, tuple)):  # of traced values, perhaps
+            return self.lift(PROTOCOLS["joined"](self, item))
         return self.capture(array_of("a constant", item))
 
     def _number(self, number: complex, like: DType | None) -> Value:
@@ -276,6 +278,10 @@ class Trace:
         """Operands in their common type: Python numbers take the type beside them, everything else
         counts.
         """
+        items = [
+            PROTOCOLS["joined"](self, item) if isinstance(item, (list, tuple)) else item
+            for item in items
+        ]
         kinds = [self._promotes_as(item) for item in items]
         found = np.result_type(*kinds)
         dtype = DTYPES.get(found.name)

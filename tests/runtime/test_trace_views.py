@@ -226,7 +226,14 @@ def _filled(x: Any) -> Any:
     return z @ y + np.lib.stride_tricks.sliding_window_view(y, (4, 1)).sum(axis=(0, 2))[:, ::-1].T
 
 
-@pytest.mark.parametrize("function", [_eliminated, _filled])
+def _listed(x: Any) -> Any:
+    turn = np.eye(3)
+    turn[:2, :2] = [[np.cos(x[0, 0]), -np.sin(x[0, 0])], [np.sin(x[0, 0]), np.cos(x[0, 0])]]
+    turn[2] = (x[1, 1], 2, x[2, 2] * 3.0)
+    return turn @ [x[0, 1], 1, x[3, 0]] + np.maximum([x[0, 1], 0.1, 2], x[0, :3])
+
+
+@pytest.mark.parametrize("function", [_eliminated, _filled, _listed])
 def test_arrays_that_are_made_and_filled_are_numpys(function: Any) -> None:
     recorded = record_arrays(function, {"x": A})
     found = run(NumpyArrays(), recorded.function, [A, *recorded.captured.values()])
