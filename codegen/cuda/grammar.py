@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 from gradc.codegen.cuda.verbs import CONSTANTS, TEXT_VERBS
 
@@ -27,6 +28,11 @@ OPERATORS: dict[type[ast.AST], str] = {
     ast.Eq: "eq",
     ast.NotEq: "ne",
 }
+
+
+# Python 3.11 counts how deep a tree is once for all threads, and stops where two build trees at the
+# same time ("AST constructor recursion depth mismatch").
+_PARSER = Lock()
 
 
 class TextError(ValueError):
@@ -47,7 +53,8 @@ class ParsedText:
 def parse_text(source: str) -> ParsedText:
     """The functions of ``source``. Raises TextError where it is not a text."""
     try:
-        module = ast.parse(source)
+        with _PARSER:
+            module = ast.parse(source)
     except SyntaxError as fault:
         raise TextError(f"line {fault.lineno}: {fault.msg}") from fault
     known: dict[str, int] = {}

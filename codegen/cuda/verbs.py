@@ -167,23 +167,11 @@ def _group_verbs() -> list[TextVerb]:
     ]
 
 
-def _all() -> list[TextVerb]:
+def _memory_verbs() -> list[TextVerb]:
     verb = TextVerb
     pointer = ("pointer", "i64")
     four = ("T",) * 4
     return [
-        *_scalars(),
-        *(verb(name, ("any",), name, "cast", meaning) for name, meaning in _CASTS),
-        verb("f32_bits", ("f32",), "u32", "bits", "its bits"),
-        verb("f32_of", ("u32",), "f32", "bits", "the f32 of these bits"),
-        verb("f64_bits", ("f64",), "i64", "bits", "its bits"),
-        verb("f64_of", ("i64",), "f64", "bits", "the f64 of these bits"),
-        verb("bf16_bits", ("float",), "u16", "bits", "nearest bf16 of an f32 or f64, once rounded"),
-        verb("bf16_value", ("u16",), "f32", "bits", "the f32 that equals a bf16"),
-        verb("f16_bits", ("float",), "u16", "bits", "nearest f16 of an f32 or f64, once rounded"),
-        verb("f16_value", ("u16",), "f32", "bits", "the f32 that equals an f16"),
-        verb("block", (), "i64", "position", "number of this block in the grid"),
-        verb("thread", (), "i64", "position", "number of this thread in its block"),
         verb("load", pointer, "T", "memory", "element i of p"),
         verb("store", (*pointer, "T"), "none", "memory", "element i of p becomes x"),
         verb("load4", pointer, "T[4]", "memory", "elements i to i + 3 of p; ALIGNED"),
@@ -215,6 +203,25 @@ def _all() -> list[TextVerb]:
             "n such elements from byte n of dynamic shared memory on, a multiple of 16",
         ),
         verb("local", ("type", "n"), "pointer", "memory", "n elements that this thread owns"),
+    ]
+
+
+def _all() -> list[TextVerb]:
+    verb = TextVerb
+    return [
+        *_scalars(),
+        *(verb(name, ("any",), name, "cast", meaning) for name, meaning in _CASTS),
+        verb("f32_bits", ("f32",), "u32", "bits", "its bits"),
+        verb("f32_of", ("u32",), "f32", "bits", "the f32 of these bits"),
+        verb("f64_bits", ("f64",), "i64", "bits", "its bits"),
+        verb("f64_of", ("i64",), "f64", "bits", "the f64 of these bits"),
+        verb("bf16_bits", ("float",), "u16", "bits", "nearest bf16 of an f32 or f64, once rounded"),
+        verb("bf16_value", ("u16",), "f32", "bits", "the f32 that equals a bf16"),
+        verb("f16_bits", ("float",), "u16", "bits", "nearest f16 of an f32 or f64, once rounded"),
+        verb("f16_value", ("u16",), "f32", "bits", "the f32 that equals an f16"),
+        verb("block", (), "i64", "position", "number of this block in the grid"),
+        verb("thread", (), "i64", "position", "number of this thread in its block"),
+        *_memory_verbs(),
         verb("barrier", (), "none", "threads", "waits for all threads of the block"),
         verb(
             "shuffle_xor", ("T", "n"), "T", "threads", "x of the thread whose number differs in n"

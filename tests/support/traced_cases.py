@@ -338,4 +338,28 @@ ORDER: dict[str, Case] = {
     "median of even": (np.median, (A,)),
 }
 
-CASES: dict[str, Case] = {**ELEMENTWISE, **SHAPES, **COMPOSED, **LINALG, **ORDER}
+
+def written(write: Callable[[Any, Any], object]) -> Callable[[Any, Any], Any]:
+    """What ``write`` leaves in an array that the function made of its first argument."""
+
+    def found(x: Any, y: Any) -> Any:
+        made = x * x
+        write(made, y)
+        return made * x
+
+    return found
+
+
+WRITES: dict[str, Case] = {
+    "copyto": (written(np.copyto), (A, ROW)),
+    "copyto where": (written(lambda made, y: np.copyto(made, y, where=MASK)), (A, B)),
+    "fill_diagonal": (written(lambda made, y: np.fill_diagonal(made, y[:3])), (A, ROW)),
+    "put": (written(lambda made, y: np.put(made, [7, 1, 10], y[:3])), (A, ROW)),
+    "put twice": (written(lambda made, y: np.put(made, [7, 1, 7], y[:3])), (A, ROW)),
+    "sliding_window_view": (
+        lambda x: np.lib.stride_tricks.sliding_window_view(x, (2, 3)).sum(axis=(1, 2)) * x[0, 0],
+        (A,),
+    ),
+}
+
+CASES: dict[str, Case] = {**ELEMENTWISE, **SHAPES, **COMPOSED, **LINALG, **ORDER, **WRITES}
