@@ -258,7 +258,12 @@ def _svdvals(t: Trace, x: Any, /) -> Any:
 
 
 @_named("linalg.svd")
-def _svd(t: Trace, a: Any, full_matrices: bool = True, compute_uv: bool = True, **_: Any) -> Any:
+def _svd(
+    t: Trace, a: Any, full_matrices: bool = True, compute_uv: bool = True, hermitian: bool = False
+) -> Any:
+    if hermitian:
+        message = "numpy.linalg.svd of complex matrices with hermitian=True cannot be traced"
+        raise refuse("GC0560", message, "leave hermitian out")
     if compute_uv:
         help = "numpy.linalg.svdvals has the singular values alone"
         raise refuse("GC0560", "singular vectors of complex matrices cannot be traced", help)

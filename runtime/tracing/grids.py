@@ -117,19 +117,24 @@ def _linspace(
     retstep: bool = False,
     dtype: Any = None,
     axis: int = 0,
-    **_: Any,
+    *,
+    device: Any = None,
 ) -> Any:
     a, b = (t.wrap(t.as_float(v)) for v in t.promote([start, stop]))
+    across: Any = b - a
     pieces = num - 1 if endpoint else num
-    step = (b - a) / pieces if pieces > 0 else (b - a) * np.nan
-    shape = (-1,) + (1,) * a.ndim
-    found = a + (b - a) * np.reshape(np.arange(num) / max(pieces, 1), shape)
+    step = across / pieces if pieces > 0 else across * np.nan
+    shape = (-1,) + (1,) * across.ndim
+    found = a + across * np.reshape(np.arange(num) / max(pieces, 1), shape)
     if endpoint and num > 1:
-        found = np.concatenate([found[:-1], b[None]])
-    if not is_unset(dtype):
-        found = found.astype(dtype)
-    found = np.moveaxis(found, 0, axis)
+        found = np.concatenate([found[:-1], np.broadcast_to(b, across.shape)[None]])
+    found = _laid(found, dtype, axis)
     return (found, step) if retstep else found
+
+
+def _laid(found: Any, dtype: Any, axis: int) -> Any:
+    """A grid along the first axis, of the type and along the axis that are asked for."""
+    return np.moveaxis(found if is_unset(dtype) else found.astype(dtype), 0, axis)
 
 
 @function("logspace")
@@ -140,17 +145,28 @@ def _logspace(
     num: int = 50,
     endpoint: bool = True,
     base: Any = 10.0,
-    **_: Any,
+    dtype: Any = None,
+    axis: int = 0,
 ) -> Any:
-    return np.power(base, np.linspace(traced(t, start), stop, num, endpoint))
+    # A base for each of several grids: all three have their axes.
+    a, b, base = np.broadcast_arrays(traced(t, start), traced(t, stop), traced(t, base))
+    return _laid(np.power(base, np.linspace(a, b, num, endpoint)), dtype, axis)
 
 
 @function("geomspace")
 def _geomspace(
-    t: Trace, start: Any, stop: Any, num: int = 50, endpoint: bool = True, **_: Any
+    t: Trace,
+    start: Any,
+    stop: Any,
+    num: int = 50,
+    endpoint: bool = True,
+    dtype: Any = None,
+    axis: int = 0,
 ) -> Any:
     a, b = traced(t, start), traced(t, stop)
-    return np.exp(np.linspace(np.log(a), np.log(b), num, endpoint))
+    sign = np.sign(a)  # both ends may be below zero
+    found = np.exp(np.linspace(np.log(a * sign), np.log(b * sign), num, endpoint)) * sign
+    return _laid(found, dtype, axis)
 
 
 # --- element by element
@@ -195,7 +211,15 @@ def _nan_to_num(
 
 
 @function("sliding_window_view")
-def _windows(t: Trace, x: Any, window_shape: Any, axis: Any = None, **_: Any) -> Any:
+def _windows(
+    t: Trace,
+    x: Any,
+    window_shape: Any,
+    axis: Any = None,
+    *,
+    subok: bool = False,
+    writeable: bool = False,
+) -> Any:
     windows = np.lib.stride_tricks.sliding_window_view
     return moved(t, x, lambda ids: windows(ids, window_shape, axis))
 
@@ -382,7 +406,8 @@ def _filled(fill: float) -> Rule:
         order: Any = "K",
         subok: Any = True,
         shape: Any = None,
-        **_: Any,
+        *,
+        device: Any = None,
     ) -> Any:
         value = t.lift(a)
         kind = value.type.dtype if is_unset(dtype) else dtype_named(dtype)
@@ -407,7 +432,8 @@ def _full_like(
     order: Any = "K",
     subok: Any = True,
     shape: Any = None,
-    **_: Any,
+    *,
+    device: Any = None,
 ) -> Any:
     value = t.lift(a)
     kind = value.type.dtype if is_unset(dtype) else dtype_named(dtype)

@@ -125,11 +125,17 @@ def _qr(t: Trace, a: Any, mode: str = "reduced") -> Any:
     return found[1] if mode == "r" else QRResult(*found)
 
 
+def _mirrored(t: Trace, a: Any) -> Any:
+    """What NumPy takes a matrix for that is said to be symmetric: it reads the lower triangle."""
+    x = traced(t, a)
+    return np.tril(x) + np.swapaxes(np.tril(x, -1), -1, -2)
+
+
 @function("linalg.svd")
 def _svd(
     t: Trace, a: Any, full_matrices: bool = True, compute_uv: bool = True, hermitian: bool = False
 ) -> Any:
-    value = _matrix(t, a, "svd", False)
+    value = _matrix(t, _mirrored(t, a) if hermitian else a, "svd", False)
     rows, columns = value.type.static_shape[-2:]
     if full_matrices and compute_uv and rows != columns:
         help = (
@@ -147,7 +153,7 @@ def _svdvals(t: Trace, x: Any, /) -> Any:
 
 @function("linalg.pinv")
 def _pinv(t: Trace, a: Any, rcond: Any = None, hermitian: bool = False, *, rtol: Any = None) -> Any:
-    x = traced(t, a)
+    x = _mirrored(t, a) if hermitian else traced(t, a)
     u, s, vt = np.linalg.svd(x, full_matrices=False)
     tolerance: Any = rcond if not is_unset(rcond) else rtol
     if is_unset(tolerance):
@@ -175,7 +181,7 @@ def _lstsq(t: Trace, a: Any, b: Any, rcond: Any = None) -> Any:
 def _matrix_rank(
     t: Trace, A: Any, tol: Any = None, hermitian: bool = False, *, rtol: Any = None
 ) -> Any:
-    x = traced(t, A)
+    x = _mirrored(t, A) if hermitian else traced(t, A)
     values = np.linalg.svd(x, compute_uv=False)
     least = tol
     if is_unset(least):

@@ -98,8 +98,14 @@ def _quantile_rule(scale: float) -> Callable[..., Any]:
         overwrite_input: bool = False,
         method: str = "linear",
         keepdims: Any = False,
-        **_: Any,
+        *,
+        weights: Any = None,
+        interpolation: Any = None,
     ) -> Any:
+        if weights is not None:
+            help = "sort by numpy.argsort and sum the weights"
+            raise refuse("GC0560", "quantiles with weights cannot be traced", help)
+        method = method if interpolation is None else interpolation
         if hasattr(q, "value"):
             raise refuse("GC0560", "quantiles are traced for known q", "fix q before")
         lines, axes = _lines(traced(t, a), axis)

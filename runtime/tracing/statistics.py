@@ -72,6 +72,8 @@ def _cov(
     if fweights is not None:
         raise refuse("GC0560", "numpy.cov with fweights cannot be traced", "repeat the columns")
     x = np.atleast_2d(traced(t, m))
+    if not is_unset(dtype):
+        x = x.astype(dtype)
     if not rowvar and np.ndim(m) > 1:
         x = x.T
     if y is not None:
@@ -89,8 +91,17 @@ def _cov(
 
 
 @function("corrcoef")
-def _corrcoef(t: Trace, x: Any, y: Any = None, rowvar: bool = True, **options: Any) -> Any:
-    c = np.cov(traced(t, x), y, rowvar)
+def _corrcoef(
+    t: Trace,
+    x: Any,
+    y: Any = None,
+    rowvar: bool = True,
+    bias: Any = None,  # neither of them changes anything
+    ddof: Any = None,
+    *,
+    dtype: Any = None,
+) -> Any:
+    c = np.cov(traced(t, x), y, rowvar, dtype=None if is_unset(dtype) else dtype)
     if np.ndim(c) == 0:
         return c / c
     d = np.sqrt(np.diag(c))
@@ -196,20 +207,26 @@ def _arg(t: Trace, x: Any, axis: Any, keepdims: Any) -> Any:
 
 
 @function("nanargmax")
-def _nanargmax(t: Trace, a: Any, axis: Any = None, *args: Any, **options: Any) -> Any:
+def _nanargmax(
+    t: Trace, a: Any, axis: Any = None, out: Any = None, *, keepdims: Any = False
+) -> Any:
     x = traced(t, a)
-    return np.argmax(np.where(np.isnan(x), -np.inf, x), axis)
+    return np.argmax(np.where(np.isnan(x), -np.inf, x), axis, keepdims=keepdims)
 
 
 @function("nanargmin")
-def _nanargmin(t: Trace, a: Any, axis: Any = None, *args: Any, **options: Any) -> Any:
+def _nanargmin(
+    t: Trace, a: Any, axis: Any = None, out: Any = None, *, keepdims: Any = False
+) -> Any:
     x = traced(t, a)
-    return np.argmin(np.where(np.isnan(x), np.inf, x), axis)
+    return np.argmin(np.where(np.isnan(x), np.inf, x), axis, keepdims=keepdims)
 
 
 @function("searchsorted")
 def _searchsorted(t: Trace, a: Any, v: Any, side: Any = "left", sorter: Any = None) -> Any:
     line, x = traced(t, a), traced(t, v)
+    if sorter is not None:
+        line = np.take(line, sorter)
     below = line < x[..., None] if side == "left" else line <= x[..., None]
     return np.sum(below, axis=-1)
 

@@ -4,14 +4,17 @@ refused, and how.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import gradc
+from gradc.runtime.tracing import trace
 from gradc.runtime.tracing.trace import FUNCTIONS, UFUNCS
 from gradc.runtime.tracing.transforms import value_and_grad as fill_the_tables
 from tests.support.traced_cases import CASES as MORE
@@ -169,6 +172,31 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "full_like": (lambda x: np.full_like(x, 2.5) * x, (A,)),
     "astype": (lambda x: x.astype("int64") * x, (A * 3,)),
 }
+
+
+# Options that change no number, and what rules that always refuse are given.
+WITHOUT_MEANING = {
+    *("out", "kind", "order", "stable", "subok", "device", "writeable", "optimize", "casting"),
+    *("overwrite_input", "copy", "bias", "ddof", "kth", "tol", "full_matrices"),
+}
+
+
+def test_no_rule_swallows_an_option() -> None:
+    """What a caller asks for by name is obeyed or refused, never dropped."""
+    dropped = []
+    for path in sorted(Path(trace.__file__).parent.glob("*.py")):
+        for rule in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(rule, ast.FunctionDef) or not rule.args.args:
+                continue
+            taken = rule.args
+            if taken.args[0].arg != "t":
+                continue
+            named = taken.args[len(taken.args) - len(taken.defaults) :]
+            options = [x.arg for x in (*named, *taken.kwonlyargs)]
+            options += [taken.kwarg.arg] if taken.kwarg else []
+            used = {n.id for line in rule.body for n in ast.walk(line) if isinstance(n, ast.Name)}
+            dropped += [(path.name, rule.name, x) for x in {*options} - used - WITHOUT_MEANING]
+    assert not dropped
 
 
 def test_every_traceable_name_is_tried() -> None:
@@ -376,6 +404,12 @@ REFUSED: tuple[tuple[str, Callable[[Any], Any], Any, str], ...] = (
     ("an unknown ufunc", lambda x: np.spacing(x), A, "GC0560.*numpy.spacing"),
     ("an unknown function", lambda x: np.unique(x), SQ, "GC0560.*unique"),
     ("an unknown keyword", lambda x: np.ravel(x, order="C"), A, "GC0560.*numpy.ravel.*order"),
+    (
+        "quantiles with weights",
+        lambda x: np.quantile(x, 0.5, weights=np.ones(A.size), method="inverted_cdf"),
+        A.ravel(),
+        "GC0560.*quantiles with weights",
+    ),
     ("shapes that do not broadcast", lambda x: np.sum(x + np.ones(3)), A, "GC0558.*broadcast"),
     ("inner sizes", lambda x: np.sum(x @ x), A, "GC0558"),
     ("a wrong axis", lambda x: np.sum(x, axis=5), A, "GC0558.*axis 5"),

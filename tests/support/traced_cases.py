@@ -350,6 +350,33 @@ def written(write: Callable[[Any, Any], object]) -> Callable[[Any, Any], Any]:
     return found
 
 
+GRIDS: dict[str, Case] = {
+    "linspace from a number": (lambda x: np.linspace(0.5, x, 4, endpoint=False) * A.T, (A[:, 0],)),
+    "linspace to a number": (lambda x: np.linspace(x, 2.0, 3), (A,)),
+    "logspace along an axis": (
+        lambda x, y: np.logspace(x, y, 3, axis=1) * A[:, :3],
+        (A[:, 0], B[:, 0]),
+    ),
+    "logspace of bases": (lambda x, base: np.logspace(x, 2.0, 3, base=base), (A[0], POS[0])),
+    "geomspace along an axis": (
+        lambda x: np.geomspace(x, 3.0, 3, axis=-1) * A[:, :3],
+        (POS[:, 0],),
+    ),
+    "geomspace below zero": (lambda x: np.geomspace(-x, -9.0, 5), (POS[:, 0],)),
+}
+
+OPTIONS: dict[str, Case] = {
+    "linalg.svd hermitian": (lambda x: np.linalg.svd(x, hermitian=True)[1], (SQ,)),
+    "linalg.pinv hermitian": (lambda x: np.linalg.pinv(x, hermitian=True), (SQ,)),
+    "nanargmax keeps": (lambda x: x * np.nanargmax(x, axis=1, keepdims=True), (A,)),
+    "nanargmin keeps": (lambda x: x * np.nanargmin(x, axis=0, keepdims=True), (A,)),
+    "searchsorted by a sorter": (
+        lambda x, y: x * np.searchsorted(y[0], x, sorter=np.argsort(B[0])),
+        (A[0], B),
+    ),
+    "corrcoef of columns": (lambda x: np.corrcoef(x, rowvar=False, dtype=np.float64), (A,)),
+}
+
 WRITES: dict[str, Case] = {
     "copyto": (written(np.copyto), (A, ROW)),
     "copyto where": (written(lambda made, y: np.copyto(made, y, where=MASK)), (A, B)),
@@ -362,4 +389,13 @@ WRITES: dict[str, Case] = {
     ),
 }
 
-CASES: dict[str, Case] = {**ELEMENTWISE, **SHAPES, **COMPOSED, **LINALG, **ORDER, **WRITES}
+CASES: dict[str, Case] = {
+    **ELEMENTWISE,
+    **SHAPES,
+    **COMPOSED,
+    **LINALG,
+    **ORDER,
+    **WRITES,
+    **GRIDS,
+    **OPTIONS,
+}
