@@ -210,8 +210,9 @@ class _Finder:
             if need is None or need > gemm.scratch_bytes(product, isa):
                 return None
         # Whether every thread can read all factors as fast as it multiplies.
-        factors = {f.buffer: f.buffer.size * f.buffer.dtype.itemsize for f in map(_right, products)}
-        is_fed = each >= _MANY_ROWS or sum(factors.values()) <= isa.caches[1]
+        rights = {product.right.buffer for product in products}
+        nbytes = sum(buffer.size * buffer.dtype.itemsize for buffer in rights)
+        is_fed = each >= _MANY_ROWS or nbytes <= isa.caches[1]
         is_worth_it = parts > 1 and is_fed and shared <= _MORE_WORK * alone
         return Abreast(count, each, parts) if is_worth_it else None
 
@@ -349,10 +350,6 @@ def _rows_of(kernel: Kernel, count: int) -> _Rows | None:
 def _work(product: Gemm) -> int:
     """Multiply-adds of a row."""
     return math.prod(product.batch) * product.n * product.k
-
-
-def _right(product: Gemm) -> Factor:
-    return product.right
 
 
 class _Reader:

@@ -52,8 +52,7 @@ define internal i64 @gradc.now() #0 {
 
 _LOG = f"""
 define internal void @gradc.worker(ptr %args, i64 %begin, i64 %end, i64 %worker) #0 {{
-  %log_cell = getelementptr ptr, ptr %args, i64 -2
-  %log = load ptr, ptr %log_cell
+  %log = call ptr @gradc.log_of(ptr %args)
   %fn_cell = getelementptr ptr, ptr %args, i64 -1
   %fn = load ptr, ptr %fn_cell
   %t0 = call i64 @gradc.now()
@@ -61,10 +60,7 @@ define internal void @gradc.worker(ptr %args, i64 %begin, i64 %end, i64 %worker)
   %t1 = call i64 @gradc.now()
   %took = sub i64 %t1, %t0
   %word = mul i64 %worker, {_LINE}
-  %cell = getelementptr i64, ptr %log, i64 %word
-  %before = load i64, ptr %cell
-  %after = add i64 %before, %took
-  store i64 %after, ptr %cell
+  call void @gradc.add(ptr %log, i64 %word, i64 %took)
   ret void
 }}
 
@@ -76,17 +72,27 @@ define internal void @gradc.add(ptr %base, i64 %word, i64 %more) #0 {{
   ret void
 }}
 
-define internal void @gradc.log(ptr %at, ptr %args, i64 %t0, i64 %parts) #0 {{
-entry:
-  %t1 = call i64 @gradc.now()
-  %took = sub i64 %t1, %t0
-  %log_cell = getelementptr ptr, ptr %args, i64 -2
-  %log = load ptr, ptr %log_cell
+define internal ptr @gradc.log_of(ptr %args) #0 {{
+  %cell = getelementptr ptr, ptr %args, i64 -2
+  %log = load ptr, ptr %cell
+  ret ptr %log
+}}
+
+define internal ptr @gradc.row(ptr %at, ptr %log) #0 {{
   %here = ptrtoint ptr %at to i64
   %start = ptrtoint ptr @gradc.records to i64
   %offset = sub i64 %here, %start
   %first = getelementptr i64, ptr %log, i64 {HEAD}
   %row = getelementptr i8, ptr %first, i64 %offset
+  ret ptr %row
+}}
+
+define internal void @gradc.log(ptr %at, ptr %args, i64 %t0, i64 %parts) #0 {{
+entry:
+  %t1 = call i64 @gradc.now()
+  %took = sub i64 %t1, %t0
+  %log = call ptr @gradc.log_of(ptr %args)
+  %row = call ptr @gradc.row(ptr %at, ptr %log)
   call void @gradc.add(ptr %row, i64 0, i64 %took)
   call void @gradc.add(ptr %row, i64 1, i64 1)
   %serial = icmp ule i64 %parts, 1
@@ -116,13 +122,8 @@ out:
 define internal void @gradc.log_part(ptr %at, ptr %args, i64 %t0, i64 %none) #0 {{
   %t1 = call i64 @gradc.now()
   %took = sub i64 %t1, %t0
-  %log_cell = getelementptr ptr, ptr %args, i64 -2
-  %log = load ptr, ptr %log_cell
-  %here = ptrtoint ptr %at to i64
-  %start = ptrtoint ptr @gradc.records to i64
-  %offset = sub i64 %here, %start
-  %first = getelementptr i64, ptr %log, i64 {HEAD}
-  %row = getelementptr i8, ptr %first, i64 %offset
+  %log = call ptr @gradc.log_of(ptr %args)
+  %row = call ptr @gradc.row(ptr %at, ptr %log)
   %parts_cell = getelementptr i64, ptr %args, i64 -3
   %parts = load i64, ptr %parts_cell
   %part_cell = getelementptr i64, ptr %args, i64 -4
@@ -178,13 +179,12 @@ TIMED = {
   %log_cell = getelementptr ptr, ptr %args, i64 -2
   store ptr %log, ptr %log_cell
   %began = call i64 @gradc.now()""",
-    "keep": """%outer_cell = getelementptr ptr, ptr %given_args, i64 -2
-  %log = load ptr, ptr %outer_cell
-  %log_cell = getelementptr ptr, ptr %args, i64 -2
+    "keep": """%log = call ptr @gradc.log_of(ptr %args)
+  %log_cell = getelementptr ptr, ptr %own_args, i64 -2
   store ptr %log, ptr %log_cell
-  %parts_cell = getelementptr i64, ptr %args, i64 -3
+  %parts_cell = getelementptr i64, ptr %own_args, i64 -3
   store i64 %parts, ptr %parts_cell
-  %part_cell = getelementptr i64, ptr %args, i64 -4
+  %part_cell = getelementptr i64, ptr %own_args, i64 -4
   store i64 %p, ptr %part_cell
   """,
     "finish": f"""%ended = call i64 @gradc.now()

@@ -123,8 +123,7 @@ def generate(plan: Plan, isa: Isa, *, is_timed: bool = False) -> Program:
     check(plan)
     _check_scratch(plan, isa)
     module = Module(isa.triple, "", isa.attributes)
-    times = [microseconds(kernel, isa.costs) for kernel in plan.kernels]
-    records = _Records(plan, isa, times)
+    records = _Records(plan, isa)
     words = list(records.steps(plan.steps, 0))
     names = [_emit(module, plan.kernels[kind[0]], kind, isa) for kind in records.used]
     table = ", ".join(f"ptr @{name}" for name in names)
@@ -170,13 +169,9 @@ class Site:
 
 def sites(plan: Plan, isa: Isa) -> tuple[Site, ...]:
     """Every launch of ``plan`` where its record lies, in order."""
-    times = [microseconds(kernel, isa.costs) for kernel in plan.kernels]
-    places = tuple(_place(plan, n) for n in range(len(plan.tensors)))
-    shared = abreast.shared(plan, isa, times, places.__getitem__)
-    cuts = [
-        min(worthwhile_parts(kernel, isa.costs), extent(kernel, isa)) for kernel in plan.kernels
-    ]
-    found, _ = _sites(plan.steps, 0, 0, 1, cuts, shared)
+    records = _Records(plan, isa)
+    cuts = list(map(min, records.parts, records.pieces))
+    found, _ = _sites(plan.steps, 0, 0, 1, cuts, records.abreast)
     return tuple(found)
 
 
@@ -215,7 +210,8 @@ def _emit(module: Module, kernel: Kernel, kind: _Kind, isa: Isa) -> str:
     """
     number, rows, together = kind
     suffix = f"{number}.rows{rows}.{together}" if rows else str(number)
-    names = [name := f"gradc.kernel{suffix}"]
+    name = f"gradc.kernel{suffix}"
+    names = [name]
     products = gemm.products(kernel)
     if len(products) == 1 or (products and rows):
         epilogue = partial(nest.emit_epilogue, isa)
@@ -252,16 +248,19 @@ def _emit(module: Module, kernel: Kernel, kind: _Kind, isa: Isa) -> str:
 
 class _Records:
     """Writes the steps of one Plan as record words. ``used`` are the kernels in the order of the
-    table.
+    table; by a kernel's number, ``pieces`` are how many its ranges count, ``parts`` into how many
+    ranges it is worth cutting.
     """
 
-    def __init__(self, plan: Plan, isa: Isa, microseconds: Sequence[float]) -> None:
+    def __init__(self, plan: Plan, isa: Isa) -> None:
         self.plan = plan
-        self.isa = isa
         self.places = tuple(_place(plan, n) for n in range(len(plan.tensors)))
-        self.abreast = abreast.shared(plan, isa, microseconds, self.places.__getitem__)
-        self._parts = [isa.costs.worthwhile_parts(time) for time in microseconds]
+        times = [microseconds(kernel, isa.costs) for kernel in plan.kernels]
+        self.abreast = abreast.shared(plan, isa, times, self.places.__getitem__)
+        self.parts = [isa.costs.worthwhile_parts(time) for time in times]
         self._together = [_units_together(kernel, plan.threads, isa) for kernel in plan.kernels]
+        together = zip(plan.kernels, self._together, strict=True)
+        self.pieces = [extent(kernel, isa) // count for kernel, count in together]
         self.used = sorted(set(self._kinds(plan.steps, None)))
         self._rows = {kind: row for row, kind in enumerate(self.used)}
         self._here: Abreast | None = None
@@ -302,8 +301,7 @@ class _Records:
         extra = launch.scratch is not None
         yield from (row, len(launch.arguments) + extra)
         if here is None:
-            units = extent(self.plan.kernels[number], self.isa)
-            yield from (units // self._together[number], self._parts[number])
+            yield from (self.pieces[number], self.parts[number])
         else:
             yield from (here.rows, 1)
         for argument in launch.arguments:
@@ -455,7 +453,7 @@ show:
   br label %run
 run:
   call void @gradc.walk(ptr %rest, ptr %body_end, ptr %bases, ptr %counters,
-    i64 %below, ptr %args, i64 %threads$pass)
+    i64 %below, ptr %args, i64 %threads$mine)
   br label %ran
 ran:
   %t.next = add i64 %t, 1

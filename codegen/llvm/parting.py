@@ -15,55 +15,39 @@ from collections.abc import Mapping
 
 WORDS = 5  # before the steps
 
-_FUNCTIONS = """
-define internal void @gradc.share(ptr %code, ptr %stop, ptr %bases, ptr %counters, i64 %depth, \
-ptr %args, i64 %rows, i64 %each, i64 %parts) #0 {
-  %job = alloca [9 x i64], align 16
-  store ptr %code, ptr %job
-  %c1 = getelementptr i64, ptr %job, i64 1
-  store ptr %stop, ptr %c1
-  %c2 = getelementptr i64, ptr %job, i64 2
-  store ptr %bases, ptr %c2
-  %c3 = getelementptr i64, ptr %job, i64 3
-  store ptr %counters, ptr %c3
-  %c4 = getelementptr i64, ptr %job, i64 4
-  store i64 %depth, ptr %c4
-  %c5 = getelementptr i64, ptr %job, i64 5
-  store ptr %args, ptr %c5
-  %c6 = getelementptr i64, ptr %job, i64 6
-  store i64 %rows, ptr %c6
-  %c7 = getelementptr i64, ptr %job, i64 7
-  store i64 %each, ptr %c7
-  %c8 = getelementptr i64, ptr %job, i64 8
-  store i64 %parts, ptr %c8
+# What a part is told, in the order of the words that say it.
+_JOB = (
+    *(("ptr", name) for name in ("code", "stop", "bases", "counters", "args")),
+    *(("i64", name) for name in ("depth", "rows", "each", "parts")),
+)
+_GIVEN = ", ".join(f"{kind} %{name}" for kind, name in _JOB)
+
+
+def _words(line: str) -> str:
+    """``line`` for every word of a job, after the address of that word."""
+    return "\n".join(
+        f"  %cell{n} = getelementptr i64, ptr %job, i64 {n}\n"
+        f"  {line.format(kind=kind, name=name, n=n)}"
+        for n, (kind, name) in enumerate(_JOB)
+    )
+
+
+_FUNCTIONS = f"""
+define internal void @gradc.share({_GIVEN}) #0 {{
+  %job = alloca [{len(_JOB)} x i64], align 16
+{_words("store {kind} %{name}, ptr %cell{n}")}
   call void @gradc_parallel(ptr @gradc.part, ptr %job, i64 %parts, i64 %parts)
   ret void
-}
+}}
 
-define internal void @gradc.part(ptr %job, i64 %begin, i64 %end, i64 %worker) #0 {
+define internal void @gradc.part(ptr %job, i64 %begin, i64 %end, i64 %worker) #0 {{
 entry:
+{_words("%{name} = load {kind}, ptr %cell{n}")}
   %head = alloca ptr, i64 $room, align 16
-  %args = getelementptr ptr, ptr %head, i64 $before
-  %counters = alloca i64, i64 $depth, align 16
-  %code = load ptr, ptr %job
-  %c1 = getelementptr i64, ptr %job, i64 1
-  %stop = load ptr, ptr %c1
-  %c2 = getelementptr i64, ptr %job, i64 2
-  %bases = load ptr, ptr %c2
-  %c3 = getelementptr i64, ptr %job, i64 3
-  %given = load ptr, ptr %c3
-  %c4 = getelementptr i64, ptr %job, i64 4
-  %depth = load i64, ptr %c4
-  %c5 = getelementptr i64, ptr %job, i64 5
-  %given_args = load ptr, ptr %c5
-  %c6 = getelementptr i64, ptr %job, i64 6
-  %rows = load i64, ptr %c6
-  %c7 = getelementptr i64, ptr %job, i64 7
-  %each = load i64, ptr %c7
-  %c8 = getelementptr i64, ptr %job, i64 8
-  %parts = load i64, ptr %c8
+  %own_args = getelementptr ptr, ptr %head, i64 $before
+  %own_counters = alloca i64, i64 $depth, align 16
   %bytes = mul i64 %depth, 8
-  call void @llvm.memcpy.p0.p0.i64(ptr %counters, ptr %given, i64 %bytes, i1 false)
+  call void @llvm.memcpy.p0.p0.i64(ptr %own_counters, ptr %counters, i64 %bytes, i1 false)
   %more = sub i64 %each, 1
   %up = add i64 %rows, %more
   %pieces = udiv i64 %up, %each
@@ -79,13 +63,13 @@ part:
   %edge = mul i64 %last, %each
   %inside = icmp ult i64 %edge, %rows
   %high = select i1 %inside, i64 %edge, i64 %rows
-  ${keep}call void @gradc.walk(ptr %code, ptr %stop, ptr %bases, ptr %counters, i64 %depth,
-    ptr %args, i64 0, i64 %low, i64 %high, i64 %worker)
+  ${{keep}}call void @gradc.walk(ptr %code, ptr %stop, ptr %bases, ptr %own_counters, i64 %depth,
+    ptr %own_args, i64 0, i64 %low, i64 %high, i64 %worker)
   %again = icmp ult i64 %next, %end
   br i1 %again, label %part, label %out
 out:
   ret void
-}
+}}
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 """
 
@@ -107,7 +91,7 @@ in_order:
   br label %advance
 share:
   call void @gradc.share(ptr %inner, ptr %inner_end, ptr %bases, ptr %counters,
-    i64 %depth, ptr %args, i64 %w2, i64 %w3, i64 %some)
+    ptr %args, i64 %depth, i64 %w2, i64 %w3, i64 %some)
   br label %advance
 """
 
@@ -122,7 +106,6 @@ _NONE = {
     "range": "",
     "whole": "i64 0, i64 %w2, i64 0",
     "part": "",
-    "pass": "",
     "parted": "",
     "none": "",
     "functions": "",
@@ -133,7 +116,6 @@ _SOME = {
     "range": _RANGE,
     "whole": "i64 %from, i64 %to, i64 %worker",
     "part": _PART,
-    "pass": ", i64 %low, i64 %high, i64 %worker",
     "parted": ",\n    [ %inner_end, %in_order ], [ %inner_end, %share ]",
     "none": ", i64 0, i64 0, i64 0",
     "functions": _FUNCTIONS,

@@ -71,6 +71,12 @@ def constant(type_: str, value: float | bool) -> Value:
     return Value(type_, text if element == type_ else f"splat ({element} {text})")
 
 
+def literal_vector(element: str, numbers: Sequence[int]) -> Value:
+    """A constant vector of integers."""
+    text = ", ".join(f"{element} {n}" for n in numbers)
+    return Value(vector(element, len(numbers)), f"<{text}>")
+
+
 def bits_suffix(type_: str) -> str:
     """The overload suffix of an intrinsic: ``f32``, ``v16f32``, ``v8i64``."""
     element = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16", "ptr": "p0"}.get(

@@ -305,40 +305,37 @@ def _interleaved(
     """Two kernels: sums of all phases of a row but its longest lie in a temporary, and the product
     of the longest stores what is made of them all, neighbours in memory.
     """
-    parts = Draft(block), Draft(block)
-    dtype = op.result.type.dtype.accumulator
+    early, late = Draft(block), Draft(block)
     kept: dict[_Phase, int] = {}
     size = 0
     for row in rows:
         for phase in row:
-            is_some = _steps(spec, phase) * prod(_shape(spec, phase)) > 0
-            if is_some and phase is not _longest(spec, row):
+            if phase is not _longest(spec, row) and _steps(spec, phase) * _count(spec, phase):
                 kept[phase] = size
-                size += prod(_shape(spec, phase))
-    temp = Temp(size, dtype)
-    write, read = parts[0].temp(0, temp, "write"), parts[1].temp(0, temp, "read")
-    used = [0, 0]
+                size += _count(spec, phase)
+    temp = Temp(size, op.result.type.dtype.accumulator)
+    write, read = early.temp(0, temp, "write"), late.temp(0, temp, "read")
+    used = {early: 0, late: 0}
+
+    def product(draft: Draft, phase: _Phase, store: _StoreSum) -> None:
+        buffers = [draft.operands[block.parameters.index(x)] for x in op.operands]
+        tail = draft.aside(used[draft])
+        statement, used[draft] = _over_taps(op, spec, buffers, phase, tail, store)
+        draft.builder.gemm(statement)
+
+    for phase, start in kept.items():
+        product(early, phase, partial(_keep, write, spec, phase, start))
     for row in rows:
-        for phase in row:
-            here = 0 if phase in kept else 1
-            if not prod(_shape(spec, phase)) or (here and phase is not _longest(spec, row)):
-                continue
-            draft = parts[here]
-            if here:
-                store: _StoreSum = partial(_store_row, draft, op, spec, row, (kept, read))
-            else:
-                store = partial(_keep, write, spec, phase, kept[phase])
-            buffers = [draft.operands[block.parameters.index(x)] for x in op.operands]
-            tail = draft.aside(used[here])
-            statement, used[here] = _over_taps(op, spec, buffers, phase, tail, store)
-            draft.builder.gemm(statement)
+        longest = _longest(spec, row)
+        if _count(spec, longest):
+            product(late, longest, partial(_store_row, late, op, spec, row, (kept, read)))
     if not kept:
-        return Lowered((_finish(parts[1], block, name),))
+        return Lowered((_finish(late, block, name),))
     spans, count = block_spans(block), flops(block)
-    first = min(count, sum(2 * _steps(spec, p) * prod(_shape(spec, p)) for p in kept))
+    first = min(count, sum(2 * _steps(spec, phase) * _count(spec, phase) for phase in kept))
     pieces = (
-        parts[0].finish(f"{name}_phases", first, spans),
-        parts[1].finish(name, count - first, spans),
+        early.finish(f"{name}_phases", first, spans),
+        late.finish(name, count - first, spans),
     )
     return Lowered(pieces, (temp,))
 
@@ -355,6 +352,11 @@ def _longest(spec: Products, row: Sequence[_Phase]) -> _Phase:
 def _shape(spec: Products, phase: _Phase) -> tuple[int, ...]:
     """Of the sums of a phase."""
     return (*spec.outer[:3], *(along.places for along in phase))
+
+
+def _count(spec: Products, phase: _Phase) -> int:
+    """How many sums a phase has."""
+    return prod(_shape(spec, phase))
 
 
 def _place_kept(spec: Products, phase: _Phase, start: int, at: _At) -> Affine:

@@ -8,6 +8,7 @@ number of them. Repeats are one step each.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -88,7 +89,7 @@ def schedule(
         for n in after[chosen]:
             waiting[n] -= 1
             if waiting[n] == 0:
-                _insert(ready, n)
+                insort(ready, n)
     return order
 
 
@@ -130,14 +131,3 @@ class _Alive:
                 self._live[tensor] = None
             else:
                 self._live.pop(tensor, None)
-
-
-def _insert(ready: list[int], number: int) -> None:
-    low, high = 0, len(ready)
-    while low < high:
-        middle = (low + high) // 2
-        if ready[middle] < number:
-            low = middle + 1
-        else:
-            high = middle
-    ready.insert(low, number)

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 
 from gradc.ir.diagnostics.diagnostic import DiagnosticError
-from gradc.ir.tensor.core import Value
 from gradc.runtime.tracing.captures import is_library
 from gradc.runtime.tracing.refused import instead
 from gradc.runtime.tracing.trace import (
@@ -118,13 +117,7 @@ def _computed(original: Make) -> Make:
     """``numpy.eye``: an array of known numbers, of the function's own."""
 
     def make(t: Trace, *args: Any, **options: Any) -> Any:
-        made = original(*args, **options)
-        dtype = DTYPES.get(made.dtype.name)
-        if dtype is None or not dtype.is_float:
-            return made
-        own = t.wrap(t.lift(made), np.ndarray)
-        own._is_dense = made.flags.c_contiguous
-        return own
+        return _own(t, original(*args, **options))
 
     return make
 
@@ -141,12 +134,17 @@ def _filled_like(original: Make, number: float | None) -> Make:
     return make
 
 
-def _own(t: Trace, made: Any, number: Any) -> Any:
-    """A constant array of floats as one that traced values can be put into."""
+def _own(t: Trace, made: Any, number: Any = None) -> Any:
+    """An array of known floats, all of them ``number`` if that is given, as one that traced values
+    can be put into.
+    """
     dtype = DTYPES.get(made.dtype.name)
     if dtype is None or not dtype.is_float:
         return made
-    value: Value = t.constant(made.dtype.type(number).item(), dtype, made.shape)
+    if number is None:
+        value = t.lift(made)
+    else:
+        value = t.constant(made.dtype.type(number).item(), dtype, made.shape)
     own = t.wrap(value, np.ndarray)
     own._is_dense = made.flags.c_contiguous
     return own

@@ -206,20 +206,8 @@ def _arg(t: Trace, x: Any, axis: Any, keepdims: Any) -> Any:
     return np.reshape(found, (1,) * rank) if axis is None else np.expand_dims(found, where)
 
 
-@function("nanargmax")
-def _nanargmax(
-    t: Trace, a: Any, axis: Any = None, out: Any = None, *, keepdims: Any = False
-) -> Any:
-    x = traced(t, a)
-    return np.argmax(np.where(np.isnan(x), -np.inf, x), axis, keepdims=keepdims)
-
-
-@function("nanargmin")
-def _nanargmin(
-    t: Trace, a: Any, axis: Any = None, out: Any = None, *, keepdims: Any = False
-) -> Any:
-    x = traced(t, a)
-    return np.argmin(np.where(np.isnan(x), np.inf, x), axis, keepdims=keepdims)
+for _name, _neutral in (("argmax", -np.inf), ("argmin", np.inf)):
+    FUNCTIONS[f"nan{_name}"] = _without_nan(_name, _neutral)
 
 
 @function("searchsorted")

@@ -22,6 +22,7 @@ from gradc.codegen.llvm.text import (
     constant,
     element_of,
     lanes_of,
+    literal_vector,
     vector,
 )
 from gradc.ir.tensor.core import DType
@@ -63,9 +64,7 @@ def widen(f: Function, value: Value, dtype: DType, isa: Isa) -> Value:
 
 def lane_mask(f: Function, count: Value, lanes: int) -> Value:
     """``<lanes x i1>`` true in the first ``count`` lanes; ``count`` is any i64."""
-    steps = ", ".join(f"i64 {n}" for n in range(lanes))
-    bound = f.splat(count, lanes)
-    return f.op(f"icmp slt <{lanes} x i64> <{steps}>, {bound.name}", vector("i1", lanes))
+    return f.compare("icmp slt", literal_vector(I64, range(lanes)), f.splat(count, lanes))
 
 
 def load_lanes(
@@ -286,7 +285,7 @@ def _pack_panels(p: _Panels, source: Value, row: Value, first: Value, count: int
 def gather(f: Function, line: Value, dtype: DType, stride: Value, mask: Value, isa: Isa) -> Value:
     """Lanes of a strided row."""
     lanes = lanes_of(mask.type)
-    numbers = Value(vector(I64, lanes), f"<{', '.join(f'i64 {n}' for n in range(lanes))}>")
+    numbers = literal_vector(I64, range(lanes))
     element = memory_type(dtype)
     pointers = f.address(line, element, f.binary("mul", numbers, f.splat(stride, lanes)))
     type_ = vector(element, lanes)

@@ -18,7 +18,15 @@ from math import prod
 from gradc.codegen.llvm.gemm.pack import load_lanes, memory_type, transpose, widen
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.static import TRUE, i64, negation, when
-from gradc.codegen.llvm.text import Function, Module, Value, bits_suffix, constant, vector
+from gradc.codegen.llvm.text import (
+    Function,
+    Module,
+    Value,
+    bits_suffix,
+    constant,
+    literal_vector,
+    vector,
+)
 from gradc.ir.loop.kernel import Patch, dense_strides
 from gradc.ir.tensor.core import DType
 
@@ -95,8 +103,7 @@ class _Packer:
     def at(self, t: Value) -> _Lanes:
         """The places from ``t`` on."""
         f, patch, lanes = self.f, self.patch, self.lanes
-        numbers = ", ".join(f"i32 {n}" for n in range(lanes))
-        step = Value(vector("i32", lanes), f"<{numbers}>")
+        step = literal_vector("i32", range(lanes))
         first = f.convert("trunc", t, "i32")
         number = f.binary("add", f.splat(first, lanes), step)
         last = f.splat(f.convert("trunc", self.t1, "i32"), lanes)

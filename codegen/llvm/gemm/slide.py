@@ -20,7 +20,7 @@ from gradc.codegen.llvm import static
 from gradc.codegen.llvm.gemm.pack import COMPUTE, LINE, load_lanes, memory_type, offset
 from gradc.codegen.llvm.isa import Isa
 from gradc.codegen.llvm.static import i64
-from gradc.codegen.llvm.text import Function, Module, Value, constant, vector
+from gradc.codegen.llvm.text import Function, Module, Value, constant, literal_vector, vector
 from gradc.ir.loop.kernel import Gemm, Patch, dense_strides
 from gradc.ir.loop.order import K_LEAF, K_NODE
 from gradc.ir.tensor.core import DType
@@ -296,7 +296,7 @@ def _pack_part(
     is_inside = f.binary(
         "and", f.compare("icmp sge", first, i64(0)), f.compare("icmp sle", end, i64(size))
     )
-    numbers = Value(vector("i64", lanes), f"<{', '.join(f'i64 {n}' for n in range(lanes))}>")
+    numbers = literal_vector("i64", range(lanes))
 
     def row(masked: bool) -> None:
         with f.loop(i64(0), i64(width), lanes, nonempty=True) as some:

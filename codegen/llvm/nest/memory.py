@@ -22,6 +22,7 @@ from gradc.codegen.llvm.text import (
     constant,
     element_of,
     lanes_of,
+    literal_vector,
     vector,
     with_element,
 )
@@ -96,11 +97,6 @@ def sum_patterns(a: tuple[int, ...], b: tuple[int, ...], factor: int = 1) -> tup
 
 def i64(value: int) -> Value:
     return Value("i64", str(value))
-
-
-def literal_vector(numbers: Sequence[int]) -> Value:
-    """A constant vector of i64."""
-    return Value(vector("i64", len(numbers)), f"<{', '.join(f'i64 {n}' for n in numbers)}>")
 
 
 def first_lanes(count: int, alive: int) -> Value:
@@ -199,7 +195,7 @@ class Memory:
     def _offsets(self, place: Address, lanes: Lanes) -> list[Value]:
         parts = [] if place.offsets is None else [place.offsets]
         if place.pattern:
-            parts.append(literal_vector(place.pattern))
+            parts.append(literal_vector("i64", place.pattern))
         return parts
 
     # ---- loads ----------------------------------------------------------------------------------

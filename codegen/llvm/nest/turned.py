@@ -12,10 +12,9 @@ nothing of turns uses that. Non-goals: more than one turn in a vector; stores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradc.codegen.llvm.text import Function, Value, bits_suffix, constant, vector
+from gradc.codegen.llvm.text import Function, Value, bits_suffix, constant, literal_vector, vector
 
 Steps = tuple[int, ...]
 _MOST = 1 << 30  # lanes are told apart in 32 bits
@@ -71,14 +70,10 @@ def load_turned(fn: Function, base: Value, element: str, turn: Turn, align: int)
     name = f"llvm.masked.load.{bits_suffix(type_)}.p0"
     found = constant(type_, 0.0)
     for place, steps, test in ((turn.here, before, "slt"), (turn.there, beyond, "sge")):
-        numbers = fn.binary("add", first, Value(at32, _literal(steps)))
+        numbers = fn.binary("add", first, literal_vector("i32", steps))
         mask = fn.compare(f"icmp {test}", numbers, constant(at32, limit))
         fn.module.declare(name, type_, ["ptr", "i32", mask.type, type_])
         index = fn.binary("add", place, Value("i64", str(low))) if low else place
         pointer = fn.address(base, element, index)
         found = fn.effect(f"call {type_} @{name}({pointer}, i32 {align}, {mask}, {found})", type_)
     return fn.shuffle(found, None, [at - low for at in pattern])
-
-
-def _literal(numbers: Sequence[int]) -> str:
-    return f"<{', '.join(f'i32 {n}' for n in numbers)}>"

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from gradc.codegen.llvm.bodies import is_long, weight
 from gradc.codegen.llvm.nest.folds import Pieces, period
 from gradc.codegen.llvm.nest.loop_facts import unroll_of, varying, width_of
-from gradc.codegen.llvm.nest.memory import Lanes, first_lanes, i64, literal_vector, run
-from gradc.codegen.llvm.text import Value
+from gradc.codegen.llvm.nest.memory import Lanes, first_lanes, i64, run
+from gradc.codegen.llvm.text import Value, literal_vector
 from gradc.ir.loop.kernel import Fold, For
 from gradc.ir.loop.order import node_spans
 
@@ -169,7 +169,9 @@ class VectorLoop:
     def _mask(self, base: Value, trips: Value) -> Value:
         """The lanes of the vector at ``base`` that lie below ``trips``."""
         fn = self.fn
-        numbers = fn.binary("add", fn.splat(base, self.width), literal_vector(run(1, self.width)))
+        numbers = fn.binary(
+            "add", fn.splat(base, self.width), literal_vector("i64", run(1, self.width))
+        )
         return fn.compare("icmp slt", numbers, fn.splat(trips, self.width))
 
     # ---- one vector at a time, the accumulators taking turns
